@@ -1,0 +1,72 @@
+"""The `apex` command. Commands are imported only when called, so that a step starts fast."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from apex_ml.errors import ApexError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: ("module:attribute", short help)
+    "run": ("apex_ml.platform.commands:run", "The main job: platform up, retrain, score a fresh drop, report."),
+    "up": ("apex_ml.platform.commands:up", "Bring the platform up."),
+    "down": ("apex_ml.platform.commands:down", "Stop the platform; data stays."),
+    "status": ("apex_ml.platform.commands:status", "Services, champion, waiting drops, last runs."),
+    "logs": ("apex_ml.platform.commands:logs", "Show the log of a service or step."),
+    "sql": ("apex_ml.platform.commands:sql", "psql on the apex database as the reader."),
+    "mlflow-ui": ("apex_ml.platform.commands:mlflow_ui", "Print and check the address of MLflow."),
+    "retrain": ("apex_ml.platform.commands:retrain", "Trigger apex_retrain and wait for it."),
+    "validate": ("apex_ml.steps.commands:validate", "Step: check the raw files, quarantine bad rows."),
+    "elt": ("apex_ml.steps.commands:elt", "Step: features as of the moment, one example a client."),
+    "split": ("apex_ml.steps.commands:split", "Step: train, validation and test parts."),
+    "train": ("apex_ml.steps.commands:train", "Step: fit, evaluate and register a challenger."),
+    "promote": ("apex_ml.steps.commands:promote", "Step: champion or challenger, on evidence."),
+    "score": ("apex_ml.steps.commands:score", "Step: score drops into Postgres, each exactly once."),
+    "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),
+    "contract": ("apex_ml.contract.commands:contract", "Build and check what is generated from the contract."),
+    "settings": ("apex_ml.platform.commands:settings_table", "Print every setting with its default."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command; None when the name is unknown."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="apex-ml")
+def apex() -> None:
+    """Nightly retraining, promotion on evidence, and exactly-once scoring of orders.
+
+    Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 a fault of Apex itself.
+    """
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; an expected error becomes one message and its exit code."""
+    try:
+        return apex.main(args=argv, prog_name="apex", standalone_mode=True)
+    except ApexError as error:
+        click.echo(f"apex: {type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,162 @@
+"""All settings of Apex, read from the environment (prefix ``APEX_``) and from ``<home>/.env``.
+
+This is the only module that reads the environment, and it does so when ``Settings.load()`` is called, never at
+import. A variable of the environment wins over the same name in ``.env``. The table in the README and
+``.env.example`` are generated from the field descriptions below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from apex_ml.errors import ConfigError
+
+CODE_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Settings(BaseSettings):
+    """Every knob of the platform. Construct it with :meth:`load`.
+
+    Raises :class:`~apex_ml.errors.ConfigError` from :meth:`load` when a value is of the wrong type or out of range,
+    naming the variable, the value and the rule.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="APEX_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(CODE_ROOT, description="Folder that holds all state: data/, .apex/, logs/ and .env.")
+    contract: Path = Field(
+        CODE_ROOT / "apex_ml" / "contract" / "orders.yaml", description="The data contract (a YAML file)."
+    )
+
+    # where data lives
+    raw_url: str = Field("", description="Folder of raw parquet files. Empty: <home>/data/raw.")
+    processed_url: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/processed.")
+    drops_url: str = Field("", description="Folder with inbox/, done/ and quarantine/. Empty: <home>/data/drops.")
+
+    # services
+    host: str = Field("127.0.0.1", description="Address every service of the embedded platform binds to.")
+    pg_port: int = Field(15432, ge=1, le=65535, description="Port of the embedded Postgres.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow server.")
+    airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow API server and UI.")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of the apex database as the writer. Empty: the embedded Postgres."
+    )
+    reader_database_url: str = Field("", description="The same database as the reader. Empty: the embedded Postgres.")
+    mlflow_tracking_uri: str = Field("", description="MLflow server. Empty: the embedded one.")
+    airflow_url: str = Field("", description="Airflow API server. Empty: the embedded one.")
+
+    # secrets, made once by `make up` into .env
+    pg_admin_password: SecretStr = Field(SecretStr(""), description="Postgres superuser, used at start-up only.")
+    pg_airflow_password: SecretStr = Field(SecretStr(""), description="Owner of Airflow's database.")
+    pg_mlflow_password: SecretStr = Field(SecretStr(""), description="Owner of MLflow's database.")
+    pg_writer_password: SecretStr = Field(SecretStr(""), description="Role apex_writer.")
+    pg_reader_password: SecretStr = Field(SecretStr(""), description="Role apex_reader.")
+    airflow_admin_password: SecretStr = Field(SecretStr(""), description="Airflow user admin.")
+    airflow_viewer_password: SecretStr = Field(SecretStr(""), description="Airflow user viewer (read only).")
+    airflow_jwt_secret: SecretStr = Field(SecretStr(""), description="Signs Airflow's tokens.")
+    airflow_secret_key: SecretStr = Field(SecretStr(""), description="Signs Airflow's sessions.")
+    airflow_fernet_key: SecretStr = Field(SecretStr(""), description="Encrypts Airflow's connections.")
+
+    # schedule
+    retrain_schedule: str = Field("0 2 * * *", description="Cron of apex_retrain, in UTC.")
+    sweep_schedule: str = Field("*/15 * * * *", description="Cron of apex_score's fallback sweep, in UTC.")
+    inbox_poll_seconds: float = Field(2.0, gt=0, description="How often the inbox is looked at for new drops.")
+    step_timeout_minutes: int = Field(60, ge=1, description="Time limit of one step in Airflow.")
+    step_retries: int = Field(2, ge=0, description="Retries of a step in Airflow after a transient error.")
+    retry_delay_seconds: int = Field(60, ge=0, description="Wait before such a retry.")
+
+    # training
+    seed: int = Field(42, description="Seed of the split, the search and the training.")
+    split: Literal["temporal", "stratified_random"] = Field(
+        "temporal", description="How examples are split. Only temporal is promotable."
+    )
+    trials: int = Field(0, ge=0, description="Hyper-parameter trials a night; 0 trains with the fixed parameters.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="Weights of the classes in training.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where XGBoost trains.")
+    early_stopping_rounds: int = Field(30, ge=0, description="Rounds without progress before training stops; 0: off.")
+    threads: int = Field(2, ge=1, description="Threads a step may use.")
+    memory_limit_mb: int = Field(1024, ge=256, description="Memory DuckDB may use in a step before it spills to disk.")
+
+    # scoring
+    score_chunk_drops: int = Field(200, ge=1, description="At most so many drops in one mapped task of apex_score.")
+    score_chunk_mb: int = Field(256, ge=1, description="At most so many megabytes of drops in one mapped task.")
+    model_name: str = Field("digital_orders_xgboost", description="Name of the registered model in MLflow.")
+
+    @classmethod
+    def load(cls, **overrides: object) -> Settings:
+        """Read ``.env`` and the environment; keyword arguments win over both.
+
+        The folder that holds ``.env`` is ``APEX_HOME``, by default the checkout.
+        """
+        home = Path(str(overrides.get("home") or os.environ.get("APEX_HOME") or CODE_ROOT)).resolve()
+        try:
+            return cls(**{**overrides, "home": home}, _env_file=home / ".env")  # type: ignore[arg-type]
+        except ValidationError as error:
+            lines = [
+                f"APEX_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
+            ]
+            raise ConfigError("settings: " + "; ".join(lines) + " (environment or " + str(home / ".env") + ")") from error
+
+    # derived locations: an empty setting means the embedded default
+    @property
+    def env_file(self) -> Path:
+        """Secrets and local overrides, mode 0600."""
+        return self.home / ".env"
+
+    @property
+    def state(self) -> Path:
+        """State of the embedded platform."""
+        return self.home / ".apex"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of services and steps."""
+        return self.home / "logs"
+
+    @property
+    def raw(self) -> str:
+        """URL of the raw files."""
+        return self.raw_url or str(self.home / "data" / "raw")
+
+    @property
+    def processed(self) -> str:
+        """URL of the steps' outputs."""
+        return self.processed_url or str(self.home / "data" / "processed")
+
+    @property
+    def drops(self) -> str:
+        """URL of the folder with inbox/, done/ and quarantine/."""
+        return self.drops_url or str(self.home / "data" / "drops")
+
+    @property
+    def tracking_uri(self) -> str:
+        """URL of the MLflow server."""
+        return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def airflow(self) -> str:
+        """URL of the Airflow API server."""
+        return self.airflow_url or f"http://{self.host}:{self.airflow_port}"
+
+    def postgres_url(self, role: str, password: SecretStr, database: str, driver: str = "postgresql") -> str:
+        """URL of a database of the embedded Postgres, password quoted."""
+        secret = quote(password.get_secret_value(), safe="")
+        return f"{driver}://{role}:{secret}@{self.host}:{self.pg_port}/{database}"
+
+    @property
+    def writer_url(self) -> str:
+        """libpq URL of the apex database as role apex_writer."""
+        url = self.database_url or self.postgres_url("apex_writer", self.pg_writer_password, "apex")
+        return url.replace("postgresql+psycopg2://", "postgresql://")
+
+    @property
+    def reader_url(self) -> str:
+        """libpq URL of the apex database as role apex_reader."""
+        url = self.reader_database_url or self.postgres_url("apex_reader", self.pg_reader_password, "apex")
+        return url.replace("postgresql+psycopg2://", "postgresql://")
