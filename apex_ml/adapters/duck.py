@@ -1,0 +1,49 @@
+"""DuckDB connections with the limits of the settings, and DuckDB's errors in Apex's terms."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from apex_ml.errors import DataError, TransientError
+from apex_ml.settings import Settings
+
+
+@contextmanager
+def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory DuckDB that keeps to the settings' threads and memory and spills to a folder that goes away."""
+    if spill is not None:
+        spill.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".duckdb-", dir=spill) as folder:
+        config = {
+            "threads": str(settings.threads),
+            "memory_limit": f"{settings.memory_limit_mb}MB",
+            "temp_directory": folder,
+            "preserve_insertion_order": "true",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        }
+        con = duckdb.connect(":memory:", config=config)
+        try:
+            yield con
+        finally:
+            con.close()
+
+
+@contextmanager
+def errors_name(what: str) -> Iterator[None]:
+    """Turn a DuckDB error into one that names the file or the work it happened in."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise TransientError(f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {error}") from error
+    except duckdb.IOException as error:
+        if "No space left" in str(error):
+            raise TransientError(f"{what}: the disk is full; free space and run again: {error}") from error
+        raise DataError(f"{what}: cannot be read: {error}") from error
+    except duckdb.Error as error:
+        raise DataError(f"{what}: {type(error).__name__}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,155 @@
+"""The store: the only place that opens data locations.
+
+A location is a URL of the settings; today a folder, plain or as ``file://``. Files appear under their final name only
+when complete: everything is written beside its place under a hidden name, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from apex_ml.errors import ConfigError, DataError, TransientError
+
+PARQUET_MAGIC = b"PAR1"
+
+
+def local_folder(url: str, setting: str) -> Path:
+    """Turn a location into a folder path.
+
+    Raises :class:`~apex_ml.errors.ConfigError` for a scheme that this version cannot open, naming the setting.
+    """
+    parsed = urlparse(url)
+    if parsed.scheme == "file":
+        return Path(unquote(parsed.path))
+    if "://" in url:
+        raise ConfigError(f"{setting}={url}: the scheme {parsed.scheme}:// is not supported; use a folder or file://")
+    return Path(url).absolute()
+
+
+def hidden(name: str) -> bool:
+    """Tell marker files (``_SUCCESS``), temporary files and dot files, which are never data."""
+    return name.startswith(("_", ".")) or name.endswith((".tmp", ".crc"))
+
+
+def data_files(folder: Path, setting: str) -> list[Path]:
+    """List the data files below a folder, sorted; marker, temporary and dot files are left out.
+
+    Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{setting}={folder}: no such folder; create it or set {setting} to the folder of parquet files")
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not hidden(f)]
+        found += [Path(root) / name for name in names if not hidden(name)]
+    if not found:
+        raise DataError(f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate")
+    return sorted(found)
+
+
+def check_parquet(path: Path) -> None:
+    """Refuse a file that is empty, truncated or not parquet.
+
+    Raises :class:`~apex_ml.errors.DataError` naming the file and what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            head = file.read(4)
+            file.seek(max(0, size - 4))
+            tail = file.read(4)
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: the file was removed while it was being read") from error
+    except OSError as error:
+        raise TransientError(f"{path.name}: cannot be read: {error.strerror}") from error
+    if head != PARQUET_MAGIC:
+        raise DataError(f"{path.name}: not a parquet file ({size} bytes); remove it or rename it with a leading _")
+    if tail != PARQUET_MAGIC or size < 12:
+        raise DataError(f"{path.name}: a truncated parquet file ({size} bytes, no footer); deliver it again")
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: Any) -> str:
+    """Sha256 of a JSON-able value, keys sorted, as hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def full_disk_is_told(place: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an error that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TransientError(f"{place}: the disk is full; free space there and run again") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ConfigError(f"{place}: cannot be written ({error.strerror}); make it writable and run again") from error
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with full_disk_is_told(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder that becomes `path` when the block ends well, and vanishes otherwise.
+
+    A folder that already stands at `path` is kept beside it as ``<name>.replaced-<n>``. Leftovers of a process that
+    was killed are removed.
+    """
+    with full_disk_is_told(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.partial"):
+            if not _alive(left):
+                shutil.rmtree(left, ignore_errors=True)
+        temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial"
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                n = 1
+                while (aside := path.with_name(f"{path.name}.replaced-{n}")).exists():
+                    n += 1
+                path.rename(aside)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _alive(partial: Path) -> bool:
+    try:
+        pid = int(partial.name.removesuffix(".partial").rsplit(".", 1)[1].split("-")[0])
+        os.kill(pid, 0)
+    except (ValueError, IndexError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()

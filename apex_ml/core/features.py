@@ -1,0 +1,220 @@
+"""Features of an order as of just before it.
+
+The recipes of the contract become SQL text that yields, for each order, its attributes and the *state* of its client's
+history strictly before the order's date; :func:`finish` then adds what depends on the order's own date. Training, batch
+scoring and serving all go through these two, so that they cannot differ.
+
+State is exact: counts are integers and sums are integers of the measure's smallest unit, so that no result depends on
+the order in which rows were read or threads finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.contract.masks import literal, quoted
+from apex_ml.contract.model import (
+    CalendarPart,
+    Contract,
+    CountRecipe,
+    DaysSinceLastRecipe,
+    LastTargetRecipe,
+    MeanRecipe,
+    TargetShareRecipe,
+)
+
+ORDERS = "history_orders"
+LAST_DATE = "history_last_date"
+LAST_TARGET = "history_last_target"
+EXAMPLE_KEY = ("entity", "timestamp")
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """One input of a model. Categorical columns are strings; `levels` is None when they are learned from data."""
+
+    name: str
+    kind: Literal["categorical", "numeric"]
+    levels: tuple[str, ...] | None = None
+
+
+def count_name(level: str) -> str:
+    """State column: earlier orders with this target level."""
+    return f"history_count_{level}"
+
+
+def sum_name(measure: str) -> str:
+    """State column: sum of a measure over earlier orders, in its smallest unit."""
+    return f"history_sum_{measure}"
+
+
+def known_name(measure: str) -> str:
+    """State column: earlier orders with a value of the measure."""
+    return f"history_known_{measure}"
+
+
+def _measures(contract: Contract) -> tuple[str, ...]:
+    recipes = [r for r in contract.features.history if isinstance(r, MeanRecipe)]
+    return tuple(dict.fromkeys(name for recipe in recipes for name in recipe.columns))
+
+
+def _unit(contract: Contract, measure: str) -> int:
+    return int(10 ** (contract.columns[measure].decimals or 0))
+
+
+def state_columns(contract: Contract) -> tuple[tuple[str, str, str], ...]:
+    """The history state as (name, DuckDB type, SQL aggregate over the history's rows `h`)."""
+    target, when = f"h.{quoted(contract.target)}", f"h.{quoted(contract.timestamp)}"
+    levels = ", ".join(map(literal, contract.classes))
+    size = len(contract.classes) + 1
+    place = f"coalesce(list_position([{levels}], {target}), 0)"
+    # the latest day first and the domain's order second, in one integer: its maximum is the last target
+    latest = f"max(date_diff('day', DATE '1970-01-01', {when}) * {size} + {place})"
+    columns = [
+        (ORDERS, "BIGINT", f"count({when})"),
+        (LAST_DATE, "DATE", f"max({when})"),
+        (LAST_TARGET, "BIGINT", f"{latest} % {size}"),
+    ]
+    columns += [
+        (count_name(level), "BIGINT", f"count(*) FILTER (WHERE {target} = {literal(level)})")
+        for level in contract.classes
+    ]
+    for measure in _measures(contract):
+        value = f"h.{quoted(measure)}"
+        exact = f"CAST(round({value} * {_unit(contract, measure)}) AS BIGINT)"
+        columns.append((sum_name(measure), "BIGINT", f"CAST(coalesce(sum({exact}), 0) AS BIGINT)"))
+        columns.append((known_name(measure), "BIGINT", f"count({value})"))
+    return tuple(columns)
+
+
+def state_sql(contract: Contract, asked: str, orders: str) -> str:
+    """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `orders`.
+
+    Only orders dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
+    counts and null dates.
+    """
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    lag = contract.features.history_lag_days
+    before = f"a.{when} - {lag}" if lag else f"a.{when}"
+    select = ", ".join(f"{sql} AS {quoted(name)}" for name, _, sql in state_columns(contract))
+    return (
+        f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
+        f"LEFT JOIN {orders} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
+    )
+
+
+def examples_sql(contract: Contract, orders: str) -> str:
+    """SQL: the orders that become examples, each with the columns known before it and its target.
+
+    With the grain `last_order_per_entity`, of several orders on an entity's last day the one with the largest
+    measures, compared in the contract's order, and then the last target level is taken: a rule of the content alone.
+    """
+    entity, when, target = map(quoted, (contract.entity, contract.timestamp, contract.target))
+    columns = ", ".join(map(quoted, contract.named("entity", "timestamp", "target", "attribute")))
+    if contract.features.grain == "every_order":
+        return f"SELECT {columns} FROM {orders}"
+    levels = ", ".join(map(literal, contract.classes))
+    ties = [f"{quoted(m)} DESC NULLS LAST" for m in contract.named("measure")]
+    ties.append(f"list_position([{levels}], {target}) DESC")
+    ties += [f"{quoted(name)} DESC NULLS LAST" for name in contract.named("attribute")]
+    last = f"SELECT {entity}, max({when}) AS {when} FROM {orders} GROUP BY {entity}"
+    return (
+        f"SELECT {columns} FROM {orders} SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
+        f"QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {', '.join(ties)}) = 1"
+    )
+
+
+def snapshot_sql(contract: Contract, orders: str, as_of: date) -> str:
+    """SQL: the state of every entity as of a date, one row an entity, ordered by entity."""
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
+    names = ", ".join([entity, *(quoted(name) for name, _, _ in state_columns(contract))])
+    return f"SELECT {names} FROM ({state_sql(contract, asked, orders)}) ORDER BY {entity}"
+
+
+def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
+    """Every feature that :func:`finish` yields, in order."""
+    columns: list[FeatureColumn] = []
+    for name in contract.features.attributes:
+        column = contract.columns[name]
+        if column.type == "string":
+            columns.append(FeatureColumn(name, "categorical", column.domain.levels if column.domain else None))
+        else:
+            columns.append(FeatureColumn(name, "numeric"))
+    columns += [FeatureColumn(f"{contract.timestamp}_{part}", "numeric") for part in contract.features.calendar]
+    for recipe in contract.features.history:
+        if isinstance(recipe, CountRecipe):
+            columns.append(FeatureColumn(ORDERS, "numeric"))
+        elif isinstance(recipe, DaysSinceLastRecipe):
+            columns.append(FeatureColumn("history_days_since_last", "numeric"))
+        elif isinstance(recipe, LastTargetRecipe):
+            columns.append(FeatureColumn(f"history_last_{contract.target}", "categorical", contract.classes))
+        elif isinstance(recipe, TargetShareRecipe):
+            columns += [FeatureColumn(f"history_share_{level}", "numeric") for level in contract.classes]
+        else:
+            columns += [FeatureColumn(f"history_mean_{measure}", "numeric") for measure in recipe.columns]
+    return tuple(columns)
+
+
+def _calendar(days: np.ndarray, part: CalendarPart) -> np.ndarray:
+    """A part of the date; Monday is 0. Input are days since 1970-01-01, a Thursday."""
+    if part == "day_of_week":
+        return (days + 3) % 7
+    if part == "weekend":
+        return ((days + 3) % 7 >= 5).astype(np.int64)
+    dates = days.astype("datetime64[D]")
+    months = dates.astype("datetime64[M]")
+    if part == "day_of_month":
+        return (dates - months).astype(np.int64) + 1
+    month = months.astype(np.int64) % 12
+    return month + 1 if part == "month" else month // 3 + 1
+
+
+def _integers(table: pa.Table, name: str) -> np.ndarray:
+    """An integer column as int64; null (an entity without history) is 0."""
+    return pc.fill_null(table.column(name).cast(pa.int64()), 0).to_numpy().astype(np.int64, copy=False)
+
+
+def finish(contract: Contract, table: pa.Table) -> pa.Table:
+    """Add the features that depend on the order's own date; the one function behind training and scoring.
+
+    `table` has the timestamp, the attributes and the state columns, n rows. Returns n rows of the columns of
+    :func:`feature_columns`: strings, and float64 with null where nothing is known.
+    """
+    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    orders = _integers(table, ORDERS)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {n: table.column(n) for n in contract.features.attributes}
+
+    def numeric(name: str, values: np.ndarray, unknown: np.ndarray | None = None) -> None:
+        columns[name] = pa.array(values.astype(np.float64), mask=unknown)
+
+    for part in contract.features.calendar:
+        numeric(f"{contract.timestamp}_{part}", _calendar(days, part))
+    for recipe in contract.features.history:
+        if isinstance(recipe, CountRecipe):
+            numeric(ORDERS, orders)
+        elif isinstance(recipe, DaysSinceLastRecipe):
+            last = _integers(table.select([LAST_DATE]).cast(pa.schema([(LAST_DATE, pa.int32())])), LAST_DATE)
+            numeric("history_days_since_last", days - last, orders == 0)
+        elif isinstance(recipe, LastTargetRecipe):
+            place = _integers(table, LAST_TARGET)
+            levels = pa.array([None, *contract.classes], pa.string())
+            columns[f"history_last_{contract.target}"] = levels.take(pa.array(place))
+        elif isinstance(recipe, TargetShareRecipe):
+            for level in contract.classes:
+                share = (_integers(table, count_name(level)) + recipe.smoothing / len(contract.classes)) / (
+                    orders + recipe.smoothing
+                )
+                numeric(f"history_share_{level}", share)
+        else:
+            for measure in recipe.columns:
+                known = _integers(table, known_name(measure))
+                mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * _unit(contract, measure))
+                numeric(f"history_mean_{measure}", mean, known == 0)
+    return pa.table(columns)

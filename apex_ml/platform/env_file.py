@@ -1,0 +1,153 @@
+"""The file ``<home>/.env``: secrets made once, and settings a command remembers."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
+
+HEADER = "# Made by `apex up`; git-ignored, mode 0600. A value that stands here is never changed, a missing secret is added.\n"
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _fernet_key() -> str:
+    """A key as cryptography's Fernet wants it: 32 random bytes in url-safe base64, padding kept."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+# what Airflow's users type into a form is shorter than what only programs read
+SECRETS: dict[str, Callable[[], str]] = {
+    "pg_admin_password": _token,
+    "pg_airflow_password": _token,
+    "pg_mlflow_password": _token,
+    "pg_writer_password": _token,
+    "pg_reader_password": _token,
+    "airflow_admin_password": lambda: secrets.token_urlsafe(16),
+    "airflow_viewer_password": lambda: secrets.token_urlsafe(16),
+    "airflow_jwt_secret": lambda: secrets.token_urlsafe(64),
+    "airflow_secret_key": _token,
+    "airflow_fernet_key": _fernet_key,
+}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: ``raw_url`` is ``APEX_RAW_URL``."""
+    return f"APEX_{name.upper()}"
+
+
+def file_values(settings: Settings) -> dict[str, str]:
+    """The settings that stand in ``.env``, by variable name; empty values and a missing file count as absent."""
+    if not settings.env_file.exists():
+        return {}
+    return {name: value for name, value in dotenv_values(settings.env_file, interpolate=False).items() if value}
+
+
+def ensure_env(settings: Settings) -> Settings:
+    """Return the settings with every secret set, making the missing ones once in ``.env``.
+
+    Safe to call at the same time from several processes: all get the same secrets. An existing value is never
+    changed; a secret that the environment gives is used and not written. Raises ConfigError when ``.env`` cannot be
+    written.
+    """
+    with _locked(settings):
+        known = file_values(settings)
+        update: dict[str, SecretStr] = {}
+        lines: list[str] = []
+        for name, make in SECRETS.items():
+            if getattr(settings, name).get_secret_value():
+                continue
+            value = known.get(variable(name))
+            if value is None:
+                value = make()
+                lines.append(f"{variable(name)}={value}\n")
+            update[name] = SecretStr(value)
+        text = settings.env_file.read_text() if settings.env_file.exists() else HEADER
+        if lines:
+            _write(settings, text.rstrip("\n") + "\n" + "".join(lines))
+        elif settings.env_file.exists() and settings.env_file.stat().st_mode & 0o077:
+            settings.env_file.chmod(0o600)
+    return settings.model_copy(update=update)
+
+
+def remember(settings: Settings, name: str, value: str) -> Settings:
+    """Set one setting in ``.env``, keeping every other line, and return the settings with it.
+
+    ``name`` is the field or its variable (``raw_url`` or ``APEX_RAW_URL``). Refuses an unknown name, a value of
+    several lines and a value the setting does not accept with ConfigError.
+    """
+    field = name.lower().removeprefix("apex_")
+    if field not in Settings.model_fields:
+        raise ConfigError(f"{name} is not a setting; `apex settings` lists them")
+    if "\n" in value or "\r" in value:
+        raise ConfigError(f"{variable(field)}: a value in .env must be one line, got {value!r}")
+    accepted = getattr(Settings.load(**{"home": settings.home, field: value}), field)
+    line = f"{variable(field)}={_quoted(value)}\n"
+    pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
+    with _locked(settings):
+        text = settings.env_file.read_text() if settings.env_file.exists() else HEADER
+        if pattern.search(text):
+            first = True
+
+            def replace(_: re.Match[str]) -> str:
+                nonlocal first
+                kept, first = (line if first else ""), False
+                return kept
+
+            changed = pattern.sub(replace, text)
+        else:
+            changed = text.rstrip("\n") + "\n" + line
+        if changed != text:
+            _write(settings, changed)
+    return settings.model_copy(update={field: accepted})
+
+
+def _quoted(value: str) -> str:
+    """Value as python-dotenv and a shell both read it back."""
+    if re.fullmatch(r"[\w@%+=:,./?&*-]*", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        handle = os.open(settings.state / "env.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write into APEX_HOME={settings.home}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(settings: Settings, text: str) -> None:
+    """Replace ``.env`` in one step: a reader sees the old file or the new one, and nobody else can read either."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".env.", dir=settings.home)  # mkstemp makes it 0600
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, settings.env_file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {settings.env_file}: {error.strerror}") from error

@@ -1,0 +1,350 @@
+"""The process file: columns, how each is drawn, modes and quirks, checked when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from apex_ml.errors import ConfigError
+
+DEFAULT_PROCESS = Path(__file__).with_name("orders.yaml")
+TOLERANCE = 1e-9
+
+Weights = dict[str, Annotated[float, Field(ge=0)]]
+
+
+def check_weights(weights: Weights, where: str) -> None:
+    """Refuse weights that are not a distribution."""
+    if abs(sum(weights.values()) - 1) > TOLERANCE:
+        raise ValueError(f"{where}: weights add up to {sum(weights.values()):g}, not 1")
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse names that are not among the known ones."""
+    known = list(known)
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+class Model(BaseModel):
+    """Frozen, and refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Kind = TypeVar("Kind", bound=Model)
+
+
+class Entity(Model):
+    """The column that names who orders: a format string of the entity's number, from 1."""
+
+    kind: Literal["entity"]
+    template: str
+
+
+class Branch(Model):
+    """A level of the tree: a format string of the names and numbers on the way to the leaf."""
+
+    kind: Literal["branch"]
+    template: str
+
+
+class Choice(Model):
+    """An attribute of the entity: weights of its levels, or one row of weights per level of another attribute."""
+
+    kind: Literal["choice"]
+    weights: Weights = {}
+    given: str = ""
+    table: dict[str, Weights] = {}
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Choice:
+        if bool(self.weights) == bool(self.table) or bool(self.given) != bool(self.table):
+            raise ValueError("state either weights, or given and table")
+        for level, weights in self.rows.items():
+            check_weights(weights, level or "weights")
+            if list(weights) != self.levels:
+                raise ValueError(f"{level}: levels differ from those of the first row, {', '.join(self.levels)}")
+        return self
+
+    @property
+    def rows(self) -> dict[str, Weights]:
+        """Weights by level of `given`; one row named '' without it."""
+        return self.table or {"": self.weights}
+
+    @property
+    def levels(self) -> list[str]:
+        """Names in the order of the file."""
+        return list(next(iter(self.rows.values())))
+
+
+class Timestamp(Model):
+    """The day of the order, uniform over the window."""
+
+    kind: Literal["timestamp"]
+
+
+class Target(Model):
+    """The class of the order: probabilities per level of one attribute, none of them zero."""
+
+    kind: Literal["target"]
+    given: str
+    table: dict[str, dict[str, Annotated[float, Field(gt=0)]]]
+
+    @model_validator(mode="after")
+    def _rows_agree(self) -> Target:
+        if not self.table:
+            raise ValueError("the table is empty")
+        for level, weights in self.table.items():
+            check_weights(weights, level)
+            if list(weights) != self.classes:
+                raise ValueError(f"{level}: classes differ from those of the first row, {', '.join(self.classes)}")
+        if len(self.classes) < 2:
+            raise ValueError("a target needs two classes or more")
+        return self
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in the order of the file."""
+        return list(next(iter(self.table.values())))
+
+
+class AbsNormal(Model):
+    """A measure: the absolute value of a normal draw, rounded."""
+
+    kind: Literal["abs_normal"]
+    mean: float
+    sd: float = Field(gt=0)
+    decimals: int = Field(2, ge=0, le=9)
+
+
+class Integers(Model):
+    """A measure: whole numbers from low to high, both included, all alike."""
+
+    kind: Literal["integers"]
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Integers:
+        if self.high < self.low:
+            raise ValueError(f"high {self.high} is below low {self.low}")
+        return self
+
+
+Column = Annotated[
+    Entity | Branch | Choice | Timestamp | Target | AbsNormal | Integers, Field(discriminator="kind")
+]
+TYPES: dict[type[Model], Literal["string", "int64", "double", "date"]] = {
+    Entity: "string",
+    Branch: "string",
+    Choice: "string",
+    Timestamp: "date",
+    Target: "string",
+    AbsNormal: "double",
+    Integers: "int64",
+}
+
+
+class Drift(Model):
+    """A change that starts on a day: of the target's logits, of the mix of orders over an attribute, of measures."""
+
+    day: date
+    logits: dict[str, float] = {}
+    mix: dict[str, Weights] = {}
+    scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Drift:
+        if not (self.logits or self.mix or self.scale):
+            raise ValueError("state logits, mix or scale")
+        if len(self.mix) > 1:
+            raise ValueError("mix: one attribute at a time")
+        for column, weights in self.mix.items():
+            check_weights(weights, f"mix.{column}")
+        return self
+
+
+class Mode(Model):
+    """What is added to the logits of the target's table. Empty: nothing, the table is the process."""
+
+    effect_sd: dict[str, Annotated[float, Field(ge=0, le=10)]] = {}
+    persistence: float = Field(0.0, ge=-10, le=10)
+    trend: dict[str, Annotated[float, Field(ge=-10, le=10)]] = {}
+    drift: dict[str, Drift] = {}
+
+
+class QuirkSettings(Model):
+    """Which columns a quirk touches, and its value or factor."""
+
+    columns: list[str] = []
+    value: str = ""
+    factor: float = 1.0
+
+
+class Window(Model):
+    """Days of the orders, both included."""
+
+    start: date
+    end: date
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Window:
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start}")
+        return self
+
+
+class Process(Model):
+    """How orders come about. Build it with :func:`load_process`.
+
+    Refuses unknown keys, weights that do not add up to 1, and names of columns, levels or classes that do not exist.
+    """
+
+    name: str
+    window: Window
+    tree: dict[str, dict[str, list[Annotated[int, Field(gt=0)]]]] = {}
+    columns: dict[str, Column]
+    modes: dict[str, Mode] = {}
+    quirks: dict[str, QuirkSettings] = {}
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Process:
+        for kind in (Entity, Timestamp, Target):
+            if len(self.named(kind)) != 1:
+                raise ValueError(f"columns: need one of kind {kind.__name__.lower()}, found {len(self.named(kind))}")
+        if self.named(Branch) and not any(agencies for regions in self.tree.values() for agencies in regions.values()):
+            raise ValueError("tree: needed by the columns of kind branch")
+        seen: dict[str, list[str]] = {}
+        for name, column in self.columns.items():
+            if isinstance(column, Choice | Target) and column.given:
+                check_names([column.given], seen, f"columns.{name}.given (choice columns above it)")
+                if set(column.table) != set(seen[column.given]):
+                    raise ValueError(f"columns.{name}.table: rows must be the levels of {column.given}")
+            if isinstance(column, Choice):
+                seen[name] = column.levels
+        for name, mode in self.modes.items():
+            self.check_mode(mode, f"modes.{name}")
+        return self
+
+    def check_mode(self, mode: Mode, where: str) -> None:
+        """Refuse, with ValueError, a mode that names a class, attribute or measure this process does not have."""
+        check_names(mode.effect_sd, self.classes, f"{where}.effect_sd")
+        check_names(mode.trend, self.classes, f"{where}.trend")
+        for name, drift in mode.drift.items():
+            check_names(drift.logits, self.classes, f"{where}.drift.{name}.logits")
+            choices = self.named(Choice)
+            check_names(drift.mix, choices, f"{where}.drift.{name}.mix")
+            for column, weights in drift.mix.items():
+                check_names(weights, choices[column].levels, f"{where}.drift.{name}.mix.{column}")
+            check_names(drift.scale, self.named(AbsNormal), f"{where}.drift.{name}.scale")
+
+    def named(self, kind: type[Kind]) -> dict[str, Kind]:
+        """The columns of one kind."""
+        return {name: column for name, column in self.columns.items() if isinstance(column, kind)}
+
+    @property
+    def entity(self) -> str:
+        """Name of the entity column."""
+        return next(iter(self.named(Entity)))
+
+    @property
+    def timestamp(self) -> str:
+        """Name of the day column."""
+        return next(iter(self.named(Timestamp)))
+
+    @property
+    def target(self) -> str:
+        """Name of the class column."""
+        return next(iter(self.named(Target)))
+
+    @property
+    def given(self) -> str:
+        """Name of the attribute the class depends on."""
+        return self.named(Target)[self.target].given
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes in the order of the file."""
+        return self.named(Target)[self.target].classes
+
+    @property
+    def types(self) -> dict[str, Literal["string", "int64", "double", "date"]]:
+        """The contract's type of every column, in the order of the files."""
+        return {name: TYPES[type(column)] for name, column in self.columns.items()}
+
+    def mode(self, name: str) -> Mode:
+        """One mode by name; ConfigError lists the known ones."""
+        if name not in self.modes:
+            raise ConfigError(f"mode {name!r}: unknown; {self.name} has {', '.join(self.modes) or 'none'}")
+        return self.modes[name]
+
+
+def explain(error: ValidationError) -> str:
+    """One line for at most five violations: key and rule."""
+    found = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def load_process(path: Path = DEFAULT_PROCESS) -> Process:
+    """Read and check a process file.
+
+    Raises ConfigError that names the file, the key and the rule.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"process file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"process file {path}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Process.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"process file {path}: {explain(error)}") from error
+
+
+def override_mode(process: Process, name: str, settings: Iterable[str]) -> Mode:
+    """Mode `name` with `key=value` settings laid over it: dotted keys, values in YAML, `null` removes a key.
+
+    Raises ConfigError for a setting without '=', an unknown key, class or column, or a value out of range.
+
+    >>> override_mode(load_process(), "signal", ["persistence=0.2", "drift=null"]).persistence
+    0.2
+    """
+    content: dict[str, Any] = process.mode(name).model_dump()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {setting!r}: write it as key=value, for example persistence=0.5")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"setting {setting!r}: the value is not YAML") from error
+        *parents, last = key.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"setting {setting!r}: {parent} holds a value, not keys")
+        if value is None:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return build_mode(process, content)
+
+
+def build_mode(process: Process, content: Mapping[str, object]) -> Mode:
+    """A mode from plain values, checked against the process; ConfigError otherwise."""
+    try:
+        mode = Mode.model_validate(content)
+        process.check_mode(mode, "mode")
+    except ValidationError as error:
+        raise ConfigError(f"mode of {process.name}: {explain(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"mode of {process.name}: {error}") from error
+    return mode

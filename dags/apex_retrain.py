@@ -1,0 +1,84 @@
+"""Retrain the order channel model every night and promote it only on evidence."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, CronTriggerTimetable, Param
+
+from apex_airflow.assets import CHAMPION
+from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_ml.settings import Settings
+
+settings = Settings.load()
+
+with DAG(
+    dag_id="apex_retrain",
+    description="raw orders → checked → examples → challenger → champion, if it proves better",
+    doc_md="""
+### Nightly retraining
+`validate → elt → split → train → promote`, each task one `apex` command in a process of its own. Its result is the
+task's XCom; the button *Data Docs* or *MLflow run* on a task leads to what it made.
+
+A night without new raw data ends early, as a success: `validate` is skipped and says since when. Tick **force** to
+retrain all the same. A challenger that does not prove better is rejected; that too is a success. A new champion wakes
+`apex_score`.
+""",
+    # Without a start date the first run is the coming night's, not one at the moment the DAG is switched on. The ten
+    # minutes keep that first night from being passed over when this file is parsed just then.
+    schedule=CronTriggerTimetable(
+        settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)
+    ),
+    catchup=False,
+    max_active_runs=1,
+    default_args={**step_defaults(settings), "pool": "apex_training"},
+    tags=["apex", "training"],
+    params={
+        "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
+        "split": Param(
+            settings.split,
+            enum=["temporal", "stratified_random"],
+            description="How examples are split. Only a temporal split can be promoted.",
+        ),
+        "trials": Param(
+            settings.trials, type="integer", minimum=0, description="Hyper-parameter trials; 0: the fixed parameters."
+        ),
+        "raw": Param(
+            None, type=["null", "string"], description="Folder of raw parquet files. Empty: the one in the settings."
+        ),
+    },
+) as dag:
+    validate = StepOperator(
+        task_id="validate",
+        step="validate",
+        args=["{{ '--force' if params.force }}", "{{ '--raw=' ~ params.raw if params.raw }}"],
+        doc_md="Check the raw files: cast each to the contract, quarantine bad rows with reasons, gate on "
+        "Great Expectations. Skipped when there is no new raw data.",
+    )
+    elt = StepOperator(
+        task_id="elt",
+        step="elt",
+        doc_md="Make one example a client, its last order, with features known just before that order.",
+    )
+    split = StepOperator(
+        task_id="split",
+        step="split",
+        args=["--strategy={{ params.split }}"],
+        doc_md="Part the examples into train, validation and test; by default each later in time than the one before.",
+    )
+    train = StepOperator(
+        task_id="train",
+        step="train",
+        args=["--trials={{ params.trials }}"],
+        doc_md="Fit a challenger, evaluate it on the test window, log and register it in MLflow.",
+    )
+    promote = StepOperator(
+        task_id="promote",
+        step="promote",
+        announces=CHAMPION,
+        announces_if="promoted",
+        doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
+        "both the class prior and the champion by the margin. The reasons are in the XCom and in `apex.promotions`.",
+    )
+
+    validate >> elt >> split >> train >> promote

@@ -1,0 +1,41 @@
+-- Databases and roles of Apex, for psql as a superuser. Safe to rerun: passwords are set again, nothing is dropped.
+-- Passwords come from the environment, so that no command line and no log shows them.
+\set ON_ERROR_STOP on
+\set QUIET on
+\getenv airflow_password APEX_PG_AIRFLOW_PASSWORD
+\getenv mlflow_password APEX_PG_MLFLOW_PASSWORD
+\getenv writer_password APEX_PG_WRITER_PASSWORD
+\getenv reader_password APEX_PG_READER_PASSWORD
+SET client_min_messages = warning;
+-- a failing statement must not write its password into the server's log
+SET log_min_error_statement = panic;
+SET log_statement = 'none';
+
+SELECT format('CREATE ROLE %I', name)
+FROM unnest(ARRAY['airflow', 'mlflow', 'apex_writer', 'apex_reader']) AS name
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
+
+ALTER ROLE airflow LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'airflow_password';
+ALTER ROLE mlflow LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'mlflow_password';
+ALTER ROLE apex_writer LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'writer_password';
+ALTER ROLE apex_reader LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'reader_password';
+
+SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L', name, owner, 'UTF8')
+FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('apex', 'apex_writer')) AS wanted (name, owner)
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
+
+-- each role reaches only its own database; PUBLIC may not even connect
+REVOKE ALL ON DATABASE airflow, mlflow, apex, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE apex TO apex_reader;
+ALTER ROLE apex_writer IN DATABASE apex SET search_path = apex;
+ALTER ROLE apex_reader IN DATABASE apex SET search_path = apex;
+ALTER ROLE apex_reader SET default_transaction_read_only = on;
+
+\connect airflow
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+\connect mlflow
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+\connect apex
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+CREATE SCHEMA IF NOT EXISTS apex AUTHORIZATION apex_writer;
+GRANT USAGE ON SCHEMA apex TO apex_reader;

@@ -1,0 +1,27 @@
+"""The two assets, each declared here and nowhere else.
+
+An asset declared a second time without its watcher makes Airflow drop and restart the trigger at every parse.
+"""
+
+from __future__ import annotations
+
+import os
+
+from airflow.sdk import Asset, AssetWatcher
+
+from apex_airflow.drop_trigger import DropTrigger
+from apex_ml.settings import Settings
+
+CHAMPION = Asset(name="apex_champion", group="apex")
+"""A new champion. Its event is a nudge: the steps ask the ledger which version that is."""
+
+
+def inbox(settings: Settings) -> Asset:
+    """Return the asset of drops that wait in the inbox, watched when the inbox is a local folder.
+
+    A remote inbox (``s3://…``) has no watcher and is seen by the sweep of apex_score.
+    """
+    if "://" in settings.drops:
+        return Asset(name="apex_inbox", group="apex")
+    trigger = DropTrigger(inbox=os.path.join(settings.drops, "inbox"), poll_seconds=settings.inbox_poll_seconds)
+    return Asset(name="apex_inbox", group="apex", watchers=[AssetWatcher(name="apex_inbox_watcher", trigger=trigger)])

@@ -1,0 +1,80 @@
+"""Notice new files in the inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+Look = dict[str, tuple[int, int]]
+"""What one look at the inbox saw: file name to (bytes, mtime in ns)."""
+
+NAMES_IN_EVENT = 20
+
+
+class DropTrigger(BaseEventTrigger):
+    """Fire once for every file that has settled in the inbox.
+
+    A file counts when its size and mtime are equal in two looks that follow each other, so a file that is still being
+    written is left alone. Names that start with ``.`` or ``_`` and names that end in ``.tmp`` are ignored. Files that
+    settle in the same look share one event, ``{"count": n, "files": [the first 20 names]}``. A file that comes back
+    with another size or mtime is new.
+
+    The event only wakes apex_score: what there is to do is asked of the ledger. So it does no harm that a restarted
+    triggerer announces the waiting files again. An inbox that cannot be read is logged once and looked at again.
+    """
+
+    def __init__(self, inbox: str, poll_seconds: float = 2.0) -> None:
+        super().__init__()
+        self.inbox = inbox
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments from which the triggerer makes this trigger again."""
+        return f"{__name__}.{type(self).__name__}", {"inbox": self.inbox, "poll_seconds": self.poll_seconds}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look for ever; yield an event whenever files have settled."""
+        before: Look = {}
+        announced: Look = {}
+        unreadable = False
+        while True:
+            try:
+                now = await asyncio.to_thread(look, self.inbox)
+            except OSError as error:
+                if not unreadable:
+                    self.log.warning("inbox %s cannot be read, looking again: %s", self.inbox, error)
+                unreadable, before = True, {}
+            else:
+                if unreadable:
+                    self.log.info("inbox %s can be read again", self.inbox)
+                unreadable = False
+                new = [name for name, state in now.items() if before.get(name) == state != announced.get(name)]
+                # A name that left the inbox is forgotten: memory stays bounded, and its return is news.
+                announced = {name: state for name, state in announced.items() if name in now}
+                announced.update({name: now[name] for name in new})
+                before = now
+                if new:
+                    self.log.info("new drops: %s (%s)", len(new), ", ".join(new[:NAMES_IN_EVENT]))
+                    yield TriggerEvent({"count": len(new), "files": new[:NAMES_IN_EVENT]})
+            await asyncio.sleep(self.poll_seconds)
+
+
+def look(inbox: str) -> Look:
+    """Return size and mtime of every file in the inbox that may be a drop, in order of name."""
+    seen: Look = {}
+    with os.scandir(inbox) as entries:
+        for entry in entries:
+            if entry.name.startswith((".", "_")) or entry.name.endswith(".tmp"):
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # moved to done/ since it was listed
+                continue
+            if stat.S_ISREG(status.st_mode):
+                seen[entry.name] = (status.st_size, status.st_mtime_ns)
+    return dict(sorted(seen.items()))

@@ -1,0 +1,150 @@
+"""The step operator: one Airflow task is one ``apex`` command."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+
+from apex_airflow.links import RESULT_KEY, DataDocsLink, MlflowRunLink
+from apex_airflow.step_process import LocalRunner, Outcome, Runner, StepCommand
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner}
+"""Where a step can run."""
+
+
+def step_defaults(settings: Settings) -> dict[str, Any]:
+    """Return the ``default_args`` of a DAG of steps: owner, time limit, and retries (of transient errors only)."""
+    return {
+        "owner": "apex",
+        "execution_timeout": timedelta(minutes=settings.step_timeout_minutes),
+        "retries": settings.step_retries,
+        "retry_delay": timedelta(seconds=settings.retry_delay_seconds),
+    }
+
+
+def run_slug(dag_id: str, run_id: str) -> str:
+    """Return a folder name for a DAG run: readable, the same for all its tasks, and unlike that of any other run.
+
+    >>> run_slug("apex_retrain", "manual__2026-01-02T03:04:05+00:00")
+    'retrain-manual__2026-01-02T03-04-05-00-00-0b2f4c'
+    """
+    digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", run_id)[:80].strip("-")
+    return f"{dag_id.removeprefix('apex_')}-{readable}-{digest}"
+
+
+class StepOperator(BaseOperator):
+    """Run one step as a command and return its result.
+
+    The command is ``apex STEP --run SLUG ARG…``; arguments are templated, and those that render to nothing are left
+    out. What the step prints goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is
+    pushed as ``step_result`` and returned. A result with the key ``skip`` skips the task, for the reason in it.
+
+    Exit code 20 raises AirflowException, which Airflow retries, and so does a step killed by a signal. Bad data (10),
+    a wrong configuration (30), any other exit code, a missing result and a timeout raise AirflowFailException: the
+    same call would fail again. The exception carries the step's own error message.
+
+    :param step: the command: ``validate``, ``elt``, …
+    :param args: its arguments (templated); a template may use ``task.chunk``.
+    :param with_run: whether the step takes ``--run``.
+    :param chunk: what a mapped task works on, one item of the list mapped over.
+    :param returns: key of the result to return, a list for a task to map over; the whole result by default.
+    :param announces: asset to announce, with the result, when ``announces_if`` is true in the result.
+    :param runtime: where to run, a key of RUNTIMES.
+    """
+
+    template_fields: Sequence[str] = ("args",)
+    template_fields_renderers = {"args": "json"}
+    operator_extra_links = (DataDocsLink(), MlflowRunLink())
+    ui_color = "#e8f1f8"
+
+    def __init__(
+        self,
+        *,
+        step: str,
+        args: Sequence[str] = (),
+        with_run: bool = True,
+        chunk: Mapping[str, Any] | None = None,
+        returns: str | None = None,
+        announces: Asset | None = None,
+        announces_if: str | None = None,
+        runtime: str = "local",
+        **kwargs: Any,
+    ) -> None:
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime={runtime!r} of step {step!r}: expected one of {sorted(RUNTIMES)}")
+        if (announces is None) != (announces_if is None):
+            raise ValueError(f"step {step!r}: announces and announces_if go together")
+        # Through an alias the event is optional; a plain outlet would announce at every success.
+        self.alias = AssetAlias(f"{announces.name}_news", group="apex") if announces is not None else None
+        super().__init__(outlets=[self.alias] if self.alias else None, **kwargs)
+        self.step = step
+        self.args = list(args)
+        self.with_run = with_run
+        self.chunk = chunk
+        self.returns = returns
+        self.announces = announces
+        self.announces_if = announces_if
+        self.runtime = runtime
+        self._runner: Runner | None = None
+
+    def command(self, dag_id: str, run_id: str, settings: Settings) -> StepCommand:
+        """Describe the command of this task in a DAG run."""
+        run = ("--run", run_slug(dag_id, run_id)) if self.with_run else ()
+        origin = f"{settings.airflow}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+        return StepCommand(
+            args=(self.step, *run, *(arg for arg in self.args if arg)),
+            env={"APEX_HOME": str(settings.home), "APEX_ORIGIN": origin},
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Run the step; return its result, or raise what Airflow should do about its end."""
+        run = context["dag_run"]
+        command = self.command(run.dag_id, run.run_id, Settings.load())
+        self.log.info("apex %s", " ".join(command.args))
+        self._runner = RUNTIMES[self.runtime]()
+        try:
+            outcome = self._runner.run(command, lambda line: self.log.info("%s", line))
+        except AirflowTaskTimeout as error:
+            raise AirflowFailException(
+                f"apex {self.step}: stopped after {self.execution_timeout} (APEX_STEP_TIMEOUT_MINUTES)"
+            ) from error
+        result = self.result_of(outcome)
+        context["ti"].xcom_push(key=RESULT_KEY, value=result)
+        if result.get("skip"):
+            raise AirflowSkipException(str(result["skip"]))
+        if self.alias is not None and self.announces is not None and result.get(str(self.announces_if)):
+            context["outlet_events"][self.alias].add(self.announces, extra=result)
+        return result[self.returns] if self.returns else result
+
+    def result_of(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the result of a step that ended well; raise for one that did not."""
+        if outcome.stopped and outcome.exit_code:
+            raise AirflowException(f"apex {self.step}: stopped by Airflow")
+        if outcome.exit_code < 0:
+            name = signal.Signals(-outcome.exit_code).name
+            raise AirflowException(f"apex {self.step}: killed by {name}: {outcome.message}")
+        if outcome.exit_code == TransientError.exit_code:
+            raise AirflowException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+        if outcome.exit_code:
+            raise AirflowFailException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+        if outcome.result is None:
+            raise AirflowFailException(f"apex {self.step}: ended without an APEX_RESULT line: {outcome.message}")
+        if self.returns and not outcome.result.get("skip") and self.returns not in outcome.result:
+            raise AirflowFailException(f"apex {self.step}: its result has no {self.returns!r}: {outcome.result}")
+        return outcome.result
+
+    def on_kill(self) -> None:
+        """End the step's whole process group."""
+        if self._runner is not None:
+            self._runner.kill()
