@@ -26,9 +26,7 @@ retrain all the same. A challenger that does not prove better is rejected; that 
 """,
     # Without a start date the first run is the coming night's, not one at the moment the DAG is switched on. The ten
     # minutes keep that first night from being passed over when this file is parsed just then.
-    schedule=CronTriggerTimetable(
-        settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)
-    ),
+    schedule=CronTriggerTimetable(settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
     default_args={**step_defaults(settings), "pool": "apex_training"},

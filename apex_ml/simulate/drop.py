@@ -3,60 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from apex_ml.adapters.duck import errors_name
+from apex_ml.adapters.store import check_parquet, data_files, local_folder, write_atomically
+from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.simulate.files import local_folder, part_files, write_part
+from apex_ml.simulate.files import write_part
 from apex_ml.simulate.generate import stream
 
 MEMORY_LIMIT = "512MB"
 SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}
 ROLES = frozenset({"entity", "timestamp", "attribute"})
-
-
-class ColumnLike(Protocol):
-    """What a drop needs to know of a column of the contract."""
-
-    @property
-    def type(self) -> str:
-        """string, int64, double or date."""
-        ...
-
-    @property
-    def role(self) -> str:
-        """entity, timestamp, target, attribute or measure."""
-        ...
-
-
-class ContractLike(Protocol):
-    """What a drop needs to know of the contract."""
-
-    @property
-    def columns(self) -> Mapping[str, ColumnLike]:
-        """Columns in the order of the files."""
-        ...
-
-    @property
-    def entity(self) -> str:
-        """Name of the column that says who orders."""
-        ...
-
-    @property
-    def timestamp(self) -> str:
-        """Name of the column that says when."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,9 +40,7 @@ class DropInfo:
     seconds: float
 
 
-def make_drop(
-    settings_raw_url: str, as_of: date, rows: int, seed: int, path: Path, contract: ContractLike
-) -> DropInfo:
+def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Path, contract: Contract) -> DropInfo:
     """Write `rows` orders dated `as_of`, of clients sampled from the raw files, to `path`, in one rename.
 
     The file has the contract's entity, timestamp and attribute columns in its order and the raw files' types; neither
@@ -91,27 +56,19 @@ def make_drop(
         raise ConfigError(f"rows {rows:,}: a drop needs 1 or more")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
-    folder = local_folder(settings_raw_url, "raw folder")
+    folder = local_folder(settings_raw_url, "APEX_RAW_URL")
     clients = _read_clients(folder, contract)
     random = stream(seed, "drop")
     rounds = -(-rows // clients.num_rows)
     places = np.concatenate([random.permutation(clients.num_rows) for _ in range(rounds)])[:rows]
     sample = clients.take(pa.array(places))
     when = pa.scalar(datetime(as_of.year, as_of.month, as_of.day), pa.timestamp("ns"))
-    sample = sample.set_column(
-        sample.schema.get_field_index(contract.timestamp), contract.timestamp, pc.if_else(True, when, pa.nulls(rows, when.type))
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot keeps the inbox from seeing the file before it is whole.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_part(sample, draft, plain=frozenset({contract.entity}))
-        content = draft.read_bytes()
-        _sync(draft)
-        os.rename(draft, path)
-        _sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+    place = sample.schema.get_field_index(contract.timestamp)
+    sample = sample.set_column(place, contract.timestamp, pa.repeat(when, rows))
+    buffer = BytesIO()
+    write_part(sample, buffer, plain=frozenset({contract.entity}))
+    content = buffer.getvalue()
+    write_atomically(path, content)
     return DropInfo(
         path=path,
         rows=rows,
@@ -124,41 +81,37 @@ def make_drop(
     )
 
 
-def _read_clients(folder: Path, contract: ContractLike) -> pa.Table:
+def _read_clients(folder: Path, contract: Contract) -> pa.Table:
     """One row a client, ordered by client: the drop's columns, of the client's newest raw order."""
-    files = part_files(folder)
-    if not files:
-        raise DataError(f"no parquet file in {folder}: put raw files there or run `apex simulate`")
-    with tempfile.TemporaryDirectory(prefix="apex-drop-") as spill, duckdb.connect() as connection:
-        connection.execute("SET memory_limit = ?", [MEMORY_LIMIT])
-        connection.execute("SET temp_directory = ?", [spill])
-        connection.execute("SET threads = 2")
-        connection.execute("SET enable_progress_bar = false")
-        try:
+    files = data_files(folder, "APEX_RAW_URL")
+    for path in files:
+        check_parquet(path)
+    with tempfile.TemporaryDirectory(prefix="apex-drop-") as spill, errors_name(f"raw files in {folder}"):
+        with duckdb.connect() as connection:
+            connection.execute("SET memory_limit = ?", [MEMORY_LIMIT])
+            connection.execute("SET temp_directory = ?", [spill])
+            connection.execute("SET threads = 2")
             raw = connection.read_parquet([str(path) for path in files], union_by_name=True)
             return _newest(connection, raw, contract, folder)
-        except duckdb.Error as error:
-            raise DataError(f"raw files in {folder}: {str(error).splitlines()[0]}") from error
 
 
 def _newest(
-    connection: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation, contract: ContractLike, folder: Path
+    connection: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation, contract: Contract, folder: Path
 ) -> pa.Table:
     wanted = {name: SQL_TYPES[column.type] for name, column in contract.columns.items() if column.role in ROLES}
     if missing := [name for name in (contract.entity, contract.timestamp) if name not in raw.columns]:
         raise DataError(f"raw files in {folder}: no column {missing[0]}; found {', '.join(raw.columns)}")
     casts = ", ".join(
-        f"{_cast(name, kind) if name in raw.columns else f'NULL::{kind}'} AS {_quote(name)}" for name, kind in wanted.items()
+        f"TRY_CAST({_quote(name) if name in raw.columns else 'NULL'} AS {kind}) AS {_quote(name)}"
+        for name, kind in wanted.items()
     )
     entity, when = _quote(contract.entity), _quote(contract.timestamp)
     attributes = [name for name in wanted if name not in (contract.entity, contract.timestamp)]
     # The attributes take part in the comparison, so that a tie on the day is broken by their values, not by file order.
     packed = ", ".join(f"{_quote(name)} := {_quote(name)}" for name in attributes)
     newest = f"max(struct_pack(at := coalesce({when}, TIMESTAMP_NS '1970-01-01'), {packed}))"
-    columns = ", ".join(
-        {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}.get(name, f"newest.{_quote(name)} AS {_quote(name)}")
-        for name in wanted
-    )
+    own = {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}
+    columns = ", ".join(own.get(name, f"newest.{_quote(name)} AS {_quote(name)}") for name in wanted)
     raw.create_view("raw_orders")
     return connection.sql(
         f"SELECT {columns} FROM (SELECT {entity}, {newest} AS newest FROM (SELECT {casts} FROM raw_orders) "
@@ -172,12 +125,3 @@ def _quote(name: str) -> str:
 
 def _cast(name: str, kind: str) -> str:
     return f"TRY_CAST({_quote(name)} AS {kind})"
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

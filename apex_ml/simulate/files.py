@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.errors import ConfigError, TransientError
-
-
-def local_folder(url: str, what: str) -> Path:
-    """The folder of a path or file:// URL; ConfigError for any other scheme."""
-    path = url.removeprefix("file://")
-    if "://" in path or not path:
-        raise ConfigError(f"{what} {url!r}: must be a folder of this machine")
-    return Path(path)
+from apex_ml.adapters.store import hidden, new_folder
+from apex_ml.errors import ConfigError
 
 
 def part_files(folder: Path) -> list[Path]:
     """The parquet files of a folder by name; markers and unfinished files (leading _ or .) are left out."""
-    return sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._" and path.is_file())
+    return sorted(path for path in folder.glob("*.parquet") if not hidden(path.name) and path.is_file())
 
 
-def write_part(table: pa.Table, path: Path, *, plain: frozenset[str] = frozenset(), arrow_schema: bool = False) -> None:
+def write_part(
+    table: pa.Table, path: Path | BytesIO, *, plain: frozenset[str] = frozenset(), arrow_schema: bool = False
+) -> None:
     """Write one snappy file as Spark does: INT96 times, and strings without a trace of Arrow's dictionaries.
 
     `plain` names columns too varied for a dictionary page. With `arrow_schema` a reader gets Arrow's own types back
@@ -77,30 +71,26 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `out` on leaving, or vanishes when the block raises.
 
     Raises ConfigError when `out` is a file, holds files and `overwrite` is false, or holds anything but parquet files
-    and markers, which are never removed. TransientError when the disk is full.
+    and markers: strangers are never removed. A full disk is TransientError.
     """
     strangers, found = _look_at(out)
     if found and not overwrite:
-        raise ConfigError(f"{out} is not empty ({len(found)} files, {found[0]} first): choose another folder or pass --overwrite")
+        raise ConfigError(
+            f"{out} is not empty ({len(found)} files, {found[0]} first): choose another folder or pass --overwrite"
+        )
     if strangers:
-        raise ConfigError(f"{out} holds {strangers[0]}, which is no part file: --overwrite replaces folders of part files only")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"cannot write beside {out}: {error.strerror}") from error
-    try:
-        stage.chmod(0o755)
+        raise ConfigError(
+            f"{out} holds {strangers[0]}, which is no part file: --overwrite replaces folders of part files only"
+        )
+    old: Path | None = None
+    with new_folder(out) as stage:
         yield stage
         for kept in (path for path in out.glob(".*") if path.is_file()) if out.is_dir() else ():
             shutil.copy2(kept, stage / kept.name)
-        _replace(out, stage)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise TransientError(f"no space left for {out}: free some and run again; nothing was changed") from error
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if out.exists():  # new_folder would keep it beside; here it was said that it may go
+            old = _set_aside(out)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _look_at(out: Path) -> tuple[list[str], list[str]]:
@@ -110,22 +100,16 @@ def _look_at(out: Path) -> tuple[list[str], list[str]]:
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder")
     names = sorted(path.name for path in out.iterdir())
-    strangers = [
-        name for name in names if (out / name).is_dir() or not (name[0] in "._" or name.endswith(".parquet"))
-    ]
+    strangers = [name for name in names if (out / name).is_dir() or not (name[0] in "._" or name.endswith(".parquet"))]
     return strangers, [name for name in names if name[0] != "."]
 
 
-def _replace(out: Path, stage: Path) -> None:
-    """Put the stage in the place of `out`, which is at no moment half one and half the other."""
-    if not out.exists():
-        os.rename(stage, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    os.rename(out, old)
+def _set_aside(out: Path) -> Path:
+    """Rename the folder to a hidden name that the next run clears away."""
+    old = out.with_name(f".{out.name}.{os.getpid()}-old.partial")
     try:
-        os.rename(stage, out)
-    except OSError:
-        os.rename(old, out)
-        raise
-    shutil.rmtree(old)
+        return out.rename(old)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be replaced ({error.strerror}), is it a mount point? Give a folder in it"
+        ) from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Literal, overload
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.errors import ConfigError
-from apex_ml.simulate.process import AbsNormal, Branch, Choice, Drift, Integers, Mode, Process, build_mode
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.simulate.process import AbsNormal, Branch, Choice, Drift, Integers, Mode, Process, Target, build_mode
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
@@ -71,7 +72,7 @@ class Logits:
         """Compile a mode."""
         classes = process.classes
         attribute = process.named(Choice)[process.given]
-        table = process.columns[process.target].table  # type: ignore[union-attr]
+        table = process.named(Target)[process.target].table
         return cls(
             np.log([[table[level][name] for name in classes] for level in attribute.levels]),
             np.array([mode.trend.get(name, 0.0) for name in classes]),
@@ -115,9 +116,9 @@ class Sequence:
         turn = turns - turns[np.flatnonzero(new_entity)][np.cumsum(new_entity) - 1]
         return cls(order[np.argsort(turn, kind="stable")], np.concatenate([[0], np.cumsum(np.bincount(turn))]))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         """Positions of the orders of each turn."""
-        return (self.rows[a:b] for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True))
+        return (self.rows[a:b] for a, b in pairwise(self.bounds))
 
 
 def remember(last: npt.NDArray[np.int8], entities: Codes, classes: Codes) -> None:
@@ -274,14 +275,15 @@ def simulate_orders(
     logits = Logits.of(process, mode, first)
 
     levels: dict[str, Codes] = {}
-    for name, column in process.named(Choice).items():
-        given = process.columns[column.given].levels if column.given else [""]  # type: ignore[union-attr]
-        weights = np.array([list(column.rows[level].values()) for level in given])
-        rows = levels[column.given] if column.given else None
+    for name, choice in process.named(Choice).items():
+        given = process.named(Choice)[choice.given].levels if choice.given else [""]
+        weights = np.array([list(choice.rows[level].values()) for level in given])
+        rows = levels[choice.given] if choice.given else None
         levels[name] = pick(weights, rows, stream(seed, f"column:{name}").random(clients))
     days = stream(seed, "timestamp").integers((first - EPOCH).days, (final - EPOCH).days + 1, orders)
     entities = _draw_entities(process, list(mode.drift.values()), levels, days, clients, seed)
-    classes, truth = _draw_classes(logits, mode, process, levels[process.given][entities], entities, days, clients, seed)
+    known = levels[process.given][entities]
+    classes, truth = _draw_classes(logits, mode, process, known, entities, days, clients, seed)
 
     tree = _Tree.of(process)
     leaves = tree.draw(seed, clients)[entities] if tree.columns else np.zeros(0, np.int64)
@@ -312,11 +314,11 @@ def simulate_orders(
 
 
 def _draw_amounts(name: str, column: AbsNormal, mode: Mode, days: Days, random: np.random.Generator) -> Floats:
-    amounts = np.abs(random.normal(column.mean, column.sd, len(days)))
+    amounts: Floats = np.abs(random.normal(column.mean, column.sd, len(days)))
     for drift in mode.drift.values():
         if name in drift.scale:
             amounts = np.where(days >= (drift.day - EPOCH).days, amounts * drift.scale[name], amounts)
-    return np.round(amounts, column.decimals)
+    return np.asarray(np.round(amounts, column.decimals), np.float64)
 
 
 def _draw_integers(column: Integers, orders: int, random: np.random.Generator) -> pa.Array:
@@ -340,7 +342,12 @@ def log_loss(probabilities: Floats, classes: Codes) -> float:
 
 
 def class_codes(table: pa.Table, process: Process) -> Codes:
-    """The class of every order as its place in the process's list; DataError-free only for clean orders."""
+    """The class of every order as its place in the process's list.
+
+    Raises DataError for a null or a class the process does not know.
+    """
     column = table.column(process.target).cast(pa.string())
     codes = pc.index_in(column, pa.array(process.classes, pa.string()))
+    if codes.null_count:
+        raise DataError(f"{process.target}: {codes.null_count} orders have no class of {', '.join(process.classes)}")
     return np.asarray(codes.to_numpy(), np.int32)

@@ -137,9 +137,7 @@ class Integers(Model):
         return self
 
 
-Column = Annotated[
-    Entity | Branch | Choice | Timestamp | Target | AbsNormal | Integers, Field(discriminator="kind")
-]
+Column = Annotated[Entity | Branch | Choice | Timestamp | Target | AbsNormal | Integers, Field(discriminator="kind")]
 TYPES: dict[type[Model], Literal["string", "int64", "double", "date"]] = {
     Entity: "string",
     Branch: "string",
@@ -287,7 +285,9 @@ class Process(Model):
 
 def explain(error: ValidationError) -> str:
     """One line for at most five violations: key and rule."""
-    found = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+    found = [
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+    ]
     return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 

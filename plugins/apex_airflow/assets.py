@@ -6,6 +6,7 @@ An asset declared a second time without its watcher makes Airflow drop and resta
 from __future__ import annotations
 
 import os
+from urllib.parse import unquote, urlparse
 
 from airflow.sdk import Asset, AssetWatcher
 
@@ -21,7 +22,9 @@ def inbox(settings: Settings) -> Asset:
 
     A remote inbox (``s3://…``) has no watcher and is seen by the sweep of apex_score.
     """
-    if "://" in settings.drops:
+    url = urlparse(settings.drops)
+    if url.scheme not in ("", "file"):
         return Asset(name="apex_inbox", group="apex")
-    trigger = DropTrigger(inbox=os.path.join(settings.drops, "inbox"), poll_seconds=settings.inbox_poll_seconds)
+    folder = unquote(url.path) if url.scheme else settings.drops
+    trigger = DropTrigger(inbox=os.path.join(folder, "inbox"), poll_seconds=settings.inbox_poll_seconds)
     return Asset(name="apex_inbox", group="apex", watchers=[AssetWatcher(name="apex_inbox_watcher", trigger=trigger)])

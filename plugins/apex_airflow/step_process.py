@@ -34,7 +34,7 @@ class StepCommand:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended: exit code (negative: the signal that killed it), result, last lines, and whether we killed it."""
+    """How a step ended. A negative exit code is the signal that killed it; ``stopped`` says that it was ours."""
 
     exit_code: int
     result: dict[str, Any] | None
@@ -134,7 +134,7 @@ class LocalRunner:
         if process is None:
             return
         self._stopped = True
-        for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+        for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 0.5)):
             try:
                 os.killpg(process.pid, number)
             except (ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies

@@ -1,0 +1,217 @@
+"""Great Expectations: build the committed project from the contract, and run it on an accepted batch.
+
+The project in the checkout is never written at run time: a copy under the state folder is run, and its results and Data
+Docs stay there. Great Expectations takes seconds to import, so that it is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.suites import expectations, suite_name
+from apex_ml.settings import CODE_ROOT, Settings
+
+logger = logging.getLogger(__name__)
+PROJECT = CODE_ROOT / "great_expectations"
+SOURCE = "accepted"
+NAMESPACE = uuid.UUID("6f0a54d2-3a6e-4f0e-9b51-0d8a6a3c2f10")
+_CONFIG = """\
+# Generated from the contract by `apex contract build`; edit the contract instead.
+config_version: 4.0
+config_variables_file_path: uncommitted/config_variables.yml
+plugins_directory: plugins/
+analytics_enabled: false
+data_context_id: {context_id}
+progress_bars:
+  globally: false
+  metric_calculations: false
+stores:
+  expectations_store:
+    class_name: ExpectationsStore
+    store_backend:
+      class_name: TupleFilesystemStoreBackend
+      suppress_store_backend_id: true
+      base_directory: expectations/
+  validation_results_store:
+    class_name: ValidationResultsStore
+    store_backend:
+      class_name: TupleFilesystemStoreBackend
+      suppress_store_backend_id: true
+      base_directory: uncommitted/validations/
+  checkpoint_store:
+    class_name: CheckpointStore
+    store_backend:
+      class_name: TupleFilesystemStoreBackend
+      suppress_store_backend_id: true
+      base_directory: checkpoints/
+  validation_definition_store:
+    class_name: ValidationDefinitionStore
+    store_backend:
+      class_name: TupleFilesystemStoreBackend
+      suppress_store_backend_id: true
+      base_directory: validation_definitions/
+expectations_store_name: expectations_store
+validation_results_store_name: validation_results_store
+checkpoint_store_name: checkpoint_store
+data_docs_sites:
+  local_site:
+    class_name: SiteBuilder
+    show_how_to_buttons: false
+    store_backend:
+      class_name: TupleFilesystemStoreBackend
+      base_directory: uncommitted/data_docs/local_site/
+    site_index_builder:
+      class_name: DefaultSiteIndexBuilder
+"""
+
+
+@dataclass(frozen=True)
+class BatchVerdict:
+    """What the expectations say of a batch: one line a failed expectation, by severity."""
+
+    evaluated: int
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    data_docs_url: str
+
+
+def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
+    """Write the project of a contract: configuration, suites, validation definitions, checkpoints; ids are stable.
+
+    Returns the files. What stood in the folder and is no longer generated is removed, `uncommitted/` is left alone.
+    """
+    import great_expectations as gx
+    from great_expectations.checkpoint import UpdateDataDocsAction
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    with tempfile.TemporaryDirectory(prefix="apex-gx-") as name:
+        temporary = Path(name)
+        (temporary / "great_expectations.yml").write_text(_CONFIG.format(context_id=uuid.uuid5(NAMESPACE, contract.name)))
+        (temporary / "uncommitted").mkdir()
+        (temporary / "uncommitted" / "config_variables.yml").write_text("{}\n")
+        context = gx.get_context(mode="file", context_root_dir=str(temporary))
+        source = context.data_sources.add_pandas(SOURCE)
+        for use in USES:
+            label = suite_name(contract, use)
+            suite = gx.ExpectationSuite(name=label)
+            for expectation in expectations(contract, use):
+                severity = "critical" if expectation.severity == "error" else "warning"
+                configured = ExpectationConfiguration(
+                    type=expectation.type, kwargs=expectation.kwargs, severity=severity  # type: ignore[arg-type]
+                )
+                suite.add_expectation_configuration(configured)
+            suite = context.suites.add(suite)
+            batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
+            definition = context.validation_definitions.add(gx.ValidationDefinition(name=label, data=batch, suite=suite))
+            context.checkpoints.add(
+                gx.Checkpoint(
+                    name=label,
+                    validation_definitions=[definition],
+                    actions=[UpdateDataDocsAction(name="data_docs")],
+                    result_format="SUMMARY",
+                )
+            )
+        files = [p for p in sorted(temporary.rglob("*")) if p.is_file() and "uncommitted" not in p.parts]
+        files = [p for p in files if p.suffix in (".json", ".yml")]
+        texts = {str(p.relative_to(temporary)): p.read_text(encoding="utf-8") for p in files}
+    texts = _with_stable_ids(texts)
+    for part in ("expectations", "checkpoints", "validation_definitions"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for relative, text in texts.items():
+        path = folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("uncommitted/\n")
+    return [folder / relative for relative in texts]
+
+
+def _with_stable_ids(texts: dict[str, str]) -> dict[str, str]:
+    """Replace every random id by one made from its place, so that the same contract gives the same files."""
+    import re
+
+    pattern = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+    renamed: dict[str, str] = {}
+    for name in sorted(texts):
+        for place, found in enumerate(pattern.findall(texts[name])):
+            renamed.setdefault(found, str(uuid.uuid5(NAMESPACE, f"{name}:{place}")))
+    return {name: pattern.sub(lambda m: renamed[m.group()], text) for name, text in texts.items()}
+
+
+def docs_index(settings: Settings) -> Path:
+    """Front page of the Data Docs."""
+    return _project(settings) / "uncommitted" / "data_docs" / "local_site" / "index.html"
+
+
+def _project(settings: Settings) -> Path:
+    return settings.state / "great_expectations"
+
+
+def _refresh_copy(settings: Settings) -> Path:
+    """Bring the copy that is run to the state of the committed project."""
+    copy = _project(settings)
+    copy.mkdir(parents=True, exist_ok=True)
+    for part in ("expectations", "checkpoints", "validation_definitions"):
+        shutil.rmtree(copy / part, ignore_errors=True)
+        shutil.copytree(PROJECT / part, copy / part)
+    shutil.copy2(PROJECT / "great_expectations.yml", copy / "great_expectations.yml")
+    variables = copy / "uncommitted" / "config_variables.yml"
+    variables.parent.mkdir(exist_ok=True)
+    if not variables.exists():
+        variables.write_text("{}\n")
+    return copy
+
+
+def check_batch(settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date) -> BatchVerdict:
+    """Run the committed checkpoint of a use on the accepted rows of a folder and rebuild the Data Docs.
+
+    All columns are held in memory at once (about 300 bytes a row).
+    """
+    import great_expectations as gx
+
+    table: pa.Table = ds.dataset(accepted, format="parquet").to_table()
+    for index, field in enumerate(table.schema):
+        if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
+            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
+    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings)))
+    label = suite_name(contract, use)
+    result = context.checkpoints.get(label).run(
+        batch_parameters={"dataframe": frame},
+        expectation_parameters={"as_of": as_of.isoformat()},
+        run_id=gx.RunIdentifier(run_name=run),
+    )
+    errors: list[str] = []
+    warnings: list[str] = []
+    evaluated = 0
+    for validation in result.run_results.values():
+        for outcome in validation.results:
+            evaluated += 1
+            if not outcome.success:
+                config = outcome.expectation_config
+                grave = config is None or str(getattr(config.severity, "value", config.severity)) == "critical"
+                (errors if grave else warnings).append(_line(outcome))
+    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), docs_index(settings).as_uri())
+
+
+def _line(outcome: Any) -> str:
+    """One line about a failed expectation: what was expected of which column, and what was found."""
+    config = outcome.expectation_config
+    kwargs = {k: v for k, v in config.kwargs.items() if k not in ("batch_id",)}
+    column = kwargs.pop("column", kwargs.pop("column_A", "the table"))
+    result = outcome.result or {}
+    found = {k: result[k] for k in ("unexpected_count", "partial_unexpected_list", "observed_value") if k in result}
+    raised = [v.get("exception_message", "") for v in (outcome.exception_info or {}).values() if isinstance(v, dict)]
+    told = json.dumps(found, default=str)[:300] if found else "; ".join(raised)[:300]
+    return f"  {column}: {config.type} {json.dumps(kwargs, default=str)[:200]} → {told}"

@@ -1,0 +1,166 @@
+"""The warehouse: Postgres as role apex_writer. Ledgers and facts; bulk rows go through ADBC in :mod:`scored`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+import psycopg2.extras
+import pyarrow as pa
+
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+Connection = psycopg2.extensions.connection
+CHAMPION_LOCK = 7_261_002
+"""First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
+
+
+def _where(url: str) -> str:
+    return url.rsplit("@", 1)[-1]
+
+
+@contextmanager
+def told_when_down(url: str) -> Iterator[None]:
+    """Turn a lost or refused connection into a TransientError that names the server and the remedy."""
+    try:
+        yield
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        text = str(error).strip() or type(error).__name__
+        if isinstance(error, psycopg2.errors.DiskFull):
+            raise TransientError(f"Postgres at {_where(url)}: the disk is full; free space and run again") from error
+        raise TransientError(
+            f"Postgres at {_where(url)} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {text.splitlines()[0]};"
+            " start it with: make up"
+        ) from error
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[Connection]:
+    """Open a connection as the writer; the caller owns its transactions.
+
+    Raises :class:`~apex_ml.errors.TransientError` naming the address when Postgres does not answer, also half way.
+    """
+    url = settings.writer_url
+    with told_when_down(url):
+        connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options="-c timezone=UTC")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def rows(settings: Settings, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+    """Run one query and return its rows as dictionaries."""
+    with connect(settings) as connection, connection, connection.cursor(
+        cursor_factory=psycopg2.extras.RealDictCursor
+    ) as cursor:
+        cursor.execute(query, parameters)
+        return [dict(row) for row in cursor.fetchall()]
+
+
+def last_decision(settings: Settings, data_sha256: str, contract_sha256: str) -> dict[str, Any] | None:
+    """The latest decision of the gate, when it was about exactly this data and contract; None otherwise."""
+    found = rows(
+        settings,
+        "SELECT step_run, decided_at, data_sha256, contract_sha256 FROM apex.promotions"
+        " WHERE model_name = %s AND action IN ('promote', 'reject') AND state = 'done'"
+        " ORDER BY promotion_id DESC LIMIT 1",
+        (settings.model_name,),
+    )
+    if found and (found[0]["data_sha256"], found[0]["contract_sha256"]) == (data_sha256, contract_sha256):
+        return found[0]
+    return None
+
+
+def keep_quarantined(settings: Settings, kind: Literal["raw", "drop"], sha256: str, name: str, table: pa.Table) -> None:
+    """Keep quarantined rows (`row_nr`, `reasons`, `row`) of a file; the rows of a file already kept are left alone."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        psycopg2.extras.execute_values(
+            cursor,
+            "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row) VALUES %s"
+            " ON CONFLICT DO NOTHING",
+            ((kind, sha256, name, r["row_nr"], r["reasons"], _json_safe(r["row"])) for r in table.to_pylist()),
+            page_size=1000,
+        )
+
+
+def _json_safe(text: str) -> str:
+    """A NUL cannot stand in jsonb, and NaN is not JSON; both may come in a broken file."""
+    return text.replace("\\u0000", "")
+
+
+@contextmanager
+def champion_lock(settings: Settings, *, shared: bool = False) -> Iterator[Connection]:
+    """Hold the lock on the champion for the length of the block, on a connection of its own.
+
+    Exclusive for whoever may move the alias, shared for whoever only reads it. A process that dies releases it.
+    """
+    function = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
+    with connect(settings) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {function}(%s, hashtext(%s))", (CHAMPION_LOCK, settings.model_name))
+        yield connection
+
+
+def ledger_champion(connection: Connection, model_name: str) -> int | None:
+    """Version that the ledger holds for champion: the target of the latest finished move."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT to_version FROM apex.promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject'"
+            " ORDER BY promotion_id DESC LIMIT 1",
+            (model_name,),
+        )
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def pending_move(connection: Connection, model_name: str) -> tuple[int, int | None, int] | None:
+    """The move that was begun and not finished, as (promotion_id, from_version, to_version)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT promotion_id, from_version, to_version FROM apex.promotions"
+            " WHERE model_name = %s AND state = 'pending'",
+            (model_name,),
+        )
+        row = cursor.fetchone()
+    return (row[0], row[1], row[2]) if row else None
+
+
+def record_decision(connection: Connection, decision: dict[str, Any]) -> int:
+    """Append a row to the ledger; keys are its columns. Returns its promotion_id."""
+    values = {**decision, "evidence": json.dumps(decision.get("evidence", {}))}
+    names = ", ".join(values)
+    marks = ", ".join(f"%({name})s" for name in values)
+    done = "now()" if decision["state"] == "done" else "NULL"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO apex.promotions ({names}, done_at) VALUES ({marks}, {done}) RETURNING promotion_id", values
+        )
+        row = cursor.fetchone()
+    assert row is not None  # RETURNING yields the inserted row
+    return int(row[0])
+
+
+def finish_move(connection: Connection, promotion_id: int) -> None:
+    """Mark a pending move as done."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE apex.promotions SET state = 'done', done_at = now() WHERE promotion_id = %s AND state = 'pending'",
+            (promotion_id,),
+        )
+
+
+def record_version(settings: Settings, version: dict[str, Any]) -> None:
+    """Keep what a model version was made from; keys are the columns of model_versions."""
+    values = {**version, "about": json.dumps(version["about"])}
+    names = ", ".join(values)
+    marks = ", ".join(f"%({name})s" for name in values)
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO apex.model_versions ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)

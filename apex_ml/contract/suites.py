@@ -1,0 +1,80 @@
+"""The Great Expectations suites, described as data. Nothing of Great Expectations is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from apex_ml.contract.model import (
+    BeforeAsOfRule,
+    Contract,
+    PairsRule,
+    PatternCheck,
+    RangeCheck,
+    Severity,
+    Use,
+)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One expectation: its type and arguments in Great Expectations' own words, and how grave a failure is."""
+
+    type: str
+    severity: Severity
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def suite_name(contract: Contract, use: Use) -> str:
+    """Name of suite, validation definition and checkpoint of a use."""
+    return f"{contract.name}_{use}"
+
+
+def _bound(value: float | date | None) -> float | str | None:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def expectations(contract: Contract, use: Use) -> list[Expectation]:
+    """What an accepted batch must be: the row rules once more, by an independent judge, and rules of the batch.
+
+    The parameter ``as_of`` is given at run time.
+    """
+    found = [
+        Expectation("expect_table_row_count_to_be_between", "error", {"min_value": 1}),
+        Expectation(
+            "expect_table_columns_to_match_set", "error", {"column_set": list(contract.columns), "exact_match": True}
+        ),
+    ]
+    for column in contract.columns.values():
+        named = {"column": column.name}
+        if not column.nullable.on(use):
+            found.append(Expectation("expect_column_values_to_not_be_null", "error", named))
+        if column.domain is not None:
+            severity: Severity = "error" if column.domain.closed.on(use) else "warning"
+            values = {**named, "value_set": list(column.domain.levels)}
+            found.append(Expectation("expect_column_values_to_be_in_set", severity, values))
+        for check in column.checks:
+            if isinstance(check, PatternCheck):
+                pattern = {**named, "regex": f"^(?:{check.regex})$"}
+                found.append(Expectation("expect_column_values_to_match_regex", check.severity.on(use), pattern))
+            elif isinstance(check, RangeCheck):
+                bounds = {k: _bound(v) for k, v in (("min_value", check.min), ("max_value", check.max)) if v is not None}
+                found.append(
+                    Expectation("expect_column_values_to_be_between", check.severity.on(use), {**named, **bounds})
+                )
+    for rule in contract.rules:
+        if isinstance(rule, PairsRule):
+            pairs = [[k, v] for k, values in rule.allowed.items() for v in values]
+            columns = {"column_A": rule.columns[0], "column_B": rule.columns[1]}
+            found.append(
+                Expectation(
+                    "expect_column_pair_values_to_be_in_set",
+                    rule.severity.on(use),
+                    {**columns, "value_pairs_set": pairs, "ignore_row_if": "either_value_is_missing"},
+                )
+            )
+        elif isinstance(rule, BeforeAsOfRule):
+            newest = {"column": rule.columns[0], "max_value": {"$PARAMETER": "as_of"}, "strict_max": True}
+            found.append(Expectation("expect_column_max_to_be_between", rule.severity.on(use), newest))
+    return found

@@ -1,0 +1,309 @@
+"""The main job: platform up, retrain, score a fresh drop, and say how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from apex_ml.adapters.store import check_parquet, data_files, hidden, local_folder, write_atomically
+from apex_ml.contract.model import load_contract
+from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
+from apex_ml.platform import report
+from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.task_board import TaskBoard
+from apex_ml.settings import Settings
+from apex_ml.steps.folder import StepContext, latest_manifest
+
+RETRAIN, SCORE = "apex_retrain", "apex_score"
+STEPS_IN_RETRAIN = 5
+SIMULATED_ORDERS = 1_250_000
+DROP_ORDERS = 100_000
+POLL_SECONDS = 0.7
+STUCK_SECONDS = 180.0
+ERROR_LINES = 15
+INTERRUPTED = 130
+
+
+def run_main_job(settings: Settings, raw: str | None) -> int:
+    """Bring the platform up, retrain, score a fresh drop and report; return the exit code.
+
+    ``raw`` is the folder of raw parquet files of this and all coming runs; without it the one in the settings, which
+    is filled by the simulator when it is empty. A retrain without new raw data is a success. A failed step prints its
+    error and log and returns 1. Ctrl-C leaves the platform up.
+
+    Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files, and
+    :class:`~apex_ml.errors.TransientError` when something is waited for in vain.
+    """
+    from apex_ml.platform.embedded import up
+    from apex_ml.platform.env_file import remember
+
+    began = time.monotonic()
+    console = _console()
+    if raw:
+        folder = raw_folder(raw)
+        settings = remember(settings, "APEX_RAW_URL", str(folder))
+        console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
+    with simulated_raw(settings, console):
+        settings = up(settings)
+    with _staying_up(console, settings), AirflowApi(settings) as api:
+        for dag_id in (RETRAIN, SCORE):
+            api.unpause(dag_id)
+        if not _retrain(api, settings, console, {"raw": settings.raw} if raw else {}):
+            return 1
+        champion = report.champion(settings)
+        if champion is None:
+            console.print(
+                "There is no champion yet: the challenger was not promoted. Drops wait until there is one. "
+                "The reasons: select * from apex.model_history",
+                markup=False,
+            )
+            report.print_places(console, settings, _data_docs(settings))
+            return 0
+        summary = _score_fresh_drop(api, settings, console)
+        if summary is None:
+            return 1
+        report.print_champion(console, settings, champion)
+        report.print_drop(console, settings, summary)
+        report.print_places(console, settings, _data_docs(settings))
+        console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
+    return 0
+
+
+def retrain(settings: Settings, *, force: bool = False, split: str | None = None, trials: int | None = None) -> int:
+    """Run apex_retrain alone on the running platform and wait for it; return the exit code.
+
+    Raises :class:`~apex_ml.errors.TransientError` when Airflow is not up.
+    """
+    console = _console()
+    asked = {"force": force or None, "split": split, "trials": trials}
+    with _staying_up(console, settings), AirflowApi(settings, patience=5.0) as api:
+        api.unpause(RETRAIN)
+        if not _retrain(api, settings, console, {name: value for name, value in asked.items() if value is not None}):
+            return 1
+        champion = report.champion(settings)
+        if champion is None:
+            console.print("There is no champion yet.")
+        else:
+            report.print_champion(console, settings, champion)
+    return 0
+
+
+def raw_folder(raw: str) -> Path:
+    """Return the absolute folder of raw data.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when it is missing or holds no parquet file.
+    """
+    folder = local_folder(raw, "RAW").resolve()
+    try:
+        files = data_files(folder, "RAW")
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    for file in files:
+        with contextlib.suppress(ApexError):
+            check_parquet(file)
+            return folder
+    raise ConfigError(f"RAW={folder}: none of its {len(files)} files is a parquet file, e.g. {files[0].name}")
+
+
+@contextlib.contextmanager
+def simulated_raw(settings: Settings, console: Console) -> Iterator[None]:
+    """Fill an empty default raw folder with simulated orders while the block runs; wait for them at its end.
+
+    A folder that a person chose is never filled. Raises :class:`~apex_ml.errors.ConfigError` when the simulator fails.
+    """
+    folder = Path(settings.raw)
+    if settings.raw_url or (folder.is_dir() and any(not hidden(name) for name in os.listdir(folder))):
+        yield
+        return
+    console.print(f"No raw data in {folder}: simulating {SIMULATED_ORDERS:,} orders", markup=False)
+    command = [str(Path(sys.executable).with_name("apex")), "simulate", "--orders", str(SIMULATED_ORDERS)]
+    # A process of its own gives its memory back before the training begins.
+    simulator = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "APEX_HOME": str(settings.home)},
+    )
+    try:
+        yield
+        output, _ = simulator.communicate()
+    finally:
+        if simulator.poll() is None:
+            simulator.terminate()
+            simulator.wait()
+    if simulator.returncode:
+        raise ConfigError(f"apex simulate failed (exit code {simulator.returncode}):\n{output.strip()}")
+    console.print(output.strip(), markup=False)
+
+
+def next_run_number(settings: Settings) -> int:
+    """Return 1, 2, 3, … over all main jobs of this home; concurrent callers get different numbers."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    counter = settings.state / "run_counter.json"
+    with (settings.state / "run_counter.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            number = int(json.loads(counter.read_text())["runs"]) + 1
+        except FileNotFoundError:
+            number = 1
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{counter}: damaged, expected {{"runs": N}}; remove it to count from 1 again') from error
+        write_atomically(counter, json.dumps({"runs": number}).encode())
+    return number
+
+
+def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> bool:
+    """Trigger apex_retrain, show its progress and its outcome; return whether it went well."""
+    run_id = api.trigger(RETRAIN, conf)
+    limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
+    run, tasks = _follow(api, console, RETRAIN, run_id, limit)
+    if run.state == "failed":
+        _print_failures(api, console, run, tasks)
+        return False
+    if any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
+        reason = (api.result(RETRAIN, run_id, "validate") or {}).get("skip", "nothing to do")
+        console.print(f"Not retrained: {reason}", markup=False)
+        return True
+    promotion = api.result(RETRAIN, run_id, "promote") or {}
+    outcome = "promoted" if promotion.get("promoted") else "not promoted"
+    reasons = "; ".join(str(reason) for reason in promotion.get("reasons", ()))
+    console.print(f"Challenger {outcome}{': ' if reasons else ''}{reasons}", markup=False)
+    return True
+
+
+def _follow(
+    api: AirflowApi, console: Console, dag_id: str, run_id: str, limit_seconds: float
+) -> tuple[DagRun, list[TaskRun]]:
+    """Show a run until it is finished; raise TransientError when it moves no more or takes too long."""
+    began = moved = time.monotonic()
+    with TaskBoard(console, f"{dag_id}  {api.run_url(dag_id, run_id)}") as board:
+        while True:
+            run = api.dag_run(dag_id, run_id)
+            tasks = api.task_runs(dag_id, run_id)
+            others = [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
+            waits = run.state == "queued" and bool(others)
+            board.show(tasks, f"waiting for the run {others[0].run_id} to end" if waits else "")
+            if run.finished:
+                return run, tasks
+            now = time.monotonic()
+            if waits or any(task.state in ("running", "up_for_retry", "restarting") for task in tasks):
+                moved = now
+            if now - moved > STUCK_SECONDS:
+                raise TransientError(
+                    f"{dag_id}: no task has run for {STUCK_SECONDS:.0f} s although the run is {run.state}: "
+                    "`make status` tells whether the scheduler is well; a pool without free slots also does this "
+                    f"({api.url}/pools)"
+                )
+            if now - began > limit_seconds:
+                raise TransientError(
+                    f"{dag_id}: not finished after {limit_seconds / 60:.0f} minutes, it goes on at "
+                    f"{api.run_url(dag_id, run_id)} (the limit follows APEX_STEP_TIMEOUT_MINUTES)"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> report.Row | None:
+    """Put a drop in the inbox and wait for apex_score to notice it; return its summary, None when that failed."""
+    from apex_ml.simulate.drop import make_drop
+
+    number = next_run_number(settings)
+    as_of = _as_of(settings)
+    inbox = local_folder(settings.drops, "APEX_DROPS_URL") / "inbox"
+    inbox.mkdir(parents=True, exist_ok=True)
+    before = {run.run_id for run in api.dag_runs(SCORE) if run.finished}
+    drop = make_drop(
+        settings.raw,
+        as_of,
+        DROP_ORDERS,
+        number,
+        inbox / f"orders-{as_of}-{number:04}.parquet",
+        load_contract(settings.contract),
+    )
+    console.print(
+        f"Drop: {drop.path.name}, {drop.rows:,} orders of {drop.clients:,} clients dated {as_of}, seed {number}; "
+        f"{SCORE} will notice it",
+        markup=False,
+    )
+    began = time.monotonic()
+    limit = settings.step_timeout_minutes * 60.0
+    with TaskBoard(console, f"{SCORE}  {api.url}/dags/{SCORE}") as board:
+        while True:
+            summary = report.drop_summary(settings, drop.sha256)
+            runs = [run for run in api.dag_runs(SCORE) if run.run_id not in before]
+            tasks = {run.run_id: api.task_runs(SCORE, run.run_id) for run in runs if run.started is not None}
+            newest = next(iter(tasks.values()), [])
+            board.show(newest, "" if newest else "waiting for the inbox to be looked at")
+            if summary is not None and summary["state"] == "done":
+                console.print(f"Scored {time.monotonic() - began:.1f} s after it lay in the inbox")
+                return summary
+            if summary is not None:
+                console.print(f"{drop.path.name} was refused: {summary['reason']}", markup=False)
+                return None
+            for run in runs:
+                if run.state == "failed":
+                    _print_failures(api, console, run, tasks.get(run.run_id, []))
+                    return None
+            if time.monotonic() - began > limit:
+                raise TransientError(
+                    f"{drop.path}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "
+                    f"see {api.url}/dags/{SCORE} and `make logs S=airflow-triggerer`"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _print_failures(api: AirflowApi, console: Console, run: DagRun, tasks: Sequence[TaskRun]) -> None:
+    """Print the error and the log's place of every failed task of a run."""
+    failed = [task for task in tasks if task.state == "failed"]
+    console.print(f"[bold red]{run.dag_id} failed[/]: {api.run_url(run.dag_id, run.run_id)}", highlight=False)
+    for task in failed:
+        log = api.log(run.dag_id, run.run_id, task)
+        lines = list(dict.fromkeys(log.errors)) or list(log.lines)
+        console.print(f"task {task.name}, try {task.try_number}:", markup=False)
+        for line in "\n".join(lines).splitlines()[-ERROR_LINES:]:
+            console.print(f"  {line}", markup=False, highlight=False)
+        if log.path:
+            console.print(f"  log: {log.path}", markup=False, highlight=False)
+
+
+def _as_of(settings: Settings) -> date:
+    """Return the day after the newest order that a model has learned from."""
+    manifest = latest_manifest(StepContext.load(settings, "main"), "elt", lambda _: True)
+    if manifest is None:
+        raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
+    return date.fromisoformat(manifest["result"]["as_of"])
+
+
+def _data_docs(settings: Settings) -> str | None:
+    """Return the Data Docs of the newest checked batch."""
+    manifest = latest_manifest(StepContext.load(settings, "main"), "validate", lambda _: True)
+    return None if manifest is None else manifest["result"].get("data_docs_url")
+
+
+@contextlib.contextmanager
+def _staying_up(console: Console, settings: Settings) -> Iterator[None]:
+    """Say at Ctrl-C that only the watching has ended, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped watching. The platform stays up and its runs go on: {settings.airflow}; `make down` stops it.",
+            markup=False,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())

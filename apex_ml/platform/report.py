@@ -1,0 +1,142 @@
+"""What the main job tells at its end, read back from Postgres as the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+from rich.console import Console
+from rich.table import Table
+
+from apex_ml.adapters.warehouse import told_when_down
+from apex_ml.settings import Settings
+
+CHAMPION = """
+SELECT to_version AS version, action, decided_at FROM apex.model_history
+WHERE model_name = %(model)s AND state = 'done' AND action IN ('promote', 'rollback', 'manual')
+ORDER BY promotion_id DESC LIMIT 1
+"""
+# The champion as last measured: as the challenger that was promoted, or as the champion it was then compared with.
+LOSSES = """
+SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion_log_loss END AS log_loss,
+       prior_log_loss, holdout_orders, decided_at
+FROM apex.model_history
+WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL
+  AND ((action = 'promote' AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)
+       OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))
+ORDER BY promotion_id DESC LIMIT 1
+"""
+DROP = "SELECT * FROM apex.drop_summary WHERE sha256 = %(sha256)s"
+CLASSES = (
+    "SELECT predicted, orders, share, mean_confidence FROM apex.drop_classes WHERE drop_id = %(drop_id)s ORDER BY 1"
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version in charge and how it did on the newest orders it was measured on."""
+
+    version: int
+    log_loss: float | None
+    prior_log_loss: float | None
+    holdout_orders: int | None
+
+
+def fetch(settings: Settings, query: str, **values: object) -> list[Row]:
+    """Run a query as the reader; return its rows by column name."""
+    with told_when_down(settings.reader_url):
+        connection = psycopg2.connect(settings.reader_url, connect_timeout=10)
+        try:
+            with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+                cursor.execute(query, values)
+                return [dict(row) for row in cursor.fetchall()]
+        finally:
+            connection.close()
+
+
+def champion(settings: Settings) -> Champion | None:
+    """Return the champion by the ledger of promotions, None when there is none yet."""
+    found = fetch(settings, CHAMPION, model=settings.model_name)
+    if not found or found[0]["version"] is None:
+        return None
+    version = int(found[0]["version"])
+    measured = fetch(settings, LOSSES, model=settings.model_name, version=version)
+    losses: Row = measured[0] if measured else {}
+    return Champion(version, losses.get("log_loss"), losses.get("prior_log_loss"), losses.get("holdout_orders"))
+
+
+def drop_summary(settings: Settings, sha256: str) -> Row | None:
+    """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
+    found = fetch(settings, DROP, sha256=sha256)
+    return found[0] if found else None
+
+
+def print_champion(console: Console, settings: Settings, found: Champion) -> None:
+    """Print the champion's log loss beside that of the class prior."""
+    table = _table("Champion", "model", "log loss", "class prior's", "measured on")
+    orders = "" if found.holdout_orders is None else f"{found.holdout_orders:,} newest orders"
+    table.add_row(
+        f"{settings.model_name} version {found.version}", _number(found.log_loss), _number(found.prior_log_loss), orders
+    )
+    console.print(table)
+
+
+def print_drop(console: Console, settings: Settings, summary: Row) -> None:
+    """Print a scored drop: counts, confidence by class, latency."""
+    table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
+    table.add_row(
+        str(summary["name"]),
+        _count(summary["rows_in"]),
+        _count(summary["rows_scored"]),
+        _count(summary["rows_quarantined"]),
+        "" if summary["success_rate"] is None else f"{summary['success_rate']:.2%}",
+        f"version {summary['model_version']}",
+    )
+    console.print(table)
+
+    table = _table("Predictions", "channel", "orders", "share", "mean confidence")
+    for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):
+        table.add_row(row["predicted"], _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"]))
+    table.add_section()
+    table.add_row("all", _count(summary["rows_scored"]), "", _number(summary["confidence_mean"]))
+    table.add_row("median", "", "", _number(summary["confidence_median"]))
+    console.print(table)
+
+    table = _table(
+        "Latency", "check ms", "features ms", "predict ms", "write ms", "total ms", "row mean µs", "p50", "p95", "p99"
+    )
+    phases = ("ms_check", "ms_features", "ms_predict", "ms_write", "ms_total")
+    rows = ("row_us_mean", "row_us_p50", "row_us_p95", "row_us_p99")
+    table.add_row(*(_number(summary[name], 0) for name in phases), *(_number(summary[name], 1) for name in rows))
+    console.print(table)
+
+
+def print_places(console: Console, settings: Settings, data_docs: str | None) -> None:
+    """Print where people go on from here. Passwords are named by their place, never shown."""
+    table = _table("Places", "what", "where")
+    table.add_row("Airflow", settings.airflow)
+    table.add_row("MLflow", settings.tracking_uri)
+    if data_docs:
+        table.add_row("GX Data Docs", data_docs)
+    table.add_row("SQL", "apex sql, or any client: host and port as in the README, role apex_reader")
+    table.add_row("passwords", f"{settings.env_file} (users admin and viewer of Airflow, roles of Postgres)")
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", expand=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _number(value: float | None, decimals: int = 4) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

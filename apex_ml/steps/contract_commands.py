@@ -1,0 +1,32 @@
+"""`apex contract …`: build and check what is generated from the contract."""
+
+from __future__ import annotations
+
+import click
+
+from apex_ml.contract.model import load_contract
+from apex_ml.settings import Settings
+
+
+@click.group()
+def contract() -> None:
+    """Build and check what is generated from the contract."""
+
+
+@contract.command()
+def build() -> None:
+    """Write great_expectations/ and the JSON Schema of contract files from the contract."""
+    from apex_ml.adapters.expectations import build_project
+
+    settings = Settings.load()
+    for path in build_project(load_contract(settings.contract)):
+        click.echo(path)
+
+
+@contract.command()
+def show() -> None:
+    """Print the columns of the contract."""
+    loaded = load_contract(Settings.load().contract)
+    for column in loaded.columns.values():
+        domain = f" {{{', '.join(column.domain.levels)}}}" if column.domain else ""
+        click.echo(f"{column.name:28} {column.type:7} {column.role:10}{domain}")

@@ -1,0 +1,56 @@
+"""Step split: examples to train, validation and test."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.core.split import PARTS, stratified_random, temporal
+from apex_ml.steps.elt import EXAMPLES
+from apex_ml.steps.folder import StepContext, read_manifest, run_step
+
+logger = logging.getLogger(__name__)
+EPOCH = date(1970, 1, 1)
+
+
+def split(context: StepContext, *, strategy: str) -> dict[str, Any]:
+    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell their sizes, dates and class mix."""
+    made = read_manifest(context.folder("elt"))
+    inputs = {"elt": made["key"], "strategy": strategy, "seed": context.settings.seed}
+    return run_step(context, "split", inputs, lambda folder: _work(context, folder, strategy))
+
+
+def _day(days: int) -> str:
+    return (EPOCH + timedelta(days=days)).isoformat()
+
+
+def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
+    contract = context.contract
+    table = pq.read_table(context.folder("elt") / EXAMPLES)
+    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
+    if strategy == "temporal":
+        parts, _ = temporal(days, contract.split)
+    else:
+        target = table.column(contract.target).to_numpy(zero_copy_only=False)
+        parts = stratified_random(target, contract.split, context.settings.seed)
+    result: dict[str, Any] = {"strategy": strategy, "promotable": strategy == "temporal", "parts": {}}
+    for index, part in enumerate(PARTS):
+        rows = table.filter(pa.array(parts == index))
+        pq.write_table(rows, folder / f"{part}.parquet", compression="zstd")
+        counts = {c["values"]: c["counts"] for c in rows.column(contract.target).value_counts().to_pylist()}
+        chosen = days[parts == index]
+        result["parts"][part] = {
+            "examples": rows.num_rows,
+            "first": _day(int(chosen.min())),
+            "last": _day(int(chosen.max())),
+            "classes": {level: int(counts.get(level, 0)) for level in contract.classes},
+        }
+        logger.info("part=%s examples=%s", part, rows.num_rows)
+    result["left_out"] = int(np.sum(parts < 0))
+    return result

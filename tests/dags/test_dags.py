@@ -1,0 +1,167 @@
+"""Every DAG is imported; its ids, edges, schedule, params and pools are a snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+
+SNAPSHOT: dict[str, Any] = {
+    "apex_retrain": {
+        "schedule": "0 2 * * * UTC",
+        "assets": [],
+        "pools": ["apex_training"],
+        "tags": ["apex", "training"],
+        "params": {"force": False, "split": "temporal", "trials": 0, "raw": None},
+        "commands": {
+            "validate": ["validate", "{{ '--force' if params.force }}", "{{ '--raw=' ~ params.raw if params.raw }}"],
+            "elt": ["elt"],
+            "split": ["split", "--strategy={{ params.split }}"],
+            "train": ["train", "--trials={{ params.trials }}"],
+            "promote": ["promote"],
+        },
+        "edges": [("validate", "elt"), ("elt", "split"), ("split", "train"), ("train", "promote")],
+        "outlets": {"promote": ["apex_champion_news"]},
+    },
+    "apex_score": {
+        "schedule": "*/15 * * * * UTC",
+        "assets": ["apex_champion", "apex_inbox"],
+        "pools": ["apex_scoring"],
+        "tags": ["apex", "scoring"],
+        "params": {},
+        "commands": {
+            "list_drops": ["score", "--list"],
+            "score": ["score", "--drops={{ task.chunk.drops | tojson }}"],
+        },
+        "edges": [("list_drops", "score")],
+        "outlets": {},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> DagBag:
+    """The dags folder with default settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("APEX_")]:
+            patch.delenv(name)
+        patch.setenv("APEX_HOME", str(tmp_path_factory.mktemp("home")))
+        return DagBag(str(DAGS), bundle_name="dags-folder")
+
+
+def describe(dag: Any) -> dict[str, Any]:
+    """Boil a DAG down to what a change of it must show."""
+    timetable = getattr(dag.timetable, "timetable", dag.timetable)
+    condition = getattr(dag.timetable, "asset_condition", None)
+    tasks = {task.task_id: task for task in dag.tasks}
+    step = {name: getattr(task, "partial_kwargs", vars(task)) for name, task in tasks.items()}
+    return {
+        "schedule": f"{timetable.expression} {timetable.timezone}",
+        "assets": sorted(asset.name for asset in condition.objects) if condition else [],
+        "pools": sorted({task.pool for task in dag.tasks}),
+        "tags": sorted(dag.tags),
+        "params": dag.params.dump(),
+        "commands": {name: [kwargs["step"], *kwargs.get("args", ())] for name, kwargs in step.items()},
+        "edges": [(name, down) for name, task in tasks.items() for down in sorted(task.downstream_task_ids)],
+        "outlets": {name: [outlet.name for outlet in task.outlets] for name, task in tasks.items() if task.outlets},
+    }
+
+
+def test_snapshot(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert {dag_id: describe(dag) for dag_id, dag in bag.dags.items()} == SNAPSHOT
+
+
+def test_every_dag_is_bounded_and_every_task_explains_itself(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        assert dag.max_active_runs == 1 and not dag.catchup and dag.doc_md and dag.description
+        for task in dag.tasks:
+            assert task.owner == "apex" and task.doc_md and len(task.doc_md) > 30, task.task_id
+            assert task.execution_timeout == timedelta(minutes=60)
+            assert task.retries == 2 and task.retry_delay == timedelta(seconds=60)
+
+
+def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
+    score = bag.dags["apex_score"].get_task("score")
+    assert score.is_mapped and score.map_index_template == "{{ task.chunk.label }}"
+    assert bag.dags["apex_score"].get_task("list_drops").returns == "chunks"
+
+
+def test_switching_it_on_starts_no_run(bag: DagBag) -> None:
+    """The first nightly run is the coming night's, though catchup is off."""
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags["apex_retrain"]))
+    info = dag.timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+    )
+    assert info is not None
+    assert info.run_after > datetime.now(UTC) - timedelta(minutes=10)
+    assert dag.start_date is None
+
+
+def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    (tmp_path / ".env").write_text(
+        "APEX_RETRAIN_SCHEDULE=5 4 * * *\nAPEX_SPLIT=stratified_random\nAPEX_TRIALS=20\nAPEX_STEP_RETRIES=0\n"
+    )
+    dag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder").dags["apex_retrain"]
+    assert dag.timetable.expression == "5 4 * * *"
+    assert dag.params.dump() == {"force": False, "split": "stratified_random", "trials": 20, "raw": None}
+    assert {task.retries for task in dag.tasks} == {0}
+
+
+def test_params_are_checked(bag: DagBag) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    params = bag.dags["apex_retrain"].params
+    for name, wrong in {"force": "maybe", "split": "legacy", "trials": -1, "raw": 3}.items():
+        with pytest.raises(ParamValidationError):
+            params.get_param(name).resolve(wrong)
+
+
+PARSE = """
+import json, sys, time
+from airflow.dag_processing.dagbag import DagBag
+began = time.monotonic()
+bag = DagBag(sys.argv[1], bundle_name='dags-folder')
+heavy = ('xgboost', 'mlflow', 'great_expectations', 'pandas', 'numpy', 'duckdb', 'pyarrow', 'sklearn')
+seconds = time.monotonic() - began
+print(json.dumps({'seconds': seconds, 'dags': len(bag.dags), 'heavy': [m for m in heavy if m in sys.modules]}))
+"""
+
+
+def test_the_folder_parses_fast_and_light(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, str(DAGS)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "APEX_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    parsed = json.loads(done.stdout.splitlines()[-1])
+    assert parsed["dags"] == len(SNAPSHOT) and parsed["heavy"] == [] and parsed["seconds"] < 2, parsed
+
+
+def test_dags_import_only_plugins_and_settings() -> None:
+    import ast
+
+    for file in DAGS.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.startswith(("airflow.sdk", "apex_airflow.", "apex_ml.settings")) or name in (
+                    "__future__",
+                    "datetime",
+                ), f"{file.name}: {name}"

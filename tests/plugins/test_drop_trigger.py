@@ -1,0 +1,131 @@
+"""The drop trigger on a real folder."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_airflow.assets import CHAMPION, inbox
+from apex_airflow.drop_trigger import DropTrigger
+from apex_ml.settings import Settings
+
+POLL = 0.05
+
+
+def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
+    """Watch the folder; after each act wait eight looks. Return the names announced after each act."""
+
+    async def scene() -> list[list[str]]:
+        trigger = DropTrigger(inbox=str(folder), poll_seconds=POLL)
+        announced: list[str] = []
+        heard: list[list[str]] = []
+
+        async def listen() -> None:
+            async for event in trigger.run():
+                assert event.payload["count"] >= len(event.payload["files"])
+                announced.extend(event.payload["files"])
+
+        listener = asyncio.create_task(listen())
+        for act in acts:
+            announced.clear()
+            act()
+            await asyncio.sleep(POLL * 8)
+            assert not listener.done(), listener.exception()
+            heard.append(list(announced))
+        listener.cancel()
+        return heard
+
+    return asyncio.run(scene())
+
+
+def test_each_settled_file_is_announced_once(tmp_path: Path) -> None:
+    waiting = tmp_path / "waiting.parquet"
+    waiting.write_bytes(b"1")
+    new = tmp_path / "new.parquet"
+    heard = watch(
+        tmp_path,
+        lambda: None,
+        lambda: new.write_bytes(b"22"),
+        lambda: None,
+        lambda: new.write_bytes(b"333"),
+        waiting.unlink,
+        lambda: waiting.write_bytes(b"1"),
+    )
+    assert heard == [["waiting.parquet"], ["new.parquet"], [], ["new.parquet"], [], ["waiting.parquet"]]
+
+
+def test_names_that_are_no_drops(tmp_path: Path) -> None:
+    def arrive() -> None:
+        for name in (".hidden", "_SUCCESS", "a.parquet.tmp"):
+            (tmp_path / name).write_bytes(b"1")
+        (tmp_path / "folder.parquet").mkdir()
+
+    assert watch(tmp_path, arrive) == [[]]
+
+
+def test_a_growing_file_waits_until_it_has_settled(tmp_path: Path) -> None:
+    async def scene() -> tuple[bool, bool]:
+        trigger = DropTrigger(inbox=str(tmp_path), poll_seconds=POLL)
+        heard: list[Any] = []
+
+        async def listen() -> None:
+            async for event in trigger.run():
+                heard.append(event.payload)
+
+        listener = asyncio.create_task(listen())
+        with (tmp_path / "growing.parquet").open("wb", buffering=0) as file:
+            for _ in range(60):
+                file.write(b"x")
+                await asyncio.sleep(POLL / 4)
+        early = bool(heard)
+        await asyncio.sleep(POLL * 8)
+        listener.cancel()
+        return early, heard == [{"count": 1, "files": ["growing.parquet"]}]
+
+    assert asyncio.run(scene()) == (False, True)
+
+
+def test_many_files_make_one_bounded_event(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number:03}.parquet").write_bytes(b"1")
+
+    async def first() -> Any:
+        async for event in DropTrigger(inbox=str(tmp_path), poll_seconds=POLL).run():
+            return event.payload
+
+    payload = asyncio.run(asyncio.wait_for(first(), 10))
+    assert payload["count"] == 300 and payload["files"][0] == "000.parquet" and len(payload["files"]) == 20
+
+
+def test_a_missing_inbox_is_logged_once_and_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "inbox"
+
+    def arrive() -> None:
+        folder.mkdir()
+        (folder / "a.parquet").write_bytes(b"1")
+
+    heard = watch(folder, lambda: None, arrive, lambda: shutil.rmtree(folder), arrive)
+    assert heard == [[], ["a.parquet"], [], ["a.parquet"]]
+    log = "".join(capfd.readouterr())
+    assert log.count("cannot be read") == 2 and log.count("can be read again") == 2
+
+
+def test_it_can_be_made_again_from_what_it_serializes(tmp_path: Path) -> None:
+    path, kwargs = DropTrigger(inbox=str(tmp_path), poll_seconds=1.5).serialize()
+    assert path == "apex_airflow.drop_trigger.DropTrigger"
+    assert DropTrigger(**kwargs).serialize() == (path, kwargs)
+
+
+def test_the_assets(tmp_path: Path) -> None:
+    asset = inbox(Settings.load(home=tmp_path, inbox_poll_seconds=3))
+    trigger = asset.watchers[0].trigger
+    assert asset.name == "apex_inbox" and CHAMPION.name == "apex_champion" and not CHAMPION.watchers
+    assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "drops" / "inbox"), "poll_seconds": 3}
+    assert not inbox(Settings.load(home=tmp_path, drops_url="s3://bucket/drops")).watchers
+    as_url = inbox(Settings.load(home=tmp_path, drops_url="file:///my%20drops")).watchers[0].trigger
+    assert as_url.serialize()[1]["inbox"] == "/my drops/inbox"

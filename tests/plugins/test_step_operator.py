@@ -1,0 +1,176 @@
+"""The step operator: what Airflow is told about the end of a step."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.sdk.execution_time.task_runner import _run_execute_callable
+
+from apex_airflow import step_operator
+from apex_airflow.step_operator import StepOperator, run_slug, step_defaults
+from apex_airflow.step_process import LocalRunner
+from apex_ml.settings import Settings
+
+RUN_ID = "manual__2026-01-02T03:04:05+00:00"
+
+
+class Task:
+    """A StepOperator in a DAG run whose ``apex`` command is a small script."""
+
+    def __init__(self, program: Path, **kwargs: Any) -> None:
+        with DAG("apex_retrain"):
+            self.operator = StepOperator(task_id="task", **{"step": "validate", **kwargs})
+        self.program = program
+        self.pushed: dict[str, Any] = {}
+        self.outlet_events = OutletEventAccessors()
+        self.context: Any = {
+            "dag_run": SimpleNamespace(dag_id="apex_retrain", run_id=RUN_ID),
+            "ti": SimpleNamespace(xcom_push=lambda key, value: self.pushed.update({key: value})),
+            "outlet_events": self.outlet_events,
+            "task": self.operator,
+            "params": {},
+        }
+
+    def run(self, body: str) -> Any:
+        """Execute as the task runner of Airflow does, time limit and all."""
+        self.program.write_text(body)
+        self.operator.render_template_fields(self.context)
+        return _run_execute_callable(self.context, self.operator.execute, self.operator)
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Make a task of the given arguments."""
+    program = tmp_path / "apex.py"
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_AIRFLOW_PORT", "8081")
+    monkeypatch.setitem(step_operator.RUNTIMES, "local", lambda: LocalRunner((sys.executable, str(program))))
+    return lambda **kwargs: Task(program, **kwargs)
+
+
+def test_the_command(task: Any, tmp_path: Path) -> None:
+    made = task(
+        args=["--split={{ params.split }}", "{{ '--force' if params.force }}", "--drops={{ params.drops | tojson }}"]
+    )
+    made.context["params"] = {"split": "temporal", "force": False, "drops": ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"]}
+    result = made.run(
+        "import json, os, sys\n"
+        "print('APEX_RESULT', json.dumps({'args': sys.argv[1:], 'home': os.environ['APEX_HOME'],"
+        " 'origin': os.environ['APEX_ORIGIN'], 'drops': json.loads(sys.argv[-1].partition('=')[2])}))"
+    )
+    assert result["args"][:4] == ["validate", "--run", run_slug("apex_retrain", RUN_ID), "--split=temporal"]
+    assert len(result["args"]) == 5
+    assert result["drops"] == ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"]
+    assert result["home"] == str(tmp_path)
+    assert result["origin"].endswith(":8081/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00")
+    assert made.pushed == {"step_result": result}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(10, AirflowFailException), (20, AirflowException), (30, AirflowFailException), (1, AirflowFailException)],
+)
+def test_exit_codes(task: Any, code: int, kind: type[Exception]) -> None:
+    with pytest.raises(AirflowException) as caught:
+        task().run(f"print('APEX_RESULT {{}}\\nnoise\\napex: DataError: a.parquet: column x is missing')\nexit({code})")
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"apex validate (exit code {code}): apex: DataError: a.parquet: column x is missing"
+
+
+def test_a_killed_step_is_tried_again(task: Any) -> None:
+    with pytest.raises(AirflowException, match="killed by SIGKILL: half way") as caught:
+        task().run("import os\nprint('half way', flush=True)\nos.kill(os.getpid(), 9)")
+    assert type(caught.value) is AirflowException
+
+
+def test_no_result_is_a_failure(task: Any) -> None:
+    with pytest.raises(AirflowFailException, match="ended without an APEX_RESULT line: hello"):
+        task().run("print('hello')")
+
+
+def test_skip(task: Any) -> None:
+    made = task()
+    with pytest.raises(AirflowSkipException, match="^no new raw data since 2026-01-01$"):
+        made.run('print(\'APEX_RESULT {"skip": "no new raw data since 2026-01-01"}\')')
+    assert made.pushed["step_result"]["skip"].startswith("no new")
+
+
+def test_a_list_to_map_over(task: Any) -> None:
+    made = task(returns="chunks", with_run=False, args=["--list"])
+    assert made.run('import sys\nprint(\'APEX_RESULT {"chunks": [{"label": "a"}], "waiting": 0}\', sys.argv)') == [
+        {"label": "a"}
+    ]
+    assert made.pushed["step_result"]["waiting"] == 0
+    with pytest.raises(AirflowFailException, match="no 'chunks'"):
+        made.run("print('APEX_RESULT {}')")
+
+
+def test_a_chunk_reaches_the_arguments(task: Any) -> None:
+    made = task(args=["--drops={{ task.chunk.drops | tojson }}"], chunk={"label": "a +1", "drops": ["a", "b"]})
+    result = made.run("import json, sys\nprint('APEX_RESULT', json.dumps({'last': sys.argv[-1]}))")
+    assert result["last"] == '--drops=["a", "b"]'
+
+
+@pytest.mark.parametrize(("promoted", "events"), [("true", 1), ("false", 0)])
+def test_announces_only_when_so(task: Any, promoted: str, events: int) -> None:
+    champion = Asset("apex_champion")
+    made = task(announces=champion, announces_if="promoted")
+    made.run(f'print(\'APEX_RESULT {{"promoted": {promoted}, "version": 4}}\')')
+    assert made.operator.outlets == [made.operator.alias]
+    accessors = made.outlet_events._dict.values()
+    announced = [event for accessor in accessors for event in accessor.asset_alias_events]
+    assert len(announced) == events
+    assert all(event.dest_asset_key.name == "apex_champion" and event.extra["version"] == 4 for event in announced)
+
+
+def test_time_limit(task: Any, tmp_path: Path) -> None:
+    made = task(execution_timeout=timedelta(seconds=1))
+    began = time.monotonic()
+    with pytest.raises(AirflowFailException, match="stopped after 0:00:01 .APEX_STEP_TIMEOUT_MINUTES"):
+        made.run(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)")
+    assert time.monotonic() - began < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"), [({"runtime": "moon"}, "'moon'"), ({"announces_if": "promoted"}, "go together")]
+)
+def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        task(**kwargs)
+
+
+def test_run_slug() -> None:
+    slugs = {
+        run_slug(dag, run)
+        for dag in ("apex_retrain", "apex_score")
+        for run in (RUN_ID, RUN_ID.replace(":", "/"), "scheduled__2026-01-02T02:00:00+00:00", "é" * 250, "../../etc")
+    }
+    assert len(slugs) == 10
+    assert all(
+        slug.replace("-", "").replace("_", "").isalnum() and slug.isascii() and len(slug) < 100 for slug in slugs
+    )
+    assert run_slug("apex_retrain", RUN_ID) == run_slug("apex_retrain", RUN_ID)
+
+
+def test_defaults_come_from_the_settings(tmp_path: Path) -> None:
+    defaults = step_defaults(
+        Settings.load(home=tmp_path, step_timeout_minutes=7, step_retries=1, retry_delay_seconds=5)
+    )
+    assert defaults == {
+        "owner": "apex",
+        "execution_timeout": timedelta(minutes=7),
+        "retries": 1,
+        "retry_delay": timedelta(seconds=5),
+    }
