@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     threads: int = Field(2, ge=1, description="Threads a step may use.")
     memory_limit_mb: int = Field(1024, ge=256, description="Memory DuckDB may use in a step before it spills to disk.")
 
+    origin: str = Field("", description="Address of the run that called the step; logged for lineage.")
+
+    fault: str = Field("", description="For tests: the fault point at which a step kills itself. Leave empty.")
+
     # scoring
     score_chunk_drops: int = Field(200, ge=1, description="At most so many drops in one mapped task of apex_score.")
     score_chunk_mb: int = Field(256, ge=1, description="At most so many megabytes of drops in one mapped task.")

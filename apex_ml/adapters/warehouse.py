@@ -148,6 +148,18 @@ def record_decision(connection: Connection, decision: dict[str, Any]) -> int:
     return int(row[0])
 
 
+def decision_of(connection: Connection, model_name: str, step_run: str, to_version: int) -> dict[str, Any] | None:
+    """The finished decision of a run about a version; None when it has not been taken."""
+    with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+        cursor.execute(
+            "SELECT action, reasons, evidence, from_version, to_version FROM apex.promotions WHERE model_name = %s"
+            " AND step_run = %s AND to_version = %s AND state = 'done' AND action IN ('promote', 'reject')",
+            (model_name, step_run, to_version),
+        )
+        row = cursor.fetchone()
+    return dict(row) if row else None
+
+
 def finish_move(connection: Connection, promotion_id: int) -> None:
     """Mark a pending move as done."""
     with connection.cursor() as cursor:
@@ -164,3 +176,28 @@ def record_version(settings: Settings, version: dict[str, Any]) -> None:
     marks = ", ".join(f"%({name})s" for name in values)
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO apex.model_versions ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+
+
+def known_drop(settings: Settings, sha256: str) -> dict[str, Any] | None:
+    """The ledger row of a content; None when it is new."""
+    found = rows(settings, "SELECT drop_id, name, state FROM apex.drops WHERE sha256 = %s", (sha256,))
+    return found[0] if found else None
+
+
+def count_delivery(settings: Settings, sha256: str) -> None:
+    """Note that a content was delivered once more."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = now() WHERE sha256 = %s", (sha256,)
+        )
+
+
+def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str) -> None:
+    """Record a drop that cannot be scored; a later delivery of the same content may still succeed."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (%s, %s, %s, 'failed', %s)"
+            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
+            " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
+            (sha256, name, size, reason),
+        )

@@ -238,27 +238,41 @@ class AirflowApi:
 
 
 def read_log(content: list[Any]) -> TaskLog:
-    """Turn the entries of a task log into lines; those of level error, with their exceptions, also stand apart."""
+    """Turn the entries of a task log into lines; those of level error, with their exceptions, also stand apart.
+
+    >>> log = read_log([
+    ...     {"event": "::group::Log message source details"}, {"event": "/logs/attempt=1.log"}, {"event": "::endgroup::"},
+    ...     {"event": "rows=3", "level": "info"},
+    ...     {"event": "Task failed with exception", "level": "error",
+    ...      "error_detail": [{"exc_type": "AirflowFailException", "exc_value": "apex elt: no rows"}]},
+    ... ])
+    >>> log.path, log.errors, log.lines[0]
+    ('/logs/attempt=1.log', ('apex elt: no rows',), 'rows=3')
+    """
     lines: list[str] = []
     errors: list[str] = []
     path: str | None = None
+    group = ""
     for entry in content:
-        if isinstance(entry, str):
-            lines.append(entry)
+        event = entry if isinstance(entry, str) else str(entry.get("event", ""))
+        if event.startswith("::"):
+            group = event.removeprefix("::group::") if event.startswith("::group::") else ""
             continue
-        if sources := entry.get("sources"):
-            path = str(sources[0])
-            continue
-        event = str(entry.get("event", ""))
-        if event.startswith("::"):  # marks of groups, for the UI
+        if group.startswith("Log message source"):
+            path = path or event
             continue
         lines.append(event)
-        if entry.get("level") in ("error", "critical"):
-            details = entry.get("error_detail") or []
-            told = [f"{detail.get('exc_type')}: {detail.get('exc_value')}" for detail in details]
+        if not isinstance(entry, str) and entry.get("level") in ("error", "critical"):
+            told = [_exception(detail) for detail in entry.get("error_detail") or []]
             errors += told or [event]
             lines += told
     return TaskLog(tuple(lines), tuple(errors), path)
+
+
+def _exception(detail: Any) -> str:
+    kind, value = str(detail.get("exc_type")), str(detail.get("exc_value"))
+    # the operator's own exceptions already carry the step's message
+    return value if kind.startswith("Airflow") else f"{kind}: {value}"
 
 
 def _dag_run(body: Any) -> DagRun:

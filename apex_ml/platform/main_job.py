@@ -54,6 +54,7 @@ def run_main_job(settings: Settings, raw: str | None) -> int:
         folder = raw_folder(raw)
         settings = remember(settings, "APEX_RAW_URL", str(folder))
         console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
+    inbox(settings).mkdir(parents=True, exist_ok=True)
     with simulated_raw(settings, console):
         settings = up(settings)
     with _staying_up(console, settings), AirflowApi(settings) as api:
@@ -97,6 +98,11 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
         else:
             report.print_champion(console, settings, champion)
     return 0
+
+
+def inbox(settings: Settings) -> Path:
+    """Return the folder where drops arrive."""
+    return local_folder(settings.drops, "APEX_DROPS_URL") / "inbox"
 
 
 def raw_folder(raw: str) -> Path:
@@ -221,15 +227,13 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
 
     number = next_run_number(settings)
     as_of = _as_of(settings)
-    inbox = local_folder(settings.drops, "APEX_DROPS_URL") / "inbox"
-    inbox.mkdir(parents=True, exist_ok=True)
     before = {run.run_id for run in api.dag_runs(SCORE) if run.finished}
     drop = make_drop(
         settings.raw,
         as_of,
         DROP_ORDERS,
         number,
-        inbox / f"orders-{as_of}-{number:04}.parquet",
+        inbox(settings) / f"orders-{as_of}-{number:04}.parquet",
         load_contract(settings.contract),
     )
     console.print(

@@ -49,7 +49,7 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
     `seed` give the same bytes, whatever files the raw rows lie in.
 
     Raises ConfigError when `path` exists, `rows` is below 1 or the raw URL is no local folder; DataError when there is
-    no readable raw file, or the entity or timestamp column is missing.
+    no readable raw file, or the entity or timestamp column is missing, or no row names an entity.
     """
     began = time.perf_counter()
     if rows < 1:
@@ -58,6 +58,8 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
     folder = local_folder(settings_raw_url, "APEX_RAW_URL")
     clients = _read_clients(folder, contract)
+    if not clients.num_rows:
+        raise DataError(f"raw files in {folder}: no row has a {contract.entity}, so there is nobody to order")
     random = stream(seed, "drop")
     rounds = -(-rows // clients.num_rows)
     places = np.concatenate([random.permutation(clients.num_rows) for _ in range(rounds)])[:rows]
@@ -86,13 +88,16 @@ def _read_clients(folder: Path, contract: Contract) -> pa.Table:
     files = data_files(folder, "APEX_RAW_URL")
     for path in files:
         check_parquet(path)
-    with tempfile.TemporaryDirectory(prefix="apex-drop-") as spill, errors_name(f"raw files in {folder}"):
-        with duckdb.connect() as connection:
-            connection.execute("SET memory_limit = ?", [MEMORY_LIMIT])
-            connection.execute("SET temp_directory = ?", [spill])
-            connection.execute("SET threads = 2")
-            raw = connection.read_parquet([str(path) for path in files], union_by_name=True)
-            return _newest(connection, raw, contract, folder)
+    with (
+        tempfile.TemporaryDirectory(prefix="apex-drop-") as spill,
+        errors_name(f"raw files in {folder}"),
+        duckdb.connect() as connection,
+    ):
+        connection.execute("SET memory_limit = ?", [MEMORY_LIMIT])
+        connection.execute("SET temp_directory = ?", [spill])
+        connection.execute("SET threads = 2")
+        raw = connection.read_parquet([str(path) for path in files], union_by_name=True)
+        return _newest(connection, raw, contract, folder)
 
 
 def _newest(

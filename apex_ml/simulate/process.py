@@ -120,7 +120,7 @@ class AbsNormal(Model):
     kind: Literal["abs_normal"]
     mean: float
     sd: float = Field(gt=0)
-    decimals: int = Field(2, ge=0, le=9)
+    decimals: int = Field(default=2, ge=0, le=9)
 
 
 class Integers(Model):
@@ -172,7 +172,7 @@ class Mode(Model):
     """What is added to the logits of the target's table. Empty: nothing, the table is the process."""
 
     effect_sd: dict[str, Annotated[float, Field(ge=0, le=10)]] = {}
-    persistence: float = Field(0.0, ge=-10, le=10)
+    persistence: float = Field(default=0.0, ge=-10, le=10)
     trend: dict[str, Annotated[float, Field(ge=-10, le=10)]] = {}
     drift: dict[str, Drift] = {}
 

@@ -473,7 +473,7 @@ def _picked(files: list[Path], context: Context) -> list[Path]:
 
 def _beside(path: Path, word: str) -> Path:
     """A name for a further file that sorts after the one it comes from."""
-    return path.with_name(f"{path.name.removesuffix('.snappy.parquet').removesuffix('.parquet')}-{word}.snappy.parquet")
+    return path.with_name(f"{path.name.removesuffix('.snappy.parquet').removesuffix('.parquet')}_{word}.snappy.parquet")
 
 
 @_folder("late_files", "Chosen rows are missing from their files and arrive in one later file.", "rows")

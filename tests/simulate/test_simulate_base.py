@@ -92,7 +92,7 @@ def test_class_mix_and_the_loss_of_the_optimum(process: Process, full: tuple[pa.
 
 def test_the_stated_probabilities_have_the_stated_optimum(process: Process) -> None:
     attribute = process.named(Choice)[process.given]
-    table = process.columns[process.target].table  # type: ignore[union-attr]
+    table = process.columns[process.target].table
     loss = sum(
         weight * -sum(p * np.log(p) for p in table[level].values()) for level, weight in attribute.weights.items()
     )
@@ -130,7 +130,9 @@ def test_attributes_never_change(process: Process, full: tuple[pa.Table, pa.Tabl
     table = full[0].slice(0, 300_000)
     attributes = [*process.named(Branch), *process.named(Choice)]
     codes = [table.column(name).combine_chunks().indices for name in (process.entity, *attributes)]
-    distinct = pa.table(codes, names=[process.entity, *attributes]).group_by([process.entity, *attributes]).aggregate([])
+    distinct = (
+        pa.table(codes, names=[process.entity, *attributes]).group_by([process.entity, *attributes]).aggregate([])
+    )
     assert distinct.num_rows == len(pc.unique(distinct.column(process.entity)))
 
 
@@ -140,7 +142,7 @@ def test_it_is_fast(full: tuple[pa.Table, pa.Table, float]) -> None:
 
 def test_the_seed_decides(process: Process) -> None:
     def draw(seed: int, **more: object) -> pa.Table:
-        return simulate_orders(process, orders=500, clients=80, seed=seed, **more)  # type: ignore[call-overload,no-any-return]
+        return simulate_orders(process, orders=500, clients=80, seed=seed, **more)
 
     assert draw(1).equals(draw(1))
     assert not draw(1).equals(draw(2))
@@ -148,7 +150,9 @@ def test_the_seed_decides(process: Process) -> None:
 
 
 def test_a_new_column_changes_no_other(process: Process) -> None:
-    more = process.model_copy(update={"columns": {"first": Integers(kind="integers", low=0, high=9), **process.columns}})
+    more = process.model_copy(
+        update={"columns": {"first": Integers(kind="integers", low=0, high=9), **process.columns}}
+    )
     with_it = simulate_orders(more, orders=500, clients=80, seed=1)
     assert with_it.drop_columns(["first"]).equals(simulate_orders(process, orders=500, clients=80, seed=1))
 
@@ -176,7 +180,7 @@ def test_softmax_survives_large_logits() -> None:
 )
 def test_refusals(process: Process, arguments: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        simulate_orders(process, **({"orders": 10, "clients": 5, "seed": 1} | arguments))  # type: ignore[call-overload]
+        simulate_orders(process, **({"orders": 10, "clients": 5, "seed": 1} | arguments))
 
 
 @pytest.mark.parametrize(

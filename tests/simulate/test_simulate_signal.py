@@ -17,7 +17,7 @@ from apex_ml.simulate.quirks import apply_quirk
 
 
 def table_of(process: Process) -> np.ndarray:
-    table = process.columns[process.target].table  # type: ignore[union-attr]
+    table = process.columns[process.target].table
     return np.array([list(row.values()) for row in table.values()])
 
 

@@ -1,0 +1,97 @@
+"""The drops: inbox/, done/ and quarantine/ below one folder. A drop is one parquet file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from apex_ml.adapters.store import full_disk_is_told, hidden, local_folder, write_atomically
+from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A file in the inbox as it was seen: name, size in bytes, modification time in ns."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class Inbox:
+    """Lists what waits and moves what is finished."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = local_folder(settings.drops, "APEX_DROPS_URL")
+        self.inbox = self.root / "inbox"
+        self.done = self.root / "done"
+        self.quarantine = self.root / "quarantine"
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        with full_disk_is_told(self.root):
+            for folder in (self.inbox, self.done, self.quarantine):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> list[Waiting]:
+        """Every visible file in the inbox, oldest first; a file that vanishes meanwhile is left out."""
+        found = []
+        with full_disk_is_told(self.inbox), os.scandir(self.inbox) as entries:
+            for entry in entries:
+                if hidden(entry.name):
+                    continue
+                try:
+                    if entry.is_file():
+                        stat = entry.stat()
+                        found.append(Waiting(entry.name, stat.st_size, stat.st_mtime_ns))
+                except FileNotFoundError:
+                    continue
+        return sorted(found, key=lambda w: (w.mtime_ns, w.name))
+
+    def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
+        """The files that did not change between two looks: one that still grows is left for later."""
+        first = self.look()
+        if not first:
+            return []
+        time.sleep(pause_seconds)
+        second = set(self.look())
+        return [w for w in first if w in second]
+
+    def path(self, name: str) -> Path:
+        """Path of a waiting drop. Raises ConfigError for a name that could leave the inbox."""
+        if name != Path(name).name or hidden(name):
+            raise ConfigError(f"--drops {name!r}: a drop is the plain name of a file in {self.inbox}")
+        return self.inbox / name
+
+    def finish(self, name: str, sha256: str) -> Path:
+        """Move a scored drop to done/, never over another file."""
+        return self._move(name, self.done, sha256)
+
+    def reject(self, name: str, sha256: str, reason: dict[str, Any]) -> Path:
+        """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
+        target = _free(self.quarantine, name, sha256)
+        content = {"drop": name, "sha256": sha256, "rejected_at": datetime.now(UTC).isoformat(timespec="seconds"), **reason}
+        write_atomically(target.with_name(target.name + ".reason.json"), json.dumps(content, indent=1).encode())
+        return self._move(name, self.quarantine, sha256)
+
+    def _move(self, name: str, folder: Path, sha256: str) -> Path:
+        target = _free(folder, name, sha256)
+        with full_disk_is_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                (self.inbox / name).rename(target)
+            except FileNotFoundError:
+                pass  # another worker moved it, or its owner took it away: its rows are in the ledger either way
+        return target
+
+
+def _free(folder: Path, name: str, sha256: str) -> Path:
+    """A name in the folder that no other content has: the drop's own, else with a part of its sha256."""
+    target = folder / name
+    return target if not target.exists() else folder / f"{Path(name).stem}.{sha256[:12]}{Path(name).suffix}"

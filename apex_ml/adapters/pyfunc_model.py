@@ -1,0 +1,35 @@
+"""The model as MLflow loads it: `mlflow.pyfunc.load_model(uri).predict(frame of features)`.
+
+MLflow runs this file at load time (models from code). It holds no logic of its own: the bundle's files are read by
+the same class that trains and scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+
+from apex_ml.core.estimator import Model
+
+
+class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Probabilities of each class for a frame of features."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the bundle."""
+        folder = Path(context.artifacts["bundle"])
+        self._model = Model.from_files({p.name: p.read_bytes() for p in folder.iterdir()})
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        """One row a row of the input, one column `p_<class>` a class, and the most probable class."""
+        p = self._model.probabilities(pa.Table.from_pandas(model_input, preserve_index=False))
+        out = pd.DataFrame(p.astype("float64"), columns=[f"p_{c.lower()}" for c in self._model.classes])
+        out["predicted"] = [self._model.classes[i] for i in p.argmax(axis=1)] if len(p) else pd.Series([], dtype=str)
+        return out
+
+
+mlflow.models.set_model(OrdersModel())

@@ -1,0 +1,136 @@
+"""The model registry by MLflow's REST API. MLflow itself is not imported, as that alone takes seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from apex_ml.adapters.store import new_folder
+from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+BUNDLE = "bundle"
+"""Name of the folder with the model's own files among the artifacts of a logged model."""
+FILES_TAG = "apex.bundle"
+"""Tag of a model version: JSON of the bundle's file names and their sha256."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version."""
+
+    name: str
+    version: int
+    run_id: str
+    model_id: str
+    tags: dict[str, str]
+
+
+class Registry:
+    """Reads and moves aliases, reads versions, fetches a version's files into a local cache."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._url = settings.tracking_uri.rstrip("/")
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            response = httpx.request(method, f"{self._url}{path}", timeout=60, **kwargs)
+        except httpx.HTTPError as error:
+            raise TransientError(
+                f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) does not answer:"
+                f" {type(error).__name__}: {error}; start it with: make up"
+            ) from error
+        if response.status_code >= 500:
+            raise TransientError(f"MLflow at {self._url} failed on {path}: {response.status_code} {response.text[:200]}")
+        return response
+
+    def _json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any] | None:
+        """The answer, or None when MLflow says that the thing does not exist."""
+        response = self._call(method, f"/api/2.0/mlflow/{path}", **kwargs)
+        if response.status_code in (400, 404):
+            told = response.json()
+            missing = "not found" in str(told.get("message", "")) or told.get("error_code") == "RESOURCE_DOES_NOT_EXIST"
+            if missing:
+                return None
+        if response.status_code >= 400:
+            raise ConfigError(f"MLflow at {self._url} refused {path}: {response.status_code} {response.text[:300]}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _version(self, answer: dict[str, Any] | None) -> ModelVersion | None:
+        if answer is None:
+            return None
+        found = answer["model_version"]
+        tags = {t["key"]: t["value"] for t in found.get("tags", [])}
+        model_id = found.get("model_id") or found.get("source", "").removeprefix("models:/")
+        return ModelVersion(found["name"], int(found["version"]), found.get("run_id", ""), model_id, tags)
+
+    def by_alias(self, alias: str) -> ModelVersion | None:
+        """The version an alias stands on; None when the model or the alias does not exist."""
+        name = self._settings.model_name
+        return self._version(self._json("GET", "registered-models/alias", params={"name": name, "alias": alias}))
+
+    def by_version(self, version: int) -> ModelVersion | None:
+        """One version; None when it does not exist."""
+        name = self._settings.model_name
+        return self._version(self._json("GET", "model-versions/get", params={"name": name, "version": str(version)}))
+
+    def set_alias(self, alias: str, version: int) -> None:
+        """Put an alias on a version."""
+        content = {"name": self._settings.model_name, "alias": alias, "version": str(version)}
+        if self._json("POST", "registered-models/alias", json=content) is None:
+            raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
+
+    def run_url(self, run_id: str, experiment_id: str) -> str:
+        """Address of a run in the MLflow UI."""
+        return f"{self._url}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def fetch(self, version: ModelVersion) -> Path:
+        """Fetch the files of a version into the local cache, once, and check their sha256; returns their folder.
+
+        Raises :class:`~apex_ml.errors.DataError` when the version was not registered by Apex or a file is not the one
+        that was registered.
+        """
+        if FILES_TAG not in version.tags:
+            raise DataError(f"{version.name} version {version.version} was not registered by Apex: it has no tag {FILES_TAG}")
+        wanted: dict[str, str] = json.loads(version.tags[FILES_TAG])
+        folder = self._settings.state / "models" / version.name / f"{version.version}-{version.model_id}"
+        if not folder.exists():
+            answer = self._json("GET", f"logged-models/{version.model_id}")
+            if answer is None:
+                raise DataError(f"{version.name} version {version.version}: MLflow has no model {version.model_id}")
+            uri: str = answer["model"]["info"]["artifact_uri"]
+            if not uri.startswith("mlflow-artifacts:/"):
+                raise ConfigError(f"MLflow does not serve its artifacts ({uri}); start it with --serve-artifacts")
+            base = uri.removeprefix("mlflow-artifacts:/").strip("/")
+            with new_folder(folder) as partial:
+                for file in wanted:
+                    path = f"/api/2.0/mlflow-artifacts/artifacts/{base}/artifacts/{BUNDLE}/{file}"
+                    response = self._call("GET", path)
+                    if response.status_code != 200:
+                        raise DataError(f"{version.name} version {version.version}: MLflow lost {BUNDLE}/{file}")
+                    (partial / file).write_bytes(response.content)
+            logger.info("model_fetched name=%s version=%s", version.name, version.version)
+        for file, sha256 in wanted.items():
+            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            if found != sha256:
+                raise DataError(
+                    f"{version.name} version {version.version}: {folder / file} has sha256 {found[:12]}…, registered was"
+                    f" {sha256[:12]}…; remove the folder to fetch it again"
+                )
+        return folder
+
+    def files(self, version: ModelVersion) -> dict[str, bytes]:
+        """The files of a version, by name."""
+        folder = self.fetch(version)
+        return {name: (folder / name).read_bytes() for name in json.loads(version.tags[FILES_TAG])}

@@ -1,0 +1,118 @@
+"""Write one scoring run in one transaction: ledger row, scored orders, outcomes, quarantined rows and statistics.
+
+Bulk rows go by ADBC, which streams Arrow into binary COPY; the small statements share its connection, so that all is
+one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+
+@contextmanager
+def transaction(settings: Settings) -> Iterator[Any]:
+    """Yield a cursor; commit when the block ends well, roll back otherwise.
+
+    Raises :class:`~apex_ml.errors.TransientError` when Postgres is not there or goes away half way.
+    """
+    url = settings.writer_url
+    where = url.rsplit("@", 1)[-1]
+    try:
+        with adbc.connect(url) as connection, connection.cursor() as cursor:
+            try:
+                yield cursor
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+    except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TransientError(f"Postgres at {where} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written") from error
+
+
+def _one(cursor: Any, query: str, parameters: tuple[Any, ...] = ()) -> Any:
+    cursor.execute(query, parameters) if parameters else cursor.execute(query)
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def claim_drop(cursor: Any, sha256: str, name: str, size: int, rows: int) -> int | None:
+    """Insert the ledger row of a drop; None when this content is there already.
+
+    A second transaction with the same content waits here until the first one ends: that is what makes scoring exactly
+    once. An older drop of the same name is marked as superseded: the new content corrects it.
+    """
+    drop_id = _one(
+        cursor,
+        "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES ($1, $2, $3, $4, 'done')"
+        " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL"
+        " WHERE drops.state = 'failed' RETURNING drop_id",
+        (sha256, name, size, rows),
+    )
+    if drop_id is None:
+        return None
+    cursor.execute(
+        "UPDATE apex.drops SET superseded_by = $1 WHERE name = $2 AND state = 'done' AND superseded_by IS NULL"
+        " AND drop_id <> $1",
+        (drop_id, name),
+    )
+    return int(drop_id)
+
+
+def new_run_id(cursor: Any) -> int:
+    """Take the next run_id."""
+    return int(_one(cursor, "SELECT nextval(pg_get_serial_sequence('apex.scoring_runs', 'run_id'))"))
+
+
+def write_orders(cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Stream batches of scored orders into the table; returns their number."""
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    return int(cursor.adbc_ingest("scored_orders", reader, mode="append", db_schema_name="apex"))
+
+
+def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:
+    """Keep the targets that came with a drop; `table` has row_nr and observed."""
+    if not table.num_rows:
+        return
+    n = table.num_rows
+    full = table.append_column("run_id", pa.array([run_id] * n, pa.int64())).append_column("source", pa.array(["drop"] * n))
+    cursor.adbc_ingest("outcomes", full, mode="append", db_schema_name="apex")
+
+
+def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> None:
+    """Keep quarantined rows of a drop; `table` has row_nr, reasons and row, the latter two as JSON text."""
+    if not table.num_rows:
+        return
+    cursor.execute("CREATE TEMP TABLE quarantined_text (row_nr bigint, reasons text, row text) ON COMMIT DROP")
+    columns = [table.column("row_nr").cast(pa.int64()), table.column("reasons").cast(pa.string()), table.column("row").cast(pa.string())]
+    cursor.adbc_ingest("quarantined_text", pa.table(columns, ["row_nr", "reasons", "row"]), mode="append", temporary=True)
+    cursor.execute(
+        "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
+        " SELECT 'drop', $1, $2, row_nr, reasons::jsonb, replace(row, '\\u0000', '')::jsonb FROM quarantined_text"
+        " ON CONFLICT DO NOTHING",
+        (sha256, name),
+    )
+
+
+def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, tuple[int, float | None]]) -> None:
+    """Write the statistics; keys of `run` are the columns of scoring_runs, `classes` is (orders, mean confidence)."""
+    names = ", ".join(run)
+    marks = ", ".join(f"${i}" for i in range(1, len(run) + 1))
+    values = tuple(v.isoformat() if isinstance(v, datetime) else v for v in run.values())
+    casts = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapshot_as_of": "::date"}
+    marks = ", ".join(f"${i}::text{casts[n]}" if n in casts else f"${i}" for i, n in enumerate(run, 1))
+    cursor.execute(f"INSERT INTO apex.scoring_runs ({names}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values)
+    for name, (orders, confidence) in classes.items():
+        cursor.execute(
+            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence) VALUES ($1, $2, $3, $4)",
+            (run["run_id"], name, orders, confidence if confidence is not None else float("nan")),
+        )

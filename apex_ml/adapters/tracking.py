@@ -1,0 +1,118 @@
+"""Log a training run to MLflow and register its model. The only module of a step that imports MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apex_ml.adapters.registry import BUNDLE, FILES_TAG
+from apex_ml.core.estimator import Model
+from apex_ml.errors import TransientError
+from apex_ml.settings import CODE_ROOT, Settings
+
+EXPERIMENT = "apex_retrain"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is logged about a training run."""
+
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, list[float]]
+    tags: Mapping[str, str]
+    data_source: str
+    data_sha256: str
+    sample: pd.DataFrame
+    artifacts: Path
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Where a registered model is found."""
+
+    version: int
+    run_id: str
+    experiment_id: str
+    model_id: str
+
+
+def _quiet() -> None:
+    """MLflow reads these at import; progress bars and telemetry have no place in a task's log."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -> Registered:
+    """Log run, dataset and model, and register the model as a new version with tags.
+
+    Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
+    """
+    _quiet()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    files = model.to_files()
+    shas = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    inputs = Schema(
+        [ColSpec("string" if c.kind == "categorical" else "double", c.name, required=False) for c in model.encoder.columns]
+    )
+    outputs = Schema(
+        [ColSpec("double", f"p_{level.lower()}") for level in model.classes] + [ColSpec("string", "predicted")]
+    )
+    try:
+        experiment = mlflow.set_experiment(EXPERIMENT)
+        with mlflow.start_run(run_name=record.name) as run, tempfile.TemporaryDirectory(prefix="apex-model-") as folder:
+            mlflow.set_tags(dict(record.tags))
+            mlflow.log_params(dict(record.params))
+            dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+                record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
+            )
+            mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
+            mlflow.log_metrics({k: v for k, v in record.metrics.items() if v == v})
+            for part, values in record.curves.items():
+                client = mlflow.MlflowClient()
+                stamp = int(run.info.start_time)
+                points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
+                for start in range(0, len(points), 1000):
+                    client.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+            mlflow.log_artifacts(str(record.artifacts))
+            bundle = Path(folder) / BUNDLE
+            bundle.mkdir()
+            for name, content in files.items():
+                (bundle / name).write_bytes(content)
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={BUNDLE: str(bundle)},
+                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                pip_requirements=_pins(),
+                code_paths=[str(CODE_ROOT / "apex_ml")],
+            )
+            version = mlflow.register_model(
+                logged.model_uri, settings.model_name, tags={**record.tags, FILES_TAG: json.dumps(shas)}
+            )
+            return Registered(int(version.version), run.info.run_id, experiment.experiment_id, logged.model_id)
+    except MlflowException as error:
+        raise TransientError(f"MLflow at {settings.tracking_uri}: {str(error).splitlines()[0]}") from error
+
+
+def _pins() -> list[str]:
+    """The libraries the model needs, at the versions it was made with."""
+    from importlib.metadata import version
+
+    names = ("numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scikit-learn", "xgboost")
+    return [f"{name}=={version(name)}" for name in names]

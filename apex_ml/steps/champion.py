@@ -1,0 +1,154 @@
+"""Who is champion: the protocol by which the alias in MLflow and the ledger in Postgres stay one.
+
+A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
+an exclusive advisory lock. Whoever reads the champion finishes what a killed process left pending, and adopts an alias
+that a person moved in the MLflow UI as `manual`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.registry import CHAMPION, ModelVersion, Registry
+from apex_ml.core.promotion import PromotionDecision
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+from apex_ml.faults import reach
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of the champion that was decided."""
+
+    action: str
+    expected: int | None
+    to_version: int
+    step_run: str
+    who: str
+    reasons: tuple[str, ...]
+    evidence: dict[str, Any]
+    data_sha256: str | None = None
+    contract_sha256: str | None = None
+
+
+def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
+    """Return the champion's version, healing ledger and alias first; None when there is none yet."""
+    with warehouse.champion_lock(settings, shared=True) as connection:
+        champion = registry.by_alias(CHAMPION)
+        pending = warehouse.pending_move(connection, settings.model_name)
+        ledger = warehouse.ledger_champion(connection, settings.model_name)
+        if pending is None and ledger == (champion.version if champion else None):
+            return champion
+    with warehouse.champion_lock(settings) as connection:
+        return _heal(settings, registry, connection)
+
+
+def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
+    """Finish a pending move; adopt an alias that was moved by hand. Holds the exclusive lock."""
+    name = settings.model_name
+    pending = warehouse.pending_move(connection, name)
+    if pending is not None:
+        promotion_id, _, to_version = pending
+        registry.set_alias(CHAMPION, to_version)
+        warehouse.finish_move(connection, promotion_id)
+        logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
+    champion = registry.by_alias(CHAMPION)
+    ledger = warehouse.ledger_champion(connection, name)
+    version = champion.version if champion else None
+    if version != ledger:
+        warehouse.record_decision(
+            connection,
+            {
+                "model_name": name,
+                "action": "manual",
+                "from_version": ledger,
+                "to_version": version,
+                "state": "done",
+                "step_run": "",
+                "who": "unknown, by the MLflow UI or API",
+                "reasons": ["the alias was found moved; adopted"],
+            },
+        )
+        logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
+    return champion
+
+
+def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str]:
+    """Carry out a move if the expected champion is still champion.
+
+    Returns (applied, what happened). A refused move leaves everything as it was; the text says who changed the champion.
+    """
+    with warehouse.champion_lock(settings) as connection:
+        current = _heal(settings, registry, connection)
+        version = current.version if current else None
+        if version == move.to_version:
+            return True, f"version {move.to_version} is already champion"
+        if version != move.expected:
+            return False, f"expected champion {_v(move.expected)}, found {_v(version)}: {_who(settings, version)}"
+        row = {
+            "model_name": settings.model_name,
+            "action": move.action,
+            "from_version": version,
+            "to_version": move.to_version,
+            "state": "pending",
+            "step_run": move.step_run,
+            "who": move.who,
+            "reasons": list(move.reasons),
+            "evidence": move.evidence,
+            "data_sha256": move.data_sha256,
+            "contract_sha256": move.contract_sha256,
+        }
+        promotion_id = warehouse.record_decision(connection, row)
+        reach("promotion_pending")
+        registry.set_alias(CHAMPION, move.to_version)
+        reach("promotion_alias_moved")
+        warehouse.finish_move(connection, promotion_id)
+    logger.info("champion_moved action=%s from=%s to=%s", move.action, _v(version), _v(move.to_version))
+    return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
+
+
+def reject(settings: Settings, decision: PromotionDecision, row: dict[str, Any]) -> None:
+    """Record that a challenger was not promoted, once a run."""
+    with warehouse.connect(settings) as connection, connection:
+        if warehouse.decision_of(connection, settings.model_name, row["step_run"], row["to_version"]):
+            return
+        warehouse.record_decision(
+            connection,
+            {
+                **row,
+                "model_name": settings.model_name,
+                "action": "reject",
+                "state": "done",
+                "reasons": list(decision.reasons),
+                "evidence": dict(decision.evidence),
+            },
+        )
+
+
+def _v(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"
+
+
+def _who(settings: Settings, version: int | None) -> str:
+    found = warehouse.rows(
+        settings,
+        "SELECT action, who, step_run, decided_at FROM apex.promotions WHERE model_name = %s AND action <> 'reject'"
+        " AND state = 'done' AND to_version IS NOT DISTINCT FROM %s ORDER BY promotion_id DESC LIMIT 1",
+        (settings.model_name, version),
+    )
+    if not found:
+        return "no record of who changed it"
+    row = found[0]
+    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {row['decided_at']:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def require(version: ModelVersion | None, what: str) -> ModelVersion:
+    """Return the version or say that it does not exist."""
+    if version is None:
+        raise DataError(f"{what} does not exist in the registry")
+    return version

@@ -1,0 +1,137 @@
+"""The steps as commands: `apex validate`, `apex elt`, … Each prints its result as one line, ``APEX_RESULT {json}``."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import logging.handlers
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import click
+
+from apex_ml import faults
+from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
+
+RESULT_MARK = "APEX_RESULT"
+_RUN = click.option("--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed.")
+
+
+def _start(step: str, run: str) -> Any:
+    """Settings, contract and logging of a step's process."""
+    from apex_ml.steps.folder import StepContext
+
+    settings = Settings.load()
+    faults.arm(settings.fault or None)
+    _log_to_file(settings, step, run)
+    return StepContext.load(settings, run)
+
+
+def _log_to_file(settings: Settings, step: str, run: str) -> None:
+    """One line an event: to stderr for the task log, and to logs/steps.log with time, step and run."""
+    root = logging.getLogger("apex_ml")
+    root.setLevel(logging.INFO)
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    root.handlers = [console]
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    file = logging.handlers.WatchedFileHandler(settings.logs / "steps.log", encoding="utf-8", delay=True)
+    line = f"%(asctime)s.%(msecs)03dZ %(levelname)s step={step} run={run} pid=%(process)d %(message)s"
+    formatter = logging.Formatter(line, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    file.setFormatter(formatter)
+    root.addHandler(file)
+
+
+def _print(result: dict[str, Any]) -> None:
+    # the reports of single files stay in the manifest: the result line is small
+    click.echo(f"{RESULT_MARK} {json.dumps({k: v for k, v in result.items() if k != 'reports'}, default=str)}")
+
+
+def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **arguments: Any) -> None:
+    _print(work(_start(step, run), **arguments))
+
+
+@click.command()
+@_RUN
+@click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: APEX_RAW_URL or data/raw.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="The day to look from. Default: the day after the newest order.")
+@click.option("--force", is_flag=True, help="Go on even when there is no raw data that the last run has not seen.")
+def validate(run: str, raw: str | None, as_of: datetime | None, force: bool) -> None:
+    """Check the raw files: accepted rows, quarantined rows with reasons, Data Docs."""
+    from apex_ml.steps.validate import validate as work
+
+    _command("validate", work, run, raw=raw or None, as_of=as_of.date() if as_of else None, force=force)
+
+
+@click.command()
+@_RUN
+def elt(run: str) -> None:
+    """Make examples with features as of the moment, and the history snapshot for scoring."""
+    from apex_ml.steps.elt import elt as work
+
+    _command("elt", work, run)
+
+
+@click.command()
+@_RUN
+@click.option("--strategy", type=click.Choice(["temporal", "stratified_random"]), help="Default: APEX_SPLIT. Only temporal is promotable.")
+def split(run: str, strategy: str | None) -> None:
+    """Divide the examples into train, validation and test."""
+    from apex_ml.steps.split import split as work
+
+    _command("split", work, run, strategy=strategy or Settings.load().split)
+
+
+@click.command()
+@_RUN
+@click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials. Default: APEX_TRIALS.")
+def train(run: str, trials: int | None) -> None:
+    """Fit, evaluate and register a model version."""
+    from apex_ml.steps.train import train as work
+
+    _command("train", work, run, trials=Settings.load().trials if trials is None else trials)
+
+
+@click.command()
+@_RUN
+@click.option("--who", default=None, help="Recorded as the one who decided. Default: the OS user.")
+def promote(run: str, who: str | None) -> None:
+    """Compare the run's model with the champion and promote it on evidence."""
+    from apex_ml.steps.promote import promote as work
+
+    _command("promote", work, run, who=who or getpass.getuser())
+
+
+@click.command()
+@click.option("--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores.")
+@click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
+@click.option("--drops", metavar="JSON", help='Names of drops in the inbox, as a JSON list. Default: all that wait.')
+def score(run: str, only_list: bool, drops: str | None) -> None:
+    """Score the drops in the inbox into Postgres, each exactly once."""
+    from apex_ml.steps.score import list_drops
+    from apex_ml.steps.score import score as work
+
+    context = _start("score", run)
+    if only_list:
+        _print(list_drops(context))
+        return
+    if drops is None:
+        listed = list_drops(context)
+        names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
+        if not names:
+            _print(listed)
+            return
+    else:
+        try:
+            names = json.loads(drops)
+        except ValueError as error:
+            raise ConfigError(f"--drops {drops[:80]!r}: not JSON; give a list such as [\"a.parquet\"]") from error
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ConfigError(f"--drops {drops[:80]!r}: give a JSON list of names")
+    _print(work(context, names))

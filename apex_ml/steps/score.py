@@ -1,0 +1,374 @@
+"""Step score: every drop exactly once, by one champion, into Postgres in one transaction a drop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.adapters import duck, scored, warehouse
+from apex_ml.adapters.inbox import Inbox, Waiting
+from apex_ml.adapters.registry import ModelVersion, Registry
+from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.store import new_folder, sha256_of
+from apex_ml.contract.masks import ROW_NR, literal, quoted
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+from apex_ml.core.estimator import Model
+from apex_ml.core.features import finish, state_columns, state_sql
+from apex_ml.errors import DataError, TransientError
+from apex_ml.faults import reach
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
+from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.steps.validate import ACCEPTED
+
+logger = logging.getLogger(__name__)
+BATCH_ROWS = 65_536
+
+
+def list_drops(context: StepContext) -> dict[str, Any]:
+    """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
+
+    With no champion there are no chunks and the reason stands in `skip`: the drops wait for one.
+    """
+    inbox = Inbox(context.settings)
+    inbox.prepare()
+    waiting = inbox.settled()
+    result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": []}
+    if not waiting:
+        return result | {"skip": "no drops are waiting"}
+    if protocol.resolve(context.settings, Registry(context.settings)) is None:
+        return result | {"skip": f"no champion yet: {len(waiting)} drops wait for one"}
+    result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
+    return result
+
+
+def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dict[str, Any]]:
+    """Cut a list of drops into chunks of bounded number and size; a single larger drop is a chunk of its own."""
+    found: list[list[Waiting]] = []
+    size = 0
+    for drop in waiting:
+        if not found or len(found[-1]) >= most_drops or size + drop.size > most_bytes:
+            found.append([])
+            size = 0
+        found[-1].append(drop)
+        size += drop.size
+    return [
+        {"label": c[0].name if len(c) == 1 else f"{c[0].name} +{len(c) - 1}", "drops": [d.name for d in c]} for c in found
+    ]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What all drops of one call share: one champion and one history snapshot, resolved once."""
+
+    context: StepContext
+    version: ModelVersion
+    model: Model
+    snapshot: Path
+    snapshot_sha256: str
+    as_of: date
+    accepted: Path
+
+
+def load_scorer(context: StepContext) -> Scorer:
+    """Resolve champion and snapshot.
+
+    Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet or no snapshot for its features.
+    """
+    registry = Registry(context.settings)
+    version = protocol.resolve(context.settings, registry)
+    if version is None:
+        raise TransientError("score: there is no champion yet; train one: make train")
+    model = Model.from_files(registry.files(version))
+    wanted = model.about["features_sha256"]
+    manifest = latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted))
+    if manifest is None:
+        raise TransientError(
+            f"score: no history snapshot under {context.processed} fits the features of champion version"
+            f" {version.version}; make one: make train"
+        )
+    folder = context.processed / manifest["run"]
+    result = manifest["result"]
+    return Scorer(
+        context=context,
+        version=version,
+        model=model,
+        snapshot=folder / "elt" / SNAPSHOT,
+        snapshot_sha256=result["snapshot_sha256"],
+        as_of=date.fromisoformat(result["as_of"]),
+        accepted=folder / "validate" / ACCEPTED,
+    )
+
+
+def score(context: StepContext, names: list[str]) -> dict[str, Any]:
+    """Score the named drops of the inbox.
+
+    A drop whose content is in the ledger is not scored again, only moved. A bad drop is moved to quarantine with its
+    reason; the others are scored all the same, and then :class:`~apex_ml.errors.DataError` names the bad ones. A lost
+    service raises :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the next call.
+    """
+    started = time.monotonic()
+    inbox = Inbox(context.settings)
+    inbox.prepare()
+    scorer = load_scorer(context)
+    outcomes: list[dict[str, Any]] = []
+    bad: list[str] = []
+    for name in names:
+        try:
+            outcomes.append(_one_drop(scorer, inbox, name))
+        except DataError as error:
+            bad.append(f"{name}: {error}")
+            outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+    rows = sum(o.get("rows_scored", 0) for o in outcomes)
+    result = {
+        "run": context.run,
+        "step": "score",
+        "model_version": scorer.version.version,
+        "drops": outcomes if len(outcomes) <= 20 else outcomes[:20] + [{"more": len(outcomes) - 20}],
+        "scored": sum(o["state"] == "scored" for o in outcomes),
+        "already": sum(o["state"] == "already" for o in outcomes),
+        "failed": len(bad),
+        "rows_scored": rows,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(names)} drops are bad and were moved to {inbox.quarantine}, the others are scored:\n"
+            + "\n".join(bad[:20])
+        )
+    return result
+
+
+def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
+    path = inbox.path(name)
+    settings = scorer.context.settings
+    try:
+        before = path.stat()
+        sha256 = sha256_of(path)
+    except FileNotFoundError:
+        logger.info("drop_gone name=%s", name)
+        return {"drop": name, "state": "gone"}
+    known = warehouse.known_drop(settings, sha256)
+    if known and known["state"] == "done":
+        warehouse.count_delivery(settings, sha256)
+        inbox.finish(name, sha256)
+        logger.info("drop_already_scored name=%s as=%s", name, known["name"])
+        return {"drop": name, "state": "already", "sha256": sha256, "scored_as": known["name"]}
+    try:
+        run = _score_file(scorer, path, name, sha256, before.st_size, before.st_mtime_ns)
+    except DataError as error:
+        warehouse.fail_drop(settings, sha256, name, before.st_size, str(error))
+        inbox.reject(name, sha256, {"reason": str(error)})
+        raise
+    reach("score_committed")
+    if run is None:
+        warehouse.count_delivery(settings, sha256)
+        inbox.finish(name, sha256)
+        return {"drop": name, "state": "already", "sha256": sha256}
+    inbox.finish(name, sha256)
+    logger.info("drop_scored name=%s rows=%s version=%s", name, run["rows_scored"], scorer.version.version)
+    return {"drop": name, "state": "scored", "sha256": sha256, **run}
+
+
+@dataclass
+class _Tally:
+    """What is counted while the batches stream by."""
+
+    classes: int
+    rows: int = 0
+    predict_seconds: float = 0.0
+    features_seconds: float = 0.0
+    row_us: list[tuple[float, int]] = field(default_factory=list)
+    confidences: list[np.ndarray] = field(default_factory=list)
+    predicted: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, seconds: float, predicted: np.ndarray, confidence: np.ndarray) -> None:
+        """Count one batch."""
+        self.rows += len(predicted)
+        self.predict_seconds += seconds
+        self.row_us.append((seconds * 1e6 / max(len(predicted), 1), len(predicted)))
+        self.confidences.append(confidence)
+        self.predicted.append(predicted.astype(np.int8))
+
+
+def _score_file(
+    scorer: Scorer, path: Path, name: str, sha256: str, size: int, mtime_ns: int
+) -> dict[str, Any] | None:
+    """Check, score and write one file in one transaction; None when another process scored the content meanwhile."""
+    context, contract = scorer.context, scorer.context.contract
+    settings = context.settings
+    started_at, started = datetime.now(UTC), time.monotonic()
+    with new_folder(context.processed / ".scoring" / sha256[:16]) as scratch, duck.connect(settings, scratch) as con:
+        accepted, quarantined = scratch / "accepted.parquet", scratch / "quarantined.parquet"
+        report = check_file(
+            con, path, contract, "score",
+            as_of=None, accepted=accepted, quarantined=quarantined, with_row_nr=True,
+        )
+        _refuse(report, contract)
+        checked = time.monotonic()
+        query = _features_query(con, scorer, accepted, name)
+        tally = _Tally(len(contract.classes))
+        with scored.transaction(settings) as cursor:
+            drop_id = scored.claim_drop(cursor, sha256, name, size, report.rows)
+            if drop_id is None:
+                return None
+            reach("score_claimed")
+            run_id = scored.new_run_id(cursor)
+            batches = _batches(con, query, scorer, run_id, started_at, tally, name)
+            written = scored.write_orders(cursor, _schema(contract), batches)
+            if written != report.accepted or tally.rows != report.accepted:
+                raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
+            scored.write_outcomes(cursor, run_id, _observed(con, contract, accepted))
+            if report.quarantined:
+                scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
+            reach("score_written")
+            finished = time.monotonic()
+            run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
+            run |= {
+                "ms_total": (finished - started) * 1e3,
+                "ms_check": (checked - started) * 1e3,
+                "ms_features": tally.features_seconds * 1e3,
+                "ms_predict": tally.predict_seconds * 1e3,
+                "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
+                "finished_at": datetime.now(UTC),
+            }
+            scored.write_run(cursor, run, _classes(contract, tally))
+            after = path.stat() if path.exists() else None
+            if after is None or (after.st_size, after.st_mtime_ns) != (size, mtime_ns):
+                raise TransientError(f"{name}: the file changed or went away while it was being scored; nothing was written")
+        shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
+        return {key: run[key] for key in shown} | {"reasons": report.reasons, "warnings": report.warnings}
+
+
+def _refuse(report: FileReport, contract: Contract) -> None:
+    limit = contract.quarantine.limit.score
+    if report.rows and report.quarantined > limit * report.rows:
+        top = "; ".join(f"{n} rows: {reason}" for reason, n in sorted(report.reasons.items(), key=lambda i: -i[1])[:3])
+        raise DataError(
+            f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}"
+        )
+
+
+def _features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
+    """SQL of the drop's rows with the history state of each: from the snapshot, or for an earlier date as of that date."""
+    contract = scorer.context.contract
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    columns = ", ".join(map(quoted, [ROW_NR, *contract.named("entity", "timestamp", "attribute")]))
+    drop = f"read_parquet({literal(str(accepted))})"
+    late, snapshot = literal(scorer.as_of), f"read_parquet({literal(str(scorer.snapshot))})"
+    with duck.errors_name(name):
+        con.execute(f"CREATE TEMP VIEW asked AS SELECT {columns} FROM {drop} WHERE {when} >= {late}")
+        con.execute(f"CREATE TEMP TABLE early AS SELECT {columns} FROM {drop} WHERE {when} < {late}")
+        early = con.execute("SELECT count(*) FROM early").fetchone()
+        states = ", ".join(f"s.{quoted(n)}" for n, _, _ in state_columns(contract))
+        query = f"SELECT a.*, {states} FROM asked AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
+        if early and early[0]:
+            load_orders(con, contract, scorer.accepted)
+            state = state_sql(contract, "early", "orders")
+            query = f"{query} UNION ALL {with_state_sql(contract, 'early', state)}"
+    return query
+
+
+def _schema(contract: Contract) -> pa.Schema:
+    fields = [pa.field("run_id", pa.int64()), pa.field(ROW_NR, pa.int64())]
+    fields += [pa.field(n, contract.columns[n].arrow_type) for n in contract.named("entity", "timestamp")]
+    fields.append(pa.field("predicted", pa.string()))
+    fields += [pa.field(probability_column(level), pa.float32()) for level in contract.classes]
+    fields += [pa.field("confidence", pa.float32()), pa.field("model_version", pa.int32())]
+    return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", "UTC"))])
+
+
+def _batches(
+    con: duckdb.DuckDBPyConnection, query: str, scorer: Scorer, run_id: int, scored_at: datetime, tally: _Tally, name: str
+) -> Iterator[pa.RecordBatch]:
+    """Stream the drop through features and model, one record batch at a time."""
+    contract = scorer.context.contract
+    schema = _schema(contract)
+    classes = pa.array(contract.classes)
+    with duck.errors_name(name):
+        reader = con.execute(query).to_arrow_reader(BATCH_ROWS)
+        while True:
+            begun = time.monotonic()
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                tally.features_seconds += time.monotonic() - begun
+                return
+            table = pa.Table.from_batches([batch])
+            features = finish(contract, table)
+            featured = time.monotonic()
+            tally.features_seconds += featured - begun
+            p = scorer.model.probabilities(features)
+            best = p.argmax(axis=1)
+            confidence = p[np.arange(len(p)), best]
+            tally.add(time.monotonic() - featured, best, confidence)
+            n = len(p)
+            columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
+            columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
+            columns += [classes.take(pa.array(best)), *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1]))]
+            columns += [pa.array(confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
+            columns.append(pa.array([scored_at], pa.timestamp("us", "UTC")).take(pa.array(np.zeros(n, np.int8))))
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> pa.Table:
+    target = quoted(contract.target)
+    levels = ", ".join(map(literal, contract.classes))
+    query = (
+        f"SELECT {ROW_NR}, {target} AS observed FROM read_parquet({literal(str(accepted))}) WHERE {target} IN ({levels})"
+    )
+    return con.execute(query).to_arrow_table()
+
+
+def _run_row(
+    scorer: Scorer, report: FileReport, tally: _Tally, run_id: int, drop_id: int, started_at: datetime
+) -> dict[str, Any]:
+    row_us = np.array([us for us, _ in tally.row_us])
+    weights = np.array([n for _, n in tally.row_us], dtype=float)
+    confidence = np.concatenate(tally.confidences) if tally.confidences else np.empty(0, np.float32)
+    known = len(confidence) > 0
+    quantiles = np.quantile(row_us, [0.5, 0.95, 0.99]) if known else [float("nan")] * 3
+    return {
+        "run_id": run_id,
+        "drop_id": drop_id,
+        "step_run": scorer.context.run,
+        "model_name": scorer.version.name,
+        "model_version": scorer.version.version,
+        "mlflow_run_id": scorer.version.run_id,
+        "feature_snapshot": scorer.snapshot_sha256,
+        "snapshot_as_of": scorer.as_of.isoformat(),
+        "rows_in": report.rows,
+        "rows_scored": tally.rows,
+        "rows_quarantined": report.quarantined,
+        "success_rate": tally.rows / report.rows if report.rows else 1.0,
+        "row_us_mean": float(np.average(row_us, weights=weights)) if known else float("nan"),
+        "row_us_p50": float(quantiles[0]),
+        "row_us_p95": float(quantiles[1]),
+        "row_us_p99": float(quantiles[2]),
+        "confidence_mean": float(confidence.mean(dtype=np.float64)) if known else float("nan"),
+        "confidence_median": float(np.median(confidence)) if known else float("nan"),
+        "started_at": started_at,
+    }
+
+
+def _classes(contract: Contract, tally: _Tally) -> dict[str, tuple[int, float | None]]:
+    predicted = np.concatenate(tally.predicted) if tally.predicted else np.empty(0, np.int8)
+    confidence = np.concatenate(tally.confidences) if tally.confidences else np.empty(0, np.float32)
+    found: dict[str, tuple[int, float | None]] = {}
+    for index, level in enumerate(contract.classes):
+        chosen = confidence[predicted == index]
+        found[level] = (len(chosen), float(chosen.mean(dtype=np.float64)) if len(chosen) else None)
+    return found
+
+

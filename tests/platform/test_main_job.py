@@ -1,0 +1,100 @@
+"""The parts of the main job that need no platform."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from apex_ml.errors import ConfigError
+from apex_ml.platform.airflow_api import TaskRun
+from apex_ml.platform.main_job import next_run_number, raw_folder, simulated_raw
+from apex_ml.platform.task_board import TaskBoard
+from apex_ml.settings import Settings
+
+PARQUET = b"PAR1" + b"\0" * 8 + b"PAR1"
+
+
+def test_raw_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "_SUCCESS").touch()
+    (tmp_path / "raw" / "part-0.snappy.parquet").write_bytes(PARQUET)
+    monkeypatch.chdir(tmp_path)
+    assert raw_folder("raw") == tmp_path / "raw"
+    assert raw_folder(f"file://{tmp_path}/raw") == tmp_path / "raw"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "no such folder"),
+        ({}, "no data files"),
+        ({"_SUCCESS": b"", ".hidden.parquet": PARQUET}, "no data files"),
+        ({"orders.csv": b"a,b"}, "none of its 1 files is a parquet file, e.g. orders.csv"),
+    ],
+)
+def test_raw_folder_refuses(tmp_path: Path, files: dict[str, bytes] | None, message: str) -> None:
+    folder = tmp_path / "raw"
+    if files is not None:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"RAW={folder}: {message}"):
+        raw_folder(str(folder))
+
+
+def test_a_folder_that_a_person_chose_is_never_filled(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    with simulated_raw(Settings.load(home=tmp_path, raw_url=str(tmp_path / "mine")), console):
+        pass
+    assert not (tmp_path / "mine").exists()
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "raw" / "orders.parquet").write_bytes(PARQUET)
+    with simulated_raw(Settings.load(home=tmp_path), console):
+        pass
+    assert [file.name for file in (tmp_path / "data" / "raw").iterdir()] == ["orders.parquet"]
+
+
+def test_run_numbers_are_never_given_twice(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda _: next_run_number(settings), range(20)))
+    assert sorted(numbers) == list(range(1, 21))
+    counter = tmp_path / ".apex" / "run_counter.json"
+    assert json.loads(counter.read_text()) == {"runs": 20}
+    counter.write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        next_run_number(settings)
+
+
+def task(name: str, state: str | None, seconds: float | None = None, map_index: int = -1, tries: int = 1) -> TaskRun:
+    """A task instance."""
+    return TaskRun(name, map_index, "a +1", state, tries, datetime.now(UTC) if state else None, seconds)
+
+
+def test_the_board_prints_each_change_once_off_a_terminal() -> None:
+    out = io.StringIO()
+    with TaskBoard(Console(file=out, width=100), "apex_retrain") as board:
+        board.show([task("validate", "queued"), task("elt", None)])
+        board.show([task("validate", "running"), task("elt", None)])
+        board.show([task("validate", "running"), task("elt", None)], "waiting")
+        board.show([task("validate", "success", 3.21), task("score", "up_for_retry", map_index=0, tries=2)], "waiting")
+    assert [" ".join(line.split()) for line in out.getvalue().splitlines()] == [
+        "apex_retrain",
+        "validate running",
+        "waiting",
+        "validate success 3.2 s",
+        "score [a +1] up_for_retry, try 2",
+    ]
+
+
+def test_the_board_draws_a_table_on_a_terminal() -> None:
+    out = io.StringIO()
+    with TaskBoard(Console(file=out, width=100, force_terminal=True), "apex_retrain") as board:
+        board.show([task("validate", "success", 3.21), task("elt", "running")])
+    assert "validate" in out.getvalue() and "3.2" in out.getvalue() and "running" in out.getvalue()

@@ -1,0 +1,138 @@
+"""Drops: orders of known clients without outcome, whole in the inbox at once, the same for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from datetime import date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from apex_ml.contract.model import Contract
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.simulate.drop import make_drop
+from apex_ml.simulate.files import part_files, write_parts
+from apex_ml.simulate.process import Process
+from apex_ml.simulate.quirks import apply_quirk
+
+AS_OF = date(2024, 8, 24)
+
+
+def test_a_drop(contract: Contract, process: Process, orders: pa.Table, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "inbox" / "drop.parquet"
+    info = make_drop(str(folder), AS_OF, 300, 1, path, contract)
+    assert [p.name for p in path.parent.iterdir()] == ["drop.parquet"]
+    table = pq.read_table(path)
+    assert table.column_names == [
+        name for name, column in contract.columns.items() if column.role in ("entity", "timestamp", "attribute")
+    ]
+    assert pq.ParquetFile(path).schema.column(table.column_names.index(contract.timestamp)).physical_type == "INT96"
+    assert set(table.column(contract.timestamp).cast(pa.timestamp("s")).to_pylist()) == {datetime(2024, 8, 24)}
+    assert len(pc.unique(table.column(contract.entity))) == 300  # distinct while there are clients enough
+    known = orders.select([name for name in table.column_names if name != contract.timestamp])
+    attributes = {row[contract.entity]: row for row in known.to_pylist()}
+    assert all(row == attributes[row[contract.entity]] for row in table.drop_columns([contract.timestamp]).to_pylist())
+    assert (info.path, info.rows, info.clients, info.as_of, info.seed) == (path, 300, 300, AS_OF, 1)
+    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert info.bytes == path.stat().st_size
+
+
+def test_clients_repeat_evenly_when_they_must(contract: Contract, folder: Path, tmp_path: Path) -> None:
+    info = make_drop(str(folder), AS_OF, 2_500, 1, tmp_path / "drop.parquet", contract)
+    counts = pc.value_counts(pq.read_table(info.path).column(contract.entity)).field("counts").to_pylist()
+    assert sum(counts) == 2_500
+    assert set(counts) == {2, 3}
+    assert len(counts) == info.clients
+
+
+def test_the_seed_decides_not_the_files(contract: Contract, process: Process, orders: pa.Table, tmp_path: Path) -> None:
+    for number, rows in enumerate((orders, orders.take(pa.array(range(orders.num_rows - 1, -1, -1))))):
+        raw = tmp_path / f"raw{number}"
+        raw.mkdir()
+        write_parts(rows, raw, 1 + 4 * number, label="x", entity=process.entity)
+    first = make_drop(str(tmp_path / "raw0"), AS_OF, 100, 1, tmp_path / "a.parquet", contract)
+    again = make_drop((tmp_path / "raw1").as_uri(), AS_OF, 100, 1, tmp_path / "b.parquet", contract)
+    other = make_drop(str(tmp_path / "raw0"), AS_OF, 100, 2, tmp_path / "c.parquet", contract)
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+def test_attributes_are_the_newest(
+    contract: Contract, process: Process, orders: pa.Table, folder: Path, tmp_path: Path
+) -> None:
+    apply_quirk(folder, "changing_attributes", 1.0, 1, process)
+    path = make_drop(str(folder), AS_OF, 500, 1, tmp_path / "drop.parquet", contract).path
+    raw = pa.concat_tables([pq.read_table(p) for p in part_files(folder)]).sort_by(contract.timestamp)
+    newest = {row[contract.entity]: row[process.given] for row in raw.to_pylist()}
+    rows = pq.read_table(path).to_pylist()
+    agree = [row[process.given] == newest[row[contract.entity]] for row in rows]
+    assert sum(agree) >= 497  # a client may have two orders on its last day
+
+
+@pytest.mark.parametrize(
+    "quirk",
+    [
+        "nulls",
+        "date_strings",
+        "estrellas_suffix",
+        "tz_aware",
+        "missing_column",
+        "extra_column",
+        "all_null_column",
+        "reordered_columns",
+        "empty_file",
+        "int_as_double",
+        "dictionary_strings",
+    ],
+)
+@pytest.mark.parametrize("rate", ["one", 1.0])
+def test_damaged_raw_files_do_not_stop_it(
+    contract: Contract, process: Process, folder: Path, tmp_path: Path, quirk: str, rate: float
+) -> None:
+    apply_quirk(folder, quirk, rate, 1, process)
+    table = pq.read_table(make_drop(str(folder), AS_OF, 300, 1, tmp_path / "drop.parquet", contract).path)
+    assert table.num_rows == 300
+    assert table.column(contract.entity).null_count == 0
+    assert set(table.column(contract.timestamp).cast(pa.timestamp("s")).to_pylist()) == {datetime(2024, 8, 24)}
+
+
+def test_refusals(contract: Contract, process: Process, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "drop.parquet"
+    with pytest.raises(ConfigError, match="rows 0"):
+        make_drop(str(folder), AS_OF, 0, 1, path, contract)
+    with pytest.raises(ConfigError, match="s3://"):
+        make_drop("s3://bucket/raw", AS_OF, 1, 1, path, contract)
+    with pytest.raises(DataError, match="no such folder"):
+        make_drop(str(tmp_path / "none"), AS_OF, 1, 1, path, contract)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="apex simulate"):
+        make_drop(str(tmp_path / "empty"), AS_OF, 1, 1, path, contract)
+    path.touch()
+    with pytest.raises(ConfigError, match="never overwritten"):
+        make_drop(str(folder), AS_OF, 1, 1, path, contract)
+    path.unlink()
+    apply_quirk(folder, "nulls", 1.0, 1, process, columns=[contract.entity])
+    with pytest.raises(DataError, match="nobody to order"):
+        make_drop(str(folder), AS_OF, 1, 1, path, contract)
+    apply_quirk(folder, "missing_column", 1.0, 1, process, columns=[contract.entity])
+    with pytest.raises(DataError, match=f"no column {contract.entity}"):
+        make_drop(str(folder), AS_OF, 1, 1, path, contract)
+    cut = apply_quirk(folder, "truncated_file", "one", 1, process)[0]
+    with pytest.raises(DataError, match=cut.name):
+        make_drop(str(folder), AS_OF, 1, 1, path, contract)
+    assert not path.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(not os.environ.get("APEX_TEST_RAW"), reason="APEX_TEST_RAW names no folder of the real files")
+def test_the_real_files(contract: Contract, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    info = make_drop(os.environ["APEX_TEST_RAW"], AS_OF, 100_000, 1, tmp_path / "drop.parquet", contract)
+    assert time.perf_counter() - began < 2
+    table = pq.read_table(info.path)
+    assert len(pc.unique(table.column(contract.entity))) == 100_000
+    assert all(column.null_count == 0 for column in table.columns)
