@@ -189,7 +189,7 @@ def check_batch(settings: Settings, contract: Contract, use: Use, accepted: Path
     label = suite_name(contract, use)
     result = context.checkpoints.get(label).run(
         batch_parameters={"dataframe": frame},
-        expectation_parameters={"as_of": as_of.isoformat()},
+        expectation_parameters={"as_of": f"{as_of.isoformat()}T00:00:00"},
         run_id=gx.RunIdentifier(run_name=run),
     )
     errors: list[str] = []

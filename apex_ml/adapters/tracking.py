@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +52,12 @@ def _quiet() -> None:
     """MLflow reads these at import; progress bars and telemetry have no place in a task's log."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # the signature is given, and the dataset's source is a folder whichever of the two resolvers takes it
+    warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
+    warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
 
 
 def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -> Registered:

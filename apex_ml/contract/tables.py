@@ -58,7 +58,8 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
                    r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
             FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
-            LEFT JOIN apex.model_versions AS v USING (model_name, model_version)""",
+            LEFT JOIN apex.model_versions AS v
+                ON v.model_name = r.model_name AND v.model_version = r.model_version""",
         _comment("VIEW", "apex.lineage", "One row a scored order, back to its drop, model version, training data and code."),
     ]
     views = ("scored_orders_current", "channel_mix_daily", "confidence_daily", "lineage")

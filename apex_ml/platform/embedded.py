@@ -41,7 +41,7 @@ from apex_ml.platform.supervise import (
 from apex_ml.settings import Settings
 
 POOLS = {"apex_scoring": (2, "Scoring of drops."), "apex_training": (1, "Steps of apex_retrain.")}
-HEALTHY_SECONDS = 120
+HEALTHY_SECONDS = 180
 
 
 def up(settings: Settings, phases: Phases | None = None) -> Settings:
@@ -65,6 +65,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
         started_here = not supervisor.running()
         if started_here:
             _stop(settings)  # what a power cut or a killed supervisor left behind
+        ours = [process.pid for process in family(settings)]
+        check_ports(settings, _port_names(services(settings)), ours)
         try:
             _start(settings, supervisor, phases)
         except BaseException:
@@ -102,6 +104,7 @@ def airflow_command(settings: Settings, *arguments: str) -> subprocess.Completed
     """Run an `airflow` command on this platform; its output is captured."""
     return subprocess.run(
         [str(Path(sys.executable).parent / "airflow"), *arguments],
+        check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -112,7 +115,6 @@ def airflow_command(settings: Settings, *arguments: str) -> subprocess.Completed
 
 def _start(settings: Settings, supervisor: Supervisor, phases: Phases) -> None:
     mine = services(settings)
-    check_ports(settings, _port_names(mine), ours=[process.pid for process in family(settings)])
     with phases.phase("PostgreSQL"):
         server = postgres.prepare(settings)
         if not supervisor.running():

@@ -32,18 +32,19 @@ QUIET = {
 
 
 def inherited() -> dict[str, str]:
-    """The caller's environment without anything that configures a service."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    """The caller's environment without anything that configures a service, and this Python's commands first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    return {**kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
 
 
 def common(settings: Settings) -> dict[str, str]:
-    """What every program gets: the home, the settings that do not stand in ``.env``, UTC, no calls home."""
-    binaries = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    """What every program gets: the home, the settings that do not stand in ``.env``, UTC, no calls home.
+
+    Nothing of the caller's shell is in it: `up` compares it with what runs, and restarts when it differs.
+    """
     return {
         **QUIET,
         "TZ": "UTC",
-        "PATH": path if path.split(os.pathsep)[0] == binaries else os.pathsep.join([binaries, path]),
         **apex_variables(settings),
         MARK: str(settings.home),
     }

@@ -195,6 +195,7 @@ def _follow(
 ) -> tuple[DagRun, list[TaskRun]]:
     """Show a run until it is finished; raise TransientError when it moves no more or takes too long."""
     began = moved = time.monotonic()
+    retries = _Retries(api, console)
     with TaskBoard(console, f"{dag_id}  {api.run_url(dag_id, run_id)}") as board:
         while True:
             run = api.dag_run(dag_id, run_id)
@@ -202,6 +203,7 @@ def _follow(
             others = [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
             waits = run.state == "queued" and bool(others)
             board.show(tasks, f"waiting for the run {others[0].run_id} to end" if waits else "")
+            retries.tell(run, tasks)
             if run.finished:
                 return run, tasks
             now = time.monotonic()
@@ -243,6 +245,7 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
     )
     began = time.monotonic()
     limit = settings.step_timeout_minutes * 60.0
+    retries = _Retries(api, console)
     with TaskBoard(console, f"{SCORE}  {api.url}/dags/{SCORE}") as board:
         while True:
             summary = report.drop_summary(settings, drop.sha256)
@@ -257,6 +260,7 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
                 console.print(f"{drop.path.name} was refused: {summary['reason']}", markup=False)
                 return None
             for run in runs:
+                retries.tell(run, tasks.get(run.run_id, []))
                 if run.state == "failed":
                     _print_failures(api, console, run, tasks.get(run.run_id, []))
                     return None
@@ -266,6 +270,25 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
                     f"see {api.url}/dags/{SCORE} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)
+
+
+class _Retries:
+    """Prints why a task is tried again, once a try: the retry is minutes away, and a person may fix it meanwhile."""
+
+    def __init__(self, api: AirflowApi, console: Console) -> None:
+        self._api = api
+        self._console = console
+        self._told: set[tuple[str, str, int, int]] = set()
+
+    def tell(self, run: DagRun, tasks: Sequence[TaskRun]) -> None:
+        """Print the error of every task that waits for its next try and was not told yet."""
+        for task in tasks:
+            key = (run.run_id, task.task_id, task.map_index, task.try_number)
+            if task.state == "up_for_retry" and key not in self._told:
+                self._told.add(key)
+                errors = self._api.log(run.dag_id, run.run_id, task).errors
+                if errors:
+                    self._console.print(f"  {task.task_id} is tried again after: {errors[-1]}", markup=False)
 
 
 def _print_failures(api: AirflowApi, console: Console, run: DagRun, tasks: Sequence[TaskRun]) -> None:

@@ -143,7 +143,7 @@ def locate(settings: Settings, make: bool = False) -> Server:
         base.mkdir(parents=True, exist_ok=True)
         (base / "HOME").write_text(f"Data of the embedded Postgres of {settings.home}\n")
         note.write_text(f"{base}\n")
-        logger.info("OS user %s cannot reach %s: the database is kept in %s", ACCOUNT, settings.state, base)
+        logger.warning("OS user %s cannot reach %s: the database is kept in %s", ACCOUNT, settings.state, base)
     binaries = wheel_binaries()
     if make and not _can(str(binaries / "postgres"), "--version"):
         binaries = _copy_binaries(outside)
@@ -172,7 +172,7 @@ def _make_account() -> None:
     command = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent"]
     command += ["--shell", "/usr/sbin/nologin", "--user-group", ACCOUNT]
     try:
-        made = subprocess.run(command, capture_output=True, text=True)
+        made = subprocess.run(command, check=False, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise ConfigError(f"Postgres refuses to run as root, and useradd is missing: make a user {ACCOUNT}") from error
     if made.returncode not in (0, 9):  # 9: another `up` made it at the same moment
@@ -198,6 +198,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         command,
+        check=False,
         capture_output=True,
         text=True,
         input=stdin,
@@ -231,7 +232,7 @@ def _copy_binaries(outside: Path) -> Path:
         with contextlib.suppress(OSError):  # another `up` was first
             half.rename(target)
         shutil.rmtree(half, ignore_errors=True)
-        logger.info("copied PostgreSQL to %s, because OS user %s cannot reach %s", target, ACCOUNT, package)
+        logger.warning("copied PostgreSQL to %s, because OS user %s cannot reach %s", target, ACCOUNT, package)
     return target / package.name / "pginstall18" / "bin"
 
 

@@ -14,8 +14,10 @@ from apex_ml.settings import CODE_ROOT, Settings
 def env_example() -> str:
     """Every setting as a commented line of ``.env``, with its description and default."""
     blocks = [
-        "# Every setting of Apex. Copy a line into .env (or export it) and change it; the environment wins over .env.\n"
-        "# Generated: apex settings --format env > .env.example\n"
+        """\
+# Every setting of Apex. Copy a line into .env (or export it) and change it; the environment wins over .env.
+# Generated: apex settings --format env > .env.example
+"""
     ]
     for name, field in Settings.model_fields.items():
         blocks.append(f"# {_description(field)}\n#{variable(name)}={_default(field)}\n")

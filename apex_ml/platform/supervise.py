@@ -105,13 +105,19 @@ def programs(settings: Settings, server: postgres.Server, names: Collection[str]
             )
         )
     if MLFLOW in wanted:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
-        command += ["--workers", "1", "--serve-artifacts", "--allowed-hosts", _allowed_hosts(settings)]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host]
+        command += [
+            "--port",
+            str(settings.mlflow_port),
+            "--workers",
+            "1",
+            "--serve-artifacts",
+            "--allowed-hosts",
+            _allowed_hosts(settings),
+        ]
         command += ["--artifacts-destination", str(settings.state / "mlflow" / "artifacts")]
         made.append(
-            Program(
-                MLFLOW, command, {**base, **mlflow_environment(settings)}, service_log(settings, MLFLOW), folder
-            )
+            Program(MLFLOW, command, {**base, **mlflow_environment(settings)}, service_log(settings, MLFLOW), folder)
         )
     for name in AIRFLOW:
         if name not in wanted:
@@ -293,6 +299,7 @@ class Supervisor:
         write_config(self.settings, text)
         started = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(supervisor_config(self.settings))],
+            check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -31,6 +32,7 @@ class TaskBoard:
         self.title = title
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._told: dict[str, str] = {}
+        self._labels: dict[tuple[str, int], str] = {}
 
     def __enter__(self) -> Self:
         """Start to draw."""
@@ -50,6 +52,9 @@ class TaskBoard:
     def show(self, tasks: Sequence[TaskRun], note: str = "") -> None:
         """Show the tasks as they are now, started ones first, and a note on the whole."""
         now = datetime.now(UTC)
+        # Airflow forgets a label while the task waits for its next try
+        self._labels |= {(task.task_id, task.map_index): task.label for task in tasks if task.label}
+        tasks = [replace(task, label=self._labels.get((task.task_id, task.map_index))) for task in tasks]
         ordered = sorted(tasks, key=lambda task: (task.started is None, task.started or now, task.map_index))
         if self._live:
             self._live.update(self._table(ordered, note, now), refresh=True)
@@ -59,7 +64,7 @@ class TaskBoard:
             if self._told.get(task.name) != state and task.state not in (None, "scheduled", "queued"):
                 self._told[task.name] = state
                 took = f"  {task.seconds:.1f} s" if task.finished and task.seconds is not None else ""
-                self.console.print(f"  {task.name:<24}{state}{took}", markup=False)
+                self.console.print(f"  {task.name:<24} {state}{took}", markup=False)
         if note and self._told.get("") != note:
             self._told[""] = note
             self.console.print(f"  {note}", markup=False)

@@ -57,9 +57,11 @@ def settled(states: Iterable[State], now: float, grace: float = GRACE_SECONDS) -
     return [s.name for s in states if s.name != WATCHDOG and s.state == "RUNNING" and now - s.since >= grace]
 
 
-def look(settings: Settings, supervisor: Supervisor, counter: Counter, log: TextIO) -> None:
+def look(
+    settings: Settings, supervisor: Supervisor, counter: Counter, log: TextIO, grace: float = GRACE_SECONDS
+) -> None:
     """One round: check what runs, restart what hangs."""
-    found = health.check(settings, settled(supervisor.states().values(), time.time()))
+    found = health.check(settings, settled(supervisor.states().values(), time.time(), grace))
     due = counter.observe(found)
     for name, result in found.items():
         if result.ok is False:

@@ -94,7 +94,7 @@ def _write_examples(con: duckdb.DuckDBPyConnection, contract: Contract, query: s
     key = contract.named("entity", "timestamp", "target")
     writer: pq.ParquetWriter | None = None
     rows = 0
-    reader = con.execute(query).to_arrow_reader(BATCH_ROWS)
+    reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
     try:
         for batch in reader:
             table = pa.Table.from_batches([batch])

@@ -297,7 +297,7 @@ def _batches(
     schema = _schema(contract)
     classes = pa.array(contract.classes)
     with duck.errors_name(name):
-        reader = con.execute(query).to_arrow_reader(BATCH_ROWS)
+        reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
         while True:
             begun = time.monotonic()
             try:
@@ -328,7 +328,7 @@ def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     query = (
         f"SELECT {ROW_NR}, {target} AS observed FROM read_parquet({literal(str(accepted))}) WHERE {target} IN ({levels})"
     )
-    return con.execute(query).to_arrow_table()
+    return con.sql(query).to_arrow_table()
 
 
 def _run_row(

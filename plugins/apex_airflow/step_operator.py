@@ -87,7 +87,9 @@ class StepOperator(BaseOperator):
             raise ValueError(f"step {step!r}: announces and announces_if go together")
         # Through an alias the event is optional; a plain outlet would announce at every success.
         self.alias = AssetAlias(f"{announces.name}_news", group="apex") if announces is not None else None
-        super().__init__(outlets=[self.alias] if self.alias else None, **kwargs)
+        if self.alias is not None:
+            kwargs["outlets"] = [*(kwargs.get("outlets") or ()), self.alias]
+        super().__init__(**kwargs)
         self.step = step
         self.args = list(args)
         self.with_run = with_run

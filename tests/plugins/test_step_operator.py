@@ -121,6 +121,16 @@ def test_a_chunk_reaches_the_arguments(task: Any) -> None:
     assert result["last"] == '--drops=["a", "b"]'
 
 
+def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
+    with DAG("apex_score", default_args=step_defaults(Settings.load())):
+        chunks = StepOperator(task_id="list_drops", step="score", returns="chunks")
+        mapped = StepOperator.partial(task_id="score", step="score", args=["--drops="]).expand(chunk=chunks.output)
+    chunk = {"label": "a +1", "drops": ["a", "b"]}
+    operator = mapped.unmap({"chunk": chunk})
+    assert isinstance(operator, StepOperator) and operator.chunk == chunk and operator.args == ["--drops="]
+    assert operator.owner == "apex" and not operator.outlets
+
+
 @pytest.mark.parametrize(("promoted", "events"), [("true", 1), ("false", 0)])
 def test_announces_only_when_so(task: Any, promoted: str, events: int) -> None:
     champion = Asset("apex_champion")

@@ -1,0 +1,177 @@
+"""What `apex status` tells: services first, then the model, the drops and the last runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import psycopg2
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from apex_ml.adapters.store import hidden
+from apex_ml.errors import ApexError
+from apex_ml.platform import health, report
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.main_job import RETRAIN, inbox
+from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, State, Supervisor, services
+from apex_ml.settings import Settings
+from apex_ml.steps.folder import StepContext, latest_manifest
+
+RUNS = """
+SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at
+FROM apex.drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT 5
+"""
+SHOWN = 5
+
+
+def show(settings: Settings, console: Console) -> bool:
+    """Print everything; return whether every service is well. What a stopped service would know is one line each."""
+    well = show_services(settings, console)
+    for title, part in (
+        ("champion", _champion),
+        ("drops waiting", _waiting),
+        ("last retrain runs", _retrain_runs),
+        ("last scoring runs", _scoring_runs),
+        ("Data Docs", _data_docs),
+    ):
+        try:
+            part(settings, console)
+        except (ApexError, psycopg2.Error, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
+    console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
+    return well
+
+
+def show_services(settings: Settings, console: Console) -> bool:
+    """Print a table of the services; return whether all are well."""
+    supervisor = Supervisor(settings)
+    states = supervisor.states() if supervisor.running() else {}
+    mine = services(settings)
+    found = health.check(settings, [name for name in mine if states.get(name) and states[name].state == "RUNNING"])
+    table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("service", "state", "pid", "uptime", "health", "memory", "address"):
+        table.add_column(name, overflow="fold", no_wrap=name not in ("health", "address"))
+    addresses = {
+        POSTGRES: f"{settings.host}:{settings.pg_port}",
+        MLFLOW: settings.tracking_uri,
+        AIRFLOW[0]: settings.airflow,
+    }
+    total = 0
+    well = True
+    for name in mine:
+        state = states.get(name)
+        result = found.get(name, health.Health(False, "down"))
+        memory = memory_of(state.pid) if state and state.pid else 0
+        total += memory
+        well &= bool(result.ok)
+        table.add_row(
+            name,
+            state.state.lower() if state else "down",
+            str(state.pid) if state and state.pid else "",
+            _uptime(state),
+            "ok" if result.ok else result.detail,
+            f"{memory >> 20} MiB" if memory else "",
+            addresses.get(name, ""),
+        )
+    if total:
+        table.add_section()
+        table.add_row("", "", "", "", "", f"{total >> 20} MiB", "")
+    console.print(table)
+    if not states:
+        console.print("The platform is down: `make up` or `apex up` brings it up.", markup=False)
+    return well
+
+
+def memory_of(pid: int) -> int:
+    """Bytes that a process and its descendants use; pages they share count once, where the system can tell."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0
+    for process in family:
+        try:
+            full = process.memory_full_info()
+            total += getattr(full, "pss", full.rss)
+        except psutil.Error:
+            continue
+    return total
+
+
+def _uptime(state: State | None) -> str:
+    if state is None or state.state != "RUNNING":
+        return ""
+    return str(timedelta(seconds=max(0, int(time.time() - state.since))))
+
+
+def _champion(settings: Settings, console: Console) -> None:
+    found = report.champion(settings)
+    if found is None:
+        console.print("champion: none yet; `make train` trains one")
+        return
+    (row,) = report.fetch(settings, report.CHAMPION, model=settings.model_name)
+    losses = (
+        "not measured"
+        if found.log_loss is None or found.prior_log_loss is None
+        else f"log loss {found.log_loss:.4f} (class prior's {found.prior_log_loss:.4f})"
+    )
+    since = row["decided_at"].astimezone(UTC).strftime("%F %T")
+    console.print(
+        f"champion: {settings.model_name} version {found.version}, since {since} UTC ({row['action']}), {losses}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _waiting(settings: Settings, console: Console) -> None:
+    folder = inbox(settings)
+    names = sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
+
+
+def _retrain_runs(settings: Settings, console: Console) -> None:
+    with AirflowApi(settings, patience=0.5) as api:
+        runs = api.dag_runs(RETRAIN, limit=SHOWN)
+    _rows(
+        console,
+        "last retrain runs",
+        [f"{_time(run.started)}  {run.state:<8} {_seconds(run.started, run.ended):>7}  {run.run_id}" for run in runs],
+    )
+
+
+def _scoring_runs(settings: Settings, console: Console) -> None:
+    _rows(
+        console,
+        "last scoring runs",
+        [
+            f"{_time(row['finished_at'])}  {row['name']}: {row['rows_scored']:,} scored, "
+            f"{row['rows_quarantined']:,} quarantined, version {row['model_version']}, {row['ms_total'] / 1000:.1f} s"
+            for row in report.fetch(settings, RUNS)
+        ],
+    )
+
+
+def _data_docs(settings: Settings, console: Console) -> None:
+    manifest = latest_manifest(StepContext.load(settings, "status"), "validate", lambda _: True)
+    url = manifest["result"].get("data_docs_url") if manifest else None
+    console.print(f"Data Docs: {url or 'none yet'}", markup=False, soft_wrap=True)
+
+
+def _rows(console: Console, title: str, lines: list[str]) -> None:
+    console.print(f"{title}:" + ("" if lines else " none yet"))
+    for line in lines:
+        console.print("  " + line, markup=False, soft_wrap=True)
+
+
+def _time(moment: datetime | None) -> str:
+    return moment.astimezone(UTC).strftime("%F %T") if moment else "not started        "
+
+
+def _seconds(started: datetime | None, ended: datetime | None) -> str:
+    return f"{(ended - started).total_seconds():.0f} s" if started and ended else ""

@@ -1,0 +1,218 @@
+"""The embedded Postgres: where it lives, who may reach what, and how it heals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import psutil
+import psycopg2
+import pytest
+from pydantic import SecretStr
+from throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
+
+from apex_ml.errors import ConfigError
+from apex_ml.platform import embedded, postgres, psql, supervise, watchdog
+from apex_ml.platform.env_file import ensure_env
+from apex_ml.settings import Settings
+
+OWNERS = {
+    "airflow": ("airflow", "pg_airflow_password"),
+    "mlflow": ("mlflow", "pg_mlflow_password"),
+    "apex_writer": ("apex", "pg_writer_password"),
+    "apex_reader": ("apex", "pg_reader_password"),
+}
+DATABASES = ("airflow", "mlflow", "apex", "postgres", "template1")
+
+
+def _query(settings: Settings, role: str, database: str, query: str) -> list[tuple[object, ...]]:
+    url = settings.postgres_url(role, getattr(settings, OWNERS[role][1]), database)
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.parametrize("role", OWNERS)
+def test_role_reaches_only_its_own_database(database: Database, role: str) -> None:
+    own = OWNERS[role][0]
+    assert _query(database.settings, role, own, "SELECT current_user::text") == [(role,)]
+    for other in set(DATABASES) - {own}:
+        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+            _query(database.settings, role, other, "SELECT 1")
+
+
+def test_no_role_is_a_superuser_or_makes_others(database: Database) -> None:
+    flags = "rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls"
+    strong = _query(database.settings, "apex_reader", "apex", f"SELECT rolname::text FROM pg_roles WHERE {flags}")
+    assert strong == [("apex_admin",)]
+
+
+def test_superuser_cannot_come_by_network(database: Database) -> None:
+    url = database.settings.postgres_url("apex_admin", database.settings.pg_admin_password, "postgres")
+    with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects"):
+        psycopg2.connect(url)
+
+
+def test_reader_writes_nothing(database: Database) -> None:
+    settings = database.settings
+    _query(settings, "apex_writer", "apex", "CREATE TABLE IF NOT EXISTS secret_table (a int)")
+    for statement in (
+        "CREATE TABLE mine (a int)",
+        "CREATE TABLE public.mine (a int)",
+        "SET default_transaction_read_only = off; CREATE TABLE apex.mine (a int)",
+        "SELECT * FROM secret_table",
+    ):
+        with pytest.raises(psycopg2.Error):
+            _query(settings, "apex_reader", "apex", statement)
+
+
+def test_wrong_password_is_refused(database: Database) -> None:
+    url = database.settings.postgres_url("apex_reader", SecretStr("wrong"), "apex")
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(url)
+
+
+def test_server_listens_on_loopback_only(database: Database) -> None:
+    process = postgres.postmaster(database.server)
+    assert process is not None
+    addresses = {c.laddr.ip for c in process.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_data_and_sockets_are_private_and_not_roots(database: Database) -> None:
+    for folder in (database.server.data, database.server.socket):
+        found = folder.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o700
+        assert found.st_uid != 0
+    process = postgres.postmaster(database.server)
+    assert process is not None and process.uids().real != 0
+
+
+def test_databases_can_be_ensured_again(database: Database) -> None:
+    postgres.ensure_databases(database.settings, database.server)
+    assert postgres.prepare(database.settings) == database.server
+
+
+def test_no_log_has_a_password(database: Database) -> None:
+    text = (database.settings.logs / "postgres.log").read_text()
+    assert database.settings.pg_reader_password.get_secret_value() not in text
+
+
+def test_psql_is_the_reader_and_hides_the_password(database: Database) -> None:
+    command, environment = psql.psql_call(database.settings, ["-At", "-c", "SELECT current_user, current_schema"])
+    assert database.settings.pg_reader_password.get_secret_value() not in " ".join(command)
+    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "apex_reader|apex"
+
+
+def test_psql_without_a_password_says_what_to_do(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="apex up"):
+        psql.psql_call(settings)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
+def test_closed_parents_stay_closed_and_the_data_lives_elsewhere() -> None:
+    with running_postgres("closed") as database:
+        home = database.settings.home
+        assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
+        assert database.server.base.parent == postgres.OUTSIDE
+        assert (home / ".apex" / "postgres" / "LOCATION").read_text().strip() == str(database.server.base)
+        # opening the folder later must not make the data seem lost
+        home.parent.chmod(0o755)
+        assert postgres.locate(database.settings, make=True).base == database.server.base
+        outside = database.server.base
+    assert not outside.exists()
+
+
+def _wait_for(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_killed_server_is_restarted_and_a_hung_one_too() -> None:
+    with open_folder() as home:
+        settings = ensure_env(throwaway(home))
+        try:
+            database = start_postgres(settings, stop_seconds=2)
+
+            def pid() -> int:
+                return database.supervisor.states()[supervise.POSTGRES].pid
+
+            _wait_for(lambda: database.supervisor.states()[supervise.POSTGRES].state == "RUNNING")
+            first = pid()
+            os.kill(first, signal.SIGKILL)
+            _wait_for(lambda: pid() not in (0, first))
+            postgres.wait_ready(settings, database.server)
+
+            _wait_for(lambda: database.supervisor.states()[supervise.POSTGRES].state == "RUNNING")
+            second = pid()
+            os.kill(second, signal.SIGSTOP)
+            watchdog.look(settings, database.supervisor, watchdog.Counter(limit=1), sys.stderr, grace=0)
+            _wait_for(lambda: pid() not in (0, second))
+            postgres.wait_ready(settings, database.server)
+        finally:
+            embedded.destroy(settings)
+
+
+def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
+    with open_folder() as home:
+        settings = ensure_env(throwaway(home))
+        try:
+            database = start_postgres(settings)
+            os.kill(database.supervisor.pid(), signal.SIGKILL)
+            _wait_for(lambda: not database.supervisor.running())
+            assert postgres.postmaster(database.server) is not None
+            assert embedded.down(settings)
+            assert supervise.family(settings) == []
+            assert not list((settings.state / "run").iterdir())
+            assert not (database.server.data / "postmaster.pid").exists()
+            assert not embedded.down(settings)
+
+            # a changed .env is taken over by the next start, the superuser's password too
+            changed = settings.model_copy(
+                update={"pg_admin_password": SecretStr("new'admin"), "pg_reader_password": SecretStr("new-reader")}
+            )
+            start_postgres(changed)
+            assert _query(changed, "apex_reader", "apex", "SELECT 1") == [(1,)]
+        finally:
+            embedded.destroy(settings)
+
+
+def test_half_made_data_is_made_anew() -> None:
+    with open_folder() as home:
+        settings = ensure_env(throwaway(home))
+        half = settings.state / "postgres" / "data.new"
+        half.mkdir(parents=True)
+        (half / "PG_VERSION").write_text("18\n")
+        try:
+            database = start_postgres(settings)
+            assert _query(settings, "apex_reader", "apex", "SELECT 1") == [(1,)]
+            assert not half.exists()
+            assert database.server.data.is_dir()
+        finally:
+            embedded.destroy(settings)
+
+
+def test_foreign_files_in_the_place_of_the_data_are_not_touched() -> None:
+    with open_folder() as home:
+        settings = ensure_env(throwaway(home))
+        data = settings.state / "postgres" / "data"
+        data.mkdir(parents=True)
+        (data / "mine").write_text("keep")
+        with pytest.raises(ConfigError, match="not a Postgres data folder"):
+            postgres.prepare(settings)
+        assert (data / "mine").read_text() == "keep"
+
+
+def test_stopped_server_fails_its_health_check(settings: Settings) -> None:
+    ok, detail = postgres.answers(settings, timeout=1)
+    assert not ok and detail == "no response"
+    assert free_ports(1)

@@ -1,0 +1,80 @@
+"""Throwaway homes with free ports, and a throwaway Postgres under supervisor; nothing of them is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from apex_ml.platform import embedded, postgres, supervise
+from apex_ml.platform.env_file import ensure_env
+from apex_ml.settings import Settings
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody holds now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def throwaway(home: Path) -> Settings:
+    """Settings of a platform of its own."""
+    pg_port, mlflow_port, airflow_port = free_ports(3)
+    return Settings.load(home=home, pg_port=pg_port, mlflow_port=mlflow_port, airflow_port=airflow_port)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A running Postgres of its own home."""
+
+    settings: Settings
+    server: postgres.Server
+    supervisor: supervise.Supervisor
+
+
+def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
+    """Bring up Postgres alone, with its databases and roles."""
+    server = postgres.prepare(settings)
+    postgres.forget_dead(server)
+    programs = supervise.programs(settings, server, [supervise.POSTGRES])
+    programs = [dataclasses.replace(program, stop_seconds=stop_seconds) for program in programs]
+    supervisor = supervise.Supervisor(settings)
+    supervisor.launch(supervise.render(settings, programs))
+    supervisor.start([supervise.POSTGRES])
+    postgres.wait_ready(settings, server)
+    postgres.ensure_databases(settings, server)
+    return Database(settings, server, supervisor)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every OS user can reach; pytest's own are closed."""
+    folder = Path(tempfile.mkdtemp(prefix="apex-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres(place: str) -> Iterator[Database]:
+    """Postgres in an open folder or below one that only its owner may enter."""
+    with open_folder() as folder:
+        home = folder / "closed" / "home" if place == "closed" else folder / "home"
+        home.mkdir(parents=True)
+        if place == "closed":
+            home.parent.chmod(0o700)
+        settings = ensure_env(throwaway(home))
+        try:
+            yield start_postgres(settings)
+        finally:
+            embedded.destroy(settings)
