@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -19,7 +20,7 @@ def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.Du
     if spill is not None:
         spill.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".duckdb-", dir=spill) as folder:
-        config = {
+        config: dict[str, Any] = {
             "threads": str(settings.threads),
             "memory_limit": f"{settings.memory_limit_mb}MB",
             "temp_directory": folder,
@@ -32,6 +33,12 @@ def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.Du
             yield con
         finally:
             con.close()
+
+
+def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """Run a query of one row to its end: a result that is left open blocks the connection."""
+    rows: list[tuple[Any, ...]] = con.execute(query).fetchall()
+    return rows[0]
 
 
 @contextmanager

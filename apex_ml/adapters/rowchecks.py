@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.duck import errors_name
+from apex_ml.adapters.duck import errors_name, one_row
 from apex_ml.adapters.store import check_parquet
 from apex_ml.contract.masks import ROW_NR, Reason, RowChecks, compile_row_checks, literal, quoted, raw
 from apex_ml.contract.model import Contract, Use
@@ -110,9 +110,7 @@ def check_file(
         bad = " OR ".join(_when(r.condition) for r in errors) or "false"
         conditions = [r.condition for r in [*errors, *warnings]] + [n.condition for n in checks.normalised]
         counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in [bad, *conditions])
-        row = con.execute(f"{staged} SELECT count(*), {counters} FROM staged").fetchone()
-        assert row is not None  # an aggregate yields one row
-        rows, quarantined_rows, *counts = map(int, row)
+        rows, quarantined_rows, *counts = one_row(con, f"{staged} SELECT count(*), {counters} FROM staged")
         columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
         keep = f"WHERE NOT ({bad})" if quarantined_rows else ""
         _copy(con, f"{staged} SELECT {columns} FROM staged {keep}", accepted)
@@ -144,8 +142,8 @@ def _repeated(con: duckdb.DuckDBPyConnection, staged: str, checks: RowChecks, pa
     found = []
     for nr, (name, columns) in enumerate(checks.unique):
         key = ", ".join(map(quoted, columns))
-        hashed = con.execute(f"{staged} SELECT count(*) - count(DISTINCT hash({key})) FROM staged").fetchone()
-        if hashed and hashed[0]:
+        (repeats,) = one_row(con, f"{staged} SELECT count(*) - count(DISTINCT hash({key})) FROM staged")
+        if repeats:
             table = f"repeated_{nr}"
             ranked = f"SELECT {ROW_NR}, row_number() OVER (PARTITION BY {key} ORDER BY {ROW_NR}) AS nth FROM staged"
             con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {staged} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1")

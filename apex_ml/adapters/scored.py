@@ -106,13 +106,16 @@ def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> N
 def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, tuple[int, float | None]]) -> None:
     """Write the statistics; keys of `run` are the columns of scoring_runs, `classes` is (orders, mean confidence)."""
     names = ", ".join(run)
-    marks = ", ".join(f"${i}" for i in range(1, len(run) + 1))
     values = tuple(v.isoformat() if isinstance(v, datetime) else v for v in run.values())
     casts = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapshot_as_of": "::date"}
-    marks = ", ".join(f"${i}::text{casts[n]}" if n in casts else f"${i}" for i, n in enumerate(run, 1))
+    marks = ", ".join(
+        f"${i}::text{casts[n]}" if n in casts else f"nullif(${i}, 'NaN'::float8)" if isinstance(run[n], float) else f"${i}"
+        for i, n in enumerate(run, 1)
+    )
     cursor.execute(f"INSERT INTO apex.scoring_runs ({names}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values)
     for name, (orders, confidence) in classes.items():
         cursor.execute(
-            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence)"
+            " VALUES ($1, $2, $3, nullif($4, 'NaN'::float8))",
             (run["run_id"], name, orders, confidence if confidence is not None else float("nan")),
         )

@@ -229,7 +229,7 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
 
     number = next_run_number(settings)
     as_of = _as_of(settings)
-    before = {run.run_id for run in api.dag_runs(SCORE) if run.finished}
+    before = {run.run_id for run in api.dag_runs(SCORE)}
     drop = make_drop(
         settings.raw,
         as_of,
@@ -249,10 +249,10 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
     with TaskBoard(console, f"{SCORE}  {api.url}/dags/{SCORE}") as board:
         while True:
             summary = report.drop_summary(settings, drop.sha256)
-            runs = [run for run in api.dag_runs(SCORE) if run.run_id not in before]
+            runs = [run for run in api.dag_runs(SCORE) if run.run_id not in before or not run.finished]
             tasks = {run.run_id: api.task_runs(SCORE, run.run_id) for run in runs if run.started is not None}
-            newest = next(iter(tasks.values()), [])
-            board.show(newest, "" if newest else "waiting for the inbox to be looked at")
+            shown = next(iter(tasks.values()), [])
+            board.show(shown, "" if shown else "waiting for the inbox to be looked at")
             if summary is not None and summary["state"] == "done":
                 console.print(f"Scored {time.monotonic() - began:.1f} s after it lay in the inbox")
                 return summary
@@ -261,7 +261,8 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
                 return None
             for run in runs:
                 retries.tell(run, tasks.get(run.run_id, []))
-                if run.state == "failed":
+                # an earlier run cannot have listed this drop: its failure is about others
+                if run.state == "failed" and run.run_id not in before:
                     _print_failures(api, console, run, tasks.get(run.run_id, []))
                     return None
             if time.monotonic() - began > limit:

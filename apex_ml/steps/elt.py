@@ -42,15 +42,12 @@ def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Pa
     """Make the relation `orders` of the accepted files, each row once. Returns (rows, repeated rows)."""
     columns = ", ".join(map(quoted, contract.columns))
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    counted = con.execute(f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}").fetchone()
-    assert counted is not None  # an aggregate yields one row
-    rows, repeated = counted
+    rows, repeated = duck.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
     if repeated:
         # DISTINCT compares the rows themselves: two rows that merely share a hash both stay
         con.execute(f"CREATE TEMP TABLE orders AS SELECT DISTINCT {columns} FROM {source}")
-        kept = con.execute("SELECT count(*) FROM orders").fetchone()
-        assert kept is not None
-        repeated = rows - kept[0]
+        (kept,) = duck.one_row(con, "SELECT count(*) FROM orders")
+        repeated = rows - kept
     else:
         con.execute(f"CREATE TEMP VIEW orders AS SELECT {columns} FROM {source}")
     return rows, repeated

@@ -270,10 +270,10 @@ def _features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Pa
     with duck.errors_name(name):
         con.execute(f"CREATE TEMP VIEW asked AS SELECT {columns} FROM {drop} WHERE {when} >= {late}")
         con.execute(f"CREATE TEMP TABLE early AS SELECT {columns} FROM {drop} WHERE {when} < {late}")
-        early = con.execute("SELECT count(*) FROM early").fetchone()
+        (early,) = duck.one_row(con, "SELECT count(*) FROM early")
         states = ", ".join(f"s.{quoted(n)}" for n, _, _ in state_columns(contract))
         query = f"SELECT a.*, {states} FROM asked AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
-        if early and early[0]:
+        if early:
             load_orders(con, contract, scorer.accepted)
             state = state_sql(contract, "early", "orders")
             query = f"{query} UNION ALL {with_state_sql(contract, 'early', state)}"

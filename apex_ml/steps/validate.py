@@ -76,12 +76,12 @@ def _work(
             if file.exists():
                 warehouse.keep_quarantined(context.settings, "raw", sha, names[sha], pq.read_table(file))
         _refuse_too_many(reports, rows, bad, contract.quarantine.limit.train)
-        newest = con.execute(
-            f"SELECT max({quoted(contract.timestamp)}) FROM read_parquet({literal(str(accepted / '*.parquet'))})"
-        ).fetchone()
-    if rows == bad or newest is None or newest[0] is None:
+        (newest,) = duck.one_row(
+            con, f"SELECT max({quoted(contract.timestamp)}) FROM read_parquet({literal(str(accepted / '*.parquet'))})"
+        )
+    if newest is None:
         raise DataError(f"{len(reports)} raw files hold no acceptable row ({rows} rows, {bad} quarantined)")
-    looks_from = as_of or newest[0] + timedelta(days=1)
+    looks_from = as_of or newest + timedelta(days=1)
     checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
     for failure in checked.warnings:
         logger.warning("expectation_warned %s", failure)
@@ -100,7 +100,7 @@ def _work(
         "expectations": {"evaluated": checked.evaluated, "failed": len(checked.warnings)},
         "data_docs_url": checked.data_docs_url,
         "data_sha256": data_sha256,
-        "newest": newest[0].isoformat(),
+        "newest": newest.isoformat(),
         "as_of": looks_from.isoformat(),
         "reports": [r.as_dict() for r in reports],
     }
