@@ -102,10 +102,10 @@ class Settings(BaseSettings):
         try:
             return cls(**{**overrides, "home": home}, _env_file=home / ".env")  # type: ignore[arg-type]
         except ValidationError as error:
-            lines = [
-                f"APEX_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
-            ]
-            raise ConfigError("settings: " + "; ".join(lines) + " (environment or " + str(home / ".env") + ")") from error
+            lines = [f"APEX_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(
+                "settings: " + "; ".join(lines) + " (environment or " + str(home / ".env") + ")"
+            ) from error
 
     # derived locations: an empty setting means the embedded default
     @property

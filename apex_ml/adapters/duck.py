@@ -47,7 +47,9 @@ def errors_name(what: str) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise TransientError(f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {error}") from error
+        raise TransientError(
+            f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {error}"
+        ) from error
     except duckdb.IOException as error:
         if "No space left" in str(error):
             raise TransientError(f"{what}: the disk is full; free space and run again: {error}") from error

@@ -92,13 +92,16 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
 
     Returns the files. What stood in the folder and is no longer generated is removed, `uncommitted/` is left alone.
     """
-    import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
+    import great_expectations as gx
+
     with tempfile.TemporaryDirectory(prefix="apex-gx-") as name:
         temporary = Path(name)
-        (temporary / "great_expectations.yml").write_text(_CONFIG.format(context_id=uuid.uuid5(NAMESPACE, contract.name)))
+        (temporary / "great_expectations.yml").write_text(
+            _CONFIG.format(context_id=uuid.uuid5(NAMESPACE, contract.name))
+        )
         (temporary / "uncommitted").mkdir()
         (temporary / "uncommitted" / "config_variables.yml").write_text("{}\n")
         context = gx.get_context(mode="file", context_root_dir=str(temporary))
@@ -109,12 +112,16 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
             for expectation in expectations(contract, use):
                 severity = "critical" if expectation.severity == "error" else "warning"
                 configured = ExpectationConfiguration(
-                    type=expectation.type, kwargs=expectation.kwargs, severity=severity  # type: ignore[arg-type]
+                    type=expectation.type,
+                    kwargs=expectation.kwargs,
+                    severity=severity,
                 )
                 suite.add_expectation_configuration(configured)
             suite = context.suites.add(suite)
             batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
-            definition = context.validation_definitions.add(gx.ValidationDefinition(name=label, data=batch, suite=suite))
+            definition = context.validation_definitions.add(
+                gx.ValidationDefinition(name=label, data=batch, suite=suite)
+            )
             context.checkpoints.add(
                 gx.Checkpoint(
                     name=label,
@@ -173,7 +180,9 @@ def _refresh_copy(settings: Settings) -> Path:
     return copy
 
 
-def check_batch(settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date) -> BatchVerdict:
+def check_batch(
+    settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date
+) -> BatchVerdict:
     """Run the committed checkpoint of a use on the accepted rows of a folder and rebuild the Data Docs.
 
     All columns are held in memory at once (about 300 bytes a row).

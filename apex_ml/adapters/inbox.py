@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +77,12 @@ class Inbox:
     def reject(self, name: str, sha256: str, reason: dict[str, Any]) -> Path:
         """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
         target = _free(self.quarantine, name, sha256)
-        content = {"drop": name, "sha256": sha256, "rejected_at": datetime.now(UTC).isoformat(timespec="seconds"), **reason}
+        content = {
+            "drop": name,
+            "sha256": sha256,
+            "rejected_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **reason,
+        }
         write_atomically(target.with_name(target.name + ".reason.json"), json.dumps(content, indent=1).encode())
         return self._move(name, self.quarantine, sha256)
 
@@ -84,10 +90,9 @@ class Inbox:
         target = _free(folder, name, sha256)
         with full_disk_is_told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            try:
+            # another worker may have moved it, or its owner taken it away: its rows are in the ledger either way
+            with suppress(FileNotFoundError):
                 (self.inbox / name).rename(target)
-            except FileNotFoundError:
-                pass  # another worker moved it, or its owner took it away: its rows are in the ledger either way
         return target
 
 

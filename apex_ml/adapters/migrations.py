@@ -39,9 +39,7 @@ def migrate(settings: Settings) -> None:
         apply(connection, migration_files(), scored_orders_ddl(contract))
 
 
-def apply(
-    connection: psycopg2.extensions.connection, files: list[tuple[int, Path]], generated: list[str]
-) -> None:
+def apply(connection: psycopg2.extensions.connection, files: list[tuple[int, Path]], generated: list[str]) -> None:
     """Apply numbered files and then generated statements on an open connection."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
@@ -58,7 +56,9 @@ def apply(
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         if number in applied:
             if applied[number] != sha256:
-                raise ConfigError(f"{path.name}: changed after it was applied; restore it and add a new migration instead")
+                raise ConfigError(
+                    f"{path.name}: changed after it was applied; restore it and add a new migration instead"
+                )
             continue
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))

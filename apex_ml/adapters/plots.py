@@ -8,16 +8,16 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import xgboost as xgb  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import xgboost as xgb
 
-from apex_ml.core.estimator import Model  # noqa: E402
+from apex_ml.core.estimator import Model
 
 BLUE, ORANGE = "#1f6fb2", "#d9822b"
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
@@ -61,5 +61,3 @@ def importance(model: Model, path: Path) -> None:
     axes.barh([model.encoder.names[i] for i in order], shares[order], color=BLUE)
     axes.set(xlabel="share of total gain", title="Feature importance (gain)")
     _save(figure, path)
-
-

@@ -51,7 +51,9 @@ class Registry:
                 f" {type(error).__name__}: {error}; start it with: make up"
             ) from error
         if response.status_code >= 500:
-            raise TransientError(f"MLflow at {self._url} failed on {path}: {response.status_code} {response.text[:200]}")
+            raise TransientError(
+                f"MLflow at {self._url} failed on {path}: {response.status_code} {response.text[:200]}"
+            )
         return response
 
     def _json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any] | None:
@@ -102,7 +104,9 @@ class Registry:
         that was registered.
         """
         if FILES_TAG not in version.tags:
-            raise DataError(f"{version.name} version {version.version} was not registered by Apex: it has no tag {FILES_TAG}")
+            raise DataError(
+                f"{version.name} version {version.version} was not registered by Apex: it has no tag {FILES_TAG}"
+            )
         wanted: dict[str, str] = json.loads(version.tags[FILES_TAG])
         folder = self._settings.state / "models" / version.name / f"{version.version}-{version.model_id}"
         if not folder.exists():
@@ -125,8 +129,8 @@ class Registry:
             found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
             if found != sha256:
                 raise DataError(
-                    f"{version.name} version {version.version}: {folder / file} has sha256 {found[:12]}…, registered was"
-                    f" {sha256[:12]}…; remove the folder to fetch it again"
+                    f"{version.name} version {version.version}: {folder / file} has sha256 {found[:12]}…,"
+                    f" registered was {sha256[:12]}…; remove the folder to fetch it again"
                 )
         return folder
 

@@ -146,7 +146,9 @@ def _repeated(con: duckdb.DuckDBPyConnection, staged: str, checks: RowChecks, pa
         if repeats:
             table = f"repeated_{nr}"
             ranked = f"SELECT {ROW_NR}, row_number() OVER (PARTITION BY {key} ORDER BY {ROW_NR}) AS nth FROM staged"
-            con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {staged} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1")
+            con.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} AS {staged} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"
+            )
             condition = f"{ROW_NR} IN (SELECT {ROW_NR} FROM {table})"
             found.append(Reason(" + ".join(columns), f"{name}: stands once in a file", "error", condition))
     return found

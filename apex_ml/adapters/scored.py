@@ -36,7 +36,9 @@ def transaction(settings: Settings) -> Iterator[Any]:
             connection.commit()
     except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
         first = str(error).strip().splitlines()[0]
-        raise TransientError(f"Postgres at {where} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written") from error
+        raise TransientError(
+            f"Postgres at {where} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written"
+        ) from error
 
 
 def _one(cursor: Any, query: str, parameters: tuple[Any, ...] = ()) -> Any:
@@ -84,7 +86,9 @@ def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:
     if not table.num_rows:
         return
     n = table.num_rows
-    full = table.append_column("run_id", pa.array([run_id] * n, pa.int64())).append_column("source", pa.array(["drop"] * n))
+    full = table.append_column("run_id", pa.array([run_id] * n, pa.int64())).append_column(
+        "source", pa.array(["drop"] * n)
+    )
     cursor.adbc_ingest("outcomes", full, mode="append", db_schema_name="apex")
 
 
@@ -93,8 +97,14 @@ def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> N
     if not table.num_rows:
         return
     cursor.execute("CREATE TEMP TABLE quarantined_text (row_nr bigint, reasons text, row text) ON COMMIT DROP")
-    columns = [table.column("row_nr").cast(pa.int64()), table.column("reasons").cast(pa.string()), table.column("row").cast(pa.string())]
-    cursor.adbc_ingest("quarantined_text", pa.table(columns, ["row_nr", "reasons", "row"]), mode="append", temporary=True)
+    columns = [
+        table.column("row_nr").cast(pa.int64()),
+        table.column("reasons").cast(pa.string()),
+        table.column("row").cast(pa.string()),
+    ]
+    cursor.adbc_ingest(
+        "quarantined_text", pa.table(columns, ["row_nr", "reasons", "row"]), mode="append", temporary=True
+    )
     cursor.execute(
         "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
         " SELECT 'drop', $1, $2, row_nr, reasons::jsonb, replace(row, '\\u0000', '')::jsonb FROM quarantined_text"
@@ -109,7 +119,11 @@ def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, tuple[int, fl
     values = tuple(v.isoformat() if isinstance(v, datetime) else v for v in run.values())
     casts = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapshot_as_of": "::date"}
     marks = ", ".join(
-        f"${i}::text{casts[n]}" if n in casts else f"nullif(${i}, 'NaN'::float8)" if isinstance(run[n], float) else f"${i}"
+        f"${i}::text{casts[n]}"
+        if n in casts
+        else f"nullif(${i}, 'NaN'::float8)"
+        if isinstance(run[n], float)
+        else f"${i}"
         for i, n in enumerate(run, 1)
     )
     cursor.execute(f"INSERT INTO apex.scoring_runs ({names}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values)

@@ -47,7 +47,9 @@ def data_files(folder: Path, setting: str) -> list[Path]:
     Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{setting}={folder}: no such folder; create it or set {setting} to the folder of parquet files")
+        raise DataError(
+            f"{setting}={folder}: no such folder; create it or set {setting} to the folder of parquet files"
+        )
     found = []
     for root, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not hidden(f)]
@@ -99,7 +101,9 @@ def full_disk_is_told(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TransientError(f"{place}: the disk is full; free space there and run again") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise ConfigError(f"{place}: cannot be written ({error.strerror}); make it writable and run again") from error
+            raise ConfigError(
+                f"{place}: cannot be written ({error.strerror}); make it writable and run again"
+            ) from error
         raise
 
 

@@ -75,7 +75,10 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     files = model.to_files()
     shas = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     inputs = Schema(
-        [ColSpec("string" if c.kind == "categorical" else "double", c.name, required=False) for c in model.encoder.columns]
+        [
+            ColSpec("string" if c.kind == "categorical" else "double", c.name, required=False)
+            for c in model.encoder.columns
+        ]
     )
     outputs = Schema(
         [ColSpec("double", f"p_{level.lower()}") for level in model.classes] + [ColSpec("string", "predicted")]
@@ -85,7 +88,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
         with mlflow.start_run(run_name=record.name) as run, tempfile.TemporaryDirectory(prefix="apex-model-") as folder:
             mlflow.set_tags(dict(record.tags))
             mlflow.log_params(dict(record.params))
-            dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+            dataset = mlflow.data.from_pandas(
                 record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
             )
             mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})

@@ -57,9 +57,11 @@ def connect(settings: Settings) -> Iterator[Connection]:
 
 def rows(settings: Settings, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
     """Run one query and return its rows as dictionaries."""
-    with connect(settings) as connection, connection, connection.cursor(
-        cursor_factory=psycopg2.extras.RealDictCursor
-    ) as cursor:
+    with (
+        connect(settings) as connection,
+        connection,
+        connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor,
+    ):
         cursor.execute(query, parameters)
         return [dict(row) for row in cursor.fetchall()]
 
@@ -83,8 +85,8 @@ def keep_quarantined(settings: Settings, kind: Literal["raw", "drop"], sha256: s
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         psycopg2.extras.execute_values(
             cursor,
-            "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row) VALUES %s"
-            " ON CONFLICT DO NOTHING",
+            "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
+            " VALUES %s ON CONFLICT DO NOTHING",
             ((kind, sha256, name, r["row_nr"], r["reasons"], _json_safe(r["row"])) for r in table.to_pylist()),
             page_size=1000,
         )

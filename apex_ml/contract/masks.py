@@ -93,7 +93,7 @@ class RowChecks:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _unwrap(kind: pa.DataType) -> pa.DataType:
@@ -152,7 +152,9 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
             steps.append(("upper", value))
         elif isinstance(step, StripSuffix):
             end = literal(step.strip_suffix)
-            value = f"CASE WHEN ends_with({value}, {end}) THEN left({value}, -{len(step.strip_suffix)}) ELSE {value} END"
+            value = (
+                f"CASE WHEN ends_with({value}, {end}) THEN left({value}, -{len(step.strip_suffix)}) ELSE {value} END"
+            )
             steps.append((f"strip_suffix {step.strip_suffix.strip()}", value))
         elif isinstance(step, MapValues):
             cases = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in step.map.items())
@@ -161,9 +163,7 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
     return steps
 
 
-def _column(
-    column: Column, kind: pa.DataType, use: Use
-) -> tuple[str, list[Reason], list[Normalised]]:
+def _column(column: Column, kind: pa.DataType, use: Use) -> tuple[str, list[Reason], list[Normalised]]:
     """SQL of the normalised value, over the file's own column; reasons and counters over the staged relation."""
     name, source = quoted(column.name), quoted(column.name)
     kind = _unwrap(kind)
@@ -171,7 +171,9 @@ def _column(
     reasons: list[Reason] = []
     normalised: list[Normalised] = []
     if cast is None:
-        reasons.append(Reason(column.name, f"type: {kind} is not {column.type}", "error", f"{raw(column.name)} IS NOT NULL"))
+        reasons.append(
+            Reason(column.name, f"type: {kind} is not {column.type}", "error", f"{raw(column.name)} IS NOT NULL")
+        )
         return f"CAST(NULL AS {DUCKDB_TYPES[column.type]})", reasons, normalised
     value = cast
     staged_raw = raw(column.name)
@@ -201,7 +203,11 @@ def _column(
     if column.domain is not None:
         levels = ", ".join(map(literal, column.domain.levels))
         severity: Severity = "error" if column.domain.closed.on(use) else "warning"
-        reasons.append(Reason(column.name, f"domain: one of {', '.join(column.domain.levels)}", severity, f"{name} NOT IN ({levels})"))
+        reasons.append(
+            Reason(
+                column.name, f"domain: one of {', '.join(column.domain.levels)}", severity, f"{name} NOT IN ({levels})"
+            )
+        )
     for check in column.checks:
         if isinstance(check, PatternCheck):
             bad = f"NOT regexp_full_match({name}, {literal(check.regex)})"
@@ -225,7 +231,12 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
     reasons and counters are SQL over the staged relation and may be null, which means false. Without `as_of` the rules
     that need it are left out.
     """
-    select, reasons, normalised, filled, missing, casts = [], [], [], [], [], []
+    select: list[str] = []
+    reasons: list[Reason] = []
+    normalised: list[Normalised] = []
+    filled: list[str] = []
+    missing: list[str] = []
+    casts: list[tuple[str, str, str]] = []
     for column in contract.columns.values():
         index = schema.get_field_index(column.name)
         if index < 0:
@@ -238,7 +249,9 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
         reasons += why
         normalised += changes
         plain = _unwrap(kind)
-        as_expected = plain == column.arrow_type or (column.type == "date" and pa.types.is_timestamp(plain) and not plain.tz)
+        as_expected = plain == column.arrow_type or (
+            column.type == "date" and pa.types.is_timestamp(plain) and not plain.tz
+        )
         if not (as_expected or (column.type == "string" and _is_text(plain))):
             casts.append((column.name, str(plain), column.type))
     unique: list[tuple[str, tuple[str, ...]]] = []
@@ -246,9 +259,7 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
         severity = rule.severity.on(use)
         if isinstance(rule, PairsRule):
             first, second = map(quoted, rule.columns)
-            pairs = ", ".join(
-                f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values
-            )
+            pairs = ", ".join(f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values)
             # a value outside the first column's pairs is that column's own fault, told once
             known = ", ".join(map(literal, rule.allowed))
             bad = f"{first} IN ({known}) AND {second} IS NOT NULL AND ({first}, {second}) NOT IN ({pairs})"

@@ -66,7 +66,9 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
                         bound = {**named, f"{extreme}_value": _bound(limit)}
                         found.append(Expectation(kind, check.severity.on(use), bound))
             elif isinstance(check, RangeCheck):
-                bounds = {k: _bound(v) for k, v in (("min_value", check.min), ("max_value", check.max)) if v is not None}
+                bounds = {
+                    k: _bound(v) for k, v in (("min_value", check.min), ("max_value", check.max)) if v is not None
+                }
                 found.append(
                     Expectation("expect_column_values_to_be_between", check.severity.on(use), {**named, **bounds})
                 )

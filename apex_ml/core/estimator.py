@@ -39,7 +39,9 @@ class Encoder:
         for column in columns:
             if column.kind == "categorical" and column.levels is None:
                 counts = pc.value_counts(table.column(column.name).drop_null())
-                pairs = sorted(((c["counts"].as_py(), c["values"].as_py()) for c in counts), key=lambda p: (-p[0], p[1]))
+                pairs = sorted(
+                    ((c["counts"].as_py(), c["values"].as_py()) for c in counts), key=lambda p: (-p[0], p[1])
+                )
                 column = FeatureColumn(column.name, "categorical", tuple(level for _, level in pairs[:LEVELS_LIMIT]))
             learned.append(column)
         return cls(tuple(learned))

@@ -19,7 +19,7 @@ def order_losses(p: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def class_shares(y: np.ndarray, classes: int) -> np.ndarray:
-    """Share of each class, shape (classes,); a class that never occurs gets half an order, so that no loss is infinite."""
+    """Share of each class, shape (classes,); a class without orders gets half of one: no loss is infinite."""
     counts = np.bincount(y, minlength=classes).astype(np.float64)
     counts = np.maximum(counts, 0.5)
     shares: np.ndarray = counts / counts.sum()

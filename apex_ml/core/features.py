@@ -171,14 +171,16 @@ def _calendar(days: np.ndarray, part: CalendarPart) -> np.ndarray:
     dates = days.astype("datetime64[D]")
     months = dates.astype("datetime64[M]")
     if part == "day_of_month":
-        return (dates - months).astype(np.int64) + 1
-    month = months.astype(np.int64) % 12
+        day: np.ndarray = (dates - months).astype(np.int64) + 1
+        return day
+    month: np.ndarray = months.astype(np.int64) % 12
     return month + 1 if part == "month" else month // 3 + 1
 
 
 def _integers(table: pa.Table, name: str) -> np.ndarray:
     """An integer column as int64; null (an entity without history) is 0."""
-    return pc.fill_null(table.column(name).cast(pa.int64()), 0).to_numpy().astype(np.int64, copy=False)
+    values: np.ndarray = pc.fill_null(table.column(name).cast(pa.int64()), 0).to_numpy().astype(np.int64, copy=False)
+    return values
 
 
 def finish(contract: Contract, table: pa.Table) -> pa.Table:

@@ -57,7 +57,9 @@ def decide(
     if challenger_loss >= prior_loss:
         against.append(f"the class prior is not beaten: {challenger_loss:.4f} against {prior_loss:.4f}")
     if champion is None:
-        reasons = (f"there is no champion and the class prior is beaten: {challenger_loss:.4f} against {prior_loss:.4f}",)
+        reasons = (
+            f"there is no champion and the class prior is beaten: {challenger_loss:.4f} against {prior_loss:.4f}",
+        )
         return PromotionDecision(not against, tuple(against) or reasons, evidence)
     champion_loss = float(order_losses(champion, holdout.y).mean())
     gain = champion_loss - challenger_loss

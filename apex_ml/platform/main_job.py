@@ -33,6 +33,7 @@ POLL_SECONDS = 0.7
 STUCK_SECONDS = 180.0
 ERROR_LINES = 15
 INTERRUPTED = 130
+PIPE_WIDTH = 120
 
 
 def run_main_job(settings: Settings, raw: str | None) -> int:
@@ -334,4 +335,8 @@ def _staying_up(console: Console, settings: Settings) -> Iterator[None]:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # soft wrap: an address or a path stays in one piece
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)  # a pipe has no width: rich would fold tables at 80
+    return console

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 import psycopg2.extras
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -106,36 +108,38 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
     table.add_row("median", "", "", _number(summary["confidence_median"]))
     console.print(table)
 
-    table = _table(
-        "Latency", "check ms", "features ms", "predict ms", "write ms", "total ms", "row mean µs", "p50", "p95", "p99"
+    table = _table("Latency of a phase, ms", "check", "features", "predict", "write", "total")
+    table.add_row(
+        *(_number(summary[name], 0) for name in ("ms_check", "ms_features", "ms_predict", "ms_write", "ms_total"))
     )
-    phases = ("ms_check", "ms_features", "ms_predict", "ms_write", "ms_total")
-    rows = ("row_us_mean", "row_us_p50", "row_us_p95", "row_us_p99")
-    table.add_row(*(_number(summary[name], 0) for name in phases), *(_number(summary[name], 1) for name in rows))
+    console.print(table)
+    table = _table("Latency of a row, µs", "mean", "p50", "p95", "p99")
+    table.add_row(*(_number(summary[name], 2) for name in ("row_us_mean", "row_us_p50", "row_us_p95", "row_us_p99")))
     console.print(table)
 
 
 def print_places(console: Console, settings: Settings, data_docs: str | None) -> None:
     """Print where people go on from here. Passwords are named by their place, never shown."""
-    table = _table("Places", "what", "where")
-    table.add_row("Airflow", settings.airflow)
-    table.add_row("MLflow", settings.tracking_uri)
-    if data_docs:
-        table.add_row("GX Data Docs", data_docs)
-    table.add_row("SQL", "apex sql, or any client: host and port as in the README, role apex_reader")
-    table.add_row("passwords", f"{settings.env_file} (users admin and viewer of Airflow, roles of Postgres)")
-    console.print(table)
+    places = {
+        "Airflow": settings.airflow,
+        "MLflow": settings.tracking_uri,
+        "GX Data Docs": data_docs or "none yet",
+        "SQL": "apex sql",
+        "Passwords": f"{settings.env_file} (Airflow: admin, viewer; Postgres: the roles)",
+    }
+    for name, place in places.items():
+        console.print(f"{name:<14}{place}", markup=False, soft_wrap=True)  # an address must stay in one piece
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", expand=False)
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD)
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
 
 
 def _number(value: float | None, decimals: int = 4) -> str:
-    return "" if value is None else f"{value:,.{decimals}f}"
+    return "" if value is None or math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def _count(value: int | None) -> str:

@@ -15,8 +15,8 @@ from apex_ml.adapters import warehouse
 from apex_ml.adapters.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.core.promotion import PromotionDecision
 from apex_ml.errors import DataError
-from apex_ml.settings import Settings
 from apex_ml.faults import reach
+from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
 def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str]:
     """Carry out a move if the expected champion is still champion.
 
-    Returns (applied, what happened). A refused move leaves everything as it was; the text says who changed the champion.
+    Returns (applied, what happened). A refused move changes nothing; the text says who changed the champion.
     """
     with warehouse.champion_lock(settings) as connection:
         current = _heal(settings, registry, connection)
@@ -144,7 +144,8 @@ def _who(settings: Settings, version: int | None) -> str:
     if not found:
         return "no record of who changed it"
     row = found[0]
-    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {row['decided_at']:%Y-%m-%d %H:%M:%S} UTC"
+    when = f"{row['decided_at']:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {when}"
 
 
 def require(version: ModelVersion | None, what: str) -> ModelVersion:

@@ -19,7 +19,9 @@ from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
 RESULT_MARK = "APEX_RESULT"
-_RUN = click.option("--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed.")
+_RUN = click.option(
+    "--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed."
+)
 
 
 def _start(step: str, run: str) -> Any:
@@ -60,7 +62,9 @@ def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **argumen
 @click.command()
 @_RUN
 @click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: APEX_RAW_URL or data/raw.")
-@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="The day to look from. Default: the day after the newest order.")
+@click.option(
+    "--as-of", type=click.DateTime(["%Y-%m-%d"]), help="The day to look from. Default: the day after the newest order."
+)
 @click.option("--force", is_flag=True, help="Go on even when there is no raw data that the last run has not seen.")
 def validate(run: str, raw: str | None, as_of: datetime | None, force: bool) -> None:
     """Check the raw files: accepted rows, quarantined rows with reasons, Data Docs."""
@@ -80,7 +84,11 @@ def elt(run: str) -> None:
 
 @click.command()
 @_RUN
-@click.option("--strategy", type=click.Choice(["temporal", "stratified_random"]), help="Default: APEX_SPLIT. Only temporal is promotable.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["temporal", "stratified_random"]),
+    help="Default: APEX_SPLIT. Only temporal is promotable.",
+)
 def split(run: str, strategy: str | None) -> None:
     """Divide the examples into train, validation and test."""
     from apex_ml.steps.split import split as work
@@ -109,9 +117,11 @@ def promote(run: str, who: str | None) -> None:
 
 
 @click.command()
-@click.option("--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores.")
+@click.option(
+    "--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores."
+)
 @click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
-@click.option("--drops", metavar="JSON", help='Names of drops in the inbox, as a JSON list. Default: all that wait.')
+@click.option("--drops", metavar="JSON", help="Names of drops in the inbox, as a JSON list. Default: all that wait.")
 def score(run: str, only_list: bool, drops: str | None) -> None:
     """Score the drops in the inbox into Postgres, each exactly once."""
     from apex_ml.steps.score import list_drops
@@ -131,7 +141,7 @@ def score(run: str, only_list: bool, drops: str | None) -> None:
         try:
             names = json.loads(drops)
         except ValueError as error:
-            raise ConfigError(f"--drops {drops[:80]!r}: not JSON; give a list such as [\"a.parquet\"]") from error
+            raise ConfigError(f'--drops {drops[:80]!r}: not JSON; give a list such as ["a.parquet"]') from error
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ConfigError(f"--drops {drops[:80]!r}: give a JSON list of names")
     _print(work(context, names))

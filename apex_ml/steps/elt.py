@@ -57,7 +57,9 @@ def with_state_sql(contract: Contract, asked: str, state: str) -> str:
     """SQL: the columns of `asked` beside the state of each row's (entity, timestamp)."""
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
     names = ", ".join(f"s.{quoted(name)}" for name, _, _ in state_columns(contract))
-    return f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
+    return (
+        f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
+    )
 
 
 def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, 
         con.execute(f"CREATE TEMP TABLE asked AS {examples_sql(contract, 'orders')}")
         query = with_state_sql(contract, "asked", state_sql(contract, "asked", "orders"))
         examples = _write_examples(con, contract, f"{query} ORDER BY a.{when}, a.{entity}", folder / EXAMPLES)
-        con.execute(f"COPY ({snapshot_sql(contract, 'orders', as_of)}) TO {literal(str(folder / SNAPSHOT))} (FORMAT parquet)")
+        con.execute(
+            f"COPY ({snapshot_sql(contract, 'orders', as_of)}) TO {literal(str(folder / SNAPSHOT))} (FORMAT parquet)"
+        )
     if not examples:
         raise DataError("elt: the accepted rows hold no order to learn from")
     snapshot = pq.read_metadata(folder / SNAPSHOT).num_rows

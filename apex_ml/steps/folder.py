@@ -41,7 +41,9 @@ class StepContext:
     def load(cls, settings: Settings, run: str) -> StepContext:
         """Read the contract. Raises ConfigError when the run's name could leave its folder."""
         if not _RUN.fullmatch(run):
-            raise ConfigError(f"--run {run!r}: use letters, digits and . _ + - (at most 200), starting with one of the first two")
+            raise ConfigError(
+                f"--run {run!r}: use letters, digits and . _ + - (at most 200), starting with one of the first two"
+            )
         return cls(settings, load_contract(settings.contract), run)
 
     @property
@@ -63,7 +65,11 @@ def git_commit() -> tuple[str | None, bool]:
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=CODE_ROOT, capture_output=True, text=True, check=True, timeout=10,
+            cwd=CODE_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None, False

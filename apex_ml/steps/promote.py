@@ -68,12 +68,21 @@ def promote(context: StepContext, *, who: str) -> dict[str, Any]:
             decision = PromotionDecision(False, (told,), decision.evidence)
     if not decision.promote:
         protocol.reject(settings, decision, row)
-    logger.info("decision promoted=%s version=%s reasons=%s", decision.promote, challenger.version, "; ".join(decision.reasons))
-    return _result(context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current)
+    logger.info(
+        "decision promoted=%s version=%s reasons=%s", decision.promote, challenger.version, "; ".join(decision.reasons)
+    )
+    return _result(
+        context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
+    )
 
 
 def _result(
-    context: StepContext, version: int, promoted: bool, reasons: list[str], evidence: dict[str, Any], current: ModelVersion | None
+    context: StepContext,
+    version: int,
+    promoted: bool,
+    reasons: list[str],
+    evidence: dict[str, Any],
+    current: ModelVersion | None,
 ) -> dict[str, Any]:
     champion = version if promoted else (current.version if current else None)
     return {
@@ -128,5 +137,3 @@ def _judge(
         "challenger_version": challenger.version,
     }
     return PromotionDecision(decision.promote, decision.reasons, {**decision.evidence, **seen}), about
-
-

@@ -64,7 +64,8 @@ def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dic
         found[-1].append(drop)
         size += drop.size
     return [
-        {"label": c[0].name if len(c) == 1 else f"{c[0].name} +{len(c) - 1}", "drops": [d.name for d in c]} for c in found
+        {"label": c[0].name if len(c) == 1 else f"{c[0].name} +{len(c) - 1}", "drops": [d.name for d in c]}
+        for c in found
     ]
 
 
@@ -202,9 +203,7 @@ class _Tally:
         self.predicted.append(predicted.astype(np.int8))
 
 
-def _score_file(
-    scorer: Scorer, path: Path, name: str, sha256: str, size: int, mtime_ns: int
-) -> dict[str, Any] | None:
+def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, mtime_ns: int) -> dict[str, Any] | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile."""
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
@@ -212,8 +211,14 @@ def _score_file(
     with new_folder(context.processed / ".scoring" / sha256[:16]) as scratch, duck.connect(settings, scratch) as con:
         accepted, quarantined = scratch / "accepted.parquet", scratch / "quarantined.parquet"
         report = check_file(
-            con, path, contract, "score",
-            as_of=None, accepted=accepted, quarantined=quarantined, with_row_nr=True,
+            con,
+            path,
+            contract,
+            "score",
+            as_of=None,
+            accepted=accepted,
+            quarantined=quarantined,
+            with_row_nr=True,
         )
         _refuse(report, contract)
         checked = time.monotonic()
@@ -228,7 +233,9 @@ def _score_file(
             batches = _batches(con, query, scorer, run_id, started_at, tally, name)
             written = scored.write_orders(cursor, _schema(contract), batches)
             if written != report.accepted or tally.rows != report.accepted:
-                raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
+                raise TransientError(
+                    f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written"
+                )
             scored.write_outcomes(cursor, run_id, _observed(con, contract, accepted))
             if report.quarantined:
                 scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
@@ -246,7 +253,9 @@ def _score_file(
             scored.write_run(cursor, run, _classes(contract, tally))
             after = path.stat() if path.exists() else None
             if after is None or (after.st_size, after.st_mtime_ns) != (size, mtime_ns):
-                raise TransientError(f"{name}: the file changed or went away while it was being scored; nothing was written")
+                raise TransientError(
+                    f"{name}: the file changed or went away while it was being scored; nothing was written"
+                )
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
         return {key: run[key] for key in shown} | {"reasons": report.reasons, "warnings": report.warnings}
 
@@ -261,7 +270,7 @@ def _refuse(report: FileReport, contract: Contract) -> None:
 
 
 def _features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
-    """SQL of the drop's rows with the history state of each: from the snapshot, or for an earlier date as of that date."""
+    """SQL of the drop's rows with each one's history state: from the snapshot, or for an earlier date as of that date."""
     contract = scorer.context.contract
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
     columns = ", ".join(map(quoted, [ROW_NR, *contract.named("entity", "timestamp", "attribute")]))
@@ -290,7 +299,13 @@ def _schema(contract: Contract) -> pa.Schema:
 
 
 def _batches(
-    con: duckdb.DuckDBPyConnection, query: str, scorer: Scorer, run_id: int, scored_at: datetime, tally: _Tally, name: str
+    con: duckdb.DuckDBPyConnection,
+    query: str,
+    scorer: Scorer,
+    run_id: int,
+    scored_at: datetime,
+    tally: _Tally,
+    name: str,
 ) -> Iterator[pa.RecordBatch]:
     """Stream the drop through features and model, one record batch at a time."""
     contract = scorer.context.contract
@@ -316,7 +331,10 @@ def _batches(
             n = len(p)
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
             columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
-            columns += [classes.take(pa.array(best)), *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1]))]
+            columns += [
+                classes.take(pa.array(best)),
+                *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
+            ]
             columns += [pa.array(confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
             columns.append(pa.array([scored_at], pa.timestamp("us", "UTC")).take(pa.array(np.zeros(n, np.int8))))
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -325,9 +343,8 @@ def _batches(
 def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> pa.Table:
     target = quoted(contract.target)
     levels = ", ".join(map(literal, contract.classes))
-    query = (
-        f"SELECT {ROW_NR}, {target} AS observed FROM read_parquet({literal(str(accepted))}) WHERE {target} IN ({levels})"
-    )
+    drop = f"read_parquet({literal(str(accepted))})"
+    query = f"SELECT {ROW_NR}, {target} AS observed FROM {drop} WHERE {target} IN ({levels})"
     return con.sql(query).to_arrow_table()
 
 
@@ -370,5 +387,3 @@ def _classes(contract: Contract, tally: _Tally) -> dict[str, tuple[int, float | 
         chosen = confidence[predicted == index]
         found[level] = (len(chosen), float(chosen.mean(dtype=np.float64)) if len(chosen) else None)
     return found
-
-

@@ -20,7 +20,7 @@ EPOCH = date(1970, 1, 1)
 
 
 def split(context: StepContext, *, strategy: str) -> dict[str, Any]:
-    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell their sizes, dates and class mix."""
+    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell sizes, dates and class mix."""
     made = read_manifest(context.folder("elt"))
     inputs = {"elt": made["key"], "strategy": strategy, "seed": context.settings.seed}
     return run_step(context, "split", inputs, lambda folder: _work(context, folder, strategy))

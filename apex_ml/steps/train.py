@@ -102,8 +102,13 @@ def _work(context: StepContext, folder: Path, trials: int, divided: dict[str, An
     tags = _tags(about, settings.origin)
     record = TrainingRecord(
         name=context.run,
-        params={**asdict(chosen), "trials": trials, "best_round": trained.best_round, "split": about["split"],
-                "features": ",".join(encoder.names)[:6000]},
+        params={
+            **asdict(chosen),
+            "trials": trials,
+            "best_round": trained.best_round,
+            "split": about["split"],
+            "features": ",".join(encoder.names)[:6000],
+        },
         metrics=metrics,
         curves=trained.curve,
         tags=tags,
@@ -131,7 +136,10 @@ def _work(context: StepContext, folder: Path, trials: int, divided: dict[str, An
     )
     logger.info(
         "trained version=%s validation_log_loss=%.5f test_log_loss=%.5f prior=%.5f",
-        registered.version, metrics["validation_log_loss"], metrics["test_log_loss"], metrics["test_prior_log_loss"],
+        registered.version,
+        metrics["validation_log_loss"],
+        metrics["test_log_loss"],
+        metrics["test_prior_log_loss"],
     )
     return {
         "model_version": registered.version,
@@ -158,25 +166,41 @@ def _tags(about: dict[str, Any], origin: str) -> dict[str, str]:
     return tags
 
 
-def _metrics(model: Model, tables: dict[str, pa.Table], y: dict[str, np.ndarray], shares: list[float]) -> dict[str, float]:
+def _metrics(
+    model: Model, tables: dict[str, pa.Table], y: dict[str, np.ndarray], shares: list[float]
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for part in PARTS:
         p = model.probabilities(tables[part])
         if not np.isfinite(p).all():
             raise DataError(f"train: the model gives probabilities that are not numbers on the {part} part")
-        scores = classification(p, y[part], model.classes) if part == "test" else {"log_loss": float(order_losses(p, y[part]).mean())}
+        scores = (
+            classification(p, y[part], model.classes)
+            if part == "test"
+            else {"log_loss": float(order_losses(p, y[part]).mean())}
+        )
         metrics |= {f"{part}_{name}": value for name, value in scores.items()}
         metrics[f"{part}_prior_log_loss"] = float(prior_losses(np.asarray(shares), y[part]).mean())
     return metrics
 
 
 def _artifacts(
-    folder: Path, model: Model, trained: Trained, test: pa.Table, y: np.ndarray, found: list[dict[str, Any]], metrics: dict[str, float]
+    folder: Path,
+    model: Model,
+    trained: Trained,
+    test: pa.Table,
+    y: np.ndarray,
+    found: list[dict[str, Any]],
+    metrics: dict[str, float],
 ) -> None:
     folder.mkdir()
     p = model.probabilities(test)
     matrix = confusion(p, y, model.classes)
-    content = {"metrics": metrics, "confusion_matrix": {"classes": model.classes, "true_by_predicted": matrix}, "trials": found}
+    content = {
+        "metrics": metrics,
+        "confusion_matrix": {"classes": model.classes, "true_by_predicted": matrix},
+        "trials": found,
+    }
     (folder / "evaluation.json").write_text(json.dumps(content, indent=1))
     plots.learning_curve(trained.curve, trained.best_round, folder / "learning_curve.png")
     plots.confusion_matrix(matrix, model.classes, folder / "confusion_matrix.png")

@@ -35,7 +35,8 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
     data_sha256 = digest(sorted(shas.values()))
     seen = warehouse.last_decision(context.settings, data_sha256, context.contract.digest())
     if seen and seen["step_run"] != context.run and not force:
-        reason = f"no new raw data since {seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']}); --force retrains all the same"
+        since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
+        reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
         return {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
     inputs = {"files": sorted(shas.values()), "as_of": as_of}
@@ -63,7 +64,10 @@ def _work(
                 continue
             logger.info(
                 "file_checked file=%s rows=%s accepted=%s quarantined=%s",
-                report.name, report.rows, report.accepted, report.quarantined,
+                report.name,
+                report.rows,
+                report.accepted,
+                report.quarantined,
             )
             reports.append(report)
         if unreadable:
@@ -87,7 +91,10 @@ def _work(
         logger.warning("expectation_warned %s", failure)
     if checked.errors:
         raise DataError(
-            "the accepted batch fails its expectations (see " + checked.data_docs_url + "):\n" + "\n".join(checked.errors)
+            "the accepted batch fails its expectations (see "
+            + checked.data_docs_url
+            + "):\n"
+            + "\n".join(checked.errors)
         )
     return {
         "files": len(reports),
@@ -121,7 +128,8 @@ def _refuse_too_many(reports: list[FileReport], rows: int, bad: int, limit: floa
     worst = max(reports, key=lambda r: r.quarantined / max(r.rows, 1))
     lines = [f"  {n} rows: {reason}" for reason, n in top]
     raise DataError(
-        f"{bad} of {rows} rows ({bad / rows:.2%}) would be quarantined, more than the limit of {limit:.2%}; most often:\n"
+        f"{bad} of {rows} rows ({bad / rows:.2%}) would be quarantined, more than the limit of {limit:.2%};"
+        " most often:\n"
         + "\n".join(lines)
         + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); every row with its reasons:"
         " SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
