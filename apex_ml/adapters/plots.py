@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xgboost as xgb
+from matplotlib.figure import Figure
 
 from apex_ml.core.estimator import Model
 

@@ -126,24 +126,30 @@ def write_atomically(path: Path, content: bytes) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder that becomes `path` when the block ends well, and vanishes otherwise.
 
-    A folder that already stands at `path` is kept beside it as ``<name>.replaced-<n>``. Leftovers of a process that
-    was killed are removed.
+    A folder that already stands at `path` is kept beside it as ``<name>.replaced-<n>``.
     """
-    with full_disk_is_told(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.partial"):
+    with scratch_folder(path.parent, path.name) as temporary:
+        yield temporary
+        if path.exists():
+            n = 1
+            while (aside := path.with_name(f"{path.name}.replaced-{n}")).exists():
+                n += 1
+            path.rename(aside)
+        temporary.rename(path)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a hidden folder that is removed at the end; leftovers of a process that was killed are removed first."""
+    with full_disk_is_told(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f".{name}.*.partial"):
             if not _alive(left):
                 shutil.rmtree(left, ignore_errors=True)
-        temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial"
+        temporary = parent / f".{name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial"
         temporary.mkdir()
         try:
             yield temporary
-            if path.exists():
-                n = 1
-                while (aside := path.with_name(f"{path.name}.replaced-{n}")).exists():
-                    n += 1
-                path.rename(aside)
-            temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

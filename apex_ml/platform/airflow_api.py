@@ -241,7 +241,8 @@ def read_log(content: list[Any]) -> TaskLog:
     """Turn the entries of a task log into lines; those of level error, with their exceptions, also stand apart.
 
     >>> log = read_log([
-    ...     {"event": "::group::Log message source details"}, {"event": "/logs/attempt=1.log"}, {"event": "::endgroup::"},
+    ...     {"event": "::group::Log message source details"}, {"event": "/logs/attempt=1.log"},
+    ...     {"event": "::endgroup::"},
     ...     {"event": "rows=3", "level": "info"},
     ...     {"event": "Task failed with exception", "level": "error",
     ...      "error_detail": [{"exc_type": "AirflowFailException", "exc_value": "apex elt: no rows"}]},

@@ -19,7 +19,7 @@ from apex_ml.adapters import duck, scored, warehouse
 from apex_ml.adapters.inbox import Inbox, Waiting
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.rowchecks import FileReport, check_file
-from apex_ml.adapters.store import new_folder, sha256_of
+from apex_ml.adapters.store import scratch_folder, sha256_of
 from apex_ml.contract.masks import ROW_NR, literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
@@ -208,7 +208,7 @@ def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, m
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
     started_at, started = datetime.now(UTC), time.monotonic()
-    with new_folder(context.processed / ".scoring" / sha256[:16]) as scratch, duck.connect(settings, scratch) as con:
+    with scratch_folder(context.processed, "scoring") as scratch, duck.connect(settings, scratch) as con:
         accepted, quarantined = scratch / "accepted.parquet", scratch / "quarantined.parquet"
         report = check_file(
             con,
@@ -270,7 +270,7 @@ def _refuse(report: FileReport, contract: Contract) -> None:
 
 
 def _features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
-    """SQL of the drop's rows with each one's history state: from the snapshot, or for an earlier date as of that date."""
+    """SQL of the drop's rows with each one's history state: from the snapshot, or as of an earlier date."""
     contract = scorer.context.contract
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
     columns = ", ".join(map(quoted, [ROW_NR, *contract.named("entity", "timestamp", "attribute")]))

@@ -36,7 +36,7 @@ def run_slug(dag_id: str, run_id: str) -> str:
     """Return a folder name for a DAG run: readable, the same for all its tasks, and unlike that of any other run.
 
     >>> run_slug("apex_retrain", "manual__2026-01-02T03:04:05+00:00")
-    'retrain-manual__2026-01-02T03-04-05-00-00-0b2f4c'
+    'retrain-manual__2026-01-02T03-04-05-00-00-530957'
     """
     digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", run_id)[:80].strip("-")

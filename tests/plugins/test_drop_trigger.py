@@ -95,8 +95,7 @@ def test_many_files_make_one_bounded_event(tmp_path: Path) -> None:
         (tmp_path / f"{number:03}.parquet").write_bytes(b"1")
 
     async def first() -> Any:
-        async for event in DropTrigger(inbox=str(tmp_path), poll_seconds=POLL).run():
-            return event.payload
+        return (await anext(DropTrigger(inbox=str(tmp_path), poll_seconds=POLL).run())).payload
 
     payload = asyncio.run(asyncio.wait_for(first(), 10))
     assert payload["count"] == 300 and payload["files"][0] == "000.parquet" and len(payload["files"]) == 20
