@@ -204,14 +204,17 @@ def check_batch(
     errors: list[str] = []
     warnings: list[str] = []
     evaluated = 0
-    for validation in result.run_results.values():
+    url = docs_index(settings).as_uri()
+    for identifier, validation in result.run_results.items():
+        # the page of this very validation; the index, drawn by scripts from the net, is of no use without one
+        url = next((s["site_url"] for s in context.get_docs_sites_urls(resource_identifier=identifier)), None) or url
         for outcome in validation.results:
             evaluated += 1
             if not outcome.success:
                 config = outcome.expectation_config
                 grave = config is None or str(getattr(config.severity, "value", config.severity)) == "critical"
                 (errors if grave else warnings).append(_line(outcome))
-    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), docs_index(settings).as_uri())
+    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), url)
 
 
 def _line(outcome: Any) -> str:

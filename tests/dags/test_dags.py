@@ -96,6 +96,7 @@ def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
     assert bag.dags["apex_score"].get_task("list_drops").returns == "chunks"
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow's reader of .airflowignore
 def test_switching_it_on_starts_no_run(bag: DagBag) -> None:
     """The first nightly run is the coming night's, though catchup is off."""
     from airflow.serialization.serialized_objects import DagSerialization
