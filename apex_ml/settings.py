@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     step_retries: int = Field(2, ge=0, description="Retries of a step in Airflow after a transient error.")
     retry_delay_seconds: int = Field(60, ge=0, description="Wait before such a retry.")
 
+    # checking
+    quarantine_rows_in_sql: int = Field(
+        10_000, ge=0, description="At most so many quarantined rows of a raw file go to Postgres; all stay in parquet."
+    )
+
     # training
     seed: int = Field(42, description="Seed of the split, the search and the training.")
     split: Literal["temporal", "stratified_random"] = Field(

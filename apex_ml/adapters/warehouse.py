@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Literal
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
@@ -80,20 +81,28 @@ def last_decision(settings: Settings, data_sha256: str, contract_sha256: str) ->
     return None
 
 
-def keep_quarantined(settings: Settings, kind: Literal["raw", "drop"], sha256: str, name: str, table: pa.Table) -> None:
-    """Keep quarantined rows (`row_nr`, `reasons`, `row`) of a file; the rows of a file already kept are left alone."""
+def keep_quarantined(
+    settings: Settings, kind: Literal["raw", "drop"], sha256: str, name: str, file: pq.ParquetFile, most: int
+) -> None:
+    """Keep the first `most` quarantined rows of a file (`row_nr`, `reasons`, `row`); rows kept before stay."""
+
+    def values() -> Iterator[tuple[Any, ...]]:
+        for batch in file.iter_batches(10_000):
+            for r in batch.to_pylist():
+                yield kind, sha256, name, r["row_nr"], r["reasons"], _json_safe(r["row"])
+
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         psycopg2.extras.execute_values(
             cursor,
             "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
             " VALUES %s ON CONFLICT DO NOTHING",
-            ((kind, sha256, name, r["row_nr"], r["reasons"], _json_safe(r["row"])) for r in table.to_pylist()),
+            islice(values(), most),
             page_size=1000,
         )
 
 
 def _json_safe(text: str) -> str:
-    """A NUL cannot stand in jsonb, and NaN is not JSON; both may come in a broken file."""
+    """A NUL cannot stand in jsonb; it may come in a broken file."""
     return text.replace("\\u0000", "")
 
 

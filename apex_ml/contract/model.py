@@ -241,6 +241,62 @@ class Quarantine(_Model):
     limit: FloatPerUse
 
 
+class RowCountRule(_Model):
+    """The number of rows lies within a band around the median of recent batches."""
+
+    rule: Literal["row_count"]
+    low: float = Field(gt=0, le=1, description="Lowest share of the recent median.")
+    high: float = Field(ge=1, description="Highest multiple of the recent median.")
+    severity: Severity = "error"
+
+
+class NullRateRule(_Model):
+    """The share of nulls of a column exceeds the highest of recent batches by no more than a limit."""
+
+    rule: Literal["null_rate"]
+    max_rise: float = Field(ge=0, le=1)
+    severity: Severity = "error"
+
+
+class CategoryShareRule(_Model):
+    """The share of each level of a column differs from the mean of recent batches by no more than a limit."""
+
+    rule: Literal["category_share"]
+    max_change: float = Field(gt=0, le=1)
+    severity: Severity = "error"
+
+
+class LoneFutureRule(_Model):
+    """The newest date is not far beyond nearly all others, as it would move the moment the run looks from."""
+
+    rule: Literal["lone_future"]
+    max_days: int = Field(
+        ge=1, description="Days the newest date may lie beyond the date that `share` of rows precede."
+    )
+    share: float = Field(0.999, gt=0.5, lt=1)
+    severity: Severity = "error"
+
+
+class FreshnessRule(_Model):
+    """The newest date is recent by the clock on the wall. Old data is no fault of a run, so that it only warns."""
+
+    rule: Literal["freshness"]
+    max_days: int = Field(ge=0)
+    severity: Literal["warning"] = "warning"
+
+
+BatchRule = Annotated[
+    RowCountRule | NullRateRule | CategoryShareRule | LoneFutureRule | FreshnessRule, Field(discriminator="rule")
+]
+
+
+class Batch(_Model):
+    """What a batch of accepted rows must be beside the recent ones."""
+
+    recent: int = Field(ge=1, description="How many earlier batches are compared with.")
+    rules: tuple[BatchRule, ...] = ()
+
+
 class CountRecipe(_Model):
     """Number of earlier orders."""
 
@@ -324,6 +380,7 @@ class Contract(_Model):
     columns: dict[str, Column]
     rules: tuple[Rule, ...] = ()
     quarantine: Quarantine
+    batch: Batch
     features: Features
     split: Split
     promotion: Promotion

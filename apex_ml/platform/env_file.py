@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
-HEADER = "# Made by `apex up`; git-ignored, mode 0600. A value that stands here is never changed, a missing secret is added.\n"
+HEADER = "# Made by `apex up`; git-ignored, mode 0600. A value here is never changed, a missing secret is added.\n"
 
 
 def _token() -> str:

@@ -170,7 +170,7 @@ def render(settings: Settings, wanted: Iterable[Program], tick: int = 60) -> str
 
 
 def _without_secrets(settings: Settings) -> dict[str, str]:
-    public = {name: value for name, value in apex_variables(settings).items()}
+    public = dict(apex_variables(settings))
     for name, field in Settings.model_fields.items():
         if field.annotation is not None and field.annotation.__name__ == "SecretStr":
             public.pop(f"APEX_{name.upper()}", None)

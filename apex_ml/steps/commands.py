@@ -51,8 +51,9 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    # the reports of single files stay in the manifest: the result line is small
-    click.echo(f"{RESULT_MARK} {json.dumps({k: v for k, v in result.items() if k != 'reports'}, default=str)}")
+    # the reports of single files and the profile stay in the manifest: the result line is small
+    small = {k: v for k, v in result.items() if k not in ("reports", "profile")}
+    click.echo(f"{RESULT_MARK} {json.dumps(small, default=str)}")
 
 
 def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **arguments: Any) -> None:

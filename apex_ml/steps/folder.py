@@ -136,11 +136,15 @@ def run_step(
     return result
 
 
-def latest_manifest(context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """The newest finished manifest of a step over all runs that `accept` takes; None when there is none."""
-    found = []
-    for path in context.processed.glob(f"*/{step}/{MANIFEST}"):
-        manifest = read_manifest(path.parent)
-        if accept(manifest):
-            found.append((manifest["result"].get("as_of", ""), manifest["finished_at"], manifest["run"], manifest))
-    return max(found, key=lambda item: item[:3])[3] if found else None
+def recent_manifests(context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The finished manifests of a step over all runs that `accept` takes, by as_of and time, newest first."""
+    found = [read_manifest(path.parent) for path in context.processed.glob(f"*/{step}/{MANIFEST}")]
+    kept = [manifest for manifest in found if accept(manifest)]
+    return sorted(kept, key=lambda m: (m["result"].get("as_of", ""), m["finished_at"], m["run"]), reverse=True)
+
+
+def latest_manifest(
+    context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> dict[str, Any] | None:
+    """The newest of :func:`recent_manifests`; None when there is none."""
+    return next(iter(recent_manifests(context, step, accept)), None)

@@ -2,115 +2,142 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from datetime import date, timedelta
+import shutil
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, expectations, warehouse
+from apex_ml.adapters.profile import profile_batch
 from apex_ml.adapters.rowchecks import FileReport, check_file
-from apex_ml.adapters.store import data_files, digest, local_folder, sha256_of
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.store import data_files, digest, local_folder, new_folder, sha256_of, write_atomically
+from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
-from apex_ml.steps.folder import StepContext, run_step
+from apex_ml.steps.folder import StepContext, recent_manifests, run_step
 
 logger = logging.getLogger(__name__)
 ACCEPTED = "accepted"
 QUARANTINE = "quarantine"
+REPORT = "report.json"
 
 
 def validate(context: StepContext, *, raw: str | None, as_of: date | None, force: bool) -> dict[str, Any]:
-    """Check every raw file on its own and the accepted rows as a batch.
+    """Check every raw file on its own, the accepted rows by Great Expectations, and the batch beside recent ones.
 
     Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
     raw files whatever their names. With `skip` in the result there is no raw data that the last run has not seen.
-    Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, or an
-    expectation of severity error that the batch fails.
+    Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
+    expectation of severity error that the batch fails, or a batch too unlike the recent ones; the quarantined rows and
+    the report are kept even then.
     """
     url = raw or context.settings.raw
     files = data_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL")
-    shas = {path: sha256_of(path) for path in files}
-    data_sha256 = digest(sorted(shas.values()))
+    shas: dict[str, Path] = {}
+    redelivered = []
+    for path in files:
+        first = shas.setdefault(sha256_of(path), path)
+        if first != path:
+            redelivered.append(path.name)
+            logger.warning("file_redelivered file=%s same_bytes_as=%s", path.name, first.name)
+    data_sha256 = digest(sorted(shas))
     seen = warehouse.last_decision(context.settings, data_sha256, context.contract.digest())
     if seen and seen["step_run"] != context.run and not force:
         since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
         return {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
-    inputs = {"files": sorted(shas.values()), "as_of": as_of}
-    return run_step(context, "validate", inputs, lambda folder: _work(context, folder, shas, data_sha256, as_of))
+    inputs = {"files": sorted(shas), "as_of": as_of}
+    return run_step(
+        context,
+        "validate",
+        inputs,
+        lambda folder: {**_work(context, folder, shas, data_sha256, as_of), "redelivered": redelivered},
+    )
 
 
 def _work(
-    context: StepContext, folder: Path, shas: dict[Path, str], data_sha256: str, as_of: date | None
+    context: StepContext, folder: Path, shas: dict[str, Path], data_sha256: str, as_of: date | None
 ) -> dict[str, Any]:
     accepted, quarantine = folder / ACCEPTED, folder / QUARANTINE
     accepted.mkdir()
     quarantine.mkdir()
-    reports: list[FileReport] = []
-    unreadable: list[str] = []
     contract = context.contract
     with duck.connect(context.settings, folder.parent) as con:
-        for number, path in enumerate(shas):
-            name = f"part-{number:05d}.parquet"
-            try:
-                report = check_file(
-                    con, path, contract, "train", as_of=as_of, accepted=accepted / name, quarantined=quarantine / name
-                )
-            except DataError as error:
-                unreadable.append(str(error))
-                continue
-            logger.info(
-                "file_checked file=%s rows=%s accepted=%s quarantined=%s",
-                report.name,
-                report.rows,
-                report.accepted,
-                report.quarantined,
-            )
-            reports.append(report)
-        if unreadable:
-            raise DataError(f"{len(unreadable)} of {len(shas)} raw files cannot be used:\n" + "\n".join(unreadable))
+        reports = _check_files(context, con, shas, as_of, accepted, quarantine)
         rows = sum(r.rows for r in reports)
         bad = sum(r.quarantined for r in reports)
-        by_sha = {sha: quarantine / f"part-{n:05d}.parquet" for n, sha in enumerate(shas.values())}
-        names = {sha: path.name for path, sha in shas.items()}
-        for sha, file in by_sha.items():
-            if file.exists():
-                warehouse.keep_quarantined(context.settings, "raw", sha, names[sha], pq.read_table(file))
-        _refuse_too_many(reports, rows, bad, contract.quarantine.limit.train)
-        (newest,) = duck.one_row(
-            con, f"SELECT max({quoted(contract.timestamp)}) FROM read_parquet({literal(str(accepted / '*.parquet'))})"
-        )
-    if newest is None:
-        raise DataError(f"{len(reports)} raw files hold no acceptable row ({rows} rows, {bad} quarantined)")
-    looks_from = as_of or newest + timedelta(days=1)
-    checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
-    for failure in checked.warnings:
-        logger.warning("expectation_warned %s", failure)
-    if checked.errors:
-        raise DataError(
-            "the accepted batch fails its expectations (see "
-            + checked.data_docs_url
-            + "):\n"
-            + "\n".join(checked.errors)
-        )
+        try:
+            _refuse_too_many(context, reports, rows, bad)
+            profile = profile_batch(con, contract, accepted)
+            looks_from = as_of or profile.newest + timedelta(days=1)
+            batch_warnings = _judge_batch(context, profile, data_sha256)
+            checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
+            for failure in checked.warnings:
+                logger.warning("expectation_warned %s", failure)
+            if checked.errors:
+                raise DataError(
+                    f"the accepted batch fails its expectations (see {checked.data_docs_url}):\n"
+                    + "\n".join(checked.errors)
+                )
+        except DataError:
+            _keep_evidence(context, quarantine, reports)
+            raise
     return {
         "files": len(reports),
         "rows": rows,
         "accepted": rows - bad,
         "quarantined": bad,
-        "warnings": _total(r.warnings for r in reports),
         "reasons": _total(r.reasons for r in reports),
+        "warnings": _total(r.warnings for r in reports),
         "normalised": _total(r.normalised for r in reports),
+        "batch_warnings": batch_warnings,
         "expectations": {"evaluated": checked.evaluated, "failed": len(checked.warnings)},
         "data_docs_url": checked.data_docs_url,
         "data_sha256": data_sha256,
-        "newest": newest.isoformat(),
+        "newest": profile.newest.isoformat(),
         "as_of": looks_from.isoformat(),
+        "profile": profile.as_dict(),
         "reports": [r.as_dict() for r in reports],
     }
+
+
+def _check_files(
+    context: StepContext, con: Any, shas: dict[str, Path], as_of: date | None, accepted: Path, quarantine: Path
+) -> list[FileReport]:
+    """Check file by file; a file that cannot be used does not hide the faults of the others."""
+    reports: list[FileReport] = []
+    unreadable: list[str] = []
+    for number, (sha256, path) in enumerate(shas.items()):
+        name = f"part-{number:05d}.parquet"
+        kept = quarantine / name
+        try:
+            report = check_file(
+                con, path, context.contract, "train", as_of=as_of, accepted=accepted / name, quarantined=kept
+            )
+        except DataError as error:
+            unreadable.append(str(error))
+            continue
+        reports.append(report)
+        counts = (report.name, report.rows, report.accepted, report.quarantined)
+        logger.info("file_checked file=%s rows=%s accepted=%s quarantined=%s", *counts)
+        for kind, found in (("normalised", report.normalised), ("warned", report.warnings), ("bad", report.reasons)):
+            for rule, n in found.items():
+                logger.info("rows_%s file=%s rows=%s rule=%s", kind, report.name, n, rule)
+        if report.filled or report.added or report.cast:
+            schema = (report.name, report.filled, report.added, report.cast)
+            logger.warning("schema_differs file=%s filled=%s ignored=%s cast=%s", *schema)
+        if kept.exists():
+            most = context.settings.quarantine_rows_in_sql
+            warehouse.keep_quarantined(context.settings, "raw", sha256, path.name, pq.ParquetFile(kept), most)
+    if unreadable:
+        if reports:
+            _keep_evidence(context, quarantine, reports)
+        raise DataError(f"{len(unreadable)} of {len(shas)} raw files cannot be used:\n" + "\n".join(unreadable))
+    return reports
 
 
 def _total(counts: Any) -> dict[str, int]:
@@ -121,7 +148,19 @@ def _total(counts: Any) -> dict[str, int]:
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
-def _refuse_too_many(reports: list[FileReport], rows: int, bad: int, limit: float) -> None:
+def _evidence_folder(context: StepContext) -> Path:
+    return context.processed / context.run / "validate.failed"
+
+
+def _keep_evidence(context: StepContext, quarantine: Path, reports: list[FileReport]) -> None:
+    """Keep what a failed validation found, beside the folder that a good one would have made."""
+    with new_folder(_evidence_folder(context)) as kept:
+        shutil.copytree(quarantine, kept / QUARANTINE)
+        write_atomically(kept / REPORT, json.dumps([r.as_dict() for r in reports], indent=1).encode())
+
+
+def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int, bad: int) -> None:
+    limit = context.contract.quarantine.limit.train
     if not rows or bad <= limit * rows:
         return
     top = list(_total(r.reasons for r in reports).items())[:5]
@@ -131,6 +170,24 @@ def _refuse_too_many(reports: list[FileReport], rows: int, bad: int, limit: floa
         f"{bad} of {rows} rows ({bad / rows:.2%}) would be quarantined, more than the limit of {limit:.2%};"
         " most often:\n"
         + "\n".join(lines)
-        + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); every row with its reasons:"
-        " SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
+        + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); the rows with all their reasons:"
+        f" {_evidence_folder(context)}, or SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
     )
+
+
+def _judge_batch(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
+    """Compare with the batches of earlier runs on other data; returns the warnings."""
+    earlier = recent_manifests(
+        context, "validate", lambda m: m["run"] != context.run and m["result"]["data_sha256"] != data_sha256
+    )
+    recent = [Profile.from_dict(m["result"]["profile"]) for m in earlier if "profile" in m["result"]]
+    findings = judge(context.contract.batch, profile, recent, datetime.now(UTC).date())
+    warnings = [f"{f.rule}: {f.text}" for f in findings if f.severity == "warning"]
+    errors = [f"  {f.rule}: {f.text}" for f in findings if f.severity == "error"]
+    for warning in warnings:
+        logger.warning("batch_warned %s", warning)
+    if errors:
+        raise DataError(
+            "the batch is too unlike the recent ones (rules under `batch` of the contract):\n" + "\n".join(errors)
+        )
+    return warnings
