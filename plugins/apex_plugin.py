@@ -5,10 +5,24 @@ from __future__ import annotations
 from airflow.plugins_manager import AirflowPlugin
 
 from apex_airflow.links import DataDocsLink, MlflowRunLink
+from apex_airflow.web import DOCS, PREFIX, create_app
+from apex_ml.settings import Settings
 
 
 class ApexPlugin(AirflowPlugin):
-    """The links of the step operator. Airflow resolves a stored link only when a plugin names its class."""
+    """The links of the step operator, and the Data Docs.
+
+    Airflow resolves a stored link only when a plugin names its class.
+    """
 
     name = "apex"
     operator_extra_links = [DataDocsLink(), MlflowRunLink()]
+    fastapi_apps = [{"app": create_app(Settings.load()), "url_prefix": PREFIX, "name": "Apex"}]
+    external_views = [
+        {
+            "name": "Data Docs",
+            "href": f"{PREFIX}/{DOCS}/index.html",
+            "destination": "nav",
+            "category": "browse",
+        }
+    ]

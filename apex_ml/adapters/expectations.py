@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -84,7 +85,7 @@ class BatchVerdict:
     evaluated: int
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    data_docs_url: str
+    page: Path
 
 
 def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
@@ -204,17 +205,18 @@ def check_batch(
     errors: list[str] = []
     warnings: list[str] = []
     evaluated = 0
-    url = docs_index(settings).as_uri()
+    page = docs_index(settings)
     for identifier, validation in result.run_results.items():
         # the page of this very validation; the index, drawn by scripts from the net, is of no use without one
-        url = next((s["site_url"] for s in context.get_docs_sites_urls(resource_identifier=identifier)), None) or url
+        for site in context.get_docs_sites_urls(resource_identifier=identifier):
+            page = Path(unquote(urlparse(site["site_url"] or page.as_uri()).path))
         for outcome in validation.results:
             evaluated += 1
             if not outcome.success:
                 config = outcome.expectation_config
                 grave = config is None or str(getattr(config.severity, "value", config.severity)) == "critical"
                 (errors if grave else warnings).append(_line(outcome))
-    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), url)
+    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), page)
 
 
 def _line(outcome: Any) -> str:

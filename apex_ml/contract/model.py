@@ -70,9 +70,11 @@ class _FloatPerUse(_Model):
         return float(getattr(self, use))
 
 
-BoolPerUse = Annotated[_BoolPerUse, BeforeValidator(_per_use)]
-SeverityPerUse = Annotated[_SeverityPerUse, BeforeValidator(_per_use)]
-FloatPerUse = Annotated[_FloatPerUse, BeforeValidator(_per_use)]
+BoolPerUse = Annotated[_BoolPerUse, BeforeValidator(_per_use, json_schema_input_type=_BoolPerUse | bool)]
+SeverityPerUse = Annotated[
+    _SeverityPerUse, BeforeValidator(_per_use, json_schema_input_type=_SeverityPerUse | Severity)
+]
+FloatPerUse = Annotated[_FloatPerUse, BeforeValidator(_per_use, json_schema_input_type=_FloatPerUse | float)]
 BOTH_ERROR = _SeverityPerUse(train="error", score="error")
 
 
@@ -516,3 +518,10 @@ def load_contract(path: Path) -> Contract:
     except OSError as error:
         raise ConfigError(f"APEX_CONTRACT={path}: cannot be read: {error.strerror}") from error
     return _load(path, text)
+
+
+def json_schema() -> str:
+    """JSON Schema of contract files, for editors."""
+    schema = Contract.model_json_schema(mode="validation")
+    schema["title"] = "A contract of Apex"
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"

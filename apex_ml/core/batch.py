@@ -122,8 +122,8 @@ def _lone_future(rule: LoneFutureRule, profile: Profile) -> list[str]:
     if days <= rule.max_days:
         return []
     return [
-        f"the newest date {profile.newest} lies {days} days beyond {profile.nearly_newest}, which {rule.share:.1%} of the"
-        f" rows do not pass; at most {rule.max_days} are allowed: correct the dates, or give --as-of"
+        f"the newest date {profile.newest} lies {days} days beyond {profile.nearly_newest}, which {rule.share:.1%} of"
+        f" the rows do not pass; at most {rule.max_days} are allowed: correct the dates, or give --as-of"
     ]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
-from apex_ml.contract.model import load_contract
+from apex_ml.adapters.store import write_atomically
+from apex_ml.contract.model import json_schema, load_contract
 from apex_ml.settings import Settings
+
+SCHEMA_FILE = "contract.schema.json"
 
 
 @click.group()
@@ -19,7 +22,9 @@ def build() -> None:
     from apex_ml.adapters.expectations import build_project
 
     settings = Settings.load()
-    for path in build_project(load_contract(settings.contract)):
+    schema = settings.contract.with_name(SCHEMA_FILE)
+    write_atomically(schema, json_schema().encode())
+    for path in [schema, *build_project(load_contract(settings.contract))]:
         click.echo(path)
 
 

@@ -80,12 +80,12 @@ def _work(
                 logger.warning("expectation_warned %s", failure)
             if checked.errors:
                 raise DataError(
-                    f"the accepted batch fails its expectations (see {checked.data_docs_url}):\n"
-                    + "\n".join(checked.errors)
+                    f"the accepted batch fails its expectations (see {checked.page}):\n" + "\n".join(checked.errors)
                 )
         except DataError:
             _keep_evidence(context, quarantine, reports)
             raise
+    site = expectations.docs_index(context.settings).parent
     return {
         "files": len(reports),
         "rows": rows,
@@ -96,7 +96,8 @@ def _work(
         "normalised": _total(r.normalised for r in reports),
         "batch_warnings": batch_warnings,
         "expectations": {"evaluated": checked.evaluated, "failed": len(checked.warnings)},
-        "data_docs_url": checked.data_docs_url,
+        "data_docs": str(checked.page),
+        "data_docs_url": f"{context.settings.airflow}/apex/data-docs/{checked.page.relative_to(site).as_posix()}",
         "data_sha256": data_sha256,
         "newest": profile.newest.isoformat(),
         "as_of": looks_from.isoformat(),
