@@ -54,7 +54,6 @@ def _quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     # the signature is given, and the dataset's source is a folder whichever of the two resolvers takes it
     warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
     warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
@@ -71,6 +70,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
     mlflow.set_tracking_uri(settings.tracking_uri)
     files = model.to_files()
     shas = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,3 +80,47 @@ def running_postgres(place: str) -> Iterator[Database]:
             yield start_postgres(settings)
         finally:
             embedded.destroy(settings)
+
+
+@dataclass(frozen=True)
+class PlainDatabase:
+    """A running Postgres of its own home, without supervisor."""
+
+    settings: Settings
+    server: postgres.Server
+
+
+@contextmanager
+def plain_postgres() -> Iterator[PlainDatabase]:
+    """Postgres as a child of this process; it and its data are gone at the end."""
+    with open_folder() as folder:
+        home = folder / "home"
+        home.mkdir()
+        settings = ensure_env(throwaway(home))
+        server = postgres.prepare(settings)
+        account = server.account
+        log = settings.logs / "postgres.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                server.command(settings),
+                cwd="/",
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        try:
+            postgres.wait_ready(settings, server)
+            postgres.ensure_databases(settings, server)
+            yield PlainDatabase(settings, server)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGQUIT)
+                process.wait(20)
+            postgres.remove(settings)

@@ -1,0 +1,179 @@
+"""Shared by all folders: the contract, the real files, small raw data, a throwaway Postgres and a throwaway MLflow.
+
+Every worker of pytest-xdist makes its own, with free ports and folders that go away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import httpx
+import psycopg2
+import pyarrow as pa
+import pytest
+from throwaway_home import PlainDatabase, free_ports, open_folder, plain_postgres
+
+from apex_ml.adapters.migrations import migrate
+from apex_ml.contract.model import Contract, load_contract
+from apex_ml.platform import postgres
+from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.simulate.files import write_parts
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.process import load_process
+
+ORDERS, CLIENTS = 20_000, 4_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_settings() -> Iterator[None]:
+    """The developer's APEX_ variables do not reach a test; APEX_TEST_ ones are meant for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("APEX_") and not n.startswith("APEX_TEST_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    return load_contract(CODE_ROOT / "apex_ml" / "contract" / "orders.yaml")
+
+
+@pytest.fixture(scope="session")
+def real_raw() -> Path:
+    """Folder of the real Spark files."""
+    folder = os.environ.get("APEX_TEST_RAW")
+    if not folder:
+        pytest.skip("APEX_TEST_RAW is not set: it names the folder of the real raw files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def orders() -> pa.Table:
+    """Orders of the base process, strings plain."""
+    table = simulate_orders(load_process(), orders=ORDERS, clients=CLIENTS, seed=11)
+    columns = [c.cast(pa.string()) if pa.types.is_dictionary(c.type) else c for c in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
+@pytest.fixture(scope="session")
+def raw(orders: pa.Table, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same orders in four part files with a marker; shared, so that a test that damages them copies them first."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_parts(orders, folder, 4, label="shared", entity=contract.entity)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PlainDatabase]:
+    with plain_postgres() as found:
+        # the database of the roles script, migrated once, is what the tests' own databases are copied from
+        migrate(found.settings)
+        yield found
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Makes databases on the throwaway server: `empty`, or `migrated`. Each is given as settings that point at it."""
+
+    server: PlainDatabase
+    numbers: Iterator[int]
+
+    def _admin(self, statements: list[str], database: str = "postgres") -> None:
+        settings = self.server.settings
+        with closing(
+            psycopg2.connect(
+                host=str(self.server.server.socket),
+                port=settings.pg_port,
+                user=postgres.ADMIN,
+                password=settings.pg_admin_password.get_secret_value(),
+                dbname=database,
+            )
+        ) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+    def _make(self, template: str) -> dict[str, str]:
+        name = f"test_{next(self.numbers)}"
+        self._admin(
+            [
+                f"CREATE DATABASE {name} OWNER apex_writer TEMPLATE {template}",
+                f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+                f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
+            ]
+        )
+        settings = self.server.settings
+        return {
+            "database_url": settings.postgres_url("apex_writer", settings.pg_writer_password, name),
+            "reader_database_url": settings.postgres_url("apex_reader", settings.pg_reader_password, name),
+        }
+
+    def empty(self) -> dict[str, str]:
+        """A database without anything of Apex."""
+        return self._make("template0")
+
+    def migrated(self) -> dict[str, str]:
+        """A database with the current schema and no row."""
+        return self._make("apex")
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: PlainDatabase) -> Databases:
+    return Databases(postgres_server, count(1))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[str]:
+    """URL of an MLflow server on SQLite with artifacts of its own."""
+    (port,) = free_ports(1)
+    with open_folder() as folder:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--workers", "1", "--serve-artifacts", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+        command += ["--artifacts-destination", str(folder / "artifacts")]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONWARNINGS": "ignore",
+        }
+        with (folder / "mlflow.log").open("wb") as log:
+            server = subprocess.Popen(
+                command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_healthy(server, url, folder / "mlflow.log")
+            yield url
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    pytest.fail(f"MLflow did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of an empty home of the test; keyword arguments are settings."""
+
+    def make(**changes: object) -> Settings:
+        return Settings.load(home=tmp_path / "home", **changes)
+
+    return make
