@@ -373,6 +373,14 @@ class Promotion(_Model):
     margin: float = Field(ge=0, description="Nats of log loss a challenger must gain over the champion.")
 
 
+class _Contradiction(ValueError):
+    """Two parts of a contract disagree; `place` is the key at which the second one stands."""
+
+    def __init__(self, place: tuple[int | str, ...], text: str) -> None:
+        super().__init__(text)
+        self.place = place
+
+
 class Contract(_Model):
     """A data set's contract. Made by :func:`load_contract`."""
 
@@ -400,29 +408,35 @@ class Contract(_Model):
         for role in ("entity", "timestamp", "target"):
             names = [c.name for c in self.columns.values() if c.role == role]
             if len(names) != 1:
-                raise ValueError(f"exactly one column has the role {role}, found {names or 'none'}")
-        for rule in self.rules:
-            names = [] if rule.columns == "all" else list(rule.columns)
-            if unknown := [n for n in names if n not in self.columns]:
-                raise ValueError(f"rule {rule.name}: no such column {unknown}")
-            if isinstance(rule, PairsRule):
-                first, second = (self.columns[n].domain for n in rule.columns)
-                if first and (extra := sorted(set(rule.allowed) - set(first.levels))):
-                    raise ValueError(f"rule {rule.name}: {extra} are not levels of {rule.columns[0]}")
-                pairs = {v for values in rule.allowed.values() for v in values}
-                if second and (extra := sorted(pairs - set(second.levels))):
-                    raise ValueError(f"rule {rule.name}: {extra} are not levels of {rule.columns[1]}")
-            if isinstance(rule, BeforeAsOfRule) and self.columns[rule.columns[0]].type != "date":
-                raise ValueError(f"rule {rule.name}: {rule.columns[0]} is not a date")
-        for name in self.features.attributes:
+                raise _Contradiction(("columns",), f"exactly one column has the role {role}, found {names or 'none'}")
+        for nr, rule in enumerate(self.rules):
+            if fault := self._fault_of(rule):
+                raise _Contradiction(("rules", nr), f"rule {rule.name}: {fault}")
+        for nr, name in enumerate(self.features.attributes):
             if name not in self.columns or self.columns[name].role != "attribute":
-                raise ValueError(f"features.attributes: {name} is not a column with the role attribute")
-        for recipe in self.features.history:
-            if isinstance(recipe, MeanRecipe):
-                for name in recipe.columns:
-                    if name not in self.columns or self.columns[name].role != "measure":
-                        raise ValueError(f"features.history mean: {name} is not a column with the role measure")
+                raise _Contradiction(("features", "attributes", nr), f"{name} is not a column with the role attribute")
+        for nr, recipe in enumerate(self.features.history):
+            for name in recipe.columns if isinstance(recipe, MeanRecipe) else ():
+                if name not in self.columns or self.columns[name].role != "measure":
+                    raise _Contradiction(
+                        ("features", "history", nr, "columns"), f"{name} is not a column with the role measure"
+                    )
         return self
+
+    def _fault_of(self, rule: Rule) -> str | None:
+        names = [] if rule.columns == "all" else list(rule.columns)
+        if unknown := [n for n in names if n not in self.columns]:
+            return f"no such column {unknown}"
+        if isinstance(rule, PairsRule):
+            first, second = (self.columns[n].domain for n in rule.columns)
+            if first and (extra := sorted(set(rule.allowed) - set(first.levels))):
+                return f"{extra} are not levels of {rule.columns[0]}"
+            pairs = {v for values in rule.allowed.values() for v in values}
+            if second and (extra := sorted(pairs - set(second.levels))):
+                return f"{extra} are not levels of {rule.columns[1]}"
+        if isinstance(rule, BeforeAsOfRule) and self.columns[rule.columns[0]].type != "date":
+            return f"{rule.columns[0]} is not a date"
+        return None
 
     def _only(self, role: Role) -> Column:
         return next(c for c in self.columns.values() if c.role == role)
@@ -502,9 +516,10 @@ def _load(path: Path, text: str) -> Contract:
     except ValidationError as error:
         lines = []
         for e in error.errors():
-            line = _line_of(tree, e["loc"])
+            place = getattr(e.get("ctx", {}).get("error"), "place", e["loc"])
+            line = _line_of(tree, place)
             where = f"{path}:{line}" if line else str(path)
-            lines.append(f"{where}: {'.'.join(map(str, e['loc'])) or 'contract'}: {e['msg']}")
+            lines.append(f"{where}: {'.'.join(map(str, place)) or 'contract'}: {e['msg']}")
         raise ConfigError("the contract contradicts itself:\n  " + "\n  ".join(lines)) from error
 
 

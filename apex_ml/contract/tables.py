@@ -48,7 +48,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
             "TABLE", SCORED, "One row a scored order of a scoring run; row_nr is its position in the drop, from 0."
         ),
         f"""CREATE OR REPLACE VIEW apex.scored_orders_current AS
-            SELECT s.*, r.drop_id, r.mlflow_run_id FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
+            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
             WHERE s.run_id IN (SELECT run_id FROM apex.drop_summary WHERE superseded_by IS NULL)""",
         _comment(
             "VIEW",

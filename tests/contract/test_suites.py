@@ -1,0 +1,60 @@
+"""The suites are made from the contract, and the committed project is what the contract gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apex_ml.adapters.expectations import PROJECT, build_project
+from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.suites import Expectation, expectations
+
+
+def of_kind(contract: Contract, use: Use, kind: str) -> list[Expectation]:
+    return [e for e in expectations(contract, use) if e.type == kind]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_column_that_must_not_be_null_is_expected_so(contract: Contract, use: Use) -> None:
+    found = {e.kwargs["column"] for e in of_kind(contract, use, "expect_column_values_to_not_be_null")}
+    assert found == {c.name for c in contract.columns.values() if not c.nullable.on(use)}
+    assert (contract.target in found) == (use == "train")
+
+
+@pytest.mark.parametrize(("use", "severity"), [("train", "error"), ("score", "warning")])
+def test_an_unknown_level_is_grave_only_where_the_domain_is_closed(
+    contract: Contract, use: Use, severity: str
+) -> None:
+    found = [e for e in of_kind(contract, use, "expect_column_values_to_be_in_set") if "row_condition" not in e.kwargs]
+    assert {e.kwargs["column"] for e in found} == {c.name for c in contract.columns.values() if c.domain}
+    assert {e.severity for e in found} == {severity}
+
+
+def test_pairs_become_one_conditional_set_a_value(contract: Contract) -> None:
+    found = [e for e in of_kind(contract, "train", "expect_column_values_to_be_in_set") if "row_condition" in e.kwargs]
+    rule = next(r for r in contract.rules if r.rule == "pairs")
+    assert [tuple(e.kwargs["value_set"]) for e in found] == list(rule.allowed.values())
+
+
+def test_bounds_of_severity_warning_stay_warnings(contract: Contract) -> None:
+    found = of_kind(contract, "train", "expect_column_values_to_be_between")
+    assert {e.severity for e in found if "max_value" in e.kwargs} == {"warning"}
+    assert {e.severity for e in found if "min_value" in e.kwargs} == {"error"}
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text(encoding="utf-8")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "uncommitted" not in path.parts
+    }
+
+
+def test_the_committed_project_is_exactly_what_the_contract_gives(contract: Contract, tmp_path: Path) -> None:
+    stray = tmp_path / "expectations" / "stray.json"
+    stray.parent.mkdir()
+    stray.write_text("{}")
+    made = build_project(contract, tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in made} == set(texts(tmp_path)) - {".gitignore"}
+    assert texts(tmp_path) == texts(PROJECT)

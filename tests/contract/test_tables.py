@@ -1,0 +1,74 @@
+"""The table of scored orders and its views, as the contract gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from apex_home import Apex
+
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.migrations import apply
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import scored_columns, scored_orders_ddl
+from apex_ml.settings import Settings
+
+
+@pytest.fixture
+def apex(databases: Any, home: Any) -> Apex:
+    return Apex(home(**databases.migrated()))
+
+
+def columns(apex: Apex) -> list[tuple[Any, ...]]:
+    return apex.sql(
+        "SELECT table_name::text, ordinal_position::int, column_name::text, data_type::text"
+        " FROM information_schema.columns WHERE table_schema = 'apex' ORDER BY 1, 2"
+    )
+
+
+def bring(settings: Settings, contract: Contract) -> None:
+    with warehouse.connect(settings) as connection:
+        apply(connection, [], scored_orders_ddl(contract))
+
+
+def with_class(contract: Contract, level: str) -> Contract:
+    target = contract.columns[contract.target]
+    assert target.domain is not None
+    wider = target.domain.model_copy(update={"levels": (*target.domain.levels, level)})
+    changed = {**contract.columns, target.name: target.model_copy(update={"domain": wider})}
+    return contract.model_copy(update={"columns": changed})
+
+
+def test_running_the_statements_again_changes_nothing(apex: Apex, contract: Contract) -> None:
+    before = columns(apex)
+    bring(apex.settings, contract)
+    assert columns(apex) == before
+    assert [n for t, _, n, _ in before if t == "scored_orders"] == list(scored_columns(contract))
+
+
+def test_a_new_class_adds_a_column_and_the_views_follow(apex: Apex, contract: Contract) -> None:
+    before = columns(apex)
+    wider = with_class(contract, "WHATSAPP")
+    bring(apex.settings, wider)
+    added = {(t, n) for t, _, n, _ in columns(apex)} - {(t, n) for t, _, n, _ in before}
+    assert {n for _, n in added} == {"p_whatsapp"}
+    assert {"scored_orders", "scored_orders_current"} <= {t for t, _ in added}
+    bring(apex.settings, wider)
+    bring(apex.settings, contract)  # a step back takes nothing away
+    assert ("scored_orders", "p_whatsapp") in {(t, n) for t, _, n, _ in columns(apex)}
+
+
+def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
+    silent = apex.sql(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'apex'::regnamespace AND relkind IN ('p', 'r', 'v')"
+        " AND NOT relispartition AND relname <> 'migrations' AND obj_description(oid) IS NULL"
+    )
+    assert silent == []
+
+
+def test_a_key_stands_once_over_all_partitions(apex: Apex) -> None:
+    (key,) = apex.sql(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'apex.scored_orders'::regclass"
+        " AND contype = 'p'"
+    )
+    assert key == ("PRIMARY KEY (run_id, row_nr)",)
