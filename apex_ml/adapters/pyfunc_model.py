@@ -24,7 +24,7 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         folder = Path(context.artifacts["bundle"])
         self._model = Model.from_files({p.name: p.read_bytes() for p in folder.iterdir()})
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row a row of the input, one column `p_<class>` a class, and the most probable class."""
         p = self._model.probabilities(pa.Table.from_pandas(model_input, preserve_index=False))
         out = pd.DataFrame(p.astype("float64"), columns=[f"p_{c.lower()}" for c in self._model.classes])
