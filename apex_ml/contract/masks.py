@@ -6,6 +6,7 @@ types never meet another file's. The adapter runs the text, one file at a time.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date
 
@@ -30,6 +31,7 @@ DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "dat
 ROW_NR = "row_nr"
 """Position of a row in its file, from 0."""
 
+_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer
 
 
@@ -100,6 +102,16 @@ def _unwrap(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def _local(kind: pa.DataType, source: str) -> str:
+    """SQL of a timestamp on the clock of its own zone; a zone may be a name or an offset such as -05:00."""
+    if not kind.tz:
+        return f"CAST({source} AS TIMESTAMP)"
+    if offset := _OFFSET.fullmatch(kind.tz):
+        sign, hours, minutes = offset.groups()
+        return f"timezone('UTC', {source}) {sign} INTERVAL {int(hours) * 60 + int(minutes)} MINUTE"
+    return f"timezone({literal(kind.tz)}, {source})"
+
+
 def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
     """SQL that casts without loss, null where that is not possible; None when no value of the type can be cast."""
     text = _is_text(kind)
@@ -129,7 +141,7 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
         return f"CAST({source} AS DATE)"
     if pa.types.is_timestamp(kind):
         # an aware time is read on the clock of its own zone: midnight there is the day that was meant
-        local = f"timezone({literal(kind.tz)}, {source})" if kind.tz else f"CAST({source} AS TIMESTAMP)"
+        local = _local(kind, source)
         if "day_of_timestamp" in column.normalise:
             return f"CAST({local} AS DATE)"
         return f"CASE WHEN {local} = date_trunc('day', {local}) THEN CAST({local} AS DATE) END"
@@ -192,7 +204,7 @@ def _column(column: Column, kind: pa.DataType, use: Use) -> tuple[str, list[Reas
         lost = f"{staged_raw} IS NOT NULL AND {name} IS NULL"
         reasons.append(Reason(column.name, f"type: not a {column.type} without loss", "error", lost))
         if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
-            local = f"timezone({literal(kind.tz)}, {staged_raw})" if kind.tz else f"CAST({staged_raw} AS TIMESTAMP)"
+            local = _local(kind, staged_raw)
             changed = f"{local} <> date_trunc('day', {local})"
             normalised.append(Normalised(column.name, "day_of_timestamp", changed))
         elif column.type == "date" and _is_text(kind):
