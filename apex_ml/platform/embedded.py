@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from apex_ml.platform.supervise import (
     POSTGRES,
     WATCHDOG,
     Supervisor,
+    alive,
     family,
     programs,
     render,
@@ -271,23 +273,37 @@ def _end(settings: Settings, members: list[psutil.Process]) -> None:
     """See every process out: wait, then ask, then kill; look again, for some were born meanwhile."""
     psutil.wait_procs(members, timeout=5)
     for _ in range(3):
-        left = {process.pid: process for process in [*members, *family(settings)] if process.is_running()}
-        alive = [process for process in left.values() if process.status() != psutil.STATUS_ZOMBIE]
-        if not alive:
+        left = {process.pid: process for process in [*members, *family(settings)] if alive(process)}
+        if not left:
             return
-        server = postgres.postmaster(postgres.locate(settings))
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                # a database server is never killed while it can still end by itself: INT is its fast shutdown
-                process.send_signal(2 if server and process.pid == server.pid else 15)
-        _, alive = psutil.wait_procs(alive, timeout=30 if server else 5)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=5)
+        database = _database_family(settings)
+        _ask([process for pid, process in left.items() if pid not in database], signal.SIGTERM, patience=8)
+        # the server last and by itself: its children end with it, and INT is its fast shutdown
+        _ask([process for pid, process in left.items() if pid in database[:1]], signal.SIGINT, patience=60)
+        _ask([process for pid, process in left.items() if pid in database[1:]], signal.SIGTERM, patience=5)
     survivors = ", ".join(f"{process.pid} ({process.name()})" for process in family(settings))
     if survivors:
         raise TransientError(f"these processes of the platform do not end: {survivors}")
+
+
+def _database_family(settings: Settings) -> list[int]:
+    """Process ids of the database server, first, and of its children."""
+    server = postgres.postmaster(postgres.locate(settings))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [server.pid, *(child.pid for child in server.children(recursive=True))] if server else []
+    return []
+
+
+def _ask(processes: list[psutil.Process], how: signal.Signals, patience: float) -> None:
+    """Send a signal, wait, and kill what is left."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(how)
+    _, left = psutil.wait_procs(processes, timeout=patience)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 @contextlib.contextmanager

@@ -345,10 +345,11 @@ def family(settings: Settings) -> list[psutil.Process]:
     myself = psutil.Process()
     for relative in [myself, *myself.parents()]:
         found.pop(relative.pid, None)
-    return [process for process in found.values() if _alive(process)]
+    return [process for process in found.values() if alive(process)]
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
