@@ -1,0 +1,146 @@
+"""Which features stay: those that beat noise, or those that the original rules keep.
+
+The noise test follows Boruta (Kursa and Rudnicki, Feature Selection with the Boruta Package, JSS 2010): every feature
+gets a shadow, a permuted copy that cannot know anything, and stays only if it does better than the best shadow. Unlike
+Boruta, importance is measured on the validation part, by how much the loss grows when the column is permuted
+(Breiman, Random Forests, 2001), so that what was learned by heart on the training part counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+from scipy.stats import binom
+
+from apex_ml.core.evaluation import order_losses
+
+
+@dataclass(frozen=True)
+class FeatureVerdict:
+    """What became of one feature and why. `importance` is in nats of validation log loss, mean over the repeats."""
+
+    name: str
+    kept: bool
+    importance: float
+    noise: float
+    wins: int
+    repeats: int
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class NoiseTest:
+    """How the test is run. `rows` bounds the orders used of each part, as the test needs no more to see a signal."""
+
+    repeats: int = 7
+    alpha: float = 0.01
+    rows: int = 40_000
+    rounds: int = 40
+    max_depth: int = 4
+    seed: int = 42
+    threads: int = 2
+
+
+def beats_noise(
+    names: Sequence[str],
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    test: NoiseTest,
+) -> tuple[FeatureVerdict, ...]:
+    """Judge every feature against the best of all shadows.
+
+    Each part is (matrix (n, f), class indexes (n,)). A repeat fits a booster on features and fresh shadows; a feature
+    wins it when its importance exceeds the largest of the shadows'. One without any signal wins with probability
+    1 / (f + 1); a feature stays when as many wins would come by chance with a probability below alpha / f (Bonferroni).
+    When none stays, the most important one does, and the verdict says so.
+    """
+    (x, y), (xv, yv) = train, validation
+    rng = np.random.default_rng(test.seed)
+    features = len(names)
+    wins = np.zeros(features, int)
+    real = np.zeros((test.repeats, features))
+    noise = np.zeros(test.repeats)
+    for repeat in range(test.repeats):
+        rows = _some(rng, len(y), test.rows)
+        rows_v = _some(rng, len(yv), test.rows // 2)
+        importance = _importance(rng, x[rows], y[rows], xv[rows_v], yv[rows_v], classes, test)
+        real[repeat], noise[repeat] = importance[:features], importance[features:].max()
+        wins += real[repeat] > max(noise[repeat], 0.0)
+    chance = binom.sf(wins - 1, test.repeats, 1 / (features + 1))
+    kept = chance < test.alpha / features
+    mean = real.mean(axis=0)
+    only = not kept.any()
+    if only:
+        kept[int(mean.argmax())] = True
+    return tuple(
+        FeatureVerdict(
+            name=name,
+            kept=bool(kept[i]),
+            importance=float(mean[i]),
+            noise=float(noise.mean()),
+            wins=int(wins[i]),
+            repeats=test.repeats,
+            reason=_reason(bool(kept[i]), only, int(wins[i]), test.repeats),
+        )
+        for i, name in enumerate(names)
+    )
+
+
+def _reason(kept: bool, only: bool, wins: int, repeats: int) -> str:
+    won = f"beat the best of the permuted copies in {wins} of {repeats} repeats"
+    if kept and only:
+        return f"no feature beats noise; this one comes closest ({won})"
+    return f"{won}: {'more than chance' if kept else 'no more than chance'}"
+
+
+def _some(rng: np.random.Generator, n: int, most: int) -> np.ndarray:
+    chosen: np.ndarray = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+    return chosen
+
+
+def _importance(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    xv: np.ndarray,
+    yv: np.ndarray,
+    classes: int,
+    test: NoiseTest,
+) -> np.ndarray:
+    """Rise of the validation log loss when a column is permuted, features first and shadows after, shape (2 f,)."""
+    features = x.shape[1]
+    shadow = np.stack([rng.permutation(x[:, i]) for i in range(features)], axis=1)
+    shadow_v = np.stack([rng.permutation(xv[:, i]) for i in range(features)], axis=1)
+    full, full_v = np.hstack([x, shadow]), np.hstack([xv, shadow_v])
+    booster = xgb.train(
+        {
+            "objective": "multi:softprob",
+            "num_class": classes,
+            "tree_method": "hist",
+            "max_depth": test.max_depth,
+            "learning_rate": 0.2,
+            "min_child_weight": 20,
+            "seed": int(rng.integers(2**31)),
+            "nthread": test.threads,
+        },
+        xgb.QuantileDMatrix(full, y, nthread=test.threads),
+        num_boost_round=test.rounds,
+    )
+    base = order_losses(booster.inplace_predict(full_v), yv).mean()
+    used = {int(name[1:]) for name in booster.get_score(importance_type="weight")}
+    rises = np.zeros(2 * features)
+    for column in sorted(used):
+        held = full_v[:, column].copy()
+        full_v[:, column] = rng.permutation(held)
+        rises[column] = order_losses(booster.inplace_predict(full_v), yv).mean() - base
+        full_v[:, column] = held
+    return rises

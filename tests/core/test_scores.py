@@ -1,0 +1,63 @@
+"""Scores of probabilities, against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_score, recall_score
+
+from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
+
+CLASSES = ("a", "b", "c")
+
+
+def random_case(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.dirichlet([1.0, 1.0, 1.0], n), random.integers(0, 3, n)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_log_loss_equals_scikit_learn(seed: int, kind: type) -> None:
+    p, y = random_case(seed)
+    assert order_losses(p.astype(kind), y).mean() == pytest.approx(log_loss(y, p, labels=[0, 1, 2]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("chosen", "loss"), [(1.0, 0.0), (0.5, np.log(2)), (0.0, -np.log(1e-15)), (1e-3, np.log(1000))])
+def test_losses_of_single_orders(chosen: float, loss: float) -> None:
+    p = np.array([[chosen, 1 - chosen, 0.0]])
+    assert order_losses(p, np.array([0])) == pytest.approx([loss])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_classification_equals_scikit_learn(seed: int) -> None:
+    p, y = random_case(seed)
+    best = p.argmax(axis=1)
+    found = classification(p, y, CLASSES)
+    assert found["accuracy"] == pytest.approx(accuracy_score(y, best))
+    assert found["macro_f1"] == pytest.approx(f1_score(y, best, average="macro"))
+    assert [found[f"precision_{c}"] for c in CLASSES] == pytest.approx(precision_score(y, best, average=None))
+    assert [found[f"recall_{c}"] for c in CLASSES] == pytest.approx(recall_score(y, best, average=None))
+    assert [found[f"support_{c}"] for c in CLASSES] == [(y == k).sum() for k in range(3)]
+    assert confusion(p, y, CLASSES) == confusion_matrix(y, best).tolist()
+
+
+def test_classes_that_never_occur_count_as_zero() -> None:
+    p = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
+    found = classification(p, np.array([0, 0]), CLASSES)
+    assert found["precision_c"] == found["recall_c"] == found["support_c"] == 0
+    assert confusion(p, np.array([0, 0]), CLASSES) == [[2, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("y", "shares"), [([0, 0, 1, 2], [0.5, 0.25, 0.25]), ([0, 0], [0.8 / 1.2, 0.2 / 1.2, 0.2 / 1.2]), ([], [1 / 3] * 3)]
+)
+def test_class_shares_are_positive(y: list[int], shares: list[float]) -> None:
+    found = class_shares(np.array(y, np.int64), 3)
+    assert found == pytest.approx(shares) and found.sum() == pytest.approx(1)
+
+
+def test_prior_loss_is_the_entropy_of_the_shares() -> None:
+    y = np.repeat([0, 1, 2], [50, 30, 20])
+    shares = class_shares(y, 3)
+    assert prior_losses(shares, y).mean() == pytest.approx(-(shares * np.log(shares)).sum())
