@@ -82,6 +82,13 @@ class Settings(BaseSettings):
         "temporal", description="How examples are split. Only temporal is promotable."
     )
     trials: int = Field(0, ge=0, description="Hyper-parameter trials a night; 0 trains with the fixed parameters.")
+    search_seconds: float = Field(0, ge=0, description="Time limit of the search; 0: none, so that results repeat.")
+    candidates: str = Field(
+        "xgboost", description="Contenders, in order: xgboost, logistic, lightgbm (an extra). Ties go to the first."
+    )
+    selection: Literal["noise", "none"] = Field(
+        "noise", description="Features: those that beat permuted copies of themselves, or all."
+    )
     class_weights: Literal["none", "balanced"] = Field("none", description="Weights of the classes in training.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where XGBoost trains.")
     early_stopping_rounds: int = Field(30, ge=0, description="Rounds without progress before training stops; 0: off.")

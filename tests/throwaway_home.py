@@ -103,7 +103,7 @@ def plain_postgres() -> Iterator[PlainDatabase]:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
             process = subprocess.Popen(
-                server.command(settings),
+                [*server.command(settings), "-c", "fsync=off", "-c", "full_page_writes=off"],
                 cwd="/",
                 stdout=file,
                 stderr=file,
@@ -117,10 +117,6 @@ def plain_postgres() -> Iterator[PlainDatabase]:
             postgres.ensure_databases(settings, server)
             yield PlainDatabase(settings, server)
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)
-                process.wait(20)
+            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            process.wait(20)
             postgres.remove(settings)

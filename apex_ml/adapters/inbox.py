@@ -66,7 +66,7 @@ class Inbox:
 
     def path(self, name: str) -> Path:
         """Path of a waiting drop. Raises ConfigError for a name that could leave the inbox."""
-        if name != Path(name).name or hidden(name):
+        if not name or name != Path(name).name or hidden(name):
             raise ConfigError(f"--drops {name!r}: a drop is the plain name of a file in {self.inbox}")
         return self.inbox / name
 

@@ -10,10 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import xgboost as xgb
 from matplotlib.figure import Figure
 
-from apex_ml.core.estimator import Model
+from apex_ml.core.selection import FeatureVerdict
 
 BLUE, ORANGE = "#1f6fb2", "#d9822b"
 
@@ -35,8 +34,8 @@ def learning_curve(curve: Mapping[str, Sequence[float]], best: int, path: Path) 
     _save(figure, path)
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
-    """Counts on the test part, true class by most probable class, shaded by share of the true class."""
+def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], named: str, path: Path) -> None:
+    """Counts on the test part, true class by named class, shaded by share of the true class."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(5.5, 4.5))
@@ -45,20 +44,52 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], pa
         dark = shares[row, column] > 0.5
         text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
-    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test part")
+    axes.set(xlabel=named, ylabel="true class", title="Confusion matrix, test part")
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
     _save(figure, path)
 
 
-def importance(model: Model, path: Path) -> None:
-    """Total gain of each feature over all trees, as a share."""
-    booster = xgb.Booster(model_file=bytearray(model.booster))
-    gains = booster.get_score(importance_type="total_gain")
-    values = np.array([float(np.sum(gains.get(f"f{i}", 0.0))) for i in range(len(model.encoder.names))])
-    shares = values / max(values.sum(), 1e-12)
-    order = np.argsort(shares)
-    figure, axes = plt.subplots(figsize=(7, 0.3 * len(order) + 1.2))
-    axes.barh([model.encoder.names[i] for i in order], shares[order], color=BLUE)
-    axes.set(xlabel="share of total gain", title="Feature importance (gain)")
+def reliability(
+    before: Sequence[Sequence[tuple[float, float, int]]],
+    after: Sequence[Sequence[tuple[float, float, int]]],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Observed share against probability in equal-mass bins, one panel a class, before and after calibration."""
+    figure, panels = plt.subplots(1, len(classes), figsize=(4 * len(classes), 4), squeeze=False)
+    for k, axes in enumerate(panels[0]):
+        for bins, label, colour, marker in ((before[k], "before", ORANGE, "o"), (after[k], "after", BLUE, "s")):
+            axes.plot([b[0] for b in bins], [b[1] for b in bins], marker, color=colour, label=label, alpha=0.8)
+        most = max([b[i] for b in [*before[k], *after[k]] for i in (0, 1)], default=1.0) * 1.1
+        axes.plot([0, most], [0, most], ":", color="grey")
+        axes.set(xlabel="probability", ylabel="observed share", title=classes[k])
+        axes.legend()
+    figure.suptitle("Reliability, test part")
+    _save(figure, path)
+
+
+def importance(rises: Mapping[str, float], path: Path) -> None:
+    """Rise of the test log loss when a feature is permuted."""
+    order = sorted(rises, key=lambda name: rises[name])
+    figure, axes = plt.subplots(figsize=(7, 0.35 * len(order) + 1.4))
+    axes.barh(order, [rises[name] for name in order], color=BLUE)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set(xlabel="rise of the log loss when permuted (nats)", title="Permutation importance, test part")
+    _save(figure, path)
+
+
+def selection(verdicts: Sequence[FeatureVerdict], path: Path) -> None:
+    """Importance of every feature beside the noise of the best permuted copy."""
+    order = sorted(verdicts, key=lambda v: v.importance)
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
+    axes.barh(
+        [v.name for v in order], [v.importance for v in order], color=[BLUE if v.kept else "#b8c4ce" for v in order]
+    )
+    axes.axvline(order[0].noise, color=ORANGE, linestyle="--", label="best permuted copy")
+    axes.set_xscale("symlog", linthresh=max(order[0].noise, 1e-6))
+    axes.set(
+        xlabel="rise of the validation log loss when permuted (nats)", title="Features kept (blue) and dropped (grey)"
+    )
+    axes.legend()
     _save(figure, path)

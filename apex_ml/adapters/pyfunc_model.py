@@ -25,10 +25,12 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._model = Model.from_files({p.name: p.read_bytes() for p in folder.iterdir()})
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row a row of the input, one column `p_<class>` a class, and the most probable class."""
+        """One row a row of the input, one column `p_<class>` a class, and the class named with the decision weights."""
         p = self._model.probabilities(pa.Table.from_pandas(model_input, preserve_index=False))
         out = pd.DataFrame(p.astype("float64"), columns=[f"p_{c.lower()}" for c in self._model.classes])
-        out["predicted"] = [self._model.classes[i] for i in p.argmax(axis=1)] if len(p) else pd.Series([], dtype=str)
+        out["predicted"] = (
+            [self._model.classes[i] for i in self._model.named(p)] if len(p) else pd.Series([], dtype=str)
+        )
         return out
 
 

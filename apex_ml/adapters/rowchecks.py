@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -12,8 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duck import errors_name, one_row
+from apex_ml.adapters.parquet_pages import verify_pages
 from apex_ml.adapters.store import check_parquet
-from apex_ml.contract.masks import ROW_NR, Reason, RowChecks, compile_row_checks, literal, quoted, raw
+from apex_ml.contract.masks import (
+    IN_DOUBT,
+    ROW_NR,
+    RawColumn,
+    Reason,
+    RowChecks,
+    UniqueColumns,
+    compile_row_checks,
+    literal,
+    quoted,
+)
 from apex_ml.contract.model import Contract, Use
 from apex_ml.errors import DataError
 
@@ -39,14 +52,16 @@ class FileReport:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Read a parquet file's Arrow schema.
+    """Read a parquet file's Arrow schema, and verify its pages.
 
     Raises :class:`~apex_ml.errors.DataError` naming the file when it is not a whole, readable parquet file.
     """
     check_parquet(path)
     try:
         with pq.ParquetFile(path) as file:
-            return file.schema_arrow
+            schema, metadata = file.schema_arrow, file.metadata
+        verify_pages(path, metadata)
+        return schema
     except (pa.ArrowException, OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({first})") from error
@@ -68,16 +83,47 @@ def _when(condition: str) -> str:
     return f"coalesce({condition}, false)"
 
 
+def _text(column: RawColumn) -> str:
+    """SQL of a file's own value as text; a NUL, which no text of Postgres may hold, is left out."""
+    return f"replace(CAST({column.source} AS VARCHAR), chr(0), '')"
+
+
 def _details(reasons: list[Reason], checks: RowChecks) -> str:
     """SQL of the list of all reasons of a row, each with column, value and rule."""
-    known = set(checks.raw_columns)
+    known = {c.name: c for c in checks.raw_columns}
     items = []
     for reason in reasons:
-        parts = [p for p in reason.column.split(" + ") if p in known]
-        value = " || ' / ' || ".join(f"coalesce(CAST({raw(p)} AS VARCHAR), 'null')" for p in parts) or "'absent'"
+        parts = [known[p] for p in reason.column.split(" + ") if p in known]
+        value = " || ' / ' || ".join(f"coalesce({_text(c)}, 'null')" for c in parts) or "'absent'"
         struct = f"{{'column': {literal(reason.column)}, 'value': left({value}, 200), 'rule': {literal(reason.rule)}}}"
         items.append(f"CASE WHEN {_when(reason.condition)} THEN {struct} END")
     return f"list_filter([{', '.join(items)}], lambda reason: reason IS NOT NULL)"
+
+
+def _own_values(checks: RowChecks) -> str:
+    """SQL of a row's own values as a JSON object that Postgres takes: numbers where JSON has them, else text."""
+    pairs = []
+    for column in checks.raw_columns:
+        kind = column.kind
+        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+            value = f"to_json({column.source})"
+        elif pa.types.is_floating(kind):
+            finite = f"isfinite({column.source})"
+            value = f"CASE WHEN {finite} THEN to_json({column.source}) ELSE to_json({_text(column)}) END"
+        else:
+            value = f"to_json({_text(column)})"
+        pairs.append(f"{literal(column.name)}, {value}")
+    return f"json_object({', '.join(pairs)})"
+
+
+@contextmanager
+def _statistics_are_not_trusted(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Read values, whatever a file's statistics say of them: wrong ones would fold a check away."""
+    con.execute("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
+    try:
+        yield
+    finally:
+        con.execute("RESET disabled_optimizers")
 
 
 def check_file(
@@ -101,57 +147,113 @@ def check_file(
     schema = read_schema(path)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
-    source = f"SELECT * FROM read_parquet({literal(str(path))}, file_row_number = true)"
-    staged = f"WITH source AS ({source}), staged AS ({checks.staged})"
-    with errors_name(path.name):
-        errors = [r for r in checks.reasons if r.severity == "error"]
-        errors += _repeated(con, staged, checks, path)
-        warnings = [r for r in checks.reasons if r.severity == "warning"]
-        bad = " OR ".join(_when(r.condition) for r in errors) or "false"
-        conditions = [r.condition for r in [*errors, *warnings]] + [n.condition for n in checks.normalised]
-        counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in [bad, *conditions])
-        rows, quarantined_rows, *counts = one_row(con, f"{staged} SELECT count(*), {counters} FROM staged")
-        columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
-        keep = f"WHERE NOT ({bad})" if quarantined_rows else ""
-        _copy(con, f"{staged} SELECT {columns} FROM staged {keep}", accepted)
-        if quarantined_rows:
-            fields = ", ".join(f"{literal(n)}: {raw(n)}" for n in checks.raw_columns)
-            details = f"to_json({_details(errors, checks)}) AS reasons, to_json({{{fields}}}) AS row"
-            _copy(con, f"{staged} SELECT {ROW_NR}, {details} FROM staged WHERE {bad}", quarantined)
-    labels = [f"{r.column}: {r.rule}" for r in [*errors, *warnings]]
-    labels += [f"{n.column}: {n.how}" for n in checks.normalised]
-    found = {label: n for label, n in zip(labels, counts, strict=True) if n}
-    error_labels = {f"{r.column}: {r.rule}" for r in errors}
-    warning_labels = {f"{r.column}: {r.rule}" for r in warnings}
+    with errors_name(path.name), _statistics_are_not_trusted(con):
+        return _split(con, _Source(path, checks), accepted, quarantined, with_row_nr)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """SQL clauses that read a file, its columns named by their places."""
+
+    path: Path
+    checks: RowChecks
+
+    def plain(self) -> str:
+        """All rows as `plain`: cast, but not normalised, with the column IN_DOUBT."""
+        return f"WITH source AS ({self._rows()}), plain AS ({self.checks.plain})"
+
+    def staged(self, where: str = "true") -> str:
+        """The rows that fulfil a condition, as `staged`: normalised, beside the file's own values."""
+        source = f"SELECT * FROM ({self._rows()}) WHERE {where}"
+        return f"WITH source AS ({source}), staged AS ({self.checks.staged})"
+
+    def _rows(self) -> str:
+        names = ", ".join(self.checks.source)
+        file = f"read_parquet({literal(str(self.path))}, hive_partitioning = false)"
+        return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file} AS file({names})"
+
+
+def _split(
+    con: duckdb.DuckDBPyConnection,
+    source: _Source,
+    accepted: Path,
+    quarantined: Path,
+    with_row_nr: bool,
+) -> FileReport:
+    """Look at every row cheaply, then closely at those in doubt; a file without any is copied as it came."""
+    checks = source.checks
+    columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
+    repeats = [f"count(*) - count(DISTINCT hash({', '.join(map(quoted, u.columns))}))" for u in checks.unique]
+    look = ", ".join(["count(*)", f"count(*) FILTER (WHERE {quoted(IN_DOUBT)})", *repeats])
+    rows, doubtful, *repeated = one_row(con, f"{source.plain()} SELECT {look} FROM plain")
+    if not doubtful and not any(repeated):
+        _copy(con, f"{source.plain()} SELECT {columns} FROM plain", accepted)
+        return _report(source, rows, 0, {}, {}, {})
+    if doubtful and repeats:  # rows may be equal only after they are normalised
+        repeated = list(one_row(con, f"{source.staged()} SELECT {', '.join(repeats)} FROM staged"))
+    again = [_repeated(con, source, nr, u) for nr, (u, n) in enumerate(zip(checks.unique, repeated, strict=True)) if n]
+    reasons = [*checks.reasons, *again]
+    errors = [r for r in reasons if r.severity == "error"]
+    warnings = [r for r in reasons if r.severity == "warning"]
+    # a row without doubt breaks no rule but that of repeats
+    closely = " OR ".join(["coalesce((" + checks.doubt + "), false)", *(_when(r.condition) for r in again)])
+    bad = " OR ".join(_when(r.condition) for r in errors) or "false"
+    conditions = [bad, *(f.condition for f in (*errors, *warnings, *checks.normalised))]
+    counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in conditions)
+    bad_rows, *counts = one_row(con, f"{source.staged(closely)} SELECT {counters} FROM staged")
+    keep = ""
+    if bad_rows:
+        query = f"{source.staged(closely)} SELECT {ROW_NR} FROM staged WHERE {bad}"
+        con.execute(f"CREATE OR REPLACE TEMP TABLE bad_rows AS {query}")
+        among = f"{ROW_NR} IN (SELECT {ROW_NR} FROM bad_rows)"
+        keep = f"WHERE NOT {among}"
+        row = f"to_json({_details(errors, checks)}) AS reasons, {_own_values(checks)} AS row"
+        _copy(con, f"{source.staged(among)} SELECT {ROW_NR}, {row} FROM staged", quarantined)
+    _copy(con, f"{source.staged()} SELECT {columns} FROM staged {keep}", accepted)
+    found = iter(counts)
+    by_kind = [
+        {label: n for label, n in zip(labels, found, strict=False) if n}
+        for labels in (
+            [f"{r.column}: {r.rule}" for r in errors],
+            [f"{r.column}: {r.rule}" for r in warnings],
+            [f"{n.column}: {n.how}" for n in checks.normalised],
+        )
+    ]
+    return _report(source, rows, bad_rows, *by_kind)
+
+
+def _report(
+    source: _Source,
+    rows: int,
+    quarantined: int,
+    reasons: dict[str, int],
+    warnings: dict[str, int],
+    normalised: dict[str, int],
+) -> FileReport:
+    schema = source.checks.schema
     return FileReport(
-        name=path.name,
+        name=source.path.name,
         rows=rows,
-        accepted=rows - quarantined_rows,
-        quarantined=quarantined_rows,
-        reasons={k: n for k, n in found.items() if k in error_labels},
-        warnings={k: n for k, n in found.items() if k in warning_labels},
-        normalised={k: n for k, n in found.items() if k not in error_labels | warning_labels},
-        filled=checks.schema.filled,
-        added=checks.schema.added,
-        cast=checks.schema.cast,
+        accepted=rows - quarantined,
+        quarantined=quarantined,
+        reasons=reasons,
+        warnings=warnings,
+        normalised=normalised,
+        filled=schema.filled,
+        added=schema.added,
+        cast=schema.cast,
     )
 
 
-def _repeated(con: duckdb.DuckDBPyConnection, staged: str, checks: RowChecks, path: Path) -> list[Reason]:
-    """Find the rows that repeat an earlier one of the file; a hash first, as files without repeats are the rule."""
-    found = []
-    for nr, (name, columns) in enumerate(checks.unique):
-        key = ", ".join(map(quoted, columns))
-        (repeats,) = one_row(con, f"{staged} SELECT count(*) - count(DISTINCT hash({key})) FROM staged")
-        if repeats:
-            table = f"repeated_{nr}"
-            ranked = f"SELECT {ROW_NR}, row_number() OVER (PARTITION BY {key} ORDER BY {ROW_NR}) AS nth FROM staged"
-            con.execute(
-                f"CREATE OR REPLACE TEMP TABLE {table} AS {staged} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"
-            )
-            condition = f"{ROW_NR} IN (SELECT {ROW_NR} FROM {table})"
-            found.append(Reason(" + ".join(columns), f"{name}: stands once in a file", "error", condition))
-    return found
+def _repeated(con: duckdb.DuckDBPyConnection, source: _Source, nr: int, unique: UniqueColumns) -> Reason:
+    """Find the rows that repeat an earlier one of the file, by their values: equal hashes only told to look."""
+    key = ", ".join(map(quoted, unique.columns))
+    table = f"repeated_{nr}"
+    ranked = f"SELECT {ROW_NR}, row_number() OVER (PARTITION BY {key} ORDER BY {ROW_NR}) AS nth FROM staged"
+    query = f"{source.staged()} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
+    condition = f"{ROW_NR} IN (SELECT {ROW_NR} FROM {table})"
+    return Reason(" + ".join(unique.columns), f"{unique.name}: stands once in a file", unique.severity, condition)
 
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

@@ -92,6 +92,11 @@ def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:
     cursor.adbc_ingest("outcomes", full, mode="append", db_schema_name="apex")
 
 
+def _without_nul(column: str) -> str:
+    """SQL of JSON text as jsonb, which holds no NUL; the backslash before u0000 may itself be escaped."""
+    return rf"regexp_replace({column}, '(?<!\\)((?:\\\\)*)\\u0000', '\1', 'g')::jsonb"
+
+
 def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> None:
     """Keep quarantined rows of a drop; `table` has row_nr, reasons and row, the latter two as JSON text."""
     if not table.num_rows:
@@ -107,7 +112,7 @@ def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> N
     )
     cursor.execute(
         "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
-        " SELECT 'drop', $1, $2, row_nr, reasons::jsonb, replace(row, '\\u0000', '')::jsonb FROM quarantined_text"
+        f" SELECT 'drop', $1, $2, row_nr, {_without_nul('reasons')}, {_without_nul('row')} FROM quarantined_text"
         " ON CONFLICT DO NOTHING",
         (sha256, name),
     )

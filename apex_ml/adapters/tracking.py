@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pandas as pd
 
 from apex_ml.adapters.registry import BUNDLE, FILES_TAG
 from apex_ml.core.estimator import Model
+from apex_ml.core.search import Trial
 from apex_ml.errors import TransientError
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -31,6 +32,7 @@ class TrainingRecord:
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
     curves: Mapping[str, list[float]]
+    trials: Sequence[Trial]
     tags: Mapping[str, str]
     data_source: str
     data_sha256: str
@@ -99,6 +101,13 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
                 for start in range(0, len(points), 1000):
                     client.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+            for trial in record.trials:
+                with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True):
+                    mlflow.log_params(dict(trial.params))
+                    if trial.value is None:
+                        mlflow.set_tag("apex.pruned", "true")
+                    else:
+                        mlflow.log_metrics({"validation_log_loss": trial.value, "seconds": trial.seconds})
             mlflow.log_artifacts(str(record.artifacts))
             bundle = Path(folder) / BUNDLE
             bundle.mkdir()

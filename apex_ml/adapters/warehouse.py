@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -89,7 +90,7 @@ def keep_quarantined(
     def values() -> Iterator[tuple[Any, ...]]:
         for batch in file.iter_batches(10_000):
             for r in batch.to_pylist():
-                yield kind, sha256, name, r["row_nr"], r["reasons"], _json_safe(r["row"])
+                yield kind, sha256, name, r["row_nr"], _json_safe(r["reasons"]), _json_safe(r["row"])
 
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         psycopg2.extras.execute_values(
@@ -102,8 +103,8 @@ def keep_quarantined(
 
 
 def _json_safe(text: str) -> str:
-    """A NUL cannot stand in jsonb; it may come in a broken file."""
-    return text.replace("\\u0000", "")
+    """A NUL cannot stand in jsonb; it may come in a broken file. A backslash before u0000 may itself be escaped."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1", text)
 
 
 @contextmanager

@@ -27,12 +27,16 @@ from apex_ml.contract.model import (
     Use,
 )
 
+IN_DOUBT = "in doubt"
+"""Column of `plain` that is true for a row that needs a closer look."""
+
 DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}
 ROW_NR = "row_nr"
 """Position of a row in its file, from 0."""
 
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer
+_WIDEST_DECIMAL = 38  # wider ones are read as double
 
 
 def quoted(name: str) -> str:
@@ -47,9 +51,12 @@ def literal(value: str | float | date) -> str:
     return f"DATE '{value.isoformat()}'" if isinstance(value, date) else repr(value)
 
 
-def raw(name: str) -> str:
-    """Quote the name under which a column of the file travels beside its normalised value."""
-    return quoted(f"raw {name}")
+def raw(place: int) -> str:
+    """Quote the name under which a column of the file, by its place, travels beside its normalised value.
+
+    Names of a file may differ by case only or stand twice, which SQL does not allow.
+    """
+    return quoted(f"raw {place}")
 
 
 @dataclass(frozen=True)
@@ -82,16 +89,42 @@ class SchemaFindings:
 
 
 @dataclass(frozen=True)
+class UniqueColumns:
+    """Columns whose values together stand once in a file."""
+
+    name: str
+    severity: Severity
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RawColumn:
+    """A column of the file as it came; `source` is SQL of its value."""
+
+    name: str
+    kind: pa.DataType
+    source: str
+
+
+@dataclass(frozen=True)
 class RowChecks:
-    """Everything needed to check one file: the staged relation, its reasons and its counters."""
+    """Everything needed to check one file. Made by :func:`compile_row_checks`.
+
+    `source` names the file's columns by their places; `staged`, `plain` and `doubt` are SQL over a relation of that
+    name. A row for which `doubt` is not true came normalised and breaks no rule of `reasons`, so that `plain`, which
+    only casts, gives the same values for it as `staged`.
+    """
 
     schema: SchemaFindings
+    source: tuple[str, ...]
     staged: str
+    plain: str
+    doubt: str
     columns: tuple[str, ...]
-    raw_columns: tuple[str, ...]
+    raw_columns: tuple[RawColumn, ...]
     reasons: tuple[Reason, ...]
     normalised: tuple[Normalised, ...]
-    unique: tuple[tuple[str, tuple[str, ...]], ...]
+    unique: tuple[UniqueColumns, ...]
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -126,16 +159,23 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
         if not (text or number):
             return None
         value = f"TRY_CAST(trim({source}) AS DOUBLE)" if text else f"CAST({source} AS DOUBLE)"
-        return f"CASE WHEN isfinite({value}) THEN {value} END"
+        exact = f"isfinite({value})"
+        if pa.types.is_integer(kind) and kind.bit_width == 64:
+            exact = f"{source} BETWEEN -{_EXACT_INTEGERS} AND {_EXACT_INTEGERS}"
+        elif pa.types.is_decimal(kind) and kind.precision <= _WIDEST_DECIMAL:
+            exact = f"TRY_CAST({value} AS DECIMAL({kind.precision},{max(kind.scale, 0)})) = {source}"
+        return f"CASE WHEN {exact} THEN {value} END"
     if column.type == "int64":
         if pa.types.is_integer(kind):
             return f"TRY_CAST({source} AS BIGINT)"
         if pa.types.is_floating(kind):
             exact = f"isfinite({source}) AND {source} = trunc({source}) AND abs({source}) <= {_EXACT_INTEGERS}"
             return f"CASE WHEN {exact} THEN CAST({source} AS BIGINT) END"
-        if text or pa.types.is_decimal(kind):
-            value = f"TRY_CAST({f'trim({source})' if text else source} AS DECIMAL(38,9))"
-            return f"CASE WHEN {value} = trunc({value}) THEN TRY_CAST({value} AS BIGINT) END"
+        if pa.types.is_decimal(kind):
+            return f"CASE WHEN {source} = trunc({source}) THEN TRY_CAST({source} AS BIGINT) END"
+        if text:
+            whole = f"regexp_full_match(trim({source}), '[+-]?[0-9]+([.]0*)?')"
+            return f"CASE WHEN {whole} THEN TRY_CAST(split_part(trim({source}), '.', 1) AS BIGINT) END"
         return None
     if pa.types.is_date(kind):
         return f"CAST({source} AS DATE)"
@@ -175,51 +215,53 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
     return steps
 
 
-def _column(column: Column, kind: pa.DataType, use: Use) -> tuple[str, list[Reason], list[Normalised]]:
-    """SQL of the normalised value, over the file's own column; reasons and counters over the staged relation."""
-    name, source = quoted(column.name), quoted(column.name)
-    kind = _unwrap(kind)
-    cast = _cast(column, kind, source)
-    reasons: list[Reason] = []
-    normalised: list[Normalised] = []
-    if cast is None:
-        reasons.append(
-            Reason(column.name, f"type: {kind} is not {column.type}", "error", f"{raw(column.name)} IS NOT NULL")
-        )
-        return f"CAST(NULL AS {DUCKDB_TYPES[column.type]})", reasons, normalised
-    value = cast
-    staged_raw = raw(column.name)
-    if column.type == "string":
-        steps = _steps(column, cast)
-        if steps:
-            value = steps[-1][1]
-            if column.domain is not None and _is_text(kind):
-                # most values are levels already: they skip the string functions
-                levels = ", ".join(map(literal, column.domain.levels))
-                value = f"CASE WHEN {source} IN ({levels}) THEN {source} ELSE {value} END"
-            how = " + ".join(step for step, _ in steps)
-            changed = f"CAST({staged_raw} AS VARCHAR) IS DISTINCT FROM {name}"
-            normalised.append(Normalised(column.name, how, changed))
-    else:
-        lost = f"{staged_raw} IS NOT NULL AND {name} IS NULL"
+def _as_it_came(column: Column, source: str, value: str) -> str:
+    """SQL that is true when a string may not be in its normal form. Much cheaper than to normalise it.
+
+    White space and control characters sort before '!', and so does the empty string.
+    """
+    if not column.normalise:
+        return "false"
+    if column.domain is not None:
+        return f"{source} NOT IN ({', '.join(map(literal, column.domain.levels))})"
+    if not set(column.normalise) <= {"trim", "upper"}:
+        return f"{source} IS DISTINCT FROM {value}"
+    tests = []
+    if "trim" in column.normalise:
+        ends = [f"{source} < '!'", f"{source}[-1] < '!'"]
+        tests += ends + [f"starts_with({source}, '\u00a0')", f"{source}[-1] = '\u00a0'"]
+    if "upper" in column.normalise:
+        tests.append(f"{source} <> upper({source})")
+    return " OR ".join(tests)
+
+
+def _normalised(column: Column, kind: pa.DataType, source: str, name: str) -> list[Normalised]:
+    """The declared changes of a column's values, counted by its own value `source` and the value after it, `name`."""
+    if column.type == "string" and (steps := _steps(column, source)):
+        how = " + ".join(step for step, _ in steps)
+        return [Normalised(column.name, how, f"CAST({source} AS VARCHAR) IS DISTINCT FROM {name}")]
+    if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
+        local = _local(kind, source)
+        return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
+    if column.type == "date" and _is_text(kind):
+        return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]
+    return []
+
+
+def _reasons(column: Column, use: Use, source: str, name: str) -> list[Reason]:
+    """What may be wrong with a column's value, told by its own value `source` and the normalised one, `name`."""
+    reasons = []
+    if column.type != "string":
+        lost = f"{source} IS NOT NULL AND {name} IS NULL"
         reasons.append(Reason(column.name, f"type: not a {column.type} without loss", "error", lost))
-        if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
-            local = _local(kind, staged_raw)
-            changed = f"{local} <> date_trunc('day', {local})"
-            normalised.append(Normalised(column.name, "day_of_timestamp", changed))
-        elif column.type == "date" and _is_text(kind):
-            normalised.append(Normalised(column.name, "date_formats", f"{name} IS NOT NULL"))
     if not column.nullable.on(use):
-        null = f"{name} IS NULL" if column.type == "string" else f"{staged_raw} IS NULL"
+        null = f"{name} IS NULL" if column.type == "string" else f"{source} IS NULL"
         reasons.append(Reason(column.name, "not_null", "error", null))
     if column.domain is not None:
         levels = ", ".join(map(literal, column.domain.levels))
         severity: Severity = "error" if column.domain.closed.on(use) else "warning"
-        reasons.append(
-            Reason(
-                column.name, f"domain: one of {', '.join(column.domain.levels)}", severity, f"{name} NOT IN ({levels})"
-            )
-        )
+        rule = f"domain: one of {', '.join(column.domain.levels)}"
+        reasons.append(Reason(column.name, rule, severity, f"{name} NOT IN ({levels})"))
     for check in column.checks:
         if isinstance(check, PatternCheck):
             bad = f"NOT regexp_full_match({name}, {literal(check.regex)})"
@@ -232,67 +274,119 @@ def _column(column: Column, kind: pa.DataType, use: Use) -> tuple[str, list[Reas
                 bounds.append((f"{name} > {literal(check.max)}", f"<= {check.max}"))
             rule = "range: " + " and ".join(text for _, text in bounds)
             reasons.append(Reason(column.name, rule, check.severity.on(use), " OR ".join(sql for sql, _ in bounds)))
-    return value, reasons, normalised
+    return reasons
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """One column: SQL over source of its value, of its value in a row without doubt, and of the doubt."""
+
+    value: str
+    plain: str
+    doubt: list[str]
+    reasons: list[Reason]
+    normalised: list[Normalised]
+
+
+def _compile(column: Column, kind: pa.DataType, use: Use, source: str, staged_raw: str) -> _Compiled:
+    name = quoted(column.name)
+    cast = _cast(column, kind, source)
+    if cast is None:
+        # nulls stay nulls, which may be a fault of their own; a value is of no use
+        rule = f"type: {kind} is not {column.type}"
+        nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+        reason = Reason(column.name, rule, "error", f"{staged_raw} IS NOT NULL")
+        reasons, doubt = [reason], [f"{source} IS NOT NULL"]
+        if not column.nullable.on(use):
+            reasons.append(Reason(column.name, "not_null", "error", f"{staged_raw} IS NULL"))
+            doubt = ["true"]
+        return _Compiled(nothing, nothing, doubt, reasons, [])
+    steps = _steps(column, cast) if column.type == "string" else []
+    value = steps[-1][1] if steps else cast
+    plain = value
+    reasons = _reasons(column, use, staged_raw, name)
+    normalised = _normalised(column, kind, staged_raw, name)
+    if column.type == "string" and _is_text(kind):
+        plain = source
+        odd = _as_it_came(column, source, value)
+        value = f"CASE WHEN {odd} THEN {value} ELSE {source} END" if steps else source
+        doubt = [odd]
+    else:
+        doubt = [n.condition for n in _normalised(column, kind, source, f"({value})")]
+    doubt += [r.condition for r in _reasons(column, use, source, f"({plain})")]
+    return _Compiled(value, plain, doubt, reasons, normalised)
+
+
+def _pairs(rule: PairsRule, first: str, second: str) -> str:
+    """SQL that is true when two values break a rule of pairs."""
+    pairs = ", ".join(f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values)
+    # a value outside the first column's pairs is that column's own fault, told once
+    known = ", ".join(map(literal, rule.allowed))
+    return f"{first} IN ({known}) AND {second} IS NOT NULL AND ({first}, {second}) NOT IN ({pairs})"
 
 
 def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: date | None) -> RowChecks:
     """Compile the checks of one file from its Arrow schema.
 
-    `staged` is a SELECT over a relation named `source` that has the file's columns and `file_row_number`; it yields
-    `row_nr`, every column of the contract normalised, and the file's own values as ``raw <column>``. Conditions of
-    reasons and counters are SQL over the staged relation and may be null, which means false. Without `as_of` the rules
-    that need it are left out.
+    `staged` yields `row_nr`, every column of the contract normalised, and the file's own values as ``raw <place>``.
+    Conditions of reasons and counters are SQL over the staged relation and may be null, which means false. Without
+    `as_of` the rules that need it are left out. A column of the contract that stands twice counts as missing.
     """
-    select: list[str] = []
-    reasons: list[Reason] = []
-    normalised: list[Normalised] = []
+    found: dict[str, _Compiled] = {}
     filled: list[str] = []
     missing: list[str] = []
     casts: list[tuple[str, str, str]] = []
+    reasons: list[Reason] = []
+    doubt: list[str] = []
     for column in contract.columns.values():
-        index = schema.get_field_index(column.name)
-        if index < 0:
+        place = schema.get_field_index(column.name)
+        if place < 0:
             (missing if column.required.on(use) else filled).append(column.name)
-            select.append(f"CAST(NULL AS {DUCKDB_TYPES[column.type]}) AS {quoted(column.name)}")
+            nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+            found[column.name] = _Compiled(nothing, nothing, [], [], [])
             continue
-        kind = schema.field(index).type
-        value, why, changes = _column(column, kind, use)
-        select.append(f"{value} AS {quoted(column.name)}")
-        reasons += why
-        normalised += changes
-        plain = _unwrap(kind)
-        as_expected = plain == column.arrow_type or (
-            column.type == "date" and pa.types.is_timestamp(plain) and not plain.tz
+        kind = _unwrap(schema.field(place).type)
+        found[column.name] = _compile(column, kind, use, quoted(f"c{place}"), raw(place))
+        as_expected = kind == column.arrow_type or (
+            column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz
         )
-        if not (as_expected or (column.type == "string" and _is_text(plain))):
-            casts.append((column.name, str(plain), column.type))
-    unique: list[tuple[str, tuple[str, ...]]] = []
+        if not (as_expected or (column.type == "string" and _is_text(kind))):
+            casts.append((column.name, str(kind), column.type))
+    for compiled in found.values():
+        reasons += compiled.reasons
+        doubt += compiled.doubt
+    unique: list[UniqueColumns] = []
     for rule in contract.rules:
         severity = rule.severity.on(use)
         if isinstance(rule, PairsRule):
-            first, second = map(quoted, rule.columns)
-            pairs = ", ".join(f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values)
-            # a value outside the first column's pairs is that column's own fault, told once
-            known = ", ".join(map(literal, rule.allowed))
-            bad = f"{first} IN ({known}) AND {second} IS NOT NULL AND ({first}, {second}) NOT IN ({pairs})"
-            reasons.append(Reason(" + ".join(rule.columns), f"{rule.name}: {rule.description}", severity, bad))
+            broken = f"{rule.name}: {rule.description}"
+            reasons.append(Reason(" + ".join(rule.columns), broken, severity, _pairs(rule, *map(quoted, rule.columns))))
+            doubt.append(_pairs(rule, *(f"({found[n].plain})" for n in rule.columns)))
         elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
-            bad = f"{quoted(rule.columns[0])} >= {literal(as_of)}"
-            reasons.append(Reason(rule.columns[0], f"{rule.name}: before {as_of}", severity, bad))
-        elif isinstance(rule, UniqueRule) and severity == "error":
-            unique.append((rule.name, tuple(contract.columns) if rule.columns == "all" else rule.columns))
-    known_names = set(contract.columns)
-    raw_columns = tuple(n for n in schema.names)
-    raws = [f"{quoted(n)} AS {raw(n)}" for n in raw_columns]
-    staged = f"SELECT file_row_number AS {ROW_NR}, {', '.join(select + raws)} FROM source"
+            (when,) = rule.columns
+            late = f">= {literal(as_of)}"
+            reasons.append(Reason(when, f"{rule.name}: before {as_of}", severity, f"{quoted(when)} {late}"))
+            doubt.append(f"({found[when].plain}) {late}")
+        elif isinstance(rule, UniqueRule):
+            columns = tuple(contract.columns) if rule.columns == "all" else rule.columns
+            unique.append(UniqueColumns(rule.name, severity, columns))
+    values = [f"{c.value} AS {quoted(name)}" for name, c in found.items()]
+    plain = [f"{c.plain} AS {quoted(name)}" for name, c in found.items()]
+    in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
+    in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
+    raw_columns = tuple(RawColumn(f.name, f.type, raw(place)) for place, f in enumerate(schema))
+    raws = [f"{quoted(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
     return RowChecks(
         schema=SchemaFindings(
-            tuple(missing), tuple(filled), tuple(n for n in schema.names if n not in known_names), tuple(casts)
+            tuple(missing), tuple(filled), tuple(n for n in schema.names if n not in contract.columns), tuple(casts)
         ),
-        staged=staged,
+        source=tuple(f"c{place}" for place in range(len(schema))),
+        staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",
+        plain=f"SELECT {', '.join([ROW_NR, *plain])}, ({in_doubt}) AS {quoted(IN_DOUBT)} FROM source",
+        doubt=in_doubt,
         columns=tuple(contract.columns),
         raw_columns=raw_columns,
         reasons=tuple(reasons),
-        normalised=tuple(normalised),
+        normalised=tuple(n for c in found.values() for n in c.normalised),
         unique=tuple(unique),
     )

@@ -1,4 +1,4 @@
-"""The model: an encoder that knows the unknown, and an XGBoost booster on integer codes.
+"""The model: an encoder that knows the unknown, a fitted candidate on its codes, calibration and decision weights.
 
 XGBoost's own categoricals score an unseen level silently as another one, so the encoding is ours: code 0 is the unknown
 level (null included), 1… are the levels. The same table gives the same codes everywhere.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xgboost as xgb
 
+from apex_ml.core.calibration import Calibration
+from apex_ml.core.candidates import candidate
+from apex_ml.core.candidates.interface import Scorer
+from apex_ml.core.decision import decide
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 
-BOOSTER_FILE = "booster.ubj"
 MODEL_FILE = "model.json"
 LEVELS_LIMIT = 1000
 """Levels learned for a column without a domain; rarer ones are the unknown level."""
@@ -68,23 +70,37 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything needed to score: encoder, booster, classes and what the model was made from."""
+    """Everything needed to score, and what the model was made from.
+
+    `booster` is the content of the fitted candidate; without weights the most probable class is named.
+    """
 
     encoder: Encoder
     booster: bytes
     classes: tuple[str, ...]
     about: Mapping[str, Any]
 
-    @cached_property
-    def _booster(self) -> xgb.Booster:
-        return xgb.Booster(model_file=bytearray(self.booster))
+    candidate: str = "xgboost"
+    calibration: Calibration = field(default_factory=Calibration)
+    weights: tuple[float, ...] = ()
 
-    def probabilities(self, table: pa.Table) -> np.ndarray:
-        """Probability of each class for n rows of features, float32, shape (n, len(classes))."""
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return candidate(self.candidate).load(self.booster)
+
+    def raw_probabilities(self, table: pa.Table) -> np.ndarray:
+        """Probabilities before calibration, float32, shape (n, len(classes))."""
         if table.num_rows == 0:
             return np.empty((0, len(self.classes)), np.float32)
-        p: np.ndarray = self._booster.inplace_predict(self.encoder.encode(table))
-        return p
+        return self._scorer.predict(self.encoder.encode(table))
+
+    def probabilities(self, table: pa.Table) -> np.ndarray:
+        """Calibrated probability of each class for n rows of features, float32, shape (n, len(classes))."""
+        return self.calibration.apply(self.raw_probabilities(table))
+
+    def named(self, p: np.ndarray) -> np.ndarray:
+        """Index of the class to name for each row of probabilities, by the decision weights, shape (n,)."""
+        return decide(p, self.weights or (1.0,) * len(self.classes))
 
     def to_files(self) -> dict[str, bytes]:
         """The model as named files: XGBoost's own format and JSON, nothing pickled."""
@@ -92,8 +108,14 @@ class Model:
             "classes": self.classes,
             "features": [asdict(c) for c in self.encoder.columns],
             "about": dict(self.about),
+            "candidate": self.candidate,
+            "calibration": self.calibration.as_dict(),
+            "weights": self.weights,
         }
-        return {BOOSTER_FILE: self.booster, MODEL_FILE: json.dumps(content, indent=1, sort_keys=True).encode()}
+        return {
+            candidate(self.candidate).file: self.booster,
+            MODEL_FILE: json.dumps(content, indent=1, sort_keys=True).encode(),
+        }
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Model:
@@ -103,93 +125,12 @@ class Model:
             FeatureColumn(c["name"], c["kind"], None if c["levels"] is None else tuple(c["levels"]))
             for c in content["features"]
         )
-        return cls(Encoder(columns), files[BOOSTER_FILE], tuple(content["classes"]), content["about"])
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a booster is trained. `rounds` is the most; early stopping may end sooner."""
-
-    max_depth: int = 4
-    learning_rate: float = 0.1
-    min_child_weight: float = 20.0
-    subsample: float = 0.9
-    colsample_bytree: float = 0.9
-    reg_lambda: float = 5.0
-    rounds: int = 400
-    early_stopping_rounds: int = 30
-    class_weights: Literal["none", "balanced"] = "none"
-    device: Literal["cpu", "cuda"] = "cpu"
-    seed: int = 42
-    threads: int = 2
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A booster with its best round (from 0) and the log loss on train and validation after every round."""
-
-    booster: bytes
-    best_round: int
-    validation_log_loss: float
-    curve: dict[str, list[float]]
-
-
-def balanced_weights(y: np.ndarray, classes: int) -> np.ndarray:
-    """Weight of every order so that each class that occurs weighs the same, mean 1, shape (n,)."""
-    counts = np.bincount(y, minlength=classes)
-    present = int((counts > 0).sum())
-    weights: np.ndarray = len(y) / (present * np.maximum(counts, 1))[y]
-    return weights
-
-
-def fit_xgboost(
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
-    classes: int,
-    settings: TrainingSettings,
-) -> Trained:
-    """Train multi:softprob on codes. Each part is (matrix (n, f), class indexes (n,)).
-
-    Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant: there is nothing to learn.
-    """
-    (x, y), (xv, yv) = train, validation
-    if not len(y) or not len(yv):
-        raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need some")
-    if len(np.unique(y)) < 2:
-        raise DataError("train: every training order has the same target; there is nothing to learn")
-    weights = balanced_weights(y, classes) if settings.class_weights == "balanced" else None
-    dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
-    dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)
-    parameters = {
-        "objective": "multi:softprob",
-        "num_class": classes,
-        "eval_metric": "mlogloss",
-        "tree_method": "hist",
-        "max_depth": settings.max_depth,
-        "learning_rate": settings.learning_rate,
-        "min_child_weight": settings.min_child_weight,
-        "subsample": settings.subsample,
-        "colsample_bytree": settings.colsample_bytree,
-        "lambda": settings.reg_lambda,
-        "device": settings.device,
-        "seed": settings.seed,
-        "nthread": settings.threads,
-    }
-    curve: dict[str, dict[str, list[float]]] = {}
-    booster = xgb.train(
-        parameters,
-        dtrain,
-        num_boost_round=settings.rounds,
-        evals=[(dtrain, "train"), (dvalidation, "validation")],
-        early_stopping_rounds=settings.early_stopping_rounds or None,
-        evals_result=curve,
-        verbose_eval=False,
-    )
-    best = booster.best_iteration if settings.early_stopping_rounds else booster.num_boosted_rounds() - 1
-    best_booster = booster[: best + 1]
-    return Trained(
-        booster=bytes(best_booster.save_raw("ubj")),
-        best_round=best,
-        validation_log_loss=float(curve["validation"]["mlogloss"][best]),
-        curve={part: values["mlogloss"] for part, values in curve.items()},
-    )
+        return cls(
+            encoder=Encoder(columns),
+            booster=files[candidate(content["candidate"]).file],
+            classes=tuple(content["classes"]),
+            about=content["about"],
+            candidate=content["candidate"],
+            calibration=Calibration.from_dict(content["calibration"]),
+            weights=tuple(content["weights"]),
+        )

@@ -55,3 +55,23 @@ def confusion(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> list[li
     counts: Any = confusion_matrix(y, p.argmax(axis=1), labels=np.arange(len(classes)))
     result: list[list[int]] = counts.tolist()
     return result
+
+
+def clustered_interval(
+    values: np.ndarray, clusters: np.ndarray, *, seed: int, level: float = 0.95, repeats: int = 1000
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean of `values`, shape (n,), resampling whole clusters (clients).
+
+    Source: the cluster bootstrap of Field and Welsh, Bootstrapping clustered data, JRSS B 2007. Percentile interval.
+    """
+    _, codes = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(codes, weights=values)
+    sizes = np.bincount(codes).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(repeats)
+    for i in range(repeats):
+        chosen = rng.integers(0, len(sums), len(sums))
+        means[i] = sums[chosen].sum() / sizes[chosen].sum()
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)

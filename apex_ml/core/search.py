@@ -1,38 +1,98 @@
-"""Hyper-parameter search on the validation log loss, by Optuna's tree-structured Parzen estimator."""
+"""Hyper-parameter search on the validation log loss, by Optuna's tree-structured Parzen estimator with pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from apex_ml.core.estimator import Trained, TrainingSettings
+import numpy as np
+import optuna
+
+from apex_ml.core.candidates.interface import Candidate, FitContext, Part
+from apex_ml.core.evaluation import order_losses
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One tried setting; `value` is its validation log loss, None when it was pruned."""
+
+    number: int
+    value: float | None
+    params: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to try: the number of trials and, if not 0, seconds. With a time limit results depend on the machine."""
+
+    trials: int
+    seconds: float = 0.0
 
 
 def search(
-    fit: Callable[[TrainingSettings], Trained], base: TrainingSettings, trials: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Try `trials` settings, the base among them, and return the best changes and all trials.
+    candidate: Candidate,
+    folds: list[tuple[Part, Part]],
+    context: FitContext,
+    budget: Budget,
+    *,
+    storage: str | None = None,
+    told: Callable[[Trial], None] | None = None,
+) -> tuple[dict[str, Any], list[Trial]]:
+    """Try settings of a candidate, its defaults first, and return the best ones and all trials.
 
-    Deterministic for the base's seed. The base is tried first, so that the search never chooses something worse.
+    Each pair of `folds` is (train, validation) and a trial's value is the mean over them; one pair is the rule, several
+    are a rolling-origin cross-validation. Deterministic for the context's seed when nothing interrupts it. With
+    `storage`, a URL of a database, an interrupted search goes on where it stopped.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        study_name=candidate.name,
+        storage=storage,
+        load_if_exists=True,
+        direction="minimize",
+        sampler=optuna.samplers.TPESampler(seed=context.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, interval_steps=5),
+    )
+    defaults = candidate.defaults(context)
+    if not study.trials:
+        study.enqueue_trial(defaults)
 
     def objective(trial: optuna.Trial) -> float:
-        changed = {
-            "max_depth": trial.suggest_int("max_depth", 2, 6),
-            "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),
-            "min_child_weight": trial.suggest_float("min_child_weight", 1.0, 200.0, log=True),
-            "subsample": trial.suggest_float("subsample", 0.5, 1.0),
-            "colsample_bytree": trial.suggest_float("colsample_bytree", 0.4, 1.0),
-            "reg_lambda": trial.suggest_float("reg_lambda", 0.5, 50.0, log=True),
-        }
-        return fit(replace(base, **changed)).validation_log_loss
+        params = candidate.suggest(trial) or {}
+        losses: list[float] = []
+        for number, (train, validation) in enumerate(folds):
 
-    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=base.seed))
-    names = ("max_depth", "learning_rate", "min_child_weight", "subsample", "colsample_bytree", "reg_lambda")
-    study.enqueue_trial({name: getattr(base, name) for name in names})
-    study.optimize(objective, n_trials=trials)
-    return dict(study.best_params), [{"value": t.value, **t.params} for t in study.trials]
+            def report(step: int, value: float, first: bool = number == 0) -> None:
+                if first:  # later folds would report the same steps again
+                    trial.report(value, step)
+                    if trial.should_prune():
+                        raise optuna.TrialPruned
+
+            fitted = candidate.fit(params, train, validation, replace(context, report=report))
+            p = candidate.load(fitted.content).predict(validation.x)
+            losses.append(float(order_losses(p, validation.y).mean()))
+        return float(np.mean(losses))
+
+    def tell(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if told is not None:
+            told(_trial(trial))
+
+    done = sum(t.state.is_finished() for t in study.trials)
+    if done < budget.trials:
+        study.optimize(
+            objective,
+            n_trials=budget.trials - done,
+            timeout=budget.seconds or None,
+            callbacks=[tell],
+        )
+    trials = [_trial(t) for t in study.trials if t.state.is_finished()]
+    best = {**defaults, **study.best_params} if any(t.value is not None for t in trials) else defaults
+    return best, trials
+
+
+def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
+    complete = trial.state == optuna.trial.TrialState.COMPLETE
+    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return Trial(trial.number, trial.value if complete else None, dict(trial.params), seconds)

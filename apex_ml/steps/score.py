@@ -325,7 +325,7 @@ def _batches(
             featured = time.monotonic()
             tally.features_seconds += featured - begun
             p = scorer.model.probabilities(features)
-            best = p.argmax(axis=1)
+            best = scorer.model.named(p)
             confidence = p[np.arange(len(p)), best]
             tally.add(time.monotonic() - featured, best, confidence)
             n = len(p)

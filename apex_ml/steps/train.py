@@ -1,10 +1,9 @@
-"""Step train: fit on the training part, stop and choose on validation, evaluate on test, register a version."""
+"""Step train: develop a model on train and validation, evaluate it once on test, register a version."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,56 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import plots, warehouse
+from apex_ml.adapters import plots, report, warehouse
 from apex_ml.adapters.store import sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
-from apex_ml.core.estimator import Encoder, Model, Trained, TrainingSettings, fit_xgboost
-from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
+from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.evaluation import class_shares
 from apex_ml.core.features import feature_columns
-from apex_ml.core.search import search
+from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
-from apex_ml.errors import DataError
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import StepContext, git_commit, read_manifest, run_step
 
 logger = logging.getLogger(__name__)
+SEGMENT_LEVELS = 12
+"""Attributes with at most so many levels are segments of the evaluation."""
 
 
 def train(context: StepContext, *, trials: int) -> dict[str, Any]:
     """Train and register a model version; returns its version and log losses on validation and test.
 
-    With `trials` the hyper-parameters are searched on validation first. The test part is never seen by the fit.
+    With `trials` the hyper-parameters are searched on validation first; a search that was interrupted goes on. The test
+    part is never seen by the fit. Raises :class:`~apex_ml.errors.DataError` when there is nothing to learn.
     """
     divided = read_manifest(context.folder("split"))
-    settings = context.settings
+    options = _options(context, trials)
     inputs = {
         "split": divided["key"],
         "trials": trials,
-        "class_weights": settings.class_weights,
-        "early_stopping_rounds": settings.early_stopping_rounds,
-        "device": settings.device,
-        "seed": settings.seed,
+        "search_seconds": options.budget.seconds,
+        "contenders": options.contenders,
+        "selection": options.selection,
+        "class_weights": options.class_weights,
+        "early_stopping_rounds": options.early_stopping_rounds,
+        "device": options.device,
+        "seed": options.seed,
     }
-    return run_step(context, "train", inputs, lambda folder: _work(context, folder, trials, divided))
+    return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided))
+
+
+def _options(context: StepContext, trials: int) -> Options:
+    settings = context.settings
+    return Options(
+        contenders=tuple(name.strip() for name in settings.candidates.split(",")),
+        selection=settings.selection,
+        budget=Budget(trials, settings.search_seconds),
+        class_weights=settings.class_weights,
+        early_stopping_rounds=settings.early_stopping_rounds,
+        device=settings.device,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
 
 
 def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.ndarray:
@@ -52,74 +70,86 @@ def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.
     return codes
 
 
-def _work(context: StepContext, folder: Path, trials: int, divided: dict[str, Any]) -> dict[str, Any]:
-    contract, settings = context.contract, context.settings
+def _examples(context: StepContext) -> dict[str, Examples]:
+    contract = context.contract
+    found = {}
+    for part in PARTS:
+        table = pq.read_table(context.folder("split") / f"{part}.parquet")
+        entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
+        found[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities)
+    return found
+
+
+def _about(context: StepContext, divided: dict[str, Any], parts: dict[str, Examples]) -> dict[str, Any]:
     made = read_manifest(context.folder("elt"))["result"]
-    tables = {part: pq.read_table(context.folder("split") / f"{part}.parquet") for part in PARTS}
-    y = {part: class_indexes(table, contract.target, contract.classes) for part, table in tables.items()}
-    encoder = Encoder.fit(feature_columns(contract), tables["train"])
-    x = {part: encoder.encode(table) for part, table in tables.items()}
-    base = TrainingSettings(
-        early_stopping_rounds=settings.early_stopping_rounds,
-        class_weights=settings.class_weights,
-        device=settings.device,
-        seed=settings.seed,
-        threads=settings.threads,
-    )
-    classes = len(contract.classes)
-    chosen = base
-    found: list[dict[str, Any]] = []
-    if trials:
-        best, found = search(
-            lambda tried: fit_xgboost((x["train"], y["train"]), (x["validation"], y["validation"]), classes, tried),
-            base,
-            trials,
-        )
-        chosen = replace(base, **best)
-    trained = fit_xgboost((x["train"], y["train"]), (x["validation"], y["validation"]), classes, chosen)
-    parts = divided["result"]["parts"]
+    dates = divided["result"]["parts"]
     commit, dirty = git_commit()
-    about = {
+    return {
         "run": context.run,
         "as_of": made["as_of"],
         "data_sha256": made["data_sha256"],
-        "contract_sha256": contract.digest(),
+        "contract_sha256": context.contract.digest(),
         "features_sha256": made["features_sha256"],
         "split": divided["result"]["strategy"],
         "promotable": divided["result"]["promotable"],
-        "train_first": parts["train"]["first"],
-        "train_last": parts["train"]["last"],
-        "validation_last": parts["validation"]["last"],
-        "test_first": parts["test"]["first"],
-        "test_last": parts["test"]["last"],
-        "class_shares": class_shares(y["train"], classes).tolist(),
+        "train_first": dates["train"]["first"],
+        "train_last": dates["train"]["last"],
+        "validation_last": dates["validation"]["last"],
+        "test_first": dates["test"]["first"],
+        "test_last": dates["test"]["last"],
+        "class_shares": class_shares(parts["train"].y, len(context.contract.classes)).tolist(),
+        "seed": context.settings.seed,
         "git_commit": commit,
         "dirty": dirty,
     }
-    model = Model(encoder, trained.booster, contract.classes, about)
-    metrics = _metrics(model, tables, y, about["class_shares"])
-    _artifacts(folder / "report", model, trained, tables["test"], y["test"], found, metrics)
-    tags = _tags(about, settings.origin)
+
+
+def _segments(context: StepContext) -> tuple[str, ...]:
+    columns = [context.contract.columns[name] for name in context.contract.features.attributes]
+    return tuple(c.name for c in columns if c.domain is not None and len(c.domain.levels) <= SEGMENT_LEVELS)
+
+
+def _work(context: StepContext, folder: Path, options: Options, divided: dict[str, Any]) -> dict[str, Any]:
+    contract, settings = context.contract, context.settings
+    parts = _examples(context)
+    about = _about(context, divided, parts)
+    search_file = context.processed / context.run / f".search-{divided['key'][:16]}.db"
+
+    def told(trial: Trial) -> None:
+        value = "pruned" if trial.value is None else f"{trial.value:.5f}"
+        logger.info("trial number=%s log_loss=%s seconds=%.1f", trial.number + 1, value, trial.seconds)
+
+    done = develop(
+        parts,
+        feature_columns(contract),
+        contract.classes,
+        _segments(context),
+        options,
+        about,
+        storage=f"sqlite:///{search_file}" if options.budget.trials else None,
+        told=told,
+    )
+    for verdict in done.verdicts:
+        logger.info("feature name=%s kept=%s reason=%s", verdict.name, verdict.kept, verdict.reason)
+    for name, loss in done.candidates.items():
+        logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
+    _artifacts(folder / "report", context, done)
     record = TrainingRecord(
         name=context.run,
-        params={
-            **asdict(chosen),
-            "trials": trials,
-            "best_round": trained.best_round,
-            "split": about["split"],
-            "features": ",".join(encoder.names)[:6000],
-        },
-        metrics=metrics,
-        curves=trained.curve,
-        tags=tags,
+        params=_params(done, options, about),
+        metrics=done.metrics,
+        curves=done.curve,
+        trials=done.trials,
+        tags=_tags(about, settings.origin),
         data_source=settings.raw,
-        data_sha256=made["data_sha256"],
-        sample=tables["train"].slice(0, 1000).select(list(encoder.names)).to_pandas(),
+        data_sha256=about["data_sha256"],
+        sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
     )
-    registered = log_and_register(settings, model, record)
+    registered = log_and_register(settings, done.model, record)
+    search_file.unlink(missing_ok=True)
     (folder / "bundle").mkdir()
-    for name, content in model.to_files().items():
+    for name, content in done.model.to_files().items():
         (folder / "bundle" / name).write_bytes(content)
     warehouse.record_version(
         settings,
@@ -127,13 +157,14 @@ def _work(context: StepContext, folder: Path, trials: int, divided: dict[str, An
             "model_name": settings.model_name,
             "model_version": registered.version,
             "mlflow_run_id": registered.run_id,
-            "data_sha256": made["data_sha256"],
-            "contract_sha256": contract.digest(),
-            "git_commit": commit,
+            "data_sha256": about["data_sha256"],
+            "contract_sha256": about["contract_sha256"],
+            "git_commit": about["git_commit"],
             "step_run": context.run,
             "about": about,
         },
     )
+    metrics = done.metrics
     logger.info(
         "trained version=%s validation_log_loss=%.5f test_log_loss=%.5f prior=%.5f",
         registered.version,
@@ -141,18 +172,35 @@ def _work(context: StepContext, folder: Path, trials: int, divided: dict[str, An
         metrics["test_log_loss"],
         metrics["test_prior_log_loss"],
     )
+    shown = ("validation_log_loss", "validation_prior_log_loss", "test_log_loss", "test_prior_log_loss", "test_ece")
     return {
         "model_version": registered.version,
         "mlflow_run_id": registered.run_id,
         "mlflow_run_url": f"{settings.tracking_uri}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}",
-        "best_round": trained.best_round,
-        "validation_log_loss": metrics["validation_log_loss"],
-        "validation_prior_log_loss": metrics["validation_prior_log_loss"],
-        "test_log_loss": metrics["test_log_loss"],
-        "test_prior_log_loss": metrics["test_prior_log_loss"],
+        "winner": done.winner,
+        "candidates": done.candidates,
+        "features": list(done.model.encoder.names),
+        "calibration": done.model.calibration.method,
+        "decision_weights": dict(zip(contract.classes, done.model.weights, strict=True)),
+        **{name: metrics[name] for name in shown},
         "test_accuracy": metrics["test_accuracy"],
         "test_macro_f1": metrics["test_macro_f1"],
-        "booster_sha256": sha256_of(folder / "bundle" / "booster.ubj"),
+        "test_weighted_macro_f1": metrics["test_weighted_macro_f1"],
+        "bundle": {path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
+    }
+
+
+def _params(done: Development, options: Options, about: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **done.params,
+        "candidate": done.winner,
+        "contenders": ",".join(options.contenders),
+        "trials": options.budget.trials,
+        "selection": options.selection,
+        "features": ",".join(done.model.encoder.names)[:6000],
+        "calibration": done.model.calibration.method,
+        "decision_weights": json.dumps(done.model.weights),
+        "split": about["split"],
     }
 
 
@@ -166,42 +214,28 @@ def _tags(about: dict[str, Any], origin: str) -> dict[str, str]:
     return tags
 
 
-def _metrics(
-    model: Model, tables: dict[str, pa.Table], y: dict[str, np.ndarray], shares: list[float]
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for part in PARTS:
-        p = model.probabilities(tables[part])
-        if not np.isfinite(p).all():
-            raise DataError(f"train: the model gives probabilities that are not numbers on the {part} part")
-        scores = (
-            classification(p, y[part], model.classes)
-            if part == "test"
-            else {"log_loss": float(order_losses(p, y[part]).mean())}
-        )
-        metrics |= {f"{part}_{name}": value for name, value in scores.items()}
-        metrics[f"{part}_prior_log_loss"] = float(prior_losses(np.asarray(shares), y[part]).mean())
-    return metrics
-
-
-def _artifacts(
-    folder: Path,
-    model: Model,
-    trained: Trained,
-    test: pa.Table,
-    y: np.ndarray,
-    found: list[dict[str, Any]],
-    metrics: dict[str, float],
-) -> None:
+def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
+    """Write numbers as JSON, plots as PNG, and both in one HTML page that needs nothing else."""
     folder.mkdir()
-    p = model.probabilities(test)
-    matrix = confusion(p, y, model.classes)
+    classes, tables = done.model.classes, done.tables
     content = {
-        "metrics": metrics,
-        "confusion_matrix": {"classes": model.classes, "true_by_predicted": matrix},
-        "trials": found,
+        "metrics": done.metrics,
+        "candidates": done.candidates,
+        "calibration": {"method": done.model.calibration.method, "validation_log_loss": done.calibration_losses},
+        "decision_weights": dict(zip(classes, done.model.weights, strict=True)),
+        "selection": [v.as_dict() for v in done.verdicts],
+        "trials": [{"value": t.value, **t.params} for t in done.trials],
+        **tables,
     }
     (folder / "evaluation.json").write_text(json.dumps(content, indent=1))
-    plots.learning_curve(trained.curve, trained.best_round, folder / "learning_curve.png")
-    plots.confusion_matrix(matrix, model.classes, folder / "confusion_matrix.png")
-    plots.importance(model, folder / "feature_importance.png")
+    if done.curve:
+        plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
+    plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")
+    plots.confusion_matrix(
+        tables["confusion_weighted"], classes, "class named with decision weights", folder / "confusion_weighted.png"
+    )
+    plots.reliability(tables["reliability_before"], tables["reliability_after"], classes, folder / "reliability.png")
+    plots.importance(tables["importance"], folder / "importance.png")
+    if done.verdicts:
+        plots.selection(done.verdicts, folder / "selection.png")
+    report.training_report(folder, context.run, done)

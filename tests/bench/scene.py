@@ -26,7 +26,7 @@ APEX = (sys.executable, "-c", "from apex_ml.cli import main; main()")
 NOT_INHERITED = ("APEX_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "PYTHON")
 
 
-class Failed(Exception):
+class CommandError(Exception):
     """A measured command went wrong; the text is the end of its output."""
 
 
@@ -52,7 +52,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def run_measured(command: Sequence[str], env: Mapping[str, str]) -> Ended:
-    """Run a command to its end. Raises Failed with the end of its output when it does not exit with 0.
+    """Run a command to its end. Raises CommandError with the end of its output when it does not exit with 0.
 
     The command is started by a small process of its own, since the kernel counts the memory of the parent that a new
     process is forked from as the child's peak.
@@ -62,7 +62,7 @@ def run_measured(command: Sequence[str], env: Mapping[str, str]) -> Ended:
         with own_group(stub, env=env, cwd=CODE_ROOT) as process:
             output, _ = process.communicate()
         if process.returncode:
-            raise Failed(f"exit code {process.returncode}: {output.strip()[-1500:]}")
+            raise CommandError(f"exit code {process.returncode}: {output.strip()[-1500:]}")
         measured = json.loads(report.read())
     return Ended(measured["seconds"], measured["peak_kib"] / 1024, output)
 
@@ -123,6 +123,11 @@ class Scene:
 
     given_raw: Path | None
     stack: ExitStack = field(default_factory=ExitStack)
+
+    @cached_property
+    def folder(self) -> Path:
+        """A scratch folder."""
+        return self.stack.enter_context(open_folder())
 
     @cached_property
     def raw(self) -> Path:

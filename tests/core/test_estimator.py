@@ -13,14 +13,8 @@ import xgboost as xgb
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
-from apex_ml.core.estimator import (
-    LEVELS_LIMIT,
-    Encoder,
-    Model,
-    TrainingSettings,
-    balanced_weights,
-    fit_xgboost,
-)
+from apex_ml.core.candidates.xgboost_trees import TrainingSettings, balanced_weights, fit_xgboost
+from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 
@@ -114,7 +108,14 @@ def test_saved_and_loaded_it_gives_the_same_probabilities(fitted: tuple[Model, p
     assert loaded.encoder == model.encoder and loaded.classes == model.classes and loaded.about == dict(model.about)
     assert loaded.probabilities(table).tobytes() == model.probabilities(table).tobytes()
     assert loaded.to_files() == files
-    assert set(json.loads(files["model.json"])) == {"classes", "features", "about"}
+    assert set(json.loads(files["model.json"])) == {
+        "classes",
+        "features",
+        "about",
+        "candidate",
+        "calibration",
+        "weights",
+    }
 
 
 def test_no_rows_give_no_probabilities(fitted: tuple[Model, pa.Table, np.ndarray]) -> None:

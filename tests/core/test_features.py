@@ -165,13 +165,13 @@ def test_orders_of_the_same_day_or_later_change_no_feature(con: duckdb.DuckDBPyC
         return con.sql(state_sql(contract, "asked", "orders")).to_arrow_table().to_pylist()
 
     before = [r for r in rows if r[contract.timestamp] < cut]
-    noise = [{**r, contract.entity: client, contract.timestamp: cut + timedelta(days=i % 3)} for i, r in enumerate(rows)]
+    noise = [
+        {**r, contract.entity: client, contract.timestamp: cut + timedelta(days=i % 3)} for i, r in enumerate(rows)
+    ]
     assert state(before) == state(rows) == state(rows + noise)
 
 
-def test_result_depends_on_the_rows_and_not_on_their_order(
-    con: duckdb.DuckDBPyConnection, contract: Contract
-) -> None:
+def test_result_depends_on_the_rows_and_not_on_their_order(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     rows = random_orders(contract, 5, clients=10, orders=400, days=5)
     once = examples(con, contract, rows)
     for seed in range(3):
@@ -230,6 +230,8 @@ def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: C
     columns = feature_columns(contract)
     names = [c.name for c in columns]
     assert len(set(names)) == len(names)
-    assert not set(names) & {c.name for c in contract.columns.values() if c.identifier or c.role in ("entity", "target")}
+    assert not set(names) & {
+        c.name for c in contract.columns.values() if c.identifier or c.role in ("entity", "target")
+    }
     assert FeatureColumn(f"history_last_{contract.target}", "categorical", contract.classes) in columns
     assert all(a.name != b.name for a, b in pairwise(columns))

@@ -23,7 +23,9 @@ def test_log_loss_equals_scikit_learn(seed: int, kind: type) -> None:
     assert order_losses(p.astype(kind), y).mean() == pytest.approx(log_loss(y, p, labels=[0, 1, 2]), rel=1e-5)
 
 
-@pytest.mark.parametrize(("chosen", "loss"), [(1.0, 0.0), (0.5, np.log(2)), (0.0, -np.log(1e-15)), (1e-3, np.log(1000))])
+@pytest.mark.parametrize(
+    ("chosen", "loss"), [(1.0, 0.0), (0.5, np.log(2)), (0.0, -np.log(1e-15)), (1e-3, np.log(1000))]
+)
 def test_losses_of_single_orders(chosen: float, loss: float) -> None:
     p = np.array([[chosen, 1 - chosen, 0.0]])
     assert order_losses(p, np.array([0])) == pytest.approx([loss])

@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from apex_ml.core.estimator import Trained, TrainingSettings
-from apex_ml.core.search import search
+from apex_ml.core.candidates import candidate
+from apex_ml.core.candidates.interface import FitContext, Fitted, Part
+from apex_ml.core.features import FeatureColumn
+from apex_ml.core.search import Budget, search
 
-BASE = TrainingSettings(seed=5)
+CONTEXT = FitContext(("a", "b"), (FeatureColumn("amount", "numeric"),), seed=5, early_stopping_rounds=5)
+LOGISTIC = candidate("logistic")
 
 
-def bowl(settings: TrainingSettings) -> Trained:
-    """Best at depth 3 and learning rate 0.1."""
-    loss = 1 + (settings.max_depth - 3) ** 2 * 0.01 + abs(settings.learning_rate - 0.1)
-    return Trained(b"", 0, loss, {})
+def part(seed: int, n: int = 300) -> Part:
+    random = np.random.default_rng(seed)
+    x = random.normal(0, 1, (n, 1)).astype(np.float32)
+    return Part(x, (x[:, 0] + random.normal(0, 1, n) > 0).astype(int))
+
+
+FOLDS = [(part(1), part(2))]
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    assert search(bowl, BASE, 12) == search(bowl, BASE, 12)
+    once, again = (search(LOGISTIC, FOLDS, CONTEXT, Budget(6)) for _ in range(2))
+    assert once[0] == again[0]
+    assert [(t.value, t.params) for t in once[1]] == [(t.value, t.params) for t in again[1]]
 
 
-@pytest.mark.parametrize("trials", [1, 8])
-def test_the_base_is_tried_first_and_nothing_worse_is_chosen(trials: int) -> None:
-    best, found = search(bowl, BASE, trials)
+@pytest.mark.parametrize("trials", [1, 6])
+def test_the_defaults_are_tried_first_and_the_best_is_chosen(trials: int) -> None:
+    best, found = search(LOGISTIC, FOLDS, CONTEXT, Budget(trials))
     assert len(found) == trials
-    assert found[0]["value"] == pytest.approx(bowl(BASE).validation_log_loss)
-    assert found[0]["max_depth"] == BASE.max_depth and found[0]["learning_rate"] == BASE.learning_rate
-    assert min(found, key=lambda t: t["value"]) == {"value": min(t["value"] for t in found), **best}
-    assert set(best) <= set(TrainingSettings.__dataclass_fields__)
+    assert found[0].params == LOGISTIC.defaults(CONTEXT)
+    finished = [t for t in found if t.value is not None]
+    assert dict(min(finished, key=lambda t: t.value or 0).params) == best
 
 
-def test_trials_stay_within_the_settings_bounds() -> None:
-    _, found = search(bowl, BASE, 10)
-    assert all(2 <= t["max_depth"] <= 6 and 0.03 <= t["learning_rate"] <= 0.3 and 0 < t["subsample"] <= 1 for t in found)
+def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    told: list[int] = []
+    search(LOGISTIC, FOLDS, CONTEXT, Budget(2), storage=storage, told=lambda t: told.append(t.number))
+    _, found = search(LOGISTIC, FOLDS, CONTEXT, Budget(5), storage=storage, told=lambda t: told.append(t.number))
+    assert len(found) == 5
+    assert told == [0, 1, 2, 3, 4]
+
+
+def test_a_hopeless_trial_is_pruned() -> None:
+    class Worsening(type(LOGISTIC)):  # type: ignore[misc]
+        """Every later trial reports a larger loss than all before."""
+
+        fitted = 0
+
+        def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
+            Worsening.fitted += 1
+            for step in range(40):
+                if context.report is not None:
+                    context.report(step, 1.0 + 0.1 * Worsening.fitted)
+            fitted: Fitted = super().fit(params, train, validation, context)
+            return fitted
+
+    _, found = search(Worsening(), FOLDS, CONTEXT, Budget(7))
+    assert len(found) == 7
+    assert [t.number for t in found if t.value is None]
+
+
+def test_several_folds_are_averaged() -> None:
+    _, one = search(LOGISTIC, FOLDS, CONTEXT, Budget(1))
+    _, other = search(LOGISTIC, [(part(3), part(4))], CONTEXT, Budget(1))
+    _, both = search(LOGISTIC, [*FOLDS, (part(3), part(4))], CONTEXT, Budget(1))
+    values = [t[0].value for t in (one, other, both)]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2)  # type: ignore[operator]

@@ -1,0 +1,78 @@
+"""What a candidate is: a kind of model that can be fitted on codes, kept as bytes, and loaded to score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from apex_ml.core.features import FeatureColumn
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Part:
+    """Encoded features, float32 of shape (n, f), and class indexes, shape (n,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What every candidate is told. `report` is called with (round, validation log loss) and may raise to prune."""
+
+    classes: tuple[str, ...]
+    columns: tuple[FeatureColumn, ...]
+    seed: int = 42
+    threads: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
+    class_weights: Literal["none", "balanced"] = "none"
+    early_stopping_rounds: int = 30
+    report: Callable[[int, float], None] | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted candidate: its bytes, what it was fitted with, and log loss by round where it has rounds."""
+
+    content: bytes
+    params: Mapping[str, Any]
+    curve: Mapping[str, list[float]]
+
+
+class Scorer(Protocol):
+    """Something that scores codes."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Probability of each class, float32, shape (n, k)."""
+        ...
+
+
+class Candidate(ABC):
+    """A kind of model. One module a candidate, with the instance in CANDIDATE."""
+
+    name: ClassVar[str]
+    file: ClassVar[str]
+    """Name of the file that holds a fitted one."""
+
+    def defaults(self, context: FitContext) -> dict[str, Any]:
+        """The settings that are tried first, and the only ones without a search."""
+        return {}
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any] | None:
+        """Draw settings for a trial of the search; None when there is nothing to search."""
+        return None
+
+    @abstractmethod
+    def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
+        """Fit on the training part; validation may be used to stop, never to fit."""
+
+    @abstractmethod
+    def load(self, content: bytes) -> Scorer:
+        """Read a fitted one."""

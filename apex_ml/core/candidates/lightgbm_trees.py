@@ -1,0 +1,84 @@
+"""LightGBM on integer codes: an optional extra (`pip install apex-ml[lightgbm]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightgbm as lgb
+import numpy as np
+
+from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
+from apex_ml.errors import DataError
+
+if TYPE_CHECKING:
+    import optuna
+
+ROUNDS = 400
+
+
+class _Trees:
+    def __init__(self, content: bytes) -> None:
+        self._booster = lgb.Booster(model_str=content.decode())
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Probability of each class."""
+        return np.asarray(self._booster.predict(x), np.float32)
+
+
+class LightGBMTrees(Candidate):
+    """Gradient-boosted trees grown leaf by leaf."""
+
+    name = "lightgbm"
+    file = "lightgbm.txt"
+
+    def defaults(self, context: FitContext) -> dict[str, Any]:
+        """Small trees."""
+        return {"num_leaves": 15, "learning_rate": 0.1, "min_child_samples": 50, "reg_lambda": 5.0}
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw settings."""
+        return {
+            "num_leaves": trial.suggest_int("num_leaves", 4, 63),
+            "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),
+            "min_child_samples": trial.suggest_int("min_child_samples", 5, 500, log=True),
+            "reg_lambda": trial.suggest_float("reg_lambda", 0.5, 50.0, log=True),
+        }
+
+    def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
+        """Train with early stopping on the validation part. Raises DataError when the training target is constant."""
+        if len(np.unique(train.y)) < 2:
+            raise DataError("train: every training order has the same target; there is nothing to learn")
+        settings = {
+            "objective": "multiclass",
+            "num_class": len(context.classes),
+            "seed": context.seed,
+            "num_threads": context.threads,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbose": -1,
+            **params,
+        }
+        curve: dict[str, dict[str, list[float]]] = {}
+        callbacks = [lgb.record_evaluation(curve)]
+        if context.early_stopping_rounds:
+            callbacks.append(lgb.early_stopping(context.early_stopping_rounds, verbose=False))
+        if context.report is not None:
+            report = context.report
+            callbacks.append(lambda env: report(env.iteration, float(env.evaluation_result_list[-1][2])))
+        data = lgb.Dataset(train.x, train.y)
+        valid = data.create_valid(validation.x, validation.y)
+        booster = lgb.train(
+            settings, data, ROUNDS, valid_sets=[data, valid], valid_names=["train", "validation"], callbacks=callbacks
+        )
+        best = booster.best_iteration or booster.num_trees() // len(context.classes)
+        content = booster.model_to_string(num_iteration=best).encode()
+        losses = {part: list(values["multi_logloss"]) for part, values in curve.items()}
+        return Fitted(content, {**params, "best_round": best - 1}, losses)
+
+    def load(self, content: bytes) -> Scorer:
+        """Read the trees."""
+        return _Trees(content)
+
+
+CANDIDATE = LightGBMTrees()

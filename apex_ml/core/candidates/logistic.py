@@ -1,0 +1,118 @@
+"""Multinomial logistic regression on one-hot levels and standardised numbers: the honest linear baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
+from apex_ml.core.features import FeatureColumn
+from apex_ml.errors import DataError
+
+if TYPE_CHECKING:
+    import optuna
+
+ONE_HOT_LIMIT = 50
+"""Levels a column that get a column of their own; codes beyond, the rarest, share one with the unknown level."""
+
+
+def design(x: np.ndarray, widths: list[int], centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Design matrix. `widths` is the number of one-hot columns of each feature, 0 for a number.
+
+    A number gives its standardised value, 0 where unknown, and a column that tells so.
+    """
+    parts = []
+    for index, width in enumerate(widths):
+        column = x[:, index]
+        if width:
+            codes = np.where(column < width, column, 0).astype(np.int64)
+            parts.append(np.eye(width, dtype=np.float32)[codes])
+        else:
+            unknown = np.isnan(column)
+            value = np.where(unknown, 0, (column - centre[index]) / scale[index])
+            parts.append(np.stack([value, unknown], axis=1).astype(np.float32))
+    return np.hstack(parts)
+
+
+class _Linear:
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._widths: list[int] = content["widths"]
+        self._centre, self._scale = np.asarray(content["centre"]), np.asarray(content["scale"])
+        self._coefficients = np.asarray(content["coefficients"])
+        self._intercepts = np.asarray(content["intercepts"])
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Softmax of the linear scores."""
+        scores = design(x, self._widths, self._centre, self._scale) @ self._coefficients.T + self._intercepts
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p: np.ndarray = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        return p
+
+
+class Logistic(Candidate):
+    """Logistic regression with an L2 penalty."""
+
+    name = "logistic"
+    file = "logistic.json"
+
+    def defaults(self, context: FitContext) -> dict[str, Any]:
+        """A mild penalty."""
+        return {"penalty": 1.0}
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw a penalty."""
+        return {"penalty": trial.suggest_float("penalty", 1e-3, 1e3, log=True)}
+
+    def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
+        """Fit by L-BFGS. Raises DataError when the training target is constant."""
+        present = np.unique(train.y)
+        if len(present) < 2:
+            raise DataError("train: every training order has the same target; there is nothing to learn")
+        widths = [_width(column) for column in context.columns]
+        numbers = np.asarray([not width for width in widths])
+        known = np.where(np.isfinite(train.x), train.x, np.nan)
+        blank = np.isnan(known).all(axis=0)
+        centre, scale = np.zeros(len(widths)), np.ones(len(widths))
+        usable = numbers & ~blank
+        centre[usable] = np.nanmean(known[:, usable], axis=0)
+        scale[usable] = np.maximum(np.nanstd(known[:, usable], axis=0), 1e-9)
+        weight = "balanced" if context.class_weights == "balanced" else None
+        model = LogisticRegression(C=1 / params["penalty"], max_iter=200, class_weight=weight, tol=1e-4)
+        model.fit(design(train.x, widths, centre, scale), train.y)
+        coefficients, intercepts = _full(model, len(context.classes))
+        content = {
+            "widths": widths,
+            "centre": centre.tolist(),
+            "scale": scale.tolist(),
+            "coefficients": coefficients.tolist(),
+            "intercepts": intercepts.tolist(),
+        }
+        return Fitted(json.dumps(content).encode(), dict(params), {})
+
+    def load(self, content: bytes) -> Scorer:
+        """Read the coefficients."""
+        return _Linear(json.loads(content))
+
+
+def _width(column: FeatureColumn) -> int:
+    return min(len(column.levels or ()) + 1, ONE_HOT_LIMIT) if column.kind == "categorical" else 0
+
+
+def _full(model: LogisticRegression, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of every class; one that training never saw gets a score so low that its probability is nothing."""
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
+        coefficients = np.vstack([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    full = np.zeros((classes, coefficients.shape[1]))
+    scores = np.full(classes, -20.0)
+    full[model.classes_] = coefficients
+    scores[model.classes_] = intercepts
+    return full, scores
+
+
+CANDIDATE = Logistic()

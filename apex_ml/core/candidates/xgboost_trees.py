@@ -1,0 +1,181 @@
+"""XGBoost, multi:softprob on integer codes: the candidate that usually wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xgboost as xgb
+
+from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
+from apex_ml.errors import DataError
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a booster is trained. `rounds` is the most; early stopping may end sooner."""
+
+    max_depth: int = 4
+    learning_rate: float = 0.1
+    min_child_weight: float = 20.0
+    subsample: float = 0.9
+    colsample_bytree: float = 0.9
+    reg_lambda: float = 5.0
+    rounds: int = 400
+    early_stopping_rounds: int = 30
+    class_weights: Literal["none", "balanced"] = "none"
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = 42
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A booster with its best round (from 0) and the log loss on train and validation after every round."""
+
+    booster: bytes
+    best_round: int
+    validation_log_loss: float
+    curve: dict[str, list[float]]
+
+
+def balanced_weights(y: np.ndarray, classes: int) -> np.ndarray:
+    """Weight of every order so that each class that occurs weighs the same, mean 1, shape (n,)."""
+    counts = np.bincount(y, minlength=classes)
+    present = int((counts > 0).sum())
+    weights: np.ndarray = len(y) / (present * np.maximum(counts, 1))[y]
+    return weights
+
+
+class _Reporting(xgb.callback.TrainingCallback):  # type: ignore[misc]
+    """Tells the validation log loss after every round."""
+
+    def __init__(self, report: Callable[[int, float], None]) -> None:
+        self._report = report
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        """Report and go on."""
+        self._report(epoch, float(evals_log["validation"]["mlogloss"][-1]))
+        return False
+
+
+def fit_xgboost(
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    settings: TrainingSettings,
+    report: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train multi:softprob on codes. Each part is (matrix (n, f), class indexes (n,)).
+
+    `report` is told (round, validation log loss) after every round and may raise to stop a hopeless trial.
+    Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant: there is nothing to learn.
+    """
+    (x, y), (xv, yv) = train, validation
+    if not len(y) or not len(yv):
+        raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need some")
+    if len(np.unique(y)) < 2:
+        raise DataError("train: every training order has the same target; there is nothing to learn")
+    weights = balanced_weights(y, classes) if settings.class_weights == "balanced" else None
+    dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
+    dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)
+    parameters = {
+        "objective": "multi:softprob",
+        "num_class": classes,
+        "eval_metric": "mlogloss",
+        "tree_method": "hist",
+        "max_depth": settings.max_depth,
+        "learning_rate": settings.learning_rate,
+        "min_child_weight": settings.min_child_weight,
+        "subsample": settings.subsample,
+        "colsample_bytree": settings.colsample_bytree,
+        "lambda": settings.reg_lambda,
+        "device": settings.device,
+        "seed": settings.seed,
+        "nthread": settings.threads,
+    }
+    curve: dict[str, dict[str, list[float]]] = {}
+    booster = xgb.train(
+        parameters,
+        dtrain,
+        num_boost_round=settings.rounds,
+        evals=[(dtrain, "train"), (dvalidation, "validation")],
+        early_stopping_rounds=settings.early_stopping_rounds or None,
+        evals_result=curve,
+        verbose_eval=False,
+        callbacks=[_Reporting(report)] if report else None,
+    )
+    best = booster.best_iteration if settings.early_stopping_rounds else booster.num_boosted_rounds() - 1
+    best_booster = booster[: best + 1]
+    return Trained(
+        booster=bytes(best_booster.save_raw("ubj")),
+        best_round=best,
+        validation_log_loss=float(curve["validation"]["mlogloss"][best]),
+        curve={part: values["mlogloss"] for part, values in curve.items()},
+    )
+
+
+class _Booster:
+    """Scores codes with a booster."""
+
+    def __init__(self, content: bytes) -> None:
+        self._booster = xgb.Booster(model_file=bytearray(content))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Probability of each class, float32, shape (n, k)."""
+        p: np.ndarray = self._booster.inplace_predict(x)
+        return p
+
+
+SEARCHED = ("max_depth", "learning_rate", "min_child_weight", "subsample", "colsample_bytree", "reg_lambda")
+
+
+class XGBoostTrees(Candidate):
+    """Gradient-boosted trees."""
+
+    name = "xgboost"
+    file = "booster.ubj"
+
+    def defaults(self, context: FitContext) -> dict[str, Any]:
+        """The settings that are tried first."""
+        return {name: getattr(TrainingSettings(), name) for name in SEARCHED}
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw settings."""
+        return {
+            "max_depth": trial.suggest_int("max_depth", 2, 6),
+            "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),
+            "min_child_weight": trial.suggest_float("min_child_weight", 1.0, 200.0, log=True),
+            "subsample": trial.suggest_float("subsample", 0.5, 1.0),
+            "colsample_bytree": trial.suggest_float("colsample_bytree", 0.4, 1.0),
+            "reg_lambda": trial.suggest_float("reg_lambda", 0.5, 50.0, log=True),
+        }
+
+    def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
+        """Train with early stopping on the validation part."""
+        settings = replace(
+            TrainingSettings(
+                early_stopping_rounds=context.early_stopping_rounds,
+                class_weights=context.class_weights,
+                device=context.device,
+                seed=context.seed,
+                threads=context.threads,
+            ),
+            **params,
+        )
+        trained = fit_xgboost(
+            (train.x, train.y), (validation.x, validation.y), len(context.classes), settings, context.report
+        )
+        return Fitted(trained.booster, {**asdict(settings), "best_round": trained.best_round}, trained.curve)
+
+    def load(self, content: bytes) -> Scorer:
+        """Read a booster."""
+        return _Booster(content)
+
+
+CANDIDATE = XGBoostTrees()

@@ -1,0 +1,266 @@
+"""From three parts of examples to a model with its evidence. Pure: tables in, model and numbers out.
+
+Selection, search, early stopping, calibration and decision weights see training and validation only; the test part is
+scored once, at the end, and nothing is fitted on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.core import calibration as calibrating
+from apex_ml.core import decision
+from apex_ml.core.calibration import Calibration
+from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
+from apex_ml.core.candidates.interface import FitContext, Fitted, Part
+from apex_ml.core.estimator import Encoder, Model
+from apex_ml.core.evaluation import (
+    class_shares,
+    classification,
+    clustered_interval,
+    confusion,
+    order_losses,
+    prior_losses,
+)
+from apex_ml.core.features import FeatureColumn
+from apex_ml.core.search import Budget, Trial, search
+from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
+from apex_ml.errors import DataError
+
+WORTH = 1e-4
+"""Nats by which a contender must beat one that is named before it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is developed. Of the contenders the best on validation wins, ties in the order given."""
+
+    contenders: tuple[str, ...] = ("xgboost",)
+    selection: Literal["noise", "none"] = "noise"
+    budget: Budget = field(default_factory=lambda: Budget(0))
+    class_weights: Literal["none", "balanced"] = "none"
+    early_stopping_rounds: int = 30
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = 42
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One part: features of n orders, class indexes (n,), and what to cluster by (n,)."""
+
+    table: pa.Table
+    y: np.ndarray
+    entities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Development:
+    """A model and everything that is told about how it came about."""
+
+    model: Model
+    winner: str
+    params: Mapping[str, Any]
+    curve: Mapping[str, list[float]]
+    verdicts: tuple[FeatureVerdict, ...]
+    trials: tuple[Trial, ...]
+    candidates: dict[str, float]
+    calibration_losses: dict[str, float]
+    metrics: dict[str, float]
+    tables: dict[str, Any]
+
+
+def develop(
+    parts: Mapping[str, Examples],
+    columns: tuple[FeatureColumn, ...],
+    classes: tuple[str, ...],
+    segments: tuple[str, ...],
+    options: Options,
+    about: Mapping[str, Any],
+    *,
+    storage: str | None = None,
+    told: Callable[[Trial], None] | None = None,
+) -> Development:
+    """Develop a model from the parts ``train``, ``validation`` and ``test``.
+
+    `segments` are columns of the test table by which the loss is told apart. Raises
+    :class:`~apex_ml.errors.DataError` when a part is empty or there is nothing to learn.
+    """
+    _refuse_hopeless(parts, classes)
+    train, validation = parts["train"], parts["validation"]
+    encoder, verdicts = _select(train, validation, columns, len(classes), options)
+    x = {name: Part(encoder.encode(part.table), part.y) for name, part in parts.items()}
+    context = FitContext(
+        classes=classes,
+        columns=encoder.columns,
+        seed=options.seed,
+        threads=options.threads,
+        device=options.device,
+        class_weights=options.class_weights,
+        early_stopping_rounds=options.early_stopping_rounds,
+    )
+    fits: dict[str, Fitted] = {}
+    losses: dict[str, float] = {}
+    trials: list[Trial] = []
+    names = dict.fromkeys([*options.contenders, *ALWAYS_REPORTED])
+    for name in names:
+        kind = candidate(name)
+        params = kind.defaults(context)
+        if name in options.contenders and options.budget.trials and params:
+            folds = [(x["train"], x["validation"])]
+            params, found = search(kind, folds, context, options.budget, storage=storage, told=told)
+            trials += found
+        fits[name] = kind.fit(params, x["train"], x["validation"], context)
+        raw = kind.load(fits[name].content).predict(x["validation"].x)
+        losses[name] = float(order_losses(_corrected(raw, train.y, classes, options, name), validation.y).mean())
+    winner = options.contenders[0]
+    for name in options.contenders[1:]:
+        if losses[name] < losses[winner] - WORTH:
+            winner = name
+    model = Model(encoder, fits[winner].content, classes, about, candidate=winner)
+    raw = model.raw_probabilities(validation.table)
+    ratio = _prior_ratio(train.y, classes, options)
+    calibration, calibration_losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
+    weights = decision.tune(calibration.apply(raw), validation.y)
+    model = replace(model, calibration=calibration, weights=weights)
+    metrics, tables = evaluate(model, parts, segments, options.seed)
+    return Development(
+        model=model,
+        winner=winner,
+        params=fits[winner].params,
+        curve=fits[winner].curve,
+        verdicts=verdicts,
+        trials=tuple(trials),
+        candidates=losses,
+        calibration_losses=calibration_losses,
+        metrics=metrics,
+        tables=tables,
+    )
+
+
+def _refuse_hopeless(parts: Mapping[str, Examples], classes: tuple[str, ...]) -> None:
+    for name, part in parts.items():
+        if not len(part.y):
+            raise DataError(f"train: the {name} part is empty; there are too few examples to divide")
+    present = np.bincount(parts["train"].y, minlength=len(classes)) > 0
+    if present.sum() < 2:
+        only = classes[int(present.argmax())]
+        raise DataError(f"train: every training order has the same target, {only}; there is nothing to learn")
+
+
+def _select(
+    train: Examples, validation: Examples, columns: tuple[FeatureColumn, ...], classes: int, options: Options
+) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
+    encoder = Encoder.fit(columns, train.table)
+    if options.selection == "none":
+        return encoder, ()
+    fit, judge = ((encoder.encode(p.table), p.y) for p in (train, validation))
+    test = NoiseTest(seed=options.seed, threads=options.threads)
+    verdicts = beats_noise(encoder.names, fit, judge, classes, test)
+    kept = {v.name for v in verdicts if v.kept}
+    return Encoder(tuple(c for c in encoder.columns if c.name in kept)), verdicts
+
+
+def _prior_ratio(y: np.ndarray, classes: tuple[str, ...], options: Options) -> tuple[float, ...]:
+    """True prior over the prior of balanced training, a class; nothing where training was not weighted."""
+    if options.class_weights == "none":
+        return ()
+    counts = np.bincount(y, minlength=len(classes))
+    uniform = (counts > 0) / max(int((counts > 0).sum()), 1)
+    shares = class_shares(y, len(classes))
+    return tuple((shares / np.where(uniform > 0, uniform, 1)).tolist())
+
+
+def _corrected(raw: np.ndarray, y: np.ndarray, classes: tuple[str, ...], options: Options, name: str) -> np.ndarray:
+    if name == "prior":
+        return raw
+    return Calibration(prior_ratio=_prior_ratio(y, classes, options)).apply(raw)
+
+
+def evaluate(
+    model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and tables of a model: all parts by log loss, the test part in full."""
+    metrics: dict[str, float] = {}
+    shares = np.asarray(model.about.get("class_shares") or class_shares(parts["train"].y, len(model.classes)))
+    for name, part in parts.items():
+        p = model.probabilities(part.table)
+        if not np.isfinite(p).all():
+            raise DataError(f"train: the model gives probabilities that are not numbers on the {name} part")
+        metrics[f"{name}_log_loss"] = float(order_losses(p, part.y).mean())
+        metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
+    test = parts["test"]
+    p = model.probabilities(test.table)
+    losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
+    metrics |= {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
+    named = model.named(p)
+    metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, named, len(model.classes))
+    metrics["test_weighted_accuracy"] = float((named == test.y).mean())
+    low, high = clustered_interval(losses, test.entities, seed=seed)
+    gain_low, gain_high = clustered_interval(prior - losses, test.entities, seed=seed)
+    raw = model.raw_probabilities(test.table)
+    ece_low, ece_high = calibrating.calibration_error_interval(p, test.y, seed=seed)
+    metrics |= {
+        "test_log_loss_low": low,
+        "test_log_loss_high": high,
+        "test_gain_over_prior": float((prior - losses).mean()),
+        "test_gain_over_prior_low": gain_low,
+        "test_gain_over_prior_high": gain_high,
+        "test_ece": calibrating.expected_calibration_error(p, test.y),
+        "test_ece_low": ece_low,
+        "test_ece_high": ece_high,
+        "test_ece_before_calibration": calibrating.expected_calibration_error(raw, test.y),
+    }
+    tables = {
+        "confusion": confusion(p, test.y, model.classes),
+        "confusion_weighted": _confusion_of(named, test.y, len(model.classes)),
+        "reliability_before": calibrating.reliability(raw, test.y),
+        "reliability_after": calibrating.reliability(p, test.y),
+        "segments": {name: _segment(test.table.column(name), losses, prior) for name in segments},
+        "importance": permutation_importance(model, test, seed),
+    }
+    return metrics, tables
+
+
+def _confusion_of(named: np.ndarray, y: np.ndarray, classes: int) -> list[list[int]]:
+    counts: list[list[int]] = (
+        np.bincount(y * classes + named, minlength=classes * classes).reshape(classes, classes).tolist()
+    )
+    return counts
+
+
+def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> list[dict[str, Any]]:
+    values = np.asarray(["unknown" if v is None else str(v) for v in column.to_pylist()])
+    rows = []
+    for value in np.unique(values):
+        chosen = values == value
+        rows.append(
+            {
+                "value": str(value),
+                "orders": int(chosen.sum()),
+                "log_loss": float(losses[chosen].mean()),
+                "prior_log_loss": float(prior[chosen].mean()),
+            }
+        )
+    return rows
+
+
+def permutation_importance(model: Model, part: Examples, seed: int, repeats: int = 3) -> dict[str, float]:
+    """Rise of the log loss when a feature is permuted, mean over repeats, in nats (Breiman, Random Forests, 2001)."""
+    rng = np.random.default_rng(seed)
+    base = float(order_losses(model.probabilities(part.table), part.y).mean())
+    rises: dict[str, float] = {}
+    for name in model.encoder.names:
+        found = []
+        for _ in range(repeats):
+            place = part.table.schema.get_field_index(name)
+            shuffled = part.table.column(name).take(pa.array(rng.permutation(part.table.num_rows)))
+            table = part.table.set_column(place, part.table.schema.field(place), shuffled)
+            found.append(float(order_losses(model.probabilities(table), part.y).mean()) - base)
+        rises[name] = float(np.mean(found))
+    return rises

@@ -1,0 +1,122 @@
+"""The folders of the drops."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_ml.adapters.inbox import Inbox
+from apex_ml.errors import ConfigError
+from apex_ml.steps.score import chunks
+
+SHA = "ab" * 32
+
+
+@pytest.fixture
+def inbox(home: Any) -> Inbox:
+    made = Inbox(home())
+    made.prepare()
+    return made
+
+
+def put(inbox: Inbox, name: str, content: str = "x", age: int = 0) -> Path:
+    path = inbox.inbox / name
+    path.write_text(content)
+    os.utime(path, (1_700_000_000 - age,) * 2)
+    return path
+
+
+def test_oldest_first_and_nothing_hidden(inbox: Inbox) -> None:
+    for nr, name in enumerate(["b.parquet", "a.parquet", ".c.parquet", "d.parquet.tmp", "_SUCCESS", "e.parquet"]):
+        put(inbox, name, age=nr)
+    (inbox.inbox / "folder").mkdir()
+    assert [w.name for w in inbox.look()] == ["e.parquet", "a.parquet", "b.parquet"]
+
+
+def test_a_file_that_grows_is_left_for_later(inbox: Inbox) -> None:
+    put(inbox, "whole.parquet")
+    growing = put(inbox, "growing.parquet")
+    end = threading.Event()
+
+    def grow() -> None:
+        while not end.wait(0.02):
+            with growing.open("a") as file:
+                file.write("more")
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        time.sleep(0.05)
+        found = [w.name for w in inbox.settled(0.3)]
+    finally:
+        end.set()
+        writer.join()
+    assert found == ["whole.parquet"]
+    assert len(inbox.settled(0.05)) == 2
+
+
+def test_an_empty_inbox_is_not_waited_for(inbox: Inbox) -> None:
+    started = time.monotonic()
+    assert inbox.settled(5) == [] and time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("name", ["../done/a.parquet", "/etc/passwd", "a/b", ".hidden", "_SUCCESS", "a.tmp", "..", ""])
+def test_a_name_that_could_leave_the_inbox(inbox: Inbox, name: str) -> None:
+    with pytest.raises(ConfigError, match="plain name of a file"):
+        inbox.path(name)
+
+
+def test_a_finished_drop_never_covers_another(inbox: Inbox) -> None:
+    put(inbox, "a.parquet", "one")
+    assert inbox.finish("a.parquet", "1" * 64).name == "a.parquet"
+    put(inbox, "a.parquet", "two")
+    assert inbox.finish("a.parquet", "2" * 64).name == "a.222222222222.parquet"
+    assert sorted(p.read_text() for p in inbox.done.iterdir()) == ["one", "two"]
+    assert inbox.look() == []
+
+
+def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
+    put(inbox, "bad.parquet", "junk")
+    path = inbox.reject("bad.parquet", SHA, {"reason": "bad.parquet: not a parquet file"})
+    reason = json.loads((inbox.quarantine / "bad.parquet.reason.json").read_text())
+    assert path.read_text() == "junk" and not (inbox.inbox / "bad.parquet").exists()
+    assert (reason["drop"], reason["sha256"], reason["reason"]) == (
+        "bad.parquet",
+        SHA,
+        "bad.parquet: not a parquet file",
+    )
+    assert reason["rejected_at"]
+
+
+def test_a_drop_that_another_worker_moved_is_no_fault(inbox: Inbox) -> None:
+    inbox.finish("gone.parquet", SHA)
+    assert list(inbox.done.iterdir()) == []
+
+
+CHUNKS = [
+    # sizes, most drops, most bytes, names by chunk
+    ([], 10, 100, []),
+    ([1, 1, 1], 2, 100, [["0", "1"], ["2"]]),
+    ([60, 60, 60], 10, 100, [["0"], ["1"], ["2"]]),
+    ([40, 40, 40], 10, 100, [["0", "1"], ["2"]]),
+    ([500, 1], 10, 100, [["0"], ["1"]]),
+    ([1, 500, 1], 10, 100, [["0"], ["1"], ["2"]]),
+    ([50, 50], 10, 100, [["0", "1"]]),
+]
+
+
+@pytest.mark.parametrize(("sizes", "drops", "size", "expected"), CHUNKS)
+def test_chunks_are_bounded_and_keep_the_order(
+    inbox: Inbox, sizes: list[int], drops: int, size: int, expected: list[list[str]]
+) -> None:
+    for nr, length in enumerate(sizes):
+        put(inbox, str(nr), "x" * length, age=-nr)
+    found = chunks(inbox.look(), drops, size)
+    assert [c["drops"] for c in found] == expected
+    assert [c["label"] for c in found] == [c[0] if len(c) == 1 else f"{c[0]} +{len(c) - 1}" for c in expected]

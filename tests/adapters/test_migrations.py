@@ -1,0 +1,122 @@
+"""The database's schema goes forward, once, also when several processes ask for it at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from apex_home import Apex
+
+from apex_ml.adapters import migrations, warehouse
+from apex_ml.errors import ConfigError
+
+READABLE = ("scored_orders_current", "drop_summary", "channel_mix_daily", "confidence_daily", "model_history", "lineage")
+
+
+@pytest.fixture
+def apex(databases: Any, home: Any) -> Apex:
+    """A home whose database holds nothing of Apex."""
+    return Apex(home(**databases.empty()))
+
+
+@pytest.fixture(scope="module")
+def reader(databases: Any) -> Iterator[Any]:
+    with closing(psycopg2.connect(databases.migrated()["reader_database_url"])) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
+
+
+def applied(apex: Apex) -> list[tuple[Any, ...]]:
+    return apex.sql("SELECT number, name, applied_at FROM apex.migrations ORDER BY number")
+
+
+def test_forward_and_again_nothing(apex: Apex) -> None:
+    migrations.migrate(apex.settings)
+    first = applied(apex)
+    assert [number for number, _, _ in first] == [number for number, _ in migrations.migration_files()]
+    migrations.migrate(apex.settings)
+    assert applied(apex) == first
+
+
+def test_numbers_are_whole_and_rise_by_one() -> None:
+    numbers = [number for number, _ in migrations.migration_files()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_two_at_once(apex: Apex) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: migrations.migrate(apex.settings), range(4)))
+    assert len(applied(apex)) == len(migrations.migration_files())
+
+
+def write(folder: Path, **texts: str) -> list[tuple[int, Path]]:
+    for name, text in texts.items():
+        (folder / f"{name.lstrip('m')}.sql").write_text(text)
+    return migrations.migration_files(folder)
+
+
+def bring(apex: Apex, files: list[tuple[int, Path]], generated: list[str] | None = None) -> None:
+    with warehouse.connect(apex.settings) as connection:
+        migrations.apply(connection, files, generated or [])
+
+
+def test_only_what_is_missing_is_applied(apex: Apex, tmp_path: Path) -> None:
+    bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)"))
+    bring(apex, write(tmp_path, m0002_b="INSERT INTO apex.a VALUES (2)", m0010_c="INSERT INTO apex.a VALUES (10)"))
+    bring(apex, migrations.migration_files(tmp_path))
+    assert apex.sql("SELECT n FROM apex.a ORDER BY n") == [(2,), (10,)]
+
+
+def test_an_applied_file_that_was_changed_is_refused(apex: Apex, tmp_path: Path) -> None:
+    bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)"))
+    with pytest.raises(ConfigError, match=r"0001_a\.sql: changed after it was applied; restore it"):
+        bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int, m int)"))
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(apex: Apex, tmp_path: Path) -> None:
+    files = write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)", m0002_b="CREATE TABLE apex.b (n int); SELECT 1/0")
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        bring(apex, files)
+    assert [number for number, _, _ in applied(apex)] == [1]
+    assert apex.sql("SELECT to_regclass('apex.a') IS NOT NULL, to_regclass('apex.b') IS NULL") == [(True, True)]
+    bring(apex, write(tmp_path, m0002_b="CREATE TABLE apex.b (n int)"))
+    assert len(applied(apex)) == 2
+
+
+@pytest.mark.parametrize("view", READABLE)
+def test_the_reader_reads_the_views(reader: Any, view: str) -> None:
+    reader.execute(f"SELECT * FROM apex.{view}")
+    assert reader.fetchall() == []
+
+
+WRITES = [
+    "INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')",
+    "UPDATE apex.promotions SET state = 'done'",
+    "DELETE FROM apex.scored_orders",
+    "TRUNCATE apex.outcomes",
+    "CREATE TABLE apex.mine (n int)",
+    "DROP VIEW apex.lineage",
+    "CREATE OR REPLACE VIEW apex.lineage AS SELECT 1",
+    "UPDATE apex.model_history SET who = 'me'",
+    "SELECT setval('apex.scoring_runs_run_id_seq', 1)",
+]
+
+
+@pytest.mark.parametrize("statement", WRITES)
+@pytest.mark.parametrize("read_only", ["on", "off"])
+def test_the_reader_writes_nothing(reader: Any, read_only: str, statement: str) -> None:
+    reader.execute(f"SET default_transaction_read_only = {read_only}")
+    with pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction)):
+        reader.execute(statement)
+
+
+@pytest.mark.parametrize("table", ["drops", "scored_orders", "promotions", "quarantined_rows", "migrations"])
+def test_the_reader_does_not_read_the_tables_behind_the_views(reader: Any, table: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        reader.execute(f"SELECT * FROM apex.{table}")

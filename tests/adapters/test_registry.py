@@ -1,0 +1,75 @@
+"""The registry against a real MLflow server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+from throwaway_home import free_ports
+
+from apex_ml.adapters.registry import CHAMPION, FILES_TAG, Registry
+from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.settings import Settings
+
+_numbers: Iterator[int] = count(1)
+
+
+@pytest.fixture
+def settings(mlflow_server: str, home: Any) -> Settings:
+    """A registered name of the test's own, with two versions that hold no files."""
+    made: Settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"plain {next(_numbers)}/ñ".replace("/", "-"))
+    base = f"{mlflow_server}/api/2.0/mlflow"
+    httpx.post(f"{base}/registered-models/create", json={"name": made.model_name}).raise_for_status()
+    for nr in (1, 2):
+        content = {"name": made.model_name, "source": "mlflow-artifacts:/x", "tags": [{"key": "nr", "value": str(nr)}]}
+        httpx.post(f"{base}/model-versions/create", json=content).raise_for_status()
+    return made
+
+
+def test_aliases_are_read_and_moved(settings: Settings) -> None:
+    registry = Registry(settings)
+    assert registry.by_alias(CHAMPION) is None
+    for version in (1, 2, 2):
+        registry.set_alias(CHAMPION, version)
+        found = registry.by_alias(CHAMPION)
+        assert found is not None and (found.version, found.tags["nr"]) == (version, str(version))
+
+
+def test_what_does_not_exist(settings: Settings) -> None:
+    registry = Registry(settings)
+    assert registry.by_version(3) is None
+    with pytest.raises(DataError, match="has no version 3 in MLflow"):
+        registry.set_alias(CHAMPION, 3)
+    other = Registry(settings.model_copy(update={"model_name": "unknown"}))
+    assert other.by_alias(CHAMPION) is None and other.by_version(1) is None
+
+
+def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -> None:
+    registry = Registry(settings)
+    version = registry.by_version(1)
+    assert version is not None
+    with pytest.raises(DataError, match=f"was not registered by Apex: it has no tag {FILES_TAG}"):
+        registry.files(version)
+
+
+def test_an_alias_with_a_forbidden_name_is_a_fault_of_the_configuration(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="refused registered-models/alias: 400"):
+        Registry(settings).set_alias("v1", 1)
+
+
+CALLS: dict[str, Callable[[Registry], Any]] = {
+    "by_alias": lambda r: r.by_alias(CHAMPION),
+    "by_version": lambda r: r.by_version(1),
+    "set_alias": lambda r: r.set_alias(CHAMPION, 1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_mlflow_that_is_not_there(home: Any, call: str) -> None:
+    (port,) = free_ports(1)
+    registry = Registry(home(mlflow_tracking_uri=f"http://127.0.0.1:{port}"))
+    with pytest.raises(TransientError, match=rf"MLflow at http://127\.0\.0\.1:{port} \(APEX_MLFLOW_TRACKING_URI"):
+        CALLS[call](registry)

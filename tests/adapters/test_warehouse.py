@@ -1,0 +1,176 @@
+"""The warehouse and the writing of scored orders tell a lost Postgres as one that may come back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+from throwaway_home import free_ports
+
+from apex_ml.adapters import scored, warehouse
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+
+@pytest.fixture
+def apex(databases: Any, home: Any) -> Apex:
+    return Apex(home(**databases.migrated()))
+
+
+@pytest.fixture
+def nowhere(home: Any) -> Settings:
+    (port,) = free_ports(1)
+    settings: Settings = home(database_url=f"postgresql://apex_writer:secret@127.0.0.1:{port}/apex")
+    return settings
+
+
+CALLS: dict[str, Callable[[Settings], Any]] = {
+    "rows": lambda s: warehouse.rows(s, "SELECT 1"),
+    "last_decision": lambda s: warehouse.last_decision(s, "a", "b"),
+    "champion_lock": lambda s: warehouse.champion_lock(s).__enter__(),
+    "known_drop": lambda s: warehouse.known_drop(s, "a"),
+    "transaction": lambda s: scored.transaction(s).__enter__(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_postgres_that_is_not_there(nowhere: Settings, call: str) -> None:
+    with pytest.raises(TransientError) as told:
+        CALLS[call](nowhere)
+    address = nowhere.database_url.rsplit("@", 1)[1]
+    assert f"Postgres at {address}" in str(told.value) and "APEX_DATABASE_URL" in str(told.value)
+    assert "secret" not in str(told.value)
+
+
+def test_a_connection_that_is_lost_half_way(apex: Apex) -> None:
+    with pytest.raises(TransientError, match="does not answer"):
+        with warehouse.connect(apex.settings) as connection, connection.cursor() as cursor:
+            apex.sql("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+            cursor.execute("SELECT 1")
+
+
+def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
+    with pytest.raises(TransientError, match="nothing was written"), scored.transaction(apex.settings) as cursor:
+        assert scored.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1) is not None
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+        apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
+        scored.new_run_id(cursor)
+    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+
+
+def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
+    with pytest.raises(RuntimeError, match="mine"), scored.transaction(apex.settings) as cursor:
+        scored.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1)
+        raise RuntimeError("mine")
+    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+
+
+def claim(apex: Apex, sha256: str, name: str) -> int | None:
+    with scored.transaction(apex.settings) as cursor:
+        return scored.claim_drop(cursor, sha256, name, 1, 1)
+
+
+def test_a_content_is_claimed_once_and_a_name_corrects_its_elder(apex: Apex) -> None:
+    first = claim(apex, "1" * 64, "a.parquet")
+    assert claim(apex, "1" * 64, "b.parquet") is None
+    second = claim(apex, "2" * 64, "a.parquet")
+    third = claim(apex, "3" * 64, "c.parquet")
+    found = dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops"))
+    assert found == {first: second, second: None, third: None}
+
+
+def test_a_failed_content_may_be_claimed_later(apex: Apex) -> None:
+    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "no champion of its kind")
+    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "again")
+    assert apex.sql("SELECT state, deliveries, reason FROM apex.drops") == [("failed", 2, "again")]
+    assert claim(apex, "1" * 64, "a.parquet") is not None
+    assert apex.sql("SELECT state, reason FROM apex.drops") == [("done", None)]
+    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "late")
+    assert apex.sql("SELECT state, reason FROM apex.drops") == [("done", None)]
+
+
+def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex) -> None:
+    found: list[int | None] = []
+    with scored.transaction(apex.settings) as cursor:
+        assert scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1) is not None
+        other = threading.Thread(target=lambda: found.append(claim(apex, "1" * 64, "a.parquet")))
+        other.start()
+        deadline = time.monotonic() + 10
+        while not apex.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert found == []
+    other.join(10)
+    assert found == [None]
+
+
+@pytest.mark.parametrize(("shared", "waits"), [(True, False), (False, True)])
+def test_who_only_reads_the_champion_shares_the_lock(apex: Apex, shared: bool, waits: bool) -> None:
+    inside = threading.Event()
+
+    def second() -> None:
+        with warehouse.champion_lock(apex.settings, shared=shared):
+            inside.set()
+
+    with warehouse.champion_lock(apex.settings, shared=True):
+        other = threading.Thread(target=second)
+        other.start()
+        assert inside.wait(0.5 if waits else 10) is not waits
+    other.join(10)
+    assert inside.is_set()
+
+
+def test_a_lock_is_of_one_model(apex: Apex) -> None:
+    other = apex.but(model_name="another")
+    with warehouse.champion_lock(apex.settings), warehouse.champion_lock(other.settings):
+        pass
+
+
+def test_only_one_move_is_pending(apex: Apex) -> None:
+    row = {"model_name": "m", "action": "promote", "to_version": 1, "state": "pending", "step_run": "r", "who": "w"}
+    with warehouse.connect(apex.settings) as connection:
+        with connection:
+            number = warehouse.record_decision(connection, {**row, "reasons": ["better"]})
+        with pytest.raises(warehouse.psycopg2.errors.UniqueViolation), connection:
+            warehouse.record_decision(connection, {**row, "to_version": 2, "reasons": ["better"]})
+        with connection:
+            assert warehouse.pending_move(connection, "m") == (number, None, 1)
+            assert warehouse.ledger_champion(connection, "m") is None
+            warehouse.finish_move(connection, number)
+            assert warehouse.pending_move(connection, "m") is None
+            assert warehouse.ledger_champion(connection, "m") == 1
+
+
+def quarantined_file(folder: Path, rows: int) -> pq.ParquetFile:
+    path = folder / "q.parquet"
+    # a NUL, which jsonb refuses, and the six characters that look like one
+    reasons, row = r'[{"column": "c", "value": "v\u0000", "rule": "r"}]', r'{"c": "v\u0000\\u0000"}'
+    pq.write_table(pa.table({"row_nr": range(rows), "reasons": [reasons] * rows, "row": [row] * rows}), path)
+    return pq.ParquetFile(path)
+
+
+@pytest.mark.parametrize(("rows", "most", "kept"), [(5, 10, 5), (12_000, 10_500, 10_500), (5, 0, 0)])
+def test_quarantined_rows_are_kept_once_up_to_a_limit(
+    apex: Apex, tmp_path: Path, rows: int, most: int, kept: int
+) -> None:
+    for _ in range(2):
+        with quarantined_file(tmp_path, rows) as file:
+            warehouse.keep_quarantined(apex.settings, "raw", "1" * 64, "a.parquet", file, most)
+    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(kept,)]
+    assert apex.sql("SELECT DISTINCT value, row FROM apex.quarantine") == [("v", {"c": r"v\u0000"})][: min(kept, 1)]
+
+
+def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Path) -> None:
+    with quarantined_file(tmp_path, 3) as file, scored.transaction(apex.settings) as cursor:
+        scored.write_quarantined(cursor, "1" * 64, "a.parquet", file.read())
+    assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
+        ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
+    ]

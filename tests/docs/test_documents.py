@@ -1,0 +1,112 @@
+"""What the documents say exists: commands, settings, views, files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import click
+import psycopg2
+import pytest
+from documents import DOCUMENTS, Document
+
+from apex_ml.cli import COMMANDS, apex
+from apex_ml.platform.settings_table import markdown_table
+from apex_ml.settings import CODE_ROOT, Settings
+
+README = DOCUMENTS[0]
+SETTINGS = re.compile(r"<!-- settings:begin -->\n(.*)<!-- settings:end -->", re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (CODE_ROOT / "Makefile").read_text(), re.MULTILINE))
+QUERIES = [(document, query) for document in DOCUMENTS for query in document.blocks("sql")]
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=[d.name for d in DOCUMENTS])
+
+
+def test_there_are_ten_queries_in_the_readme() -> None:
+    assert len(README.blocks("sql")) == 10
+
+
+@pytest.mark.parametrize(("document", "query"), QUERIES, ids=[f"{d.name}-{n}" for n, (d, _) in enumerate(QUERIES)])
+def test_query_runs_as_the_reader_and_finds_something(reader: Any, document: Document, query: str) -> None:
+    assert reader.read(query)
+
+
+def test_reader_changes_nothing(reader: Any) -> None:
+    with pytest.raises(psycopg2.Error, match="read-only|permission denied"):
+        reader.read("DELETE FROM apex.drops RETURNING 1")
+
+
+def test_settings_table_is_current() -> None:
+    found = SETTINGS.search(README.text)
+    assert found is not None
+    assert found[1].strip() == markdown_table().strip(), "paste the output of: apex settings --format markdown"
+
+
+@each_document
+def test_make_targets_exist(document: Document) -> None:
+    named = {word for text in document.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
+    assert named <= TARGETS
+
+
+@each_document
+def test_apex_commands_and_options_exist(document: Document) -> None:
+    calls = [call for text in document.commands for call in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*[^|;&>]*)", text)]
+    for call in calls:
+        words = shlex.split(call)
+        assert words[0] in COMMANDS, call
+        command: click.Command | None = apex.get_command(click.Context(apex), words[0])
+        if isinstance(command, click.Group) and len(words) > 1:
+            command = command.get_command(click.Context(command), words[1])
+        assert command is not None, call
+        known = {option for parameter in command.params for option in parameter.opts}
+        if command.ignore_unknown_options:  # what apex does not know goes to psql
+            continue
+        given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert given <= known, call
+
+
+@each_document
+def test_variables_exist(document: Document) -> None:
+    known = {f"APEX_{name.upper()}" for name in Settings.model_fields}
+    not_settings = {"APEX_TEST_RAW", "APEX_RESULT"}
+    assert set(re.findall(r"\bAPEX_[A-Z_]*[A-Z]", document.text)) <= known | not_settings
+
+
+@each_document
+def test_links_lead_somewhere(document: Document) -> None:
+    for link in LINK.findall(document.prose):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = (document.path.parent / place).resolve() if place else document.path
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text(encoding="utf-8")), link
+
+
+@each_document
+def test_files_named_in_code_exist(document: Document) -> None:
+    pattern = re.compile(r"(?:apex_ml|dags|plugins|tests|deployment|docs|great_expectations)/[\w./-]*\w")
+    for text in document.commands:
+        for place in pattern.findall(text) if "<" not in text else ():
+            assert (CODE_ROOT / place).exists(), place
+
+
+@each_document
+def test_views_exist(reader: Any, document: Document) -> None:
+    there = {row[0] for row in reader.read("SELECT relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace")}
+    named = {name for text in document.commands for name in re.findall(r"\bapex\.([a-z_]+)", text)}
+    assert named <= there
+
+
+@each_document
+def test_nothing_of_a_machine_is_in_it(document: Document) -> None:
+    places: list[Any] = [str(CODE_ROOT), str(CODE_ROOT.parent) + "/"]
+    assert not [place for place in places if len(place) > 2 and place in document.text]
+
+
+def _anchors(text: str) -> set[str]:
+    """Anchors of the headings, as the usual renderers make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
