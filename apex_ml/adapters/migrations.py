@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 
 from apex_ml.contract.model import load_contract
@@ -73,4 +74,11 @@ def apply(connection: psycopg2.extensions.connection, files: list[tuple[int, Pat
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         for statement in generated:
-            cursor.execute(statement)
+            try:
+                cursor.execute(statement)
+            except psycopg2.errors.InvalidTableDefinition as error:
+                what = " ".join(statement.split()[:6])
+                raise ConfigError(
+                    f"{what} …: {str(error).splitlines()[0]}; what the contract generates is changed only by adding:"
+                    " drop the view, or give the changed one a new name"
+                ) from error

@@ -48,13 +48,18 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        study_name=candidate.name,
-        storage=storage,
-        load_if_exists=True,
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=context.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, interval_steps=5),
     )
+    # the study runs in memory, as pruning reports every round; only finished trials are worth a write to the database
+    kept = (
+        optuna.create_study(study_name=candidate.name, storage=storage, load_if_exists=True, direction="minimize")
+        if storage
+        else None
+    )
+    if kept is not None:
+        study.add_trials(t for t in kept.get_trials() if t.state.is_finished())
     defaults = candidate.defaults(context)
     if not study.trials:
         study.enqueue_trial(defaults)
@@ -76,6 +81,8 @@ def search(
         return float(np.mean(losses))
 
     def tell(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if kept is not None:
+            kept.add_trial(trial)
         if told is not None:
             told(_trial(trial))
 

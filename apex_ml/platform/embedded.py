@@ -261,6 +261,7 @@ def _stop(settings: Settings) -> bool:
             supervisor.stop([WATCHDOG, MLFLOW, *AIRFLOW])
             supervisor.stop([POSTGRES])
         supervisor.shutdown()
+        psutil.wait_procs(members, timeout=5)
     _end(settings, members)
     with contextlib.suppress(ConfigError):
         postgres.forget_dead(postgres.locate(settings))
@@ -270,8 +271,7 @@ def _stop(settings: Settings) -> bool:
 
 
 def _end(settings: Settings, members: list[psutil.Process]) -> None:
-    """See every process out: wait, then ask, then kill; look again, for some were born meanwhile."""
-    psutil.wait_procs(members, timeout=5)
+    """See every process out: ask, then kill; look again, for some were born meanwhile."""
     for _ in range(3):
         left = {process.pid: process for process in [*members, *family(settings)] if alive(process)}
         if not left:

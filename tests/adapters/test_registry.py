@@ -14,6 +14,7 @@ from apex_ml.adapters.registry import CHAMPION, FILES_TAG, Registry
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 
+pytestmark = pytest.mark.xdist_group("services")
 _numbers: Iterator[int] = count(1)
 
 
@@ -23,8 +24,11 @@ def settings(mlflow_server: str, home: Any) -> Settings:
     made: Settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"plain {next(_numbers)}/ñ".replace("/", "-"))
     base = f"{mlflow_server}/api/2.0/mlflow"
     httpx.post(f"{base}/registered-models/create", json={"name": made.model_name}).raise_for_status()
+    answer = httpx.post(f"{base}/runs/create", json={"experiment_id": "0"})
+    run = answer.raise_for_status().json()["run"]["info"]
     for nr in (1, 2):
-        content = {"name": made.model_name, "source": "mlflow-artifacts:/x", "tags": [{"key": "nr", "value": str(nr)}]}
+        content = {"name": made.model_name, "source": run["artifact_uri"], "run_id": run["run_id"]}
+        content["tags"] = [{"key": "nr", "value": str(nr)}]
         httpx.post(f"{base}/model-versions/create", json=content).raise_for_status()
     return made
 

@@ -28,6 +28,7 @@ from tests.bench import dags, main_job, score, steps, suite  # noqa: F401  (impo
 from tests.bench.registry import MEASUREMENTS, Row
 from tests.bench.scene import Scene
 
+PIPE_WIDTH = 170
 REPORT = CODE_ROOT / "build" / "bench.json"
 
 
@@ -43,6 +44,8 @@ def bench(only: tuple[str, ...], raw: Path | None) -> None:
     """Measure every target that the project names, each beside a floor or a peer."""
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)  # a pipe has no width: rich would fold at 80
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     scene = Scene(raw)
@@ -110,7 +113,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
 if __name__ == "__main__":

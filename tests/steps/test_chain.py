@@ -1,10 +1,165 @@
+"""The first night, step by step: counts add up, a second call is the same, and every output is told."""
+
 from __future__ import annotations
+
+import json
+from pathlib import Path
 from typing import Any
 
-def test_chain(chain: Any) -> None:
-    for k, v in chain.results.items():
-        v = {a: b for a, b in v.items() if a not in ("reports", "profile")}
-        print(k, v)
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-def test_nights(nights: Any) -> None:
-    print(nights)
+from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.store import sha256_of
+from apex_ml.contract.model import Contract
+from apex_ml.core.estimator import Model
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.steps.elt import elt
+from apex_ml.steps.folder import StepContext, read_manifest
+from apex_ml.steps.promote import promote
+from apex_ml.steps.split import split
+from apex_ml.steps.train import train
+from apex_ml.steps.validate import validate
+
+RUN = "first"
+STEPS = ("validate", "elt", "split", "train")
+
+
+def test_counts_add_up(chain: Any, orders: pa.Table, contract: Contract) -> None:
+    results = chain.results
+    clients = len(set(orders[contract.entity].to_pylist()))
+    assert results["validate"]["rows"] == results["validate"]["accepted"] == orders.num_rows
+    assert results["validate"]["quarantined"] == 0 and results["validate"]["files"] == 4
+    assert (results["elt"]["rows"], results["elt"]["repeated"]) == (orders.num_rows, 0)
+    assert results["elt"]["examples"] == results["elt"]["entities"] == clients
+    parts = results["split"]["parts"]
+    assert sum(p["examples"] for p in parts.values()) + results["split"]["left_out"] == clients
+    assert all(sum(p["classes"].values()) == p["examples"] for p in parts.values())
+    assert parts["train"]["last"] < parts["validation"]["first"] <= parts["validation"]["last"] < parts["test"]["first"]
+
+
+def test_the_run_looks_from_the_day_after_the_newest_order(chain: Any, orders: pa.Table, contract: Contract) -> None:
+    newest = max(orders[contract.timestamp].cast(pa.date32()).to_pylist())
+    assert chain.results["validate"]["newest"] == newest.isoformat()
+    assert chain.results["validate"]["as_of"] == chain.results["elt"]["as_of"] > newest.isoformat()
+
+
+def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
+    trained, promoted = chain.results["train"], chain.results["promote"]
+    assert trained["validation_log_loss"] < trained["validation_prior_log_loss"]
+    assert 0.975 < trained["test_log_loss"] < trained["test_prior_log_loss"]
+    assert promoted["promoted"] and promoted["champion_version"] == trained["model_version"]
+    registry = Registry(chain.apex.settings)
+    for alias in (CHAMPION, CHALLENGER):
+        found = registry.by_alias(alias)
+        assert found is not None and found.version == trained["model_version"]
+    assert promoted["evidence"]["holdout_orders"] == chain.results["split"]["parts"]["test"]["examples"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_output_stands_in_the_manifest(chain: Any, step: str) -> None:
+    folder = chain.apex.processed / RUN / step
+    manifest = read_manifest(folder)
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(manifest["outputs"]) == files
+    for name, told in manifest["outputs"].items():
+        assert told == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+    assert json.loads(json.dumps(manifest["result"])) == manifest["result"]
+
+
+def test_nothing_half_written_is_left(chain: Any) -> None:
+    assert chain.apex.leftovers() == []
+    assert sorted(p.name for p in (chain.apex.processed / RUN).iterdir()) == sorted(STEPS)
+
+
+def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, contract: Contract) -> None:
+    context: StepContext = chain.apex.context(RUN)
+    folders = {step: context.folder(step).stat().st_ino for step in STEPS}
+    again = {
+        "validate": validate(context, raw=None, as_of=None, force=False),
+        "elt": elt(context),
+        "split": split(context, strategy="temporal"),
+        "train": train(context, trials=0),
+        "promote": promote(context, who="another"),
+    }
+    told = {**chain.results, "validate": {k: v for k, v in again["validate"].items() if k in chain.results["validate"]}}
+    assert again["validate"]["data_sha256"] == told["validate"]["data_sha256"]
+    for step in ("elt", "split"):
+        assert again[step] == chain.results[step]
+    assert {k: v for k, v in again["train"].items() if k in chain.results["train"]} == chain.results["train"]
+    promotes = ("promoted", "champion_version", "challenger_version", "reasons")
+    assert {k: again["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
+    assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
+    assert Registry(chain.apex.settings).by_version(2) is None
+    assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
+
+
+def test_data_that_a_night_has_seen_end_the_next_one_early(chain: Any) -> None:
+    found = validate(chain.apex.context("second"), raw=None, as_of=None, force=False)
+    assert "no new raw data since" in found["skip"] and "(run first)" in found["skip"]
+    assert not chain.apex.context("second").folder("validate").exists()
+
+
+def test_examples_come_in_a_stated_order_with_their_features(chain: Any, contract: Contract) -> None:
+    table = pq.read_table(chain.apex.processed / RUN / "elt" / "examples.parquet")
+    keys = list(zip(table[contract.timestamp].to_pylist(), table[contract.entity].to_pylist(), strict=True))
+    assert keys == sorted(keys)
+    snapshot = pq.read_table(chain.apex.processed / RUN / "elt" / "snapshot.parquet")
+    assert snapshot[contract.entity].to_pylist() == sorted(table[contract.entity].to_pylist())
+
+
+def test_the_registered_model_is_the_trained_one(chain: Any, contract: Contract) -> None:
+    settings = chain.apex.settings
+    registry = Registry(settings)
+    version = registry.by_alias(CHAMPION)
+    assert version is not None
+    registered = Model.from_files(registry.files(version))
+    folder = chain.apex.processed / RUN
+    trained = Model.from_files({p.name: p.read_bytes() for p in (folder / "train" / "bundle").iterdir()})
+    test = pq.read_table(folder / "split" / "test.parquet")
+    assert registered.probabilities(test).tobytes() == trained.probabilities(test).tobytes()
+    assert registered.about["contract_sha256"] == contract.digest()
+    for tag in ("data_sha256", "contract_sha256", "features_sha256", "git_commit", "split", "run"):
+        assert version.tags[f"apex.{tag}"] == str(registered.about[tag])
+
+
+def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:
+    trained = chain.results["train"]
+    answer = httpx.get(
+        f"{chain.apex.settings.tracking_uri}/api/2.0/mlflow/runs/get", params={"run_id": trained["mlflow_run_id"]}
+    )
+    run = answer.raise_for_status().json()["run"]
+    metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
+    assert metrics["validation_log_loss"] == pytest.approx(trained["validation_log_loss"])
+    (dataset,) = run["inputs"]["dataset_inputs"]
+    data_sha256 = chain.results["validate"]["data_sha256"]
+    assert dataset["dataset"]["digest"] == data_sha256[:32]
+    assert {"key": "data_sha256", "value": data_sha256} in dataset["tags"]
+    assert chain.apex.sql("SELECT mlflow_run_id, data_sha256 FROM apex.model_versions") == [
+        (trained["mlflow_run_id"], data_sha256)
+    ]
+
+
+def test_a_file_of_the_model_that_was_changed_is_noticed(chain: Any, tmp_path: Path) -> None:
+    settings = chain.apex.but(home=tmp_path).settings
+    registry = Registry(settings)
+    version = registry.by_alias(CHAMPION)
+    assert version is not None
+    (registry.fetch(version) / "booster.ubj").write_bytes(b"another")
+    with pytest.raises(DataError, match=r"booster\.ubj has sha256 .*registered was .*remove the folder"):
+        registry.files(version)
+
+
+@pytest.mark.parametrize("step", [elt, lambda c: split(c, strategy="temporal"), lambda c: train(c, trials=0)])
+def test_a_step_without_the_one_before_names_the_command(chain: Any, tmp_path: Path, step: Any) -> None:
+    context = chain.apex.but(home=tmp_path, processed_url="").context("alone")
+    with pytest.raises(DataError, match=r"run alone: the step \w+ has not finished; run: apex \w+ --run alone"):
+        step(context)
+
+
+@pytest.mark.parametrize("run", ["../up", "", ".hidden", "a/b", "a b", "x" * 201])
+def test_a_run_that_could_leave_its_folder(chain: Any, run: str) -> None:
+    with pytest.raises(ConfigError, match="--run"):
+        chain.apex.context(run)

@@ -1,0 +1,115 @@
+"""Alias and ledger stay one: ties are rejected, killed moves are finished, moves by hand are adopted."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+from throwaway_home import free_ports
+
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.errors import TransientError
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.promote import promote
+
+
+def decide(nights: Any, run: str) -> dict[str, Any]:
+    return promote(nights.apex.context(run), who="test")
+
+
+def test_an_identical_second_model_is_rejected(nights: Any) -> None:
+    first = decide(nights, "one")
+    assert first["promoted"] and nights.champion() == nights.versions["one"]
+    second = decide(nights, "two")
+    assert not second["promoted"] and second["champion_version"] == nights.versions["one"]
+    assert "+0.00000 nats, not more than the margin" in second["reasons"][0]
+    assert second["evidence"]["gain"] == 0
+    assert nights.champion() == nights.versions["one"]
+    assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
+    challenger = Registry(nights.apex.settings).by_alias(CHALLENGER)
+    assert challenger is not None and challenger.version == nights.versions["two"]
+
+
+def test_a_decision_is_taken_once(nights: Any) -> None:
+    results = [(decide(nights, "one"), decide(nights, "two")) for _ in range(2)]
+    assert results[0] == results[1] or [
+        {k: v for k, v in r.items() if k != "evidence"} for r in results[0]
+    ] == [{k: v for k, v in r.items() if k != "evidence"} for r in results[1]]
+    assert len(nights.ledger()) == 2
+
+
+@pytest.mark.parametrize(
+    ("point", "alias_after"), [("promotion_pending", None), ("promotion_alias_moved", 1)]
+)
+@pytest.mark.parametrize("healer", ["promote again", "another step"])
+def test_a_killed_promotion_is_finished_by_whoever_comes_next(
+    nights: Any, point: str, alias_after: int | None, healer: str
+) -> None:
+    killed = nights.apex.call("promote", "--run", "one", APEX_FAULT=point)
+    assert killed.code == -signal.SIGKILL and killed.result is None
+    assert nights.champion() == alias_after
+    assert nights.ledger() == [("promote", None, 1, "pending")]
+    if healer == "another step":
+        found = protocol.resolve(nights.apex.settings, Registry(nights.apex.settings))
+        assert found is not None and found.version == 1
+    result = decide(nights, "one")
+    assert result["promoted"] and result["champion_version"] == 1
+    assert nights.champion() == 1
+    assert nights.ledger() == [("promote", None, 1, "done")]
+
+
+def test_an_alias_moved_by_hand_is_adopted_and_recorded(nights: Any) -> None:
+    decide(nights, "one")
+    registry = Registry(nights.apex.settings)
+    registry.set_alias(CHAMPION, 2)
+    for _ in range(2):
+        found = protocol.resolve(nights.apex.settings, registry)
+        assert found is not None and found.version == 2
+    assert nights.ledger() == [("promote", None, 1, "done"), ("manual", 1, 2, "done")]
+
+
+def move(expected: int | None, to: int) -> protocol.Move:
+    return protocol.Move("promote", expected, to, "by-test", "test", ("a reason",), {})
+
+
+def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> None:
+    decide(nights, "one")
+    settings, registry = nights.apex.settings, Registry(nights.apex.settings)
+    applied, told = protocol.apply(settings, registry, move(None, 2))
+    assert not applied
+    assert "expected champion none, found version 1: promote by test (run one)" in told
+    assert nights.champion() == 1 and len(nights.ledger()) == 1
+
+
+def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
+    decide(nights, "one")
+    assert protocol.apply(nights.apex.settings, Registry(nights.apex.settings), move(None, 1))[0]
+    assert len(nights.ledger()) == 1
+
+
+def test_without_any_version_there_is_no_champion(nights: Any) -> None:
+    assert protocol.resolve(nights.apex.settings, Registry(nights.apex.settings)) is None
+    assert nights.ledger() == []
+
+
+def test_a_pending_move_to_a_version_that_is_gone_is_told(nights: Any) -> None:
+    row = {"model_name": nights.apex.settings.model_name, "action": "promote", "from_version": None, "to_version": 77}
+    row |= {"state": "pending", "step_run": "r", "who": "test", "reasons": ["x"]}
+    with warehouse.connect(nights.apex.settings) as connection, connection:
+        warehouse.record_decision(connection, row)
+    with pytest.raises(Exception, match="no version 77"):
+        protocol.resolve(nights.apex.settings, Registry(nights.apex.settings))
+
+
+def test_a_stopped_service_is_told_and_nothing_is_decided(nights: Any) -> None:
+    (port,) = free_ports(1)
+    for changes, name in (
+        ({"mlflow_tracking_uri": f"http://127.0.0.1:{port}"}, f"MLflow at http://127.0.0.1:{port}"),
+        ({"database_url": f"postgresql://apex_writer:x@127.0.0.1:{port}/apex"}, f"Postgres at 127.0.0.1:{port}"),
+    ):
+        with pytest.raises(TransientError, match=name):
+            promote(nights.apex.but(**changes).context("one"), who="test")
+    assert nights.champion() is None and nights.ledger() == []
+    assert decide(nights, "one")["promoted"]

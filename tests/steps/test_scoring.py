@@ -1,0 +1,423 @@
+"""Every drop exactly once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import COMMAND, Apex
+from throwaway_home import free_ports
+
+from apex_ml.contract.model import Contract
+from apex_ml.errors import DataError, TransientError
+from apex_ml.settings import CODE_ROOT
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.score import list_drops, score
+
+ROWS = 500
+Drop = Callable[..., Path]
+
+
+@pytest.fixture
+def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Drop:
+    """Put a drop into the inbox: `changed` gets its table and returns another."""
+
+    def put(
+        name: str = "a.parquet",
+        *,
+        seed: int = 1,
+        rows: int = ROWS,
+        day: date = date(2024, 8, 24),
+        changed: Callable[[pa.Table], pa.Table] | None = None,
+    ) -> Path:
+        path = scoring.inbox / name
+        if changed is None:
+            make_drop(str(raw), day, rows, seed, path, contract)
+            return path
+        plain = scoring.inbox.parent / ".made.parquet"
+        plain.unlink(missing_ok=True)
+        make_drop(str(raw), day, rows, seed, plain, contract)
+        pq.write_table(changed(pq.read_table(plain)), path)
+        return path
+
+    return put
+
+
+def run(apex: Apex, *names: str) -> dict[str, Any]:
+    return score(apex.context("scoring"), list(names) or ["a.parquet"])
+
+
+def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
+    """All scored orders without what differs from call to call."""
+    return apex.sql(
+        "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
+        " s.p_vendedor, s.confidence, s.model_version FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id)"
+        " JOIN apex.drops AS d USING (drop_id) ORDER BY 1, 2"
+    )
+
+
+def counts(apex: Apex) -> tuple[int, int, int]:
+    """Drops, runs, scored orders."""
+    (found,) = apex.sql(
+        "SELECT (SELECT count(*) FROM apex.drops), (SELECT count(*) FROM apex.scoring_runs),"
+        " (SELECT count(*) FROM apex.scored_orders)"
+    )
+    return found  # type: ignore[return-value]
+
+
+def places(apex: Apex) -> dict[str, list[str]]:
+    root = apex.inbox.parent
+    return {
+        part: sorted(p.name for p in (root / part).iterdir()) if (root / part).exists() else []
+        for part in ("inbox", "done", "quarantine")
+    }
+
+
+def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
+    table = pq.read_table(put_drop())
+    result = run(scoring)
+    assert (result["scored"], result["rows_scored"], result["failed"]) == (1, ROWS, 0)
+    found = scored_rows(scoring)
+    assert [r[1] for r in found] == list(range(ROWS))
+    assert [r[2] for r in found] == table[contract.entity].to_pylist()
+    p = np.array([r[5:8] for r in found])
+    assert p.sum(axis=1) == pytest.approx(np.ones(ROWS), abs=1e-5)
+    assert [r[4] for r in found] == [contract.classes[k] for k in p.argmax(axis=1)]
+    assert [r[8] for r in found] == pytest.approx(p.max(axis=1))
+    (summary,) = scoring.sql(
+        "SELECT state, rows_in, rows_scored, rows_quarantined, success_rate, confidence_mean, confidence_median,"
+        " model_version, row_us_mean > 0, row_us_p50 <= row_us_p95, row_us_p95 <= row_us_p99, ms_total >= ms_check"
+        " FROM apex.drop_summary"
+    )
+    assert summary[:5] == ("done", ROWS, ROWS, 0, 1.0)
+    assert summary[5:7] == pytest.approx((p.max(axis=1).mean(), np.median(p.max(axis=1))), abs=1e-6)
+    assert summary[7:] == (result["model_version"], True, True, True, True)
+    classes = scoring.sql("SELECT predicted, orders, share FROM apex.drop_classes ORDER BY predicted")
+    assert {c: n for c, n, _ in classes} == {c: [r[4] for r in found].count(c) for c in contract.classes}
+    assert sum(share for _, _, share in classes) == pytest.approx(1)
+    assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
+    assert scoring.leftovers() == []
+
+
+def test_a_row_is_led_back_to_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
+    put_drop()
+    run(scoring)
+    found = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM apex.lineage")
+    trained = chain.results["train"]
+    snapshot = chain.results["elt"]["snapshot_sha256"]
+    assert found == [("a.parquet", trained["model_version"], trained["mlflow_run_id"], snapshot)]
+
+
+def test_the_same_content_is_scored_once_whatever_its_name(scoring: Apex, put_drop: Drop) -> None:
+    put_drop()
+    run(scoring)
+    before = scored_rows(scoring)
+    for name in ("a.parquet", "b.parquet"):
+        put_drop(name)
+        result = run(scoring, name)
+        assert (result["scored"], result["already"]) == (0, 1)
+        assert result["drops"][0]["scored_as"] == "a.parquet"
+    assert scored_rows(scoring) == before and counts(scoring) == (1, 1, ROWS)
+    assert scoring.sql("SELECT deliveries FROM apex.drops") == [(3,)]
+    assert places(scoring)["inbox"] == []
+
+
+def test_a_correction_by_the_same_name_supersedes(scoring: Apex, put_drop: Drop) -> None:
+    put_drop(seed=1)
+    run(scoring)
+    put_drop(seed=2, rows=300)
+    run(scoring)
+    assert counts(scoring) == (2, 2, ROWS + 300)
+    assert scoring.sql("SELECT count(*) FROM apex.scored_orders_current") == [(300,)]
+    assert scoring.sql("SELECT rows_scored, superseded_by IS NULL FROM apex.drop_summary ORDER BY drop_id") == [
+        (ROWS, False),
+        (300, True),
+    ]
+    assert len(places(scoring)["done"]) == 2
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+BAD = {
+    "cut.parquet": (lambda p: cut(p), "cut.parquet: a truncated parquet file"),
+    "text.parquet": (lambda p: p.write_text("a,b"), "text.parquet: not a parquet file"),
+    "empty.parquet": (lambda p: p.write_bytes(b""), "empty.parquet: not a parquet file"),
+    "column.parquet": (
+        lambda p: pq.write_table(pq.read_table(p).drop_columns("cliente_id"), p),
+        "column.parquet: required columns are missing",
+    ),
+    "half.parquet": (
+        lambda p: pq.write_table(
+            pq.read_table(p).set_column(0, "cliente_id", pa.array(["?"] * (ROWS - 9) + ["C000001"] * 9)), p
+        ),
+        f"{ROWS - 9} of {ROWS} rows break the contract, more than the limit of 50%",
+    ),
+}
+
+
+def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored(
+    scoring: Apex, put_drop: Drop
+) -> None:
+    for seed, (name, (spoil, _)) in enumerate(BAD.items(), 10):
+        spoil(put_drop(name, seed=seed))
+    put_drop("good.parquet")
+    with pytest.raises(DataError, match=r"5 of 6 drops are bad and were moved to .*quarantine") as told:
+        run(scoring, *BAD, "good.parquet")
+    for name, (_, words) in BAD.items():
+        assert words in str(told.value)
+        reason = json.loads((scoring.inbox.parent / "quarantine" / f"{name}.reason.json").read_text())
+        assert words in reason["reason"] and reason["drop"] == name
+    assert counts(scoring) == (6, 1, ROWS)
+    assert scoring.sql("SELECT state, count(*)::int FROM apex.drops GROUP BY 1 ORDER BY 1") == [("done", 1), ("failed", 5)]
+    assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["good.parquet"]
+    assert scoring.leftovers() == []
+
+
+def test_the_command_tells_a_bad_drop_by_its_exit_code(scoring: Apex, put_drop: Drop) -> None:
+    cut(put_drop())
+    done = scoring.call("score", "--drops", '["a.parquet"]')
+    assert done.code == 10 and "DataError" in done.err and "a.parquet: a truncated parquet file" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_quarantined_rows_of_a_drop_are_kept_with_their_places(scoring: Apex, put_drop: Drop) -> None:
+    def spoil(table: pa.Table) -> pa.Table:
+        clients = table["cliente_id"].to_pylist()
+        clients[3] = clients[7] = "nobody"
+        return table.set_column(0, "cliente_id", pa.array(clients))
+
+    put_drop(changed=spoil)
+    result = run(scoring)
+    assert result["rows_scored"] == ROWS - 2
+    assert scoring.sql("SELECT row_nr, column_name, value FROM apex.quarantine ORDER BY 1") == [
+        (3, "cliente_id", "nobody"),
+        (7, "cliente_id", "nobody"),
+    ]
+    assert {3, 7}.isdisjoint(r[1] for r in scored_rows(scoring))
+
+
+def test_what_training_does_not_know_does_not_block_scoring(scoring: Apex, put_drop: Drop) -> None:
+    def unknown(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index("pais_cd")
+        table = table.set_column(place, "pais_cd", pa.array(["AR"] * 5 + table["pais_cd"].to_pylist()[5:]))
+        clients = pa.array(["C999999"] * 2 + table["cliente_id"].to_pylist()[2:])
+        table = table.set_column(0, "cliente_id", clients)
+        return table.append_column("canal_pedido_cd", pa.array(["WHATSAPP", "DIGITAL", None] + ["VENDEDOR"] * (ROWS - 3)))
+
+    put_drop(changed=unknown)
+    result = run(scoring)
+    assert result["rows_scored"] == ROWS
+    warnings = result["drops"][0]["warnings"]
+    assert {k.split(":")[0]: n for k, n in warnings.items()} == {"pais_cd": 5, "canal_pedido_cd": 1}
+    assert scoring.sql("SELECT observed, count(*)::int FROM apex.outcomes GROUP BY 1 ORDER BY 1") == [
+        ("DIGITAL", 1),
+        ("VENDEDOR", ROWS - 3),
+    ]
+
+
+def test_the_observed_channel_is_not_used_to_score(scoring: Apex, put_drop: Drop) -> None:
+    put_drop("plain.parquet")
+    put_drop("told.parquet", changed=lambda t: t.append_column("canal_pedido_cd", pa.array(["TELEFONO"] * ROWS)))
+    run(scoring, "plain.parquet", "told.parquet")
+    found = scored_rows(scoring)
+    half = len(found) // 2
+    assert [r[1:9] for r in found[:half]] == [r[1:9] for r in found[half:]]
+
+
+def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
+    chain: Any, scoring: Apex, put_drop: Drop, contract: Contract
+) -> None:
+    """The examples of the test part, delivered as a drop, get the probabilities that training's own features give."""
+    from apex_ml.core.estimator import Model
+
+    folder = chain.apex.processed / "first"
+    test = pq.read_table(folder / "split" / "test.parquet")
+    names = contract.named("entity", "timestamp", "attribute")
+    identifiers = [n for n in names if n not in test.column_names]
+    drop = test.select([n for n in names if n in test.column_names])
+    for name in identifiers:
+        drop = drop.append_column(name, pa.nulls(drop.num_rows, pa.string()))
+    pq.write_table(drop, scoring.inbox / "a.parquet")
+    run(scoring)
+    model = Model.from_files({p.name: p.read_bytes() for p in (folder / "train" / "bundle").iterdir()})
+    found = scored_rows(scoring)
+    assert np.array([r[5:8] for r in found]) == pytest.approx(model.probabilities(test), abs=1e-6)
+    assert [r[3] for r in found] == test[contract.timestamp].to_pylist()
+
+
+def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop) -> None:
+    put_drop(rows=200)
+    run(scoring)
+    alone = {r[2]: r[4:9] for r in scored_rows(scoring)}
+
+    def doubled(table: pa.Table) -> pa.Table:
+        return pa.concat_tables([table, table.slice(0, 50).append_column("note", pa.array(["x"] * 50)).drop("note")])
+
+    put_drop("b.parquet", rows=200, changed=doubled)
+    run(scoring, "b.parquet")
+    again = scoring.sql(
+        "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM apex.scored_orders"
+        " JOIN apex.scoring_runs USING (run_id) JOIN apex.drops USING (drop_id) WHERE name = 'b.parquet'"
+    )
+    assert len(again) == 250 and all(tuple(r[1:]) == tuple(alone[r[0]]) for r in again)
+
+
+def test_an_empty_drop_is_a_drop(scoring: Apex, put_drop: Drop) -> None:
+    put_drop(changed=lambda t: t.slice(0, 0))
+    result = run(scoring)
+    assert (result["scored"], result["rows_scored"]) == (1, 0)
+    assert scoring.sql("SELECT rows_in, success_rate, confidence_mean, row_us_p99 FROM apex.drop_summary") == [
+        (0, 1.0, None, None)
+    ]
+
+
+def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(nights: Any, raw: Path, contract: Contract) -> None:
+    apex: Apex = nights.apex
+    path = apex.inbox / "early.parquet"
+    make_drop(str(raw), date(2024, 8, 24), 50, 1, path, contract)
+    listed = list_drops(apex.context("scoring"))
+    assert listed["chunks"] == [] and "no champion yet: 1 drops wait" in listed["skip"]
+    with pytest.raises(TransientError, match="there is no champion yet"):
+        run(apex, "early.parquet")
+    assert path.exists() and counts(apex) == (0, 0, 0)
+    from apex_ml.steps.promote import promote
+
+    promote(apex.context("one"), who="test")
+    listed = list_drops(apex.context("scoring"))
+    assert listed["chunks"] == [{"label": "early.parquet", "drops": ["early.parquet"]}]
+    assert run(apex, "early.parquet")["rows_scored"] == 50
+
+
+def test_a_drop_that_is_gone_is_no_fault(scoring: Apex) -> None:
+    assert run(scoring, "never.parquet")["drops"] == [{"drop": "never.parquet", "state": "gone"}]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of a run that nobody disturbed, made by the first test that needs them."""
+    return {}
+
+
+@pytest.mark.parametrize("point", ["score_claimed", "score_written", "score_committed"])
+def test_a_killed_scoring_is_finished_by_the_next(
+    scoring: Apex, databases: Any, put_drop: Drop, undisturbed: dict[str, list[tuple[Any, ...]]], point: str
+) -> None:
+    if not undisturbed:
+        other = scoring.but(**databases.migrated())
+        put_drop()
+        run(other)
+        undisturbed["rows"] = scored_rows(other)
+    put_drop()
+    killed = scoring.call("score", "--drops", '["a.parquet"]', APEX_FAULT=point)
+    assert killed.code == -signal.SIGKILL
+    committed = point == "score_committed"
+    assert counts(scoring) == ((1, 1, ROWS) if committed else (0, 0, 0))
+    assert "a.parquet" in places(scoring)["inbox"]
+    again = run(scoring)
+    assert (again["scored"], again["already"]) == ((0, 1) if committed else (1, 0))
+    assert scored_rows(scoring) == undisturbed["rows"]
+    assert counts(scoring) == (1, 1, ROWS)
+    assert places(scoring)["inbox"] == []
+    if not committed:  # what the killed process left is cleared by the next one that works
+        assert scoring.leftovers() == []
+
+
+def test_two_processes_with_the_same_drop_score_it_once(scoring: Apex, put_drop: Drop) -> None:
+    put_drop()
+    command = [*COMMAND, "score", "--drops", '["a.parquet"]']
+    workers = [
+        subprocess.Popen(command, env=scoring.environment(), cwd=CODE_ROOT, stdout=-3, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for worker in workers:
+        _, err = worker.communicate(timeout=60)
+        assert worker.returncode == 0, err
+    assert counts(scoring) == (1, 1, ROWS)
+    assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
+
+
+def test_stopped_services_are_named_nothing_is_half_written_and_the_next_run_heals(
+    scoring: Apex, put_drop: Drop
+) -> None:
+    put_drop()
+    (port,) = free_ports(1)
+    stopped = [
+        (f"postgresql://apex_writer:x@127.0.0.1:{port}/apex", "APEX_DATABASE_URL", f"Postgres at 127.0.0.1:{port}/apex"),
+        (f"http://127.0.0.1:{port}", "APEX_MLFLOW_TRACKING_URI", f"MLflow at http://127.0.0.1:{port}"),
+    ]
+    for url, setting, told in stopped:
+        done = scoring.call("score", **{setting: url})
+        assert done.code == 20, done.err
+        assert "TransientError" in done.err and told in done.err and setting in done.err
+        assert "Traceback" not in done.err
+        assert counts(scoring) == (0, 0, 0) and places(scoring)["inbox"] == ["a.parquet"]
+    assert scoring.leftovers() == []
+    assert run(scoring)["rows_scored"] == ROWS
+
+
+def test_a_postgres_that_goes_away_half_way_leaves_nothing_and_the_next_run_heals(
+    scoring: Apex, put_drop: Drop
+) -> None:
+    put_drop()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(scoring)
+        except BaseException as error:
+            failures.append(error)
+
+    import contextlib
+
+    import psycopg2
+
+    with contextlib.closing(psycopg2.connect(scoring.settings.writer_url)) as blocker, blocker.cursor() as cursor:
+        cursor.execute("LOCK TABLE apex.scored_orders IN ACCESS EXCLUSIVE MODE")
+        worker = threading.Thread(target=work)
+        worker.start()
+        deadline = time.monotonic() + 30
+        waiting: list[tuple[Any, ...]] = []
+        while not waiting and time.monotonic() < deadline and worker.is_alive():
+            time.sleep(0.05)
+            waiting = scoring.sql(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        for (pid,) in waiting:
+            scoring.sql("SELECT pg_terminate_backend(%s)", (pid,))
+        worker.join(30)
+    assert len(failures) == 1 and isinstance(failures[0], TransientError), failures
+    assert "nothing was written" in str(failures[0])
+    assert counts(scoring) == (0, 0, 0) and scoring.leftovers() == []
+    assert run(scoring)["rows_scored"] == ROWS
+
+
+def test_the_reader_sees_the_scored_orders_and_changes_none(scoring: Apex, put_drop: Drop) -> None:
+    import contextlib
+
+    import psycopg2
+
+    put_drop()
+    run(scoring)
+    with contextlib.closing(psycopg2.connect(scoring.settings.reader_url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM apex.scored_orders_current")
+            assert cursor.fetchall() == [(ROWS,)]
+            cursor.execute("SET default_transaction_read_only = off")
+            for statement in ("DELETE FROM apex.scored_orders", "UPDATE apex.drops SET name = 'x'"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    cursor.execute(statement)
