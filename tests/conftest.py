@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 
 ORDERS, CLIENTS = 20_000, 4_000
+
+# OpenMP reads it when it is loaded: threads that spin while they wait slow each other down many times over
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,8 +89,9 @@ class Databases:
 
     server: PlainDatabase
     numbers: Iterator[int]
+    made: list[str] = field(default_factory=list)
 
-    def _admin(self, statements: list[str], database: str = "postgres") -> None:
+    def _admin(self, *statements: str) -> None:
         settings = self.server.settings
         with closing(
             psycopg2.connect(
@@ -95,7 +99,7 @@ class Databases:
                 port=settings.pg_port,
                 user=postgres.ADMIN,
                 password=settings.pg_admin_password.get_secret_value(),
-                dbname=database,
+                dbname="postgres",
             )
         ) as connection:
             connection.autocommit = True
@@ -106,12 +110,11 @@ class Databases:
     def _make(self, template: str) -> dict[str, str]:
         name = f"test_{next(self.numbers)}"
         self._admin(
-            [
-                f"CREATE DATABASE {name} OWNER apex_writer TEMPLATE {template}",
-                f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
-                f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
-            ]
+            f"CREATE DATABASE {name} OWNER apex_writer TEMPLATE {template}",
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+            f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
         )
+        self.made.append(name)
         settings = self.server.settings
         return {
             "database_url": settings.postgres_url("apex_writer", settings.pg_writer_password, name),
@@ -126,10 +129,24 @@ class Databases:
         """A database with the current schema and no row."""
         return self._make("apex")
 
+    def drop(self) -> None:
+        """Drop what was made, whoever is still connected."""
+        if self.made:
+            self._admin(*(f"DROP DATABASE {name} WITH (FORCE)" for name in self.made))
+
 
 @pytest.fixture(scope="session")
-def databases(postgres_server: PlainDatabase) -> Databases:
+def lasting_databases(postgres_server: PlainDatabase) -> Databases:
+    """Databases that live as long as the worker."""
     return Databases(postgres_server, count(1))
+
+
+@pytest.fixture
+def databases(lasting_databases: Databases) -> Iterator[Databases]:
+    """Databases of one test."""
+    made = Databases(lasting_databases.server, lasting_databases.numbers)
+    yield made
+    made.drop()
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,8 @@ class _Reader:
 
     def _skip(self, kind: int, depth: int) -> None:
         if kind == _BINARY:
-            self.at += self.varint()
+            length = self.varint()
+            self.at += length
         elif kind == _STRUCT:
             self.struct(depth + 1)
         elif kind == _DOUBLE:
@@ -93,6 +94,8 @@ def verify_pages(path: Path, metadata: pq.FileMetaData) -> None:
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         for nr, group in enumerate(groups):
+            if not group.num_rows:
+                continue  # a group without rows may have no pages
             for place in range(group.num_columns):
                 chunk = group.column(place)
                 if fault := _fault(file, size, chunk):

@@ -67,6 +67,11 @@ def read_schema(path: Path) -> pa.Schema:
         raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({first})") from error
 
 
+def _refuse_ambiguous(path: Path, contract: Contract, schema: pa.Schema) -> None:
+    if twice := [name for name in contract.columns if schema.names.count(name) > 1]:
+        raise DataError(f"{path.name}: columns stand twice: {', '.join(twice)}; deliver each once")
+
+
 def _refuse_missing(path: Path, contract: Contract, checks: RowChecks) -> None:
     if not checks.schema.missing_required:
         return
@@ -93,7 +98,7 @@ def _details(reasons: list[Reason], checks: RowChecks) -> str:
     known = {c.name: c for c in checks.raw_columns}
     items = []
     for reason in reasons:
-        parts = [known[p] for p in reason.column.split(" + ") if p in known]
+        parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
         value = " || ' / ' || ".join(f"coalesce({_text(c)}, 'null')" for c in parts) or "'absent'"
         struct = f"{{'column': {literal(reason.column)}, 'value': left({value}, 200), 'rule': {literal(reason.rule)}}}"
         items.append(f"CASE WHEN {_when(reason.condition)} THEN {struct} END")
@@ -145,6 +150,7 @@ def check_file(
     lacks a required column.
     """
     schema = read_schema(path)
+    _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
     with errors_name(path.name), _statistics_are_not_trusted(con):
@@ -198,7 +204,7 @@ def _split(
     # a row without doubt breaks no rule but that of repeats
     closely = " OR ".join(["coalesce((" + checks.doubt + "), false)", *(_when(r.condition) for r in again)])
     bad = " OR ".join(_when(r.condition) for r in errors) or "false"
-    conditions = [bad, *(f.condition for f in (*errors, *warnings, *checks.normalised))]
+    conditions = [bad, *(r.condition for r in [*errors, *warnings]), *(n.condition for n in checks.normalised)]
     counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in conditions)
     bad_rows, *counts = one_row(con, f"{source.staged(closely)} SELECT {counters} FROM staged")
     keep = ""
@@ -253,7 +259,9 @@ def _repeated(con: duckdb.DuckDBPyConnection, source: _Source, nr: int, unique: 
     query = f"{source.staged()} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"
     con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
     condition = f"{ROW_NR} IN (SELECT {ROW_NR} FROM {table})"
-    return Reason(" + ".join(unique.columns), f"{unique.name}: stands once in a file", unique.severity, condition)
+    return Reason(
+        unique.label, f"{unique.name}: stands once in a file", unique.severity, condition, columns=unique.columns
+    )
 
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

@@ -76,9 +76,26 @@ def new_run_id(cursor: Any) -> int:
 
 
 def write_orders(cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Stream batches of scored orders into the table; returns their number."""
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
-    return int(cursor.adbc_ingest("scored_orders", reader, mode="append", db_schema_name="apex"))
+    """Stream batches of scored orders into the table; returns their number.
+
+    An error in making a batch is raised as it is: the driver would tell it as one of its own.
+    """
+    failures: list[Exception] = []
+
+    def remembered() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    reader = pa.RecordBatchReader.from_batches(schema, remembered())
+    try:
+        return int(cursor.adbc_ingest("scored_orders", reader, mode="append", db_schema_name="apex"))
+    except adbc.Error:
+        if failures:
+            raise failures[0] from None
+        raise
 
 
 def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:

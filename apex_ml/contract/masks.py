@@ -61,12 +61,16 @@ def raw(place: int) -> str:
 
 @dataclass(frozen=True)
 class Reason:
-    """One way in which a row breaks the contract. `condition` is SQL that is true for a bad row."""
+    """One way in which a row breaks the contract. `condition` is SQL that is true for a bad row.
+
+    `column` is the label in reports, `columns` those whose values are told (none: the labelled one).
+    """
 
     column: str
     rule: str
     severity: Severity
     condition: str
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class UniqueColumns:
     """Columns whose values together stand once in a file."""
 
     name: str
+    label: str
     severity: Severity
     columns: tuple[str, ...]
 
@@ -167,7 +172,7 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
         return f"CASE WHEN {exact} THEN {value} END"
     if column.type == "int64":
         if pa.types.is_integer(kind):
-            return f"TRY_CAST({source} AS BIGINT)"
+            return f"TRY_CAST({source} AS BIGINT)" if kind == pa.uint64() else f"CAST({source} AS BIGINT)"
         if pa.types.is_floating(kind):
             exact = f"isfinite({source}) AND {source} = trunc({source}) AND abs({source}) <= {_EXACT_INTEGERS}"
             return f"CASE WHEN {exact} THEN CAST({source} AS BIGINT) END"
@@ -215,7 +220,18 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
     return steps
 
 
-def _as_it_came(column: Column, source: str, value: str) -> str:
+def _matches_are_normal(column: Column) -> bool:
+    """Tell whether a pattern lets pass only what is trimmed and in upper case: all of it lies between '!' and '`'."""
+    return set(column.normalise) <= {"trim", "upper"} and any(
+        isinstance(check, PatternCheck)
+        and re.fullmatch("[!-`]+", check.regex)
+        and not set(check.regex) & set(".\\^$")
+        and not re.fullmatch(check.regex, "")
+        for check in column.checks
+    )
+
+
+def _not_normal(column: Column, source: str, value: str) -> str:
     """SQL that is true when a string may not be in its normal form. Much cheaper than to normalise it.
 
     White space and control characters sort before '!', and so does the empty string.
@@ -253,7 +269,7 @@ def _reasons(column: Column, use: Use, source: str, name: str) -> list[Reason]:
     reasons = []
     if column.type != "string":
         lost = f"{source} IS NOT NULL AND {name} IS NULL"
-        reasons.append(Reason(column.name, f"type: not a {column.type} without loss", "error", lost))
+        reasons.append(Reason(column.name, f"type: not {column.type} without loss", "error", lost))
     if not column.nullable.on(use):
         null = f"{name} IS NULL" if column.type == "string" else f"{source} IS NULL"
         reasons.append(Reason(column.name, "not_null", "error", null))
@@ -295,34 +311,38 @@ def _compile(column: Column, kind: pa.DataType, use: Use, source: str, staged_ra
         # nulls stay nulls, which may be a fault of their own; a value is of no use
         rule = f"type: {kind} is not {column.type}"
         nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
-        reason = Reason(column.name, rule, "error", f"{staged_raw} IS NOT NULL")
-        reasons, doubt = [reason], [f"{source} IS NOT NULL"]
-        if not column.nullable.on(use):
-            reasons.append(Reason(column.name, "not_null", "error", f"{staged_raw} IS NULL"))
-            doubt = ["true"]
-        return _Compiled(nothing, nothing, doubt, reasons, [])
+        reasons = [Reason(column.name, rule, "error", f"{staged_raw} IS NOT NULL")]
+        if column.nullable.on(use):
+            return _Compiled(nothing, nothing, [f"{source} IS NOT NULL"], reasons, [])
+        reasons.append(Reason(column.name, "not_null", "error", f"{staged_raw} IS NULL"))
+        return _Compiled(nothing, nothing, ["true"], reasons, [])
     steps = _steps(column, cast) if column.type == "string" else []
     value = steps[-1][1] if steps else cast
-    plain = value
-    reasons = _reasons(column, use, staged_raw, name)
-    normalised = _normalised(column, kind, staged_raw, name)
+    plain = f"({value})"
+    doubt: list[str] = []
     if column.type == "string" and _is_text(kind):
         plain = source
-        odd = _as_it_came(column, source, value)
-        value = f"CASE WHEN {odd} THEN {value} ELSE {source} END" if steps else source
-        doubt = [odd]
+        if steps:
+            odd = _not_normal(column, source, value)
+            value = f"CASE WHEN {odd} THEN {value} ELSE {source} END"
+            doubt += [] if _matches_are_normal(column) else [odd]
+    elif column.type == "double" and pa.types.is_floating(kind):
+        plain = f"CAST({source} AS DOUBLE)"
+        doubt.append(f"NOT isfinite({source})")
     else:
-        doubt = [n.condition for n in _normalised(column, kind, source, f"({value})")]
-    doubt += [r.condition for r in _reasons(column, use, source, f"({plain})")]
-    return _Compiled(value, plain, doubt, reasons, normalised)
+        doubt += [n.condition for n in _normalised(column, kind, source, plain)]
+    doubt += [r.condition for r in _reasons(column, use, source, plain)]
+    staged = _reasons(column, use, staged_raw, name)
+    return _Compiled(value, plain, doubt, staged, _normalised(column, kind, staged_raw, name))
 
 
 def _pairs(rule: PairsRule, first: str, second: str) -> str:
     """SQL that is true when two values break a rule of pairs."""
-    pairs = ", ".join(f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values)
     # a value outside the first column's pairs is that column's own fault, told once
-    known = ", ".join(map(literal, rule.allowed))
-    return f"{first} IN ({known}) AND {second} IS NOT NULL AND ({first}, {second}) NOT IN ({pairs})"
+    return " OR ".join(
+        f"({first} = {literal(value)} AND {second} NOT IN ({', '.join(map(literal, allowed))}))"
+        for value, allowed in rule.allowed.items()
+    )
 
 
 def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: date | None) -> RowChecks:
@@ -360,16 +380,19 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
         severity = rule.severity.on(use)
         if isinstance(rule, PairsRule):
             broken = f"{rule.name}: {rule.description}"
-            reasons.append(Reason(" + ".join(rule.columns), broken, severity, _pairs(rule, *map(quoted, rule.columns))))
-            doubt.append(_pairs(rule, *(f"({found[n].plain})" for n in rule.columns)))
+            condition = _pairs(rule, *map(quoted, rule.columns))
+            reasons.append(Reason(" + ".join(rule.columns), broken, severity, condition, rule.columns))
+            doubt.append(_pairs(rule, *(found[n].plain for n in rule.columns)))
         elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
             (when,) = rule.columns
             late = f">= {literal(as_of)}"
             reasons.append(Reason(when, f"{rule.name}: before {as_of}", severity, f"{quoted(when)} {late}"))
-            doubt.append(f"({found[when].plain}) {late}")
+            doubt.append(f"{found[when].plain} {late}")
         elif isinstance(rule, UniqueRule):
-            columns = tuple(contract.columns) if rule.columns == "all" else rule.columns
-            unique.append(UniqueColumns(rule.name, severity, columns))
+            every = rule.columns == "all"
+            columns = tuple(contract.columns) if every else tuple(rule.columns)
+            label = "all columns" if every else " + ".join(columns)
+            unique.append(UniqueColumns(rule.name, label, severity, columns))
     values = [f"{c.value} AS {quoted(name)}" for name, c in found.items()]
     plain = [f"{c.plain} AS {quoted(name)}" for name, c in found.items()]
     in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"

@@ -37,11 +37,11 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
     url = raw or context.settings.raw
     files = data_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL")
     shas: dict[str, Path] = {}
-    redelivered = []
+    copies: dict[Path, list[str]] = {}
     for path in files:
         first = shas.setdefault(sha256_of(path), path)
         if first != path:
-            redelivered.append(path.name)
+            copies.setdefault(first, []).append(path.name)
             logger.warning("file_redelivered file=%s same_bytes_as=%s", path.name, first.name)
     data_sha256 = digest(sorted(shas))
     seen = warehouse.last_decision(context.settings, data_sha256, context.contract.digest())
@@ -55,19 +55,27 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
         context,
         "validate",
         inputs,
-        lambda folder: {**_work(context, folder, shas, data_sha256, as_of), "redelivered": redelivered},
+        lambda folder: {
+            **_work(context, folder, shas, copies, data_sha256, as_of),
+            "redelivered": sorted(name for names in copies.values() for name in names),
+        },
     )
 
 
 def _work(
-    context: StepContext, folder: Path, shas: dict[str, Path], data_sha256: str, as_of: date | None
+    context: StepContext,
+    folder: Path,
+    shas: dict[str, Path],
+    copies: dict[Path, list[str]],
+    data_sha256: str,
+    as_of: date | None,
 ) -> dict[str, Any]:
     accepted, quarantine = folder / ACCEPTED, folder / QUARANTINE
     accepted.mkdir()
     quarantine.mkdir()
     contract = context.contract
     with duck.connect(context.settings, folder.parent) as con:
-        reports = _check_files(context, con, shas, as_of, accepted, quarantine)
+        reports = _check_files(context, con, shas, copies, as_of, accepted, quarantine)
         rows = sum(r.rows for r in reports)
         bad = sum(r.quarantined for r in reports)
         try:
@@ -107,7 +115,13 @@ def _work(
 
 
 def _check_files(
-    context: StepContext, con: Any, shas: dict[str, Path], as_of: date | None, accepted: Path, quarantine: Path
+    context: StepContext,
+    con: Any,
+    shas: dict[str, Path],
+    copies: dict[Path, list[str]],
+    as_of: date | None,
+    accepted: Path,
+    quarantine: Path,
 ) -> list[FileReport]:
     """Check file by file; a file that cannot be used does not hide the faults of the others."""
     reports: list[FileReport] = []
@@ -121,6 +135,8 @@ def _check_files(
             )
         except DataError as error:
             unreadable.append(str(error))
+            if path in copies:
+                unreadable[-1] += f"\n  with the same bytes: {', '.join(copies[path])}"
             continue
         reports.append(report)
         counts = (report.name, report.rows, report.accepted, report.quarantined)

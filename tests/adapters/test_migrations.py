@@ -15,7 +15,14 @@ from apex_home import Apex
 from apex_ml.adapters import migrations, warehouse
 from apex_ml.errors import ConfigError
 
-READABLE = ("scored_orders_current", "drop_summary", "channel_mix_daily", "confidence_daily", "model_history", "lineage")
+READABLE = (
+    "scored_orders_current",
+    "drop_summary",
+    "channel_mix_daily",
+    "confidence_daily",
+    "model_history",
+    "lineage",
+)
 
 
 @pytest.fixture
@@ -25,8 +32,8 @@ def apex(databases: Any, home: Any) -> Apex:
 
 
 @pytest.fixture(scope="module")
-def reader(databases: Any) -> Iterator[Any]:
-    with closing(psycopg2.connect(databases.migrated()["reader_database_url"])) as connection:
+def reader(lasting_databases: Any) -> Iterator[Any]:
+    with closing(psycopg2.connect(lasting_databases.migrated()["reader_database_url"])) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             yield cursor

@@ -15,7 +15,7 @@ from apex_home import Apex
 from throwaway_home import free_ports
 
 from apex_ml.adapters import scored, warehouse
-from apex_ml.errors import TransientError
+from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
 
 
@@ -70,6 +70,19 @@ def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
     with pytest.raises(RuntimeError, match="mine"), scored.transaction(apex.settings) as cursor:
         scored.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1)
         raise RuntimeError("mine")
+    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+
+
+def test_a_batch_that_can_not_be_made_is_told_as_what_it_is(apex: Apex) -> None:
+    schema = pa.schema([("run_id", pa.int64())])
+
+    def broken() -> Any:
+        raise DataError("a.parquet: cannot be read")
+        yield
+
+    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), scored.transaction(apex.settings) as cursor:
+        scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
+        scored.write_orders(cursor, schema, broken())
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 

@@ -49,6 +49,7 @@ def bench(only: tuple[str, ...], raw: Path | None) -> None:
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     scene = Scene(raw)
+    load = [_load()]
     try:
         with scene.stack:
             for name in only or MEASUREMENTS:
@@ -61,10 +62,12 @@ def bench(only: tuple[str, ...], raw: Path | None) -> None:
                     failed[name] = f"{type(error).__name__}: {error}"
                     console.print(f"  failed: {failed[name]}", markup=False)
     finally:
-        _write(rows, failed, raw)
+        load.append(_load())
+        _write(rows, failed, raw, load)
     console.print(_table(rows))
     for name, reason in failed.items():
         console.print(f"{name} failed: {reason}", markup=False)
+    console.print(f"load before {load[0]} and after {load[-1]}, on {os.cpu_count()} cores", markup=False)
     console.print(f"written to {REPORT.relative_to(CODE_ROOT)}", markup=False)
     sys.exit(1 if failed or any(row["ok"] is False for row in rows) else 0)
 
@@ -73,7 +76,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _write(rows: list[dict[str, Any]], failed: dict[str, str], raw: Path | None) -> None:
+def _load() -> float:
+    """How many processes want the machine: more than its cores says that others work on it, too."""
+    return round(os.getloadavg()[0], 2)
+
+
+def _write(rows: list[dict[str, Any]], failed: dict[str, str], raw: Path | None, load: list[float]) -> None:
     commit, dirty = git_commit()
     report = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -84,6 +92,7 @@ def _write(rows: list[dict[str, Any]], failed: dict[str, str], raw: Path | None)
             "memory_mib": psutil.virtual_memory().total >> 20,
             "system": platform.system(),
             "python": platform.python_version(),
+            "load_before_and_after": load,
         },
         "raw": "given" if raw else "generated",
         "rows": rows,

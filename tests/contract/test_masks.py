@@ -172,7 +172,9 @@ def test_an_unknown_level_bars_training_and_never_scoring(check: Check, column: 
 def test_which_columns_may_be_absent(check: Check, contract: Contract, column: str, use: Use) -> None:
     table = order_table(rows=2, drop=[column])
     if contract.columns[column].required.on(use):
-        with pytest.raises(DataError, match=rf"file\.parquet: required columns are missing(?s:.*)  {column} \(.*nothing"):
+        with pytest.raises(
+            DataError, match=rf"file\.parquet: required columns are missing(?s:.*)  {column} \(.*nothing"
+        ):
             check(table, use)
         return
     checked = check(table, use)

@@ -23,9 +23,7 @@ def test_every_column_that_must_not_be_null_is_expected_so(contract: Contract, u
 
 
 @pytest.mark.parametrize(("use", "severity"), [("train", "error"), ("score", "warning")])
-def test_an_unknown_level_is_grave_only_where_the_domain_is_closed(
-    contract: Contract, use: Use, severity: str
-) -> None:
+def test_an_unknown_level_is_grave_only_where_the_domain_is_closed(contract: Contract, use: Use, severity: str) -> None:
     found = [e for e in of_kind(contract, use, "expect_column_values_to_be_in_set") if "row_condition" not in e.kwargs]
     assert {e.kwargs["column"] for e in found} == {c.name for c in contract.columns.values() if c.domain}
     assert {e.severity for e in found} == {severity}

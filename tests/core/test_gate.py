@@ -39,11 +39,19 @@ DECISIONS = [
     ("tie", of_loss(0.5), of_loss(0.5), HOLDOUT, True, False, "+0.00000 nats, not more than the margin"),
     ("below-the-margin", of_loss(0.5), of_loss(0.5009), HOLDOUT, True, False, "not more than the margin"),
     ("worse", of_loss(0.6), of_loss(0.5), HOLDOUT, True, False, "-0.10000 nats"),
-    ("much-better-than-a-bad-champion-but-worse-than-the-prior", of_loss(0.8), of_loss(2.0), HOLDOUT, True, False, "class prior"),
+    (
+        "much-better-than-a-bad-champion-but-worse-than-the-prior",
+        of_loss(0.8),
+        of_loss(2.0),
+        HOLDOUT,
+        True,
+        False,
+        "class prior",
+    ),
     ("better-but-not-promotable", of_loss(0.4), of_loss(0.5), HOLDOUT, False, False, "not temporal"),
     ("better-on-an-empty-holdout", of_loss(0.4)[:0], of_loss(0.5)[:0], EMPTY, True, False, "the holdout is empty"),
     ("nan-against-a-champion", NAN, of_loss(0.5), HOLDOUT, True, False, "not numbers"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

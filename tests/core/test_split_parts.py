@@ -46,8 +46,13 @@ def test_a_gap_leaves_days_between_the_parts_out(gap: int) -> None:
 
 @pytest.mark.parametrize(
     ("days", "gap", "words"),
-    [([1, 1, 1], 0, "at least 3 days, there are 1"), ([1, 2], 0, "there are 2"), ([], 0, "there are 0"), ([1, 2, 3, 4], 30, "gap of 30 days")],
-)  # fmt: skip
+    [
+        ([1, 1, 1], 0, "at least 3 days, there are 1"),
+        ([1, 2], 0, "there are 2"),
+        ([], 0, "there are 0"),
+        ([1, 2, 3, 4], 30, "gap of 30 days"),
+    ],
+)
 def test_too_few_days(days: list[int], gap: int, words: str) -> None:
     with pytest.raises(DataError, match=words):
         temporal(np.array(days, np.int64), THIRDS.model_copy(update={"gap_days": gap}))

@@ -61,8 +61,8 @@ VALUES ('digital_orders_xgboost', 'promote', 1, 'done', 'retrain-1', 'airflow', 
 
 
 @pytest.fixture(scope="session")
-def reader(databases: Any) -> ReaderDatabase:
+def reader(lasting_databases: Any) -> ReaderDatabase:
     """Read as people do, after a little was written."""
-    database = ReaderDatabase(databases.migrated())
+    database = ReaderDatabase(lasting_databases.migrated())
     database.write(SEED)
     return database

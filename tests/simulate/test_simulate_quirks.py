@@ -67,7 +67,33 @@ def check_values(process: Process, quirk: str, before: pa.Table, after: pa.Table
 
 
 def test_all_are_registered_and_described(process: Process) -> None:
-    named = ["nulls", "estrellas_suffix", "estrellas_decimal", "case", "white_space", "date_strings", "late_files", "duplicated_file", "redelivered_file", "unknown_country", "new_channel", "negative_amounts", "outlier_amounts", "changing_attributes", "truncated_file", "missing_column", "extra_column", "reordered_columns", "int_as_double", "double_as_int", "all_null_column", "dictionary_strings", "tz_aware", "empty_file", "duplicated_rows"]
+    named = [
+        "nulls",
+        "estrellas_suffix",
+        "estrellas_decimal",
+        "case",
+        "white_space",
+        "date_strings",
+        "late_files",
+        "duplicated_file",
+        "redelivered_file",
+        "unknown_country",
+        "new_channel",
+        "negative_amounts",
+        "outlier_amounts",
+        "changing_attributes",
+        "truncated_file",
+        "missing_column",
+        "extra_column",
+        "reordered_columns",
+        "int_as_double",
+        "double_as_int",
+        "all_null_column",
+        "dictionary_strings",
+        "tz_aware",
+        "empty_file",
+        "duplicated_rows",
+    ]
     assert set(named) <= set(QUIRKS)
     assert all(quirk.description.endswith(".") and quirk.name == name for name, quirk in QUIRKS.items())
     assert set(process.quirks) <= set(QUIRKS)

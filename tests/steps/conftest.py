@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,14 @@ class Chain:
 
 
 @pytest.fixture(scope="session")
-def chain(raw: Path, databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """validate → elt → split → train → promote, once. Shared: a test must not change this home."""
     settings = Settings.load(
         home=tmp_path_factory.mktemp("chain"),
         raw_url=str(raw),
         mlflow_tracking_uri=mlflow_server,
-        **databases.migrated(),
+        threads=1,
+        **lasting_databases.migrated(),
     )
     apex = Apex(settings)
     context = apex.context(RUN)
@@ -65,7 +65,12 @@ def chain(raw: Path, databases: Any, mlflow_server: str, tmp_path_factory: pytes
 @pytest.fixture
 def scoring(chain: Chain, databases: Any, tmp_path: Path) -> Apex:
     """A home with an empty ledger and inbox; the champion and the history snapshot are the chain's."""
-    changes = {"home": tmp_path / "home", "processed_url": str(chain.apex.processed), "drops_url": "", **databases.migrated()}
+    changes = {
+        "home": tmp_path / "home",
+        "processed_url": str(chain.apex.processed),
+        "drops_url": "",
+        **databases.migrated(),
+    }
     return chain.apex.but(**changes)
 
 
@@ -102,7 +107,9 @@ class Nights:
 
     def ledger(self) -> list[tuple[Any, ...]]:
         """(action, from, to, state), oldest first."""
-        return self.apex.sql("SELECT action, from_version, to_version, state FROM apex.promotions ORDER BY promotion_id")
+        return self.apex.sql(
+            "SELECT action, from_version, to_version, state FROM apex.promotions ORDER BY promotion_id"
+        )
 
 
 @pytest.fixture
@@ -118,11 +125,10 @@ def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
         folder = apex.processed / run
         for step in ("elt", "split", "train"):
             shutil.copytree(first / step, folder / step)
-        versions[run] = register(apex.settings, name, like)
-        path = folder / "train" / "manifest.json"
-        manifest = json.loads(path.read_text())
-        manifest["result"]["model_version"] = versions[run]
-        path.write_text(json.dumps(manifest))
+            path = folder / step / "manifest.json"
+            manifest = json.loads(path.read_text()) | {"run": run}
+            if step == "train":
+                versions[run] = register(apex.settings, name, like)
+                manifest["result"]["model_version"] = versions[run]
+            path.write_text(json.dumps(manifest))
     return Nights(apex, versions)
-
-

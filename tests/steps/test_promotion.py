@@ -34,15 +34,13 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
 
 def test_a_decision_is_taken_once(nights: Any) -> None:
     results = [(decide(nights, "one"), decide(nights, "two")) for _ in range(2)]
-    assert results[0] == results[1] or [
-        {k: v for k, v in r.items() if k != "evidence"} for r in results[0]
-    ] == [{k: v for k, v in r.items() if k != "evidence"} for r in results[1]]
+    assert results[0] == results[1] or [{k: v for k, v in r.items() if k != "evidence"} for r in results[0]] == [
+        {k: v for k, v in r.items() if k != "evidence"} for r in results[1]
+    ]
     assert len(nights.ledger()) == 2
 
 
-@pytest.mark.parametrize(
-    ("point", "alias_after"), [("promotion_pending", None), ("promotion_alias_moved", 1)]
-)
+@pytest.mark.parametrize(("point", "alias_after"), [("promotion_pending", None), ("promotion_alias_moved", 1)])
 @pytest.mark.parametrize("healer", ["promote again", "another step"])
 def test_a_killed_promotion_is_finished_by_whoever_comes_next(
     nights: Any, point: str, alias_after: int | None, healer: str

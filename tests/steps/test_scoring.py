@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,9 +22,11 @@ from apex_home import COMMAND, Apex
 from throwaway_home import free_ports
 
 from apex_ml.contract.model import Contract
+from apex_ml.core.estimator import Model
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.promote import promote
 from apex_ml.steps.score import list_drops, score
 
 ROWS = 500
@@ -62,8 +66,8 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
     """All scored orders without what differs from call to call."""
     return apex.sql(
         "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
-        " s.p_vendedor, s.confidence, s.model_version FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id)"
-        " JOIN apex.drops AS d USING (drop_id) ORDER BY 1, 2"
+        " s.p_vendedor, s.confidence, s.model_version"
+        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id) ORDER BY 1, 2"
     )
 
 
@@ -169,9 +173,7 @@ BAD = {
 }
 
 
-def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored(
-    scoring: Apex, put_drop: Drop
-) -> None:
+def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored(scoring: Apex, put_drop: Drop) -> None:
     for seed, (name, (spoil, _)) in enumerate(BAD.items(), 10):
         spoil(put_drop(name, seed=seed))
     put_drop("good.parquet")
@@ -182,7 +184,10 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
         reason = json.loads((scoring.inbox.parent / "quarantine" / f"{name}.reason.json").read_text())
         assert words in reason["reason"] and reason["drop"] == name
     assert counts(scoring) == (6, 1, ROWS)
-    assert scoring.sql("SELECT state, count(*)::int FROM apex.drops GROUP BY 1 ORDER BY 1") == [("done", 1), ("failed", 5)]
+    assert scoring.sql("SELECT state, count(*)::int FROM apex.drops GROUP BY 1 ORDER BY 1") == [
+        ("done", 1),
+        ("failed", 5),
+    ]
     assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["good.parquet"]
     assert scoring.leftovers() == []
 
@@ -216,7 +221,9 @@ def test_what_training_does_not_know_does_not_block_scoring(scoring: Apex, put_d
         table = table.set_column(place, "pais_cd", pa.array(["AR"] * 5 + table["pais_cd"].to_pylist()[5:]))
         clients = pa.array(["C999999"] * 2 + table["cliente_id"].to_pylist()[2:])
         table = table.set_column(0, "cliente_id", clients)
-        return table.append_column("canal_pedido_cd", pa.array(["WHATSAPP", "DIGITAL", None] + ["VENDEDOR"] * (ROWS - 3)))
+        return table.append_column(
+            "canal_pedido_cd", pa.array(["WHATSAPP", "DIGITAL", None] + ["VENDEDOR"] * (ROWS - 3))
+        )
 
     put_drop(changed=unknown)
     result = run(scoring)
@@ -242,8 +249,6 @@ def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
     chain: Any, scoring: Apex, put_drop: Drop, contract: Contract
 ) -> None:
     """The examples of the test part, delivered as a drop, get the probabilities that training's own features give."""
-    from apex_ml.core.estimator import Model
-
     folder = chain.apex.processed / "first"
     test = pq.read_table(folder / "split" / "test.parquet")
     names = contract.named("entity", "timestamp", "attribute")
@@ -285,7 +290,9 @@ def test_an_empty_drop_is_a_drop(scoring: Apex, put_drop: Drop) -> None:
     ]
 
 
-def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(nights: Any, raw: Path, contract: Contract) -> None:
+def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(
+    nights: Any, raw: Path, contract: Contract
+) -> None:
     apex: Apex = nights.apex
     path = apex.inbox / "early.parquet"
     make_drop(str(raw), date(2024, 8, 24), 50, 1, path, contract)
@@ -294,8 +301,6 @@ def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(nights:
     with pytest.raises(TransientError, match="there is no champion yet"):
         run(apex, "early.parquet")
     assert path.exists() and counts(apex) == (0, 0, 0)
-    from apex_ml.steps.promote import promote
-
     promote(apex.context("one"), who="test")
     listed = list_drops(apex.context("scoring"))
     assert listed["chunks"] == [{"label": "early.parquet", "drops": ["early.parquet"]}]
@@ -340,7 +345,14 @@ def test_two_processes_with_the_same_drop_score_it_once(scoring: Apex, put_drop:
     put_drop()
     command = [*COMMAND, "score", "--drops", '["a.parquet"]']
     workers = [
-        subprocess.Popen(command, env=scoring.environment(), cwd=CODE_ROOT, stdout=-3, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=scoring.environment(),
+            cwd=CODE_ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     for worker in workers:
@@ -356,7 +368,11 @@ def test_stopped_services_are_named_nothing_is_half_written_and_the_next_run_hea
     put_drop()
     (port,) = free_ports(1)
     stopped = [
-        (f"postgresql://apex_writer:x@127.0.0.1:{port}/apex", "APEX_DATABASE_URL", f"Postgres at 127.0.0.1:{port}/apex"),
+        (
+            f"postgresql://apex_writer:x@127.0.0.1:{port}/apex",
+            "APEX_DATABASE_URL",
+            f"Postgres at 127.0.0.1:{port}/apex",
+        ),
         (f"http://127.0.0.1:{port}", "APEX_MLFLOW_TRACKING_URI", f"MLflow at http://127.0.0.1:{port}"),
     ]
     for url, setting, told in stopped:
@@ -381,10 +397,6 @@ def test_a_postgres_that_goes_away_half_way_leaves_nothing_and_the_next_run_heal
         except BaseException as error:
             failures.append(error)
 
-    import contextlib
-
-    import psycopg2
-
     with contextlib.closing(psycopg2.connect(scoring.settings.writer_url)) as blocker, blocker.cursor() as cursor:
         cursor.execute("LOCK TABLE apex.scored_orders IN ACCESS EXCLUSIVE MODE")
         worker = threading.Thread(target=work)
@@ -406,10 +418,6 @@ def test_a_postgres_that_goes_away_half_way_leaves_nothing_and_the_next_run_heal
 
 
 def test_the_reader_sees_the_scored_orders_and_changes_none(scoring: Apex, put_drop: Drop) -> None:
-    import contextlib
-
-    import psycopg2
-
     put_drop()
     run(scoring)
     with contextlib.closing(psycopg2.connect(scoring.settings.reader_url)) as connection:

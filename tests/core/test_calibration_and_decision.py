@@ -1,0 +1,98 @@
+"""Calibration maps and decision weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apex_ml.core import calibration, decision
+from apex_ml.core.calibration import Calibration
+from apex_ml.core.evaluation import order_losses
+
+
+def drawn(n: int, seed: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that are `sharpness` times as sure of themselves as they should be, and classes."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1, (n, 3))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y = (random.random((n, 1)) > true.cumsum(axis=1)).sum(axis=1)
+    told = np.exp(sharpness * logits)
+    return (told / told.sum(axis=1, keepdims=True)).astype(np.float32), y
+
+
+@pytest.mark.parametrize(("sharpness", "temperature"), [(1.0, 1.0), (2.0, 2.0), (0.5, 0.5)])
+def test_temperature_undoes_too_much_and_too_little_confidence(sharpness: float, temperature: float) -> None:
+    p, y = drawn(20_000, 1, sharpness)
+    assert calibration.fit("temperature", p, y).temperature == pytest.approx(temperature, rel=0.06)
+
+
+@pytest.mark.parametrize(("sharpness", "methods"), [(1.0, {"none"}), (2.0, {"temperature"})])
+def test_the_simplest_method_that_serves_is_chosen(sharpness: float, methods: set[str]) -> None:
+    p, y = drawn(8_000, 2, sharpness)
+    chosen, losses = calibration.choose(p, y, seed=3)
+    assert chosen.method in methods
+    assert set(losses) == set(calibration.METHODS)
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_calibrated_rows_sum_to_one_and_survive_json(method: calibration.Method) -> None:
+    p, y = drawn(2_000, 4, 1.5)
+    fitted = calibration.fit(method, p, y, (0.9, 1.2, 1.0))
+    q = fitted.apply(p)
+    assert q.dtype == np.float32
+    assert q.sum(axis=1) == pytest.approx(np.ones(len(q)), abs=1e-5)
+    assert (q > 0).all()
+    assert Calibration.from_dict(fitted.as_dict()).apply(p).tobytes() == q.tobytes()
+
+
+def test_no_calibration_changes_no_bit() -> None:
+    p, _ = drawn(100, 5, 1.0)
+    assert Calibration().apply(p) is p
+
+
+def test_the_prior_of_weighted_training_is_put_right() -> None:
+    """Weights that make every class count the same multiply the odds; the ratio of priors undoes just that."""
+    shares = np.array([0.7, 0.2, 0.1])
+    p, _ = drawn(1_000, 6, 1.0)
+    weighted = p / shares / 3
+    weighted /= weighted.sum(axis=1, keepdims=True)
+    back = Calibration(prior_ratio=tuple(shares * 3)).apply(weighted)
+    assert back == pytest.approx(p, abs=1e-6)
+
+
+def test_calibration_error_of_a_perfect_and_of_a_wrong_forecast() -> None:
+    p, y = drawn(40_000, 7, 1.0)
+    assert calibration.expected_calibration_error(p, y) < 0.01
+    low, high = calibration.calibration_error_interval(p[:3_000], y[:3_000], seed=1, repeats=50)
+    assert 0 <= low < high
+    constant = np.tile(np.array([[0.8, 0.1, 0.1]]), (1_000, 1))
+    assert calibration.expected_calibration_error(constant, np.zeros(1_000, int), 1) == pytest.approx(0.4 / 3)
+
+
+def test_a_class_that_validation_lacks_keeps_a_finite_loss() -> None:
+    p, y = drawn(500, 8, 1.0)
+    y = np.where(y == 2, 1, y)
+    chosen, _ = calibration.choose(p, y, seed=1)
+    assert np.isfinite(order_losses(chosen.apply(p), np.full(len(p), 2))).all()
+
+
+def test_weights_let_the_rare_class_be_named() -> None:
+    random = np.random.default_rng(9)
+    rare = random.random(6_000) < 0.3
+    p = np.where(rare[:, None], [[0.5, 0.4, 0.1]], [[0.75, 0.05, 0.2]]).astype(np.float32)
+    y = (random.random((len(p), 1)) > p.astype(float).cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    weights = decision.tune(p, y)
+    plain = decision.macro_f1(y, decision.decide(p, (1.0, 1.0, 1.0)), 3)
+    assert weights[0] == 1.0
+    assert decision.macro_f1(y, decision.decide(p, weights), 3) > plain + 0.1
+    assert 1 in decision.decide(p, weights)
+
+
+def test_weights_that_gain_nothing_are_equal() -> None:
+    p = np.tile(np.array([[0.5, 0.3, 0.2]], np.float32), (300, 1))
+    assert decision.tune(p, np.zeros(300, int)) == (1.0, 1.0, 1.0)
+    assert decision.tune(p[:0], np.zeros(0, int)) == (1.0, 1.0, 1.0)
+
+
+def test_equal_products_name_the_first_class() -> None:
+    assert decision.decide(np.array([[0.4, 0.4, 0.2]]), (1.0, 1.0, 2.0)).tolist() == [0]

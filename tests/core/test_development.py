@@ -1,0 +1,218 @@
+"""From parts to a model: candidates, selection, edge cases and repeatability."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from apex_ml.core.candidates import MODULES, candidate
+from apex_ml.core.candidates.interface import FitContext, Part
+from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.estimator import Encoder
+from apex_ml.core.evaluation import clustered_interval, order_losses
+from apex_ml.core.features import FeatureColumn
+from apex_ml.core.search import Budget
+from apex_ml.core.selection import NoiseTest, beats_noise
+from apex_ml.errors import ConfigError, DataError
+
+CLASSES = ("a", "b", "c")
+COLUMNS = (
+    FeatureColumn("ripeness", "categorical", ("low", "mid", "high")),
+    FeatureColumn("country", "categorical", ("x", "y")),
+    FeatureColumn("amount", "numeric"),
+)
+TRUE = {"low": [0.35, 0.25, 0.40], "mid": [0.55, 0.15, 0.30], "high": [0.75, 0.05, 0.20]}
+
+
+def examples(n: int, seed: int, **columns: Any) -> Examples:
+    """Orders whose class depends on ripeness alone."""
+    random = np.random.default_rng(seed)
+    ripeness = random.choice(list(TRUE), n, p=[0.5, 0.35, 0.15])
+    p = np.array([TRUE[r] for r in ripeness]).reshape(n, 3)
+    y = (random.random((n, 1)) > p.cumsum(axis=1)).sum(axis=1)
+    values = {"ripeness": ripeness, "country": random.choice(["x", "y"], n), "amount": random.normal(0, 1, n)}
+    return Examples(pa.table({**{k: pa.array(v) for k, v in values.items()}, **columns}), y, random.integers(0, n, n))
+
+
+def parts(n: int = 3_000, seed: int = 1) -> dict[str, Examples]:
+    return {
+        name: examples(size, seed + i)
+        for i, (name, size) in enumerate((("train", n), ("validation", n // 3), ("test", n // 3)))
+    }
+
+
+def developed(given: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any) -> Development:
+    return develop(given, columns, CLASSES, ("country",), Options(threads=1, **options), {"run": "r"})
+
+
+@pytest.fixture(scope="module")
+def usual() -> Development:
+    return developed(parts(12_000))
+
+
+def test_only_what_beats_noise_is_kept(usual: Development) -> None:
+    assert [v.name for v in usual.verdicts if v.kept] == ["ripeness"]
+    assert usual.model.encoder.names == ("ripeness",)
+    assert all("permuted copies" in v.reason for v in usual.verdicts)
+
+
+def test_prior_and_logistic_are_reported_beside_the_winner(usual: Development) -> None:
+    assert set(usual.candidates) == {"xgboost", "prior", "logistic"}
+    assert usual.winner == "xgboost"
+    assert usual.candidates["xgboost"] < usual.candidates["prior"] - 0.02
+    assert usual.metrics["test_gain_over_prior_low"] > 0
+
+
+def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Development) -> None:
+    m = usual.metrics
+    assert m["test_log_loss_low"] < m["test_log_loss"] < m["test_log_loss_high"]
+    assert {r["value"] for r in usual.tables["segments"]["country"]} == {"x", "y"}
+    assert sum(r["orders"] for r in usual.tables["segments"]["country"]) == 4_000
+    assert np.sum(usual.tables["confusion"]) == np.sum(usual.tables["confusion_weighted"]) == 4_000
+    assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
+
+
+def test_the_same_input_gives_the_same_bytes_twice() -> None:
+    once, again = (developed(parts(), budget=Budget(3)) for _ in range(2))
+    assert once.model.to_files() == again.model.to_files()
+    assert once.metrics == again.metrics
+
+
+def test_the_test_part_changes_nothing_about_the_model() -> None:
+    given = parts()
+    other = {**given, "test": examples(500, 99)}
+    assert developed(given).model.to_files() == developed(other).model.to_files()
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "lightgbm"])
+def test_every_candidate_fits_scores_and_survives_its_bytes(name: str) -> None:
+    train, validation = parts()["train"], parts()["validation"]
+    encoder = Encoder.fit(COLUMNS, train.table)
+    context = FitContext(CLASSES, encoder.columns)
+    kind = candidate(name)
+    x, xv = encoder.encode(train.table), encoder.encode(validation.table)
+    fitted = kind.fit(kind.defaults(context), Part(x, train.y), Part(xv, validation.y), context)
+    p = kind.load(fitted.content).predict(xv)
+    assert p.dtype == np.float32
+    assert p.shape == (len(xv), 3)
+    assert p.sum(axis=1) == pytest.approx(np.ones(len(xv)), abs=1e-5)
+    bayes = order_losses(np.array([TRUE[r] for r in validation.table.column("ripeness").to_pylist()]), validation.y)
+    assert order_losses(p, validation.y).mean() < bayes.mean() + (0.06 if name == "prior" else 0.02)
+
+
+def test_unknown_and_uninstalled_candidates_are_told() -> None:
+    with pytest.raises(ConfigError, match="no such candidate 'forest'; there are prior"):
+        candidate("forest")
+
+
+def test_balanced_weights_are_corrected_back_to_the_true_prior() -> None:
+    given = parts(9_000)
+    plain, balanced = developed(given, selection="none"), developed(given, selection="none", class_weights="balanced")
+    assert balanced.metrics["test_log_loss"] < plain.metrics["test_log_loss"] * 1.02
+    mean = balanced.model.probabilities(given["test"].table).mean(axis=0)
+    assert mean == pytest.approx(np.bincount(given["test"].y) / len(given["test"].y), abs=0.04)
+
+
+def _constant_target(given: dict[str, Examples]) -> None:
+    given["train"] = replace(given["train"], y=np.zeros_like(given["train"].y))
+
+
+def _empty_test(given: dict[str, Examples]) -> None:
+    given["test"] = examples(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(_constant_target, "the same target, a; there is nothing to learn"), (_empty_test, "the test part is empty")],
+)
+def test_what_cannot_be_learned_is_one_clear_error(spoil: Any, message: str) -> None:
+    given = parts(600)
+    spoil(given)
+    with pytest.raises(DataError, match=message):
+        developed(given)
+
+
+def _class_missing_in_validation(given: dict[str, Examples]) -> None:
+    y = given["validation"].y
+    given["validation"] = replace(given["validation"], y=np.where(y == 2, 0, y))
+
+
+def _class_with_three_rows(given: dict[str, Examples]) -> None:
+    y = np.where(given["train"].y == 2, 0, given["train"].y)
+    y[:3] = 2
+    given["train"] = replace(given["train"], y=y)
+
+
+def _class_missing_in_train(given: dict[str, Examples]) -> None:
+    y = given["train"].y
+    given["train"] = replace(given["train"], y=np.where(y == 2, 0, y))
+
+
+@pytest.mark.parametrize("spoil", [_class_missing_in_validation, _class_with_three_rows, _class_missing_in_train])
+@pytest.mark.parametrize("contenders", [("xgboost",), ("logistic", "xgboost")])
+def test_rare_and_missing_classes_give_finite_probabilities(spoil: Any, contenders: tuple[str, ...]) -> None:
+    given = parts(900)
+    spoil(given)
+    done = developed(given, contenders=contenders)
+    p = done.model.probabilities(given["test"].table)
+    assert np.isfinite(p).all()
+    assert (p > 0).all()
+    assert np.isfinite(list(done.metrics.values())).all()
+
+
+def test_fifty_rows_in_all_are_enough_to_end() -> None:
+    done = developed(parts(30))
+    assert np.isfinite(done.metrics["test_log_loss"])
+
+
+def test_an_all_null_feature_and_an_id_with_very_many_levels_do_no_harm() -> None:
+    n = 6_000
+    given = {
+        name: examples(
+            size, i, nothing=pa.nulls(size, pa.float64()), who=pa.array([f"c{j * 7919 % 100_000}" for j in range(size)])
+        )
+        for i, (name, size) in enumerate((("train", n), ("validation", n // 3), ("test", n // 3)))
+    }
+    columns = (*COLUMNS, FeatureColumn("nothing", "numeric"), FeatureColumn("who", "categorical"))
+    done = developed(given, columns)
+    assert done.model.encoder.names == ("ripeness",)
+    everything = developed(given, columns, selection="none", contenders=("logistic",))
+    assert np.isfinite(everything.metrics["test_log_loss"])
+
+
+def test_noise_alone_keeps_the_closest_feature_and_says_so() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(0, 1, (900, 4)).astype(np.float32), random.integers(0, 3, 900)
+    verdicts = beats_noise(["n1", "n2", "n3", "n4"], (x[:600], y[:600]), (x[600:], y[600:]), 3, NoiseTest(repeats=5, threads=1))
+    assert sum(v.kept for v in verdicts) == 1
+    assert "no feature beats noise" in next(v.reason for v in verdicts if v.kept)
+
+
+def test_noise_features_are_rarely_kept() -> None:
+    """40 features without signal, in four draws, beside one with: a false one is kept at most once."""
+    false = 0
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        x = random.normal(0, 1, (2_400, 11)).astype(np.float32)
+        y = (x[:, 0] + random.normal(0, 1, len(x)) > 0).astype(int)
+        names = [f"f{i}" for i in range(11)]
+        verdicts = beats_noise(
+            names, (x[:1_600], y[:1_600]), (x[1_600:], y[1_600:]), 2, NoiseTest(seed=seed, rounds=12, threads=1)
+        )
+        assert verdicts[0].kept
+        false += sum(v.kept for v in verdicts[1:])
+    assert false <= 1
+
+
+def test_the_interval_by_clusters_is_wider_where_clusters_are_alike() -> None:
+    random = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(100), 20)
+    values = np.repeat(random.normal(0, 1, 100), 20)
+    alone = clustered_interval(values, np.arange(len(values)), seed=1, repeats=300)
+    together = clustered_interval(values, clusters, seed=1, repeats=300)
+    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
+    assert together[1] - together[0] == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.25)

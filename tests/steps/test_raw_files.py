@@ -1,0 +1,195 @@
+"""Bad raw files: one clear error, nothing half-written, and the next run heals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+from throwaway_home import free_ports
+
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+from apex_ml.simulate.process import load_process
+from apex_ml.simulate.quirks import apply_quirk
+from apex_ml.steps.elt import elt
+from apex_ml.steps.validate import validate
+
+
+@pytest.fixture
+def apex(raw: Path, databases: Any, tmp_path: Path) -> Apex:
+    """A home with raw files of its own."""
+    folder = tmp_path / "raw"
+    shutil.copytree(raw, folder)
+    return Apex(Settings.load(home=tmp_path / "home", raw_url=str(folder), **databases.migrated()))
+
+
+def parts(apex: Apex) -> list[Path]:
+    return sorted(Path(apex.settings.raw).glob("*.parquet"))
+
+
+def check(apex: Apex, run: str = "night", **arguments: Any) -> dict[str, Any]:
+    return validate(apex.context(run), **({"raw": None, "as_of": None, "force": False} | arguments))
+
+
+def change(path: Path, name: str, values: Callable[[pa.ChunkedArray], Any]) -> None:
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, name, values(table[name])), path)
+
+
+def cut(apex: Apex) -> str:
+    path = parts(apex)[1]
+    path.write_bytes(path.read_bytes()[:1000])
+    return f"{path.name}: a truncated parquet file"
+
+
+def not_parquet(apex: Apex) -> str:
+    (Path(apex.settings.raw) / "notes.csv").write_text("a,b\n1,2\n")
+    return r"notes\.csv: not a parquet file"
+
+
+def zero_bytes(apex: Apex) -> str:
+    (Path(apex.settings.raw) / "new.parquet").touch()
+    return r"new\.parquet: not a parquet file \(0 bytes\)"
+
+
+def missing_column(apex: Apex) -> str:
+    path = parts(apex)[2]
+    pq.write_table(pq.read_table(path).drop_columns("tipo_cliente_cd"), path)
+    return rf"{path.name}: required columns are missing(?s:.*)tipo_cliente_cd \(string\) → nothing"
+
+
+def type_that_can_not_be_cast(apex: Apex) -> str:
+    change(parts(apex)[0], "cajas_fisicas", lambda c: pa.array([[1.0]] * len(c)))
+    return r"5000 rows: cajas_fisicas: type: list<.*> is not double(?s:.*)worst file: part-00000"
+
+
+def no_files(apex: Apex) -> str:
+    for path in parts(apex):
+        path.unlink()
+    return f"APEX_RAW_URL={apex.settings.raw}: no data files"
+
+
+def no_folder(apex: Apex) -> str:
+    shutil.rmtree(apex.settings.raw)
+    return f"APEX_RAW_URL={apex.settings.raw}: no such folder"
+
+
+def too_many_bad_rows(apex: Apex) -> str:
+    change(parts(apex)[3], "pais_cd", lambda c: pa.array(["XX"] * 500 + c.to_pylist()[500:]))
+    return r"500 of 20000 rows \(2\.50%\) would be quarantined, more than the limit of 1\.00%(?s:.*)pais_cd: domain"
+
+
+def only_empty_files(apex: Apex) -> str:
+    for path in parts(apex):
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    return "no acceptable row"
+
+
+BAD = (
+    cut, not_parquet, zero_bytes, missing_column, type_that_can_not_be_cast, no_files, no_folder, too_many_bad_rows,
+    only_empty_files,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=[f.__name__ for f in BAD])
+def test_one_clear_error_and_nothing_half_written(apex: Apex, spoil: Callable[[Apex], str]) -> None:
+    words = spoil(apex)
+    with pytest.raises(DataError, match=words):
+        check(apex)
+    assert not apex.context("night").folder("validate").exists()
+    assert apex.leftovers() == []
+    with pytest.raises(DataError, match="run: apex validate --run night"):
+        elt(apex.context("night"))
+
+
+def test_the_command_tells_it_by_its_exit_code_and_the_next_run_heals(apex: Apex, raw: Path) -> None:
+    cut(apex)
+    not_parquet(apex)
+    done = apex.call("validate", "--run", "night")
+    assert done.code == 10 and done.result is None
+    assert "DataError: 2 of 5 raw files cannot be used" in done.err and "Traceback" not in done.err
+    assert "notes.csv: not a parquet file" in done.err and "a truncated parquet file" in done.err
+    (Path(apex.settings.raw) / "notes.csv").unlink()
+    for path in parts(apex):
+        shutil.copy(raw / path.name, path)
+    found = check(apex)
+    assert found["accepted"] == found["rows"] == 20_000
+    assert apex.leftovers() == []
+
+
+def test_evidence_of_too_many_bad_rows_is_kept(apex: Apex) -> None:
+    too_many_bad_rows(apex)
+    with pytest.raises(DataError):
+        check(apex)
+    kept = apex.processed / "night" / "validate.failed" / "quarantine"
+    assert sum(pq.read_metadata(p).num_rows for p in kept.iterdir()) == 500
+    assert apex.sql("SELECT source_kind, rule LIKE 'domain%%', count(*)::int FROM apex.quarantine GROUP BY 1, 2") == [
+        ("raw", True, 500)
+    ]
+
+
+def test_few_bad_rows_are_quarantined_and_the_rest_goes_on(apex: Apex) -> None:
+    first, second = parts(apex)[:2]
+    change(first, "pais_cd", lambda c: pa.array(["XX"] * 20 + c.to_pylist()[20:]))
+    change(second, "facturacion_usd_val", lambda c: pa.array([-1.0] * 10 + c.to_pylist()[10:]))
+    shutil.copy(second, second.with_name("redelivered.parquet"))
+    found = check(apex)
+    assert (found["rows"], found["accepted"], found["quarantined"]) == (20_000, 19_970, 30)
+    assert sorted(found["reasons"].values()) == [10, 20]
+    assert found["redelivered"] == ["redelivered.parquet"]
+    assert apex.sql("SELECT count(*)::int FROM apex.quarantined_rows") == [(30,)]
+    assert elt(apex.context("night"))["rows"] == 19_970
+
+
+def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
+    process = load_process()
+    files = parts(apex)
+    for path, quirk in zip(files, ("int_as_double", "date_strings", "dictionary_strings", "tz_aware"), strict=True):
+        apply_quirk(path, quirk, 1.0, 1, process)
+    apply_quirk(files[0], "estrellas_suffix", 0.1, 2, process)
+    found = check(apex)
+    assert found["accepted"] == 20_000
+    assert sum(n for rule, n in found["normalised"].items() if rule.startswith("estrellas_txt")) == 500
+    made = elt(apex.context("night"))
+    assert (made["rows"], made["repeated"]) == (20_000, 0)
+
+
+def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
+    table = pq.read_table(parts(apex)[0])
+    pq.write_table(table.slice(0, 700), Path(apex.settings.raw) / "late.parquet")
+    assert check(apex)["accepted"] == 20_700
+    made = elt(apex.context("night"))
+    assert (made["rows"], made["repeated"]) == (20_700, 700)
+
+
+def test_orders_after_the_day_the_run_looks_from_are_quarantined(apex: Apex) -> None:
+    day = date(2024, 8, 20)
+    found = check(apex, as_of=day)
+    assert found["as_of"] == "2024-08-20" and found["newest"] < "2024-08-20"
+    assert any("not_after_as_of" in reason for reason in found["reasons"])
+
+
+def test_a_stopped_postgres_is_named_and_the_next_run_heals(apex: Apex) -> None:
+    (port,) = free_ports(1)
+    url = f"postgresql://apex_writer:x@127.0.0.1:{port}/apex"
+    done = apex.call("validate", "--run", "night", APEX_DATABASE_URL=url)
+    assert done.code == 20
+    assert f"TransientError: Postgres at 127.0.0.1:{port}/apex (APEX_DATABASE_URL" in done.err
+    assert apex.leftovers() == [] and not apex.context("night").folder("validate").exists()
+    assert check(apex)["accepted"] == 20_000
+
+
+def test_changed_raw_files_are_new_work_and_the_old_result_is_kept_beside(apex: Apex) -> None:
+    first = check(apex)
+    parts(apex)[3].unlink()
+    second = check(apex)
+    assert (first["rows"], second["rows"]) == (20_000, 15_000)
+    assert sorted(p.name for p in (apex.processed / "night").iterdir()) == ["validate", "validate.replaced-1"]

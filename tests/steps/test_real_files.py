@@ -1,0 +1,61 @@
+"""The chain on the real files: the known counts, and a model about as good as the process allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+
+from apex_ml.contract.model import Contract
+from apex_ml.core.evaluation import order_losses
+from apex_ml.settings import Settings
+from apex_ml.steps.elt import elt
+from apex_ml.steps.split import split
+from apex_ml.steps.train import class_indexes
+from apex_ml.steps.validate import validate
+
+KNOWN_BY = "madurez_digital_cd"
+
+
+def frequency_table_loss(contract: Contract, folder: Path) -> float:
+    """Validation log loss of the class shares of each digital maturity, counted on the training rows."""
+    train, validation = (pq.read_table(folder / f"{part}.parquet") for part in ("train", "validation"))
+    y, yv = (class_indexes(t, contract.target, contract.classes) for t in (train, validation))
+    seen, asked = (np.array(t[KNOWN_BY].to_pylist()) for t in (train, validation))
+    shares = {
+        level: np.bincount(y[seen == level], minlength=len(contract.classes)) / (seen == level).sum()
+        for level in contract.columns[KNOWN_BY].domain.levels  # type: ignore[union-attr]
+    }
+    return float(order_losses(np.array([shares[level] for level in asked]), yv).mean())
+
+
+@pytest.mark.real
+def test_the_chain_on_the_real_files(
+    real_raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path: Path, contract: Contract
+) -> None:
+    settings = Settings.load(
+        home=tmp_path, raw_url=str(real_raw), mlflow_tracking_uri=mlflow_server, **lasting_databases.migrated()
+    )
+    apex = Apex(settings.model_copy(update={"model_name": "real"}))
+    context = apex.context("real")
+    found = validate(context, raw=None, as_of=None, force=False)
+    assert (found["files"], found["rows"], found["quarantined"]) == (8, 1_250_000, 0)
+    assert found["newest"] == "2024-08-23"
+    made = elt(context)
+    assert (made["rows"], made["repeated"], made["examples"]) == (1_250_000, 0, 149_960)
+
+    random = split(context, strategy="stratified_random")
+    assert [p["examples"] for p in random["parts"].values()] == [89_976, 29_992, 29_992]
+    assert not random["promotable"]
+
+    split(context, strategy="temporal")
+    done = apex.call("train", "--run", "real")
+    assert done.code == 0, done.err
+    assert done.result is not None
+    table_loss = frequency_table_loss(contract, context.folder("split"))
+    assert 0.975 < done.result["validation_log_loss"] <= 1.005 * table_loss
+    assert done.result["validation_log_loss"] < done.result["validation_prior_log_loss"]
