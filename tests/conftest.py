@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg2
@@ -31,6 +32,20 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 
 ORDERS, CLIENTS = 20_000, 4_000
+ON_MLFLOW = ("tests/steps/", "tests/adapters/test_registry.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send a file's tests to one worker, so that its fixtures are made once; and all that needs MLflow to one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "mlflow" if nodeid.startswith(ON_MLFLOW) else nodeid.split("::", 1)[0]
+
+    return ByFile(config, log)
+
 
 # OpenMP reads it when it is loaded: threads that spin while they wait slow each other down many times over
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

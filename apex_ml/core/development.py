@@ -38,11 +38,15 @@ WORTH = 1e-4
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is developed. Of the contenders the best on validation wins, ties in the order given."""
+    """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
+
+    `fixed` are settings of candidates that are taken as they are, without a search.
+    """
 
     contenders: tuple[str, ...] = ("xgboost",)
     selection: Literal["noise", "none"] = "noise"
     budget: Budget = field(default_factory=lambda: Budget(0))
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_weights: Literal["none", "balanced"] = "none"
     early_stopping_rounds: int = 30
     device: Literal["cpu", "cuda"] = "cpu"
@@ -66,6 +70,7 @@ class Development:
     model: Model
     winner: str
     params: Mapping[str, Any]
+    chosen: Mapping[str, Mapping[str, Any]]
     curve: Mapping[str, list[float]]
     verdicts: tuple[FeatureVerdict, ...]
     trials: tuple[Trial, ...]
@@ -107,14 +112,16 @@ def develop(
     fits: dict[str, Fitted] = {}
     losses: dict[str, float] = {}
     trials: list[Trial] = []
+    chosen: dict[str, Mapping[str, Any]] = {}
     names = dict.fromkeys([*options.contenders, *ALWAYS_REPORTED])
     for name in names:
         kind = candidate(name)
-        params = kind.defaults(context)
-        if name in options.contenders and options.budget.trials and params:
+        params = {**kind.defaults(context), **options.fixed.get(name, {})}
+        if name in options.contenders and options.budget.trials and params and name not in options.fixed:
             folds = [(x["train"], x["validation"])]
             params, found = search(kind, folds, context, options.budget, storage=storage, told=told)
             trials += found
+        chosen[name] = params
         fits[name] = kind.fit(params, x["train"], x["validation"], context)
         raw = kind.load(fits[name].content).predict(x["validation"].x)
         losses[name] = float(order_losses(_corrected(raw, train.y, classes, options, name), validation.y).mean())
@@ -133,6 +140,7 @@ def develop(
         model=model,
         winner=winner,
         params=fits[winner].params,
+        chosen=chosen,
         curve=fits[winner].curve,
         verdicts=verdicts,
         trials=tuple(trials),

@@ -100,10 +100,15 @@ def split(run: str, strategy: str | None) -> None:
 @click.command()
 @_RUN
 @click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials. Default: APEX_TRIALS.")
-def train(run: str, trials: int | None) -> None:
+@click.option("--reproduce", is_flag=True, help="Train again with the run's recorded settings and compare the bytes.")
+def train(run: str, trials: int | None, reproduce: bool) -> None:
     """Fit, evaluate and register a model version."""
+    from apex_ml.steps.train import reproduce as again
     from apex_ml.steps.train import train as work
 
+    if reproduce:
+        _command("train", again, run)
+        return
     _command("train", work, run, trials=Settings.load().trials if trials is None else trials)
 
 

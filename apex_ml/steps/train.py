@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from apex_ml.adapters import plots, report, warehouse
 from apex_ml.adapters.store import sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
 from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.features import feature_columns
 from apex_ml.core.search import Budget, Trial
@@ -48,6 +50,46 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
         "seed": options.seed,
     }
     return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided))
+
+
+def reproduce(context: StepContext) -> dict[str, Any]:
+    """Develop the run's model again from its parts, with the settings its record holds, and compare the bytes.
+
+    The search is not replayed. Nothing is registered or written. Raises :class:`~apex_ml.errors.DataError` when the
+    run's training has not finished.
+    """
+    recorded = read_manifest(context.folder("train"))
+    used = recorded["inputs"]
+    bundle = context.folder("train") / "bundle"
+    before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
+    options = replace(
+        _options(context, 0),
+        contenders=tuple(used["contenders"]),
+        selection=used["selection"],
+        class_weights=used["class_weights"],
+        early_stopping_rounds=used["early_stopping_rounds"],
+        device=used["device"],
+        seed=used["seed"],
+        fixed=recorded["result"]["chosen"],
+    )
+    parts = _examples(context)
+    contract = context.contract
+    done = develop(parts, feature_columns(contract), contract.classes, _segments(context), options, before.about)
+    files, again = before.to_files(), done.model.to_files()
+    differing = sorted(name for name in files if files[name] != again.get(name))
+    commit, dirty = git_commit()
+    same_code = commit == before.about["git_commit"] and not dirty and not before.about["dirty"]
+    told = "the same bytes" if not differing else f"{', '.join(differing)} differ"
+    logger.info("reproduced match=%s: %s", not differing, told)
+    return {
+        "run": context.run,
+        "step": "train",
+        "reproduced": not differing,
+        "differing": differing,
+        "same_code": same_code,
+        "recorded_log_loss": recorded["result"]["test_log_loss"],
+        "log_loss": done.metrics["test_log_loss"],
+    }
 
 
 def _options(context: StepContext, trials: int) -> Options:
@@ -179,6 +221,7 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
         "mlflow_run_url": f"{settings.tracking_uri}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}",
         "winner": done.winner,
         "candidates": done.candidates,
+        "chosen": {name: dict(params) for name, params in done.chosen.items()},
         "features": list(done.model.encoder.names),
         "calibration": done.model.calibration.method,
         "decision_weights": dict(zip(contract.classes, done.model.weights, strict=True)),

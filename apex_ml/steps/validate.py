@@ -50,7 +50,7 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
         return {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
-    inputs = {"files": sorted(shas), "as_of": as_of}
+    inputs = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
     return run_step(
         context,
         "validate",

@@ -14,7 +14,6 @@ from apex_ml.adapters.registry import CHAMPION, FILES_TAG, Registry
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 
-pytestmark = pytest.mark.xdist_group("services")
 _numbers: Iterator[int] = count(1)
 
 

@@ -187,7 +187,9 @@ def test_an_all_null_feature_and_an_id_with_very_many_levels_do_no_harm() -> Non
 def test_noise_alone_keeps_the_closest_feature_and_says_so() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(0, 1, (900, 4)).astype(np.float32), random.integers(0, 3, 900)
-    verdicts = beats_noise(["n1", "n2", "n3", "n4"], (x[:600], y[:600]), (x[600:], y[600:]), 3, NoiseTest(repeats=5, threads=1))
+    verdicts = beats_noise(
+        ["n1", "n2", "n3", "n4"], (x[:600], y[:600]), (x[600:], y[600:]), 3, NoiseTest(repeats=5, threads=1)
+    )
     assert sum(v.kept for v in verdicts) == 1
     assert "no feature beats noise" in next(v.reason for v in verdicts if v.kept)
 

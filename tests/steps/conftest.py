@@ -23,13 +23,6 @@ from apex_ml.steps.validate import validate
 RUN = "first"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the steps share one worker, and so one MLflow and one trained champion."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("services"))
-
-
 @dataclass(frozen=True)
 class Chain:
     """The first night on the small raw data: the home and the result of every step."""

@@ -67,7 +67,8 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
         " s.p_vendedor, s.confidence, s.model_version"
-        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id) ORDER BY 1, 2"
+        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " ORDER BY 1, 2"
     )
 
 
@@ -344,17 +345,8 @@ def test_a_killed_scoring_is_finished_by_the_next(
 def test_two_processes_with_the_same_drop_score_it_once(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     command = [*COMMAND, "score", "--drops", '["a.parquet"]']
-    workers = [
-        subprocess.Popen(
-            command,
-            env=scoring.environment(),
-            cwd=CODE_ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command, env=scoring.environment(), cwd=CODE_ROOT, **pipes) for _ in range(2)]
     for worker in workers:
         _, err = worker.communicate(timeout=60)
         assert worker.returncode == 0, err
