@@ -181,6 +181,14 @@ def _refresh_copy(settings: Settings) -> Path:
     return copy
 
 
+def frame_of(table: pa.Table) -> Any:
+    """The pandas frame that the expectations are run on."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
+            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
+    return table.to_pandas(split_blocks=True, self_destruct=True)
+
+
 def check_batch(
     settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date
 ) -> BatchVerdict:
@@ -190,11 +198,7 @@ def check_batch(
     """
     import great_expectations as gx
 
-    table: pa.Table = ds.dataset(accepted, format="parquet").to_table()
-    for index, field in enumerate(table.schema):
-        if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
-            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
-    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    frame = frame_of(ds.dataset(accepted, format="parquet").to_table())
     context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings)))
     label = suite_name(contract, use)
     result = context.checkpoints.get(label).run(

@@ -331,8 +331,20 @@ class MeanRecipe(_Model):
     columns: tuple[str, ...] = Field(min_length=1)
 
 
+class TargetTrendRecipe(_Model):
+    """Change of a target level's share per year over earlier orders.
+
+    The slope of the level's indicator on time by least squares, with `shrinkage` (in squared years) added to the sum of
+    squares of time; 0 when the earlier orders are of fewer than two days.
+    """
+
+    recipe: Literal["target_trend"]
+    level: str
+    shrinkage: float = Field(gt=0, allow_inf_nan=False)
+
+
 HistoryRecipe = Annotated[
-    CountRecipe | DaysSinceLastRecipe | LastTargetRecipe | TargetShareRecipe | MeanRecipe,
+    CountRecipe | DaysSinceLastRecipe | LastTargetRecipe | TargetShareRecipe | MeanRecipe | TargetTrendRecipe,
     Field(discriminator="recipe"),
 ]
 
@@ -345,6 +357,9 @@ class Features(_Model):
     attributes: tuple[str, ...] = ()
     calendar: tuple[CalendarPart, ...] = ()
     history: tuple[HistoryRecipe, ...] = ()
+    suspicious_gain: float = Field(
+        0.5, gt=0, le=1, description="A feature that alone removes this share of the class prior's log loss is a leak."
+    )
 
 
 class Split(_Model):
@@ -421,6 +436,11 @@ class Contract(_Model):
                     raise _Contradiction(
                         ("features", "history", nr, "columns"), f"{name} is not a column with the role measure"
                     )
+            if isinstance(recipe, TargetTrendRecipe) and recipe.level not in self.classes:
+                raise _Contradiction(
+                    ("features", "history", nr, "level"),
+                    f"{recipe.level} is not a class; the classes are {', '.join(self.classes)}",
+                )
         return self
 
     def _fault_of(self, rule: Rule) -> str | None:
@@ -478,7 +498,8 @@ class Contract(_Model):
     def features_digest(self) -> str:
         """Sha256 of what the features depend on: recipes, types and levels."""
         columns = {c.name: [c.type, c.role, c.decimals] for c in self.columns.values()}
-        content = {"features": self.features.model_dump(mode="json"), "columns": columns, "classes": self.classes}
+        features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
+        content = {"features": features, "columns": columns, "classes": self.classes}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -56,7 +56,8 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
             found.append(Expectation("expect_column_values_to_be_in_set", severity, values))
         for check in column.checks:
             if isinstance(check, PatternCheck):
-                pattern = {**named, "regex": f"^(?:{check.regex})$"}
+                # \Z, as $ would let a line break at the end pass
+                pattern = {**named, "regex": rf"^(?:{check.regex})\Z"}
                 found.append(Expectation("expect_column_values_to_match_regex", check.severity.on(use), pattern))
             elif isinstance(check, RangeCheck) and column.type == "date":
                 # by the extremes: the expectation on values compares dates one by one in Python

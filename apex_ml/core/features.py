@@ -27,11 +27,15 @@ from apex_ml.contract.model import (
     LastTargetRecipe,
     MeanRecipe,
     TargetShareRecipe,
+    TargetTrendRecipe,
 )
 
 ORDERS = "history_orders"
 LAST_DATE = "history_last_date"
 LAST_TARGET = "history_last_target"
+DAYS = "history_days"
+DAYS_SQUARED = "history_days_squared"
+DAYS_A_YEAR = 365.25
 EXAMPLE_KEY = ("entity", "timestamp")
 
 
@@ -59,7 +63,19 @@ def known_name(measure: str) -> str:
     return f"history_known_{measure}"
 
 
-def _measures(contract: Contract) -> tuple[str, ...]:
+def days_name(level: str) -> str:
+    """State column: sum of the days of earlier orders with this target level."""
+    return f"history_days_of_{level}"
+
+
+def trend_levels(contract: Contract) -> tuple[str, ...]:
+    """Target levels whose trend is asked for."""
+    recipes = [r for r in contract.features.history if isinstance(r, TargetTrendRecipe)]
+    return tuple(dict.fromkeys(r.level for r in recipes))
+
+
+def mean_measures(contract: Contract) -> tuple[str, ...]:
+    """Measures whose mean is asked for."""
     recipes = [r for r in contract.features.history if isinstance(r, MeanRecipe)]
     return tuple(dict.fromkeys(name for recipe in recipes for name in recipe.columns))
 
@@ -68,14 +84,32 @@ def _unit(contract: Contract, measure: str) -> int:
     return int(10 ** (contract.columns[measure].decimals or 0))
 
 
+def exact_sql(contract: Contract, measure: str, relation: str) -> str:
+    """SQL: a measure in its smallest unit, an integer."""
+    return f"CAST(round({relation}.{quoted(measure)} * {_unit(contract, measure)}) AS BIGINT)"
+
+
+def place_sql(contract: Contract, relation: str) -> str:
+    """SQL: place of the target among the classes, from 1; 0 for none of them."""
+    cases = " ".join(f"WHEN {literal(level)} THEN {place}" for place, level in enumerate(contract.classes, 1))
+    return f"CASE {relation}.{quoted(contract.target)} {cases} ELSE 0 END"
+
+
+def day_sql(contract: Contract, relation: str) -> str:
+    """SQL: days from 1970-01-01 to the order."""
+    return f"date_diff('day', DATE '1970-01-01', {relation}.{quoted(contract.timestamp)})"
+
+
+def _total(value: str) -> str:
+    return f"CAST(coalesce(sum({value}), 0) AS BIGINT)"
+
+
 def state_columns(contract: Contract) -> tuple[tuple[str, str, str], ...]:
     """The history state as (name, DuckDB type, SQL aggregate over the history's rows `h`)."""
-    target, when = f"h.{quoted(contract.target)}", f"h.{quoted(contract.timestamp)}"
-    levels = ", ".join(map(literal, contract.classes))
+    target, when, day = f"h.{quoted(contract.target)}", f"h.{quoted(contract.timestamp)}", day_sql(contract, "h")
     size = len(contract.classes) + 1
-    place = f"coalesce(list_position([{levels}], {target}), 0)"
     # the latest day first and the domain's order second, in one integer: its maximum is the last target
-    latest = f"max(date_diff('day', DATE '1970-01-01', {when}) * {size} + {place})"
+    latest = f"max({day} * {size} + {place_sql(contract, 'h')})"
     columns = [
         (ORDERS, "BIGINT", f"count({when})"),
         (LAST_DATE, "DATE", f"max({when})"),
@@ -85,11 +119,15 @@ def state_columns(contract: Contract) -> tuple[tuple[str, str, str], ...]:
         (count_name(level), "BIGINT", f"count(*) FILTER (WHERE {target} = {literal(level)})")
         for level in contract.classes
     ]
-    for measure in _measures(contract):
-        value = f"h.{quoted(measure)}"
-        exact = f"CAST(round({value} * {_unit(contract, measure)}) AS BIGINT)"
-        columns.append((sum_name(measure), "BIGINT", f"CAST(coalesce(sum({exact}), 0) AS BIGINT)"))
-        columns.append((known_name(measure), "BIGINT", f"count({value})"))
+    for measure in mean_measures(contract):
+        columns.append((sum_name(measure), "BIGINT", _total(exact_sql(contract, measure, "h"))))
+        columns.append((known_name(measure), "BIGINT", f"count(h.{quoted(measure)})"))
+    if levels := trend_levels(contract):
+        columns += [(DAYS, "BIGINT", _total(day)), (DAYS_SQUARED, "BIGINT", _total(f"{day} * {day}"))]
+        columns += [
+            (days_name(level), "BIGINT", _total(f"CASE WHEN {target} = {literal(level)} THEN {day} END"))
+            for level in levels
+        ]
     return tuple(columns)
 
 
@@ -157,6 +195,8 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
             columns.append(FeatureColumn(f"history_last_{contract.target}", "categorical", contract.classes))
         elif isinstance(recipe, TargetShareRecipe):
             columns += [FeatureColumn(f"history_share_{level}", "numeric") for level in contract.classes]
+        elif isinstance(recipe, TargetTrendRecipe):
+            columns.append(FeatureColumn(f"history_trend_{recipe.level}", "numeric"))
         else:
             columns += [FeatureColumn(f"history_mean_{measure}", "numeric") for measure in recipe.columns]
     return tuple(columns)
@@ -183,6 +223,23 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
     return values
 
 
+def _last_days(table: pa.Table) -> np.ndarray:
+    return _integers(table.select([LAST_DATE]).cast(pa.schema([(LAST_DATE, pa.int32())])), LAST_DATE)
+
+
+def _trend(table: pa.Table, recipe: TargetTrendRecipe) -> np.ndarray:
+    """Slope of a level's indicator on time, a year, shrunk towards 0: ridge regression on one centred variable."""
+    n, last = _integers(table, ORDERS), _last_days(table)
+    days, hits = _integers(table, DAYS), _integers(table, count_name(recipe.level))
+    # times n and counted from the last order's day, all of it is exact in small integers
+    shifted = days - n * last
+    squares = n * (_integers(table, DAYS_SQUARED) - last * (2 * days - n * last)) - shifted * shifted
+    products = n * (_integers(table, days_name(recipe.level)) - last * hits) - shifted * hits
+    n = np.maximum(n, 1)
+    slope: np.ndarray = products / n / DAYS_A_YEAR / (squares / n / DAYS_A_YEAR**2 + recipe.shrinkage)
+    return slope
+
+
 def finish(contract: Contract, table: pa.Table) -> pa.Table:
     """Add the features that depend on the order's own date; the one function behind training and scoring.
 
@@ -202,8 +259,7 @@ def finish(contract: Contract, table: pa.Table) -> pa.Table:
         if isinstance(recipe, CountRecipe):
             numeric(ORDERS, orders)
         elif isinstance(recipe, DaysSinceLastRecipe):
-            last = _integers(table.select([LAST_DATE]).cast(pa.schema([(LAST_DATE, pa.int32())])), LAST_DATE)
-            numeric("history_days_since_last", days - last, orders == 0)
+            numeric("history_days_since_last", days - _last_days(table), orders == 0)
         elif isinstance(recipe, LastTargetRecipe):
             place = _integers(table, LAST_TARGET)
             levels = pa.array([None, *contract.classes], pa.string())
@@ -214,6 +270,8 @@ def finish(contract: Contract, table: pa.Table) -> pa.Table:
                     orders + recipe.smoothing
                 )
                 numeric(f"history_share_{level}", share)
+        elif isinstance(recipe, TargetTrendRecipe):
+            numeric(f"history_trend_{recipe.level}", _trend(table, recipe))
         else:
             for measure in recipe.columns:
                 known = _integers(table, known_name(measure))

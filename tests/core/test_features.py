@@ -103,6 +103,13 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
         n = sum(r[contract.target] == level for r in history)
         out[f"history_share_{level}"] = (n + smoothing / len(contract.classes)) / (len(history) + smoothing)
     for recipe in contract.features.history:
+        if recipe.recipe == "target_trend":
+            years = [(r[contract.timestamp] - EPOCH).days / 365.25 for r in history]
+            hits = [float(r[contract.target] == recipe.level) for r in history]
+            middle = sum(years) / max(len(years), 1)
+            squares = sum((x - middle) ** 2 for x in years)
+            products = sum((x - middle) * y for x, y in zip(years, hits, strict=True))
+            out[f"history_trend_{recipe.level}"] = products / (squares + recipe.shrinkage)
         for measure in recipe.columns if isinstance(recipe, MeanRecipe) else ():
             known = [r[measure] for r in history if r[measure] is not None]
             out[f"history_mean_{measure}"] = sum(known) / len(known) if known else None
@@ -140,7 +147,7 @@ def test_last_orders_and_their_features_equal_brute_force(
         wanted = reference_example(contract, rows, found[contract.entity])
         for name in contract.named("timestamp", "target", "attribute"):
             assert found[name] == wanted[name]
-        assert made == pytest.approx(reference_features(contract, rows, wanted), nan_ok=True)
+        assert made == pytest.approx(reference_features(contract, rows, wanted), abs=1e-9)
     assert list(features[0]) == [c.name for c in feature_columns(contract)]
 
 
@@ -150,7 +157,7 @@ def test_every_order_as_an_example(con: duckdb.DuckDBPyConnection, contract: Con
     asked, features = examples(con, contract, rows)
     assert len(asked) == 60
     for found, made in zip(asked, features, strict=True):
-        assert made == pytest.approx(reference_features(contract, rows, found), nan_ok=True)
+        assert made == pytest.approx(reference_features(contract, rows, found), abs=1e-9)
 
 
 def test_orders_of_the_same_day_or_later_change_no_feature(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
