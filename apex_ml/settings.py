@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     )
     trials: int = Field(0, ge=0, description="Hyper-parameter trials a night; 0 trains with the fixed parameters.")
     search_seconds: float = Field(0, ge=0, description="Time limit of the search; 0: none, so that results repeat.")
+    search_folds: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Above 1: the search scores by so many rolling-origin folds inside the training part.",
+    )
     candidates: str = Field(
         "xgboost", description="Contenders, in order: xgboost, logistic, lightgbm (an extra). Ties go to the first."
     )

@@ -32,17 +32,19 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 
 ORDERS, CLIENTS = 20_000, 4_000
-ON_MLFLOW = ("tests/steps/", "tests/adapters/test_registry.py")
+TOGETHER = ("tests/steps/", "tests/adapters/test_registry.py")
+ALONE = ("tests/steps/test_real_files.py",)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Send a file's tests to one worker, so that its fixtures are made once; and all that needs MLflow to one."""
+    """Send a file's tests to one worker, so that its fixtures are made once; and all on the trained champion to one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "mlflow" if nodeid.startswith(ON_MLFLOW) else nodeid.split("::", 1)[0]
+            together = nodeid.startswith(TOGETHER) and not nodeid.startswith(ALONE)
+            return "champion" if together else nodeid.split("::", 1)[0]
 
     return ByFile(config, log)
 

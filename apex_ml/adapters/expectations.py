@@ -88,13 +88,27 @@ class BatchVerdict:
     page: Path
 
 
+def make_suite(contract: Contract, use: Use) -> Any:
+    """The suite of a use, not yet in any project."""
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    import great_expectations as gx
+
+    suite = gx.ExpectationSuite(name=suite_name(contract, use))
+    for expectation in expectations(contract, use):
+        severity = "critical" if expectation.severity == "error" else "warning"
+        configured = ExpectationConfiguration(type=expectation.type, kwargs=expectation.kwargs, severity=severity)
+        # add_expectation_configuration would replace an earlier one of the same type on the same column
+        suite.add_expectation(configured.to_domain_obj())
+    return suite
+
+
 def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
     """Write the project of a contract: configuration, suites, validation definitions, checkpoints; ids are stable.
 
     Returns the files. What stood in the folder and is no longer generated is removed, `uncommitted/` is left alone.
     """
     from great_expectations.checkpoint import UpdateDataDocsAction
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     import great_expectations as gx
 
@@ -109,16 +123,7 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
         source = context.data_sources.add_pandas(SOURCE)
         for use in USES:
             label = suite_name(contract, use)
-            suite = gx.ExpectationSuite(name=label)
-            for expectation in expectations(contract, use):
-                severity = "critical" if expectation.severity == "error" else "warning"
-                configured = ExpectationConfiguration(
-                    type=expectation.type,
-                    kwargs=expectation.kwargs,
-                    severity=severity,
-                )
-                suite.add_expectation_configuration(configured)
-            suite = context.suites.add(suite)
+            suite = context.suites.add(make_suite(contract, use))
             batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
             definition = context.validation_definitions.add(
                 gx.ValidationDefinition(name=label, data=batch, suite=suite)

@@ -40,12 +40,14 @@ WORTH = 1e-4
 class Options:
     """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
 
-    `fixed` are settings of candidates that are taken as they are, without a search.
+    `fixed` are settings of candidates that are taken as they are, without a search. With `search_folds` above 1 the
+    search scores settings by rolling-origin cross-validation inside the training part instead of on validation.
     """
 
     contenders: tuple[str, ...] = ("xgboost",)
     selection: Literal["noise", "none"] = "noise"
     budget: Budget = field(default_factory=lambda: Budget(0))
+    search_folds: int = 1
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_weights: Literal["none", "balanced"] = "none"
     early_stopping_rounds: int = 30
@@ -56,11 +58,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Examples:
-    """One part: features of n orders, class indexes (n,), and what to cluster by (n,)."""
+    """One part: features of n orders, class indexes (n,), what to cluster by (n,), and days (n,) for rolling folds."""
 
     table: pa.Table
     y: np.ndarray
     entities: np.ndarray
+    days: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def develop(
         kind = candidate(name)
         params = {**kind.defaults(context), **options.fixed.get(name, {})}
         if name in options.contenders and options.budget.trials and params and name not in options.fixed:
-            folds = [(x["train"], x["validation"])]
+            folds = _folds(x["train"], train.days, options.search_folds) or [(x["train"], x["validation"])]
             params, found = search(kind, folds, context, options.budget, storage=storage, told=told)
             trials += found
         chosen[name] = params
@@ -149,6 +152,20 @@ def develop(
         metrics=metrics,
         tables=tables,
     )
+
+
+def _folds(part: Part, days: np.ndarray | None, folds: int) -> list[tuple[Part, Part]]:
+    """Rolling origins: fold i is fitted on the first i of equal blocks in time and judged on the next one."""
+    if folds < 2 or days is None:
+        return []
+    cuts = np.quantile(days, np.linspace(0, 1, folds + 2)[1:-1])
+    block = np.searchsorted(cuts, days, side="left")
+    pairs = []
+    for i in range(1, folds + 1):
+        before, after = block < i, block == i
+        if before.any() and after.any() and len(np.unique(part.y[before])) > 1:
+            pairs.append((Part(part.x[before], part.y[before]), Part(part.x[after], part.y[after])))
+    return pairs
 
 
 def _refuse_hopeless(parts: Mapping[str, Examples], classes: tuple[str, ...]) -> None:

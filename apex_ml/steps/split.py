@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apex_ml.core.drift import drift
+from apex_ml.core.features import feature_columns
 from apex_ml.core.split import PARTS, stratified_random, temporal
 from apex_ml.steps.elt import EXAMPLES
 from apex_ml.steps.folder import StepContext, read_manifest, run_step
@@ -40,6 +42,8 @@ def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
         target = table.column(contract.target).to_numpy(zero_copy_only=False)
         parts = stratified_random(target, contract.split, context.settings.seed)
     result: dict[str, Any] = {"strategy": strategy, "promotable": strategy == "temporal", "parts": {}}
+    columns = feature_columns(contract)
+    reference = table.filter(pa.array(parts == 0))
     for index, part in enumerate(PARTS):
         rows = table.filter(pa.array(parts == index))
         pq.write_table(rows, folder / f"{part}.parquet", compression="zstd")
@@ -51,6 +55,12 @@ def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
             "last": _day(int(chosen.max())),
             "classes": {level: int(counts.get(level, 0)) for level in contract.classes},
         }
+        if index and rows.num_rows:
+            # what moves between the parts by nature (calendar, history) moves here too: it is told, not judged
+            found = drift(columns, reference, rows)
+            result["parts"][part]["drift_from_train"] = {name: round(psi, 4) for name, psi in found.items()}
+            name, psi = next(iter(found.items()))
+            logger.info("drift part=%s largest=%s psi=%.3f", part, name, psi)
         logger.info("part=%s examples=%s", part, rows.num_rows)
     result["left_out"] = int(np.sum(parts < 0))
     return result

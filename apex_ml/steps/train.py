@@ -42,6 +42,7 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
         "split": divided["key"],
         "trials": trials,
         "search_seconds": options.budget.seconds,
+        "search_folds": options.search_folds,
         "contenders": options.contenders,
         "selection": options.selection,
         "class_weights": options.class_weights,
@@ -98,6 +99,7 @@ def _options(context: StepContext, trials: int) -> Options:
         contenders=tuple(name.strip() for name in settings.candidates.split(",")),
         selection=settings.selection,
         budget=Budget(trials, settings.search_seconds),
+        search_folds=settings.search_folds,
         class_weights=settings.class_weights,
         early_stopping_rounds=settings.early_stopping_rounds,
         device=settings.device,
@@ -118,7 +120,8 @@ def _examples(context: StepContext) -> dict[str, Examples]:
     for part in PARTS:
         table = pq.read_table(context.folder("split") / f"{part}.parquet")
         entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
-        found[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities)
+        days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
+        found[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
     return found
 
 

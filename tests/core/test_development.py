@@ -11,7 +11,7 @@ import pytest
 
 from apex_ml.core.candidates import MODULES, candidate
 from apex_ml.core.candidates.interface import FitContext, Part
-from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.development import Development, Examples, Options, _folds, develop
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import clustered_interval, order_losses
 from apex_ml.core.features import FeatureColumn
@@ -58,6 +58,25 @@ def test_only_what_beats_noise_is_kept(usual: Development) -> None:
     assert [v.name for v in usual.verdicts if v.kept] == ["ripeness"]
     assert usual.model.encoder.names == ("ripeness",)
     assert all("permuted copies" in v.reason for v in usual.verdicts)
+
+
+def test_rolling_folds_go_forward_in_time() -> None:
+    days = np.array([5, 1, 2, 3, 4, 6, 7, 8] * 4)
+    part = Part(days[:, None].astype(np.float32), np.arange(len(days)) % 2)
+    folds = _folds(part, days, 3)
+    assert len(folds) == 3
+    for fitted, judged in folds:
+        assert fitted.x.max() < judged.x.min()
+    assert [len(f.y) for f, _ in folds] == sorted(len(f.y) for f, _ in folds)
+    assert _folds(part, days, 1) == [] == _folds(part, None, 3)
+
+
+def test_a_search_may_be_scored_by_rolling_folds() -> None:
+    given = parts(900)
+    dated = {name: replace(part, days=np.arange(len(part.y))) for name, part in given.items()}
+    done = developed(dated, budget=Budget(2), search_folds=2)
+    assert len(done.trials) == 2
+    assert done.trials[0].value != developed(dated, budget=Budget(2)).trials[0].value
 
 
 def test_prior_and_logistic_are_reported_beside_the_winner(usual: Development) -> None:

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters import duck
-from apex_ml.adapters.expectations import frame_of
+from apex_ml.adapters.expectations import frame_of, make_suite
 from apex_ml.adapters.rowchecks import check_file
 from apex_ml.contract.masks import ROW_NR, compile_row_checks, literal, quoted
 from apex_ml.contract.model import USES, BeforeAsOfRule, Contract, PairsRule, Severity, Use
@@ -106,22 +106,14 @@ def _broken_of(config: Any) -> tuple[str, str, Severity]:
 def judges(contract: Contract) -> dict[Use, Judge]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
         import great_expectations as gx
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     source = context.data_sources.add_pandas("frames")
     found: dict[Use, Judge] = {}
     for use in USES:
-        suite = gx.ExpectationSuite(name=use)
-        for expectation in expectations(contract, use):
-            severity = "critical" if expectation.severity == "error" else "warning"
-            suite.add_expectation_configuration(
-                ExpectationConfiguration(type=expectation.type, kwargs=expectation.kwargs, severity=severity)
-            )
         batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
-        found[use] = Judge(batch, context.suites.add(suite))
+        found[use] = Judge(batch, context.suites.add(make_suite(contract, use)))
     return found
 
 
