@@ -388,7 +388,7 @@ class Promotion(_Model):
     margin: float = Field(ge=0, description="Nats of log loss a challenger must gain over the champion.")
 
 
-class _Contradiction(ValueError):
+class _ContradictionError(ValueError):
     """Two parts of a contract disagree; `place` is the key at which the second one stands."""
 
     def __init__(self, place: tuple[int | str, ...], text: str) -> None:
@@ -423,21 +423,25 @@ class Contract(_Model):
         for role in ("entity", "timestamp", "target"):
             names = [c.name for c in self.columns.values() if c.role == role]
             if len(names) != 1:
-                raise _Contradiction(("columns",), f"exactly one column has the role {role}, found {names or 'none'}")
+                raise _ContradictionError(
+                    ("columns",), f"exactly one column has the role {role}, found {names or 'none'}"
+                )
         for nr, rule in enumerate(self.rules):
             if fault := self._fault_of(rule):
-                raise _Contradiction(("rules", nr), f"rule {rule.name}: {fault}")
+                raise _ContradictionError(("rules", nr), f"rule {rule.name}: {fault}")
         for nr, name in enumerate(self.features.attributes):
             if name not in self.columns or self.columns[name].role != "attribute":
-                raise _Contradiction(("features", "attributes", nr), f"{name} is not a column with the role attribute")
+                raise _ContradictionError(
+                    ("features", "attributes", nr), f"{name} is not a column with the role attribute"
+                )
         for nr, recipe in enumerate(self.features.history):
             for name in recipe.columns if isinstance(recipe, MeanRecipe) else ():
                 if name not in self.columns or self.columns[name].role != "measure":
-                    raise _Contradiction(
+                    raise _ContradictionError(
                         ("features", "history", nr, "columns"), f"{name} is not a column with the role measure"
                     )
             if isinstance(recipe, TargetTrendRecipe) and recipe.level not in self.classes:
-                raise _Contradiction(
+                raise _ContradictionError(
                     ("features", "history", nr, "level"),
                     f"{recipe.level} is not a class; the classes are {', '.join(self.classes)}",
                 )

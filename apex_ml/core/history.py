@@ -1,12 +1,13 @@
 """The history state of many orders in one pass over the orders sorted by entity and day.
 
-What :func:`apex_ml.core.features.state_sql` finds by a join, for any date that is asked, is here a difference of two
-running sums, as every order of an entity stands beside the earlier ones. Both give the same integers.
+What :func:`apex_ml.core.features.state_sql` finds by a join, for any dates that are asked, is here the difference of two
+running sums, as every order stands beside the entity's earlier ones. Both give the same integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +32,11 @@ from apex_ml.core.features import (
     trend_levels,
 )
 
+POSITION = "history_position"
+"""Names a row of the orders: an integer that no other row has."""
 DAY = "history_day"
 PLACE = "history_place"
-EPOCH_TYPES = {LAST_DATE: pa.date32()}
+EPOCH = date(1970, 1, 1)
 
 
 def exact_name(measure: str) -> str:
@@ -42,19 +45,19 @@ def exact_name(measure: str) -> str:
 
 
 def carried_columns(contract: Contract) -> tuple[str, ...]:
-    """Columns of an order that travel with its state: what an example needs besides, when every order is one."""
+    """Columns of an order that travel with it, so that it can become an example when every order does."""
     if contract.features.grain == "every_order":
-        return tuple(dict.fromkeys((contract.timestamp, contract.target, *contract.features.attributes)))
+        return (contract.target, *contract.features.attributes)
     return ()
 
 
 def compact_sql(contract: Contract, orders: str) -> str:
-    """SQL: the orders with what the history needs of them, as integers."""
+    """SQL: the orders with no more than their history needs, as integers. `orders` has the column `POSITION` too."""
     columns = [f"o.{quoted(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
     columns += [f"{exact_sql(contract, m, 'o')} AS {quoted(exact_name(m))}" for m in mean_measures(contract)]
     columns += [f"o.{quoted(name)}" for name in carried_columns(contract)]
-    return f"SELECT {', '.join(columns)} FROM {orders} AS o"
+    return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
 
 
 def _keys(contract: Contract) -> list[str]:
@@ -62,22 +65,19 @@ def _keys(contract: Contract) -> list[str]:
 
 
 def sorted_sql(contract: Contract, compact: str) -> str:
-    """SQL: the rows of :func:`compact_sql` in an order that depends on their content alone."""
-    keys = [*_keys(contract), *(quoted(name) for name in carried_columns(contract)[2:])]
+    """SQL: the rows of :func:`compact_sql` by entity, day, target and measures."""
+    keys = [*_keys(contract), *map(quoted, carried_columns(contract)), POSITION]
     return f"SELECT * FROM {compact} ORDER BY {', '.join(keys)}"
 
 
 def alike_sql(contract: Contract, ordered: str) -> str:
-    """SQL: how many rows of the sorted relation equal the one before in entity, day, target and measures.
+    """SQL: positions of the rows that have a neighbour equal in entity, day, target and measures.
 
-    None does: then no row of the orders is repeated. The relation is a table, which is read in the order of its rows.
+    Only these can be repeated rows. `ordered` is a table made by :func:`sorted_sql`, read in the order of its rows.
     """
-    row = f"row({', '.join(_keys(contract))})"
-    return (
-        f"SELECT count(*) FILTER (WHERE this = before AND same) FROM (SELECT this, lag(this) OVER () AS before,"
-        f" {row} IS NOT DISTINCT FROM lag({row}) OVER () AS same FROM"
-        f" (SELECT *, hash({', '.join(_keys(contract))}) AS this FROM {ordered}))"
-    )
+    hashed = f"SELECT {POSITION}, hash({', '.join(_keys(contract))}) AS this FROM {ordered}"
+    pairs = f"SELECT *, lag({POSITION}) OVER () AS earlier, lag(this) OVER () AS before FROM ({hashed})"
+    return f"SELECT DISTINCT unnest([{POSITION}, earlier]) AS {POSITION} FROM ({pairs}) WHERE this = before"
 
 
 def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
@@ -98,61 +98,100 @@ def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[p
         yield pa.Table.from_batches(kept)
 
 
-def _starts(table: pa.Table, entity: str) -> np.ndarray:
-    """True for the first row of each entity, shape (n,)."""
-    names = table.column(entity).combine_chunks()
-    starts = np.ones(len(names), bool)
-    starts[1:] = pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
-    return starts
-
-
 def _integers(table: pa.Table, name: str) -> np.ndarray:
     values: np.ndarray = pc.fill_null(table.column(name), 0).to_numpy().astype(np.int64)
     return values
 
 
-def states(contract: Contract, table: pa.Table) -> pa.Table:
-    """Add the history state to orders sorted by :func:`sorted_sql`, all rows of an entity in one table.
+class Replay:
+    """Orders sorted by :func:`sorted_sql`, all rows of an entity among them, with what came before each.
 
-    Returns the entity, the timestamp, the carried columns and the columns of
-    :func:`~apex_ml.core.features.state_columns`: one row an order, or with the grain `last_order_per_entity` one row an
-    entity, as of its last order.
+    States are tables of the entity, the timestamp and the columns of
+    :func:`~apex_ml.core.features.state_columns`.
     """
-    days, places = _integers(table, DAY), _integers(table, PLACE)
-    starts = _starts(table, contract.entity)
-    rows = np.arange(table.num_rows)
-    chosen = rows
-    if contract.features.grain == "last_order_per_entity":
-        chosen = np.flatnonzero(np.append(starts[1:], True)) if len(rows) else rows
-    # one rising number for entity and day; entities lie so far apart that a lag never reaches the one before
-    lag = contract.features.history_lag_days
-    oldest, newest = (int(days.min()), int(days.max())) if len(rows) else (0, 0)
-    moments = (np.cumsum(starts) - 1) * (newest - oldest + 1 + lag) + (days - oldest)
-    # the history of row i are the rows begins[i] … ends[i] - 1
-    begins = np.maximum.accumulate(np.where(starts, rows, 0))[chosen]
-    ends = np.maximum(np.searchsorted(moments, moments[chosen] - lag), begins)
-    known = ends > begins
-    latest = np.maximum(ends - 1, 0)
 
-    def total(values: np.ndarray) -> pa.Array:
-        running = np.zeros(len(values) + 1, np.int64)
-        np.cumsum(values, out=running[1:])
-        return pa.array(running[ends] - running[begins])
+    def __init__(self, contract: Contract, table: pa.Table) -> None:
+        self.contract, self.table = contract, table
+        self._entities = table.column(contract.entity).combine_chunks()
+        self._days, self._places = _integers(table, DAY), _integers(table, PLACE)
+        changes = np.ones(table.num_rows + 1, bool)
+        if table.num_rows:
+            changes[1:-1] = pc.not_equal(self._entities[1:], self._entities[:-1]).to_numpy(zero_copy_only=False)
+        bounds = np.flatnonzero(changes)
+        # rows firsts[i] … ends[i] - 1 are those of entity i
+        self._firsts, self._ends = bounds[:-1], bounds[1:]
+        self._sums = {name: self._running(values) for name, values in self._summed()}
 
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {contract.entity: table.column(contract.entity).take(chosen)}
-    columns[contract.timestamp] = pa.array(days[chosen].astype(np.int32), pa.int32()).cast(pa.date32())
-    if carried := carried_columns(contract):
-        columns |= {name: table.column(name) for name in carried}
-    columns[ORDERS] = pa.array(ends - begins)
-    columns[LAST_DATE] = pa.array(days[latest].astype(np.int32), pa.int32(), mask=~known).cast(pa.date32())
-    columns[LAST_TARGET] = pa.array(places[latest], mask=~known)
-    for place, level in enumerate(contract.classes, 1):
-        columns[count_name(level)] = total(places == place)
-    for measure in mean_measures(contract):
-        columns[sum_name(measure)] = total(_integers(table, exact_name(measure)))
-        columns[known_name(measure)] = total(table.column(exact_name(measure)).is_valid().to_numpy())
-    if levels := trend_levels(contract):
-        columns[DAYS], columns[DAYS_SQUARED] = total(days), total(days * days)
+    def _summed(self) -> Iterator[tuple[str, np.ndarray]]:
+        contract = self.contract
+        for place, level in enumerate(contract.classes, 1):
+            yield count_name(level), self._places == place
+        for measure in mean_measures(contract):
+            yield sum_name(measure), _integers(self.table, exact_name(measure))
+            yield known_name(measure), self.table.column(exact_name(measure)).is_valid().to_numpy()
+        levels = trend_levels(contract)
+        if levels:
+            yield DAYS, self._days
+            yield DAYS_SQUARED, self._days * self._days
         for level in levels:
-            columns[days_name(level)] = total(np.where(places == contract.classes.index(level) + 1, days, 0))
-    return pa.table(columns)
+            yield days_name(level), np.where(self._places == contract.classes.index(level) + 1, self._days, 0)
+
+    @staticmethod
+    def _running(values: np.ndarray) -> np.ndarray:
+        sums = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(values, out=sums[1:])
+        return sums
+
+    def _state(self, entities: np.ndarray, days: np.ndarray) -> pa.Table:
+        """The state of the entities, numbers from 0, as of the days; both of shape (n,)."""
+        begins = self._firsts[entities]
+        before = days - self.contract.features.history_lag_days
+        # entities lie so far apart on this one rising scale that no day asked for reaches a neighbour
+        oldest = min(int(self._days.min()), int(before.min()))
+        apart = max(int(self._days.max()), int(before.max())) - oldest + 1
+        numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
+        ends = np.searchsorted(numbers * apart + (self._days - oldest), entities * apart + (before - oldest))
+        unknown = ends == begins
+        latest = np.maximum(ends - 1, 0)
+
+        def day(values: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
+            return pa.array(values.astype(np.int32), pa.int32(), mask=mask).cast(pa.date32())
+
+        columns = {
+            self.contract.entity: self._entities.take(pa.array(begins)),
+            self.contract.timestamp: day(days),
+            ORDERS: pa.array(ends - begins),
+            LAST_DATE: day(self._days[latest], unknown),
+            LAST_TARGET: pa.array(self._places[latest], mask=unknown),
+        }
+        columns |= {name: pa.array(sums[ends] - sums[begins]) for name, sums in self._sums.items()}
+        return pa.table(columns)
+
+    def every_order(self) -> pa.Table:
+        """The state of each order as of its own day, with the carried columns."""
+        numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
+        state = self._state(numbers, self._days)
+        for name in carried_columns(self.contract):
+            state = state.append_column(name, self.table.column(name))
+        return state
+
+    def last_orders(self) -> tuple[pa.Table, pa.Array]:
+        """The state of each entity as of the day of its last order, with the order's position.
+
+        Of several orders on that day the position is null; the positions of all of them are the second result.
+        """
+        last = self._ends - 1
+        state = self._state(np.arange(len(last)), self._days[last])
+        tied = np.zeros(len(last), bool)
+        several = last > self._firsts
+        tied[several] = self._days[last[several] - 1] == self._days[last[several]]
+        positions = self.table.column(POSITION).combine_chunks()
+        found = pc.if_else(pa.array(tied), pa.scalar(None, positions.type), positions.take(pa.array(last)))
+        owners = np.repeat(np.arange(len(last)), self._ends - self._firsts)
+        among = tied[owners] & (self._days == self._days[last][owners])
+        return state.append_column(POSITION, found), positions.filter(pa.array(among))
+
+    def snapshot(self, as_of: date) -> pa.Table:
+        """The state of every entity as of one day, without the day."""
+        days = np.full(len(self._firsts), (as_of - EPOCH).days)
+        return self._state(np.arange(len(days)), days).drop_columns([self.contract.timestamp])

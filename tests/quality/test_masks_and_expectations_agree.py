@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters import duck
@@ -153,7 +153,13 @@ def as_the_masks_say(contract: Contract, use: Use, reasons: set[tuple[str, str, 
     return found
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],  # an example takes a second: to shrink one would take minutes
+)
 @given(use=st.sampled_from(USES), changes=CHANGES)
 def test_masks_and_expectations_agree(
     healthy_orders: pa.Table,

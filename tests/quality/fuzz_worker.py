@@ -1,0 +1,72 @@
+"""Check the damaged files of some numbers and print a line of JSON before and after each: a crash can be told from it.
+
+``python fuzz_worker.py FOLDER FIRST STOP STEP SOURCE…``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+CODE = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(CODE), str(Path(__file__).parent)]
+
+from contract_by_hand import violations  # noqa: E402
+from corruptions import Case, corrupt  # noqa: E402
+
+from apex_ml.adapters import duck  # noqa: E402
+from apex_ml.adapters.rowchecks import check_file  # noqa: E402
+from apex_ml.contract.model import USES, Contract, load_contract  # noqa: E402
+from apex_ml.errors import DataError  # noqa: E402
+from apex_ml.settings import Settings  # noqa: E402
+
+
+def verdict(case: Case, number: int, contract: Contract, settings: Settings, folder: Path) -> dict[str, object]:
+    """What became of a file: refused with a typed error, right, or wrong with the reason."""
+    use = USES[number % 2]
+    accepted, bad = folder / "accepted.parquet", folder / "bad.parquet"
+    bad.unlink(missing_ok=True)
+    try:
+        with duck.connect(settings, folder) as con:
+            report = check_file(con, case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
+    except DataError as error:
+        named = str(error).startswith(case.path.name)
+        return {"state": "refused"} if named else {"state": "wrong", "why": f"the file is not named: {error}"}
+    except BaseException as error:  # noqa: BLE001  whatever else it is, it is the finding
+        return {"state": "wrong", "why": f"{type(error).__module__}.{type(error).__name__}: {error}"}
+    table = pq.read_table(accepted)
+    quarantined = pq.read_table(bad) if bad.exists() else None
+    held = table.num_rows + (quarantined.num_rows if quarantined is not None else 0)
+    if case.certain:
+        return {"state": "wrong", "why": "accepted, against its checksum"}
+    if (report.rows, report.accepted) != (held, table.num_rows):
+        return {"state": "wrong", "why": f"{report.rows} rows in, {held} held"}
+    if quarantined is not None:
+        for row in quarantined.slice(0, 200).to_pylist():
+            if not json.loads(row["reasons"]) or "NaN" in json.dumps(json.loads(row["row"])):
+                return {"state": "wrong", "why": f"quarantined badly: {row}"}
+    if found := violations(table, contract, use):
+        return {"state": "wrong", "why": f"accepted against the contract: {found[:3]}"}
+    return {"state": "right", "rows": report.rows, "quarantined": report.quarantined}
+
+
+def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) -> None:
+    """Work through the numbers; a line before each says which one is at work."""
+    contract = load_contract(CODE / "apex_ml" / "contract" / "orders.yaml")
+    settings = Settings.load(home=folder, memory_limit_mb=512)
+    for number in range(first, stop, step):
+        print(json.dumps({"at": number}), flush=True)
+        case = corrupt(number, sources, folder)
+        began = time.monotonic()
+        found = verdict(case, number, contract, settings, folder)
+        seconds = round(time.monotonic() - began, 2)
+        case.path.unlink()
+        print(json.dumps({"number": number, "what": case.what, "seconds": seconds, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), [Path(name) for name in sys.argv[5:]])
