@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duck import one_row
@@ -19,7 +21,6 @@ PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""
 SORTED = "sorted_orders"
 """Table of the rows by entity and day, each once, with what their history needs."""
-_FILE = 2**40  # rows that a file may have before positions of two files meet
 
 
 def accepted_files(folder: Path) -> list[Path]:
@@ -35,9 +36,10 @@ def sort_orders(con: duckdb.DuckDBPyConnection, contract: Contract, files: Seque
     """
     names = ", ".join(literal(str(f)) for f in files)
     columns = ", ".join(map(quoted, contract.columns))
+    starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
     con.execute(
-        f"CREATE TEMP VIEW {PLACED} AS SELECT {columns}, CAST(file_index AS BIGINT) * {_FILE} + file_row_number AS"
-        f" {POSITION} FROM read_parquet([{names}], file_row_number = true)"
+        f"CREATE TEMP VIEW {PLACED} AS SELECT {columns}, {starts}[file_index + 1] + file_row_number AS {POSITION}"
+        f" FROM read_parquet([{names}], file_row_number = true)"
     )
     # two statements: DuckDB sorts a table of plain values faster than the dictionaries of parquet
     con.execute(f"CREATE TEMP TABLE compact_orders AS {compact_sql(contract, PLACED)}")
@@ -49,30 +51,62 @@ def sort_orders(con: duckdb.DuckDBPyConnection, contract: Contract, files: Seque
     if not alike:
         return rows, 0
     con.execute(
-        f"CREATE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED} SEMI JOIN alike_orders USING ({POSITION})"
-        f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
+        f"CREATE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED}"
+        f" SEMI JOIN alike_orders USING ({POSITION}) QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
     )
     (repeated,) = one_row(con, "SELECT count(*) FROM repeated_orders")
     con.execute(f"DELETE FROM {SORTED} WHERE {POSITION} IN (SELECT {POSITION} FROM repeated_orders)")
     return rows, repeated
 
 
-def take_orders(files: Sequence[Path], contract: Contract, columns: Sequence[str], positions: np.ndarray) -> pa.Table:
-    """Read the rows at the positions, in their order; strings come as dictionaries, which is many times faster.
+class CodedColumns:
+    """Columns of all orders in memory, strings as codes of one to four bytes, to take rows by position from.
 
-    Only the columns asked for are read, one file at a time, and no more than the rows asked for is kept.
+    Levels are kept once, so that a row costs a few bytes. The files are read one at a time.
     """
-    strings = [name for name in columns if contract.columns[name].type == "string"]
-    order = np.argsort(positions, kind="stable")
-    rising = positions[order]
-    parts = []
-    for number, file in enumerate(files):
-        first, end = np.searchsorted(rising, [number * _FILE, (number + 1) * _FILE])
-        if first < end:
-            table = pq.read_table(file, columns=list(columns), read_dictionary=strings, partitioning=None)
-            parts.append(table.take(pa.array(rising[first:end] - number * _FILE)))
-    if not parts:
-        return pa.schema([contract.arrow_schema().field(name) for name in columns]).empty_table()
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks().take(pa.array(back))
+
+    def __init__(self, contract: Contract, files: Sequence[Path], columns: Sequence[str]) -> None:
+        self._contract = contract
+        self._levels: dict[str, pa.Array] = {}
+        self._values: dict[str, np.ndarray | pa.ChunkedArray] = {}
+        strings = [name for name in columns if contract.columns[name].type == "string"]
+        parts: dict[str, list[pa.ChunkedArray]] = {name: [] for name in columns}
+        for file in files:
+            with pq.ParquetFile(file, read_dictionary=strings) as opened:
+                table = opened.read(list(columns))
+            for name in columns:
+                parts[name].append(table.column(name))
+        for name, found in parts.items():
+            chunks = [chunk for part in found for chunk in part.chunks]
+            if name in strings:
+                self._levels[name], self._values[name] = _unified(chunks)
+            else:
+                self._values[name] = pa.chunked_array(chunks, contract.columns[name].arrow_type)
+
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """The rows at the positions, in their order, with the contract's types."""
+        taken = {}
+        for name, values in self._values.items():
+            if isinstance(values, np.ndarray):
+                codes = values[positions]
+                taken[name] = self._levels[name].take(pa.array(codes))
+            else:
+                taken[name] = values.take(pa.array(positions))
+        return pa.table(taken)
+
+
+def _code_type(levels: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if levels <= 2**8 else np.uint16 if levels <= 2**16 else np.uint32
+
+
+def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
+    """One list of levels, null first, and the code of every row."""
+    levels = pc.unique(pa.chunked_array([chunk.dictionary for chunk in chunks], pa.string())).drop_null()
+    kind = _code_type(len(levels) + 1)
+    codes = []
+    for chunk in chunks:
+        places = pc.index_in(chunk.dictionary, value_set=levels).to_numpy(zero_copy_only=False) + 1
+        # the code of null stands last, where index -1 finds it
+        table = np.append(places, 0).astype(kind)
+        codes.append(table[pc.fill_null(chunk.indices, -1).to_numpy()])
+    return pa.concat_arrays([pa.nulls(1, pa.string()), levels]), np.concatenate(codes)

@@ -13,8 +13,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import duckdb
 
+from apex_ml.adapters.duck import errors_name, one_row
+from apex_ml.contract.masks import literal
 from apex_ml.errors import DataError
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
@@ -79,36 +81,48 @@ class _Reader:
             raise ValueError(f"type {kind} is in no page header")
 
 
-def verify_pages(path: Path, metadata: pq.FileMetaData) -> None:
+@dataclass(frozen=True)
+class _Chunk:
+    """A column of a row group, as the footer describes it."""
+
+    column: str
+    group: int
+    data_page_offset: int
+    dictionary_page_offset: int | None
+    packed: int
+    whole: int
+
+
+def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Refuse a file whose pages are not what their headers say.
 
     Raises :class:`~apex_ml.errors.DataError` naming file, column and row group when a checksum does not match, a page
     claims to be larger than its column, or the counts of rows contradict each other. A header that cannot be read is
-    left to the reader, which knows more forms of it.
+    left to the reader, which knows more forms of it. The footer is read by DuckDB: PyArrow's description of a column
+    ends the process when it is damaged.
     """
-    groups = [metadata.row_group(nr) for nr in range(metadata.num_row_groups)]
-    if sum(g.num_rows for g in groups) != metadata.num_rows:
-        raise DataError(
-            f"{path.name}: a damaged parquet file: its row groups do not add up to {metadata.num_rows} rows"
-        )
+    file_sql = literal(str(path))
+    groups = f"SELECT DISTINCT row_group_id, row_group_num_rows AS n FROM parquet_metadata({file_sql})"
+    rows = f"(SELECT num_rows FROM parquet_file_metadata({file_sql}))"
+    with errors_name(path.name):
+        told, held = one_row(con, f"SELECT {rows}, coalesce(sum(n), 0) FROM ({groups})")
+        found = con.execute(
+            "SELECT path_in_schema, row_group_id, data_page_offset, dictionary_page_offset, total_compressed_size,"
+            f" total_uncompressed_size FROM parquet_metadata({file_sql})"
+        ).fetchall()
+    if told != held:
+        raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {told} rows")
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        for nr, group in enumerate(groups):
-            if not group.num_rows:
-                continue  # a group without rows may have no pages
-            for place in range(group.num_columns):
-                chunk = group.column(place)
-                if fault := _fault(file, size, chunk):
-                    where = f"column {chunk.path_in_schema}, row group {nr}"
-                    raise DataError(f"{path.name}: damaged in {where}: {fault}; deliver it again")
+        for chunk in (_Chunk(*values) for values in found):
+            if fault := _fault(file, size, chunk):
+                where = f"column {chunk.column}, row group {chunk.group}"
+                raise DataError(f"{path.name}: damaged in {where}: {fault}; deliver it again")
 
 
-def _fault(file: io.RawIOBase, size: int, chunk: pq.ColumnChunkMetaData) -> str | None:
-    starts = [chunk.data_page_offset]
-    if chunk.dictionary_page_offset:
-        starts.append(chunk.dictionary_page_offset)
-    at = min(starts)
-    end = at + chunk.total_compressed_size
+def _fault(file: io.RawIOBase, size: int, chunk: _Chunk) -> str | None:
+    at = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+    end = at + chunk.packed
     if not 4 <= at <= end <= size:
         return "it lies outside of the file"
     while at < end:
@@ -117,7 +131,7 @@ def _fault(file: io.RawIOBase, size: int, chunk: pq.ColumnChunkMetaData) -> str 
             return None
         header, body = found
         packed, whole = header.get(_COMPRESSED_SIZE, -1), header.get(_UNCOMPRESSED_SIZE, -1)
-        if not (0 <= packed <= size - body and 0 <= whole <= max(chunk.total_uncompressed_size, _USUAL_PAGE)):
+        if not (0 <= packed <= size - body and 0 <= whole <= max(chunk.whole, _USUAL_PAGE)):
             return "a page is larger than the column"
         if _CRC in header:
             file.seek(body)

@@ -30,6 +30,8 @@ from apex_ml.contract.masks import (
 from apex_ml.contract.model import Contract, Use
 from apex_ml.errors import DataError
 
+_LONGEST_TEXT = 10_000  # characters kept of a quarantined value
+
 
 @dataclass(frozen=True)
 class FileReport:
@@ -52,16 +54,14 @@ class FileReport:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Read a parquet file's Arrow schema, and verify its pages.
+    """Read a parquet file's Arrow schema.
 
     Raises :class:`~apex_ml.errors.DataError` naming the file when it is not a whole, readable parquet file.
     """
     check_parquet(path)
     try:
         with pq.ParquetFile(path) as file:
-            schema, metadata = file.schema_arrow, file.metadata
-        verify_pages(path, metadata)
-        return schema
+            return file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({first})") from error
@@ -89,8 +89,8 @@ def _when(condition: str) -> str:
 
 
 def _text(column: RawColumn) -> str:
-    """SQL of a file's own value as text; a NUL, which no text of Postgres may hold, is left out."""
-    return f"replace(CAST({column.source} AS VARCHAR), chr(0), '')"
+    """SQL of a file's own value as text, cut when it is very long; a NUL, which Postgres cannot hold, is left out."""
+    return f"replace(left(CAST({column.source} AS VARCHAR), {_LONGEST_TEXT}), chr(0), '')"
 
 
 def _details(reasons: list[Reason], checks: RowChecks) -> str:
@@ -146,10 +146,12 @@ def check_file(
 
     `accepted` gets the contract's columns, normalised and cast (with `with_row_nr` also the row's position in the
     file). `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
-    `row` (JSON of the file's own values). Raises :class:`~apex_ml.errors.DataError` for a file that cannot be read or
-    lacks a required column.
+    `row` (JSON of the file's own values, texts of more than 10,000 characters cut). Raises
+    :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
+    required column.
     """
     schema = read_schema(path)
+    verify_pages(con, path)
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)

@@ -151,19 +151,19 @@ def examples_sql(contract: Contract, orders: str) -> str:
     """SQL: the orders that become examples, each with the columns known before it and its target.
 
     With the grain `last_order_per_entity`, of several orders on an entity's last day the one with the largest
-    measures, compared in the contract's order, and then the last target level is taken: a rule of the content alone.
+    measures, compared in the contract's order in their smallest unit, then the last target level, then the last
+    attributes is taken: a rule of the content alone.
     """
-    entity, when, target = map(quoted, (contract.entity, contract.timestamp, contract.target))
+    entity, when = map(quoted, (contract.entity, contract.timestamp))
     columns = ", ".join(map(quoted, contract.named("entity", "timestamp", "target", "attribute")))
     if contract.features.grain == "every_order":
         return f"SELECT {columns} FROM {orders}"
-    levels = ", ".join(map(literal, contract.classes))
-    ties = [f"{quoted(m)} DESC NULLS LAST" for m in contract.named("measure")]
-    ties.append(f"list_position([{levels}], {target}) DESC")
+    ties = [f"{exact_sql(contract, m, 'o')} DESC NULLS LAST" for m in contract.named("measure")]
+    ties.append(f"{place_sql(contract, 'o')} DESC")
     ties += [f"{quoted(name)} DESC NULLS LAST" for name in contract.named("attribute")]
     last = f"SELECT {entity}, max({when}) AS {when} FROM {orders} GROUP BY {entity}"
     return (
-        f"SELECT {columns} FROM {orders} SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
+        f"SELECT {columns} FROM {orders} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
         f"QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {', '.join(ties)}) = 1"
     )
 

@@ -1,7 +1,7 @@
 """The history state of many orders in one pass over the orders sorted by entity and day.
 
-What :func:`apex_ml.core.features.state_sql` finds by a join, for any dates that are asked, is here the difference of two
-running sums, as every order stands beside the entity's earlier ones. Both give the same integers.
+What :func:`apex_ml.core.features.state_sql` finds by a join, for any dates that are asked, is here the difference of
+two running sums, as every order stands beside the entity's earlier ones. Both give the same integers.
 """
 
 from __future__ import annotations
@@ -44,30 +44,21 @@ def exact_name(measure: str) -> str:
     return f"history_exact_{measure}"
 
 
-def carried_columns(contract: Contract) -> tuple[str, ...]:
-    """Columns of an order that travel with it, so that it can become an example when every order does."""
-    if contract.features.grain == "every_order":
-        return (contract.target, *contract.features.attributes)
-    return ()
-
-
 def compact_sql(contract: Contract, orders: str) -> str:
     """SQL: the orders with no more than their history needs, as integers. `orders` has the column `POSITION` too."""
     columns = [f"o.{quoted(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
-    columns += [f"{exact_sql(contract, m, 'o')} AS {quoted(exact_name(m))}" for m in mean_measures(contract)]
-    columns += [f"o.{quoted(name)}" for name in carried_columns(contract)]
+    columns += [f"{exact_sql(contract, m, 'o')} AS {quoted(exact_name(m))}" for m in contract.named("measure")]
     return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
 
 
 def _keys(contract: Contract) -> list[str]:
-    return [quoted(contract.entity), DAY, PLACE, *(quoted(exact_name(m)) for m in mean_measures(contract))]
+    return [quoted(contract.entity), DAY, PLACE, *(quoted(exact_name(m)) for m in contract.named("measure"))]
 
 
 def sorted_sql(contract: Contract, compact: str) -> str:
     """SQL: the rows of :func:`compact_sql` by entity, day, target and measures."""
-    keys = [*_keys(contract), *map(quoted, carried_columns(contract)), POSITION]
-    return f"SELECT * FROM {compact} ORDER BY {', '.join(keys)}"
+    return f"SELECT * FROM {compact} ORDER BY {', '.join([*_keys(contract), POSITION])}"
 
 
 def alike_sql(contract: Contract, ordered: str) -> str:
@@ -168,30 +159,58 @@ class Replay:
         return pa.table(columns)
 
     def every_order(self) -> pa.Table:
-        """The state of each order as of its own day, with the carried columns."""
+        """The state of each order as of its own day, with the order's position."""
         numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
-        state = self._state(numbers, self._days)
-        for name in carried_columns(self.contract):
-            state = state.append_column(name, self.table.column(name))
-        return state
+        return self._state(numbers, self._days).append_column(POSITION, self.table.column(POSITION))
 
     def last_orders(self) -> tuple[pa.Table, pa.Array]:
         """The state of each entity as of the day of its last order, with the order's position.
 
-        Of several orders on that day the position is null; the positions of all of them are the second result.
+        Of several orders on that day the one that :func:`~apex_ml.core.features.examples_sql` would choose. Where only
+        the attributes can tell the position is null, and the second result holds the positions to choose from.
         """
         last = self._ends - 1
         state = self._state(np.arange(len(last)), self._days[last])
-        tied = np.zeros(len(last), bool)
-        several = last > self._firsts
-        tied[several] = self._days[last[several] - 1] == self._days[last[several]]
+        chosen, open_rows = self._settle(last)
         positions = self.table.column(POSITION).combine_chunks()
-        found = pc.if_else(pa.array(tied), pa.scalar(None, positions.type), positions.take(pa.array(last)))
+        settled = pc.if_else(pa.array(chosen >= 0), positions.take(pa.array(np.maximum(chosen, 0))), None)
+        return state.append_column(POSITION, settled), positions.take(pa.array(open_rows))
+
+    def _settle(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row of each entity's last order, -1 where it stays open; and the rows of the open ones."""
+        chosen = last.copy()
+        several = last > self._firsts
+        several[several] = self._days[last[several] - 1] == self._days[last[several]]
         owners = np.repeat(np.arange(len(last)), self._ends - self._firsts)
-        among = tied[owners] & (self._days == self._days[last][owners])
-        return state.append_column(POSITION, found), positions.filter(pa.array(among))
+        rows = np.flatnonzero(several[owners] & (self._days == self._days[last][owners]))
+        keys = [owners[rows]]
+        for measure in self.contract.named("measure"):
+            column = self.table.column(exact_name(measure))
+            keys += [column.is_valid().to_numpy()[rows], _integers(self.table, exact_name(measure))[rows]]
+        keys.append(self._places[rows])
+        order = np.lexsort(keys[::-1])
+        rows, ranks = rows[order], np.array([key[order] for key in keys], np.int64)
+        best = np.flatnonzero(np.diff(ranks[0], append=-1))
+        chosen[ranks[0][best]] = rows[best]
+        top = np.zeros(len(last), np.int64)
+        top[ranks[0][best]] = best
+        equal = (ranks == ranks[:, top[ranks[0]]]).all(axis=0)
+        still = np.bincount(ranks[0][equal], minlength=len(last)) > 1
+        chosen[still] = -1
+        return chosen, rows[equal & still[ranks[0]]]
 
     def snapshot(self, as_of: date) -> pa.Table:
         """The state of every entity as of one day, without the day."""
         days = np.full(len(self._firsts), (as_of - EPOCH).days)
         return self._state(np.arange(len(days)), days).drop_columns([self.contract.timestamp])
+
+
+def settle_by_attributes(contract: Contract, rows: pa.Table) -> pa.Table:
+    """Of rows that only their attributes tell apart the one an entity whose attributes stand last, nulls first."""
+    keys = [(contract.entity, "ascending"), *((name, "descending") for name in contract.named("attribute"))]
+    ordered = rows.take(pc.sort_indices(rows, sort_keys=keys, null_placement="at_end"))
+    names = ordered.column(contract.entity).combine_chunks()
+    firsts = np.ones(len(names), bool)
+    if len(names):
+        firsts[1:] = pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
+    return ordered.filter(pa.array(firsts))

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck
+from apex_ml.adapters.orders import SORTED, CodedColumns, accepted_files, sort_orders
 from apex_ml.adapters.store import sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import examples_sql, finish, snapshot_sql, state_columns, state_sql
+from apex_ml.core.features import finish, state_columns
+from apex_ml.core.history import POSITION, Replay, settle_by_attributes, whole_entities
 from apex_ml.errors import DataError
 from apex_ml.steps.folder import StepContext, read_manifest, run_step
 from apex_ml.steps.validate import ACCEPTED
@@ -27,7 +34,7 @@ BATCH_ROWS = 131_072
 
 
 def elt(context: StepContext) -> dict[str, Any]:
-    """Build one example a client's last order, and one row a client of history as of `as_of`.
+    """Build one example an order that the contract's grain asks for, and one row a client of history as of `as_of`.
 
     Rows that stand in several files are taken once and counted. Raises :class:`~apex_ml.errors.DataError` when no
     order lies before `as_of`.
@@ -63,26 +70,21 @@ def with_state_sql(contract: Contract, asked: str, state: str) -> str:
 
 
 def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, Any]) -> dict[str, Any]:
-    contract = context.contract
-    accepted = context.folder("validate") / ACCEPTED
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    with duck.connect(context.settings, folder.parent) as con, duck.errors_name("elt"):
-        rows, repeated = load_orders(con, contract, accepted)
-        con.execute(f"CREATE TEMP TABLE asked AS {examples_sql(contract, 'orders')}")
-        query = with_state_sql(contract, "asked", state_sql(contract, "asked", "orders"))
-        examples = _write_examples(con, contract, f"{query} ORDER BY a.{when}, a.{entity}", folder / EXAMPLES)
-        con.execute(
-            f"COPY ({snapshot_sql(contract, 'orders', as_of)}) TO {literal(str(folder / SNAPSHOT))} (FORMAT parquet)"
-        )
-    if not examples:
+    contract, settings = context.contract, context.settings
+    files = accepted_files(context.folder("validate") / ACCEPTED)
+    with duck.connect(settings, folder.parent) as con, duck.errors_name("elt"):
+        rows, repeated = sort_orders(con, contract, files)
+        with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
+            for table in make_examples(con, contract, files, settings.threads, as_of, snapshot.write):
+                examples.write(table)
+    if not examples.rows:
         raise DataError("elt: the accepted rows hold no order to learn from")
-    snapshot = pq.read_metadata(folder / SNAPSHOT).num_rows
-    logger.info("elt rows=%s repeated=%s examples=%s entities=%s", rows, repeated, examples, snapshot)
+    logger.info("elt rows=%s repeated=%s examples=%s entities=%s", rows, repeated, examples.rows, snapshot.rows)
     return {
         "rows": rows,
         "repeated": repeated,
-        "examples": examples,
-        "entities": snapshot,
+        "examples": examples.rows,
+        "entities": snapshot.rows,
         "as_of": as_of.isoformat(),
         "data_sha256": validated["data_sha256"],
         "features_sha256": contract.features_digest(),
@@ -90,23 +92,97 @@ def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, 
     }
 
 
-def _write_examples(con: duckdb.DuckDBPyConnection, contract: Contract, query: str, path: Path) -> int:
-    """Stream the examples through `finish` into one parquet file; returns their number."""
-    key = contract.named("entity", "timestamp", "target")
-    writer: pq.ParquetWriter | None = None
-    rows = 0
-    reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
-    try:
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            finished = finish(contract, table)
-            columns = {name: table.column(name) for name in key}
-            columns |= {name: finished.column(name) for name in finished.column_names}
-            out = pa.table(columns)
-            writer = writer or pq.ParquetWriter(path, out.schema, compression="zstd")
-            writer.write_table(out.cast(writer.schema))
-            rows += out.num_rows
-    finally:
-        if writer is not None:
-            writer.close()
-    return rows
+class ParquetSink:
+    """A parquet file that is written table by table and counts its rows. Without a table there is no file."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = 0
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> ParquetSink:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Append a table; all have the schema of the first."""
+        self._writer = self._writer or pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table.cast(self._writer.schema))
+        self.rows += table.num_rows
+
+
+def make_examples(
+    con: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    files: Sequence[Path],
+    threads: int,
+    as_of: date | None = None,
+    on_snapshot: Callable[[pa.Table], None] | None = None,
+) -> Iterator[pa.Table]:
+    """Examples with their features, of the orders that :func:`~apex_ml.adapters.orders.sort_orders` sorted.
+
+    Last orders come by day and entity, every order by entity and day. With `as_of` the snapshot of that day is handed
+    over part by part, by entity. Rows stream; of an entity one row of integers is kept.
+    """
+
+    columns = CodedColumns(contract, files, tuple(dict.fromkeys((contract.target, *contract.features.attributes))))
+
+    def replay(orders: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
+        replayed = Replay(contract, orders)
+        snapshot = None if as_of is None else replayed.snapshot(as_of)
+        if contract.features.grain == "every_order":
+            return _finished(contract, replayed.every_order(), columns), None, snapshot
+        return *replayed.last_orders(), snapshot
+
+    reader = con.sql(f"SELECT * FROM {SORTED}").to_arrow_reader(BATCH_ROWS)
+    parts: list[pa.Table] = []
+    unsettled: list[pa.Array] = []
+    for part, positions, snapshot in in_order(replay, whole_entities(reader, contract.entity), threads):
+        if on_snapshot is not None and snapshot is not None:
+            on_snapshot(snapshot)
+        if positions is None:
+            yield part
+        else:
+            parts.append(part)
+            unsettled.append(positions)
+    if parts:
+        states = _settled(contract, files, pa.concat_tables(parts), pa.concat_arrays(unsettled))
+        by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
+        cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
+        yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), columns), cuts, threads)
+
+
+def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """Work on a few items at once and yield the results in the items' order; no more than a few wait."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Any]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _settled(contract: Contract, files: Sequence[Path], states: pa.Table, unsettled: pa.Array) -> pa.Table:
+    """Give the last orders that only their attributes tell apart a position."""
+    if not len(unsettled):
+        return states
+    rows = CodedColumns(contract, files, contract.named("entity", "attribute")).take(unsettled.to_numpy())
+    rows = settle_by_attributes(contract, rows.append_column(POSITION, unsettled))
+    index = pc.index_in(states.column(contract.entity), value_set=rows.column(contract.entity))
+    positions = pc.coalesce(states.column(POSITION), rows.column(POSITION).take(index))
+    return states.set_column(states.schema.get_field_index(POSITION), POSITION, positions)
+
+
+def _finished(contract: Contract, states: pa.Table, columns: CodedColumns) -> pa.Table:
+    """The key of an example beside its features."""
+    taken = columns.take(states.column(POSITION).to_numpy())
+    for name in taken.column_names:
+        states = states.append_column(name, taken.column(name))
+    finished = finish(contract, states)
+    key = {name: states.column(name) for name in contract.named("entity", "timestamp", "target")}
+    return pa.table(key | {name: finished.column(name) for name in finished.column_names})

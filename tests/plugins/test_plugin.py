@@ -43,6 +43,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow.links",
         "apex_airflow.step_operator",
         "apex_airflow.step_process",
+        "apex_airflow.web",
         "apex_plugin",
     ]
 

@@ -36,7 +36,7 @@ class Case:
 
 def _flip(content: bytearray, chance: random.Random, start: int, end: int) -> None:
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
-        content[chance.randrange(start, end)] ^= 1 << chance.randrange(8)
+        content[chance.randrange(start, max(end, start + 1))] ^= 1 << chance.randrange(8)
 
 
 def _footer(content: bytearray) -> int:
@@ -134,6 +134,8 @@ def _some(table: pa.Table, chance: random.Random, name: str, value: Any) -> pa.T
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    if pa.types.is_temporal(column.type):  # of some Python holds no value
+        column = column.cast(pa.string())
     return [None if v is None else str(v) for v in column.to_pylist()]
 
 

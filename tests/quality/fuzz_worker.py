@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 
 CODE = Path(__file__).resolve().parents[2]
@@ -25,14 +26,15 @@ from apex_ml.errors import DataError  # noqa: E402
 from apex_ml.settings import Settings  # noqa: E402
 
 
-def verdict(case: Case, number: int, contract: Contract, settings: Settings, folder: Path) -> dict[str, object]:
+def verdict(
+    con: duckdb.DuckDBPyConnection, case: Case, number: int, contract: Contract, folder: Path
+) -> dict[str, object]:
     """What became of a file: refused with a typed error, right, or wrong with the reason."""
     use = USES[number % 2]
     accepted, bad = folder / "accepted.parquet", folder / "bad.parquet"
     bad.unlink(missing_ok=True)
     try:
-        with duck.connect(settings, folder) as con:
-            report = check_file(con, case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
+        report = check_file(con, case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
     except DataError as error:
         named = str(error).startswith(case.path.name)
         return {"state": "refused"} if named else {"state": "wrong", "why": f"the file is not named: {error}"}
@@ -57,15 +59,15 @@ def verdict(case: Case, number: int, contract: Contract, settings: Settings, fol
 def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) -> None:
     """Work through the numbers; a line before each says which one is at work."""
     contract = load_contract(CODE / "apex_ml" / "contract" / "orders.yaml")
-    settings = Settings.load(home=folder, memory_limit_mb=512)
-    for number in range(first, stop, step):
-        print(json.dumps({"at": number}), flush=True)
-        case = corrupt(number, sources, folder)
-        began = time.monotonic()
-        found = verdict(case, number, contract, settings, folder)
-        seconds = round(time.monotonic() - began, 2)
-        case.path.unlink()
-        print(json.dumps({"number": number, "what": case.what, "seconds": seconds, **found}), flush=True)
+    with duck.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a night
+        for number in range(first, stop, step):
+            print(json.dumps({"at": number}), flush=True)
+            case = corrupt(number, sources, folder)
+            began = time.monotonic()
+            found = verdict(con, case, number, contract, folder)
+            seconds = round(time.monotonic() - began, 2)
+            case.path.unlink()
+            print(json.dumps({"number": number, "what": case.what, "seconds": seconds, **found}), flush=True)
 
 
 if __name__ == "__main__":
