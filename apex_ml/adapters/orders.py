@@ -52,7 +52,8 @@ def sort_orders(con: duckdb.DuckDBPyConnection, contract: Contract, files: Seque
         return rows, 0
     con.execute(
         f"CREATE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED}"
-        f" SEMI JOIN alike_orders USING ({POSITION}) QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
+        f" SEMI JOIN alike_orders USING ({POSITION})"
+        f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
     )
     (repeated,) = one_row(con, "SELECT count(*) FROM repeated_orders")
     con.execute(f"DELETE FROM {SORTED} WHERE {POSITION} IN (SELECT {POSITION} FROM repeated_orders)")
