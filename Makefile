@@ -39,7 +39,7 @@ test: check ## Everything that CI runs: check, then all tests
 check: lint ## Lint, types, layers, doctests
 	@$(BIN)/mypy --strict apex_ml
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q --doctest-modules apex_ml
+	@$(BIN)/python -m pytest -q --doctest-modules apex_ml --ignore=apex_ml/core/candidates/lightgbm_trees.py
 
 bench: setup ## Measure every target and write build/bench.json
 	@$(BIN)/python -m tests.bench

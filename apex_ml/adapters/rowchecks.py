@@ -156,11 +156,11 @@ def check_file(
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
     with errors_name(path.name), _statistics_are_not_trusted(con):
-        return _split(con, _Source(path, checks), accepted, quarantined, with_row_nr)
+        return _split(con, Source(path, checks), accepted, quarantined, with_row_nr)
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """SQL clauses that read a file, its columns named by their places."""
 
     path: Path
@@ -181,9 +181,21 @@ class _Source:
         return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file} AS file({names})"
 
 
+def _repeats(checks: RowChecks) -> list[str]:
+    """SQL aggregates that tell, by hashes, how many rows repeat another one of the file."""
+    return [f"count(*) - count(DISTINCT hash({', '.join(map(quoted, u.columns))}))" for u in checks.unique]
+
+
+def look(con: duckdb.DuckDBPyConnection, source: Source) -> tuple[int, int, list[int]]:
+    """Apply every row rule in one pass, without normalising: (rows, rows in doubt, repeated rows by unique rule)."""
+    counts = ", ".join(["count(*)", f"count(*) FILTER (WHERE {quoted(IN_DOUBT)})", *_repeats(source.checks)])
+    rows, doubtful, *repeated = one_row(con, f"{source.plain()} SELECT {counts} FROM plain")
+    return rows, doubtful, repeated
+
+
 def _split(
     con: duckdb.DuckDBPyConnection,
-    source: _Source,
+    source: Source,
     accepted: Path,
     quarantined: Path,
     with_row_nr: bool,
@@ -191,14 +203,12 @@ def _split(
     """Look at every row cheaply, then closely at those in doubt; a file without any is copied as it came."""
     checks = source.checks
     columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
-    repeats = [f"count(*) - count(DISTINCT hash({', '.join(map(quoted, u.columns))}))" for u in checks.unique]
-    look = ", ".join(["count(*)", f"count(*) FILTER (WHERE {quoted(IN_DOUBT)})", *repeats])
-    rows, doubtful, *repeated = one_row(con, f"{source.plain()} SELECT {look} FROM plain")
+    rows, doubtful, repeated = look(con, source)
     if not doubtful and not any(repeated):
         _copy(con, f"{source.plain()} SELECT {columns} FROM plain", accepted)
         return _report(source, rows, 0, {}, {}, {})
-    if doubtful and repeats:  # rows may be equal only after they are normalised
-        repeated = list(one_row(con, f"{source.staged()} SELECT {', '.join(repeats)} FROM staged"))
+    if doubtful and checks.unique:  # rows may be equal only after they are normalised
+        repeated = list(one_row(con, f"{source.staged()} SELECT {', '.join(_repeats(checks))} FROM staged"))
     again = [_repeated(con, source, nr, u) for nr, (u, n) in enumerate(zip(checks.unique, repeated, strict=True)) if n]
     reasons = [*checks.reasons, *again]
     errors = [r for r in reasons if r.severity == "error"]
@@ -231,7 +241,7 @@ def _split(
 
 
 def _report(
-    source: _Source,
+    source: Source,
     rows: int,
     quarantined: int,
     reasons: dict[str, int],
@@ -253,7 +263,7 @@ def _report(
     )
 
 
-def _repeated(con: duckdb.DuckDBPyConnection, source: _Source, nr: int, unique: UniqueColumns) -> Reason:
+def _repeated(con: duckdb.DuckDBPyConnection, source: Source, nr: int, unique: UniqueColumns) -> Reason:
     """Find the rows that repeat an earlier one of the file, by their values: equal hashes only told to look."""
     key = ", ".join(map(quoted, unique.columns))
     table = f"repeated_{nr}"

@@ -1,0 +1,124 @@
+"""The row checks beside one DuckDB pass of the same aggregates, and Great Expectations beside both."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from apex_ml.adapters import duck
+from apex_ml.adapters.rowchecks import Source, check_file, look, read_schema
+from apex_ml.adapters.store import data_files
+from apex_ml.contract.masks import compile_row_checks, literal, quoted
+from apex_ml.contract.model import Contract, PairsRule, PatternCheck, RangeCheck, load_contract
+from apex_ml.settings import CODE_ROOT, Settings
+from tests.bench.registry import Beside, Row, measurement
+from tests.bench.scene import Scene, clean_environment, run_measured
+
+ROUNDS = 5
+MIB_600 = 600.0
+
+
+def floor_sql(contract: Contract, path: Path) -> str:
+    """One aggregate pass over the file's own columns with the same rules: nulls, domains, patterns, ranges, pairs."""
+    counts = ["count(*)"]
+    for column in contract.columns.values():
+        name = quoted(column.name)
+        counts.append(f"count(*) FILTER (WHERE {name} IS NULL)")
+        if column.domain is not None:
+            levels = ", ".join(map(literal, column.domain.levels))
+            counts.append(f"count(*) FILTER (WHERE {name} NOT IN ({levels}))")
+        for check in column.checks:
+            if isinstance(check, PatternCheck):
+                counts.append(f"count(*) FILTER (WHERE NOT regexp_full_match({name}, {literal(check.regex)}))")
+            elif isinstance(check, RangeCheck):
+                counts += [
+                    f"count(*) FILTER (WHERE {name} {sign} {literal(bound)})"
+                    for sign, bound in (("<", check.min), (">", check.max))
+                    if bound is not None
+                ]
+    for rule in contract.rules:
+        if isinstance(rule, PairsRule):
+            pairs = ", ".join(f"({literal(k)}, {literal(v)})" for k, values in rule.allowed.items() for v in values)
+            first, second = map(quoted, rule.columns)
+            counts.append(f"count(*) FILTER (WHERE ({first}, {second}) NOT IN ({pairs}))")
+        elif rule.rule == "unique":
+            columns = ", ".join(map(quoted, contract.columns))
+            counts.append(f"count(*) - count(DISTINCT hash({columns}))")
+    return f"SELECT {', '.join(counts)} FROM read_parquet({literal(str(path))})"
+
+
+def measure_masks(raw: Path, folder: Path) -> dict[str, Any]:
+    """Seconds of a round over all files: the floor, the masks alone, and the whole check with its writing."""
+    settings = Settings.load(home=folder)
+    contract = load_contract(settings.contract)
+    files = data_files(raw, "--raw")
+    seconds: dict[str, list[float]] = {"floor": [], "masks": [], "check": []}
+    rows = 0
+    with duck.connect(settings, folder) as con:
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            for path in files:
+                duck.one_row(con, floor_sql(contract, path))
+            seconds["floor"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            rows = 0
+            for path in files:
+                checks = compile_row_checks(contract, "train", read_schema(path), None)
+                n, doubtful, repeated = look(con, Source(path, checks))
+                assert not doubtful
+                assert not any(repeated)
+                rows += n
+            seconds["masks"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for number, path in enumerate(files):
+                out = {"accepted": folder / f"{number}.parquet", "quarantined": folder / f"{number}.bad.parquet"}
+                check_file(con, path, contract, "train", as_of=None, **out)
+            seconds["check"].append(time.perf_counter() - began)
+    return {"rows": rows, **{name: median(values) for name, values in seconds.items()}}
+
+
+@measurement
+def quality(scene: Scene) -> Iterator[Row]:
+    """Check the rows of all raw files, in a process of its own."""
+    code = "import sys; from tests.bench.quality import main; main(*sys.argv[1:])"
+    env = clean_environment(PYTHONPATH=f"{CODE_ROOT}:{CODE_ROOT / 'plugins'}")
+    ended = run_measured([sys.executable, "-c", code, str(scene.raw), str(scene.folder)], env)
+    found = json.loads(ended.output.splitlines()[-1])
+    floor = Beside("DuckDB, one aggregate pass, s", found["floor"])
+    note = f"{found['rows']:,} rows, median of {ROUNDS}"
+    yield Row("row masks / aggregate floor", found["masks"] / found["floor"], "×", 2.5, floor, note)
+    yield Row("row masks", found["masks"], "s", None, floor, note)
+    yield Row("row masks, checksums and writing accepted rows", found["check"], "s", None, floor, note)
+    yield Row("row checks, peak memory", ended.peak_mib, "MiB", MIB_600)
+    code = "import sys; from tests.bench.quality import expectations; expectations(*sys.argv[1:])"
+    judged = run_measured([sys.executable, "-c", code, str(scene.folder)], env)
+    gx = json.loads(judged.output.splitlines()[-1])
+    yield Row("Great Expectations on the accepted batch", gx["seconds"], "s", None, floor, f"{gx['evaluated']} of them")
+
+
+def main(raw: str, folder: str) -> None:
+    """Print what was measured."""
+    print(json.dumps(measure_masks(Path(raw), Path(folder))))
+
+
+def expectations(folder: str) -> None:
+    """Print the seconds that the checkpoint takes, its import apart."""
+    from datetime import date
+
+    import great_expectations  # noqa: F401  (the import is not what is measured)
+    from apex_ml.adapters.expectations import check_batch
+
+    home = Path(folder)
+    settings = Settings.load(home=home)
+    batch = home / "batch"
+    batch.mkdir(exist_ok=True)
+    for path in home.glob("[0-9].parquet"):
+        path.rename(batch / path.name)
+    began = time.perf_counter()
+    verdict = check_batch(settings, load_contract(settings.contract), "train", batch, "bench", date(2100, 1, 1))
+    print(json.dumps({"seconds": time.perf_counter() - began, "evaluated": verdict.evaluated}))
