@@ -122,7 +122,7 @@ def _own_values(checks: RowChecks) -> str:
 
 
 @contextmanager
-def _statistics_are_not_trusted(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def statistics_are_not_trusted(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Read values, whatever a file's statistics say of them: wrong ones would fold a check away."""
     con.execute("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
     try:
@@ -155,7 +155,7 @@ def check_file(
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
-    with errors_name(path.name), _statistics_are_not_trusted(con):
+    with errors_name(path.name), statistics_are_not_trusted(con):
         return _split(con, Source(path, checks), accepted, quarantined, with_row_nr)
 
 
