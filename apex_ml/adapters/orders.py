@@ -38,7 +38,8 @@ def sort_orders(con: duckdb.DuckDBPyConnection, contract: Contract, files: Seque
     columns = ", ".join(map(quoted, contract.columns))
     starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
     con.execute(
-        f"CREATE TEMP VIEW {PLACED} AS SELECT {columns}, {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
+        f"CREATE TEMP VIEW {PLACED} AS SELECT {columns},"
+        f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
         f" FROM read_parquet([{names}], file_row_number = true)"
     )
     # two statements: DuckDB sorts a table of plain values faster than the dictionaries of parquet
