@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from apex_ml.adapters import duck
 from apex_ml.adapters.rowchecks import Source, check_file, look, read_schema, statistics_are_not_trusted
 from apex_ml.adapters.store import data_files
@@ -17,7 +19,7 @@ from apex_ml.contract.masks import compile_row_checks, literal, quoted
 from apex_ml.contract.model import Contract, PairsRule, PatternCheck, RangeCheck, load_contract
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.bench.registry import Beside, Row, measurement
-from tests.bench.scene import Scene, clean_environment, run_measured
+from tests.bench.scene import APEX, Scene, clean_environment, run_measured
 
 ROUNDS = 5
 MIB_600 = 600.0
@@ -104,6 +106,25 @@ def quality(scene: Scene) -> Iterator[Row]:
     judged = run_measured([sys.executable, "-c", code, str(scene.folder)], env)
     gx = json.loads(judged.output.splitlines()[-1])
     yield Row("Great Expectations on the accepted batch", gx["seconds"], "s", None, floor, f"{gx['evaluated']} of them")
+
+
+@measurement
+def simulate(scene: Scene) -> Iterator[Row]:
+    """Generate 1,250,000 orders and write them, beside writing a table of the same rows again."""
+    seconds, peaks = [], []
+    for number in range(3):
+        out = scene.folder / f"simulated-{number}"
+        command = [*APEX, "simulate", "--out", str(out)]
+        ended = run_measured(command, clean_environment(APEX_HOME=str(scene.folder)))
+        seconds.append(ended.seconds)
+        peaks.append(ended.peak_mib)
+    tables = [pq.read_table(path) for path in sorted(out.glob("*.parquet"))]
+    began = time.perf_counter()
+    for number, table in enumerate(tables):
+        pq.write_table(table, scene.folder / f"again-{number}.parquet")
+    floor = Beside("PyArrow writes the rows again", time.perf_counter() - began)
+    yield Row("simulate 1,250,000 orders, whole command", median(seconds), "s", 5.0, floor, "median of 3")
+    yield Row("simulate, peak memory", median(peaks), "MiB", None, floor)
 
 
 def main(raw: str, folder: str) -> None:

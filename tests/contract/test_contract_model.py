@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pyarrow as pa
 import pytest
+import yaml
 
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract, json_schema, load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT
 
-TEXT = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text(encoding="utf-8")
+ORDERS = CODE_ROOT / "apex_ml" / "contract" / "orders.yaml"
+TEXT = ORDERS.read_text(encoding="utf-8")
 
 CONTRADICTIONS = [
     # (what is replaced, by what, text on the line that the message must point at, key, words)
@@ -293,3 +297,14 @@ def test_roles_and_schema_are_as_stated(contract: Contract) -> None:
     assert schema.field(contract.timestamp).type == pa.date32()
     assert contract.named("entity", "timestamp", "target") == (contract.entity, contract.timestamp, contract.target)
     assert len(contract.named("measure")) == 3
+
+
+def test_the_committed_json_schema_is_the_models_and_takes_the_contract() -> None:
+    """Editors check contract files against it."""
+    committed = (ORDERS.parent / "contract.schema.json").read_text(encoding="utf-8")
+    assert committed == json_schema(), "run: apex contract build"
+    content = json.loads(json.dumps(yaml.safe_load(ORDERS.read_text(encoding="utf-8")), default=str))
+    jsonschema.validate(content, json.loads(committed))
+    content["columns"]["pais_cd"]["rolle"] = "attribute"
+    with pytest.raises(jsonschema.ValidationError, match="rolle"):
+        jsonschema.validate(content, json.loads(committed))

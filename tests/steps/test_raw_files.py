@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
+from apex_home import COMMAND, Apex
 from throwaway_home import free_ports
 
-from apex_ml.errors import DataError
+from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
 from apex_ml.simulate.process import load_process
 from apex_ml.simulate.quirks import apply_quirk
@@ -193,3 +195,54 @@ def test_changed_raw_files_are_new_work_and_the_old_result_is_kept_beside(apex: 
     second = check(apex)
     assert (first["rows"], second["rows"]) == (20_000, 15_000)
     assert sorted(p.name for p in (apex.processed / "night").iterdir()) == ["validate", "validate.replaced-1"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB that fills up; only root can mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here; it takes root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_named_leaves_nothing_and_with_room_the_next_run_heals(apex: Apex, small_disk: Path) -> None:
+    full = apex.but(processed_url=str(small_disk / "processed"))
+    (small_disk / "ballast").write_bytes(b"x" * (1_950 * 1024))
+    with pytest.raises(TransientError, match="disk is full; free space"):
+        check(full)
+    assert full.leftovers() == []
+    assert not list((small_disk / "processed").rglob("manifest.json"))
+    (small_disk / "ballast").unlink()
+    assert check(full)["rows"] > 0
+    (small_disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 40_000))
+    with pytest.raises(TransientError, match="disk is full; free space"):
+        elt(full.context("night"))
+    assert full.leftovers() == []
+    (small_disk / "ballast").unlink()
+    assert elt(full.context("night"))["examples"] > 0
+
+
+def test_a_step_killed_half_way_leaves_no_result_and_the_next_run_heals(apex: Apex) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "validate", "--run", "night"],
+        env=apex.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(apex.processed.rglob("part-00000.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (apex.processed / "night" / "validate").exists()
+    assert list((apex.processed / "night").glob(".validate.*.partial"))
+    assert check(apex)["rows"] > 0
+    assert apex.leftovers() == []

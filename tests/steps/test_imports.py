@@ -1,0 +1,16 @@
+"""What a step's process imports: scoring has no time for libraries that take seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["score", "promote", "validate", "elt", "commands"])
+def test_importing_a_step_imports_no_slow_library(module: str) -> None:
+    slow = "{'mlflow', 'great_expectations', 'airflow'}"
+    code = f"import sys, apex_ml.steps.{module}; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
