@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,7 +22,7 @@ import httpx
 import psycopg2
 import pyarrow as pa
 import pytest
-from throwaway_home import PlainDatabase, free_ports, open_folder, plain_postgres
+from throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
 
 from apex_ml.adapters.migrations import migrate
 from apex_ml.contract.model import Contract, load_contract
@@ -34,6 +35,32 @@ from apex_ml.simulate.process import load_process
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/adapters/test_registry.py")
 ALONE = ("tests/steps/test_real_files.py",)
+
+
+_REAPER: list[subprocess.Popen[bytes]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of this run, and have somebody outside clean it up when the run ends, also by Ctrl-C."""
+    if hasattr(config, "workerinput") or SESSION_FOLDER in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="apex-tests-")
+    os.chmod(folder, 0o755)  # the throwaway Postgres runs as another user
+    os.environ[SESSION_FOLDER] = folder
+    command = [sys.executable, str(Path(__file__).with_name("reaper.py")), folder]
+    # in a session of its own, so that a Ctrl-C does not reach it; the pipe closes when this process ends
+    _REAPER.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let the cleaner work, and wait for it."""
+    for process in _REAPER:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    if _REAPER:
+        os.environ.pop(SESSION_FOLDER, None)
+        _REAPER.clear()
 
 
 @pytest.hookimpl(optionalhook=True)

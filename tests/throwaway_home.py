@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import signal
 import socket
@@ -16,6 +17,9 @@ from pathlib import Path
 from apex_ml.platform import embedded, postgres, supervise
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.settings import Settings
+
+SESSION_FOLDER = "APEX_TEST_SESSION_FOLDER"
+"""Variable with the folder that goes away with the test run, however the run ends."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,7 +63,7 @@ def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
 @contextmanager
 def open_folder() -> Iterator[Path]:
     """A folder that every OS user can reach; pytest's own are closed."""
-    folder = Path(tempfile.mkdtemp(prefix="apex-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="apex-test-", dir=os.environ.get(SESSION_FOLDER)))
     folder.chmod(0o755)
     try:
         yield folder

@@ -87,7 +87,13 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     )
     try:
         experiment = mlflow.set_experiment(EXPERIMENT)
-        with mlflow.start_run(run_name=record.name) as run, tempfile.TemporaryDirectory(prefix="apex-model-") as folder:
+        with (
+            mlflow.start_run(run_name=record.name) as run,
+            tempfile.TemporaryDirectory(
+                prefix=".model-",
+                dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
+            ) as folder,
+        ):
             mlflow.set_tags(dict(record.tags))
             mlflow.log_params(dict(record.params))
             dataset = mlflow.data.from_pandas(
