@@ -28,6 +28,7 @@ from apex_ml.core.evaluation import (
     prior_losses,
 )
 from apex_ml.core.features import FeatureColumn
+from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
 from apex_ml.errors import DataError
@@ -40,12 +41,15 @@ WORTH = 1e-4
 class Options:
     """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
 
-    `fixed` are settings of candidates that are taken as they are, without a search. With `search_folds` above 1 the
-    search scores settings by rolling-origin cross-validation inside the training part instead of on validation.
+    A feature that alone removes the share `suspicious_gain` of the class prior's log loss is refused as a leak; None
+    only reports. `fixed` are settings of candidates that are taken as they are, without a search. With `search_folds`
+    above 1 the search scores settings by rolling-origin cross-validation inside the training part instead of on
+    validation.
     """
 
     contenders: tuple[str, ...] = ("xgboost",)
     selection: Literal["noise", "none"] = "noise"
+    suspicious_gain: float | None = None
     budget: Budget = field(default_factory=lambda: Budget(0))
     search_folds: int = 1
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -75,6 +79,7 @@ class Development:
     params: Mapping[str, Any]
     chosen: Mapping[str, Mapping[str, Any]]
     curve: Mapping[str, list[float]]
+    single_features: tuple[SingleFeature, ...]
     verdicts: tuple[FeatureVerdict, ...]
     trials: tuple[Trial, ...]
     candidates: dict[str, float]
@@ -97,11 +102,16 @@ def develop(
     """Develop a model from the parts ``train``, ``validation`` and ``test``.
 
     `segments` are columns of the test table by which the loss is told apart. Raises
-    :class:`~apex_ml.errors.DataError` when a part is empty or there is nothing to learn.
+    :class:`~apex_ml.errors.DataError` when a part is empty, there is nothing to learn, or a feature tells the target.
     """
     _refuse_hopeless(parts, classes)
     train, validation = parts["train"], parts["validation"]
-    encoder, verdicts = _select(train, validation, columns, len(classes), options)
+    encoder = Encoder.fit(columns, train.table)
+    fit, judge = ((encoder.encode(part.table), part.y) for part in (train, validation))
+    single_features = single_feature_gains(encoder.names, fit, judge, len(classes))
+    if options.suspicious_gain is not None:
+        refuse_leaks(single_features, options.suspicious_gain)
+    encoder, verdicts = _select(encoder, fit, judge, len(classes), options)
     x = {name: Part(encoder.encode(part.table), part.y) for name, part in parts.items()}
     context = FitContext(
         classes=classes,
@@ -145,6 +155,7 @@ def develop(
         params=fits[winner].params,
         chosen=chosen,
         curve=fits[winner].curve,
+        single_features=single_features,
         verdicts=verdicts,
         trials=tuple(trials),
         candidates=losses,
@@ -179,14 +190,15 @@ def _refuse_hopeless(parts: Mapping[str, Examples], classes: tuple[str, ...]) ->
 
 
 def _select(
-    train: Examples, validation: Examples, columns: tuple[FeatureColumn, ...], classes: int, options: Options
+    encoder: Encoder,
+    fit: tuple[np.ndarray, np.ndarray],
+    judge: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    options: Options,
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
-    encoder = Encoder.fit(columns, train.table)
     if options.selection == "none":
         return encoder, ()
-    fit, judge = ((encoder.encode(p.table), p.y) for p in (train, validation))
-    test = NoiseTest(seed=options.seed, threads=options.threads)
-    verdicts = beats_noise(encoder.names, fit, judge, classes, test)
+    verdicts = beats_noise(encoder.names, fit, judge, classes, NoiseTest(seed=options.seed, threads=options.threads))
     kept = {v.name for v in verdicts if v.kept}
     return Encoder(tuple(c for c in encoder.columns if c.name in kept)), verdicts
 

@@ -45,6 +45,7 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
         "search_folds": options.search_folds,
         "contenders": options.contenders,
         "selection": options.selection,
+        "suspicious_gain": options.suspicious_gain,
         "class_weights": options.class_weights,
         "early_stopping_rounds": options.early_stopping_rounds,
         "device": options.device,
@@ -98,6 +99,7 @@ def _options(context: StepContext, trials: int) -> Options:
     return Options(
         contenders=tuple(name.strip() for name in settings.candidates.split(",")),
         selection=settings.selection,
+        suspicious_gain=context.contract.features.suspicious_gain,
         budget=Budget(trials, settings.search_seconds),
         search_folds=settings.search_folds,
         class_weights=settings.class_weights,
@@ -174,6 +176,8 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
         told=told,
     )
+    strongest = done.single_features[0]
+    logger.info("strongest_feature name=%s gain_alone=%.4f", strongest.name, strongest.gain)
     for verdict in done.verdicts:
         logger.info("feature name=%s kept=%s reason=%s", verdict.name, verdict.kept, verdict.reason)
     for name, loss in done.candidates.items():
@@ -269,6 +273,7 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
         "candidates": done.candidates,
         "calibration": {"method": done.model.calibration.method, "validation_log_loss": done.calibration_losses},
         "decision_weights": dict(zip(classes, done.model.weights, strict=True)),
+        "single_features": [f.as_dict() for f in done.single_features],
         "selection": [v.as_dict() for v in done.verdicts],
         "trials": [{"value": t.value, **t.params} for t in done.trials],
         **tables,

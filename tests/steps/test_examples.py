@@ -1,0 +1,147 @@
+"""The examples as `elt` makes them, from files: equal to plain Python, and blind to the future."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from features_by_hand import FIRST, Row, as_table, random_orders, reference_example, reference_features, with_features
+
+from apex_ml.adapters.orders import accepted_files, sort_orders
+from apex_ml.contract.model import Contract
+from apex_ml.core.features import feature_columns, snapshot_sql
+from apex_ml.steps import elt as step
+from apex_ml.steps.elt import make_examples
+
+AS_OF = FIRST + timedelta(days=40)
+
+
+def made(
+    contract: Contract, rows: Sequence[Row], folder: Path, *, files: int = 3, as_of: date | None = None
+) -> tuple[list[Row], list[Row], int]:
+    """(examples, snapshot, repeated rows) of rows that lie in several files."""
+    folder.mkdir(parents=True)
+    table = as_table(contract, list(rows))
+    for nr, places in enumerate(np.array_split(np.arange(len(rows)), files)):
+        pq.write_table(table.take(pa.array(places)), folder / f"part-{nr}.parquet", row_group_size=37)
+    snapshot: list[Row] = []
+    with duckdb.connect() as con:
+        paths = accepted_files(folder)
+        _, repeated = sort_orders(con, contract, paths)
+        parts = list(make_examples(con, contract, paths, 2, as_of, lambda t: snapshot.extend(t.to_pylist())))
+    return [row for part in parts for row in part.to_pylist()], snapshot, repeated
+
+
+def _plain(value: Any) -> Any:
+    return round(float(value), 6) if isinstance(value, float | int) else value
+
+
+def keyed(contract: Contract, rows: Sequence[Row]) -> list[Row]:
+    """Rows in an order of their own content, null first."""
+    return sorted(rows, key=lambda r: [(r[n] is not None, str(_plain(r[n]))) for n in sorted(r)])
+
+
+def assert_alike(found: Sequence[Row], expected: Sequence[Row]) -> None:
+    """Equal, numbers to nine digits: plain Python adds them in another order."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            number = isinstance(value, float | int)
+            assert ours[name] == (pytest.approx(value, rel=1e-9, abs=1e-9) if number else value), (name, ours, theirs)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut clients and days at many places."""
+    monkeypatch.setattr(step, "BATCH_ROWS", 16)
+
+
+@pytest.mark.parametrize("lag", [0, 7])
+@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int) -> None:
+    wanted = with_features(contract, grain=grain, history_lag_days=lag)
+    rows = list({tuple(r.items()): r for r in random_orders(wanted, seed, clients=25, orders=600, days=30)}.values())
+    if grain == "every_order":
+        chosen = rows
+    else:
+        chosen = [reference_example(wanted, rows, c) for c in sorted({r[wanted.entity] for r in rows})]
+    expected = [
+        {n: r[n] for n in (wanted.entity, wanted.timestamp, wanted.target)} | reference_features(wanted, rows, r)
+        for r in chosen
+    ]
+    found, _, repeated = made(wanted, rows, tmp_path / "a")
+    assert repeated == 0
+    assert_alike(keyed(wanted, found), keyed(wanted, expected))
+
+
+def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
+    rows = list({tuple(r.items()): r for r in random_orders(contract, 3, clients=8, orders=200, days=6)}.values())
+    once, snapshot, _ = made(contract, rows, tmp_path / "once", as_of=AS_OF)
+    again, same, repeated = made(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
+    assert repeated == 70
+    assert (again, same) == (once, snapshot)
+
+
+@pytest.mark.parametrize("lag", [0, 7])
+@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+def test_no_feature_of_the_past_moves_when_the_future_does(
+    contract: Contract, tmp_path: Path, grain: str, lag: int
+) -> None:
+    """Shuffled, removed and added orders of the future leave every example before them as it was, bit for bit."""
+    wanted = with_features(contract, grain=grain, history_lag_days=lag)
+    rows = random_orders(wanted, 7, clients=12, orders=300, days=40)
+    cut = FIRST + timedelta(days=25)
+    past = [r for r in rows if r[wanted.timestamp] < cut]
+    future = [r for r in rows if r[wanted.timestamp] >= cut]
+    random = np.random.default_rng(1)
+    shuffled = [
+        {n: future[int(random.integers(len(future)))][n] if n != wanted.timestamp else r[n] for n in r} for r in future
+    ]
+    added = random_orders(wanted, 8, clients=12, orders=100, days=10)
+    added = [{**r, wanted.timestamp: r[wanted.timestamp] + (cut - FIRST)} for r in added]
+    names = [c.name for c in feature_columns(wanted)]
+    # one order a client and day to ask for, whose own day is the first of the future
+    clients = sorted({r[wanted.entity] for r in past})
+    asked = [{**past[0], wanted.entity: c, wanted.timestamp: cut} for c in clients]
+    found = []
+    for nr, others in enumerate(([], future, shuffled, added, future[: len(future) // 2])):
+        given = past + (others if grain == "every_order" else []) + (asked if grain != "every_order" else [])
+        if grain != "every_order":
+            # the last order must be the asked one: the future is what shares its day
+            given += [{**r, wanted.timestamp: cut} for r in others]
+        examples, _, _ = made(wanted, given, tmp_path / str(nr))
+        seen = [r for r in examples if r[wanted.timestamp] < cut or (grain != "every_order")]
+        history = [n for n in names if n.startswith("history_")]
+        kept = [{n: r[n] for n in (wanted.entity, wanted.timestamp, *history)} for r in seen]
+        found.append(keyed(wanted, [r for r in kept if r[wanted.entity] in clients]))
+    assert found[0] and all(f == found[0] for f in found[1:])
+
+
+def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contract, tmp_path: Path) -> None:
+    rows = list({tuple(r.items()): r for r in random_orders(contract, 9, clients=15, orders=300, days=30)}.values())
+    for as_of in (FIRST + timedelta(days=12), AS_OF):
+        _, snapshot, _ = made(contract, rows, tmp_path / str(as_of), as_of=as_of)
+        with duckdb.connect() as con:
+            con.register("orders", as_table(contract, rows))
+            expected = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table().to_pylist()
+        assert [{n: r[n] or None for n in r} for r in snapshot] == [{n: r[n] or None for n in r} for r in expected]
+
+
+@pytest.mark.parametrize("day", [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)])
+def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, day: Any) -> None:
+    rows = random_orders(contract, 10, clients=3, orders=20, days=5)
+    odd = {**rows[0], contract.timestamp: day}
+    every = with_features(contract, grain="every_order")
+    found, _, _ = made(every, [*rows, odd], tmp_path / "a")
+    expected = reference_features(every, [*rows, odd], odd)
+    (ours,) = [r for r in found if r[contract.timestamp] == day]
+    assert_alike([{n: ours[n] for n in expected}], [expected])
