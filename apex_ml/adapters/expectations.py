@@ -26,6 +26,8 @@ from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
 PROJECT = CODE_ROOT / "great_expectations"
+OWN_CONTRACT = CODE_ROOT / "apex_ml" / "contract" / "orders.yaml"
+"""The contract that the committed project is built from."""
 SOURCE = "accepted"
 NAMESPACE = uuid.UUID("6f0a54d2-3a6e-4f0e-9b51-0d8a6a3c2f10")
 _CONFIG = """\
@@ -171,14 +173,20 @@ def _project(settings: Settings) -> Path:
     return settings.state / "great_expectations"
 
 
-def _refresh_copy(settings: Settings) -> Path:
-    """Bring the copy that is run to the state of the committed project."""
+def _refresh_copy(settings: Settings, contract: Contract) -> Path:
+    """Bring the copy that is run to the state of the committed project, which is that of the contract beside the code.
+
+    For another contract (APEX_CONTRACT) the copy is built from it.
+    """
     copy = _project(settings)
     copy.mkdir(parents=True, exist_ok=True)
-    for part in ("expectations", "checkpoints", "validation_definitions"):
-        shutil.rmtree(copy / part, ignore_errors=True)
-        shutil.copytree(PROJECT / part, copy / part)
-    shutil.copy2(PROJECT / "great_expectations.yml", copy / "great_expectations.yml")
+    if settings.contract.resolve() == OWN_CONTRACT:
+        for part in ("expectations", "checkpoints", "validation_definitions"):
+            shutil.rmtree(copy / part, ignore_errors=True)
+            shutil.copytree(PROJECT / part, copy / part)
+        shutil.copy2(PROJECT / "great_expectations.yml", copy / "great_expectations.yml")
+    else:
+        build_project(contract, copy)
     variables = copy / "uncommitted" / "config_variables.yml"
     variables.parent.mkdir(exist_ok=True)
     if not variables.exists():
@@ -204,7 +212,7 @@ def check_batch(
     import great_expectations as gx
 
     frame = frame_of(ds.dataset(accepted, format="parquet").to_table())
-    context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings)))
+    context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings, contract)))
     label = suite_name(contract, use)
     result = context.checkpoints.get(label).run(
         batch_parameters={"dataframe": frame},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import pytest
 from features_by_hand import FIRST, Row, as_table, random_orders, reference_example, reference_features, with_features
 
 from apex_ml.adapters.orders import accepted_files, sort_orders
+from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import feature_columns, snapshot_sql
+from apex_ml.core.features import feature_columns, finish, snapshot_sql
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
+from apex_ml.steps.folder import StepContext
+from apex_ml.steps.score import Scorer, _features_query
 
 AS_OF = FIRST + timedelta(days=40)
 
@@ -134,6 +138,42 @@ def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contra
             con.register("orders", as_table(contract, rows))
             expected = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table().to_pylist()
         assert [{n: r[n] or None for n in r} for r in snapshot] == [{n: r[n] or None for n in r} for r in expected]
+
+
+@pytest.mark.parametrize("lag", [0, 7])
+def test_training_and_scoring_give_an_order_the_same_bits(
+    contract: Contract, home: Any, tmp_path: Path, lag: int
+) -> None:
+    """From the snapshot for orders of its day, as of their own date for earlier ones."""
+    wanted = with_features(contract, grain="every_order", history_lag_days=lag)
+    rows = list({tuple(r.items()): r for r in random_orders(wanted, 11, clients=15, orders=400, days=30)}.values())
+    as_of = FIRST + timedelta(days=25)
+    columns = [wanted.entity, wanted.timestamp, *(c.name for c in feature_columns(wanted))]
+    trained = [r for r in made(wanted, rows, tmp_path / "training")[0] if r[wanted.timestamp] <= as_of]
+
+    known = [r for r in rows if r[wanted.timestamp] < as_of]
+    _, snapshot, _ = made(wanted, known, tmp_path / "accepted", as_of=as_of)
+    pq.write_table(pa.Table.from_pylist(snapshot), tmp_path / "snapshot.parquet")
+    drop = as_table(wanted, [r for r in rows if r[wanted.timestamp] <= as_of])
+    drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
+    pq.write_table(drop, tmp_path / "drop.parquet")
+    context = StepContext.load(home(), "scoring")
+    scorer = Scorer(
+        replace(context, contract=wanted), None, None, tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted"
+    )
+    with duckdb.connect() as con:
+        states = con.sql(_features_query(con, scorer, tmp_path / "drop.parquet", "drop")).to_arrow_table()
+    features = finish(wanted, states)
+    for name in (wanted.entity, wanted.timestamp):
+        features = features.append_column(name, states.column(name))
+    scored = features.to_pylist()
+
+    def bits(found: list[Row]) -> list[str]:
+        # repr tells every bit of a float
+        return sorted(repr([r[n] for n in columns]) for r in found)
+
+    assert {r[wanted.timestamp] == as_of for r in scored} == {True, False}
+    assert bits(scored) == bits(trained)
 
 
 @pytest.mark.parametrize("day", [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)])

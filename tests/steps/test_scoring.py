@@ -261,7 +261,8 @@ def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
     run(scoring)
     model = Model.from_files({p.name: p.read_bytes() for p in (folder / "train" / "bundle").iterdir()})
     found = scored_rows(scoring)
-    assert np.array([r[5:8] for r in found]) == pytest.approx(model.probabilities(test), abs=1e-6)
+    stored = np.array([r[5:8] for r in found], np.float32)
+    assert np.array_equal(stored, model.probabilities(test))
     assert [r[3] for r in found] == test[contract.timestamp].to_pylist()
 
 
