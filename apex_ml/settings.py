@@ -78,8 +78,9 @@ class Settings(BaseSettings):
 
     # training
     seed: int = Field(42, description="Seed of the split, the search and the training.")
-    split: Literal["temporal", "stratified_random"] = Field(
-        "temporal", description="How examples are split. Only temporal is promotable."
+    split: Literal["temporal", "stratified_random", "legacy"] = Field(
+        "temporal",
+        description="How examples are split; legacy: the original project's way. Only temporal is promotable.",
     )
     trials: int = Field(0, ge=0, description="Hyper-parameter trials a night; 0 trains with the fixed parameters.")
     search_seconds: float = Field(0, ge=0, description="Time limit of the search; 0: none, so that results repeat.")

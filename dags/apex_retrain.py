@@ -35,8 +35,8 @@ retrain all the same. A challenger that does not prove better is rejected; that 
         "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
         "split": Param(
             settings.split,
-            enum=["temporal", "stratified_random"],
-            description="How examples are split. Only a temporal split can be promoted.",
+            enum=["temporal", "stratified_random", "legacy"],
+            description="How examples are split; legacy is the original project's way. Only temporal can be promoted.",
         ),
         "trials": Param(
             settings.trials, type="integer", minimum=0, description="Hyper-parameter trials; 0: the fixed parameters."

@@ -34,7 +34,7 @@ from apex_ml.simulate.process import load_process
 
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/adapters/test_registry.py")
-ALONE = ("tests/steps/test_real_files.py",)
+ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
 
 
 _REAPER: list[subprocess.Popen[bytes]] = []

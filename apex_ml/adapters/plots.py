@@ -81,11 +81,10 @@ def importance(rises: Mapping[str, float], path: Path) -> None:
 
 def selection(verdicts: Sequence[FeatureVerdict], path: Path) -> None:
     """Importance of every feature beside the noise of the best permuted copy."""
-    order = sorted(verdicts, key=lambda v: v.importance)
+    order = sorted(verdicts, key=lambda v: v.importance or 0.0)
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
-    axes.barh(
-        [v.name for v in order], [v.importance for v in order], color=[BLUE if v.kept else "#b8c4ce" for v in order]
-    )
+    colours = [BLUE if v.kept else "#b8c4ce" for v in order]
+    axes.barh([v.name for v in order], [v.importance or 0.0 for v in order], color=colours)
     axes.axvline(order[0].noise, color=ORANGE, linestyle="--", label="best permuted copy")
     axes.set_xscale("symlog", linthresh=max(order[0].noise, 1e-6))
     axes.set(

@@ -29,9 +29,10 @@ from apex_ml.core.evaluation import (
 )
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
+from apex_ml.core.legacy import LegacyRules
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
-from apex_ml.errors import DataError
+from apex_ml.errors import ConfigError, DataError
 
 WORTH = 1e-4
 """Nats by which a contender must beat one that is named before it."""
@@ -42,13 +43,14 @@ class Options:
     """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
 
     A feature that alone removes the share `suspicious_gain` of the class prior's log loss is refused as a leak; None
-    only reports. `fixed` are settings of candidates that are taken as they are, without a search. With `search_folds`
-    above 1 the search scores settings by rolling-origin cross-validation inside the training part instead of on
-    validation.
+    only reports. `identifiers` are columns that the selection `legacy` reports as dropped. `fixed` are settings of
+    candidates that are taken as they are, without a search. With `search_folds` above 1 the search scores settings by
+    rolling-origin cross-validation inside the training part instead of on validation.
     """
 
     contenders: tuple[str, ...] = ("xgboost",)
-    selection: Literal["noise", "none"] = "noise"
+    selection: Literal["noise", "none", "legacy"] = "noise"
+    identifiers: tuple[str, ...] = ()
     suspicious_gain: float | None = None
     budget: Budget = field(default_factory=lambda: Budget(0))
     search_folds: int = 1
@@ -102,8 +104,13 @@ def develop(
     """Develop a model from the parts ``train``, ``validation`` and ``test``.
 
     `segments` are columns of the test table by which the loss is told apart. Raises
-    :class:`~apex_ml.errors.DataError` when a part is empty, there is nothing to learn, or a feature tells the target.
+    :class:`~apex_ml.errors.DataError` when a part is empty, there is nothing to learn, no feature is left, or one
+    tells the target; :class:`~apex_ml.errors.ConfigError` without `columns`.
     """
+    if not columns:
+        raise ConfigError(
+            "train: the contract declares no feature: name some under features: attributes, calendar or history"
+        )
     _refuse_hopeless(parts, classes)
     train, validation = parts["train"], parts["validation"]
     encoder = Encoder.fit(columns, train.table)
@@ -198,8 +205,14 @@ def _select(
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
     if options.selection == "none":
         return encoder, ()
-    verdicts = beats_noise(encoder.names, fit, judge, classes, NoiseTest(seed=options.seed, threads=options.threads))
+    if options.selection == "legacy":
+        verdicts = LegacyRules().judge(encoder.columns, fit[0], options.identifiers)
+    else:
+        noise_test = NoiseTest(seed=options.seed, threads=options.threads)
+        verdicts = beats_noise(encoder.names, fit, judge, classes, noise_test)
     kept = {v.name for v in verdicts if v.kept}
+    if not kept:
+        raise DataError("train: no feature is left: " + "; ".join(f"{v.name}: {v.reason}" for v in verdicts))
     return Encoder(tuple(c for c in encoder.columns if c.name in kept)), verdicts
 
 

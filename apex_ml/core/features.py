@@ -80,13 +80,14 @@ def mean_measures(contract: Contract) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for recipe in recipes for name in recipe.columns))
 
 
-def _unit(contract: Contract, measure: str) -> int:
+def unit(contract: Contract, measure: str) -> int:
+    """Smallest units of a measure in one, a power of ten."""
     return int(10 ** (contract.columns[measure].decimals or 0))
 
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
     """SQL: a measure in its smallest unit, an integer."""
-    return f"CAST(round({relation}.{quoted(measure)} * {_unit(contract, measure)}) AS BIGINT)"
+    return f"CAST(round({relation}.{quoted(measure)} * {unit(contract, measure)}) AS BIGINT)"
 
 
 def place_sql(contract: Contract, relation: str) -> str:
@@ -202,7 +203,7 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
     return tuple(columns)
 
 
-def _calendar(days: np.ndarray, part: CalendarPart) -> np.ndarray:
+def calendar_part(days: np.ndarray, part: CalendarPart) -> np.ndarray:
     """A part of the date; Monday is 0. Input are days since 1970-01-01, a Thursday."""
     if part == "day_of_week":
         return (days + 3) % 7
@@ -254,7 +255,7 @@ def finish(contract: Contract, table: pa.Table) -> pa.Table:
         columns[name] = pa.array(values.astype(np.float64), mask=unknown)
 
     for part in contract.features.calendar:
-        numeric(f"{contract.timestamp}_{part}", _calendar(days, part))
+        numeric(f"{contract.timestamp}_{part}", calendar_part(days, part))
     for recipe in contract.features.history:
         if isinstance(recipe, CountRecipe):
             numeric(ORDERS, orders)
@@ -275,6 +276,6 @@ def finish(contract: Contract, table: pa.Table) -> pa.Table:
         else:
             for measure in recipe.columns:
                 known = _integers(table, known_name(measure))
-                mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * _unit(contract, measure))
+                mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * unit(contract, measure))
                 numeric(f"history_mean_{measure}", mean, known == 0)
     return pa.table(columns)

@@ -21,15 +21,18 @@ from apex_ml.core.evaluation import order_losses
 
 @dataclass(frozen=True)
 class FeatureVerdict:
-    """What became of one feature and why. `importance` is in nats of validation log loss, mean over the repeats."""
+    """What became of one feature and why.
+
+    `importance` is in nats of validation log loss, mean over the repeats; None where a rule judged without a fit.
+    """
 
     name: str
     kept: bool
-    importance: float
-    noise: float
-    wins: int
-    repeats: int
     reason: str
+    importance: float | None = None
+    noise: float = 0.0
+    wins: int = 0
+    repeats: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""

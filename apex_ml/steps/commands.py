@@ -87,7 +87,7 @@ def elt(run: str) -> None:
 @_RUN
 @click.option(
     "--strategy",
-    type=click.Choice(["temporal", "stratified_random"]),
+    type=click.Choice(["temporal", "stratified_random", "legacy"]),
     help="Default: APEX_SPLIT. Only temporal is promotable.",
 )
 def split(run: str, strategy: str | None) -> None:

@@ -11,18 +11,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apex_ml.adapters import duck
 from apex_ml.core.drift import drift
 from apex_ml.core.features import feature_columns
+from apex_ml.core.legacy import legacy_columns, legacy_examples, legacy_sums_sql
 from apex_ml.core.split import PARTS, stratified_random, temporal
-from apex_ml.steps.elt import EXAMPLES
+from apex_ml.steps.elt import EXAMPLES, load_orders
 from apex_ml.steps.folder import StepContext, read_manifest, run_step
+from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 EPOCH = date(1970, 1, 1)
 
 
 def split(context: StepContext, *, strategy: str) -> dict[str, Any]:
-    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell sizes, dates and class mix."""
+    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell sizes, dates and class mix.
+
+    `strategy` is ``temporal``, ``stratified_random`` or ``legacy``: the random split, with the original
+    project's features beside ours. Only the first is promotable.
+    """
     made = read_manifest(context.folder("elt"))
     inputs = {"elt": made["key"], "strategy": strategy, "seed": context.settings.seed}
     return run_step(context, "split", inputs, lambda folder: _work(context, folder, strategy))
@@ -32,9 +39,19 @@ def _day(days: int) -> str:
     return (EPOCH + timedelta(days=days)).isoformat()
 
 
+def _with_legacy_features(context: StepContext, folder: Path, examples: pa.Table) -> pa.Table:
+    contract = context.contract
+    with duck.connect(context.settings, folder.parent) as con, duck.errors_name("split"):
+        load_orders(con, contract, context.folder("validate") / ACCEPTED)
+        sums = con.sql(legacy_sums_sql(contract, "orders")).to_arrow_table()
+    return legacy_examples(contract, examples, sums)
+
+
 def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
     contract = context.contract
     table = pq.read_table(context.folder("elt") / EXAMPLES)
+    if strategy == "legacy":
+        table = _with_legacy_features(context, folder, table)
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
     if strategy == "temporal":
         parts, _ = temporal(days, contract.split)
@@ -42,7 +59,7 @@ def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
         target = table.column(contract.target).to_numpy(zero_copy_only=False)
         parts = stratified_random(target, contract.split, context.settings.seed)
     result: dict[str, Any] = {"strategy": strategy, "promotable": strategy == "temporal", "parts": {}}
-    columns = feature_columns(contract)
+    columns = legacy_columns(contract) if strategy == "legacy" else feature_columns(contract)
     reference = table.filter(pa.array(parts == 0))
     for index, part in enumerate(PARTS):
         rows = table.filter(pa.array(parts == index))

@@ -19,7 +19,8 @@ from apex_ml.adapters.tracking import TrainingRecord, log_and_register
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares
-from apex_ml.core.features import feature_columns
+from apex_ml.core.features import FeatureColumn, feature_columns
+from apex_ml.core.legacy import compare, legacy_columns, legacy_identifiers
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
 from apex_ml.settings import CODE_ROOT
@@ -37,7 +38,7 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
     part is never seen by the fit. Raises :class:`~apex_ml.errors.DataError` when there is nothing to learn.
     """
     divided = read_manifest(context.folder("split"))
-    options = _options(context, trials)
+    options = _options(context, trials, divided["result"]["strategy"])
     inputs = {
         "split": divided["key"],
         "trials": trials,
@@ -65,7 +66,7 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     bundle = context.folder("train") / "bundle"
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
     options = replace(
-        _options(context, 0),
+        _options(context, 0, before.about["split"]),
         contenders=tuple(used["contenders"]),
         selection=used["selection"],
         class_weights=used["class_weights"],
@@ -76,7 +77,8 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     )
     parts = _examples(context)
     contract = context.contract
-    done = develop(parts, feature_columns(contract), contract.classes, _segments(context), options, before.about)
+    columns = _columns(context, before.about["split"])
+    done = develop(parts, columns, contract.classes, _segments(context), options, before.about)
     files, again = before.to_files(), done.model.to_files()
     differing = sorted(name for name in files if files[name] != again.get(name))
     commit, dirty = git_commit()
@@ -94,9 +96,13 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _options(context: StepContext, trials: int) -> Options:
+def _columns(context: StepContext, strategy: str) -> tuple[FeatureColumn, ...]:
+    return legacy_columns(context.contract) if strategy == "legacy" else feature_columns(context.contract)
+
+
+def _options(context: StepContext, trials: int, strategy: str) -> Options:
     settings = context.settings
-    return Options(
+    options = Options(
         contenders=tuple(name.strip() for name in settings.candidates.split(",")),
         selection=settings.selection,
         suspicious_gain=context.contract.features.suspicious_gain,
@@ -108,6 +114,11 @@ def _options(context: StepContext, trials: int) -> Options:
         seed=settings.seed,
         threads=settings.threads,
     )
+    if strategy != "legacy":
+        return options
+    # as the original did: its rules, balanced weights, and no look at what a feature gives away
+    identifiers = legacy_identifiers(context.contract)
+    return replace(options, selection="legacy", identifiers=identifiers, class_weights="balanced", suspicious_gain=None)
 
 
 def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.ndarray:
@@ -168,7 +179,7 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
 
     done = develop(
         parts,
-        feature_columns(contract),
+        _columns(context, about["split"]),
         contract.classes,
         _segments(context),
         options,
@@ -176,6 +187,8 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
         told=told,
     )
+    if about["split"] == "legacy":
+        done = _beside_ours(context, done, parts, about)
     strongest = done.single_features[0]
     logger.info("strongest_feature name=%s gain_alone=%.4f", strongest.name, strongest.gain)
     for verdict in done.verdicts:
@@ -236,8 +249,24 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
         "test_accuracy": metrics["test_accuracy"],
         "test_macro_f1": metrics["test_macro_f1"],
         "test_weighted_macro_f1": metrics["test_weighted_macro_f1"],
+        **({"comparison": done.tables["comparison"]} if "comparison" in done.tables else {}),
         "bundle": {path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
     }
+
+
+def _beside_ours(
+    context: StepContext, done: Development, parts: dict[str, Examples], about: dict[str, Any]
+) -> Development:
+    """Add a comparison: the original way as it was scored, corrected, and our features on the same orders."""
+    contract = context.contract
+    options = replace(_options(context, 0, "temporal"), suspicious_gain=None)
+    ours = develop(parts, feature_columns(contract), contract.classes, (), options, about)
+    rows = compare(done.model, ours.model, {name: (part.table, part.y) for name, part in parts.items()})
+    for row in rows:
+        logger.info(
+            "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]
+        )
+    return replace(done, tables={**done.tables, "comparison": rows})
 
 
 def _params(done: Development, options: Options, about: dict[str, Any]) -> dict[str, Any]:
@@ -287,6 +316,6 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
     )
     plots.reliability(tables["reliability_before"], tables["reliability_after"], classes, folder / "reliability.png")
     plots.importance(tables["importance"], folder / "importance.png")
-    if done.verdicts:
+    if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
     report.training_report(folder, context.run, done)

@@ -157,6 +157,14 @@ def test_what_cannot_be_learned_is_one_clear_error(spoil: Any, message: str) -> 
         developed(given)
 
 
+def test_no_features_are_one_clear_error() -> None:
+    with pytest.raises(ConfigError, match="declares no feature: name some under features"):
+        developed(parts(300), columns=())
+    given = {n: replace(p, table=p.table.set_column(1, "country", [["x"] * len(p.y)])) for n, p in parts(300).items()}
+    with pytest.raises(DataError, match="no feature is left: country: near-constant"):
+        developed(given, columns=(COLUMNS[1],), selection="legacy")
+
+
 def _class_missing_in_validation(given: dict[str, Examples]) -> None:
     y = given["validation"].y
     given["validation"] = replace(given["validation"], y=np.where(y == 2, 0, y))

@@ -25,7 +25,7 @@ from features_by_hand import (
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import (
     FeatureColumn,
-    _calendar,
+    calendar_part,
     examples_sql,
     feature_columns,
     finish,
@@ -151,7 +151,7 @@ def test_calendar_parts_equal_datetime(part: Any) -> None:
     dates = [date(1950, 1, 1) + timedelta(days=i) for i in range(0, 60_000, 13)]
     dates += [date(2024, 2, 28), date(2024, 2, 29), date(2024, 12, 31), date(1970, 1, 1), date(1969, 12, 31)]
     days = np.array([d.toordinal() - EPOCH.toordinal() for d in dates], np.int64)
-    assert _calendar(days, part).tolist() == [PARTS[part](d) for d in dates]
+    assert calendar_part(days, part).tolist() == [PARTS[part](d) for d in dates]
 
 
 def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: Contract) -> None:

@@ -126,7 +126,7 @@ def test_params_are_checked(bag: DagBag) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
     params = bag.dags["apex_retrain"].params
-    for name, wrong in {"force": "maybe", "split": "legacy", "trials": -1, "raw": 3}.items():
+    for name, wrong in {"force": "maybe", "split": "by_hand", "trials": -1, "raw": 3}.items():
         with pytest.raises(ParamValidationError):
             params.get_param(name).resolve(wrong)
 
