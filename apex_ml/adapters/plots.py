@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -76,6 +77,20 @@ def importance(rises: Mapping[str, float], path: Path) -> None:
     axes.barh(order, [rises[name] for name in order], color=BLUE)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="rise of the log loss when permuted (nats)", title="Permutation importance, test part")
+    _save(figure, path)
+
+
+def contributions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Mean absolute contribution of every feature, one bar a class."""
+    classes = list(rows[0]["classes"])
+    figure, axes = plt.subplots(figsize=(8, 0.14 * (len(classes) + 1) * len(rows) + 1.6))
+    places, height = np.arange(len(rows)), 0.8 / len(classes)
+    for k, name in enumerate(classes):
+        values = [row["classes"][name] for row in reversed(rows)]
+        axes.barh(places + (len(classes) / 2 - k - 0.5) * height, values, height, label=name)
+    axes.set_yticks(places, [row["feature"] for row in reversed(rows)])
+    axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0]['orders']:,} test orders")
+    axes.legend()
     _save(figure, path)
 
 

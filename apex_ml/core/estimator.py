@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import candidate
-from apex_ml.core.candidates.interface import Scorer
+from apex_ml.core.candidates.interface import Explained, Scorer
 from apex_ml.core.decision import decide
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
@@ -97,6 +97,15 @@ class Model:
     def probabilities(self, table: pa.Table) -> np.ndarray:
         """Calibrated probability of each class for n rows of features, float32, shape (n, len(classes))."""
         return self.calibration.apply(self.raw_probabilities(table))
+
+    def contributions(self, table: pa.Table) -> np.ndarray | None:
+        """What each feature adds to the margin of each class before calibration, float32, shape (n, k, f).
+
+        None when the candidate cannot tell.
+        """
+        if not isinstance(self._scorer, Explained):
+            return None
+        return self._scorer.contributions(self.encoder.encode(table))
 
     def named(self, p: np.ndarray) -> np.ndarray:
         """Index of the class to name for each row of probabilities, by the decision weights, shape (n,)."""

@@ -316,6 +316,8 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
     )
     plots.reliability(tables["reliability_before"], tables["reliability_after"], classes, folder / "reliability.png")
     plots.importance(tables["importance"], folder / "importance.png")
+    if "contributions" in tables:
+        plots.contributions(tables["contributions"], folder / "contributions.png")
     if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
     report.training_report(folder, context.run, done)

@@ -11,7 +11,7 @@ import pytest
 
 from apex_ml.core.candidates import MODULES, candidate
 from apex_ml.core.candidates.interface import FitContext, Part
-from apex_ml.core.development import Development, Examples, Options, _folds, develop
+from apex_ml.core.development import Development, Examples, Options, _folds, develop, mean_contributions
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import clustered_interval, order_losses
 from apex_ml.core.features import FeatureColumn
@@ -93,6 +93,34 @@ def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Deve
     assert sum(r["orders"] for r in usual.tables["segments"]["country"]) == 4_000
     assert np.sum(usual.tables["confusion"]) == np.sum(usual.tables["confusion_weighted"]) == 4_000
     assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
+
+
+def test_contributions_add_up_to_the_margin_and_name_the_feature_that_matters() -> None:
+    given = parts(3_000)
+    done = developed(given, selection="none")
+    model, table = done.model, given["test"].table
+    found = model.contributions(table)
+    assert found is not None and found.shape == (1_000, 3, 3)
+    # with the same bias for every order, differences of the sums are differences of the log odds
+    odds = np.log(model.raw_probabilities(table))
+    told = found.sum(axis=2)
+    rest = (odds - odds[:, :1]) - (told - told[:, :1])
+    assert np.ptp(rest, axis=0) == pytest.approx(np.zeros(3), abs=1e-4)
+    rows = done.tables["contributions"]
+    assert rows[0]["feature"] == "ripeness"
+    assert rows[0]["classes"]["b"] == pytest.approx(np.abs(found[:, 1, 0]).mean(), abs=1e-6)
+    assert {r["orders"] for r in rows} == {1_000}
+
+
+def test_contributions_are_averaged_over_a_bounded_sample_that_repeats(usual: Development) -> None:
+    assert usual.tables["contributions"][0]["orders"] == 2_000  # of 4,000 test orders
+    table = examples(500, 8).table
+    once, again = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
+    assert once == again != mean_contributions(usual.model, table, 4, rows=100)
+
+
+def test_a_candidate_that_cannot_tell_contributions_reports_none() -> None:
+    assert "contributions" not in developed(parts(600), contenders=("logistic",)).tables
 
 
 def test_the_same_input_gives_the_same_bytes_twice() -> None:

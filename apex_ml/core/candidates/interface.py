@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,15 @@ class Scorer(Protocol):
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class, float32, shape (n, k)."""
+        ...
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A scorer that tells what each feature adds to an order's margin."""
+
+    def contributions(self, x: np.ndarray) -> np.ndarray:
+        """What each feature adds to the margin (log odds) of each class, float32, shape (n, k, f)."""
         ...
 
 
