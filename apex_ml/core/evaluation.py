@@ -50,6 +50,34 @@ def classification(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> di
     return scores
 
 
+def against_optimum(
+    p: np.ndarray, y: np.ndarray, true: np.ndarray, optimum: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """Log loss of a model, `p`, beside the probabilities that classes were drawn with and the best a model can know.
+
+    All are (n, k); orders whose `optimum` is not known (NaN) are left out and `clusters` (n,) are resampled for the
+    interval. The excess is in percent of the optimum's loss: as it came out, and as expected under the optimum (its
+    cross-entropy with `p` over its own entropy), which is free of the noise of the outcomes.
+    """
+    known = np.isfinite(optimum).all(axis=1)
+    if not known.any():
+        return {"optimum_orders": 0.0}
+    p, y, true, optimum = p[known].astype(np.float64), y[known], true[known], optimum[known]
+    losses, best = order_losses(p, y), order_losses(optimum, y)
+    low, high = clustered_interval(losses - best, clusters[known], seed=seed)
+    logs, best_logs = (np.log(np.maximum(q, SMALLEST_PROBABILITY)) for q in (p, optimum))
+    entropy = -(optimum * best_logs).sum()
+    return {
+        "optimum_orders": float(len(y)),
+        "truth_log_loss": float(order_losses(true, y).mean()),
+        "optimum_log_loss": float(best.mean()),
+        "excess_percent": float(100 * (losses.mean() / best.mean() - 1)),
+        "excess_percent_low": 100 * low / float(best.mean()),
+        "excess_percent_high": 100 * high / float(best.mean()),
+        "expected_excess_percent": float(100 * (optimum * (best_logs - logs)).sum() / entropy),
+    }
+
+
 def confusion(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> list[list[int]]:
     """Counts of true class (row) by most probable class (column)."""
     counts: Any = confusion_matrix(y, p.argmax(axis=1), labels=np.arange(len(classes)))

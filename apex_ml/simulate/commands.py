@@ -10,16 +10,18 @@ import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from apex_ml.adapters.store import full_disk_is_told, local_folder
+from apex_ml.adapters.store import local_folder
+from apex_ml.adapters.truth import OPTIMUM_PREFIX, identity, truth_beside, write_truth
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
-from apex_ml.simulate.files import staged_folder, write_parts
+from apex_ml.simulate.files import part_files, staged_folder, write_parts
 from apex_ml.simulate.generate import bayes_log_loss, class_codes, simulate_orders
-from apex_ml.simulate.process import DEFAULT_PROCESS, load_process, override_mode
+from apex_ml.simulate.posterior import posterior_predictive
+from apex_ml.simulate.process import DEFAULT_PROCESS, Process, load_process, override_mode
 from apex_ml.simulate.quirks import QUIRKS, apply_quirk, parse_quirk
 
+BESIDE = "(beside the folder)"
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
@@ -49,8 +51,11 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--list-quirks", is_flag=True, help="Say what every quirk does, and stop.")
 @click.option(
     "--truth",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write each order's true class probabilities, in the order of the undamaged files.",
+    is_flag=False,
+    flag_value=BESIDE,
+    metavar="[FILE]",
+    help="Also write each order's true class probabilities and the best that can be known of them, in the order of the "
+    "undamaged files. Without a name: FOLDER.truth.parquet beside the folder, where training finds it.",
 )
 @click.option(
     "--process", "process_file", type=click.Path(path_type=Path), default=DEFAULT_PROCESS, help="Another process file."
@@ -68,7 +73,7 @@ def simulate(
     files: int,
     quirks: tuple[str, ...],
     list_quirks: bool,
-    truth: Path | None,
+    truth: str | None,
     process_file: Path,
     overwrite: bool,
 ) -> None:
@@ -83,7 +88,10 @@ def simulate(
     if not 1 <= files <= orders:
         raise ConfigError(f"--files {files}: must be from 1 to the number of orders, {orders:,}")
     folder = local_folder(out or Settings.load().raw, "--out" if out else "APEX_RAW_URL").absolute()
-    if truth is not None and truth.absolute().parent == folder:
+    truth_file = None if truth is None else truth_beside(folder) if truth == BESIDE else Path(truth).absolute()
+    if truth_file is not None and truth_file.is_dir():
+        raise ConfigError(f"--truth {truth}: is a folder; name a file")
+    if truth_file is not None and truth_file.parent == folder:
         raise ConfigError(f"--truth {truth}: lies in the raw folder, where it would be read as orders; choose another")
 
     began = time.perf_counter()
@@ -105,8 +113,9 @@ def simulate(
         for number, (name, rate, columns) in enumerate(chosen):
             touched = apply_quirk(stage, name, rate, seed + number, process, columns=columns)
             click.echo(f"{name} at {rate}: {len(touched)} files changed or added", err=True)
-        if truth is not None:
-            _write_truth(probabilities, truth)
+        if truth_file is not None:
+            best = posterior_predictive(process, table, mode=drawn_mode, start=days[0])
+            write_truth(_truth_table(process, table, probabilities, best), truth_file, identity(part_files(stage)))
     seconds = time.perf_counter() - began
     counts = np.bincount(class_codes(table, process), minlength=len(process.classes)) / orders
     mix = " · ".join(f"{name} {share:.4f}" for name, share in zip(process.classes, counts, strict=True))
@@ -126,13 +135,16 @@ def _window(table: pa.Table, timestamp: str) -> tuple[date, date]:
     return bounds["min"].as_py().date(), bounds["max"].as_py().date()
 
 
-def _write_truth(probabilities: pa.Table, path: Path) -> None:
-    """Write under a hidden name and rename, so that no half of it is ever there."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with full_disk_is_told(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(probabilities, draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+def _truth_table(process: Process, orders: pa.Table, probabilities: pa.Table, best: np.ndarray) -> pa.Table:
+    """Entity, day, true probabilities and the best prediction of every order."""
+    table = pa.table(
+        {
+            process.entity: orders.column(process.entity),
+            process.timestamp: orders.column(process.timestamp).cast(pa.timestamp("s")).cast(pa.date32()),
+        }
+    )
+    for name in probabilities.column_names:
+        table = table.append_column(name, probabilities.column(name))
+    for place, name in enumerate(process.classes):
+        table = table.append_column(OPTIMUM_PREFIX + name, pa.array(best[:, place]))
+    return table

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from apex_ml.adapters.truth import TRUE_PREFIX
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.process import AbsNormal, Branch, Choice, Drift, Integers, Mode, Process, Target, build_mode
 
@@ -24,7 +25,6 @@ Days = npt.NDArray[np.int64]
 EPOCH = date(1970, 1, 1)
 NANOSECONDS_A_DAY = 86_400_000_000_000
 DAYS_A_YEAR = 365.25
-PROBABILITY_PREFIX = "p_true_"
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
@@ -309,7 +309,7 @@ def simulate_orders(
     table = pa.table(arrays)
     if not probabilities:
         return table
-    names = [PROBABILITY_PREFIX + name for name in process.classes]
+    names = [TRUE_PREFIX + name for name in process.classes]
     return table, pa.table({name: truth[:, place] for place, name in enumerate(names)})
 
 
@@ -326,8 +326,9 @@ def _draw_integers(column: Integers, orders: int, random: np.random.Generator) -
 
 
 def truth_matrix(truth: pa.Table) -> Floats:
-    """The probabilities (orders, classes) of a table of true probabilities."""
-    return np.column_stack([truth.column(name).to_numpy() for name in truth.column_names])
+    """The true probabilities (orders, classes) among the columns of a table."""
+    names = [name for name in truth.column_names if name.startswith(TRUE_PREFIX)]
+    return np.column_stack([truth.column(name).to_numpy() for name in names])
 
 
 def bayes_log_loss(truth: pa.Table) -> float:

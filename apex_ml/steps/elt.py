@@ -81,6 +81,7 @@ def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, 
         raise DataError("elt: the accepted rows hold no order to learn from")
     logger.info("elt rows=%s repeated=%s examples=%s entities=%s", rows, repeated, examples.rows, snapshot.rows)
     return {
+        "raw": validated.get("raw"),
         "rows": rows,
         "repeated": repeated,
         "examples": examples.rows,

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import plots, report, warehouse
-from apex_ml.adapters.store import sha256_of
+from apex_ml.adapters.store import local_folder, sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
+from apex_ml.adapters.truth import find_truth, read_truth
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.estimator import Model
-from apex_ml.core.evaluation import class_shares
+from apex_ml.core.evaluation import against_optimum, class_shares
 from apex_ml.core.features import FeatureColumn, feature_columns
 from apex_ml.core.legacy import compare, legacy_columns, legacy_identifiers
 from apex_ml.core.search import Budget, Trial
@@ -52,7 +53,17 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
         "device": options.device,
         "seed": options.seed,
     }
-    return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided))
+    truth = _truth_file(context)
+    if truth is not None:
+        inputs["truth_sha256"] = sha256_of(truth)
+    return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided, truth))
+
+
+def _truth_file(context: StepContext) -> Path | None:
+    """The simulator's truth about this run's raw files, where it is known."""
+    made = read_manifest(context.folder("elt"))["result"]
+    raw = made.get("raw") or context.settings.raw
+    return find_truth(local_folder(raw, "APEX_RAW_URL"), made["data_sha256"])
 
 
 def reproduce(context: StepContext) -> dict[str, Any]:
@@ -167,7 +178,9 @@ def _segments(context: StepContext) -> tuple[str, ...]:
     return tuple(c.name for c in columns if c.domain is not None and len(c.domain.levels) <= SEGMENT_LEVELS)
 
 
-def _work(context: StepContext, folder: Path, options: Options, divided: dict[str, Any]) -> dict[str, Any]:
+def _work(
+    context: StepContext, folder: Path, options: Options, divided: dict[str, Any], truth: Path | None
+) -> dict[str, Any]:
     contract, settings = context.contract, context.settings
     parts = _examples(context)
     about = _about(context, divided, parts)
@@ -189,6 +202,8 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
     )
     if about["split"] == "legacy":
         done = _beside_ours(context, done, parts, about)
+    if truth is not None:
+        done = _beside_the_optimum(context, done, parts["test"], truth)
     strongest = done.single_features[0]
     logger.info("strongest_feature name=%s gain_alone=%.4f", strongest.name, strongest.gain)
     for verdict in done.verdicts:
@@ -249,9 +264,23 @@ def _work(context: StepContext, folder: Path, options: Options, divided: dict[st
         "test_accuracy": metrics["test_accuracy"],
         "test_macro_f1": metrics["test_macro_f1"],
         "test_weighted_macro_f1": metrics["test_weighted_macro_f1"],
+        **{n: metrics[n] for n in ("test_optimum_log_loss", "test_excess_percent") if n in metrics},
         **({"comparison": done.tables["comparison"]} if "comparison" in done.tables else {}),
         "bundle": {path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
     }
+
+
+def _beside_the_optimum(context: StepContext, done: Development, test: Examples, path: Path) -> Development:
+    """Add how far the loss on the test part is above the best that is possible."""
+    truth = read_truth(context.settings, context.contract, path, test.table)
+    if truth is None:
+        return done
+    p = done.model.probabilities(test.table)
+    found = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
+    if "optimum_log_loss" in found:
+        told = (found["optimum_log_loss"], found["truth_log_loss"], found["excess_percent"])
+        logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *told)
+    return replace(done, metrics={**done.metrics, **{f"test_{name}": value for name, value in found.items()}})
 
 
 def _beside_ours(

@@ -56,7 +56,7 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
         "validate",
         inputs,
         lambda folder: {
-            **_work(context, folder, shas, copies, data_sha256, as_of),
+            **_work(context, folder, url, shas, copies, data_sha256, as_of),
             "redelivered": sorted(name for names in copies.values() for name in names),
         },
     )
@@ -65,6 +65,7 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
 def _work(
     context: StepContext,
     folder: Path,
+    url: str,
     shas: dict[str, Path],
     copies: dict[Path, list[str]],
     data_sha256: str,
@@ -95,6 +96,7 @@ def _work(
             raise
     site = expectations.docs_index(context.settings).parent
     return {
+        "raw": url,
         "files": len(reports),
         "rows": rows,
         "accepted": rows - bad,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_score, recall_score
 
-from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
+from apex_ml.core.evaluation import against_optimum, class_shares, classification, confusion, order_losses, prior_losses
 
 CLASSES = ("a", "b", "c")
 
@@ -63,3 +63,19 @@ def test_prior_loss_is_the_entropy_of_the_shares() -> None:
     y = np.repeat([0, 1, 2], [50, 30, 20])
     shares = class_shares(y, 3)
     assert prior_losses(shares, y).mean() == pytest.approx(-(shares * np.log(shares)).sum())
+
+
+def test_against_the_optimum_by_hand() -> None:
+    """Two orders with odds 3 : 1, one of them not in the truth, and a model that says 1 : 1."""
+    p, y = np.full((3, 2), 0.5), np.array([0, 1, 0])
+    optimum = np.array([[0.75, 0.25], [0.75, 0.25], [np.nan, np.nan]])
+    found = against_optimum(p, y, optimum, optimum, np.arange(3), seed=1)
+    best = -(np.log(0.75) + np.log(0.25)) / 2
+    assert found["optimum_orders"] == 2
+    assert found["optimum_log_loss"] == found["truth_log_loss"] == pytest.approx(best)
+    assert found["excess_percent"] == pytest.approx(100 * (np.log(2) / best - 1))
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert found["expected_excess_percent"] == pytest.approx(100 * (np.log(2) / entropy - 1))
+    assert against_optimum(p[2:], y[2:], optimum[2:], optimum[2:], y[2:], seed=1) == {"optimum_orders": 0.0}
+    same = against_optimum(optimum[:2], y[:2], optimum[:2], optimum[:2], y[:2], seed=1)
+    assert same["excess_percent"] == same["excess_percent_low"] == same["expected_excess_percent"] == 0

@@ -7,15 +7,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from apex_ml import cli
+from apex_ml.adapters.truth import find_truth, identity, read_truth
+from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
 from apex_ml.simulate.commands import simulate
 from apex_ml.simulate.files import part_files, staged_folder
 from apex_ml.simulate.generate import class_codes, log_loss, simulate_orders, truth_matrix
+from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import Process
 from apex_ml.simulate.quirks import QUIRKS
 
@@ -91,6 +96,35 @@ def test_the_truth_belongs_to_the_orders(tmp_path: Path, process: Process) -> No
     codes = class_codes(orders, process)
     shuffled = np.random.default_rng(0).permutation(codes)
     assert log_loss(matrix, codes) < log_loss(matrix, shuffled) - 0.2
+
+
+def test_the_truth_beside_the_folder_holds_the_optimum_and_names_its_data(
+    tmp_path: Path, process: Process, contract: Contract
+) -> None:
+    raw = tmp_path / "raw"
+    run("--out", str(raw), *SMALL, "--mode", "signal", "--seed", "3", "--truth", "--quirk", "nulls:one")
+    files = part_files(raw)
+    path = find_truth(raw, identity(files))
+    assert path == tmp_path / "raw.truth.parquet"
+    orders, expected = simulate_orders(process, orders=2_000, clients=300, seed=3, mode="signal", probabilities=True)
+    asked = pa.table(
+        {
+            process.entity: orders[process.entity].cast(pa.string()),
+            process.timestamp: orders[process.timestamp].cast(pa.timestamp("s")).cast(pa.date32()),
+        }
+    )
+    some = asked.take(pa.array([1_500, 3, 700]))
+    found = read_truth(Settings.load(home=tmp_path / "home"), contract, path, some)
+    assert found is not None
+    assert contract.classes == tuple(process.classes)
+    np.testing.assert_allclose(found.true, truth_matrix(expected)[[1_500, 3, 700]])
+    best = posterior_predictive(process, orders, mode="signal")
+    np.testing.assert_allclose(found.optimum, best[[1_500, 3, 700]], atol=1e-12)
+    strangers = some.set_column(0, process.entity, pa.array(["C999999"] * 3))
+    missing = read_truth(Settings.load(home=tmp_path / "home"), contract, path, strangers)
+    assert missing is not None and np.isnan(missing.optimum).all()
+    files[0].write_bytes(files[1].read_bytes())
+    assert find_truth(raw, identity(part_files(raw))) is None
 
 
 def test_quirks_come_in_turn(tmp_path: Path, process: Process) -> None:
