@@ -22,11 +22,12 @@ COMMAND = [sys.executable, "-c", "from apex_ml.cli import main; main()"]
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended. `code` is negative for a signal; `result` is the APEX_RESULT line."""
+    """How a command ended. `code` is negative for a signal; `result` is the APEX_RESULT line of `out`."""
 
     code: int
     result: dict[str, Any] | None
     err: str
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ class Apex:
             check=False,
         )
         marked = [line for line in done.stdout.splitlines() if line.startswith("APEX_RESULT ")]
-        return Done(done.returncode, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, done.stderr)
+        return Done(
+            done.returncode, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, done.stderr, done.stdout
+        )
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query as the writer."""

@@ -181,6 +181,37 @@ def finish_move(connection: Connection, promotion_id: int) -> None:
         )
 
 
+def abort_move(connection: Connection, promotion_id: int, reason: str) -> None:
+    """Mark a pending move as one that will not be finished, and why."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE apex.promotions SET state = 'aborted', done_at = now(), reasons = array_append(reasons, %s)"
+            " WHERE promotion_id = %s AND state = 'pending'",
+            (reason, promotion_id),
+        )
+
+
+def finished_moves(settings: Settings) -> list[dict[str, Any]]:
+    """Every change of the champion, oldest first: action, step_run, from_version, to_version, who, reasons."""
+    return rows(
+        settings,
+        "SELECT action, step_run, from_version, to_version, who, reasons FROM apex.promotions"
+        " WHERE model_name = %s AND state = 'done' AND action <> 'reject' ORDER BY promotion_id",
+        (settings.model_name,),
+    )
+
+
+def last_evidence(settings: Settings, to_version: int) -> dict[str, Any]:
+    """Evidence of the gate's latest decision about a version, with its promotion_id; empty when there was none."""
+    found = rows(
+        settings,
+        "SELECT promotion_id, evidence FROM apex.promotions WHERE model_name = %s AND to_version = %s"
+        " AND state = 'done' AND action IN ('promote', 'reject') ORDER BY promotion_id DESC LIMIT 1",
+        (settings.model_name, to_version),
+    )
+    return {**found[0]["evidence"], "decided_in": found[0]["promotion_id"]} if found else {}
+
+
 def record_version(settings: Settings, version: dict[str, Any]) -> None:
     """Keep what a model version was made from; keys are the columns of model_versions."""
     values = {**version, "about": json.dumps(version["about"])}

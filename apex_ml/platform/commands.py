@@ -83,6 +83,27 @@ def status(ctx: click.Context, check: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="So many last decisions."
+)
+@click.option("--moves", is_flag=True, help="Only changes of the champion, no rejections.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def champion(lines: int, moves: bool, form: str) -> None:
+    """Who is champion, and every decision about it: when, who, what, why, on what evidence; the newest first."""
+    from apex_ml.platform import champion_history
+
+    settings = Settings.load()
+    warning = champion_history.heal(settings)
+    found = champion_history.history(settings, lines, moves_only=moves)
+    if form == "json":
+        click.echo(champion_history.as_json(settings, found))
+    else:
+        champion_history.show(settings, found)
+    if warning:
+        click.echo(f"apex: {warning}", err=True)
+
+
+@click.command()
 @click.argument("service", required=False)
 @click.option("-n", "--lines", default=100, show_default=True, type=click.IntRange(min=0), help="So many last lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what is written.")

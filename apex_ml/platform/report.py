@@ -17,7 +17,7 @@ from apex_ml.settings import Settings
 
 CHAMPION = """
 SELECT to_version AS version, action, decided_at FROM apex.model_history
-WHERE model_name = %(model)s AND state = 'done' AND action IN ('promote', 'rollback', 'manual')
+WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject'
 ORDER BY promotion_id DESC LIMIT 1
 """
 # The champion as last measured: as the challenger that was promoted, or as the champion it was then compared with.
@@ -26,7 +26,7 @@ SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion
        prior_log_loss, holdout_orders, decided_at
 FROM apex.model_history
 WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL
-  AND ((action = 'promote' AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)
+  AND ((action IN ('promote', 'force') AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)
        OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))
 ORDER BY promotion_id DESC LIMIT 1
 """

@@ -2,12 +2,14 @@
 
 A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
 an exclusive advisory lock. Whoever reads the champion finishes what a killed process left pending, and adopts an alias
-that a person moved in the MLflow UI as `manual`.
+that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more, as its version was
+deleted or a person moved the alias elsewhere meanwhile, is marked `aborted` with the reason.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +53,21 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
 def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
     """Finish a pending move; adopt an alias that was moved by hand. Holds the exclusive lock."""
     name = settings.model_name
+    champion = registry.by_alias(CHAMPION)
     pending = warehouse.pending_move(connection, name)
     if pending is not None:
-        promotion_id, _, to_version = pending
-        registry.set_alias(CHAMPION, to_version)
-        warehouse.finish_move(connection, promotion_id)
-        logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
-    champion = registry.by_alias(CHAMPION)
+        promotion_id, from_version, to_version = pending
+        target = registry.by_version(to_version)
+        if target is None:
+            _abort(connection, promotion_id, f"version {to_version} is gone from the registry")
+        elif champion is not None and champion.version not in (from_version, to_version):
+            # a person moved the alias after the process was killed: theirs is the later word
+            _abort(connection, promotion_id, f"before it was finished the alias was moved to {_v(champion.version)}")
+        else:
+            registry.set_alias(CHAMPION, to_version)
+            warehouse.finish_move(connection, promotion_id)
+            champion = target
+            logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
     ledger = warehouse.ledger_champion(connection, name)
     version = champion.version if champion else None
     if version != ledger:
@@ -76,6 +86,11 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
         )
         logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
     return champion
+
+
+def _abort(connection: warehouse.Connection, promotion_id: int, reason: str) -> None:
+    warehouse.abort_move(connection, promotion_id, reason)
+    logger.warning("pending_move_aborted promotion_id=%s reason=%s", promotion_id, reason)
 
 
 def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str]:
@@ -108,13 +123,14 @@ def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str
         registry.set_alias(CHAMPION, move.to_version)
         reach("promotion_alias_moved")
         warehouse.finish_move(connection, promotion_id)
+    reach("promotion_done")
     logger.info("champion_moved action=%s from=%s to=%s", move.action, _v(version), _v(move.to_version))
     return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
 
 
 def reject(settings: Settings, decision: PromotionDecision, row: dict[str, Any]) -> None:
     """Record that a challenger was not promoted, once a run."""
-    with warehouse.connect(settings) as connection, connection:
+    with warehouse.champion_lock(settings) as connection:
         if warehouse.decision_of(connection, settings.model_name, row["step_run"], row["to_version"]):
             return
         warehouse.record_decision(
@@ -144,8 +160,7 @@ def _who(settings: Settings, version: int | None) -> str:
     if not found:
         return "no record of who changed it"
     row = found[0]
-    when = f"{row['decided_at']:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {when}"
+    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {row['decided_at']:%F %T} UTC"
 
 
 def require(version: ModelVersion | None, what: str) -> ModelVersion:
@@ -153,3 +168,26 @@ def require(version: ModelVersion | None, what: str) -> ModelVersion:
     if version is None:
         raise DataError(f"{what} does not exist in the registry")
     return version
+
+
+def previous(moves: Iterable[tuple[str, int | None]]) -> int | None:
+    """The champion to go back to, from the finished moves (action, to_version), oldest first; None when there is none.
+
+    A rollback undoes what came after its target, so that a second one goes further back and not forward again.
+
+    >>> previous([("promote", 1), ("promote", 2), ("promote", 3)])
+    2
+    >>> previous([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2)])
+    1
+    >>> previous([("promote", 1), ("rollback", 1)]) is None
+    True
+    """
+    line: list[int] = []
+    for action, version in moves:
+        if version is None:
+            continue
+        if action == "rollback" and version in line:
+            del line[line.index(version) + 1 :]
+        else:
+            line = [*(v for v in line if v != version), version]
+    return line[-2] if len(line) > 1 else None

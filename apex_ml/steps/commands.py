@@ -112,14 +112,49 @@ def train(run: str, trials: int | None, reproduce: bool) -> None:
     _command("train", work, run, trials=Settings.load().trials if trials is None else trials)
 
 
+_WHO = click.option("--who", metavar="NAME", help="Recorded as the one who decided. Default: the OS user.")
+_REASON = click.option("--reason", metavar="TEXT", help="Why; kept in the ledger.")
+
+
 @click.command()
-@_RUN
-@click.option("--who", default=None, help="Recorded as the one who decided. Default: the OS user.")
-def promote(run: str, who: str | None) -> None:
-    """Compare the run's model with the champion and promote it on evidence."""
+@click.option("--run", metavar="RUN", help="Name of the run whose model comes before the gate.")
+@_WHO
+@click.option("--force", is_flag=True, help="Promote VERSION, by default the latest challenger, without the gate.")
+@_REASON
+@click.argument("version", type=click.IntRange(min=1), required=False)
+def promote(run: str | None, who: str | None, force: bool, reason: str | None, version: int | None) -> None:
+    """Compare the run's model with the champion and promote it on evidence; or, with --force, on a person's word.
+
+    Examples: apex promote --run NAME; apex promote --force --reason "the new region needs it" 7
+    """
+    from apex_ml.steps.by_hand import BY_HAND
+    from apex_ml.steps.by_hand import force as forced
     from apex_ml.steps.promote import promote as work
 
-    _command("promote", work, run, who=who or getpass.getuser())
+    who = who or getpass.getuser()
+    if force:
+        if not reason:
+            raise ConfigError("promote --force: give --reason; the ledger keeps why the gate was not asked")
+        _command("promote", forced, run or BY_HAND, version=version, reason=reason, who=who)
+        return
+    if run is None:
+        raise ConfigError("promote: give --run, the run whose model comes before the gate; or --force --reason")
+    if reason is not None or version is not None:
+        raise ConfigError("promote: --reason and VERSION go with --force; the gate gives its own reasons")
+    _command("promote", work, run, who=who)
+
+
+@click.command()
+@click.option("--run", metavar="RUN", help="Name of the run; a second call with the same name moves nothing.")
+@click.option("--to", type=click.IntRange(min=1), metavar="VERSION", help="Default: the champion before this one.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why; kept in the ledger.")
+@_WHO
+def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> None:
+    """Make an earlier version champion again. A drop that is being scored ends on the version it began with."""
+    from apex_ml.steps.by_hand import BY_HAND
+    from apex_ml.steps.by_hand import rollback as work
+
+    _command("rollback", work, run or BY_HAND, to=to, reason=reason, who=who or getpass.getuser())
 
 
 @click.command()

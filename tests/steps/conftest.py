@@ -92,6 +92,11 @@ class Nights:
 
     apex: Apex
     versions: dict[str, int]
+    like: ModelVersion
+
+    def more(self, number: int) -> list[int]:
+        """Register so many further versions with the same files."""
+        return [register(self.apex.settings, self.apex.settings.model_name, self.like) for _ in range(number)]
 
     def champion(self) -> int | None:
         """Version that the alias stands on."""
@@ -124,4 +129,4 @@ def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
                 versions[run] = register(apex.settings, name, like)
                 manifest["result"]["model_version"] = versions[run]
             path.write_text(json.dumps(manifest))
-    return Nights(apex, versions)
+    return Nights(apex, versions, like)

@@ -92,13 +92,32 @@ def test_without_any_version_there_is_no_champion(nights: Any) -> None:
     assert nights.ledger() == []
 
 
-def test_a_pending_move_to_a_version_that_is_gone_is_told(nights: Any) -> None:
-    row = {"model_name": nights.apex.settings.model_name, "action": "promote", "from_version": None, "to_version": 77}
+@pytest.mark.parametrize(
+    ("to", "alias", "champion", "told"),
+    [
+        (77, None, 1, "version 77 is gone from the registry"),
+        (2, 3, 3, "before it was finished the alias was moved to version 3"),
+    ],
+    ids=["its version is gone", "a person moved the alias meanwhile"],
+)
+def test_a_pending_move_that_cannot_be_finished_is_aborted(
+    nights: Any, to: int, alias: int | None, champion: int, told: str
+) -> None:
+    decide(nights, "one")
+    nights.more(1)
+    settings, registry = nights.apex.settings, Registry(nights.apex.settings)
+    row = {"model_name": settings.model_name, "action": "promote", "from_version": 1, "to_version": to}
     row |= {"state": "pending", "step_run": "r", "who": "test", "reasons": ["x"]}
-    with warehouse.connect(nights.apex.settings) as connection, connection:
+    with warehouse.connect(settings) as connection, connection:
         warehouse.record_decision(connection, row)
-    with pytest.raises(Exception, match="no version 77"):
-        protocol.resolve(nights.apex.settings, Registry(nights.apex.settings))
+    if alias is not None:
+        registry.set_alias(CHAMPION, alias)
+    for _ in range(2):
+        found = protocol.resolve(settings, registry)
+        assert found is not None and found.version == champion
+    manual = [("manual", 1, 3, "done")] if alias else []
+    assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]
+    assert nights.apex.sql("SELECT reasons FROM apex.promotions WHERE state = 'aborted'") == [(["x", told],)]
 
 
 def test_a_stopped_service_is_told_and_nothing_is_decided(nights: Any) -> None:

@@ -1,0 +1,136 @@
+"""Moves of the champion that a person asks for: back to an earlier version, or on to one that the gate did not take.
+
+Both go by the protocol of :mod:`apex_ml.steps.champion`. The gate is not asked; that the version can serve is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.registry import CHALLENGER, ModelVersion, Registry
+from apex_ml.core.estimator import Model
+from apex_ml.errors import ConfigError
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.folder import StepContext, latest_manifest
+
+BY_HAND = "by-hand"
+"""Name of the run of a command that was given none; of a run of any other name a second call moves nothing."""
+
+
+def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> dict[str, Any]:
+    """Make an earlier version champion; without `to` the one before the present champion, and so on back.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when there is nothing to go back to, the version cannot serve or is
+    champion already, or somebody changed the champion meanwhile.
+    """
+    registry = Registry(context.settings)
+    current = protocol.resolve(context.settings, registry)
+    moves = warehouse.finished_moves(context.settings)
+    done = _done(context, "rollback", moves)
+    if done is not None:
+        return done
+    if current is None:
+        raise ConfigError("rollback: there is no champion to go back from; train one: make train")
+    if to is None:
+        to = protocol.previous((m["action"], m["to_version"]) for m in moves)
+        if to is None:
+            raise ConfigError(
+                f"rollback: version {current.version} is the first champion; name another with --to,"
+                " apex champion lists them"
+            )
+    return _move(context, registry, "rollback", current, to, reason, who, {})
+
+
+def force(context: StepContext, *, version: int | None, reason: str, who: str) -> dict[str, Any]:
+    """Make a version champion whatever the gate said of it; without `version` the latest challenger.
+
+    The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
+    """
+    registry = Registry(context.settings)
+    current = protocol.resolve(context.settings, registry)
+    done = _done(context, "force", warehouse.finished_moves(context.settings))
+    if done is not None:
+        return done
+    if version is None:
+        challenger = registry.by_alias(CHALLENGER)
+        if challenger is None:
+            raise ConfigError("promote --force: there is no challenger; name a version")
+        version = challenger.version
+    evidence = warehouse.last_evidence(context.settings, version)
+    return _move(context, registry, "force", current, version, reason, who, evidence)
+
+
+def _move(
+    context: StepContext,
+    registry: Registry,
+    action: str,
+    current: ModelVersion | None,
+    to: int,
+    reason: str,
+    who: str,
+    evidence: dict[str, Any],
+) -> dict[str, Any]:
+    if not reason.strip():
+        raise ConfigError(f"{action}: --reason is empty; the ledger keeps why a person moved the champion")
+    if current is not None and current.version == to:
+        raise ConfigError(f"{action}: version {to} is champion already")
+    about = _servable(context, registry, action, to)
+    move = protocol.Move(
+        action=action,
+        expected=current.version if current else None,
+        to_version=to,
+        step_run=context.run,
+        who=who,
+        reasons=(reason.strip(),),
+        evidence=evidence,
+        data_sha256=about.get("data_sha256"),
+        contract_sha256=about.get("contract_sha256"),
+    )
+    applied, told = protocol.apply(context.settings, registry, move)
+    if not applied:
+        raise ConfigError(f"{action}: nothing was moved: {told}; look at apex champion before you try again")
+    return _result(context, action, move.expected, to, told)
+
+
+def _servable(context: StepContext, registry: Registry, action: str, version: int) -> dict[str, Any]:
+    """What the version was made from; ConfigError when scoring would stop with it as champion."""
+    settings = context.settings
+    found = registry.by_version(version)
+    if found is None:
+        raise ConfigError(f"{action}: {settings.model_name} has no version {version} in MLflow")
+    model = Model.from_files(registry.files(found))
+    about: dict[str, Any] = dict(model.about)
+    if tuple(model.classes) != tuple(context.contract.classes):
+        raise ConfigError(
+            f"{action}: version {version} tells {', '.join(model.classes)}, the contract wants"
+            f" {', '.join(context.contract.classes)}"
+        )
+    wanted = about["features_sha256"]
+    if latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted)) is None:
+        raise ConfigError(
+            f"{action}: no history snapshot under {context.processed} fits the features of version {version}:"
+            " scoring would stop; go back to the contract it was trained with and run: apex retrain --force"
+        )
+    return about
+
+
+def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The result of this run's move, when an earlier try of the run made it."""
+    if context.run == BY_HAND:
+        return None
+    for move in moves:
+        if (move["action"], move["step_run"]) == (action, context.run):
+            return _result(context, action, move["from_version"], move["to_version"], "moved by this run before")
+    return None
+
+
+def _result(context: StepContext, action: str, before: int | None, to: int, told: str) -> dict[str, Any]:
+    return {
+        "run": context.run,
+        "step": action,
+        "moved": True,
+        "from_version": before,
+        "champion_version": to,
+        "told": told,
+    }

@@ -1,0 +1,285 @@
+"""Moves by hand, races and kills: one champion for everybody at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from apex_home import Apex
+from click.testing import CliRunner
+from throwaway_home import free_ports
+
+from apex_ml.adapters.registry import CHAMPION, Registry
+from apex_ml.cli import apex as cli
+from apex_ml.contract.model import Contract
+from apex_ml.errors import ConfigError
+from apex_ml.platform import champion_history
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.by_hand import BY_HAND, force, rollback
+from apex_ml.steps.promote import promote
+from apex_ml.steps.score import score
+
+RACERS = 20
+
+
+def back(nights: Any, run: str = BY_HAND, to: int | None = None) -> dict[str, Any]:
+    return rollback(nights.apex.context(run), to=to, reason="it is worse in the field", who="ann")
+
+
+def forced(nights: Any, version: int | None = None, run: str = BY_HAND) -> dict[str, Any]:
+    return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann")
+
+
+def move(expected: int | None, to: int) -> protocol.Move:
+    return protocol.Move("promote", expected, to, f"run-{to}", f"racer-{to}", ("a reason",), {})
+
+
+def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_champion(nights: Any) -> None:
+    settings = nights.apex.settings
+    versions = [*nights.versions.values(), *nights.more(RACERS - 2)]
+    ended = threading.Event()
+    seen_by: list[list[int | None]] = [[], []]
+
+    def watch(seen: list[int | None]) -> None:
+        while not ended.is_set():
+            found = protocol.resolve(settings, Registry(settings))
+            seen.append(found.version if found else None)
+
+    winners: list[int] = []
+    with ThreadPoolExecutor(RACERS + 2) as pool:
+        watchers = [pool.submit(watch, seen) for seen in seen_by]
+        expected: int | None = None
+        for _ in range(2):
+            start = threading.Barrier(RACERS)
+
+            def race(version: int, expected: int | None = expected, start: threading.Barrier = start) -> Any:
+                start.wait()
+                return version, *protocol.apply(settings, Registry(settings), move(expected, version))
+
+            racers = [v for v in [*versions, *nights.more(1)] if v != expected][:RACERS]
+            results = list(pool.map(race, racers))
+            won = [version for version, applied, _ in results if applied]
+            assert len(won) == 1
+            (refusal,) = {text for _, applied, text in results if not applied}
+            assert f"found version {won[0]}: promote by racer-{won[0]} (run run-{won[0]}) at 20" in refusal
+            expected = won[0]
+            winners.append(expected)
+        ended.set()
+        for watcher in watchers:
+            watcher.result()
+    assert nights.ledger() == [("promote", None, winners[0], "done"), ("promote", winners[0], winners[1], "done")]
+    assert nights.champion() == winners[1]
+    # each reader saw the champions one after the other, and never an earlier one again
+    order: list[int | None] = [None, *winners]
+    for seen in seen_by:
+        places = [order.index(version) for version in seen]
+        assert places and places == sorted(places)
+
+
+def test_the_same_run_promoted_by_many_at_once_is_decided_once(nights: Any) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(lambda _: nights.apex.call("promote", "--run", "one"), range(3)))
+    assert [e.code for e in ended] == [0] * 3, [e.err for e in ended]
+    assert all(e.result and e.result["promoted"] for e in ended)
+    assert nights.ledger() == [("promote", None, 1, "done")]
+
+
+def test_rollback_goes_back_step_by_step_and_not_forward_again(nights: Any) -> None:
+    promote(nights.apex.context("one"), who="test")
+    forced(nights, 2)
+    (third,) = nights.more(1)
+    forced(nights, third)
+    first = back(nights)
+    assert first["moved"] and (first["from_version"], first["champion_version"]) == (third, 2)
+    assert back(nights)["champion_version"] == 1
+    with pytest.raises(ConfigError, match="version 1 is the first champion; name another with --to"):
+        back(nights)
+    assert back(nights, to=third)["champion_version"] == third == nights.champion()
+    assert nights.ledger()[-3:] == [
+        ("rollback", third, 2, "done"),
+        ("rollback", 2, 1, "done"),
+        ("rollback", 1, third, "done"),
+    ]
+    ((who, reasons),) = nights.apex.sql("SELECT who, reasons FROM apex.promotions ORDER BY promotion_id DESC LIMIT 1")
+    assert (who, reasons) == ("ann", ["it is worse in the field"])
+
+
+def test_a_run_that_is_tried_again_moves_once(nights: Any) -> None:
+    promote(nights.apex.context("one"), who="test")
+    forced(nights, 2)
+    forced(nights, *nights.more(1))
+    results = [back(nights, run="rollback-7") for _ in range(2)]
+    assert [r["champion_version"] for r in results] == [2, 2] and all(r["moved"] for r in results)
+    assert nights.champion() == 2 and len(nights.ledger()) == 4
+
+
+@pytest.mark.parametrize(
+    ("point", "state", "alias"),
+    [("promotion_pending", "pending", 2), ("promotion_alias_moved", "pending", 1), ("promotion_done", "done", 1)],
+)
+def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
+    nights: Any, point: str, state: str, alias: int
+) -> None:
+    promote(nights.apex.context("one"), who="test")
+    forced(nights, 2)
+    killed = nights.apex.call("rollback", "--run", "r", "--reason", "bad", APEX_FAULT=point)
+    assert killed.code == -signal.SIGKILL and killed.result is None
+    assert nights.ledger()[-1] == ("rollback", 2, 1, state) and nights.champion() == alias
+    settings = nights.apex.settings
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings)), range(8)))
+    assert {f.version for f in found if f} == {1} and None not in found
+    assert back(nights, run="r")["champion_version"] == 1
+    assert nights.champion() == 1
+    assert [row for row in nights.ledger() if row[0] == "rollback"] == [("rollback", 2, 1, "done")]
+
+
+def test_a_rejected_challenger_can_be_forced_and_the_ledger_keeps_what_the_gate_measured(nights: Any) -> None:
+    promote(nights.apex.context("one"), who="test")
+    rejected = promote(nights.apex.context("two"), who="test")
+    assert not rejected["promoted"]
+    assert forced(nights)["champion_version"] == 2 == nights.champion()
+    assert nights.ledger()[-1] == ("force", 1, 2, "done")
+    ((evidence, reasons),) = nights.apex.sql("SELECT evidence, reasons FROM apex.promotions WHERE action = 'force'")
+    assert evidence["challenger_log_loss"] == rejected["evidence"]["challenger_log_loss"]
+    assert evidence["decided_in"] == 2 and reasons == ["the region needs it"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["promote"], "give --run"),
+        (["promote", "--force"], "give --reason"),
+        (["promote", "--run", "one", "2"], "go with --force"),
+        (["promote", "--run", "one", "--reason", "x"], "go with --force"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_told(arguments: list[str], words: str) -> None:
+    error = CliRunner().invoke(cli, arguments).exception
+    assert isinstance(error, ConfigError) and words in str(error)
+
+
+def test_moves_that_cannot_be_are_refused_with_the_remedy(nights: Any) -> None:
+    with pytest.raises(ConfigError, match="there is no champion to go back from"):
+        back(nights)
+    with pytest.raises(ConfigError, match="there is no challenger; name a version"):
+        forced(nights)
+    promote(nights.apex.context("one"), who="test")
+    for wrong, words in (
+        (lambda: back(nights), "version 1 is the first champion"),
+        (lambda: back(nights, to=98), "has no version 98"),
+        (lambda: forced(nights, 99), "has no version 99"),
+        (lambda: forced(nights, 1), "version 1 is champion already"),
+        (lambda: force(nights.apex.context("r"), version=2, reason=" ", who="ann"), "--reason is empty"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            wrong()
+    ended = nights.apex.call("promote", "--force", "--reason", "x", "99")
+    assert ended.code == 30 and "has no version 99" in ended.err and "Traceback" not in ended.err
+    assert nights.ledger() == [("promote", None, 1, "done")]
+
+
+def test_a_version_that_no_snapshot_fits_is_refused(nights: Any) -> None:
+    promote(nights.apex.context("one"), who="test")
+    other = nights.apex.but(processed_url=str(nights.apex.settings.home / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"no history snapshot under .*elsewhere fits the features of version 2"):
+        force(other.context("x"), version=2, reason="x", who="ann")
+
+
+def test_a_champion_changed_meanwhile_is_told_with_name_and_time(nights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(nights.apex.context("one"), who="test")
+    (third,) = nights.more(1)
+    looked_up = Registry.by_version
+
+    def meanwhile(self: Registry, version: int) -> Any:
+        monkeypatch.setattr(Registry, "by_version", looked_up)
+        forced(nights, third)
+        return looked_up(self, version)
+
+    monkeypatch.setattr(Registry, "by_version", meanwhile)
+    with pytest.raises(ConfigError, match=rf"found version {third}: force by ann \(run by-hand\) at 20\d\d-.* UTC"):
+        forced(nights, 2)
+    assert nights.champion() == third
+
+
+@pytest.fixture
+def scoring_night(nights: Any, raw: Path, contract: Contract) -> Any:
+    """The first version is champion and a drop waits."""
+    promote(nights.apex.context("one"), who="test")
+    forced(nights, 2)
+    make_drop(str(raw), date(2024, 8, 24), 300, 1, nights.apex.inbox / "a.parquet", contract)
+    return nights
+
+
+def versions_used(apex: Apex) -> list[tuple[Any, ...]]:
+    return apex.sql(
+        "SELECT d.name, r.model_version, array_agg(DISTINCT s.model_version)::int[], count(*)::int"
+        " FROM apex.scored_orders AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " GROUP BY 1, 2 ORDER BY 1"
+    )
+
+
+def test_a_drop_that_is_being_scored_ends_on_the_version_it_began_with(
+    scoring_night: Any, raw: Path, contract: Contract
+) -> None:
+    apex: Apex = scoring_night.apex
+    with contextlib.closing(psycopg2.connect(apex.settings.writer_url)) as blocker, blocker.cursor() as cursor:
+        cursor.execute("LOCK TABLE apex.scored_orders IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(score, apex.context("scoring"), ["a.parquet"])
+            deadline = time.monotonic() + 30
+            while not apex.sql(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                assert time.monotonic() < deadline and not running.done()
+                time.sleep(0.05)
+            assert back(scoring_night)["champion_version"] == 1  # does not wait for the scoring
+            assert not running.done()
+            blocker.rollback()
+            assert running.result(30)["model_version"] == 2
+    make_drop(str(raw), date(2024, 8, 24), 300, 2, apex.inbox / "b.parquet", contract)
+    assert score(apex.context("scoring"), ["b.parquet"])["model_version"] == 1
+    assert versions_used(apex) == [("a.parquet", 2, [2], 300), ("b.parquet", 1, [1], 300)]
+
+
+def test_the_history_tells_when_who_what_why(nights: Any) -> None:
+    settings = nights.apex.settings
+    assert json.loads(champion_history.as_json(settings, [])) == {
+        "model": settings.model_name,
+        "champion": None,
+        "history": [],
+    }
+    promote(nights.apex.context("one"), who="test")
+    promote(nights.apex.context("two"), who="test")
+    Registry(settings).set_alias(CHAMPION, 2)
+    table = nights.apex.call("champion")
+    assert table.code == 0, table.err
+    assert f"champion: {settings.model_name} version 2" in table.out
+    for words in ("none → 1", "1 → 2", "promote", "reject", "manual", "by the MLflow UI", "class prior"):
+        assert words in table.out, table.out
+    content = json.loads(champion_history.as_json(settings, champion_history.history(settings, 20)))
+    assert content["champion"] == 2
+    assert [row["action"] for row in content["history"]] == ["manual", "reject", "promote"]
+    newest = content["history"][0]
+    assert (newest["from_version"], newest["to_version"], newest["state"]) == (1, 2, "done")
+    assert [row["action"] for row in champion_history.history(settings, 1, moves_only=True)] == ["manual"]
+    assert [row["action"] for row in champion_history.history(settings, 9, moves_only=True)] == ["manual", "promote"]
+
+
+def test_without_mlflow_the_history_is_shown_with_a_warning(nights: Any) -> None:
+    promote(nights.apex.context("one"), who="test")
+    (port,) = free_ports(1)
+    other = nights.apex.but(mlflow_tracking_uri=f"http://127.0.0.1:{port}")
+    assert "could not be compared with the ledger: MLflow at" in champion_history.heal(other.settings)
+    assert champion_history.heal(nights.apex.settings) == ""
+    assert len(champion_history.history(other.settings, 5)) == 1
