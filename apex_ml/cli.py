@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "promote": ("apex_ml.steps.commands:promote", "Step: champion or challenger, on evidence."),
     "rollback": ("apex_ml.steps.commands:rollback", "Step: make an earlier version champion again."),
     "score": ("apex_ml.steps.commands:score", "Step: score drops into Postgres, each exactly once."),
+    "shadow": ("apex_ml.steps.commands:shadow", "Step: challengers score the drops beside the champion."),
     "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),
     "contract": ("apex_ml.steps.contract_commands:contract", "Build and check what is generated from the contract."),
     "settings": ("apex_ml.platform.commands:settings_table", "Print every setting with its default."),

@@ -71,6 +71,16 @@ class Settings(BaseSettings):
     step_retries: int = Field(2, ge=0, description="Retries of a step in Airflow after a transient error.")
     retry_delay_seconds: int = Field(60, ge=0, description="Wait before such a retry.")
 
+    # promotion
+    approval: bool = Field(False, description="A person is asked in Airflow before a challenger becomes champion.")
+    approval_hours: float = Field(12, gt=0, description="So long the question waits for an answer.")
+    approval_default: Literal["Approve", "Reject"] = Field(
+        "Reject", description="The answer when nobody gives one in time."
+    )
+    shadow_days: int = Field(
+        0, ge=0, le=90, description="So many days a challenger that was not promoted also scores the drops; 0: never."
+    )
+
     # checking
     quarantine_rows_in_sql: int = Field(
         10_000, ge=0, description="At most so many quarantined rows of a raw file go to Postgres; all stay in parquet."

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
+from apex_airflow.approval import ApprovalOperator, answer_args
 from apex_airflow.assets import CHAMPION
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
@@ -23,6 +24,9 @@ task's XCom; the button *Data Docs* or *MLflow run* on a task leads to what it m
 A night without new raw data ends early, as a success: `validate` is skipped and says since when. Tick **force** to
 retrain all the same. A challenger that does not prove better is rejected; that too is a success. A new champion wakes
 `apex_score`.
+
+With `APEX_APPROVAL` a person is asked before a promotion: the task `approve` waits under *Required Actions* with the
+reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers in `APEX_APPROVAL_HOURS`.
 """,
     # Without a start date the first run is the coming night's, not one at the moment the DAG is switched on. The ten
     # minutes keep that first night from being passed over when this file is parsed just then.
@@ -73,10 +77,29 @@ retrain all the same. A challenger that does not prove better is rejected; that 
     promote = StepOperator(
         task_id="promote",
         step="promote",
+        args=answer_args("approve") if settings.approval else [],
         announces=CHAMPION,
         announces_if="promoted",
         doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
         "both the class prior and the champion by the margin. The reasons are in the XCom and in `apex.promotions`.",
     )
 
-    validate >> elt >> split >> train >> promote
+    validate >> elt >> split >> train
+    if settings.approval:
+        decide = StepOperator(
+            task_id="decide",
+            step="promote",
+            args=["--hold"],
+            doc_md="Decide as `promote` does, and apply nothing but a rejection.",
+        )
+        approve = ApprovalOperator(
+            task_id="approve",
+            decided_by="decide",
+            response_timeout=timedelta(hours=settings.approval_hours),
+            defaults=settings.approval_default,
+            doc_md="Wait for a person's answer under *Required Actions*. Nothing is asked when the gate did not "
+            "promote. A refusal is recorded by `promote`.",
+        )
+        train >> decide >> approve >> promote
+    else:
+        train >> promote

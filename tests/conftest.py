@@ -219,7 +219,7 @@ def mlflow_server() -> Iterator[str]:
             server.wait()
 
 
-def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 90) -> None:
+def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters.store import full_disk_is_told, hidden, local_folder, write_atomically
-from apex_ml.errors import ConfigError
+from apex_ml.adapters.store import full_disk_is_told, hidden, local_folder, sha256_of, write_atomically
+from apex_ml.errors import ConfigError, DataError
 from apex_ml.settings import Settings
 
 
@@ -70,6 +70,16 @@ class Inbox:
             raise ConfigError(f"--drops {name!r}: a drop is the plain name of a file in {self.inbox}")
         return self.inbox / name
 
+    def scored(self, name: str, sha256: str) -> Path | None:
+        """Path of a scored drop in done/; None while it still lies in the inbox.
+
+        Raises :class:`~apex_ml.errors.DataError` when no file of this content is there any more.
+        """
+        for path in (self.done / name, _with_sha(self.done, name, sha256), self.inbox / name):
+            if path.exists() and sha256_of(path) == sha256:
+                return path if path.parent == self.done else None
+        raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
+
     def finish(self, name: str, sha256: str) -> Path:
         """Move a scored drop to done/, never over another file."""
         return self._move(name, self.done, sha256)
@@ -99,4 +109,8 @@ class Inbox:
 def _free(folder: Path, name: str, sha256: str) -> Path:
     """A name in the folder that no other content has: the drop's own, else with a part of its sha256."""
     target = folder / name
-    return target if not target.exists() else folder / f"{Path(name).stem}.{sha256[:12]}{Path(name).suffix}"
+    return target if not target.exists() else _with_sha(folder, name, sha256)
+
+
+def _with_sha(folder: Path, name: str, sha256: str) -> Path:
+    return folder / f"{Path(name).stem}.{sha256[:12]}{Path(name).suffix}"

@@ -75,7 +75,9 @@ def new_run_id(cursor: Any) -> int:
     return int(_one(cursor, "SELECT nextval(pg_get_serial_sequence('apex.scoring_runs', 'run_id'))"))
 
 
-def write_orders(cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+def write_orders(
+    cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, table: str = "scored_orders"
+) -> int:
     """Stream batches of scored orders into the table; returns their number.
 
     An error in making a batch is raised as it is: the driver would tell it as one of its own.
@@ -91,11 +93,28 @@ def write_orders(cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
     reader = pa.RecordBatchReader.from_batches(schema, remembered())
     try:
-        return int(cursor.adbc_ingest("scored_orders", reader, mode="append", db_schema_name="apex"))
+        return int(cursor.adbc_ingest(table, reader, mode="append", db_schema_name="apex"))
     except adbc.Error:
         if failures:
             raise failures[0] from None
         raise
+
+
+def claim_shadow(
+    cursor: Any, run_id: int, version: int, mlflow_run_id: str, feature_snapshot: str, rows: int, step_run: str
+) -> bool:
+    """Insert the row of a challenger's scoring of a drop; False when it is there already.
+
+    As with :func:`claim_drop`, a second transaction waits here until the first one ends.
+    """
+    claimed = _one(
+        cursor,
+        "INSERT INTO apex.shadow_runs"
+        " (run_id, model_version, mlflow_run_id, feature_snapshot, rows_scored, step_run, state)"
+        " VALUES ($1, $2, $3, $4, $5, $6, 'done') ON CONFLICT DO NOTHING RETURNING run_id",
+        (run_id, version, mlflow_run_id, feature_snapshot, rows, step_run),
+    )
+    return claimed is not None
 
 
 def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:

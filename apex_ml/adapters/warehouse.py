@@ -212,6 +212,38 @@ def last_evidence(settings: Settings, to_version: int) -> dict[str, Any]:
     return {**found[0]["evidence"], "decided_in": found[0]["promotion_id"]} if found else {}
 
 
+def due_for_shadow(settings: Settings, days: int) -> list[dict[str, Any]]:
+    """Scored drops that a challenger has yet to score: run_id, name, sha256, challenger_version; by challenger.
+
+    A challenger is a promotable version that was never champion. Its drops are those scored within so many days after
+    it was registered, both by the clock of the database. A corrected drop is left out.
+    """
+    return rows(
+        settings,
+        "SELECT r.run_id, d.name, d.sha256, v.model_version AS challenger_version"
+        " FROM apex.model_versions AS v JOIN apex.scoring_runs AS r ON r.model_name = v.model_name"
+        " AND r.finished_at >= v.recorded_at AND r.finished_at < v.recorded_at + make_interval(days => %(days)s)"
+        " JOIN apex.drops AS d USING (drop_id)"
+        " WHERE v.model_name = %(name)s AND v.about ->> 'promotable' = 'true' AND d.superseded_by IS NULL"
+        " AND v.model_version <> r.model_version AND NOT EXISTS (SELECT FROM apex.promotions AS p"
+        " WHERE p.model_name = v.model_name AND p.to_version = v.model_version AND p.action <> 'reject'"
+        " AND p.state <> 'aborted') AND NOT EXISTS (SELECT FROM apex.shadow_runs AS s"
+        " WHERE s.run_id = r.run_id AND s.model_version = v.model_version)"
+        " ORDER BY v.model_version DESC, r.run_id",
+        {"name": settings.model_name, "days": days},
+    )
+
+
+def fail_shadow(settings: Settings, run_id: int, version: int, step_run: str, reason: str) -> None:
+    """Record that a challenger cannot score a drop, so that it is not tried again."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO apex.shadow_runs (run_id, model_version, step_run, state, reason)"
+            " VALUES (%s, %s, %s, 'failed', %s) ON CONFLICT DO NOTHING",
+            (run_id, version, step_run, reason),
+        )
+
+
 def record_version(settings: Settings, version: dict[str, Any]) -> None:
     """Keep what a model version was made from; keys are the columns of model_versions."""
     values = {**version, "about": json.dumps(version["about"])}

@@ -7,6 +7,7 @@ from apex_ml.contract.model import Contract
 
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
 SCORED = "apex.scored_orders"
+SHADOW = "apex.shadow_scores"
 
 
 def probability_column(level: str) -> str:
@@ -82,5 +83,47 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
             "VIEW", "apex.lineage", "One row a scored order, back to its drop, model version, training data and code."
         ),
     ]
-    views = ("scored_orders_current", "channel_mix_daily", "confidence_daily", "lineage")
+    statements += _shadow_ddl(contract)
+    views = ("scored_orders_current", "channel_mix_daily", "confidence_daily", "lineage", "shadow_comparison")
     return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
+
+
+def _shadow_ddl(contract: Contract) -> list[str]:
+    """The scores of challengers, and how they compare with the champion's on the same orders."""
+    columns = {probability_column(level): level for level in contract.classes}
+    body = ", ".join(f"{quoted(name)} real" for name in columns)
+
+    def loss(table: str) -> str:
+        # a float32 probability may be 0, of which there is no logarithm; without an outcome there is no loss either
+        observed = " ".join(
+            f"WHEN {literal(level)} THEN CASE WHEN {table}.{quoted(name)} < 1e-15 THEN 1e-15 ELSE"
+            f" {table}.{quoted(name)}::double precision END"
+            for name, level in columns.items()
+        )
+        return f"avg(-ln(CASE o.observed {observed} END))"
+
+    return [
+        f"CREATE TABLE IF NOT EXISTS {SHADOW} (run_id bigint NOT NULL, model_version integer NOT NULL,"
+        f" row_nr bigint NOT NULL, predicted text NOT NULL, {body}, PRIMARY KEY (run_id, model_version, row_nr))",
+        *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {quoted(n)} real" for n in columns),
+        _comment(
+            "TABLE", SHADOW, "One row an order and challenger that scored it in the shadow; keys as in scored_orders."
+        ),
+        f"""CREATE OR REPLACE VIEW apex.shadow_comparison AS
+            SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
+                   h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS orders,
+                   avg((s.predicted = c.predicted)::integer)::double precision AS same_prediction,
+                   count(o.observed) AS outcomes, {loss("s")} AS challenger_log_loss,
+                   {loss("c")} AS champion_log_loss, h.finished_at
+            FROM apex.shadow_runs AS h JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
+            LEFT JOIN {SHADOW} AS s ON s.run_id = h.run_id AND s.model_version = h.model_version
+            LEFT JOIN {SCORED} AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
+            LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
+            GROUP BY h.run_id, h.model_version, d.drop_id, r.run_id""",
+        _comment(
+            "VIEW",
+            "apex.shadow_comparison",
+            "One row a scored drop and challenger: predictions that agree, and both log losses where the target became"
+            " known.",
+        ),
+    ]

@@ -42,7 +42,12 @@ from apex_ml.platform.supervise import (
 )
 from apex_ml.settings import Settings
 
-POOLS = {"apex_scoring": (2, "Scoring of drops."), "apex_training": (1, "Steps of apex_retrain.")}
+POOLS = {
+    "apex_scoring": (2, "Scoring of drops."),
+    "apex_training": (1, "Steps of apex_retrain."),
+    "apex_shadow": (1, "Challengers that score beside the champion."),
+    "apex_champion": (1, "Rollbacks, which wait for no training."),
+}
 HEALTHY_SECONDS = 180
 
 

@@ -203,13 +203,19 @@ def _follow(
             tasks = api.task_runs(dag_id, run_id)
             others = [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
             waits = run.state == "queued" and bool(others)
-            board.show(tasks, f"waiting for the run {others[0].run_id} to end" if waits else "")
+            asked = any(task.state == "awaiting_input" for task in tasks)
+            note = f"waiting for the run {others[0].run_id} to end" if waits else ""
+            if asked:
+                note = f"waiting for a person's answer: {api.url}/required_actions"
+            board.show(tasks, note)
             retries.tell(run, tasks)
             if run.finished:
                 return run, tasks
             now = time.monotonic()
             if waits or any(task.state in ("running", "up_for_retry", "restarting") for task in tasks):
                 moved = now
+            if asked:  # a person's time is not the run's
+                began = moved = now
             if now - moved > STUCK_SECONDS:
                 raise TransientError(
                     f"{dag_id}: no task has run for {STUCK_SECONDS:.0f} s although the run is {run.state}: "

@@ -20,6 +20,7 @@ COLOURS = {
     "failed": "red",
     "upstream_failed": "red",
     "up_for_retry": "yellow",
+    "awaiting_input": "yellow",
     "skipped": "magenta",
 }
 

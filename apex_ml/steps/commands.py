@@ -121,8 +121,18 @@ _REASON = click.option("--reason", metavar="TEXT", help="Why; kept in the ledger
 @_WHO
 @click.option("--force", is_flag=True, help="Promote VERSION, by default the latest challenger, without the gate.")
 @_REASON
+@click.option("--hold", is_flag=True, help="Decide, but leave a promotion to a later call.")
+@click.option("--declined", metavar="NAME", help="Who refused a promotion that was held; it is rejected.")
 @click.argument("version", type=click.IntRange(min=1), required=False)
-def promote(run: str | None, who: str | None, force: bool, reason: str | None, version: int | None) -> None:
+def promote(
+    run: str | None,
+    who: str | None,
+    force: bool,
+    reason: str | None,
+    hold: bool,
+    declined: str | None,
+    version: int | None,
+) -> None:
     """Compare the run's model with the champion and promote it on evidence; or, with --force, on a person's word.
 
     Examples: apex promote --run NAME; apex promote --force --reason "the new region needs it" 7
@@ -132,6 +142,8 @@ def promote(run: str | None, who: str | None, force: bool, reason: str | None, v
     from apex_ml.steps.promote import promote as work
 
     who = who or getpass.getuser()
+    if hold and declined or force and (hold or declined):
+        raise ConfigError("promote: --force, --hold and --declined exclude each other")
     if force:
         if not reason:
             raise ConfigError("promote --force: give --reason; the ledger keeps why the gate was not asked")
@@ -141,7 +153,7 @@ def promote(run: str | None, who: str | None, force: bool, reason: str | None, v
         raise ConfigError("promote: give --run, the run whose model comes before the gate; or --force --reason")
     if reason is not None or version is not None:
         raise ConfigError("promote: --reason and VERSION go with --force; the gate gives its own reasons")
-    _command("promote", work, run, who=who)
+    _command("promote", work, run, who=who, hold=hold, declined=declined)
 
 
 @click.command()
@@ -186,3 +198,14 @@ def score(run: str, only_list: bool, drops: str | None) -> None:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ConfigError(f"--drops {drops[:80]!r}: give a JSON list of names")
     _print(work(context, names))
+
+
+@click.command()
+@click.option(
+    "--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores."
+)
+def shadow(run: str) -> None:
+    """Let challengers score the drops that the champion has scored, for APEX_SHADOW_DAYS after their training."""
+    from apex_ml.steps.shadow import shadow as work
+
+    _command("shadow", work, run)

@@ -23,11 +23,13 @@ from apex_ml.steps.train import class_indexes
 logger = logging.getLogger(__name__)
 
 
-def promote(context: StepContext, *, who: str) -> dict[str, Any]:
+def promote(context: StepContext, *, who: str, hold: bool = False, declined: str | None = None) -> dict[str, Any]:
     """Decide whether the run's model becomes champion, and make it so.
 
     A rejection is a success. Called again for the same run it returns the recorded decision and, if the process was
-    killed in between, finishes it.
+    killed in between, finishes it. With `hold` a promotion is only told, by `held` in the result, for a person to
+    approve; a later call decides anew, against whoever is champion by then. `declined` names who refused: the
+    challenger is rejected for that reason, with the evidence.
     """
     settings = context.settings
     trained = read_manifest(context.folder("train"))["result"]
@@ -39,6 +41,14 @@ def promote(context: StepContext, *, who: str) -> dict[str, Any]:
         return done
     registry.set_alias(CHALLENGER, challenger.version)
     decision, about = _judge(context, registry, challenger, current)
+    if decision.promote and hold:
+        logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
+        return _result(context, challenger.version, False, list(decision.reasons), dict(decision.evidence), current) | {
+            "held": True
+        }
+    if decision.promote and declined:
+        reasons = (f"not approved: {declined}", *decision.reasons)
+        decision = PromotionDecision(False, reasons, decision.evidence)
     row = {
         "from_version": current.version if current else None,
         "to_version": challenger.version,

@@ -85,18 +85,26 @@ class Scorer:
 def load_scorer(context: StepContext) -> Scorer:
     """Resolve champion and snapshot.
 
-    Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet or no snapshot for its features.
+    Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet, and as :func:`scorer_of` does.
     """
     registry = Registry(context.settings)
     version = protocol.resolve(context.settings, registry)
     if version is None:
         raise TransientError("score: there is no champion yet; train one: make train")
+    return scorer_of(context, registry, version)
+
+
+def scorer_of(context: StepContext, registry: Registry, version: ModelVersion) -> Scorer:
+    """The scorer of any version, with the newest history snapshot that fits its features.
+
+    Raises :class:`~apex_ml.errors.TransientError` when there is no such snapshot.
+    """
     model = Model.from_files(registry.files(version))
     wanted = model.about["features_sha256"]
     manifest = latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted))
     if manifest is None:
         raise TransientError(
-            f"score: no history snapshot under {context.processed} fits the features of champion version"
+            f"score: no history snapshot under {context.processed} fits the features of version"
             f" {version.version}; make one: make train"
         )
     folder = context.processed / manifest["run"]
@@ -222,7 +230,7 @@ def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, m
         )
         _refuse(report, contract)
         checked = time.monotonic()
-        query = _features_query(con, scorer, accepted, name)
+        query = features_query(con, scorer, accepted, name)
         tally = _Tally(len(contract.classes))
         with scored.transaction(settings) as cursor:
             drop_id = scored.claim_drop(cursor, sha256, name, size, report.rows)
@@ -269,7 +277,7 @@ def _refuse(report: FileReport, contract: Contract) -> None:
         )
 
 
-def _features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
+def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
     """SQL of the drop's rows with each one's history state: from the snapshot, or as of an earlier date."""
     contract = scorer.context.contract
     entity, when = quoted(contract.entity), quoted(contract.timestamp)

@@ -22,6 +22,7 @@ READABLE = (
     "confidence_daily",
     "model_history",
     "lineage",
+    "shadow_comparison",
 )
 
 

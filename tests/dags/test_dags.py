@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from apex_ml.platform.embedded import POOLS
+
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 SNAPSHOT: dict[str, Any] = {
@@ -32,6 +34,23 @@ SNAPSHOT: dict[str, Any] = {
         "edges": [("validate", "elt"), ("elt", "split"), ("split", "train"), ("train", "promote")],
         "outlets": {"promote": ["apex_champion_news"]},
     },
+    "apex_rollback": {
+        "schedule": "none",
+        "assets": [],
+        "pools": ["apex_champion"],
+        "tags": ["apex", "champion"],
+        "params": {"reason": None, "version": None},
+        "commands": {
+            "rollback": [
+                "rollback",
+                "--reason={{ params.reason }}",
+                "{{ '--to=' ~ params.version if params.version }}",
+                "--who={{ dag_run.triggering_user_name or 'unknown' }} in Airflow",
+            ]
+        },
+        "edges": [],
+        "outlets": {"rollback": ["apex_champion_news"]},
+    },
     "apex_score": {
         "schedule": "*/15 * * * * UTC",
         "assets": ["apex_champion", "apex_inbox"],
@@ -43,6 +62,16 @@ SNAPSHOT: dict[str, Any] = {
             "score": ["score", "--drops={{ task.chunk.drops | tojson }}"],
         },
         "edges": [("list_drops", "score")],
+        "outlets": {},
+    },
+    "apex_shadow": {
+        "schedule": "none",
+        "assets": [],
+        "pools": ["apex_shadow"],
+        "tags": ["apex", "scoring"],
+        "params": {},
+        "commands": {"shadow": ["shadow"]},
+        "edges": [],
         "outlets": {},
     },
 }
@@ -65,7 +94,7 @@ def describe(dag: Any) -> dict[str, Any]:
     tasks = {task.task_id: task for task in dag.tasks}
     step = {name: getattr(task, "partial_kwargs", vars(task)) for name, task in tasks.items()}
     return {
-        "schedule": f"{timetable.expression} {timetable.timezone}",
+        "schedule": f"{timetable.expression} {timetable.timezone}" if dag.schedule is not None else "none",
         "assets": sorted(asset.name for asset in condition.objects) if condition else [],
         "pools": sorted({task.pool for task in dag.tasks}),
         "tags": sorted(dag.tags),
@@ -122,13 +151,59 @@ def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pyte
     assert {task.retries for task in dag.tasks} == {0}
 
 
-def test_params_are_checked(bag: DagBag) -> None:
+@pytest.mark.parametrize(
+    ("dag_id", "wrongs"),
+    [
+        ("apex_retrain", {"force": "maybe", "split": "by_hand", "trials": -1, "raw": 3}),
+        ("apex_rollback", {"version": 0, "reason": "?"}),
+        ("apex_rollback", {"version": "two", "reason": None}),
+    ],
+)
+def test_params_are_checked(bag: DagBag, dag_id: str, wrongs: dict[str, Any]) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
-    params = bag.dags["apex_retrain"].params
-    for name, wrong in {"force": "maybe", "split": "by_hand", "trials": -1, "raw": 3}.items():
+    params = bag.dags[dag_id].params
+    for name, wrong in wrongs.items():
         with pytest.raises(ParamValidationError):
             params.get_param(name).resolve(wrong)
+
+
+def test_a_rollback_asks_for_a_reason_and_waits_for_no_switch(bag: DagBag) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    dag = bag.dags["apex_rollback"]
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param("reason").resolve()
+    assert dag.is_paused_upon_creation is False
+
+
+def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:
+    assert {task.pool for dag in bag.dags.values() for task in dag.tasks} <= set(POOLS)
+
+
+def test_shadowing_is_switched_on_by_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_SHADOW_DAYS", "7")
+    dag = DagBag(str(DAGS / "apex_shadow.py"), bundle_name="dags-folder").dags["apex_shadow"]
+    assert dag.timetable.expression == "*/15 * * * *" and dag.is_paused_upon_creation is False
+
+
+def test_with_approval_a_person_is_asked_between_decision_and_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_APPROVAL", "true")
+    monkeypatch.setenv("APEX_APPROVAL_HOURS", "0.5")
+    bag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder")
+    assert bag.import_errors == {}
+    dag = bag.dags["apex_retrain"]
+    for task, down in {"train": {"decide"}, "decide": {"approve"}, "approve": {"promote"}, "promote": set()}.items():
+        assert dag.get_task(task).downstream_task_ids == down
+    approve, decide = dag.get_task("approve"), dag.get_task("decide")
+    assert (approve.response_timeout, approve.defaults) == (timedelta(minutes=30), ["Reject"])
+    assert approve.pool == "apex_training" and approve.doc_md and decide.doc_md
+    assert [decide.step, *decide.args] == ["promote", "--hold"] and not decide.outlets
+    assert len(dag.get_task("promote").args) == 2
 
 
 PARSE = """

@@ -57,6 +57,9 @@ INSERT INTO apex.promotions (model_name, action, to_version, state, step_run, wh
 VALUES ('digital_orders_xgboost', 'promote', 1, 'done', 'retrain-1', 'airflow', '{no champion}',
     '{"challenger_log_loss": 0.98, "prior_log_loss": 1.03, "holdout_orders": 30000}', repeat('f', 64),
     repeat('0', 64), now());
+INSERT INTO apex.shadow_runs (run_id, model_version, rows_scored, state, step_run)
+SELECT run_id, 2, 2, 'done', 'shadow-1' FROM apex.scoring_runs;
+INSERT INTO apex.shadow_scores SELECT run_id, 2, row_nr, 'DIGITAL', 0.6, 0.1, 0.3 FROM apex.scored_orders;
 """
 
 

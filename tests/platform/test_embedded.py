@@ -46,7 +46,7 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             pools = _call(settings, "/api/v2/pools", token=admin)
             assert isinstance(pools, dict)
             slots = {pool["name"]: pool["slots"] for pool in pools["pools"]}
-            assert slots["apex_scoring"] == 2 and slots["apex_training"] == 1
+            assert {name: slots[name] for name in embedded.POOLS} == {n: s for n, (s, _) in embedded.POOLS.items()}
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 _call(settings, "/api/v2/pools", {"name": "mine", "slots": 1}, viewer)
             with pytest.raises(urllib.error.HTTPError, match="401"):

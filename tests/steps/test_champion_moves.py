@@ -162,6 +162,7 @@ def test_a_rejected_challenger_can_be_forced_and_the_ledger_keeps_what_the_gate_
         (["promote", "--force"], "give --reason"),
         (["promote", "--run", "one", "2"], "go with --force"),
         (["promote", "--run", "one", "--reason", "x"], "go with --force"),
+        (["promote", "--force", "--reason", "x", "--hold"], "exclude each other"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_told(arguments: list[str], words: str) -> None:
@@ -250,6 +251,23 @@ def test_a_drop_that_is_being_scored_ends_on_the_version_it_began_with(
     make_drop(str(raw), date(2024, 8, 24), 300, 2, apex.inbox / "b.parquet", contract)
     assert score(apex.context("scoring"), ["b.parquet"])["model_version"] == 1
     assert versions_used(apex) == [("a.parquet", 2, [2], 300), ("b.parquet", 1, [1], 300)]
+
+
+def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
+    one, two = (nights.apex.context(run) for run in ("one", "two"))
+    for _ in range(2):
+        held = promote(one, who="test", hold=True)
+        assert held["held"] and not held["promoted"] and held["champion_version"] is None
+    assert nights.ledger() == [] and nights.champion() is None
+    declined = promote(two, who="test", declined="ann in Airflow")
+    assert not declined["promoted"] and declined["reasons"][0] == "not approved: ann in Airflow"
+    assert len(declined["reasons"]) == 2 and declined["evidence"]["holdout_orders"] > 0
+    assert promote(two, who="test")["reasons"] == declined["reasons"]
+    assert promote(one, who="ann in Airflow")["promoted"]
+    assert promote(one, who="test", declined="bob")["promoted"]  # what was decided stays
+    assert nights.ledger() == [("reject", None, 2, "done"), ("promote", None, 1, "done")]
+    again = promote(nights.apex.context("two"), who="test", hold=True)
+    assert "held" not in again and not again["promoted"]
 
 
 def test_the_history_tells_when_who_what_why(nights: Any) -> None:

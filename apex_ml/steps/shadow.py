@@ -1,0 +1,142 @@
+"""Step shadow: challengers score the drops that the champion has scored, beside it and after it.
+
+A version that the gate did not promote scores, for so many days after it was registered, every drop that was scored in
+that time. Nothing waits for it: the drop is committed and its file moved before, and a failure is kept in shadow_runs
+and told, but touches no row of the drop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.adapters import duck, scored, warehouse
+from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.registry import Registry
+from apex_ml.adapters.rowchecks import check_file
+from apex_ml.adapters.store import scratch_folder
+from apex_ml.contract.masks import ROW_NR
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+from apex_ml.core.features import finish
+from apex_ml.errors import DataError, TransientError
+from apex_ml.faults import reach
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.folder import StepContext
+from apex_ml.steps.score import BATCH_ROWS, Scorer, features_query, scorer_of
+
+logger = logging.getLogger(__name__)
+TOLD = 20
+
+
+def shadow(context: StepContext) -> dict[str, Any]:
+    """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
+
+    Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
+    again. A lost service raises :class:`~apex_ml.errors.TransientError`.
+    """
+    days = context.settings.shadow_days
+    result: dict[str, Any] = {"run": context.run, "step": "shadow", "shadowed": 0, "rows_scored": 0, "later": 0}
+    if not days:
+        return result | {"skip": "challengers do not score drops: APEX_SHADOW_DAYS is 0"}
+    due = warehouse.due_for_shadow(context.settings, days)
+    if not due:
+        return result | {"skip": "no challenger has a drop to score"}
+    registry, inbox = Registry(context.settings), Inbox(context.settings)
+    scorers: dict[int, Scorer] = {}
+    bad: list[str] = []
+    for pair in due:
+        version, name = pair["challenger_version"], pair["name"]
+        try:
+            path = inbox.scored(name, pair["sha256"])
+            if path is None:  # its scorer is about to move it
+                result["later"] += 1
+                continue
+            if version not in scorers:
+                found = protocol.require(registry.by_version(version), f"challenger version {version}")
+                scorers[version] = scorer_of(context, registry, found)
+            rows = _one_drop(scorers[version], path, name, pair["run_id"])
+        except DataError as error:
+            warehouse.fail_shadow(context.settings, pair["run_id"], version, context.run, str(error))
+            logger.warning("shadow_failed name=%s version=%s reason=%s", name, version, error)
+            bad.append(f"{name} by version {version}: {error}")
+            continue
+        if rows is not None:
+            result["shadowed"] += 1
+            result["rows_scored"] += rows
+            logger.info("drop_shadowed name=%s rows=%s version=%s", name, rows, version)
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(due)} could not be scored in the shadow; the drops themselves are scored:\n"
+            + "\n".join(bad[:TOLD])
+        )
+    return result
+
+
+def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
+    """Score one file with one challenger; None when another process did meanwhile."""
+    context, contract = scorer.context, scorer.context.contract
+    settings = context.settings
+    with scratch_folder(context.processed, "shadow") as scratch, duck.connect(settings, scratch) as con:
+        accepted = scratch / "accepted.parquet"
+        report = check_file(
+            con,
+            path,
+            contract,
+            "score",
+            as_of=None,
+            accepted=accepted,
+            quarantined=scratch / "quarantined.parquet",
+            with_row_nr=True,
+        )
+        query = features_query(con, scorer, accepted, name)
+        with scored.transaction(settings) as cursor:
+            claimed = scored.claim_shadow(
+                cursor,
+                run_id,
+                scorer.version.version,
+                scorer.version.run_id,
+                scorer.snapshot_sha256,
+                report.accepted,
+                context.run,
+            )
+            if not claimed:
+                return None
+            batches = _batches(con, query, scorer, run_id, name)
+            written = scored.write_orders(cursor, _schema(contract), batches, table="shadow_scores")
+            if written != report.accepted:
+                raise TransientError(f"{name}: {report.accepted} rows accepted but {written} written in the shadow")
+            reach("shadow_written")
+    return written
+
+
+def _schema(contract: Contract) -> pa.Schema:
+    fields = [pa.field("run_id", pa.int64()), pa.field("model_version", pa.int32()), pa.field(ROW_NR, pa.int64())]
+    fields.append(pa.field("predicted", pa.string()))
+    return pa.schema([*fields, *(pa.field(probability_column(level), pa.float32()) for level in contract.classes)])
+
+
+def _batches(
+    con: duckdb.DuckDBPyConnection, query: str, scorer: Scorer, run_id: int, name: str
+) -> Iterator[pa.RecordBatch]:
+    contract = scorer.context.contract
+    classes, schema = pa.array(contract.classes), _schema(contract)
+    with duck.errors_name(name):
+        for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            p = scorer.model.probabilities(finish(contract, table))
+            n = len(p)
+            columns = [
+                pa.array(np.full(n, run_id)),
+                pa.array(np.full(n, scorer.version.version, np.int32)),
+                table.column(ROW_NR).cast(pa.int64()).combine_chunks(),
+                classes.take(pa.array(scorer.model.named(p))),
+                *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)

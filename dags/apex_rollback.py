@@ -1,0 +1,52 @@
+"""Make an earlier champion champion again, from a form."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param
+
+from apex_airflow.assets import CHAMPION
+from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_ml.settings import Settings
+
+settings = Settings.load()
+
+with DAG(
+    dag_id="apex_rollback",
+    description="back to an earlier champion, with a reason",
+    doc_md="""
+### Rollback
+Trigger it and fill in the form: why, and to which version; by default the champion before this one. The ledger keeps
+who did it and why (`apex champion`, or `select * from apex.model_history`). A drop that is being scored ends on the
+version it began with; the next one is scored by the version gone back to.
+
+The next `apex_retrain` may promote a challenger over that version, on evidence as always. Pause `apex_retrain` to
+prevent it.
+""",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,  # a rollback that waits for somebody to switch its DAG on is none
+    default_args={**step_defaults(settings), "pool": "apex_champion"},
+    tags=["apex", "champion"],
+    params={
+        "reason": Param(type="string", minLength=3, description="Why; kept in the ledger."),
+        "version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            description="Version to go back to. Empty: the champion before the present one.",
+        ),
+    },
+) as dag:
+    StepOperator(
+        task_id="rollback",
+        step="rollback",
+        args=[
+            "--reason={{ params.reason }}",
+            "{{ '--to=' ~ params.version if params.version }}",
+            "--who={{ dag_run.triggering_user_name or 'unknown' }} in Airflow",
+        ],
+        announces=CHAMPION,
+        announces_if="moved",
+        doc_md="Move the alias `champion` to the version, by the protocol of every promotion, and record who and why.",
+    )

@@ -1,0 +1,83 @@
+"""A person's word before a challenger that proved better becomes champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Context
+
+from apex_airflow.links import RESULT_KEY
+
+APPROVE, REJECT = "Approve", "Reject"
+
+
+class ApprovalOperator(HITLOperator):
+    """Ask whether the gate's decision may be applied; the task waits without a worker slot.
+
+    The question shows the reasons and the evidence of the step that decided. Nothing is asked when that step does not
+    want to promote. The answer is the task's XCom, ``{"asked": bool, "approved": bool, "by": str}``; a refusal does
+    not skip what follows, as the refusal is recorded there. When nobody answers in ``response_timeout`` the option in
+    ``defaults`` is taken, and ``by`` says so.
+
+    :param decided_by: task_id of the step ``promote --hold``.
+    """
+
+    def __init__(self, *, decided_by: str, **kwargs: Any) -> None:
+        super().__init__(subject="May the challenger become champion?", options=[APPROVE, REJECT], **kwargs)
+        self.decided_by = decided_by
+
+    def execute(self, context: Context) -> Any:
+        """Ask, or return at once when there is nothing to approve."""
+        decision = context["ti"].xcom_pull(task_ids=self.decided_by, key=RESULT_KEY)
+        if not isinstance(decision, Mapping) or not decision.get("held"):
+            self.log.info("The gate did not promote: nothing to approve")
+            return {"asked": False, "approved": False, "by": ""}
+        self.subject = f"May version {decision['challenger_version']} become champion?"
+        self.body = question(decision)
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer; raise when Airflow could not take it."""
+        answer = super().execute_complete(context, event)
+        user = answer["responded_by_user"]
+        by = f"{_name(user)} in Airflow" if user else f"the default after {self.response_timeout} without an answer"
+        approved = answer["chosen_options"] == [APPROVE]
+        self.log.info("%s by %s", "Approved" if approved else "Rejected", by)
+        return {"asked": True, "approved": approved, "by": by}
+
+
+def question(decision: Mapping[str, Any]) -> str:
+    """Return the decision as Markdown: the reasons, then what was measured.
+
+    >>> print(question({"reasons": ["better"], "champion_version": 3,
+    ...                 "evidence": {"gain": 0.01234, "looks": 2, "classes": {}}}))
+    The present champion is version 3. The gate would promote:
+    - better
+    <BLANKLINE>
+    | evidence | |
+    | --- | --- |
+    | gain | 0.01234 |
+    | looks | 2 |
+    """
+    champion = decision.get("champion_version")
+    present = f"The present champion is version {champion}." if champion else "There is no champion."
+    reasons = "".join(f"\n- {reason}" for reason in decision.get("reasons", ()))
+    evidence = {k: v for k, v in decision.get("evidence", {}).items() if isinstance(v, int | float | str)}
+    rows = "".join(f"\n| {k} | {f'{v:.6g}' if isinstance(v, float) else v} |" for k, v in evidence.items())
+    return f"{present} The gate would promote:{reasons}\n\n| evidence | |\n| --- | --- |{rows}"
+
+
+def _name(user: Any) -> str:
+    found = user if isinstance(user, Mapping) else vars(user)
+    return str(found.get("name") or found.get("id"))
+
+
+def answer_args(task_id: str) -> list[str]:
+    """Return the templated arguments by which ``apex promote`` learns a person's answer."""
+    pulled = f"ti.xcom_pull(task_ids='{task_id}')"
+    return [
+        f"{{{{ '--who=' ~ {pulled}.by if {pulled}.approved }}}}",
+        f"{{{{ '--declined=' ~ {pulled}.by if {pulled}.asked and not {pulled}.approved }}}}",
+    ]

@@ -1,0 +1,165 @@
+"""Challengers score beside the champion: the same orders, once, and never to a drop's harm."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+
+from apex_ml.adapters import warehouse
+from apex_ml.contract.model import Contract
+from apex_ml.errors import DataError
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.by_hand import force
+from apex_ml.steps.promote import promote
+from apex_ml.steps.score import score
+from apex_ml.steps.shadow import shadow
+
+ROWS = 200
+PAIRS = """
+SELECT s.model_version, s.row_nr FROM apex.shadow_scores AS s JOIN apex.scored_orders AS c USING (run_id, row_nr)
+WHERE (s.predicted, s.p_digital, s.p_telefono, s.p_vendedor) = (c.predicted, c.p_digital, c.p_telefono, c.p_vendedor)
+ORDER BY 1, 2
+"""
+
+
+@dataclass(frozen=True)
+class Night:
+    """Version 1 is champion, version 2 was rejected; both have the same files."""
+
+    apex: Apex
+    put: Callable[..., Path]
+
+    def shadow(self) -> dict[str, Any]:
+        return shadow(self.apex.context("shadow"))
+
+    def score(self, name: str = "a.parquet") -> None:
+        assert score(self.apex.context("scoring"), [name])["scored"] == 1
+
+
+@pytest.fixture
+def night(nights: Any, raw: Path, contract: Contract) -> Night:
+    apex: Apex = nights.apex.but(shadow_days=3)
+    for run, version in nights.versions.items():
+        row = {"model_name": apex.settings.model_name, "model_version": version, "mlflow_run_id": "f0"}
+        row |= {"data_sha256": "d", "contract_sha256": "c", "step_run": run, "about": {"promotable": True}}
+        warehouse.record_version(apex.settings, row)
+        promote(apex.context(run), who="test")
+
+    def put(name: str = "a.parquet", seed: int = 1) -> Path:
+        path = apex.inbox / name
+        make_drop(str(raw), date(2024, 8, 24), ROWS, seed, path, contract)
+        table = pq.read_table(path)
+        observed = pa.array((["DIGITAL", "VENDEDOR", None] * ROWS)[: table.num_rows])
+        pq.write_table(table.append_column(contract.target, observed), path)
+        return path
+
+    return Night(apex, put)
+
+
+def test_a_rejected_challenger_scores_the_same_orders_once(night: Night) -> None:
+    night.put()
+    night.score()
+    result = night.shadow()
+    assert (result["shadowed"], result["rows_scored"], result["later"]) == (1, ROWS, 0)
+    # the same files: what it says is what the champion said, order by order
+    assert night.apex.sql(PAIRS) == [(2, nr) for nr in range(ROWS)]
+    assert "no challenger has a drop to score" in night.shadow()["skip"]
+    night.put("b.parquet", seed=2)
+    night.score("b.parquet")
+    assert night.shadow()["shadowed"] == 1
+    assert night.apex.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.shadow_scores") == [(2 * ROWS, 2)]
+    assert night.apex.leftovers() == []
+
+
+def test_both_log_losses_are_told_where_the_outcome_is_known(night: Night) -> None:
+    night.put()
+    night.score()
+    night.shadow()
+    losses = [
+        -log({"DIGITAL": digital, "VENDEDOR": vendedor}[observed])
+        for observed, digital, vendedor in night.apex.sql(
+            "SELECT observed, p_digital, p_vendedor FROM apex.outcomes JOIN apex.scored_orders USING (run_id, row_nr)"
+        )
+    ]
+    ((champion, challenger, orders, same, outcomes, theirs, ours),) = night.apex.sql(
+        "SELECT champion_version, challenger_version, orders, same_prediction, outcomes, challenger_log_loss,"
+        " champion_log_loss FROM apex.shadow_comparison"
+    )
+    assert (champion, challenger, orders, same, outcomes) == (1, 2, ROWS, 1.0, len(losses))
+    assert len(losses) == ROWS - ROWS // 3
+    assert theirs == pytest.approx(sum(losses) / len(losses)) == ours
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("UPDATE apex.model_versions SET recorded_at = now() - interval '73 hours'", "its days are over"),
+        ("UPDATE apex.model_versions SET about = '{\"promotable\": false}'", "it is not promotable"),
+        ("UPDATE apex.model_versions SET recorded_at = now() + interval '1 hour'", "the drop came before it"),
+        (None, "it became champion"),
+        ("0", "it is switched off"),
+    ],
+)
+def test_no_other_drop_and_no_other_version(night: Night, change: str | None, why: str) -> None:
+    night.put()
+    night.score()
+    if change is None:
+        force(night.apex.context("x"), version=2, reason="x", who="test")
+    elif change == "0":
+        night = Night(night.apex.but(shadow_days=0), night.put)
+    else:
+        night.apex.sql(change)
+    assert "skip" in night.shadow(), why
+    assert night.apex.sql("SELECT 1 FROM apex.shadow_runs") == []
+
+
+def test_a_file_that_is_gone_is_told_once_and_the_drop_is_as_it_was(night: Night) -> None:
+    night.put()
+    night.score()
+    before = night.apex.sql("SELECT * FROM apex.drop_summary")
+    (night.apex.inbox.parent / "done" / "a.parquet").unlink()
+    night.put("b.parquet", seed=2)
+    night.score("b.parquet")
+    with pytest.raises(
+        DataError, match=r"1 of 2 could not be .*\na.parquet by version 2: a.parquet: the file with sha"
+    ):
+        night.shadow()
+    assert night.apex.sql("SELECT state, rows_scored FROM apex.shadow_runs ORDER BY run_id") == [
+        ("failed", 0),
+        ("done", ROWS),
+    ]
+    assert night.apex.sql("SELECT * FROM apex.drop_summary WHERE name = 'a.parquet'") == before
+    assert "skip" in night.shadow()
+
+
+def test_a_drop_that_is_not_moved_yet_is_left_for_the_next_time(night: Night) -> None:
+    path = night.put()
+    content = path.read_bytes()
+    night.score()
+    (night.apex.inbox.parent / "done" / "a.parquet").unlink()
+    path.write_bytes(content)
+    assert (night.shadow()["later"], night.apex.sql("SELECT 1 FROM apex.shadow_runs")) == (1, [])
+    assert score(night.apex.context("scoring"), ["a.parquet"])["already"] == 1
+    assert night.shadow()["shadowed"] == 1
+
+
+def test_a_killed_shadow_leaves_nothing_and_the_next_one_finishes(night: Night) -> None:
+    night.put()
+    night.score()
+    killed = night.apex.call("shadow", APEX_FAULT="shadow_written")
+    assert killed.code == -signal.SIGKILL
+    assert night.apex.sql("SELECT (SELECT count(*) FROM apex.shadow_runs), count(*) FROM apex.shadow_scores") == [
+        (0, 0)
+    ]
+    assert night.shadow()["rows_scored"] == ROWS
+    assert len(night.apex.sql(PAIRS)) == ROWS
