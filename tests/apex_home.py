@@ -71,7 +71,7 @@ class Apex:
             cwd=CODE_ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         marked = [line for line in done.stdout.splitlines() if line.startswith("APEX_RESULT ")]

@@ -86,10 +86,10 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
         assert places and places == sorted(places)
 
 
-def test_the_same_run_promoted_by_many_at_once_is_decided_once(nights: Any) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        ended = list(pool.map(lambda _: nights.apex.call("promote", "--run", "one"), range(3)))
-    assert [e.code for e in ended] == [0] * 3, [e.err for e in ended]
+def test_the_same_run_promoted_twice_at_once_is_decided_once(nights: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda _: nights.apex.call("promote", "--run", "one"), range(2)))
+    assert [e.code for e in ended] == [0, 0], [e.err for e in ended]
     assert all(e.result and e.result["promoted"] for e in ended)
     assert nights.ledger() == [("promote", None, 1, "done")]
 
