@@ -63,10 +63,10 @@ class Apex:
         }
         return kept | given | {"PYTHONWARNINGS": "default"} | extra
 
-    def call(self, *arguments: str, **extra: str) -> Done:
-        """Run `apex ARGUMENTS`; keyword arguments are variables of the environment."""
+    def call(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
+        """Run `apex ARGUMENTS`, by the command `before` if given; keyword arguments are environment variables."""
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*before, *COMMAND, *arguments],
             env=self.environment(**extra),
             cwd=CODE_ROOT,
             capture_output=True,

@@ -25,6 +25,12 @@ class Waiting:
     mtime_ns: int
 
 
+def seen(path: Path, name: str) -> Waiting:
+    """A file as it is now, under the name of its drop. Raises FileNotFoundError when it is gone."""
+    stat = path.stat()
+    return Waiting(name, stat.st_size, stat.st_mtime_ns)
+
+
 class Inbox:
     """Lists what waits and moves what is finished."""
 
@@ -35,10 +41,15 @@ class Inbox:
         self.quarantine = self.root / "quarantine"
 
     def prepare(self) -> None:
-        """Make the folders."""
+        """Make the folders. Raises ConfigError when one cannot be written, as drops could then not be moved."""
         with full_disk_is_told(self.root):
             for folder in (self.inbox, self.done, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise ConfigError(
+                        f"{folder}: cannot be written, so that drops cannot be moved when they are done; make it"
+                        " writable and run again"
+                    )
 
     def look(self) -> list[Waiting]:
         """Every visible file in the inbox, oldest first; a file that vanishes meanwhile is left out."""
@@ -80,12 +91,13 @@ class Inbox:
                 return path if path.parent == self.done else None
         raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
 
-    def finish(self, name: str, sha256: str) -> Path:
+    def finish(self, drop: Waiting, sha256: str) -> Path:
         """Move a scored drop to done/, never over another file."""
-        return self._move(name, self.done, sha256)
+        return self._move(drop, self.done, sha256)
 
-    def reject(self, name: str, sha256: str, reason: dict[str, Any]) -> Path:
+    def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> Path:
         """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
+        name = drop.name
         target = _free(self.quarantine, name, sha256)
         content = {
             "drop": name,
@@ -94,16 +106,27 @@ class Inbox:
             **reason,
         }
         write_atomically(target.with_name(target.name + ".reason.json"), json.dumps(content, indent=1).encode())
-        return self._move(name, self.quarantine, sha256)
+        return self._move(drop, self.quarantine, sha256)
 
-    def _move(self, name: str, folder: Path, sha256: str) -> Path:
-        target = _free(folder, name, sha256)
+    def _move(self, drop: Waiting, folder: Path, sha256: str) -> Path:
+        target = _free(folder, drop.name, sha256)
         with full_disk_is_told(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # another worker may have moved it, or its owner taken it away: its rows are in the ledger either way
             with suppress(FileNotFoundError):
-                (self.inbox / name).rename(target)
+                (self.inbox / drop.name).rename(target)
+                if seen(target, drop.name) != drop:
+                    self._put_back(target, drop.name)
         return target
+
+    def _put_back(self, moved: Path, name: str) -> None:
+        """Return a file that took the name of a drop after it was read: it is another content and not scored yet."""
+        path = self.inbox / name
+        try:
+            os.link(moved, path)
+        except FileExistsError:  # a third one has come
+            os.link(moved, _with_sha(self.inbox, name, sha256_of(moved)))
+        moved.unlink()
 
 
 def _free(folder: Path, name: str, sha256: str) -> Path:

@@ -36,7 +36,10 @@ class ModelVersion:
 
 
 class Registry:
-    """Reads and moves aliases, reads versions, fetches a version's files into a local cache."""
+    """Reads and moves aliases, reads versions, fetches a version's files into a local cache.
+
+    A server that does not answer or fails raises TransientError, a refusal ConfigError.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -68,6 +71,18 @@ class Registry:
             raise ConfigError(f"MLflow at {self._url} refused {path}: {response.status_code} {response.text[:300]}")
         answer: dict[str, Any] = response.json()
         return answer
+
+    def _put(self, artifact_uri: str, name: str, content: bytes) -> None:
+        """Store a file among the artifacts that MLflow serves at a URI."""
+        path = f"/api/2.0/mlflow-artifacts/artifacts/{self._served(artifact_uri)}/{name}"
+        if (response := self._call("PUT", path, content=content)).status_code != 200:
+            raise ConfigError(f"MLflow at {self._url} refused {name}: {response.status_code} {response.text[:300]}")
+
+    def _served(self, artifact_uri: str) -> str:
+        """Path of an artifact location on the server."""
+        if not artifact_uri.startswith("mlflow-artifacts:/"):
+            raise ConfigError(f"MLflow does not serve its artifacts ({artifact_uri}); start it with --serve-artifacts")
+        return artifact_uri.removeprefix("mlflow-artifacts:/").strip("/")
 
     def _version(self, answer: dict[str, Any] | None) -> ModelVersion | None:
         if answer is None:
@@ -113,10 +128,7 @@ class Registry:
             answer = self._json("GET", f"logged-models/{version.model_id}")
             if answer is None:
                 raise DataError(f"{version.name} version {version.version}: MLflow has no model {version.model_id}")
-            uri: str = answer["model"]["info"]["artifact_uri"]
-            if not uri.startswith("mlflow-artifacts:/"):
-                raise ConfigError(f"MLflow does not serve its artifacts ({uri}); start it with --serve-artifacts")
-            base = uri.removeprefix("mlflow-artifacts:/").strip("/")
+            base = self._served(answer["model"]["info"]["artifact_uri"])
             with new_folder(folder) as partial:
                 for file in wanted:
                     path = f"/api/2.0/mlflow-artifacts/artifacts/{base}/artifacts/{BUNDLE}/{file}"

@@ -9,13 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from apex_ml.adapters.store import new_file
+from apex_ml.contract.tables import SCORED
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
+
+BAD_DROP = "bad_drop"
+"""Kind of the alert that a drop cannot be scored."""
+NAME_LOCK = 7_261_003
+"""Mixed into the key of the advisory lock on a drop's name."""
+
+
+class ClassFigures(NamedTuple):
+    """Orders of a predicted class and the confidence of their predictions; NaN where there is no order."""
+
+    orders: int
+    mean_confidence: float
+    median_confidence: float
 
 
 @contextmanager
@@ -41,6 +58,23 @@ def transaction(settings: Settings) -> Iterator[Any]:
         ) from error
 
 
+def export_run(settings: Settings, run_id: int, path: Path, facts: dict[str, str]) -> int:
+    """Write the scored orders of a run to a parquet file, in the order of the drop; returns their number.
+
+    Rows stream, so that memory does not grow with the run. `facts` become the file's own key-value metadata.
+    """
+    with transaction(settings) as cursor, new_file(path) as partial:
+        cursor.execute(f"SELECT * FROM {SCORED} WHERE run_id = {int(run_id)} ORDER BY row_nr")
+        reader = cursor.fetch_record_batch()
+        schema = reader.schema.remove_metadata().with_metadata(facts)
+        written = 0
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch.replace_schema_metadata(facts))
+                written += batch.num_rows
+    return written
+
+
 def _one(cursor: Any, query: str, parameters: tuple[Any, ...] = ()) -> Any:
     cursor.execute(query, parameters) if parameters else cursor.execute(query)
     row = cursor.fetchone()
@@ -53,6 +87,8 @@ def claim_drop(cursor: Any, sha256: str, name: str, size: int, rows: int) -> int
     A second transaction with the same content waits here until the first one ends: that is what makes scoring exactly
     once. An older drop of the same name is marked as superseded: the new content corrects it.
     """
+    # two contents of one name are claimed one after the other, so that the later one supersedes the earlier
+    cursor.execute("SELECT pg_advisory_xact_lock($1::bigint # hashtextextended($2, 0))", (NAME_LOCK, name))
     drop_id = _one(
         cursor,
         "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES ($1, $2, $3, $4, 'done')"
@@ -67,7 +103,17 @@ def claim_drop(cursor: Any, sha256: str, name: str, size: int, rows: int) -> int
         " AND drop_id <> $1",
         (drop_id, name),
     )
+    cursor.execute(
+        "UPDATE apex.alerts SET resolved_at = now() WHERE kind = $1 AND subject = $2 AND resolved_at IS NULL",
+        (BAD_DROP, name),
+    )
     return int(drop_id)
+
+
+def hold_drop(cursor: Any, drop_id: int, sha256: str) -> None:
+    """Hold the ledger row of a drop that is scored again; what was quarantined of it makes way."""
+    cursor.execute("SELECT drop_id FROM apex.drops WHERE drop_id = $1 FOR UPDATE", (drop_id,))
+    cursor.execute("DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = $1", (sha256,))
 
 
 def new_run_id(cursor: Any) -> int:
@@ -154,8 +200,11 @@ def write_quarantined(cursor: Any, sha256: str, name: str, table: pa.Table) -> N
     )
 
 
-def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, tuple[int, float | None]]) -> None:
-    """Write the statistics; keys of `run` are the columns of scoring_runs, `classes` is (orders, mean confidence)."""
+def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, ClassFigures], batch: str, origin: str = "") -> None:
+    """Write the statistics, and the note in the outbox that MLflow is to be told of them.
+
+    Keys of `run` are the columns of scoring_runs; `batch` names the call of the step that the drop is part of.
+    """
     names = ", ".join(run)
     values = tuple(v.isoformat() if isinstance(v, datetime) else v for v in run.values())
     casts = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapshot_as_of": "::date"}
@@ -168,9 +217,12 @@ def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, tuple[int, fl
         for i, n in enumerate(run, 1)
     )
     cursor.execute(f"INSERT INTO apex.scoring_runs ({names}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values)
-    for name, (orders, confidence) in classes.items():
+    cursor.execute(
+        "INSERT INTO apex.mlflow_outbox (run_id, batch, origin) VALUES ($1, $2, $3)", (run["run_id"], batch, origin)
+    )
+    for name, found in classes.items():
         cursor.execute(
-            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence)"
-            " VALUES ($1, $2, $3, nullif($4, 'NaN'::float8))",
-            (run["run_id"], name, orders, confidence if confidence is not None else float("nan")),
+            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
+            " VALUES ($1, $2, $3, nullif($4, 'NaN'::float8), nullif($5, 'NaN'::float8))",
+            (run["run_id"], name, found.orders, found.mean_confidence, found.median_confidence),
         )

@@ -107,19 +107,25 @@ def full_disk_is_told(place: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden path for the block to write, that becomes `path` when it ends well, and vanishes otherwise."""
     with full_disk_is_told(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import psycopg2.extensions
 import psycopg2.extras
 import pyarrow.parquet as pq
 
-from apex_ml.errors import TransientError
+from apex_ml.adapters.scored import BAD_DROP
+from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
 
 Connection = psycopg2.extensions.connection
@@ -259,6 +260,47 @@ def known_drop(settings: Settings, sha256: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
+def find_drop(settings: Settings, given: str) -> dict[str, Any]:
+    """The scored drop of a name (the newest), an id or the beginning of a sha256.
+
+    Raises :class:`~apex_ml.errors.DataError` when there is none, or when the beginning fits several.
+    """
+    found = rows(
+        settings,
+        "SELECT drop_id, name, sha256, name = %(given)s OR drop_id::text = %(given)s AS exact FROM apex.drops"
+        " WHERE state = 'done' AND (name = %(given)s OR drop_id::text = %(given)s"
+        " OR length(%(given)s) >= 8 AND starts_with(sha256, lower(%(given)s)))"
+        " ORDER BY name = %(given)s DESC, exact DESC, drop_id DESC",
+        {"given": given},
+    )
+    if not found:
+        raise DataError(f"{given}: no scored drop has this name, id or sha256; see: apex sql -c 'TABLE drop_summary'")
+    if not found[0]["exact"] and len(found) > 1:
+        raise DataError(f"{given}: {len(found)} drops begin so; give more of the sha256")
+    return found[0]
+
+
+def run_facts(settings: Settings, given: str) -> dict[str, str]:
+    """Where a scoring run came from, all as text; `given` is its run_id, or a drop's name for its latest run.
+
+    Raises :class:`~apex_ml.errors.DataError` when there is no such run.
+    """
+    found = rows(
+        settings,
+        "SELECT r.run_id::text, d.name AS drop, d.sha256 AS drop_sha256,"
+        " r.model_name || ' version ' || r.model_version AS model, r.mlflow_run_id, r.feature_snapshot,"
+        " r.finished_at::text FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+        " WHERE r.run_id::text = %(given)s OR d.name = %(given)s"
+        " ORDER BY r.run_id::text = %(given)s DESC, d.drop_id DESC, r.run_id DESC LIMIT 1",
+        {"given": given},
+    )
+    if not found:
+        raise DataError(
+            f"{given}: no scoring run has this id and no scored drop this name; see: apex sql -c 'TABLE drop_summary'"
+        )
+    return {key: str(value) for key, value in found[0].items()}
+
+
 def count_delivery(settings: Settings, sha256: str) -> None:
     """Note that a content was delivered once more."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:
@@ -275,4 +317,10 @@ def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str
             " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
             " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
             (sha256, name, size, reason),
+        )
+        cursor.execute(
+            "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(name)s, %(reason)s WHERE NOT EXISTS"
+            " (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(name)s AND message = %(reason)s"
+            " AND resolved_at IS NULL)",
+            {"kind": BAD_DROP, "name": name, "reason": reason},
         )

@@ -82,9 +82,26 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW", "apex.lineage", "One row a scored order, back to its drop, model version, training data and code."
         ),
+        f"""CREATE OR REPLACE VIEW apex.drop_outcomes AS
+            SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
+                   avg(s.confidence) AS mean_confidence
+            FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) JOIN apex.drop_summary AS d USING (run_id)
+            GROUP BY 1, 2, 3, 4, 5, 6""",
+        _comment(
+            "VIEW",
+            "apex.drop_outcomes",
+            "One row a drop, predicted and observed class: orders of the latest run whose truth is known.",
+        ),
     ]
     statements += _shadow_ddl(contract)
-    views = ("scored_orders_current", "channel_mix_daily", "confidence_daily", "lineage", "shadow_comparison")
+    views = (
+        "scored_orders_current",
+        "channel_mix_daily",
+        "confidence_daily",
+        "lineage",
+        "shadow_comparison",
+        "drop_outcomes",
+    )
     return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
 
 

@@ -175,12 +175,19 @@ def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> N
 )
 @click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
 @click.option("--drops", metavar="JSON", help="Names of drops in the inbox, as a JSON list. Default: all that wait.")
-def score(run: str, only_list: bool, drops: str | None) -> None:
+@click.option("--rescore", metavar="DROP", help="Score a finished drop anew (its name, id or sha256), as a new run.")
+def score(run: str, only_list: bool, drops: str | None, rescore: str | None) -> None:
     """Score the drops in the inbox into Postgres, each exactly once."""
     from apex_ml.steps.score import list_drops
+    from apex_ml.steps.score import rescore as again
     from apex_ml.steps.score import score as work
 
+    if sum((only_list, drops is not None, rescore is not None)) > 1:
+        raise ConfigError("--list, --drops and --rescore: give one of them")
     context = _start("score", run)
+    if rescore is not None:
+        _print(again(context, rescore))
+        return
     if only_list:
         _print(list_drops(context))
         return

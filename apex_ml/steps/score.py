@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, scored, warehouse
-from apex_ml.adapters.inbox import Inbox, Waiting
+from apex_ml.adapters.inbox import Inbox, Waiting, seen
+from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.rowchecks import FileReport, check_file
 from apex_ml.adapters.store import scratch_folder, sha256_of
@@ -45,6 +47,7 @@ def list_drops(context: StepContext) -> dict[str, Any]:
     inbox.prepare()
     waiting = inbox.settled()
     result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": []}
+    send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
         return result | {"skip": "no drops are waiting"}
     if protocol.resolve(context.settings, Registry(context.settings)) is None:
@@ -69,6 +72,10 @@ def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dic
     ]
 
 
+class _ChangedError(TransientError):
+    """The file is no longer what it was: what it became is seen at the next look."""
+
+
 @dataclass(frozen=True)
 class Scorer:
     """What all drops of one call share: one champion and one history snapshot, resolved once."""
@@ -80,6 +87,8 @@ class Scorer:
     snapshot_sha256: str
     as_of: date
     accepted: Path
+    batch: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Names this call in the outbox: its drops share one MLflow run."""
 
 
 def load_scorer(context: StepContext) -> Scorer:
@@ -139,6 +148,7 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
         except DataError as error:
             bad.append(f"{name}: {error}")
             outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+    send_outbox(context.settings)
     rows = sum(o.get("rows_scored", 0) for o in outcomes)
     result = {
         "run": context.run,
@@ -163,7 +173,7 @@ def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
     path = inbox.path(name)
     settings = scorer.context.settings
     try:
-        before = path.stat()
+        drop = seen(path, name)
         sha256 = sha256_of(path)
     except FileNotFoundError:
         logger.info("drop_gone name=%s", name)
@@ -171,23 +181,49 @@ def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
     known = warehouse.known_drop(settings, sha256)
     if known and known["state"] == "done":
         warehouse.count_delivery(settings, sha256)
-        inbox.finish(name, sha256)
+        inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known["name"])
         return {"drop": name, "state": "already", "sha256": sha256, "scored_as": known["name"]}
     try:
-        run = _score_file(scorer, path, name, sha256, before.st_size, before.st_mtime_ns)
-    except DataError as error:
-        warehouse.fail_drop(settings, sha256, name, before.st_size, str(error))
-        inbox.reject(name, sha256, {"reason": str(error)})
+        run = _score_file(scorer, path, drop, sha256)
+    except (DataError, _ChangedError) as error:
+        if not path.exists():
+            logger.info("drop_gone name=%s", name)
+            return {"drop": name, "state": "gone"}
+        if isinstance(error, _ChangedError) or seen(path, name) != drop:
+            logger.warning("drop_changed name=%s", name)
+            return {"drop": name, "state": "changed"}
+        warehouse.fail_drop(settings, sha256, name, drop.size, str(error))
+        inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")
     if run is None:
         warehouse.count_delivery(settings, sha256)
-        inbox.finish(name, sha256)
+        inbox.finish(drop, sha256)
         return {"drop": name, "state": "already", "sha256": sha256}
-    inbox.finish(name, sha256)
+    inbox.finish(drop, sha256)
     logger.info("drop_scored name=%s rows=%s version=%s", name, run["rows_scored"], scorer.version.version)
     return {"drop": name, "state": "scored", "sha256": sha256, **run}
+
+
+def rescore(context: StepContext, given: str) -> dict[str, Any]:
+    """Score a finished drop once more with today's champion, as a new run; the older runs stay.
+
+    `given` is its name, id or the beginning of its sha256. Raises :class:`~apex_ml.errors.DataError` when there is no
+    such drop or its file is not in done/.
+    """
+    inbox = Inbox(context.settings)
+    known = warehouse.find_drop(context.settings, given)
+    if (path := inbox.scored(known["name"], known["sha256"])) is None:
+        raise DataError(f"{known['name']}: still lies in {inbox.inbox}; finish it first: apex score")
+    scorer = load_scorer(context)
+    drop = seen(path, known["name"])
+    run = _score_file(scorer, path, drop, known["sha256"], again=known["drop_id"])
+    assert run is not None  # only a claim can find that another process was faster
+    logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run["rows_scored"], scorer.version.version)
+    send_outbox(context.settings)
+    drops = [{"drop": drop.name, "state": "scored", "sha256": known["sha256"], **run}]
+    return {"run": context.run, "step": "score", "model_version": scorer.version.version, "drops": drops, "scored": 1}
 
 
 @dataclass
@@ -211,8 +247,14 @@ class _Tally:
         self.predicted.append(predicted.astype(np.int8))
 
 
-def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, mtime_ns: int) -> dict[str, Any] | None:
-    """Check, score and write one file in one transaction; None when another process scored the content meanwhile."""
+def _score_file(
+    scorer: Scorer, path: Path, drop: Waiting, sha256: str, again: int | None = None
+) -> dict[str, Any] | None:
+    """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
+
+    `again` is the ledger's id of a drop that is scored anew on purpose.
+    """
+    name = drop.name
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
     started_at, started = datetime.now(UTC), time.monotonic()
@@ -233,9 +275,12 @@ def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, m
         query = features_query(con, scorer, accepted, name)
         tally = _Tally(len(contract.classes))
         with scored.transaction(settings) as cursor:
-            drop_id = scored.claim_drop(cursor, sha256, name, size, report.rows)
-            if drop_id is None:
-                return None
+            if again is None:
+                drop_id = scored.claim_drop(cursor, sha256, name, drop.size, report.rows)
+                if drop_id is None:
+                    return None
+            else:
+                scored.hold_drop(cursor, drop_id := again, sha256)
             reach("score_claimed")
             run_id = scored.new_run_id(cursor)
             batches = _batches(con, query, scorer, run_id, started_at, tally, name)
@@ -258,10 +303,9 @@ def _score_file(scorer: Scorer, path: Path, name: str, sha256: str, size: int, m
                 "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
                 "finished_at": datetime.now(UTC),
             }
-            scored.write_run(cursor, run, _classes(contract, tally))
-            after = path.stat() if path.exists() else None
-            if after is None or (after.st_size, after.st_mtime_ns) != (size, mtime_ns):
-                raise TransientError(
+            scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, settings.origin)
+            if not path.exists() or seen(path, name) != drop:
+                raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
                 )
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
@@ -387,11 +431,12 @@ def _run_row(
     }
 
 
-def _classes(contract: Contract, tally: _Tally) -> dict[str, tuple[int, float | None]]:
+def _classes(contract: Contract, tally: _Tally) -> dict[str, scored.ClassFigures]:
     predicted = np.concatenate(tally.predicted) if tally.predicted else np.empty(0, np.int8)
     confidence = np.concatenate(tally.confidences) if tally.confidences else np.empty(0, np.float32)
-    found: dict[str, tuple[int, float | None]] = {}
+    found: dict[str, scored.ClassFigures] = {}
     for index, level in enumerate(contract.classes):
         chosen = confidence[predicted == index]
-        found[level] = (len(chosen), float(chosen.mean(dtype=np.float64)) if len(chosen) else None)
+        mean, median = (chosen.mean(dtype=np.float64), np.median(chosen)) if len(chosen) else (np.nan, np.nan)
+        found[level] = scored.ClassFigures(len(chosen), float(mean), float(median))
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.inbox import Inbox, Waiting, seen
 from apex_ml.errors import ConfigError
 from apex_ml.steps.score import chunks
 
@@ -30,6 +30,10 @@ def put(inbox: Inbox, name: str, content: str = "x", age: int = 0) -> Path:
     path.write_text(content)
     os.utime(path, (1_700_000_000 - age,) * 2)
     return path
+
+
+def now(inbox: Inbox, name: str) -> Waiting:
+    return seen(inbox.inbox / name, name)
 
 
 def test_oldest_first_and_nothing_hidden(inbox: Inbox) -> None:
@@ -74,16 +78,16 @@ def test_a_name_that_could_leave_the_inbox(inbox: Inbox, name: str) -> None:
 
 def test_a_finished_drop_never_covers_another(inbox: Inbox) -> None:
     put(inbox, "a.parquet", "one")
-    assert inbox.finish("a.parquet", "1" * 64).name == "a.parquet"
+    assert inbox.finish(now(inbox, "a.parquet"), "1" * 64).name == "a.parquet"
     put(inbox, "a.parquet", "two")
-    assert inbox.finish("a.parquet", "2" * 64).name == "a.222222222222.parquet"
+    assert inbox.finish(now(inbox, "a.parquet"), "2" * 64).name == "a.222222222222.parquet"
     assert sorted(p.read_text() for p in inbox.done.iterdir()) == ["one", "two"]
     assert inbox.look() == []
 
 
 def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
     put(inbox, "bad.parquet", "junk")
-    path = inbox.reject("bad.parquet", SHA, {"reason": "bad.parquet: not a parquet file"})
+    path = inbox.reject(now(inbox, "bad.parquet"), SHA, {"reason": "bad.parquet: not a parquet file"})
     reason = json.loads((inbox.quarantine / "bad.parquet.reason.json").read_text())
     assert path.read_text() == "junk" and not (inbox.inbox / "bad.parquet").exists()
     assert (reason["drop"], reason["sha256"], reason["reason"]) == (
@@ -95,8 +99,17 @@ def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
 
 
 def test_a_drop_that_another_worker_moved_is_no_fault(inbox: Inbox) -> None:
-    inbox.finish("gone.parquet", SHA)
+    inbox.finish(Waiting("gone.parquet", 1, 1), SHA)
     assert list(inbox.done.iterdir()) == []
+
+
+def test_a_file_that_took_the_name_of_a_drop_just_scored_is_not_moved_with_it(inbox: Inbox) -> None:
+    put(inbox, "a.parquet", "one")
+    drop = now(inbox, "a.parquet")
+    put(inbox, "a.parquet", "another")
+    inbox.finish(drop, "1" * 64)
+    assert list(inbox.done.iterdir()) == []
+    assert [(p.name, p.read_text()) for p in inbox.inbox.iterdir()] == [("a.parquet", "another")]
 
 
 CHUNKS = [

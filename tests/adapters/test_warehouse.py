@@ -110,11 +110,14 @@ def test_a_failed_content_may_be_claimed_later(apex: Apex) -> None:
     assert apex.sql("SELECT state, reason FROM apex.drops") == [("done", None)]
 
 
-def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex) -> None:
+@pytest.mark.parametrize(
+    ("sha256", "name"), [("1" * 64, "a.parquet"), ("1" * 64, "b.parquet"), ("2" * 64, "a.parquet")]
+)
+def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256: str, name: str) -> None:
     found: list[int | None] = []
     with scored.transaction(apex.settings) as cursor:
-        assert scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1) is not None
-        other = threading.Thread(target=lambda: found.append(claim(apex, "1" * 64, "a.parquet")))
+        first = scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
+        other = threading.Thread(target=lambda: found.append(claim(apex, sha256, name)))
         other.start()
         deadline = time.monotonic() + 10
         while not apex.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
@@ -122,7 +125,11 @@ def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex) -> Non
             time.sleep(0.02)
         assert found == []
     other.join(10)
-    assert found == [None]
+    if sha256 == "1" * 64:  # the same content, by whatever name
+        assert found == [None]
+    else:  # a correction: the later claim supersedes the earlier one
+        assert found != [None]
+        assert dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops")) == {first: found[0], found[0]: None}
 
 
 @pytest.mark.parametrize(("shared", "waits"), [(True, False), (False, True)])

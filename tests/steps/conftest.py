@@ -5,16 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
+from ledger import ROWS
 
 from apex_ml.adapters.registry import CHAMPION, ModelVersion, Registry
+from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
+from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
@@ -130,3 +137,28 @@ def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
                 manifest["result"]["model_version"] = versions[run]
             path.write_text(json.dumps(manifest))
     return Nights(apex, versions, like)
+
+
+@pytest.fixture
+def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Callable[..., Path]:
+    """Put a drop into the inbox: `changed` gets its table and returns another."""
+
+    def put(
+        name: str = "a.parquet",
+        *,
+        seed: int = 1,
+        rows: int = ROWS,
+        day: date = date(2024, 8, 24),
+        changed: Callable[[pa.Table], pa.Table] | None = None,
+    ) -> Path:
+        path = scoring.inbox / name
+        if changed is None:
+            make_drop(str(raw), day, rows, seed, path, contract)
+            return path
+        plain = scoring.inbox.parent / ".made.parquet"
+        plain.unlink(missing_ok=True)
+        make_drop(str(raw), day, rows, seed, plain, contract)
+        pq.write_table(changed(pq.read_table(plain)), path)
+        return path
+
+    return put

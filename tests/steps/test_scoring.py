@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apex_home import COMMAND, Apex
+from ledger import ROWS, counts, places, run, scored_rows
 from throwaway_home import free_ports
 
 from apex_ml.contract.model import Contract
@@ -27,66 +28,9 @@ from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import list_drops, score
+from apex_ml.steps.score import list_drops
 
-ROWS = 500
 Drop = Callable[..., Path]
-
-
-@pytest.fixture
-def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Drop:
-    """Put a drop into the inbox: `changed` gets its table and returns another."""
-
-    def put(
-        name: str = "a.parquet",
-        *,
-        seed: int = 1,
-        rows: int = ROWS,
-        day: date = date(2024, 8, 24),
-        changed: Callable[[pa.Table], pa.Table] | None = None,
-    ) -> Path:
-        path = scoring.inbox / name
-        if changed is None:
-            make_drop(str(raw), day, rows, seed, path, contract)
-            return path
-        plain = scoring.inbox.parent / ".made.parquet"
-        plain.unlink(missing_ok=True)
-        make_drop(str(raw), day, rows, seed, plain, contract)
-        pq.write_table(changed(pq.read_table(plain)), path)
-        return path
-
-    return put
-
-
-def run(apex: Apex, *names: str) -> dict[str, Any]:
-    return score(apex.context("scoring"), list(names) or ["a.parquet"])
-
-
-def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
-    """All scored orders without what differs from call to call."""
-    return apex.sql(
-        "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
-        " s.p_vendedor, s.confidence, s.model_version"
-        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id)"
-        " ORDER BY 1, 2"
-    )
-
-
-def counts(apex: Apex) -> tuple[int, int, int]:
-    """Drops, runs, scored orders."""
-    (found,) = apex.sql(
-        "SELECT (SELECT count(*) FROM apex.drops), (SELECT count(*) FROM apex.scoring_runs),"
-        " (SELECT count(*) FROM apex.scored_orders)"
-    )
-    return found  # type: ignore[return-value]
-
-
-def places(apex: Apex) -> dict[str, list[str]]:
-    root = apex.inbox.parent
-    return {
-        part: sorted(p.name for p in (root / part).iterdir()) if (root / part).exists() else []
-        for part in ("inbox", "done", "quarantine")
-    }
 
 
 def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop, contract: Contract) -> None:

@@ -1,0 +1,121 @@
+"""What MLflow is told of scoring: after the commit, once a call, and again until it arrived."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+from apex_home import Apex
+from ledger import ROWS, counts, run, scored_rows
+from throwaway_home import free_ports
+
+from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.contract.model import Contract
+from apex_ml.steps.score import list_drops
+
+Drop = Callable[..., Path]
+
+
+def api(apex: Apex, method: str, path: str, **content: Any) -> Any:
+    answer = httpx.request(method, f"{apex.settings.tracking_uri}/api/2.0/mlflow/{path}", **content)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def told(apex: Apex) -> list[dict[str, Any]]:
+    """The MLflow runs of this home's batches."""
+    batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox")]
+    experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": EXPERIMENT})
+    found = []
+    for batch in batches:
+        search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
+        search["filter"] = f"tags.`{BATCH_TAG}` = '{batch}'"
+        ids = [one["info"]["run_id"] for one in api(apex, "POST", "runs/search", json=search).get("runs", [])]
+        found += [api(apex, "GET", "runs/get", params={"run_id": run_id})["run"] for run_id in ids]
+    return found
+
+
+def metrics(told_run: dict[str, Any]) -> dict[str, float]:
+    return {m["key"]: m["value"] for m in told_run["data"]["metrics"]}
+
+
+def artifact(apex: Apex, told_run: dict[str, Any], name: str) -> Any:
+    place = told_run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/").strip("/")
+    answer = httpx.get(f"{apex.settings.tracking_uri}/api/2.0/mlflow-artifacts/artifacts/{place}/{name}")
+    answer.raise_for_status()
+    return answer.json()
+
+
+def unsent(apex: Apex) -> int:
+    ((found,),) = apex.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL")
+    return int(found)
+
+
+def test_one_run_a_call_with_the_figures_of_its_drops(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
+    channels = pa.array(["DIGITAL", "VENDEDOR"] * (ROWS // 2))
+    put_drop("a.parquet", seed=1, changed=lambda t: t.append_column("canal_pedido_cd", channels))
+    put_drop("b.parquet", seed=2)
+    run(scoring, "a.parquet", "b.parquet")
+    (one,) = told(scoring)
+    assert one["info"]["status"] == "FINISHED" and one["info"]["run_name"] == "a.parquet +1"
+    tags = {t["key"]: t["value"] for t in one["data"]["tags"]}
+    ((version, trained),) = scoring.sql("SELECT DISTINCT model_version, mlflow_run_id FROM apex.scoring_runs")
+    assert (tags["apex.model_version"], tags["apex.training_run_id"]) == (str(version), trained)
+    assert len(one["inputs"]["model_inputs"]) == 1  # the version's own model
+    rows = scored_rows(scoring)
+    found = metrics(one)
+    ((total,),) = scoring.sql("SELECT sum(ms_total) FROM apex.scoring_runs")
+    assert found["inference_samples"] == len(rows) == 2 * ROWS
+    assert found["inference_total_time_ms"] == pytest.approx(total)
+    assert found["inference_avg_time_ms"] == pytest.approx(total / len(rows))
+    assert found["inference_success_rate"] == 1.0
+    for level in contract.classes:
+        assert found[f"pred_count_{level}"] == [r[4] for r in rows].count(level)
+    assert found["inference_confidence_mean"] == pytest.approx(sum(r[8] for r in rows) / len(rows), abs=1e-6)
+    sample = artifact(scoring, one, "inference_results.json")
+    wanted = scoring.sql("SELECT cliente_id, predicted, confidence FROM apex.scored_orders ORDER BY run_id, row_nr")
+    assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == wanted[:100]
+    shown = artifact(scoring, one, "inference_distributions.json")
+    assert shown["orders"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
+    confusion = scoring.sql(
+        "SELECT predicted, observed, orders::int FROM apex.drop_outcomes WHERE name = 'a.parquet' AND orders > 0"
+    )
+    assert {(p, o): n for p, by in shown["observed_by_predicted"].items() for o, n in by.items()} == {
+        (p, o): n for p, o, n in confusion
+    }
+    assert sum(n for _, _, n in confusion) == ROWS
+    assert scoring.sql("SELECT DISTINCT scoring_mlflow_run_id FROM apex.drop_summary") == [(one["info"]["run_id"],)]
+
+
+def test_without_mlflow_a_drop_stays_scored_and_the_sweep_tells_later(scoring: Apex, put_drop: Drop) -> None:
+    put_drop()
+    (port,) = free_ports(1)
+    run(scoring)
+    scoring.sql("UPDATE apex.mlflow_outbox SET sent_at = NULL, mlflow_run_id = NULL, batch = 'later'")
+    deaf = scoring.but(mlflow_tracking_uri=f"http://127.0.0.1:{port}")
+    assert send_outbox(deaf.settings) == 0
+    ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
+    assert attempts == 1 and "does not answer" in error
+    assert list_drops(scoring.context("sweep"))["waiting"] == 0
+    assert unsent(scoring) == 0 and len(told(scoring)) == 1
+    assert scoring.sql("SELECT last_error FROM apex.mlflow_outbox") == [(None,)]
+
+
+@pytest.mark.parametrize("point", ["score_committed", "outbox_begun", "outbox_logged"])
+def test_killed_before_mlflow_knew_the_next_call_tells_it_once(scoring: Apex, put_drop: Drop, point: str) -> None:
+    put_drop()
+    killed = scoring.call("score", "--drops", '["a.parquet"]', APEX_FAULT=point)
+    assert killed.code == -signal.SIGKILL
+    assert counts(scoring) == (1, 1, ROWS) and unsent(scoring) == 1
+    assert send_outbox(scoring.settings) == 1
+    assert send_outbox(scoring.settings) == 0
+    (one,) = told(scoring)
+    assert one["info"]["status"] == "FINISHED" and metrics(one)["inference_samples"] == ROWS
+    assert [row["cliente_id"] for row in artifact(scoring, one, "inference_results.json")] == [
+        row[2] for row in scored_rows(scoring)[:100]
+    ]
