@@ -1,13 +1,13 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
-.PHONY: help setup up run train down status logs mlflow-ui test check bench format lint lock
+.PHONY: help setup up run train down status logs mlflow-ui test check bench bench-gate format lint lock
 
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Make .venv with the exact packages (PYTHON=python3)
 	@deployment/local/setup.sh
@@ -40,6 +40,9 @@ check: lint ## Lint, types, layers, doctests
 	@$(BIN)/mypy --strict apex_ml
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q --doctest-modules apex_ml --ignore=apex_ml/core/candidates/lightgbm_trees.py
+
+bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
+	@$(BIN)/python -m tests.bench --only gate
 
 bench: setup ## Measure every target and write build/bench.json
 	@$(BIN)/python -m tests.bench

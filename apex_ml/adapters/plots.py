@@ -52,21 +52,49 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], na
 
 
 def reliability(
-    before: Sequence[Sequence[tuple[float, float, int]]],
-    after: Sequence[Sequence[tuple[float, float, int]]],
-    classes: Sequence[str],
-    path: Path,
+    series: Mapping[str, Sequence[Sequence[tuple[float, float, int]]]], classes: Sequence[str], title: str, path: Path
 ) -> None:
-    """Observed share against probability in equal-mass bins, one panel a class, before and after calibration."""
+    """Observed share against probability in equal-mass bins, one panel a class, every series in its own colour."""
     figure, panels = plt.subplots(1, len(classes), figsize=(4 * len(classes), 4), squeeze=False)
     for k, axes in enumerate(panels[0]):
-        for bins, label, colour, marker in ((before[k], "before", ORANGE, "o"), (after[k], "after", BLUE, "s")):
-            axes.plot([b[0] for b in bins], [b[1] for b in bins], marker, color=colour, label=label, alpha=0.8)
-        most = max([b[i] for b in [*before[k], *after[k]] for i in (0, 1)], default=1.0) * 1.1
+        for (label, found), colour, marker in zip(series.items(), (ORANGE, BLUE), "os", strict=False):
+            axes.plot([b[0] for b in found[k]], [b[1] for b in found[k]], marker, color=colour, label=label, alpha=0.8)
+        most = max([b[i] for found in series.values() for b in found[k] for i in (0, 1)], default=1.0) * 1.1
         axes.plot([0, most], [0, most], ":", color="grey")
         axes.set(xlabel="probability", ylabel="observed share", title=classes[k])
         axes.legend()
-    figure.suptitle("Reliability, test part")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def gains(rows: Sequence[tuple[str, float, float, float]], margin: float, path: Path) -> None:
+    """Gains over the champion, as (name, gain, low, high), beside zero and the margin; the first row decides."""
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(rows) + 1.6))
+    for place, (_, gain, low, high) in enumerate(rows):
+        colour = BLUE if place == 0 else "#7f93a3"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot([gain], [place], "o", color=colour)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.axvline(margin, color=ORANGE, linestyle="--", label=f"margin {margin:g}")
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="log loss of the champion less that of the challenger (nats)", title="Gain over the champion")
+    axes.legend()
+    _save(figure, path)
+
+
+def classes_beside(
+    classes: Sequence[str], series: Mapping[str, Sequence[float]], title: str, path: Path, *, most: float | None = None
+) -> None:
+    """Bars of every series side by side, by class."""
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    width = 0.8 / len(series)
+    for place, ((name, values), colour) in enumerate(zip(series.items(), (BLUE, ORANGE, "#8a949c"), strict=False)):
+        bars = axes.bar(np.arange(len(classes)) + place * width, values, width, label=name, color=colour)
+        axes.bar_label(bars, fmt="{:.1%}", fontsize=8)
+    axes.set_xticks(np.arange(len(classes)) + width * (len(series) - 1) / 2, classes)
+    axes.set(ylabel="share", title=title, ylim=(0, most))
+    axes.legend()
     _save(figure, path)
 
 

@@ -112,6 +112,25 @@ class Registry:
         """Address of a run in the MLflow UI."""
         return f"{self._url}/#/experiments/{experiment_id}/runs/{run_id}"
 
+    def upload(self, run_id: str, folder: Path, under: str) -> str:
+        """Put the files of a folder among the artifacts of a run, over older ones; returns their address in the UI."""
+        answer = self._json("GET", "runs/get", params={"run_id": run_id})
+        if answer is None:
+            raise DataError(f"MLflow at {self._url} has no run {run_id}")
+        info: dict[str, str] = answer["run"]["info"]
+        base = self._served(info["artifact_uri"])
+        for path in sorted(p for p in folder.iterdir() if p.is_file()):
+            target = f"/api/2.0/mlflow-artifacts/artifacts/{base}/{under}/{path.name}"
+            response = self._call("PUT", target, content=path.read_bytes())
+            if response.status_code != 200:
+                raise ConfigError(f"MLflow at {self._url} refused {under}/{path.name}: {response.status_code}")
+        return f"{self.run_url(run_id, info['experiment_id'])}/artifacts/{under}/report.html"
+
+    def _served(self, uri: str) -> str:
+        if not uri.startswith("mlflow-artifacts:/"):
+            raise ConfigError(f"MLflow does not serve its artifacts ({uri}); start it with --serve-artifacts")
+        return uri.removeprefix("mlflow-artifacts:/").strip("/")
+
     def fetch(self, version: ModelVersion) -> Path:
         """Fetch the files of a version into the local cache, once, and check their sha256; returns their folder.
 

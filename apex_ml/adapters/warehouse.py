@@ -173,6 +173,19 @@ def decision_of(connection: Connection, model_name: str, step_run: str, to_versi
     return dict(row) if row else None
 
 
+def looks_since_last_move(connection: Connection, model_name: str) -> int:
+    """Challengers that were rejected since the champion last changed, by whomever."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM apex.promotions WHERE model_name = %(name)s AND state = 'done' AND action = 'reject'"
+            " AND promotion_id > coalesce((SELECT max(promotion_id) FROM apex.promotions WHERE model_name = %(name)s"
+            " AND state = 'done' AND action <> 'reject'), 0)",
+            {"name": model_name},
+        )
+        row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
 def finish_move(connection: Connection, promotion_id: int) -> None:
     """Mark a pending move as done."""
     with connection.cursor() as cursor:

@@ -154,3 +154,24 @@ def calibration_error_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def calibration_noise(p: np.ndarray, *, level: float, seed: int, repeats: int = 200, bins: int = 15) -> float:
+    """Expected calibration error that chance alone exceeds with probability `level`, were `p` the truth.
+
+    Few orders in a bin make an error of any model. Source: consistency resampling, Bröcker and Smith, Weather and
+    Forecasting 2007.
+    """
+    rng = np.random.default_rng(seed)
+    n, k = p.shape
+    bounds = np.array([len(part) for part in np.array_split(np.arange(n), bins) if len(part)]).cumsum()
+    starts = np.concatenate([[0], bounds[:-1]])
+    orders = [np.argsort(p[:, i], kind="stable") for i in range(k)]
+    expected = [np.add.reduceat(p[order, i].astype(np.float64), starts) for i, order in enumerate(orders)]
+    upto = p.astype(np.float64).cumsum(axis=1)
+    values = []
+    for _ in range(repeats):
+        y = (rng.random((n, 1)) * upto[:, -1:] > upto[:, :-1]).sum(axis=1)
+        gaps = [np.abs(np.add.reduceat(y[o] == i, starts, dtype=float) - expected[i]) for i, o in enumerate(orders)]
+        values.append(float(np.mean([gap.sum() / n for gap in gaps])))
+    return float(np.quantile(values, 1 - level))

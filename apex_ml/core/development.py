@@ -31,6 +31,7 @@ from apex_ml.core.features import FeatureColumn
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.legacy import LegacyRules
 from apex_ml.core.search import Budget, Trial, search
+from apex_ml.core.seen import order_keys, pack_keys
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
 from apex_ml.errors import ConfigError, DataError
 
@@ -152,7 +153,7 @@ def develop(
     for name in options.contenders[1:]:
         if losses[name] < losses[winner] - WORTH:
             winner = name
-    model = Model(encoder, fits[winner].content, classes, about, candidate=winner)
+    model = Model(encoder, fits[winner].content, classes, about, candidate=winner, seen=_keys(train, validation))
     raw = model.raw_probabilities(validation.table)
     ratio = _prior_ratio(train.y, classes, options)
     calibration, calibration_losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
@@ -173,6 +174,11 @@ def develop(
         metrics=metrics,
         tables=tables,
     )
+
+
+def _keys(*parts: Examples) -> bytes:
+    known = [order_keys(part.entities, part.days) for part in parts if part.days is not None]
+    return pack_keys(np.concatenate(known)) if known else b""
 
 
 def _folds(part: Part, days: np.ndarray | None, folds: int) -> list[tuple[Part, Part]]:

@@ -24,6 +24,7 @@ from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 
 MODEL_FILE = "model.json"
+SEEN_FILE = "seen.u64"
 LEVELS_LIMIT = 1000
 """Levels learned for a column without a domain; rarer ones are the unknown level."""
 
@@ -72,7 +73,8 @@ class Encoder:
 class Model:
     """Everything needed to score, and what the model was made from.
 
-    `booster` is the content of the fitted candidate; without weights the most probable class is named.
+    `booster` is the content of the fitted candidate; without weights the most probable class is named. `seen` are the
+    keys of the orders it was fitted and tuned on: sorted, 8 bytes each, little-endian.
     """
 
     encoder: Encoder
@@ -83,6 +85,7 @@ class Model:
     candidate: str = "xgboost"
     calibration: Calibration = field(default_factory=Calibration)
     weights: tuple[float, ...] = ()
+    seen: bytes = field(default=b"", repr=False)
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -123,6 +126,7 @@ class Model:
         }
         return {
             candidate(self.candidate).file: self.booster,
+            SEEN_FILE: self.seen,
             MODEL_FILE: json.dumps(content, indent=1, sort_keys=True).encode(),
         }
 
@@ -142,4 +146,5 @@ class Model:
             candidate=content["candidate"],
             calibration=Calibration.from_dict(content["calibration"]),
             weights=tuple(content["weights"]),
+            seen=files.get(SEEN_FILE, b""),
         )

@@ -1,70 +1,502 @@
-"""The gate: is the challenger to become champion? Pure; every number comes in as an argument."""
+"""The gate: is the challenger to become champion? Pure; every number comes in as an argument.
+
+Both models score the same newest orders. What decides is the lower bound of the mean paired difference of their losses,
+with orders of one client taken together: it must exceed the margin. A gate that looks every night would err more and
+more often, so the level of a night is a part of the year's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import t as student
 
 from apex_ml.contract.model import Promotion
+from apex_ml.core.calibration import calibration_noise, expected_calibration_error, reliability
+from apex_ml.core.decision import decide as name_class
 from apex_ml.core.evaluation import order_losses, prior_losses
+
+RESAMPLES = 2000
+TAIL_RESAMPLES = 20
+"""So many resamples must lie beyond the bound, or the bootstrap cannot tell it and the normal tail is used."""
+WORTH_GROUPING = 10
+"""A draw of a number of equal clusters costs about so many draws of one."""
+DRAWS_AT_ONCE = 4_000_000
+SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Orders that no model under comparison was trained or tuned on: class indexes (n,), prior shares (k,)."""
+    """Newest orders with their outcome.
+
+    `y` are class indexes (n,), `prior` the class shares of the challenger's training (k,), `entities` what to cluster
+    by (n,), `days` the orders' days (n,), `segments` levels by the name of an attribute, (n,) each. `orders` are keys
+    of the orders, as in :func:`~apex_ml.core.seen.order_keys`, and `optimum` the losses of the best a model
+    can know, where a simulator tells it, NaN where it does not; (n,) each.
+    """
 
     y: np.ndarray
     prior: np.ndarray
+    entities: np.ndarray | None = None
+    days: np.ndarray | None = None
+    segments: Mapping[str, np.ndarray] = field(default_factory=dict)
+    orders: np.ndarray | None = None
+    optimum: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: np.ndarray) -> Holdout:
+        """The chosen rows."""
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Holdout(
+            self.y[rows],
+            self.prior,
+            of(self.entities),
+            of(self.days),
+            {name: levels[rows] for name, levels in self.segments.items()},
+            of(self.orders),
+            of(self.optimum),
+        )
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model under comparison: its probabilities on the holdout, (n, k), and what the gate must know of it.
+
+    `tuned_until` is the last day of its training and validation; `as_of` the day its data looked from; both in days
+    since 1970-01-01. `seen` are the keys of the orders it was fitted and tuned on, sorted. `promotable` is False for a
+    run whose split leaks the future; then only the keys tell what it has seen. `weights` are its decision weights.
+    """
+
+    p: np.ndarray
+    classes: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    tuned_until: int | None = None
+    as_of: int | None = None
+    us_per_order: float | None = None
+    promotable: bool = True
+    seen: np.ndarray | None = None
+    weights: tuple[float, ...] = ()
+
+    def has_seen(self, holdout: Holdout) -> np.ndarray:
+        """Which holdout orders it was fitted or tuned on, (n,)."""
+        seen = np.zeros(len(holdout), bool)
+        if self.tuned_until is not None and holdout.days is not None and self.promotable:
+            seen |= holdout.days <= self.tuned_until
+        if self.seen is not None and holdout.orders is not None:
+            seen |= np.isin(holdout.orders, self.seen)
+        return seen
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the tables and the API can serve: the contract's classes and features."""
+
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PromotionDecision:
-    """What to do, why, and the numbers behind it. With `promote` the reasons speak for it, otherwise against."""
+    """What to do, why, and the numbers behind it. With `promote` the reasons speak for it, otherwise against.
+
+    `figures` is what a report draws beside the evidence: reliability of each model, as
+    :func:`~apex_ml.core.calibration.reliability` gives it.
+    """
 
     promote: bool
     reasons: tuple[str, ...]
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Sums of per-order values by cluster, (g,), and the clusters' sizes, (g,)."""
+
+    sums: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, entities: np.ndarray | None) -> Clusters:
+        """Sum the values, (n,), of every entity; without entities an order is its own."""
+        if entities is None:
+            return cls(values, np.ones(len(values)))
+        _, codes = np.unique(entities, return_inverse=True)
+        return cls(np.bincount(codes, weights=values), np.bincount(codes).astype(np.float64))
+
+    @property
+    def mean(self) -> float:
+        """Mean over orders."""
+        return float(self.sums.sum() / self.sizes.sum())
+
+    @property
+    def error(self) -> float:
+        """Cluster-robust standard error of the mean, with the small-sample factor g / (g - 1).
+
+        Source: Liang and Zeger, Biometrika 1986; the factor as in Cameron and Miller, JHR 2015. Infinite for one
+        cluster.
+        """
+        g = len(self.sums)
+        if g < 2:
+            return float("inf")
+        rest = self.sums - self.mean * self.sizes
+        return float(np.sqrt(g / (g - 1) * (rest @ rest)) / self.sizes.sum())
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One-sided lower bound of a mean at a level, and how it was found."""
+
+    mean: float
+    low: float
+    level: float
+    method: Literal["bootstrap", "normal"]
+
+
+def lower_bound(clusters: Clusters, level: float, seed: int) -> Bound:
+    """Lower bound of the mean that lies above the truth with a probability of at most `level`.
+
+    By the cluster bootstrap (Field and Welsh, JRSS B 2007; percentile), where its resamples reach that far into the
+    tail, otherwise by the cluster-robust standard error and Student's t with g - 1 degrees of freedom.
+    """
+    if RESAMPLES * level >= TAIL_RESAMPLES and len(clusters.sums) > 1:
+        return Bound(clusters.mean, float(np.quantile(_resampled(clusters, seed), level)), level, "bootstrap")
+    return Bound(clusters.mean, clusters.mean - reach(level, len(clusters.sums)) * clusters.error, level, "normal")
+
+
+def reach(level: float, clusters: int) -> float:
+    """Standard errors between the mean and its one-sided bound."""
+    return float(student.isf(level, max(clusters - 1, 1)))
+
+
+def _resampled(clusters: Clusters, seed: int) -> np.ndarray:
+    """Means of resampled clusters, (RESAMPLES,). Where many clusters are equal they are drawn together, by number."""
+    rng = np.random.default_rng(seed)
+    g = len(clusters.sums)
+    # a difference of logarithms is the same number only up to its last bits
+    pairs, counts = np.unique(np.column_stack([clusters.sums.round(12), clusters.sizes]), axis=0, return_counts=True)
+    together = len(pairs) * WORTH_GROUPING < g
+    at_once = max(1, DRAWS_AT_ONCE // (len(pairs) if together else g))
+    means = []
+    for first in range(0, RESAMPLES, at_once):
+        resamples = min(at_once, RESAMPLES - first)
+        if together:
+            totals = rng.multinomial(g, counts / g, size=resamples) @ pairs
+            means.append(totals[:, 0] / totals[:, 1])
+        else:
+            drawn = rng.integers(0, g, (resamples, g), dtype=np.uint32)
+            sizes = clusters.sizes[drawn].sum(axis=1) if np.ptp(clusters.sizes) else clusters.sizes.sum()
+            means.append(clusters.sums[drawn].sum(axis=1) / sizes)
+    return np.concatenate(means)
+
+
+def level_of_look(policy: Promotion, looks: int) -> float:
+    """Error probability that the gate may spend on its look number `looks` (from 1) since the last promotion.
+
+    `single` spends all of `alpha` on every look. `sequential` spends half of it early, as 1 / (k (k + 1)), when a new
+    kind of model is likeliest to be better, and the other half evenly over the looks of a year, so that a late
+    improvement is found, too. By Boole's inequality, which holds under any dependence of the looks, a year since the
+    last promotion errs with a probability of at most `alpha`, and a later one of at most half of that. Spending by
+    looks: Lan and DeMets, Biometrika 1983.
+    """
+    if policy.mode == "single":
+        return policy.alpha
+    k = max(looks, 1)
+    return policy.alpha / 2 * (1 / (k * (k + 1)) + 1 / policy.looks_a_year)
 
 
 def decide(
-    challenger: np.ndarray,
-    champion: np.ndarray | None,
+    challenger: Contender,
+    champion: Contender | None,
     holdout: Holdout,
     policy: Promotion,
+    serving: Serving,
     *,
-    promotable: bool = True,
+    looks: int = 1,
+    seed: int = 0,
 ) -> PromotionDecision:
-    """Compare the two models' probabilities, shape (n, k), on the same holdout orders.
+    """Decide by the policy whether the challenger replaces the champion.
 
-    Without a champion only the absolute gates hold: the class prior must be beaten. With one, the challenger's mean log
-    loss must be lower by more than the margin. `promotable` is False for a run whose split leaks the future.
+    Rows that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are not
+    numbers, only the absolute gates hold, and no comparison is made up. All reasons against are told at once.
     """
-    n = len(holdout.y)
-    evidence: dict[str, Any] = {"holdout_orders": n, "margin": policy.margin}
-    if n == 0:
-        return PromotionDecision(False, ("the holdout is empty: no order is newer than both models' data",), evidence)
-    if not np.isfinite(challenger).all():
-        return PromotionDecision(False, ("the challenger gives probabilities that are not numbers",), evidence)
-    prior_loss = float(prior_losses(holdout.prior, holdout.y).mean())
-    challenger_loss = float(order_losses(challenger, holdout.y).mean())
-    evidence |= {"prior_log_loss": prior_loss, "challenger_log_loss": challenger_loss}
-    against: list[str] = []
-    if not promotable:
-        against.append("the run's split is not temporal: reported, never promoted")
-    if challenger_loss >= prior_loss:
-        against.append(f"the class prior is not beaten: {challenger_loss:.4f} against {prior_loss:.4f}")
-    if champion is None:
-        reasons = (
-            f"there is no champion and the class prior is beaten: {challenger_loss:.4f} against {prior_loss:.4f}",
+    p, theirs, holdout, evidence = _unseen(challenger, champion, holdout)
+    evidence |= {"holdout_orders": len(holdout), "margin": policy.margin, "looks": looks, "mode": policy.mode}
+    against = _cannot_serve(challenger, policy, serving)
+    if not len(holdout):
+        return PromotionDecision(
+            False, ("the holdout is empty: no order is newer than both models' data", *against), evidence
         )
-        return PromotionDecision(not against, tuple(against) or reasons, evidence)
-    champion_loss = float(order_losses(champion, holdout.y).mean())
-    gain = champion_loss - challenger_loss
-    evidence |= {"champion_log_loss": champion_loss, "gain": gain}
-    if not gain > policy.margin:
-        against.append(f"the gain over the champion is {gain:+.5f} nats, not more than the margin {policy.margin:g}")
-    reasons = (f"the gain over the champion is {gain:+.5f} nats, more than the margin {policy.margin:g}",)
-    return PromotionDecision(not against, tuple(against) or reasons, evidence)
+    if fault := _no_probabilities(p, len(serving.classes)):
+        return PromotionDecision(False, (f"the challenger gives {fault}", *against), evidence)
+    present = np.unique(holdout.y)
+    if len(present) == 1:
+        only = serving.classes[int(present[0])]
+        return PromotionDecision(
+            False, (f"the holdout has orders of one class only ({only}): nothing can be told apart", *against), evidence
+        )
+    losses = order_losses(p, holdout.y)
+    told, absolute = _absolute_gates(p, losses, holdout, policy, serving, seed)
+    against += told
+    evidence |= absolute
+    if theirs is not None and (fault := _no_probabilities(theirs, len(serving.classes))):
+        evidence["champion_fault"] = fault
+        theirs = None
+        speaks = f"the champion gives {fault}, so that it is not compared"
+    else:
+        speaks = "there is no champion"
+    figures = {"challenger": reliability(p, holdout.y)}
+    prior = f"the class prior is beaten: {evidence['challenger_log_loss']:.4f} against {evidence['prior_log_loss']:.4f}"
+    if theirs is None:
+        return PromotionDecision(not against, tuple(against) or (f"{speaks} and {prior}",), evidence, figures)
+    figures["champion"] = reliability(theirs, holdout.y)
+    level = level_of_look(policy, looks)
+    champion_losses = order_losses(theirs, holdout.y)
+    differences = Clusters.of(champion_losses - losses, holdout.entities)
+    gain = lower_bound(differences, level, seed)
+    evidence |= {
+        "champion_log_loss": float(champion_losses.mean()),
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_error": differences.error,
+        "level": level,
+        "method": gain.method,
+    }
+    named = (
+        name_class(p, challenger.weights or (1.0,) * p.shape[1]),
+        name_class(theirs, (champion and champion.weights) or (1.0,) * p.shape[1]),
+    )
+    harm, tables = _harm(named, champion_losses - losses, holdout, policy, serving)
+    against += harm
+    evidence |= tables
+    bound = f"{gain.mean:+.5f} nats, surely at least {gain.low:+.5f} (level {level:.2g}, {gain.method})"
+    if gain.low > policy.margin:
+        reason = f"the gain over the champion is {bound}: more than the margin {policy.margin:g}"
+    elif stale := _stale(challenger, champion, champion_losses - losses, holdout, policy, seed):
+        reason = stale
+        evidence["stale"] = True
+    else:
+        reason = ""
+        against.append(f"the gain over the champion is {bound}: not surely more than the margin {policy.margin:g}")
+    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence, figures)
+
+
+def _unseen(
+    challenger: Contender, champion: Contender | None, holdout: Holdout
+) -> tuple[np.ndarray, np.ndarray | None, Holdout, dict[str, Any]]:
+    """Drop the orders that either model was fitted or tuned on, by their dates and by their keys, and count them."""
+    theirs = None if champion is None else champion.p
+    ours_seen = challenger.has_seen(holdout)
+    theirs_seen = np.zeros(len(holdout), bool) if champion is None else champion.has_seen(holdout)
+    dropped = ours_seen | theirs_seen
+    evidence = {
+        "seen_orders_dropped": int(dropped.sum()),
+        "seen_by_challenger": int(ours_seen.sum()),
+        "seen_by_champion": int(theirs_seen.sum()),
+    }
+    if not dropped.any():
+        return challenger.p, theirs, holdout, evidence
+    kept = np.flatnonzero(~dropped)
+    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), evidence
+
+
+def _no_probabilities(p: np.ndarray, classes: int) -> str:
+    if p.ndim != 2 or p.shape[1] != classes:
+        return f"probabilities of shape {p.shape}, not of {classes} classes"
+    if not np.isfinite(p).all():
+        return f"probabilities that are not numbers, for {int((~np.isfinite(p)).any(axis=1).sum())} orders"
+    wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
+    return f"probabilities that do not add up to 1, for {int(wrong.sum())} orders" if wrong.any() else ""
+
+
+def _cannot_serve(challenger: Contender, policy: Promotion, serving: Serving) -> list[str]:
+    """Reasons that have nothing to do with how good the model is."""
+    against = []
+    if not challenger.promotable:
+        against.append("the run's split is not temporal: reported, never promoted")
+    if challenger.classes != serving.classes:
+        against.append(
+            f"its classes {', '.join(challenger.classes)} are not those of tables and API: {', '.join(serving.classes)}"
+        )
+    if forbidden := sorted(set(challenger.features) & set(policy.forbidden_features)):
+        against.append(f"it uses forbidden features: {', '.join(forbidden)}")
+    if unknown := sorted(set(challenger.features) - set(serving.features)):
+        against.append(f"it needs features that scoring does not have: {', '.join(unknown)}")
+    if challenger.us_per_order is not None and challenger.us_per_order > policy.max_us_per_order:
+        against.append(
+            f"it takes {challenger.us_per_order:.0f} µs an order, more than the budget of {policy.max_us_per_order:g}"
+        )
+    return against
+
+
+def _absolute_gates(
+    p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, seed: int
+) -> tuple[list[str], dict[str, Any]]:
+    """What a model must be, whoever is champion."""
+    against: list[str] = []
+    prior = prior_losses(holdout.prior, holdout.y)
+    over_prior = Clusters.of(prior - losses, holdout.entities)
+    over_prior_low = over_prior.mean - reach(policy.alpha, len(over_prior.sums)) * over_prior.error
+    loss = Clusters.of(losses, holdout.entities)
+    evidence: dict[str, Any] = {
+        "prior_log_loss": float(prior.mean()),
+        "challenger_log_loss": loss.mean,
+        "gain_over_prior": over_prior.mean,
+        "gain_over_prior_low": over_prior_low,
+    }
+    if not over_prior_low > 0:
+        against.append(
+            f"the class prior is not surely beaten: {loss.mean:.4f} against {prior.mean():.4f}"
+            f" (gain at least {over_prior_low:+.5f})"
+        )
+    surely_below = loss.mean + reach(policy.alpha, len(loss.sums)) * loss.error
+    if policy.floor is not None and surely_below < policy.floor:
+        against.append(
+            f"its log loss {loss.mean:.4f} is surely below {policy.floor:g} (promotion.floor), which nothing honest"
+            " reaches on this data: it must know the target"
+        )
+    known = np.zeros(len(holdout), bool) if holdout.optimum is None else np.isfinite(holdout.optimum)
+    if holdout.optimum is not None and known.any():
+        best = holdout.optimum[known]
+        clients = None if holdout.entities is None else holdout.entities[known]
+        excess = Clusters.of(losses[known] - best, clients)
+        evidence["excess_over_optimum"] = excess.mean
+        if excess.mean + reach(policy.alpha, len(excess.sums)) * excess.error < 0:
+            against.append(
+                f"its log loss {losses[known].mean():.4f} is surely below {best.mean():.4f}, the best that can be"
+                " known of these orders: it must know the target"
+            )
+    calibration_error = expected_calibration_error(p, holdout.y)
+    evidence["challenger_ece"] = calibration_error
+    if calibration_error > policy.max_ece:
+        noise = calibration_noise(p, level=policy.alpha, seed=seed)
+        evidence["calibration_noise"] = noise
+        if calibration_error - noise > policy.max_ece:
+            against.append(
+                f"its calibration error is {calibration_error:.3f}, of which {noise:.3f} may be chance:"
+                f" surely more than {policy.max_ece:g} (promotion.max_ece)"
+            )
+    against += _class_faults(p, holdout, policy, serving, evidence)
+    return against, evidence
+
+
+def _class_faults(
+    p: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, evidence: dict[str, Any]
+) -> list[str]:
+    """Collapsed, swapped and biased classes, told by mean probability beside observed share."""
+    against: list[str] = []
+    k = len(serving.classes)
+    came = np.eye(k)[holdout.y]
+    shares, means = came.mean(axis=0), p.mean(axis=0, dtype=np.float64)
+    evidence["classes"] = {
+        name: {"share": float(shares[i]), "mean_probability": float(means[i])} for i, name in enumerate(serving.classes)
+    }
+    loss = float(order_losses(p, holdout.y).mean())
+    for a, b in combinations(range(k), 2):
+        swapped = p.copy()
+        swapped[:, [a, b]] = p[:, [b, a]]
+        better = Clusters.of(order_losses(p, holdout.y) - order_losses(swapped, holdout.y), holdout.entities)
+        if better.mean - reach(policy.alpha / k, len(better.sums)) * better.error > 0:
+            against.append(
+                f"{serving.classes[a]} and {serving.classes[b]} look swapped: read the other way round its log loss"
+                f" falls from {loss:.4f} to {loss - better.mean:.4f}"
+            )
+    for i, name in enumerate(serving.classes):
+        bias = Clusters.of(p[:, i].astype(np.float64) - came[:, i], holdout.entities)
+        surely = abs(bias.mean) - reach(policy.alpha / k, len(bias.sums)) * bias.error
+        if shares[i] > 0 and surely > 0 and means[i] < policy.collapse * shares[i]:
+            against.append(
+                f"{name} has collapsed: {means[i]:.1%} mean probability where {shares[i]:.1%} of the orders are"
+            )
+        elif surely > policy.max_bias:
+            against.append(
+                f"{name} is off by {bias.mean:+.1%}: {means[i]:.1%} mean probability, {shares[i]:.1%} of the orders"
+            )
+    return against
+
+
+def _harm(
+    named: tuple[np.ndarray, np.ndarray],
+    gains: np.ndarray,
+    holdout: Holdout,
+    policy: Promotion,
+    serving: Serving,
+) -> tuple[list[str], dict[str, Any]]:
+    """Classes that are surely found less often, and segments that surely lose more than the margin.
+
+    `named` are the classes that challenger and champion name, (n,) each, and `gains` the paired differences, (n,).
+
+    The levels are divided by the number of classes and of segments (Bonferroni).
+    """
+    against: list[str] = []
+    ours, theirs = named
+    recalls: dict[str, Any] = {}
+    for i, name in enumerate(serving.classes):
+        chosen = holdout.y == i
+        if not chosen.any():
+            continue
+        change = (ours[chosen] == i).astype(np.float64) - (theirs[chosen] == i)
+        found = Clusters.of(change, None if holdout.entities is None else holdout.entities[chosen])
+        recalls[name] = {
+            "challenger": float((ours[chosen] == i).mean()),
+            "champion": float((theirs[chosen] == i).mean()),
+        }
+        high = found.mean + reach(policy.alpha / len(serving.classes), len(found.sums)) * found.error
+        if high < -policy.max_recall_drop:
+            against.append(
+                f"it finds fewer orders of {name}: recall {recalls[name]['challenger']:.3f} against"
+                f" {recalls[name]['champion']:.3f}"
+            )
+    levels = [(name, level) for name, values in holdout.segments.items() for level in np.unique(values)]
+    segments = []
+    for name, level in levels:
+        chosen = holdout.segments[name] == level
+        if chosen.sum() < policy.segment_orders:
+            continue
+        gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
+        far = reach(policy.alpha / len(levels), len(gain.sums)) * gain.error
+        segments.append(
+            {
+                "segment": name,
+                "level": str(level),
+                "orders": int(chosen.sum()),
+                "gain": gain.mean,
+                "low": gain.mean - far,
+                "high": gain.mean + far,
+            }
+        )
+        if gain.mean + far < -policy.margin:
+            against.append(f"orders with {name} {level} surely lose: {gain.mean:+.5f} nats")
+    return against, {"recall": recalls, "segments": segments}
+
+
+def _stale(
+    challenger: Contender,
+    champion: Contender | None,
+    difference: np.ndarray,
+    holdout: Holdout,
+    policy: Promotion,
+    seed: int,
+) -> str:
+    """The reason for replacing an old champion by one that is surely no worse; empty where that does not hold."""
+    if champion is None or policy.stale_after_days is None or challenger.as_of is None or champion.as_of is None:
+        return ""
+    age = challenger.as_of - champion.as_of
+    if age <= policy.stale_after_days:
+        return ""
+    bound = lower_bound(Clusters.of(difference, holdout.entities), policy.alpha, seed)
+    if not bound.low > -policy.non_inferiority:
+        return ""
+    return (
+        f"the champion is {age} days old, more than {policy.stale_after_days}, and the challenger is surely not worse"
+        f" by more than {policy.non_inferiority:g} nats (gain at least {bound.low:+.5f})"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -11,16 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import warehouse
+from apex_ml.adapters import report, warehouse
 from apex_ml.adapters.registry import CHALLENGER, ModelVersion, Registry
+from apex_ml.adapters.store import new_folder
+from apex_ml.adapters.truth import read_truth
 from apex_ml.core.estimator import Model
-from apex_ml.core.promotion import Holdout, PromotionDecision, decide
-from apex_ml.errors import DataError
+from apex_ml.core.evaluation import order_losses
+from apex_ml.core.features import feature_columns
+from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
+from apex_ml.core.seen import order_keys, unpack_keys
 from apex_ml.steps import champion as protocol
 from apex_ml.steps.folder import StepContext, read_manifest
-from apex_ml.steps.train import class_indexes
+from apex_ml.steps.train import class_indexes, segment_columns, truth_file
 
 logger = logging.getLogger(__name__)
+TIMED_ORDERS = 1000
+"""Holdout orders from which on the time an order takes is worth telling."""
 
 
 def promote(context: StepContext, *, who: str, hold: bool = False, declined: str | None = None) -> dict[str, Any]:
@@ -38,17 +46,19 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     current = protocol.resolve(settings, registry)
     done = _recorded(context, challenger.version)
     if done is not None:
-        return done
+        return done | {"decision_report_url": _publish(context, registry, challenger)}
     registry.set_alias(CHALLENGER, challenger.version)
     decision, about = _judge(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
+        _report(context, challenger, current, decision)
         return _result(context, challenger.version, False, list(decision.reasons), dict(decision.evidence), current) | {
-            "held": True
+            "held": True,
+            "decision_report_url": _publish(context, registry, challenger),
         }
     if decision.promote and declined:
-        reasons = (f"not approved: {declined}", *decision.reasons)
-        decision = PromotionDecision(False, reasons, decision.evidence)
+        decision = replace(decision, promote=False, reasons=(f"not approved: {declined}", *decision.reasons))
+    _report(context, challenger, current, decision)
     row = {
         "from_version": current.version if current else None,
         "to_version": challenger.version,
@@ -75,15 +85,40 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
             ),
         )
         if not applied:
-            decision = PromotionDecision(False, (told,), decision.evidence)
+            decision = replace(decision, promote=False, reasons=(told,))
+            _report(context, challenger, current, decision)
     if not decision.promote:
         protocol.reject(settings, decision, row)
-    logger.info(
-        "decision promoted=%s version=%s reasons=%s", decision.promote, challenger.version, "; ".join(decision.reasons)
-    )
-    return _result(
+    logger.info("%s", _in_words(challenger.version, current, decision))
+    result = _result(
         context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
     )
+    return result | {"decision_report_url": _publish(context, registry, challenger)}
+
+
+def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:
+    """The line that a person reads in the task's log."""
+    because = "; ".join(decision.reasons)
+    if decision.promote:
+        before = f" in place of version {current.version}" if current else ""
+        return f"version {version} becomes champion{before}: {because}"
+    stays = f"version {current.version} stays champion" if current else "there is still no champion"
+    return f"version {version} is not promoted and {stays}: {because}"
+
+
+def _report(
+    context: StepContext, challenger: ModelVersion, current: ModelVersion | None, decision: PromotionDecision
+) -> None:
+    folder = context.folder("promote")
+    with new_folder(folder) as partial:
+        champion = current.version if current else None
+        report.decision_report(partial, context.run, challenger.version, champion, decision, context.contract.classes)
+
+
+def _publish(context: StepContext, registry: Registry, challenger: ModelVersion) -> str:
+    """Put the report beside the challenger's training in MLflow; its address there, empty without a report."""
+    folder = context.folder("promote")
+    return registry.upload(challenger.run_id, folder, "decision") if folder.exists() else ""
 
 
 def _result(
@@ -119,31 +154,72 @@ def _recorded(context: StepContext, version: int) -> dict[str, Any] | None:
 def _judge(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
 ) -> tuple[PromotionDecision, dict[str, Any]]:
-    """Score both models on the orders of the test part that are newer than what either was fitted or tuned on."""
-    contract = context.contract
-    ours = Model.from_files(registry.files(challenger))
-    about = dict(ours.about)
+    """Score both models on the orders of the test part; the gate drops those that either was fitted or tuned on."""
+    contract, settings = context.contract, context.settings
     test = pq.read_table(context.folder("split") / "test.parquet")
-    unseen_after = date.fromisoformat(about["validation_last"])
-    theirs: Model | None = None
-    if current is not None:
-        theirs = Model.from_files(registry.files(current))
-        unseen_after = max(unseen_after, date.fromisoformat(theirs.about["validation_last"]))
-    if about["promotable"]:
-        test = test.filter(pc.greater(test.column(contract.timestamp), pa.scalar(unseen_after, pa.date32())))
+    ours = Model.from_files(registry.files(challenger))
+    theirs = None if current is None else Model.from_files(registry.files(current))
+    entities = test.column(contract.entity).to_numpy(zero_copy_only=False)
+    days = test.column(contract.timestamp).cast(pa.int32()).to_numpy()
     y = class_indexes(test, contract.target, contract.classes)
-    holdout = Holdout(y, np.asarray(about["class_shares"]))
-    champion_p = None
-    if theirs is not None:
-        if theirs.classes != ours.classes:
-            raise DataError(f"promote: classes differ: champion {theirs.classes}, challenger {ours.classes}")
-        champion_p = theirs.probabilities(test)
-    decision = decide(
-        ours.probabilities(test), champion_p, holdout, contract.promotion, promotable=bool(about["promotable"])
+    holdout = Holdout(
+        y=y,
+        prior=np.asarray(ours.about["class_shares"]),
+        entities=entities,
+        days=days,
+        segments={name: _levels(test.column(name)) for name in segment_columns(contract)},
+        orders=order_keys(entities, days),
+        optimum=_optimum(context, test, y),
     )
-    seen = {
-        "holdout_after": unseen_after.isoformat(),
+    with warehouse.connect(settings) as connection:
+        looks = 1 + warehouse.looks_since_last_move(connection, settings.model_name)
+    decision = decide(
+        _contender(ours, test),
+        None if theirs is None else _contender(theirs, test),
+        holdout,
+        contract.promotion,
+        Serving(contract.classes, tuple(c.name for c in feature_columns(contract))),
+        looks=looks,
+        seed=settings.seed,
+    )
+    compared = {
         "champion_version": current.version if current else None,
         "challenger_version": challenger.version,
     }
-    return PromotionDecision(decision.promote, decision.reasons, {**decision.evidence, **seen}), about
+    return replace(decision, evidence={**decision.evidence, **compared}), dict(ours.about)
+
+
+def _optimum(context: StepContext, test: pa.Table, y: np.ndarray) -> np.ndarray | None:
+    """Losses of the best a model can know, where the simulator's truth lies beside the raw files; NaN is unknown."""
+    path = truth_file(context)
+    truth = None if path is None else read_truth(context.settings, context.contract, path, test)
+    return None if truth is None else order_losses(truth.optimum, y)
+
+
+def _levels(column: pa.ChunkedArray) -> np.ndarray:
+    levels: np.ndarray = pc.fill_null(column, "unknown").to_numpy(zero_copy_only=False).astype(str)
+    return levels
+
+
+def _contender(model: Model, table: pa.Table) -> Contender:
+    """The model's probabilities and how long an order takes it; unmeasured where there are few."""
+    model.probabilities(table.slice(0, 100))
+    began = time.perf_counter()
+    p = model.probabilities(table)
+    seconds = time.perf_counter() - began
+    about = model.about
+    return Contender(
+        p=p,
+        classes=model.classes,
+        features=model.encoder.names,
+        tuned_until=_days(about.get("validation_last")),
+        as_of=_days(about.get("as_of")),
+        us_per_order=seconds * 1e6 / table.num_rows if table.num_rows >= TIMED_ORDERS else None,
+        promotable=bool(about["promotable"]),
+        seen=unpack_keys(model.seen),
+        weights=model.weights,
+    )
+
+
+def _days(day: str | None) -> int | None:
+    return None if day is None else (date.fromisoformat(day) - date(1970, 1, 1)).days

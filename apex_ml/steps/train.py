@@ -17,6 +17,7 @@ from apex_ml.adapters import plots, report, warehouse
 from apex_ml.adapters.store import local_folder, sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
 from apex_ml.adapters.truth import find_truth, read_truth
+from apex_ml.contract.model import Contract
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import against_optimum, class_shares
@@ -53,13 +54,13 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
         "device": options.device,
         "seed": options.seed,
     }
-    truth = _truth_file(context)
+    truth = truth_file(context)
     if truth is not None:
         inputs["truth_sha256"] = sha256_of(truth)
     return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided, truth))
 
 
-def _truth_file(context: StepContext) -> Path | None:
+def truth_file(context: StepContext) -> Path | None:
     """The simulator's truth about this run's raw files, where it is known."""
     made = read_manifest(context.folder("elt"))["result"]
     raw = made.get("raw") or context.settings.raw
@@ -89,7 +90,7 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     parts = _examples(context)
     contract = context.contract
     columns = _columns(context, before.about["split"])
-    done = develop(parts, columns, contract.classes, _segments(context), options, before.about)
+    done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.about)
     files, again = before.to_files(), done.model.to_files()
     differing = sorted(name for name in files if files[name] != again.get(name))
     commit, dirty = git_commit()
@@ -173,8 +174,9 @@ def _about(context: StepContext, divided: dict[str, Any], parts: dict[str, Examp
     }
 
 
-def _segments(context: StepContext) -> tuple[str, ...]:
-    columns = [context.contract.columns[name] for name in context.contract.features.attributes]
+def segment_columns(contract: Contract) -> tuple[str, ...]:
+    """Attributes with few levels, by which losses are told apart."""
+    columns = [contract.columns[name] for name in contract.features.attributes]
     return tuple(c.name for c in columns if c.domain is not None and len(c.domain.levels) <= SEGMENT_LEVELS)
 
 
@@ -194,7 +196,7 @@ def _work(
         parts,
         _columns(context, about["split"]),
         contract.classes,
-        _segments(context),
+        segment_columns(contract),
         options,
         about,
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
@@ -343,7 +345,8 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
     plots.confusion_matrix(
         tables["confusion_weighted"], classes, "class named with decision weights", folder / "confusion_weighted.png"
     )
-    plots.reliability(tables["reliability_before"], tables["reliability_after"], classes, folder / "reliability.png")
+    reliability = {"before": tables["reliability_before"], "after": tables["reliability_after"]}
+    plots.reliability(reliability, classes, "Reliability, test part", folder / "reliability.png")
     plots.importance(tables["importance"], folder / "importance.png")
     if "contributions" in tables:
         plots.contributions(tables["contributions"], folder / "contributions.png")

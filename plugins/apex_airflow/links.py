@@ -31,6 +31,13 @@ class DataDocsLink(ResultLink):
     field = "data_docs_url"
 
 
+class DecisionReportLink(ResultLink):
+    """The report of the gate's decision, in MLflow."""
+
+    name = "Decision report"
+    field = "decision_report_url"
+
+
 class MlflowRunLink(ResultLink):
     """The MLflow run that the step wrote or used."""
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import git_commit
-from tests.bench import dags, main_job, quality, score, steps, suite  # noqa: F401  (importing registers)
+from tests.bench import dags, gate, main_job, quality, score, steps, suite  # noqa: F401  (importing registers)
 from tests.bench.registry import MEASUREMENTS, Row
 from tests.bench.scene import Scene
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from apex_ml.core import calibration, decision
 from apex_ml.core.calibration import Calibration
@@ -96,3 +97,17 @@ def test_weights_that_gain_nothing_are_equal() -> None:
 
 def test_equal_products_name_the_first_class() -> None:
     assert decision.decide(np.array([[0.4, 0.4, 0.2]]), (1.0, 1.0, 2.0)).tolist() == [0]
+
+
+@pytest.mark.parametrize("orders", [60, 800, 20_000])
+def test_chance_alone_stays_below_the_calibration_noise_as_often_as_stated(orders: int) -> None:
+    """True probabilities, so that all of the measured error is chance; less of it with more orders."""
+    random = np.random.default_rng(7)
+    exceeded = 0
+    for seed in range(40):
+        p = random.dirichlet([2, 1, 3], orders)
+        y = (random.random((orders, 1)) > p.cumsum(axis=1)).sum(axis=1)
+        noise = calibration.calibration_noise(p, level=0.1, seed=seed, repeats=60)
+        exceeded += calibration.expected_calibration_error(p, y) > noise
+    assert binom.ppf(0.001, 40, 0.1) <= exceeded <= binom.ppf(0.999, 40, 0.1)
+    assert noise < 1.5 / np.sqrt(orders)

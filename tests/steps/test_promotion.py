@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import Any
 
+import httpx
 import pytest
 from throwaway_home import free_ports
 
@@ -24,12 +26,33 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert first["promoted"] and nights.champion() == nights.versions["one"]
     second = decide(nights, "two")
     assert not second["promoted"] and second["champion_version"] == nights.versions["one"]
-    assert "+0.00000 nats, not more than the margin" in second["reasons"][0]
+    assert "+0.00000 nats" in second["reasons"][0] and "not surely more than the margin" in second["reasons"][0]
     assert second["evidence"]["gain"] == 0
     assert nights.champion() == nights.versions["one"]
     assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
     challenger = Registry(nights.apex.settings).by_alias(CHALLENGER)
     assert challenger is not None and challenger.version == nights.versions["two"]
+
+
+def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> None:
+    decide(nights, "one")
+    second = decide(nights, "two")
+    registry = Registry(nights.apex.settings)
+    version = registry.by_version(nights.versions["two"])
+    assert version is not None
+    base = f"{nights.apex.settings.tracking_uri}/get-artifact"
+    found = {
+        name: httpx.get(base, params={"run_id": version.run_id, "path": f"decision/{name}"})
+        for name in ("report.html", "decision.json", "1_gains.png", "4_reliability.png")
+    }
+    assert {answer.status_code for answer in found.values()} == {200}
+    page = found["report.html"].text
+    assert f"Version {version.version} does not become champion" in page and "not surely more than the margin" in page
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page.split("<h1>")[1].split("<figure>")[0]
+    told = json.loads(found["decision.json"].text)
+    assert told["evidence"]["gain"] == 0 and set(told["reliability"]) == {"challenger", "champion"}
+    assert second["decision_report_url"].endswith(f"/runs/{version.run_id}/artifacts/decision/report.html")
+    assert decide(nights, "two")["decision_report_url"] == second["decision_report_url"]
 
 
 def test_a_decision_is_taken_once(nights: Any) -> None:

@@ -1,0 +1,26 @@
+"""Keys of orders, by which a model remembers what it was fitted and tuned on.
+
+Dates alone do not tell: a file may come again with other dates, and an alias may be put on a model of a random split.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def order_keys(entities: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of every order's entity and day, uint64, (n,); the same in every process."""
+    frame = pd.DataFrame({"entity": entities, "day": days.astype(np.int64)})
+    keys: np.ndarray = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return keys
+
+
+def pack_keys(keys: np.ndarray) -> bytes:
+    """Keys as a model's file: sorted, without repetition, little-endian."""
+    return np.unique(keys).astype("<u8").tobytes()
+
+
+def unpack_keys(content: bytes) -> np.ndarray:
+    """What :func:`pack_keys` packed, uint64."""
+    return np.frombuffer(content, "<u8")
