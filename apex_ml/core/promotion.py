@@ -25,7 +25,7 @@ TAIL_RESAMPLES = 20
 """So many resamples must lie beyond the bound, or the bootstrap cannot tell it and the normal tail is used."""
 WORTH_GROUPING = 10
 """A draw of a number of equal clusters costs about so many draws of one."""
-DRAWS_AT_ONCE = 4_000_000
+DRAWS_AT_ONCE = 300_000
 SUM_TOLERANCE = 1e-3
 
 
@@ -149,7 +149,7 @@ class Clusters:
         if g < 2:
             return float("inf")
         rest = self.sums - self.mean * self.sizes
-        return float(np.sqrt(g / (g - 1) * (rest @ rest)) / self.sizes.sum())
+        return float(np.sqrt(g / (g - 1) * np.square(rest).sum()) / self.sizes.sum())
 
 
 @dataclass(frozen=True)
