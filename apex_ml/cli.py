@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "promote": ("apex_ml.steps.commands:promote", "Step: champion or challenger, on evidence."),
     "rollback": ("apex_ml.steps.commands:rollback", "Step: make an earlier version champion again."),
     "score": ("apex_ml.steps.commands:score", "Step: score drops into Postgres, each exactly once."),
+    "reconsider": (
+        "apex_ml.steps.commands:reconsider",
+        "Step: decide on a challenger by the outcomes of drops it scored in the shadow.",
+    ),
     "shadow": ("apex_ml.steps.commands:shadow", "Step: challengers score the drops beside the champion."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
     "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),

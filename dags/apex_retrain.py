@@ -103,3 +103,13 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         train >> decide >> approve >> promote
     else:
         train >> promote
+    if settings.shadow_days:
+        reconsider = StepOperator(
+            task_id="reconsider",
+            step="reconsider",
+            announces=CHAMPION,
+            announces_if="promoted",
+            doc_md="Bring the newest challenger that scored drops in the shadow before the gate once more, on the "
+            "orders whose outcome arrived since. Skipped when too few are known.",
+        )
+        promote >> reconsider

@@ -118,18 +118,9 @@ class Registry:
         if answer is None:
             raise DataError(f"MLflow at {self._url} has no run {run_id}")
         info: dict[str, str] = answer["run"]["info"]
-        base = self._served(info["artifact_uri"])
         for path in sorted(p for p in folder.iterdir() if p.is_file()):
-            target = f"/api/2.0/mlflow-artifacts/artifacts/{base}/{under}/{path.name}"
-            response = self._call("PUT", target, content=path.read_bytes())
-            if response.status_code != 200:
-                raise ConfigError(f"MLflow at {self._url} refused {under}/{path.name}: {response.status_code}")
+            self._put(info["artifact_uri"], f"{under}/{path.name}", path.read_bytes())
         return f"{self.run_url(run_id, info['experiment_id'])}/artifacts/{under}/report.html"
-
-    def _served(self, uri: str) -> str:
-        if not uri.startswith("mlflow-artifacts:/"):
-            raise ConfigError(f"MLflow does not serve its artifacts ({uri}); start it with --serve-artifacts")
-        return uri.removeprefix("mlflow-artifacts:/").strip("/")
 
     def fetch(self, version: ModelVersion) -> Path:
         """Fetch the files of a version into the local cache, once, and check their sha256; returns their folder.

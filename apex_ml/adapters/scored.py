@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.store import new_file
-from apex_ml.contract.tables import SCORED
+from apex_ml.contract.masks import quoted
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import SCORED, probability_column
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
 
@@ -161,6 +163,28 @@ def claim_shadow(
         (run_id, version, mlflow_run_id, feature_snapshot, rows, step_run),
     )
     return claimed is not None
+
+
+def shadow_outcomes(settings: Settings, contract: Contract, challenger: int, champion: int) -> pa.Table:
+    """Orders that both versions scored and whose class is known, by run and row.
+
+    Columns: entity, timestamp, `observed`, and the probabilities of the challenger (``s_p_…``) and the champion
+    (``c_p_…``). Classes that the contract does not have are left out.
+    """
+    names = [probability_column(level) for level in contract.classes]
+    p = ", ".join(f"{table}.{quoted(name)} AS {quoted(f'{table}_{name}')}" for table in ("s", "c") for name in names)
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    with transaction(settings) as cursor:
+        cursor.execute(
+            f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM apex.shadow_scores AS s"
+            " JOIN apex.scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+            " JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
+            " WHERE s.model_version = $1 AND c.model_version = $2 AND o.observed = ANY (string_to_array($3, chr(10)))"
+            " ORDER BY s.run_id, s.row_nr",
+            (challenger, champion, "\n".join(contract.classes)),
+        )
+        table: pa.Table = cursor.fetch_arrow_table()
+    return table
 
 
 def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:

@@ -248,6 +248,24 @@ def due_for_shadow(settings: Settings, days: int) -> list[dict[str, Any]]:
     )
 
 
+def shadowed_versions(settings: Settings, champion: int) -> list[dict[str, Any]]:
+    """Challengers that scored orders beside a champion: model_version, outcomes that are known; newest first.
+
+    One that was champion since is no challenger.
+    """
+    return rows(
+        settings,
+        "SELECT s.model_version, count(o.observed) AS outcomes FROM apex.shadow_scores AS s"
+        " JOIN apex.scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+        " LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
+        " WHERE c.model_version = %(champion)s AND s.model_version <> %(champion)s"
+        " AND NOT EXISTS (SELECT FROM apex.promotions AS p"
+        " WHERE p.model_name = %(name)s AND p.to_version = s.model_version AND p.action <> 'reject'"
+        " AND p.state <> 'aborted') GROUP BY s.model_version ORDER BY s.model_version DESC",
+        {"name": settings.model_name, "champion": champion},
+    )
+
+
 def fail_shadow(settings: Settings, run_id: int, version: int, step_run: str, reason: str) -> None:
     """Record that a challenger cannot score a drop, so that it is not tried again."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:

@@ -157,6 +157,20 @@ def promote(
 
 
 @click.command()
+@click.option("--run", metavar="RUN", required=True, help="Name of the run; a second call decides nothing anew.")
+@_WHO
+@click.argument("version", type=click.IntRange(min=1), required=False)
+def reconsider(run: str, who: str | None, version: int | None) -> None:
+    """Decide again on a challenger, by the outcomes of drops that it scored in the champion's shadow.
+
+    VERSION is the newest challenger with enough outcomes by default.
+    """
+    from apex_ml.steps.reconsider import reconsider as work
+
+    _command("reconsider", work, run, version=version, who=who or getpass.getuser())
+
+
+@click.command()
 @click.option("--run", metavar="RUN", help="Name of the run; a second call with the same name moves nothing.")
 @click.option("--to", type=click.IntRange(min=1), metavar="VERSION", help="Default: the champion before this one.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept in the ledger.")

@@ -17,6 +17,7 @@ from apex_ml.adapters import report, warehouse
 from apex_ml.adapters.registry import CHALLENGER, ModelVersion, Registry
 from apex_ml.adapters.store import new_folder
 from apex_ml.adapters.truth import read_truth
+from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import feature_columns
@@ -27,6 +28,8 @@ from apex_ml.steps.folder import StepContext, read_manifest
 from apex_ml.steps.train import class_indexes, segment_columns, truth_file
 
 logger = logging.getLogger(__name__)
+REPORTS = {"promote": "decision", "reconsider": "decision_by_outcomes"}
+"""Where the report of a step's decision lies among the artifacts of the challenger's run."""
 TIMED_ORDERS = 1000
 """Holdout orders from which on the time an order takes is worth telling."""
 
@@ -44,21 +47,37 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     registry = Registry(settings)
     challenger = protocol.require(registry.by_version(trained["model_version"]), f"version {trained['model_version']}")
     current = protocol.resolve(settings, registry)
-    done = _recorded(context, challenger.version)
+    done = recorded(context, challenger.version)
     if done is not None:
-        return done | {"decision_report_url": _publish(context, registry, challenger)}
+        return done | {"decision_report_url": publish(context, registry, challenger)}
     registry.set_alias(CHALLENGER, challenger.version)
     decision, about = _judge(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
-        _report(context, challenger, current, decision)
+        _report(context, challenger, current, decision, "promote")
         return _result(context, challenger.version, False, list(decision.reasons), dict(decision.evidence), current) | {
             "held": True,
-            "decision_report_url": _publish(context, registry, challenger),
+            "decision_report_url": publish(context, registry, challenger),
         }
     if decision.promote and declined:
         decision = replace(decision, promote=False, reasons=(f"not approved: {declined}", *decision.reasons))
-    _report(context, challenger, current, decision)
+    return carry_out(context, registry, challenger, current, decision, about, who=who)
+
+
+def carry_out(
+    context: StepContext,
+    registry: Registry,
+    challenger: ModelVersion,
+    current: ModelVersion | None,
+    decision: PromotionDecision,
+    about: dict[str, Any],
+    *,
+    who: str,
+    step: str = "promote",
+) -> dict[str, Any]:
+    """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
+    settings = context.settings
+    _report(context, challenger, current, decision, step)
     row = {
         "from_version": current.version if current else None,
         "to_version": challenger.version,
@@ -86,14 +105,14 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
         )
         if not applied:
             decision = replace(decision, promote=False, reasons=(told,))
-            _report(context, challenger, current, decision)
+            _report(context, challenger, current, decision, step)
     if not decision.promote:
         protocol.reject(settings, decision, row)
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = _result(
         context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
     )
-    return result | {"decision_report_url": _publish(context, registry, challenger)}
+    return result | {"step": step, "decision_report_url": publish(context, registry, challenger, step)}
 
 
 def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:
@@ -107,18 +126,21 @@ def _in_words(version: int, current: ModelVersion | None, decision: PromotionDec
 
 
 def _report(
-    context: StepContext, challenger: ModelVersion, current: ModelVersion | None, decision: PromotionDecision
+    context: StepContext,
+    challenger: ModelVersion,
+    current: ModelVersion | None,
+    decision: PromotionDecision,
+    step: str,
 ) -> None:
-    folder = context.folder("promote")
-    with new_folder(folder) as partial:
+    with new_folder(context.folder(step)) as partial:
         champion = current.version if current else None
         report.decision_report(partial, context.run, challenger.version, champion, decision, context.contract.classes)
 
 
-def _publish(context: StepContext, registry: Registry, challenger: ModelVersion) -> str:
+def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:
     """Put the report beside the challenger's training in MLflow; its address there, empty without a report."""
-    folder = context.folder("promote")
-    return registry.upload(challenger.run_id, folder, "decision") if folder.exists() else ""
+    folder = context.folder(step)
+    return registry.upload(challenger.run_id, folder, REPORTS[step]) if folder.exists() else ""
 
 
 def _result(
@@ -141,7 +163,8 @@ def _result(
     }
 
 
-def _recorded(context: StepContext, version: int) -> dict[str, Any] | None:
+def recorded(context: StepContext, version: int) -> dict[str, Any] | None:
+    """The result of the decision that this run took about a version; None when it took none."""
     with warehouse.connect(context.settings) as connection:
         found = warehouse.decision_of(connection, context.settings.model_name, context.run, version)
         if found is None:
@@ -178,7 +201,7 @@ def _judge(
         None if theirs is None else _contender(theirs, test),
         holdout,
         contract.promotion,
-        Serving(contract.classes, tuple(c.name for c in feature_columns(contract))),
+        serving(contract),
         looks=looks,
         seed=settings.seed,
     )
@@ -196,6 +219,11 @@ def _optimum(context: StepContext, test: pa.Table, y: np.ndarray) -> np.ndarray 
     return None if truth is None else order_losses(truth.optimum, y)
 
 
+def serving(contract: Contract) -> Serving:
+    """What tables and API serve under a contract."""
+    return Serving(contract.classes, tuple(c.name for c in feature_columns(contract)))
+
+
 def _levels(column: pa.ChunkedArray) -> np.ndarray:
     levels: np.ndarray = pc.fill_null(column, "unknown").to_numpy(zero_copy_only=False).astype(str)
     return levels
@@ -207,6 +235,11 @@ def _contender(model: Model, table: pa.Table) -> Contender:
     began = time.perf_counter()
     p = model.probabilities(table)
     seconds = time.perf_counter() - began
+    return contender(model, p, seconds * 1e6 / table.num_rows if table.num_rows >= TIMED_ORDERS else None)
+
+
+def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) -> Contender:
+    """What the gate must know of a model that gave the probabilities `p`, (n, k)."""
     about = model.about
     return Contender(
         p=p,
@@ -214,7 +247,7 @@ def _contender(model: Model, table: pa.Table) -> Contender:
         features=model.encoder.names,
         tuned_until=_days(about.get("validation_last")),
         as_of=_days(about.get("as_of")),
-        us_per_order=seconds * 1e6 / table.num_rows if table.num_rows >= TIMED_ORDERS else None,
+        us_per_order=us_per_order,
         promotable=bool(about["promotable"]),
         seen=unpack_keys(model.seen),
         weights=model.weights,

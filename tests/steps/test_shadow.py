@@ -10,6 +10,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,7 @@ from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.by_hand import force
 from apex_ml.steps.promote import promote
+from apex_ml.steps.reconsider import ENOUGH, reconsider
 from apex_ml.steps.score import score
 from apex_ml.steps.shadow import shadow
 
@@ -55,11 +57,11 @@ def night(nights: Any, raw: Path, contract: Contract) -> Night:
         warehouse.record_version(apex.settings, row)
         promote(apex.context(run), who="test")
 
-    def put(name: str = "a.parquet", seed: int = 1) -> Path:
+    def put(name: str = "a.parquet", seed: int = 1, rows: int = ROWS) -> Path:
         path = apex.inbox / name
-        make_drop(str(raw), date(2024, 8, 24), ROWS, seed, path, contract)
+        make_drop(str(raw), date(2024, 8, 24), rows, seed, path, contract)
         table = pq.read_table(path)
-        observed = pa.array((["DIGITAL", "VENDEDOR", None] * ROWS)[: table.num_rows])
+        observed = pa.array((["DIGITAL", "VENDEDOR", None] * rows)[: table.num_rows])
         pq.write_table(table.append_column(contract.target, observed), path)
         return path
 
@@ -163,3 +165,65 @@ def test_a_killed_shadow_leaves_nothing_and_the_next_one_finishes(night: Night) 
     ]
     assert night.shadow()["rows_scored"] == ROWS
     assert len(night.apex.sql(PAIRS)) == ROWS
+
+
+# the gate looks again, at what became known
+
+
+def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
+    """Orders that both versions scored and what came of them, drawn by the challenger's own probabilities.
+
+    `blurred` makes the champion's probabilities less sure of the same classes.
+    """
+    night.put(rows=orders)
+    night.score()
+    assert night.shadow()["rows_scored"] == orders
+    apex = night.apex
+    apex.sql("DELETE FROM apex.outcomes RETURNING 1")
+    scores = apex.sql("SELECT run_id, row_nr, p_digital, p_telefono, p_vendedor FROM apex.shadow_scores ORDER BY 1, 2")
+    p = np.array([row[2:] for row in scores])
+    drawn = (np.random.default_rng(3).random((orders, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    with warehouse.connect(apex.settings) as connection, connection, connection.cursor() as cursor:
+        for (run_id, row_nr, *_), k in zip(scores, drawn, strict=True):
+            observed = ("DIGITAL", "TELEFONO", "VENDEDOR")[k]
+            cursor.execute("INSERT INTO apex.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
+        if blurred:
+            mixed = ", ".join(f"{c} = 0.05 * {c} + 0.95 / 3" for c in ("p_digital", "p_telefono", "p_vendedor"))
+            cursor.execute(f"UPDATE apex.scored_orders SET {mixed}")
+
+
+def look_again(night: Night, run: str = "again", version: int | None = None) -> dict[str, Any]:
+    return reconsider(night.apex.context(run), version=version, who="test")
+
+
+def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night: Night) -> None:
+    outcomes_known(night, 1500, blurred=True)
+    found = look_again(night)
+    assert found["promoted"], found["reasons"]
+    assert (found["challenger_version"], found["champion_version"]) == (2, 2)
+    assert found["evidence"]["holdout_orders"] == 1500 and found["evidence"]["looks"] == 2
+    assert found["decision_report_url"].endswith("/artifacts/decision_by_outcomes/report.html")
+    assert night.apex.sql("SELECT action, to_version FROM apex.promotions ORDER BY promotion_id DESC LIMIT 1") == [
+        ("promote", 2)
+    ]
+    assert look_again(night)["skip"].startswith("no challenger scored enough orders beside version 2")
+
+
+def test_an_equal_challenger_is_rejected_once_more_and_the_look_is_counted(night: Night) -> None:
+    outcomes_known(night, 1200, blurred=False)
+    found = look_again(night)
+    assert not found["promoted"] and found["evidence"]["gain"] == 0 and found["evidence"]["looks"] == 2
+    assert look_again(night)["reasons"] == found["reasons"]
+    assert look_again(night, "third", version=2)["evidence"]["looks"] == 3
+    assert night.apex.sql("SELECT count(*) FROM apex.promotions WHERE action = 'reject'") == [(3,)]
+
+
+def test_too_few_outcomes_decide_nothing(night: Night) -> None:
+    assert "0 of 1,000" in look_again(night)["skip"]
+    night.put()
+    night.score()
+    night.shadow()
+    assert f"{ROWS - ROWS // 3:,} of {ENOUGH:,}" in look_again(night, version=2)["skip"]
+    assert "version 9 scored" not in look_again(night)["skip"]
+    assert "version 9 scored enough" in look_again(night, version=9)["skip"]
+    assert night.apex.sql("SELECT count(*) FROM apex.promotions") == [(2,)]

@@ -1,0 +1,94 @@
+"""Step reconsider: a challenger that scored drops in the shadow comes before the gate again, on what became known.
+
+The orders are those that both it and the present champion scored when they came in, and whose outcome arrived since:
+no order can be newer to either model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.registry import Registry
+from apex_ml.adapters.scored import shadow_outcomes
+from apex_ml.contract.tables import probability_column
+from apex_ml.core.estimator import Model
+from apex_ml.core.promotion import Holdout, decide
+from apex_ml.core.seen import order_keys
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.folder import StepContext
+from apex_ml.steps.promote import carry_out, contender, publish, recorded, serving
+
+ENOUGH = 1000
+"""Orders with an outcome from which on a challenger is reconsidered."""
+
+
+def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[str, Any]:
+    """Decide anew on a challenger, by the outcomes of orders that it scored in the champion's shadow.
+
+    Without `version` it is the newest challenger with enough outcomes. A look of the gate like any other: it counts,
+    is recorded, and either moves the champion or does not. Nothing to decide is a success that says why.
+    """
+    settings, contract = context.settings, context.contract
+    registry = Registry(settings)
+    current = protocol.resolve(settings, registry)
+    result = {"run": context.run, "step": "reconsider", "promoted": False}
+    if current is None:
+        return result | {"skip": "there is no champion to compare with"}
+    known = warehouse.shadowed_versions(settings, current.version)
+    wanted = [row for row in known if version is None or row["model_version"] == version]
+    enough = [row for row in wanted if row["outcomes"] >= ENOUGH]
+    if not enough:
+        most = max((row["outcomes"] for row in wanted), default=0)
+        whose = "no challenger" if version is None else f"version {version}"
+        return result | {
+            "skip": f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"
+            f" {ENOUGH:,}"
+        }
+    challenger = protocol.require(
+        registry.by_version(enough[0]["model_version"]), f"version {enough[0]['model_version']}"
+    )
+    done = recorded(context, challenger.version)
+    if done is not None:
+        return done | {
+            "step": "reconsider",
+            "decision_report_url": publish(context, registry, challenger, "reconsider"),
+        }
+    ours, theirs = (Model.from_files(registry.files(found)) for found in (challenger, current))
+    orders = shadow_outcomes(settings, contract, challenger.version, current.version)
+    holdout = _holdout(context, ours, orders)
+    with warehouse.connect(settings) as connection:
+        looks = 1 + warehouse.looks_since_last_move(connection, settings.model_name)
+    decision = decide(
+        contender(ours, _probabilities(orders, "s_", context)),
+        contender(theirs, _probabilities(orders, "c_", context)),
+        holdout,
+        contract.promotion,
+        serving(contract),
+        looks=looks,
+        seed=settings.seed,
+    )
+    about = dict(ours.about)
+    return carry_out(context, registry, challenger, current, decision, about, who=who, step="reconsider")
+
+
+def _holdout(context: StepContext, ours: Model, orders: pa.Table) -> Holdout:
+    contract = context.contract
+    entities = orders.column(contract.entity).to_numpy(zero_copy_only=False)
+    days = orders.column(contract.timestamp).cast(pa.date32()).cast(pa.int32()).to_numpy()
+    return Holdout(
+        y=pc.index_in(orders.column("observed"), value_set=pa.array(contract.classes)).to_numpy(),
+        prior=np.asarray(ours.about["class_shares"]),
+        entities=entities,
+        days=days,
+        orders=order_keys(entities, days),
+    )
+
+
+def _probabilities(orders: pa.Table, prefix: str, context: StepContext) -> np.ndarray:
+    names = [f"{prefix}{probability_column(level)}" for level in context.contract.classes]
+    return np.column_stack([orders.column(name).to_numpy() for name in names]).astype(np.float32)
