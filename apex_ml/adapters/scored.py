@@ -118,11 +118,6 @@ def hold_drop(cursor: Any, drop_id: int, sha256: str) -> None:
     cursor.execute("DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = $1", (sha256,))
 
 
-def new_run_id(cursor: Any) -> int:
-    """Take the next run_id."""
-    return int(_one(cursor, "SELECT nextval(pg_get_serial_sequence('apex.scoring_runs', 'run_id'))"))
-
-
 def write_orders(
     cursor: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, table: str = "scored_orders"
 ) -> int:

@@ -30,6 +30,12 @@ def scored_columns(contract: Contract) -> dict[str, str]:
     }
 
 
+def partition_indexes(contract: Contract, table: str) -> list[str]:
+    """Statements that index a filled table as a partition of the scored orders is indexed."""
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
+
+
 def _comment(kind: str, name: str, text: str) -> str:
     return f"COMMENT ON {kind} {name} IS {literal(text)}"
 
@@ -43,7 +49,6 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
     statements = [
         f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
         *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
-        f"CREATE TABLE IF NOT EXISTS {SCORED}_shared PARTITION OF {SCORED} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
         f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
         _comment(
             "TABLE", SCORED, "One row a scored order of a scoring run; row_nr is its position in the drop, from 0."

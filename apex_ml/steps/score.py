@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck, scored, warehouse
+from apex_ml.adapters import duck, partitions, scored, warehouse
 from apex_ml.adapters.inbox import Inbox, Waiting, seen
 from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
@@ -148,7 +148,7 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
         except DataError as error:
             bad.append(f"{name}: {error}")
             outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
-    send_outbox(context.settings)
+    _tidy(context)
     rows = sum(o.get("rows_scored", 0) for o in outcomes)
     result = {
         "run": context.run,
@@ -167,6 +167,15 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
             + "\n".join(bad[:20])
         )
     return result
+
+
+def _tidy(context: StepContext) -> None:
+    """What follows the commit: MLflow is told, small partitions are merged. Neither undoes what is scored."""
+    try:
+        send_outbox(context.settings)
+        partitions.merge_closed(context.settings, context.contract)
+    except TransientError as error:
+        logger.warning("left_for_later reason=%s", error)
 
 
 def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def rescore(context: StepContext, given: str) -> dict[str, Any]:
     run = _score_file(scorer, path, drop, known["sha256"], again=known["drop_id"])
     assert run is not None  # only a claim can find that another process was faster
     logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run["rows_scored"], scorer.version.version)
-    send_outbox(context.settings)
+    _tidy(context)
     drops = [{"drop": drop.name, "state": "scored", "sha256": known["sha256"], **run}]
     return {"run": context.run, "step": "score", "model_version": scorer.version.version, "drops": drops, "scored": 1}
 
@@ -282,13 +291,17 @@ def _score_file(
             else:
                 scored.hold_drop(cursor, drop_id := again, sha256)
             reach("score_claimed")
-            run_id = scored.new_run_id(cursor)
+            run_id = partitions.take_run_id(settings, report.rows)
+            own = report.rows >= partitions.OWN_ROWS
+            table = partitions.make_own(cursor, run_id) if own else "scored_orders"
             batches = _batches(con, query, scorer, run_id, started_at, tally, name)
-            written = scored.write_orders(cursor, _schema(contract), batches)
+            written = scored.write_orders(cursor, _schema(contract), batches, table=table)
             if written != report.accepted or tally.rows != report.accepted:
                 raise TransientError(
                     f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written"
                 )
+            if own:
+                partitions.index_own(cursor, contract, run_id)
             scored.write_outcomes(cursor, run_id, _observed(con, contract, accepted))
             if report.quarantined:
                 scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
@@ -308,6 +321,8 @@ def _score_file(
                 raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
                 )
+            if own:
+                partitions.attach_own(cursor, run_id)
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
         return {key: run[key] for key in shown} | {"reasons": report.reasons, "warnings": report.warnings}
 

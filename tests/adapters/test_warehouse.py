@@ -62,7 +62,7 @@ def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
-        scored.new_run_id(cursor)
+        scored.claim_drop(cursor, "b" * 64, "b.parquet", 1, 1)
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 

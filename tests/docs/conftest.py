@@ -43,6 +43,7 @@ SELECT drop_id, 'score-1', 'digital_orders_xgboost', 1, 'f0', repeat('d', 64), '
     2, 1, 1, 1, 1, 0.6, 0.6, now(), now()
 FROM apex.drops WHERE state = 'done';
 INSERT INTO apex.scoring_run_classes SELECT run_id, 'DIGITAL', 2, 0.6 FROM apex.scoring_runs;
+SELECT apex.take_run_id(false);
 INSERT INTO apex.scored_orders
 SELECT run_id, row_nr, 'C00000' || row_nr, '2024-08-24', 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now()
 FROM apex.scoring_runs, generate_series(1, 2) AS row_nr;

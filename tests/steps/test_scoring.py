@@ -335,7 +335,7 @@ def test_a_postgres_that_goes_away_half_way_leaves_nothing_and_the_next_run_heal
             failures.append(error)
 
     with contextlib.closing(psycopg2.connect(scoring.settings.writer_url)) as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK TABLE apex.scored_orders IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE apex.scoring_runs IN ACCESS EXCLUSIVE MODE")
         worker = threading.Thread(target=work)
         worker.start()
         deadline = time.monotonic() + 30
