@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "shadow": ("apex_ml.steps.commands:shadow", "Step: challengers score the drops beside the champion."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
+    "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
     "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),
     "contract": ("apex_ml.steps.contract_commands:contract", "Build and check what is generated from the contract."),
     "settings": ("apex_ml.platform.commands:settings_table", "Print every setting with its default."),

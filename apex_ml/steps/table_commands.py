@@ -1,11 +1,14 @@
-"""Commands on what is in Postgres: `apex export`."""
+"""Commands on what is kept: `apex export`, `apex prune`."""
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import click
 
+from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
 
@@ -30,3 +33,36 @@ def export(what: str, out: Path | None) -> None:
     path = out or Path(f"run-{facts['run_id']}.parquet")
     written = scored.export_run(settings, int(facts["run_id"]), path, facts)
     click.echo(f"{path}: {written:,} orders of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
+
+
+@click.command()
+@click.option("--keep", default="90d", show_default=True, metavar="DAYS", help="What is younger stays: 90d, 12w.")
+@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+def prune(keep: str, really: bool) -> None:
+    """Drop old partitions of scored orders and the folders of old runs that nothing refers to.
+
+    Partitions go as a whole, when every run in them is older. The ledger of the drops, the statistics and whatever a
+    champion, kept scores or the next run need stay.
+    """
+    from apex_ml.steps.folder import StepContext
+    from apex_ml.steps.prune import find_prunable, run_of
+    from apex_ml.steps.prune import prune as work
+
+    if not (given := re.fullmatch(r"(\d{1,5})([dw])", keep)):
+        raise ConfigError(f"--keep {keep!r}: give days or weeks, such as 90d or 12w")
+    days = int(given[1]) * (7 if given[2] == "w" else 1)
+    context = StepContext.load(Settings.load(), "prune")
+    found = find_prunable(context, timedelta(days=days))
+    for part in found.partitions:
+        newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
+        click.echo(f"partition  runs {part.low} to {part.high - 1}, {newest}, {part.bytes / 2**20:,.1f} MiB")
+    for folder in found.folders:
+        click.echo(f"folder     {run_of(folder)}")
+    for run, reason in found.kept.items():
+        click.echo(f"stays      {run}: {reason}")
+    what = f"{len(found.partitions)} partitions and {len(found.folders)} folders, {found.bytes / 2**20:,.1f} MiB"
+    if not really:
+        click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
+        return
+    work(context, found)
+    click.echo(f"Removed {what}.")

@@ -1,0 +1,110 @@
+"""What may go: partitions of scored orders that are old as a whole, and folders of runs that nothing refers to.
+
+Ledgers and statistics stay for ever: they are small, and exactly-once rests on them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from apex_ml.adapters import partitions, warehouse
+from apex_ml.adapters.partitions import Partition
+from apex_ml.adapters.store import full_disk_is_told
+from apex_ml.steps.elt import SNAPSHOT
+from apex_ml.steps.folder import MANIFEST, StepContext, recent_manifests
+
+GOING = ".pruned.tmp"
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """What may go at once. `kept` tells by run why an old folder stays."""
+
+    partitions: list[Partition]
+    folders: list[Path]
+    bytes: int
+    kept: dict[str, str]
+
+
+def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = None) -> Prunable:
+    """Find what is older than `keep`: partitions by the end of their newest scoring run, folders by their last step.
+
+    A folder stays while a version that was ever champion, or the newest version, comes from it; while kept scored
+    orders, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
+    """
+    before = (now or datetime.now(UTC)) - keep
+    parts = partitions.droppable(context.settings, before)
+    referred = _referred(context, {p.low for p in parts})
+    folders, kept = [], {}
+    for folder in sorted(p for p in context.processed.glob("*") if p.is_dir()):
+        if folder.name.startswith("."):
+            if folder.name.endswith(GOING):
+                folders.append(folder)
+        elif _last_used(folder) < before:
+            if reason := referred.get(folder.name):
+                kept[folder.name] = reason
+            else:
+                folders.append(folder)
+    size = sum(p.bytes for p in parts) + sum(f.stat().st_size for d in folders for f in d.rglob("*") if f.is_file())
+    return Prunable(parts, folders, size, kept)
+
+
+def prune(context: StepContext, found: Prunable) -> None:
+    """Drop the partitions and remove the folders; killed half way, the next call goes on."""
+    partitions.drop(context.settings, found.partitions)
+    for folder in found.folders:
+        with full_disk_is_told(folder.parent):
+            going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
+            folder.rename(going)  # at once out of everybody's sight
+            shutil.rmtree(going)
+
+
+def _last_used(folder: Path) -> datetime:
+    """When a run was last worked on: its newest manifest, or the folder itself while there is none."""
+    found = [p.stat().st_mtime for p in folder.glob(f"*/{MANIFEST}")] or [folder.stat().st_mtime]
+    return datetime.fromtimestamp(max(found), UTC)
+
+
+def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
+    """Runs that something refers to, with what."""
+    found: dict[str, str] = {}
+    versions = warehouse.rows(
+        context.settings,
+        "SELECT step_run, model_version FROM apex.model_versions WHERE model_name = %(name)s AND (model_version IN"
+        " (SELECT to_version FROM apex.promotions WHERE model_name = %(name)s AND action <> 'reject') OR model_version = (SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s))",
+        {"name": context.settings.model_name},
+    )
+    found |= {row["step_run"]: f"model version {row['model_version']}" for row in versions}
+    used = _snapshots_in_use(context, dropped)
+    newest: set[Any] = set()
+    for manifest in recent_manifests(context, "elt", lambda _: True):
+        result = manifest["result"]
+        if result.get("features_sha256") not in newest:
+            newest.add(result.get("features_sha256"))
+            found.setdefault(manifest["run"], "the newest history snapshot of its features")
+        if result.get("snapshot_sha256") in used:
+            found.setdefault(manifest["run"], f"scored orders made with its {SNAPSHOT}")
+    recent = recent_manifests(context, "validate", lambda _: True)[: context.contract.batch.recent]
+    for manifest in recent:
+        found.setdefault(manifest["run"], "the next raw data is compared with it")
+    return found
+
+
+def _snapshots_in_use(context: StepContext, dropped: set[int]) -> set[str]:
+    """Snapshots that the scored orders of the partitions that stay were made with."""
+    rows = warehouse.rows(
+        context.settings,
+        "SELECT DISTINCT r.feature_snapshot FROM apex.scoring_runs AS r JOIN apex.scored_partitions AS p"
+        " ON r.run_id >= p.low AND r.run_id < p.high WHERE NOT p.low = ANY(%s::bigint[])",
+        (sorted(dropped),),
+    )
+    return {row["feature_snapshot"] for row in rows}
+
+
+def run_of(folder: Path) -> str:
+    """Name of a run's folder, also of one that is on its way out."""
+    return folder.name.removeprefix(".").removesuffix(GOING)
