@@ -83,17 +83,16 @@ def gains(rows: Sequence[tuple[str, float, float, float]], margin: float, path: 
     _save(figure, path)
 
 
-def classes_beside(
-    classes: Sequence[str], series: Mapping[str, Sequence[float]], title: str, path: Path, *, most: float | None = None
-) -> None:
+def classes_beside(classes: Sequence[str], series: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
     """Bars of every series side by side, by class."""
     figure, axes = plt.subplots(figsize=(7, 3.6))
     width = 0.8 / len(series)
     for place, ((name, values), colour) in enumerate(zip(series.items(), (BLUE, ORANGE, "#8a949c"), strict=False)):
         bars = axes.bar(np.arange(len(classes)) + place * width, values, width, label=name, color=colour)
         axes.bar_label(bars, fmt="{:.1%}", fontsize=8)
+    axes.margins(y=0.12)
     axes.set_xticks(np.arange(len(classes)) + width * (len(series) - 1) / 2, classes)
-    axes.set(ylabel="share", title=title, ylim=(0, most))
+    axes.set(ylabel="share", title=title)
     axes.legend()
     _save(figure, path)
 
