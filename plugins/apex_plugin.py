@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
-from apex_airflow.links import DataDocsLink, DecisionReportLink, MlflowRunLink
+from apex_airflow.links import DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
 from apex_airflow.web import DOCS, PREFIX, create_app
 from apex_ml.settings import Settings
 
@@ -16,7 +16,7 @@ class ApexPlugin(AirflowPlugin):
     """
 
     name = "apex"
-    operator_extra_links = [DataDocsLink(), MlflowRunLink(), DecisionReportLink()]
+    operator_extra_links = [DataDocsLink(), MlflowRunLink(), ModelVersionLink(), DecisionReportLink()]
     fastapi_apps = [{"app": create_app(Settings.load()), "url_prefix": PREFIX, "name": "Apex"}]
     external_views = [
         {

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
 from datetime import date
+from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import quote, unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from apex_ml.adapters.store import write_atomically
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.settings import CODE_ROOT, Settings
@@ -154,8 +157,6 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
 
 def _with_stable_ids(texts: dict[str, str]) -> dict[str, str]:
     """Replace every random id by one made from its place, so that the same contract gives the same files."""
-    import re
-
     pattern = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
     renamed: dict[str, str] = {}
     for name in sorted(texts):
@@ -234,6 +235,17 @@ def check_batch(
                 grave = config is None or str(getattr(config.severity, "value", config.severity)) == "critical"
                 (errors if grave else warnings).append(_line(outcome))
     return BatchVerdict(evaluated, tuple(errors), tuple(warnings), page)
+
+
+def name_source(settings: Settings, page: Path, run: str, raw: str, data_sha256: str) -> None:
+    """Put on top of a validation's page what was validated, and links to the Airflow run and the model in MLflow."""
+    model = f"{settings.tracking_uri}/#/models/{quote(settings.model_name)}"
+    links = [(settings.origin, "Airflow run"), (model, f"versions of {settings.model_name} in MLflow")]
+    anchors = [f'<a href="{escape(u)}" target="_blank" rel="noopener">{escape(text)}</a>' for u, text in links if u]
+    told = [f"Apex run {escape(run)}", f"raw data {escape(raw)}, sha256 <code>{data_sha256}</code>", *anchors]
+    bar = f'<div class="alert alert-secondary m-0" id="apex-lineage">{" · ".join(told)}</div>'
+    text = page.read_text(encoding="utf-8")
+    write_atomically(page, re.sub(r"<body[^>]*>", lambda found: found[0] + bar, text, count=1).encode())
 
 
 def _line(outcome: Any) -> str:

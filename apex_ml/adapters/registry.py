@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -33,6 +34,7 @@ class ModelVersion:
     run_id: str
     model_id: str
     tags: dict[str, str]
+    description: str = ""
 
 
 class Registry:
@@ -90,7 +92,9 @@ class Registry:
         found = answer["model_version"]
         tags = {t["key"]: t["value"] for t in found.get("tags", [])}
         model_id = found.get("model_id") or found.get("source", "").removeprefix("models:/")
-        return ModelVersion(found["name"], int(found["version"]), found.get("run_id", ""), model_id, tags)
+        return ModelVersion(
+            found["name"], int(found["version"]), found.get("run_id", ""), model_id, tags, found.get("description", "")
+        )
 
     def by_alias(self, alias: str) -> ModelVersion | None:
         """The version an alias stands on; None when the model or the alias does not exist."""
@@ -108,6 +112,12 @@ class Registry:
         if self._json("POST", "registered-models/alias", json=content) is None:
             raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
 
+    def describe(self, version: int, description: str) -> None:
+        """Set the description of a version."""
+        content = {"name": self._settings.model_name, "version": str(version), "description": description}
+        if self._json("PATCH", "model-versions/update", json=content) is None:
+            raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
+
     def run_url(self, run_id: str, experiment_id: str) -> str:
         """Address of a run in the MLflow UI."""
         return f"{self._url}/#/experiments/{experiment_id}/runs/{run_id}"
@@ -121,6 +131,10 @@ class Registry:
         for path in sorted(p for p in folder.iterdir() if p.is_file()):
             self._put(info["artifact_uri"], f"{under}/{path.name}", path.read_bytes())
         return f"{self.run_url(run_id, info['experiment_id'])}/artifacts/{under}/report.html"
+
+    def version_url(self, version: int) -> str:
+        """Address of a version in the MLflow UI."""
+        return f"{self._url}/#/models/{quote(self._settings.model_name)}/versions/{version}"
 
     def fetch(self, version: ModelVersion) -> Path:
         """Fetch the files of a version into the local cache, once, and check their sha256; returns their folder.

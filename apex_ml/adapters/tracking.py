@@ -36,6 +36,7 @@ class TrainingRecord:
     tags: Mapping[str, str]
     data_source: str
     data_sha256: str
+    description: str
     sample: pd.DataFrame
     artifacts: Path
 
@@ -71,6 +72,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
     mlflow.set_tracking_uri(settings.tracking_uri)
@@ -94,7 +96,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
             ) as folder,
         ):
-            mlflow.set_tags(dict(record.tags))
+            mlflow.set_tags({**record.tags, MLFLOW_RUN_NOTE: record.description})
             mlflow.log_params(dict(record.params))
             dataset = mlflow.data.from_pandas(
                 record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
@@ -130,6 +132,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
             version = mlflow.register_model(
                 logged.model_uri, settings.model_name, tags={**record.tags, FILES_TAG: json.dumps(shas)}
             )
+            mlflow.MlflowClient().update_model_version(settings.model_name, version.version, record.description)
             return Registered(int(version.version), run.info.run_id, experiment.experiment_id, logged.model_id)
     except MlflowException as error:
         raise TransientError(f"MLflow at {settings.tracking_uri}: {str(error).splitlines()[0]}") from error

@@ -21,6 +21,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import feature_columns
+from apex_ml.core.model_card import DECISION, with_decision
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
 from apex_ml.core.seen import order_keys, unpack_keys
 from apex_ml.steps import champion as protocol
@@ -47,21 +48,24 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     registry = Registry(settings)
     challenger = protocol.require(registry.by_version(trained["model_version"]), f"version {trained['model_version']}")
     current = protocol.resolve(settings, registry)
+    places = {name: trained[name] for name in ("mlflow_run_url", "model_version_url") if name in trained}
     done = recorded(context, challenger.version)
     if done is not None:
-        return done | {"decision_report_url": publish(context, registry, challenger)}
+        done |= {"decision_report_url": publish(context, registry, challenger)}
+        if DECISION not in challenger.description:  # killed after the ledger's row
+            _describe(registry, challenger, done, who)
+        return done | places
     registry.set_alias(CHALLENGER, challenger.version)
     decision, about = _judge(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
         _report(context, challenger, current, decision, "promote")
-        return _result(context, challenger.version, False, list(decision.reasons), dict(decision.evidence), current) | {
-            "held": True,
-            "decision_report_url": publish(context, registry, challenger),
-        }
+        held = {"held": True, "decision_report_url": publish(context, registry, challenger)}
+        reasons, evidence = list(decision.reasons), dict(decision.evidence)
+        return _result(context, challenger.version, False, reasons, evidence, current) | held | places
     if decision.promote and declined:
         decision = replace(decision, promote=False, reasons=(f"not approved: {declined}", *decision.reasons))
-    return carry_out(context, registry, challenger, current, decision, about, who=who)
+    return carry_out(context, registry, challenger, current, decision, about, who=who) | places
 
 
 def carry_out(
@@ -112,7 +116,15 @@ def carry_out(
     result = _result(
         context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
     )
-    return result | {"step": step, "decision_report_url": publish(context, registry, challenger, step)}
+    result |= {"step": step, "decision_report_url": publish(context, registry, challenger, step)}
+    _describe(registry, challenger, result, who)
+    return result
+
+
+def _describe(registry: Registry, challenger: ModelVersion, result: dict[str, Any], who: str) -> None:
+    """Put the decision into the version's description."""
+    told = (result["promoted"], who, result["reasons"], result["decision_report_url"])
+    registry.describe(challenger.version, with_decision(challenger.description, *told))
 
 
 def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import plots, report, warehouse
+from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.store import local_folder, sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
 from apex_ml.adapters.truth import find_truth, read_truth
@@ -23,6 +24,7 @@ from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import against_optimum, class_shares
 from apex_ml.core.features import FeatureColumn, feature_columns
 from apex_ml.core.legacy import compare, legacy_columns, legacy_identifiers
+from apex_ml.core.model_card import Provenance, model_card
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
 from apex_ml.settings import CODE_ROOT
@@ -213,15 +215,17 @@ def _work(
     for name, loss in done.candidates.items():
         logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
     _artifacts(folder / "report", context, done)
+    source = _provenance(context)
     record = TrainingRecord(
         name=context.run,
         params=_params(done, options, about),
         metrics=done.metrics,
         curves=done.curve,
         trials=done.trials,
-        tags=_tags(about, settings.origin),
-        data_source=settings.raw,
+        tags=_tags(about) | source.tags(),
+        data_source=source.data_url,
         data_sha256=about["data_sha256"],
+        description=model_card(source, about, divided["result"]["parts"], done.metrics, _shown(done)),
         sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
     )
@@ -243,7 +247,7 @@ def _work(
             "about": about,
         },
     )
-    metrics = done.metrics
+    metrics, registry = done.metrics, Registry(settings)
     logger.info(
         "trained version=%s validation_log_loss=%.5f test_log_loss=%.5f prior=%.5f",
         registered.version,
@@ -255,7 +259,8 @@ def _work(
     return {
         "model_version": registered.version,
         "mlflow_run_id": registered.run_id,
-        "mlflow_run_url": f"{settings.tracking_uri}/#/experiments/{registered.experiment_id}/runs/{registered.run_id}",
+        "mlflow_run_url": registry.run_url(registered.run_id, registered.experiment_id),
+        "model_version_url": registry.version_url(registered.version),
         "winner": done.winner,
         "candidates": done.candidates,
         "chosen": {name: dict(params) for name, params in done.chosen.items()},
@@ -314,13 +319,34 @@ def _params(done: Development, options: Options, about: dict[str, Any]) -> dict[
     }
 
 
-def _tags(about: dict[str, Any], origin: str) -> dict[str, str]:
+def _provenance(context: StepContext) -> Provenance:
+    validated = read_manifest(context.folder("validate"))["result"]
+    return Provenance(
+        run=context.run,
+        data_url=validated.get("raw", context.settings.raw),
+        data_sha256=validated["data_sha256"],
+        files=validated["files"],
+        rows=validated["rows"],
+        accepted=validated["accepted"],
+        airflow_url=context.settings.origin,
+        data_docs_url=validated["data_docs_url"],
+    )
+
+
+def _shown(done: Development) -> dict[str, str]:
+    losses = (f"{name} {loss:.5f}" for name, loss in done.candidates.items())
+    return {
+        "candidate": f"{done.winner}; validation log loss: {', '.join(losses)}",
+        "calibration": done.model.calibration.method,
+        "features": ", ".join(done.model.encoder.names),
+    }
+
+
+def _tags(about: dict[str, Any]) -> dict[str, str]:
     pins = CODE_ROOT / "requirements.txt"
     tags = {f"apex.{k}": str(v) for k, v in about.items() if k != "class_shares" and v is not None}
     if pins.exists():
         tags["apex.pins_sha256"] = sha256_of(pins)
-    if origin:
-        tags["apex.airflow_run_url"] = origin
     return tags
 
 

@@ -85,6 +85,7 @@ def _work(
             looks_from = as_of or profile.newest + timedelta(days=1)
             batch_warnings = _judge_batch(context, profile, data_sha256)
             checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
+            expectations.name_source(context.settings, checked.page, context.run, url, data_sha256)
             for failure in checked.warnings:
                 logger.warning("expectation_warned %s", failure)
             if checked.errors:

@@ -43,3 +43,10 @@ class MlflowRunLink(ResultLink):
 
     name = "MLflow run"
     field = "mlflow_run_url"
+
+
+class ModelVersionLink(ResultLink):
+    """The registered version, with its description, that the step made or judged."""
+
+    name = "Model version"
+    field = "model_version_url"

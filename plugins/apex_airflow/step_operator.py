@@ -13,7 +13,7 @@ from urllib.parse import quote
 from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink
+from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
 from apex_airflow.step_process import LocalRunner, Outcome, Runner, StepCommand
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
@@ -65,7 +65,7 @@ class StepOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("args",)
     template_fields_renderers = {"args": "json"}
-    operator_extra_links = (DataDocsLink(), MlflowRunLink(), DecisionReportLink())
+    operator_extra_links = (DataDocsLink(), MlflowRunLink(), ModelVersionLink(), DecisionReportLink())
     ui_color = "#e8f1f8"
 
     def __init__(

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from apex_airflow import links
+from apex_airflow.step_operator import StepOperator
+from apex_plugin import ApexPlugin
 
 LOAD = """
 import json, sys
@@ -63,3 +65,19 @@ def test_links(result: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     key: Any = None
     assert links.DataDocsLink().get_link(object(), ti_key=key) == url
     assert links.MlflowRunLink().get_link(object(), ti_key=key) == ""
+
+
+def test_every_link_of_the_operator_is_one_that_airflow_can_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {
+        "data_docs_url": "Data Docs",
+        "mlflow_run_url": "MLflow run",
+        "model_version_url": "Model version",
+        "decision_report_url": "Decision report",
+    }
+    result = {field: f"http://x/{field}" for field in fields}
+    monkeypatch.setattr(links, "XCom", SimpleNamespace(get_value=lambda ti_key, key: {"step_result": result}[key]))
+    key: Any = None
+    shown = {link.get_link(object(), ti_key=key): link.name for link in StepOperator.operator_extra_links}
+    assert shown == {f"http://x/{field}": name for field, name in fields.items()}
+    named = [type(link) for link in ApexPlugin.operator_extra_links]
+    assert named == [type(link) for link in StepOperator.operator_extra_links]

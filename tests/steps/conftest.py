@@ -28,6 +28,7 @@ from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 
 RUN = "first"
+ORIGIN = "http://airflow.test/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def chain(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factor
         raw_url=str(raw),
         mlflow_tracking_uri=mlflow_server,
         threads=1,
+        origin=ORIGIN,
         **lasting_databases.migrated(),
     )
     apex = Apex(settings)

@@ -142,6 +142,31 @@ def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:
     ]
 
 
+def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain: Any) -> None:
+    settings, trained, validated = chain.apex.settings, chain.results["train"], chain.results["validate"]
+    version = Registry(settings).by_version(trained["model_version"])
+    assert version is not None and version.run_id == trained["mlflow_run_id"]
+    tags, card = version.tags, version.description
+    assert tags["apex.airflow_run_url"] == settings.origin and f"[Airflow run]({settings.origin})" in card
+    assert tags["apex.data_docs_url"] == validated["data_docs_url"] and validated["data_docs_url"] in card
+    assert tags["apex.data_url"] == settings.raw and f"`{settings.raw}`, 4 files" in card
+    assert validated["data_sha256"] in card and tags["apex.contract_sha256"] in card
+    assert f"{trained['test_log_loss']:.5f} | {trained['test_prior_log_loss']:.5f}" in card
+    assert "### Decision\n\nPromoted by test:" in card
+    note = httpx.get(f"{settings.tracking_uri}/api/2.0/mlflow/runs/get", params={"run_id": version.run_id}).json()
+    run_tags = {t["key"]: t["value"] for t in note["run"]["data"]["tags"]}
+    assert card.startswith(run_tags["mlflow.note.content"]) and run_tags["apex.data_docs_url"]
+
+    for step in ("train", "promote"):  # what the buttons of the Airflow tasks lead to
+        result = chain.results[step]
+        assert result["model_version_url"].endswith(f"/#/models/{settings.model_name}/versions/{version.version}")
+        assert result["mlflow_run_url"].endswith(f"/runs/{version.run_id}")
+    page = Path(validated["data_docs"]).read_text()
+    assert f'href="{settings.origin}"' in page and validated["data_sha256"] in page
+    assert f'href="{settings.tracking_uri}/#/models/{settings.model_name}"' in page
+    assert page.count('id="apex-lineage"') == 1
+
+
 def test_a_file_of_the_model_that_was_changed_is_noticed(chain: Any, tmp_path: Path) -> None:
     settings = chain.apex.but(home=tmp_path).settings
     registry = Registry(settings)

@@ -1,0 +1,96 @@
+"""The description of a model version: what it was made from, how good it is, and where to look further."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apex_ml.core.split import PARTS
+
+DECISION = "\n### Decision\n"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from. An address is empty where there is none: a step called by hand has no Airflow run."""
+
+    run: str
+    data_url: str
+    data_sha256: str
+    files: int
+    rows: int
+    accepted: int
+    airflow_url: str = ""
+    data_docs_url: str = ""
+
+    def tags(self) -> dict[str, str]:
+        """As tags of a run and a version; empty addresses are left out."""
+        found = {
+            "apex.data_url": self.data_url,
+            "apex.airflow_run_url": self.airflow_url,
+            "apex.data_docs_url": self.data_docs_url,
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def model_card(
+    provenance: Provenance,
+    about: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    model: Mapping[str, str],
+) -> str:
+    """Markdown about a model version.
+
+    `about` is the model's own record, `parts` the split's (first, last, examples of each part), `model` names and
+    values to show as they are (candidate, features, …).
+    """
+    source = provenance
+    dirty = ", with changes that are not committed" if about["dirty"] else ""
+    commit = f"`{about['git_commit']}`{dirty}" if about["git_commit"] else "unknown: not a checkout"
+    links = [
+        _link("Airflow run", source.airflow_url) or "no Airflow run: called by hand",
+        _link("Great Expectations: this validation", source.data_docs_url) or "no Data Docs",
+    ]
+    rows = [
+        ("Raw data", f"`{source.data_url}`, {_count(source.files, 'file')}, sha256 `{source.data_sha256}`"),
+        ("Rows", f"{source.rows:,} read, {source.accepted:,} accepted, {source.rows - source.accepted:,} quarantined"),
+        *(
+            (f"Part {name}", f"{parts[name]['first']} – {parts[name]['last']}, {parts[name]['examples']:,} orders")
+            for name in PARTS
+            if name in parts
+        ),
+        ("Looked from", f"{about['as_of']}, split {about['split']}{'' if about['promotable'] else ', not promotable'}"),
+        ("Contract", f"sha256 `{about['contract_sha256']}`, features `{about['features_sha256']}`"),
+        ("Code", f"git {commit}, seed {about['seed']}"),
+        *((name.capitalize(), value) for name, value in model.items()),
+    ]
+    lines = [f"Apex run `{source.run}`. {' · '.join(links)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in rows]
+    lines += ["", "| log loss | model | class prior | difference |", "|---|---|---|---|"]
+    for part in ("validation", "test"):
+        loss, prior = metrics[f"{part}_log_loss"], metrics[f"{part}_prior_log_loss"]
+        lines.append(f"| {part} | {loss:.5f} | {prior:.5f} | {loss / prior - 1:+.2%} |")
+    lines += ["", f"On test: ECE {metrics['test_ece']:.4f}, accuracy {metrics['test_accuracy']:.3f}."]
+    return "\n".join(lines) + "\n"
+
+
+def with_decision(card: str, promoted: bool, who: str, reasons: Sequence[str], report_url: str = "") -> str:
+    """The description with the gate's decision as its last section, in place of an earlier one."""
+    verdict = f"{'Promoted' if promoted else 'Rejected'} by {who}:\n"
+    listed = "".join(f"- {reason}\n" for reason in reasons)
+    report = _link("Report", report_url)
+    return card.partition(DECISION)[0] + f"{DECISION}\n{verdict}\n{listed}" + (report and f"\n{report}\n")
+
+
+def _link(name: str, url: str) -> str:
+    return f"[{name}]({url})" if url else ""
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,81 @@
+"""The description of a model version: what it must tell, and what it must not lose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from apex_ml.core.model_card import Provenance, model_card, with_decision
+
+SOURCE = Provenance(
+    run="night-1",
+    data_url="/raw",
+    data_sha256="d" * 64,
+    files=8,
+    rows=1_250_000,
+    accepted=1_249_000,
+    airflow_url="http://airflow/dags/apex_retrain/runs/1",
+    data_docs_url="http://airflow/apex/data-docs/1.html",
+)
+ABOUT: dict[str, Any] = {
+    "as_of": "2024-08-24",
+    "split": "temporal",
+    "promotable": True,
+    "contract_sha256": "c" * 64,
+    "features_sha256": "f" * 64,
+    "git_commit": "abc123",
+    "dirty": False,
+    "seed": 42,
+}
+PARTS = {
+    name: {"first": f"2024-0{n}-01", "last": f"2024-0{n}-28", "examples": 1000 * n}
+    for n, name in enumerate(("train", "validation", "test"), 1)
+}
+METRICS = {
+    "validation_log_loss": 0.99,
+    "validation_prior_log_loss": 1.0,
+    "test_log_loss": 1.02,
+    "test_prior_log_loss": 1.0,
+    "test_ece": 0.004,
+    "test_accuracy": 0.5,
+}
+
+
+def card(source: Provenance = SOURCE, **about: Any) -> str:
+    return model_card(source, ABOUT | about, PARTS, METRICS, {"candidate": "xgboost"})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "| Raw data | `/raw`, 8 files, sha256 `" + "d" * 64 + "` |",
+        "| Rows | 1,250,000 read, 1,249,000 accepted, 1,000 quarantined |",
+        "| Part validation | 2024-02-01 – 2024-02-28, 2,000 orders |",
+        "| Contract | sha256 `" + "c" * 64,
+        "git `abc123`, seed 42",
+        "| validation | 0.99000 | 1.00000 | -1.00% |",
+        "| test | 1.02000 | 1.00000 | +2.00% |",
+        "[Airflow run](http://airflow/dags/apex_retrain/runs/1)",
+        "[Great Expectations: this validation](http://airflow/apex/data-docs/1.html)",
+    ],
+)
+def test_it_tells(told: str) -> None:
+    assert told in card()
+
+
+def test_what_is_not_there_is_said() -> None:
+    text = card(replace(SOURCE, airflow_url="", files=1), git_commit=None, promotable=False)
+    assert "no Airflow run" in text and "[Airflow run]" not in text
+    assert "1 file," in text and "git unknown" in text and "not promotable" in text
+    assert "not committed" in card(dirty=True)
+    assert "apex.airflow_run_url" not in replace(SOURCE, airflow_url="").tags()
+
+
+def test_the_last_decision_stands_once() -> None:
+    first = with_decision(card(), False, "airflow", ["no better"])
+    again = with_decision(first, True, "a person", ["better", "not worse for any class"], "http://m/report.html")
+    assert again.startswith(card()) and again.count("### Decision") == 1
+    assert again.endswith("[Report](http://m/report.html)\n") and "Report" not in first
+    assert "Promoted by a person:\n\n- better\n- not worse" in again and "no better" not in again
