@@ -30,6 +30,7 @@ def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.Du
         }
         con = duckdb.connect(":memory:", config=config)
         try:
+            con.execute("SET enable_progress_bar = false")  # it would be drawn into a task's log
             yield con
         finally:
             con.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duck import one_row
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.core.history import POSITION, alike_sql, compact_sql, sorted_sql
+from apex_ml.core.history import POSITION, alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
 
 PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""
+COMPACT = "compact_orders"
 SORTED = "sorted_orders"
-"""Table of the rows by entity and day, each once, with what their history needs."""
+RANGE_ROWS = 2_500_000
+"""About so many rows are sorted at once: a few hundred MB."""
+BATCH_ROWS = 65_536
 
 
 def accepted_files(folder: Path) -> list[Path]:
@@ -28,37 +32,71 @@ def accepted_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-def sort_orders(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> tuple[int, int]:
-    """Make the view `PLACED` and the table `SORTED`. Returns (rows, repeated rows).
+class SortedOrders:
+    """The accepted rows by entity and day, each once, with what their history needs.
 
-    Repeated rows are looked for among the neighbours that are equal in what their history needs, then compared as a
-    whole; the one with the lowest position stays.
+    `rows` counts them all; `repeated` those left out, known when :meth:`tables` has ended. Rows are copied to DuckDB in
+    a compact form and sorted one range of entities at a time, so that time grows with the rows and a sort fits in
+    memory. The result does not depend on the ranges.
     """
-    names = ", ".join(literal(str(f)) for f in files)
-    columns = ", ".join(map(quoted, contract.columns))
-    starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
-    con.execute(
-        f"CREATE TEMP VIEW {PLACED} AS SELECT {columns},"
-        f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
-        f" FROM read_parquet([{names}], file_row_number = true)"
-    )
-    # two statements: DuckDB sorts a table of plain values faster than the dictionaries of parquet
-    con.execute(f"CREATE TEMP TABLE compact_orders AS {compact_sql(contract, PLACED)}")
-    con.execute(f"CREATE TABLE {SORTED} AS {sorted_sql(contract, 'compact_orders')}")
-    con.execute("DROP TABLE compact_orders")
-    (rows,) = one_row(con, f"SELECT count(*) FROM {SORTED}")
-    con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(contract, SORTED)}")
-    (alike,) = one_row(con, "SELECT count(*) FROM alike_orders")
-    if not alike:
-        return rows, 0
-    con.execute(
-        f"CREATE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED}"
-        f" SEMI JOIN alike_orders USING ({POSITION})"
-        f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
-    )
-    (repeated,) = one_row(con, "SELECT count(*) FROM repeated_orders")
-    con.execute(f"DELETE FROM {SORTED} WHERE {POSITION} IN (SELECT {POSITION} FROM repeated_orders)")
-    return rows, repeated
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path], range_rows: int = RANGE_ROWS
+    ) -> None:
+        self.contract, self.files, self.repeated = contract, files, 0
+        self._con = con
+        names = ", ".join(literal(str(f)) for f in files)
+        columns = ", ".join(map(quoted, contract.columns))
+        starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
+        self.rows: int = starts[-1]
+        con.execute(
+            f"CREATE TEMP VIEW {PLACED} AS SELECT {columns},"
+            f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
+            f" FROM read_parquet([{names}], file_row_number = true)"
+        )
+        # a table of its own: DuckDB sorts plain values faster than the dictionaries of parquet
+        con.execute(f"CREATE TEMP TABLE {COMPACT} AS {compact_sql(contract, PLACED)}")
+        self._cuts = self._quantiles(-(-self.rows // range_rows))
+
+    def _quantiles(self, ranges: int) -> list[str]:
+        """Entities that cut the rows into about equal ranges."""
+        if ranges < 2:
+            return []
+        entity = quoted(self.contract.entity)
+        sample = f"SELECT {entity} FROM {COMPACT} USING SAMPLE 2 PERCENT (system, 42)"
+        drawn = [name for (name,) in self._con.execute(f"SELECT {entity} FROM ({sample}) ORDER BY 1").fetchall()]
+        return list(dict.fromkeys(drawn[len(drawn) * i // ranges] for i in range(1, ranges) if drawn))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows, once, in tables that hold whole entities."""
+        entity = quoted(self.contract.entity)
+        for low, high in pairwise([None, *self._cuts, None]):
+            sides = ((">=", low), ("<", high))
+            bounds = [f"{entity} {sign} {literal(name)}" for sign, name in sides if name is not None]
+            within = f"(SELECT * FROM {COMPACT} WHERE {' AND '.join(bounds)})" if bounds else COMPACT
+            self._con.execute(f"CREATE TEMP TABLE {SORTED} AS {sorted_sql(self.contract, within)}")
+            if high is None:
+                self._con.execute(f"DROP TABLE {COMPACT}")
+            self.repeated += self._drop_repeated()
+            reader = self._con.sql(f"SELECT * FROM {SORTED}").to_arrow_reader(BATCH_ROWS)
+            for table in whole_entities(reader, self.contract.entity):
+                yield settle_ties(self.contract, table)
+            self._con.execute(f"DROP TABLE {SORTED}")
+
+    def _drop_repeated(self) -> int:
+        """Repeated rows are equal in what their history needs, then compared as a whole; the first position stays."""
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE alike_orders AS {alike_sql(self.contract, SORTED)}")
+        if not one_row(self._con, "SELECT count(*) FROM alike_orders")[0]:
+            return 0
+        columns = ", ".join(map(quoted, self.contract.columns))
+        self._con.execute(
+            f"CREATE OR REPLACE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED}"
+            f" SEMI JOIN alike_orders USING ({POSITION})"
+            f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
+        )
+        repeated: int = one_row(self._con, "SELECT count(*) FROM repeated_orders")[0]
+        self._con.execute(f"DELETE FROM {SORTED} WHERE {POSITION} IN (SELECT {POSITION} FROM repeated_orders)")
+        return repeated
 
 
 class CodedColumns:

@@ -57,18 +57,39 @@ def _keys(contract: Contract) -> list[str]:
 
 
 def sorted_sql(contract: Contract, compact: str) -> str:
-    """SQL: the rows of :func:`compact_sql` by entity, day, target and measures."""
-    return f"SELECT * FROM {compact} ORDER BY {', '.join([*_keys(contract), POSITION])}"
+    """SQL: the rows of :func:`compact_sql` by entity and day. A longer key would make the sort several times slower."""
+    return f"SELECT * FROM {compact} ORDER BY {quoted(contract.entity)}, {DAY}"
+
+
+def settle_ties(contract: Contract, table: pa.Table) -> pa.Table:
+    """Rows sorted by entity and day with those of one entity and day by target, measures (null last) and position."""
+    entities, days = table.column(contract.entity).combine_chunks(), table.column(DAY).to_numpy()
+    tied = np.zeros(table.num_rows + 1, bool)
+    if table.num_rows:
+        tied[1:-1] = pc.equal(entities[1:], entities[:-1]).to_numpy(zero_copy_only=False) & (days[1:] == days[:-1])
+    rows = np.flatnonzero(tied[1:] | tied[:-1])
+    if not len(rows):
+        return table
+    keys = [table.column(POSITION).to_numpy()[rows]]
+    for measure in reversed(contract.named("measure")):
+        column = table.column(exact_name(measure))
+        keys += [_integers(table, exact_name(measure))[rows], column.is_null().to_numpy()[rows]]
+    keys += [table.column(PLACE).to_numpy()[rows], np.cumsum(~tied[:-1])[rows]]
+    order = np.arange(table.num_rows)
+    order[rows] = rows[np.lexsort(keys)]
+    return table.take(pa.array(order))
 
 
 def alike_sql(contract: Contract, ordered: str) -> str:
-    """SQL: positions of the rows that have a neighbour equal in entity, day, target and measures.
+    """SQL: positions of the rows that have another equal in entity, day, target and measures.
 
     Only these can be repeated rows. `ordered` is a table made by :func:`sorted_sql`, read in the order of its rows.
     """
-    hashed = f"SELECT {POSITION}, hash({', '.join(_keys(contract))}) AS this FROM {ordered}"
-    pairs = f"SELECT *, lag({POSITION}) OVER () AS earlier, lag(this) OVER () AS before FROM ({hashed})"
-    return f"SELECT DISTINCT unnest([{POSITION}, earlier]) AS {POSITION} FROM ({pairs}) WHERE this = before"
+    keys = _keys(contract)
+    hashed = f"SELECT hash({', '.join(keys[:2])}) AS near, [{POSITION}, hash({', '.join(keys)})] AS this FROM {ordered}"
+    pairs = f"SELECT *, lag(near) OVER () AS before, lag(this) OVER () AS earlier FROM ({hashed})"
+    close = f"SELECT DISTINCT unnest([this, earlier]) AS row FROM ({pairs}) WHERE near = before"
+    return f"SELECT row[1] AS {POSITION} FROM ({close}) QUALIFY count(*) OVER (PARTITION BY row[2]) > 1"
 
 
 def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
@@ -95,7 +116,7 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 
 
 class Replay:
-    """Orders sorted by :func:`sorted_sql`, all rows of an entity among them, with what came before each.
+    """Orders with what came before each; sorted by :func:`sorted_sql` and :func:`settle_ties`, entities whole.
 
     States are tables of the entity, the timestamp and the columns of
     :func:`~apex_ml.core.features.state_columns`.

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck
-from apex_ml.adapters.orders import SORTED, CodedColumns, accepted_files, sort_orders
+from apex_ml.adapters.orders import BATCH_ROWS, CodedColumns, SortedOrders, accepted_files
 from apex_ml.adapters.store import sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import finish, state_columns
-from apex_ml.core.history import POSITION, Replay, settle_by_attributes, whole_entities
+from apex_ml.core.history import POSITION, Replay, settle_by_attributes
 from apex_ml.errors import DataError
 from apex_ml.steps.folder import StepContext, read_manifest, run_step
 from apex_ml.steps.validate import ACCEPTED
@@ -30,7 +30,6 @@ from apex_ml.steps.validate import ACCEPTED
 logger = logging.getLogger(__name__)
 EXAMPLES = "examples.parquet"
 SNAPSHOT = "snapshot.parquet"
-BATCH_ROWS = 131_072
 
 
 def elt(context: StepContext) -> dict[str, Any]:
@@ -73,17 +72,19 @@ def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, 
     contract, settings = context.contract, context.settings
     files = accepted_files(context.folder("validate") / ACCEPTED)
     with duck.connect(settings, folder.parent) as con, duck.errors_name("elt"):
-        rows, repeated = sort_orders(con, contract, files)
+        orders = SortedOrders(con, contract, files)
         with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
-            for table in make_examples(con, contract, files, settings.threads, as_of, snapshot.write):
+            for table in make_examples(orders, settings.threads, as_of, snapshot.write):
                 examples.write(table)
     if not examples.rows:
         raise DataError("elt: the accepted rows hold no order to learn from")
-    logger.info("elt rows=%s repeated=%s examples=%s entities=%s", rows, repeated, examples.rows, snapshot.rows)
+    logger.info(
+        "elt rows=%s repeated=%s examples=%s entities=%s", orders.rows, orders.repeated, examples.rows, snapshot.rows
+    )
     return {
         "raw": validated.get("raw"),
-        "rows": rows,
-        "repeated": repeated,
+        "rows": orders.rows,
+        "repeated": orders.repeated,
         "examples": examples.rows,
         "entities": snapshot.rows,
         "as_of": as_of.isoformat(),
@@ -116,32 +117,29 @@ class ParquetSink:
 
 
 def make_examples(
-    con: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    files: Sequence[Path],
+    orders: SortedOrders,
     threads: int,
     as_of: date | None = None,
     on_snapshot: Callable[[pa.Table], None] | None = None,
 ) -> Iterator[pa.Table]:
-    """Examples with their features, of the orders that :func:`~apex_ml.adapters.orders.sort_orders` sorted.
+    """Examples with their features.
 
     Last orders come by day and entity, every order by entity and day. With `as_of` the snapshot of that day is handed
     over part by part, by entity. Rows stream; of an entity one row of integers is kept.
     """
-
+    contract, files = orders.contract, orders.files
     columns = CodedColumns(contract, files, tuple(dict.fromkeys((contract.target, *contract.features.attributes))))
 
-    def replay(orders: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
-        replayed = Replay(contract, orders)
+    def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
+        replayed = Replay(contract, table)
         snapshot = None if as_of is None else replayed.snapshot(as_of)
         if contract.features.grain == "every_order":
             return _finished(contract, replayed.every_order(), columns), None, snapshot
         return *replayed.last_orders(), snapshot
 
-    reader = con.sql(f"SELECT * FROM {SORTED}").to_arrow_reader(BATCH_ROWS)
     parts: list[pa.Table] = []
     unsettled: list[pa.Array] = []
-    for part, positions, snapshot in in_order(replay, whole_entities(reader, contract.entity), threads):
+    for part, positions, snapshot in in_order(replay, orders.tables(), threads):
         if on_snapshot is not None and snapshot is not None:
             on_snapshot(snapshot)
         if positions is None:
@@ -150,7 +148,7 @@ def make_examples(
             parts.append(part)
             unsettled.append(positions)
     if parts:
-        states = _settled(contract, files, pa.concat_tables(parts), pa.concat_arrays(unsettled))
+        states = _settled(contract, files, pa.concat_tables(parts).combine_chunks(), pa.concat_arrays(unsettled))
         by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
         cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
         yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), columns), cuts, threads)

@@ -24,7 +24,18 @@ from rich.table import Table
 
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import git_commit
-from tests.bench import dags, gate, main_job, quality, score, steps, suite  # noqa: F401  (importing registers)
+from tests.bench import (  # noqa: F401  (importing registers)
+    dags,
+    features,
+    gate,
+    main_job,
+    models,
+    quality,
+    retrain,
+    score,
+    steps,
+    suite,
+)
 from tests.bench.registry import MEASUREMENTS, Row
 from tests.bench.scene import Scene
 

@@ -50,19 +50,19 @@ def steps(scene: Scene) -> Iterator[Row]:
         yield Row(f"{step}, seconds", run.seconds, "s", None, Beside(name, floor.seconds))
         yield Row(f"{step}, peak memory", run.peak_mib, "MiB", None, Beside(name, floor.peak_mib))
     loss = float(ended["train"].result["validation_log_loss"])
-    table = _table_log_loss(f"{folder}/split", TABLE_OF, contract.target)
+    table = table_log_loss(f"{folder}/split", TABLE_OF, contract.target, "validation")
     beside = Beside(f"log loss of a frequency table of {TABLE_OF}", table)
     yield Row("validation log loss, ratio to the table's", loss / table, "", 1.005, beside, f"log loss {loss:.5f}")
 
 
-def _table_log_loss(parts: str, column: str, target: str) -> float:
-    """Validation log loss of the class shares a level, counted on the training part."""
+def table_log_loss(parts: str, column: str, target: str, part: str) -> float:
+    """Log loss on a part of the class shares a level, counted on the training part."""
     query = f"""
         WITH counts AS (SELECT {column}, {target}, count(*) AS n FROM '{parts}/train.parquet' GROUP BY ALL),
              shares AS (SELECT {column}, {target}, n / sum(n) OVER (PARTITION BY {column}) AS share FROM counts)
         SELECT avg(-ln(share)), count(*) FILTER (WHERE share IS NULL)
-        FROM '{parts}/validation.parquet' LEFT JOIN shares USING ({column}, {target})
+        FROM '{parts}/{part}.parquet' LEFT JOIN shares USING ({column}, {target})
     """
     loss, unknown = duckdb.execute(query).fetchall()[0]
-    assert unknown == 0, f"{unknown} validation orders of a kind that the training part does not have"
+    assert unknown == 0, f"{unknown} {part} orders of a kind that the training part does not have"
     return float(loss)

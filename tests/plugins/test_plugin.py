@@ -40,6 +40,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
     assert loaded["plugins"] == ["apex"] and loaded["errors"] == {} and loaded["same_class"]
     assert loaded["modules"] == [
         "apex_airflow",
+        "apex_airflow.approval",
         "apex_airflow.assets",
         "apex_airflow.drop_trigger",
         "apex_airflow.links",

@@ -15,20 +15,27 @@ import pyarrow.parquet as pq
 import pytest
 from features_by_hand import FIRST, Row, as_table, random_orders, reference_example, reference_features, with_features
 
-from apex_ml.adapters.orders import accepted_files, sort_orders
+from apex_ml.adapters import orders as orders_of_run
+from apex_ml.adapters.orders import SortedOrders, accepted_files
 from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
 from apex_ml.steps.folder import StepContext
-from apex_ml.steps.score import Scorer, _features_query
+from apex_ml.steps.score import Scorer, features_query
 
 AS_OF = FIRST + timedelta(days=40)
 
 
 def made(
-    contract: Contract, rows: Sequence[Row], folder: Path, *, files: int = 3, as_of: date | None = None
+    contract: Contract,
+    rows: Sequence[Row],
+    folder: Path,
+    *,
+    files: int = 3,
+    as_of: date | None = None,
+    range_rows: int = 40,
 ) -> tuple[list[Row], list[Row], int]:
     """(examples, snapshot, repeated rows) of rows that lie in several files."""
     folder.mkdir(parents=True)
@@ -38,9 +45,9 @@ def made(
     snapshot: list[Row] = []
     with duckdb.connect() as con:
         paths = accepted_files(folder)
-        _, repeated = sort_orders(con, contract, paths)
-        parts = list(make_examples(con, contract, paths, 2, as_of, lambda t: snapshot.extend(t.to_pylist())))
-    return [row for part in parts for row in part.to_pylist()], snapshot, repeated
+        orders = SortedOrders(con, contract, paths, range_rows)
+        parts = list(make_examples(orders, 2, as_of, lambda t: snapshot.extend(t.to_pylist())))
+    return [row for part in parts for row in part.to_pylist()], snapshot, orders.repeated
 
 
 def _plain(value: Any) -> Any:
@@ -65,7 +72,8 @@ def assert_alike(found: Sequence[Row], expected: Sequence[Row]) -> None:
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut clients and days at many places."""
-    monkeypatch.setattr(step, "BATCH_ROWS", 16)
+    for module in (step, orders_of_run):
+        monkeypatch.setattr(module, "BATCH_ROWS", 16)
 
 
 @pytest.mark.parametrize("lag", [0, 7])
@@ -85,6 +93,17 @@ def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: 
     found, _, repeated = made(wanted, rows, tmp_path / "a")
     assert repeated == 0
     assert_alike(keyed(wanted, found), keyed(wanted, expected))
+
+
+@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, grain: str) -> None:
+    wanted = with_features(contract, grain=grain)
+    rows = random_orders(wanted, 5, clients=30, orders=500, days=12)
+    rows += rows[:40]
+    whole = made(wanted, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
+    for size in (1, 50, 170):
+        assert made(wanted, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
+    assert whole[2] >= 40
 
 
 def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
@@ -162,7 +181,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
         replace(context, contract=wanted), None, None, tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted"
     )
     with duckdb.connect() as con:
-        states = con.sql(_features_query(con, scorer, tmp_path / "drop.parquet", "drop")).to_arrow_table()
+        states = con.sql(features_query(con, scorer, tmp_path / "drop.parquet", "drop")).to_arrow_table()
     features = finish(wanted, states)
     for name in (wanted.entity, wanted.timestamp):
         features = features.append_column(name, states.column(name))
