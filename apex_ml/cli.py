@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retrain": ("apex_ml.platform.commands:retrain", "Trigger apex_retrain and wait for it."),
     "validate": ("apex_ml.steps.commands:validate", "Step: check the raw files, quarantine bad rows."),
     "elt": ("apex_ml.steps.commands:elt", "Step: features as of the moment, one example a client."),
+    "outcomes": ("apex_ml.steps.commands:outcomes", "Step: what became of scored orders, from later raw data."),
     "split": ("apex_ml.steps.commands:split", "Step: train, validation and test parts."),
     "train": ("apex_ml.steps.commands:train", "Step: fit, evaluate and register a challenger."),
     "promote": ("apex_ml.steps.commands:promote", "Step: champion or challenger, on evidence."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from apex_airflow.approval import ApprovalOperator, answer_args
@@ -19,7 +20,8 @@ with DAG(
     doc_md="""
 ### Nightly retraining
 `validate → elt → split → train → promote`, each task one `apex` command in a process of its own. Its result is the
-task's XCom; the button *Data Docs* or *MLflow run* on a task leads to what it made.
+task's XCom; the button *Data Docs* or *MLflow run* on a task leads to what it made. Beside them `outcomes` looks up
+what became of orders that were scored before; `promote` waits for it, and goes on even when it fails.
 
 A night without new raw data ends early, as a success: `validate` is skipped and says since when. Tick **force** to
 retrain all the same. A challenger that does not prove better is rejected; that too is a success. A new champion wakes
@@ -62,6 +64,17 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         step="elt",
         doc_md="Make one example a client, its last order, with features known just before that order.",
     )
+    outcomes = StepOperator(
+        task_id="outcomes",
+        step="outcomes",
+        doc_md="Match the channels of raw orders with their scores, where client and date are unique on both sides. "
+        "The coverage is in the XCom and in `apex.outcome_coverage`. A failure here is red, but stops nothing.",
+    )
+    outcomes_over = EmptyOperator(
+        task_id="outcomes_over",
+        trigger_rule="all_done",
+        doc_md="Does nothing; it comes after `outcomes` however that ended, so that a failure does not stop `promote`.",
+    )
     split = StepOperator(
         task_id="split",
         step="split",
@@ -85,6 +98,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
     )
 
     validate >> elt >> split >> train
+    elt >> outcomes >> outcomes_over
     if settings.approval:
         decide = StepOperator(
             task_id="decide",
@@ -100,9 +114,9 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
             doc_md="Wait for a person's answer under *Required Actions*. Nothing is asked when the gate did not "
             "promote. A refusal is recorded by `promote`.",
         )
-        train >> decide >> approve >> promote
+        [train, outcomes_over] >> decide >> approve >> promote
     else:
-        train >> promote
+        [train, outcomes_over] >> promote
     if settings.shadow_days:
         reconsider = StepOperator(
             task_id="reconsider",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ BAD_DROP = "bad_drop"
 """Kind of the alert that a drop cannot be scored."""
 NAME_LOCK = 7_261_003
 """Mixed into the key of the advisory lock on a drop's name."""
+OUTCOMES_LOCK = 7_261_008
+"""Key of the advisory lock under which one process at a time matches outcomes."""
 
 
 class ClassFigures(NamedTuple):
@@ -191,6 +193,41 @@ def write_outcomes(cursor: Any, run_id: int, table: pa.Table) -> None:
         "source", pa.array(["drop"] * n)
     )
     cursor.adbc_ingest("outcomes", full, mode="append", db_schema_name="apex")
+
+
+def lock_outcomes(cursor: Any) -> None:
+    """Wait until no other transaction adds late outcomes; the lock ends with this one."""
+    cursor.execute("SELECT pg_advisory_xact_lock($1)", (OUTCOMES_LOCK,))
+
+
+def current_orders(cursor: Any, contract: Contract, first: date, last: date) -> pa.RecordBatchReader:
+    """Stream the current scores of orders of some days, both included.
+
+    The columns are run_id, row_nr, the contract's entity and timestamp, and `known`, the outcome or null, with its
+    `source`.
+    """
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    cursor.execute(
+        f"SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, o.observed AS known, o.source"
+        f" FROM apex.scored_orders_current AS s"
+        f" LEFT JOIN apex.outcomes AS o USING (run_id, row_nr)"
+        f" WHERE s.{when} BETWEEN $1::text::date AND $2::text::date",
+        (first.isoformat(), last.isoformat()),
+    )
+    return cursor.fetch_record_batch()
+
+
+def tell_again(cursor: Any, run_ids: list[int]) -> None:
+    """Put scoring runs back into the outbox, so that MLflow is told of outcomes that came after it was told of them."""
+    if run_ids:
+        listed = ", ".join(str(int(n)) for n in run_ids)
+        cursor.execute(f"UPDATE apex.mlflow_outbox SET sent_at = NULL WHERE run_id IN ({listed})")
+
+
+def coverage(cursor: Any) -> list[tuple[date, int, int]]:
+    """Day, current scores of orders of that day, and how many of them have an outcome; by day."""
+    cursor.execute("SELECT day, scored, with_outcome FROM apex.outcome_coverage ORDER BY day")
+    return [(day, int(scored), int(known)) for day, scored, known in cursor.fetchall()]
 
 
 def _without_nul(column: str) -> str:

@@ -97,6 +97,15 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
             "apex.drop_outcomes",
             "One row a drop, predicted and observed class: orders of the latest run whose truth is known.",
         ),
+        f"""CREATE OR REPLACE VIEW apex.outcome_coverage AS
+            SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
+                   count(o.observed)::double precision / count(*) AS share
+            FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
+        _comment(
+            "VIEW",
+            "apex.outcome_coverage",
+            "One row an order day: orders scored, and how many of them have a known outcome.",
+        ),
     ]
     statements += _shadow_ddl(contract)
     views = (
@@ -106,6 +115,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         "lineage",
         "shadow_comparison",
         "drop_outcomes",
+        "outcome_coverage",
     )
     return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
 

@@ -26,7 +26,7 @@ from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext, latest_manifest
 
 RETRAIN, SCORE = "apex_retrain", "apex_score"
-STEPS_IN_RETRAIN = 5
+STEPS_IN_RETRAIN = 6
 SIMULATED_ORDERS = 1_250_000
 DROP_ORDERS = 100_000
 POLL_SECONDS = 0.7

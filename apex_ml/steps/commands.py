@@ -85,6 +85,16 @@ def elt(run: str) -> None:
 
 @click.command()
 @_RUN
+@click.option("--newest", is_flag=True, help="Take the raw orders of the newest validated run instead of RUN's own.")
+def outcomes(run: str, newest: bool) -> None:
+    """Match the channel that raw orders had with their scores, where client and date are unique on both sides."""
+    from apex_ml.steps.outcomes import outcomes as work
+
+    _command("outcomes", work, run, newest=newest)
+
+
+@click.command()
+@_RUN
 @click.option(
     "--strategy",
     type=click.Choice(["temporal", "stratified_random", "legacy"]),

@@ -23,6 +23,7 @@ READABLE = (
     "model_history",
     "lineage",
     "shadow_comparison",
+    "outcome_coverage",
 )
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["score", "promote", "validate", "elt", "commands"])
+@pytest.mark.parametrize("module", ["score", "promote", "validate", "elt", "outcomes", "commands"])
 def test_importing_a_step_imports_no_slow_library(module: str) -> None:
     slow = "{'mlflow', 'great_expectations', 'airflow'}"
     code = f"import sys, apex_ml.steps.{module}; print(sorted({slow} & set(sys.modules)))"

@@ -1,0 +1,171 @@
+"""Step outcomes: what became of scored orders, as the accepted raw orders of later files tell it.
+
+A raw order and a score belong together when they are of one client and one date and nothing else is: no other current
+score, no other raw order. Whatever is not unique stays without an outcome and is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from apex_ml.adapters import duck, scored
+from apex_ml.adapters.orders import accepted_files
+from apex_ml.adapters.store import scratch_folder
+from apex_ml.contract.masks import ROW_NR, literal, quoted
+from apex_ml.contract.model import Contract
+from apex_ml.errors import DataError
+from apex_ml.faults import reach
+from apex_ml.steps.folder import StepContext, latest_manifest, read_manifest
+from apex_ml.steps.validate import ACCEPTED
+
+logger = logging.getLogger(__name__)
+BATCH_ROWS = 131_072
+TOLD = 5
+KINDS = ("matched", "already_known", "ambiguous", "contradicted")
+AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
+"""Names of the ages of an order in days, each with its last day; older is the next one."""
+OLDER = "91-"
+_SCHEMA = pa.schema(
+    [("run_id", pa.int64()), (ROW_NR, pa.int64()), ("observed", pa.string()), ("source", pa.string())]  # of the table
+)
+
+
+def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
+    """Add to apex.outcomes what a run's accepted raw orders tell of the current scores; again, and nothing is added.
+
+    The current scores are those of the latest run of every drop that is not superseded. Each of them whose client and
+    date stand in raw is counted once:
+
+    - `matched`: unique on both sides and new: added, with the source ``raw``;
+    - `already_known`: it has an outcome, and raw agrees;
+    - `contradicted`: it has an outcome, and no raw order of that client and date agrees, or it came from raw and raw
+      has another target now as well. The outcome stays;
+    - `ambiguous`: not unique on one side or the other. Repeated raw rows, equal in every column, are one order.
+
+    `coverage` tells the current scores of every age, in days before the run's `as_of`, with and without outcome. With
+    `newest` the raw orders are those of the newest validated run, whichever it is. One transaction; raises
+    :class:`~apex_ml.errors.DataError` when the run is not validated.
+    """
+    validated = latest_manifest(context, "validate") if newest else read_manifest(context.folder("validate"))
+    if validated is None:
+        raise DataError("outcomes --newest: no run has been validated yet; run: apex validate --run NAME")
+    files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
+    as_of = date.fromisoformat(validated["result"]["as_of"])
+    with (
+        scratch_folder(context.processed, "outcomes") as scratch,
+        duck.connect(context.settings, scratch) as con,
+        duck.errors_name("outcomes"),
+        scored.transaction(context.settings) as cursor,
+    ):
+        scored.lock_outcomes(cursor)
+        counts = dict.fromkeys(KINDS, 0)
+        if _load_scores(con, cursor, context.contract, files):
+            _match(con, context.contract, files)
+            counts |= dict(
+                con.execute("SELECT kind, count(*) FROM matches WHERE kind IS NOT NULL GROUP BY 1").fetchall()
+            )
+            _add(con, cursor)
+            _tell_contradictions(con, counts["contradicted"])
+        reach("outcomes_written")
+        covered = coverage_by_age(scored.coverage(cursor), as_of)
+    logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
+    return {
+        "run": context.run,
+        "step": "outcomes",
+        "raw_run": validated["run"],
+        **counts,
+        "as_of": as_of.isoformat(),
+        "coverage": covered,
+    }
+
+
+def coverage_by_age(days: Sequence[tuple[date, int, int]], as_of: date) -> dict[str, dict[str, Any]]:
+    """Add up (day, scored, with outcome) by age; ages without an order are left out.
+
+    >>> days = [(date(2024, 8, 1), 8, 6), (date(2024, 8, 20), 4, 1), (date(2024, 8, 24), 5, 0)]
+    >>> {age: row["share"] for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
+    {'coming': 0.0, '1-7': 0.25, '15-30': 0.75}
+    """
+    sums = {name: [0, 0] for name in (*(name for name, _ in AGES), OLDER)}
+    for day, orders, known in days:
+        age = (as_of - day).days
+        total = sums[next((name for name, last in AGES if age <= last), OLDER)]
+        total[0] += orders
+        total[1] += known
+    return {n: {"scored": s, "with_outcome": k, "share": round(k / s, 4)} for n, (s, k) in sums.items() if s}
+
+
+def _source(files: Sequence[Path]) -> str:
+    return f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
+
+
+def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract, files: Sequence[Path]) -> int:
+    """Make the table `scores` of the current scores of the days that raw spans; returns its rows."""
+    when = quoted(contract.timestamp)
+    first, last = duck.one_row(con, f"SELECT min({when}), max({when}) FROM {_source(files)}") if files else (None, None)
+    if first is None:
+        return 0
+    reader = scored.current_orders(cursor, contract, first, last)
+    rows = 0
+    con.register("part", reader.schema.empty_table())
+    con.execute("CREATE TEMP TABLE scores AS SELECT * FROM part")
+    for batch in reader:  # not read by DuckDB itself, which would tell a lost Postgres as an error of its own
+        con.register("part", pa.Table.from_batches([batch]))
+        con.execute("INSERT INTO scores SELECT * FROM part")
+        rows += batch.num_rows
+    return rows
+
+
+def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> None:
+    """Make the table `matches`: the scores whose client and date stand in raw, with what raw tells and its kind.
+
+    The kind is null where raw has the one order but not its target.
+    """
+    key = ", ".join(map(quoted, (contract.entity, contract.timestamp)))
+    columns, target = ", ".join(map(quoted, contract.columns)), quoted(contract.target)
+    levels = ", ".join(map(literal, contract.classes))
+    con.execute(f"CREATE TEMP TABLE score_keys AS SELECT {key}, count(*) AS scores FROM scores GROUP BY {key}")
+    # only rows of scored clients and dates are compared as a whole, to take a repeated one once
+    con.execute(
+        f"CREATE TEMP TABLE raw_keys AS SELECT {key}, count(*) AS orders, min({target}) AS observed,"
+        f" coalesce(list(DISTINCT {target}) FILTER ({target} IS NOT NULL), []) AS told"
+        f" FROM (SELECT DISTINCT {columns} FROM {_source(files)} SEMI JOIN score_keys USING ({key})) GROUP BY {key}"
+    )
+    con.execute(
+        f"""CREATE TEMP TABLE matches AS
+            SELECT run_id, {ROW_NR}, known, observed, told,
+                   CASE WHEN known IS NOT NULL
+                        THEN CASE WHEN NOT list_contains(told, known) OR source = 'raw' AND len(told) > 1
+                                  THEN 'contradicted' ELSE 'already_known' END
+                        WHEN scores > 1 OR orders > 1 THEN 'ambiguous'
+                        WHEN observed IN ({levels}) THEN 'matched' END AS kind
+            FROM scores JOIN score_keys USING ({key}) JOIN raw_keys USING ({key})"""
+    )
+
+
+def _add(con: duckdb.DuckDBPyConnection, cursor: Any) -> None:
+    """Add the new outcomes, and let MLflow be told of their scoring runs once more."""
+    found = con.sql(f"SELECT run_id, {ROW_NR}, observed, 'raw' AS source FROM matches WHERE kind = 'matched'")
+    batches = (batch.cast(_SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
+    scored.write_orders(cursor, _SCHEMA, batches, table="outcomes")
+    runs = con.execute("SELECT DISTINCT run_id FROM matches WHERE kind = 'matched' ORDER BY 1").fetchall()
+    scored.tell_again(cursor, [run_id for (run_id,) in runs])
+
+
+def _tell_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:
+    if not number:
+        return
+    logger.warning("outcomes_contradicted orders=%s; the first outcome stays, as in:", number)
+    examples = con.execute(
+        f"SELECT run_id, {ROW_NR}, known, list_sort(told) FROM matches WHERE kind = 'contradicted'"
+        f" ORDER BY 1, 2 LIMIT {TOLD}"
+    )
+    for run_id, row_nr, known, told in examples.fetchall():
+        logger.warning("outcome_contradicted run_id=%s row_nr=%s known=%s raw=%s", run_id, row_nr, known, told)
