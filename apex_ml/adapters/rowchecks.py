@@ -47,10 +47,12 @@ class FileReport:
     filled: tuple[str, ...]
     added: tuple[str, ...]
     cast: tuple[tuple[str, str, str], ...]
+    query: str = ""
+    """SQL of the accepted rows, to be run under :func:`statistics_are_not_trusted` while the file is there."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "query"}
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -141,11 +143,13 @@ def check_file(
     accepted: Path,
     quarantined: Path,
     with_row_nr: bool = False,
+    copy: bool = True,
 ) -> FileReport:
     """Split one file into accepted rows and quarantined rows with all their reasons.
 
     `accepted` gets the contract's columns, normalised and cast (with `with_row_nr` also the row's position in the
-    file). `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
+    file); without `copy` only when the file itself will not do, and the report's `query` tells where the rows are.
+    `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
     `row` (JSON of the file's own values, texts of more than 10,000 characters cut). Raises
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
     required column.
@@ -156,7 +160,7 @@ def check_file(
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
     with errors_name(path.name), statistics_are_not_trusted(con):
-        return _split(con, Source(path, checks), accepted, quarantined, with_row_nr)
+        return _split(con, Source(path, checks), accepted, quarantined, with_row_nr, copy)
 
 
 @dataclass(frozen=True)
@@ -199,14 +203,20 @@ def _split(
     accepted: Path,
     quarantined: Path,
     with_row_nr: bool,
+    copy: bool,
 ) -> FileReport:
     """Look at every row cheaply, then closely at those in doubt; a file without any is copied as it came."""
     checks = source.checks
     columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
     rows, doubtful, repeated = look(con, source)
-    if not doubtful and not any(repeated):
-        _copy(con, f"{source.plain()} SELECT {columns} FROM plain", accepted)
-        return _report(source, rows, 0, {}, {}, {})
+    # repeats that only warn are counted: they take no row away
+    if not doubtful and (not any(repeated) or all(u.severity == "warning" for u in checks.unique)):
+        query = f"{source.plain()} SELECT {columns} FROM plain"
+        again_by_rule = _count_repeats(con, source, repeated)
+        if copy:
+            _copy(con, query, accepted)
+            query = f"SELECT * FROM {_parquet(accepted)}"
+        return _report(source, rows, 0, {}, again_by_rule, {}, query)
     if doubtful and checks.unique:  # rows may be equal only after they are normalised
         repeated = list(one_row(con, f"{source.staged()} SELECT {', '.join(_repeats(checks))} FROM staged"))
     again = [_repeated(con, source, nr, u) for nr, (u, n) in enumerate(zip(checks.unique, repeated, strict=True)) if n]
@@ -229,15 +239,31 @@ def _split(
         _copy(con, f"{source.staged(among)} SELECT {ROW_NR}, {row} FROM staged", quarantined)
     _copy(con, f"{source.staged()} SELECT {columns} FROM staged {keep}", accepted)
     found = iter(counts)
-    by_kind = [
-        {label: n for label, n in zip(labels, found, strict=False) if n}
-        for labels in (
-            [f"{r.column}: {r.rule}" for r in errors],
-            [f"{r.column}: {r.rule}" for r in warnings],
-            [f"{n.column}: {n.how}" for n in checks.normalised],
-        )
-    ]
-    return _report(source, rows, bad_rows, *by_kind)
+    labels = [[f"{r.column}: {r.rule}" for r in kind] for kind in (errors, warnings)]
+    labels.append([f"{n.column}: {n.how}" for n in checks.normalised])
+    by_kind = [{label: n for label, n in zip(of_kind, found, strict=False) if n} for of_kind in labels]
+    query = f"SELECT * FROM {_parquet(accepted)}"
+    return _report(source, rows, bad_rows, by_kind[0], by_kind[1], by_kind[2], query)
+
+
+def _parquet(path: Path) -> str:
+    return f"read_parquet({literal(str(path))})"
+
+
+def _count_repeats(con: duckdb.DuckDBPyConnection, source: Source, hashes: list[int]) -> dict[str, int]:
+    """How many rows repeat an earlier one, by their values and by unique rule; equal hashes only told to look."""
+    found = {}
+    for unique, n in zip(source.checks.unique, hashes, strict=True):
+        if n:
+            key = ", ".join(map(quoted, unique.columns))
+            twice = f"SELECT hash({key}) FROM plain GROUP BY 1 HAVING count(*) > 1"
+            query = f"SELECT count(*) - count(DISTINCT ({key})) FROM plain WHERE hash({key}) IN ({twice})"
+            (found[f"{unique.label}: {_stands_once(unique)}"],) = one_row(con, f"{source.plain()} {query}")
+    return {label: n for label, n in found.items() if n}
+
+
+def _stands_once(unique: UniqueColumns) -> str:
+    return f"{unique.name}: stands once in a file"
 
 
 def _report(
@@ -247,6 +273,7 @@ def _report(
     reasons: dict[str, int],
     warnings: dict[str, int],
     normalised: dict[str, int],
+    query: str,
 ) -> FileReport:
     schema = source.checks.schema
     return FileReport(
@@ -260,6 +287,7 @@ def _report(
         filled=schema.filled,
         added=schema.added,
         cast=schema.cast,
+        query=query,
     )
 
 
@@ -271,9 +299,7 @@ def _repeated(con: duckdb.DuckDBPyConnection, source: Source, nr: int, unique: U
     query = f"{source.staged()} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"
     con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
     condition = f"{ROW_NR} IN (SELECT {ROW_NR} FROM {table})"
-    return Reason(
-        unique.label, f"{unique.name}: stands once in a file", unique.severity, condition, columns=unique.columns
-    )
+    return Reason(unique.label, _stands_once(unique), unique.severity, condition, columns=unique.columns)
 
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

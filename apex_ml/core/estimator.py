@@ -69,6 +69,26 @@ class Encoder:
         return matrix
 
 
+def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of the distinct rows of a float32 matrix (n, f), and for each row which of them it is, shape (n,).
+
+    Rows are the same when their bits are. None when more than half of the rows are distinct: then it is not worth it.
+    """
+    bits = x.view(np.uint32)
+    # odd multipliers mix the columns into one number a row; that equal numbers mean equal rows is checked below
+    mixed = np.zeros(len(x), np.uint64)
+    for column in bits.T:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    found = pa.array(mixed).dictionary_encode()
+    if 2 * len(found.dictionary) > len(x):
+        return None
+    inverse = found.indices.to_numpy()
+    first = np.empty(len(found.dictionary), np.int64)
+    first[inverse] = np.arange(len(x))
+    return (first, inverse) if np.array_equal(bits[first][inverse], bits) else None
+
+
 @dataclass(frozen=True)
 class Model:
     """Everything needed to score, and what the model was made from.
@@ -95,7 +115,11 @@ class Model:
         """Probabilities before calibration, float32, shape (n, len(classes))."""
         if table.num_rows == 0:
             return np.empty((0, len(self.classes)), np.float32)
-        return self._scorer.predict(self.encoder.encode(table))
+        x = self.encoder.encode(table)
+        if (found := distinct_rows(x)) is None:
+            return self._scorer.predict(x)
+        first, inverse = found
+        return np.take(self._scorer.predict(x[first]), inverse, axis=0)
 
     def probabilities(self, table: pa.Table) -> np.ndarray:
         """Calibrated probability of each class for n rows of features, float32, shape (n, len(classes))."""

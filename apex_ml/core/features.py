@@ -10,6 +10,7 @@ the order in which rows were read or threads finished.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -241,41 +242,73 @@ def _trend(table: pa.Table, recipe: TargetTrendRecipe) -> np.ndarray:
     return slope
 
 
-def finish(contract: Contract, table: pa.Table) -> pa.Table:
+def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
+    """The state columns that :func:`finish` reads for these features, in the order of :func:`state_columns`."""
+    needed: set[str] = set()
+    for recipe in contract.features.history:
+        if isinstance(recipe, CountRecipe):
+            reads = {ORDERS: {ORDERS}}
+        elif isinstance(recipe, DaysSinceLastRecipe):
+            reads = {"history_days_since_last": {ORDERS, LAST_DATE}}
+        elif isinstance(recipe, LastTargetRecipe):
+            reads = {f"history_last_{contract.target}": {LAST_TARGET}}
+        elif isinstance(recipe, TargetShareRecipe):
+            reads = {f"history_share_{level}": {ORDERS, count_name(level)} for level in contract.classes}
+        elif isinstance(recipe, TargetTrendRecipe):
+            of_level = {count_name(recipe.level), days_name(recipe.level)}
+            reads = {f"history_trend_{recipe.level}": {ORDERS, LAST_DATE, DAYS, DAYS_SQUARED} | of_level}
+        else:
+            reads = {f"history_mean_{measure}": {sum_name(measure), known_name(measure)} for measure in recipe.columns}
+        needed |= {column for name, columns in reads.items() if not names or name in names for column in columns}
+    return tuple(name for name, _, _ in state_columns(contract) if name in needed)
+
+
+def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = None) -> pa.Table:
     """Add the features that depend on the order's own date; the one function behind training and scoring.
 
     `table` has the timestamp, the attributes and the state columns, n rows. Returns n rows of the columns of
-    :func:`feature_columns`: strings, and float64 with null where nothing is known.
+    :func:`feature_columns`: strings, and float64 with null where nothing is known. With `only`, those features alone
+    are made, and of the state the columns of :func:`state_needed` suffice; an empty one means all.
     """
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
-    orders = _integers(table, ORDERS)
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {n: table.column(n) for n in contract.features.attributes}
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+
+    def wanted(name: str) -> bool:
+        return not only or name in only
 
     def numeric(name: str, values: np.ndarray, unknown: np.ndarray | None = None) -> None:
         columns[name] = pa.array(values.astype(np.float64), mask=unknown)
 
+    for name in filter(wanted, contract.features.attributes):
+        columns[name] = table.column(name)
     for part in contract.features.calendar:
-        numeric(f"{contract.timestamp}_{part}", calendar_part(days, part))
+        if wanted(name := f"{contract.timestamp}_{part}"):
+            numeric(name, calendar_part(days, part))
     for recipe in contract.features.history:
         if isinstance(recipe, CountRecipe):
-            numeric(ORDERS, orders)
+            if wanted(ORDERS):
+                numeric(ORDERS, _integers(table, ORDERS))
         elif isinstance(recipe, DaysSinceLastRecipe):
-            numeric("history_days_since_last", days - _last_days(table), orders == 0)
+            if wanted(name := "history_days_since_last"):
+                numeric(name, days - _last_days(table), _integers(table, ORDERS) == 0)
         elif isinstance(recipe, LastTargetRecipe):
-            place = _integers(table, LAST_TARGET)
-            levels = pa.array([None, *contract.classes], pa.string())
-            columns[f"history_last_{contract.target}"] = levels.take(pa.array(place))
+            if wanted(name := f"history_last_{contract.target}"):
+                levels = pa.array([None, *contract.classes], pa.string())
+                columns[name] = levels.take(pa.array(_integers(table, LAST_TARGET)))
         elif isinstance(recipe, TargetShareRecipe):
             for level in contract.classes:
-                share = (_integers(table, count_name(level)) + recipe.smoothing / len(contract.classes)) / (
-                    orders + recipe.smoothing
-                )
-                numeric(f"history_share_{level}", share)
+                if wanted(name := f"history_share_{level}"):
+                    share = (_integers(table, count_name(level)) + recipe.smoothing / len(contract.classes)) / (
+                        _integers(table, ORDERS) + recipe.smoothing
+                    )
+                    numeric(name, share)
         elif isinstance(recipe, TargetTrendRecipe):
-            numeric(f"history_trend_{recipe.level}", _trend(table, recipe))
+            if wanted(name := f"history_trend_{recipe.level}"):
+                numeric(name, _trend(table, recipe))
         else:
             for measure in recipe.columns:
-                known = _integers(table, known_name(measure))
-                mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * unit(contract, measure))
-                numeric(f"history_mean_{measure}", mean, known == 0)
+                if wanted(name := f"history_mean_{measure}"):
+                    known = _integers(table, known_name(measure))
+                    mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * unit(contract, measure))
+                    numeric(name, mean, known == 0)
     return pa.table(columns)

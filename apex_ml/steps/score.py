@@ -20,13 +20,13 @@ from apex_ml.adapters import duck, partitions, scored, warehouse
 from apex_ml.adapters.inbox import Inbox, Waiting, seen
 from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
 from apex_ml.adapters.store import scratch_folder, sha256_of
 from apex_ml.contract.masks import ROW_NR, literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
 from apex_ml.core.estimator import Model
-from apex_ml.core.features import finish, state_columns, state_sql
+from apex_ml.core.features import finish, state_needed, state_sql
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.steps import champion as protocol
@@ -278,10 +278,11 @@ def _score_file(
             accepted=accepted,
             quarantined=quarantined,
             with_row_nr=True,
+            copy=False,
         )
         _refuse(report, contract)
         checked = time.monotonic()
-        query = features_query(con, scorer, accepted, name)
+        query = features_query(con, scorer, report.query, name)
         tally = _Tally(len(contract.classes))
         with scored.transaction(settings) as cursor:
             if again is None:
@@ -302,7 +303,7 @@ def _score_file(
                 )
             if own:
                 partitions.index_own(cursor, contract, run_id)
-            scored.write_outcomes(cursor, run_id, _observed(con, contract, accepted))
+            scored.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
             if report.quarantined:
                 scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
             reach("score_written")
@@ -336,23 +337,29 @@ def _refuse(report: FileReport, contract: Contract) -> None:
         )
 
 
-def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: Path, name: str) -> str:
-    """SQL of the drop's rows with each one's history state: from the snapshot, or as of an earlier date."""
-    contract = scorer.context.contract
+def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str, name: str) -> str:
+    """SQL of the drop's rows, given as SQL, with what the champion's features need.
+
+    That is the state of each one's history, from the snapshot, or as of an earlier date.
+    """
+    contract, features = scorer.context.contract, scorer.model.encoder.names
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    columns = ", ".join(map(quoted, [ROW_NR, *contract.named("entity", "timestamp", "attribute")]))
-    drop = f"read_parquet({literal(str(accepted))})"
+    attributes = [n for n in contract.named("attribute") if not features or n in features]
+    names = [ROW_NR, *contract.named("entity", "timestamp"), *attributes]
+    query = f"SELECT {', '.join(map(quoted, names))} FROM ({accepted})"
+    if not (needed := state_needed(contract, features)):
+        return query
     late, snapshot = literal(scorer.as_of), f"read_parquet({literal(str(scorer.snapshot))})"
-    with duck.errors_name(name):
-        con.execute(f"CREATE TEMP VIEW asked AS SELECT {columns} FROM {drop} WHERE {when} >= {late}")
-        con.execute(f"CREATE TEMP TABLE early AS SELECT {columns} FROM {drop} WHERE {when} < {late}")
+    states = ", ".join(f"s.{quoted(n)}" for n in needed)
+    with duck.errors_name(name), statistics_are_not_trusted(con):
+        con.execute(f"CREATE TEMP TABLE early AS SELECT * FROM ({query}) WHERE {when} < {late}")
         (early,) = duck.one_row(con, "SELECT count(*) FROM early")
-        states = ", ".join(f"s.{quoted(n)}" for n, _, _ in state_columns(contract))
-        query = f"SELECT a.*, {states} FROM asked AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
+        asked = f"({query})" if not early else f"(SELECT * FROM ({query}) WHERE {when} >= {late})"
+        query = f"SELECT a.*, {states} FROM {asked} AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
         if early:
             load_orders(con, contract, scorer.accepted)
-            state = state_sql(contract, "early", "orders")
-            query = f"{query} UNION ALL {with_state_sql(contract, 'early', state)}"
+            state = with_state_sql(contract, "early", state_sql(contract, "early", "orders"))
+            query = f"{query} UNION ALL SELECT {', '.join(map(quoted, [*names, *needed]))} FROM ({state})"
     return query
 
 
@@ -378,7 +385,7 @@ def _batches(
     contract = scorer.context.contract
     schema = _schema(contract)
     classes = pa.array(contract.classes)
-    with duck.errors_name(name):
+    with duck.errors_name(name), statistics_are_not_trusted(con):
         reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
         while True:
             begun = time.monotonic()
@@ -388,7 +395,7 @@ def _batches(
                 tally.features_seconds += time.monotonic() - begun
                 return
             table = pa.Table.from_batches([batch])
-            features = finish(contract, table)
+            features = finish(contract, table, scorer.model.encoder.names)
             featured = time.monotonic()
             tally.features_seconds += featured - begun
             p = scorer.model.probabilities(features)
@@ -407,12 +414,12 @@ def _batches(
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> pa.Table:
+def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str) -> pa.Table:
     target = quoted(contract.target)
     levels = ", ".join(map(literal, contract.classes))
-    drop = f"read_parquet({literal(str(accepted))})"
-    query = f"SELECT {ROW_NR}, {target} AS observed FROM {drop} WHERE {target} IN ({levels})"
-    return con.sql(query).to_arrow_table()
+    query = f"SELECT {ROW_NR}, {target} AS observed FROM ({accepted}) WHERE {target} IN ({levels})"
+    with statistics_are_not_trusted(con):
+        return con.sql(query).to_arrow_table()
 
 
 def _run_row(

@@ -19,7 +19,7 @@ import pyarrow as pa
 from apex_ml.adapters import duck, scored, warehouse
 from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.rowchecks import check_file
+from apex_ml.adapters.rowchecks import check_file, statistics_are_not_trusted
 from apex_ml.adapters.store import scratch_folder
 from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
@@ -94,8 +94,9 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             accepted=accepted,
             quarantined=scratch / "quarantined.parquet",
             with_row_nr=True,
+            copy=False,
         )
-        query = features_query(con, scorer, accepted, name)
+        query = features_query(con, scorer, report.query, name)
         with scored.transaction(settings) as cursor:
             claimed = scored.claim_shadow(
                 cursor,
@@ -127,10 +128,10 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     contract = scorer.context.contract
     classes, schema = pa.array(contract.classes), _schema(contract)
-    with duck.errors_name(name):
+    with duck.errors_name(name), statistics_are_not_trusted(con):
         for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
-            p = scorer.model.probabilities(finish(contract, table))
+            p = scorer.model.probabilities(finish(contract, table, scorer.model.encoder.names))
             n = len(p)
             columns = [
                 pa.array(np.full(n, run_id)),

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from apex_ml.core.candidates.xgboost_trees import TrainingSettings, balanced_weights, fit_xgboost
-from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model
+from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model, distinct_rows
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 
@@ -188,3 +188,31 @@ SOME = (np.ones((4, 1), np.float32), np.array([0, 1, 2, 0]))
 def test_nothing_to_learn_from(train: Any, validation: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         fit_xgboost(train, validation, 3, QUICK)
+
+
+MATRICES = [
+    (lambda random: random.integers(0, 3, (500, 2)).astype(np.float32), True),
+    (lambda random: random.choice(np.array([0.0, -0.0, np.nan, 1.5], np.float32), (500, 3)), True),
+    (lambda random: random.random((500, 3)).astype(np.float32), False),
+    (lambda random: np.zeros((1, 4), np.float32), False),
+]
+
+
+@pytest.mark.parametrize(("make", "worth_it"), MATRICES)
+def test_distinct_rows_lead_back_to_every_bit(make: Any, worth_it: bool) -> None:
+    x = make(np.random.default_rng(3))
+    found = distinct_rows(x)
+    assert (found is not None) is worth_it
+    if found is not None:
+        first, inverse = found
+        assert x[first][inverse].tobytes() == x.tobytes()
+        assert len(first) == len({row.tobytes() for row in x})
+
+
+def test_scoring_distinct_rows_changes_no_bit(fitted: tuple[Model, pa.Table, np.ndarray]) -> None:
+    model, table, _ = fitted
+    few = table.set_column(2, "amount", pa.array(np.round(table["amount"].to_numpy())))
+    x = model.encoder.encode(few)
+    assert distinct_rows(x) is not None and distinct_rows(model.encoder.encode(table)) is None
+    plain = xgb.Booster(model_file=bytearray(model.booster)).inplace_predict(x)
+    assert model.raw_probabilities(few).tobytes() == plain.tobytes()

@@ -24,6 +24,8 @@ from features_by_hand import (
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import (
+    LAST_DATE,
+    LAST_TARGET,
     FeatureColumn,
     calendar_part,
     examples_sql,
@@ -31,6 +33,7 @@ from apex_ml.core.features import (
     finish,
     snapshot_sql,
     state_columns,
+    state_needed,
     state_sql,
 )
 
@@ -163,3 +166,24 @@ def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: C
     }
     assert FeatureColumn(f"history_last_{contract.target}", "categorical", contract.classes) in columns
     assert all(a.name != b.name for a, b in pairwise(columns))
+
+
+def test_each_feature_alone_equals_itself_among_all_and_needs_no_other_state(contract: Contract) -> None:
+    rng = np.random.default_rng(5)
+    n = 200
+    states = {name: pa.array(rng.integers(0, 50, n)) for name, kind, _ in state_columns(contract) if kind == "BIGINT"}
+    states[LAST_TARGET] = pa.array(rng.integers(0, len(contract.classes) + 1, n))
+    states[LAST_DATE] = pa.array(rng.integers(19_000, 19_500, n).astype(np.int32)).cast(pa.date32())
+    rest = {contract.timestamp: pa.array(rng.integers(19_500, 19_900, n).astype(np.int32)).cast(pa.date32())}
+    rest |= {name: pa.array([f"{name}-{i % 7}" for i in range(n)]) for name in contract.features.attributes}
+    whole = finish(contract, pa.table(rest | states))
+    assert whole.column_names == [c.name for c in feature_columns(contract)]
+    for name in whole.column_names:
+        needed = state_needed(contract, [name])
+        alone = finish(contract, pa.table(rest | {k: states[k] for k in needed}), [name])
+        assert alone.column_names == [name] and alone[name].equals(whole[name]), name
+        for state in needed:  # none of them is asked for in vain
+            lacking = pa.table(rest | {k: states[k] for k in needed if k != state})
+            with pytest.raises(KeyError):
+                finish(contract, lacking, [name])
+    assert state_needed(contract, whole.column_names) == tuple(n for n, _, _ in state_columns(contract))

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ from apex_home import COMMAND, Apex
 from ledger import ROWS, counts, places, run, scored_rows
 from throwaway_home import free_ports
 
+from apex_ml.adapters import duck
+from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
-from apex_ml.core.estimator import Model
+from apex_ml.core.estimator import Encoder, Model
+from apex_ml.core.features import feature_columns, finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import list_drops
+from apex_ml.steps.score import features_query, list_drops, load_scorer
 
 Drop = Callable[..., Path]
 
@@ -208,6 +212,38 @@ def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
     stored = np.array([r[5:8] for r in found], np.float32)
     assert np.array_equal(stored, model.probabilities(test))
     assert [r[3] for r in found] == test[contract.timestamp].to_pylist()
+
+
+@pytest.mark.parametrize("wanted", ["history_", "history_trend_", "tipo_cliente_cd", ""])
+def test_scoring_gives_a_model_the_features_of_its_training_whatever_it_needs(
+    chain: Any, scoring: Apex, contract: Contract, tmp_path: Path, wanted: str
+) -> None:
+    """Half of the drop is dated before the snapshot; the snapshot's half is checked by the clients' next day."""
+    columns = tuple(c for c in feature_columns(contract) if c.name.startswith(wanted))
+    scorer = load_scorer(scoring.context("scoring"))
+    scorer = replace(scorer, model=replace(scorer.model, encoder=Encoder(columns)))
+    examples = pq.read_table(chain.apex.processed / "first" / "elt" / "examples.parquet").slice(0, 300)
+    names = contract.named("entity", "timestamp", "attribute")
+    early = examples.select([n for n in names if n in examples.column_names])
+    for name in set(names) - set(early.column_names):
+        early = early.append_column(name, pa.nulls(len(early), pa.string()))
+    day = pa.array([scorer.as_of] * 100, early.schema.field(contract.timestamp).type)
+    place = early.schema.get_field_index(contract.timestamp)
+    late = early.slice(0, 100).set_column(place, contract.timestamp, day)
+    drop = pa.concat_tables([early, late]).append_column(ROW_NR, pa.array(range(400)))
+    pq.write_table(drop, tmp_path / "drop.parquet")
+    with duck.connect(scoring.settings) as con:
+        query = features_query(con, scorer, f"SELECT * FROM '{tmp_path}/drop.parquet'", "drop")
+        asked = con.sql(f"SELECT * FROM ({query}) ORDER BY {ROW_NR}").to_arrow_table()
+        snapshot = con.sql(f"SELECT * FROM '{scorer.snapshot}'").to_arrow_table()
+    made = finish(contract, asked, scorer.model.encoder.names)
+    assert made.column_names == [c.name for c in columns]
+    for name in made.column_names:
+        assert made[name].slice(0, 300).to_pylist() == examples[name].to_pylist(), name
+    states = pa.table({contract.entity: late[contract.entity]}).append_column("nr", pa.array(range(100)))
+    states = states.join(snapshot, contract.entity).sort_by("nr").drop_columns([contract.entity])
+    joined = pa.table({n: late[n] for n in names} | {n: states[n] for n in states.column_names})
+    assert made.slice(300).to_pylist() == finish(contract, joined, scorer.model.encoder.names).to_pylist()
 
 
 def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop) -> None:
