@@ -36,20 +36,18 @@ def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, c
     def spoil(table: pa.Table) -> pa.Table:
         return table.set_column(0, "cliente_id", pa.array(["nobody", *table["cliente_id"].to_pylist()[1:]]))
 
+    # two versions of the same files, under a name of the test's own
+    like = Registry(chain.apex.settings).by_alias(CHAMPION)
+    assert like is not None
+    scoring = scoring.but(model_name="scored_again")
+    older, newer = (register(scoring.settings, "scored_again", like) for _ in range(2))
+    registry = Registry(scoring.settings)
+    registry.set_alias(CHAMPION, older)
     put_drop(changed=spoil)
     run(scoring)
     first = scored_rows(scoring)
-    name = scoring.settings.model_name
-    like = Registry(chain.apex.settings).by_alias(CHAMPION)
-    assert like is not None
-    # the same files under a new version, made champion by hand and back again
-    newer = register(scoring.settings, name, like)
-    registry = Registry(scoring.settings)
     registry.set_alias(CHAMPION, newer)
-    try:
-        result = again(scoring, "a.parquet")
-    finally:
-        registry.set_alias(CHAMPION, like.version)
+    result = again(scoring, "a.parquet")
     assert result["model_version"] == newer and result["drops"][0]["rows_scored"] == ROWS - 1
     assert counts(scoring) == (1, 2, 2 * (ROWS - 1))
     current = scoring.sql("SELECT DISTINCT model_version, run_id, count(*) OVER () FROM apex.scored_orders_current")

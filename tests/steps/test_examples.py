@@ -19,6 +19,7 @@ from apex_ml.adapters import orders as orders_of_run
 from apex_ml.adapters.orders import SortedOrders, accepted_files
 from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
+from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
@@ -177,11 +178,12 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
     context = StepContext.load(home(), "scoring")
-    scorer = Scorer(
-        replace(context, contract=wanted), None, None, tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted"
-    )
+    model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})
+    snapshot_file, accepted = tmp_path / "snapshot.parquet", tmp_path / "accepted"
+    scorer = Scorer(replace(context, contract=wanted), None, model, snapshot_file, "", as_of, accepted)
     with duckdb.connect() as con:
-        states = con.sql(features_query(con, scorer, tmp_path / "drop.parquet", "drop")).to_arrow_table()
+        rows_of_drop = f"SELECT * FROM read_parquet('{tmp_path / 'drop.parquet'}')"
+        states = con.sql(features_query(con, scorer, rows_of_drop, "drop")).to_arrow_table()
     features = finish(wanted, states)
     for name in (wanted.entity, wanted.timestamp):
         features = features.append_column(name, states.column(name))
