@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         10_000, ge=0, description="At most so many quarantined rows of a raw file go to Postgres; all stay in parquet."
     )
 
+    expectation_rows: int = Field(
+        1_500_000,
+        ge=1000,
+        description="Of more accepted rows Great Expectations judges a sample; row checks see every row all the same.",
+    )
+
     # training
     seed: int = Field(42, description="Seed of the split, the search and the training.")
     split: Literal["temporal", "stratified_random", "legacy"] = Field(

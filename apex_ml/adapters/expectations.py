@@ -21,8 +21,11 @@ from urllib.parse import quote, unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from apex_ml.adapters import duck
 from apex_ml.adapters.store import write_atomically
+from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.settings import CODE_ROOT, Settings
@@ -85,12 +88,20 @@ data_docs_sites:
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """What the expectations say of a batch: one line a failed expectation, by severity."""
+    """What the expectations say of a batch: one line a failed expectation, by severity; and of how many rows."""
 
     evaluated: int
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     page: Path
+    rows: int = 0
+    of_rows: int = 0
+
+    @property
+    def seen(self) -> str:
+        """How many rows were judged, in words."""
+        part = f"a sample of {self.rows:,} of {self.of_rows:,} accepted rows; row checks saw every row"
+        return part if self.rows < self.of_rows else f"all {self.rows:,} accepted rows"
 
 
 def make_suite(contract: Contract, use: Use) -> Any:
@@ -203,16 +214,37 @@ def frame_of(table: pa.Table) -> Any:
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
+def rows_to_judge(settings: Settings, contract: Contract, accepted: Path) -> tuple[pa.Table, int]:
+    """The accepted rows, of too many a sample by the hash of each row's place; and how many there are in all."""
+    files = sorted(accepted.glob("*.parquet"))
+    of_rows = sum(pq.read_metadata(path).num_rows for path in files)
+    if of_rows <= settings.expectation_rows:
+        return ds.dataset(accepted, format="parquet").to_table(), of_rows
+    names, columns = ", ".join(literal(str(path)) for path in files), ", ".join(map(quoted, contract.columns))
+    largest = int(2**64 * settings.expectation_rows / of_rows)
+    with duck.connect(settings) as con, duck.errors_name("the accepted rows"):
+        table = con.sql(
+            f"SELECT {columns} FROM read_parquet([{names}], file_row_number = true)"
+            f" WHERE hash(file_index, file_row_number) < {largest}"
+        ).to_arrow_table()
+    logger.info("expectations_sampled rows=%s of=%s", table.num_rows, of_rows)
+    return table, of_rows
+
+
 def check_batch(
     settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date
 ) -> BatchVerdict:
     """Run the committed checkpoint of a use on the accepted rows of a folder and rebuild the Data Docs.
 
-    All columns are held in memory at once (about 300 bytes a row).
+    Great Expectations holds its rows in memory, 400 bytes each: of a batch larger than the setting `expectation_rows`
+    it judges a sample, the same one each time.
     """
     import great_expectations as gx
 
-    frame = frame_of(ds.dataset(accepted, format="parquet").to_table())
+    table, of_rows = rows_to_judge(settings, contract, accepted)
+    rows = table.num_rows
+    frame = frame_of(table)
+    del table
     context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings, contract)))
     label = suite_name(contract, use)
     result = context.checkpoints.get(label).run(
@@ -234,15 +266,23 @@ def check_batch(
                 config = outcome.expectation_config
                 grave = config is None or str(getattr(config.severity, "value", config.severity)) == "critical"
                 (errors if grave else warnings).append(_line(outcome))
-    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), page)
+    return BatchVerdict(evaluated, tuple(errors), tuple(warnings), page, rows, of_rows)
 
 
-def name_source(settings: Settings, page: Path, run: str, raw: str, data_sha256: str) -> None:
+def name_source(settings: Settings, verdict: BatchVerdict, run: str, raw: str, data_sha256: str) -> None:
     """Put on top of a validation's page what was validated, and links to the Airflow run and the model in MLflow."""
+    page = verdict.page
+    if not page.is_file():
+        return
     model = f"{settings.tracking_uri}/#/models/{quote(settings.model_name)}"
     links = [(settings.origin, "Airflow run"), (model, f"versions of {settings.model_name} in MLflow")]
     anchors = [f'<a href="{escape(u)}" target="_blank" rel="noopener">{escape(text)}</a>' for u, text in links if u]
-    told = [f"Apex run {escape(run)}", f"raw data {escape(raw)}, sha256 <code>{data_sha256}</code>", *anchors]
+    told = [
+        f"Apex run {escape(run)}",
+        verdict.seen,
+        f"raw data {escape(raw)}, sha256 <code>{data_sha256}</code>",
+        *anchors,
+    ]
     bar = f'<div class="alert alert-secondary m-0" id="apex-lineage">{" · ".join(told)}</div>'
     text = page.read_text(encoding="utf-8")
     write_atomically(page, re.sub(r"<body[^>]*>", lambda found: found[0] + bar, text, count=1).encode())

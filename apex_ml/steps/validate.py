@@ -85,7 +85,7 @@ def _work(
             looks_from = as_of or profile.newest + timedelta(days=1)
             batch_warnings = _judge_batch(context, profile, data_sha256)
             checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
-            expectations.name_source(context.settings, checked.page, context.run, url, data_sha256)
+            expectations.name_source(context.settings, checked, context.run, url, data_sha256)
             for failure in checked.warnings:
                 logger.warning("expectation_warned %s", failure)
             if checked.errors:
@@ -106,7 +106,12 @@ def _work(
         "warnings": _total(r.warnings for r in reports),
         "normalised": _total(r.normalised for r in reports),
         "batch_warnings": batch_warnings,
-        "expectations": {"evaluated": checked.evaluated, "failed": len(checked.warnings)},
+        "expectations": {
+            "evaluated": checked.evaluated,
+            "failed": len(checked.warnings),
+            "rows": checked.rows,
+            "of_rows": checked.of_rows,
+        },
         "data_docs": str(checked.page),
         "data_docs_url": f"{context.settings.airflow}/apex/data-docs/{checked.page.relative_to(site).as_posix()}",
         "data_sha256": data_sha256,

@@ -21,11 +21,11 @@ from apex_ml.steps.validate import validate
 KNOWN_BY = "madurez_digital_cd"
 
 
-def frequency_table_loss(contract: Contract, folder: Path) -> float:
-    """Validation log loss of the class shares of each digital maturity, counted on the training rows."""
-    train, validation = (pq.read_table(folder / f"{part}.parquet") for part in ("train", "validation"))
-    y, yv = (class_indexes(t, contract.target, contract.classes) for t in (train, validation))
-    seen, asked = (np.array(t[KNOWN_BY].to_pylist()) for t in (train, validation))
+def frequency_table_loss(contract: Contract, folder: Path, part: str) -> float:
+    """Log loss on a part of the class shares of each digital maturity, counted on the training rows."""
+    train, judged = (pq.read_table(folder / f"{name}.parquet") for name in ("train", part))
+    y, yv = (class_indexes(t, contract.target, contract.classes) for t in (train, judged))
+    seen, asked = (np.array(t[KNOWN_BY].to_pylist()) for t in (train, judged))
     shares = {
         level: np.bincount(y[seen == level], minlength=len(contract.classes)) / (seen == level).sum()
         for level in contract.columns[KNOWN_BY].domain.levels  # type: ignore[union-attr]
@@ -56,6 +56,9 @@ def test_the_chain_on_the_real_files(
     done = apex.call("train", "--run", "real")
     assert done.code == 0, done.err
     assert done.result is not None
-    table_loss = frequency_table_loss(contract, context.folder("split"))
-    assert 0.975 < done.result["validation_log_loss"] <= 1.005 * table_loss
-    assert done.result["validation_log_loss"] < done.result["validation_prior_log_loss"]
+    for part in ("validation", "test"):
+        table_loss = frequency_table_loss(contract, context.folder("split"), part)
+        assert 0.975 < done.result[f"{part}_log_loss"] <= 1.002 * table_loss
+        assert done.result[f"{part}_log_loss"] < done.result[f"{part}_prior_log_loss"] - 0.02
+    assert done.result["test_ece"] <= 0.01
+    assert done.result["features"] == [KNOWN_BY]

@@ -1,0 +1,69 @@
+"""Of a large batch Great Expectations judges a sample: bounded, the same each time, from every file, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from apex_ml.adapters.expectations import BatchVerdict, check_batch, name_source, rows_to_judge
+from apex_ml.contract.model import Contract
+from apex_ml.settings import Settings
+
+ROWS, FILES = 8_000, 4
+
+
+@pytest.fixture
+def accepted(orders: pa.Table, contract: Contract, tmp_path: Path) -> Path:
+    folder = tmp_path / "accepted"
+    folder.mkdir()
+    columns = [orders.column(name).cast(column.arrow_type) for name, column in contract.columns.items()]
+    table = pa.table(columns, names=list(contract.columns)).slice(0, ROWS)
+    for number in range(FILES):
+        part = table.slice(number * ROWS // FILES, ROWS // FILES)
+        pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=500)
+    return folder
+
+
+def test_a_batch_within_the_limit_is_judged_whole(
+    home: Callable[..., Settings], contract: Contract, accepted: Path
+) -> None:
+    table, of_rows = rows_to_judge(home(expectation_rows=ROWS), contract, accepted)
+    assert table.num_rows == of_rows == ROWS
+    assert BatchVerdict(1, (), (), accepted, ROWS, ROWS).seen == "all 8,000 accepted rows"
+
+
+def test_a_larger_one_by_the_same_sample_each_time(
+    home: Callable[..., Settings], contract: Contract, accepted: Path
+) -> None:
+    limit = 2_000
+    (table, of_rows), (again, _) = (rows_to_judge(home(expectation_rows=limit), contract, accepted) for _ in range(2))
+    assert of_rows == ROWS and table.equals(again)
+    assert table.column_names == list(contract.columns)
+    assert abs(table.num_rows - limit) < 5 * (limit * (1 - limit / ROWS)) ** 0.5
+    known = [set(map(str, pq.read_table(path).to_pylist())) for path in sorted(accepted.glob("*.parquet"))]
+    drawn = set(map(str, table.to_pylist()))
+    assert drawn <= set().union(*known)
+    for rows in known:
+        assert len(rows & drawn) == pytest.approx(limit / FILES, rel=0.25)
+
+
+def test_data_docs_tell_how_many_rows_were_judged(
+    home: Callable[..., Settings], contract: Contract, accepted: Path
+) -> None:
+    settings = home(expectation_rows=1_000)
+    verdict = check_batch(settings, contract, "train", accepted, "night", date(2100, 1, 1))
+    assert verdict.errors == () and 800 < verdict.rows < 1_200 and verdict.of_rows == ROWS
+    name_source(settings, verdict, "night", "/raw <folder>", "d" * 64)
+    page = verdict.page.read_text()
+    assert f"a sample of {verdict.rows:,} of 8,000 accepted rows" in page and "raw data /raw &lt;folder&gt;" in page
+    assert "Airflow run" not in page  # called by hand
+
+
+def test_a_verdict_without_a_page_has_nothing_to_mark(home: Callable[..., Settings], tmp_path: Path) -> None:
+    name_source(home(), BatchVerdict(0, (), (), tmp_path / "none.html"), "night", "/raw", "d" * 64)
+    assert list(tmp_path.glob("*.html")) == []
