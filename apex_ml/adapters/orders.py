@@ -106,22 +106,23 @@ class CodedColumns:
     """
 
     def __init__(self, contract: Contract, files: Sequence[Path], columns: Sequence[str]) -> None:
-        self._contract = contract
-        self._levels: dict[str, pa.Array] = {}
-        self._values: dict[str, np.ndarray | pa.ChunkedArray] = {}
         strings = [name for name in columns if contract.columns[name].type == "string"]
-        parts: dict[str, list[pa.ChunkedArray]] = {name: [] for name in columns}
+        self._levels = {name: pa.nulls(1, pa.string()) for name in strings}
+        self._values: dict[str, np.ndarray | pa.ChunkedArray] = {}
+        codes: dict[str, list[np.ndarray]] = {name: [] for name in strings}
+        chunks: dict[str, list[pa.Array]] = {name: [] for name in columns if name not in strings}
         for file in files:
             with pq.ParquetFile(file, read_dictionary=strings) as opened:
                 table = opened.read(list(columns))
-            for name in columns:
-                parts[name].append(table.column(name))
-        for name, found in parts.items():
-            chunks = [chunk for part in found for chunk in part.chunks]
-            if name in strings:
-                self._levels[name], self._values[name] = _unified(chunks)
-            else:
-                self._values[name] = pa.chunked_array(chunks, contract.columns[name].arrow_type)
+            for name in strings:
+                self._levels[name], coded = _coded(table.column(name).chunks, self._levels[name])
+                codes[name] += coded
+            for name, found in chunks.items():
+                found += table.column(name).chunks
+        for name, parts in codes.items():
+            self._values[name] = np.concatenate([np.empty(0, np.uint8), *parts])
+        for name, found in chunks.items():
+            self._values[name] = pa.chunked_array(found, contract.columns[name].arrow_type)
 
     def take(self, positions: np.ndarray) -> pa.Table:
         """The rows at the positions, in their order, with the contract's types."""
@@ -139,14 +140,14 @@ def _code_type(levels: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if levels <= 2**8 else np.uint16 if levels <= 2**16 else np.uint32
 
 
-def _unified(chunks: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
-    """One list of levels, null first, and the code of every row."""
-    levels = pc.unique(pa.chunked_array([chunk.dictionary for chunk in chunks], pa.string())).drop_null()
-    kind = _code_type(len(levels) + 1)
+def _coded(chunks: list[pa.DictionaryArray], levels: pa.Array) -> tuple[pa.Array, list[np.ndarray]]:
+    """The levels with those that are new, and the code of every row: its level's place. Null stands first."""
+    new = pc.unique(pa.chunked_array([chunk.dictionary for chunk in chunks], pa.string()))
+    levels = pa.concat_arrays([levels, new.filter(pc.invert(pc.is_in(new, value_set=levels)))])
     codes = []
     for chunk in chunks:
-        places = pc.index_in(chunk.dictionary, value_set=levels).to_numpy(zero_copy_only=False) + 1
+        places = pc.index_in(chunk.dictionary, value_set=levels).to_numpy(zero_copy_only=False)
         # the code of null stands last, where index -1 finds it
-        table = np.append(places, 0).astype(kind)
+        table = np.append(places, 0).astype(_code_type(len(levels)))
         codes.append(table[pc.fill_null(chunk.indices, -1).to_numpy()])
-    return pa.concat_arrays([pa.nulls(1, pa.string()), levels]), np.concatenate(codes)
+    return levels, codes

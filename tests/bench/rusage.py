@@ -1,4 +1,4 @@
-"""Run a command and write its wall seconds and its peak memory: ``python -I -S rusage.py REPORT COMMAND ARG…``."""
+"""Run a command and write its wall and CPU seconds and its peak memory: ``python -I -S rusage.py REPORT COMMAND…``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(report: str, command: list[str]) -> int:
     seconds = time.monotonic() - began
     kib = usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1)
     with open(report, "w", encoding="utf-8") as file:
-        json.dump({"seconds": seconds, "peak_kib": kib}, file)
+        json.dump({"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_kib": kib}, file)
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 

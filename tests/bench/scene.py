@@ -32,11 +32,12 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a measured process ended: wall seconds, peak MiB of the process itself, and its output."""
+    """How a measured process ended: wall and CPU seconds, peak MiB of the process itself, and its output."""
 
     seconds: float
     peak_mib: float
     output: str
+    cpu_seconds: float
 
     @property
     def result(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def run_measured(command: Sequence[str], env: Mapping[str, str]) -> Ended:
         if process.returncode:
             raise CommandError(f"exit code {process.returncode}: {output.strip()[-1500:]}")
         measured = json.loads(report.read())
-    return Ended(measured["seconds"], measured["peak_kib"] / 1024, output)
+    return Ended(measured["seconds"], measured["peak_kib"] / 1024, output, measured["cpu_seconds"])
 
 
 def run_python(code: str, *arguments: str) -> Ended:

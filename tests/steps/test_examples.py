@@ -17,6 +17,7 @@ from features_by_hand import FIRST, Row, as_table, random_orders, reference_exam
 
 from apex_ml.adapters import orders as orders_of_run
 from apex_ml.adapters.orders import SortedOrders, accepted_files
+from apex_ml.adapters.registry import ModelVersion
 from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
@@ -178,13 +179,13 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
     context = StepContext.load(home(), "scoring")
-    model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})
-    snapshot_file, accepted = tmp_path / "snapshot.parquet", tmp_path / "accepted"
-    scorer = Scorer(replace(context, contract=wanted), None, model, snapshot_file, "", as_of, accepted)
+    model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})  # one that reads every feature
+    places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
+    scorer = Scorer(replace(context, contract=wanted), ModelVersion("m", 1, "", "", {}), model, *places)
     with duckdb.connect() as con:
-        rows_of_drop = f"SELECT * FROM read_parquet('{tmp_path / 'drop.parquet'}')"
-        states = con.sql(features_query(con, scorer, rows_of_drop, "drop")).to_arrow_table()
-    features = finish(wanted, states)
+        query = features_query(con, scorer, f"SELECT * FROM '{tmp_path / 'drop.parquet'}'", "drop")
+        states = con.sql(query).to_arrow_table()
+    features = finish(wanted, states, model.encoder.names)
     for name in (wanted.entity, wanted.timestamp):
         features = features.append_column(name, states.column(name))
     scored = features.to_pylist()

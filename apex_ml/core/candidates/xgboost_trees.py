@@ -73,7 +73,8 @@ def fit_xgboost(
 ) -> Trained:
     """Train multi:softprob on codes. Each part is (matrix (n, f), class indexes (n,)).
 
-    `report` is told (round, validation log loss) after every round and may raise to stop a hopeless trial.
+    `report` is told (round, validation log loss) after every round and may raise to stop a hopeless trial; with it the
+    curve has no training loss.
     Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant: there is nothing to learn.
     """
     (x, y), (xv, yv) = train, validation
@@ -104,7 +105,8 @@ def fit_xgboost(
         parameters,
         dtrain,
         num_boost_round=settings.rounds,
-        evals=[(dtrain, "train"), (dvalidation, "validation")],
+        # of a trial nobody looks at the training loss, and telling it takes a fifth of the time
+        evals=[(dvalidation, "validation")] if report else [(dtrain, "train"), (dvalidation, "validation")],
         early_stopping_rounds=settings.early_stopping_rounds or None,
         evals_result=curve,
         verbose_eval=False,
