@@ -64,7 +64,8 @@ def beats_noise(
     Each part is (matrix (n, f), class indexes (n,)). A repeat fits a booster on features and fresh shadows; a feature
     wins it when its importance exceeds the largest of the shadows'. One without any signal wins with probability
     1 / (f + 1); a feature stays when as many wins would come by chance with a probability below alpha / f (Bonferroni).
-    When none stays, the most important one does, and the verdict says so.
+    When none stays, the most important one does, and the verdict says so. No more is repeated once nothing can change
+    what stays.
     """
     (x, y), (xv, yv) = train, validation
     rng = np.random.default_rng(test.seed)
@@ -72,15 +73,18 @@ def beats_noise(
     wins = np.zeros(features, int)
     real = np.zeros((test.repeats, features))
     noise = np.zeros(test.repeats)
-    for repeat in range(test.repeats):
+    chance = binom.sf(np.arange(test.repeats), test.repeats, 1 / (features + 1))  # of 1 … repeats wins or more
+    enough = 1 + int((chance >= test.alpha / features).sum())
+    done = 0
+    while not done or ((wins < enough) & (wins + test.repeats - done >= enough)).any():
         rows = _some(rng, len(y), test.rows)
         rows_v = _some(rng, len(yv), test.rows // 2)
         importance = _importance(rng, x[rows], y[rows], xv[rows_v], yv[rows_v], classes, test)
-        real[repeat], noise[repeat] = importance[:features], importance[features:].max()
-        wins += real[repeat] > max(noise[repeat], 0.0)
-    chance = binom.sf(wins - 1, test.repeats, 1 / (features + 1))
-    kept = chance < test.alpha / features
-    mean = real.mean(axis=0)
+        real[done], noise[done] = importance[:features], importance[features:].max()
+        wins += real[done] > max(noise[done], 0.0)
+        done += 1
+    kept = wins >= enough
+    mean = real[:done].mean(axis=0)
     only = not kept.any()
     if only:
         kept[int(mean.argmax())] = True
@@ -89,10 +93,10 @@ def beats_noise(
             name=name,
             kept=bool(kept[i]),
             importance=float(mean[i]),
-            noise=float(noise.mean()),
+            noise=float(noise[:done].mean()),
             wins=int(wins[i]),
-            repeats=test.repeats,
-            reason=_reason(bool(kept[i]), only, int(wins[i]), test.repeats),
+            repeats=done,
+            reason=_reason(bool(kept[i]), only, int(wins[i]), done),
         )
         for i, name in enumerate(names)
     )

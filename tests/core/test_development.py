@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binom
 
 from apex_ml.core.candidates import MODULES, candidate
 from apex_ml.core.candidates.interface import FitContext, Part
@@ -249,6 +250,19 @@ def test_noise_alone_keeps_the_closest_feature_and_says_so() -> None:
     )
     assert sum(v.kept for v in verdicts) == 1
     assert "no feature beats noise" in next(v.reason for v in verdicts if v.kept)
+
+
+def test_the_noise_test_ends_when_nothing_can_change_what_stays() -> None:
+    random = np.random.default_rng(3)
+    x = random.normal(0, 1, (1_200, 5)).astype(np.float32)
+    y = (x[:, 0] + random.normal(0, 1, len(x)) > 0).astype(int)
+    test = NoiseTest(repeats=12, rounds=12, threads=1)
+    verdicts = beats_noise(list("abcde"), (x[:800], y[:800]), (x[800:], y[800:]), 2, test)
+    enough = next(wins for wins in range(13) if binom.sf(wins - 1, 12, 1 / 6) < 0.01 / 5)
+    (done,) = {v.repeats for v in verdicts}
+    assert enough <= done < 12
+    assert verdicts[0].wins == done and "in " + str(done) + " of " + str(done) in verdicts[0].reason
+    assert all(v.wins >= enough if v.kept else v.wins + 12 - done < enough for v in verdicts)
 
 
 def test_noise_features_are_rarely_kept() -> None:
