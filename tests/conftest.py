@@ -35,6 +35,9 @@ from apex_ml.simulate.process import load_process
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/adapters/test_registry.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
+LONGEST = ("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/", "tests/quality/")
+"""What runs first, so that no worker works for minutes after the others have ended. The whole jobs mostly wait, so they
+are begun beside the tests on the champion, which compute."""
 
 
 _REAPER: list[subprocess.Popen[bytes]] = []
@@ -63,10 +66,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _REAPER.clear()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first."""
+
+    def place(item: pytest.Item) -> int:
+        return next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Send a file's tests to one worker, so that its fixtures are made once; and all on the trained champion to one."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # it would put the files with few tests, the longest ones, last
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

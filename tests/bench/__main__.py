@@ -33,6 +33,7 @@ from tests.bench import (  # noqa: F401  (importing registers)
     quality,
     retrain,
     score,
+    score_large,
     steps,
     suite,
 )
