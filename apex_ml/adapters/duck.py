@@ -42,6 +42,11 @@ def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     return rows[0]
 
 
+def has(con: duckdb.DuckDBPyConnection, relation: str) -> bool:
+    """Whether there is a table or view of a name."""
+    return bool(con.execute("FROM information_schema.tables WHERE table_name = ?", [relation]).fetchall())
+
+
 @contextmanager
 def errors_name(what: str) -> Iterator[None]:
     """Turn a DuckDB error into one that names the file or the work it happened in."""

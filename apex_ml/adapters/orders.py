@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.duck import one_row
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.core.history import POSITION, alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
@@ -50,12 +49,12 @@ class SortedOrders:
         starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
         self.rows: int = starts[-1]
         con.execute(
-            f"CREATE TEMP VIEW {PLACED} AS SELECT {columns},"
+            f"CREATE VIEW {PLACED} AS SELECT {columns},"
             f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
             f" FROM read_parquet([{names}], file_row_number = true)"
         )
         # a table of its own: DuckDB sorts plain values faster than the dictionaries of parquet
-        con.execute(f"CREATE TEMP TABLE {COMPACT} AS {compact_sql(contract, PLACED)}")
+        con.execute(f"CREATE TABLE {COMPACT} AS {compact_sql(contract, PLACED)}")
         self._cuts = self._quantiles(-(-self.rows // range_rows))
 
     def _quantiles(self, ranges: int) -> list[str]:
@@ -74,29 +73,34 @@ class SortedOrders:
             sides = ((">=", low), ("<", high))
             bounds = [f"{entity} {sign} {literal(name)}" for sign, name in sides if name is not None]
             within = f"(SELECT * FROM {COMPACT} WHERE {' AND '.join(bounds)})" if bounds else COMPACT
-            self._con.execute(f"CREATE TEMP TABLE {SORTED} AS {sorted_sql(self.contract, within)}")
+            self._con.execute(f"CREATE TABLE {SORTED} AS {sorted_sql(self.contract, within)}")
             if high is None:
                 self._con.execute(f"DROP TABLE {COMPACT}")
-            self.repeated += self._drop_repeated()
+            repeated: pa.Array | None = None
             reader = self._con.sql(f"SELECT * FROM {SORTED}").to_arrow_reader(BATCH_ROWS)
             for table in whole_entities(reader, self.contract.entity):
-                yield settle_ties(self.contract, table)
+                table, alike = settle_ties(self.contract, table)
+                if alike:
+                    repeated = self._repeated() if repeated is None else repeated
+                    table = table.filter(pc.invert(pc.is_in(table.column(POSITION), value_set=repeated)))
+                yield table
+            self.repeated += len(repeated) if repeated is not None else 0
             self._con.execute(f"DROP TABLE {SORTED}")
 
-    def _drop_repeated(self) -> int:
-        """Repeated rows are equal in what their history needs, then compared as a whole; the first position stays."""
-        self._con.execute(f"CREATE OR REPLACE TEMP TABLE alike_orders AS {alike_sql(self.contract, SORTED)}")
-        if not one_row(self._con, "SELECT count(*) FROM alike_orders")[0]:
-            return 0
+    def _repeated(self) -> pa.Array:
+        """Positions of the sorted rows that repeat one of an earlier position.
+
+        Repeated rows are equal in what their history needs, then compared as a whole.
+        """
         columns = ", ".join(map(quoted, self.contract.columns))
-        self._con.execute(
-            f"CREATE OR REPLACE TEMP TABLE repeated_orders AS SELECT {POSITION} FROM {PLACED}"
-            f" SEMI JOIN alike_orders USING ({POSITION})"
-            f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
-        )
-        repeated: int = one_row(self._con, "SELECT count(*) FROM repeated_orders")[0]
-        self._con.execute(f"DELETE FROM {SORTED} WHERE {POSITION} IN (SELECT {POSITION} FROM repeated_orders)")
-        return repeated
+        with self._con.cursor() as con:  # beside the rows that are being read
+            con.execute("SET enable_progress_bar = false")
+            con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(self.contract, SORTED)}")
+            found = con.sql(
+                f"SELECT {POSITION} FROM {PLACED} SEMI JOIN alike_orders USING ({POSITION})"
+                f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
+            ).to_arrow_table()
+        return found.column(POSITION).combine_chunks()
 
 
 class CodedColumns:

@@ -45,10 +45,11 @@ class Partition:
         return f"apex.scored_orders_{self.low}"
 
 
-def take_run_id(settings: Settings, rows: int) -> int:
+def take_run_id(connection: warehouse.Connection, rows: int) -> int:
     """Take the next run_id, at once and for good: one that is not used leaves a gap."""
-    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT apex.take_run_id(%s)", (rows >= OWN_ROWS,))
+    with connection, connection.cursor() as cursor:
+        # the log is written in order: whoever commits rows under this id has flushed the taking of it, too
+        cursor.execute("SET LOCAL synchronous_commit = off; SELECT apex.take_run_id(%s)", (rows >= OWN_ROWS,))
         row = cursor.fetchone()
     assert row is not None  # the function always returns
     return int(row[0])

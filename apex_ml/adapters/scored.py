@@ -6,8 +6,8 @@ one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,26 +40,48 @@ class ClassFigures(NamedTuple):
 
 
 @contextmanager
-def transaction(settings: Settings) -> Iterator[Any]:
-    """Yield a cursor; commit when the block ends well, roll back otherwise.
-
-    Raises :class:`~apex_ml.errors.TransientError` when Postgres is not there or goes away half way.
-    """
-    url = settings.writer_url
-    where = url.rsplit("@", 1)[-1]
+def _told_when_down(url: str) -> Iterator[None]:
     try:
-        with adbc.connect(url) as connection, connection.cursor() as cursor:
+        yield
+    except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TransientError(
+            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written"
+        ) from error
+
+
+@contextmanager
+def transactions(settings: Settings) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Connect, and yield a function that begins one transaction after the other, each as :func:`transaction`."""
+    url = settings.writer_url
+    with _told_when_down(url):
+        connection = adbc.connect(url)
+
+    @contextmanager
+    def begin() -> Iterator[Any]:
+        with _told_when_down(url), connection.cursor() as cursor:
             try:
                 yield cursor
             except BaseException:
                 connection.rollback()
                 raise
             connection.commit()
-    except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TransientError(
-            f"Postgres at {where} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written"
-        ) from error
+
+    try:
+        yield begin
+    finally:
+        with suppress(adbc.Error):  # a lost connection is told where it was needed
+            connection.close()
+
+
+@contextmanager
+def transaction(settings: Settings) -> Iterator[Any]:
+    """Yield a cursor; commit when the block ends well, roll back otherwise.
+
+    Raises :class:`~apex_ml.errors.TransientError` when Postgres is not there or goes away half way.
+    """
+    with transactions(settings) as begin, begin() as cursor:
+        yield cursor
 
 
 def export_run(settings: Settings, run_id: int, path: Path, facts: dict[str, str]) -> int:

@@ -285,10 +285,12 @@ def record_version(settings: Settings, version: dict[str, Any]) -> None:
         cursor.execute(f"INSERT INTO apex.model_versions ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
 
 
-def known_drop(settings: Settings, sha256: str) -> dict[str, Any] | None:
+def known_drop(connection: Connection, sha256: str) -> dict[str, Any] | None:
     """The ledger row of a content; None when it is new."""
-    found = rows(settings, "SELECT drop_id, name, state FROM apex.drops WHERE sha256 = %s", (sha256,))
-    return found[0] if found else None
+    with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+        cursor.execute("SELECT drop_id, name, state FROM apex.drops WHERE sha256 = %s", (sha256,))
+        row = cursor.fetchone()
+    return dict(row) if row else None
 
 
 def find_drop(settings: Settings, given: str) -> dict[str, Any]:
@@ -332,9 +334,9 @@ def run_facts(settings: Settings, given: str) -> dict[str, str]:
     return {key: str(value) for key, value in found[0].items()}
 
 
-def count_delivery(settings: Settings, sha256: str) -> None:
+def count_delivery(connection: Connection, sha256: str) -> None:
     """Note that a content was delivered once more."""
-    with connect(settings) as connection, connection, connection.cursor() as cursor:
+    with connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = now() WHERE sha256 = %s", (sha256,)
         )

@@ -61,23 +61,31 @@ def sorted_sql(contract: Contract, compact: str) -> str:
     return f"SELECT * FROM {compact} ORDER BY {quoted(contract.entity)}, {DAY}"
 
 
-def settle_ties(contract: Contract, table: pa.Table) -> pa.Table:
-    """Rows sorted by entity and day with those of one entity and day by target, measures (null last) and position."""
+def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
+    """Rows sorted by entity and day with those of one entity and day by target, measures (null last) and position.
+
+    Also tells whether rows are equal in all of these but the position: only then one can repeat another.
+    """
     entities, days = table.column(contract.entity).combine_chunks(), table.column(DAY).to_numpy()
     tied = np.zeros(table.num_rows + 1, bool)
     if table.num_rows:
         tied[1:-1] = pc.equal(entities[1:], entities[:-1]).to_numpy(zero_copy_only=False) & (days[1:] == days[:-1])
     rows = np.flatnonzero(tied[1:] | tied[:-1])
     if not len(rows):
-        return table
-    keys = [table.column(POSITION).to_numpy()[rows]]
+        return table, False
+    among = table.select([POSITION, PLACE, *map(exact_name, contract.named("measure"))]).take(pa.array(rows))
+    keys = [among.column(POSITION).to_numpy()]
     for measure in reversed(contract.named("measure")):
-        column = table.column(exact_name(measure))
-        keys += [_integers(table, exact_name(measure))[rows], column.is_null().to_numpy()[rows]]
-    keys += [table.column(PLACE).to_numpy()[rows], np.cumsum(~tied[:-1])[rows]]
-    order = np.arange(table.num_rows)
-    order[rows] = rows[np.lexsort(keys)]
-    return table.take(pa.array(order))
+        column = among.column(exact_name(measure))
+        keys += [_integers(among, exact_name(measure)), column.is_null().to_numpy()]
+    keys += [among.column(PLACE).to_numpy(), np.cumsum(~tied[:-1])[rows]]
+    order = np.lexsort(keys)
+    alike = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in keys[1:]])
+    ordered, mask = among.take(pa.array(order)), pa.array(tied[1:] | tied[:-1])
+    for name in ordered.column_names:  # entity and day are the same in all of them
+        settled = pc.replace_with_mask(table.column(name), mask, ordered.column(name).combine_chunks())
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), settled)
+    return table, bool(alike.any())
 
 
 def alike_sql(contract: Contract, ordered: str) -> str:

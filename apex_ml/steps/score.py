@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -129,6 +130,29 @@ def scorer_of(context: StepContext, registry: Registry, version: ModelVersion) -
     )
 
 
+@dataclass(frozen=True)
+class _Tools:
+    """What the drops of one call share beside the scorer, as to open it takes longer than to score a small drop."""
+
+    con: duckdb.DuckDBPyConnection
+    ledger: warehouse.Connection
+    begin: Callable[[], AbstractContextManager[Any]]
+    """Begins a transaction of its own for each drop."""
+    scratch: Path
+
+
+@contextmanager
+def _tools(context: StepContext) -> Iterator[_Tools]:
+    settings = context.settings
+    with (
+        scratch_folder(context.processed, "scoring") as scratch,
+        duck.connect(settings, scratch) as con,
+        warehouse.connect(settings) as ledger,
+        scored.transactions(settings) as begin,
+    ):
+        yield _Tools(con, ledger, begin, scratch)
+
+
 def score(context: StepContext, names: list[str]) -> dict[str, Any]:
     """Score the named drops of the inbox.
 
@@ -142,12 +166,13 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
     scorer = load_scorer(context)
     outcomes: list[dict[str, Any]] = []
     bad: list[str] = []
-    for name in names:
-        try:
-            outcomes.append(_one_drop(scorer, inbox, name))
-        except DataError as error:
-            bad.append(f"{name}: {error}")
-            outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+    with _tools(context) as tools:
+        for name in names:
+            try:
+                outcomes.append(_one_drop(scorer, tools, inbox, name))
+            except DataError as error:
+                bad.append(f"{name}: {error}")
+                outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
     _tidy(context)
     rows = sum(o.get("rows_scored", 0) for o in outcomes)
     result = {
@@ -178,23 +203,22 @@ def _tidy(context: StepContext) -> None:
         logger.warning("left_for_later reason=%s", error)
 
 
-def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
+def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[str, Any]:
     path = inbox.path(name)
-    settings = scorer.context.settings
     try:
         drop = seen(path, name)
         sha256 = sha256_of(path)
     except FileNotFoundError:
         logger.info("drop_gone name=%s", name)
         return {"drop": name, "state": "gone"}
-    known = warehouse.known_drop(settings, sha256)
+    known = warehouse.known_drop(tools.ledger, sha256)
     if known and known["state"] == "done":
-        warehouse.count_delivery(settings, sha256)
+        warehouse.count_delivery(tools.ledger, sha256)
         inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known["name"])
         return {"drop": name, "state": "already", "sha256": sha256, "scored_as": known["name"]}
     try:
-        run = _score_file(scorer, path, drop, sha256)
+        run = _score_file(scorer, tools, path, drop, sha256)
     except (DataError, _ChangedError) as error:
         if not path.exists():
             logger.info("drop_gone name=%s", name)
@@ -202,12 +226,12 @@ def _one_drop(scorer: Scorer, inbox: Inbox, name: str) -> dict[str, Any]:
         if isinstance(error, _ChangedError) or seen(path, name) != drop:
             logger.warning("drop_changed name=%s", name)
             return {"drop": name, "state": "changed"}
-        warehouse.fail_drop(settings, sha256, name, drop.size, str(error))
+        warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error))
         inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")
     if run is None:
-        warehouse.count_delivery(settings, sha256)
+        warehouse.count_delivery(tools.ledger, sha256)
         inbox.finish(drop, sha256)
         return {"drop": name, "state": "already", "sha256": sha256}
     inbox.finish(drop, sha256)
@@ -227,7 +251,8 @@ def rescore(context: StepContext, given: str) -> dict[str, Any]:
         raise DataError(f"{known['name']}: still lies in {inbox.inbox}; finish it first: apex score")
     scorer = load_scorer(context)
     drop = seen(path, known["name"])
-    run = _score_file(scorer, path, drop, known["sha256"], again=known["drop_id"])
+    with _tools(context) as tools:
+        run = _score_file(scorer, tools, path, drop, known["sha256"], again=known["drop_id"])
     assert run is not None  # only a claim can find that another process was faster
     logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run["rows_scored"], scorer.version.version)
     _tidy(context)
@@ -257,18 +282,18 @@ class _Tally:
 
 
 def _score_file(
-    scorer: Scorer, path: Path, drop: Waiting, sha256: str, again: int | None = None
+    scorer: Scorer, tools: _Tools, path: Path, drop: Waiting, sha256: str, again: int | None = None
 ) -> dict[str, Any] | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
 
     `again` is the ledger's id of a drop that is scored anew on purpose.
     """
     name = drop.name
-    context, contract = scorer.context, scorer.context.contract
-    settings = context.settings
+    con, contract = tools.con, scorer.context.contract
     started_at, started = datetime.now(UTC), time.monotonic()
-    with scratch_folder(context.processed, "scoring") as scratch, duck.connect(settings, scratch) as con:
-        accepted, quarantined = scratch / "accepted.parquet", scratch / "quarantined.parquet"
+    # names of its own: DuckDB may keep what it read of a file by its name
+    accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
+    try:
         report = check_file(
             con,
             path,
@@ -284,7 +309,7 @@ def _score_file(
         checked = time.monotonic()
         query = features_query(con, scorer, report.query, name)
         tally = _Tally(len(contract.classes))
-        with scored.transaction(settings) as cursor:
+        with tools.begin() as cursor:
             if again is None:
                 drop_id = scored.claim_drop(cursor, sha256, name, drop.size, report.rows)
                 if drop_id is None:
@@ -292,7 +317,7 @@ def _score_file(
             else:
                 scored.hold_drop(cursor, drop_id := again, sha256)
             reach("score_claimed")
-            run_id = partitions.take_run_id(settings, report.rows)
+            run_id = partitions.take_run_id(tools.ledger, report.rows)
             own = report.rows >= partitions.OWN_ROWS
             table = partitions.make_own(cursor, run_id) if own else "scored_orders"
             batches = _batches(con, query, scorer, run_id, started_at, tally, name)
@@ -317,7 +342,7 @@ def _score_file(
                 "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
                 "finished_at": datetime.now(UTC),
             }
-            scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, settings.origin)
+            scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
             if not path.exists() or seen(path, name) != drop:
                 raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
@@ -326,6 +351,9 @@ def _score_file(
                 partitions.attach_own(cursor, run_id)
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
         return {key: run[key] for key in shown} | {"reasons": report.reasons, "warnings": report.warnings}
+    finally:
+        accepted.unlink(missing_ok=True)
+        quarantined.unlink(missing_ok=True)
 
 
 def _refuse(report: FileReport, contract: Contract) -> None:
@@ -352,12 +380,13 @@ def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str
     late, snapshot = literal(scorer.as_of), f"read_parquet({literal(str(scorer.snapshot))})"
     states = ", ".join(f"s.{quoted(n)}" for n in needed)
     with duck.errors_name(name), statistics_are_not_trusted(con):
-        con.execute(f"CREATE TEMP TABLE early AS SELECT * FROM ({query}) WHERE {when} < {late}")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE early AS SELECT * FROM ({query}) WHERE {when} < {late}")
         (early,) = duck.one_row(con, "SELECT count(*) FROM early")
         asked = f"({query})" if not early else f"(SELECT * FROM ({query}) WHERE {when} >= {late})"
         query = f"SELECT a.*, {states} FROM {asked} AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
         if early:
-            load_orders(con, contract, scorer.accepted)
+            if not duck.has(con, "orders"):
+                load_orders(con, contract, scorer.accepted)
             state = with_state_sql(contract, "early", state_sql(contract, "early", "orders"))
             query = f"{query} UNION ALL SELECT {', '.join(map(quoted, [*names, *needed]))} FROM ({state})"
     return query

@@ -46,10 +46,15 @@ def orders(contract: Contract, run_id: int, rows: int) -> pa.Table:
     return pa.table(columns)
 
 
+def taken(apex: Apex, size: int) -> int:
+    with warehouse.connect(apex.settings) as connection:
+        return partitions.take_run_id(connection, size)
+
+
 def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0) -> int:
     """One run of a drop of `size` rows that ended so many days ago; a few stand for all its rows."""
     with scored.transaction(apex.settings) as cursor:
-        run_id = partitions.take_run_id(apex.settings, size)
+        run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
         table = partitions.make_own(cursor, run_id) if own else "scored_orders"
         made = orders(contract, run_id, rows)
@@ -120,17 +125,17 @@ def test_a_month_is_a_partition_of_its_own(apex: Apex, contract: Contract) -> No
 
 
 def test_many_at_once_get_ids_of_their_own(apex: Apex) -> None:
-    taken: list[int] = []
+    found: list[int] = []
     sizes = [SMALL, LARGE] * 10
     threads = [
-        threading.Thread(target=lambda s=s: taken.append(partitions.take_run_id(apex.settings, s)))  # type: ignore[misc]
+        threading.Thread(target=lambda s=s: found.append(taken(apex, s)))  # type: ignore[misc]
         for s in sizes
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len(set(taken)) == len(sizes)
+    assert len(set(found)) == len(sizes)
 
 
 def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Contract) -> None:
@@ -155,7 +160,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
     for _ in range(2):
         fill(apex, contract, LARGE)
     with scored.transaction(apex.settings) as cursor:
-        run_id = partitions.take_run_id(apex.settings, LARGE)
+        run_id = taken(apex, LARGE)
         table = partitions.make_own(cursor, run_id)
         for _ in range(2):
             fill(apex, contract, LARGE)
@@ -173,7 +178,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
 def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Contract) -> None:
     fill(apex, contract, LARGE)
     with pytest.raises(RuntimeError), scored.transaction(apex.settings) as cursor:
-        partitions.make_own(cursor, partitions.take_run_id(apex.settings, LARGE))
+        partitions.make_own(cursor, taken(apex, LARGE))
         raise RuntimeError
     fill(apex, contract, LARGE)
     fill(apex, contract, SMALL)
@@ -222,7 +227,7 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
 
 def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
     with pytest.raises(TransientError), scored.transaction(apex.settings) as cursor:
-        partitions.make_own(cursor, partitions.take_run_id(apex.settings, LARGE))
+        partitions.make_own(cursor, taken(apex, LARGE))
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))

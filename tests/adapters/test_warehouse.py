@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
     "rows": lambda s: warehouse.rows(s, "SELECT 1"),
     "last_decision": lambda s: warehouse.last_decision(s, "a", "b"),
     "champion_lock": lambda s: warehouse.champion_lock(s).__enter__(),
-    "known_drop": lambda s: warehouse.known_drop(s, "a"),
+    "connect": lambda s: warehouse.connect(s).__enter__(),
     "transaction": lambda s: scored.transaction(s).__enter__(),
 }
 
