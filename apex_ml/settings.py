@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     fault: str = Field("", description="For tests: the fault point at which a step kills itself. Leave empty.")
 
     # scoring
-    score_chunk_drops: int = Field(200, ge=1, description="At most so many drops in one mapped task of apex_score.")
+    score_chunk_drops: int = Field(1000, ge=1, description="At most so many drops in one mapped task of apex_score.")
     score_chunk_mb: int = Field(256, ge=1, description="At most so many megabytes of drops in one mapped task.")
     model_name: str = Field("digital_orders_xgboost", description="Name of the registered model in MLflow.")
 

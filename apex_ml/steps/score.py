@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -37,6 +38,8 @@ from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 65_536
+MOST_NAMES = 100_000
+"""Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
 
 
 def list_drops(context: StepContext) -> dict[str, Any]:
@@ -60,17 +63,24 @@ def list_drops(context: StepContext) -> dict[str, Any]:
 def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dict[str, Any]]:
     """Cut a list of drops into chunks of bounded number and size; a single larger drop is a chunk of its own."""
     found: list[list[Waiting]] = []
-    size = 0
+    size = names = 0
     for drop in waiting:
-        if not found or len(found[-1]) >= most_drops or size + drop.size > most_bytes:
+        name = _length(drop.name)
+        if not found or len(found[-1]) >= most_drops or size + drop.size > most_bytes or names + name > MOST_NAMES:
             found.append([])
-            size = 0
+            size = names = 0
         found[-1].append(drop)
         size += drop.size
+        names += name
     return [
         {"label": c[0].name if len(c) == 1 else f"{c[0].name} +{len(c) - 1}", "drops": [d.name for d in c]}
         for c in found
     ]
+
+
+def _length(name: str) -> int:
+    """Characters of a name in a JSON list that is escaped for HTML, too, as templates of Airflow escape it."""
+    return len(json.dumps(name)) + 2 + 5 * sum(name.count(c) for c in "<>&'")
 
 
 class _ChangedError(TransientError):

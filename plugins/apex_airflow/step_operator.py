@@ -20,6 +20,8 @@ from apex_ml.settings import Settings
 
 RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner}
 """Where a step can run."""
+LOGGED = 2000
+"""Characters of the command that the log shows."""
 
 
 def step_defaults(settings: Settings) -> dict[str, Any]:
@@ -113,7 +115,8 @@ class StepOperator(BaseOperator):
         """Run the step; return its result, or raise what Airflow should do about its end."""
         run = context["dag_run"]
         command = self.command(run.dag_id, run.run_id, Settings.load())
-        self.log.info("apex %s", " ".join(command.args))
+        line = " ".join(command.args)  # a chunk may name a thousand drops
+        self.log.info("apex %s", line if len(line) <= LOGGED else f"{line[:LOGGED]} …")
         self._runner = RUNTIMES[self.runtime]()
         try:
             outcome = self._runner.run(command, lambda line: self.log.info("%s", line))
