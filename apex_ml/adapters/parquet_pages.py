@@ -93,8 +93,8 @@ class _Chunk:
     whole: int
 
 
-def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Refuse a file whose pages are not what their headers say.
+def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Refuse a file whose pages are not what their headers say; returns its number of rows.
 
     Raises :class:`~apex_ml.errors.DataError` naming file, column and row group when a checksum does not match, a page
     claims to be larger than its column, or the counts of rows contradict each other. A header that cannot be read is
@@ -102,23 +102,23 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     ends the process when it is damaged.
     """
     file_sql = literal(str(path))
-    groups = f"SELECT DISTINCT row_group_id, row_group_num_rows AS n FROM parquet_metadata({file_sql})"
-    rows = f"(SELECT num_rows FROM parquet_file_metadata({file_sql}))"
     with errors_name(path.name):
-        told, held = one_row(con, f"SELECT {rows}, coalesce(sum(n), 0) FROM ({groups})")
+        (told,) = one_row(con, f"SELECT num_rows FROM parquet_file_metadata({file_sql})")
         found = con.execute(
-            "SELECT path_in_schema, row_group_id, data_page_offset, dictionary_page_offset, total_compressed_size,"
-            f" total_uncompressed_size FROM parquet_metadata({file_sql})"
-            " WHERE row_group_num_rows > 0"  # a group without rows may have no pages
+            "SELECT row_group_num_rows, path_in_schema, row_group_id, data_page_offset, dictionary_page_offset,"
+            f" total_compressed_size, total_uncompressed_size FROM parquet_metadata({file_sql})"
         ).fetchall()
-    if told != held:
+    groups = {(group, rows) for rows, _, group, *_ in found}
+    if told != sum(rows for _, rows in groups):
         raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {told} rows")
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        for chunk in (_Chunk(*values) for values in found):
+        # a group without rows may have no pages
+        for chunk in (_Chunk(*values) for rows, *values in found if rows > 0):
             if fault := _fault(file, size, chunk):
                 where = f"column {chunk.column}, row group {chunk.group}"
                 raise DataError(f"{path.name}: damaged in {where}: {fault}; deliver it again")
+    return int(told)
 
 
 def _fault(file: io.RawIOBase, size: int, chunk: _Chunk) -> str | None:

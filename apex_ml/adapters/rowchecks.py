@@ -30,6 +30,9 @@ from apex_ml.contract.masks import (
 from apex_ml.contract.model import Contract, Use
 from apex_ml.errors import DataError
 
+HELD_ROWS = 65_536
+"""A file of at most so many rows is held in memory while it is looked at."""
+HELD = "held_rows"
 _LONGEST_TEXT = 10_000  # characters kept of a quarantined value
 
 
@@ -123,13 +126,24 @@ def _own_values(checks: RowChecks) -> str:
     return f"json_object({', '.join(pairs)})"
 
 
+_distrusting: set[int] = set()
+
+
 @contextmanager
 def statistics_are_not_trusted(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Read values, whatever a file's statistics say of them: wrong ones would fold a check away."""
+    """Read values, whatever a file's statistics say of them: wrong ones would fold a check away.
+
+    Within another such block of the same connection nothing is left to do.
+    """
+    if id(con) in _distrusting:
+        yield
+        return
     con.execute("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
+    _distrusting.add(id(con))
     try:
         yield
     finally:
+        _distrusting.discard(id(con))
         con.execute("RESET disabled_optimizers")
 
 
@@ -148,19 +162,22 @@ def check_file(
     """Split one file into accepted rows and quarantined rows with all their reasons.
 
     `accepted` gets the contract's columns, normalised and cast (with `with_row_nr` also the row's position in the
-    file); without `copy` only when the file itself will not do, and the report's `query` tells where the rows are.
-    `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
-    `row` (JSON of the file's own values, texts of more than 10,000 characters cut). Raises
+    file); without `copy` only when the file itself will not do, and the report's `query` tells where the rows are
+    until the next file is checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of
+    column, value, rule) and `row` (JSON of the file's own values, texts of more than 10,000 characters cut). Raises
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
     required column.
     """
     schema = read_schema(path)
-    verify_pages(con, path)
+    rows = verify_pages(con, path)
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
     with errors_name(path.name), statistics_are_not_trusted(con):
-        return _split(con, Source(path, checks), accepted, quarantined, with_row_nr, copy)
+        source = Source(path, checks)
+        if not copy and rows <= HELD_ROWS:
+            source = source.hold(con)
+        return _split(con, source, accepted, quarantined, with_row_nr, copy)
 
 
 @dataclass(frozen=True)
@@ -169,10 +186,18 @@ class Source:
 
     path: Path
     checks: RowChecks
+    held: bool = False
 
     def plain(self) -> str:
         """All rows as `plain`: cast, but not normalised, with the column IN_DOUBT."""
+        if self.held:
+            return f"WITH plain AS (FROM {HELD})"
         return f"WITH source AS ({self._rows()}), plain AS ({self.checks.plain})"
+
+    def hold(self, con: duckdb.DuckDBPyConnection) -> Source:
+        """The same with all its rows as `plain` in a table: of a small file, to compile the checks takes longest."""
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {HELD} AS {self.plain()} FROM plain")
+        return Source(self.path, self.checks, held=True)
 
     def staged(self, where: str = "true") -> str:
         """The rows that fulfil a condition, as `staged`: normalised, beside the file's own values."""

@@ -298,9 +298,13 @@ def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, ClassFigures]
     cursor.execute(
         "INSERT INTO apex.mlflow_outbox (run_id, batch, origin) VALUES ($1, $2, $3)", (run["run_id"], batch, origin)
     )
-    for name, found in classes.items():
-        cursor.execute(
-            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
-            " VALUES ($1, $2, $3, nullif($4, 'NaN'::float8), nullif($5, 'NaN'::float8))",
-            (run["run_id"], name, found.orders, found.mean_confidence, found.median_confidence),
-        )
+    rows = [
+        f"($1, ${n}, ${n + 1}, nullif(${n + 2}, 'NaN'::float8), nullif(${n + 3}, 'NaN'::float8))"
+        for n in range(2, 2 + 4 * len(classes), 4)
+    ]
+    figures = [value for name, found in classes.items() for value in (name, *found)]
+    cursor.execute(
+        "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
+        f" VALUES {', '.join(rows)}",
+        (run["run_id"], *figures),
+    )

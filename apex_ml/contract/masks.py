@@ -396,7 +396,6 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
     values = [f"{c.value} AS {quoted(name)}" for name, c in found.items()]
     plain = [f"{c.plain} AS {quoted(name)}" for name, c in found.items()]
     in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
-    in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
     raw_columns = tuple(RawColumn(f.name, f.type, raw(place)) for place, f in enumerate(schema))
     raws = [f"{quoted(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
     return RowChecks(

@@ -157,6 +157,7 @@ def _tools(context: StepContext) -> Iterator[_Tools]:
     with (
         scratch_folder(context.processed, "scoring") as scratch,
         duck.connect(settings, scratch) as con,
+        statistics_are_not_trusted(con),
         warehouse.connect(settings) as ledger,
         scored.transactions(settings) as begin,
     ):
@@ -338,7 +339,8 @@ def _score_file(
                 )
             if own:
                 partitions.index_own(cursor, contract, run_id)
-            scored.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+            if contract.target not in report.filled:
+                scored.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
             if report.quarantined:
                 scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
             reach("score_written")

@@ -122,15 +122,20 @@ def fit_xgboost(
     )
 
 
+FEW_ROWS = 2048
+"""So many rows are scored before a second thread has begun."""
+
+
 class _Booster:
     """Scores codes with a booster."""
 
     def __init__(self, content: bytes) -> None:
         self._booster = xgb.Booster(model_file=bytearray(content))
+        self._for_few = xgb.Booster({"nthread": 1}, model_file=bytearray(content))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class, float32, shape (n, k)."""
-        p: np.ndarray = self._booster.inplace_predict(x)
+        p: np.ndarray = (self._for_few if len(x) <= FEW_ROWS else self._booster).inplace_predict(x)
         return p
 
     def contributions(self, x: np.ndarray) -> np.ndarray:
