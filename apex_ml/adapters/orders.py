@@ -20,7 +20,6 @@ from apex_ml.core.history import POSITION, alike_sql, compact_sql, settle_ties, 
 PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""
 COMPACT = "compact_orders"
-SORTED = "sorted_orders"
 RANGE_ROWS = 2_500_000
 """About so many rows are sorted at once: a few hundred MB."""
 BATCH_ROWS = 65_536
@@ -73,29 +72,26 @@ class SortedOrders:
             sides = ((">=", low), ("<", high))
             bounds = [f"{entity} {sign} {literal(name)}" for sign, name in sides if name is not None]
             within = f"(SELECT * FROM {COMPACT} WHERE {' AND '.join(bounds)})" if bounds else COMPACT
-            self._con.execute(f"CREATE TABLE {SORTED} AS {sorted_sql(self.contract, within)}")
-            if high is None:
-                self._con.execute(f"DROP TABLE {COMPACT}")
             repeated: pa.Array | None = None
-            reader = self._con.sql(f"SELECT * FROM {SORTED}").to_arrow_reader(BATCH_ROWS)
+            reader = self._con.sql(sorted_sql(self.contract, within)).to_arrow_reader(BATCH_ROWS)
             for table in whole_entities(reader, self.contract.entity):
                 table, alike = settle_ties(self.contract, table)
                 if alike:
-                    repeated = self._repeated() if repeated is None else repeated
+                    repeated = self._repeated(within) if repeated is None else repeated
                     table = table.filter(pc.invert(pc.is_in(table.column(POSITION), value_set=repeated)))
                 yield table
             self.repeated += len(repeated) if repeated is not None else 0
-            self._con.execute(f"DROP TABLE {SORTED}")
+        self._con.execute(f"DROP TABLE {COMPACT}")
 
-    def _repeated(self) -> pa.Array:
-        """Positions of the sorted rows that repeat one of an earlier position.
+    def _repeated(self, within: str) -> pa.Array:
+        """Positions of the rows that repeat one of an earlier position.
 
         Repeated rows are equal in what their history needs, then compared as a whole.
         """
         columns = ", ".join(map(quoted, self.contract.columns))
         with self._con.cursor() as con:  # beside the rows that are being read
             con.execute("SET enable_progress_bar = false")
-            con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(self.contract, SORTED)}")
+            con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(self.contract, within)}")
             found = con.sql(
                 f"SELECT {POSITION} FROM {PLACED} SEMI JOIN alike_orders USING ({POSITION})"
                 f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"

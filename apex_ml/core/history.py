@@ -52,10 +52,6 @@ def compact_sql(contract: Contract, orders: str) -> str:
     return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
 
 
-def _keys(contract: Contract) -> list[str]:
-    return [quoted(contract.entity), DAY, PLACE, *(quoted(exact_name(m)) for m in contract.named("measure"))]
-
-
 def sorted_sql(contract: Contract, compact: str) -> str:
     """SQL: the rows of :func:`compact_sql` by entity and day. A longer key would make the sort several times slower."""
     return f"SELECT * FROM {compact} ORDER BY {quoted(contract.entity)}, {DAY}"
@@ -88,16 +84,13 @@ def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
     return table, bool(alike.any())
 
 
-def alike_sql(contract: Contract, ordered: str) -> str:
-    """SQL: positions of the rows that have another equal in entity, day, target and measures.
+def alike_sql(contract: Contract, compact: str) -> str:
+    """SQL: positions of the rows of :func:`compact_sql` that have another equal in entity, day, target and measures.
 
-    Only these can be repeated rows. `ordered` is a table made by :func:`sorted_sql`, read in the order of its rows.
+    Only these can be repeated rows; a few others may be among them, as hashes are compared.
     """
-    keys = _keys(contract)
-    hashed = f"SELECT hash({', '.join(keys[:2])}) AS near, [{POSITION}, hash({', '.join(keys)})] AS this FROM {ordered}"
-    pairs = f"SELECT *, lag(near) OVER () AS before, lag(this) OVER () AS earlier FROM ({hashed})"
-    close = f"SELECT DISTINCT unnest([this, earlier]) AS row FROM ({pairs}) WHERE near = before"
-    return f"SELECT row[1] AS {POSITION} FROM ({close}) QUALIFY count(*) OVER (PARTITION BY row[2]) > 1"
+    keys = [quoted(contract.entity), DAY, PLACE, *(quoted(exact_name(m)) for m in contract.named("measure"))]
+    return f"SELECT {POSITION} FROM {compact} QUALIFY count(*) OVER (PARTITION BY hash({', '.join(keys)})) > 1"
 
 
 def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
@@ -119,8 +112,9 @@ def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[p
 
 
 def _integers(table: pa.Table, name: str) -> np.ndarray:
-    values: np.ndarray = pc.fill_null(table.column(name), 0).to_numpy().astype(np.int64)
-    return values
+    column = table.column(name)
+    values: np.ndarray = (pc.fill_null(column, 0) if column.null_count else column).to_numpy()
+    return values.astype(np.int64, copy=False)
 
 
 class Replay:
@@ -140,15 +134,18 @@ class Replay:
         bounds = np.flatnonzero(changes)
         # rows firsts[i] … ends[i] - 1 are those of entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
-        self._sums = {name: self._running(values) for name, values in self._summed()}
+        counted = np.arange(table.num_rows + 1)
+        self._sums = {n: counted if v is None else self._running(v) for n, v in self._summed()}
 
-    def _summed(self) -> Iterator[tuple[str, np.ndarray]]:
+    def _summed(self) -> Iterator[tuple[str, np.ndarray | None]]:
+        """What is summed a row; None stands for ones."""
         contract = self.contract
         for place, level in enumerate(contract.classes, 1):
             yield count_name(level), self._places == place
         for measure in mean_measures(contract):
+            values = self.table.column(exact_name(measure))
             yield sum_name(measure), _integers(self.table, exact_name(measure))
-            yield known_name(measure), self.table.column(exact_name(measure)).is_valid().to_numpy()
+            yield known_name(measure), values.is_valid().to_numpy() if values.null_count else None
         levels = trend_levels(contract)
         if levels:
             yield DAYS, self._days

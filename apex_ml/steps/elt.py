@@ -128,30 +128,34 @@ def make_examples(
     over part by part, by entity. Rows stream; of an entity one row of integers is kept.
     """
     contract, files = orders.contract, orders.files
-    columns = CodedColumns(contract, files, tuple(dict.fromkeys((contract.target, *contract.features.attributes))))
+    wanted = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)
         snapshot = None if as_of is None else replayed.snapshot(as_of)
         if contract.features.grain == "every_order":
-            return _finished(contract, replayed.every_order(), columns), None, snapshot
+            return _finished(contract, replayed.every_order(), columns.result()), None, snapshot
         return *replayed.last_orders(), snapshot
 
     parts: list[pa.Table] = []
     unsettled: list[pa.Array] = []
-    for part, positions, snapshot in in_order(replay, orders.tables(), threads):
-        if on_snapshot is not None and snapshot is not None:
-            on_snapshot(snapshot)
-        if positions is None:
-            yield part
-        else:
-            parts.append(part)
-            unsettled.append(positions)
+    with ThreadPoolExecutor(1) as aside:
+        # read while the orders are sorted
+        columns = aside.submit(CodedColumns, contract, files, wanted)
+        for part, positions, snapshot in in_order(replay, orders.tables(), threads):
+            if on_snapshot is not None and snapshot is not None:
+                on_snapshot(snapshot)
+            if positions is None:
+                yield part
+            else:
+                parts.append(part)
+                unsettled.append(positions)
     if parts:
         states = _settled(contract, files, pa.concat_tables(parts).combine_chunks(), pa.concat_arrays(unsettled))
         by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
         cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
-        yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), columns), cuts, threads)
+        coded = columns.result()
+        yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), coded), cuts, threads)
 
 
 def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

@@ -31,7 +31,7 @@ class Row:
     @property
     def ok(self) -> bool | None:
         """Whether the target is met; None without a target."""
-        return None if self.target is None else self.value <= self.target
+        return None if self.target is None else bool(self.value <= self.target)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""
