@@ -151,11 +151,22 @@ def make_examples(
                 parts.append(part)
                 unsettled.append(positions)
     if parts:
-        states = _settled(contract, files, pa.concat_tables(parts).combine_chunks(), pa.concat_arrays(unsettled))
+        states = _settled(contract, files, _in_one_piece(parts), pa.concat_arrays(unsettled))
         by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
         cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
         coded = columns.result()
         yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), coded), cuts, threads)
+
+
+def _in_one_piece(parts: list[pa.Table]) -> pa.Table:
+    """The rows of all tables in one piece, column by column; the list is emptied, so that no column is held twice."""
+    table = pa.concat_tables(parts)
+    parts.clear()
+    columns = {}
+    for name in table.column_names:
+        columns[name] = table.column(name).combine_chunks()
+        table = table.drop_columns([name])
+    return pa.table(columns)
 
 
 def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
