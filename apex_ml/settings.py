@@ -120,7 +120,9 @@ class Settings(BaseSettings):
 
     origin: str = Field("", description="Address of the run that called the step; logged for lineage.")
 
-    fault: str = Field("", description="For tests: the fault point at which a step kills itself. Leave empty.")
+    fault: str = Field(
+        "", description="For tests: the fault point at which a step kills itself, with :halt stands still. Leave empty."
+    )
 
     # scoring
     score_chunk_drops: int = Field(1000, ge=1, description="At most so many drops in one mapped task of apex_score.")
