@@ -64,14 +64,19 @@ class Registry:
     def _json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any] | None:
         """The answer, or None when MLflow says that the thing does not exist."""
         response = self._call(method, f"/api/2.0/mlflow/{path}", **kwargs)
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:  # a proxy, or another server
+            raise TransientError(
+                f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) answered {path} with no JSON:"
+                f" {response.status_code} {response.text[:200]}; is it MLflow that answers there?"
+            ) from error
         if response.status_code in (400, 404):
-            told = response.json()
-            missing = "not found" in str(told.get("message", "")) or told.get("error_code") == "RESOURCE_DOES_NOT_EXIST"
-            if missing:
+            message, code = str(answer.get("message", "")), answer.get("error_code")
+            if "not found" in message or code == "RESOURCE_DOES_NOT_EXIST":
                 return None
         if response.status_code >= 400:
             raise ConfigError(f"MLflow at {self._url} refused {path}: {response.status_code} {response.text[:300]}")
-        answer: dict[str, Any] = response.json()
         return answer
 
     def _put(self, artifact_uri: str, name: str, content: bytes) -> None:
