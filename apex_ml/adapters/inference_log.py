@@ -190,22 +190,22 @@ class InferenceLog(Registry):
     """Writes runs of the experiment apex_score, linked to versions of the registry."""
 
     def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
-        """Find the run of a batch by its tag, or make it; returns its id."""
+        """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
         search = {"experiment_ids": [self._experiment()], "filter": f"tags.`{BATCH_TAG}` = '{batch}'", "max_results": 1}
         if found := (self._json("POST", "runs/search", json=search) or {}).get("runs"):
             run_id: str = found[0]["info"]["run_id"]
-            return run_id
-        content = {
-            "experiment_id": self._experiment(),
-            "run_name": name,
-            "start_time": _ms(started),
-            "tags": [{"key": key, "value": value} for key, value in tags.items()],
-        }
-        made = self._json("POST", "runs/create", json=content) or {}
-        run_id = made["run"]["info"]["run_id"]
+        else:
+            content = {
+                "experiment_id": self._experiment(),
+                "run_name": name,
+                "start_time": _ms(started),
+                "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            }
+            run_id = (self._json("POST", "runs/create", json=content) or {})["run"]["info"]["run_id"]
         version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
         known = self._version(self._json("GET", "model-versions/get", params=version))
         if known is not None:  # a version that was deleted meanwhile cannot be linked
+            # also in a run that was found: whoever made it may have got no further
             self._json("POST", "runs/log-inputs", json={"run_id": run_id, "models": [{"model_id": known.model_id}]})
         return run_id
 
