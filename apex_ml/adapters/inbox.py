@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -41,7 +42,7 @@ class Inbox:
         self.quarantine = self.root / "quarantine"
 
     def prepare(self) -> None:
-        """Make the folders. Raises ConfigError when one cannot be written, as drops could then not be moved."""
+        """Make the folders. Raises ConfigError when drops could not be moved to one."""
         with full_disk_is_told(self.root):
             for folder in (self.inbox, self.done, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +51,24 @@ class Inbox:
                         f"{folder}: cannot be written, so that drops cannot be moved when they are done; make it"
                         " writable and run again"
                     )
+
+            for folder in (self.done, self.quarantine):
+                self._refuse_another_mount(folder)
+
+    def _refuse_another_mount(self, folder: Path) -> None:
+        nothing = ".no-such-drop"
+        try:
+            # Linux refuses to move to another mount before it looks whether the file exists
+            (self.inbox / nothing).rename(folder / nothing)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise ConfigError(
+                f"{folder}: is on another file system than {self.inbox}, so that drops cannot be moved there in one"
+                " step; mount the folder above both instead (APEX_DROPS_URL)"
+            ) from error
 
     def look(self) -> list[Waiting]:
         """Every visible file in the inbox, oldest first; a file that vanishes meanwhile is left out."""
