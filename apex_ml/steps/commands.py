@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from apex_ml import faults
+from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
@@ -34,6 +35,23 @@ def _start(step: str, run: str) -> Any:
     return StepContext.load(settings, run)
 
 
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log that cannot be written, as on a full disk, fails no step: stderr has every line, too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the file could not be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        else:
+            click.echo(f"apex: {self.baseFilename}: cannot be written: {error.strerror}", err=True)
+
+
 def _log_to_file(settings: Settings, step: str, run: str) -> None:
     """One line an event: to stderr for the task log, and to logs/steps.log with time, step and run."""
     root = logging.getLogger("apex_ml")
@@ -41,8 +59,9 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     root.handlers = [console]
-    settings.logs.mkdir(parents=True, exist_ok=True)
-    file = logging.handlers.WatchedFileHandler(settings.logs / "steps.log", encoding="utf-8", delay=True)
+    with full_disk_is_told(settings.logs):
+        settings.logs.mkdir(parents=True, exist_ok=True)
+    file = _LogFile(settings.logs / "steps.log", encoding="utf-8", delay=True)
     line = f"%(asctime)s.%(msecs)03dZ %(levelname)s step={step} run={run} pid=%(process)d %(message)s"
     formatter = logging.Formatter(line, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
