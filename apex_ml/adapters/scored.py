@@ -27,6 +27,8 @@ BAD_DROP = "bad_drop"
 """Kind of the alert that a drop cannot be scored."""
 NAME_LOCK = 7_261_003
 """Mixed into the key of the advisory lock on a drop's name."""
+DISK_FULL = "53100"
+"""Postgres' code of the error."""
 OUTCOMES_LOCK = 7_261_008
 """Key of the advisory lock under which one process at a time matches outcomes."""
 
@@ -45,8 +47,10 @@ def _told_when_down(url: str) -> Iterator[None]:
         yield
     except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
         first = str(error).strip().splitlines()[0]
+        remedy = "; free space on its disk and run again" if error.sqlstate == DISK_FULL else ""
         raise TransientError(
-            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; nothing was written"
+            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first};"
+            f" nothing was written{remedy}"
         ) from error
 
 
