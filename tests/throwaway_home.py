@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from apex_ml.platform import embedded, postgres, supervise
 from apex_ml.platform.env_file import ensure_env
@@ -92,35 +94,57 @@ class PlainDatabase:
 
     settings: Settings
     server: postgres.Server
+    before: Sequence[str] = ()
+    """Beginning of the server's command, for one that runs in a mount namespace."""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the server, also one that was killed, and wait until it answers."""
+        account = self.server.account
+        drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+        command = [*self.server.command(self.settings), "-c", "fsync=off", "-c", "full_page_writes=off"]
+        if account and self.before:  # only root may enter the namespace
+            drop = {}
+            ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
+            command = [*self.before, "setpriv", *ids, "--clear-groups", *command]
+        log = self.settings.logs / "postgres.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        postgres.forget_dead(self.server)
+        with log.open("ab") as file:
+            self.processes.append(
+                subprocess.Popen(command, cwd="/", stdout=file, stderr=file, start_new_session=True, **drop)  # type: ignore[call-overload]
+            )
+        postgres.wait_ready(self.settings, self.server)
+
+    def kill(self) -> None:
+        """End the server and every process of it as by kill -9, all at once."""
+        postmaster = psutil.Process(self.processes[-1].pid)
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.processes[-1].wait(20)
+        psutil.wait_procs(family, timeout=20)
+
+    def stop(self) -> None:
+        """End the server at once; nothing of it is kept."""
+        if self.processes and self.processes[-1].poll() is None:
+            self.processes[-1].send_signal(signal.SIGQUIT)
+            self.processes[-1].wait(20)
 
 
 @contextmanager
-def plain_postgres() -> Iterator[PlainDatabase]:
+def plain_postgres(before: Sequence[str] = ()) -> Iterator[PlainDatabase]:
     """Postgres as a child of this process; it and its data are gone at the end."""
     with open_folder() as folder:
         home = folder / "home"
         home.mkdir()
         settings = ensure_env(throwaway(home))
-        server = postgres.prepare(settings)
-        account = server.account
-        log = settings.logs / "postgres.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*server.command(settings), "-c", "fsync=off", "-c", "full_page_writes=off"],
-                cwd="/",
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                user=account.pw_uid if account else None,
-                group=account.pw_gid if account else None,
-                extra_groups=[] if account else None,
-            )
+        database = PlainDatabase(settings, postgres.prepare(settings), before)
         try:
-            postgres.wait_ready(settings, server)
-            postgres.ensure_databases(settings, server)
-            yield PlainDatabase(settings, server)
+            database.start()
+            postgres.ensure_databases(settings, database.server)
+            yield database
         finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-            process.wait(20)
+            database.stop()
             postgres.remove(settings)

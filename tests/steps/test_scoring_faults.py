@@ -1,0 +1,640 @@
+"""Scoring under faults: processes killed at every point, services taken away half way, disks that are really full.
+
+A reader polls all along, and what is there in the end is what a run that nobody disturbed would have made.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex, Done
+from forked_command import call, forked, go_on, halted
+from ledger import places, run
+from small_disk import SmallDisk, small_disk
+from throwaway_home import PlainDatabase, open_folder, plain_postgres
+
+from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.adapters.migrations import migrate
+from apex_ml.adapters.partitions import OWN_ROWS
+from apex_ml.contract.model import Contract
+from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.score import list_drops
+
+LARGE = "large.parquet"
+SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 5))
+SMALL_ROWS = 400
+BAD = 7
+"""Every so many-th hundred row of a drop names no client."""
+
+
+@pytest.fixture(scope="module")
+def contents(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Drops by name, made once: each has rows for the quarantine and rows whose outcome came with them."""
+    folder = tmp_path_factory.mktemp("contents")
+    found = {}
+    for seed, name in enumerate((LARGE, *SMALL)):
+        path = folder / name
+        make_drop(str(raw), date(2024, 8, 24), OWN_ROWS if name == LARGE else SMALL_ROWS, seed, path, contract)
+        table = pq.read_table(path)
+        clients = table[contract.entity].to_pylist()
+        clients[seed :: 100 * BAD] = ["nobody"] * len(clients[seed :: 100 * BAD])
+        table = table.set_column(table.schema.get_field_index(contract.entity), contract.entity, pa.array(clients))
+        observed = pa.array([contract.classes[nr % 3] if nr % 5 == 0 else None for nr in range(len(clients))])
+        pq.write_table(table.append_column(contract.target, observed), path)
+        found[name] = path.read_bytes()
+    return found
+
+
+def put(apex: Apex, contents: dict[str, bytes], *names: str) -> None:
+    for name in names:
+        (apex.inbox / name).write_bytes(contents[name])
+
+
+def score(apex: Apex, *names: str, disk: SmallDisk | None = None, **extra: str) -> Done:
+    """`apex score` of some drops."""
+    return call(apex, "score", "--drops", json.dumps(names), holder=disk.holder if disk else 0, **extra)
+
+
+VOLATILE = "{run_id,drop_id,step_run,started_at,finished_at,ms_total,ms_check,ms_features,ms_predict,ms_write,"
+VOLATILE += "row_us_mean,row_us_p50,row_us_p95,row_us_p99,scored_at,quarantined_at,recorded_at}"
+OF_RUNS = "JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+TABLES = {
+    "drops": "SELECT d.sha256, d.name, d.bytes, d.rows, d.state, d.reason, s.sha256 FROM apex.drops AS d"
+    " LEFT JOIN apex.drops AS s ON s.drop_id = d.superseded_by",
+    "runs": "SELECT d.sha256, (to_jsonb(r) - %(v)s::text[])::text"
+    " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)",
+    "classes": f"SELECT d.sha256, c.predicted, (to_jsonb(c) - %(v)s::text[])::text"
+    f" FROM apex.scoring_run_classes AS c {OF_RUNS}",
+    "orders": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(s) - %(v)s::text[])::text, ',' ORDER BY s.row_nr))"
+    f" FROM apex.scored_orders AS s {OF_RUNS} GROUP BY 1",
+    "outcomes": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(o) - %(v)s::text[])::text, ',' ORDER BY o.row_nr))"
+    f" FROM apex.outcomes AS o {OF_RUNS} GROUP BY 1",
+    "quarantined": "SELECT q.source_sha256, q.row_nr, (to_jsonb(q) - %(v)s::text[])::text"
+    " FROM apex.quarantined_rows AS q",
+    "told": f"SELECT d.sha256, o.sent_at IS NOT NULL FROM apex.mlflow_outbox AS o {OF_RUNS}",
+    "alerts": "SELECT kind, subject, message FROM apex.alerts",
+}
+
+
+def tables(apex: Apex) -> dict[str, list[tuple[Any, ...]]]:
+    """All that scoring leaves, without what differs from run to run."""
+    return {name: sorted(apex.sql(query, {"v": VOLATILE})) for name, query in TABLES.items()}
+
+
+@pytest.fixture(scope="module")
+def _undisturbed_tables() -> dict[str, dict[str, list[tuple[Any, ...]]]]:
+    return {}
+
+
+@pytest.fixture
+def undisturbed(
+    scoring: Apex,
+    databases: Any,
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    _undisturbed_tables: dict[str, dict[str, list[tuple[Any, ...]]]],
+) -> dict[str, list[tuple[Any, ...]]]:
+    """The tables after all the drops were scored and nobody disturbed it."""
+    if not _undisturbed_tables:
+        quiet = scoring.but(home=tmp_path / "quiet", **databases.migrated())
+        put(quiet, contents, *contents)
+        run(quiet, *contents)
+        _undisturbed_tables["all"] = tables(quiet)
+    return _undisturbed_tables["all"]
+
+
+def of(found: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, list[tuple[Any, ...]]]:
+    """The part of the tables that belongs to some drops."""
+    wanted = {row[0] for row in found["drops"] if row[1] in names}
+    return {table: [row for row in rows if row[0] in wanted] for table, rows in found.items()}
+
+
+SEEN_BY_PEOPLE = """
+    SELECT s.name, coalesce(s.run_id, o.run_id, -1) AS run_id, s.state = 'done' AS done, s.rows_in, s.rows_scored,
+           s.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
+    FROM apex.drop_summary AS s
+    FULL JOIN (SELECT run_id, drop_sha256, count(*) AS n FROM apex.lineage GROUP BY 1, 2) AS o USING (run_id)
+    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.drop_classes GROUP BY 1) AS c
+        ON c.run_id = coalesce(s.run_id, o.run_id)
+    FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM apex.quarantine GROUP BY 1) AS q
+        ON q.source_sha256 = coalesce(s.sha256, o.drop_sha256)"""
+SEEN_IN_TABLES = """
+    SELECT d.name, coalesce(r.run_id, o.run_id, -1) AS run_id, d.state = 'done' AS done, r.rows_in, r.rows_scored,
+           r.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
+    FROM apex.drops AS d
+    FULL JOIN apex.scoring_runs AS r USING (drop_id)
+    FULL JOIN (SELECT run_id, count(*) AS n FROM apex.scored_orders GROUP BY 1) AS o USING (run_id)
+    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.scoring_run_classes GROUP BY 1) AS c USING (run_id)
+    FULL JOIN (SELECT source_sha256, count(*) AS n FROM apex.quarantined_rows GROUP BY 1) AS q
+        ON q.source_sha256 = d.sha256"""
+
+
+class Reader(threading.Thread):
+    """Polls all along, as people do by the views and as the tables are; keeps what is wrong at any moment.
+
+    A server that is away for a while is no fault; what was seen once and is then gone is one.
+    """
+
+    def __init__(self, apex: Apex) -> None:
+        super().__init__(daemon=True)
+        self._looks = ((apex.settings.reader_url, SEEN_BY_PEOPLE), (apex.settings.writer_url, SEEN_IN_TABLES))
+        self._end = threading.Event()
+        self.polls = 0
+        self.wrong: list[Any] = []
+        self._known: set[Any] = set()
+        self.failed: list[Exception] = []
+
+    def run(self) -> None:
+        while not self._end.is_set():
+            try:
+                with (
+                    closing(psycopg2.connect(self._looks[0][0])) as people,
+                    closing(psycopg2.connect(self._looks[1][0])) as owner,
+                ):
+                    for connection in (people, owner):
+                        connection.set_session("REPEATABLE READ", readonly=True)
+                    while not self._end.is_set():
+                        self._poll(people, SEEN_BY_PEOPLE)
+                        self._poll(owner, SEEN_IN_TABLES)
+                        self.polls += 1
+                        self._end.wait(0.03)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                self._end.wait(0.02)
+            except Exception as error:
+                self.failed.append(error)
+                return
+
+    def _poll(self, connection: Any, query: str) -> None:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            names = [column.name for column in cursor.description]
+            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        for one in found:
+            whole = (
+                one["done"]
+                and one["orders"] == one["rows_scored"] == one["of_classes"]
+                and one["quarantined"] == one["rows_quarantined"]
+                and one["rows_in"] == one["rows_scored"] + one["rows_quarantined"]
+            )
+            if not whole:
+                self.wrong.append(one)
+        now = {(one["name"], one["run_id"]) for one in found}
+        if lost := self._known - now:
+            self.wrong.append(("was there before", lost))
+        self._known |= now
+
+    def until_more(self, polls: int = 3) -> None:
+        """Wait until it has looked some times more."""
+        deadline = time.monotonic() + 30
+        wanted = self.polls + polls
+        while self.polls < wanted and time.monotonic() < deadline and self.is_alive():
+            time.sleep(0.01)
+        assert self.polls >= wanted, self.failed
+
+    def end(self) -> None:
+        self._end.set()
+        self.join(30)
+
+
+@contextmanager
+def reading(apex: Apex) -> Iterator[Reader]:
+    """A reader that polls while the block runs, and after it has seen nothing wrong."""
+    reader = Reader(apex)
+    reader.start()
+    try:
+        yield reader
+        reader.until_more()
+    finally:
+        reader.end()
+    assert reader.wrong[:3] == [] and reader.failed == []
+
+
+# ---- the process is killed
+
+POINTS = ("score_claimed", "score_written", "score_committed", "outbox_begun", "outbox_logged")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undisturbed_run(
+    scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]], seed: int
+) -> None:
+    """A drop comes before each kill and is scored first; with each seed the large one meets another point first."""
+    chance = random.Random(seed)
+    points, small = chance.sample(POINTS, len(POINTS)), chance.sample(SMALL, len(SMALL))
+    large_at = POINTS[seed]
+    with reading(scoring):
+        for point in points:
+            new = LARGE if point == large_at else small.pop()
+            put(scoring, contents, new)
+            names = [new, *chance.sample(others := sorted(set(places(scoring)["inbox"]) - {new}), len(others))]
+            killed = score(scoring, *names, APEX_FAULT=point)
+            assert killed.code == -signal.SIGKILL, (point, killed.err)
+            done = {row[0] for row in scoring.sql("SELECT name FROM apex.drops")}
+            assert (new in done) == (point not in ("score_claimed", "score_written"))
+        assert call(scoring, "score").code == 0
+    assert tables(scoring) == undisturbed
+    # a kill between commit and move has the file found once more
+    deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM apex.drops")]
+    assert sorted(deliveries) == [1] * (len(contents) - 1) + [2]
+    assert places(scoring) == {"inbox": [], "done": sorted(contents), "quarantine": []}
+    assert scoring.leftovers() == []
+
+
+# ---- Postgres is killed
+
+
+@pytest.fixture(scope="module")
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDatabase]:
+    """A Postgres that may be killed."""
+    with plain_postgres() as found:
+        migrate(found.settings)
+        yield found
+
+
+def on(database: PlainDatabase, scoring: Apex) -> Apex:
+    """The home of the test, with the database of another server."""
+    settings = database.settings
+    return scoring.but(database_url=settings.writer_url, reader_database_url=settings.reader_url)
+
+
+def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
+    scoring: Apex,
+    own_postgres: PlainDatabase,
+    contents: dict[str, bytes],
+    undisturbed: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    apex = on(own_postgres, scoring)
+    moments = [
+        ("score_claimed", LARGE),
+        ("score_written", LARGE),
+        ("score_claimed", SMALL[0]),
+        ("score_written", SMALL[1]),
+        ("score_committed", SMALL[2]),
+    ]
+    names: list[str] = []
+    with reading(apex) as reader:
+        for point, name in moments:
+            put(apex, contents, name)
+            with halted(apex, point, "score", "--drops", json.dumps([name])) as command:
+                reader.until_more()
+                own_postgres.kill()
+                done = go_on(command)
+            own_postgres.start()
+            reader.until_more()
+            assert "Traceback" not in done.err, done.err
+            if point == "score_committed":
+                # what is committed stays; that MLflow could not be told is no failure of scoring
+                assert done.code == 0 and "left_for_later" in done.err, done.err
+                assert places(apex)["inbox"] == []
+            else:
+                assert done.code == TransientError.exit_code, done.err
+                assert "TransientError" in done.err and "APEX_DATABASE_URL" in done.err
+                assert "nothing was written" in done.err and name in places(apex)["inbox"]
+            known = apex.sql("SELECT count(*) FROM apex.drops WHERE name = %s", (name,))
+            assert known == [(int(point == "score_committed"),)]
+            names = sorted({*names, name})
+            if (point, name) != moments[0]:
+                run(apex, *names)
+                assert tables(apex) == of(undisturbed, *names)
+    assert places(apex)["inbox"] == [] and apex.leftovers() == []
+
+
+# ---- MLflow goes away
+
+
+class Relay(ThreadingHTTPServer):
+    """Stands before MLflow: from the request that is told in `cut` on it is dead, before or after passing that on."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream, self.cut, self.answered, self.dead = upstream, "", False, False
+        self.instead: tuple[int, bytes] | None = None
+        super().__init__(("127.0.0.1", 0), Relayed)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Relayed(BaseHTTPRequestHandler):
+    server: Relay
+
+    def answer(self) -> None:
+        relay = self.server
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        now = bool(relay.cut) and relay.cut in self.path
+        relay.dead |= now
+        found = None
+        if not relay.dead or (now and relay.answered):
+            kept = {k: v for k, v in self.headers.items() if k.lower() == "content-type"}
+            found = httpx.request(self.command, relay.upstream + self.path, content=content, headers=kept)
+        if relay.dead:
+            self.close_connection = True
+            self.connection.close()
+            return
+        assert found is not None
+        code, body = relay.instead if relay.instead and "runs/" in self.path else (found.status_code, found.content)
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+for _method in ("GET", "POST", "PUT", "PATCH"):
+    setattr(Relayed, f"do_{_method}", Relayed.answer)
+
+
+@pytest.fixture
+def relay(mlflow_server: str) -> Iterator[Relay]:
+    made = Relay(mlflow_server)
+    worker = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    worker.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    worker.join(30)
+
+
+def told(apex: Apex) -> list[dict[str, Any]]:
+    """The MLflow runs of this home's batches."""
+    base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
+    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    found = []
+    for (batch,) in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox"):
+        search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
+        search["filter"] = f"tags.`{BATCH_TAG}` = '{batch}'"
+        ids = [one["info"]["run_id"] for one in httpx.post(f"{base}/runs/search", json=search).json().get("runs", [])]
+        # the search leaves out the inputs
+        found += [httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"] for run_id in ids]
+    return found
+
+
+REQUESTS = [
+    # whether it is served and only its answer is lost
+    ("runs/search", False),
+    ("runs/create", False),
+    ("runs/create", True),
+    ("runs/log-inputs", False),
+    ("runs/log-batch", True),
+    ("artifacts/", False),
+    ("runs/update", False),
+    ("runs/update", True),
+]
+
+
+def test_mlflow_that_dies_at_any_request_is_told_once_when_it_is_back(
+    scoring: Apex, relay: Relay, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    """Each request is lost, or is served and its answer lost; the drop is scored all the same."""
+    apex = scoring.but(mlflow_tracking_uri=relay.url)
+    put(apex, contents, SMALL[0])
+    run(apex, SMALL[0])
+    (whole,) = told(apex)
+    assert shape(whole)["inputs"] == 1
+    for request, answered in REQUESTS:
+        apex.sql("TRUNCATE apex.drops, apex.quarantined_rows, apex.scored_orders, apex.outcomes CASCADE")
+        put(apex, contents, SMALL[0])
+        relay.cut, relay.answered = request, answered
+        assert run(apex, SMALL[0])["scored"] == 1
+        assert relay.dead and places(apex)["inbox"] == []
+        ((attempts, error),) = apex.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
+        assert attempts == 1 and "does not answer" in error
+        relay.cut, relay.dead = "", False
+        assert list_drops(apex.context("sweep"))["waiting"] == 0  # the sweep tells what is left
+        assert send_outbox(apex.settings) == 0
+        assert tables(apex) == of(undisturbed, SMALL[0])
+        (one,) = told(apex)
+        assert shape(one) == shape(whole), (request, answered)
+
+
+def shape(told_run: dict[str, Any]) -> dict[str, Any]:
+    """What MLflow holds of a run, without the values that are timings."""
+    return {
+        "status": told_run["info"]["status"],
+        "metrics": sorted(m["key"] for m in told_run["data"]["metrics"]),
+        "samples": [m["value"] for m in told_run["data"]["metrics"] if m["key"] == "inference_samples"],
+        "inputs": len(told_run.get("inputs", {}).get("model_inputs", [])),
+    }
+
+
+@pytest.mark.parametrize(
+    "instead", [(404, b"<html>no such page</html>"), (200, b"<html>log in first</html>"), (502, b"")]
+)
+def test_an_answer_that_is_not_mlflows_keeps_the_note_and_the_scores(
+    scoring: Apex, relay: Relay, contents: dict[str, bytes], instead: tuple[int, bytes]
+) -> None:
+    """As a proxy gives that stands before MLflow."""
+    apex = scoring.but(mlflow_tracking_uri=relay.url)
+    put(apex, contents, SMALL[0])
+    relay.instead = instead
+    assert run(apex, SMALL[0])["scored"] == 1
+    ((attempts, error, sent),) = apex.sql("SELECT attempts, last_error, sent_at FROM apex.mlflow_outbox")
+    assert attempts == 1 and relay.url in error and sent is None
+    relay.instead = None
+    assert send_outbox(apex.settings) == 1 and len(told(apex)) == 1
+
+
+# ---- the disk is full
+
+
+@pytest.fixture
+def disk(scoring: Apex) -> Iterator[SmallDisk]:
+    """The home of the test on a small disk, with the champion's runs."""
+    home = scoring.settings.home
+    home.mkdir(parents=True)
+    with small_disk(home, megabytes=16) as found:
+        yield found
+
+
+def test_a_home_on_a_full_disk_writes_nothing_says_so_and_scores_when_there_is_space(
+    chain: Any,
+    scoring: Apex,
+    disk: SmallDisk,
+    contents: dict[str, bytes],
+    undisturbed: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    apex = scoring.but(processed_url="")
+    home = disk.seen(apex.settings.home)
+    inbox = home / "data" / "drops" / "inbox"
+    inbox.mkdir(parents=True)
+    (home / "data" / "processed").mkdir()
+    (home / "data" / "processed" / "first").symlink_to(chain.apex.processed / "first")
+    (inbox / LARGE).write_bytes(contents[LARGE])
+
+    def files() -> list[str]:
+        kept = (p for p in home.rglob("*") if not p.is_symlink() and p.name not in ("filler", "steps.log"))
+        return sorted(str(p.relative_to(home)) for p in kept if p.is_file())
+
+    # nothing fits: neither a log, nor the champion's files; then they do, but not the accepted rows
+    for leave in (0, 512 * 1024):
+        before = files()
+        disk.fill(leave)
+        done = score(apex, LARGE, disk=disk)
+        assert done.code == TransientError.exit_code, (leave, done.err)
+        assert "the disk is full; free space" in done.err and "Traceback" not in done.err, done.err
+        assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+        left = set(files()) - set(before)
+        assert not [name for name in left if not name.startswith(".apex/models/")], left
+        assert not [p for p in home.rglob("*") if p.name.endswith((".partial", ".tmp"))]
+    disk.free()
+    done = score(apex, LARGE, disk=disk)
+    assert done.code == 0, done.err
+    assert tables(apex) == of(undisturbed, LARGE)
+    assert not [p for p in home.rglob("*") if p.name.endswith((".partial", ".tmp"))]
+
+
+def test_a_disk_that_is_full_when_files_are_moved_loses_none_and_scores_none_twice(
+    scoring: Apex,
+    tmp_path: Path,
+    contents: dict[str, bytes],
+    undisturbed: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    """The folder is an overlay, as in a container: there a rename copies the file to the upper disk first."""
+    root = scoring.inbox.parent
+    put(scoring, contents, SMALL[0], SMALL[1])
+    (scoring.inbox / "bad.parquet").write_bytes(b"junk")
+    for part in ("done", "quarantine"):
+        (root / part).mkdir()
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    with small_disk(upper, megabytes=1) as disk:
+        for part in ("files", "work"):
+            disk.seen(upper / part).mkdir()
+        layers = f"lowerdir={root},upperdir={upper}/files,workdir={upper}/work"
+        disk.mount("-t", "overlay", "-o", layers, "overlay", str(root))
+
+        def folders() -> dict[str, list[str]]:
+            shown = disk.seen(root)
+            return {p: sorted(f.name for f in (shown / p).iterdir()) for p in ("inbox", "done", "quarantine")}
+
+        before = folders()
+        disk.fill()
+        done = score(scoring, SMALL[0], SMALL[1], "bad.parquet", disk=disk)
+        assert done.code == TransientError.exit_code and "Traceback" not in done.err, done.err
+        assert f"{root}/done: the disk is full; free space" in done.err
+        assert folders() == before
+        assert scoring.sql("SELECT name FROM apex.drops") == [(SMALL[0],)]  # committed before it could not be moved
+        done = score(scoring, "bad.parquet", disk=disk)
+        assert done.code == TransientError.exit_code and "Traceback" not in done.err, done.err
+        assert f"{root}/quarantine: the disk is full; free space" in done.err
+        assert folders() == before
+        disk.free()
+        done = score(scoring, SMALL[0], SMALL[1], "bad.parquet", disk=disk)
+        assert done.code == DataError.exit_code, done.err
+        found = folders()
+        assert found == {
+            "inbox": [],
+            "done": [SMALL[0], SMALL[1]],
+            "quarantine": ["bad.parquet", "bad.parquet.reason.json"],
+        }
+    assert of(tables(scoring), SMALL[0], SMALL[1]) == of(undisturbed, SMALL[0], SMALL[1])
+    assert scoring.sql("SELECT name, state, deliveries FROM apex.drops ORDER BY name") == [
+        ("bad.parquet", "failed", 2),
+        (SMALL[0], "done", 2),
+        (SMALL[1], "done", 1),
+    ]
+
+
+def test_folders_between_which_nothing_can_be_moved_are_told_before_anything_is_scored(
+    scoring: Apex, contents: dict[str, bytes]
+) -> None:
+    put(scoring, contents, SMALL[0])
+    done_folder = scoring.inbox.parent / "done"
+    done_folder.mkdir()
+    with small_disk(done_folder, megabytes=1) as disk:
+        done = score(scoring, SMALL[0], disk=disk)
+    assert done.code == ConfigError.exit_code and "Traceback" not in done.err, done.err
+    assert f"{done_folder}: " in done.err and "another file system" in done.err
+    assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+    assert places(scoring)["inbox"] == [SMALL[0]]
+
+
+def test_a_full_disk_under_postgres_writes_nothing_says_so_and_the_next_run_heals(
+    scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    """The tables lie on a small disk of their own, as with a tablespace."""
+    with open_folder() as folder, small_disk(folder, megabytes=48) as disk, plain_postgres(disk.command) as database:
+        place = disk.seen(folder) / "tables"
+        place.mkdir()
+        if database.server.account:
+            shutil.chown(place, database.server.account.pw_uid, database.server.account.pw_gid)
+        migrate(database.settings)
+        admin = database.settings
+        with closing(
+            psycopg2.connect(
+                host=str(database.server.socket),
+                port=admin.pg_port,
+                user="apex_admin",
+                password=admin.pg_admin_password.get_secret_value(),
+                dbname="postgres",
+            )
+        ) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE TABLESPACE small LOCATION '{folder}/tables'")
+                cursor.execute("ALTER DATABASE apex SET TABLESPACE small")
+        apex = on(database, scoring)
+        put(apex, contents, LARGE, SMALL[0])
+        with reading(apex) as reader:
+            for leave in (1, 6):  # the rows do not fit; then their index does not
+                disk.fill(leave * 2**20)
+                with pytest.raises(TransientError, match="No space left on device") as told_so:
+                    run(apex, LARGE)
+                assert "nothing was written" in str(told_so.value) and "free space" in str(told_so.value)
+                assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+                assert apex.leftovers() == []
+                reader.until_more()
+            disk.free()
+            run(apex, LARGE, SMALL[0])
+        assert tables(apex) == of(undisturbed, LARGE, SMALL[0])
+
+
+# ---- two at once
+
+
+def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, raw: Path, contract: Contract) -> None:
+    seen: dict[str, list[str]] = {}
+    with reading(scoring):
+        for turn in range(3):
+            names = [f"{turn}_{nr:02d}.parquet" for nr in range(20)]
+            for nr, name in enumerate(names):
+                make_drop(str(raw), date(2024, 8, 24), 20, 100 * turn + nr, scoring.inbox / name, contract)
+            given = [names, names if turn == 0 else names[::-1] if turn == 1 else names[10:] + names[:10]]
+            with ExitStack() as stack:
+                workers = [stack.enter_context(forked(scoring, "score", "--drops", json.dumps(g))) for g in given]
+                for worker in workers:
+                    done = worker.ended()
+                    assert done.code == 0 and done.result and "Traceback" not in done.err, done.err
+                    for one in done.result["drops"]:
+                        seen.setdefault(one["drop"], []).append(one["state"])
+    assert len(seen) == 60
+    for name, states in seen.items():
+        assert sorted(states) in (["already", "scored"], ["gone", "scored"]), (name, states)
+    found = scoring.sql(
+        "SELECT d.name, d.state, d.deliveries, count(r.run_id), sum(r.rows_scored)::int FROM apex.drops AS d"
+        " LEFT JOIN apex.scoring_runs AS r USING (drop_id) GROUP BY 1, 2, 3 ORDER BY 1"
+    )
+    assert found == [(name, "done", 1 + seen[name].count("already"), 1, 20) for name in sorted(seen)]
+    assert places(scoring) == {"inbox": [], "done": sorted(seen), "quarantine": []}
+    assert scoring.leftovers() == []
