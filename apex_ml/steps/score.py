@@ -206,10 +206,11 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
 
 
 def _tidy(context: StepContext) -> None:
-    """What follows the commit: MLflow is told, small partitions are merged. Neither undoes what is scored."""
+    """What follows the commit: MLflow is told, partitions are merged and analysed. None of it undoes what is scored."""
     try:
         send_outbox(context.settings)
         partitions.merge_closed(context.settings, context.contract)
+        partitions.analyse_new(context.settings)
     except TransientError as error:
         logger.warning("left_for_later reason=%s", error)
 

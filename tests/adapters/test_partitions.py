@@ -233,3 +233,18 @@ def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
         partitions.make_own(cursor, 999)
     assert apex.sql("SELECT relname FROM pg_class WHERE relname LIKE 'scored_orders_%%' AND relkind = 'r'") == []
+
+
+def test_new_partitions_are_analysed_once_also_a_merged_one(apex: Apex, contract: Contract) -> None:
+    assert partitions.analyse_new(apex.settings) == 0
+    for size in (LARGE, LARGE, SMALL):
+        fill(apex, contract, size)
+    assert partitions.analyse_new(apex.settings) == 3
+    assert partitions.analyse_new(apex.settings) == 0
+    known = (
+        "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'apex' AND tablename LIKE 'scored_orders%%'"
+    )
+    assert apex.sql(known) == [(3,)]
+    assert partitions.merge_closed(apex.settings, contract, most=2) == 1
+    assert partitions.analyse_new(apex.settings) == 1
+    assert apex.sql(known) == [(2,)]
