@@ -234,10 +234,10 @@ def _split(
     checks = source.checks
     columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
     rows, doubtful, repeated = look(con, source)
-    # repeats that only warn are counted: they take no row away
+    # repeats that only warn take no row away: their hashes are counted, of which two may be equal by chance
     if not doubtful and (not any(repeated) or all(u.severity == "warning" for u in checks.unique)):
         query = f"{source.plain()} SELECT {columns} FROM plain"
-        again_by_rule = _count_repeats(con, source, repeated)
+        again_by_rule = {f"{u.label}: {_stands_once(u)}": n for u, n in zip(checks.unique, repeated, strict=True) if n}
         if copy:
             _copy(con, query, accepted)
             query = f"SELECT * FROM {_parquet(accepted)}"
@@ -273,18 +273,6 @@ def _split(
 
 def _parquet(path: Path) -> str:
     return f"read_parquet({literal(str(path))})"
-
-
-def _count_repeats(con: duckdb.DuckDBPyConnection, source: Source, hashes: list[int]) -> dict[str, int]:
-    """How many rows repeat an earlier one, by their values and by unique rule; equal hashes only told to look."""
-    found = {}
-    for unique, n in zip(source.checks.unique, hashes, strict=True):
-        if n:
-            key = ", ".join(map(quoted, unique.columns))
-            twice = f"SELECT hash({key}) FROM plain GROUP BY 1 HAVING count(*) > 1"
-            query = f"SELECT count(*) - count(DISTINCT ({key})) FROM plain WHERE hash({key}) IN ({twice})"
-            (found[f"{unique.label}: {_stands_once(unique)}"],) = one_row(con, f"{source.plain()} {query}")
-    return {label: n for label, n in found.items() if n}
 
 
 def _stands_once(unique: UniqueColumns) -> str:
