@@ -17,6 +17,7 @@ from apex_ml.adapters import warehouse
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import SCORED, SHADOW, partition_indexes
 from apex_ml.errors import TransientError
+from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def attach_own(cursor: Any, run_id: int) -> None:
     """Attach a run's own partition: the last statement of its transaction, as the next to attach waits for its end."""
     for statement in _attaching(f"apex.scored_orders_{run_id:d}", run_id, run_id + 1):
         cursor.execute(statement)
+    reach("partition_attached")
 
 
 def _attaching(table: str, low: int, high: int) -> list[str]:

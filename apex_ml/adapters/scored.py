@@ -21,6 +21,7 @@ from apex_ml.contract.masks import quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import SCORED, probability_column
 from apex_ml.errors import TransientError
+from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
 BAD_DROP = "bad_drop"
@@ -157,7 +158,9 @@ def write_orders(
 
     def remembered() -> Iterator[pa.RecordBatch]:
         try:
-            yield from batches
+            for batch in batches:
+                yield batch
+                reach("orders_streaming")
         except Exception as error:
             failures.append(error)
             raise

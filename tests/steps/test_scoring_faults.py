@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex, Done
-from forked_command import call, forked, go_on, halted
+from forked_command import Forked, call, forked, go_on, halted
 from ledger import places, run
 from small_disk import SmallDisk, small_disk
 from throwaway_home import PlainDatabase, open_folder, plain_postgres
@@ -38,7 +38,7 @@ from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.score import list_drops
 
 LARGE = "large.parquet"
-SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 5))
+SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 7))
 SMALL_ROWS = 400
 BAD = 7
 """Every so many-th hundred row of a drop names no client."""
@@ -228,31 +228,40 @@ def reading(apex: Apex) -> Iterator[Reader]:
 
 # ---- the process is killed
 
-POINTS = ("score_claimed", "score_written", "score_committed", "outbox_begun", "outbox_logged")
+BEFORE = ("score_claimed", "orders_streaming", "score_written", "partition_attached")
+"""Fault points before the commit of a drop; the last one is met by large drops only."""
+AFTER = ("score_committed", "outbox_begun", "outbox_logged")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undisturbed_run(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]], seed: int
 ) -> None:
-    """A drop comes before each kill and is scored first; with each seed the large one meets another point first."""
+    """Before each kill a small drop comes; which of the points before the commit the large one meets is by seed."""
     chance = random.Random(seed)
-    points, small = chance.sample(POINTS, len(POINTS)), chance.sample(SMALL, len(SMALL))
-    large_at = POINTS[seed]
+    points, small = chance.sample(BEFORE + AFTER, 7), chance.sample(SMALL, len(SMALL))
+    put(scoring, contents, LARGE)
     with reading(scoring):
         for point in points:
-            new = LARGE if point == large_at else small.pop()
-            put(scoring, contents, new)
-            names = [new, *chance.sample(others := sorted(set(places(scoring)["inbox"]) - {new}), len(others))]
+            if point == "partition_attached" or (point in BEFORE and (BEFORE.index(point) + seed) % 2):
+                names = [LARGE]
+            else:
+                put(scoring, contents, small[-1])
+                names = [small.pop()]
+            if point not in AFTER:
+                others = sorted(set(places(scoring)["inbox"]) - set(names))
+                names += chance.sample(others, len(others))
             killed = score(scoring, *names, APEX_FAULT=point)
             assert killed.code == -signal.SIGKILL, (point, killed.err)
             done = {row[0] for row in scoring.sql("SELECT name FROM apex.drops")}
-            assert (new in done) == (point not in ("score_claimed", "score_written"))
+            assert (names[0] in done) == (point in AFTER), point
+        put(scoring, contents, *small)
+        assert score(scoring, LARGE, APEX_FAULT="score_committed").code == -signal.SIGKILL
         assert call(scoring, "score").code == 0
     assert tables(scoring) == undisturbed
     # a kill between commit and move has the file found once more
     deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM apex.drops")]
-    assert sorted(deliveries) == [1] * (len(contents) - 1) + [2]
+    assert sorted(deliveries) == [1] * (len(contents) - 2) + [2, 2]
     assert places(scoring) == {"inbox": [], "done": sorted(contents), "quarantine": []}
     assert scoring.leftovers() == []
 
@@ -282,8 +291,8 @@ def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
 ) -> None:
     apex = on(own_postgres, scoring)
     moments = [
-        ("score_claimed", LARGE),
-        ("score_written", LARGE),
+        ("orders_streaming", LARGE),
+        ("partition_attached", LARGE),
         ("score_claimed", SMALL[0]),
         ("score_written", SMALL[1]),
         ("score_committed", SMALL[2]),
@@ -638,3 +647,38 @@ def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, r
     assert found == [(name, "done", 1 + seen[name].count("already"), 1, 20) for name in sorted(seen)]
     assert places(scoring) == {"inbox": [], "done": sorted(seen), "quarantine": []}
     assert scoring.leftovers() == []
+
+
+def test_a_second_process_waits_for_the_first_and_scores_only_what_that_one_did_not(
+    scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    @contextmanager
+    def second(**extra: str) -> Iterator[Forked]:
+        """Another one, that has come to the claim of the same drop."""
+        with forked(scoring, "score", "--drops", json.dumps([name]), **extra) as command:
+            deadline = time.monotonic() + 60
+            while not scoring.sql(waiting):
+                assert command.process.is_alive() and time.monotonic() < deadline, command.ended(0)
+                time.sleep(0.02)
+            yield command
+
+    with reading(scoring):
+        for point, dies in (("score_claimed", False), ("score_written", False), ("score_written", True)):
+            name = SMALL[len(places(scoring)["done"])]
+            put(scoring, contents, name)
+            with halted(scoring, point, "score", "--drops", json.dumps([name])) as first:
+                # the second one would die were it let in beside the first
+                with second(**({} if dies else {"APEX_FAULT": "score_claimed"})) as other:
+                    if dies:
+                        first.close()
+                    else:
+                        assert (go_on(first).result or {})["scored"] == 1
+                    done = other.ended()
+            assert done.code == 0 and done.result, done.err
+            assert done.result["scored"] == int(dies) and done.result["failed"] == 0
+    assert tables(scoring) == of(undisturbed, *SMALL[:3])
+    # what the killed one left is cleared by the next that begins
+    assert score(scoring).code == 0
+    assert places(scoring)["inbox"] == [] and scoring.leftovers() == []
