@@ -40,8 +40,8 @@ from apex_ml.steps.score import list_drops
 LARGE = "large.parquet"
 SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 7))
 SMALL_ROWS = 400
-BAD = 7
-"""Every so many-th hundred row of a drop names no client."""
+BAD_EVERY = 90
+"""One of so many rows of a drop names no client."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def contents(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFac
         make_drop(str(raw), date(2024, 8, 24), OWN_ROWS if name == LARGE else SMALL_ROWS, seed, path, contract)
         table = pq.read_table(path)
         clients = table[contract.entity].to_pylist()
-        clients[seed :: 100 * BAD] = ["nobody"] * len(clients[seed :: 100 * BAD])
+        clients[seed::BAD_EVERY] = ["nobody"] * len(clients[seed::BAD_EVERY])
         table = table.set_column(table.schema.get_field_index(contract.entity), contract.entity, pa.array(clients))
         observed = pa.array([contract.classes[nr % 3] if nr % 5 == 0 else None for nr in range(len(clients))])
         pq.write_table(table.append_column(contract.target, observed), path)
