@@ -45,6 +45,9 @@ OPTIONS: Mapping[str, str] = {
     "maintenance_work_mem": "64MB",
     "fsync": "on",
     "synchronous_commit": "on",
+    # nothing is replicated from here: what is filled in the transaction that made it goes to disk once, not twice
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
