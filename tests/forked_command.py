@@ -25,7 +25,9 @@ from apex_ml.settings import CODE_ROOT
 
 CLONE_NEWNS = 0x20000
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["apex_ml.cli", "apex_ml.steps.commands", "apex_ml.steps.score"])
+_FORKS.set_forkserver_preload(
+    ["apex_ml.cli", "apex_ml.steps.commands", "apex_ml.steps.score", "apex_ml.core.candidates.xgboost_trees"]
+)
 
 
 def _main(arguments: tuple[str, ...], environment: Mapping[str, str], out: Path, err: Path, holder: int) -> None:

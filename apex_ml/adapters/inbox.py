@@ -32,6 +32,14 @@ def seen(path: Path, name: str) -> Waiting:
     return Waiting(name, stat.st_size, stat.st_mtime_ns)
 
 
+def seen_if_there(path: Path, name: str) -> Waiting | None:
+    """As :func:`seen`, but None when it is gone: another process may move it between any two looks."""
+    try:
+        return seen(path, name)
+    except FileNotFoundError:
+        return None
+
+
 class Inbox:
     """Lists what waits and moves what is finished."""
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, partitions, scored, warehouse
-from apex_ml.adapters.inbox import Inbox, Waiting, seen
+from apex_ml.adapters.inbox import Inbox, Waiting, seen, seen_if_there
 from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
@@ -229,17 +229,19 @@ def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[st
         inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known["name"])
         return {"drop": name, "state": "already", "sha256": sha256, "scored_as": known["name"]}
+    reach("score_begun")
     try:
         run = _score_file(scorer, tools, path, drop, sha256)
-    except (DataError, _ChangedError) as error:
-        if not path.exists():
+    except (DataError, _ChangedError, FileNotFoundError) as error:
+        if (now := seen_if_there(path, name)) is None:
             logger.info("drop_gone name=%s", name)
             return {"drop": name, "state": "gone"}
-        if isinstance(error, _ChangedError) or seen(path, name) != drop:
+        if isinstance(error, _ChangedError) or now != drop:
             logger.warning("drop_changed name=%s", name)
             return {"drop": name, "state": "changed"}
-        warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error))
-        inbox.reject(drop, sha256, {"reason": str(error)})
+        if isinstance(error, DataError):
+            warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error))
+            inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")
     if run is None:
@@ -356,7 +358,7 @@ def _score_file(
                 "finished_at": datetime.now(UTC),
             }
             scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
-            if not path.exists() or seen(path, name) != drop:
+            if seen_if_there(path, name) != drop:
                 raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
                 )

@@ -29,6 +29,7 @@ from ledger import places, run
 from small_disk import SmallDisk, small_disk
 from throwaway_home import PlainDatabase, open_folder, plain_postgres
 
+from apex_ml.adapters import parquet_pages
 from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
 from apex_ml.adapters.migrations import migrate
 from apex_ml.adapters.partitions import OWN_ROWS
@@ -228,7 +229,7 @@ def reading(apex: Apex) -> Iterator[Reader]:
 
 # ---- the process is killed
 
-BEFORE = ("score_claimed", "orders_streaming", "score_written", "partition_attached")
+BEFORE = ("score_begun", "score_claimed", "orders_streaming", "score_written", "partition_attached")
 """Fault points before the commit of a drop; the last one is met by large drops only."""
 AFTER = ("score_committed", "outbox_begun", "outbox_logged")
 
@@ -239,7 +240,7 @@ def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undistu
 ) -> None:
     """Before each kill a small drop comes; which of the points before the commit the large one meets is by seed."""
     chance = random.Random(seed)
-    points, small = chance.sample(BEFORE + AFTER, 7), chance.sample(SMALL, len(SMALL))
+    points, small = chance.sample(BEFORE + AFTER, 8), chance.sample(SMALL, len(SMALL))
     put(scoring, contents, LARGE)
     with reading(scoring):
         for point in points:
@@ -257,13 +258,45 @@ def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undistu
             assert (names[0] in done) == (point in AFTER), point
         put(scoring, contents, *small)
         assert score(scoring, LARGE, APEX_FAULT="score_committed").code == -signal.SIGKILL
-        assert call(scoring, "score").code == 0
+        assert score(scoring, *places(scoring)["inbox"]).code == 0
     assert tables(scoring) == undisturbed
     # a kill between commit and move has the file found once more
     deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM apex.drops")]
     assert sorted(deliveries) == [1] * (len(contents) - 2) + [2, 2]
     assert places(scoring) == {"inbox": [], "done": sorted(contents), "quarantine": []}
     assert scoring.leftovers() == []
+
+
+@pytest.mark.parametrize("point", ["score_begun", "score_claimed", "score_written"])
+def test_a_file_that_goes_away_or_changes_while_it_is_scored_leaves_nothing(
+    scoring: Apex, contents: dict[str, bytes], point: str
+) -> None:
+    path = scoring.inbox / SMALL[0]
+    for state, change in (("gone", path.unlink), ("changed", lambda: put(scoring, {path.name: b"x"}, path.name))):
+        put(scoring, contents, path.name)
+        with reading(scoring), halted(scoring, point, "score", "--drops", json.dumps([path.name])) as command:
+            change()
+            done = go_on(command)
+        assert done.code == 0 and done.result, done.err
+        assert done.result["drops"] == [{"drop": path.name, "state": state}]
+        assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)] and scoring.leftovers() == []
+
+
+def test_a_file_that_goes_away_between_two_looks_is_gone(
+    scoring: Apex, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another process moves it just then."""
+    footer_read = parquet_pages.errors_name
+
+    @contextmanager
+    def and_then_moved(name: str) -> Iterator[None]:
+        with footer_read(name):
+            yield
+        (scoring.inbox / name).unlink()
+
+    monkeypatch.setattr(parquet_pages, "errors_name", and_then_moved)
+    put(scoring, contents, SMALL[0])
+    assert run(scoring, SMALL[0])["drops"] == [{"drop": SMALL[0], "state": "gone"}]
 
 
 # ---- Postgres is killed
@@ -293,6 +326,7 @@ def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
     moments = [
         ("orders_streaming", LARGE),
         ("partition_attached", LARGE),
+        ("score_committed", LARGE),
         ("score_claimed", SMALL[0]),
         ("score_written", SMALL[1]),
         ("score_committed", SMALL[2]),
@@ -319,7 +353,7 @@ def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
             known = apex.sql("SELECT count(*) FROM apex.drops WHERE name = %s", (name,))
             assert known == [(int(point == "score_committed"),)]
             names = sorted({*names, name})
-            if (point, name) != moments[0]:
+            if name != LARGE or point == "score_committed":
                 run(apex, *names)
                 assert tables(apex) == of(undisturbed, *names)
     assert places(apex)["inbox"] == [] and apex.leftovers() == []
