@@ -22,7 +22,7 @@ PLACED = "placed_orders"
 COMPACT = "compact_orders"
 RANGE_ROWS = 2_500_000
 """About so many rows are sorted at once: a few hundred MB."""
-BATCH_ROWS = 65_536
+BATCH_ROWS = 32_768
 
 
 def accepted_files(folder: Path) -> list[Path]:
