@@ -100,6 +100,8 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT": "False",
         # a task whose process died is failed after this, not after five minutes
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
+        # a scheduler that follows a killed one takes its tasks over at one of these, which else come every five minutes
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "AIRFLOW__SCHEDULER__PARSING_CLEANUP_INTERVAL": "30",
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "8",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
