@@ -40,7 +40,8 @@ def _contract(settings: Settings) -> Contract:
     return load_contract(settings.contract)
 
 
-def _put(scene: Scene, name: str, rows: int, seed: int) -> Path:
+def put(scene: Scene, name: str, rows: int, seed: int) -> Path:
+    """Put a drop of so many orders into the inbox."""
     as_of = date.fromisoformat(scene.chain["elt"].result["as_of"])
     inbox = Path(scene.home.settings.drops) / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,8 @@ def _put(scene: Scene, name: str, rows: int, seed: int) -> Path:
     return inbox / name
 
 
-def _scored(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, Any]]:
+def scored_once(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, Any]]:
+    """Score a drop of the inbox; returns how the command ended and what it says of the drop."""
     ended = scene.home.apex("score", "--run", "bench", "--drops", json.dumps([name]))
     (drop,) = ended.result["drops"]
     assert (drop["state"], drop["rows_scored"]) == ("scored", rows), drop
@@ -209,10 +211,10 @@ def large(scene: Scene) -> Iterator[Row]:
     """A drop of 1,250,000 orders from file to committed rows, beside COPY and beside its peers, in the same rounds."""
     settings = scene.home.settings
     seconds: dict[str, list[float]] = {"ours": [], "copy": [], "native": [], "pandas": []}
-    peaks, whole, phases = [], [], []
+    peaks, whole = [], []
     for seed in range(1, ROUNDS + 1):
-        path = _put(scene, f"large-{seed}.parquet", ORDERS, seed)
-        ended, drop = _scored(scene, path.name, ORDERS)
+        path = put(scene, f"large-{seed}.parquet", ORDERS, seed)
+        ended, drop = scored_once(scene, path.name, ORDERS)
         done = Path(settings.drops) / "done" / path.name
         seconds["ours"].append(drop["ms_total"] / 1000)
         seconds["copy"].append(copied(settings, drop["run_id"]))
@@ -220,7 +222,6 @@ def large(scene: Scene) -> Iterator[Row]:
         seconds["pandas"].append(_peer(scene, "pandas_to_sql", done))
         peaks.append(ended.peak_mib)
         whole.append(ended.seconds)
-        phases.append(drop)
     middle = {name: median(values) for name, values in seconds.items()}
 
     def times(a: str, b: str) -> float:
@@ -236,8 +237,8 @@ def large(scene: Scene) -> Iterator[Row]:
     beside = Beside("native XGBoost, ADBC, s", middle["native"])
     yield Row("score 1,250,000 orders / native", times("ours", "native"), "×", 1 / 2.5, beside, "at least 2.5 × faster")
     yield Row("score 1,250,000 orders, peak memory", max(peaks), "MiB", 600.0)
-    path = _put(scene, "tenfold.parquet", TIMES * ORDERS, 99)
-    ended, drop = _scored(scene, path.name, TIMES * ORDERS)
+    path = put(scene, "tenfold.parquet", TIMES * ORDERS, 99)
+    ended, drop = scored_once(scene, path.name, TIMES * ORDERS)
     ratio = drop["ms_total"] / 1000 / middle["ours"]
     yield Row("score 12,500,000 orders / 1,250,000", ratio, "×", 10.5, Beside("s", drop["ms_total"] / 1000))
     yield Row("score 12,500,000 orders, peak memory", ended.peak_mib, "MiB", 600.0)
@@ -274,7 +275,7 @@ def _queries(settings: Settings) -> Iterator[Row]:
 def tiny(scene: Scene) -> Iterator[Row]:
     """Ten thousand drops of ten orders, listed and then scored in chunks, two at a time as the pool allows."""
     settings = scene.home.settings
-    inbox = _put(scene, "many.parquet", TINY_DROPS * TINY_ROWS, 7)
+    inbox = put(scene, "many.parquet", TINY_DROPS * TINY_ROWS, 7)
     orders = pq.read_table(inbox)
     inbox.unlink()
     for number in range(TINY_DROPS):
