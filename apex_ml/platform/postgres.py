@@ -256,6 +256,8 @@ def _initialise(settings: Settings, server: Server) -> None:
         if account:
             os.chown(password_file, account.pw_uid, account.pw_gid)
         command = [str(server.binaries / "initdb"), "-D", str(half), "-U", ADMIN, f"--pwfile={password_file}"]
+        # the order of libc's C.UTF-8, but an index of texts is built in half the time
+        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         made = _run(command, account)
     finally:

@@ -274,25 +274,33 @@ def rescore(context: StepContext, given: str) -> dict[str, Any]:
     return {"run": context.run, "step": "score", "model_version": scorer.version.version, "drops": drops, "scored": 1}
 
 
-@dataclass
 class _Tally:
-    """What is counted while the batches stream by."""
+    """What is counted while the batches stream by: 5 bytes an order are kept, for exact medians."""
 
-    classes: int
-    rows: int = 0
-    predict_seconds: float = 0.0
-    features_seconds: float = 0.0
-    row_us: list[tuple[float, int]] = field(default_factory=list)
-    confidences: list[np.ndarray] = field(default_factory=list)
-    predicted: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, orders: int) -> None:
+        self.rows = 0
+        self.predict_seconds = 0.0
+        self.features_seconds = 0.0
+        self.row_us: list[tuple[float, int]] = []
+        self._confidences = np.empty(orders, np.float32)
+        self._predicted = np.empty(orders, np.int8)
 
     def add(self, seconds: float, predicted: np.ndarray, confidence: np.ndarray) -> None:
         """Count one batch."""
-        self.rows += len(predicted)
+        n = len(predicted)
+        if self.rows + n <= len(self._predicted):  # else the caller, who compares the numbers, refuses the file
+            self._confidences[self.rows : self.rows + n] = confidence
+            self._predicted[self.rows : self.rows + n] = predicted
+        self.rows += n
         self.predict_seconds += seconds
-        self.row_us.append((seconds * 1e6 / max(len(predicted), 1), len(predicted)))
-        self.confidences.append(confidence)
-        self.predicted.append(predicted.astype(np.int8))
+        self.row_us.append((seconds * 1e6 / max(n, 1), n))
+
+    def confidence(self, of_class: int | None = None) -> tuple[int, float, float]:
+        """Orders, mean and median confidence of all, or of a predicted class; NaN where there is no order."""
+        chosen = self._confidences if of_class is None else self._confidences[self._predicted == of_class]
+        if not len(chosen):
+            return 0, float("nan"), float("nan")
+        return len(chosen), float(chosen.mean(dtype=np.float64)), float(np.median(chosen))
 
 
 def _score_file(
@@ -322,7 +330,7 @@ def _score_file(
         _refuse(report, contract)
         checked = time.monotonic()
         query = features_query(con, scorer, report.query, name)
-        tally = _Tally(len(contract.classes))
+        tally = _Tally(report.accepted)
         with tools.begin() as cursor:
             if again is None:
                 drop_id = scored.claim_drop(cursor, sha256, name, drop.size, report.rows)
@@ -471,8 +479,7 @@ def _run_row(
 ) -> dict[str, Any]:
     row_us = np.array([us for us, _ in tally.row_us])
     weights = np.array([n for _, n in tally.row_us], dtype=float)
-    confidence = np.concatenate(tally.confidences) if tally.confidences else np.empty(0, np.float32)
-    known = len(confidence) > 0
+    known, mean, median = tally.confidence()
     quantiles = np.quantile(row_us, [0.5, 0.95, 0.99]) if known else [float("nan")] * 3
     return {
         "run_id": run_id,
@@ -491,18 +498,11 @@ def _run_row(
         "row_us_p50": float(quantiles[0]),
         "row_us_p95": float(quantiles[1]),
         "row_us_p99": float(quantiles[2]),
-        "confidence_mean": float(confidence.mean(dtype=np.float64)) if known else float("nan"),
-        "confidence_median": float(np.median(confidence)) if known else float("nan"),
+        "confidence_mean": mean,
+        "confidence_median": median,
         "started_at": started_at,
     }
 
 
 def _classes(contract: Contract, tally: _Tally) -> dict[str, scored.ClassFigures]:
-    predicted = np.concatenate(tally.predicted) if tally.predicted else np.empty(0, np.int8)
-    confidence = np.concatenate(tally.confidences) if tally.confidences else np.empty(0, np.float32)
-    found: dict[str, scored.ClassFigures] = {}
-    for index, level in enumerate(contract.classes):
-        chosen = confidence[predicted == index]
-        mean, median = (chosen.mean(dtype=np.float64), np.median(chosen)) if len(chosen) else (np.nan, np.nan)
-        found[level] = scored.ClassFigures(len(chosen), float(mean), float(median))
-    return found
+    return {level: scored.ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
