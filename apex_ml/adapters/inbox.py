@@ -5,16 +5,33 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters.store import full_disk_is_told, hidden, local_folder, sha256_of, write_atomically
-from apex_ml.errors import ConfigError, DataError
+from apex_ml.adapters.store import (
+    full_disk_is_told,
+    hidden,
+    local_folder,
+    open_file,
+    refuse_other_than_file,
+    sha256_of,
+    unreadable_is_told,
+    write_atomically,
+)
+from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.settings import Settings
+
+REASON = ".reason.json"
+LONGEST_NAME = 255
+"""Bytes of a file's name that every usual file system takes."""
+BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
+"""Bytes that the name of its reason has more while that is written."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +44,26 @@ class Waiting:
 
 
 def seen(path: Path, name: str) -> Waiting:
-    """A file as it is now, under the name of its drop. Raises FileNotFoundError when it is gone."""
-    stat = path.stat()
-    return Waiting(name, stat.st_size, stat.st_mtime_ns)
+    """A file as it is now, under the name of its drop.
+
+    Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` for what is no file, or none that may
+    be read, and :class:`~apex_ml.adapters.store.UnreadableError` when its disk fails.
+    """
+    with unreadable_is_told(path):
+        found = path.stat()
+    refuse_other_than_file(path.name, found.st_mode)
+    return Waiting(name, found.st_size, found.st_mtime_ns)
 
 
-def seen_if_there(path: Path, name: str) -> Waiting | None:
-    """As :func:`seen`, but None when it is gone: another process may move it between any two looks."""
-    try:
-        return seen(path, name)
-    except FileNotFoundError:
-        return None
+def printable(name: str) -> str:
+    """A file's name as text that can be stored and sent: what is no UTF-8 in it is replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def refuse_unprintable(name: str) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` for a name that no database or JSON can hold."""
+    if (shown := printable(name)) != name:
+        raise DataError(f"{shown}: its name is not UTF-8; rename it and deliver it again")
 
 
 class Inbox:
@@ -79,19 +105,13 @@ class Inbox:
             ) from error
 
     def look(self) -> list[Waiting]:
-        """Every visible file in the inbox, oldest first; a file that vanishes meanwhile is left out."""
-        found = []
+        """Every visible name in the inbox but folders, oldest first; what vanishes meanwhile is left out.
+
+        What cannot be read is among them: it is told when its turn has come.
+        """
         with full_disk_is_told(self.inbox), os.scandir(self.inbox) as entries:
-            for entry in entries:
-                if hidden(entry.name):
-                    continue
-                try:
-                    if entry.is_file():
-                        stat = entry.stat()
-                        found.append(Waiting(entry.name, stat.st_size, stat.st_mtime_ns))
-                except FileNotFoundError:
-                    continue
-        return sorted(found, key=lambda w: (w.mtime_ns, w.name))
+            found = [_look_at(entry) for entry in entries if not hidden(entry.name)]
+        return sorted((w for w in found if w), key=lambda w: (w.mtime_ns, w.name))
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
         """The files that did not change between two looks: one that still grows is left for later."""
@@ -120,47 +140,93 @@ class Inbox:
 
     def finish(self, drop: Waiting, sha256: str) -> Path:
         """Move a scored drop to done/, never over another file."""
-        return self._move(drop, self.done, sha256)
+        return self._move(drop, _free(self.done, drop.name, sha256))
 
     def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> Path:
         """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
-        name = drop.name
-        target = _free(self.quarantine, name, sha256)
-        content = {
-            "drop": name,
-            "sha256": sha256,
-            "rejected_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **reason,
-        }
-        write_atomically(target.with_name(target.name + ".reason.json"), json.dumps(content, indent=1).encode())
-        return self._move(drop, self.quarantine, sha256)
+        target = _free(self.quarantine, drop.name, sha256, LONGEST_NAME - BESIDE_A_NAME)
+        self._tell(target, {"drop": drop.name, "sha256": sha256, **reason})
+        return self._move(drop, target)
 
-    def _move(self, drop: Waiting, folder: Path, sha256: str) -> Path:
-        target = _free(folder, drop.name, sha256)
-        with full_disk_is_told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+    def set_aside(self, name: str, reason: dict[str, Any]) -> Path:
+        """Move what cannot be read to quarantine/ as it is, file or not, with a ``.reason.json`` beside it.
+
+        One that can be read after all, as it was mended or another one took its name, is left in the inbox. Raises
+        :class:`~apex_ml.adapters.store.UnreadableError` when it cannot be moved either.
+        """
+        path, shown = self.inbox / name, printable(name)
+        target = _free(self.quarantine, shown, uuid.uuid4().hex, LONGEST_NAME - BESIDE_A_NAME)
+        self._tell(target, {"drop": shown, "sha256": None, **reason})
+        with suppress(FileNotFoundError), unreadable_is_told(path), full_disk_is_told(self.quarantine):
+            path.rename(target)
+            if shown == name and not target.is_symlink() and _can_be_read(target):
+                self._put_back(target, name)
+        return target
+
+    def _tell(self, target: Path, content: dict[str, Any]) -> None:
+        content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomically(target.with_name(target.name + REASON), json.dumps(content, indent=1).encode())
+
+    def _move(self, drop: Waiting, target: Path) -> Path:
+        with full_disk_is_told(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
             # another worker may have moved it, or its owner taken it away: its rows are in the ledger either way
             with suppress(FileNotFoundError):
                 (self.inbox / drop.name).rename(target)
-                if seen(target, drop.name) != drop:
+                if not _is_still(target, drop):
                     self._put_back(target, drop.name)
         return target
 
     def _put_back(self, moved: Path, name: str) -> None:
-        """Return a file that took the name of a drop after it was read: it is another content and not scored yet."""
+        """Return what took the name of a drop after it was read: it is another content and not scored yet."""
         path = self.inbox / name
         try:
-            os.link(moved, path)
+            os.link(moved, path, follow_symlinks=False)
         except FileExistsError:  # a third one has come
-            os.link(moved, _with_sha(self.inbox, name, sha256_of(moved)))
+            os.link(moved, _with_sha(self.inbox, name, uuid.uuid4().hex), follow_symlinks=False)
+        except PermissionError:  # of a folder there is no second name
+            moved.rename(path)
+            return
         moved.unlink()
 
 
-def _free(folder: Path, name: str, sha256: str) -> Path:
+def _look_at(entry: os.DirEntry[str]) -> Waiting | None:
+    try:
+        found = entry.stat()
+    except OSError:  # a link to nothing or to itself, a failing disk
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+    return None if stat.S_ISDIR(found.st_mode) else Waiting(entry.name, found.st_size, found.st_mtime_ns)
+
+
+def _is_still(path: Path, drop: Waiting) -> bool:
+    try:
+        return seen(path, drop.name) == drop
+    except (ApexError, FileNotFoundError):
+        return path.is_symlink()  # it was read where it was, and leads elsewhere from here
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            file.read(1)
+    except ApexError:
+        return False
+    return True
+
+
+def _free(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
     """A name in the folder that no other content has: the drop's own, else with a part of its sha256."""
     target = folder / name
-    return target if not target.exists() else _with_sha(folder, name, sha256)
+    if len(os.fsencode(name)) <= longest and not os.path.lexists(target):
+        return target
+    return _with_sha(folder, name, sha256, longest)
 
 
-def _with_sha(folder: Path, name: str, sha256: str) -> Path:
-    return folder / f"{Path(name).stem}.{sha256[:12]}{Path(name).suffix}"
+def _with_sha(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
+    """The name with a part of a sha256 before its suffix, cut where it would be too long."""
+    kind = Path(name).suffix if len(Path(name).suffix) <= len(".parquet") else ""
+    stem = os.fsencode(name.removesuffix(kind))[: longest - len(f".{sha256[:12]}{kind}".encode())]
+    return folder / f"{stem.decode('utf-8', 'ignore')}.{sha256[:12]}{kind}"

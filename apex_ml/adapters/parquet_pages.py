@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 
 from apex_ml.adapters.duck import errors_name, one_row
+from apex_ml.adapters.store import open_file
 from apex_ml.contract.masks import literal
 from apex_ml.errors import DataError
 
@@ -111,7 +112,7 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     groups = {(group, rows) for rows, _, group, *_ in found}
     if told != sum(rows for _, rows in groups):
         raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {told} rows")
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
         # a group without rows may have no pages
         for chunk in (_Chunk(*values) for rows, *values in found if rows > 0):
@@ -121,7 +122,7 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     return int(told)
 
 
-def _fault(file: io.RawIOBase, size: int, chunk: _Chunk) -> str | None:
+def _fault(file: io.BufferedReader, size: int, chunk: _Chunk) -> str | None:
     at = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
     end = at + chunk.packed
     if not 4 <= at <= end <= size:
@@ -136,17 +137,17 @@ def _fault(file: io.RawIOBase, size: int, chunk: _Chunk) -> str | None:
             return "a page is larger than the column"
         if _CRC in header:
             file.seek(body)
-            if zlib.crc32(file.read(packed) or b"") != header[_CRC] & 0xFFFFFFFF:
+            if zlib.crc32(file.read(packed)) != header[_CRC] & 0xFFFFFFFF:
                 return "a page does not match its checksum"
         at = body + packed
     return None
 
 
-def _header(file: io.RawIOBase, at: int) -> tuple[dict[int, int], int] | None:
+def _header(file: io.BufferedReader, at: int) -> tuple[dict[int, int], int] | None:
     """The numbers in the header of the page at a place, and where its body begins; None when it is no header."""
     for length in (_USUAL_HEADER, _LARGEST_HEADER):  # statistics in it may hold long texts
         file.seek(at)
-        reader = _Reader(file.read(length) or b"", 0)
+        reader = _Reader(file.read(length), 0)
         try:
             return reader.struct(), at + reader.at
         except IndexError:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,56 @@ from urllib.parse import unquote, urlparse
 from apex_ml.errors import ConfigError, DataError, TransientError
 
 PARQUET_MAGIC = b"PAR1"
+_NO_FILE = frozenset((errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
+"""What is said of a name that leads to no file: it stays so until a person mends it."""
+_KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+
+
+class UnreadableError(TransientError):
+    """A file is there and cannot be read for the moment, as on a disk or a network that fails."""
+
+
+@contextmanager
+def unreadable_is_told(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into an error that names it; FileNotFoundError stays when nothing is there.
+
+    Raises :class:`~apex_ml.errors.DataError` for what a person has to mend, else :class:`UnreadableError`.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        raise DataError(f"{path.name}: is a link to nothing; deliver the file itself") from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            remedy = "let the user that runs Apex read it and deliver it again"
+        elif error.errno in _NO_FILE:
+            remedy = "deliver a plain file"
+        else:
+            raise UnreadableError(f"{path.name}: cannot be read for now: {error.strerror}") from error
+        raise DataError(f"{path.name}: cannot be read ({error.strerror}); {remedy}") from error
+
+
+def refuse_other_than_file(name: str, mode: int) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` for what is no file by its mode."""
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_one, kind in _KINDS if is_one(mode)), "device")
+        raise DataError(f"{name}: is a {kind}; deliver a plain file")
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file to read its bytes, without waiting for a writer where it is a pipe.
+
+    Raises as :func:`unreadable_is_told` and :func:`refuse_other_than_file` do, also while it is read.
+    """
+    with (
+        unreadable_is_told(path),
+        open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file,
+    ):
+        refuse_other_than_file(path.name, os.fstat(file.fileno()).st_mode)
+        yield file
 
 
 def local_folder(url: str, setting: str) -> Path:
@@ -62,10 +114,10 @@ def data_files(folder: Path, setting: str) -> list[Path]:
 def check_parquet(path: Path) -> None:
     """Refuse a file that is empty, truncated or not parquet.
 
-    Raises :class:`~apex_ml.errors.DataError` naming the file and what is wrong with it.
+    Raises :class:`~apex_ml.errors.DataError` naming the file and what is wrong with it, and :class:`UnreadableError`.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             head = file.read(4)
@@ -73,8 +125,6 @@ def check_parquet(path: Path) -> None:
             tail = file.read(4)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: the file was removed while it was being read") from error
-    except OSError as error:
-        raise TransientError(f"{path.name}: cannot be read: {error.strerror}") from error
     if head != PARQUET_MAGIC:
         raise DataError(f"{path.name}: not a parquet file ({size} bytes); remove it or rename it with a leading _")
     if tail != PARQUET_MAGIC or size < 12:
@@ -82,8 +132,8 @@ def check_parquet(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
+    """Sha256 of a file's bytes, as hex. Raises as :func:`open_file` does."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -351,9 +351,19 @@ def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str
             " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
             (sha256, name, size, reason),
         )
-        cursor.execute(
-            "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(name)s, %(reason)s WHERE NOT EXISTS"
-            " (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(name)s AND message = %(reason)s"
-            " AND resolved_at IS NULL)",
-            {"kind": BAD_DROP, "name": name, "reason": reason},
-        )
+        _alert_bad_drop(cursor, name, reason)
+
+
+def alert_bad_drop(settings: Settings, name: str, reason: str) -> None:
+    """Raise the alert about a drop that has no row in the ledger, as its content cannot be read."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        _alert_bad_drop(cursor, name, reason)
+
+
+def _alert_bad_drop(cursor: Any, name: str, reason: str) -> None:
+    cursor.execute(
+        "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(name)s, %(reason)s WHERE NOT EXISTS"
+        " (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(name)s AND message = %(reason)s"
+        " AND resolved_at IS NULL)",
+        {"kind": BAD_DROP, "name": name, "reason": reason},
+    )

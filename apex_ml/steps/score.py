@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, partitions, scored, warehouse
-from apex_ml.adapters.inbox import Inbox, Waiting, seen, seen_if_there
+from apex_ml.adapters.inbox import Inbox, Waiting, printable, refuse_unprintable, seen
 from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
-from apex_ml.adapters.store import scratch_folder, sha256_of
+from apex_ml.adapters.store import UnreadableError, scratch_folder, sha256_of
 from apex_ml.contract.masks import ROW_NR, literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
@@ -40,16 +40,19 @@ logger = logging.getLogger(__name__)
 BATCH_ROWS = 65_536
 MOST_NAMES = 100_000
 """Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
+LABEL = 200
+"""Characters of a chunk's label: Airflow takes no more than 250."""
 
 
 def list_drops(context: StepContext) -> dict[str, Any]:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
-    With no champion there are no chunks and the reason stands in `skip`: the drops wait for one.
+    With no champion there are no chunks and the reason stands in `skip`: the drops wait for one. A file whose name
+    cannot be told to a task is set aside.
     """
     inbox = Inbox(context.settings)
     inbox.prepare()
-    waiting = inbox.settled()
+    waiting = [drop for drop in inbox.settled() if _can_be_told(context, inbox, drop.name)]
     result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": []}
     send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
@@ -72,10 +75,28 @@ def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dic
         found[-1].append(drop)
         size += drop.size
         names += name
-    return [
-        {"label": c[0].name if len(c) == 1 else f"{c[0].name} +{len(c) - 1}", "drops": [d.name for d in c]}
-        for c in found
-    ]
+    return [{"label": _label([d.name for d in c]), "drops": [d.name for d in c]} for c in found]
+
+
+def _label(names: list[str]) -> str:
+    first = names[0] if len(names[0]) <= LABEL else f"{names[0][:LABEL]}…"
+    return first if len(names) == 1 else f"{first} +{len(names) - 1}"
+
+
+def _can_be_told(context: StepContext, inbox: Inbox, name: str) -> bool:
+    try:
+        refuse_unprintable(name)
+    except DataError as error:
+        _set_aside(context, inbox, name, str(error))
+        return False
+    return True
+
+
+def _set_aside(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
+    """Take what has no content to be known by out of the way of the other drops."""
+    logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
+    warehouse.alert_bad_drop(context.settings, printable(name), reason)
+    inbox.set_aside(name, {"reason": reason})
 
 
 def _length(name: str) -> int:
@@ -168,8 +189,10 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
     """Score the named drops of the inbox.
 
     A drop whose content is in the ledger is not scored again, only moved. A bad drop is moved to quarantine with its
-    reason; the others are scored all the same, and then :class:`~apex_ml.errors.DataError` names the bad ones. A lost
-    service raises :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the next call.
+    reason; the others are scored all the same, and then :class:`~apex_ml.errors.DataError` names the bad ones. So is
+    what is no file or may not be read. A file whose disk fails stays where it is; the others are scored all the same,
+    and then :class:`~apex_ml.adapters.store.UnreadableError` names it. A lost service raises
+    :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the next call.
     """
     started = time.monotonic()
     inbox = Inbox(context.settings)
@@ -177,13 +200,18 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
     scorer = load_scorer(context)
     outcomes: list[dict[str, Any]] = []
     bad: list[str] = []
+    left: list[str] = []
     with _tools(context) as tools:
         for name in names:
             try:
                 outcomes.append(_one_drop(scorer, tools, inbox, name))
             except DataError as error:
-                bad.append(f"{name}: {error}")
+                bad.append(f"{printable(name)}: {error}")
                 outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+            except UnreadableError as error:
+                warehouse.alert_bad_drop(context.settings, name, str(error))
+                left.append(f"{name}: {error}")
+                outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})
     _tidy(context)
     rows = sum(o.get("rows_scored", 0) for o in outcomes)
     result = {
@@ -197,11 +225,13 @@ def score(context: StepContext, names: list[str]) -> dict[str, Any]:
         "rows_scored": rows,
         "seconds": round(time.monotonic() - started, 3),
     }
+    lines = "the others are scored:\n" + "\n".join((bad + left)[:20])
+    stay = f"{len(left)} of {len(names)} drops cannot be read for now and stay in {inbox.inbox}, "
     if bad:
-        raise DataError(
-            f"{len(bad)} of {len(names)} drops are bad and were moved to {inbox.quarantine}, the others are scored:\n"
-            + "\n".join(bad[:20])
-        )
+        moved = f"{len(bad)} of {len(names)} drops are bad and were moved to {inbox.quarantine}, "
+        raise DataError(moved + (stay if left else "") + lines)
+    if left:
+        raise UnreadableError(stay + lines)
     return result
 
 
@@ -218,11 +248,15 @@ def _tidy(context: StepContext) -> None:
 def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[str, Any]:
     path = inbox.path(name)
     try:
+        refuse_unprintable(name)
         drop = seen(path, name)
         sha256 = sha256_of(path)
     except FileNotFoundError:
         logger.info("drop_gone name=%s", name)
         return {"drop": name, "state": "gone"}
+    except DataError as error:
+        _set_aside(scorer.context, inbox, name, str(error))
+        raise
     known = warehouse.known_drop(tools.ledger, sha256)
     if known and known["state"] == "done":
         warehouse.count_delivery(tools.ledger, sha256)
@@ -232,11 +266,12 @@ def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[st
     reach("score_begun")
     try:
         run = _score_file(scorer, tools, path, drop, sha256)
-    except (DataError, _ChangedError, FileNotFoundError) as error:
-        if (now := seen_if_there(path, name)) is None:
+    except (DataError, _ChangedError, UnreadableError, FileNotFoundError) as error:
+        now = _became(path, drop)
+        if now == "gone":
             logger.info("drop_gone name=%s", name)
             return {"drop": name, "state": "gone"}
-        if isinstance(error, _ChangedError) or now != drop:
+        if isinstance(error, _ChangedError) or now == "changed":
             logger.warning("drop_changed name=%s", name)
             return {"drop": name, "state": "changed"}
         if isinstance(error, DataError):
@@ -251,6 +286,17 @@ def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[st
     inbox.finish(drop, sha256)
     logger.info("drop_scored name=%s rows=%s version=%s", name, run["rows_scored"], scorer.version.version)
     return {"drop": name, "state": "scored", "sha256": sha256, **run}
+
+
+def _became(path: Path, drop: Waiting) -> str:
+    try:
+        return "same" if seen(path, drop.name) == drop else "changed"
+    except FileNotFoundError:
+        return "gone"
+    except UnreadableError:
+        return "same"
+    except DataError:
+        return "changed"
 
 
 def rescore(context: StepContext, given: str) -> dict[str, Any]:
@@ -366,7 +412,7 @@ def _score_file(
                 "finished_at": datetime.now(UTC),
             }
             scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
-            if seen_if_there(path, name) != drop:
+            if _became(path, drop) != "same":
                 raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
                 )

@@ -59,22 +59,34 @@ class DropTrigger(BaseEventTrigger):
                 announced.update({name: now[name] for name in new})
                 before = now
                 if new:
-                    self.log.info("new drops: %s (%s)", len(new), ", ".join(new[:NAMES_IN_EVENT]))
-                    yield TriggerEvent({"count": len(new), "files": new[:NAMES_IN_EVENT]})
+                    # a name may be no UTF-8, which neither log nor database take
+                    names = [os.fsencode(name).decode("utf-8", "replace") for name in new[:NAMES_IN_EVENT]]
+                    self.log.info("new drops: %s (%s)", len(new), ", ".join(names))
+                    yield TriggerEvent({"count": len(new), "files": names})
             await asyncio.sleep(self.poll_seconds)
 
 
 def look(inbox: str) -> Look:
-    """Return size and mtime of every file in the inbox that may be a drop, in order of name."""
+    """Return size and mtime of everything in the inbox that may be a drop, in order of name: all but folders.
+
+    What cannot be read is among it, for apex_score to tell and set aside.
+    """
     seen: Look = {}
     with os.scandir(inbox) as entries:
         for entry in entries:
             if entry.name.startswith((".", "_")) or entry.name.endswith(".tmp"):
                 continue
             try:
-                status = entry.stat()
+                status = _stat(entry)
             except FileNotFoundError:  # moved to done/ since it was listed
                 continue
-            if stat.S_ISREG(status.st_mode):
+            if not stat.S_ISDIR(status.st_mode):
                 seen[entry.name] = (status.st_size, status.st_mtime_ns)
     return dict(sorted(seen.items()))
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # a link to nothing or to itself, a failing disk
+        return entry.stat(follow_symlinks=False)

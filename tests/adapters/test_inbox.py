@@ -113,6 +113,29 @@ def test_a_file_that_took_the_name_of_a_drop_just_scored_is_not_moved_with_it(in
     assert [(p.name, p.read_text()) for p in inbox.inbox.iterdir()] == [("a.parquet", "another")]
 
 
+def test_what_can_be_read_after_all_is_not_set_aside(inbox: Inbox) -> None:
+    """As when another file took the name of a pipe just then."""
+    path = put(inbox, "a.parquet", "good")
+    inbox.set_aside("a.parquet", {"reason": "a.parquet: is a pipe"})
+    assert path.read_text() == "good"
+    path.unlink()
+    os.mkfifo(path)
+    assert [w.name for w in inbox.settled(0.01)] == ["a.parquet"]
+    inbox.set_aside("a.parquet", {"reason": "a.parquet: is a pipe"})
+    assert inbox.look() == [] and (inbox.quarantine / "a.parquet").is_fifo()
+    inbox.set_aside("a.parquet", {"reason": "gone"})
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_and_took_the_name_of_a_drop_is_not_moved_with_it(inbox: Inbox, make: Any) -> None:
+    path = put(inbox, "a.parquet")
+    drop = now(inbox, "a.parquet")
+    path.unlink()
+    make(path)
+    inbox.finish(drop, SHA)
+    assert list(inbox.done.iterdir()) == [] and path.exists() and not path.is_file()
+
+
 CHUNKS = [
     # sizes, most drops, most bytes, names by chunk
     ([], 10, 100, []),

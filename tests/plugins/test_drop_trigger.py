@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_names_that_are_no_drops(tmp_path: Path) -> None:
         (tmp_path / "folder.parquet").mkdir()
 
     assert watch(tmp_path, arrive) == [[]]
+
+
+def test_what_cannot_be_read_is_announced_and_hides_nothing(tmp_path: Path) -> None:
+    def arrive() -> None:
+        (tmp_path / "round.parquet").symlink_to("round.parquet")
+        (tmp_path / "nothing.parquet").symlink_to("no such file")
+        os.mkfifo(tmp_path / "pipe.parquet")
+        (tmp_path / os.fsdecode(b"not utf8 \xff.parquet")).write_bytes(b"1")
+        (tmp_path / "good.parquet").write_bytes(b"1")
+
+    names = ["good.parquet", "not utf8 \ufffd.parquet", "nothing.parquet", "pipe.parquet", "round.parquet"]
+    assert watch(tmp_path, arrive, lambda: None) == [names, []]
 
 
 def test_a_growing_file_waits_until_it_has_settled(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ A reader polls all along, and what is there in the end is what a run that nobody
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -272,7 +273,21 @@ def test_a_file_that_goes_away_or_changes_while_it_is_scored_leaves_nothing(
     scoring: Apex, contents: dict[str, bytes], point: str
 ) -> None:
     path = scoring.inbox / SMALL[0]
-    for state, change in (("gone", path.unlink), ("changed", lambda: put(scoring, {path.name: b"x"}, path.name))):
+
+    def another(make: Callable[[Path], Any]) -> None:
+        path.unlink()
+        make(path)
+
+    changes: list[tuple[str, Callable[[], Any]]] = [
+        ("gone", path.unlink),
+        ("changed", lambda: put(scoring, {path.name: b"x"}, path.name)),
+        ("changed", lambda: another(os.mkfifo)),
+        ("changed", lambda: another(Path.mkdir)),
+    ]
+    for state, change in changes:
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
         put(scoring, contents, path.name)
         with reading(scoring), halted(scoring, point, "score", "--drops", json.dumps([path.name])) as command:
             change()

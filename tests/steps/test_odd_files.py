@@ -1,0 +1,127 @@
+"""Files in the inbox that cannot be read, or are no files at all: they are told, and stop none of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apex_home import Apex
+from forked_command import call
+from ledger import ROWS, counts, places, run
+
+from apex_ml.adapters.inbox import LONGEST_NAME
+from apex_ml.adapters.store import UnreadableError
+from apex_ml.errors import DataError
+from apex_ml.steps.score import LABEL, list_drops
+
+Drop = Callable[..., Path]
+NO_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+"""Beginning of a command for which permission bits hold, also for root."""
+NOT_UTF8 = os.fsdecode(b"order\xff.parquet")
+
+
+def bind(path: Path) -> None:
+    """A socket; the name that is bound may be no longer than a hundred characters."""
+    here = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{here}/{path.name}")
+    os.close(here)
+
+
+def deny(path: Path) -> None:
+    path.write_bytes(b"nobody may read it")
+    path.chmod(0)
+
+
+ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "denied.parquet": (deny, "cannot be read (Permission denied); let the user that runs Apex read it"),
+    "pipe.parquet": (os.mkfifo, "is a pipe; deliver a plain file"),
+    "socket.parquet": (bind, "is a socket; deliver a plain file"),
+    "device.parquet": (lambda p: p.symlink_to("/dev/zero"), "is a device; deliver a plain file"),
+    "folder.parquet": (lambda p: p.symlink_to("/proc"), ""),  # as any folder: not looked at
+    "nothing.parquet": (lambda p: p.symlink_to("no such file"), "is a link to nothing; deliver the file itself"),
+    "round.parquet": (lambda p: p.symlink_to(p.name), "cannot be read (Too many levels of symbolic links)"),
+    "far.parquet": (lambda p: p.symlink_to("x" * 300), "cannot be read (File name too long)"),
+    NOT_UTF8: (lambda p: p.write_bytes(b"any"), "its name is not UTF-8; rename it"),
+    "x" * (LONGEST_NAME - 8) + ".parquet": (lambda p: p.write_bytes(b"any"), "not a parquet file"),
+}
+
+
+def alerts(apex: Apex) -> dict[str, str]:
+    return dict(apex.sql("SELECT subject, message FROM apex.open_alerts WHERE kind = 'bad_drop'"))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_scored(
+    scoring: Apex, put_drop: Drop
+) -> None:
+    put_drop("first.parquet", seed=1)
+    for name, (make, _) in ODD.items():
+        make(scoring.inbox / name)
+    put_drop("last.parquet", seed=2)
+    done = scoring.call("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
+    assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
+    # the one whose name no task could be told is set aside when they are listed
+    told = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
+    assert f"{len(told) - 1} of {len(told) + 1} drops are bad" in done.err
+    assert scoring.sql("SELECT name FROM apex.drops WHERE state = 'done' ORDER BY 1") == [
+        ("first.parquet",),
+        ("last.parquet",),
+    ]
+    assert counts(scoring)[1:] == (2, 2 * ROWS)
+    found = places(scoring)
+    assert found["inbox"] == ["folder.parquet"] and found["done"] == ["first.parquet", "last.parquet"]
+    raised = alerts(scoring)
+    assert raised.keys() == told.keys()
+    quarantine = scoring.inbox.parent / "quarantine"
+    reasons = [json.loads(path.read_text()) for path in quarantine.glob("*.reason.json")]
+    assert {r["drop"]: r["reason"] for r in reasons} == raised
+    assert all(why in raised[name] for name, why in told.items()), raised
+    assert len(found["quarantine"]) == 2 * len(told)
+    # mended and delivered again, it is scored and the alert is over
+    (quarantine / "denied.parquet").unlink()
+    put_drop("denied.parquet", seed=3)
+    assert run(scoring, "denied.parquet")["scored"] == 1
+    assert "denied.parquet" not in alerts(scoring)
+
+
+def test_a_file_whose_disk_fails_stays_and_is_scored_when_it_can_be_read(scoring: Apex, put_drop: Drop) -> None:
+    """The first page of a process is one that the system does not read: it says what a failing disk has it say."""
+    failing = scoring.inbox / "failing.parquet"
+    failing.symlink_to("/proc/self/mem")
+    put_drop("good.parquet", seed=1)
+    (scoring.inbox / "bad.parquet").write_bytes(b"junk")
+    names = ["failing.parquet", "bad.parquet", "good.parquet"]
+    done = call(scoring, "score", "--drops", json.dumps(names))
+    assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
+    assert "1 of 3 drops are bad" in done.err and "1 of 3 drops cannot be read for now and stay in" in done.err
+    for _ in range(2):
+        with pytest.raises(UnreadableError, match=r"failing\.parquet: cannot be read for now: Input/output error"):
+            run(scoring, *names)
+    assert places(scoring)["inbox"] == ["failing.parquet"] and places(scoring)["done"] == ["good.parquet"]
+    assert scoring.sql("SELECT count(*) FROM apex.alerts WHERE subject = 'failing.parquet'") == [(1,)]
+    failing.unlink()
+    put_drop("failing.parquet", seed=2)
+    assert run(scoring, *names)["scored"] == 1
+    assert alerts(scoring).keys() == {"bad.parquet"} and counts(scoring)[1:] == (2, 2 * ROWS)
+
+
+def test_names_of_any_length_are_moved(scoring: Apex, put_drop: Drop) -> None:
+    name = "é" * ((LONGEST_NAME - 8) // 2) + ".parquet"
+    put_drop(seed=1).rename(scoring.inbox / name)
+    (chunk,) = list_drops(scoring.context("list"))["chunks"]
+    assert chunk["drops"] == [name] and len(chunk["label"]) <= LABEL + 1
+    assert run(scoring, name)["scored"] == 1
+    put_drop(seed=2).rename(scoring.inbox / name)  # another content under the same name
+    assert run(scoring, name)["scored"] == 1
+    for content in (b"junk", b"more junk"):
+        (scoring.inbox / name).write_bytes(content)
+        with pytest.raises(DataError, match="1 of 1 drops are bad"):
+            run(scoring, name)
+    found = places(scoring)
+    assert found["inbox"] == [] and len(found["done"]) == 2 and name in found["done"]
+    assert len(found["quarantine"]) == 4
