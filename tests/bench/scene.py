@@ -124,6 +124,8 @@ class Scene:
 
     given_raw: Path | None
     stack: ExitStack = field(default_factory=ExitStack)
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the home beside those of its place and its ports."""
 
     @cached_property
     def folder(self) -> Path:
@@ -150,6 +152,7 @@ class Scene:
             "mlflow_port": mlflow_port,
             "airflow_url": "http://127.0.0.1:9",  # elsewhere: so that this platform does not run it
             "raw_url": str(self.raw),
+            **self.given,
         }
         settings = Settings.load(**given)
         self.stack.callback(destroy, settings, folder)

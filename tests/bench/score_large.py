@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,8 @@ import numpy as np
 import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xgboost as xgb
+import yaml
 
 from apex_ml.adapters.registry import CHAMPION, Registry
 from apex_ml.contract.masks import quoted
@@ -27,7 +29,8 @@ from apex_ml.platform import postgres
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from tests.bench.registry import Beside, Row, measurement
-from tests.bench.scene import Ended, Scene, clean_environment, run_measured
+from tests.bench.scene import APEX, Ended, Scene, clean_environment, run_measured
+from tests.throwaway_home import open_folder
 
 ROUNDS = 5
 ORDERS, TIMES = 1_250_000, 10
@@ -153,7 +156,6 @@ def native_with_adbc(home: str, path: str) -> None:
     """
     import adbc_driver_postgresql.dbapi as adbc
     import pandas as pd
-    import xgboost as xgb
 
     settings = Settings.load(home=home)
     contract = _contract(settings)
@@ -206,37 +208,50 @@ def _peer(scene: Scene, name: str, path: Path) -> float:
     return float(found["seconds"])
 
 
-@measurement
-def large(scene: Scene) -> Iterator[Row]:
-    """A drop of 1,250,000 orders from file to committed rows, beside COPY and beside its peers, in the same rounds."""
+def _rounds(scene: Scene, peers: Sequence[str]) -> tuple[dict[str, list[float]], list[Ended]]:
+    """Seconds of ours, of COPY and of the peers in scoring the same drop, another in each round; and our commands."""
     settings = scene.home.settings
-    seconds: dict[str, list[float]] = {"ours": [], "copy": [], "native": [], "pandas": []}
-    peaks, whole = [], []
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", "copy", *peers)}
+    commands = []
     for seed in range(1, ROUNDS + 1):
         path = put(scene, f"large-{seed}.parquet", ORDERS, seed)
         ended, drop = scored_once(scene, path.name, ORDERS)
         done = Path(settings.drops) / "done" / path.name
         seconds["ours"].append(drop["ms_total"] / 1000)
         seconds["copy"].append(copied(settings, drop["run_id"]))
-        seconds["native"].append(_peer(scene, "native_with_adbc", done))
-        seconds["pandas"].append(_peer(scene, "pandas_to_sql", done))
-        peaks.append(ended.peak_mib)
-        whole.append(ended.seconds)
+        for peer in peers:
+            seconds[peer].append(_peer(scene, peer, done))
+        commands.append(ended)
+    return seconds, commands
+
+
+def _times(seconds: dict[str, list[float]], peer: str) -> float:
+    return median(ours / theirs for ours, theirs in zip(seconds["ours"], seconds[peer], strict=True))
+
+
+PANDAS, NATIVE = pandas_to_sql.__name__, native_with_adbc.__name__
+
+
+@measurement
+def large(scene: Scene) -> Iterator[Row]:
+    """A drop of 1,250,000 orders from file to committed rows, beside COPY and beside its peers, in the same rounds."""
+    settings = scene.home.settings
+    seconds, commands = _rounds(scene, (PANDAS, NATIVE))
     middle = {name: median(values) for name, values in seconds.items()}
-
-    def times(a: str, b: str) -> float:
-        return median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
-
     note = f"median of {ROUNDS}"
     floor = Beside("server-side binary COPY and the same indexes, s", middle["copy"])
-    yield Row("score 1,250,000 orders / COPY", times("ours", "copy"), "×", 2.0, floor, note)
+    yield Row("score 1,250,000 orders / COPY", _times(seconds, "copy"), "×", 2.0, floor, note)
     yield Row("score 1,250,000 orders", middle["ours"], "s", None, floor, f"{note}, without start-up")
-    yield Row("score 1,250,000 orders, start-up and imports", median(whole) - middle["ours"], "s")
-    beside = Beside("pandas, pyfunc, to_sql, s", middle["pandas"])
-    yield Row("score 1,250,000 orders / pandas", times("ours", "pandas"), "×", 1 / 25, beside, "at least 25 × faster")
-    beside = Beside("native XGBoost, ADBC, s", middle["native"])
-    yield Row("score 1,250,000 orders / native", times("ours", "native"), "×", 1 / 2.5, beside, "at least 2.5 × faster")
-    yield Row("score 1,250,000 orders, peak memory", max(peaks), "MiB", 600.0)
+    startup = median(ended.seconds for ended in commands) - middle["ours"]
+    yield Row("score 1,250,000 orders, start-up and imports", startup, "s")
+    beside = Beside("pandas, pyfunc, to_sql, s", middle[PANDAS])
+    yield Row("score 1,250,000 orders / pandas", _times(seconds, PANDAS), "×", 1 / 25, beside, "at least 25 × faster")
+    features = len(_champion(settings)[1].encoder.columns)
+    beside = Beside("native XGBoost, ADBC, s", middle[NATIVE])
+    note = f"features of the champion: {features}; what COPY takes bounds it"
+    yield Row("score 1,250,000 orders / native", _times(seconds, NATIVE), "×", None, beside, note)
+    peak = max(ended.peak_mib for ended in commands)
+    yield Row("score 1,250,000 orders, peak memory", peak, "MiB", 600.0)
     path = put(scene, "tenfold.parquet", TIMES * ORDERS, 99)
     ended, drop = scored_once(scene, path.name, TIMES * ORDERS)
     ratio = drop["ms_total"] / 1000 / middle["ours"]
@@ -269,6 +284,31 @@ def _queries(settings: Settings) -> Iterator[Row]:
     note = f"over {rows:,} rows, median of {len(clients)} clients"
     yield Row("current scores of a client", median(point) * 1e3, "ms", 5.0, None, note)
     yield Row("drop summary", median(summary) * 1e3, "ms", 50.0)
+
+
+@measurement
+def many_features(scene: Scene) -> Iterator[Row]:
+    """As large, with every attribute but no history, which the peer does not know, on orders in which they matter."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+        contract = yaml.safe_load(Settings.load().contract.read_text(encoding="utf-8"))
+        contract["features"] |= {"history": [], "calendar": []}
+        contract["promotion"]["floor"] = 0.01  # these orders can be told better than the real ones
+        (folder / "orders.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
+        run_measured([*APEX, "simulate", "--mode", "signal", "--out", str(folder / "raw")], clean_environment())
+        given = {"contract": str(folder / "orders.yaml"), "selection": "none"}
+        yield from _many_features(Scene(folder / "raw", stack, given))
+
+
+def _many_features(scene: Scene) -> Iterator[Row]:
+    seconds, _ = _rounds(scene, (NATIVE,))
+    model = _champion(scene.home.settings)[1]
+    trees = len(xgb.Booster(model_file=bytearray(model.booster)).get_dump())
+    beside = Beside("native XGBoost, ADBC, s", median(seconds[NATIVE]))
+    note = f"at least 2.5 × faster; {len(model.encoder.columns)} features, {trees} trees"
+    yield Row("score with many features / native", _times(seconds, NATIVE), "×", 1 / 2.5, beside, note)
+    floor = Beside("server-side binary COPY and the same indexes, s", median(seconds["copy"]))
+    yield Row("score with many features / COPY", _times(seconds, "copy"), "×", 2.0, floor, f"median of {ROUNDS}")
 
 
 @measurement
