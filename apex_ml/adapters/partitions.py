@@ -104,16 +104,21 @@ def merge_closed(settings: Settings, contract: Contract, most: int = MOST) -> in
     The newest partition is left alone. Writers and readers of the table wait only while the names change; when that is
     not to be had at once, the rest is left for the next call.
     """
-    merged = 0
     with warehouse.connect(settings) as connection:
-        try:
-            while True:
-                with connection, connection.cursor() as cursor:
-                    if not _only_one(cursor) or not _merge_one(cursor, contract, most):
-                        return merged
-                merged += 1
-        except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
-            logger.info("partitions_in_use merged=%s", merged)
+        return _merge(connection, contract, most)
+
+
+def _merge(connection: warehouse.Connection, contract: Contract, most: int) -> int:
+    merged = 0
+    try:
+        while True:
+            with connection, connection.cursor() as cursor:
+                if not _only_one(cursor) or not _merge_one(cursor, contract, most):
+                    return merged
+            merged += 1
+            reach("merge_committed")
+    except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected):
+        logger.info("partitions_in_use merged=%s", merged)
     return merged
 
 
@@ -151,6 +156,7 @@ def _merge_one(cursor: Any, contract: Contract, most: int) -> bool:
         cursor.execute(f"INSERT INTO {made} SELECT * FROM {part.table}")
     for statement in partition_indexes(contract, made):
         cursor.execute(statement)
+    reach("merge_filled")
     cursor.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
     for part in (a, b):
         cursor.execute(f"ALTER TABLE {SCORED} DETACH PARTITION {part.table}")
@@ -160,6 +166,7 @@ def _merge_one(cursor: Any, contract: Contract, most: int) -> bool:
     cursor.execute(f"ALTER TABLE {made} RENAME TO scored_orders_{a.low}")
     cursor.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (b.low,))
     cursor.execute("UPDATE apex.scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
+    reach("merge_swapped")
     logger.info("partitions_merged low=%s high=%s bytes=%s", a.low, b.high, a.bytes + b.bytes)
     return True
 

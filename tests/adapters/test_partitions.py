@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import sys
 import threading
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psutil
 import psycopg2
 import pyarrow as pa
 import pytest
 from apex_home import Apex
+from throwaway_home import PlainDatabase, plain_postgres
 
+from apex_ml import faults
 from apex_ml.adapters import migrations, partitions, scored, warehouse
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import scored_orders_ddl
 from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
 
 SMALL, LARGE = 1, partitions.OWN_ROWS
 RUN = (
@@ -248,3 +258,163 @@ def test_new_partitions_are_analysed_once_also_a_merged_one(apex: Apex, contract
     assert partitions.merge_closed(apex.settings, contract, most=2) == 1
     assert partitions.analyse_new(apex.settings) == 1
     assert apex.sql(known) == [(2,)]
+
+
+# ---- killed while it merges
+
+
+def shape(apex: Apex) -> list[tuple[Any, ...]]:
+    """Partitions with their ranges, and all indexes and constraints of the scored orders."""
+    ranges = apex.sql("SELECT low, high, next FROM apex.scored_partitions ORDER BY 1")
+    return [*parts(apex), *ranges] + apex.sql(
+        "SELECT c.relname::text, array(SELECT regexp_replace(pg_get_indexdef(x.indexrelid), 'INDEX .* ON', '') ||"
+        " (EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))::text FROM pg_index AS x"
+        " WHERE x.indrelid = c.oid ORDER BY 1), array(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint AS k"
+        " WHERE k.conrelid = c.oid ORDER BY 1) FROM pg_class AS c WHERE c.relname LIKE 'scored_orders%%'"
+        " AND c.relkind IN ('r', 'p') ORDER BY 1"
+    )
+
+
+def seen_by_people(apex: Apex) -> list[tuple[Any, ...]]:
+    return apex.sql(
+        "SELECT v.*, l.n, c.n FROM (SELECT run_id, count(*), count(DISTINCT row_nr), min(row_nr), max(row_nr)"
+        " FROM apex.scored_orders GROUP BY 1) AS v"
+        " JOIN (SELECT run_id, count(*) AS n FROM apex.lineage GROUP BY 1) AS l USING (run_id)"
+        " JOIN (SELECT run_id, count(*) AS n FROM apex.scored_orders_current JOIN apex.drop_summary USING (run_id)"
+        " GROUP BY 1) AS c USING (run_id) ORDER BY 1"
+    )
+
+
+@contextmanager
+def polled(apex: Apex) -> Iterator[list[int]]:
+    """A reader that must see the same all along; a server that is away for a while is no fault."""
+    wanted = seen_by_people(apex)
+    end, polls, wrong = threading.Event(), [0], []
+
+    def poll() -> None:
+        while not end.wait(0.01):
+            try:
+                found = seen_by_people(apex)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                continue
+            polls[0] += 1
+            if found != wanted:
+                wrong.append(found)
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    try:
+        yield polls
+    finally:
+        end.set()
+        reader.join(30)
+    assert wrong == [] and polls[0] > 5
+
+
+def merge(settings: Settings, contract: Contract, point: str) -> None:
+    faults.arm(point)
+    try:
+        partitions.merge_closed(settings, contract, most=MERGED_TO)
+    except TransientError as error:
+        sys.exit(error.exit_code)
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+MERGED_TO = 3
+MOMENTS = [(point, postgres) for postgres in (False, True) for point in ("merge_filled", "merge_swapped")]
+MOMENTS.append(("merge_committed", True))
+"""Fault points, and whether Postgres is killed there, else the process."""
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.partitions", "apex_ml.settings"])
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PlainDatabase]:
+    """A Postgres that may be killed."""
+    with plain_postgres() as found:
+        migrations.migrate(found.settings)
+        yield found
+
+
+def many(apex: Apex, contract: Contract) -> None:
+    for nr in range(8):
+        fill(apex, contract, LARGE if nr % 3 else SMALL, rows=1 + nr)
+
+
+def test_a_merge_that_is_killed_with_its_process_or_with_postgres_changes_nothing_and_is_done_by_the_next(
+    apex: Apex, own_postgres: PlainDatabase, contract: Contract
+) -> None:
+    many(apex, contract)
+    before = len(parts(apex))
+    assert partitions.merge_closed(apex.settings, contract, most=MERGED_TO) == before - MERGED_TO
+    undisturbed, own = shape(apex), Apex(own_postgres.settings)
+    many(own, contract)
+    rows, whole = contents(own), shape(own)
+    # without a point they are what they were, after a merge is committed one fewer
+    with polled(own) as polls:
+        for point, kill_postgres in MOMENTS:
+            armed = point + faults.HALT if kill_postgres else point
+            worker = _FORKS.Process(target=merge, args=(own.settings, contract, armed))
+            left = len(parts(own))
+            worker.start()
+            if kill_postgres:
+                until(lambda pid=worker.pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED)  # type: ignore[misc]
+                own_postgres.kill()
+                own_postgres.start()
+                assert worker.pid is not None
+                os.kill(worker.pid, signal.SIGCONT)
+            worker.join(60)
+            assert worker.exitcode == (TransientError.exit_code if kill_postgres else -signal.SIGKILL), point
+            assert len(parts(own)) == left - (point == "merge_committed")
+            if point != "merge_committed":
+                assert shape(own) == whole
+            until(lambda looked=polls[0]: polls[0] >= looked + 2)  # type: ignore[misc]
+        assert partitions.merge_closed(own.settings, contract, most=MERGED_TO) == before - MERGED_TO - 1
+    assert shape(own) == undisturbed
+    assert contents(own) == rows
+
+
+# ---- years
+
+NIGHTS = 1_826
+
+
+def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: Contract) -> None:
+    """Every night a drop, every third a large one; each night merges as scoring does.
+
+    Some claims are rolled back, and some nights a long query stands in the way of merging.
+    """
+    names = [c.name for c in contract.columns.values() if c.role in ("entity", "timestamp")]
+    insert = (
+        f"INSERT INTO apex.{{}} (run_id, row_nr, {', '.join(names)}, predicted, confidence, model_version, scored_at)"
+        " SELECT %s, n, 'C1', DATE '2024-08-24', 'x', 0.5, 1, now() FROM generate_series(0, 1) AS n"
+    )
+    most = runs = 0
+    with closing(psycopg2.connect(apex.settings.writer_url)) as connection:
+        for night in range(NIGHTS):
+            with connection, connection.cursor() as cursor:  # a day goes by
+                cursor.execute("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '1 day'")
+            own = night % 3 == 0
+            run_id = partitions.take_run_id(connection, LARGE if own else SMALL)
+            if night % 24 != 0:  # else the drop was bad: its range stays empty
+                with connection, connection.cursor() as cursor:
+                    table = partitions.make_own(cursor, run_id) if own else "scored_orders"
+                    cursor.execute(insert.format(table), (run_id,))
+                    if own:
+                        partitions.index_own(cursor, contract, run_id)
+                        partitions.attach_own(cursor, run_id)
+                runs += 1
+            if night % 90 not in range(9):
+                partitions._merge(connection, contract, partitions.MOST)
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'apex.scored_orders'::regclass")
+                ((found,),) = cursor.fetchall()
+            most = max(most, found)
+    assert 40 < most <= 64, most
+    assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders") == [(2 * runs, runs)]
