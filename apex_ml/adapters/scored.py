@@ -293,6 +293,7 @@ def write_run(cursor: Any, run: dict[str, Any], classes: dict[str, ClassFigures]
     names = ", ".join(run)
     values = tuple(v.isoformat() if isinstance(v, datetime) else v for v in run.values())
     casts = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapshot_as_of": "::date"}
+    casts |= {"profile": "::jsonb"}
     marks = ", ".join(
         f"${i}::text{casts[n]}"
         if n in casts

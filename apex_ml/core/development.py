@@ -30,6 +30,7 @@ from apex_ml.core.evaluation import (
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.legacy import LegacyRules
+from apex_ml.core.profile import PROFILE, Profile, bins_of
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.seen import order_keys, pack_keys
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
@@ -92,6 +93,8 @@ class Development:
     calibration_losses: dict[str, float]
     metrics: dict[str, float]
     tables: dict[str, Any]
+    expected: dict[str, float]
+    """Orders, log_loss and the losses' standard deviation sd on the test part: what monitoring expects."""
 
 
 def develop(
@@ -159,6 +162,7 @@ def develop(
     calibration, calibration_losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
     weights = decision.tune(calibration.apply(raw), validation.y)
     model = replace(model, calibration=calibration, weights=weights)
+    model = replace(model, about={**about, PROFILE: _profile(model, columns, train, validation)})
     metrics, tables = evaluate(model, parts, segments, options.seed)
     return Development(
         model=model,
@@ -173,7 +177,23 @@ def develop(
         calibration_losses=calibration_losses,
         metrics=metrics,
         tables=tables,
+        expected=_expectation(model, parts["test"]),
     )
+
+
+def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> dict[str, Any]:
+    """How the examples spread that the model was fitted on, and what it names on newer ones."""
+    profile = Profile(bins_of(columns, train.table), len(model.classes))
+    profile.add_features(train.table)
+    p = model.probabilities(validation.table)
+    named = model.named(p)
+    profile.add_predictions(named, p[np.arange(len(p)), named])
+    return profile.as_dict()
+
+
+def _expectation(model: Model, test: Examples) -> dict[str, float]:
+    losses = order_losses(model.probabilities(test.table), test.y)
+    return {"orders": len(losses), "log_loss": float(losses.mean()), "sd": float(losses.std())}
 
 
 def _keys(*parts: Examples) -> bytes:

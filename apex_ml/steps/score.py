@@ -6,10 +6,11 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import finish, state_needed, state_sql
+from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.steps import champion as protocol
@@ -119,8 +121,15 @@ class Scorer:
     snapshot_sha256: str
     as_of: date
     accepted: Path
+    bins: Mapping[str, Bins] = field(default_factory=dict)
+    """The model's own bins of its features and of every attribute, over which the orders of a drop are counted."""
     batch: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Names this call in the outbox: its drops share one MLflow run."""
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that are made: those of the model, and those that are only counted."""
+        return tuple(dict.fromkeys((*self.model.encoder.names, *self.bins)))
 
 
 def load_scorer(context: StepContext) -> Scorer:
@@ -150,6 +159,7 @@ def scorer_of(context: StepContext, registry: Registry, version: ModelVersion) -
         )
     folder = context.processed / manifest["run"]
     result = manifest["result"]
+    counted = {*model.encoder.names, *context.contract.features.attributes}
     return Scorer(
         context=context,
         version=version,
@@ -158,6 +168,7 @@ def scorer_of(context: StepContext, registry: Registry, version: ModelVersion) -
         snapshot_sha256=result["snapshot_sha256"],
         as_of=date.fromisoformat(result["as_of"]),
         accepted=folder / "validate" / ACCEPTED,
+        bins=bins_from(model.about.get(PROFILE, {}), counted),
     )
 
 
@@ -323,7 +334,8 @@ def rescore(context: StepContext, given: str) -> dict[str, Any]:
 class _Tally:
     """What is counted while the batches stream by: 5 bytes an order are kept, for exact medians."""
 
-    def __init__(self, orders: int) -> None:
+    def __init__(self, orders: int, profile: Profile) -> None:
+        self.profile = profile
         self.rows = 0
         self.predict_seconds = 0.0
         self.features_seconds = 0.0
@@ -376,7 +388,7 @@ def _score_file(
         _refuse(report, contract)
         checked = time.monotonic()
         query = features_query(con, scorer, report.query, name)
-        tally = _Tally(report.accepted)
+        tally = _Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
         with tools.begin() as cursor:
             if again is None:
                 drop_id = scored.claim_drop(cursor, sha256, name, drop.size, report.rows)
@@ -439,7 +451,7 @@ def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str
 
     That is the state of each one's history, from the snapshot, or as of an earlier date.
     """
-    contract, features = scorer.context.contract, scorer.model.encoder.names
+    contract, features = scorer.context.contract, scorer.features
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
     attributes = [n for n in contract.named("attribute") if not features or n in features]
     names = [ROW_NR, *contract.named("entity", "timestamp"), *attributes]
@@ -493,13 +505,15 @@ def _batches(
                 tally.features_seconds += time.monotonic() - begun
                 return
             table = pa.Table.from_batches([batch])
-            features = finish(contract, table, scorer.model.encoder.names)
+            features = finish(contract, table, scorer.features)
             featured = time.monotonic()
             tally.features_seconds += featured - begun
             p = scorer.model.probabilities(features)
             best = scorer.model.named(p)
             confidence = p[np.arange(len(p)), best]
             tally.add(time.monotonic() - featured, best, confidence)
+            tally.profile.add_features(features)
+            tally.profile.add_predictions(best, confidence)
             n = len(p)
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
             columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
@@ -546,6 +560,7 @@ def _run_row(
         "row_us_p99": float(quantiles[2]),
         "confidence_mean": mean,
         "confidence_median": median,
+        "profile": json.dumps(tally.profile.counts()),
         "started_at": started_at,
     }
 

@@ -19,6 +19,7 @@ from apex_ml.adapters.store import local_folder, sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register
 from apex_ml.adapters.truth import find_truth, read_truth
 from apex_ml.contract.model import Contract
+from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import against_optimum, class_shares
@@ -244,7 +245,7 @@ def _work(
             "contract_sha256": about["contract_sha256"],
             "git_commit": about["git_commit"],
             "step_run": context.run,
-            "about": about,
+            "about": {**done.model.about, EXPECTED: done.expected},
         },
     )
     metrics, registry = done.metrics, Registry(settings)

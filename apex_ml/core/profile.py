@@ -1,0 +1,134 @@
+"""Profiles: how the rows of a table spread over the levels and bins of each feature, small enough to keep for ever.
+
+A model keeps the bins and the profile of its training examples; every scoring run counts its orders over the same
+bins. Counts over one set of bins can be added, so that a day is the sum of its drops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.core.features import FeatureColumn
+
+DECILES = 10
+CONFIDENCE_BINS = 20
+PROFILE = "profile"
+"""Key of a model's own profile in what is told about it."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of one feature: its levels, or the edges between its numbers; then one for unknown levels, and null.
+
+    A number belongs right of an edge that it equals.
+    """
+
+    levels: tuple[str, ...] | None = None
+    edges: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, column: FeatureColumn, *samples: pa.ChunkedArray) -> Self:
+        """Every level of the samples, or the deciles of the first one."""
+        if column.kind == "categorical":
+            return cls(tuple(sorted({v for s in samples for v in pc.unique(s).to_pylist()} - {None})))
+        numbers = _floats(samples[0])
+        known = numbers[~np.isnan(numbers)]
+        if not len(known):
+            return cls()
+        return cls(edges=tuple(np.unique(np.quantile(known, np.linspace(0, 1, DECILES + 1)[1:-1])).tolist()))
+
+    def __len__(self) -> int:
+        """Number of bins."""
+        return len(self.edges) + 2 if self.levels is None else len(self.levels) + 2
+
+    def count(self, values: pa.ChunkedArray) -> np.ndarray:
+        """Rows in every bin, integers of shape (len(self),).
+
+        >>> Bins(levels=("a", "b")).count(pa.chunked_array([["a", "a", "c", None]])).tolist()
+        [2, 0, 1, 1]
+        >>> Bins(edges=(0.0, 1.0)).count(pa.chunked_array([[-1.0, 0.0, 5.0, None]])).tolist()
+        [1, 1, 1, 1]
+        """
+        if self.levels is None:
+            numbers = _floats(values)
+            bins = np.searchsorted(self.edges, numbers, side="right")
+            bins[np.isnan(numbers)] = len(self.edges) + 1
+            return np.bincount(bins, minlength=len(self))
+        codes = pc.fill_null(pc.index_in(values, value_set=pa.array(self.levels, pa.string())), len(self.levels))
+        counts = np.bincount(codes.to_numpy(), minlength=len(self))
+        nulls = values.null_count
+        counts[-2:] = counts[-2] - nulls, nulls
+        return counts
+
+    def names(self) -> list[str]:
+        """A name for every bin, for people."""
+        if self.levels is not None:
+            return [*self.levels, "(unknown)", "(null)"]
+        if not self.edges:
+            return ["any", "(null)"]
+        between = [f"{a:g} to {b:g}" for a, b in zip(self.edges, self.edges[1:], strict=False)]
+        return [f"below {self.edges[0]:g}", *between, f"from {self.edges[-1]:g}", "(null)"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return {"edges": list(self.edges)} if self.levels is None else {"levels": list(self.levels)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read what :meth:`as_dict` wrote."""
+        levels = content.get("levels")
+        return cls(None if levels is None else tuple(levels), tuple(content.get("edges", ())))
+
+
+def _floats(values: pa.ChunkedArray) -> np.ndarray:
+    found: np.ndarray = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+    return found
+
+
+def bins_of(columns: Sequence[FeatureColumn], table: pa.Table) -> dict[str, Bins]:
+    """The bins of every column of a table."""
+    return {column.name: Bins.of(column, table.column(column.name)) for column in columns}
+
+
+class Profile:
+    """Counts of rows by bin: of each feature, of the predicted class, and of the confidence in twenty equal bins."""
+
+    def __init__(self, bins: Mapping[str, Bins], classes: int) -> None:
+        self.bins = dict(bins)
+        self.features = {name: np.zeros(len(b), np.int64) for name, b in bins.items()}
+        self.predicted = np.zeros(classes, np.int64)
+        self.confidence = np.zeros(CONFIDENCE_BINS, np.int64)
+
+    def add_features(self, table: pa.Table) -> None:
+        """Count the rows of a table that has a column for every feature."""
+        for name, bins in self.bins.items():
+            self.features[name] += bins.count(table.column(name))
+
+    def add_predictions(self, predicted: np.ndarray, confidence: np.ndarray) -> None:
+        """Count index of the predicted class and confidence of n rows, shapes (n,)."""
+        self.predicted += np.bincount(predicted, minlength=len(self.predicted))
+        places = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+        self.confidence += np.bincount(places, minlength=CONFIDENCE_BINS)
+
+    def counts(self) -> dict[str, Any]:
+        """The counts alone, JSON-able; the bins are the model's."""
+        return {
+            "features": {name: counts.tolist() for name, counts in self.features.items()},
+            "predicted": self.predicted.tolist(),
+            "confidence": self.confidence.tolist(),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Bins and counts, JSON-able."""
+        return {"bins": {name: bins.as_dict() for name, bins in self.bins.items()}, **self.counts()}
+
+
+def bins_from(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Bins]:
+    """The bins of some features out of what :meth:`Profile.as_dict` made; those that it lacks are left out."""
+    return {name: Bins.from_dict(bins) for name, bins in content.get("bins", {}).items() if name in names}
