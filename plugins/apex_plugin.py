@@ -10,7 +10,7 @@ from apex_ml.settings import Settings
 
 
 class ApexPlugin(AirflowPlugin):
-    """The links of the step operator, and the Data Docs.
+    """The links of the step operator, the Apex page and the Data Docs.
 
     Airflow resolves a stored link only when a plugin names its class.
     """
@@ -20,9 +20,16 @@ class ApexPlugin(AirflowPlugin):
     fastapi_apps = [{"app": create_app(Settings.load()), "url_prefix": PREFIX, "name": "Apex"}]
     external_views = [
         {
+            "name": "Apex",
+            "href": f"{PREFIX}/",
+            "destination": "nav",
+            "url_route": "apex",
+            "category": "browse",
+        },
+        {
             "name": "Data Docs",
             "href": f"{PREFIX}/{DOCS}/index.html",
             "destination": "nav",
             "category": "browse",
-        }
+        },
     ]

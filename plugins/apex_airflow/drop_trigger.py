@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -64,6 +65,14 @@ class DropTrigger(BaseEventTrigger):
                     self.log.info("new drops: %s (%s)", len(new), ", ".join(names))
                     yield TriggerEvent({"count": len(new), "files": names})
             await asyncio.sleep(self.poll_seconds)
+
+
+def inbox_folder(drops: str) -> str | None:
+    """Return the folder where drops arrive, below the URL or folder of the drops; None when it is not a local one."""
+    url = urlparse(drops)
+    if url.scheme not in ("", "file"):
+        return None
+    return os.path.join(unquote(url.path) if url.scheme else drops, "inbox")
 
 
 def look(inbox: str) -> Look:

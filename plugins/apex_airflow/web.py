@@ -1,21 +1,34 @@
-"""What Apex adds to Airflow's web server, behind Airflow's own login: the Data Docs of Great Expectations."""
+"""What Apex adds to Airflow's web server, behind Airflow's own login: its page and the Data Docs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
-from airflow.api_fastapi.core_api.security import requires_access_view
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_view
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from apex_airflow import page
+from apex_airflow.page_queries import DatabaseDownError
 from apex_ml.settings import Settings
 
 PREFIX = "/apex"
 DOCS = "data-docs"
-# The pages show values of the data. Sandboxed they have an origin of their own: a script that came in with a value
+ROLLBACK = "apex_rollback"
+# The Data Docs show values of the data. Sandboxed they have an origin of their own: a script that came in with a value
 # could not act as the person who looks at it.
-HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}
+DOCS_HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}
+# The page shows names and messages that came from outside. They are escaped; were one not, its script would not run.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
+    " img-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+STATIC = {path.name: path for path in (Path(__file__).parent / "static").iterdir()}
 
 
 def data_docs_folder(settings: Settings) -> Path:
@@ -25,26 +38,57 @@ def data_docs_folder(settings: Settings) -> Path:
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the app that Airflow mounts under PREFIX; every route asks for a logged-in user."""
-    app = FastAPI(
-        title="Apex",
-        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
+    app = FastAPI(title="Apex", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(_page(settings))
+    app.include_router(_data_docs(settings))
+    return app
+
+
+def _for_users() -> APIRouter:
+    """Routes for whoever may look at plugins: Airflow lets in anonymous people unless it is told."""
+    return APIRouter(dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
+
+
+def _page(settings: Settings) -> APIRouter:
+    router = _for_users()
+
+    @router.get("/")
+    def apex(user: GetUserDep) -> Response:
+        """The page; without Postgres, one that says so."""
+        # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
+        may_act = get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
+        )
+        try:
+            return HTMLResponse(page.render(settings, may_act=may_act), headers=PAGE_HEADERS)
+        except DatabaseDownError as down:
+            return HTMLResponse(page.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
+
+    @router.get("/static/{name}")
+    def static(name: str) -> Response:
+        """One file of the page."""
+        if name not in STATIC:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(STATIC[name], headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+
+    return router
+
+
+def _data_docs(settings: Settings) -> APIRouter:
+    router = _for_users()
     site = data_docs_folder(settings)
 
-    @app.get(f"/{DOCS}")
+    @router.get(f"/{DOCS}")
     def docs() -> Response:
         """Lead to the front page; with a slash at its end, so that relative links work."""
         return RedirectResponse(f"{PREFIX}/{DOCS}/index.html")
 
-    @app.get(f"/{DOCS}/{{path:path}}")
-    def page(path: str) -> Response:
+    @router.get(f"/{DOCS}/{{path:path}}")
+    def file(path: str) -> Response:
         """One file of the site; anything outside it, or not there, is not found."""
-        file = (site / (path or "index.html")).resolve()
-        if not file.is_relative_to(site.resolve()) or not file.is_file():
+        found = (site / (path or "index.html")).resolve()
+        if not found.is_relative_to(site.resolve()) or not found.is_file():
             raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
-        return FileResponse(file, headers=HEADERS)
+        return FileResponse(found, headers=DOCS_HEADERS)
 
-    return app
+    return router
