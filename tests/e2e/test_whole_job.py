@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import psycopg2
 import pytest
 from throwaway_home import open_folder, throwaway
 
-from apex_ml.platform import embedded
+from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT
+from apex_ml.contract.model import load_contract
+from apex_ml.platform import embedded, health, supervise
+from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.folder import StepContext
+from apex_ml.steps.score import list_drops
 
 APEX = [sys.executable, "-c", "from apex_ml.cli import main; main()"]
 
@@ -40,18 +52,21 @@ class Home:
             check=False,
         )
 
-    def sql(self, query: str) -> list[tuple[object, ...]]:
-        settings = Settings.load(
-            home=self.settings.home,
-            pg_port=self.settings.pg_port,  # the passwords are in the home's own .env
-        )
-        connection = psycopg2.connect(settings.reader_url)
-        try:
+    @property
+    def whole(self) -> Settings:
+        """The settings with the passwords of the home's own .env."""
+        ports = ("pg_port", "mlflow_port", "airflow_port")
+        return Settings.load(home=self.settings.home, **{p: getattr(self.settings, p) for p in ports})
+
+    def sql(self, query: str, *parameters: object, writer: bool = False) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.whole.writer_url if writer else self.whole.reader_url)) as connection:
             with connection, connection.cursor() as cursor:
-                cursor.execute(query)
+                cursor.execute(query, parameters or None)
                 return cursor.fetchall()
-        finally:
-            connection.close()
+
+    @property
+    def inbox(self) -> Path:
+        return Path(self.settings.drops) / "inbox"
 
 
 def _of(folder: Path) -> list[psutil.Process]:
@@ -71,8 +86,119 @@ def home() -> Iterator[Home]:
         assert not alive
 
 
+LANDED_ROWS = 10_000
+SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s"
+
+
+def put(home: Home, raw: Path, name: str, seed: int) -> None:
+    """Make a drop; it appears in the inbox as a whole."""
+    [(as_of,)] = home.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
+    assert isinstance(as_of, date)
+    make_drop(str(raw), as_of, LANDED_ROWS, seed, home.inbox / name, load_contract(home.settings.contract))
+
+
+def until(done: Callable[[], Any], seconds: float) -> Any:
+    """Wait for something that is not nothing; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def lands(home: Home, raw: Path) -> None:
+    """A file lands; some seconds later its rows are seen. How many is measured by the benches, on a quiet machine."""
+    put(home, raw, "lands.parquet", 101)
+    assert until(lambda: home.sql(SCORED, "lands.parquet"), 60) == [("done", LANDED_ROWS)]
+
+
+def halted_step(home: Home) -> psutil.Process | None:
+    """The step of this home that stands still at a fault point."""
+    found = psutil.process_iter(["status", "cmdline"])
+    halted = (p for p in found if p.info["status"] == psutil.STATUS_STOPPED and "score" in (p.info["cmdline"] or []))
+    return next((p for p in halted if p.environ().get("APEX_HOME") == str(home.settings.home)), None)
+
+
+def kill(home: Home, name: str) -> None:
+    """End a service as by kill -9; of MLflow also the process that answers."""
+    service = psutil.Process(supervise.Supervisor(home.whole).states()[name].pid)
+    family = [service, *(service.children(recursive=True) if name == supervise.MLFLOW else [])]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def killed_while_it_scores(home: Home, raw: Path) -> None:
+    """The scheduler is killed while a step scores a drop, and MLflow while another does.
+
+    The step outlives its scheduler and stands still: the one that the next scheduler begins waits for it at the claim.
+    """
+    env_file = home.whole.env_file
+    before = env_file.read_text()
+    env_file.write_text(f"{before}\nAPEX_FAULT=score_written:halt\n")
+    put(home, raw, "scheduler.parquet", 102)
+    step = until(lambda: halted_step(home), 90)
+    env_file.write_text(before)
+    kill(home, "airflow-scheduler")
+    mlflow_is_killed(home, raw)
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%%pg_advisory_xact_lock%%'"
+    )
+    until(lambda: home.sql(waiting, writer=True), 150)
+    assert home.sql(SCORED, "scheduler.parquet") == []
+    step.send_signal(signal.SIGCONT)
+    with AirflowApi(home.whole, patience=60) as api:
+        until(lambda: all(run.finished for run in api.dag_runs("apex_score")), 120)
+        assert {run.state for run in api.dag_runs("apex_score")} == {"success"}
+    once_each(home, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
+
+
+def mlflow_is_killed(home: Home, raw: Path) -> None:
+    put(home, raw, "mlflow.parquet", 103)
+    command = [*APEX, "score", "--drops", '["mlflow.parquet"]']
+    fault = home.env | {"APEX_FAULT": "score_written:halt"}
+    with subprocess.Popen(command, env=fault, cwd=CODE_ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60)
+            kill(home, supervise.MLFLOW)
+            process.send_signal(signal.SIGCONT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and "mlflow_not_told" in err, err
+    assert home.sql(SCORED, "mlflow.parquet") == [("done", LANDED_ROWS)]
+    assert home.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL AND attempts > 0", writer=True) == [
+        (1,)
+    ]
+    until(lambda: health.check(home.whole, [supervise.MLFLOW])[supervise.MLFLOW].ok, 90)
+
+
+def once_each(home: Home, *names: str) -> None:
+    """Every drop has one row in the ledger, one run, all its rows, and with its batch one run in MLflow."""
+    settings = home.whole
+    list_drops(StepContext.load(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
+    found = home.sql(
+        "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
+        " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
+        " WHERE d.name = ANY(%s) GROUP BY 1, 2 ORDER BY 1",
+        list(names),
+        writer=True,
+    )
+    assert found == [(name, "done", 1, 1, LANDED_ROWS, LANDED_ROWS) for name in sorted(names)]
+    assert list(home.inbox.iterdir()) == [] and {*names} <= {p.name for p in (home.inbox.parent / "done").iterdir()}
+    base = f"{settings.tracking_uri}/api/2.0/mlflow"
+    named = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    search = {"experiment_ids": [named["experiment"]["experiment_id"]]}
+    told = httpx.post(f"{base}/runs/search", json=search).json()["runs"]
+    batches = [tag["value"] for run in told for tag in run["data"]["tags"] if tag["key"] == BATCH_TAG]
+    by_batch = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM apex.mlflow_outbox GROUP BY 1 ORDER BY 1"
+    sent = home.sql(by_batch, writer=True)
+    assert sent == [(batch, True) for batch in sorted(batches)]
+    assert {run["info"]["status"] for run in told} == {"FINISHED"}
+
+
 @pytest.mark.platform
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     made = home.apex(
@@ -106,6 +232,9 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     status = home.apex("status")
     assert status.returncode == 0
     assert "version 1" in status.stdout
+
+    lands(home, raw)
+    killed_while_it_scores(home, raw)
 
     # a raw file that is no parquet: the run fails, and says which file, why, and where the log is
     (raw / "notes.txt").write_text("not parquet")
