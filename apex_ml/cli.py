@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Step: decide on a challenger by the outcomes of drops it scored in the shadow.",
     ),
     "shadow": ("apex_ml.steps.commands:shadow", "Step: challengers score the drops beside the champion."),
+    "monitor": ("apex_ml.steps.commands:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
     "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
     "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),

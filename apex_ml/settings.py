@@ -81,6 +81,26 @@ class Settings(BaseSettings):
         0, ge=0, le=90, description="So many days a challenger that was not promoted also scores the drops; 0: never."
     )
 
+    # monitoring
+    monitor_schedule: str = Field("0 5 * * *", description="Cron of apex_monitor, in UTC; it also follows scoring.")
+    drift_alpha: float = Field(
+        0.002, gt=0, lt=0.5, description="Probability of a false alarm in one healthy drop or day, over all features."
+    )
+    drift_least_rows: int = Field(1000, ge=100, description="Drops and days of fewer rows are not judged for drift.")
+    quality_margin: float = Field(0.01, ge=0, description="Nats by which a week may be worse than at promotion.")
+    quality_alpha: float = Field(0.01, gt=0, lt=0.5, description="Probability of calling one healthy week worse.")
+    quality_least_orders: int = Field(500, ge=50, description="Weeks of fewer known outcomes are not judged.")
+    quality_worse_weeks: int = Field(2, ge=1, description="So many worse weeks trigger a retraining …")
+    quality_of_weeks: int = Field(3, ge=1, description="… out of the newest so many.")
+    alert_webhook_url: SecretStr = Field(SecretStr(""), description="New alerts are posted here as JSON. Empty: not.")
+    alert_mail_to: str = Field(
+        "", description="New alerts are mailed to these addresses, with commas between. Empty: not."
+    )
+    alert_mail_from: str = Field("", description="Sender of such mails. Empty: the first receiver.")
+    alert_smtp_url: SecretStr = Field(
+        SecretStr(""), description="Mail server: smtp://user:password@host:587 or smtps://user:password@host:465."
+    )
+
     # checking
     quarantine_rows_in_sql: int = Field(
         10_000, ge=0, description="At most so many quarantined rows of a raw file go to Postgres; all stay in parquet."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
-from apex_airflow.assets import CHAMPION, inbox
+from apex_airflow.assets import CHAMPION, SCORED, inbox
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
@@ -43,6 +43,7 @@ a success. Results: `select * from apex.drop_summary`.
         step="score",
         args=["--drops={{ task.chunk.drops | tojson }}"],
         map_index_template="{{ task.chunk.label }}",
+        outlets=[SCORED],
         doc_md="Score a chunk of drops with the champion: rows and ledger in one transaction for every drop.",
     ).expand(chunk=list_drops.output)
 

@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Rule:
-    """When a week is worse: than expected by more than `margin` nats, or than the class prior; with an error of `alpha`.
+    """When a week is worse: than expected by more than `margin` nats, or than the prior; with an error of `alpha`.
 
     Weeks of fewer than `least_orders` known outcomes are not judged.
     """

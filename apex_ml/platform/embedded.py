@@ -47,6 +47,7 @@ POOLS = {
     "apex_training": (1, "Steps of apex_retrain."),
     "apex_shadow": (1, "Challengers that score beside the champion."),
     "apex_champion": (1, "Rollbacks, which wait for no training."),
+    "apex_monitoring": (1, "Drift, quality, alerts."),
 }
 HEALTHY_SECONDS = 180
 

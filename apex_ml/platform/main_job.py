@@ -25,7 +25,7 @@ from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext, latest_manifest
 
-RETRAIN, SCORE = "apex_retrain", "apex_score"
+RETRAIN, SCORE, MONITOR = "apex_retrain", "apex_score", "apex_monitor"
 STEPS_IN_RETRAIN = 6
 SIMULATED_ORDERS = 1_250_000
 DROP_ORDERS = 100_000
@@ -75,6 +75,7 @@ def run_main_job(settings: Settings, raw: str | None) -> int:
         summary = _score_fresh_drop(api, settings, console)
         if summary is None:
             return 1
+        api.unpause(MONITOR)
         report.print_champion(console, settings, champion)
         report.print_drop(console, settings, summary)
         report.print_places(console, settings, _data_docs(settings))

@@ -259,3 +259,12 @@ def shadow(run: str) -> None:
     from apex_ml.steps.shadow import shadow as work
 
     _command("shadow", work, run)
+
+
+@click.command()
+@click.option("--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, told in the result.")
+def monitor(run: str) -> None:
+    """Judge drift and quality of what is new; raise, resolve and send alerts."""
+    from apex_ml.steps.monitor import monitor as work
+
+    _command("monitor", work, run)

@@ -20,7 +20,6 @@ from apex_ml.adapters.orders import accepted_files
 from apex_ml.adapters.store import scratch_folder
 from apex_ml.contract.masks import ROW_NR, literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.errors import DataError
 from apex_ml.faults import reach
 from apex_ml.steps.folder import StepContext, latest_manifest, read_manifest
 from apex_ml.steps.validate import ACCEPTED
@@ -50,12 +49,12 @@ def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
     - `ambiguous`: not unique on one side or the other. Repeated raw rows, equal in every column, are one order.
 
     `coverage` tells the current scores of every age, in days before the run's `as_of`, with and without outcome. With
-    `newest` the raw orders are those of the newest validated run, whichever it is. One transaction; raises
-    :class:`~apex_ml.errors.DataError` when the run is not validated.
+    `newest` the raw orders are those of the newest validated run, whichever it is; without one there is a `skip`. One
+    transaction; raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
     validated = latest_manifest(context, "validate") if newest else read_manifest(context.folder("validate"))
     if validated is None:
-        raise DataError("outcomes --newest: no run has been validated yet; run: apex validate --run NAME")
+        return {"run": context.run, "step": "outcomes", "skip": "no raw orders have been validated yet"}
     files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
     as_of = date.fromisoformat(validated["result"]["as_of"])
     with (

@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, partitions, scored, warehouse
@@ -337,6 +338,8 @@ class _Tally:
     def __init__(self, orders: int, profile: Profile) -> None:
         self.profile = profile
         self.rows = 0
+        self.days = 0
+        """Sum of the orders' dates, in days since 1970-01-01."""
         self.predict_seconds = 0.0
         self.features_seconds = 0.0
         self.row_us: list[tuple[float, int]] = []
@@ -513,6 +516,7 @@ def _batches(
             confidence = p[np.arange(len(p)), best]
             tally.add(time.monotonic() - featured, best, confidence)
             tally.profile.add_features(features)
+            tally.days += pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
             tally.profile.add_predictions(best, confidence)
             n = len(p)
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
@@ -560,9 +564,16 @@ def _run_row(
         "row_us_p99": float(quantiles[2]),
         "confidence_mean": mean,
         "confidence_median": median,
-        "profile": json.dumps(tally.profile.counts()),
+        "profile": json.dumps(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
         "started_at": started_at,
     }
+
+
+def _lag_days(scorer: Scorer, tally: _Tally) -> float | None:
+    """Days from the snapshot to the orders, on average."""
+    if not tally.rows:
+        return None
+    return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
 
 
 def _classes(contract: Contract, tally: _Tally) -> dict[str, scored.ClassFigures]:

@@ -1,4 +1,4 @@
-"""The two assets, each declared here and nowhere else.
+"""The assets, each declared here and nowhere else.
 
 An asset declared a second time without its watcher makes Airflow drop and restart the trigger at every parse.
 """
@@ -15,6 +15,9 @@ from apex_ml.settings import Settings
 
 CHAMPION = Asset(name="apex_champion", group="apex")
 """A new champion. Its event is a nudge: the steps ask the ledger which version that is."""
+
+SCORED = Asset(name="apex_scored", group="apex")
+"""A task of apex_score ended well. Its event is a nudge, too."""
 
 
 def inbox(settings: Settings) -> Asset:

@@ -18,6 +18,16 @@ from apex_ml.platform.embedded import POOLS
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 SNAPSHOT: dict[str, Any] = {
+    "apex_monitor": {
+        "schedule": "0 5 * * * UTC",
+        "assets": ["apex_scored"],
+        "pools": ["apex_monitoring"],
+        "tags": ["apex", "monitoring"],
+        "params": {},
+        "commands": {"outcomes": ["outcomes", "--newest"], "monitor": ["monitor"], "retrain": None},
+        "edges": [("outcomes", "monitor"), ("monitor", "retrain")],
+        "outlets": {},
+    },
     "apex_retrain": {
         "schedule": "0 2 * * * UTC",
         "assets": [],
@@ -72,7 +82,7 @@ SNAPSHOT: dict[str, Any] = {
             "score": ["score", "--drops={{ task.chunk.drops | tojson }}"],
         },
         "edges": [("list_drops", "score")],
-        "outlets": {},
+        "outlets": {"score": ["apex_scored"]},
     },
     "apex_shadow": {
         "schedule": "none",
@@ -105,7 +115,7 @@ def describe(dag: Any) -> dict[str, Any]:
     step = {name: getattr(task, "partial_kwargs", vars(task)) for name, task in tasks.items()}
     return {
         "schedule": f"{timetable.expression} {timetable.timezone}" if dag.schedule is not None else "none",
-        "assets": sorted(asset.name for asset in condition.objects) if condition else [],
+        "assets": sorted(asset.name for asset in getattr(condition, "objects", [condition])) if condition else [],
         "pools": sorted({task.pool for task in dag.tasks}),
         "tags": sorted(dag.tags),
         "params": dag.params.dump(),
@@ -130,6 +140,15 @@ def test_every_dag_is_bounded_and_every_task_explains_itself(bag: DagBag) -> Non
             assert task.owner == "apex" and task.doc_md and len(task.doc_md) > 30, task.task_id
             assert task.execution_timeout == timedelta(minutes=60)
             assert task.retries == 2 and task.retry_delay == timedelta(seconds=60)
+
+
+def test_a_degraded_champion_is_retrained_once_an_alert(bag: DagBag) -> None:
+    dag = bag.dags["apex_monitor"]
+    monitor, retrain = dag.get_task("monitor"), dag.get_task("retrain")
+    assert monitor.returns == "retrain" and monitor.trigger_rule == "all_done"
+    fixed = retrain.partial_kwargs
+    assert retrain.is_mapped and fixed["trigger_dag_id"] == "apex_retrain" and fixed["conf"] == {"force": True}
+    assert fixed["skip_when_already_exists"]
 
 
 def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:

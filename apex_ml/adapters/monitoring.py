@@ -1,0 +1,276 @@
+"""What monitoring reads and writes in Postgres: profiles of scoring runs, drift, quality by week, alerts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import Any
+
+import psycopg2.extras
+import pyarrow as pa
+
+from apex_ml.adapters import scored, warehouse
+from apex_ml.contract.masks import literal, quoted
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+from apex_ml.core.degradation import WeekQuality
+from apex_ml.core.drift import Drift
+from apex_ml.settings import Settings
+
+MONITOR_LOCK = 7_261_009
+"""Key of the advisory lock under which one process at a time monitors."""
+WEEKS = 26
+"""Weeks of orders, back from the newest scored one, whose quality is followed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scoring run with its profile; `day` is the UTC day on which it finished."""
+
+    run_id: int
+    drop: str
+    day: date
+    version: int
+    rows_in: int
+    rows_quarantined: int
+    rows_scored: int
+    profile: dict[str, Any]
+    drifted: bool
+    """Whether a feature of it was found to have drifted before."""
+
+
+def lock(cursor: Any) -> None:
+    """Wait until no other process monitors; the lock ends with the transaction."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (MONITOR_LOCK,))
+
+
+def known_about(cursor: Any, model_name: str) -> dict[int, dict[str, Any]]:
+    """What was recorded about every version of the model when it was trained."""
+    cursor.execute("SELECT model_version, about FROM apex.model_versions WHERE model_name = %s", (model_name,))
+    return dict(cursor.fetchall())
+
+
+_RUNS = (
+    "SELECT r.run_id, d.name, (r.finished_at AT TIME ZONE 'UTC')::date, r.model_version, r.rows_in, r.rows_quarantined,"
+    " r.rows_scored, r.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND"
+    " f.subject = r.run_id::text AND f.drifted) FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+)
+
+
+def unjudged_runs(cursor: Any, model_name: str, least_rows: int) -> list[Run]:
+    """Runs of enough orders whose drift was not looked at yet, in the order in which they finished."""
+    cursor.execute(
+        f"{_RUNS} WHERE r.model_name = %s AND r.profile IS NOT NULL AND r.rows_in >= %s AND NOT EXISTS"
+        " (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND f.subject = r.run_id::text) ORDER BY 1",
+        (model_name, least_rows),
+    )
+    return [Run(*row) for row in cursor.fetchall()]
+
+
+def runs_before(cursor: Any, run_id: int, model_name: str, version: int, most: int) -> list[Run]:
+    """The newest runs of a version before a run, whatever their size."""
+    cursor.execute(
+        f"{_RUNS} WHERE r.model_name = %s AND r.model_version = %s AND r.run_id < %s AND r.profile IS NOT NULL"
+        " ORDER BY 1 DESC LIMIT %s",
+        (model_name, version, run_id, most),
+    )
+    return [Run(*row) for row in cursor.fetchall()]
+
+
+def unjudged_days(cursor: Any, model_name: str) -> list[tuple[date, int]]:
+    """Day and version of which more orders were scored than were looked at, in order."""
+    cursor.execute(
+        "SELECT day, model_version FROM (SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, model_version,"
+        " sum(rows_scored) AS rows FROM apex.scoring_runs WHERE model_name = %s AND profile IS NOT NULL GROUP BY 1, 2)"
+        " AS s WHERE rows > coalesce((SELECT max(f.rows) FROM apex.drift AS f WHERE f.scope = 'day' AND"
+        " f.subject = s.day || ' v' || s.model_version AND f.kind = 'prediction'), 0) ORDER BY 1, 2",
+        (model_name,),
+    )
+    return [(day, int(version)) for day, version in cursor.fetchall()]
+
+
+def runs_of_day(cursor: Any, model_name: str, day: date, version: int) -> list[Run]:
+    """The runs of a version that finished on a day."""
+    cursor.execute(
+        f"{_RUNS} WHERE r.model_name = %s AND r.model_version = %s AND r.profile IS NOT NULL"
+        " AND (r.finished_at AT TIME ZONE 'UTC')::date = %s ORDER BY 1",
+        (model_name, version, day),
+    )
+    return [Run(*row) for row in cursor.fetchall()]
+
+
+def write_drift(
+    cursor: Any,
+    scope: str,
+    subject: str,
+    day: date,
+    version: int | None,
+    model_name: str | None,
+    found: Iterable[tuple[Drift, str, str | None]],
+) -> None:
+    """Write, or write anew, the verdicts on one subject: each with the kind of its feature and its reference."""
+    rows = [
+        (
+            *(scope, subject, day, model_name, version, d.feature, kind, reference, d.rows, d.reference_rows),
+            *(d.psi, d.effect, d.p_value, d.q_value, d.drifted, d.note or None),
+        )
+        for d, kind, reference in found
+    ]
+    psycopg2.extras.execute_values(
+        cursor,
+        "INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,"
+        " reference_rows, psi, effect, p_value, q_value, drifted, note, measured_at) VALUES %s"
+        " ON CONFLICT (scope, subject, feature) DO UPDATE SET (reference, rows, reference_rows, psi, effect, p_value,"
+        " q_value, drifted, note, measured_at) ="
+        " (EXCLUDED.reference, EXCLUDED.rows, EXCLUDED.reference_rows, EXCLUDED.psi, EXCLUDED.effect,"
+        " EXCLUDED.p_value, EXCLUDED.q_value, EXCLUDED.drifted, EXCLUDED.note, EXCLUDED.measured_at)",
+        rows,
+        # the time of the statement, not of the transaction: the newest subject of a scope is told by it
+        template=f"({', '.join(['%s'] * 16)}, clock_timestamp())",
+    )
+
+
+def judged(cursor: Any, scope: str, subject: str) -> bool:
+    """Whether the drift of a subject was looked at."""
+    cursor.execute("SELECT EXISTS (SELECT FROM apex.drift WHERE scope = %s AND subject = %s)", (scope, subject))
+    return bool(cursor.fetchone()[0])
+
+
+def drifting(cursor: Any, model_name: str) -> dict[str, str]:
+    """Features that drift now, in the newest judged subject of any scope, each with a message for people.
+
+    A day or a drop of another version than that of the newest one of its scope no longer counts.
+    """
+    cursor.execute(
+        "SELECT feature, scope, subject, psi, effect, rows, reference_rows, reference FROM apex.drift_latest"
+        " WHERE drifted AND coalesce(model_name, %(name)s) = %(name)s ORDER BY feature, scope",
+        {"name": model_name},
+    )
+    found: dict[str, str] = {}
+    for feature, scope, subject, psi, effect, rows, expected, reference in cursor.fetchall():
+        if scope == "drop":
+            cursor.execute(
+                "SELECT d.name FROM apex.scoring_runs JOIN apex.drops AS d USING (drop_id) WHERE run_id = %s",
+                (int(subject),),
+            )
+            named = cursor.fetchone()
+            what = f"drop {named[0]}" if named else f"scoring run {subject}"
+        else:
+            what = f"scoring of {subject}" if scope == "day" else f"raw orders of {subject}"
+        text = f"{what}: {feature} drifted: PSI {psi:.3f}, effect {effect:.3f}, {rows:,} rows against {expected:,}"
+        found[feature] = f"{found[feature]}; {text}" if feature in found else f"{text} of {reference}"
+    return found
+
+
+def changed_weeks(cursor: Any, contract: Contract, model_name: str) -> list[tuple[int, date, int, int]]:
+    """Version, Monday, scored and known outcomes of the weeks in which outcomes were added since they were judged."""
+    when = quoted(contract.timestamp)
+    cursor.execute(
+        f"""WITH newest AS (SELECT max({when}) AS day FROM apex.scored_orders_current),
+            weeks AS (
+                SELECT s.model_version, date_trunc('week', s.{when})::date AS week, count(*) AS scored,
+                       count(o.observed) AS outcomes
+                FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr), newest
+                WHERE s.{when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
+            SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN apex.model_quality AS q
+            ON q.model_name = %s AND q.model_version = w.model_version AND q.week = w.week
+            WHERE w.outcomes > 0 AND (q.week IS NULL OR (q.scored, q.outcomes) <> (w.scored, w.outcomes))
+            ORDER BY 1, 2""",
+        (model_name,),
+    )
+    return list(cursor.fetchall())
+
+
+def orders_with_outcome(settings: Settings, contract: Contract, version: int, week: date) -> pa.Table:
+    """Client, what was named, the probabilities and what came, of a version's current scores of one week of orders."""
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    p = ", ".join(f"s.{quoted(probability_column(level))}" for level in contract.classes)
+    with scored.transaction(settings) as cursor:
+        cursor.execute(
+            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM apex.scored_orders_current AS s"
+            f" JOIN apex.outcomes AS o USING (run_id, row_nr) WHERE s.model_version = {int(version)}"
+            f" AND s.{when} >= {literal(week)} AND s.{when} < {literal(week)} + 7"
+        )
+        table: pa.Table = cursor.fetch_arrow_table()
+    return table
+
+
+def write_quality(cursor: Any, name: str, version: int, week: date, scored_orders: int, found: WeekQuality) -> None:
+    """Write, or write anew, how good a version's scores of a week were."""
+    values = asdict(found) | {"model_name": name, "model_version": version, "week": week, "scored": scored_orders}
+    values["classes"] = json.dumps(values["classes"])
+    values["note"] = values["note"] or None
+    names = list(values)
+    changed = ", ".join(f"{n} = EXCLUDED.{n}" for n in names if n not in ("model_name", "model_version", "week"))
+    cursor.execute(
+        f"INSERT INTO apex.model_quality ({', '.join(names)}) VALUES ({', '.join(f'%({n})s' for n in names)})"
+        f" ON CONFLICT (model_name, model_version, week) DO UPDATE SET {changed}, measured_at = now()",
+        values,
+    )
+
+
+def judged_weeks(cursor: Any, name: str, version: int, least: int) -> list[tuple[date, bool, str]]:
+    """Monday, verdict and note of a version's weeks with enough outcomes, oldest first."""
+    cursor.execute(
+        "SELECT week, worse, coalesce(note, '') FROM apex.model_quality WHERE model_name = %s AND model_version = %s"
+        " AND outcomes >= %s ORDER BY week",
+        (name, version, least),
+    )
+    return list(cursor.fetchall())
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert that is not over."""
+
+    alert_id: int
+    kind: str
+    subject: str
+    message: str
+    raised_at: datetime
+
+
+def set_alerts(cursor: Any, kind: str, wanted: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Make the open alerts of a kind exactly these, by subject; returns the subjects raised and resolved.
+
+    One that is open already keeps its age and its message: it is told once.
+    """
+    cursor.execute("SELECT subject FROM apex.alerts WHERE kind = %s AND resolved_at IS NULL", (kind,))
+    there = {row[0] for row in cursor.fetchall()}
+    raised = [subject for subject in wanted if subject not in there]
+    resolved = sorted(there - set(wanted))
+    for subject in raised:
+        cursor.execute(
+            "INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, %s, %s)", (kind, subject, wanted[subject])
+        )
+    cursor.execute(
+        "UPDATE apex.alerts SET resolved_at = now() WHERE kind = %s AND subject = ANY(%s) AND resolved_at IS NULL",
+        (kind, resolved),
+    )
+    return raised, resolved
+
+
+_ALERTS = "SELECT alert_id, kind, subject, message, raised_at FROM apex.alerts WHERE resolved_at IS NULL"
+
+
+def open_alerts(cursor: Any, kind: str) -> list[Alert]:
+    """The open alerts of a kind, oldest first."""
+    cursor.execute(f"{_ALERTS} AND kind = %s ORDER BY alert_id", (kind,))
+    return [Alert(*row) for row in cursor.fetchall()]
+
+
+def unsent_alerts(settings: Settings) -> list[Alert]:
+    """The open alerts that were not sent yet, oldest first."""
+    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"{_ALERTS} AND sent_at IS NULL ORDER BY alert_id")
+        return [Alert(*row) for row in cursor.fetchall()]
+
+
+def mark_sent(settings: Settings, alerts: Sequence[Alert]) -> None:
+    """Note that alerts were sent."""
+    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE apex.alerts SET sent_at = now() WHERE alert_id = ANY(%s)", ([a.alert_id for a in alerts],)
+        )

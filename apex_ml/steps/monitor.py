@@ -1,0 +1,324 @@
+"""Step monitor: drift of what is scored, quality of what was scored, alerts, and whether to retrain.
+
+All of it comes from Postgres: the scoring runs keep their profiles, the models those of their examples. Only the drift
+of raw orders reads files, those of the newest validated run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.adapters import duck, monitoring, notify, warehouse
+from apex_ml.adapters.monitoring import Run
+from apex_ml.adapters.orders import accepted_files
+from apex_ml.adapters.registry import Registry
+from apex_ml.adapters.store import scratch_folder
+from apex_ml.contract.masks import literal, quoted
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
+from apex_ml.core.drift import Compared, Drift, judge
+from apex_ml.core.features import FeatureColumn
+from apex_ml.core.profile import PROFILE, Bins
+from apex_ml.errors import ApexError
+from apex_ml.faults import reach
+from apex_ml.settings import Settings
+from apex_ml.steps import champion as protocol
+from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.steps.validate import ACCEPTED
+
+logger = logging.getLogger(__name__)
+PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
+LEAST_EFFECT = {
+    "attribute": 0.03,
+    "history": 0.1,
+    "prediction": 0.05,
+    "confidence": 0.05,
+    "quarantine": 0.05,
+    "target": 0.1,
+    "measure": 0.1,
+}
+"""Cohen's w from which a change of each kind matters; history moves by nature, raw weeks by season."""
+WINDOW_RUNS, WINDOW_LAG_DAYS = 30, 3.0
+"""The healthy window: at most so many earlier runs whose orders were as far from the snapshot, give or take."""
+RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
+"""Whole weeks, so that every weekday is in both."""
+DRIFT, QUALITY = "drift", "quality"
+
+
+def monitor(context: StepContext) -> dict[str, Any]:
+    """Look at what is new since the last call; again, and nothing changes.
+
+    Every scoring run of enough orders, every day of scoring and the newest week of raw orders are judged for drift;
+    every week of orders in which outcomes were added is judged for quality. Alerts are raised once and resolved when
+    their cause is gone. While the champion counts as degraded, `retrain` in the result holds one dictionary with the
+    run to trigger, `trigger_run_id`, and the reason, `note`: the same at every call, so that it is triggered once.
+    """
+    settings = context.settings
+    champion = protocol.resolve(settings, Registry(settings))
+    with warehouse.connect(settings) as connection:
+        with connection, connection.cursor() as cursor:
+            monitoring.lock(cursor)
+            about = monitoring.known_about(cursor, settings.model_name)
+            runs = _judge_runs(context, cursor, about)
+            days = _judge_days(context, cursor, about)
+            raw = _judge_raw(context, cursor)
+            raised, resolved = monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, settings.model_name))
+            reach("drift_written")
+        with connection, connection.cursor() as cursor:
+            monitoring.lock(cursor)
+            weeks = _judge_weeks(context, cursor, about)
+            worse = {} if champion is None else _degradation(settings, cursor, champion.version)
+            more, gone = monitoring.set_alerts(cursor, QUALITY, worse)
+            alerts = monitoring.open_alerts(cursor, QUALITY)
+    for subject in (*raised, *more):
+        logger.warning("alert_raised subject=%s", subject)
+    result = {
+        "run": context.run,
+        "step": "monitor",
+        "runs_judged": runs,
+        "days_judged": days,
+        "raw_weeks_judged": raw,
+        "weeks_judged": weeks,
+        "alerts_raised": [*raised, *more],
+        "alerts_resolved": [*resolved, *gone],
+        "sent": _send(settings),
+    }
+    # named after the alert, so that a second call asks for no second run
+    result["retrain"] = [{"trigger_run_id": f"degraded__alert_{a.alert_id}", "note": a.message} for a in alerts]
+    return result
+
+
+def _send(settings: Settings) -> list[str]:
+    """Send what was not sent; a receiver that is away is told in the log and tried again by the next call."""
+    alerts = monitoring.unsent_alerts(settings)
+    for alert in alerts:
+        logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
+    if not alerts:
+        return []
+    try:
+        ways = notify.send(settings, alerts)
+    except ApexError as error:
+        logger.error("alerts_not_sent alerts=%s reason=%s", len(alerts), error)
+        return []
+    if ways:
+        monitoring.mark_sent(settings, alerts)
+    return ways
+
+
+def kind_of(contract: Contract, feature: str) -> str:
+    """The kind of a feature: attribute, calendar or history."""
+    if feature in contract.features.attributes:
+        return "attribute"
+    calendar = {f"{contract.timestamp}_{part}" for part in contract.features.calendar}
+    return "calendar" if feature in calendar else "history"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Counts of one or several runs: of features by bin, of predictions, of confidence, and of quarantined rows."""
+
+    features: dict[str, np.ndarray]
+    predicted: np.ndarray
+    confidence: np.ndarray
+    quarantine: np.ndarray
+    rows: int
+
+
+def batch_of(runs: Sequence[Run]) -> Batch | None:
+    """The sum of runs over the same bins; None without any."""
+    if not runs:
+        return None
+    profiles = [run.profile for run in runs]
+    return Batch(
+        features={name: _sum(p["features"][name] for p in profiles) for name in profiles[0]["features"]},
+        predicted=_sum(p["predicted"] for p in profiles),
+        confidence=_sum(p["confidence"] for p in profiles),
+        quarantine=np.array([sum(r.rows_scored for r in runs), sum(r.rows_quarantined for r in runs)]),
+        rows=sum(r.rows_scored for r in runs),
+    )
+
+
+def _sum(counts: Iterable[list[int]]) -> np.ndarray:
+    total: np.ndarray = np.sum([np.asarray(c, np.int64) for c in counts], axis=0)
+    return total
+
+
+def _lag(run: Run) -> float:
+    return float(run.profile.get("lag_days") or 0.0)
+
+
+def compared(
+    contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None
+) -> dict[str, tuple[Compared, str, str | None]]:
+    """What each feature of a batch is held against: the comparison, the kind of the feature, and the reference's name.
+
+    Attributes stand beside the examples that the model was fitted on. History, which grows, and what follows from it
+    stand beside the window: healthy runs of the model before, as far from their snapshot. What the calendar gives
+    follows from the date alone: it is counted, never judged.
+    """
+    fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
+    training, recent = "the champion's training examples", "healthy runs before"
+    none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
+    found: dict[str, tuple[Compared, str, str | None]] = {}
+
+    def beside(name: str, kind: str, observed: np.ndarray, expected: np.ndarray | None, reference: str) -> None:
+        note = "" if expected is not None else none
+        shown = reference if expected is not None else None
+        found[name] = Compared(observed, expected, LEAST_EFFECT[kind], note), kind, shown
+
+    for name, observed in batch.features.items():
+        kind = kind_of(contract, name)
+        if kind == "attribute":
+            beside(name, kind, observed, fitted.get(name), training)
+        elif kind == "history":
+            beside(name, kind, observed, None if window is None else window.features.get(name), recent)
+        else:
+            found[name] = Compared(observed, None, 0.0, "follows from the date: not judged"), kind, None
+    moves = any(kind_of(contract, name) != "attribute" for name in batch.features)
+    for name, kind, observed in (
+        (PREDICTION, "prediction", batch.predicted),
+        (CONFIDENCE, "confidence", batch.confidence),
+    ):
+        before = None if window is None else getattr(window, "predicted" if kind == "prediction" else kind)
+        key = "predicted" if kind == "prediction" else kind
+        if before is None and not moves and key in model:
+            beside(name, kind, observed, np.asarray(model[key]), "the champion's validation examples")
+        else:
+            beside(name, kind, observed, before, recent)
+    beside(QUARANTINE, "quarantine", batch.quarantine, None if window is None else window.quarantine, recent)
+    return found
+
+
+def _window(settings: Settings, cursor: Any, run: Run) -> Batch | None:
+    before = monitoring.runs_before(cursor, run.run_id, settings.model_name, run.version, 10 * WINDOW_RUNS)
+    near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
+    return batch_of(near[:WINDOW_RUNS])
+
+
+def _verdicts(
+    context: StepContext, batch: Batch, about: Mapping[str, Any], window: Batch | None
+) -> list[tuple[Drift, str, str | None]]:
+    held = compared(context.contract, batch, about.get(PROFILE, {}), window)
+    settings = context.settings
+    found = judge(
+        {name: c for name, (c, _, _) in held.items()}, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows
+    )
+    for verdict in found:
+        if verdict.drifted:
+            logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
+    return [(verdict, *held[verdict.feature][1:]) for verdict in found]
+
+
+def _judge_runs(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    settings = context.settings
+    runs = monitoring.unjudged_runs(cursor, settings.model_name, settings.drift_least_rows)
+    for run in runs:
+        batch = batch_of([run])
+        assert batch is not None
+        found = _verdicts(context, batch, about.get(run.version, {}), _window(settings, cursor, run))
+        subject = str(run.run_id)
+        monitoring.write_drift(cursor, "drop", subject, run.day, run.version, settings.model_name, found)
+    return len(runs)
+
+
+def _judge_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    settings = context.settings
+    days = monitoring.unjudged_days(cursor, settings.model_name)
+    for day, version in days:
+        runs = monitoring.runs_of_day(cursor, settings.model_name, day, version)
+        batch = batch_of(runs)
+        assert batch is not None
+        found = _verdicts(context, batch, about.get(version, {}), _window(settings, cursor, runs[0]))
+        monitoring.write_drift(cursor, "day", f"{day} v{version}", day, version, settings.model_name, found)
+    return len(days)
+
+
+def _judge_raw(context: StepContext, cursor: Any) -> int:
+    """Judge target and measures of the newest week of accepted raw orders against the four weeks before it."""
+    validated = latest_manifest(context, "validate")
+    if validated is None:
+        return 0
+    newest = date.fromisoformat(validated["result"]["as_of"])
+    first = newest - timedelta(days=RAW_DAYS)
+    subject = f"{first} to {newest - timedelta(days=1)}"
+    files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
+    if not files or monitoring.judged(cursor, "raw", subject):
+        return 0
+    contract, settings = context.contract, context.settings
+    columns = [FeatureColumn(contract.target, "categorical")]
+    columns += [FeatureColumn(name, "numeric") for name in contract.named("measure")]
+    earlier = first - timedelta(days=RAW_REFERENCE_DAYS)
+    with (
+        scratch_folder(context.processed, "monitor") as scratch,
+        duck.connect(settings, scratch) as con,
+        duck.errors_name("monitor"),
+    ):
+
+        def orders(begin: date, end: date) -> pa.Table:
+            listed = ", ".join(literal(str(file)) for file in files)
+            names = ", ".join(quoted(column.name) for column in columns)
+            when = quoted(contract.timestamp)
+            return con.sql(
+                f"SELECT {names} FROM read_parquet([{listed}]) WHERE {when} >= {literal(begin)} AND {when} <"
+                f" {literal(end)}"
+            ).to_arrow_table()
+
+        before, now = orders(earlier, first), orders(first, newest)
+    held = {}
+    for column in columns:
+        bins = Bins.of(column, before.column(column.name), now.column(column.name))
+        kind = "target" if column.name == contract.target else "measure"
+        counts = [bins.count(part.column(column.name)) for part in (now, before)]
+        held[column.name] = Compared(counts[0], counts[1], LEAST_EFFECT[kind]), kind
+    found = judge(
+        {n: c for n, (c, _) in held.items()}, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows
+    )
+    reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
+    verdicts = [(verdict, held[verdict.feature][1], reference) for verdict in found]
+    monitoring.write_drift(cursor, "raw", subject, first, None, None, verdicts)
+    return 1
+
+
+def _judge_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    settings, contract = context.settings, context.contract
+    rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_least_orders)
+    weeks = monitoring.changed_weeks(cursor, contract, settings.model_name)
+    classes = pa.array(contract.classes)
+    for version, week, orders, _ in weeks:
+        table = monitoring.orders_with_outcome(settings, contract, version, week)
+        p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
+        y, named = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
+        known = pc.is_valid(y).to_numpy(zero_copy_only=False)  # an outcome may be a class that the contract lost
+        if not known.any():
+            continue
+        found = week_quality(
+            p[known],
+            pc.fill_null(y, 0).to_numpy()[known],
+            pc.fill_null(named, 0).to_numpy()[known],
+            table.column(contract.entity).to_numpy()[known],
+            contract.classes,
+            about.get(version, {}).get(EXPECTED),
+            rule,
+        )
+        monitoring.write_quality(cursor, settings.model_name, version, week, orders, found)
+        logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
+    return len(weeks)
+
+
+def _degradation(settings: Settings, cursor: Any, version: int) -> dict[str, str]:
+    """The alert about the champion when enough of its newest weeks were worse."""
+    weeks = monitoring.judged_weeks(cursor, settings.model_name, version, settings.quality_least_orders)
+    needed, of = settings.quality_worse_weeks, settings.quality_of_weeks
+    if not degraded([worse for _, worse, _ in weeks], weeks=needed, of=of):
+        return {}
+    told = "; ".join(f"week of {week}: {note}" for week, worse, note in weeks[-of:] if worse)
+    return {f"version {version}": f"version {version} was worse in {needed} or more of its last {of} weeks: {told}"}

@@ -1,0 +1,56 @@
+"""Watch what is scored: drift, quality once outcomes are known, alerts, and a retraining when the champion degrades."""
+
+from __future__ import annotations
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
+
+from apex_airflow.assets import SCORED
+from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_ml.settings import Settings
+
+settings = Settings.load()
+
+with DAG(
+    dag_id="apex_monitor",
+    description="scored orders → drift, quality, alerts → a retraining, when the champion degrades",
+    doc_md="""
+### Monitoring
+Daily, and after every scoring. `outcomes` matches the newest raw orders with their scores; `monitor` judges drift of
+every drop, day and raw week, and the quality of every week whose outcomes became known. Alerts stand in
+`apex.open_alerts`, in the log, and go to the webhook and by mail when those are set.
+
+When enough of the champion's newest weeks were significantly worse than at its promotion, `retrain` triggers
+`apex_retrain` with **force** and the reason in the run's note: once an alert. Otherwise that task is skipped.
+Results: `select * from apex.drift_latest`, `select * from apex.model_quality_weekly`.
+""",
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable(settings.monitor_schedule, timezone="UTC"), assets=SCORED
+    ),
+    catchup=False,
+    max_active_runs=1,
+    default_args={**step_defaults(settings), "pool": "apex_monitoring"},
+    tags=["apex", "monitoring"],
+) as dag:
+    outcomes = StepOperator(
+        task_id="outcomes",
+        step="outcomes",
+        args=["--newest"],
+        doc_md="Match the channels of the newest validated raw orders with their scores.",
+    )
+    monitor = StepOperator(
+        task_id="monitor",
+        step="monitor",
+        returns="retrain",
+        trigger_rule="all_done",
+        doc_md="Drift, quality, alerts. It also runs when `outcomes` failed, on what is known.",
+    )
+    retrain = TriggerDagRunOperator.partial(
+        task_id="retrain",
+        trigger_dag_id="apex_retrain",
+        conf={"force": True},
+        skip_when_already_exists=True,
+        doc_md="Retrain as the champion degrades; skipped when it does not, or when the alert was answered before.",
+    ).expand_kwargs(monitor.output)
+
+    outcomes >> monitor >> retrain

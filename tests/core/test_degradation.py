@@ -1,0 +1,64 @@
+"""The verdict on a week: significant, against what was promised and against knowing nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from apex_ml.core.degradation import Rule, clustered_error, degraded, week_quality
+
+CLASSES = ("a", "b", "c")
+P = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7]])
+ENTROPY = float(-(P * np.log(P)).sum(axis=1).mean())
+
+
+def week(seed: int, n: int, spoiled: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Probabilities, classes drawn by them but for a spoiled share that is drawn evenly, the named, the clients."""
+    random = np.random.default_rng(seed)
+    p = P[random.integers(0, 3, n)]
+    y = (random.random((n, 1)) > p.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    y = np.where(random.random(n) < spoiled, random.integers(0, 3, n), y)
+    return p, y, p.argmax(axis=1), np.arange(n)
+
+
+EXPECTED = {"orders": 30_000, "log_loss": ENTROPY, "sd": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("n", "spoiled", "expected", "worse", "note"),
+    [
+        (2000, 0.0, EXPECTED, False, ""),
+        (2000, 0.5, EXPECTED, True, "at promotion"),
+        (100, 0.5, EXPECTED, False, "not judged: fewer than 500"),
+        (2000, 0.5, None, False, ""),  # still better than the prior, and nothing was promised
+        (2000, 1.0, None, True, "behind the week's class prior"),
+    ],
+)
+def test_a_week_is_worse_only_beyond_chance_and_margin(
+    n: int, spoiled: float, expected: dict[str, float] | None, worse: bool, note: str
+) -> None:
+    found = week_quality(*week(1, n, spoiled), CLASSES, expected, Rule())
+    assert found.worse is worse and note in found.note and bool(note) == bool(found.note)
+    assert found.log_loss_low < found.log_loss < found.log_loss_high
+    assert found.accuracy_low < found.accuracy < found.accuracy_high
+    assert sum(c["orders"] for c in found.classes.values()) == found.outcomes == n
+
+
+def test_healthy_weeks_are_seldom_called_worse() -> None:
+    """At an error of 1 %, with no margin and the very loss that was promised; 600 weeks give at most 2.3 %, 99.9 %."""
+    rule = Rule(margin=0.0, alpha=0.01)
+    called = sum(week_quality(*week(seed, 1000), CLASSES, EXPECTED, rule).worse for seed in range(600))
+    assert called <= 14
+
+
+def test_orders_of_one_client_are_not_counted_as_so_many() -> None:
+    values = np.repeat(np.random.default_rng(2).normal(size=100), 10)
+    alone = clustered_error(values, np.arange(1000))
+    together = clustered_error(values, np.repeat(np.arange(100), 10))
+    assert together == pytest.approx(alone * np.sqrt(10), rel=1e-9)
+
+
+def test_a_few_good_weeks_end_it() -> None:
+    assert degraded([True, True], weeks=2, of=3)
+    assert not degraded([True], weeks=2, of=3) and not degraded([], weeks=1, of=3)
+    assert not degraded([True, True, False, False], weeks=2, of=3)

@@ -1,0 +1,209 @@
+"""What is scored is watched: drift against its reference, quality against the promise, alerts once, a retraining."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from apex_home import Apex
+from pydantic import SecretStr
+
+from apex_ml.contract.model import Contract
+from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
+from apex_ml.steps.score import score
+
+VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
+Put = Callable[..., Path]
+
+
+@pytest.fixture
+def watched(scoring: Apex, chain: Any) -> Apex:
+    """A home whose database knows the champion."""
+    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
+        scoring.sql(
+            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (*row[:-1], json.dumps(row[-1])),
+        )
+    return scoring.but(drift_least_rows=100, quality_least_orders=100)
+
+
+def look(apex: Apex) -> dict[str, Any]:
+    return monitor(apex.context("look"))
+
+
+def scored(apex: Apex, *names: str) -> None:
+    assert score(apex.context("s"), list(names))["scored"] == len(names)
+
+
+def drifted(apex: Apex) -> list[tuple[str, str]]:
+    return apex.sql("SELECT DISTINCT scope, feature FROM apex.drift WHERE drifted ORDER BY 1, 2")
+
+
+def open_alerts(apex: Apex) -> list[tuple[str, str]]:
+    return apex.sql("SELECT kind, subject FROM apex.open_alerts ORDER BY alert_id")
+
+
+def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    put_drop("a.parquet")
+    scored(watched, "a.parquet")
+    result = look(watched)
+    assert (result["runs_judged"], result["days_judged"], result["raw_weeks_judged"]) == (1, 1, 1)
+    assert drifted(watched) == [] and open_alerts(watched) == [] and result["retrain"] == []
+    judged = dict(watched.sql("SELECT feature, reference FROM apex.drift WHERE scope = 'drop'"))
+    for name in contract.features.attributes:
+        assert judged[name] == "the champion's training examples"
+    assert {PREDICTION, CONFIDENCE, QUARANTINE} <= set(judged)
+    raw = {name for (name,) in watched.sql("SELECT feature FROM apex.drift WHERE scope = 'raw'")}
+    assert raw == {contract.target, *contract.named("measure")}
+    again = look(watched)
+    assert (again["runs_judged"], again["days_judged"], again["raw_weeks_judged"]) == (0, 0, 0)
+
+
+def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
+    watched: Apex, put_drop: Put, contract: Contract
+) -> None:
+    name = contract.features.attributes[0]
+
+    def without(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.nulls(table.num_rows, table.schema.field(name).type))
+
+    put_drop("bad.parquet", changed=without)
+    scored(watched, "bad.parquet")
+    assert look(watched)["alerts_raised"] == [name]
+    strongest = watched.sql("SELECT feature FROM apex.drift WHERE scope = 'drop' ORDER BY psi DESC NULLS LAST LIMIT 1")
+    assert strongest == [(name,)]
+    others = {f for _, f in drifted(watched)} - {name, PREDICTION, CONFIDENCE}
+    assert not others
+    assert ("drift", name) in open_alerts(watched)
+    assert look(watched)["alerts_raised"] == []  # told once
+
+    # the day is the sum of its drops: let the next one come on another
+    watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
+    put_drop("good.parquet", seed=2, rows=600)
+    scored(watched, "good.parquet")
+    assert name in look(watched)["alerts_resolved"]
+    assert open_alerts(watched) == []
+
+
+def test_a_level_that_grew_is_found_and_named_with_its_figures(
+    watched: Apex, put_drop: Put, contract: Contract
+) -> None:
+    name = contract.features.attributes[-1]
+
+    def shifted(table: pa.Table) -> pa.Table:
+        values = table.column(name).to_pylist()
+        values[: len(values) // 3] = [values[0]] * (len(values) // 3)
+        return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+
+    put_drop("a.parquet", changed=shifted)
+    scored(watched, "a.parquet")
+    look(watched)
+    assert {f for _, f in drifted(watched)} == {name}
+    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts")
+    assert message.startswith("scoring of ") and f"drop a.parquet: {name} drifted: PSI 0." in message
+
+
+def test_small_drops_are_judged_by_their_day(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    apex = watched.but(drift_least_rows=300)
+    names = [f"{n}.parquet" for n in range(4)]
+    for seed, name in enumerate(names):
+        put_drop(name, seed=seed, rows=100)
+    scored(apex, *names[:2])
+    assert look(apex)["days_judged"] == 1
+    assert set(apex.sql("SELECT note FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")) == {
+        ("fewer than 300 rows to compare",)
+    }
+    scored(apex, *names[2:])
+    assert (look(apex)["runs_judged"], look(apex)["days_judged"]) == (0, 0)
+    judged = apex.sql("SELECT rows, q_value IS NOT NULL FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")
+    assert set(judged) == {(400, True)}
+
+
+def outcomes(apex: Apex, contract: Contract, *, right: bool) -> None:
+    """Give every score an outcome: drawn by its probabilities, or the class that it holds for the least probable."""
+    p = ", ".join(f"p_{level.lower()}" for level in contract.classes)
+    rows = apex.sql(f"SELECT run_id, row_nr, {p} FROM apex.scored_orders ORDER BY 1, 2")
+    random = np.random.default_rng(5)
+    chances = np.array([row[2:] for row in rows], dtype=float)
+    chances /= chances.sum(axis=1, keepdims=True)
+    drawn = (random.random((len(rows), 1)) > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    came = drawn if right else chances.argmin(axis=1)
+    apex.sql(
+        "INSERT INTO apex.outcomes SELECT *, 'raw' FROM unnest(%s::bigint[], %s::bigint[], %s::text[])"
+        " ON CONFLICT DO NOTHING",
+        ([row[0] for row in rows], [row[1] for row in rows], [contract.classes[k] for k in came]),
+    )
+
+
+def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    put_drop("a.parquet")
+    scored(watched, "a.parquet")
+    outcomes(watched, contract, right=True)
+    assert look(watched)["weeks_judged"] == 1
+    ((orders, known, low, loss, high, expected, worse, classes),) = watched.sql(
+        "SELECT scored, outcomes, log_loss_low, log_loss, log_loss_high, expected_log_loss, worse, classes"
+        " FROM apex.model_quality_weekly"
+    )
+    assert (orders, known, worse) == (500, 500, False)
+    assert low < loss < high and expected is not None
+    assert sum(figures["orders"] for figures in classes.values()) == 500
+    assert look(watched)["weeks_judged"] == 0  # nothing came since
+
+
+def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    for week, day in enumerate((date(2024, 8, 26), date(2024, 9, 2))):
+        put_drop(f"{week}.parquet", seed=week, day=day)
+        scored(watched, f"{week}.parquet")
+        outcomes(watched, contract, right=False)
+        result = look(watched)
+        assert bool(result["retrain"]) == (week == 1), result
+    ((alert_id, message),) = watched.sql("SELECT alert_id, message FROM apex.open_alerts WHERE kind = 'quality'")
+    asked = {"trigger_run_id": f"degraded__alert_{alert_id}", "note": message}
+    assert result["retrain"] == [asked] and "at promotion" in message and "class prior" in message
+    assert look(watched)["retrain"] == [asked]  # the same name: it is triggered once
+
+
+@contextmanager
+def receiver(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook that answers with these codes, one after the other; yields its URL and what it was sent."""
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/secret", got
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_alert_is_sent_until_it_is_taken_and_then_no_more(watched: Apex, caplog: pytest.LogCaptureFixture) -> None:
+    watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', '<b>a</b>', 'why')")
+    assert look(watched)["sent"] == []  # nowhere to send it
+    with receiver([500, 200]) as (url, got):
+        apex = watched.but(alert_webhook_url=SecretStr(url))
+        assert look(apex)["sent"] == [] and "answers 500" in caplog.text and "secret" not in caplog.text
+        assert look(apex)["sent"] == ["webhook"] and look(apex)["sent"] == []
+    assert len(got) == 2 and got[0] == got[1]
+    ((alert,),) = (got[0]["alerts"],)
+    assert (alert["kind"], alert["subject"], alert["message"]) == ("bad_drop", "<b>a</b>", "why")
+    assert got[0]["text"] == "bad_drop · <b>a</b>: why"
