@@ -58,22 +58,35 @@ SELECT run_id, name, CASE WHEN place = 1 THEN rows_scored - 2 * (rows_scored * s
 FROM apex.scoring_runs, LATERAL (SELECT 0.22 + 0.06 * sin(run_id / 31.0)) AS s (share),
      unnest(%(classes)s::text[]) WITH ORDINALITY AS c (name, place)
 """
-DRIFT = """
-INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
-    psi, effect, p_value, q_value, drifted, note)
-SELECT scope, CASE scope WHEN 'drop' THEN (SELECT name FROM apex.drops ORDER BY drop_id DESC OFFSET back LIMIT 1)
-                         ELSE (current_date - back * days)::text END,
-       current_date - back * days, %(model)s, 3, feature, kind, 'training', CASE WHEN back = 5 THEN 40 ELSE 1000 END,
-       90000, CASE WHEN back <> 5 THEN psi END, CASE WHEN back <> 5 THEN sqrt(psi) END, 0.01, 0.02,
-       back <> 5 AND psi > 0.2, CASE WHEN back = 5 THEN 'too few rows for a test: 40 of at least 100' END
-FROM (VALUES ('day', 1), ('drop', 0), ('raw', 7)) AS scopes (scope, days), generate_series(0, 24) AS back,
+# a feature drifts, then recovers; the days since the last order do it most
+FEATURES = """
      (VALUES ('region', 'attribute', 1), ('segment', 'attribute', 2), ('weekday', 'calendar', 3),
              ('orders before', 'history', 4), ('days since the last order', 'history', 5),
              ('share of the first channel', 'history', 6), ('prediction', 'prediction', 7),
              ('confidence', 'confidence', 8), ('quarantined', 'quarantine', 9)) AS features (feature, kind, nr),
      LATERAL (SELECT abs(sin(nr * 1.7 + back / 6.0)) ^ 6 * CASE WHEN nr = 5 THEN 0.6 WHEN nr = 2 THEN 0.3 ELSE 0.08
                      END) AS d (psi)
-WHERE scope <> 'drop' OR back < (SELECT count(*) FROM apex.drops)
+"""
+DRIFT = """
+INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
+    psi, effect, p_value, q_value, drifted, note)
+SELECT scope, CASE scope WHEN 'day' THEN day || ' v3' ELSE day || ' to ' || day + 6 END, day,
+       %(model)s, 3, feature, kind, 'training',
+       CASE WHEN back = 5 THEN 40 ELSE 1000 END,
+       90000, CASE WHEN back <> 5 THEN psi END, CASE WHEN back <> 5 THEN sqrt(psi) END, 0.01, 0.02,
+       back <> 5 AND psi > 0.2, CASE WHEN back = 5 THEN 'too few rows for a test: 40 of at least 100' END
+FROM (SELECT 'day', back, current_date - back FROM generate_series(0, 44) AS back
+      UNION ALL SELECT 'raw', back, date_trunc('week', current_date)::date - 7 * back
+      FROM generate_series(0, 24) AS back)
+      AS looks (scope, back, day),
+     FEATURES
+"""
+DROP_DRIFT = """
+INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
+    psi, effect, p_value, q_value, drifted, note, measured_at)
+SELECT 'drop', run_id::text, finished_at::date, %(model)s, model_version, feature, kind, 'training', rows_scored, 90000,
+       psi, sqrt(psi), 0.01, 0.02, psi > 0.2, NULL, finished_at
+FROM (SELECT *, run_id AS back FROM apex.scoring_runs) AS runs, FEATURES
 """
 QUALITY = """
 INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_low,
@@ -100,8 +113,8 @@ def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
     values = {"model": settings.model_name, "runs": runs, "classes": list(classes)}
     with closing(psycopg2.connect(settings.writer_url)) as connection:
         with connection, connection.cursor() as cursor:
-            for statement in (LEDGER, DROPS, CLASSES, DRIFT, QUALITY, ALERTS):
-                cursor.execute(statement, values)
+            for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, ALERTS):
+                cursor.execute(statement.replace("FEATURES", FEATURES), values)
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import jinja2
 
+from apex_airflow import page_charts as charts
 from apex_airflow import page_queries as queries
 from apex_airflow.drop_trigger import inbox_folder, look
 from apex_ml.settings import Settings
 
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "–"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+Scope = Literal["day", "drop", "raw"]
+DRIFT_COLUMNS = 18
+WEEKS = 16
+STABLE, LARGE = 0.1, 0.25
+"""By custom a PSI below the first is stable, and one above the second is not."""
+ACTIONS = {
+    "promote": "promoted",
+    "reject": "turned down",
+    "rollback": "rolled back",
+    "force": "promoted by hand",
+    "manual": "moved in MLflow",
+}
 
 
 def number(value: float | None) -> str:
@@ -36,29 +51,30 @@ def decimal(value: float | None, places: int = 4, sign: bool = False) -> str:
     """
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value:{'+' if sign else ''}.{places}f}"
+    return f"{value:{'+' if sign else ''}.{places}f}".replace("-", "−")
 
 
 def percent(value: float | None, places: int = 1) -> str:
-    """A share in percent.
+    """A share in percent, which does not break at the end of a line.
 
-    >>> percent(0.1234), percent(1.0)
-    ('12.3 %', '100.0 %')
+    >>> percent(0.1234).split()
+    ['12.3', '%']
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{places}f} %"
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{places}f}{NO_BREAK}%"
 
 
 def duration(milliseconds: float | None) -> str:
     """A time that something took.
 
-    >>> duration(812.3), duration(2410), duration(185_000), duration(0.5)
-    ('812 ms', '2.4 s', '3.1 min', '0.5 ms')
+    >>> [duration(ms).split() for ms in (812.3, 2410, 185_000, 0.5)]
+    [['812', 'ms'], ['2.4', 's'], ['3.1', 'min'], ['0.5', 'ms']]
     """
     if milliseconds is None:
         return MISSING
     if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
-    return f"{milliseconds / 1000:.1f} s" if milliseconds < 60_000 else f"{milliseconds / 60_000:.1f} min"
+        return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f}{NO_BREAK}ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.1f}{NO_BREAK}s" if seconds < 60 else f"{seconds / 60:.1f}{NO_BREAK}min"
 
 
 def age(span: timedelta | None) -> str:
@@ -84,23 +100,6 @@ def when(value: datetime | None, seconds: bool = False) -> str:
         if value is None
         else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
     )
-
-
-def environment() -> jinja2.Environment:
-    """The templates; whatever is put into them is escaped."""
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"number": number, "decimal": decimal, "percent": percent, "duration": duration, "age": age}
-    made.filters |= {"when": when}
-    return made
-
-
-ENVIRONMENT = environment()
 
 
 def waiting(settings: Settings) -> int | None:
@@ -131,8 +130,111 @@ def gain(evidence: dict[str, Any] | None) -> dict[str, float] | None:
     return None
 
 
-def render(settings: Settings, *, may_act: bool, now: datetime | None = None) -> str:
+def heat(psi: float | None) -> str:
+    """The step of a PSI on the heat map, 0 to 5; empty where none was measured.
+
+    >>> heat(0.03), heat(0.12), heat(0.3), heat(2.0), heat(None)
+    ('0', '2', '4', '5', '')
+    """
+    if psi is None or not math.isfinite(psi):
+        return ""
+    return str(sum(psi >= step for step in (STABLE / 2, STABLE, 0.18, LARGE, 2 * LARGE)))
+
+
+def environment() -> jinja2.Environment:
+    """The templates; whatever is put into them is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"number": number, "decimal": decimal, "percent": percent, "duration": duration, "age": age}
+    made.filters |= {"when": when, "heat": heat}
+    return made
+
+
+ENVIRONMENT = environment()
+
+
+def drift_map(rows: list[queries.Row]) -> queries.Row:
+    """Rows of drift as a table: a line a feature, the most drifting first; a column a subject, the newest at last."""
+    subjects = {row["subject"]: row for row in rows}
+    cells = {(row["feature"], row["subject"]): row for row in rows}
+    kinds = {row["feature"]: row["kind"] for row in rows}
+    often = Counter(row["feature"] for row in rows if row["drifted"])
+    features = sorted(kinds.items(), key=lambda item: (-often[item[0]], item[1], item[0]))
+    return {"subjects": list(subjects.values()), "features": features, "cells": cells}
+
+
+def channel_mix(rows: list[queries.Row]) -> queries.Row | None:
+    """Shares of the predicted classes by day of scoring, as a chart with its legend; None without any."""
+    if not rows:
+        return None
+    days = list(dict.fromkeys(row["day"] for row in rows))
+    counts = {(row["day"], row["predicted"]): row["orders"] for row in rows}
+    total = {day: sum(n for (d, _), n in counts.items() if d == day) for day in days}
+    classes = sorted({row["predicted"] for row in rows})
+    shares = {c: [counts.get((day, c), 0) / total[day] if total[day] else None for day in days] for c in classes}
+    newest = {c: values[-1] for c, values in shares.items()}
+    chart = charts.stacked_shares("Share of each predicted channel by day of scoring", days, shares)
+    return {"chart": chart, "newest": newest, "day": days[-1], "orders": total[days[-1]]}
+
+
+def confidence(rows: list[queries.Row]) -> charts.Markup | None:
+    """Mean confidence of the predictions by day of scoring; None without any."""
+    known = [row for row in rows if row["confidence"] is not None]
+    if not known:
+        return None
+    values = [(row["confidence"],) * 3 for row in known]
+    return charts.lines("Mean confidence by day of scoring", [row["day"] for row in known], values, {}, places=2)
+
+
+def quality(rows: list[queries.Row]) -> queries.Row | None:
+    """Quality by week as two charts: the log loss, and how far it is from what was expected; None without outcomes.
+
+    Of several versions in a week the one with the most outcomes is drawn.
+    """
+    drawn: dict[Any, queries.Row] = {}
+    for row in rows:  # of a week the one with most outcomes comes first
+        if row["log_loss"] is not None:
+            drawn.setdefault(row["week"], row)
+    weeks = sorted(drawn)[-WEEKS:]
+    if not weeks:
+        return None
+    shown = [drawn[week] for week in weeks]
+    measured = [interval(row) for row in shown]
+    beside = {
+        "expected at promotion": [row["expected_log_loss"] for row in shown],
+        "class prior of the week": [row["prior_log_loss"] for row in shown],
+    }
+    above = [
+        (m[0] - row["expected_log_loss"], m[1] - row["expected_log_loss"], m[2] - row["expected_log_loss"])
+        if m and row["expected_log_loss"] is not None
+        else None
+        for m, row in zip(measured, shown, strict=True)
+    ]
+    compared = any(above)
+    return {
+        "chart": charts.lines("Log loss by week", weeks, measured, beside),
+        "above": charts.lines("Log loss above the expected one", weeks, above, {"as expected": [0.0] * len(weeks)})
+        if compared
+        else None,
+    }
+
+
+def interval(row: queries.Row) -> tuple[float, float, float]:
+    """The log loss of a week with its interval, which is a point where none was computed."""
+    low, high = row["log_loss_low"], row["log_loss_high"]
+    value = row["log_loss"]
+    return value, value if low is None else low, value if high is None else high
+
+
+def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now: datetime | None = None) -> str:
     """The page as HTML, with the rollback form for a person who may act.
+
+    The drift is that of a scope; of the first that has any when none is named.
 
     Raises :class:`~apex_airflow.page_queries.DatabaseDownError` when Postgres does not answer.
     """
@@ -149,12 +251,26 @@ def render(settings: Settings, *, may_act: bool, now: datetime | None = None) ->
             "totals": queries.first(connection, queries.TOTALS),
             "drops": queries.rows(connection, queries.DROPS, shown=queries.SHOWN),
             "alerts": queries.rows(connection, queries.ALERTS, shown=queries.SHOWN),
+            "mix": channel_mix(queries.rows(connection, queries.MIX, now=now)),
+            "confidence": confidence(queries.rows(connection, queries.DAYS, now=now)),
+            "weeks": queries.rows(connection, queries.QUALITY, model=model),
         }
+        drift: list[queries.Row] = []
+        for looked_at in [scope] if scope else get_args(Scope):
+            drift = queries.rows(connection, queries.DRIFT, scope=looked_at, columns=DRIFT_COLUMNS)
+            if drift:
+                scope = looked_at
+                break
     return ENVIRONMENT.get_template("page.html.j2").render(
         **context,
         settings=settings,
         now=now,
         may_act=may_act,
+        drift=drift_map(drift),
+        scope=scope,
+        scopes={"day": "days of scoring", "drop": "drops", "raw": "weeks of raw orders"},
+        quality=quality(context["weeks"]),
+        actions=ACTIONS,
         waiting=waiting(settings),
         gain=gain,
         earlier=earlier_champions(context["history"], version),

@@ -12,7 +12,7 @@ import psycopg2.extras
 from apex_ml.settings import Settings
 
 Row = dict[str, Any]
-SHOWN = 20
+SHOWN = 12
 """Rows of a table on the page."""
 OPTIONS = "-c timezone=UTC -c statement_timeout=5000 -c default_transaction_read_only=on"
 
@@ -46,10 +46,45 @@ SELECT count(*) AS drops, count(*) FILTER (WHERE state = 'done') AS done,
 FROM apex.drop_summary
 """
 DROPS = """
-SELECT drop_id, name, sha256, state, reason, deliveries, received_at, superseded_by, run_id, model_version,
-       scoring_mlflow_run_id, rows_in, rows_scored, rows_quarantined, confidence_mean, confidence_median,
-       row_us_mean, row_us_p95, ms_total, finished_at
-FROM apex.drop_summary ORDER BY drop_id DESC LIMIT %(shown)s
+SELECT s.*, (SELECT jsonb_agg(jsonb_build_object('predicted', predicted, 'share', share) ORDER BY predicted)
+             FROM apex.drop_classes AS c WHERE c.drop_id = s.drop_id) AS classes
+FROM (
+    SELECT drop_id, name, state, reason, superseded_by, run_id, model_version, rows_scored, rows_quarantined,
+           confidence_mean, row_us_mean, ms_total, received_at, finished_at
+    FROM apex.drop_summary ORDER BY drop_id DESC LIMIT %(shown)s
+) AS s ORDER BY drop_id DESC
+"""
+# of the days of scoring: a look at the scored orders themselves would take seconds
+MIX = """
+SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS orders
+FROM apex.drop_summary AS s JOIN apex.drop_classes AS c USING (run_id)
+WHERE s.superseded_by IS NULL AND s.finished_at > %(now)s - interval '45 days'
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+DAYS = """
+SELECT finished_at::date AS day,
+       sum(confidence_mean * rows_scored) / nullif(sum(rows_scored) FILTER (WHERE confidence_mean IS NOT NULL), 0)
+           AS confidence
+FROM apex.drop_summary
+WHERE superseded_by IS NULL AND finished_at > %(now)s - interval '45 days' GROUP BY 1 ORDER BY 1
+"""
+DRIFT = """
+SELECT scope, subject, coalesce(s.name, subject) AS label, d.day, d.model_version, feature, kind, reference, d.rows,
+       reference_rows, psi, effect, q_value, drifted, note
+FROM (
+    SELECT *, dense_rank() OVER (ORDER BY day DESC, subject_at DESC, subject) AS place
+    FROM (
+        SELECT *, max(measured_at) OVER (PARTITION BY subject) AS subject_at FROM apex.drift_history
+        WHERE scope = %(scope)s ORDER BY day DESC, measured_at DESC LIMIT 2000
+    ) AS newest
+) AS d LEFT JOIN apex.drop_summary AS s ON d.scope = 'drop' AND s.run_id::text = d.subject
+WHERE place <= %(columns)s ORDER BY place DESC, feature
+"""
+QUALITY = """
+SELECT week, model_version, scored, outcomes, coverage, log_loss, log_loss_low, log_loss_high, expected_log_loss,
+       prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse, note
+FROM apex.model_quality_weekly WHERE model_name = %(model)s
+ORDER BY week DESC, outcomes DESC, model_version DESC LIMIT 60
 """
 ALERTS = """
 SELECT alert_id, kind, subject, message, raised_at, count(*) OVER () AS open

@@ -53,14 +53,14 @@ def _page(settings: Settings) -> APIRouter:
     router = _for_users()
 
     @router.get("/")
-    def apex(user: GetUserDep) -> Response:
+    def apex(user: GetUserDep, drift: page.Scope | None = None) -> Response:
         """The page; without Postgres, one that says so."""
         # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
         may_act = get_auth_manager().is_authorized_dag(
             method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
         )
         try:
-            return HTMLResponse(page.render(settings, may_act=may_act), headers=PAGE_HEADERS)
+            return HTMLResponse(page.render(settings, may_act=may_act, scope=drift), headers=PAGE_HEADERS)
         except DatabaseDownError as down:
             return HTMLResponse(page.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
 

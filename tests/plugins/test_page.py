@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psycopg2
@@ -18,6 +21,7 @@ from fastapi.testclient import TestClient
 from page_rows import fill
 from throwaway_home import free_ports
 
+from apex_airflow import page, page_charts
 from apex_airflow.web import create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
@@ -84,9 +88,9 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
         "Champion: <a",
         "/versions/3",
         "For 9 days",
-        "+0.0031 nats",
-        "+0.0022 to +0.0040",
-        "surely at least +0.0021",
+        "+0.00312 nats",
+        "+0.00220 to +0.00404",
+        "surely at least +0.00208",
         "Challenger: <a",
         "Turned down 24 hours ago",
         "PSI 0.41 against the training data",
@@ -97,12 +101,42 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
     assert "no drop for 26 hours" not in text  # it is over
 
 
+def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, contract: Contract) -> None:
+    text = visit(filled).get("/").text
+    assert text.count("<svg") == 4
+    assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
+    for told in (
+        *(f"</span>{name} <span" for name in contract.classes),
+        "95 % interval",
+        "expected at promotion",
+        "class prior of the week",
+        '<span class="tag alarming">worse</span>',
+        "2,940 of 9,800",
+        "days since the last order",
+        " drifted",
+        "too few rows for a test: 40 of at least 100",
+        'aria-current="true">days of scoring<',
+    ):
+        assert told in text, told
+    drops = visit(filled).get("/", params={"drift": "drop"}).text
+    assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
+    assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
+
+
+@pytest.mark.parametrize(("role", "shown"), [("ADMIN", True), ("VIEWER", False)])
+def test_only_who_may_act_sees_the_form(filled: Settings, visit: Open, role: str, shown: bool) -> None:
+    text = visit(filled, role).get("/").text
+    assert ('<form id="rollback"' in text) is shown
+    assert ("version 1, the champion before" in text) is shown
+    assert 'value="3"' not in text and 'value="2"' not in text  # in charge; never was
+
+
 def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
     inbox = Path(empty.drops) / "inbox"
     inbox.mkdir(parents=True)
     for name in ("a.parquet", "b.parquet", ".hidden", "c.tmp"):
         (inbox / name).write_text("x")
-    assert "<dt>waiting</dt><dd>2</dd>" in visit(empty).get("/").text
+    assert "<dt>drops waiting</dt><dd>2</dd>" in visit(empty).get("/").text
 
 
 def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:
@@ -137,10 +171,38 @@ def test_texts_from_outside_are_shown_and_do_nothing(empty: Settings, visit: Ope
         EVIL + "who",
         EVIL + "why",
     )
+    write(
+        empty,
+        "INSERT INTO apex.drift (scope, subject, day, feature, kind, reference, rows, psi, drifted, note)"
+        " VALUES ('day', %s, current_date, %s, 'history', %s, 10, 0.4, true, %s)",
+        EVIL + "looked at",
+        EVIL + "feature",
+        EVIL + "reference",
+        EVIL + "note",
+    )
+    write(
+        empty,
+        "INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, worse, note)"
+        " VALUES (%s, 1, current_date, 10, 5, 0.9, true, %s)",
+        empty.model_name,
+        EVIL + "quality",
+    )
+    write(
+        empty,
+        "WITH d AS (INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('b', 64), 'b', 1, 'done')"
+        " RETURNING drop_id), r AS (INSERT INTO apex.scoring_runs (drop_id, step_run, model_name, model_version,"
+        " mlflow_run_id, feature_snapshot, snapshot_as_of, rows_in, rows_scored, rows_quarantined, ms_total, ms_check,"
+        " ms_features, ms_predict, ms_write, started_at, finished_at) SELECT drop_id, 'x', 'x', 1, 'x', 'x',"
+        " current_date, 1, 1, 0, 1, 1, 1, 1, 1, now(), now() FROM d RETURNING run_id)"
+        " INSERT INTO apex.scoring_run_classes (run_id, predicted, orders) SELECT run_id, %s, 1 FROM r",
+        EVIL + "class",
+    )
     answer = visit(empty).get("/")
     assert answer.status_code == 200
     assert "<script>alert" not in answer.text
-    for place in ("drop", "reason", "kind", "subject", "message", "who", "why"):
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text[answer.text.index("<svg") :]  # the chart's tooltips
+    texts = ("drop", "reason", "kind", "subject", "message", "who", "why", "looked at", "feature", "reference", "note")
+    for place in (*texts, "quality", "class"):
         assert f"&lt;script&gt;alert(1)&lt;/script&gt;&#39;&#34;; DROP TABLE apex.drops; --{place}" in answer.text, (
             place
         )
@@ -167,3 +229,8 @@ def test_the_page_is_quick_with_ten_thousand_runs(
         took.append(time.perf_counter() - began)
     print("took", sorted(took))
     assert min(took) < 0.9  # the promise is 0.3 s, which the bench measures; others may be at work beside this test
+
+
+@pytest.mark.parametrize("module", [page, page_charts])
+def test_examples(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0

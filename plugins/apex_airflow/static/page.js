@@ -29,3 +29,67 @@ function follow(event) {
 }
 
 document.addEventListener("click", follow);
+
+const PATIENCE = 180;
+
+function say(text, url) {
+  const told = document.getElementById("told");
+  told.textContent = text;
+  if (!url) return;
+  const link = document.createElement("a");
+  link.href = url;
+  link.dataset.top = "";
+  link.textContent = "See the run";
+  told.append(" ", link);
+}
+
+async function refusal(answer) {
+  if (answer.status === 403) return "You may look, but not roll back: Airflow refuses it (403).";
+  if (answer.status === 401) return "Your session is over: log in again (401).";
+  const body = await answer.json().catch(() => ({}));
+  return `Airflow refuses it (${answer.status}): ${typeof body.detail === "string" ? body.detail : "see its log"}`;
+}
+
+// The request goes to Airflow's own API with the cookie of the person, so that Airflow decides and keeps who did it.
+async function rollBack(event) {
+  event.preventDefault();
+  const form = event.target;
+  const button = form.querySelector("button");
+  const conf = { reason: form.reason.value.trim(), version: Number(form.version.value) };
+  if (conf.reason.length < 3) return say("Say why in three letters or more.");
+  button.disabled = true;
+  say("Asking Airflow …");
+  try {
+    const answer = await fetch(form.dataset.runs, {
+      method: "POST",
+      credentials: "same-origin",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ logical_date: null, conf, note: conf.reason }),
+    });
+    if (!answer.ok) return say(await refusal(answer));
+    const id = encodeURIComponent((await answer.json()).dag_run_id);
+    await ended(form, id);
+  } catch (error) {
+    say(`Airflow does not answer: ${error.message}`);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+async function ended(form, id) {
+  const run = form.dataset.page + id;
+  for (let second = 0; second < PATIENCE; second += 1) {
+    say("apex_rollback runs …", run);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const answer = await fetch(`${form.dataset.runs}/${id}`, { credentials: "same-origin" });
+    const state = answer.ok ? (await answer.json()).state : "";
+    if (state === "failed") return say("apex_rollback failed; the champion is as before.", run);
+    if (state === "success") return window.location.reload();
+  }
+  say("apex_rollback has not ended yet.", run);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const heat of document.querySelectorAll(".wide:has(.heat)")) heat.scrollLeft = heat.scrollWidth; // to the newest
+  document.getElementById("rollback")?.addEventListener("submit", rollBack);
+});
