@@ -47,8 +47,10 @@ LEAST_EFFECT = {
     "measure": 0.1,
 }
 """Cohen's w from which a change of each kind matters; history moves by nature, raw weeks by season."""
-WINDOW_RUNS, WINDOW_LAG_DAYS = 30, 3.0
-"""The healthy window: at most so many earlier runs whose orders were as far from the snapshot, give or take."""
+WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
+"""The healthy window: the newest earlier runs whose orders were as far from the snapshot, give or take, until there are
+so many runs and so many orders. Short, as history grows: a window of a month would call a month's growth a drift."""
+MOST_RUNS = 400
 RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 """Whole weeks, so that every weekday is in both."""
 DRIFT, QUALITY = "drift", "quality"
@@ -199,9 +201,14 @@ def compared(
 
 
 def _window(settings: Settings, cursor: Any, run: Run) -> Batch | None:
-    before = monitoring.runs_before(cursor, run.run_id, settings.model_name, run.version, 10 * WINDOW_RUNS)
+    before = monitoring.runs_before(cursor, run.run_id, settings.model_name, run.version, MOST_RUNS)
     near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
-    return batch_of(near[:WINDOW_RUNS])
+    rows = 0
+    for taken, candidate in enumerate(near):
+        if taken >= WINDOW_RUNS and rows >= WINDOW_ROWS:
+            return batch_of(near[:taken])
+        rows += candidate.rows_scored
+    return batch_of(near)
 
 
 def _verdicts(

@@ -26,6 +26,7 @@ from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import git_commit
 from tests.bench import (  # noqa: F401  (importing registers)
     dags,
+    drift,
     features,
     gate,
     main_job,

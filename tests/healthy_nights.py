@@ -1,0 +1,128 @@
+"""Nights of scoring whose features are drawn directly: nothing is trained or written, yet judged by the step's rules.
+
+The attributes are drawn by the simulator's own process. History grows from night to night and the calendar moves on;
+every sixth night is a holiday with few orders. None of that is drift.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.contract.model import Contract
+from apex_ml.core.drift import judge
+from apex_ml.core.features import FeatureColumn, feature_columns
+from apex_ml.core.profile import Bins, Profile, bins_of
+from apex_ml.settings import Settings
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.process import load_process
+from apex_ml.steps.monitor import WINDOW_RUNS, Batch, compared
+
+TRAINED_ON, ORDERS, HOLIDAY = 90_000, 10_000, 2_000
+CLASSES, NAMED_BY = 3, 3
+COUNT, DAYS_SINCE = "history_orders", "history_days_since_last"
+
+
+@dataclass
+class Nights:
+    """One model's life: its training examples and night after night of scored orders."""
+
+    contract: Contract
+    seed: int
+    population: pa.Table
+    random: np.random.Generator = field(init=False)
+    recent: deque[Profile] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng([self.seed, 7])
+        self.recent = deque(maxlen=WINDOW_RUNS)
+        wanted = {*self.contract.features.attributes, COUNT, DAYS_SINCE, self.calendar}
+        self.columns: tuple[FeatureColumn, ...] = tuple(c for c in feature_columns(self.contract) if c.name in wanted)
+        examples = self._orders(TRAINED_ON, night=0)
+        bins: dict[str, Bins] = bins_of(self.columns, examples)
+        trained = self._profile(bins, examples)
+        self.model = trained.as_dict()
+        self.bins = bins
+        self.alpha, self.least_rows = Settings.load().drift_alpha, Settings.load().drift_least_rows
+
+    @property
+    def calendar(self) -> str:
+        return f"{self.contract.timestamp}_day_of_week"
+
+    def _orders(self, n: int, night: int, drift: tuple[str, float] | None = None) -> pa.Table:
+        weights = None
+        if drift is not None:
+            name, times = drift
+            values = self.population.column(name).combine_chunks().dictionary_encode()
+            codes = values.indices.to_numpy()
+            counts = np.bincount(codes) / len(codes)
+            largest = int(counts.argmax())
+            others = (1 - times * counts[largest]) / (1 - counts[largest])
+            weights = np.where(codes == largest, times, others)
+            weights /= weights.sum()
+        rows = self.random.choice(self.population.num_rows, n, replace=True, p=weights)
+        columns = {
+            name: self.population.column(name).take(pa.array(rows)) for name in self.contract.features.attributes
+        }
+        columns[COUNT] = pa.chunked_array([self.random.poisson(8.0 + night / 60, n).astype(float)])
+        columns[DAYS_SINCE] = pa.chunked_array([self.random.geometric(1 / 60, n).astype(float)])
+        columns[self.calendar] = pa.chunked_array([np.full(n, float(night % 7))])
+        return pa.table(columns)
+
+    def _profile(self, bins: dict[str, Bins], orders: pa.Table) -> Profile:
+        profile = Profile(bins, CLASSES)
+        profile.add_features(orders)
+        # what is named follows one attribute, as it does on the real orders
+        name = self.contract.features.attributes[NAMED_BY]
+        codes = orders.column(name).combine_chunks().dictionary_encode()
+        levels = np.array(sorted(codes.dictionary.to_pylist()))
+        places = np.searchsorted(levels, np.array(codes.dictionary.to_pylist()))[codes.indices.to_numpy()]
+        profile.add_predictions(places % CLASSES, 0.4 + 0.15 * places)
+        return profile
+
+    def score(self, night: int, drift: tuple[str, float] | None = None) -> Profile:
+        """Score a night's orders; with `drift`, the largest level of an attribute comes so many times as often."""
+        return self._profile(self.bins, self._orders(HOLIDAY if night % 6 == 0 else ORDERS, night, drift))
+
+    def judge(self, *profiles: Profile) -> set[str]:
+        """The features that are found to have drifted in one drop, or in a day of several."""
+        window = _summed(self.recent) if self.recent else None
+        held = compared(self.contract, _summed(profiles), self.model, window)
+        found = judge({name: c for name, (c, _, _) in held.items()}, alpha=self.alpha, least_rows=self.least_rows)
+        return {verdict.feature for verdict in found if verdict.drifted}
+
+    def healthy(self, number: int) -> Iterator[set[str]]:
+        """What is found in nights of one drop each, in which nothing has changed."""
+        for night in range(1, number + 1):
+            profile = self.score(night)
+            drifted = self.judge(profile)
+            if not drifted:
+                self.recent.append(profile)
+            yield drifted
+
+    def finds(self, drift: tuple[str, float], after: int = 8) -> bool:
+        """Whether a drift after so many healthy nights is found in its first two drops, or in the day of both."""
+        for _ in self.healthy(after):
+            pass
+        first, second = (self.score(after + 1, drift) for _ in range(2))
+        return any(drift[0] in self.judge(*drops) for drops in ((first,), (second,), (first, second)))
+
+
+def _summed(profiles: Collection[Profile]) -> Batch:
+    rows = sum(int(p.predicted.sum()) for p in profiles)
+    return Batch(
+        features={name: np.sum([p.features[name] for p in profiles], axis=0) for name in profiles[0].features},
+        predicted=np.sum([p.predicted for p in profiles], axis=0),
+        confidence=np.sum([p.confidence for p in profiles], axis=0),
+        quarantine=np.array([rows, rows // 1000]),
+        rows=rows,
+    )
+
+
+def population(seed: int = 3, orders: int = 200_000) -> pa.Table:
+    """Orders of the simulator's base process."""
+    return simulate_orders(load_process(), orders=orders, clients=150_000, seed=seed, mode="base")
