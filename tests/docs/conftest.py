@@ -61,6 +61,11 @@ VALUES ('digital_orders_xgboost', 'promote', 1, 'done', 'retrain-1', 'airflow', 
 INSERT INTO apex.shadow_runs (run_id, model_version, rows_scored, state, step_run)
 SELECT run_id, 2, 2, 'done', 'shadow-1' FROM apex.scoring_runs;
 INSERT INTO apex.shadow_scores SELECT run_id, 2, row_nr, 'DIGITAL', 0.6, 0.1, 0.3 FROM apex.scored_orders;
+INSERT INTO apex.drift (scope, subject, day, feature, kind, reference, rows, reference_rows, psi, effect, p_value,
+    q_value, drifted) VALUES
+    ('drop', '2', '2024-08-24', 'day', 'attribute', 'the training examples', 2, 100, 0.3, 0.5, 0, 0, true);
+INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, prior_log_loss, worse)
+VALUES ('digital_orders_xgboost', 1, '2024-08-19', 2, 1, 0.98, 1.03, false);
 """
 
 
