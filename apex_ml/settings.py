@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     alert_smtp_url: SecretStr = Field(
         SecretStr(""), description="Mail server: smtp://user:password@host:587 or smtps://user:password@host:465."
     )
+    metrics_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token with which Prometheus reads /apex/metrics. Empty: only with a login."
+    )
 
     # checking
     quarantine_rows_in_sql: int = Field(

@@ -7,7 +7,7 @@ import typing
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from apex_ml.platform.env_file import variable
+from apex_ml.platform.env_file import SECRETS, variable
 from apex_ml.settings import CODE_ROOT, Settings
 
 
@@ -20,7 +20,7 @@ def env_example() -> str:
 """
     ]
     for name, field in Settings.model_fields.items():
-        blocks.append(f"# {_description(field)}\n#{variable(name)}={_default(field)}\n")
+        blocks.append(f"# {_description(name, field)}\n#{variable(name)}={_default(field)}\n")
     return "\n".join(blocks)
 
 
@@ -29,16 +29,16 @@ def markdown_table() -> str:
     rows = ["| variable | default | what it is |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = f"`{_default(field)}`" if _default(field) else ""
-        description = _description(field).replace("<", "&lt;").replace("|", "\\|")
+        description = _description(name, field).replace("<", "&lt;").replace("|", "\\|")
         rows.append(f"| `{variable(name)}` | {default} | {description} |".replace("  ", " "))
     return "\n".join(rows) + "\n"
 
 
-def _description(field: FieldInfo) -> str:
+def _description(name: str, field: FieldInfo) -> str:
     text = field.description or ""
     if typing.get_origin(field.annotation) is typing.Literal:
         text += f" One of: {', '.join(map(str, typing.get_args(field.annotation)))}."
-    if field.annotation is SecretStr:
+    if name in SECRETS:
         text += " Made once by `apex up`."
     return text
 

@@ -271,6 +271,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         scopes={"day": "days of scoring", "drop": "drops", "raw": "weeks of raw orders"},
         quality=quality(context["weeks"]),
         actions=ACTIONS,
+        colors={name: place for place, name in enumerate(context["mix"]["newest"])} if context["mix"] else {},
         waiting=waiting(settings),
         gain=gain,
         earlier=earlier_champions(context["history"], version),

@@ -74,7 +74,7 @@ def _chart(kind: type[pygal.Graph], title: str, dates: Sequence[date], **options
         title=None,
         js=[],
         show_legend=False,
-        style=Style(label_font_size=12, major_label_font_size=12),
+        style=Style(label_font_size=15, major_label_font_size=15),
         margin_top=8,
         margin_left=8,
         margin_right=24,

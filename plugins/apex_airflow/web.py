@@ -1,16 +1,20 @@
-"""What Apex adds to Airflow's web server, behind Airflow's own login: its page and the Data Docs."""
+"""What Apex adds to Airflow's web server, behind Airflow's own login: its page, the Data Docs and the metrics."""
 
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
+from typing import Annotated
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
-from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_view
-from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_view
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from apex_airflow import page
+from apex_airflow import metrics, page
 from apex_airflow.page_queries import DatabaseDownError
 from apex_ml.settings import Settings
 
@@ -41,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Apex", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(_page(settings))
     app.include_router(_data_docs(settings))
+    app.include_router(_metrics(settings))
     return app
 
 
@@ -90,5 +95,27 @@ def _data_docs(settings: Settings) -> APIRouter:
         if not found.is_relative_to(site.resolve()) or not found.is_file():
             raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
         return FileResponse(found, headers=DOCS_HEADERS)
+
+    return router
+
+
+def _metrics(settings: Settings) -> APIRouter:
+    token = settings.metrics_token.get_secret_value().encode()
+    users_only = requires_access_view(AccessView.PLUGINS)
+
+    async def may_scrape(
+        request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
+    ) -> None:
+        """Let in whoever has the token, if one is set, and everybody whom Airflow lets look at plugins."""
+        if token and bearer and hmac.compare_digest(bearer.credentials.encode(), token):
+            return
+        users_only(request, await get_user(request, None, bearer))
+
+    router = APIRouter(dependencies=[Depends(may_scrape)])
+
+    @router.get("/metrics")
+    def scrape() -> Response:
+        """The metrics, in Prometheus' text format."""
+        return Response(metrics.exposition(settings), media_type=CONTENT_TYPE_LATEST)
 
     return router

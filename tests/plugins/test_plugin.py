@@ -44,6 +44,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow.assets",
         "apex_airflow.drop_trigger",
         "apex_airflow.links",
+        "apex_airflow.metrics",
         "apex_airflow.page",
         "apex_airflow.page_charts",
         "apex_airflow.page_queries",

@@ -1,0 +1,143 @@
+"""What Prometheus reads of Apex, and that the alert rules ask for nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from fastapi.testclient import TestClient
+from page_rows import fill
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+from throwaway_home import free_ports
+
+from apex_airflow import metrics
+from apex_airflow.web import create_app
+from apex_ml.contract.model import Contract
+from apex_ml.settings import CODE_ROOT, Settings
+
+RULES = CODE_ROOT / "deployment" / "prometheus-rules.yaml"
+TOKEN = "a-token-of-the-test"
+
+
+@pytest.fixture
+def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
+    """Make a client that is nobody, or somebody whom Airflow knows."""
+    monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", SimpleAuthManager)
+
+    def make(settings: Settings, role: str | None = None) -> TestClient:
+        if role:
+
+            async def known(*_: object) -> SimpleAuthManagerUser:
+                return SimpleAuthManagerUser(username="somebody", role=role)
+
+            monkeypatch.setattr("apex_airflow.web.get_user", known)
+        return TestClient(create_app(settings))
+
+    return make
+
+
+@pytest.fixture
+def settings(databases: Any, home: Any) -> Settings:
+    found: Settings = home(metrics_token=SecretStr(TOKEN), **databases.migrated())
+    return found
+
+
+def values(text: str) -> dict[str, float]:
+    """Samples by name and labels."""
+    return {
+        sample.name + "".join(f"[{v}]" for v in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}])
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_nobody_is_refused(settings: Settings, visit: Any, header: dict[str, str], token: str) -> None:
+    client = visit(settings.model_copy(update={"metrics_token": SecretStr(token)}))
+    assert client.get("/metrics", headers=header).status_code == 401
+
+
+@pytest.mark.parametrize("given", ["another", TOKEN + "x", TOKEN[:-1], "é"])
+def test_another_token_is_refused(settings: Settings, visit: Any, given: str) -> None:
+    answer = visit(settings).get("/metrics", headers={"Authorization": f"Bearer {given}".encode()})
+    assert answer.status_code in (401, 403)
+    assert "apex_" not in answer.text
+
+
+def test_the_token_opens_the_metrics_and_nothing_else(settings: Settings, visit: Any) -> None:
+    client = visit(settings)
+    header = {"Authorization": f"Bearer {TOKEN}"}
+    assert client.get("/metrics", headers=header).status_code == 200
+    for path in ("/", "/static/page.css", "/data-docs/index.html"):
+        assert client.get(path, headers=header).status_code in (401, 403)
+
+
+def test_the_token_counts_only_when_one_is_set(settings: Settings, visit: Any) -> None:
+    client = visit(settings.model_copy(update={"metrics_token": SecretStr("")}))
+    assert client.get("/metrics", headers={"Authorization": "Bearer "}).status_code == 401
+
+
+def test_an_empty_platform(settings: Settings, visit: Any) -> None:
+    answer = visit(settings, "VIEWER").get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = values(answer.text)
+    assert found["apex_postgres_up"] == 1 and found["apex_drops_waiting"] == 0
+    assert found["apex_drops[done]"] == found["apex_drops[failed]"] == found["apex_rows_scored_total"] == 0
+    assert "apex_champion_version" not in found and "apex_last_scoring_timestamp_seconds" not in found
+
+
+def test_values(settings: Settings, contract: Contract) -> None:
+    fill(settings, contract.classes, runs=200)
+    inbox = Path(settings.drops) / "inbox"
+    inbox.mkdir(parents=True)
+    (inbox / "a.parquet").write_text("x")
+    found = values(metrics.exposition(settings).decode())
+    now = max(found["apex_last_alert_timestamp_seconds"], found["apex_last_scoring_timestamp_seconds"])
+    assert found["apex_drops_waiting"] == 1
+    assert found["apex_champion_version"] == 3
+    assert found["apex_champion_age_seconds"] == pytest.approx(9 * 86400, abs=60)
+    assert found["apex_drops[done]"] + found["apex_drops[failed]"] == 200
+    assert found["apex_scoring_runs_total"] == found["apex_drops[done]"]
+    assert found["apex_rows_scored_total"] + found["apex_rows_quarantined_total"] == 1000 * found["apex_drops[done]"]
+    assert found["apex_open_alerts[drift]"] == found["apex_open_alerts[quality]"] == 1
+    assert found["apex_open_alerts[drop_late]"] == 0  # it is over
+    assert now - found["apex_last_decision_timestamp_seconds"] == pytest.approx(86400, abs=3600)
+
+
+def test_without_postgres(home: Any) -> None:
+    (port,) = free_ports(1)
+    settings = home(reader_database_url=f"postgresql://apex_reader:secret@127.0.0.1:{port}/apex")
+    assert values(metrics.exposition(settings).decode()) == {"apex_drops_waiting": 0, "apex_postgres_up": 0}
+
+
+def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
+    kind = 'a"} 1\nevil{x="\\'
+    with metrics.queries.reading(settings.model_copy(update={"reader_database_url": settings.database_url})) as writer:
+        writer.set_session(readonly=False)
+        with writer, writer.cursor() as cursor:
+            cursor.execute("INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, 'x', 'x')", (kind,))
+    found = values(metrics.exposition(settings).decode())
+    assert found[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in found
+
+
+def test_the_rules_name_metrics_that_there_are(settings: Settings, contract: Contract) -> None:
+    fill(settings, contract.classes)
+    told = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    names = [rule["alert"] for rule in rules]
+    assert len(names) == len(set(names)) >= 8
+    asked = {name for rule in rules for name in re.findall(r"\bapex_\w+", rule["expr"])}
+    assert asked <= told
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert rule["annotations"]["summary"] and rule["annotations"]["description"]
