@@ -43,15 +43,19 @@ class ClassFigures(NamedTuple):
 
 
 @contextmanager
-def _told_when_down(url: str) -> Iterator[None]:
+def _told_when_down(url: str, written: str = "nothing was written") -> Iterator[None]:
     try:
         yield
     except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
         first = str(error).strip().splitlines()[0]
-        remedy = "; free space on its disk and run again" if error.sqlstate == DISK_FULL else ""
+        remedy = ""
+        # when its log cannot be written the server ends itself, and only the text tells why
+        if error.sqlstate == DISK_FULL or "No space left on device" in first:
+            remedy = "; free space on its disk and run again"
+        elif not error.sqlstate:
+            remedy = "; if it does not run, start it with: make up"
         raise TransientError(
-            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first};"
-            f" nothing was written{remedy}"
+            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; {written}{remedy}"
         ) from error
 
 
@@ -70,7 +74,9 @@ def transactions(settings: Settings) -> Iterator[Callable[[], AbstractContextMan
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
+            # a server that is lost here may have written all of it or nothing
+            with _told_when_down(url, "the next run asks the ledger whether it was written"):
+                connection.commit()
 
     try:
         yield begin
