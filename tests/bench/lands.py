@@ -1,0 +1,78 @@
+"""From the moment a drop lies in the inbox to its rows in Postgres, through the real scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psycopg2
+
+from apex_ml.contract.model import load_contract
+from apex_ml.platform import embedded
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.settings import Settings
+from apex_ml.simulate.drop import make_drop
+from tests.bench.registry import Beside, Row, measurement
+from tests.bench.scene import CommandError, Home, Scene, clean_environment, destroy
+from tests.throwaway_home import free_ports, open_folder
+
+ROUNDS = 5
+ROWS = 10_000
+PATIENCE = 120.0
+PAUSE = 0.05
+SEEN = (
+    "SELECT count(*), max(s.ms_total) / 1000 FROM apex.scored_orders_current JOIN apex.drop_summary AS s USING (run_id)"
+    " WHERE s.name = %s"
+)
+
+
+@measurement
+def lands(scene: Scene) -> Iterator[Row]:
+    """A drop of 10,000 orders on a platform of its own: seconds until a reader sees its rows."""
+    took, inside = [], []
+    with open_folder() as folder:
+        ports = dict(zip(("pg_port", "mlflow_port", "airflow_port"), free_ports(3), strict=True))
+        given: dict[str, Any] = {"home": folder, "raw_url": str(scene.raw), **ports}
+        settings = Settings.load(**given)
+        try:
+            settings = embedded.up(settings)
+            home = Home(settings, clean_environment(**{f"APEX_{k.upper()}": str(v) for k, v in given.items()}))
+            for step, more in {"validate": ["--force"], "elt": [], "split": [], "train": [], "promote": []}.items():
+                ended = home.apex(step, "--run", "bench", *more)
+                if step == "elt":
+                    as_of = date.fromisoformat(ended.result["as_of"])
+            with AirflowApi(settings) as api:
+                api.unpause("apex_score")
+                for seed in range(ROUNDS + 1):
+                    path = Path(settings.drops) / "inbox" / f"lands-{seed}.parquet"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    make_drop(str(scene.raw), as_of, ROWS, seed, path, load_contract(settings.contract))
+                    seconds, step_seconds = _until_seen(settings, path.name)
+                    if seed:  # the first one also waits for the DAG to be parsed
+                        took.append(seconds)
+                        inside.append(step_seconds)
+                    while not all(run.finished for run in api.dag_runs("apex_score")):
+                        time.sleep(PAUSE)
+        finally:
+            destroy(settings, folder)
+    step = Beside("of it the drop itself", median(inside))
+    yield Row("a drop of 10,000 orders lands, rows seen", median(took), "s", 15.0, step, f"slowest {max(took):.1f} s")
+
+
+def _until_seen(settings: Settings, name: str) -> tuple[float, float]:
+    """Seconds until a reader sees all rows of a drop, and seconds of the scoring in it."""
+    began = time.monotonic()
+    with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        while time.monotonic() - began < PATIENCE:
+            cursor.execute(SEEN, (name,))
+            ((rows, inside),) = cursor.fetchall()
+            if rows == ROWS:
+                return time.monotonic() - began, float(inside)
+            time.sleep(PAUSE)
+    raise CommandError(f"{name}: not seen after {PATIENCE:.0f} s")
