@@ -32,6 +32,7 @@ from tests.bench import (  # noqa: F401  (importing registers)
     lands,
     main_job,
     models,
+    page,
     quality,
     retrain,
     score,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from airflow_ui import browsing, keep, log_in, open_apex
 from apex_home import Apex
+from playwright.sync_api import expect
 from throwaway_home import open_folder, throwaway
 
 from apex_ml.errors import ApexError
@@ -16,6 +20,7 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.steps.by_hand import force
 
 SECONDS = 300.0
+TOKEN = "a-token-for-the-metrics"
 
 
 def wait(api: AirflowApi, dag_id: str, run_id: str, task_id: str | None = None) -> dict[str, str | None]:
@@ -40,17 +45,17 @@ def parked(apex: Apex) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.platform
-@pytest.mark.timeout(900)
-def test_a_person_approves_and_goes_back(raw: Path) -> None:
+@pytest.fixture(scope="module")
+def platform(raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
+    """A platform that asks before it promotes."""
     with open_folder() as home:
         settings = throwaway(home)
-        (home / ".env").write_text(f"APEX_APPROVAL=true\nAPEX_RAW_URL={raw}\n")
+        (home / ".env").write_text(f"APEX_APPROVAL=true\nAPEX_RAW_URL={raw}\nAPEX_METRICS_TOKEN={TOKEN}\n")
         (home / ".env").chmod(0o600)
         try:
             settings = embedded.up(settings.load(home=home, **ports(settings)))
             with AirflowApi(settings, patience=120) as api:
-                story(api, Apex(settings))
+                yield api, Apex(settings)
         finally:
             embedded.destroy(settings)
 
@@ -59,7 +64,11 @@ def ports(settings: Any) -> dict[str, int]:
     return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port")}
 
 
-def story(api: AirflowApi, apex: Apex) -> None:
+@pytest.mark.platform
+@pytest.mark.timeout(900)
+def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> None:
+    api, apex = platform
+
     def ledger() -> list[tuple[Any, ...]]:
         return apex.sql("SELECT action, from_version, to_version, who, reasons FROM apex.promotions ORDER BY 1")
 
@@ -89,3 +98,56 @@ def story(api: AirflowApi, apex: Apex) -> None:
     back = api.trigger("apex_rollback", {"reason": "worse in the field"})
     assert wait(api, "apex_rollback", back) == {"rollback": "success"}
     assert ("rollback", 2, 1, "admin in Airflow", ["worse in the field"]) in ledger()
+
+
+@pytest.mark.platform
+def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex]) -> None:
+    api, _ = platform
+    with httpx.Client(base_url=f"{api.url}/apex", trust_env=False) as client:
+        for path in ("/", "/static/page.css", "/data-docs/index.html", "/metrics"):
+            assert client.get(path).status_code == 401, path
+        # a token for the metrics is one for the metrics alone
+        header = {"Authorization": f"Bearer {TOKEN}"}
+        assert "apex_champion_version 1.0" in client.get("/metrics", headers=header).text
+        assert client.get("/", headers=header).status_code == 403
+
+
+@pytest.mark.platform
+@pytest.mark.browser
+def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Apex]) -> None:
+    api, apex = platform
+    settings = apex.settings
+    [(loss,)] = apex.sql("SELECT challenger_log_loss FROM apex.model_history WHERE action = 'promote'")
+    with browsing() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        log_in(page, api.url, "viewer", settings.airflow_viewer_password.get_secret_value())
+        frame = open_apex(page)
+        expect(frame.get_by_role("heading", name="Champion: version 1")).to_be_visible()
+        expect(frame.get_by_text(f"Log loss {loss:.4f}, class prior")).to_be_visible()
+        expect(frame.get_by_text("Roll back …")).to_have_count(0)
+        refused = page.evaluate(
+            "async (body) => (await fetch('/api/v2/dags/apex_rollback/dagRuns', {method: 'POST', body: JSON.stringify("
+            "body), headers: {'Content-Type': 'application/json'}})).status",
+            {"logical_date": None, "conf": {"reason": "a viewer may not", "version": 2}},
+        )
+        assert refused == 403
+        page.context.close()
+
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        log_in(page, api.url, "admin", settings.airflow_admin_password.get_secret_value())
+        frame = open_apex(page)
+        frame.get_by_text("Roll back …").click()
+        frame.get_by_label("Why").fill("by the page")
+        frame.get_by_role("button", name="Roll back").click()
+        # the page loads itself anew when the run has ended
+        expect(frame.get_by_role("heading", name="Champion: version 2")).to_be_visible(timeout=1000 * SECONDS)
+        keep(page, "apex-in-airflow", full=False)
+        with page.context.expect_page() as docs:  # out of Airflow's frame
+            frame.get_by_role("link", name="Data Docs").click()
+        assert docs.value.url == f"{api.url}/apex/data-docs/index.html"
+        frame.get_by_role("link", name="apex_rollback").first.click()
+        page.wait_for_url(f"{api.url}/dags/apex_rollback**")
+        page.context.close()
+    assert apex.sql("SELECT who, reasons FROM apex.promotions WHERE to_version = 2 AND action = 'rollback'") == [
+        ("admin in Airflow", ["by the page"])
+    ]

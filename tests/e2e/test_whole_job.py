@@ -58,6 +58,16 @@ class Home:
         ports = ("pg_port", "mlflow_port", "airflow_port")
         return Settings.load(home=self.settings.home, **{p: getattr(self.settings, p) for p in ports})
 
+    def page(self) -> str:
+        """The Apex page, as the viewer sees it."""
+        settings = Settings.load(home=self.settings.home)
+        with httpx.Client(base_url=self.settings.airflow, trust_env=False, timeout=30) as client:
+            user = {"username": "viewer", "password": settings.airflow_viewer_password.get_secret_value()}
+            token = client.post("/auth/token", json=user).json()["access_token"]
+            answer = client.get("/apex/", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     def sql(self, query: str, *parameters: object, writer: bool = False) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self.whole.writer_url if writer else self.whole.reader_url)) as connection:
             with connection, connection.cursor() as cursor:
@@ -228,6 +238,9 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     assert home.sql("SELECT count(*), min(rows_scored), count(DISTINCT sha256) FROM apex.drop_summary") == [
         (2, 100_000, 2)
     ]
+
+    page = home.page()
+    assert "<dt>orders scored</dt><dd>200,000</dd>" in page and "/versions/1" in page
 
     status = home.apex("status")
     assert status.returncode == 0

@@ -107,7 +107,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
     for told in (
         *(f"</span>{name} <span" for name in contract.classes),
-        "95 % interval",
+        "95&nbsp;% interval",
         "expected at promotion",
         "class prior of the week",
         '<span class="tag alarming">worse</span>',

@@ -1,0 +1,5 @@
+"""Point Airflow at this checkout before anything imports it."""
+
+from __future__ import annotations
+
+import airflow_home  # noqa: F401  (importing it is what does it)

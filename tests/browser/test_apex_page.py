@@ -1,0 +1,204 @@
+"""The Apex page in a browser: on a desk and on a phone, light and dark, with strange data, and refused by Airflow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import pytest
+import uvicorn
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.security import get_user
+from airflow_ui import browsing, keep
+from fastapi import FastAPI
+from page_rows import fill
+from playwright.sync_api import Browser, Page, expect
+from throwaway_home import free_ports
+
+from apex_airflow.web import PREFIX, create_app
+from apex_ml.contract.model import Contract
+from apex_ml.settings import Settings
+
+pytestmark = pytest.mark.browser
+
+# WCAG 2: the contrast of each text with what is behind it
+FAINT = """
+() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const back = parse(getComputedStyle(at).backgroundColor);
+      if (back.length < 4 || back[3] > 0) return back;
+    }
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *:not(title):not(option)")) {
+    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !node.getClientRects().length) continue;
+    const style = getComputedStyle(node);
+    const front = parse(node.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(front), light(behind(node))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) found.push(`${node.textContent.trim()}: ${front} on ${behind(node)}`);
+  }
+  return found;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as found:
+        yield found
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
+    """Address of the page, for an admin."""
+    app = create_app(settings)
+    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="admin", role="ADMIN")
+    root = FastAPI()
+    root.mount(PREFIX, app)
+    (port,) = free_ports(1)
+    server = uvicorn.Server(uvicorn.Config(root, host="127.0.0.1", port=port, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.web"):
+            patch.setattr(f"{place}.get_auth_manager", SimpleAuthManager)
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{port}{PREFIX}/"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = Settings.load(home=tmp_path_factory.mktemp("home"), **lasting_databases.migrated())
+    fill(settings, contract.classes)
+    with served(settings) as found:
+        yield found
+
+
+@contextmanager
+def opened(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A page in which neither the console nor a script may complain."""
+    with closing(browser.new_context(**options)) as context:
+        page = context.new_page()
+        told: list[str] = []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        # which a browser asks for by itself, of Airflow
+        page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+        yield page
+        assert told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light"), ("phone-dark", 390, "dark")],
+)
+def test_the_page_can_be_read(browser: Browser, url: str, name: str, width: int, scheme: Any) -> None:
+    with opened(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        page.goto(url)
+        expect(page.get_by_role("heading", name="Champion: version 3")).to_be_visible()
+        keep(page, f"apex-page-{name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+        page.get_by_text("Roll back …").click()
+        assert page.evaluate(FAINT) == []
+        # the newest column is the last
+        left = "e => e.scrollWidth - e.clientWidth - e.scrollLeft"
+        assert page.locator(".wide:has(.heat)").evaluate(left) <= 1
+
+
+def test_airflows_theme_counts_more_than_the_systems(browser: Browser, url: str) -> None:
+    def paper(page: Page) -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    with opened(browser, color_scheme="light") as page:
+        page.goto(url)
+        light = paper(page)
+        page.evaluate("localStorage.setItem('theme', 'dark')")
+        page.reload()
+        assert paper(page) != light
+        page.evaluate("localStorage.setItem('theme', 'system')")
+        page.reload()
+        assert paper(page) == light
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (403, '{"detail": "Forbidden"}', "You may look, but not roll back: Airflow refuses it (403)."),
+        (401, "{}", "Your session is over: log in again (401)."),
+        (400, '{"detail": "<b>no</b>"}', "Airflow refuses it (400): <b>no</b>"),
+        (500, "oops", "Airflow refuses it (500): see its log"),
+    ],
+)
+def test_a_refusal_is_told(browser: Browser, url: str, status: int, body: str, told: str) -> None:
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.route("**/api/v2/**", lambda route: route.fulfill(status=status, body=body))
+        page.goto(url)
+        page.get_by_text("Roll back …").click()
+        page.get_by_label("Why").fill("worse in the field")
+        page.get_by_role("button", name="Roll back").click()
+        expect(page.get_by_role("status")).to_have_text(told)
+        assert page.get_by_role("status").locator("b").count() == 0
+        expect(page.get_by_role("button", name="Roll back")).to_be_enabled()
+
+
+def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
+    asked: list[Any] = []
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+
+        def answer(route: Any) -> None:
+            request = route.request
+            asked.append((request.method, request.url.split("/", 3)[3], request.post_data_json))
+            route.fulfill(json={"dag_run_id": "manual__a+b", "state": "failed"})
+
+        page.route("**/api/v2/**", answer)
+        page.goto(url)
+        page.get_by_text("Roll back …").click()
+        page.get_by_label("Why").fill("  ab ")
+        page.get_by_role("button", name="Roll back").click()
+        expect(page.get_by_role("status")).to_have_text("Say why in three letters or more.")
+        page.get_by_label("Why").fill(" worse in the field ")
+        page.get_by_role("button", name="Roll back").click()
+        expect(page.get_by_role("status")).to_contain_text("apex_rollback failed; the champion is as before.")
+        link = page.get_by_role("link", name="See the run").get_attribute("href")
+    why = "worse in the field"
+    body = {"logical_date": None, "conf": {"reason": why, "version": 1}, "note": why}
+    runs = "api/v2/dags/apex_rollback/dagRuns"
+    assert asked == [("POST", runs, body), ("GET", f"{runs}/manual__a%2Bb", None)]
+    assert link == "../dags/apex_rollback/runs/manual__a%2Bb"
+
+
+def test_texts_from_outside_do_nothing(browser: Browser, databases: Any, home: Callable[..., Settings]) -> None:
+    evil = "<img src=x onerror='window.evil = 1'><script>window.evil = 1</script>\"><svg onload=window.evil=1>"
+    settings = home(**databases.migrated())
+    with closing(psycopg2.connect(settings.writer_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO apex.drops (sha256, name, bytes, state, reason)"
+            " VALUES (repeat('a', 64), %(evil)s, 1, 'failed', %(evil)s);"
+            "INSERT INTO apex.alerts (kind, subject, message) VALUES (%(evil)s, %(evil)s, %(evil)s);"
+            "INSERT INTO apex.drift (scope, subject, day, feature, kind, rows, psi, drifted, note)"
+            " VALUES ('day', %(evil)s, current_date, %(evil)s, 'history', 1, 1, true, %(evil)s)",
+            {"evil": evil},
+        )
+    with served(settings) as url, opened(browser) as page:
+        page.goto(url)
+        expect(page.get_by_text(evil).first).to_be_visible()
+        assert page.evaluate("[window.evil, document.querySelectorAll('img').length]") == [None, 0]
