@@ -257,7 +257,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         }
         drift: list[queries.Row] = []
         for looked_at in [scope] if scope else get_args(Scope):
-            drift = queries.rows(connection, queries.DRIFT, scope=looked_at, columns=DRIFT_COLUMNS)
+            drift = queries.drift(connection, looked_at, DRIFT_COLUMNS)
             if drift:
                 scope = looked_at
                 break

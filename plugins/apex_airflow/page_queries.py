@@ -68,18 +68,21 @@ SELECT finished_at::date AS day,
 FROM apex.drop_summary
 WHERE superseded_by IS NULL AND finished_at > %(now)s - interval '45 days' GROUP BY 1 ORDER BY 1
 """
+# the newest rows first, by the index on day: of ten thousand drops there are a hundred thousand
 DRIFT = """
-SELECT scope, subject, coalesce(s.name, subject) AS label, d.day, d.model_version, feature, kind, reference, d.rows,
-       reference_rows, psi, effect, q_value, drifted, note
+SELECT scope, subject, day, model_version, feature, kind, reference, rows, reference_rows, psi, effect, q_value,
+       drifted, note
 FROM (
-    SELECT *, dense_rank() OVER (ORDER BY day DESC, subject_at DESC, subject) AS place
+    SELECT *, dense_rank() OVER (ORDER BY day DESC, subject_at DESC, subject DESC) AS place
     FROM (
-        SELECT *, max(measured_at) OVER (PARTITION BY subject) AS subject_at FROM apex.drift_history
-        WHERE scope = %(scope)s ORDER BY day DESC, measured_at DESC LIMIT 2000
-    ) AS newest
-) AS d LEFT JOIN apex.drop_summary AS s ON d.scope = 'drop' AND s.run_id::text = d.subject
+        SELECT *, max(measured_at) OVER (PARTITION BY subject) AS subject_at
+        FROM (SELECT * FROM apex.drift_history WHERE scope = %(scope)s
+              ORDER BY day DESC, measured_at DESC LIMIT 2000) AS newest
+    ) AS timed
+) AS placed
 WHERE place <= %(columns)s ORDER BY place DESC, feature
 """
+NAMES = "SELECT run_id::text AS subject, name FROM apex.drop_summary WHERE run_id::text = ANY(%(subjects)s)"
 QUALITY = """
 SELECT week, model_version, scored, outcomes, coverage, log_loss, log_loss_low, log_loss_high, expected_log_loss,
        prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse, note
@@ -120,6 +123,16 @@ def rows(connection: psycopg2.extensions.connection, query: str, **values: objec
     with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
         cursor.execute(query, values)
         return [dict(row) for row in cursor.fetchall()]
+
+
+def drift(connection: psycopg2.extensions.connection, scope: str, columns: int) -> list[Row]:
+    """Drift of the newest subjects of a scope, the oldest first; `label` is what people call the subject."""
+    found = rows(connection, DRIFT, scope=scope, columns=columns)
+    named: dict[str, str] = {}
+    if scope == "drop":
+        subjects = list({row["subject"] for row in found})
+        named = {row["subject"]: row["name"] for row in rows(connection, NAMES, subjects=subjects)}
+    return [{**row, "label": named.get(row["subject"], row["subject"])} for row in found]
 
 
 def first(connection: psycopg2.extensions.connection, query: str, **values: object) -> Row | None:

@@ -222,13 +222,14 @@ def test_the_page_is_quick_with_ten_thousand_runs(
     fill(settings, contract.classes, runs=10_000)
     client = visit(settings)
     client.get("/")
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        assert client.get("/").status_code == 200
-        took.append(time.perf_counter() - began)
-    print("took", sorted(took))
-    assert min(took) < 0.9  # the promise is 0.3 s, which the bench measures; others may be at work beside this test
+    for shown in ("/", "/?drift=drop"):
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            assert client.get(shown).status_code == 200
+            took.append(time.perf_counter() - began)
+        # the promise is 0.3 s, which the bench measures; others may be at work beside this test
+        assert min(took) < 0.9, shown
 
 
 @pytest.mark.parametrize("module", [page, page_charts])
