@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
@@ -23,6 +23,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 Scope = Literal["day", "drop", "raw"]
 DRIFT_COLUMNS = 18
 WEEKS = 16
+DAYS, LEAST_DAYS = 45, 14
 STABLE, LARGE = 0.1, 0.25
 """By custom a PSI below the first is stable, and one above the second is not."""
 ACTIONS = {
@@ -81,16 +82,16 @@ def age(span: timedelta | None) -> str:
     """A span in its largest unit.
 
     >>> age(timedelta(days=3, hours=5)), age(timedelta(minutes=1)), age(timedelta(seconds=5)), age(timedelta(hours=30))
-    ('3 days', '1 minute', 'less than a minute', '30 hours')
+    ('3 days', '1 minute', '5 seconds', '30 hours')
     """
     if span is None:
         return MISSING
     seconds = span.total_seconds()
-    for unit, length, least in (("day", 86400, 2), ("hour", 3600, 2), ("minute", 60, 1)):
+    for unit, length, least in (("day", 86400, 2), ("hour", 3600, 2), ("minute", 60, 1), ("second", 1, 1)):
         if seconds >= least * length:
             count = int(seconds // length)
             return f"{count} {unit}{'' if count == 1 else 's'}"
-    return "less than a minute"
+    return "0 seconds"
 
 
 def when(value: datetime | None, seconds: bool = False) -> str:
@@ -168,27 +169,40 @@ def drift_map(rows: list[queries.Row]) -> queries.Row:
     return {"subjects": list(subjects.values()), "features": features, "cells": cells}
 
 
-def channel_mix(rows: list[queries.Row]) -> queries.Row | None:
+def days_until(today: date, first: date) -> list[date]:
+    """Every day from the first one to today, and at least so many that one day does not fill a chart."""
+    length = min(max((today - first).days + 1, LEAST_DAYS), DAYS)
+    return [today - timedelta(days=back) for back in reversed(range(length))]
+
+
+def channel_mix(rows: list[queries.Row], today: date) -> queries.Row | None:
     """Shares of the predicted classes by day of scoring, as a chart with its legend; None without any."""
     if not rows:
         return None
-    days = list(dict.fromkeys(row["day"] for row in rows))
+    days = days_until(today, rows[0]["day"])
     counts = {(row["day"], row["predicted"]): row["orders"] for row in rows}
-    total = {day: sum(n for (d, _), n in counts.items() if d == day) for day in days}
+    total = Counter[date]()
+    for (day, _), orders in counts.items():
+        total[day] += orders
     classes = sorted({row["predicted"] for row in rows})
     shares = {c: [counts.get((day, c), 0) / total[day] if total[day] else None for day in days] for c in classes}
-    newest = {c: values[-1] for c, values in shares.items()}
-    chart = charts.stacked_shares("Share of each predicted channel by day of scoring", days, shares)
-    return {"chart": chart, "newest": newest, "day": days[-1], "orders": total[days[-1]]}
+    newest = rows[-1]["day"]
+    return {
+        "chart": charts.stacked_shares("Share of each predicted channel by day of scoring", days, shares),
+        "newest": {c: counts.get((newest, c), 0) / total[newest] if total[newest] else None for c in classes},
+        "day": newest,
+        "orders": total[newest],
+    }
 
 
-def confidence(rows: list[queries.Row]) -> charts.Markup | None:
+def confidence(rows: list[queries.Row], today: date) -> charts.Markup | None:
     """Mean confidence of the predictions by day of scoring; None without any."""
-    known = [row for row in rows if row["confidence"] is not None]
+    known = {row["day"]: row["confidence"] for row in rows if row["confidence"] is not None}
     if not known:
         return None
-    values = [(row["confidence"],) * 3 for row in known]
-    return charts.lines("Mean confidence by day of scoring", [row["day"] for row in known], values, {}, places=2)
+    days = days_until(today, min(known))
+    values = [(known[day],) * 3 if day in known else None for day in days]
+    return charts.lines("Mean confidence by day of scoring", days, values, {}, places=2)
 
 
 def quality(rows: list[queries.Row]) -> queries.Row | None:
@@ -251,8 +265,8 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
             "totals": queries.first(connection, queries.TOTALS),
             "drops": queries.rows(connection, queries.DROPS, shown=queries.SHOWN),
             "alerts": queries.rows(connection, queries.ALERTS, shown=queries.SHOWN),
-            "mix": channel_mix(queries.rows(connection, queries.MIX, now=now)),
-            "confidence": confidence(queries.rows(connection, queries.DAYS, now=now)),
+            "mix": channel_mix(queries.rows(connection, queries.MIX, now=now, days=DAYS), now.date()),
+            "confidence": confidence(queries.rows(connection, queries.CONFIDENCE, now=now, days=DAYS), now.date()),
             "weeks": queries.rows(connection, queries.QUALITY, model=model),
         }
         drift: list[queries.Row] = []

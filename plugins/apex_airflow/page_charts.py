@@ -38,13 +38,14 @@ def lines(
 ) -> Markup:
     """A measured line of (value, low, high) with its intervals, none where the three are equal, and lines beside it."""
     chart = _chart(pygal.Line, title, weeks, dots_size=3)
-    chart.value_formatter = lambda value: f"{value:.{places}f}"
     known = [v for row in measured if row for v in row]
     known += [v for values in beside.values() for v in values if v is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.01
     chart.range = (low - room, high + room)
     chart.y_labels = _ticks(low - room, high + room)
+    places = max(places, *(len(f"{tick:.10f}".rstrip("0").partition(".")[2]) for tick in chart.y_labels))
+    chart.value_formatter = lambda value: f"{value:.{places}f}"
     chart.add(
         "measured",
         [row and _point(row, places) for row in measured],

@@ -58,15 +58,15 @@ FROM (
 MIX = """
 SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS orders
 FROM apex.drop_summary AS s JOIN apex.drop_classes AS c USING (run_id)
-WHERE s.superseded_by IS NULL AND s.finished_at > %(now)s - interval '45 days'
+WHERE s.superseded_by IS NULL AND s.finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1
 GROUP BY 1, 2 ORDER BY 1, 2
 """
-DAYS = """
+CONFIDENCE = """
 SELECT finished_at::date AS day,
        sum(confidence_mean * rows_scored) / nullif(sum(rows_scored) FILTER (WHERE confidence_mean IS NOT NULL), 0)
            AS confidence
 FROM apex.drop_summary
-WHERE superseded_by IS NULL AND finished_at > %(now)s - interval '45 days' GROUP BY 1 ORDER BY 1
+WHERE superseded_by IS NULL AND finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1 GROUP BY 1 ORDER BY 1
 """
 # the newest rows first, by the index on day: of ten thousand drops there are a hundred thousand
 DRIFT = """

@@ -145,7 +145,7 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
         with page.context.expect_page() as docs:  # out of Airflow's frame
             frame.get_by_role("link", name="Data Docs").click()
         assert docs.value.url == f"{api.url}/apex/data-docs/index.html"
-        frame.get_by_role("link", name="apex_rollback").first.click()
+        frame.get_by_role("link", name="rollback", exact=True).click()
         page.wait_for_url(f"{api.url}/dags/apex_rollback**")
         page.context.close()
     assert apex.sql("SELECT who, reasons FROM apex.promotions WHERE to_version = 2 AND action = 'rollback'") == [
