@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -260,6 +259,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         context = {
             "champion": champion,
             "evidence": queries.first(connection, queries.EVIDENCE, model=model, version=version),
+            "earlier": queries.rows(connection, queries.EARLIER, model=model, version=version, shown=queries.SHOWN),
             "challenger": queries.first(connection, queries.CHALLENGER, model=model),
             "history": queries.rows(connection, queries.HISTORY, model=model, shown=queries.SHOWN),
             "totals": queries.first(connection, queries.TOTALS),
@@ -288,16 +288,9 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         colors={name: place for place, name in enumerate(context["mix"]["newest"])} if context["mix"] else {},
         waiting=waiting(settings),
         gain=gain,
-        earlier=earlier_champions(context["history"], version),
         mlflow=settings.tracking_uri.rstrip("/"),
         model_url=f"{settings.tracking_uri.rstrip('/')}/#/models/{quote(model, safe='')}",
     )
-
-
-def earlier_champions(history: Iterable[queries.Row], version: int | None) -> list[int]:
-    """Versions that were champion before and may be gone back to, the latest first."""
-    found = (r["to_version"] for r in history if r["state"] == "done" and r["action"] != "reject")
-    return [v for v in dict.fromkeys(found) if v is not None and v != version]
 
 
 def render_down(reason: str) -> str:

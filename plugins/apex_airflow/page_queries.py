@@ -39,6 +39,11 @@ SELECT promotion_id, decided_at, action, from_version, to_version, state, who, r
        challenger_log_loss, champion_log_loss, prior_log_loss, holdout_orders
 FROM apex.model_history WHERE model_name = %(model)s ORDER BY promotion_id DESC LIMIT %(shown)s
 """
+EARLIER = """
+SELECT to_version AS version FROM apex.model_history
+WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject' AND to_version <> %(version)s
+GROUP BY to_version ORDER BY max(promotion_id) DESC LIMIT %(shown)s
+"""
 TOTALS = """
 SELECT count(*) AS drops, count(*) FILTER (WHERE state = 'done') AS done,
        count(*) FILTER (WHERE state = 'failed') AS failed,

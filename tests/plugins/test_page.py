@@ -131,6 +131,28 @@ def test_only_who_may_act_sees_the_form(filled: Settings, visit: Open, role: str
     assert 'value="3"' not in text and 'value="2"' not in text  # in charge; never was
 
 
+def test_an_earlier_champion_stays_within_reach(empty: Settings, visit: Open) -> None:
+    for action, before, after, count in (
+        ("promote", None, 1, 1),
+        ("promote", 1, 2, 1),
+        ("rollback", 2, 1, 1),
+        ("force", 1, 5, 1),
+        ("reject", 5, 6, 40),
+    ):
+        write(
+            empty,
+            "INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
+            " SELECT %s, %s, %s, %s + n, 'done', 'run' || n, 'ann', '{why}' FROM generate_series(0, %s - 1) AS n",
+            *(empty.model_name, action, before, after, count),
+        )
+    text = visit(empty).get("/").text
+    assert re.findall(r'<option value="(\d+)">([^<]+)<', text) == [
+        ("1", "version 1, the champion before"),
+        ("2", "version 2"),
+    ]
+    assert "The gate has not measured this version." in text
+
+
 def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
     inbox = Path(empty.drops) / "inbox"
     inbox.mkdir(parents=True)
