@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, FrameLocator, Page, sync_playwright
+from playwright.sync_api import Browser, FrameLocator, Page, expect, sync_playwright
 
 from apex_ml.settings import CODE_ROOT
 
 PICTURES = CODE_ROOT / "build" / "screenshots"
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+expect.set_options(timeout=30_000)  # other tests are at work beside the browser
 
 
 @contextmanager

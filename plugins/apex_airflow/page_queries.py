@@ -39,10 +39,14 @@ SELECT promotion_id, decided_at, action, from_version, to_version, state, who, r
        challenger_log_loss, champion_log_loss, prior_log_loss, holdout_orders
 FROM apex.model_history WHERE model_name = %(model)s ORDER BY promotion_id DESC LIMIT %(shown)s
 """
+# each with the end of its last time in charge: the next finished move
 EARLIER = """
-SELECT to_version AS version FROM apex.model_history
-WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject' AND to_version <> %(version)s
-GROUP BY to_version ORDER BY max(promotion_id) DESC LIMIT %(shown)s
+SELECT version, max(until) AS until
+FROM (
+    SELECT to_version AS version, lead(decided_at) OVER (ORDER BY promotion_id) AS until
+    FROM apex.model_history WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject'
+) AS reigns
+WHERE version <> %(version)s GROUP BY version ORDER BY until DESC LIMIT %(shown)s
 """
 TOTALS = """
 SELECT count(*) AS drops, count(*) FILTER (WHERE state = 'done') AS done,

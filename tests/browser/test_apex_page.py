@@ -152,6 +152,7 @@ def test_a_refusal_is_told(browser: Browser, url: str, status: int, body: str, t
         page.route("**/api/v2/**", lambda route: route.fulfill(status=status, body=body))
         page.goto(url)
         page.get_by_text("Roll back …").click()
+        page.get_by_label("To").select_option("1")
         page.get_by_label("Why").fill("worse in the field")
         page.get_by_role("button", name="Roll back").click()
         expect(page.get_by_role("status")).to_have_text(told)
@@ -173,6 +174,9 @@ def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
         page.goto(url)
         page.get_by_text("Roll back …").click()
         page.get_by_label("Why").fill("  ab ")
+        page.get_by_role("button", name="Roll back").click()  # the browser asks for a version first
+        assert page.get_by_label("To").evaluate("e => e.validity.valueMissing")
+        page.get_by_label("To").select_option("1")
         page.get_by_role("button", name="Roll back").click()
         expect(page.get_by_role("status")).to_have_text("Say why in three letters or more.")
         page.get_by_label("Why").fill(" worse in the field ")

@@ -140,6 +140,7 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
         forged = "(body) => fetch('/api/v2/dags/apex_rollback/dagRuns', {method: 'POST', body}).then((a) => a.status)"
         assert page.evaluate(forged, '{"logical_date": null, "conf": {"reason": "forged"}}') == 422
         frame.get_by_text("Roll back …").click()
+        frame.get_by_label("To").select_option("2")
         frame.get_by_label("Why").fill("by the page")
         frame.get_by_role("button", name="Roll back").click()
         # the page loads itself anew when the run has ended
