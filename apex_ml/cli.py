@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("apex_ml.steps.commands:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
     "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
-    "simulate": ("apex_ml.simulate.commands:simulate", "Generate orders."),
+    "simulate": ("apex_ml.platform.year_command:simulate", "Generate orders; `simulate year`: live through one."),
     "contract": ("apex_ml.steps.contract_commands:contract", "Build and check what is generated from the contract."),
     "settings": ("apex_ml.platform.commands:settings_table", "Print every setting with its default."),
 }

@@ -275,9 +275,14 @@ def decide(
         name_class(p, challenger.weights or (1.0,) * p.shape[1]),
         name_class(theirs, (champion and champion.weights) or (1.0,) * p.shape[1]),
     )
-    harm, tables = _harm(named, champion_losses - losses, holdout, policy, serving)
-    against += harm
-    evidence |= tables
+    fewer, recalls = _fewer_found(named, holdout, policy, serving)
+    losing, segments = _losing_segments(champion_losses - losses, holdout, policy)
+    # a champion that is surely worse than knowing nothing finds the orders of a class only by naming it too often
+    behind = lower_bound(
+        Clusters.of(champion_losses - prior_losses(holdout.prior, holdout.y), holdout.entities), policy.alpha, seed
+    )
+    evidence |= {"recall": recalls, "segments": segments, "champion_behind_prior": behind.low > 0}
+    against += losing if behind.low > 0 else fewer + losing
     bound = f"{gain.mean:+.5f} nats, surely at least {gain.low:+.5f} (level {level:.2g}, {gain.method})"
     if gain.low > policy.margin:
         reason = f"the gain over the champion is {bound}: more than the margin {policy.margin:g}"
@@ -424,18 +429,12 @@ def _class_faults(
     return against
 
 
-def _harm(
-    named: tuple[np.ndarray, np.ndarray],
-    gains: np.ndarray,
-    holdout: Holdout,
-    policy: Promotion,
-    serving: Serving,
+def _fewer_found(
+    named: tuple[np.ndarray, np.ndarray], holdout: Holdout, policy: Promotion, serving: Serving
 ) -> tuple[list[str], dict[str, Any]]:
-    """Classes that are surely found less often, and segments that surely lose more than the margin.
+    """Classes that are surely found less often; `named` are those that challenger and champion name, (n,) each.
 
-    `named` are the classes that challenger and champion name, (n,) each, and `gains` the paired differences, (n,).
-
-    The levels are divided by the number of classes and of segments (Bonferroni).
+    The level is divided by the number of classes (Bonferroni).
     """
     against: list[str] = []
     ours, theirs = named
@@ -456,6 +455,15 @@ def _harm(
                 f"it finds fewer orders of {name}: recall {recalls[name]['challenger']:.3f} against"
                 f" {recalls[name]['champion']:.3f}"
             )
+    return against, recalls
+
+
+def _losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], list[dict[str, Any]]]:
+    """Segments that surely lose more than the margin, by the paired differences, (n,).
+
+    The level is divided by the number of segments (Bonferroni).
+    """
+    against: list[str] = []
     levels = [(name, level) for name, values in holdout.segments.items() for level in np.unique(values)]
     segments = []
     for name, level in levels:
@@ -476,7 +484,7 @@ def _harm(
         )
         if gain.mean + far < -policy.margin:
             against.append(f"orders with {name} {level} surely lose: {gain.mean:+.5f} nats")
-    return against, {"recall": recalls, "segments": segments}
+    return against, segments
 
 
 def _stale(

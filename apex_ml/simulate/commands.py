@@ -32,7 +32,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--seed", default=7, show_default=True, help="The same seed and options give the same bytes.")
 @click.option("--start", type=DAY, help="First day. Default: the process file's.")
 @click.option("--end", type=DAY, help="Last day, included. Default: the process file's.")
-@click.option("--mode", default="base", show_default=True, help="A mode of the process file: base, signal.")
+@click.option("--mode", default="base", show_default=True, help="A mode of the process file: base, signal, year.")
 @click.option(
     "--set",
     "settings",

@@ -223,11 +223,20 @@ def test_a_segment_that_loses_stands_in_the_way() -> None:
 
 def test_a_class_that_is_found_less_often_stands_in_the_way() -> None:
     """A better log loss does not buy the loss of a class."""
+    champion = model(blurred(0.3), weights=(1.0, 99.0, 1.0))
+    found = gate(model(TRUTH), champion)
+    assert any("it finds fewer orders of TELEFONO: recall 0.000 against 1.000" in r for r in found.reasons)
+    assert not found.evidence["champion_behind_prior"]
+
+
+def test_a_champion_that_is_worse_than_knowing_nothing_keeps_no_class_to_itself() -> None:
+    """After a drift it names a class that has become rare: no better model can find as many of them."""
     champion = blurred(0.9)
-    champion[:, 1] += 0.4
+    champion[:, 1] += 0.9
     champion /= champion.sum(axis=1, keepdims=True)
     found = gate(model(TRUTH), model(champion))
-    assert any("it finds fewer orders of TELEFONO: recall 0.000 against 1.000" in r for r in found.reasons)
+    assert found.evidence["recall"]["TELEFONO"] == {"challenger": 0.0, "champion": 1.0}
+    assert found.evidence["champion_behind_prior"] and found.promote, found.reasons
 
 
 @pytest.mark.parametrize(

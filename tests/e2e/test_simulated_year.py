@@ -1,0 +1,48 @@
+"""A short simulated year, by its command: calm weeks, a drift that is found, a retraining that is asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from throwaway_home import open_folder
+
+from apex_ml.platform import embedded
+from apex_ml.platform.year import Plan, Week, summary
+from apex_ml.settings import CODE_ROOT, Settings
+
+
+def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
+    with open_folder() as folder:
+        home = folder / "year"
+        command = [sys.executable, "-c", "from apex_ml.cli import main; main()", "simulate", "year", "--fast"]
+        command += ["--weeks", "5", "--drift-week", "3", "--home", str(home)]
+        try:
+            done = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, timeout=280, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            found = json.loads((home / "year.json").read_text())
+            assert found["false_alarms"] == 0, found["weeks"]
+            assert (found["weeks_until_drift_found"], found["weeks_until_degradation_found"]) == (0, 1)
+            assert [week["retrained"] for week in found["weeks"]] == ["", "", "", "degraded", ""]
+            assert "week  3" in done.stdout and "drift:" in done.stdout
+        finally:
+            embedded.destroy(Settings.load(home=home))
+
+
+def test_the_figures_of_a_year() -> None:
+    weeks = [Week(n, f"day {n}", 1 if n < 5 else 2, 1.0) for n in range(1, 8)]
+    weeks[0].alerts = ["a"]
+    weeks[2].alerts, weeks[3].alerts, weeks[3].retrained, weeks[3].promoted = ["a"], ["version 1"], "degraded", 2
+    weeks[3].worse = weeks[4].worse = True
+    found = summary(Plan(weeks=7, drift_week=3), weeks)
+    assert found["false_alarms"] == 1
+    assert [
+        found[f"weeks_until_{what}"] for what in ("drift_found", "degradation_found", "promotion", "recovered")
+    ] == [
+        0,
+        1,
+        1,
+        3,
+    ]
+    assert (found["trainings"], found["trainings_without_promotion"]) == (1, 0)
