@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     quality_least_orders: int = Field(500, ge=50, description="Weeks of fewer known outcomes are not judged.")
     quality_worse_weeks: int = Field(2, ge=1, description="So many worse weeks trigger a retraining …")
     quality_of_weeks: int = Field(3, ge=1, description="… out of the newest so many.")
+    drop_deadline_minutes: int = Field(60, ge=1, description="A drop that waits longer is late.")
+    retrain_deadline_minutes: int = Field(240, ge=1, description="A run of apex_retrain that takes longer is late.")
+    deadline_alerts: bool = Field(True, description="Airflow itself watches both deadlines, too.")
     alert_webhook_url: SecretStr = Field(SecretStr(""), description="New alerts are posted here as JSON. Empty: not.")
     alert_mail_to: str = Field(
         "", description="New alerts are mailed to these addresses, with commas between. Empty: not."

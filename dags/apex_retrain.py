@@ -9,6 +9,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from apex_airflow.approval import ApprovalOperator, answer_args
 from apex_airflow.assets import CHAMPION
+from apex_airflow.deadlines import deadline
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
@@ -35,6 +36,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
     schedule=CronTriggerTimetable(settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
+    deadline=deadline(settings, "retrain_late", "apex_retrain", settings.retrain_deadline_minutes),
     default_args={**step_defaults(settings), "pool": "apex_training"},
     tags=["apex", "training"],
     params={

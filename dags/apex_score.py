@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 from apex_airflow.assets import CHAMPION, SCORED, inbox
+from apex_airflow.deadlines import deadline
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
@@ -27,6 +28,7 @@ a success. Results: `select * from apex.drop_summary`.
     ),
     catchup=False,
     max_active_runs=1,
+    deadline=deadline(settings, "score_late", "apex_score", settings.drop_deadline_minutes),
     default_args={**step_defaults(settings), "pool": "apex_scoring"},
     tags=["apex", "scoring"],
 ) as dag:

@@ -113,6 +113,17 @@ class Inbox:
             found = [_look_at(entry) for entry in entries if not hidden(entry.name)]
         return sorted((w for w in found if w), key=lambda w: (w.mtime_ns, w.name))
 
+    def late(self, minutes: float) -> dict[str, str]:
+        """The drops that have waited longer than so many minutes since they were last written, each with a message."""
+        now = time.time()
+        found = {}
+        for drop in self.look() if self.inbox.is_dir() else ():
+            if (waited := (now - drop.mtime_ns / 1e9) / 60) > minutes:
+                found[drop.name] = (
+                    f"{drop.name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
+                )
+        return found
+
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
         """The files that did not change between two looks: one that still grows is left for later."""
         first = self.look()

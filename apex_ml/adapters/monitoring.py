@@ -252,6 +252,24 @@ def set_alerts(cursor: Any, kind: str, wanted: dict[str, str]) -> tuple[list[str
     return raised, resolved
 
 
+DROP_LATE = "drop_late"
+_OVER = {
+    "retrain_late": "apex.promotions AS n WHERE n.decided_at",
+    "score_late": "apex.scoring_runs AS n WHERE n.finished_at",
+}
+"""What ends an alert of Airflow's deadlines, which Airflow itself never takes back."""
+
+
+def resolve_late(cursor: Any) -> None:
+    """Resolve the alerts about a late run after which one has come to its end."""
+    for kind, ended in _OVER.items():
+        cursor.execute(
+            f"UPDATE apex.alerts AS a SET resolved_at = now() WHERE kind = %s AND resolved_at IS NULL AND EXISTS"
+            f" (SELECT FROM {ended} > a.raised_at)",
+            (kind,),
+        )
+
+
 _ALERTS = "SELECT alert_id, kind, subject, message, raised_at FROM apex.alerts WHERE resolved_at IS NULL"
 
 

@@ -360,6 +360,17 @@ def alert_bad_drop(settings: Settings, name: str, reason: str) -> None:
         _alert_bad_drop(cursor, name, reason)
 
 
+def raise_alert(settings: Settings, kind: str, subject: str, message: str) -> None:
+    """Raise an alert unless one of this kind and subject is open."""
+    with connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s"
+            " WHERE NOT EXISTS (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(subject)s"
+            " AND resolved_at IS NULL)",
+            {"kind": kind, "subject": subject, "message": message},
+        )
+
+
 def _alert_bad_drop(cursor: Any, name: str, reason: str) -> None:
     cursor.execute(
         "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(name)s, %(reason)s WHERE NOT EXISTS"

@@ -124,6 +124,11 @@ class AirflowApi:
         """Return one run."""
         return _dag_run(self._call("GET", f"/dags/{dag_id}/dagRuns/{_path(run_id)}"))
 
+    def paused(self, dag_id: str) -> bool:
+        """Whether a DAG is switched off; one that Airflow does not know yet is."""
+        found = self._call("GET", f"/dags/{dag_id}", missing=True)
+        return found is None or bool(found["is_paused"])
+
     def dag_runs(self, dag_id: str, *, limit: int = 10) -> list[DagRun]:
         """Return the newest runs, the newest first."""
         params = {"limit": limit, "order_by": "-run_after"}

@@ -67,7 +67,7 @@ def down() -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 20 when a service is not well.")
+@click.option("--check", is_flag=True, help="Exit with 20 when a service is not well or something is late; for cron.")
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:
     """Services, champion, waiting drops, last runs."""

@@ -16,6 +16,7 @@ from apex_ml.adapters.store import hidden
 from apex_ml.errors import ApexError
 from apex_ml.platform import health, report
 from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.deadlines import late
 from apex_ml.platform.main_job import RETRAIN, inbox
 from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, State, Supervisor, services
 from apex_ml.settings import Settings
@@ -29,7 +30,10 @@ SHOWN = 5
 
 
 def show(settings: Settings, console: Console) -> bool:
-    """Print everything; return whether every service is well. What a stopped service would know is one line each."""
+    """Print everything; return whether every service is well and nothing is late.
+
+    What a stopped service would know is one line each.
+    """
     well = show_services(settings, console)
     for title, part in (
         ("champion", _champion),
@@ -43,8 +47,15 @@ def show(settings: Settings, console: Console) -> bool:
         except (ApexError, psycopg2.Error, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
+    try:
+        behind = late(settings)
+    except (ApexError, OSError) as error:
+        behind = []
+        console.print(f"deadlines: unknown, {str(error).strip().splitlines()[0]}", markup=False, soft_wrap=True)
+    for message in behind:
+        console.print(f"late: {message}", markup=False, soft_wrap=True)
     console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
-    return well
+    return well and not behind
 
 
 def show_services(settings: Settings, console: Console) -> bool:

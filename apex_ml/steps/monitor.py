@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters import duck, monitoring, notify, warehouse
+from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.monitoring import Run
 from apex_ml.adapters.orders import accepted_files
 from apex_ml.adapters.registry import Registry
@@ -81,7 +82,11 @@ def monitor(context: StepContext) -> dict[str, Any]:
             worse = {} if champion is None else _degradation(settings, cursor, champion.version)
             more, gone = monitoring.set_alerts(cursor, QUALITY, worse)
             alerts = monitoring.open_alerts(cursor, QUALITY)
-    for subject in (*raised, *more):
+            late, in_time = monitoring.set_alerts(
+                cursor, monitoring.DROP_LATE, Inbox(settings).late(settings.drop_deadline_minutes)
+            )
+            monitoring.resolve_late(cursor)
+    for subject in (*raised, *more, *late):
         logger.warning("alert_raised subject=%s", subject)
     result = {
         "run": context.run,
@@ -90,8 +95,8 @@ def monitor(context: StepContext) -> dict[str, Any]:
         "days_judged": days,
         "raw_weeks_judged": raw,
         "weeks_judged": weeks,
-        "alerts_raised": [*raised, *more],
-        "alerts_resolved": [*resolved, *gone],
+        "alerts_raised": [*raised, *more, *late],
+        "alerts_resolved": [*resolved, *gone, *in_time],
         "sent": _send(settings),
     }
     # named after the alert, so that a second call asks for no second run

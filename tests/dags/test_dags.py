@@ -142,6 +142,17 @@ def test_every_dag_is_bounded_and_every_task_explains_itself(bag: DagBag) -> Non
             assert task.retries == 2 and task.retry_delay == timedelta(seconds=60)
 
 
+@pytest.mark.parametrize(("dag_id", "minutes"), [("apex_retrain", 240), ("apex_score", 60)])
+def test_airflow_watches_the_deadlines(
+    bag: DagBag, dag_id: str, minutes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alert,) = bag.dags[dag_id].deadline
+    assert alert.interval == timedelta(minutes=minutes) and alert.callback.path == "apex_airflow.deadlines.late"
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_DEADLINE_ALERTS", "false")
+    assert not DagBag(str(DAGS / f"{dag_id}.py"), bundle_name="dags-folder").dags[dag_id].deadline
+
+
 def test_a_degraded_champion_is_retrained_once_an_alert(bag: DagBag) -> None:
     dag = bag.dags["apex_monitor"]
     monitor, retrain = dag.get_task("monitor"), dag.get_task("retrain")

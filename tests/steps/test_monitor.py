@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -17,6 +19,7 @@ import pytest
 from apex_home import Apex
 from pydantic import SecretStr
 
+from apex_ml.adapters.warehouse import raise_alert
 from apex_ml.contract.model import Contract
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
 from apex_ml.steps.score import score
@@ -207,3 +210,15 @@ def test_an_alert_is_sent_until_it_is_taken_and_then_no_more(watched: Apex, capl
     ((alert,),) = (got[0]["alerts"],)
     assert (alert["kind"], alert["subject"], alert["message"]) == ("bad_drop", "<b>a</b>", "why")
     assert got[0]["text"] == "bad_drop · <b>a</b>: why"
+
+
+def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched: Apex, put_drop: Put) -> None:
+    path = put_drop("slow.parquet")
+    os.utime(path, (time.time() - 2 * 3600,) * 2)
+    raise_alert(watched.settings, "score_late", "apex_score", "a run has not ended")
+    raise_alert(watched.settings, "score_late", "apex_score", "it still has not")
+    assert look(watched)["alerts_raised"] == ["slow.parquet"]
+    assert open_alerts(watched) == [("score_late", "apex_score"), ("drop_late", "slow.parquet")]
+    scored(watched, "slow.parquet")
+    look(watched)
+    assert open_alerts(watched) == []

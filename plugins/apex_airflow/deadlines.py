@@ -1,0 +1,33 @@
+"""Deadlines that Airflow watches: a run that takes too long becomes an alert beside those of apex_monitor.
+
+They can stop after a DAG is edited (a known fault of Airflow), so `apex status --check` looks at the same from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+
+from apex_ml.settings import Settings
+
+
+async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
+    """Raise the alert; runs in the triggerer."""
+    from apex_ml.adapters.warehouse import raise_alert
+
+    await asyncio.to_thread(raise_alert, Settings.load(), kind, subject, message)
+
+
+def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
+    """The alert for a run of a DAG that has not ended so many minutes after it was queued; None when switched off."""
+    if not settings.deadline_alerts:
+        return None
+    message = f"a run of {dag_id} has not ended {minutes} minutes after it was queued"
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(minutes=minutes),
+        callback=AsyncCallback(late, kwargs={"kind": kind, "subject": dag_id, "message": message}),
+    )
