@@ -26,11 +26,10 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row a row of the input, one column `p_<class>` a class, and the class named with the decision weights."""
-        p = self._model.probabilities(pa.Table.from_pandas(model_input, preserve_index=False))
-        out = pd.DataFrame(p.astype("float64"), columns=[f"p_{c.lower()}" for c in self._model.classes])
-        out["predicted"] = (
-            [self._model.classes[i] for i in self._model.named(p)] if len(p) else pd.Series([], dtype=str)
-        )
+        made = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
+        names = [f"p_{c.lower()}" for c in self._model.classes]
+        out = pd.DataFrame(made.probabilities.astype("float64"), columns=names)
+        out["predicted"] = pd.Series([self._model.classes[i] for i in made.named], dtype=str)
         return out
 
 

@@ -185,9 +185,8 @@ def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, 
     """How the examples spread that the model was fitted on, and what it names on newer ones."""
     profile = Profile(bins_of(columns, train.table), len(model.classes))
     profile.add_features(train.table)
-    p = model.probabilities(validation.table)
-    named = model.named(p)
-    profile.add_predictions(named, p[np.arange(len(p)), named])
+    made = model.predict(validation.table)
+    profile.add_predictions(made.named, made.confidence)
     return profile.as_dict()
 
 
@@ -274,10 +273,10 @@ def evaluate(
         metrics[f"{name}_log_loss"] = float(order_losses(p, part.y).mean())
         metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
     test = parts["test"]
-    p = model.probabilities(test.table)
+    made = model.predict(test.table)
+    p, named = made.probabilities, made.named
     losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
     metrics |= {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
-    named = model.named(p)
     metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, named, len(model.classes))
     metrics["test_weighted_accuracy"] = float((named == test.y).mean())
     low, high = clustered_interval(losses, test.entities, seed=seed)

@@ -90,6 +90,22 @@ def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a model says of n orders."""
+
+    probabilities: np.ndarray
+    """Calibrated probability of each of k classes, float32, shape (n, k)."""
+    named: np.ndarray
+    """Index of the class that is named, shape (n,)."""
+    confidence: np.ndarray
+    """Probability of the named class, float32, shape (n,)."""
+
+    def take(self, rows: np.ndarray) -> Prediction:
+        """The prediction of some of the orders, by position."""
+        return Prediction(np.take(self.probabilities, rows, axis=0), self.named[rows], self.confidence[rows])
+
+
+@dataclass(frozen=True)
 class Model:
     """Everything needed to score, and what the model was made from.
 
@@ -113,17 +129,30 @@ class Model:
 
     def raw_probabilities(self, table: pa.Table) -> np.ndarray:
         """Probabilities before calibration, float32, shape (n, len(classes))."""
+        raw, inverse = self._raw_distinct(table)
+        return raw if inverse is None else np.take(raw, inverse, axis=0)
+
+    def _raw_distinct(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
+        """Raw probabilities of the distinct rows, and for each row which of them it is; None: each is its own."""
         if table.num_rows == 0:
-            return np.empty((0, len(self.classes)), np.float32)
+            return np.empty((0, len(self.classes)), np.float32), None
         x = self.encoder.encode(table)
         if (found := distinct_rows(x)) is None:
-            return self._scorer.predict(x)
+            return self._scorer.predict(x), None
         first, inverse = found
-        return np.take(self._scorer.predict(x[first]), inverse, axis=0)
+        return self._scorer.predict(x[first]), inverse
 
     def probabilities(self, table: pa.Table) -> np.ndarray:
         """Calibrated probability of each class for n rows of features, float32, shape (n, len(classes))."""
-        return self.calibration.apply(self.raw_probabilities(table))
+        return self.predict(table).probabilities
+
+    def predict(self, table: pa.Table) -> Prediction:
+        """Score n rows of features: the one function behind batch scoring, shadow scoring and serving."""
+        raw, inverse = self._raw_distinct(table)
+        p = self.calibration.apply(raw)
+        named = self.named(p)
+        found = Prediction(p, named, p[np.arange(len(p)), named])
+        return found if inverse is None else found.take(inverse)
 
     def contributions(self, table: pa.Table) -> np.ndarray | None:
         """What each feature adds to the margin of each class before calibration, float32, shape (n, k, f).

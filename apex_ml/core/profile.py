@@ -66,15 +66,6 @@ class Bins:
         counts[-2:] = counts[-2] - nulls, nulls
         return counts
 
-    def names(self) -> list[str]:
-        """A name for every bin, for people."""
-        if self.levels is not None:
-            return [*self.levels, "(unknown)", "(null)"]
-        if not self.edges:
-            return ["any", "(null)"]
-        between = [f"{a:g} to {b:g}" for a, b in zip(self.edges, self.edges[1:], strict=False)]
-        return [f"below {self.edges[0]:g}", *between, f"from {self.edges[-1]:g}", "(null)"]
-
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""
         return {"edges": list(self.edges)} if self.levels is None else {"levels": list(self.levels)}

@@ -29,7 +29,7 @@ from apex_ml.adapters.store import UnreadableError, scratch_folder, sha256_of
 from apex_ml.contract.masks import ROW_NR, literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
-from apex_ml.core.estimator import Model
+from apex_ml.core.estimator import Model, Prediction
 from apex_ml.core.features import finish, state_needed, state_sql
 from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
 from apex_ml.errors import DataError, TransientError
@@ -346,12 +346,15 @@ class _Tally:
         self._confidences = np.empty(orders, np.float32)
         self._predicted = np.empty(orders, np.int8)
 
-    def add(self, seconds: float, predicted: np.ndarray, confidence: np.ndarray) -> None:
-        """Count one batch."""
-        n = len(predicted)
+    def add(self, seconds: float, features: pa.Table, days: int, made: Prediction) -> None:
+        """Count one batch: its features, the sum of its dates and what the model said of it in how many seconds."""
+        n = len(made.named)
         if self.rows + n <= len(self._predicted):  # else the caller, who compares the numbers, refuses the file
-            self._confidences[self.rows : self.rows + n] = confidence
-            self._predicted[self.rows : self.rows + n] = predicted
+            self._confidences[self.rows : self.rows + n] = made.confidence
+            self._predicted[self.rows : self.rows + n] = made.named
+        self.profile.add_features(features)
+        self.profile.add_predictions(made.named, made.confidence)
+        self.days += days
         self.rows += n
         self.predict_seconds += seconds
         self.row_us.append((seconds * 1e6 / max(n, 1), n))
@@ -511,21 +514,17 @@ def _batches(
             features = finish(contract, table, scorer.features)
             featured = time.monotonic()
             tally.features_seconds += featured - begun
-            p = scorer.model.probabilities(features)
-            best = scorer.model.named(p)
-            confidence = p[np.arange(len(p)), best]
-            tally.add(time.monotonic() - featured, best, confidence)
-            tally.profile.add_features(features)
-            tally.days += pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
-            tally.profile.add_predictions(best, confidence)
-            n = len(p)
+            made = scorer.model.predict(features)
+            days = pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
+            tally.add(time.monotonic() - featured, features, days, made)
+            p, n = made.probabilities, table.num_rows
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
             columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
             columns += [
-                classes.take(pa.array(best)),
+                classes.take(pa.array(made.named)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
-            columns += [pa.array(confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
+            columns += [pa.array(made.confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
             columns.append(pa.array([scored_at], pa.timestamp("us", "UTC")).take(pa.array(np.zeros(n, np.int8))))
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -131,13 +131,13 @@ def _batches(
     with duck.errors_name(name), statistics_are_not_trusted(con):
         for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
-            p = scorer.model.probabilities(finish(contract, table, scorer.model.encoder.names))
-            n = len(p)
+            made = scorer.model.predict(finish(contract, table, scorer.model.encoder.names))
+            p, n = made.probabilities, table.num_rows
             columns = [
                 pa.array(np.full(n, run_id)),
                 pa.array(np.full(n, scorer.version.version, np.int32)),
                 table.column(ROW_NR).cast(pa.int64()).combine_chunks(),
-                classes.take(pa.array(scorer.model.named(p))),
+                classes.take(pa.array(made.named)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -29,6 +29,7 @@ from tests.bench import (  # noqa: F401  (importing registers)
     drift,
     features,
     gate,
+    kills,
     lands,
     main_job,
     models,

@@ -60,7 +60,7 @@ def scored_once(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, An
     return ended, drop
 
 
-def _admin(settings: Settings) -> Any:
+def admin(settings: Settings) -> Any:
     return psycopg2.connect(
         host=str(postgres.locate(settings).socket),
         port=settings.pg_port,
@@ -83,7 +83,7 @@ def _indexed(cursor: Any, contract: Contract) -> None:
 def copied(settings: Settings, run_id: int) -> float:
     """Seconds in which the server copies a run's rows from a file of its own into a table and indexes it."""
     file = postgres.locate(settings).data / "bench.copy"
-    with closing(_admin(settings)) as connection, connection.cursor() as cursor:
+    with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute(f"COPY (SELECT * FROM {SCORED} WHERE run_id = {run_id:d}) TO '{file}' WITH (FORMAT binary)")
         connection.commit()
         began = time.perf_counter()
@@ -264,7 +264,7 @@ def _queries(settings: Settings) -> Iterator[Row]:
     """Queries as an analyst sends them, each planned anew."""
     contract = _contract(settings)
     entity = quoted(contract.entity)
-    with closing(_admin(settings)) as connection, connection.cursor() as cursor:
+    with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM {SCORED}")
         (rows,) = cursor.fetchone() or (0,)
         cursor.execute(f"SELECT DISTINCT {entity} FROM {SCORED} TABLESAMPLE SYSTEM (0.01) LIMIT {QUERIES}")
@@ -328,7 +328,7 @@ def tiny(scene: Scene) -> Iterator[Row]:
         )
     seconds = time.perf_counter() - began
     assert sum(e.result["rows_scored"] for e in ended) == TINY_DROPS * TINY_ROWS
-    with closing(_admin(settings)) as connection, connection.cursor() as cursor:
+    with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'apex.scored_orders'::regclass")
         partitions = cursor.fetchone()[0]  # type: ignore[index]
     note = f"{len(chunks)} tasks, {TOGETHER} at a time"

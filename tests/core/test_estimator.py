@@ -13,7 +13,9 @@ import xgboost as xgb
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
+from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates.xgboost_trees import TrainingSettings, balanced_weights, fit_xgboost
+from apex_ml.core.decision import decide
 from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model, distinct_rows
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
@@ -209,10 +211,25 @@ def test_distinct_rows_lead_back_to_every_bit(make: Any, worth_it: bool) -> None
         assert len(first) == len({row.tobytes() for row in x})
 
 
-def test_scoring_distinct_rows_changes_no_bit(fitted: tuple[Model, pa.Table, np.ndarray]) -> None:
-    model, table, _ = fitted
+CALIBRATIONS = (
+    Calibration(),
+    Calibration("temperature", temperature=1.3, prior_ratio=(0.5, 1.0, 2.0)),
+    Calibration("isotonic", knots=(((0.0, 0.4, 1.0), (0.1, 0.3, 0.9)),) * 3),
+)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS, ids=lambda c: c.method)
+def test_scoring_distinct_rows_changes_no_bit(
+    fitted: tuple[Model, pa.Table, np.ndarray], calibration: Calibration
+) -> None:
+    fitted_model, table, _ = fitted
+    model = replace(fitted_model, calibration=calibration, weights=(1.0, 0.7, 1.4))
     few = table.set_column(2, "amount", pa.array(np.round(table["amount"].to_numpy())))
     x = model.encoder.encode(few)
     assert distinct_rows(x) is not None and distinct_rows(model.encoder.encode(table)) is None
     plain = xgb.Booster(model_file=bytearray(model.booster)).inplace_predict(x)
     assert model.raw_probabilities(few).tobytes() == plain.tobytes()
+    made, p = model.predict(few), calibration.apply(plain)
+    assert made.probabilities.tobytes() == p.tobytes()
+    assert np.array_equal(made.named, decide(p, model.weights))
+    assert made.confidence.tobytes() == p[np.arange(len(p)), made.named].tobytes()

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import psutil
 import psycopg2
 import pytest
+from service_kills import fault_for_steps, halted_step, kill_service, until
 from throwaway_home import open_folder, throwaway
 
 from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT
@@ -107,35 +107,10 @@ def put(home: Home, raw: Path, name: str, seed: int) -> None:
     make_drop(str(raw), as_of, LANDED_ROWS, seed, home.inbox / name, load_contract(home.settings.contract))
 
 
-def until(done: Callable[[], Any], seconds: float) -> Any:
-    """Wait for something that is not nothing; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
 def lands(home: Home, raw: Path) -> None:
     """A file lands; some seconds later its rows are seen. How many is measured by the benches, on a quiet machine."""
     put(home, raw, "lands.parquet", 101)
     assert until(lambda: home.sql(SCORED, "lands.parquet"), 60) == [("done", LANDED_ROWS)]
-
-
-def halted_step(home: Home) -> psutil.Process | None:
-    """The step of this home that stands still at a fault point."""
-    found = psutil.process_iter(["status", "cmdline"])
-    halted = (p for p in found if p.info["status"] == psutil.STATUS_STOPPED and "score" in (p.info["cmdline"] or []))
-    return next((p for p in halted if p.environ().get("APEX_HOME") == str(home.settings.home)), None)
-
-
-def kill(home: Home, name: str) -> None:
-    """End a service as by kill -9; of MLflow also the process that answers."""
-    service = psutil.Process(supervise.Supervisor(home.whole).states()[name].pid)
-    family = [service, *(service.children(recursive=True) if name == supervise.MLFLOW else [])]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=20)
 
 
 def killed_while_it_scores(home: Home, raw: Path) -> None:
@@ -143,13 +118,10 @@ def killed_while_it_scores(home: Home, raw: Path) -> None:
 
     The step outlives its scheduler and stands still: the one that the next scheduler begins waits for it at the claim.
     """
-    env_file = home.whole.env_file
-    before = env_file.read_text()
-    env_file.write_text(f"{before}\nAPEX_FAULT=score_written:halt\n")
-    put(home, raw, "scheduler.parquet", 102)
-    step = until(lambda: halted_step(home), 90)
-    env_file.write_text(before)
-    kill(home, "airflow-scheduler")
+    with fault_for_steps(home.whole, "score_written"):
+        put(home, raw, "scheduler.parquet", 102)
+        step = until(lambda: halted_step(home.settings), 90)
+    kill_service(home.whole, "airflow-scheduler")
     mlflow_is_killed(home, raw)
     waiting = (
         "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%%pg_advisory_xact_lock%%'"
@@ -170,7 +142,7 @@ def mlflow_is_killed(home: Home, raw: Path) -> None:
     with subprocess.Popen(command, env=fault, cwd=CODE_ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60)
-            kill(home, supervise.MLFLOW)
+            kill_service(home.whole, supervise.MLFLOW)
             process.send_signal(signal.SIGCONT)
             _, err = process.communicate(timeout=60)
         finally:

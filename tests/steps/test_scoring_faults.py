@@ -27,6 +27,8 @@ import pytest
 from apex_home import Apex, Done
 from forked_command import Forked, call, forked, go_on, halted
 from ledger import places, run
+from polling_reader import reading
+from scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
 from small_disk import SmallDisk, small_disk
 from throwaway_home import PlainDatabase, open_folder, plain_postgres
 
@@ -74,32 +76,6 @@ def score(apex: Apex, *names: str, disk: SmallDisk | None = None, **extra: str) 
     return call(apex, "score", "--drops", json.dumps(names), holder=disk.holder if disk else 0, **extra)
 
 
-VOLATILE = "{run_id,drop_id,step_run,started_at,finished_at,ms_total,ms_check,ms_features,ms_predict,ms_write,"
-VOLATILE += "row_us_mean,row_us_p50,row_us_p95,row_us_p99,scored_at,quarantined_at,recorded_at}"
-OF_RUNS = "JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
-TABLES = {
-    "drops": "SELECT d.sha256, d.name, d.bytes, d.rows, d.state, d.reason, s.sha256 FROM apex.drops AS d"
-    " LEFT JOIN apex.drops AS s ON s.drop_id = d.superseded_by",
-    "runs": "SELECT d.sha256, (to_jsonb(r) - %(v)s::text[])::text"
-    " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)",
-    "classes": f"SELECT d.sha256, c.predicted, (to_jsonb(c) - %(v)s::text[])::text"
-    f" FROM apex.scoring_run_classes AS c {OF_RUNS}",
-    "orders": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(s) - %(v)s::text[])::text, ',' ORDER BY s.row_nr))"
-    f" FROM apex.scored_orders AS s {OF_RUNS} GROUP BY 1",
-    "outcomes": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(o) - %(v)s::text[])::text, ',' ORDER BY o.row_nr))"
-    f" FROM apex.outcomes AS o {OF_RUNS} GROUP BY 1",
-    "quarantined": "SELECT q.source_sha256, q.row_nr, (to_jsonb(q) - %(v)s::text[])::text"
-    " FROM apex.quarantined_rows AS q",
-    "told": f"SELECT d.sha256, o.sent_at IS NOT NULL FROM apex.mlflow_outbox AS o {OF_RUNS}",
-    "alerts": "SELECT kind, subject, message FROM apex.alerts",
-}
-
-
-def tables(apex: Apex) -> dict[str, list[tuple[Any, ...]]]:
-    """All that scoring leaves, without what differs from run to run."""
-    return {name: sorted(apex.sql(query, {"v": VOLATILE})) for name, query in TABLES.items()}
-
-
 @pytest.fixture(scope="module")
 def _undisturbed_tables() -> dict[str, dict[str, list[tuple[Any, ...]]]]:
     return {}
@@ -128,111 +104,7 @@ def of(found: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, list[t
     return {table: [row for row in rows if row[0] in wanted] for table, rows in found.items()}
 
 
-SEEN_BY_PEOPLE = """
-    SELECT s.name, coalesce(s.run_id, o.run_id, -1) AS run_id, s.state = 'done' AS done, s.rows_in, s.rows_scored,
-           s.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
-    FROM apex.drop_summary AS s
-    FULL JOIN (SELECT run_id, drop_sha256, count(*) AS n FROM apex.lineage GROUP BY 1, 2) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.drop_classes GROUP BY 1) AS c
-        ON c.run_id = coalesce(s.run_id, o.run_id)
-    FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM apex.quarantine GROUP BY 1) AS q
-        ON q.source_sha256 = coalesce(s.sha256, o.drop_sha256)"""
-SEEN_IN_TABLES = """
-    SELECT d.name, coalesce(r.run_id, o.run_id, -1) AS run_id, d.state = 'done' AS done, r.rows_in, r.rows_scored,
-           r.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
-    FROM apex.drops AS d
-    FULL JOIN apex.scoring_runs AS r USING (drop_id)
-    FULL JOIN (SELECT run_id, count(*) AS n FROM apex.scored_orders GROUP BY 1) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.scoring_run_classes GROUP BY 1) AS c USING (run_id)
-    FULL JOIN (SELECT source_sha256, count(*) AS n FROM apex.quarantined_rows GROUP BY 1) AS q
-        ON q.source_sha256 = d.sha256"""
-
-
-class Reader(threading.Thread):
-    """Polls all along, as people do by the views and as the tables are; keeps what is wrong at any moment.
-
-    A server that is away for a while is no fault; what was seen once and is then gone is one.
-    """
-
-    def __init__(self, apex: Apex) -> None:
-        super().__init__(daemon=True)
-        self._looks = ((apex.settings.reader_url, SEEN_BY_PEOPLE), (apex.settings.writer_url, SEEN_IN_TABLES))
-        self._end = threading.Event()
-        self.polls = 0
-        self.wrong: list[Any] = []
-        self._known: set[Any] = set()
-        self.failed: list[Exception] = []
-
-    def run(self) -> None:
-        while not self._end.is_set():
-            try:
-                with (
-                    closing(psycopg2.connect(self._looks[0][0])) as people,
-                    closing(psycopg2.connect(self._looks[1][0])) as owner,
-                ):
-                    for connection in (people, owner):
-                        connection.set_session("REPEATABLE READ", readonly=True)
-                    while not self._end.is_set():
-                        self._poll(people, SEEN_BY_PEOPLE)
-                        self._poll(owner, SEEN_IN_TABLES)
-                        self.polls += 1
-                        self._end.wait(0.03)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                self._end.wait(0.02)
-            except Exception as error:
-                self.failed.append(error)
-                return
-
-    def _poll(self, connection: Any, query: str) -> None:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(query)
-            names = [column.name for column in cursor.description]
-            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        for one in found:
-            whole = (
-                one["done"]
-                and one["orders"] == one["rows_scored"] == one["of_classes"]
-                and one["quarantined"] == one["rows_quarantined"]
-                and one["rows_in"] == one["rows_scored"] + one["rows_quarantined"]
-            )
-            if not whole:
-                self.wrong.append(one)
-        now = {(one["name"], one["run_id"]) for one in found}
-        if lost := self._known - now:
-            self.wrong.append(("was there before", lost))
-        self._known |= now
-
-    def until_more(self, polls: int = 3) -> None:
-        """Wait until it has looked some times more."""
-        deadline = time.monotonic() + 30
-        wanted = self.polls + polls
-        while self.polls < wanted and time.monotonic() < deadline and self.is_alive():
-            time.sleep(0.01)
-        assert self.polls >= wanted, self.failed
-
-    def end(self) -> None:
-        self._end.set()
-        self.join(30)
-
-
-@contextmanager
-def reading(apex: Apex) -> Iterator[Reader]:
-    """A reader that polls while the block runs, and after it has seen nothing wrong."""
-    reader = Reader(apex)
-    reader.start()
-    try:
-        yield reader
-        reader.until_more()
-    finally:
-        reader.end()
-    assert reader.wrong[:3] == [] and reader.failed == []
-
-
 # ---- the process is killed
-
-BEFORE = ("score_begun", "score_claimed", "orders_streaming", "score_written", "partition_attached")
-"""Fault points before the commit of a drop; the last one is met by large drops only."""
-AFTER = ("score_committed", "outbox_begun", "outbox_logged")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -245,7 +117,7 @@ def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undistu
     put(scoring, contents, LARGE)
     with reading(scoring):
         for point in points:
-            if point == "partition_attached" or (point in BEFORE and (BEFORE.index(point) + seed) % 2):
+            if point in LARGE_ONLY or (point in BEFORE and (BEFORE.index(point) + seed) % 2):
                 names = [LARGE]
             else:
                 put(scoring, contents, small[-1])
