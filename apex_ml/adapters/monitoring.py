@@ -281,9 +281,7 @@ def open_alerts(cursor: Any, kind: str) -> list[Alert]:
 
 def unsent_alerts(settings: Settings) -> list[Alert]:
     """The open alerts that were not sent yet, oldest first."""
-    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(f"{_ALERTS} AND sent_at IS NULL ORDER BY alert_id")
-        return [Alert(*row) for row in cursor.fetchall()]
+    return [Alert(**row) for row in warehouse.rows(settings, f"{_ALERTS} AND sent_at IS NULL ORDER BY alert_id")]
 
 
 def mark_sent(settings: Settings, alerts: Sequence[Alert]) -> None:

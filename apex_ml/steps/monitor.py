@@ -163,9 +163,11 @@ def _lag(run: Run) -> float:
     return float(run.profile.get("lag_days") or 0.0)
 
 
-def compared(
-    contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None
-) -> dict[str, tuple[Compared, str, str | None]]:
+Held = dict[str, tuple[Compared, str, str | None]]
+"""By feature: the comparison, the kind of the feature, and the name of what it is held against."""
+
+
+def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None) -> Held:
     """What each feature of a batch is held against: the comparison, the kind of the feature, and the reference's name.
 
     Attributes stand beside the examples that the model was fitted on. History, which grows, and what follows from it
@@ -175,7 +177,7 @@ def compared(
     fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
     training, recent = "the champion's training examples", "healthy runs before"
     none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
-    found: dict[str, tuple[Compared, str, str | None]] = {}
+    found: Held = {}
 
     def beside(name: str, kind: str, observed: np.ndarray, expected: np.ndarray | None, reference: str) -> None:
         note = "" if expected is not None else none
@@ -191,12 +193,9 @@ def compared(
         else:
             found[name] = Compared(observed, None, 0.0, "follows from the date: not judged"), kind, None
     moves = any(kind_of(contract, name) != "attribute" for name in batch.features)
-    for name, kind, observed in (
-        (PREDICTION, "prediction", batch.predicted),
-        (CONFIDENCE, "confidence", batch.confidence),
-    ):
-        before = None if window is None else getattr(window, "predicted" if kind == "prediction" else kind)
-        key = "predicted" if kind == "prediction" else kind
+    for name, kind, key in ((PREDICTION, "prediction", "predicted"), (CONFIDENCE, "confidence", "confidence")):
+        observed = getattr(batch, key)
+        before = None if window is None else getattr(window, key)
         if before is None and not moves and key in model:
             beside(name, kind, observed, np.asarray(model[key]), "the champion's validation examples")
         else:
@@ -216,41 +215,42 @@ def _window(settings: Settings, cursor: Any, run: Run) -> Batch | None:
     return batch_of(near)
 
 
-def _verdicts(
-    context: StepContext, batch: Batch, about: Mapping[str, Any], window: Batch | None
-) -> list[tuple[Drift, str, str | None]]:
-    held = compared(context.contract, batch, about.get(PROFILE, {}), window)
-    settings = context.settings
-    found = judge(
-        {name: c for name, (c, _, _) in held.items()}, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows
-    )
+def _verdicts(settings: Settings, held: Held) -> list[tuple[Drift, str, str | None]]:
+    comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
+    found = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows)
     for verdict in found:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
     return [(verdict, *held[verdict.feature][1:]) for verdict in found]
 
 
+def _judge_scored(
+    context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]], scope: str, subject: str, runs: list[Run]
+) -> None:
+    """Judge the sum of some runs of one version and one day."""
+    batch, first = batch_of(runs), runs[0]
+    assert batch is not None
+    settings = context.settings
+    model = about.get(first.version, {}).get(PROFILE, {})
+    held = compared(context.contract, batch, model, _window(settings, cursor, first))
+    verdicts = _verdicts(settings, held)
+    monitoring.write_drift(cursor, scope, subject, first.day, first.version, settings.model_name, verdicts)
+
+
 def _judge_runs(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
     settings = context.settings
     runs = monitoring.unjudged_runs(cursor, settings.model_name, settings.drift_least_rows)
     for run in runs:
-        batch = batch_of([run])
-        assert batch is not None
-        found = _verdicts(context, batch, about.get(run.version, {}), _window(settings, cursor, run))
-        subject = str(run.run_id)
-        monitoring.write_drift(cursor, "drop", subject, run.day, run.version, settings.model_name, found)
+        _judge_scored(context, cursor, about, "drop", str(run.run_id), [run])
     return len(runs)
 
 
 def _judge_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
-    settings = context.settings
-    days = monitoring.unjudged_days(cursor, settings.model_name)
+    name = context.settings.model_name
+    days = monitoring.unjudged_days(cursor, name)
     for day, version in days:
-        runs = monitoring.runs_of_day(cursor, settings.model_name, day, version)
-        batch = batch_of(runs)
-        assert batch is not None
-        found = _verdicts(context, batch, about.get(version, {}), _window(settings, cursor, runs[0]))
-        monitoring.write_drift(cursor, "day", f"{day} v{version}", day, version, settings.model_name, found)
+        runs = monitoring.runs_of_day(cursor, name, day, version)
+        _judge_scored(context, cursor, about, "day", f"{day} v{version}", runs)
     return len(days)
 
 
@@ -285,18 +285,14 @@ def _judge_raw(context: StepContext, cursor: Any) -> int:
             ).to_arrow_table()
 
         before, now = orders(earlier, first), orders(first, newest)
-    held = {}
+    reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
+    held: Held = {}
     for column in columns:
         bins = Bins.of(column, before.column(column.name), now.column(column.name))
         kind = "target" if column.name == contract.target else "measure"
-        counts = [bins.count(part.column(column.name)) for part in (now, before)]
-        held[column.name] = Compared(counts[0], counts[1], LEAST_EFFECT[kind]), kind
-    found = judge(
-        {n: c for n, (c, _) in held.items()}, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows
-    )
-    reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
-    verdicts = [(verdict, held[verdict.feature][1], reference) for verdict in found]
-    monitoring.write_drift(cursor, "raw", subject, first, None, None, verdicts)
+        observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
+        held[column.name] = Compared(observed, expected, LEAST_EFFECT[kind]), kind, reference
+    monitoring.write_drift(cursor, "raw", subject, first, None, None, _verdicts(settings, held))
     return 1
 
 

@@ -57,7 +57,7 @@ def kills(scene: Scene) -> Iterator[Row]:
             chance = random.Random(seed)
             for point in chance.sample(BEFORE + AFTER, len(BEFORE + AFTER)):
                 service = SERVICES[((BEFORE + AFTER).index(point) + seed) % len(SERVICES)]
-                path = _drop(scene, apex, as_of, f"{seed}-{point}-{service}.parquet", point)
+                path = _drop(scene, apex, as_of, f"{seed}-{point}-{service}.parquet", point, len(waits))
                 shutil.copy2(path, kept / path.name)
                 waits.append(_disturbed(apex, api, path, point, service, survives=chance.random() < 0.5))
                 print(f"  {point}, {service} killed: whole after {waits[-1]:.0f} s", flush=True)
@@ -73,17 +73,12 @@ def kills(scene: Scene) -> Iterator[Row]:
     yield Row("a drop is whole after a kill, slowest", max(waits), "s", PATIENCE)
 
 
-def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str) -> Path:
+def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str, seed: int) -> Path:
     """Make a drop outside of the inbox, large where only a large one reaches the point."""
     rows = OWN_ROWS if point in LARGE_ONLY else SMALL_ROWS
     path = apex.settings.home / name
-    make_drop(str(scene.raw), as_of, rows, hash_of(name), path, load_contract(apex.settings.contract))
+    make_drop(str(scene.raw), as_of, rows, seed, path, load_contract(apex.settings.contract))
     return path
-
-
-def hash_of(name: str) -> int:
-    """A seed that is the same for the same name in every process."""
-    return int.from_bytes(name.encode()[-8:], "big") % 2**31
 
 
 def _disturbed(apex: Apex, api: AirflowApi, path: Path, point: str, service: str, survives: bool) -> float:

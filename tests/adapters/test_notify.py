@@ -1,0 +1,110 @@
+"""Alerts by mail, to a mail server that runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import default
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+from throwaway_home import free_ports
+
+from apex_ml.adapters.monitoring import Alert
+from apex_ml.adapters.notify import send
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.settings import Settings
+
+ALERTS = (
+    Alert(1, "drift", "estrellas_txt", "drop a.parquet: estrellas_txt drifted: PSI 0.310", datetime.now(UTC)),
+    Alert(2, "quality", "version 3", "version 3 was worse in 3 of its last 4 weeks, größer", datetime.now(UTC)),
+)
+PASSWORD = "p@ss:word/1"
+
+
+class Mailbox:
+    """Keeps what a mail server takes."""
+
+    def __init__(self) -> None:
+        self.envelopes: list[Any] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.envelopes.append(envelope)
+        return "250 OK"
+
+
+@contextmanager
+def mail_server(mailbox: Any, **options: Any) -> Iterator[Controller]:
+    controller = Controller(mailbox, hostname="127.0.0.1", port=free_ports(1)[0], **options)
+    controller.start()
+    try:
+        yield controller
+    finally:
+        controller.stop()
+
+
+def settings_of(port: int, user: str = "", to: str = "ops@example.org, data@example.org") -> Settings:
+    return Settings.load(alert_mail_to=to, alert_smtp_url=f"smtp://{user}127.0.0.1:{port}")
+
+
+def test_all_alerts_come_in_one_mail_to_every_receiver() -> None:
+    mailbox = Mailbox()
+    with mail_server(mailbox) as server:
+        assert send(settings_of(server.port), ALERTS) == ["mail"]
+    (envelope,) = mailbox.envelopes
+    assert envelope.rcpt_tos == ["ops@example.org", "data@example.org"]
+    mail = message_from_bytes(envelope.content, policy=default)
+    assert (mail["Subject"], mail["From"]) == ("Apex: 2 alerts", "ops@example.org")
+    text = mail.get_content()
+    assert all(f"{a.kind} · {a.subject}: {a.message}" in text for a in ALERTS)
+
+
+def test_a_password_with_signs_of_urls_is_given_as_it_is() -> None:
+    given = []
+
+    def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: LoginPassword) -> AuthResult:
+        given.append((data.login, data.password))
+        return AuthResult(success=data.password == PASSWORD.encode())
+
+    mailbox = Mailbox()
+    options = {"authenticator": authenticate, "auth_require_tls": False}
+    with mail_server(mailbox, **options) as server:
+        send(settings_of(server.port, "apex:p%40ss%3Aword%2F1@"), ALERTS[:1])
+        assert given == [(b"apex", PASSWORD.encode())] and len(mailbox.envelopes) == 1
+        with pytest.raises(TransientError, match="APEX_ALERT_SMTP_URL.*SMTPAuthenticationError") as refused:
+            send(settings_of(server.port, "apex:wrong-secret@"), ALERTS[:1])
+        assert "wrong-secret" not in str(refused.value) and len(mailbox.envelopes) == 1
+
+
+class Refuses(Mailbox):
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        return "550 no such user"
+
+
+def test_a_server_that_refuses_or_is_away_is_an_error_to_try_again() -> None:
+    with mail_server(Refuses()) as server:
+        port = server.port
+        with pytest.raises(TransientError, match=f"127.0.0.1:{port}.*SMTPRecipientsRefused"):
+            send(settings_of(port), ALERTS)
+    with pytest.raises(TransientError, match=f"127.0.0.1:{port}.*ConnectionRefusedError"):
+        send(settings_of(port), ALERTS)
+
+
+def test_a_line_break_in_a_subject_makes_no_header() -> None:
+    mailbox = Mailbox()
+    name = "a.parquet\nBcc: thief@example.org"
+    with mail_server(mailbox) as server:
+        send(settings_of(server.port), [Alert(3, "bad_drop", name, "x", datetime.now(UTC))])
+    (envelope,) = mailbox.envelopes
+    assert envelope.rcpt_tos == ["ops@example.org", "data@example.org"]
+    assert message_from_bytes(envelope.content, policy=default)["Bcc"] is None
+
+
+@pytest.mark.parametrize("url", ["", "mail.example.org:587", "http://mail.example.org"])
+def test_a_mail_server_that_is_no_smtp_url_is_a_wrong_setting(url: str) -> None:
+    with pytest.raises(ConfigError, match="APEX_ALERT_SMTP_URL"):
+        send(Settings.load(alert_mail_to="ops@example.org", alert_smtp_url=url), ALERTS)
