@@ -68,7 +68,7 @@ def test_a_password_with_signs_of_urls_is_given_as_it_is() -> None:
 
     def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: LoginPassword) -> AuthResult:
         given.append((data.login, data.password))
-        return AuthResult(success=data.password == PASSWORD.encode())
+        return AuthResult(success=data.password == PASSWORD.encode(), handled=False)
 
     mailbox = Mailbox()
     options = {"authenticator": authenticate, "auth_require_tls": False}
