@@ -363,18 +363,16 @@ def alert_bad_drop(settings: Settings, name: str, reason: str) -> None:
 def raise_alert(settings: Settings, kind: str, subject: str, message: str) -> None:
     """Raise an alert unless one of this kind and subject is open."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s"
-            " WHERE NOT EXISTS (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(subject)s"
-            " AND resolved_at IS NULL)",
-            {"kind": kind, "subject": subject, "message": message},
-        )
+        _raise(cursor, kind, subject, message)
 
 
 def _alert_bad_drop(cursor: Any, name: str, reason: str) -> None:
+    _raise(cursor, BAD_DROP, name, reason, "AND message = %(message)s")  # a file may be bad anew in another way
+
+
+def _raise(cursor: Any, kind: str, subject: str, message: str, unless: str = "") -> None:
     cursor.execute(
-        "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(name)s, %(reason)s WHERE NOT EXISTS"
-        " (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(name)s AND message = %(reason)s"
-        " AND resolved_at IS NULL)",
-        {"kind": BAD_DROP, "name": name, "reason": reason},
+        "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s WHERE NOT EXISTS"
+        f" (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(subject)s AND resolved_at IS NULL {unless})",
+        {"kind": kind, "subject": subject, "message": message},
     )

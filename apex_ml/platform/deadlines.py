@@ -11,6 +11,9 @@ from apex_ml.platform.airflow_api import AirflowApi, DagRun
 from apex_ml.platform.main_job import RETRAIN
 from apex_ml.settings import Settings
 
+LOOKED_AT = 20
+"""Runs of apex_retrain that are looked at, the newest."""
+
 
 def late(settings: Settings) -> list[str]:
     """What is late, one message each: drops that wait too long, and a nightly retraining that has not ended in time.
@@ -20,7 +23,7 @@ def late(settings: Settings) -> list[str]:
     found = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
     with AirflowApi(settings, patience=0.5) as api:
         paused = api.paused(RETRAIN)
-        runs = api.dag_runs(RETRAIN, limit=20)
+        runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
     if not paused and (message := late_retraining(settings, runs, datetime.now(UTC))):
         found.append(message)
     return found
@@ -34,7 +37,7 @@ def late_retraining(settings: Settings, runs: list[DagRun], now: datetime) -> st
     allowed = timedelta(minutes=settings.retrain_deadline_minutes)
     due: datetime = croniter(settings.retrain_schedule, now - allowed).get_prev(datetime)
     started = [run.started for run in runs if run.started]
-    if not started or min(started) > due and len(runs) < 20:
+    if not started or min(started) > due and len(runs) < LOOKED_AT:
         return None
     if any(run.state == "success" and run.ended and run.ended >= due for run in runs):
         return None
