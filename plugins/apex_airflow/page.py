@@ -174,7 +174,7 @@ def days_until(today: date, first: date) -> list[date]:
     return [today - timedelta(days=back) for back in reversed(range(length))]
 
 
-def channel_mix(rows: list[queries.Row], today: date) -> queries.Row | None:
+def channel_mix(rows: list[queries.Row], classes: list[str], today: date) -> queries.Row | None:
     """Shares of the predicted classes by day of scoring, as a chart with its legend; None without any."""
     if not rows:
         return None
@@ -183,7 +183,6 @@ def channel_mix(rows: list[queries.Row], today: date) -> queries.Row | None:
     total = Counter[date]()
     for (day, _), orders in counts.items():
         total[day] += orders
-    classes = sorted({row["predicted"] for row in rows})
     shares = {c: [counts.get((day, c), 0) / total[day] if total[day] else None for day in days] for c in classes}
     newest = rows[-1]["day"]
     return {
@@ -265,7 +264,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
             "totals": queries.first(connection, queries.TOTALS),
             "drops": queries.rows(connection, queries.DROPS, shown=queries.SHOWN),
             "alerts": queries.rows(connection, queries.ALERTS, shown=queries.SHOWN),
-            "mix": channel_mix(queries.rows(connection, queries.MIX, now=now, days=DAYS), now.date()),
+            "mix": queries.rows(connection, queries.MIX, now=now, days=DAYS),
             "confidence": confidence(queries.rows(connection, queries.CONFIDENCE, now=now, days=DAYS), now.date()),
             "weeks": queries.rows(connection, queries.QUALITY, model=model),
         }
@@ -275,6 +274,9 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
             if drift:
                 scope = looked_at
                 break
+    named = [*context["mix"], *(c for drop in context["drops"] for c in drop["classes"] or [])]
+    classes = sorted({one["predicted"] for one in named})
+    context["mix"] = channel_mix(context["mix"], classes, now.date())
     return ENVIRONMENT.get_template("page.html.j2").render(
         **context,
         settings=settings,
@@ -285,7 +287,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         scopes={"day": "days of scoring", "drop": "drops", "raw": "weeks of raw orders"},
         quality=quality(context["weeks"]),
         actions=ACTIONS,
-        colors={name: place for place, name in enumerate(context["mix"]["newest"])} if context["mix"] else {},
+        colors={name: place for place, name in enumerate(classes)},
         waiting=waiting(settings),
         gain=gain,
         mlflow=settings.tracking_uri.rstrip("/"),

@@ -123,6 +123,15 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
 
 
+def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: Open, contract: Contract) -> None:
+    fill(empty, contract.classes)
+    write(empty, "UPDATE apex.scoring_runs SET finished_at = finished_at - interval '90 days'")
+    text = visit(empty).get("/").text
+    for place, name in enumerate(contract.classes):
+        assert f'<span class="key color-{place}"></span>{name}</li>' in text
+        assert f'class="color-{place}"/>' in text
+
+
 @pytest.mark.parametrize(("role", "shown"), [("ADMIN", True), ("VIEWER", False)])
 def test_only_who_may_act_sees_the_form(filled: Settings, visit: Open, role: str, shown: bool) -> None:
     text = visit(filled, role).get("/").text
