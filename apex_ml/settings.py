@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     pg_port: int = Field(15432, ge=1, le=65535, description="Port of the embedded Postgres.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow server.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow API server and UI.")
+    serving_port: int = Field(8008, ge=1, le=65535, description="Port of the online service.")
     database_url: str = Field(
         "", description="SQLAlchemy URL of the apex database as the writer. Empty: the embedded Postgres."
     )
@@ -155,6 +156,29 @@ class Settings(BaseSettings):
     score_chunk_mb: int = Field(256, ge=1, description="At most so many megabytes of drops in one mapped task.")
     model_name: str = Field("digital_orders_xgboost", description="Name of the registered model in MLflow.")
 
+    # the online service
+    serving: bool = Field(True, description="The platform runs the online service.")
+    serving_host: str = Field("", description="Address the online service binds to. Empty: APEX_HOST.")
+    serving_keys: str = Field(
+        "",
+        description="Sha256 of the API keys that the online service takes, with commas between; apex serve-key makes"
+        " one. Empty: none is asked for, which only a loopback address allows.",
+    )
+    serving_key: SecretStr = Field(SecretStr(""), description="API key that apex loadtest sends.")
+    serving_rate: float = Field(
+        2000, ge=0, description="Requests a second that the online service takes of one key or address; 0: no limit."
+    )
+    serving_body_kb: int = Field(1024, ge=16, description="Largest body of a request to the online service, in KiB.")
+    serving_timeout_seconds: float = Field(
+        10, gt=0, description="So long the online service waits for a request to arrive, and works on it at most."
+    )
+    serving_record_share: float = Field(
+        0, ge=0, le=1, description="Share of the online answers that is recorded in Postgres and monitored; 0: none."
+    )
+    serving_record_queue: int = Field(
+        20_000, ge=1, description="Online answers that wait to be recorded at most; more are dropped and counted."
+    )
+
     @classmethod
     def load(cls, **overrides: object) -> Settings:
         """Read ``.env`` and the environment; keyword arguments win over both.
@@ -210,6 +234,18 @@ class Settings(BaseSettings):
     def airflow(self) -> str:
         """URL of the Airflow API server."""
         return self.airflow_url or f"http://{self.host}:{self.airflow_port}"
+
+    @property
+    def serving_address(self) -> str:
+        """Address that the online service binds to."""
+        return self.serving_host or self.host
+
+    @property
+    def serving_url(self) -> str:
+        """URL of the online service, as seen from this machine."""
+        # an address that stands for all of them is no address to call
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.serving_address, self.serving_address)
+        return f"http://[{host}]:{self.serving_port}" if ":" in host else f"http://{host}:{self.serving_port}"
 
     def postgres_url(self, role: str, password: SecretStr, database: str, driver: str = "postgresql") -> str:
         """URL of a database of the embedded Postgres, password quoted."""

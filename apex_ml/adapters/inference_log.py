@@ -187,7 +187,11 @@ def _distributions(cursor: Any, runs: list[dict[str, Any]], classes: dict[str, d
 
 
 class InferenceLog(Registry):
-    """Writes runs of the experiment apex_score, linked to versions of the registry."""
+    """Writes runs of an experiment, by default apex_score, linked to versions of the registry."""
+
+    def __init__(self, settings: Settings, experiment: str = EXPERIMENT) -> None:
+        super().__init__(settings)
+        self._named = experiment
 
     def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
         """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
@@ -228,9 +232,9 @@ class InferenceLog(Registry):
 
     def _experiment(self) -> str:
         """Id of the experiment, made when it is missing."""
-        name = {"experiment_name": EXPERIMENT}
+        name = {"experiment_name": self._named}
         if (found := self._json("GET", "experiments/get-by-name", params=name)) is None:
-            made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": EXPERIMENT})
+            made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
             if made.status_code == 200:
                 experiment_id: str = made.json()["experiment_id"]
                 return experiment_id

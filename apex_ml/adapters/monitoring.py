@@ -101,6 +101,38 @@ def runs_of_day(cursor: Any, model_name: str, day: date, version: int) -> list[R
     return [Run(*row) for row in cursor.fetchall()]
 
 
+_ONLINE = (
+    "SELECT o.day, o.model_version, o.answers, o.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'online'"
+    " AND f.subject = o.day || ' v' || o.model_version AND f.drifted) FROM apex.online_profiles AS o"
+)
+
+
+def _online_run(row: tuple[Any, ...]) -> Run:
+    """A day of online answers as a run: what breaks the contract is refused, so that nothing is quarantined."""
+    day, version, answers, profile, drifted = row
+    return Run(day.toordinal(), "", day, version, answers, 0, answers, profile, drifted)
+
+
+def unjudged_online(cursor: Any, model_name: str) -> list[Run]:
+    """Days and versions of which more online answers were recorded than were looked at, in order."""
+    cursor.execute(
+        f"{_ONLINE} WHERE o.model_name = %s AND o.answers > coalesce((SELECT max(f.rows) FROM apex.drift AS f"
+        " WHERE f.scope = 'online' AND f.subject = o.day || ' v' || o.model_version AND f.kind = 'prediction'), 0)"
+        " ORDER BY o.day, o.model_version",
+        (model_name,),
+    )
+    return [_online_run(row) for row in cursor.fetchall()]
+
+
+def online_before(cursor: Any, run: Run, model_name: str, most: int) -> list[Run]:
+    """The newest days of online answers of the same version before a day."""
+    cursor.execute(
+        f"{_ONLINE} WHERE o.model_name = %s AND o.model_version = %s AND o.day < %s ORDER BY o.day DESC LIMIT %s",
+        (model_name, run.version, run.day, most),
+    )
+    return [_online_run(row) for row in cursor.fetchall()]
+
+
 def write_drift(
     cursor: Any,
     scope: str,
@@ -158,7 +190,8 @@ def drifting(cursor: Any, model_name: str) -> dict[str, str]:
             named = cursor.fetchone()
             what = f"drop {named[0]}" if named else f"scoring run {subject}"
         else:
-            what = f"scoring of {subject}" if scope == "day" else f"raw orders of {subject}"
+            kinds = {"day": "scoring of", "online": "online answers of", "raw": "raw orders of"}
+            what = f"{kinds[scope]} {subject}"
         text = f"{what}: {feature} drifted: PSI {psi:.3f}, effect {effect:.3f}, {rows:,} rows against {expected:,}"
         found[feature] = f"{found[feature]}; {text}" if feature in found else f"{text} of {reference}"
     return found

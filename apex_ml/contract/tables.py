@@ -8,6 +8,7 @@ from apex_ml.contract.model import Contract
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
 SCORED = "apex.scored_orders"
 SHADOW = "apex.shadow_scores"
+ONLINE = "apex.online_orders"
 
 
 def probability_column(level: str) -> str:
@@ -108,6 +109,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         ),
     ]
     statements += _shadow_ddl(contract)
+    statements += _online_ddl(contract)
     views = (
         "scored_orders_current",
         "channel_mix_daily",
@@ -116,6 +118,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         "shadow_comparison",
         "drop_outcomes",
         "outcome_coverage",
+        "online_answers",
     )
     return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
 
@@ -157,5 +160,43 @@ def _shadow_ddl(contract: Contract) -> list[str]:
             "apex.shadow_comparison",
             "One row a scored drop and challenger: predictions that agree, and both log losses where the target became"
             " known.",
+        ),
+    ]
+
+
+def online_columns(contract: Contract) -> dict[str, str]:
+    """Columns of the recorded online answers with their SQL types, in order, without the key that Postgres makes."""
+    columns = {"request_id": "text NOT NULL", "place": "integer NOT NULL"}
+    for column in contract.columns.values():
+        if column.role in ("entity", "timestamp", "attribute"):
+            columns[column.name] = SQL_TYPES[column.type] + ("" if column.role == "attribute" else " NOT NULL")
+    columns |= {"known_client": "boolean NOT NULL", "predicted": "text NOT NULL"}
+    columns |= {probability_column(level): "real" for level in contract.classes}
+    return columns | {
+        "confidence": "real NOT NULL",
+        "model_name": "text NOT NULL",
+        "model_version": "integer NOT NULL",
+        "answered_at": "timestamptz NOT NULL",
+    }
+
+
+def _online_ddl(contract: Contract) -> list[str]:
+    """The recorded answers of the online service."""
+    columns = online_columns(contract)
+    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    added = [c.name for c in contract.columns.values() if c.role == "attribute"]
+    added += [probability_column(level) for level in contract.classes]
+    return [
+        f"CREATE TABLE IF NOT EXISTS {ONLINE} (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
+        *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
+        _comment("TABLE", ONLINE, "One row an order that the online service judged and that was sampled to be kept."),
+        # all columns of the table: what is added to the contract later comes last in both
+        f"CREATE OR REPLACE VIEW apex.online_answers AS SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
+        _comment(
+            "VIEW",
+            "apex.online_answers",
+            "One row a recorded answer of the online service: the order at its place in the request, from 0, what was"
+            " said of it and by which model version. A sample, by APEX_SERVING_RECORD_SHARE.",
         ),
     ]

@@ -123,3 +123,24 @@ class Profile:
 def bins_from(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Bins]:
     """The bins of some features out of what :meth:`Profile.as_dict` made; those that it lacks are left out."""
     return {name: Bins.from_dict(bins) for name, bins in content.get("bins", {}).items() if name in names}
+
+
+def add_counts(before: Mapping[str, Any], rows: int, more: Mapping[str, Any], more_rows: int) -> dict[str, Any]:
+    """Counts over the same bins added up; `lag_days` becomes the mean over all rows. An empty `before` counts nothing.
+
+    >>> one = {"features": {"a": [1, 0]}, "predicted": [1, 0], "confidence": [0, 1], "lag_days": 2.0}
+    >>> add_counts(one, 1, {**one, "lag_days": 8.0}, 2)
+    {'features': {'a': [2, 0]}, 'predicted': [2, 0], 'confidence': [0, 2], 'lag_days': 6.0}
+    """
+    if not before:
+        return dict(more)
+
+    def added(one: list[int], other: list[int]) -> list[int]:
+        return [a + b for a, b in zip(one, other, strict=True)]
+
+    return {
+        "features": {name: added(counts, more["features"][name]) for name, counts in before["features"].items()},
+        "predicted": added(before["predicted"], more["predicted"]),
+        "confidence": added(before["confidence"], more["confidence"]),
+        "lag_days": round((before["lag_days"] * rows + more["lag_days"] * more_rows) / (rows + more_rows), 3),
+    }

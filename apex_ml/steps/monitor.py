@@ -60,10 +60,11 @@ DRIFT, QUALITY = "drift", "quality"
 def monitor(context: StepContext) -> dict[str, Any]:
     """Look at what is new since the last call; again, and nothing changes.
 
-    Every scoring run of enough orders, every day of scoring and the newest week of raw orders are judged for drift;
-    every week of orders in which outcomes were added is judged for quality. Alerts are raised once and resolved when
-    their cause is gone. While the champion counts as degraded, `retrain` in the result holds one dictionary with the
-    run to trigger, `trigger_run_id`, and the reason, `note`: the same at every call, so that it is triggered once.
+    Every scoring run of enough orders, every day of scoring, every day of recorded online answers and the newest week
+    of raw orders are judged for drift; every week of orders in which outcomes were added is judged for quality. Alerts
+    are raised once and resolved when their cause is gone. While the champion counts as degraded, `retrain` in the
+    result holds one dictionary with the run to trigger, `trigger_run_id`, and the reason, `note`: the same at every
+    call, so that it is triggered once.
     """
     settings = context.settings
     champion = protocol.resolve(settings, Registry(settings))
@@ -73,6 +74,7 @@ def monitor(context: StepContext) -> dict[str, Any]:
             about = monitoring.known_about(cursor, settings.model_name)
             runs = _judge_runs(context, cursor, about)
             days = _judge_days(context, cursor, about)
+            online = _judge_online(context, cursor, about)
             raw = _judge_raw(context, cursor)
             raised, resolved = monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, settings.model_name))
             reach("drift_written")
@@ -93,6 +95,7 @@ def monitor(context: StepContext) -> dict[str, Any]:
         "step": "monitor",
         "runs_judged": runs,
         "days_judged": days,
+        "online_days_judged": online,
         "raw_weeks_judged": raw,
         "weeks_judged": weeks,
         "alerts_raised": [*raised, *more, *late],
@@ -204,8 +207,8 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     return found
 
 
-def _window(settings: Settings, cursor: Any, run: Run) -> Batch | None:
-    before = monitoring.runs_before(cursor, run.run_id, settings.model_name, run.version, MOST_RUNS)
+def _window(run: Run, before: Sequence[Run]) -> Batch | None:
+    """The healthy window of a run among earlier ones, newest first."""
     near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
     rows = 0
     for taken, candidate in enumerate(near):
@@ -225,14 +228,22 @@ def _verdicts(settings: Settings, held: Held) -> list[tuple[Drift, str, str | No
 
 
 def _judge_scored(
-    context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]], scope: str, subject: str, runs: list[Run]
+    context: StepContext,
+    cursor: Any,
+    about: Mapping[int, dict[str, Any]],
+    scope: str,
+    subject: str,
+    runs: list[Run],
+    before: Sequence[Run] | None = None,
 ) -> None:
-    """Judge the sum of some runs of one version and one day."""
+    """Judge the sum of some runs of one version and one day, beside those before, by default the earlier scoring runs."""
     batch, first = batch_of(runs), runs[0]
     assert batch is not None
     settings = context.settings
     model = about.get(first.version, {}).get(PROFILE, {})
-    held = compared(context.contract, batch, model, _window(settings, cursor, first))
+    if before is None:
+        before = monitoring.runs_before(cursor, first.run_id, settings.model_name, first.version, MOST_RUNS)
+    held = compared(context.contract, batch, model, _window(first, before))
     verdicts = _verdicts(settings, held)
     monitoring.write_drift(cursor, scope, subject, first.day, first.version, settings.model_name, verdicts)
 
@@ -251,6 +262,16 @@ def _judge_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str,
     for day, version in days:
         runs = monitoring.runs_of_day(cursor, name, day, version)
         _judge_scored(context, cursor, about, "day", f"{day} v{version}", runs)
+    return len(days)
+
+
+def _judge_online(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    """Judge the recorded answers of the online service by day and version, beside healthy days of such answers."""
+    name = context.settings.model_name
+    days = monitoring.unjudged_online(cursor, name)
+    for run in days:
+        before = monitoring.online_before(cursor, run, name, MOST_RUNS)
+        _judge_scored(context, cursor, about, "online", f"{run.day} v{run.version}", [run], before)
     return len(days)
 
 

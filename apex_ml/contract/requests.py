@@ -1,0 +1,372 @@
+"""Orders as they come in a request: a model made from the contract, and values read as those of a drop are.
+
+An order is a row of a drop as a JSON object, under the same rules: `masks` compiles them to SQL for files, here they
+are Python for a few rows at a time, as to begin a query takes longer than to answer a request. A test holds both side
+by side. Rules over the rows of a file (`unique`, `before_as_of`) are none of a request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json
+
+from apex_ml.contract.model import (
+    Column,
+    Contract,
+    DateFormats,
+    MapValues,
+    PairsRule,
+    PatternCheck,
+    RangeCheck,
+    StripSuffix,
+)
+from apex_ml.errors import DataError
+
+MOST_ORDERS = 1000
+MOST_FAULTS = 1000
+"""So many faults of a request are told; the others are counted."""
+TRIMMED = " \t\n\r\u00a0"
+ISO_DATE = "%Y-%m-%d"
+EXACT_INTEGERS = 2**53
+"""Beyond it a double no longer holds every integer."""
+LONGEST_VALUE = 200
+MOST_CELLS = 20_000
+
+
+class Fault(NamedTuple):
+    """What is wrong with a request: where, which rule, and the value as text."""
+
+    path: str
+    rule: str
+    value: str
+
+
+class RefusedError(DataError):
+    """A request breaks the contract. `faults` are its first ones in order, `total` counts them all."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults, self.total = tuple(faults[:MOST_FAULTS]), len(faults)
+        first = "; ".join(f"{f.path}: {f.rule}" for f in faults[:3])
+        super().__init__(f"{self.total} values break the contract: {first}")
+
+
+class _Cell(NamedTuple):
+    """A value as a drop's row would hold it, and the rule that it breaks, as an error or as a warning."""
+
+    value: Any
+    error: str | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The orders of a request: values by column, all of one length, and warnings by order."""
+
+    columns: dict[str, list[Any]]
+    warnings: dict[int, list[str]]
+
+    def __len__(self) -> int:
+        """Number of orders."""
+        return len(next(iter(self.columns.values())))
+
+
+def upper(text: str) -> str:
+    """Upper case letter by letter, as SQL has it: one that would become two stays.
+
+    >>> upper("lmi"), upper("ß"), upper("ñ")
+    ('LMI', 'ß', 'Ñ')
+    """
+    if text.isascii():
+        return text.upper()
+    return "".join(u if len(u := c.upper()) == 1 else c for c in text)
+
+
+def _steps(column: Column) -> Iterator[Callable[[str], str | None]]:
+    for step in column.normalise:
+        if step == "trim":
+            yield lambda v: v.strip(TRIMMED) or None
+        elif step == "upper":
+            yield upper
+        elif isinstance(step, StripSuffix):
+            yield partial(_without, step.strip_suffix)
+        elif isinstance(step, MapValues):
+            yield partial(_mapped, step.map)
+
+
+def _without(end: str, value: str) -> str:
+    return value.removesuffix(end)
+
+
+def _mapped(values: dict[str, str], value: str) -> str:
+    return values.get(value, value)
+
+
+def date_formats(column: Column) -> tuple[str, ...]:
+    """The formats in which a date may be written, by strptime."""
+    found = [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
+    return tuple(found) or (ISO_DATE,)
+
+
+def _day(formats: Sequence[str], text: str) -> date | None:
+    text = text.strip(" ")
+    if text.isascii():
+        for form in formats:
+            try:
+                return datetime.strptime(text, form).date()
+            except ValueError:
+                continue
+    return None
+
+
+class _Known(dict[Any, Any]):
+    """Values by how they were written, read when they are first asked for."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
+
+    def __missing__(self, written: Any) -> Any:
+        cell = self._reader.read(written)
+        if len(self) + len(self._reader.noted) > MOST_CELLS:
+            self.clear()
+        if cell.error is not None or cell.warning is not None:
+            self._reader.noted[written] = cell
+        else:
+            self[written] = cell.value
+        return cell.value
+
+
+class _Reader:
+    """Reads the values of one column. `noted` has those that break a rule, by how they were written."""
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._steps = tuple(_steps(column))
+        self._formats = date_formats(column)
+        self._nullable = column.nullable.score
+        self._domain = frozenset(column.domain.levels) if column.domain else None
+        self._checks = tuple(_check(check) for check in column.checks)
+        self.noted: dict[Any, _Cell] = {}
+        # values that come again and again are read once; those of clients are too many to be kept
+        self._known = None if column.role == "entity" else _Known(self)
+
+    def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, _Cell]]]:
+        """Read every value; also the places of those that break a rule, with what they break."""
+        if self._known is None:
+            cells = list(map(self.read, written))
+            return [cell[0] for cell in cells], [(n, c) for n, c in enumerate(cells) if c[1] or c[2]]
+        if len(self.noted) > MOST_CELLS:
+            self.noted.clear()
+        values = list(map(self._known.__getitem__, written))
+        if self.noted.keys().isdisjoint(written):
+            return values, []
+        return values, [(n, self.noted[value]) for n, value in enumerate(written) if value in self.noted]
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value of JSON is of a kind that can be read."""
+        if value is None or self._column.type in ("string", "date"):
+            return value is None or isinstance(value, str)
+        kinds = (int, float) if self._column.type == "double" else (int,)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+
+    def read(self, value: Any) -> _Cell:
+        """Read one value."""
+        if value is not None:
+            if self._column.type == "string":
+                for step in self._steps:
+                    if (value := step(value)) is None:
+                        break
+            elif self._column.type == "date":
+                if (day := _day(self._formats, value)) is None:
+                    return _Cell(None, f"type: not date; write it as {' or '.join(self._formats)}")
+                value = day
+            elif self._column.type == "double" and isinstance(value, int) and abs(value) > EXACT_INTEGERS:
+                return _Cell(None, "type: not double without loss")
+        if value is None:
+            return _Cell(None) if self._nullable else _Cell(None, "not_null")
+        error = warning = None
+        if self._domain is not None and value not in self._domain:
+            assert self._column.domain is not None
+            rule = f"domain: one of {', '.join(self._column.domain.levels)}"
+            if self._column.domain.closed.score:
+                error = rule
+            else:
+                warning = f"{rule}; taken as unknown"
+        for broken, severity, rule in self._checks:
+            if broken(value):
+                if severity == "error":
+                    error = rule if error is None else f"{error}; {rule}"
+                else:
+                    warning = rule if warning is None else f"{warning}; {rule}"
+        return _Cell(value, error, warning)
+
+
+def _check(check: PatternCheck | RangeCheck) -> tuple[Callable[[Any], bool], str, str]:
+    """Whether a value breaks it, severity, and the rule in words, as for a drop."""
+    severity = check.severity.score
+    if isinstance(check, PatternCheck):
+        pattern = re.compile(check.regex, re.ASCII)
+        return lambda v: pattern.fullmatch(v) is None, severity, f"pattern: {check.regex}"
+    low, high = check.min, check.max
+    words = [f">= {low}"] if low is not None else []
+    words += [f"<= {high}"] if high is not None else []
+
+    def outside(value: Any) -> bool:
+        return (low is not None and value < low) or (high is not None and value > high)
+
+    return outside, severity, "range: " + " and ".join(words)
+
+
+def _field(column: Column) -> tuple[Any, Any]:
+    kind: Any = {"string": str, "date": str, "double": float, "int64": int}[column.type]
+    extra: dict[str, Any] = {"x-role": column.role}
+    text = column.description
+    limits: dict[str, Any] = {}
+    if column.unit:
+        text += f" In {column.unit}."
+    if column.role in ("target", "measure"):
+        text += " Known only after the order: checked, and not used."
+    if column.domain is not None:
+        text += f" One of {', '.join(column.domain.levels)}" + (
+            "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."
+        )
+        extra["examples"] = list(column.domain.levels)
+    if column.type == "date":
+        text += f" Written as {' or '.join(date_formats(column))}."
+        extra["format"] = "date"
+    elif column.type == "double":
+        limits["allow_inf_nan"] = False
+    elif column.type == "int64":
+        limits |= {"ge": -(2**63), "le": 2**63 - 1}
+    for check in column.checks:
+        if check.severity.score == "error":
+            text += f" {_check(check)[2]}."
+        # a value of another case or with blanks around it is brought into its normal form before it is matched
+        if isinstance(check, PatternCheck):
+            extra["x-pattern"] = check.regex
+        elif check.severity.score == "error" and column.type != "date":
+            limits |= {} if check.min is None else {"ge": check.min}
+            limits |= {} if check.max is None else {"le": check.max}
+    kind = Annotated[kind, Field(**limits)] if limits else kind
+    if column.nullable.score:
+        kind = kind | None
+    default = ... if column.required.score else None
+    if default is None and not column.nullable.score:
+        kind = kind | None
+    return kind, Field(default, description=text, json_schema_extra=extra)
+
+
+class RequestReader:
+    """Reads the body of a request: `model` is its shape, for people and for OpenAPI."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        config = ConfigDict(extra="forbid", strict=True)
+        fields: dict[str, Any] = {c.name: _field(c) for c in contract.columns.values()}
+        order = create_model("Order", __config__=config, __doc__="An order, as a row of a drop.", **fields)
+        orders = Annotated[list[order], Field(min_length=1, max_length=MOST_ORDERS, description="The orders.")]
+        self.model: type[BaseModel] = create_model(
+            "PredictRequest", __config__=config, __doc__="Orders to be judged, in any order.", orders=(orders, ...)
+        )
+        self._validate = self.model.__pydantic_validator__.validate_json
+        self._readers = {c.name: _Reader(c) for c in contract.columns.values()}
+        self._pairs = [r for r in contract.rules if isinstance(r, PairsRule)]
+
+    def read(self, body: bytes) -> Orders:
+        """Read the orders of a JSON body.
+
+        Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
+        """
+        try:
+            found: Any = self._validate(body)
+        except ValidationError as error:
+            raise RefusedError(self._faults(body, error)) from None
+        rows = [order.__dict__ for order in found.orders]
+        columns: dict[str, list[Any]] = {}
+        faults: list[tuple[int, Fault]] = []
+        warnings: dict[int, list[str]] = {}
+        for name, reader in self._readers.items():
+            columns[name], noted = reader.values([row[name] for row in rows])
+            for place, cell in noted:
+                if cell.error is not None and (rows[place][name] is not None or self._is_needed(name)):
+                    faults.append((place, Fault(_path(place, name), cell.error, _shown(rows[place][name]))))
+                elif cell.warning is not None:
+                    warnings.setdefault(place, []).append(f"{name}: {cell.warning}")
+        for rule in self._pairs:
+            for place, fault in self._broken(rule, columns):
+                if rule.severity.score == "error":
+                    faults.append((place, fault))
+                else:
+                    warnings.setdefault(place, []).append(f"{fault.path.split('.', 1)[1]}: {fault.rule}")
+        if faults:
+            raise RefusedError([fault for _, fault in sorted(faults, key=lambda f: f[0])])
+        return Orders(columns, warnings)
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether a null is a fault: one of a column that may be left out is not."""
+        return self._contract.columns[name].required.score
+
+    def _broken(self, rule: PairsRule, columns: dict[str, list[Any]]) -> Iterator[tuple[int, Fault]]:
+        first, second = rule.columns
+        for place, (one, other) in enumerate(zip(columns[first], columns[second], strict=True)):
+            if other is not None and one in rule.allowed and other not in rule.allowed[one]:
+                path = f"{_path(place, first)} + {second}"
+                yield place, Fault(path, f"{rule.name}: {rule.description}", f"{one} / {other}")
+
+    def _faults(self, body: bytes, error: ValidationError) -> list[Fault]:
+        """What is wrong with the shape, and with every value whose shape is right."""
+        found: list[tuple[int, Fault]] = []
+        wrong: set[tuple[int, str]] = set()
+        for e in error.errors(include_url=False):
+            place = e["loc"][1] if len(e["loc"]) > 1 and isinstance(e["loc"][1], int) else -1
+            if len(e["loc"]) > 2:
+                wrong.add((place, str(e["loc"][2])))
+            fault = Fault(_dotted(e["loc"]), self._told(e), _shown(e["input"]) if e["type"] != "missing" else "")
+            found.append((place, fault))
+        try:
+            orders = from_json(body)["orders"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return [fault for _, fault in found]
+        for place, order in enumerate(orders[:MOST_ORDERS] if isinstance(orders, list) else []):
+            for name, reader in self._readers.items() if isinstance(order, dict) else ():
+                if name not in order or (place, name) in wrong or not reader.takes(order[name]):
+                    continue
+                cell = reader.read(order[name])
+                if cell.error is not None:
+                    found.append((place, Fault(_path(place, name), cell.error, _shown(order[name]))))
+        return [fault for _, fault in sorted(found, key=lambda f: f[0])]
+
+    def _told(self, error: Any) -> str:
+        kind = error["type"]
+        if kind == "extra_forbidden":
+            known = ["orders"] if len(error["loc"]) == 1 else list(self._contract.columns)
+            return f"unknown key; the keys are {', '.join(known)}"
+        if kind == "missing":
+            column = self._contract.columns.get(str(error["loc"][-1]))
+            null = ", null where nothing is known" if column is not None and column.nullable.score else ""
+            return f"required: the key must be there{null}"
+        return str(error["msg"])
+
+
+def _path(place: int, name: str) -> str:
+    return f"orders[{place}].{name}"
+
+
+def _dotted(loc: Sequence[int | str]) -> str:
+    """A place in the body, as ``orders[3].name``."""
+    path = ""
+    for part in loc:
+        # a key of the sender's own may be as long as the body
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:LONGEST_VALUE]}"
+    return path.removeprefix(".") or "body"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

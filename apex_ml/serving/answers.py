@@ -1,0 +1,148 @@
+"""Answers of the service: their models for OpenAPI, and their bytes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic_core import to_json
+
+from apex_ml.contract.model import Contract
+from apex_ml.serving.judge import Judge, Judged
+
+
+class FaultAnswer(BaseModel):
+    """A value that breaks the contract."""
+
+    path: str = Field(description="Where it stands in the body, as orders[3].name.")
+    rule: str = Field(description="The rule that it breaks.")
+    value: str = Field(description="The value, cut when it is long.")
+
+
+class Refused(BaseModel):
+    """An answer that is no success."""
+
+    error: str = Field(description="A short name of what is wrong.")
+    message: str = Field(description="The same for people.")
+    request_id: str = Field(description="Stands in the service's log, too.")
+    faults: list[FaultAnswer] | None = Field(None, description="Values that break the contract; the first thousand.")
+    total: int | None = Field(None, description="All values that break the contract.")
+
+
+class ModelAnswer(BaseModel):
+    """A model version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str = Field(description="Registered name in MLflow.")
+    version: int = Field(description="Version in MLflow.")
+
+
+class Lineage(ModelAnswer):
+    """The champion that answers, and what it was made from."""
+
+    mlflow_run_id: str = Field(description="MLflow run that trained it.")
+    features: list[str] = Field(description="What it knows of an order.")
+    classes: list[str] = Field(description="The classes, in the order of the contract.")
+    data_sha256: str | None = Field(description="Sha256 of its training data.")
+    contract_sha256: str | None = Field(description="Sha256 of the contract it was trained under.")
+    git_commit: str | None = Field(description="Commit of the code that trained it.")
+    snapshot_sha256: str = Field(description="Sha256 of the history snapshot.")
+    snapshot_as_of: str = Field(description="Day of the history snapshot: it holds the orders before it.")
+    clients: int = Field(description="Clients with a history.")
+    description: str = Field(description="The version's description in MLflow.")
+
+
+class Ready(BaseModel):
+    """Whether the service answers, and what is not as it should be."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    ready: bool
+    model_version: int | None = Field(description="The loaded version.")
+    problems: list[str] = Field(description="What is not as it should be; the service goes on with what it has.")
+
+
+class Live(BaseModel):
+    """The process lives."""
+
+    live: Literal[True] = True
+
+
+def answer_model(contract: Contract) -> type[BaseModel]:
+    """The model of a successful answer, made from the contract."""
+    config = ConfigDict(protected_namespaces=())
+    share = (float, Field(ge=0, le=1))
+    probabilities = create_model(
+        "Probabilities",
+        __doc__="Calibrated probability of each channel; float32 written exactly.",
+        **{f"p{n}": (float, Field(ge=0, le=1, alias=level)) for n, level in enumerate(contract.classes)},  # type: ignore[call-overload]
+    )
+    prediction = create_model(
+        "Prediction",
+        __doc__="What is said of one order; in the order of the request.",
+        predicted=(Literal[contract.classes], Field(description="The channel that is named.")),
+        probabilities=(probabilities, ...),
+        confidence=(*share[:1], Field(ge=0, le=1, description="Probability of the named channel.")),
+        known_client=(bool, Field(description="Whether the client has a history.")),
+        warnings=(list[str], Field(description="Values that the contract warns of, as unknown levels.")),
+    )
+    return create_model(
+        "PredictAnswer",
+        __config__=config,
+        __doc__="Predictions by one model version.",
+        predictions=(list[prediction], ...),  # type: ignore[valid-type]
+        model=(ModelAnswer, ...),
+        request_id=(str, Field(description="As given in X-Request-ID, else made.")),
+        ms=(float, Field(description="Milliseconds that the service took.")),
+    )
+
+
+def answer_bytes(judge: Judge, judged: Judged, request_id: str, begun: float) -> bytes:
+    """A successful answer; `begun` is by time.perf_counter."""
+    classes, warnings = judge.contract.classes, judged.orders.warnings
+    # a float32 is a double exactly: what is written is read back to the last bit
+    rows = judged.said.probabilities.astype(np.float64).tolist()
+    sure = judged.said.confidence.astype(np.float64).tolist()
+    predictions = [
+        {
+            "predicted": classes[index],
+            "probabilities": dict(zip(classes, row, strict=True)),
+            "confidence": confidence,
+            "known_client": known,
+            "warnings": warnings.get(place, ()),
+        }
+        for place, (index, row, confidence, known) in enumerate(
+            zip(judged.said.named.tolist(), rows, sure, judged.known.tolist(), strict=True)
+        )
+    ]
+    version = judge.version
+    return to_json(
+        {
+            "predictions": predictions,
+            "model": {"name": version.name, "version": version.version},
+            "request_id": request_id,
+            "ms": round((time.perf_counter() - begun) * 1e3, 3),
+        }
+    )
+
+
+def lineage_of(judge: Judge) -> dict[str, Any]:
+    """The values of :class:`Lineage`."""
+    version, about = judge.version, judge.scorer.model.about
+    return {
+        "name": version.name,
+        "version": version.version,
+        "mlflow_run_id": version.run_id,
+        "features": list(judge.scorer.model.encoder.names),
+        "classes": list(judge.contract.classes),
+        "data_sha256": about.get("data_sha256"),
+        "contract_sha256": about.get("contract_sha256"),
+        "git_commit": about.get("git_commit"),
+        "snapshot_sha256": judge.history.sha256,
+        "snapshot_as_of": judge.history.as_of.isoformat(),
+        "clients": len(judge.history),
+        "description": version.description,
+    }

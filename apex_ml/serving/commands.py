@@ -1,0 +1,78 @@
+"""Commands of the online service. What is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+
+@click.command()
+def serve() -> None:
+    """Serve the champion over HTTP until it is told to end; `apex up` runs this, too."""
+    from apex_ml.serving.server import serve as run
+
+    run(Settings.load())
+
+
+@click.command("serve-key")
+def serve_key() -> None:
+    """Make an API key, and its sha256 for APEX_SERVING_KEYS. The key is shown once and kept nowhere."""
+    from apex_ml.serving.keys import make_key
+
+    key, sha256 = make_key()
+    click.echo(f"key     {key}")
+    click.echo(f"sha256  {sha256}")
+    click.echo("Give the key to who asks. Add the sha256 to APEX_SERVING_KEYS in .env, after a comma, then: make up")
+
+
+@click.command()
+@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 1000), help="Connections.")
+@click.option("--orders", default=50_000, show_default=True, type=click.IntRange(min=1), help="Orders in all.")
+@click.option(
+    "--per-request", default=1, show_default=True, type=click.IntRange(1, 1000), help="Orders in one request."
+)
+@click.option("--rate", default=0.0, type=click.FloatRange(min=0), help="Requests a second; 0: as fast as it goes.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Go on so long, with the orders again and again.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Parquet file of orders, with their channel where it is known. Default: drawn from the raw orders.",
+)
+@click.option("--url", help="Address of the service. Default: this platform's.")
+@click.option("--seed", default=1, show_default=True, help="Which orders are drawn.")
+@click.option("--log/--no-log", default=True, show_default=True, help="Log the figures to MLflow.")
+@click.pass_context
+def loadtest(
+    ctx: click.Context,
+    concurrency: int,
+    orders: int,
+    per_request: int,
+    rate: float,
+    seconds: float | None,
+    path: Path | None,
+    url: str | None,
+    seed: int,
+    log: bool,
+) -> None:
+    """Ask the online service many times, measure it, and log the figures to MLflow as scoring does.
+
+    Exits with 20 when a request failed.
+    """
+    from apex_ml.serving import loadtest as work
+
+    settings = Settings.load()
+    target = work.Target(url or settings.serving_url, settings.serving_key.get_secret_value())
+    plan = work.Plan(concurrency, per_request, rate, seconds)
+    asked = work.asked_orders(settings, target, orders, path, seed)
+    found = asyncio.run(work.ask(target, plan, asked))
+    for line in found.lines():
+        click.echo(line)
+    if log:
+        click.echo(f"MLflow               {work.log(settings, target, plan, found)}")
+    ctx.exit(0 if found.success_rate == 1 else TransientError.exit_code)

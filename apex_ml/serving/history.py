@@ -1,0 +1,59 @@
+"""Every client's history in memory, so that a request asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.duck import errors_name
+from apex_ml.contract.model import Contract
+from apex_ml.core.features import LAST_DATE
+from apex_ml.errors import DataError
+
+
+class History:
+    """The states of a history snapshot, one row a client; a client that is not in it has none, as in a drop.
+
+    Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
+    """
+
+    def __init__(self, contract: Contract, snapshot: Path, sha256: str, as_of: date, names: Sequence[str]) -> None:
+        self.sha256, self.as_of, self.names = sha256, as_of, tuple(names)
+        with errors_name(f"history snapshot {snapshot}"):
+            try:
+                table = pq.read_table(snapshot, columns=[contract.entity, *names], memory_map=False)
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"history snapshot {snapshot}: cannot be read: {error}") from error
+        entities = table.column(contract.entity).to_pylist()
+        self._places = {entity: place for place, entity in enumerate(entities)}
+        # no history is a row of zeros, at the end, where place -1 finds it: `finish` takes null for zero, too
+        self._states = {name: np.append(_integers(table.column(name)), 0) for name in names}
+
+    def __len__(self) -> int:
+        """Number of clients."""
+        return len(self._places)
+
+    def places(self, entities: Sequence[str]) -> np.ndarray:
+        """Where each client's state is, -1 for one without history, shape (n,)."""
+        find = self._places.get
+        return np.fromiter((find(entity, -1) for entity in entities), np.int64, len(entities))
+
+    def states(self, places: np.ndarray) -> dict[str, pa.Array]:
+        """The state columns at these places."""
+        found = {}
+        for name, values in self._states.items():
+            taken = values[places]
+            found[name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if name == LAST_DATE else pa.array(taken)
+        return found
+
+
+def _integers(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.int32())
+    values: np.ndarray = column.cast(pa.int64()).fill_null(0).to_numpy()
+    return values

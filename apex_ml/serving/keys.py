@@ -1,0 +1,83 @@
+"""API keys: the service knows only their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+
+from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+ID_LENGTH = 8
+
+
+def make_key() -> tuple[str, str]:
+    """A new key, 256 random bits, and its sha256 as hex."""
+    key = f"apex_{secrets.token_urlsafe(32)}"
+    return key, hash_of(key)
+
+
+def hash_of(key: str) -> str:
+    """Sha256 of a key. Keys are long and random, so that no slow hash is needed to keep them from being guessed."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Keys:
+    """The keys that are taken. Raises :class:`~apex_ml.errors.ConfigError` for what is no sha256."""
+
+    def __init__(self, setting: str) -> None:
+        given = [part.strip().lower() for part in setting.split(",") if part.strip()]
+        for nr, part in enumerate(given, 1):
+            if not _HASH.fullmatch(part):
+                # it may be a key that was pasted in place of its hash: it is not repeated
+                raise ConfigError(
+                    f"APEX_SERVING_KEYS: entry {nr} of {len(given)} is no sha256 of 64 hex digits; make one: apex serve-key"
+                )
+        self._hashes = tuple(given)
+
+    def __bool__(self) -> bool:
+        """Whether any key is set."""
+        return bool(self._hashes)
+
+    def admitted(self, key: str) -> str | None:
+        """The beginning of the hash of a key that is taken; None for another.
+
+        Takes the same time whichever it is: every hash is compared, each in constant time.
+        """
+        given, found = hash_of(key), None
+        for known in self._hashes:
+            if hmac.compare_digest(known, given):
+                found = known[:ID_LENGTH]
+        return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_keys(settings: Settings) -> Keys:
+    """The keys of the settings.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when there are none and others than this machine could ask.
+    """
+    keys = Keys(settings.serving_keys)
+    if not keys and not is_loopback(settings.serving_address):
+        raise ConfigError(
+            f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
+            " empty; make a key: apex serve-key"
+        )
+    return keys

@@ -1,0 +1,151 @@
+"""Record a sample of the answers in Postgres, beside the requests: what does not fit the queue is dropped and counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from apex_ml.adapters import online
+from apex_ml.core.features import finish
+from apex_ml.core.profile import Profile
+from apex_ml.errors import ApexError
+from apex_ml.serving.figures import Figures
+from apex_ml.serving.judge import Judge, Judged
+from apex_ml.steps.folder import StepContext
+
+logger = logging.getLogger(__name__)
+EVERY_SECONDS = 1.0
+AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request_id: str
+    judge: Judge
+    judged: Judged
+    chosen: np.ndarray
+    """Places of the sampled orders, ascending."""
+    answered_at: datetime
+
+
+class Recorder:
+    """A bounded queue and the thread that empties it. Without a share to record it does nothing."""
+
+    def __init__(self, context: StepContext, figures: Figures) -> None:
+        settings = context.settings
+        self._context, self._figures = context, figures
+        self._share, self._most = settings.serving_record_share, settings.serving_record_queue
+        self._random = np.random.default_rng()
+        self._queue: deque[_Waiting] = deque()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._problem: str | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="record-answers", daemon=True)
+
+    def __len__(self) -> int:
+        """Answers that wait."""
+        return self._waiting
+
+    def problems(self) -> list[str]:
+        """Why nothing is recorded."""
+        return [self._problem] if self._problem else []
+
+    def start(self) -> None:
+        """Begin to record, when there is a share."""
+        if self._share:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Record what waits, once, and end."""
+        self._stopped.set()
+        if self._share:
+            self._thread.join(timeout=5)
+
+    def offer(self, request_id: str, judge: Judge, judged: Judged) -> None:
+        """Take a sample of the answers of a request; never waits."""
+        if not self._share:
+            return
+        n = len(judged.orders)
+        chosen = np.arange(n) if self._share >= 1 else np.flatnonzero(self._random.random(n) < self._share)
+        if not len(chosen):
+            return
+        with self._lock:
+            if self._waiting + len(chosen) > self._most:
+                self._figures.dropped.inc(len(chosen))
+                return
+            self._waiting += len(chosen)
+            self._queue.append(_Waiting(request_id, judge, judged, chosen, datetime.now(UTC)))
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stopped.wait(EVERY_SECONDS)
+            try:
+                self._empty()
+            except ApexError as error:
+                self._problem = "recording: Postgres does not take the answers"
+                logger.warning("answers_not_recorded waiting=%s reason=%s", self._waiting, error)
+                self._stopped.wait(AGAIN_SECONDS)
+            else:
+                self._problem = None
+
+    def _empty(self) -> None:
+        """Write what waits, by judge and day, a part after the other; a part leaves the queue when it is written."""
+        while self._queue:
+            first = self._queue[0]
+            key = (first.judge, first.answered_at.date())
+            part: list[_Waiting] = []
+            for waiting in list(self._queue):
+                same = waiting.judge is key[0] and waiting.answered_at.date() == key[1]
+                if not same or len(part) == online.MOST_REQUESTS:
+                    break
+                part.append(waiting)
+            rows = sum(len(waiting.chosen) for waiting in part)
+            counter = self._figures.recorded
+            try:
+                self._write(first.judge, part)
+            except ApexError:  # Postgres is away: all of it stays in the queue
+                raise
+            except Exception:  # what cannot be written must not stop what comes after it
+                logger.exception("answers_dropped rows=%s", rows)
+                counter = self._figures.dropped
+            with self._lock:
+                for _ in part:
+                    self._queue.popleft()
+                self._waiting -= rows
+            counter.inc(rows)
+
+    def _write(self, judge: Judge, part: list[_Waiting]) -> None:
+        scorer, contract = judge.scorer, judge.contract
+        profile, days = Profile(scorer.bins, len(contract.classes)), 0
+        answers = []
+        for waiting in part:
+            chosen, judged = waiting.chosen, waiting.judged
+            table = judged.table.take(chosen)
+            profile.add_features(finish(contract, table, scorer.features))
+            profile.add_predictions(judged.said.named[chosen], judged.said.confidence[chosen])
+            dates = [judged.orders.columns[contract.timestamp][place] for place in chosen.tolist()]
+            days += sum((day - scorer.as_of).days for day in dates)
+            answers.append(
+                online.Answers(
+                    waiting.request_id,
+                    chosen,
+                    judged.orders.columns,
+                    judged.said.probabilities[chosen],
+                    judged.said.named[chosen],
+                    judged.said.confidence[chosen],
+                    judged.known[chosen],
+                    waiting.answered_at,
+                )
+            )
+        rows = sum(len(a.places) for a in answers)
+        day = part[0].answered_at.date()
+        version, snapshot = judge.version, judge.history.sha256
+        counts = profile.counts() | {"lag_days": days / rows}
+        online.record(self._context.settings, contract, version.name, version.version, snapshot, day, answers, counts)
