@@ -33,7 +33,7 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 
 ORDERS, CLIENTS = 20_000, 4_000
-TOGETHER = ("tests/steps/", "tests/adapters/test_registry.py")
+TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
 LONGEST = ("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/", "tests/quality/")
 """What runs first, so that no worker works for minutes after the others have ended. The whole jobs mostly wait, so they

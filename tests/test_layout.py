@@ -8,7 +8,7 @@ from pathlib import Path
 from apex_ml.settings import CODE_ROOT
 
 TESTS = Path(__file__).parent
-LAYERS = ("contract", "core", "adapters", "steps", "simulate", "platform")
+LAYERS = ("contract", "core", "adapters", "steps", "simulate", "platform", "serving")
 
 
 def test_names_of_modules_are_unique_and_there_are_no_packages_of_tests() -> None:

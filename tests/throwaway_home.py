@@ -35,8 +35,8 @@ def free_ports(count: int) -> list[int]:
 
 def throwaway(home: Path) -> Settings:
     """Settings of a platform of its own."""
-    pg_port, mlflow_port, airflow_port = free_ports(3)
-    return Settings.load(home=home, pg_port=pg_port, mlflow_port=mlflow_port, airflow_port=airflow_port)
+    names = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
+    return Settings.load(home=home, **dict(zip(names, free_ports(4), strict=True)))
 
 
 @dataclass(frozen=True)

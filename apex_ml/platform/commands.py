@@ -53,6 +53,8 @@ def up() -> None:
         settings = embedded.up(Settings.load())
     click.echo(f"Airflow   {settings.airflow}")
     click.echo(f"MLflow    {settings.tracking_uri}")
+    if settings.serving:
+        click.echo(f"Online    {settings.serving_url}/docs")
     click.echo("SQL       apex sql")
     click.echo(f"passwords {settings.env_file} (Airflow: admin, viewer)")
 

@@ -32,6 +32,7 @@ from apex_ml.platform.supervise import (
     AIRFLOW,
     MLFLOW,
     POSTGRES,
+    SERVING,
     WATCHDOG,
     Supervisor,
     alive,
@@ -141,12 +142,12 @@ def _start(settings: Settings, supervisor: Supervisor, phases: Phases) -> None:
             jobs.append(pool.submit(_migrate_airflow, settings, phases))
         for job in jobs:
             job.result()
-    supervisor.start([name for name in AIRFLOW if name in mine])
+    supervisor.start([name for name in (*AIRFLOW, SERVING) if name in mine])
     _wait_healthy(settings, supervisor, mine, phases)
 
 
 def _port_names(mine: tuple[str, ...]) -> list[str]:
-    names = {"pg_port": POSTGRES, "mlflow_port": MLFLOW, "airflow_port": AIRFLOW[0]}
+    names = {"pg_port": POSTGRES, "mlflow_port": MLFLOW, "airflow_port": AIRFLOW[0], "serving_port": SERVING}
     return [name for name, service in names.items() if service in mine]
 
 
@@ -264,7 +265,7 @@ def _stop(settings: Settings) -> bool:
     if supervisor.running():
         with contextlib.suppress(ApexError):  # it dies under our hands: what it leaves is ended below
             # the watchdog first, or it would look at what is going away; Postgres last, so that nobody loses it
-            supervisor.stop([WATCHDOG, MLFLOW, *AIRFLOW])
+            supervisor.stop([WATCHDOG, SERVING, MLFLOW, *AIRFLOW])
             supervisor.stop([POSTGRES])
         supervisor.shutdown()
         psutil.wait_procs(members, timeout=5)

@@ -32,7 +32,11 @@ class Health:
 def check(settings: Settings, services: Collection[str]) -> dict[str, Health]:
     """Health of the named services; never raises."""
     found: dict[str, Health] = {}
-    probes: Mapping[str, Callable[[Settings], Health]] = {"postgres": _postgres, "mlflow": _mlflow}
+    probes: Mapping[str, Callable[[Settings], Health]] = {
+        "postgres": _postgres,
+        "mlflow": _mlflow,
+        "serving": _serving,
+    }
     for service in services:
         if service in probes:
             found[service] = probes[service](settings)
@@ -50,6 +54,15 @@ def _postgres(settings: Settings) -> Health:
 def _mlflow(settings: Settings) -> Health:
     try:
         _get(f"{settings.tracking_uri}/health")
+    except OSError as error:
+        return Health(False, _reason(error))
+    return Health(True)
+
+
+def _serving(settings: Settings) -> Health:
+    """Whether it lives: without a champion it is well, and says at /ready that it waits for one."""
+    try:
+        _get(f"{settings.serving_url}/health")
     except OSError as error:
         return Health(False, _reason(error))
     return Health(True)

@@ -12,7 +12,12 @@ from apex_ml.errors import ConfigError
 from apex_ml.platform.env_file import variable
 from apex_ml.settings import Settings
 
-PORTS = {"pg_port": "Postgres", "mlflow_port": "MLflow", "airflow_port": "Airflow"}
+PORTS = {
+    "pg_port": "Postgres",
+    "mlflow_port": "MLflow",
+    "airflow_port": "Airflow",
+    "serving_port": "the online service",
+}
 
 
 def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours: Collection[int] = ()) -> None:
@@ -30,7 +35,7 @@ def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours:
             problems.append(f"{label} is also {variable(seen[port])}")
             continue
         seen[port] = name
-        reason = _refusal(settings.host, port)
+        reason = _refusal(settings.serving_address if name == "serving_port" else settings.host, port)
         if reason is None:
             continue
         holder = listener(port)

@@ -18,7 +18,7 @@ from apex_ml.platform import health, report
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.deadlines import late
 from apex_ml.platform.main_job import RETRAIN, inbox
-from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, State, Supervisor, services
+from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext, latest_manifest
 
@@ -71,6 +71,7 @@ def show_services(settings: Settings, console: Console) -> bool:
         POSTGRES: f"{settings.host}:{settings.pg_port}",
         MLFLOW: settings.tracking_uri,
         AIRFLOW[0]: settings.airflow,
+        SERVING: settings.serving_url,
     }
     total = 0
     well = True

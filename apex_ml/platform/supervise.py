@@ -21,6 +21,7 @@ import psutil
 
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform import postgres
+from apex_ml.platform.env_file import variable
 from apex_ml.platform.environment import (
     MARK,
     airflow_environment,
@@ -43,6 +44,7 @@ TEMPLATE = CODE_ROOT / "deployment" / "local" / "supervisord.conf.j2"
 WATCHDOG = "watchdog"
 POSTGRES = "postgres"
 MLFLOW = "mlflow"
+SERVING = "serving"
 AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
 
 
@@ -78,7 +80,7 @@ def services(settings: Settings) -> tuple[str, ...]:
     mlflow = () if settings.mlflow_tracking_uri else (MLFLOW,)
     airflow = () if settings.airflow_url else AIRFLOW
     database = (POSTGRES,) if mlflow or airflow or not settings.database_url else ()
-    return (*database, *mlflow, *airflow)
+    return (*database, *mlflow, *airflow, *((SERVING,) if settings.serving else ()))
 
 
 def programs(settings: Settings, server: postgres.Server, names: Collection[str] | None = None) -> list[Program]:
@@ -136,7 +138,18 @@ def programs(settings: Settings, server: postgres.Server, names: Collection[str]
                 stop_seconds=20 if name == "airflow-scheduler" else 8,
             )
         )
+    if SERVING in wanted:
+        # one thread: it answers one request at a time, and threads that meet at barriers would only add to its time
+        environment = {**base, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        # told here, so that `up` sees a change of them in .env; new keys the service finds there by itself
+        environment |= {variable(n): str(getattr(settings, n)) for n in Settings.model_fields if _told(n)}
+        command = [str(binaries / "apex"), "serve"]
+        made.append(Program(SERVING, command, environment, service_log(settings, SERVING), folder, stop_seconds=10))
     return made
+
+
+def _told(name: str) -> bool:
+    return name.startswith("serving_") and name not in ("serving_key", "serving_keys")
 
 
 def _allowed_hosts(settings: Settings) -> str:

@@ -135,11 +135,11 @@ def summary(plan: Plan, weeks: list[Week]) -> dict[str, Any]:
 @contextmanager
 def _platform(home: Path) -> Iterator[Settings]:
     settings = ensure_env(Settings.load(home=home))
-    for name in ("pg_port", "mlflow_port", "airflow_port"):
+    for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port"):
         with closing(socket.socket()) as probe:
             probe.bind((settings.host, 0))
             settings = remember(settings, name, str(probe.getsockname()[1]))
-    settings = embedded.up(settings.model_copy(update={"airflow_url": NOWHERE}))
+    settings = embedded.up(settings.model_copy(update={"airflow_url": NOWHERE, "serving": False}))
     try:
         yield settings
     finally:

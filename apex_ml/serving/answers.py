@@ -73,27 +73,26 @@ class Live(BaseModel):
 
 def answer_model(contract: Contract) -> type[BaseModel]:
     """The model of a successful answer, made from the contract."""
-    config = ConfigDict(protected_namespaces=())
-    share = (float, Field(ge=0, le=1))
+    shares: dict[str, Any] = {
+        f"p{place}": (float, Field(ge=0, le=1, alias=level)) for place, level in enumerate(contract.classes)
+    }
     probabilities = create_model(
-        "Probabilities",
-        __doc__="Calibrated probability of each channel; float32 written exactly.",
-        **{f"p{n}": (float, Field(ge=0, le=1, alias=level)) for n, level in enumerate(contract.classes)},  # type: ignore[call-overload]
+        "Probabilities", __doc__="Calibrated probability of each channel; float32, written exactly.", **shares
     )
-    prediction = create_model(
-        "Prediction",
-        __doc__="What is said of one order; in the order of the request.",
-        predicted=(Literal[contract.classes], Field(description="The channel that is named.")),
-        probabilities=(probabilities, ...),
-        confidence=(*share[:1], Field(ge=0, le=1, description="Probability of the named channel.")),
-        known_client=(bool, Field(description="Whether the client has a history.")),
-        warnings=(list[str], Field(description="Values that the contract warns of, as unknown levels.")),
+    said: dict[str, Any] = {
+        "predicted": (Literal[contract.classes], Field(description="The channel that is named.")),
+        "probabilities": (probabilities, ...),
+        "confidence": (float, Field(ge=0, le=1, description="Probability of the named channel.")),
+        "known_client": (bool, Field(description="Whether the client has a history.")),
+        "warnings": (list[str], Field(description="Values that the contract warns of, as unknown levels.")),
+    }
+    prediction: Any = create_model(
+        "Prediction", __doc__="What is said of one order; in the order of the request.", **said
     )
     return create_model(
         "PredictAnswer",
-        __config__=config,
         __doc__="Predictions by one model version.",
-        predictions=(list[prediction], ...),  # type: ignore[valid-type]
+        predictions=(list[prediction], ...),
         model=(ModelAnswer, ...),
         request_id=(str, Field(description="As given in X-Request-ID, else made.")),
         ms=(float, Field(description="Milliseconds that the service took.")),

@@ -23,7 +23,7 @@ from apex_ml.serving.answers import Lineage, Live, Ready, Refused, answer_bytes,
 from apex_ml.serving.figures import Figures
 from apex_ml.serving.follow import Follower
 from apex_ml.serving.guard import INTERNAL, NOTES, Guard, Refusal, refused
-from apex_ml.serving.keys import checked_keys
+from apex_ml.serving.keys import KeyFile
 from apex_ml.serving.recorder import Recorder
 from apex_ml.steps.folder import StepContext
 
@@ -41,10 +41,10 @@ class Service:
     def __init__(self, context: StepContext) -> None:
         contract = context.contract
         self.context = context
-        self.keys = checked_keys(context.settings)
+        self.keys = KeyFile(context.settings)
         self.reader = RequestReader(contract)
         self.figures = Figures(contract.classes)
-        self.follower = Follower(context)
+        self.follower = Follower(context, self.keys.look)
         self.recorder = Recorder(context, self.figures)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self.figures.watch(
@@ -55,7 +55,7 @@ class Service:
 
     def problems(self) -> list[str]:
         """What /ready tells."""
-        return [*self.follower.problems(), *self.recorder.problems()]
+        return [*self.follower.problems(), *self.keys.problems(), *self.recorder.problems()]
 
     def predict(self, body: bytes, notes: dict[str, Any]) -> tuple[int, bytes]:
         """Status and body of the answer to the body of a request."""
@@ -111,7 +111,7 @@ def create_app(context: StepContext) -> Guard:
 
 
 def _routes(app: FastAPI, service: Service) -> None:
-    no = {"model": Refused}
+    no: dict[str, Any] = {"model": Refused}
     common: dict[int | str, dict[str, Any]] = {
         status: {**no, "description": text}
         for status, text in {
@@ -120,7 +120,10 @@ def _routes(app: FastAPI, service: Service) -> None:
             429: "Too many requests a second; Retry-After tells when.",
         }.items()
     }
-    large = {413: {**no, "description": "The body is too large."}, 408: {**no, "description": "It took too long."}}
+    large: dict[int | str, dict[str, Any]] = {
+        413: {**no, "description": "The body is too large."},
+        408: {**no, "description": "It took too long."},
+    }
 
     @app.post(
         "/predict",
@@ -199,7 +202,7 @@ def _documents(app: FastAPI, service: Service) -> None:
             made["components"]["schemas"]["PredictRequest"] = schema
             body = {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}}
             made["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": body}
-            if service.keys:
+            if service.keys.keys:
                 made["components"]["securitySchemes"] = {
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "bearer": {"type": "http", "scheme": "bearer"},

@@ -65,9 +65,10 @@ def loadtest(
     Exits with 20 when a request failed.
     """
     from apex_ml.serving import loadtest as work
+    from apex_ml.serving.client import Target
 
     settings = Settings.load()
-    target = work.Target(url or settings.serving_url, settings.serving_key.get_secret_value())
+    target = Target(url or settings.serving_url, settings.serving_key.get_secret_value())
     plan = work.Plan(concurrency, per_request, rate, seconds)
     asked = work.asked_orders(settings, target, orders, path, seed)
     found = asyncio.run(work.ask(target, plan, asked))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+NAMESPACE = "apex_serving"
 BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
@@ -16,19 +17,32 @@ class Figures:
     def __init__(self, classes: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         self._classes = tuple(classes)
-        made = {"registry": self.registry, "namespace": "apex_serving"}
-        self._requests = Counter("requests", "Requests by route and status.", ("route", "status"), **made)
-        self._seconds = Histogram("request_seconds", "Time of a request.", ("route",), buckets=BUCKETS, **made)
-        self._orders = Counter("orders", "Orders that were judged.", **made)
-        self._predicted = Counter("predicted", "Orders by the channel that was named.", ("channel",), **made)
-        self._unknown = Counter("unknown_clients", "Orders of clients without a history.", **made)
-        self._warned = Counter("warned_orders", "Orders with a value that the contract warns of.", **made)
-        self._refused = Counter("refused_values", "Values that broke the contract.", **made)
-        self.recorded = Counter("recorded", "Answers that were recorded in Postgres.", **made)
-        self.dropped = Counter("dropped", "Answers that were not recorded, as the queue was full.", **made)
-        self.version = Gauge("model_version", "Version of the loaded model; 0 before there is one.", **made)
-        self.problems = Gauge("problems", "Things that /ready tells of.", **made)
-        self.waiting = Gauge("record_queue", "Answers that wait to be recorded.", **made)
+        to = self.registry
+        self._requests = Counter(
+            "requests", "Requests by route and status.", ("route", "status"), NAMESPACE, registry=to
+        )
+        self._seconds = Histogram(
+            "request_seconds", "Time of a request.", ("route",), NAMESPACE, registry=to, buckets=BUCKETS
+        )
+        self._predicted = Counter(
+            "predicted", "Orders by the channel that was named.", ("channel",), NAMESPACE, registry=to
+        )
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, namespace=NAMESPACE, registry=to)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, namespace=NAMESPACE, registry=to)
+
+        self._orders = counter("orders", "Orders that were judged.")
+        self._unknown = counter("unknown_clients", "Orders of clients without a history.")
+        self._warned = counter("warned_orders", "Orders with a value that the contract warns of.")
+        self._refused = counter("refused_values", "Values that broke the contract.")
+        self.recorded = counter("recorded", "Answers that were recorded in Postgres.")
+        self.dropped = counter("dropped", "Answers that were not recorded, as the queue was full.")
+        self.version = gauge("model_version", "Version of the loaded model; 0 before there is one.")
+        self.problems = gauge("problems", "Things that /ready tells of.")
+        self.waiting = gauge("record_queue", "Answers that wait to be recorded.")
 
     def watch(self, version: Callable[[], float], problems: Callable[[], float], waiting: Callable[[], float]) -> None:
         """Read these gauges when they are asked for."""

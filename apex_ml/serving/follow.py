@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 
 from apex_ml.adapters import warehouse
@@ -30,8 +31,11 @@ NO_CHAMPION = "there is no champion yet; train one: make train"
 class Follower:
     """Holds the judge of the champion in `judge`: None until there is one. Looks in a thread of its own."""
 
-    def __init__(self, context: StepContext, every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self, context: StepContext, also: Callable[[], None] = lambda: None, every: float = EVERY_SECONDS
+    ) -> None:
         self.judge: Judge | None = None
+        self._also = also
         self._context = context
         self._registry = Registry(context.settings)
         self._every = every
@@ -77,7 +81,8 @@ class Follower:
             self._stopped.wait(self._every)
 
     def look(self) -> None:
-        """Look once: at the alias, at the history snapshots, and now and then at Postgres."""
+        """Look once: at the alias, at the history snapshots, at what else there is, and now and then at Postgres."""
+        self._also()
         try:
             champion = self._registry.by_alias(CHAMPION)
         except ApexError as error:

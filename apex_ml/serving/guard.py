@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from apex_ml.serving.figures import Figures
-from apex_ml.serving.keys import Keys, is_loopback
+from apex_ml.serving.keys import KeyFile, is_loopback
 from apex_ml.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -86,7 +86,7 @@ def refused(error: str, message: str, request_id: str, **more: Any) -> bytes:
 class Guard:
     """ASGI: checks a request, lets it through, and tells of it."""
 
-    def __init__(self, app: App, settings: Settings, keys: Keys, figures: Figures, routes: frozenset[str]) -> None:
+    def __init__(self, app: App, settings: Settings, keys: KeyFile, figures: Figures, routes: frozenset[str]) -> None:
         self._app, self._settings, self._keys, self._figures = app, settings, keys, figures
         self._routes = routes
         self._buckets = Buckets(settings.serving_rate)
@@ -153,13 +153,13 @@ class Guard:
         if self._hosts is not None and _without_port(headers.get(b"host", b"")) not in self._hosts:
             raise Refusal(421, "misdirected", "the Host header names another machine; ask 127.0.0.1 or localhost")
         path = scope["path"]
-        key = None
-        if self._keys:
+        key, keys = None, self._keys.keys
+        if keys:
             given = headers.get(b"x-api-key", b"").decode("latin-1")
             scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
             if not given and scheme.lower() == "bearer":
                 given = token.strip()
-            key = self._keys.admitted(given) if given else None
+            key = keys.admitted(given) if given else None
         who = key or (scope.get("client") or ("",))[0]
         if path not in OPEN and (wait := self._buckets.wait(who, time.monotonic())):
             raise Refusal(
@@ -168,7 +168,7 @@ class Guard:
                 f"more than APEX_SERVING_RATE={self._settings.serving_rate:g} requests a second",
                 ((b"retry-after", str(math.ceil(wait)).encode()),),
             )
-        if self._keys and key is None and path not in OPEN:
+        if keys and key is None and path not in OPEN:
             raise Refusal(
                 401,
                 "unauthorized",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import re
 import secrets
 
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
+logger = logging.getLogger(__name__)
 _HASH = re.compile(r"[0-9a-f]{64}")
 ID_LENGTH = 8
 
@@ -35,7 +37,8 @@ class Keys:
             if not _HASH.fullmatch(part):
                 # it may be a key that was pasted in place of its hash: it is not repeated
                 raise ConfigError(
-                    f"APEX_SERVING_KEYS: entry {nr} of {len(given)} is no sha256 of 64 hex digits; make one: apex serve-key"
+                    f"APEX_SERVING_KEYS: entry {nr} of {len(given)} is no sha256 of 64 hex digits;"
+                    " make one: apex serve-key"
                 )
         self._hashes = tuple(given)
 
@@ -81,3 +84,42 @@ def checked_keys(settings: Settings) -> Keys:
             " empty; make a key: apex serve-key"
         )
     return keys
+
+
+class KeyFile:
+    """The keys of the settings, read again when ``.env`` changes: a key is given and taken back without a restart.
+
+    Keys that would be refused at the start leave the old ones in force, and a problem.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.keys = checked_keys(settings)
+        self._settings = settings
+        self._seen = self._stamp()
+        self._problem = ""
+
+    def problems(self) -> list[str]:
+        """Why the newest keys are not in force."""
+        return [self._problem] if self._problem else []
+
+    def look(self) -> None:
+        """Read the keys again when the file has changed."""
+        if (stamp := self._stamp()) == self._seen:
+            return
+        self._seen = stamp
+        try:
+            fresh = Settings.load(home=self._settings.home)
+            self.keys = checked_keys(self._settings.model_copy(update={"serving_keys": fresh.serving_keys}))
+        except ConfigError as error:
+            self._problem = "keys: APEX_SERVING_KEYS cannot be used; the old ones stay in force"
+            logger.warning("keys_refused reason=%s", error)
+        else:
+            self._problem = ""
+            logger.info("keys_read")
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._settings.env_file.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino

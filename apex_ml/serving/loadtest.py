@@ -127,7 +127,7 @@ class Found:
     confidences: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     predicted: Counter[str] = field(default_factory=Counter)
-    confidence_of: Counter[str] = field(default_factory=Counter)  # type: ignore[type-arg]
+    confidence_of: dict[str, float] = field(default_factory=dict)
     truth: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(true class, predicted class) of orders whose class is known."""
     versions: Counter[int] = field(default_factory=Counter)
@@ -178,7 +178,8 @@ class Found:
 
     def lines(self) -> Iterator[str]:
         """The figures for people."""
-        yield f"requests             {self.requests:,} in {self.seconds:.1f} s, {self.requests / self.seconds:,.0f} a second"
+        each = self.requests / self.seconds
+        yield f"requests             {self.requests:,} in {self.seconds:.1f} s, {each:,.0f} a second"
         yield f"orders               {self.orders:,}, {self.answered / self.seconds:,.0f} answered a second"
         yield f"success rate         {self.success_rate:.2%}"
         for reason, count in self.failures.most_common(10):
@@ -217,7 +218,7 @@ class Found:
         for said, true in zip(answer["predictions"], truth, strict=True):
             named, confidence = said["predicted"], said["confidence"]
             self.predicted[named] += 1
-            self.confidence_of[named] += confidence
+            self.confidence_of[named] = self.confidence_of.get(named, 0.0) + confidence
             self.confidences.append(confidence)
             if true is not None:
                 self.truth[(true, named)] += 1

@@ -1,4 +1,4 @@
-"""Record a sample of the answers in Postgres, beside the requests: what does not fit the queue is dropped and counted."""
+"""Record a sample of the answers in Postgres beside the requests; what does not fit the queue is dropped, counted."""
 
 from __future__ import annotations
 

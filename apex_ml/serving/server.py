@@ -76,7 +76,8 @@ def _bound(settings: Settings) -> socket.socket:
             raise
     except OSError as error:
         raise ConfigError(
-            f"APEX_SERVING_PORT={port}, APEX_SERVING_HOST={host}: cannot be bound: {error.strerror or error}; set another"
+            f"APEX_SERVING_PORT={port}, APEX_SERVING_HOST={host}: cannot be bound:"
+            f" {error.strerror or error}; set another"
         ) from error
     return found
 

@@ -35,7 +35,7 @@ SEEN = (
 def platform_with_champion(scene: Scene, **more: Any) -> Iterator[tuple[Home, date]]:
     """A whole platform of its own after its first night, and the day up to which its history goes."""
     with open_folder() as folder:
-        ports = dict(zip(("pg_port", "mlflow_port", "airflow_port"), free_ports(3), strict=True))
+        ports = dict(zip(("pg_port", "mlflow_port", "airflow_port", "serving_port"), free_ports(4), strict=True))
         given: dict[str, Any] = {"home": folder, "raw_url": str(scene.raw), **ports, **more}
         settings = Settings.load(**given)
         try:

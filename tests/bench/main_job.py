@@ -23,7 +23,7 @@ def run(scene: Scene) -> Iterator[Row]:
     with open_folder() as folder:
         clone = folder / "apex"
         commit = _clone(clone)
-        ports = dict(zip(("pg_port", "mlflow_port", "airflow_port"), free_ports(3), strict=True))
+        ports = dict(zip(("pg_port", "mlflow_port", "airflow_port", "serving_port"), free_ports(4), strict=True))
         settings = Settings.load(home=clone, **ports)
         python = shutil.which("python3", path=str(Path(sys.base_prefix) / "bin")) or "python3"
         env = clean_environment(PYTHON=python, **{f"APEX_{k.upper()}": str(v) for k, v in ports.items()})

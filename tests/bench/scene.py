@@ -151,6 +151,7 @@ class Scene:
             "pg_port": pg_port,
             "mlflow_port": mlflow_port,
             "airflow_url": "http://127.0.0.1:9",  # elsewhere: so that this platform does not run it
+            "serving": False,
             "raw_url": str(self.raw),
             **self.given,
         }

@@ -61,7 +61,7 @@ def platform(raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
 
 
 def ports(settings: Any) -> dict[str, int]:
-    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port")}
+    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}
 
 
 @pytest.mark.platform

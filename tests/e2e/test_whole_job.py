@@ -37,7 +37,7 @@ class Home:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         kept = {k: v for k, v in os.environ.items() if not k.startswith("APEX_")}
-        ports = ("pg_port", "mlflow_port", "airflow_port")
+        ports = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
         self.env = kept | {f"APEX_{p.upper()}": str(getattr(settings, p)) for p in ports}
         self.env |= {"APEX_HOME": str(settings.home), "COLUMNS": "160"}
 
@@ -55,7 +55,7 @@ class Home:
     @property
     def whole(self) -> Settings:
         """The settings with the passwords of the home's own .env."""
-        ports = ("pg_port", "mlflow_port", "airflow_port")
+        ports = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
         return Settings.load(home=self.settings.home, **{p: getattr(self.settings, p) for p in ports})
 
     def page(self) -> str:

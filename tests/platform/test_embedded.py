@@ -118,4 +118,4 @@ def test_logs_are_listed_and_an_unknown_name_is_told(tmp_path: Path, monkeypatch
 
 
 def _ports(settings: Settings) -> dict[str, int]:
-    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port")}
+    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}

@@ -38,7 +38,7 @@ def _sections(text: str) -> Iterator[tuple[str, configparser.SectionProxy]]:
 def test_every_service_restarts_and_logs_with_rotation(rendered: tuple[Settings, str]) -> None:
     settings, text = rendered
     programs = {name.partition(":")[2]: part for name, part in _sections(text) if name.startswith("program:")}
-    assert tuple(programs) == supervise.services(settings) == ("postgres", "mlflow", *supervise.AIRFLOW)
+    assert tuple(programs) == supervise.services(settings) == ("postgres", "mlflow", *supervise.AIRFLOW, "serving")
     for name, part in programs.items():
         assert part["autorestart"] == "true" and part["autostart"] == "false"
         assert part["stdout_logfile"] == str(settings.logs / f"{name}.log")
@@ -107,9 +107,10 @@ def test_services_bind_to_the_host_and_serve_no_logs(rendered: tuple[Settings, s
 
 def test_outside_servers_are_not_started(settings: Settings) -> None:
     outside = settings.model_copy(update={"mlflow_tracking_uri": "http://elsewhere"})
-    assert supervise.services(outside) == ("postgres", *supervise.AIRFLOW)
+    assert supervise.services(outside) == ("postgres", *supervise.AIRFLOW, "serving")
     all_outside = outside.model_copy(update={"airflow_url": "http://there", "database_url": "postgresql://a@b/c"})
-    assert supervise.services(all_outside) == ()
+    assert supervise.services(all_outside) == ("serving",)
+    assert supervise.services(all_outside.model_copy(update={"serving": False})) == ()
 
 
 def test_settings_of_a_caller_reach_the_programs_and_those_of_env_do_not(tmp_path: Path) -> None:
@@ -169,4 +170,4 @@ def test_rendering_is_stable(rendered: tuple[Settings, str]) -> None:
 
 
 def _ports(settings: Settings) -> dict[str, int]:
-    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port")}
+    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
 from click.testing import CliRunner
-from conftest import register
+from champion_home import register
 from ledger import ROWS, counts, places, run, scored_rows
 
 from apex_ml.adapters.registry import CHAMPION, Registry

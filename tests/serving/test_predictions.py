@@ -1,0 +1,115 @@
+"""The online service says of an order what the drop's scores say of it, to the last bit."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from apex_home import Apex
+from ledger import ROWS, run
+from starlette.testclient import TestClient
+
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+
+
+def ask(client: TestClient, orders: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = client.post("/predict", json={"orders": orders})
+    assert answer.status_code == 200, answer.text
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def as_scored(contract: Contract, answers: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [
+        (a["predicted"], *(np.float32(a["probabilities"][c]) for c in contract.classes), np.float32(a["confidence"]))
+        for a in answers
+    ]
+
+
+def scored(apex: Apex, contract: Contract) -> list[tuple[Any, ...]]:
+    p = ", ".join(probability_column(level) for level in contract.classes)
+    rows = apex.sql(f"SELECT predicted, {p}, confidence FROM apex.scored_orders ORDER BY run_id, row_nr")
+    return [(row[0], *map(np.float32, row[1:])) for row in rows]
+
+
+def test_an_answer_is_the_score_of_the_drop_to_the_last_bit(
+    scoring: Apex, client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    version = run(scoring)["model_version"]
+    together = ask(client, drop_orders)
+    assert together["model"] == {"name": scoring.settings.model_name, "version": version}
+    expected = scored(scoring, contract)
+    assert len(expected) == ROWS and as_scored(contract, together["predictions"]) == expected
+    alone = [ask(client, [order])["predictions"][0] for order in drop_orders[:60]]
+    assert as_scored(contract, alone) == expected[:60]
+    assert all(a["known_client"] and a["warnings"] == [] for a in alone)
+
+
+def test_odd_values_are_read_as_those_of_a_drop(
+    scoring: Apex, client: TestClient, drop_orders: list[dict[str, Any]], put_drop: Any, contract: Contract
+) -> None:
+    """Unknown clients and levels, nulls, other cases and blanks, later days: the same in a drop and in a request."""
+    names = list(contract.features.attributes)
+    random = np.random.default_rng(3)
+    orders = [dict(order) for order in drop_orders[:200]]
+    for nr, order in enumerate(orders):
+        for name in random.choice(names, 2, replace=False):
+            value = order[name]
+            order[name] = [None, "never seen", f" {value}\t", str(value).lower(), "", "\u00a0"][nr % 6]
+        if nr % 4 == 0:
+            order[contract.entity] = f" c9{nr:07d}"
+        day = date.fromisoformat(order[contract.timestamp]) + timedelta(days=nr % 40)
+        order[contract.timestamp] = day.strftime("%d/%m/%Y") if nr % 3 else day.isoformat()
+
+    def changed(table: pa.Table) -> pa.Table:
+        return pa.table({name: [order[name] for order in orders] for name in orders[0]})
+
+    put_drop("odd.parquet", changed=changed)
+    assert run(scoring, "odd.parquet")["rows_scored"] == 200
+    answers = ask(client, orders)["predictions"]
+    assert as_scored(contract, answers) == scored(scoring, contract)
+    assert [a["known_client"] for a in answers] == [nr % 4 != 0 for nr in range(200)]
+    assert any("taken as unknown" in w for a in answers for w in a["warnings"])
+
+
+def test_what_an_order_was_is_checked_and_not_used(
+    client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    order = drop_orders[0]
+    plain = ask(client, [order])["predictions"]
+    told = order | {contract.target: contract.classes[-1]} | dict.fromkeys(contract.named("measure"), 3)
+    assert ask(client, [told])["predictions"] == plain
+    bad = client.post("/predict", json={"orders": [order | {contract.named("measure")[0]: -1}]})
+    assert bad.status_code == 422
+
+
+def test_an_order_before_the_snapshot_is_refused_with_the_day(
+    client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    as_of = date.fromisoformat(client.get("/model").json()["snapshot_as_of"])
+    order = drop_orders[0] | {contract.timestamp: (as_of - timedelta(days=1)).isoformat()}
+    answer = client.post("/predict", json={"orders": [drop_orders[1], order]})
+    assert answer.status_code == 422
+    ((fault),) = answer.json()["faults"]
+    assert fault["path"] == f"orders[1].{contract.timestamp}" and str(as_of) in fault["rule"]
+
+
+def test_the_model_is_told_with_its_lineage(chain: Any, client: TestClient) -> None:
+    told, trained, elt = client.get("/model").json(), chain.results["train"], chain.results["elt"]
+    assert (told["version"], told["mlflow_run_id"]) == (trained["model_version"], trained["mlflow_run_id"])
+    assert (told["snapshot_sha256"], told["clients"]) == (elt["snapshot_sha256"], elt["entities"])
+    assert told["data_sha256"] == elt["data_sha256"] and told["contract_sha256"] and told["features"]
+
+
+def test_a_client_without_history_is_a_normal_case(
+    client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    answer = ask(client, [drop_orders[0] | {contract.entity: "C999999999"}])
+    (said,) = answer["predictions"]
+    assert said["known_client"] is False and sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert said["confidence"] == said["probabilities"][said["predicted"]]
+    assert answer["ms"] > 0 and answer["request_id"]
+    assert "apex_serving_unknown_clients_total 1.0" in client.get("/metrics").text
