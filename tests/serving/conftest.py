@@ -87,7 +87,7 @@ def running(apex: Apex, **changes: Any) -> Iterator[Running]:
 
 
 @pytest.fixture
-def drop_orders(put_drop: Callable[..., Path], contract: Contract) -> list[dict[str, Any]]:
+def drop_orders(put_drop: Callable[..., Path], contract: Contract) -> list[dict[str, Any]]:  # noqa: F811
     """The orders of a drop in the inbox, as a request has them."""
     return orders_of(contract, pq.read_table(put_drop()), "a.parquet").orders
 

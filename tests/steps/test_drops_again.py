@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
-from click.testing import CliRunner
 from champion_home import register
+from click.testing import CliRunner
 from ledger import ROWS, counts, places, run, scored_rows
 
 from apex_ml.adapters.registry import CHAMPION, Registry

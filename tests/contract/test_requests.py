@@ -1,0 +1,183 @@
+"""A value in a request is read, normalised and refused as the same value in a drop is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apex_ml.adapters import duck
+from apex_ml.adapters.rowchecks import check_file
+from apex_ml.contract.model import Contract
+from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader, upper
+from apex_ml.settings import Settings
+
+ALPHABET = "abcLMIVé ñß\u00a0\tıſ1.0-/ESTRELASestrelas"
+
+
+@pytest.fixture(scope="module")
+def reader(contract: Contract) -> RequestReader:
+    return RequestReader(contract)
+
+
+@pytest.fixture(scope="module")
+def order(contract: Contract) -> dict[str, Any]:
+    """An order that nothing is wrong with."""
+    made: dict[str, Any] = {}
+    for column in contract.columns.values():
+        if column.required.score:
+            made[column.name] = column.domain.levels[0] if column.domain else "R1"
+    return made | {contract.entity: "C000001", contract.timestamp: "2024-08-24"}
+
+
+def body(*orders: Any) -> bytes:
+    return json.dumps({"orders": orders}).encode()
+
+
+def refused(reader: RequestReader, content: bytes) -> RefusedError:
+    with pytest.raises(RefusedError) as told:
+        reader.read(content)
+    return told.value
+
+
+def strings(contract: Contract) -> st.SearchStrategy[dict[str, Any]]:
+    """Values for the string columns: levels in odd dress, and anything."""
+    fields: dict[str, Any] = {}
+    for column in contract.columns.values():
+        if column.type != "string" or not column.required.score:
+            continue
+        levels = column.domain.levels if column.domain else ("C000001", "c1234567", "R1")
+        dressed = st.builds(
+            lambda before, level, after, low: before + (level.lower() if low else level) + after,
+            st.text(" \t\u00a0", max_size=2),
+            st.sampled_from(levels),
+            st.sampled_from(["", " ", "\u00a0\n", " ESTRELLAS", " estrella", ".0", " estrella.0 "]),
+            st.booleans(),
+        )
+        fields[column.name] = st.one_of(st.none(), dressed, st.text(ALPHABET, max_size=8))
+    dates = ["2024-08-24", "24/08/2024", " 2024-8-4", "2024-08-24 10:11:12", "1999-01-01", "2024-13-01", "x", "", None]
+    return st.fixed_dictionaries(fields | {contract.timestamp: st.sampled_from(dates)})
+
+
+def test_a_request_is_read_as_a_drop_is(
+    reader: RequestReader, contract: Contract, tmp_path: Path, tmp_path_factory: Any
+) -> None:
+    home = Settings.load(home=tmp_path)
+
+    @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.lists(strings(contract), min_size=1, max_size=25))
+    def compare(orders: list[dict[str, Any]]) -> None:
+        folder = tmp_path_factory.mktemp("drop")
+        file = folder / "drop.parquet"
+        pq.write_table(pa.table({n: pa.array([o[n] for o in orders], pa.string()) for n in orders[0]}), file)
+        kept = folder / "accepted.parquet"
+        with duck.connect(home) as con:
+            report = check_file(
+                con, file, contract, "score", as_of=None, accepted=kept, quarantined=folder / "bad.parquet",
+                with_row_nr=True,
+            )  # fmt: skip
+        accepted = {row.pop("row_nr"): row for row in pq.read_table(kept).to_pylist()}
+        for place, order in enumerate(orders):
+            try:
+                found = reader.read(body(order))
+            except RefusedError:
+                assert place not in accepted, order
+            else:
+                assert {n: v[0] for n, v in found.columns.items()} == accepted[place], order
+        assert report.rows == len(orders)
+
+    compare()
+
+
+def test_every_fault_is_told_at_once_with_its_path(
+    reader: RequestReader, order: dict[str, Any], contract: Contract
+) -> None:
+    attribute, measure = contract.features.attributes[0], contract.named("measure")[0]
+    bad = order | {contract.entity: "nobody", attribute: 3, measure: -1, "extra": 1, contract.timestamp: "2014-01-01"}
+    lacking = {k: v for k, v in order.items() if k != attribute}
+    told = refused(reader, body(order, bad, lacking, 7))
+    rules = {fault.path: fault.rule for fault in told.faults}
+    assert set(rules) == {
+        *(f"orders[1].{n}" for n in (contract.entity, attribute, measure, "extra", contract.timestamp)),
+        f"orders[2].{attribute}",
+        "orders[3]",
+    }
+    assert rules[f"orders[1].{contract.entity}"].startswith("pattern: ")
+    assert rules[f"orders[1].{contract.timestamp}"].startswith("range: ")
+    assert rules["orders[1].extra"].startswith("unknown key; the keys are ")
+    assert "null where nothing is known" in rules[f"orders[2].{attribute}"]
+    assert {f.value for f in told.faults} >= {"'nobody'", "3", "-1", "7"}
+    assert told.total == len(told.faults) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        (b"", "body"),
+        (b"[", "body"),
+        (b"\xff\xfe", "body"),
+        (b"[]", "body"),
+        (b'{"orders": 3}', "orders"),
+        (b'{"orders": []}', "orders"),
+        (b"{}", "orders"),
+        (b'{"orders": [], "more": 1}', "orders"),
+        (b"[" * 100_000, "body"),
+    ],
+)
+def test_what_is_no_request_is_refused(reader: RequestReader, content: bytes, path: str) -> None:
+    assert path in [fault.path for fault in refused(reader, content).faults]
+
+
+def test_too_many_orders_are_refused_and_their_faults_are_bounded(
+    reader: RequestReader, order: dict[str, Any], contract: Contract
+) -> None:
+    assert len(reader.read(body(*[order] * MOST_ORDERS))) == MOST_ORDERS
+    told = refused(reader, body(*[order | {contract.timestamp: 5}] * (MOST_ORDERS + 1)))
+    assert told.faults[0].path == "orders"
+    told = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MOST_ORDERS))
+    assert (told.total, len(told.faults)) == (2 * MOST_ORDERS, MOST_FAULTS)
+    long = refused(reader, body(order | {contract.entity: "x" * 100_000}))
+    assert len(long.faults[0].value) < 300
+
+
+def test_numbers_that_are_none_are_refused(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
+    for measure in contract.named("measure"):
+        for value in ("3", True, float("nan"), float("inf"), 2**70):
+            assert refused(reader, body(order | {measure: value})).faults[0].path == f"orders[0].{measure}"
+
+
+def test_values_are_read_again_after_many_others(
+    reader: RequestReader, order: dict[str, Any], contract: Contract
+) -> None:
+    attribute = contract.features.attributes[0]
+    for n in range(0, 42_000, 1000):
+        found = reader.read(body(*[order | {attribute: f"level {n + i}"} for i in range(1000)]))
+        assert len(found.warnings) == 1000
+    assert reader.read(body(order)).warnings == {}
+
+
+def test_the_schema_tells_what_the_contract_says(reader: RequestReader, contract: Contract) -> None:
+    schema = reader.model.model_json_schema()
+    order = schema["$defs"]["Order"]
+    assert list(order["properties"]) == list(contract.columns) and order["additionalProperties"] is False
+    assert order["required"] == [c.name for c in contract.columns.values() if c.required.score]
+    for column in contract.columns.values():
+        told = order["properties"][column.name]
+        assert told["description"].startswith(column.description) and told["x-role"] == column.role
+        if column.domain:
+            assert told["examples"] == list(column.domain.levels)
+
+
+def test_upper_case_is_that_of_sql() -> None:
+    letters = [chr(n) for n in range(0x20, 0x2FF)] + ["ŉ", "ǰ", "ﬁ", "ꭰ"]
+    with duckdb.connect() as con:
+        sql = [row[0] for row in con.execute("SELECT upper(unnest(?))", [letters]).fetchall()]
+    different = [(a, upper(a), b) for a, b in zip(letters, sql, strict=True) if upper(a) != b]
+    assert not different

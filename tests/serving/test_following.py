@@ -1,0 +1,140 @@
+"""The champion is followed while requests go on; what is away is told, and does not stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+from conftest import Running, running
+from relay import Relay
+
+from apex_ml.adapters.registry import CHAMPION, Registry
+from apex_ml.contract.model import Contract
+from apex_ml.serving.client import Target
+from apex_ml.serving.loadtest import Asked, Found, Plan, ask, orders_of
+from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.by_hand import force, rollback
+from apex_ml.steps.promote import promote
+
+WITHIN = 5.0
+
+
+@pytest.fixture
+def asked(raw: Path, contract: Contract, tmp_path: Path) -> Asked:
+    path = tmp_path / "orders.parquet"
+    make_drop(str(raw), date(2024, 8, 24), 300, 1, path, contract)
+    return orders_of(contract, pq.read_table(path), path.name)
+
+
+@contextmanager
+def load(service: Running, asked: Asked, seconds: float) -> Iterator[Callable[[], Found]]:
+    """Ask a hundred times a second beside what the block does; the call waits for the end and returns the figures."""
+    found: list[Found] = []
+
+    def work() -> None:
+        plan = Plan(concurrency=4, rate=100, seconds=seconds)
+        found.append(asyncio.run(ask(Target(service.url), plan, asked)))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+
+    def end() -> Found:
+        worker.join(60)
+        return found[0]
+
+    yield end
+    worker.join(60)
+
+
+def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails(nights: Any, asked: Asked) -> None:
+    apex: Apex = nights.apex
+    with running(apex) as service:
+        told = service.ready(ready=False)
+        first, second = nights.versions["one"], nights.versions["two"]
+        promote(apex.context("one"), who="test")
+        service.ready(ready=True, model_version=first)  # healed by itself
+        with load(service, asked, 14) as end:
+            time.sleep(1)
+            force(apex.context("on"), version=second, reason="test", who="test")
+            begun = time.monotonic()
+            service.ready(ready=True, model_version=second)
+            assert time.monotonic() - begun < WITHIN
+            rollback(apex.context("back"), to=first, reason="test", who="test")
+            begun = time.monotonic()
+            service.ready(ready=True, model_version=first)
+            assert time.monotonic() - begun < WITHIN
+            found = end()
+        assert found.success_rate == 1 and not found.failures and found.requests > 500
+        assert set(found.versions) == {first, second}
+        assert told["model_version"] is None
+
+
+def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
+    scoring: Apex, asked: Asked, mlflow_server: str
+) -> None:
+    settings = scoring.settings
+    with Relay(mlflow_server) as mlflow, Relay(settings.writer_url) as postgres:
+        with running(scoring, mlflow_tracking_uri=mlflow.url, database_url=postgres.url) as service:
+            version = service.ready(ready=True, problems=[])["model_version"]
+            mlflow.cut()
+            postgres.cut()
+            with load(service, asked, 6) as end:
+                told = service.ready(
+                    problems=["registry: does not answer as it should", "postgres: does not answer"], seconds=30
+                )
+                assert told["ready"] and told["model_version"] == version
+                found = end()
+            assert found.success_rate == 1 and not found.failures
+            assert httpx.get(f"{service.url}/ready").status_code == 200
+            mlflow.mend()
+            postgres.mend()
+            service.ready(ready=True, problems=[], seconds=40)
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: Any, asked: Asked) -> None:
+    apex: Apex = nights.apex
+    promote(apex.context("one"), who="test")
+    first = nights.versions["one"]
+    base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
+    foreign = httpx.post(
+        f"{base}/model-versions/create", json={"name": apex.settings.model_name, "source": "mlflow-artifacts:/x"}
+    ).json()["model_version"]["version"]
+    with running(apex) as service:
+        service.ready(ready=True, model_version=first, problems=[])
+        Registry(apex.settings).set_alias(CHAMPION, int(foreign))
+        problem = f"version {foreign} cannot be loaded; see the log; going on with version {first}"
+        service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
+        assert "was not registered by Apex" in service.log.read_text()
+        Registry(apex.settings).set_alias(CHAMPION, nights.versions["two"])
+        service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
+
+
+def test_a_newer_snapshot_is_taken_up(nights: Any, chain: Any, asked: Asked) -> None:
+    apex: Apex = nights.apex
+    promote(apex.context("one"), who="test")
+    with running(apex) as service:
+        service.ready(ready=True)
+        before = httpx.get(f"{service.url}/model").json()
+        newer = apex.processed / "three"
+        shutil.copytree(apex.processed / "two" / "elt", newer / ".elt")
+        manifest = json.loads((newer / ".elt" / "manifest.json").read_text()) | {"run": "three"}
+        manifest["result"] |= {"as_of": "2024-09-01", "snapshot_sha256": "0" * 64}
+        (newer / ".elt" / "manifest.json").write_text(json.dumps(manifest))
+        (newer / ".elt").rename(newer / "elt")
+        deadline = time.monotonic() + 20
+        while (now := httpx.get(f"{service.url}/model").json())["snapshot_as_of"] == before["snapshot_as_of"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert (now["snapshot_as_of"], now["version"]) == ("2024-09-01", before["version"])

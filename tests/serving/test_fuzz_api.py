@@ -1,0 +1,59 @@
+"""Whatever is sent, made from the service's own OpenAPI: no 5xx, and answers that are as the schema says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from apex_home import Apex
+from conftest import running
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+EXAMPLES = 80
+CHECKS = [not_a_server_error, response_schema_conformance, content_type_conformance, status_code_conformance]
+
+
+def fuzz(operation: Any, mode: GenerationMode, url: str) -> set[int]:
+    """Call one operation with many requests; returns the statuses that came."""
+    seen: set[int] = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def call(case: Any) -> None:
+        answer = case.call(base_url=url)
+        seen.add(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+
+    call()
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_request_makes_an_error_of_the_service(scoring: Apex) -> None:
+    with running(scoring) as service:
+        service.ready(ready=True)
+        schema = schemathesis.openapi.from_dict(httpx.get(f"{service.url}/openapi.json").json())
+        operations = {found.ok().label: found.ok() for found in schema.get_all_operations()}
+        predict = operations.pop("POST /predict")
+        assert fuzz(predict, GenerationMode.NEGATIVE, service.url) & {415, 422}
+        assert fuzz(predict, GenerationMode.POSITIVE, service.url) & {200, 422}
+        for operation in operations.values():
+            assert fuzz(operation, GenerationMode.POSITIVE, service.url) == {200}
+        assert len(operations) == 4 and service.ready(ready=True)["problems"] == []
+        assert "Traceback" not in service.log.read_text()

@@ -1,0 +1,101 @@
+"""The load test measures what clients see, and tells MLflow of it as scoring does."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+from click.testing import CliRunner
+from conftest import running
+from pydantic import SecretStr
+
+from apex_ml.contract.model import Contract
+from apex_ml.errors import TransientError
+from apex_ml.serving.client import Target
+from apex_ml.serving.commands import loadtest
+from apex_ml.serving.keys import make_key
+from apex_ml.serving.loadtest import EXPERIMENT, Asked, Plan, ask, model_of
+
+ORDERS = 400
+
+
+def call(apex: Apex, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    for name, value in apex.environment().items():
+        if name.startswith("APEX_"):
+            monkeypatch.setenv(name, value)
+    return CliRunner().invoke(loadtest, arguments, catch_exceptions=True)
+
+
+def logged(apex: Apex) -> list[dict[str, Any]]:
+    base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
+    found = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    search = {"experiment_ids": [found["experiment"]["experiment_id"]]}
+    return httpx.post(f"{base}/runs/search", json=search).json()["runs"]  # type: ignore[no-any-return]
+
+
+def test_it_measures_and_logs(
+    scoring: Apex, put_drop: Any, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keys, and with a file whose channels are known."""
+    key, sha256 = make_key()
+    table = pq.read_table(put_drop())
+    truth = [contract.classes[n % len(contract.classes)] for n in range(len(table))]
+    path = tmp_path / "orders.parquet"
+    pq.write_table(table.append_column(contract.target, pa.array(truth)), path)
+    with running(scoring, serving_keys=sha256) as service:
+        service.ready(ready=True)
+        apex = service.apex.but(serving_key=SecretStr(key))
+        monkeypatch.setenv("APEX_SERVING_KEY", key)
+        done = call(apex, monkeypatch, "--concurrency", "8", "--orders", str(ORDERS), "--file", str(path))
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "success rate         100.00%" in done.output and "p99" in done.output
+        assert f"orders               {ORDERS:,}" in done.output and ", true 134, of them named so " in done.output
+        (run,) = logged(apex)
+        metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
+        assert (metrics["inference_samples"], metrics["inference_success_rate"]) == (ORDERS, 1.0)
+        assert metrics["inference_time_ms_p50"] <= metrics["inference_time_ms_p99"] <= metrics["inference_time_ms_max"]
+        assert sum(metrics[f"pred_count_{level}"] for level in contract.classes) == ORDERS
+        assert sum(metrics[f"true_count_{level}"] for level in contract.classes) == ORDERS
+        assert 0 < metrics["inference_accuracy"] < 1 and 0.3 < metrics["inference_confidence_mean"] < 1
+        assert run["info"]["status"] == "FINISHED"
+        # drawn from the raw orders, in larger bodies, by whom the service does not know
+        monkeypatch.setenv("APEX_SERVING_KEY", "wrong")
+        refused = call(apex, monkeypatch, "--orders", "10", "--no-log")
+        assert isinstance(refused.exception, TransientError) and "401" in str(refused.exception)
+        monkeypatch.setenv("APEX_SERVING_KEY", key)
+        more = call(apex, monkeypatch, "--orders", "1000", "--per-request", "100", "--no-log")
+        assert more.exit_code == 0 and "requests             10 in" in more.output
+
+
+async def _count(url: str, asked: Asked, plan: Plan) -> Any:
+    return await ask(Target(url), plan, asked)
+
+
+def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
+    with running(scoring) as service:
+        service.ready(ready=True)
+        asked = Asked([{"nothing": 1}] * 6, [None] * 6, ("A",))
+        found = asyncio.run(_count(service.url, asked, Plan(concurrency=2, rate=500)))
+    assert found.success_rate == 0 and found.orders == 6
+    ((reason, count),) = found.failures.items()
+    assert reason.startswith("422 ") and count == 6
+    gone = asyncio.run(_count(service.url, asked, Plan(concurrency=1)))
+    assert gone.success_rate == 0 and sum(gone.failures.values()) == 6
+    assert "success rate         0.00%" in list(gone.lines())
+    with pytest.raises(TransientError, match="make up"):
+        model_of(Target(service.url))
+
+
+def test_a_short_soak_keeps_its_memory() -> None:
+    """The bench's own soak, for seconds: it measures what it promises to measure."""
+    from tests.bench.serving import Soaked, grown
+
+    rising = Soaked([100.0 + n for n in range(40)], 0.0, 0.0, 0.0, 0, 0)
+    flat = Soaked([100.0, 120.0] + [121.0] * 38, 0.0, 0.0, 0.0, 0, 0)
+    assert grown(rising) > 10 and grown(flat) == 0

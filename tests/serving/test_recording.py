@@ -1,0 +1,158 @@
+"""A sample of the answers is recorded beside the requests, and monitored as drops are."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import psycopg2
+import pytest
+from apex_home import Apex
+from conftest import served
+from ledger import ROWS
+from starlette.testclient import TestClient
+from throwaway_home import free_ports
+
+from apex_ml.contract.model import Contract
+from apex_ml.contract.tables import probability_column
+from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, monitor
+from apex_ml.steps.score import score
+
+VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
+
+
+@pytest.fixture
+def watched(scoring: Apex, chain: Any) -> Apex:
+    """A home whose database knows the champion."""
+    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
+        scoring.sql(
+            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (*row[:-1], json.dumps(row[-1])),
+        )
+    return scoring.but(drift_least_rows=100)
+
+
+def ask(client: TestClient, orders: list[dict[str, Any]], **headers: str) -> dict[str, Any]:
+    answer = client.post("/predict", json={"orders": orders}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def figure(client: TestClient, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"apex_serving_{name} "))
+
+
+def wait_recorded(client: TestClient, rows: int) -> None:
+    deadline = time.monotonic() + 30
+    while figure(client, "recorded_total") < rows:
+        assert time.monotonic() < deadline, client.get("/ready").text
+        time.sleep(0.1)
+
+
+def test_nothing_is_recorded_unless_asked_for(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+    with served(scoring) as client:
+        ask(client, drop_orders[:5])
+    assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(0,)]
+
+
+def test_answers_are_recorded_as_they_were_given_and_the_reader_sees_them(
+    scoring: Apex, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    sent = [dict(order) for order in drop_orders[:20]]
+    name = contract.features.attributes[0]
+    sent[3][name], sent[4][contract.entity] = "with\0nul", "c999999999"
+    with served(scoring, serving_record_share=1) as client:
+        first = ask(client, sent[:15], **{"X-Request-ID": "one"})
+        second = ask(client, sent[15:], **{"X-Request-ID": "two"})
+        wait_recorded(client, 20)
+        assert figure(client, "record_queue") == 0
+    p = ", ".join(probability_column(level) for level in contract.classes)
+    columns = f"request_id, place, {contract.entity}, {name}, known_client, predicted, confidence, model_version, {p}"
+    with closing(psycopg2.connect(scoring.settings.reader_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT source, {columns} FROM apex.online_answers ORDER BY answer_id")
+        rows = cursor.fetchall()
+        cursor.execute("SELECT answers FROM apex.online_days")
+        assert cursor.fetchall() == [(20,)]
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("SELECT * FROM apex.online_orders")
+    said = first["predictions"] + second["predictions"]
+    assert [r[:3] for r in rows] == [("online", "one", n) for n in range(15)] + [("online", "two", n) for n in range(5)]
+    for order, row, answer in zip(sent, rows, said, strict=True):
+        assert row[3] == order[contract.entity].upper()
+        assert (row[5], row[6]) == (answer["known_client"], answer["predicted"])
+        assert row[8] == first["model"]["version"]
+        assert [np.float32(v) for v in row[9:]] == [np.float32(answer["probabilities"][c]) for c in contract.classes]
+    assert rows[3][4] == "WITHNUL"
+    comments = scoring.sql(
+        "SELECT obj_description(c.oid) FROM pg_class AS c WHERE relname IN ('online_answers', 'online_days')"
+    )
+    assert len(comments) == 2 and all(text.startswith("One row a") for (text,) in comments)
+
+
+def test_a_share_is_a_share(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+    with served(scoring, serving_record_share=0.3) as client:
+        for _ in range(2):
+            ask(client, drop_orders)
+    ((rows,),) = scoring.sql("SELECT count(*) FROM apex.online_orders")
+    assert 0.2 * 2 * ROWS < rows < 0.4 * 2 * ROWS
+
+
+def test_a_full_queue_drops_and_counts_and_slows_no_request(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+    (port,) = free_ports(1)
+    away = f"postgresql://apex_writer:x@127.0.0.1:{port}/apex"
+    with served(scoring, serving_record_share=1, serving_record_queue=150, database_url=away) as client:
+        begun = time.monotonic()
+        for _ in range(5):
+            ask(client, drop_orders[:100])
+        assert time.monotonic() - begun < 5
+        assert figure(client, "dropped_total") == 400 and figure(client, "record_queue") == 100
+        deadline = time.monotonic() + 20
+        while "recording: Postgres does not take the answers" not in client.get("/ready").json()["problems"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert client.get("/ready").status_code == 200
+
+
+def test_a_day_of_answers_is_judged_as_a_day_of_drops_is(
+    watched: Apex, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    with served(watched, serving_record_share=1) as client:
+        ask(client, drop_orders[:300])
+        ask(client, drop_orders[300:])
+        wait_recorded(client, ROWS)
+    assert score(watched.context("s"), ["a.parquet"])["scored"] == 1
+    ((online,),) = watched.sql("SELECT profile FROM apex.online_profiles")
+    ((batch,),) = watched.sql("SELECT profile FROM apex.scoring_runs")
+    assert online == batch  # the same orders count the same, whichever way they came
+    result = monitor(watched.context("look"))
+    assert (result["online_days_judged"], result["days_judged"]) == (1, 1)
+    verdicts = dict(watched.sql("SELECT feature, drifted FROM apex.drift WHERE scope = 'online'"))
+    assert {PREDICTION, CONFIDENCE, *contract.features.attributes} <= set(verdicts) and not any(verdicts.values())
+    assert monitor(watched.context("look"))["online_days_judged"] == 0
+    subjects = watched.sql("SELECT DISTINCT subject FROM apex.drift_latest WHERE scope = 'online'")
+    assert len(subjects) == 1
+
+
+def test_a_drift_of_online_orders_raises_an_alert_with_its_source(
+    watched: Apex, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    name = contract.features.attributes[-1]
+    with served(watched, serving_record_share=1) as client:
+        ask(client, [order | {name: None} for order in drop_orders])
+        wait_recorded(client, ROWS)
+    assert name in monitor(watched.context("look"))["alerts_raised"]
+    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts WHERE subject = %s", (name,))
+    assert message.startswith("online answers of ")
+    # the next day is healthy
+    watched.sql("UPDATE apex.online_profiles SET day = day - 1")
+    watched.sql(
+        "UPDATE apex.drift SET day = day - 1, subject = (day - 1) || ' v' || model_version WHERE scope = 'online'"
+    )
+    with served(watched, serving_record_share=1) as client:
+        ask(client, drop_orders)
+        wait_recorded(client, ROWS)
+    assert name in monitor(watched.context("look"))["alerts_resolved"]
