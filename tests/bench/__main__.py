@@ -38,6 +38,7 @@ from tests.bench import (  # noqa: F401  (importing registers)
     retrain,
     score,
     score_large,
+    serving,
     steps,
     suite,
 )

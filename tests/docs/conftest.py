@@ -64,6 +64,8 @@ INSERT INTO apex.shadow_scores SELECT run_id, 2, row_nr, 'DIGITAL', 0.6, 0.1, 0.
 INSERT INTO apex.drift (scope, subject, day, feature, kind, reference, rows, reference_rows, psi, effect, p_value,
     q_value, drifted) VALUES
     ('drop', '2', '2024-08-24', 'day', 'attribute', 'the training examples', 2, 100, 0.3, 0.5, 0, 0, true);
+INSERT INTO apex.online_profiles (day, model_name, model_version, feature_snapshot, answers, profile)
+VALUES ('2024-08-24', 'digital_orders_xgboost', 1, repeat('d', 64), 2, '{}');
 INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, prior_log_loss, worse)
 VALUES ('digital_orders_xgboost', 1, '2024-08-19', 2, 1, 0.98, 1.03, false);
 """
