@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.adapters import scored
+from apex_ml.adapters import scored, warehouse
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import ONLINE, online_columns, probability_column
 from apex_ml.core.profile import add_counts
@@ -105,3 +105,15 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
                 values = [v.replace("\0", "") if v else v for v in values]
             made[name] = pa.array(values, contract.columns[name].arrow_type)
     return pa.table({name: made[name] for name in online_columns(contract)})
+
+
+def old_answers(settings: Settings, before: datetime) -> int:
+    """How many recorded answers were given before a moment."""
+    (row,) = warehouse.rows(settings, f"SELECT count(*) AS answers FROM {ONLINE} WHERE answered_at < %s", (before,))
+    return int(row["answers"])
+
+
+def drop_answers(settings: Settings, before: datetime) -> None:
+    """Delete the answers that were given before a moment; the counts by day stay."""
+    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {ONLINE} WHERE answered_at < %s", (before,))

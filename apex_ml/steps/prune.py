@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters import partitions, warehouse
+from apex_ml.adapters import online, partitions, warehouse
 from apex_ml.adapters.partitions import Partition
 from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.steps.elt import SNAPSHOT
@@ -22,12 +22,14 @@ GOING = ".pruned.tmp"
 
 @dataclass(frozen=True)
 class Prunable:
-    """What may go at once. `kept` tells by run why an old folder stays."""
+    """What may go at once. `kept` tells by run why an old folder stays; `answers` of the online service are older."""
 
     partitions: list[Partition]
     folders: list[Path]
     bytes: int
     kept: dict[str, str]
+    answers: int
+    before: datetime
 
 
 def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = None) -> Prunable:
@@ -50,12 +52,14 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
             else:
                 folders.append(folder)
     size = sum(p.bytes for p in parts) + sum(f.stat().st_size for d in folders for f in d.rglob("*") if f.is_file())
-    return Prunable(parts, folders, size, kept)
+    return Prunable(parts, folders, size, kept, online.old_answers(context.settings, before), before)
 
 
 def prune(context: StepContext, found: Prunable) -> None:
-    """Drop the partitions and remove the folders; killed half way, the next call goes on."""
+    """Drop the partitions, delete the answers and remove the folders; killed half way, the next call goes on."""
     partitions.drop(context.settings, found.partitions)
+    if found.answers:
+        online.drop_answers(context.settings, found.before)
     for folder in found.folders:
         with full_disk_is_told(folder.parent):
             going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")

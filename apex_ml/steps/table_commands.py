@@ -39,7 +39,7 @@ def export(what: str, out: Path | None) -> None:
 @click.option("--keep", default="90d", show_default=True, metavar="DAYS", help="What is younger stays: 90d, 12w.")
 @click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
 def prune(keep: str, really: bool) -> None:
-    """Drop old partitions of scored orders and the folders of old runs that nothing refers to.
+    """Drop old partitions of scored orders, old online answers, and folders of old runs that nothing refers to.
 
     Partitions go as a whole, when every run in them is older. The ledger of the drops, the statistics and whatever a
     champion, kept scores or the next run need stay.
@@ -61,6 +61,8 @@ def prune(keep: str, really: bool) -> None:
     for run, reason in found.kept.items():
         click.echo(f"stays      {run}: {reason}")
     what = f"{len(found.partitions)} partitions and {len(found.folders)} folders, {found.bytes / 2**20:,.1f} MiB"
+    if found.answers:
+        what = f"{found.answers:,} online answers, {what}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return

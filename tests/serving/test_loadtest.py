@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,7 @@ from apex_ml.serving.client import Target
 from apex_ml.serving.commands import loadtest
 from apex_ml.serving.keys import make_key
 from apex_ml.serving.loadtest import EXPERIMENT, Asked, Plan, ask, model_of
+from tests.bench.serving import Service, Soaked, grown, run_soak
 
 ORDERS = 400
 
@@ -92,10 +94,16 @@ def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
         model_of(Target(service.url))
 
 
-def test_a_short_soak_keeps_its_memory() -> None:
-    """The bench's own soak, for seconds: it measures what it promises to measure."""
-    from tests.bench.serving import Soaked, grown
+def test_a_short_soak_asks_both_ways_and_no_request_fails(scoring: Apex) -> None:
+    """The bench's own soak, for seconds; ten minutes are `python -m tests.bench --only soak`."""
+    with running(scoring) as service:
+        service.ready(ready=True)
+        found = Service(service.url, psutil.Process(service.process.pid), service.apex.environment())
+        soaked = run_soak(found, 6)
+    assert soaked.requests > 300 and soaked.orders > soaked.requests and len(soaked.mib) > 3
 
+
+def test_memory_that_rises_is_told_from_memory_that_is_filled_once() -> None:
     rising = Soaked([100.0 + n for n in range(40)], 0.0, 0.0, 0.0, 0, 0)
-    flat = Soaked([100.0, 120.0] + [121.0] * 38, 0.0, 0.0, 0.0, 0, 0)
-    assert grown(rising) > 10 and grown(flat) == 0
+    filled = Soaked([100.0, 120.0] + [121.0] * 38, 0.0, 0.0, 0.0, 0, 0)
+    assert grown(rising) == 15 and grown(filled) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from throwaway_home import free_ports
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, monitor
+from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
 
 VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
@@ -91,6 +94,17 @@ def test_answers_are_recorded_as_they_were_given_and_the_reader_sees_them(
         "SELECT obj_description(c.oid) FROM pg_class AS c WHERE relname IN ('online_answers', 'online_days')"
     )
     assert len(comments) == 2 and all(text.startswith("One row a") for (text,) in comments)
+
+
+def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+    with served(scoring, serving_record_share=1) as client:
+        ask(client, drop_orders[:10])
+    scoring.sql("UPDATE apex.online_orders SET answered_at = answered_at - interval '100 days' WHERE place < 4")
+    found = find_prunable(scoring.context("prune"), timedelta(days=90))
+    assert found.answers == 4
+    prune(scoring.context("prune"), replace(found, folders=[], partitions=[]))
+    assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(6,)]
+    assert scoring.sql("SELECT answers FROM apex.online_days") == [(10,)]
 
 
 def test_a_share_is_a_share(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
