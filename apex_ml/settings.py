@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     )
     serving_key: SecretStr = Field(SecretStr(""), description="API key that apex loadtest sends.")
     serving_rate: float = Field(
-        2000, ge=0, description="Requests a second that the online service takes of one key or address; 0: no limit."
+        5000, ge=0, description="Requests a second that the online service takes of one key or address; 0: no limit."
     )
     serving_body_kb: int = Field(1024, ge=16, description="Largest body of a request to the online service, in KiB.")
     serving_timeout_seconds: float = Field(

@@ -263,7 +263,7 @@ def _field(column: Column) -> tuple[Any, Any]:
 
 
 class RequestReader:
-    """Reads the body of a request: `model` is its shape, for people and for OpenAPI."""
+    """Reads the body of a request: `model` is its shape, for people and for OpenAPI. For one thread at a time."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract

@@ -42,7 +42,8 @@ class Service:
         contract = context.contract
         self.context = context
         self.keys = KeyFile(context.settings)
-        self.reader = RequestReader(contract)
+        # one for the event loop and one for the thread beside it: what a reader remembers is not shared
+        self.reader, self.reader_beside = RequestReader(contract), RequestReader(contract)
         self.figures = Figures(contract.classes)
         self.follower = Follower(context, self.keys.look)
         self.recorder = Recorder(context, self.figures)
@@ -57,7 +58,7 @@ class Service:
         """What /ready tells."""
         return [*self.follower.problems(), *self.keys.problems(), *self.recorder.problems()]
 
-    def predict(self, body: bytes, notes: dict[str, Any]) -> tuple[int, bytes]:
+    def predict(self, reader: RequestReader, body: bytes, notes: dict[str, Any]) -> tuple[int, bytes]:
         """Status and body of the answer to the body of a request."""
         begun = time.perf_counter()
         judge, request_id = self.follower.judge, notes["request_id"]
@@ -65,7 +66,7 @@ class Service:
             return 503, refused("not_ready", self.follower.waiting, request_id)
         notes["version"] = judge.version.version
         try:
-            orders = self.reader.read(body)
+            orders = reader.read(body)
             judged = judge.judge(orders)
         except RefusedError as error:
             self.figures.refused(error.total)
@@ -146,10 +147,12 @@ def _routes(app: FastAPI, service: Service) -> None:
             raise Refusal(415, "not_json", "send the orders as JSON, with the content type application/json")
         body = await request.body()
         if len(body) <= FEW_BYTES:
-            status, answer = service.predict(body, notes)
+            status, answer = service.predict(service.reader, body, notes)
         else:
             loop = asyncio.get_running_loop()
-            status, answer = await loop.run_in_executor(service.worker, service.predict, body, notes)
+            status, answer = await loop.run_in_executor(
+                service.worker, service.predict, service.reader_beside, body, notes
+            )
         return Response(answer, status, media_type="application/json")
 
     @app.get("/health", response_model=Live, summary="Does the process live?", responses={421: common[421]})

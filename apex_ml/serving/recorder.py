@@ -71,11 +71,10 @@ class Recorder:
         """Take a sample of the answers of a request; never waits."""
         if not self._share:
             return
-        n = len(judged.orders)
-        chosen = np.arange(n) if self._share >= 1 else np.flatnonzero(self._random.random(n) < self._share)
-        if not len(chosen):
-            return
         with self._lock:
+            chosen = np.flatnonzero(self._random.random(len(judged.orders)) < self._share)
+            if not len(chosen):
+                return
             if self._waiting + len(chosen) > self._most:
                 self._figures.dropped.inc(len(chosen))
                 return
