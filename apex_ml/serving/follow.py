@@ -64,7 +64,7 @@ class Follower:
 
     def problems(self) -> list[str]:
         """What is not as it should be, without addresses or paths: those are in the log."""
-        found = list(self._problems.values())
+        found = sorted(self._problems.values())
         if (late := time.monotonic() - self._looked) > max(LATE_SECONDS, 3 * self._every):
             found.append(f"registry: no answer for {late:.0f} s")
         return found

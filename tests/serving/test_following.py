@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
+from champion_home import register
 from conftest import Running, running
 from relay import Relay
 
@@ -92,7 +94,7 @@ def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
             postgres.cut()
             with load(service, asked, 6) as end:
                 told = service.ready(
-                    problems=["registry: does not answer as it should", "postgres: does not answer"], seconds=30
+                    problems=["postgres: does not answer", "registry: does not answer as it should"], seconds=30
                 )
                 assert told["ready"] and told["model_version"] == version
                 found = end()
@@ -107,13 +109,10 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: An
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     first = nights.versions["one"]
-    base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
-    foreign = httpx.post(
-        f"{base}/model-versions/create", json={"name": apex.settings.model_name, "source": "mlflow-artifacts:/x"}
-    ).json()["model_version"]["version"]
+    foreign = register(apex.settings, apex.settings.model_name, replace(nights.like, tags={}))
     with running(apex) as service:
         service.ready(ready=True, model_version=first, problems=[])
-        Registry(apex.settings).set_alias(CHAMPION, int(foreign))
+        Registry(apex.settings).set_alias(CHAMPION, foreign)
         problem = f"version {foreign} cannot be loaded; see the log; going on with version {first}"
         service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
         assert "was not registered by Apex" in service.log.read_text()
