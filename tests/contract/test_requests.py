@@ -149,7 +149,8 @@ def test_too_many_orders_are_refused_and_their_faults_are_bounded(
 
 def test_numbers_that_are_none_are_refused(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
     for measure in contract.named("measure"):
-        for value in ("3", True, float("nan"), float("inf"), 2**70):
+        too_large = [2**70] if contract.columns[measure].type == "int64" else []
+        for value in ("3", True, float("nan"), float("inf"), *too_large):
             assert refused(reader, body(order | {measure: value})).faults[0].path == f"orders[0].{measure}"
 
 
