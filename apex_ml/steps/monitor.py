@@ -236,7 +236,7 @@ def _judge_scored(
     runs: list[Run],
     before: Sequence[Run] | None = None,
 ) -> None:
-    """Judge the sum of some runs of one version and one day, beside those before, by default the earlier scoring runs."""
+    """Judge the sum of some runs of one version and one day, beside those `before`: by default earlier scoring runs."""
     batch, first = batch_of(runs), runs[0]
     assert batch is not None
     settings = context.settings
