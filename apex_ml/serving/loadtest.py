@@ -229,7 +229,7 @@ class Found:
 async def ask(target: Target, plan: Plan, asked: Asked) -> Found:
     """Send all requests, `concurrency` at a time, and measure.
 
-    At a `rate`, a request's time counts from when it was due: one that had to wait for a free connection waited.
+    At a `rate`, the time of a request that had to wait for a free connection counts from when it was due.
     A connection that breaks is a failed request, and a new one is made.
     """
     requests = asked.requests(target, plan.per_request)
@@ -249,6 +249,7 @@ async def ask(target: Target, plan: Plan, asked: Asked) -> Found:
                 due = begun + nr / plan.rate
                 if (wait := due - time.perf_counter()) > 0:
                     await asyncio.sleep(wait)
+                    due = time.perf_counter()  # a timer that wakes a millisecond late is not the service's
             if plan.seconds is not None and time.perf_counter() - begun > plan.seconds:
                 break
             try:
