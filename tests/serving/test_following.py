@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
 from champion_home import register
-from conftest import Running, running
+from online_service import Running, running
 from relay import Relay
 
 from apex_ml.adapters.registry import CHAMPION, Registry

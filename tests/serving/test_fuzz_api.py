@@ -8,8 +8,8 @@ import httpx
 import pytest
 import schemathesis
 from apex_home import Apex
-from conftest import running
 from hypothesis import HealthCheck, Phase, given, settings
+from online_service import running
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from apex_home import Apex
 from click.testing import CliRunner
-from conftest import running
+from online_service import running
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 

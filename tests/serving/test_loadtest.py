@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from apex_home import Apex
 from click.testing import CliRunner
-from conftest import running
+from online_service import running
 from pydantic import SecretStr
 
 from apex_ml.contract.model import Contract

@@ -13,8 +13,8 @@ import numpy as np
 import psycopg2
 import pytest
 from apex_home import Apex
-from conftest import served
 from ledger import ROWS
+from online_service import served
 from starlette.testclient import TestClient
 from throwaway_home import free_ports
 
