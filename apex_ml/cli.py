@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
     "simulate": ("apex_ml.platform.year_command:simulate", "Generate orders; `simulate year`: live through one."),
     "contract": ("apex_ml.steps.contract_commands:contract", "Build and check what is generated from the contract."),
+    "container": ("apex_ml.platform.container_commands:container", "Inside the images: what a service begins with."),
     "settings": ("apex_ml.platform.commands:settings_table", "Print every setting with its default."),
 }
 

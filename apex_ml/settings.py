@@ -1,4 +1,4 @@
-"""All settings of Apex, read from the environment (prefix ``APEX_``) and from ``<home>/.env``.
+"""All settings of Apex, read from the environment (prefix ``APEX_``) and from ``<home>/.env`` or ``APEX_ENV_FILE``.
 
 This is the only module that reads the environment, and it does so when ``Settings.load()`` is called, never at
 import. A variable of the environment wins over the same name in ``.env``. The table in the README and
@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="APEX_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     home: Path = Field(CODE_ROOT, description="Folder that holds all state: data/, .apex/, logs/ and .env.")
+    env_file: Path = Field(
+        default_factory=lambda known: Path(known["home"]) / ".env",
+        description="File of settings and secrets. Empty: <home>/.env.",
+    )
     contract: Path = Field(
         CODE_ROOT / "apex_ml" / "contract" / "orders.yaml", description="The data contract (a YAML file)."
     )
@@ -41,7 +45,8 @@ class Settings(BaseSettings):
 
     # services
     host: str = Field("127.0.0.1", description="Address every service of the embedded platform binds to.")
-    pg_port: int = Field(15432, ge=1, le=65535, description="Port of the embedded Postgres.")
+    pg_host: str = Field("", description="Host of a Postgres that others run. Empty: the embedded one.")
+    pg_port: int = Field(15432, ge=1, le=65535, description="Port of Postgres.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow server.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow API server and UI.")
     serving_port: int = Field(8008, ge=1, le=65535, description="Port of the online service.")
@@ -50,7 +55,10 @@ class Settings(BaseSettings):
     )
     reader_database_url: str = Field("", description="The same database as the reader. Empty: the embedded Postgres.")
     mlflow_tracking_uri: str = Field("", description="MLflow server. Empty: the embedded one.")
+    mlflow_public_url: str = Field("", description="MLflow's address in links for people. Empty: the same as above.")
+    mlflow_user: str = Field("", description="Account of the steps in an MLflow with basic-auth. Empty: no login.")
     airflow_url: str = Field("", description="Airflow API server. Empty: the embedded one.")
+    airflow_public_url: str = Field("", description="Airflow's address in links for people. Empty: the same as above.")
 
     # secrets, made once by `make up` into .env
     pg_admin_password: SecretStr = Field(SecretStr(""), description="Postgres superuser, used at start-up only.")
@@ -63,6 +71,23 @@ class Settings(BaseSettings):
     airflow_jwt_secret: SecretStr = Field(SecretStr(""), description="Signs Airflow's tokens.")
     airflow_secret_key: SecretStr = Field(SecretStr(""), description="Signs Airflow's sessions.")
     airflow_fernet_key: SecretStr = Field(SecretStr(""), description="Encrypts Airflow's connections.")
+    mlflow_admin_password: SecretStr = Field(SecretStr(""), description="MLflow user admin, in containers.")
+    mlflow_password: SecretStr = Field(SecretStr(""), description="MLflow user of the steps, in containers.")
+    mlflow_secret_key: SecretStr = Field(SecretStr(""), description="Signs MLflow's forms, in containers.")
+    redis_password: SecretStr = Field(SecretStr(""), description="Queue of the Celery workers, in containers.")
+
+    # where steps run
+    runtime: Literal["local", "docker"] = Field(
+        "local", description="A step is a process beside Airflow (local) or a container of its own (docker)."
+    )
+    docker_host: str = Field("unix:///var/run/docker.sock", description="Engine, or gate to it, that runs the steps.")
+    step_image: str = Field("apex-ml:latest", description="Image of the steps.")
+    project: str = Field("apex", description="Compose project: the network's name, and the prefix of its volumes.")
+    step_memory_mb: int = Field(4096, ge=512, description="Memory limit of a step's container.")
+    step_cpus: float = Field(2, gt=0, description="CPU limit of a step's container.")
+    executor: Literal["LocalExecutor", "CeleryExecutor"] = Field(
+        "LocalExecutor", description="Airflow's executor in containers; CeleryExecutor with the profile scale."
+    )
 
     # schedule
     retrain_schedule: str = Field("0 2 * * *", description="Cron of apex_retrain, in UTC.")
@@ -145,6 +170,7 @@ class Settings(BaseSettings):
     threads: int = Field(2, ge=1, description="Threads a step may use.")
     memory_limit_mb: int = Field(1024, ge=256, description="Memory DuckDB may use in a step before it spills to disk.")
 
+    git_commit: str = Field("", description="Commit of the code where there is no checkout: an image sets it.")
     origin: str = Field("", description="Address of the run that called the step; logged for lineage.")
 
     fault: str = Field(
@@ -183,23 +209,18 @@ class Settings(BaseSettings):
     def load(cls, **overrides: object) -> Settings:
         """Read ``.env`` and the environment; keyword arguments win over both.
 
-        The folder that holds ``.env`` is ``APEX_HOME``, by default the checkout.
+        The folder that holds ``.env`` is ``APEX_HOME``, by default the checkout; ``APEX_ENV_FILE`` names another file.
         """
         home = Path(str(overrides.get("home") or os.environ.get("APEX_HOME") or CODE_ROOT)).resolve()
+        named = overrides.get("env_file") or ("home" not in overrides and os.environ.get("APEX_ENV_FILE"))
+        env_file = Path(str(named)) if named else home / ".env"
         try:
-            return cls(**{**overrides, "home": home}, _env_file=home / ".env")  # type: ignore[arg-type]
+            return cls(**{**overrides, "home": home, "env_file": env_file}, _env_file=env_file)  # type: ignore[arg-type]
         except ValidationError as error:
             lines = [f"APEX_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
-            raise ConfigError(
-                "settings: " + "; ".join(lines) + " (environment or " + str(home / ".env") + ")"
-            ) from error
+            raise ConfigError("settings: " + "; ".join(lines) + " (environment or " + str(env_file) + ")") from error
 
     # derived locations: an empty setting means the embedded default
-    @property
-    def env_file(self) -> Path:
-        """Secrets and local overrides, mode 0600."""
-        return self.home / ".env"
-
     @property
     def state(self) -> Path:
         """State of the embedded platform."""
@@ -231,9 +252,19 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
 
     @property
+    def mlflow_address(self) -> str:
+        """MLflow's address for people, without a slash at its end."""
+        return (self.mlflow_public_url or self.tracking_uri).rstrip("/")
+
+    @property
     def airflow(self) -> str:
         """URL of the Airflow API server."""
         return self.airflow_url or f"http://{self.host}:{self.airflow_port}"
+
+    @property
+    def airflow_address(self) -> str:
+        """Airflow's address for people, without a slash at its end."""
+        return (self.airflow_public_url or self.airflow).rstrip("/")
 
     @property
     def serving_address(self) -> str:
@@ -248,9 +279,9 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{self.serving_port}" if ":" in host else f"http://{host}:{self.serving_port}"
 
     def postgres_url(self, role: str, password: SecretStr, database: str, driver: str = "postgresql") -> str:
-        """URL of a database of the embedded Postgres, password quoted."""
+        """URL of a database of the platform's Postgres, password quoted."""
         secret = quote(password.get_secret_value(), safe="")
-        return f"{driver}://{role}:{secret}@{self.host}:{self.pg_port}/{database}"
+        return f"{driver}://{role}:{secret}@{self.pg_host or self.host}:{self.pg_port}/{database}"
 
     @property
     def writer_url(self) -> str:

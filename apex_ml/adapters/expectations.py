@@ -274,7 +274,7 @@ def name_source(settings: Settings, verdict: BatchVerdict, run: str, raw: str, d
     page = verdict.page
     if not page.is_file():
         return
-    model = f"{settings.tracking_uri}/#/models/{quote(settings.model_name)}"
+    model = f"{settings.mlflow_address}/#/models/{quote(settings.model_name)}"
     links = [(settings.origin, "Airflow run"), (model, f"versions of {settings.model_name} in MLflow")]
     anchors = [f'<a href="{escape(u)}" target="_blank" rel="noopener">{escape(text)}</a>' for u, text in links if u]
     told = [

@@ -54,10 +54,15 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._url = settings.tracking_uri.rstrip("/")
+        self._login = (
+            (settings.mlflow_user, settings.mlflow_password.get_secret_value()) if settings.mlflow_user else None
+        )
 
     def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
-            response = httpx.request(method, f"{self._url}{path}", timeout=60, verify=_trusted(), **kwargs)
+            response = httpx.request(
+                method, f"{self._url}{path}", timeout=60, verify=_trusted(), auth=self._login, **kwargs
+            )
         except httpx.HTTPError as error:
             raise TransientError(
                 f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) does not answer:"
@@ -133,7 +138,7 @@ class Registry:
 
     def run_url(self, run_id: str, experiment_id: str) -> str:
         """Address of a run in the MLflow UI."""
-        return f"{self._url}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{self._settings.mlflow_address}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def upload(self, run_id: str, folder: Path, under: str) -> str:
         """Put the files of a folder among the artifacts of a run, over older ones; returns their address in the UI."""
@@ -147,7 +152,7 @@ class Registry:
 
     def version_url(self, version: int) -> str:
         """Address of a version in the MLflow UI."""
-        return f"{self._url}/#/models/{quote(self._settings.model_name)}/versions/{version}"
+        return f"{self._settings.mlflow_address}/#/models/{quote(self._settings.model_name)}/versions/{version}"
 
     def fetch(self, version: ModelVersion) -> Path:
         """Fetch the files of a version into the local cache, once, and check their sha256; returns their folder.

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.store import new_file
+from apex_ml.adapters.warehouse import BAD_DROP
 from apex_ml.contract.masks import quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import SCORED, probability_column
@@ -24,8 +25,6 @@ from apex_ml.errors import TransientError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
-BAD_DROP = "bad_drop"
-"""Kind of the alert that a drop cannot be scored."""
 NAME_LOCK = 7_261_003
 """Mixed into the key of the advisory lock on a drop's name."""
 DISK_FULL = "53100"

@@ -51,8 +51,11 @@ class Registered:
     model_id: str
 
 
-def _quiet() -> None:
-    """MLflow reads these at import; progress bars and telemetry have no place in a task's log."""
+def _prepare(settings: Settings) -> None:
+    """Set what MLflow reads at import: the login, if any; progress bars and telemetry have no place in a task's log."""
+    if settings.mlflow_user:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = settings.mlflow_user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.mlflow_password.get_secret_value()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -67,7 +70,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
     """
-    _quiet()
+    _prepare(settings)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature

@@ -7,21 +7,24 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
-import pyarrow.parquet as pq
 
-from apex_ml.adapters.scored import BAD_DROP
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
+
+if TYPE_CHECKING:  # Airflow raises alerts from here, and its image has no Arrow
+    import pyarrow.parquet as pq
 
 Connection = psycopg2.extensions.connection
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
+BAD_DROP = "bad_drop"
+"""Kind of the alert that a drop cannot be scored."""
 
 
 def _where(url: str) -> str:

@@ -181,15 +181,20 @@ def _migrate_airflow(settings: Settings, phases: Phases) -> None:
                 cursor.execute("SELECT version_num FROM alembic_version")
                 (revision,) = cursor.fetchone() or ("",)
             stamp.write_text(f"{wanted} {revision}")
-        with connection, connection.cursor() as cursor:
-            # a missing pool would leave its tasks scheduled for ever; slots that a person changed stay
-            for name, (slots, description) in POOLS.items():
-                cursor.execute(
-                    "INSERT INTO slot_pool (pool, slots, description, include_deferred) "
-                    "SELECT %(name)s, %(slots)s, %(description)s, false "
-                    "WHERE NOT EXISTS (SELECT FROM slot_pool WHERE pool = %(name)s)",
-                    {"name": name, "slots": slots, "description": description},
-                )
+    make_pools(settings)
+
+
+def make_pools(settings: Settings) -> None:
+    """Make the pools that are missing; slots that a person changed stay."""
+    with contextlib.closing(_airflow_database(settings)) as connection, connection, connection.cursor() as cursor:
+        # a missing pool would leave its tasks scheduled for ever
+        for name, (slots, description) in POOLS.items():
+            cursor.execute(
+                "INSERT INTO slot_pool (pool, slots, description, include_deferred) "
+                "SELECT %(name)s, %(slots)s, %(description)s, false "
+                "WHERE NOT EXISTS (SELECT FROM slot_pool WHERE pool = %(name)s)",
+                {"name": name, "slots": slots, "description": description},
+            )
 
 
 def _airflow_database(settings: Settings) -> psycopg2.extensions.connection:

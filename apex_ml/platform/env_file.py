@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import io
 import os
 import re
 import secrets
@@ -44,9 +45,31 @@ SECRETS: dict[str, Callable[[], str]] = {
 }
 
 
+CONTAINER_SECRETS: dict[str, Callable[[], str]] = {
+    "mlflow_admin_password": lambda: secrets.token_urlsafe(16),
+    "mlflow_password": _token,
+    "mlflow_secret_key": _token,
+    "redis_password": _token,
+}
+"""What the platform in containers needs besides."""
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting: ``raw_url`` is ``APEX_RAW_URL``."""
     return f"APEX_{name.upper()}"
+
+
+def completed(text: str) -> str:
+    """Return the text of an ``.env`` with every secret that the platform in containers needs; none is changed.
+
+    >>> made = completed("APEX_PG_ADMIN_PASSWORD=mine\n")
+    >>> made.startswith("APEX_PG_ADMIN_PASSWORD=mine\nAPEX_PG_AIRFLOW_PASSWORD=") and completed(made) == made
+    True
+    """
+    known = {name for name, value in dotenv_values(stream=io.StringIO(text), interpolate=False).items() if value}
+    made = {variable(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
+    lines = [f"{name}={make()}\n" for name, make in made.items() if name not in known]
+    return text if not lines else (text or HEADER).rstrip("\n") + "\n" + "".join(lines)
 
 
 def file_values(settings: Settings) -> dict[str, str]:
@@ -95,7 +118,7 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
     if "\n" in value or "\r" in value:
         raise ConfigError(f"{variable(field)}: a value in .env must be one line, got {value!r}")
     accepted = getattr(Settings.load(**{"home": settings.home, field: value}), field)
-    line = f"{variable(field)}={_quoted(value)}\n"
+    line = f"{variable(field)}={quoted(value)}\n"
     pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
     with _locked(settings):
         text = settings.env_file.read_text() if settings.env_file.exists() else HEADER
@@ -115,7 +138,7 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
     return settings.model_copy(update={field: accepted})
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Value as python-dotenv and a shell both read it back."""
     if re.fullmatch(r"[\w@%+=:,./?&*-]*", value):
         return value

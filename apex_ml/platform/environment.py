@@ -57,11 +57,13 @@ def apex_variables(settings: Settings) -> dict[str, str]:
     """
     stored = file_values(settings)
     variables = {}
-    for name in sorted(settings.model_fields_set - {"home"}):
+    for name in sorted(settings.model_fields_set - {"home", "env_file"}):
         value = getattr(settings, name)
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         if text and stored.get(variable(name)) != text:
             variables[variable(name)] = text
+    if settings.env_file != settings.home / ".env":
+        variables["APEX_ENV_FILE"] = str(settings.env_file)
     return {"APEX_HOME": str(settings.home), **variables}
 
 
@@ -86,7 +88,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__API__HOST": settings.host,
         "AIRFLOW__API__PORT": str(settings.airflow_port),
-        "AIRFLOW__API__BASE_URL": settings.airflow,
+        "AIRFLOW__API__BASE_URL": settings.airflow_address,
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": settings.airflow_secret_key.get_secret_value(),
         "AIRFLOW__API_AUTH__JWT_SECRET": settings.airflow_jwt_secret.get_secret_value(),

@@ -121,8 +121,8 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
 def print_places(console: Console, settings: Settings, data_docs: str | None) -> None:
     """Print where people go on from here. Passwords are named by their place, never shown."""
     places = {
-        "Airflow": settings.airflow,
-        "MLflow": settings.tracking_uri,
+        "Airflow": settings.airflow_address,
+        "MLflow": settings.mlflow_address,
         "GX Data Docs": data_docs or "none yet",
         "SQL": "apex sql",
         "Passwords": f"{settings.env_file} (Airflow: admin, viewer; Postgres: the roles)",

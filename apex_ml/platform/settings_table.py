@@ -7,7 +7,7 @@ import typing
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from apex_ml.platform.env_file import SECRETS, variable
+from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, variable
 from apex_ml.settings import CODE_ROOT, Settings
 
 
@@ -40,11 +40,13 @@ def _description(name: str, field: FieldInfo) -> str:
         text += f" One of: {', '.join(map(str, typing.get_args(field.annotation)))}."
     if name in SECRETS:
         text += " Made once by `apex up`."
+    if name in CONTAINER_SECRETS:
+        text += " Made once by `RUNTIME=docker make up`."
     return text
 
 
 def _default(field: FieldInfo) -> str:
-    if isinstance(field.default, SecretStr):
+    if isinstance(field.default, SecretStr) or field.default_factory is not None:
         return ""
     # the place of this checkout says nothing on another machine
     return str(field.default).replace(str(CODE_ROOT), "<checkout>")

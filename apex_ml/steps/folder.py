@@ -58,7 +58,10 @@ class StepContext:
 
 @lru_cache(maxsize=1)
 def git_commit() -> tuple[str | None, bool]:
-    """Commit of the code and whether the checkout was changed after it; (None, False) outside a checkout."""
+    """Commit of the code and whether the checkout was changed after it.
+
+    Outside a checkout, as in an image, it is the commit of the settings, else None.
+    """
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=CODE_ROOT, capture_output=True, text=True, check=True, timeout=10
@@ -72,7 +75,7 @@ def git_commit() -> tuple[str | None, bool]:
             timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None, False
+        return Settings.load().git_commit or None, False
     return commit, bool(changed)
 
 

@@ -113,7 +113,8 @@ def _work(
             "of_rows": checked.of_rows,
         },
         "data_docs": str(checked.page),
-        "data_docs_url": f"{context.settings.airflow}/apex/data-docs/{checked.page.relative_to(site).as_posix()}",
+        "data_docs_url": f"{context.settings.airflow_address}/apex/data-docs/"
+        + checked.page.relative_to(site).as_posix(),
         "data_sha256": data_sha256,
         "newest": profile.newest.isoformat(),
         "as_of": looks_from.isoformat(),

@@ -290,8 +290,8 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         colors={name: place for place, name in enumerate(classes)},
         waiting=waiting(settings),
         gain=gain,
-        mlflow=settings.tracking_uri.rstrip("/"),
-        model_url=f"{settings.tracking_uri.rstrip('/')}/#/models/{quote(model, safe='')}",
+        mlflow=settings.mlflow_address,
+        model_url=f"{settings.mlflow_address}/#/models/{quote(model, safe='')}",
     )
 
 

@@ -14,20 +14,22 @@ from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
+from apex_airflow.step_container import ContainerRunner
 from apex_airflow.step_process import LocalRunner, Outcome, Runner, StepCommand
-from apex_ml.errors import TransientError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
-RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner}
+RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner, "docker": ContainerRunner}
 """Where a step can run."""
 LOGGED = 2000
 """Characters of the command that the log shows."""
 
 
 def step_defaults(settings: Settings) -> dict[str, Any]:
-    """Return the ``default_args`` of a DAG of steps: owner, time limit, and retries (of transient errors only)."""
+    """Return the ``default_args`` of a DAG of steps: owner, runtime, time limit, retries (of transient errors only)."""
     return {
         "owner": "apex",
+        "runtime": settings.runtime,
         "execution_timeout": timedelta(minutes=settings.step_timeout_minutes),
         "retries": settings.step_retries,
         "retry_delay": timedelta(seconds=settings.retry_delay_seconds),
@@ -102,19 +104,25 @@ class StepOperator(BaseOperator):
         self.runtime = runtime
         self._runner: Runner | None = None
 
-    def command(self, dag_id: str, run_id: str, settings: Settings) -> StepCommand:
+    def command(
+        self, dag_id: str, run_id: str, settings: Settings, map_index: int = -1, try_number: int = 1
+    ) -> StepCommand:
         """Describe the command of this task in a DAG run."""
         run = ("--run", run_slug(dag_id, run_id)) if self.with_run else ()
-        origin = f"{settings.airflow}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+        origin = f"{settings.airflow_address}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         return StepCommand(
             args=(self.step, *run, *(arg for arg in self.args if arg)),
             env={"APEX_HOME": str(settings.home), "APEX_ORIGIN": origin},
+            task=f"{run_slug(dag_id, run_id)}.{self.task_id}" + (f".{map_index}" if map_index >= 0 else ""),
+            number=try_number,
+            seconds=self.execution_timeout.total_seconds() if self.execution_timeout else None,
         )
 
     def execute(self, context: Context) -> Any:
         """Run the step; return its result, or raise what Airflow should do about its end."""
         run = context["dag_run"]
-        command = self.command(run.dag_id, run.run_id, Settings.load())
+        task = context["ti"]
+        command = self.command(run.dag_id, run.run_id, Settings.load(), task.map_index, task.try_number)
         line = " ".join(command.args)  # a chunk may name a thousand drops
         self.log.info("apex %s", line if len(line) <= LOGGED else f"{line[:LOGGED]} …")
         self._runner = RUNTIMES[self.runtime]()
@@ -124,6 +132,10 @@ class StepOperator(BaseOperator):
             raise AirflowFailException(
                 f"apex {self.step}: stopped after {self.execution_timeout} (APEX_STEP_TIMEOUT_MINUTES)"
             ) from error
+        except TransientError as error:
+            raise AirflowException(f"apex {self.step}: {error}") from error
+        except ConfigError as error:
+            raise AirflowFailException(f"apex {self.step}: {error}") from error
         result = self.result_of(outcome)
         context["ti"].xcom_push(key=RESULT_KEY, value=result)
         if result.get("skip"):
@@ -150,6 +162,6 @@ class StepOperator(BaseOperator):
         return outcome.result
 
     def on_kill(self) -> None:
-        """End the step's whole process group."""
+        """End the step and everything it started."""
         if self._runner is not None:
             self._runner.kill()

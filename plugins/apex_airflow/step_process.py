@@ -26,10 +26,17 @@ Emit = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StepCommand:
-    """One step to run: the arguments of ``apex`` and the variables to add to its environment."""
+    """One step to run: the arguments of ``apex`` and the variables to add to its environment.
+
+    ``task`` names the task (a mapped one with its index) among all of the platform, ``number`` counts its tries, and
+    ``seconds`` is the time limit that holds even when Airflow is gone.
+    """
 
     args: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
+    number: int = 1
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,24 @@ def apex_program() -> tuple[str, ...]:
     return (str(script),) if script.exists() else (sys.executable, "-m", "apex_ml.cli")
 
 
+class ResultOfLines:
+    """Looks for the result in a step's output, and keeps the last lines of the rest."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.result: dict[str, Any] | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def take(self, line: str) -> None:
+        """Hand on one line."""
+        self._emit(line)
+        found = find_result(line)
+        if found is None:
+            self.tail.append(line)
+        else:
+            self.result = found
+
+
 class LocalRunner:
     """Runs a step as a process group of its own on this machine.
 
@@ -112,21 +137,15 @@ class LocalRunner:
             env={**inherited, "PYTHONUNBUFFERED": "1", **command.env},
             start_new_session=True,
         )
-        result: dict[str, Any] | None = None
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        output = ResultOfLines(emit)
         try:
             for line in read_lines(self._process):
-                emit(line)
-                found = find_result(line)
-                if found is None:
-                    tail.append(line)
-                else:
-                    result = found
+                output.take(line)
             exit_code = self._process.wait()
         finally:
             stopped = self._stopped
             self.kill()
-        return Outcome(exit_code, result, tuple(tail), stopped)
+        return Outcome(exit_code, output.result, tuple(output.tail), stopped)
 
     def kill(self) -> None:
         """End the whole group: SIGTERM, and SIGKILL for what is left after two seconds."""
@@ -173,12 +192,13 @@ def read_lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
                 if not chunk:
                     break
                 *lines, pending = (pending + chunk).split(b"\n")
-                yield from (_text(line) for line in lines)
+                yield from (text_of(line) for line in lines)
             elif process.poll() is not None:
                 break
     if pending:
-        yield _text(pending)
+        yield text_of(pending)
 
 
-def _text(line: bytes) -> str:
+def text_of(line: bytes) -> str:
+    """The last state of a line, as text."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")

@@ -1,0 +1,64 @@
+"""`apex container …`: what the images of the compose file begin with; not for people."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from apex_ml.settings import Settings
+
+
+@click.group()
+def container() -> None:
+    """Inside the images: what a service of the compose file begins with."""
+
+
+@container.command()
+@click.option("--complete", is_flag=True, help="Read an .env from stdin and print it with every secret that it lacks.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="The .env.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Folder with a volume for each kind of service.")
+def secrets(complete: bool, source: Path | None, target: Path | None) -> None:
+    """Part the secrets of .env among the services."""
+    from apex_ml.platform import container as containers
+    from apex_ml.platform.env_file import completed
+
+    if complete:
+        click.echo(completed(sys.stdin.read()), nl=False)
+        return
+    assert source and target
+    containers.part_secrets(Settings.load(env_file=source), target)
+
+
+@container.command()
+def prepare() -> None:
+    """Apex's tables and folders."""
+    from apex_ml.platform.container import prepare_apex
+
+    prepare_apex(Settings.load())
+
+
+@container.command("prepare-airflow")
+def prepare_airflow() -> None:
+    """Airflow's tables, pools and users."""
+    from apex_ml.platform import container as containers
+
+    containers.prepare_airflow(Settings.load())
+
+
+@container.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def airflow(arguments: tuple[str, ...]) -> None:
+    """An `airflow` command with the platform's configuration."""
+    from apex_ml.platform.container import become_airflow
+
+    become_airflow(Settings.load(), list(arguments))
+
+
+@container.command()
+def mlflow() -> None:
+    """MLflow's server."""
+    from apex_ml.platform.container import become_mlflow
+
+    become_mlflow(Settings.load())
