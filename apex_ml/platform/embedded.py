@@ -61,6 +61,9 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     TransientError with the last lines of its log for a service that does not get healthy.
     """
     phases = phases or Phases()
+    if not services(settings):
+        phases.say("Every service of this platform runs elsewhere.")
+        return settings
     settings = ensure_env(settings)
     with _exclusive(settings, phases):
         supervisor = Supervisor(settings)

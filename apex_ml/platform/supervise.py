@@ -79,7 +79,8 @@ def services(settings: Settings) -> tuple[str, ...]:
     """The services this platform runs itself; one that settings point at elsewhere is left out."""
     mlflow = () if settings.mlflow_tracking_uri else (MLFLOW,)
     airflow = () if settings.airflow_url else AIRFLOW
-    database = (POSTGRES,) if mlflow or airflow or not settings.database_url else ()
+    elsewhere = settings.pg_host or (settings.database_url and not mlflow and not airflow)
+    database = () if elsewhere else (POSTGRES,)
     return (*database, *mlflow, *airflow, *((SERVING,) if settings.serving else ()))
 
 
