@@ -1,10 +1,23 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
-.PHONY: help setup up run train down status logs mlflow-ui test check bench bench-gate format lint lock
+.PHONY: help setup up run train down status logs sql mlflow-ui secrets images backup restore test test-docker check \
+	bench bench-gate format lint lock
 
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
+
+# where the platform runs: processes of this machine, or with RUNTIME=docker containers, for which nothing is installed
+RUNTIME ?= local
+ifeq ($(RUNTIME),docker)
+APEX := deployment/docker/platform.sh
+READY :=
+else ifeq ($(RUNTIME),local)
+APEX := $(BIN)/apex
+READY := setup
+else
+$(error RUNTIME=$(RUNTIME): expected local or docker)
+endif
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -12,29 +25,47 @@ help: ## List the targets
 setup: ## Make .venv with the exact packages (PYTHON=python3)
 	@deployment/local/setup.sh
 
-up: setup ## Bring the platform up
-	@$(BIN)/apex up
+up: $(READY) ## Bring the platform up (RUNTIME=docker: in containers; so for the next ones)
+	@$(APEX) up
 
-run: setup ## The main job: up, retrain, score a fresh drop, report (RAW=folder of raw parquet)
-	@$(BIN)/apex run $(if $(RAW),--raw "$(RAW)")
+run: $(READY) ## The main job: up, retrain, score a fresh drop, report (RAW=folder of raw parquet)
+	@$(APEX) run $(if $(RAW),--raw "$(RAW)")
 
 train: up ## Run apex_retrain alone and wait for it
-	@$(BIN)/apex retrain
+	@$(APEX) retrain
 
-down: setup ## Stop the platform; data stays
-	@$(BIN)/apex down
+down: $(READY) ## Stop the platform; data stays
+	@$(APEX) down
 
-status: setup ## Services, champion, drops waiting, last runs
-	@$(BIN)/apex status
+status: $(READY) ## Services, champion, drops waiting, last runs
+	@$(APEX) status
 
-logs: setup ## The list of logs, or one of them (S=scheduler)
-	@$(BIN)/apex logs $(if $(S),"$(S)")
+logs: $(READY) ## The list of logs, or one of them (S=scheduler)
+	@$(APEX) logs $(if $(S),"$(S)")
 
-mlflow-ui: setup ## Print and check the address of MLflow
-	@$(BIN)/apex mlflow-ui
+sql: $(READY) ## psql as the reader
+	@$(APEX) sql
+
+mlflow-ui: $(READY) ## Print and check the address of MLflow
+	@$(APEX) mlflow-ui
+
+backup: $(READY) ## Write databases, artifacts and data into one file (TO=folder, by default backups)
+	@$(APEX) backup $(if $(TO),"$(TO)")
+
+restore: $(READY) ## Bring a backup back, on either runtime (FROM=file)
+	@$(APEX) restore "$(FROM)"
+
+secrets: ## Add to .env what the platform in containers needs; RUNTIME=docker make up does it too
+	@deployment/docker/platform.sh secrets
+
+images: ## Build the images of the platform in containers (BASE_IMAGE=…)
+	@deployment/docker/platform.sh images
 
 test: check ## Everything that CI runs: check, then all tests
 	@$(BIN)/python -m pytest -n 2
+
+test-docker: setup ## The platform in containers, really run; needs a Docker engine
+	@$(BIN)/python -m pytest tests/docker/engine
 
 check: lint ## Lint, types, layers, doctests
 	@$(BIN)/mypy --strict apex_ml

@@ -85,6 +85,7 @@ class AirflowApi:
 
     def __init__(self, settings: Settings, *, patience: float = 30.0) -> None:
         self.url = settings.airflow
+        self.pages = settings.airflow_address
         self.setting = "APEX_AIRFLOW_URL" if settings.airflow_url else "APEX_AIRFLOW_PORT"
         self.patience = patience
         self._password = settings.airflow_admin_password
@@ -168,7 +169,7 @@ class AirflowApi:
 
     def run_url(self, dag_id: str, run_id: str) -> str:
         """Return the page of a run in the UI."""
-        return f"{self.url}/dags/{dag_id}/runs/{_path(run_id)}"
+        return f"{self.pages}/dags/{dag_id}/runs/{_path(run_id)}"
 
     def _call(
         self,

@@ -51,8 +51,8 @@ def up() -> None:
 
     with _terminated_like_interrupted():
         settings = embedded.up(Settings.load())
-    click.echo(f"Airflow   {settings.airflow}")
-    click.echo(f"MLflow    {settings.tracking_uri}")
+    click.echo(f"Airflow   {settings.airflow_address}")
+    click.echo(f"MLflow    {settings.mlflow_address}")
     if settings.serving:
         click.echo(f"Online    {settings.serving_url}/docs")
     click.echo("SQL       apex sql")
@@ -145,7 +145,7 @@ def mlflow_ui() -> None:
     found = health.check(settings, ["mlflow"])["mlflow"]
     if not found.ok:
         raise TransientError(f"MLflow does not answer on {settings.tracking_uri}: {found.detail}; `apex up` starts it")
-    click.echo(settings.tracking_uri)
+    click.echo(settings.mlflow_address)
 
 
 @click.command()

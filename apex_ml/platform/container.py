@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ from pydantic import SecretStr
 from apex_ml.errors import ConfigError
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, quoted, variable
 from apex_ml.platform.environment import QUIET, airflow_environment, mlflow_environment
-from apex_ml.settings import Settings
+from apex_ml.settings import CODE_ROOT, Settings
 
 USER = 10001
 """Who owns the files: the user of both images."""
@@ -151,15 +152,12 @@ def prepare_airflow(settings: Settings) -> None:
     from apex_ml.platform.embedded import make_pools
 
     environment = {**os.environ, **container_airflow_environment(settings)}
-    for arguments in (["db", "migrate"], ["sync-perm"]):
-        done = subprocess.run(["airflow", *arguments], env=environment, check=False, capture_output=True, text=True)
+    logins = CODE_ROOT / "deployment" / "docker" / "logins.py"
+    for command in (["airflow", "db", "migrate"], [sys.executable, str(logins)]):
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise ConfigError(f"`airflow {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
+            raise ConfigError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
     make_pools(settings)
-    script = Path(__file__).parents[2] / "deployment" / "docker" / "logins.py"
-    users = subprocess.run(["python", str(script)], env=environment, check=False, capture_output=True, text=True)
-    if users.returncode:
-        raise ConfigError(f"the users of Airflow cannot be made:\n{users.stderr[-3000:]}")
 
 
 def become_mlflow(settings: Settings) -> NoReturn:
@@ -172,6 +170,8 @@ def become_mlflow(settings: Settings) -> NoReturn:
     config.write_text(
         "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
         f"database_uri = {store_uri.replace('%', '%%')}\n"
+        # a password is hashed once a minute for a user, not at every request
+        "auth_cache_ttl_seconds = 60\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     config.chmod(0o600)

@@ -207,7 +207,7 @@ def _follow(
             asked = any(task.state == "awaiting_input" for task in tasks)
             note = f"waiting for the run {others[0].run_id} to end" if waits else ""
             if asked:
-                note = f"waiting for a person's answer: {api.url}/required_actions"
+                note = f"waiting for a person's answer: {api.pages}/required_actions"
             board.show(tasks, note)
             retries.tell(run, tasks)
             if run.finished:
@@ -221,7 +221,7 @@ def _follow(
                 raise TransientError(
                     f"{dag_id}: no task has run for {STUCK_SECONDS:.0f} s although the run is {run.state}: "
                     "`make status` tells whether the scheduler is well; a pool without free slots also does this "
-                    f"({api.url}/pools)"
+                    f"({api.pages}/pools)"
                 )
             if now - began > limit_seconds:
                 raise TransientError(
@@ -254,7 +254,7 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
     began = time.monotonic()
     limit = settings.step_timeout_minutes * 60.0
     retries = _Retries(api, console)
-    with TaskBoard(console, f"{SCORE}  {api.url}/dags/{SCORE}") as board:
+    with TaskBoard(console, f"{SCORE}  {api.pages}/dags/{SCORE}") as board:
         while True:
             summary = report.drop_summary(settings, drop.sha256)
             runs = [run for run in api.dag_runs(SCORE) if run.run_id not in before or not run.finished]
@@ -276,7 +276,7 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
             if time.monotonic() - began > limit:
                 raise TransientError(
                     f"{drop.path}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "
-                    f"see {api.url}/dags/{SCORE} and `make logs S=airflow-triggerer`"
+                    f"see {api.pages}/dags/{SCORE} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -335,7 +335,8 @@ def _staying_up(console: Console, settings: Settings) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         console.print(
-            f"\nStopped watching. The platform stays up and its runs go on: {settings.airflow}; `make down` stops it.",
+            f"\nStopped watching. The platform stays up and its runs go on: {settings.airflow_address};"
+            " `make down` stops it.",
             markup=False,
         )
         sys.exit(INTERRUPTED)

@@ -120,12 +120,17 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
 
 def print_places(console: Console, settings: Settings, data_docs: str | None) -> None:
     """Print where people go on from here. Passwords are named by their place, never shown."""
+    contained = settings.runtime == "docker"
     places = {
         "Airflow": settings.airflow_address,
         "MLflow": settings.mlflow_address,
         "GX Data Docs": data_docs or "none yet",
-        "SQL": "apex sql",
-        "Passwords": f"{settings.env_file} (Airflow: admin, viewer; Postgres: the roles)",
+        "SQL": "RUNTIME=docker make sql" if contained else "apex sql",
+        "Passwords": (
+            ".env (Airflow: admin, viewer; MLflow: admin; Postgres: the roles)"
+            if contained
+            else f"{settings.env_file} (Airflow: admin, viewer; Postgres: the roles)"
+        ),
     }
     for name, place in places.items():
         console.print(f"{name:<14}{place}", markup=False, soft_wrap=True)  # an address must stay in one piece

@@ -54,7 +54,8 @@ def show(settings: Settings, console: Console) -> bool:
         console.print(f"deadlines: unknown, {str(error).strip().splitlines()[0]}", markup=False, soft_wrap=True)
     for message in behind:
         console.print(f"late: {message}", markup=False, soft_wrap=True)
-    console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
+    if settings.runtime == "local":
+        console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
     return well and not behind
 
 
@@ -63,6 +64,8 @@ def show_services(settings: Settings, console: Console) -> bool:
     supervisor = Supervisor(settings)
     states = supervisor.states() if supervisor.running() else {}
     mine = services(settings)
+    if not mine:
+        return _show_elsewhere(settings, console)
     found = health.check(settings, [name for name in mine if states.get(name) and states[name].state == "RUNNING"])
     table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("service", "state", "pid", "uptime", "health", "memory", "address"):
@@ -97,6 +100,19 @@ def show_services(settings: Settings, console: Console) -> bool:
     if not states:
         console.print("The platform is down: `make up` or `apex up` brings it up.", markup=False)
     return well
+
+
+def _show_elsewhere(settings: Settings, console: Console) -> bool:
+    """Print the health of services that others run; return whether all are well."""
+    addresses = dict.fromkeys(AIRFLOW, settings.airflow_address) | {MLFLOW: settings.mlflow_address}
+    found = health.check(settings, list(addresses))
+    table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("service", "health", "address"):
+        table.add_column(name, overflow="fold")
+    for name, address in addresses.items():
+        table.add_row(name, "ok" if found[name].ok else found[name].detail, address)
+    console.print(table)
+    return all(result.ok for result in found.values())
 
 
 def memory_of(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""Make Airflow's users admin and viewer, with the passwords of the settings; safe to run again.
+"""Make Airflow's roles, and users admin and viewer, with the passwords of the settings; safe to run again.
 
 Run in Airflow's image by `apex container prepare-airflow`. Roles are Airflow's own; Viewer may also look at plugins, so
 that a viewer sees the Apex page, as with the login of the platform on one machine.
@@ -23,6 +23,8 @@ def main() -> None:
     }
     with get_application_builder() as builder:
         security = builder.sm
+        builder.add_permissions(update_perms=True)
+        security.sync_roles()
         security.add_permission_to_role(
             security.find_role("Viewer"), security.create_permission(ACTION_CAN_READ, RESOURCE_PLUGIN)
         )

@@ -1,0 +1,222 @@
+#!/bin/bash
+# The platform in containers, by the commands of `apex`: RUNTIME=docker make up, run, down, … call this.
+# Needs a Docker engine with Compose; no Python. Variables are read from the environment, then from .env.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() {
+    echo "apex: $1" >&2
+    exit 30
+}
+
+command -v docker >/dev/null || fail "docker is not installed; \`make up\` runs the platform without it"
+export APEX_ENV_FILE=${APEX_ENV_FILE:-$PWD/.env}
+
+# the environment wins over .env, as everywhere
+value() {
+    local given=${!1:-}
+    [[ -n $given || ! -f $APEX_ENV_FILE ]] || given=$(sed -n "s/^$1=//p" "$APEX_ENV_FILE" | tail -n 1 | tr -d "'\"")
+    echo "${given:-$2}"
+}
+
+COMPOSE_PROJECT_NAME=$(value COMPOSE_PROJECT_NAME apex)
+export COMPOSE_PROJECT_NAME
+ml=$(value APEX_STEP_IMAGE apex-ml:latest)
+airflow=$(value APEX_AIRFLOW_IMAGE apex-airflow:latest)
+scale=()
+workers=()
+if [[ $(value APEX_EXECUTOR LocalExecutor) == CeleryExecutor ]]; then
+    scale=(--profile scale)
+    workers=(--scale "airflow-worker=$(value WORKERS 2)")
+fi
+
+compose() {
+    if docker compose version >/dev/null 2>&1; then
+        docker compose --env-file "$APEX_ENV_FILE" "$@"
+    elif command -v docker-compose >/dev/null; then
+        docker-compose --env-file "$APEX_ENV_FILE" "$@"
+    else
+        fail "docker compose is not installed"
+    fi
+}
+
+# run the command `apex` on the platform's network
+tool() {
+    local terminal=(-T)
+    [[ ! -t 0 || ! -t 1 ]] || terminal=()
+    compose run --rm "${terminal[@]}" apex "$@" 2> >(grep -v '^Creating ' >&2)
+}
+
+# the client that can mount secrets while it builds
+builder() {
+    if docker buildx version >/dev/null 2>&1; then
+        echo docker buildx build --load
+        return
+    fi
+    local client
+    for client in $(type -ap docker); do
+        if DOCKER_BUILDKIT=1 "$client" build --help 2>/dev/null | grep -q -- --secret; then
+            echo env DOCKER_BUILDKIT=1 "$client" build
+            return
+        fi
+    done
+    fail "building needs BuildKit: install docker's buildx plugin"
+}
+
+# index and certificates of this machine's pip, for the build alone
+pip_settings() {
+    local folder=$1 name found
+    echo '[global]' >"$folder/pip.conf"
+    for name in index-url extra-index-url trusted-host; do
+        found=$(printenv "PIP_$(tr a-z- A-Z_ <<<"$name")" || true)
+        [[ -n $found ]] || found=$(python3 -m pip config get "global.$name" 2>/dev/null || true)
+        [[ -z $found ]] || echo "$name = $found" >>"$folder/pip.conf"
+    done
+    local certificates=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+    if [[ -s $certificates ]]; then
+        cp "$certificates" "$folder/ca.crt"
+        echo 'cert = /etc/ssl/certs/ca-certificates.crt' >>"$folder/pip.conf"
+    fi
+}
+
+images() {
+    local build folder target tag
+    read -ra build <<<"$(builder)"
+    folder=$(mktemp -d)
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$folder'" EXIT
+    pip_settings "$folder"
+    local options=(--secret "id=pip,src=$folder/pip.conf" --network "$(value BUILD_NETWORK default)")
+    [[ ! -s $folder/ca.crt ]] || options+=(--secret "id=ca,src=$folder/ca.crt")
+    options+=(--build-arg "BASE_IMAGE=$(value BASE_IMAGE python:3.11-slim-bookworm)")
+    options+=(--build-arg "ACCELERATOR=$(value ACCELERATOR cpu)")
+    options+=(--build-arg "GIT_COMMIT=$(git rev-parse HEAD 2>/dev/null || true)")
+    for target in ml airflow; do
+        tag=${!target}
+        echo "Building $tag"
+        "${build[@]}" --quiet "${options[@]}" --target "$target" --tag "$tag" --file deployment/docker/Dockerfile . >/dev/null
+    done
+    rm -rf "$folder"
+    trap - EXIT
+}
+
+# an image with a name of its own comes from elsewhere; ours follows the code
+ensure_images() {
+    if [[ -n $(value APEX_STEP_IMAGE '') ]] && docker image inspect "$ml" "$airflow" >/dev/null 2>&1; then
+        return
+    fi
+    images
+}
+
+secrets() {
+    local made
+    [[ -f $APEX_ENV_FILE ]] || (umask 077 && : >"$APEX_ENV_FILE")
+    grep -q '^COMPOSE_PROJECT_NAME=' "$APEX_ENV_FILE" || echo "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" >>"$APEX_ENV_FILE"
+    made=$(docker run --rm -i --network none "$ml" apex container secrets --complete <"$APEX_ENV_FILE")
+    if [[ $made != "$(cat "$APEX_ENV_FILE")" ]]; then
+        (umask 077 && printf '%s\n' "$made" >"$APEX_ENV_FILE.new")
+        mv "$APEX_ENV_FILE.new" "$APEX_ENV_FILE"
+    fi
+}
+
+containers() {
+    docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" "$@"
+}
+
+wait_healthy() {
+    local deadline=$((SECONDS + 300)) bad waiting
+    while true; do
+        bad=$(containers --filter status=exited --format '{{.Names}} {{.Status}}' | grep -v 'Exited (0)' || true)
+        [[ -z $bad ]] || break
+        waiting=$(containers --filter health=starting --filter health=unhealthy --format '{{.Names}}')
+        [[ -n $waiting ]] || return 0
+        if ((SECONDS > deadline)); then
+            bad=$waiting
+            break
+        fi
+        sleep 1
+    done
+    local name
+    name=$(head -n 1 <<<"$bad" | cut -d' ' -f1)
+    docker logs --tail 15 "$name" >&2 || true
+    echo "apex: TransientError: not well: $bad; its last lines are above" >&2
+    exit 20
+}
+
+up() {
+    ensure_images
+    secrets
+    compose "${scale[@]}" up --detach --no-build --remove-orphans "${workers[@]}" 2>&1 | grep -E 'rror|ailed' >&2 || true
+    wait_healthy
+}
+
+addresses() {
+    echo "Airflow   http://127.0.0.1:$(value APEX_AIRFLOW_PORT 8080)"
+    echo "MLflow    http://127.0.0.1:$(value APEX_MLFLOW_PORT 5000)"
+    echo "SQL       RUNTIME=docker make sql"
+    echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
+}
+
+# raw files of this machine become those of the platform
+take_raw() {
+    [[ -d $1 ]] || fail "RAW=$1 is no folder"
+    tar -C "$1" -c . | compose run --rm -T --entrypoint sh apex -ec '
+        rm -rf /apex/data/raw.new && mkdir /apex/data/raw.new && tar -C /apex/data/raw.new -x --no-same-owner --no-same-permissions
+        rm -rf /apex/data/raw && mv /apex/data/raw.new /apex/data/raw' 2> >(grep -v '^Creating ' >&2)
+}
+
+command=${1:-}
+[[ $# -eq 0 ]] || shift
+case $command in
+    up)
+        up
+        addresses
+        ;;
+    run)
+        up
+        if [[ ${1:-} == --raw ]]; then
+            take_raw "$2"
+        fi
+        tool run
+        ;;
+    retrain | champion | score | rollback | promote | export | prune | monitor)
+        tool "$command" "$@"
+        ;;
+    down)
+        compose --profile scale --profile tools down --remove-orphans "$@" 2>&1 | grep -E 'rror|ailed' >&2 || true
+        # a step that lost its Airflow just now
+        docker ps --all --quiet --filter "label=apex.step=$COMPOSE_PROJECT_NAME" | xargs --no-run-if-empty docker rm --force >/dev/null
+        echo "The platform is down."
+        ;;
+    status)
+        compose ps
+        tool status "$@"
+        ;;
+    logs)
+        if [[ $# -eq 0 ]]; then
+            compose ps --services
+        else
+            compose logs --tail 100 "$@"
+        fi
+        ;;
+    sql)
+        terminal=()
+        [[ -t 0 && -t 1 ]] || terminal=(-T)
+        # the reader's password is asked of Postgres' own copy of the secrets
+        compose exec "${terminal[@]}" postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_READER_PASSWORD"
+            exec psql -X -h 127.0.0.1 -U apex_reader -d apex "$@"' psql "$@"
+        ;;
+    mlflow-ui)
+        tool mlflow-ui
+        ;;
+    secrets)
+        docker image inspect "$ml" >/dev/null 2>&1 || images
+        secrets
+        ;;
+    images)
+        images
+        ;;
+    *)
+        fail "$command is no command of the platform in containers: up, run, retrain, down, status, logs, sql, mlflow-ui, secrets, images"
+        ;;
+esac

@@ -1,0 +1,302 @@
+"""The platform in containers, really run: the main job, logins, secrets, faults, and what is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Stack, docker, until  # type: ignore[attr-defined]
+
+pytestmark = pytest.mark.timeout(1800)
+
+ROWS = 20_000
+SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = '{}'"
+
+
+def put(stack: Stack, name: str, seed: int) -> None:
+    """A drop of the coming day appears in the inbox as a whole."""
+    script = f"""
+from pathlib import Path
+from datetime import date
+from apex_ml.contract.model import load_contract
+from apex_ml.settings import Settings
+from apex_ml.simulate.drop import make_drop
+settings = Settings.load()
+make_drop(settings.raw, date(2024, 8, 24), {ROWS}, {seed},
+          Path(settings.drops) / "inbox" / "{name}", load_contract(settings.contract))
+"""
+    stack.apex("python3", "-c", script)
+
+
+def fault(stack: Stack, value: str) -> None:
+    """Let the coming steps stand still at a fault point; nothing: let them go on."""
+    stack.set(APEX_FAULT=value)
+    parts = docker("inspect", "--format", "{{json .Mounts}}", stack.container("secrets"))
+    assert "secrets-steps" in parts
+    docker("start", "--attach", stack.container("secrets"))
+
+
+def halted(stack: Stack) -> str | None:
+    """The step whose process stands still."""
+    for step in stack.steps():
+        if any(line.split()[0].startswith("T") for line in docker("top", step, "-eo", "stat,args").splitlines()[1:]):
+            return step
+    return None
+
+
+def paused(stack: Stack, dag: str, value: bool) -> None:
+    with stack.airflow("admin") as api:
+        assert api.patch(f"/api/v2/dags/{dag}", json={"is_paused": value}).status_code == 200
+
+
+def runs(stack: Stack, dag: str) -> list[dict[str, Any]]:
+    with stack.airflow("admin") as api:
+        found: list[dict[str, Any]] = api.get(f"/api/v2/dags/{dag}/dagRuns", params={"limit": 50}).json()["dag_runs"]
+        return found
+
+
+def once_each(stack: Stack, *names: str) -> None:
+    """Every drop has one row in the ledger, one run, and all its rows once."""
+    listed = ", ".join(f"'{name}'" for name in names)
+    found = stack.sql(
+        "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
+        " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
+        f" WHERE d.name IN ({listed}) GROUP BY 1, 2 ORDER BY 1"
+    )
+    assert found == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
+
+
+def test_the_main_job(stack: Stack) -> None:
+    ran: str = stack.ran  # type: ignore[attr-defined]
+    assert "Challenger promoted" in ran and "version 1" in ran
+    assert f"http://127.0.0.1:{stack.ports['APEX_AIRFLOW_PORT']}" in ran and "http://airflow-api-server" not in ran
+    assert stack.sql("SELECT state, rows_scored, model_version FROM apex.drop_summary") == [["done", "100000", "1"]]
+    [[commit]] = stack.sql("SELECT DISTINCT git_commit FROM apex.lineage")
+    assert len(commit) == 40
+    assert "version 1" in stack.platform("status").stdout
+    assert stack.platform("sql", "-Atc", "SELECT count(*) FROM scored_orders_current").stdout == "100000\n"
+    assert until(lambda: not stack.steps(), 120, "steps end and are removed")
+
+
+def test_who_may_do_what(stack: Stack) -> None:
+    with stack.airflow() as anonymous, stack.airflow("viewer") as viewer, stack.airflow("admin") as admin:
+        for path in ("/apex/", "/apex/data-docs/index.html", "/apex/metrics", "/api/v2/dags"):
+            assert anonymous.get(path).status_code == 401, path
+        for default in ("admin", "airflow"):
+            assert anonymous.post("/auth/token", json={"username": "admin", "password": default}).status_code == 401
+        page = viewer.get("/apex/")
+        assert page.status_code == 200 and "100,000" in page.text
+        assert viewer.get("/apex/data-docs/index.html").status_code == 200
+        run = {"conf": {"reason": "a test of the rights"}, "logical_date": None}
+        assert viewer.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 403
+        assert admin.get("/apex/").status_code == 200
+        assert admin.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 200
+    import httpx
+
+    tracking = f"http://127.0.0.1:{stack.ports['APEX_MLFLOW_PORT']}/api/2.0/mlflow/experiments/search?max_results=5"
+    assert httpx.get(tracking, trust_env=False).status_code == 401
+    login = ("admin", stack.values["APEX_MLFLOW_ADMIN_PASSWORD"])
+    assert httpx.get(tracking, trust_env=False, auth=login).status_code == 200
+
+
+def test_no_secret_is_shown(stack: Stack) -> None:
+    shown = stack.ran  # type: ignore[attr-defined]
+    everything = docker("ps", "--all", "--quiet", "--filter", f"name={stack.project}").splitlines()
+    assert len(everything) >= 11
+    shown += docker("inspect", *everything)
+    for image in ("apex-ml:test", "apex-airflow:test"):
+        shown += docker("history", "--no-trunc", image) + docker("inspect", image)
+    for container in everything:
+        both = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=False)
+        shown += both.stdout + both.stderr
+    shown += docker("exec", stack.container("airflow-api-server"), "sh", "-c", "cat $(find /var/log/airflow -type f)")
+    with stack.airflow("viewer") as viewer:
+        shown += viewer.get("/api/v2/dags/apex_retrain/dagRuns/~/taskInstances").text + viewer.get("/apex/").text
+    assert [name for name, value in stack.secrets.items() if value in shown] == []
+
+
+def test_what_a_service_may(stack: Stack) -> None:
+    services = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
+    for service in (*services, "postgres", "docker-gate"):
+        found = json.loads(docker("inspect", stack.container(service)))[0]
+        host, config = found["HostConfig"], found["Config"]
+        assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["Memory"] and host["PidsLimit"], service
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", service
+        binds = [mount["Source"] for mount in found["Mounts"] if mount["Type"] == "bind"]
+        assert binds == (["/var/run/docker.sock"] if service == "docker-gate" else []), service
+        assert service == "docker-gate" or config["User"] in ("apex", "postgres"), service
+        published = [part["HostIp"] for parts in found["NetworkSettings"]["Ports"].values() for part in parts or []]
+        assert published == (["127.0.0.1"] if service in ("mlflow", "airflow-api-server") else []), service
+    seen = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")
+    assert seen.split() == ["env"]
+    for package in ("mlflow", "xgboost", "pandas", "numpy", "pyarrow", "great_expectations"):
+        found_package = subprocess.run(
+            ["docker", "run", "--rm", "--network", "none", "apex-airflow:test", "python3", "-c", f"import {package}"],
+            capture_output=True,
+            check=False,
+        )
+        assert found_package.returncode == 1, package
+
+
+# run inside Airflow's image, on the networks of the scheduler, as a task would
+RUNNER = """
+import os, sys
+from apex_airflow.step_container import ContainerRunner
+from apex_airflow.step_process import StepCommand
+print("pid", os.getpid(), flush=True)
+print(ContainerRunner().run(StepCommand(**eval(sys.argv[1])), lambda line: print("line", line, flush=True)), flush=True)
+"""
+
+
+def runner(stack: Stack, command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["docker", "exec", "--env", "PYTHONPATH=/opt/apex/code/plugins", stack.container("airflow-scheduler")]
+        + ["python3", "-c", RUNNER, command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_step_that_ends_well_and_one_that_does_not(stack: Stack) -> None:
+    good, _ = runner(stack, "dict(args=('score', '--list'), task='test.good')").communicate(timeout=120)
+    assert "exit_code=0" in good and "'chunks': []" in good, good
+    bad, _ = runner(stack, "dict(args=('elt', '--run', 'no-such-run'), task='test.bad')").communicate(timeout=120)
+    assert "exit_code=10" in bad or "exit_code=30" in bad, bad
+    late, _ = runner(stack, "dict(args=('score', '--list'), task='test.late', seconds=-29)").communicate(timeout=120)
+    assert "exit_code=124" in late, late
+    assert stack.steps() == []
+
+
+def test_nobody_outlives_its_task(stack: Stack) -> None:
+    """The runner dies as by kill -9: the gate ends the step that nobody waits for."""
+    paused(stack, "apex_score", True)
+    put(stack, "leash.parquet", 31)
+    fault(stack, "score_written:halt")
+    try:
+        process = runner(stack, "dict(args=('score', '--drops', '[\"leash.parquet\"]'), task='test.leash')")
+        assert process.stdout is not None
+        pid = int(process.stdout.readline().removeprefix("pid "))
+        step = until(lambda: halted(stack), 120, "the step stands still")
+        found = json.loads(docker("inspect", step))[0]
+        assert found["HostConfig"]["Memory"] == 4096 << 20 and found["HostConfig"]["ReadonlyRootfs"]
+        docker("exec", stack.container("airflow-scheduler"), "sh", "-c", f"kill -9 {pid}")
+        process.wait(30)
+        until(lambda: step not in stack.steps(), 20, "the gate removes the step")
+    finally:
+        fault(stack, "")
+        paused(stack, "apex_score", False)
+    until(lambda: stack.sql(SCORED.format("leash.parquet")) == [["done", str(ROWS)]], 300, "the sweep scores it")
+    once_each(stack, "leash.parquet")
+
+
+def test_the_gate_lets_nothing_else_pass(stack: Stack) -> None:
+    script = """
+import json, sys
+from docker import APIClient
+from docker.errors import APIError
+from apex_airflow.step_container import container_body
+from apex_airflow.step_process import StepCommand
+from apex_ml.settings import Settings
+settings = Settings.load()
+client = APIClient(base_url=settings.docker_host, version="1.41")
+body = container_body(settings, StepCommand(("score", "--list"), task="x"))
+def refused(call, *args):
+    try:
+        call(*args)
+    except APIError as error:
+        return error.status_code
+    return 0
+host = body["HostConfig"]
+bodies = [
+    {**body, "Image": settings.step_image.replace("ml", "airflow")},
+    {**body, "Cmd": ["sh", "-c", "id"]},
+    {**body, "Entrypoint": ["sh"]},
+    {**body, "User": "0:0"},
+    {**body, "Env": ["LD_PRELOAD=/apex/x.so"]},
+    {**body, "HostConfig": {**host, "Privileged": True}},
+    {**body, "HostConfig": {**host, "Binds": ["/:/host"]}},
+    {**body, "HostConfig": {**host, "NetworkMode": "host"}},
+    {**body, "HostConfig": {**host, "Mounts": [*host["Mounts"], {"Type": "bind", "Source": "/", "Target": "/h"}]}},
+]
+print(json.dumps([
+    [refused(client.create_container_from_config, b, "x") for b in bodies],
+    [refused(client.inspect_container, sys.argv[1]), refused(client.kill, sys.argv[1]),
+     refused(client.remove_container, sys.argv[1]), refused(client.exec_create, sys.argv[1], "id"),
+     refused(client.images), refused(client.info)],
+    [c["Id"] for c in client.containers(all=True)],
+]))
+"""
+    out = docker(
+        "exec", "--env", "PYTHONPATH=/opt/apex/code/plugins", stack.container("airflow-scheduler"),
+        "python3", "-c", script, stack.container("postgres"),
+    )  # fmt: skip
+    created, others, listed = json.loads(out.splitlines()[-1])
+    assert created == [403] * 9
+    assert set(others) <= {403, 404, 405} and listed == []
+
+
+def test_a_task_that_is_failed_by_hand_ends_its_step(stack: Stack) -> None:
+    put(stack, "failed.parquet", 32)
+    fault(stack, "score_written:halt")
+    try:
+        step = until(lambda: halted(stack), 180, "the step stands still")
+        [run] = [run for run in runs(stack, "apex_score") if run["state"] == "running"]
+        with stack.airflow("admin") as api:
+            path = f"/api/v2/dags/apex_score/dagRuns/{run['dag_run_id']}"
+            assert api.patch(path, json={"state": "failed"}).status_code == 200
+        until(lambda: step not in stack.steps(), 60, "the step is ended")
+    finally:
+        fault(stack, "")
+    until(lambda: stack.sql(SCORED.format("failed.parquet")) == [["done", str(ROWS)]], 400, "the next run scores it")
+    once_each(stack, "failed.parquet")
+
+
+def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
+    """Airflow's worker and then Postgres die by kill -9 in the middle of a drop; each is scored once all the same."""
+    put(stack, "worker.parquet", 33)
+    fault(stack, "score_written:halt")
+    try:
+        step = until(lambda: halted(stack), 180, "the step stands still")
+        docker("kill", stack.container("airflow-scheduler"))
+        until(lambda: step not in stack.steps(), 30, "the gate removes the step")
+    finally:
+        fault(stack, "")
+    assert stack.sql(SCORED.format("worker.parquet")) == []
+    stack.platform("up")
+    until(lambda: stack.sql(SCORED.format("worker.parquet")), 400, "the next scheduler scores it")
+
+    put(stack, "database.parquet", 34)
+    fault(stack, "score_written:halt")
+    try:
+        step = until(lambda: halted(stack), 180, "the step stands still")
+        docker("kill", stack.container("postgres"))
+        stack.platform("up", check=False)
+        until(lambda: stack.healthy("postgres"), 120, "Postgres is back")
+        docker("kill", "--signal", "CONT", step, check=False)
+    finally:
+        fault(stack, "")
+    until(lambda: stack.sql(SCORED.format("database.parquet")), 400, "it is tried again")
+    once_each(stack, "worker.parquet", "database.parquet")
+    until(lambda: not stack.steps(), 120, "steps end and are removed")
+
+
+def test_down_keeps_the_data(stack: Stack) -> None:
+    before = stack.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders")
+    stack.platform("down")
+    assert docker("ps", "--all", "--quiet", "--filter", f"name={stack.project}") == ""
+    assert docker("network", "ls", "--quiet", "--filter", f"name={stack.project}") == ""
+    began = time.monotonic()
+    stack.platform("up")
+    print(f"up again after {time.monotonic() - began:.0f} s")
+    assert stack.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders") == before
+
+
+def test_the_images_hold_no_settings_of_this_machine(stack: Stack, tmp_path: Path) -> None:
+    for image in ("apex-ml:test", "apex-airflow:test", "apex-test/base:bookworm"):
+        script = "cat /etc/pip.conf /etc/apt/sources.list /etc/uv/uv.toml /opt/apex/code/.env 2>/dev/null; true"
+        assert docker("run", "--rm", "--network", "none", image, "sh", "-c", script) == "", image
