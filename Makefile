@@ -70,6 +70,7 @@ test-docker: setup ## The platform in containers, really run; needs a Docker eng
 check: lint ## Lint, types, layers, doctests
 	@$(BIN)/mypy --strict apex_ml
 	@$(BIN)/lint-imports
+	@deployment/docker/check.sh
 	@$(BIN)/python -m pytest -q --doctest-modules apex_ml --ignore=apex_ml/core/candidates/lightgbm_trees.py
 
 bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
@@ -89,3 +90,4 @@ lint: setup ## Check style and format only
 lock: setup ## Compile requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.txt
+	@deployment/docker/lock.sh

@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "loadtest": ("apex_ml.serving.commands:loadtest", "Ask the online service many times and measure it."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
     "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
+    "backup": ("apex_ml.platform.commands:backup", "Write databases, artifacts and data into one file."),
+    "restore": ("apex_ml.platform.commands:restore", "Bring a backup back."),
     "simulate": ("apex_ml.platform.year_command:simulate", "Generate orders; `simulate year`: live through one."),
     "contract": ("apex_ml.steps.contract_commands:contract", "Build and check what is generated from the contract."),
     "container": ("apex_ml.platform.container_commands:container", "Inside the images: what a service begins with."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import get_args
 
@@ -158,6 +159,27 @@ def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | No
     from apex_ml.platform import main_job
 
     ctx.exit(main_job.retrain(Settings.load(), force=force, split=split, trials=trials))
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+def backup(folder: Path | None) -> None:
+    """Write databases, artifacts and data of the running platform into one file in FOLDER (default: backups)."""
+    from apex_ml.platform import backup as backups
+
+    settings = Settings.load()
+    click.echo(backups.backup(settings, folder or settings.home / "backups"))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(file: Path) -> None:
+    """Put what a backup holds in the place of what is here; the platform is down afterwards."""
+    from apex_ml.platform import backup as backups
+
+    with _terminated_like_interrupted():
+        backups.restore(Settings.load(), file)
+    click.echo("Restored. `make up` brings the platform up.")
 
 
 @click.command("settings")

@@ -146,7 +146,7 @@ wait_healthy() {
 up() {
     ensure_images
     secrets
-    compose "${scale[@]}" up --detach --no-build --remove-orphans "${workers[@]}" 2>&1 | grep -E 'rror|ailed' >&2 || true
+    quietly "${scale[@]}" up --detach --no-build --remove-orphans "${workers[@]}"
     wait_healthy
 }
 
@@ -163,6 +163,90 @@ take_raw() {
     tar -C "$1" -c . | compose run --rm -T --entrypoint sh apex -ec '
         rm -rf /apex/data/raw.new && mkdir /apex/data/raw.new && tar -C /apex/data/raw.new -x --no-same-owner --no-same-permissions
         rm -rf /apex/data/raw && mv /apex/data/raw.new /apex/data/raw' 2> >(grep -v '^Creating ' >&2)
+}
+
+# the same file as `apex backup` writes; databases first, since files are only ever added
+backup() {
+    local folder=${1:-backups} scratch stamp database volumes
+    mkdir -p "$folder"
+    scratch=$(mktemp -d "$folder/.backup-XXXXXX")
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$scratch'" EXIT
+    stamp=$(date -u +%Y%m%dT%H%M%SZ)
+    mkdir "$scratch/databases"
+    for database in apex mlflow airflow; do
+        as_admin pg_dump --format=custom --dbname="$database" >"$scratch/databases/$database.dump"
+    done
+    volumes=(--volume "${COMPOSE_PROJECT_NAME}_home:/apex:ro" --volume "${COMPOSE_PROJECT_NAME}_mlflow:/mlflow:ro")
+    # a file may come or go meanwhile, for which tar says 1
+    docker run --rm --network none "${volumes[@]}" "$ml" sh -ec '
+        docs=; [ ! -d /apex/.apex/great_expectations ] || docs="-C /apex/.apex great_expectations"
+        tar -c --owner=0 --group=0 --transform=s,^mlflow,artifacts, -C /apex data $docs -C / mlflow || [ $? = 1 ]
+    ' >"$scratch/files.tar"
+    (
+        cd "$scratch"
+        printf '{"format": 1, "made_at": "%s", "sha256": {' "$(date -u +%FT%T+00:00)"
+        sha256sum databases/*.dump files.tar | awk '{printf "%s\"%s\": \"%s\"", (NR > 1 ? ", " : ""), $2, $1}'
+        printf '}}\n'
+    ) >"$scratch/manifest.json"
+    (umask 077 && tar -C "$scratch" -cf "$folder/apex-$stamp.tar.new" databases files.tar manifest.json)
+    mv "$folder/apex-$stamp.tar.new" "$folder/apex-$stamp.tar"
+    echo "$folder/apex-$stamp.tar"
+}
+
+# a program of Postgres as its superuser; reads stdin
+as_admin() {
+    compose exec -T postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_ADMIN_PASSWORD"
+        exec "$@" --host=127.0.0.1 --username=apex_admin' sh "$@"
+}
+
+restore() {
+    [[ -f ${1:-} ]] || fail "FROM=${1:-}: there is no such file; \`make backup\` writes one"
+    local scratch database wanted
+    scratch=$(mktemp -d)
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$scratch'" EXIT
+    tar -C "$scratch" -xf "$1" 2>/dev/null || fail "$1 is no backup of Apex"
+    for database in apex mlflow airflow; do
+        wanted=$(grep -o "\"databases/$database.dump\": \"[0-9a-f]*\"" "$scratch/manifest.json" | cut -d'"' -f4)
+        [[ $(sha256sum "$scratch/databases/$database.dump" | cut -d' ' -f1) == "$wanted" ]] || fail "$1: $database.dump is damaged"
+    done
+    ensure_images
+    secrets
+    stop
+    quietly up --detach --no-build postgres
+    wait_healthy
+    for database in apex mlflow airflow; do
+        as_admin psql -X -q -d postgres -c "DROP DATABASE IF EXISTS \"$database\" WITH (FORCE)"
+    done
+    quietly up --no-build prepare-postgres
+    for database in apex mlflow airflow; do
+        as_admin pg_restore --clean --if-exists --exit-on-error --dbname="$database" <"$scratch/databases/$database.dump"
+    done
+    # the home's volume is made by the image, with its owner
+    docker run --rm -i --network none --volume "${COMPOSE_PROJECT_NAME}_home:/apex" --volume "${COMPOSE_PROJECT_NAME}_mlflow:/var/lib/mlflow" \
+        "$ml" sh -ec '
+            rm -rf /apex/.restore && mkdir /apex/.restore
+            tar -C /apex/.restore -x --no-same-owner --no-same-permissions
+            cd /apex/.restore
+            if [ -d data ]; then rm -rf /apex/data.before && mv /apex/data /apex/data.before && mv data /apex/data; fi
+            mkdir -p /apex/.apex
+            if [ -d great_expectations ]; then rm -rf /apex/.apex/great_expectations && mv great_expectations /apex/.apex/; fi
+            if [ -d artifacts ]; then find /var/lib/mlflow -mindepth 1 -delete && cp -R artifacts/. /var/lib/mlflow/; fi
+            rm -rf /apex/.restore' <"$scratch/files.tar"
+    stop
+    echo "Restored. \`RUNTIME=docker make up\` brings the platform up."
+}
+
+# compose without its progress lines
+quietly() {
+    compose "$@" 2>&1 | grep -E 'rror|ailed' >&2 || true
+}
+
+stop() {
+    quietly --profile scale --profile tools --profile serving --profile gpu down --remove-orphans "$@"
+    # a step that lost its Airflow just now
+    docker ps --all --quiet --filter "label=apex.step=$COMPOSE_PROJECT_NAME" | xargs --no-run-if-empty docker rm --force >/dev/null
 }
 
 command=${1:-}
@@ -183,9 +267,7 @@ case $command in
         tool "$command" "$@"
         ;;
     down)
-        compose --profile scale --profile tools down --remove-orphans "$@" 2>&1 | grep -E 'rror|ailed' >&2 || true
-        # a step that lost its Airflow just now
-        docker ps --all --quiet --filter "label=apex.step=$COMPOSE_PROJECT_NAME" | xargs --no-run-if-empty docker rm --force >/dev/null
+        stop "$@"
         echo "The platform is down."
         ;;
     status)
@@ -206,6 +288,12 @@ case $command in
         compose exec "${terminal[@]}" postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_READER_PASSWORD"
             exec psql -X -h 127.0.0.1 -U apex_reader -d apex "$@"' psql "$@"
         ;;
+    backup)
+        backup "$@"
+        ;;
+    restore)
+        restore "$@"
+        ;;
     mlflow-ui)
         tool mlflow-ui
         ;;
@@ -217,6 +305,6 @@ case $command in
         images
         ;;
     *)
-        fail "$command is no command of the platform in containers: up, run, retrain, down, status, logs, sql, mlflow-ui, secrets, images"
+        fail "$command is no command of the platform in containers: up, run, retrain, down, status, logs, sql, mlflow-ui, backup, restore, secrets, images"
         ;;
 esac

@@ -128,7 +128,7 @@ def test_what_a_service_may(stack: Stack) -> None:
         assert host["RestartPolicy"]["Name"] == "unless-stopped", service
         binds = [mount["Source"] for mount in found["Mounts"] if mount["Type"] == "bind"]
         assert binds == (["/var/run/docker.sock"] if service == "docker-gate" else []), service
-        assert service == "docker-gate" or config["User"] in ("apex", "postgres"), service
+        assert service == "docker-gate" or config["User"] in ("10001:10001", "postgres"), service
         published = [part["HostIp"] for parts in found["NetworkSettings"]["Ports"].values() for part in parts or []]
         assert published == (["127.0.0.1"] if service in ("mlflow", "airflow-api-server") else []), service
     seen = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")

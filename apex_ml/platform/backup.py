@@ -1,0 +1,198 @@
+"""One file that holds the platform: three databases, MLflow's artifacts, the Data Docs and the data.
+
+The file is the same for the platform of one machine and that in containers, so a backup of one can be brought back on
+the other: ``databases/<name>.dump`` by pg_dump, ``files.tar`` and ``manifest.json``.
+
+A backup is taken while everything runs. The databases come first: files are only ever added, so that what a dump
+refers to is among the files copied after it. Secrets are not in it; keep ``.env`` by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg2
+
+from apex_ml import __version__
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.platform import embedded, postgres
+from apex_ml.platform.env_file import ensure_env
+from apex_ml.platform.supervise import POSTGRES, Supervisor, programs, render, services
+from apex_ml.settings import Settings
+
+DATABASES = ("apex", "mlflow", "airflow")
+FORMAT = 1
+
+
+def folders(settings: Settings) -> dict[str, Path]:
+    """What is kept as files, by its place in ``files.tar``."""
+    return {
+        "data": settings.home / "data",
+        "artifacts": settings.state / "mlflow" / "artifacts",
+        "great_expectations": settings.state / "great_expectations",
+    }
+
+
+def backup(settings: Settings, folder: Path) -> Path:
+    """Write a backup of the running platform into a folder and return the file, mode 0600.
+
+    Raises ConfigError when the databases are run by others, and TransientError when they do not answer.
+    """
+    _refuse_elsewhere(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = datetime.now(UTC)
+    target = folder / f"apex-{made:%Y%m%dT%H%M%SZ}.tar"
+    server = postgres.locate(settings)
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as scratch:
+        parts: dict[str, Path] = {}
+        for name in DATABASES:
+            parts[f"databases/{name}.dump"] = dump = Path(scratch) / f"{name}.dump"
+            with dump.open("wb") as file:
+                _client(settings, server, "pg_dump", "--format=custom", f"--dbname={name}", stdout=file)
+        parts["files.tar"] = files = Path(scratch) / "files.tar"
+        with tarfile.open(files, "w") as archive:
+            for name, source in folders(settings).items():
+                if source.is_dir():
+                    archive.add(source, name, filter=_without_owner)
+        manifest = {
+            "format": FORMAT,
+            "apex": __version__,
+            "made_at": made.isoformat(timespec="seconds"),
+            "sha256": {name: _sha256(path) for name, path in parts.items()},
+        }
+        parts["manifest.json"] = about = Path(scratch) / "manifest.json"
+        about.write_text(json.dumps(manifest, indent=1))
+        half = Path(scratch) / target.name
+        with tarfile.open(half, "w") as archive:
+            for name, path in parts.items():
+                archive.add(path, name, filter=_without_owner)
+        half.chmod(0o600)
+        half.replace(target)
+    return target
+
+
+def restore(settings: Settings, file: Path) -> None:
+    """Put the databases and files of a backup in the place of those that are here; the platform is down afterwards.
+
+    Raises ConfigError, before anything is touched, for a file that is no whole backup. What was here as files stays
+    beside, as ``<folder>.before``; the databases do not.
+    """
+    _refuse_elsewhere(settings)
+    settings = ensure_env(settings)
+    with opened(file) as parts:
+        embedded.down(settings)
+        with _postgres_alone(settings) as server:
+            for name in DATABASES:
+                _sql(settings, server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            postgres.ensure_databases(settings, server)
+            for name in DATABASES:
+                dump = str(parts / "databases" / f"{name}.dump")
+                call = ("--clean", "--if-exists", "--exit-on-error", f"--dbname={name}", dump)
+                _client(settings, server, "pg_restore", *call)
+        with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
+            with tarfile.open(parts / "files.tar") as archive:
+                archive.extractall(scratch, filter="data")
+            for name, target in folders(settings).items():
+                source = Path(scratch) / name
+                if not source.is_dir():
+                    continue
+                before = target.with_name(f"{target.name}.before")
+                shutil.rmtree(before, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.exists():
+                    target.rename(before)
+                source.rename(target)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Path]:
+    """Unpack a backup into a folder, once its parts are proved whole; the folder is removed at the end."""
+    if not file.is_file():
+        raise ConfigError(f"FROM={file}: there is no such file; `make backup` writes one")
+    with tempfile.TemporaryDirectory(prefix="apex-restore-") as scratch:
+        try:
+            with tarfile.open(file) as archive:
+                archive.extractall(scratch, filter="data")
+            manifest = json.loads((Path(scratch) / "manifest.json").read_text())
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise ConfigError(f"{file} is no backup of Apex: {error}") from error
+        if manifest.get("format") != FORMAT:
+            raise ConfigError(f"{file}: format {manifest.get('format')!r}, this version reads {FORMAT}")
+        for name, sha256 in manifest["sha256"].items():
+            path = Path(scratch) / name
+            if not path.is_file() or _sha256(path) != sha256:
+                raise ConfigError(f"{file}: {name} is damaged, its sha256 is not {sha256[:12]}…")
+        os.chmod(scratch, 0o700)
+        yield Path(scratch)
+
+
+def _refuse_elsewhere(settings: Settings) -> None:
+    if POSTGRES not in services(settings):
+        raise ConfigError("the databases are run by others (APEX_PG_HOST, APEX_DATABASE_URL): back them up there")
+
+
+@contextlib.contextmanager
+def _postgres_alone(settings: Settings) -> Iterator[postgres.Server]:
+    """Run the embedded Postgres without anything that uses it."""
+    server = postgres.prepare(settings)
+    postgres.forget_dead(server)
+    supervisor = Supervisor(settings)
+    try:
+        supervisor.launch(render(settings, programs(settings, server)))
+        supervisor.start([POSTGRES])
+        postgres.wait_ready(settings, server)
+        yield server
+    finally:
+        embedded.down(settings)
+
+
+def _client(settings: Settings, server: postgres.Server, program: str, *arguments: str, stdout: object = None) -> None:
+    """Run a program of Postgres as its superuser, through the socket."""
+    call = [str(postgres.wheel_binaries() / program), "--host", str(server.socket), "--port", str(settings.pg_port)]
+    call += ["--username", postgres.ADMIN, *arguments]
+    environment: Mapping[str, str] = {
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "PGPASSWORD": settings.pg_admin_password.get_secret_value(),
+    }
+    done = subprocess.run(  # type: ignore[call-overload]
+        call, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise TransientError(f"{program} {arguments[-1]} failed: {done.stderr.strip()[-1000:]}")
+
+
+def _sql(settings: Settings, server: postgres.Server, statement: str) -> None:
+    with contextlib.closing(
+        psycopg2.connect(
+            host=str(server.socket),
+            port=settings.pg_port,
+            user=postgres.ADMIN,
+            password=settings.pg_admin_password.get_secret_value(),
+            dbname="postgres",
+        )
+    ) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,74 @@
+"""The parts of .env, and Airflow's environment in a container."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from apex_ml.errors import ConfigError
+from apex_ml.platform.container import PARTS, container_airflow_environment, part_secrets
+from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
+from apex_ml.settings import Settings
+
+EVERY = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS)]
+
+
+def parted(folder: Path, text: str) -> dict[str, Settings]:
+    source = folder / "env"
+    source.write_text(text)
+    target = folder / "parts"
+    target.mkdir()
+    part_secrets(Settings.load(home=folder, env_file=source), target)
+    return {kind: Settings.load(home=folder, env_file=target / kind / "env") for kind in PARTS}
+
+
+def test_each_service_gets_its_own_secrets(tmp_path: Path) -> None:
+    text = completed("APEX_RETRAIN_SCHEDULE='0 3 * * 1'\nAPEX_METRICS_TOKEN=t'o ken\nAPEX_RAW_URL=/srv/raw\n")
+    services = parted(tmp_path, text)
+    for kind, settings in services.items():
+        secrets = {
+            name for name in Settings.model_fields if getattr(getattr(settings, name), "get_secret_value", str)()
+        }
+        assert secrets <= set(PARTS[kind]), kind
+        assert settings.retrain_schedule == "0 3 * * 1" and settings.raw_url == ""
+        assert (settings.pg_host, settings.runtime) == ("postgres", "docker")
+        assert settings.airflow_address == "http://127.0.0.1:8080"
+        mode = stat.S_IMODE((tmp_path / "parts" / kind / "env").stat().st_mode)
+        assert mode == (0o444 if kind in ("postgres", "redis", "gate") else 0o400)
+    assert "apex_writer:" in services["steps"].writer_url and "@postgres:5432/apex" in services["steps"].writer_url
+    assert (tmp_path / "parts" / "postgres" / "admin_password").read_text() == services[
+        "postgres"
+    ].pg_admin_password.get_secret_value()
+
+
+def test_it_can_be_parted_again(tmp_path: Path) -> None:
+    text = completed("")
+    parted(tmp_path, text)
+    (tmp_path / "env").write_text(text.replace("APEX_REDIS_PASSWORD=", "APEX_REDIS_PASSWORD=new"))
+    part_secrets(Settings.load(home=tmp_path, env_file=tmp_path / "env"), tmp_path / "parts")
+    assert (tmp_path / "parts" / "redis" / "redis.conf").read_text().startswith("requirepass new")
+
+
+def test_missing_secrets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="APEX_MLFLOW_PASSWORD.*make secrets") as caught:
+        parted(tmp_path, completed("").replace("APEX_MLFLOW_PASSWORD=", "OTHER="))
+    assert "APEX_REDIS_PASSWORD" not in str(caught.value)
+
+
+def test_completing_adds_only_what_is_missing() -> None:
+    text = "# mine\nAPEX_PG_ADMIN_PASSWORD=kept"
+    made = completed(text)
+    assert made.startswith(text + "\n") and completed(made) == made
+    names = [line.partition("=")[0] for line in made.splitlines() if not line.startswith("#")]
+    assert sorted(names) == sorted(EVERY)
+
+
+def test_airflow_in_a_container(tmp_path: Path) -> None:
+    made = container_airflow_environment(parted(tmp_path, completed("APEX_EXECUTOR=CeleryExecutor\n"))["airflow"])
+    assert made["AIRFLOW__CORE__AUTH_MANAGER"].endswith("FabAuthManager")
+    assert made["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+    assert made["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-api-server:8080/execution/"
+    assert "@postgres:5432/airflow" in made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert not any("SIMPLE_AUTH" in name for name in made)

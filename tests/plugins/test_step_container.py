@@ -1,0 +1,93 @@
+"""A step as a container: what the engine is asked for, and what the gate lets pass. Run for real in tests/docker."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from apex_airflow.docker_gate import refusal
+from apex_airflow.step_container import ContainerRunner, container_body, container_name, host_config
+from apex_airflow.step_process import StepCommand
+from apex_ml.errors import TransientError
+from apex_ml.settings import Settings
+
+COMMAND = StepCommand(
+    ("score", "--drops", '["a.parquet"]'),
+    {"APEX_HOME": "/somewhere/else", "APEX_ORIGIN": "http://airflow/run"},
+    task="score-manual-1.score.0",
+    number=2,
+    seconds=60,
+)
+
+
+def settings(**values: Any) -> Settings:
+    return Settings.load(home="/nowhere", env_file=os.devnull, **values)
+
+
+def test_the_request() -> None:
+    body = container_body(settings(project="team", step_memory_mb=2048, step_cpus=1.5), COMMAND)
+    assert body["Cmd"] == ["timeout", "--kill-after=30", "90", "apex", *COMMAND.args]
+    assert body["Env"] == [
+        "APEX_ENV_FILE=/run/secrets/apex/env",
+        "APEX_HOME=/apex",
+        "APEX_ORIGIN=http://airflow/run",
+    ]
+    assert body["Labels"] == {"apex.step": "team", "apex.task": "score-manual-1.score.0"}
+    host = body["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 2048 << 20 and host["NanoCpus"] == 1_500_000_000
+    assert host["NetworkMode"] == "team" and host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"]
+    assert [(m["Source"], m["Target"], m["ReadOnly"]) for m in host["Mounts"]] == [
+        ("team_home", "/apex", False),
+        ("team_secrets-steps", "/run/secrets/apex", True),
+    ]
+
+
+def test_only_training_gets_a_gpu() -> None:
+    asked = {step: "DeviceRequests" in host_config(settings(device="cuda"), step) for step in ("train", "score", "elt")}
+    assert asked == {"train": True, "score": False, "elt": False}
+    assert "DeviceRequests" not in host_config(settings(), "train")
+
+
+def test_names_differ_by_try_and_task_and_are_allowed() -> None:
+    tasks = ("a.score.1", "a.score.11", "é" * 200, "x" * 300, "x" * 299)
+    names = {container_name(StepCommand(("score",), task=t, number=n), "apex") for t in tasks for n in (1, 2)}
+    assert len(names) == 10
+    assert all(len(name) < 128 and name.replace("-", "").replace(".", "").isalnum() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"Image": "debian"}, "Image"),
+        ({"Cmd": ["sh", "-c", "id"]}, "Cmd"),
+        ({"Cmd": ["timeout", "1", "2", "sh"]}, "Cmd"),
+        ({"Cmd": None}, "Cmd"),
+        ({"Entrypoint": ["sh"]}, "Entrypoint"),
+        ({"User": "root"}, "User"),
+        ({"Env": ["LD_PRELOAD=/apex/evil.so"]}, "Env"),
+        ({"Labels": {}}, "Labels"),
+        ({"Volumes": {"/": {}}}, "Volumes"),
+        ({"HostConfig": {}}, "HostConfig"),
+    ],
+)
+def test_the_gate(change: dict[str, Any], said: str | None) -> None:
+    answer = refusal(settings(), container_body(settings(), COMMAND) | change)
+    assert answer is None if said is None else (answer or "").startswith(said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"Privileged": True}, {"Binds": ["/:/host"]}, {"PidMode": "host"}, {"NetworkMode": "host"}, {"Memory": 0}],
+)
+def test_the_gate_compares_the_whole_of_the_host_configuration(change: dict[str, Any]) -> None:
+    body = container_body(settings(), COMMAND)
+    assert refusal(settings(), {**body, "HostConfig": {**body["HostConfig"], **change}})
+
+
+def test_an_engine_that_does_not_answer_is_worth_another_try() -> None:
+    runner = ContainerRunner(settings(docker_host="tcp://127.0.0.1:9"))
+    with pytest.raises(TransientError, match="tcp://127.0.0.1:9 .APEX_DOCKER_HOST. does not answer"):
+        runner.run(COMMAND, print)
