@@ -97,14 +97,19 @@ SNAPSHOT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def bag(tmp_path_factory: pytest.TempPathFactory) -> DagBag:
-    """The dags folder with default settings."""
+@pytest.fixture(scope="module", params=["local", "docker"])
+def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DagBag:
+    """The dags folder with default settings, in both runtimes: the same graphs."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("APEX_")]:
             patch.delenv(name)
         patch.setenv("APEX_HOME", str(tmp_path_factory.mktemp("home")))
-        return DagBag(str(DAGS), bundle_name="dags-folder")
+        patch.setenv("APEX_RUNTIME", request.param)
+        made = DagBag(str(DAGS), bundle_name="dags-folder")
+        steps = [task for dag in made.dags.values() for task in dag.tasks if task.task_type == "StepOperator"]
+        runtimes = {(task.unmap({"chunk": {}}) if task.is_mapped else task).runtime for task in steps}
+        assert runtimes == {request.param} and len(steps) == 12
+        return made
 
 
 def describe(dag: Any) -> dict[str, Any]:

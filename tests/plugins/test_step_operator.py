@@ -19,6 +19,7 @@ from airflow.sdk.execution_time.task_runner import _run_execute_callable
 from apex_airflow import step_operator
 from apex_airflow.step_operator import StepOperator, run_slug, step_defaults
 from apex_airflow.step_process import LocalRunner
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
 RUN_ID = "manual__2026-01-02T03:04:05+00:00"
@@ -35,7 +36,9 @@ class Task:
         self.outlet_events = OutletEventAccessors()
         self.context: Any = {
             "dag_run": SimpleNamespace(dag_id="apex_retrain", run_id=RUN_ID),
-            "ti": SimpleNamespace(xcom_push=lambda key, value: self.pushed.update({key: value})),
+            "ti": SimpleNamespace(
+                xcom_push=lambda key, value: self.pushed.update({key: value}), map_index=3, try_number=2
+            ),
             "outlet_events": self.outlet_events,
             "task": self.operator,
             "params": {},
@@ -161,6 +164,32 @@ def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: 
         task(**kwargs)
 
 
+def test_a_try_has_a_name_and_a_limit_of_its_own(tmp_path: Path) -> None:
+    with DAG("apex_score"):
+        operator = StepOperator(task_id="score", step="score", execution_timeout=timedelta(minutes=2))
+    command = operator.command("apex_score", RUN_ID, Settings.load(home=tmp_path), map_index=3, try_number=2)
+    assert command.task == f"{run_slug('apex_score', RUN_ID)}.score.3"
+    assert (command.number, command.seconds) == (2, 120)
+    alone = operator.command("apex_score", RUN_ID, Settings.load(home=tmp_path))
+    assert alone.task == f"{run_slug('apex_score', RUN_ID)}.score"
+
+
+@pytest.mark.parametrize(("error", "kind"), [(TransientError, AirflowException), (ConfigError, AirflowFailException)])
+def test_a_runtime_that_cannot_run(
+    task: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception], kind: type[Exception]
+) -> None:
+    class Broken:
+        def run(self, command: Any, emit: Any) -> Any:
+            raise error("Docker at tcp://gate does not answer")
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setitem(step_operator.RUNTIMES, "docker", Broken)
+    with pytest.raises(AirflowException, match="apex validate: Docker at tcp://gate") as caught:
+        task(runtime="docker").run("")
+    assert type(caught.value) is kind
+
+
 def test_run_slug() -> None:
     slugs = {
         run_slug(dag, run)
@@ -180,6 +209,7 @@ def test_defaults_come_from_the_settings(tmp_path: Path) -> None:
     )
     assert defaults == {
         "owner": "apex",
+        "runtime": "local",
         "execution_timeout": timedelta(minutes=7),
         "retries": 1,
         "retry_delay": timedelta(seconds=5),

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
-from conftest import Stack, docker, until  # type: ignore[attr-defined]
+from container_stack import Stack, docker, until
+from throwaway_home import open_folder, throwaway
+
+from apex_ml.platform import backup as backups
+from apex_ml.platform import embedded
+from apex_ml.settings import Settings
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -283,6 +290,63 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
     until(lambda: stack.sql(SCORED.format("database.parquet")), 400, "it is tried again")
     once_each(stack, "worker.parquet", "database.parquet")
     until(lambda: not stack.steps(), 120, "steps end and are removed")
+
+
+def test_several_workers_score_each_drop_once(stack: Stack) -> None:
+    stack.set(APEX_EXECUTOR="CeleryExecutor", WORKERS="2", APEX_SCORE_CHUNK_DROPS="1")
+    stack.platform("up")
+    paused(stack, "apex_score", True)
+    names = [f"scale-{number}.parquet" for number in range(4)]
+    for number, name in enumerate(names):
+        put(stack, name, 40 + number)
+    paused(stack, "apex_score", False)
+    for name in names:
+        until(lambda name=name: stack.sql(SCORED.format(name)), 400, f"{name} is scored")  # type: ignore[misc]
+    once_each(stack, *names)
+    with stack.airflow("admin") as api:
+        listed = {"dag_ids": ["apex_score"], "order_by": "-start_date", "page_limit": 50}
+        tasks = api.post("/api/v2/dags/~/dagRuns/~/taskInstances/list", json=listed).json()["task_instances"]
+    hosts = {task["hostname"] for task in tasks if task["task_id"] == "score" and task["map_index"] >= 0}
+    workers = {
+        docker("inspect", "--format", "{{.Config.Hostname}}", worker) for worker in stack.every("airflow-worker")
+    }
+    assert len(workers) == 2 and workers <= hosts
+    stack.set(APEX_EXECUTOR="", WORKERS="", APEX_SCORE_CHUNK_DROPS="")
+    stack.platform("down")
+    stack.platform("up")
+
+
+COUNTS = "SELECT count(*), count(DISTINCT run_id), sum(confidence)::numeric(12, 4) FROM apex.scored_orders"
+
+
+def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> None:
+    before = stack.sql(COUNTS)
+    file = Path(stack.platform("backup", str(tmp_path)).stdout.split()[-1])
+    assert file.stat().st_mode & 0o077 == 0
+    assert [name for name, value in stack.secrets.items() if value.encode() in file.read_bytes()] == []
+    stack.sql("DELETE FROM apex.scored_orders")
+    stack.sql("DROP VIEW apex.open_alerts CASCADE")
+    stack.platform("restore", str(file))
+    stack.platform("up")
+    assert stack.sql(COUNTS) == before
+    put(stack, "after-restore.parquet", 51)
+    until(lambda: stack.sql(SCORED.format("after-restore.parquet")), 300, "the restored platform scores")
+    once_each(stack, "after-restore.parquet")
+
+    # the same file on a platform without containers: `apex restore`, and its tables are those
+    with open_folder() as folder:
+        settings = throwaway(folder)
+        try:
+            backups.restore(settings, file)
+            whole = Settings.load(home=settings.home, pg_port=settings.pg_port)
+            with backups._postgres_alone(whole), closing(psycopg2.connect(whole.reader_url)) as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT sum(rows_scored) FROM apex.drop_summary WHERE state = 'done'")
+                    [(rows,)] = cursor.fetchall()
+            assert rows == int(before[0][0])
+            assert list((settings.state / "mlflow" / "artifacts").rglob("model*")) != []
+        finally:
+            embedded.destroy(settings)
 
 
 def test_down_keeps_the_data(stack: Stack) -> None:

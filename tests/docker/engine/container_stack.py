@@ -1,0 +1,181 @@
+"""A whole platform in containers, of its own project, on ports of its own; needs a Docker engine and no registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from dotenv import dotenv_values
+
+from apex_ml.settings import CODE_ROOT
+
+STANDIN = Path(__file__).parent / "standin"
+PLATFORM = CODE_ROOT / "deployment" / "docker" / "platform.sh"
+STANDINS = ("apex-test/base:bookworm", "apex-test/postgres:15", "apex-test/redis:7")
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def why_not() -> str:
+    """Why these tests cannot run here; nothing when they can."""
+    if shutil.which("docker") is None:
+        return "docker is not installed"
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        return "no Docker engine answers"
+    compose = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    if not compose and shutil.which("docker-compose") is None:
+        return "docker compose is not installed"
+    made = subprocess.run(["docker", "image", "inspect", *STANDINS], capture_output=True, check=False).returncode == 0
+    if not made and (os.geteuid() != 0 or shutil.which("debootstrap") is None):
+        return "the stand-in images are not made yet, which takes root and debootstrap"
+    return ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(done: Callable[[], Any], seconds: float, what: str = "") -> Any:
+    """Wait for something that is not nothing; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < deadline, f"not after {seconds:.0f} s: {what}"
+        time.sleep(0.3)
+    return found
+
+
+class Stack:
+    """The platform of one compose project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = f"apex-test-{uuid.uuid4().hex[:8]}"
+        self.env_file = folder / "env"
+        self.ports = {"APEX_AIRFLOW_PORT": free_port(), "APEX_MLFLOW_PORT": free_port()}
+        values = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "BASE_IMAGE": "apex-test/base:bookworm",
+            "POSTGRES_IMAGE": "apex-test/postgres:15",
+            "REDIS_IMAGE": "apex-test/redis:7",
+            "POSTGRES_MEMORY": "1g",
+            "APEX_STEP_IMAGE": "apex-ml:test",
+            "APEX_AIRFLOW_IMAGE": "apex-airflow:test",
+            "APEX_RETRY_DELAY_SECONDS": "3",
+            **self.ports,
+        }
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        self.env_file.chmod(0o600)
+
+    def set(self, **values: str) -> None:
+        """Set lines of .env."""
+        kept = [
+            line for line in self.env_file.read_text().splitlines() if line.partition("=")[0] not in values and line
+        ]
+        kept += [f"{name}={value}" for name, value in values.items() if value]
+        self.env_file.write_text("\n".join(kept) + "\n")
+
+    def platform(self, *arguments: str, check: bool = True, seconds: int = 900) -> subprocess.CompletedProcess[str]:
+        """A command of RUNTIME=docker make."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("APEX_", "COMPOSE_"))}
+        done = subprocess.run(
+            [str(PLATFORM), *arguments],
+            env=kept | {"APEX_ENV_FILE": str(self.env_file)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return done
+
+    @property
+    def values(self) -> dict[str, str]:
+        return {name: value for name, value in dotenv_values(self.env_file).items() if value}
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Every secret, by name."""
+        marks = ("PASSWORD", "SECRET", "FERNET")
+        return {name: value for name, value in self.values.items() if any(mark in name for mark in marks)}
+
+    def apex(self, *arguments: str, seconds: int = 600) -> str:
+        """The command `apex` in the platform's network."""
+        name = f"{self.project}-tool-{uuid.uuid4().hex[:6]}"
+        volumes = [f"{self.project}_home:/apex", f"{self.project}_secrets-tools:/run/secrets/apex:ro"]
+        mounts = [part for volume in volumes for part in ("--volume", volume)]
+        done = subprocess.run(
+            ["docker", "run", "--rm", "--name", name, "--network", self.project, *mounts, "apex-ml:test", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Rows of a query, as the writer."""
+        script = (
+            '. /run/secrets/apex/env; PGPASSWORD="$APEX_PG_WRITER_PASSWORD" exec psql -X -q -h 127.0.0.1'
+            ' -U apex_writer -d apex -At -F "|" -c "$0"'
+        )
+        out = docker("exec", self.container("postgres"), "sh", "-c", script, query)
+        return [line.split("|") for line in out.splitlines()]
+
+    def container(self, service: str) -> str:
+        """Id of the newest container of a service."""
+        return self.every(service)[0]
+
+    def every(self, service: str) -> list[str]:
+        """Ids of the containers of a service."""
+        labels = (f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}")
+        filters = [part for label in labels for part in ("--filter", f"label={label}")]
+        found = docker("ps", "--all", "--quiet", "--no-trunc", *filters).splitlines()
+        assert found, service
+        return found
+
+    def steps(self) -> list[str]:
+        """Ids of the containers of steps that are there."""
+        filters = ("--filter", f"label=apex.step={self.project}")
+        return docker("ps", "--all", "--quiet", "--no-trunc", *filters).splitlines()
+
+    def airflow(self, user: str = "") -> httpx.Client:
+        """A client of Airflow's API; without a user an anonymous one."""
+        base = f"http://127.0.0.1:{self.ports['APEX_AIRFLOW_PORT']}"
+        headers = {}
+        if user:
+            login = {"username": user, "password": self.values[f"APEX_AIRFLOW_{user.upper()}_PASSWORD"]}
+            answer = httpx.post(f"{base}/auth/token", json=login, trust_env=False, timeout=60)
+            headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        return httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=60)
+
+    def healthy(self, service: str) -> bool:
+        state = json.loads(docker("inspect", "--format", "{{json .State}}", self.container(service)))
+        return bool(state["Running"] and state["Health"]["Status"] == "healthy")
+
+    def left(self) -> list[str]:
+        """Containers, volumes and networks of the project."""
+        found = docker("ps", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}}").splitlines()
+        found += self.steps()
+        for kind in ("volume", "network"):
+            found += docker(kind, "ls", "--filter", f"name={self.project}", "--format", "{{.Name}}").splitlines()
+        return found
+
+    def remove(self) -> None:
+        """Take down the platform with its data."""
+        self.platform("down", "--volumes", check=False)

@@ -1,0 +1,86 @@
+"""Backup and restore without containers; with them, and from one to the other, in tests/docker/engine."""
+
+from __future__ import annotations
+
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+from throwaway_home import open_folder, throwaway
+
+from apex_ml.adapters.migrations import migrate
+from apex_ml.errors import ConfigError
+from apex_ml.platform import backup, embedded
+from apex_ml.platform.env_file import ensure_env
+from apex_ml.settings import Settings
+
+
+def alerts(settings: Settings) -> list[str]:
+    with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT subject FROM apex.open_alerts ORDER BY 1")
+        return [subject for (subject,) in cursor.fetchall()]
+
+
+def raise_alert(settings: Settings, subject: str) -> None:
+    from apex_ml.adapters.warehouse import raise_alert
+
+    raise_alert(settings, "late", subject, "made by a test")
+
+
+@pytest.mark.platform
+def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
+    with open_folder() as folder:
+        settings = ensure_env(throwaway(folder))
+        drop = settings.home / "data" / "drops" / "done" / "a.parquet"
+        artifact = settings.state / "mlflow" / "artifacts" / "1" / "model.bin"
+        for path in (drop, artifact):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(path.name)
+        try:
+            with backup._postgres_alone(settings) as server:
+                backup.postgres.ensure_databases(settings, server)
+                migrate(settings)
+                raise_alert(settings, "kept")
+                file = backup.backup(settings, tmp_path)
+                raise_alert(settings, "after the backup")
+                assert alerts(settings) == ["after the backup", "kept"]
+            drop.write_text("changed")
+            artifact.unlink()
+            assert file.stat().st_mode & 0o077 == 0
+            backup.restore(settings, file)
+            assert (drop.read_text(), artifact.read_text()) == ("a.parquet", "model.bin")
+            assert (settings.home / "data.before" / "drops" / "done" / "a.parquet").read_text() == "changed"
+            with backup._postgres_alone(settings):
+                assert alerts(settings) == ["kept"]
+                raise_alert(settings, "the writer still owns its tables")
+        finally:
+            embedded.destroy(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("missing.tar", "there is no such file"), ("text.tar", "is no backup of Apex"), ("empty.tar", "is no backup")],
+)
+def test_what_is_no_backup_touches_nothing(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "text.tar").write_text("text")
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    with pytest.raises(ConfigError, match=said):
+        backup.restore(Settings.load(home=tmp_path / "home", env_file=tmp_path / "env"), tmp_path / name)
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "files.tar").write_text("other")
+    (tmp_path / "manifest.json").write_text('{"format": 1, "sha256": {"files.tar": "00ff"}}')
+    with tarfile.open(tmp_path / "backup.tar", "w") as archive:
+        for name in ("files.tar", "manifest.json"):
+            archive.add(tmp_path / name, name)
+    with pytest.raises(ConfigError, match="files.tar is damaged"), backup.opened(tmp_path / "backup.tar"):
+        pass
+
+
+def test_databases_of_others_are_left_to_them(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, env_file=tmp_path / "env", pg_host="elsewhere")
+    with pytest.raises(ConfigError, match="run by others"):
+        backup.backup(settings, tmp_path)
