@@ -22,7 +22,7 @@ value() {
 COMPOSE_PROJECT_NAME=$(value COMPOSE_PROJECT_NAME apex)
 export COMPOSE_PROJECT_NAME
 ml=$(value APEX_STEP_IMAGE apex-ml:latest)
-airflow=$(value APEX_AIRFLOW_IMAGE apex-airflow:latest)
+airflow=$(value AIRFLOW_IMAGE apex-airflow:latest)
 scale=()
 workers=()
 if [[ $(value APEX_EXECUTOR LocalExecutor) == CeleryExecutor ]]; then

@@ -56,7 +56,7 @@ def test_images_are_chosen_by_variables_and_pinned(compose: dict[str, Any]) -> N
     images = {service["image"] for service in compose["services"].values()}
     assert images == {
         "${APEX_STEP_IMAGE:-apex-ml:latest}",
-        "${APEX_AIRFLOW_IMAGE:-apex-airflow:latest}",
+        "${AIRFLOW_IMAGE:-apex-airflow:latest}",
         "${POSTGRES_IMAGE:-postgres:18-bookworm}",
         "${REDIS_IMAGE:-redis:7-bookworm}",
     }

@@ -20,6 +20,8 @@ from apex_ml.settings import CODE_ROOT
 
 STANDIN = Path(__file__).parent / "standin"
 PLATFORM = CODE_ROOT / "deployment" / "docker" / "platform.sh"
+OF_A_REGISTRY = bool(os.environ.get("APEX_TEST_REGISTRY"))
+"""Whether the images that the compose file names are used, rather than stand-ins."""
 STANDINS = ("apex-test/base:bookworm", "apex-test/postgres:15", "apex-test/redis:7")
 
 
@@ -38,6 +40,8 @@ def why_not() -> str:
     compose = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
     if not compose and shutil.which("docker-compose") is None:
         return "docker compose is not installed"
+    if OF_A_REGISTRY:
+        return ""
     made = subprocess.run(["docker", "image", "inspect", *STANDINS], capture_output=True, check=False).returncode == 0
     if not made and (os.geteuid() != 0 or shutil.which("debootstrap") is None):
         return "the stand-in images are not made yet, which takes root and debootstrap"
@@ -68,12 +72,14 @@ class Stack:
         self.ports = {"APEX_AIRFLOW_PORT": free_port(), "APEX_MLFLOW_PORT": free_port()}
         values = {
             "COMPOSE_PROJECT_NAME": self.project,
-            "BASE_IMAGE": "apex-test/base:bookworm",
-            "POSTGRES_IMAGE": "apex-test/postgres:15",
-            "REDIS_IMAGE": "apex-test/redis:7",
+            **(
+                {}
+                if OF_A_REGISTRY
+                else dict(zip(("BASE_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"), STANDINS, strict=True))
+            ),
             "POSTGRES_MEMORY": "1g",
             "APEX_STEP_IMAGE": "apex-ml:test",
-            "APEX_AIRFLOW_IMAGE": "apex-airflow:test",
+            "AIRFLOW_IMAGE": "apex-airflow:test",
             "APEX_RETRY_DELAY_SECONDS": "3",
             **self.ports,
         }
