@@ -112,7 +112,7 @@ secrets() {
     local made
     [[ -f $APEX_ENV_FILE ]] || (umask 077 && : >"$APEX_ENV_FILE")
     grep -q '^COMPOSE_PROJECT_NAME=' "$APEX_ENV_FILE" || echo "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" >>"$APEX_ENV_FILE"
-    made=$(docker run --rm -i --network none "$ml" apex container secrets --complete <"$APEX_ENV_FILE")
+    made=$(docker run --rm -i --network none --log-driver none "$ml" apex container secrets --complete <"$APEX_ENV_FILE")
     if [[ $made != "$(cat "$APEX_ENV_FILE")" ]]; then
         (umask 077 && printf '%s\n' "$made" >"$APEX_ENV_FILE.new")
         mv "$APEX_ENV_FILE.new" "$APEX_ENV_FILE"

@@ -50,7 +50,8 @@ def fault(stack: Stack, value: str) -> None:
 def halted(stack: Stack) -> str | None:
     """The step whose process stands still."""
     for step in stack.steps():
-        if any(line.split()[1].startswith("T") for line in docker("top", step, "-eo", "pid,stat,args").splitlines()[1:]):
+        processes = docker("top", step, "-eo", "pid,stat,args", check=False).splitlines()[1:]
+        if any(line.split()[1].startswith("T") for line in processes):
             return step
     return None
 
