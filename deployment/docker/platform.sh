@@ -238,9 +238,14 @@ restore() {
     echo "Restored. \`RUNTIME=docker make up\` brings the platform up."
 }
 
-# compose without its progress lines
+# compose without its progress lines, unless it fails
 quietly() {
-    compose "$@" 2>&1 | grep -E 'rror|ailed' >&2 || true
+    local said
+    if ! said=$(compose "$@" 2>&1); then
+        echo "$said" >&2
+        echo "apex: TransientError: compose $1 failed, see above; \`RUNTIME=docker make logs S=SERVICE\` tells more" >&2
+        exit 20
+    fi
 }
 
 stop() {

@@ -49,6 +49,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow.page",
         "apex_airflow.page_charts",
         "apex_airflow.page_queries",
+        "apex_airflow.step_container",
         "apex_airflow.step_operator",
         "apex_airflow.step_process",
         "apex_airflow.web",
