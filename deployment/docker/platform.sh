@@ -219,7 +219,7 @@ restore() {
     for database in apex mlflow airflow; do
         as_admin psql -X -q -d postgres -c "DROP DATABASE IF EXISTS \"$database\" WITH (FORCE)"
     done
-    quietly up --no-build prepare-postgres
+    quietly run --rm -T prepare-postgres
     for database in apex mlflow airflow; do
         as_admin pg_restore --clean --if-exists --exit-on-error --dbname="$database" <"$scratch/databases/$database.dump"
     done

@@ -193,7 +193,7 @@ def test_nobody_outlives_its_task(stack: Stack) -> None:
         found = json.loads(docker("inspect", step))[0]
         assert found["HostConfig"]["Memory"] == 4096 << 20 and found["HostConfig"]["ReadonlyRootfs"]
         docker("exec", stack.container("airflow-scheduler"), "sh", "-c", f"kill -9 {pid}")
-        process.wait(30)
+        process.communicate(timeout=30)
         until(lambda: step not in stack.steps(), 20, "the gate removes the step")
     finally:
         fault(stack, "")
@@ -249,9 +249,9 @@ print(json.dumps([
 
 
 def test_a_task_that_is_failed_by_hand_ends_its_step(stack: Stack) -> None:
-    put(stack, "failed.parquet", 32)
     fault(stack, "score_written:halt")
     try:
+        put(stack, "failed.parquet", 32)
         step = until(lambda: halted(stack), 180, "the step stands still")
         [run] = [run for run in runs(stack, "apex_score") if run["state"] == "running"]
         with stack.airflow("admin") as api:
@@ -266,9 +266,9 @@ def test_a_task_that_is_failed_by_hand_ends_its_step(stack: Stack) -> None:
 
 def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
     """Airflow's worker and then Postgres die by kill -9 in the middle of a drop; each is scored once all the same."""
-    put(stack, "worker.parquet", 33)
     fault(stack, "score_written:halt")
     try:
+        put(stack, "worker.parquet", 33)
         step = until(lambda: halted(stack), 180, "the step stands still")
         docker("kill", stack.container("airflow-scheduler"))
         until(lambda: step not in stack.steps(), 30, "the gate removes the step")
@@ -278,9 +278,9 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
     stack.platform("up")
     until(lambda: stack.sql(SCORED.format("worker.parquet")), 400, "the next scheduler scores it")
 
-    put(stack, "database.parquet", 34)
     fault(stack, "score_written:halt")
     try:
+        put(stack, "database.parquet", 34)
         step = until(lambda: halted(stack), 180, "the step stands still")
         docker("kill", stack.container("postgres"))
         stack.platform("up", check=False)
