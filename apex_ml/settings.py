@@ -212,7 +212,8 @@ class Settings(BaseSettings):
         The folder that holds ``.env`` is ``APEX_HOME``, by default the checkout; ``APEX_ENV_FILE`` names another file.
         """
         home = Path(str(overrides.get("home") or os.environ.get("APEX_HOME") or CODE_ROOT)).resolve()
-        named = overrides.get("env_file") or ("home" not in overrides and os.environ.get("APEX_ENV_FILE"))
+        of_the_environment = home == Path(os.environ.get("APEX_HOME") or CODE_ROOT).resolve()
+        named = overrides.get("env_file") or (of_the_environment and os.environ.get("APEX_ENV_FILE"))
         env_file = Path(str(named)) if named else home / ".env"
         try:
             return cls(**{**overrides, "home": home, "env_file": env_file}, _env_file=env_file)  # type: ignore[arg-type]

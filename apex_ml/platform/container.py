@@ -41,7 +41,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     ),
     "steps": STEP_SECRETS,
     "tools": (*STEP_SECRETS, "airflow_admin_password", "airflow_viewer_password"),
-    "serving": ("pg_reader_password", "mlflow_password"),
+    "serving": ("pg_writer_password", "pg_reader_password", "mlflow_password"),
     "gate": (),
 }
 """The secrets of each kind of service."""
@@ -58,6 +58,10 @@ ADDRESSES = {
     "APEX_AIRFLOW_PORT": "8080",
     "APEX_AIRFLOW_URL": "http://airflow-api-server:8080",
     "APEX_RUNTIME": "docker",
+    # Compose runs the online service, no supervisor
+    "APEX_SERVING": "false",
+    "APEX_SERVING_HOST": "0.0.0.0",
+    "APEX_SERVING_PORT": "8008",
     "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
 }
 """Where the services are on their private network."""

@@ -23,12 +23,14 @@ COMPOSE_PROJECT_NAME=$(value COMPOSE_PROJECT_NAME apex)
 export COMPOSE_PROJECT_NAME
 ml=$(value APEX_STEP_IMAGE apex-ml:latest)
 airflow=$(value AIRFLOW_IMAGE apex-airflow:latest)
-scale=()
+profiles=()
 workers=()
 if [[ $(value APEX_EXECUTOR LocalExecutor) == CeleryExecutor ]]; then
-    scale=(--profile scale)
+    profiles+=(--profile scale)
     workers=(--scale "airflow-worker=$(value WORKERS 2)")
 fi
+
+[[ -z $(value APEX_SERVING_KEYS '') ]] || profiles+=(--profile serving)
 
 compose() {
     if docker compose version >/dev/null 2>&1; then
@@ -146,13 +148,14 @@ wait_healthy() {
 up() {
     ensure_images
     secrets
-    quietly "${scale[@]}" up --detach --no-build --remove-orphans "${workers[@]}"
+    quietly "${profiles[@]}" up --detach --no-build --remove-orphans "${workers[@]}"
     wait_healthy
 }
 
 addresses() {
     echo "Airflow   http://127.0.0.1:$(value APEX_AIRFLOW_PORT 8080)"
     echo "MLflow    http://127.0.0.1:$(value APEX_MLFLOW_PORT 5000)"
+    [[ -z $(value APEX_SERVING_KEYS '') ]] || echo "Online    http://127.0.0.1:$(value APEX_SERVING_PORT 8008)"
     echo "SQL       RUNTIME=docker make sql"
     echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
 }
