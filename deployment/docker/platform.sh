@@ -145,11 +145,30 @@ wait_healthy() {
     exit 20
 }
 
+# what the platform was brought up with: the settings, the compose files, the images
+fingerprint() {
+    cat "$APEX_ENV_FILE" docker-compose*.yaml | sha256sum
+    docker image inspect --format '{{.Id}}' "$ml" "$airflow"
+    echo "${profiles[*]} ${workers[*]}"
+}
+
+all_well() {
+    [[ -f $APEX_ENV_FILE.applied && $(cat "$APEX_ENV_FILE.applied") == "$(fingerprint)" ]] || return 1
+    (($(containers --quiet --filter status=running | wc -l) >= 7)) || return 1
+    [[ -z $(containers --quiet --filter health=starting --filter health=unhealthy) ]]
+}
+
 up() {
     ensure_images
     secrets
+    if all_well; then
+        echo "The platform is up already."
+        return
+    fi
+    rm -f "$APEX_ENV_FILE.applied"
     quietly "${profiles[@]}" up --detach --no-build --remove-orphans "${workers[@]}"
     wait_healthy
+    fingerprint >"$APEX_ENV_FILE.applied"
 }
 
 addresses() {
