@@ -59,8 +59,12 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
     for name in sorted({*body, *wanted}):
         if name in ("Env", "Labels"):
             continue
-        if body.get(name) != wanted.get(name):
-            return f"{name} is {body.get(name)!r:.300}, not {wanted.get(name)!r:.300}"
+        asked, right = body.get(name), wanted.get(name)
+        if isinstance(asked, dict) and isinstance(right, dict):
+            asked = {key: value for key, value in asked.items() if key not in right or right[key] != value}
+            right = {key: value for key, value in wanted[name].items() if body[name].get(key) != value}
+        if asked != right:
+            return f"{name} is {asked!r:.300}, not {right!r:.300}"
     strange = {line.partition("=")[0] for line in body.get("Env") or []} - ENVIRONMENT
     if strange:
         return f"Env sets {sorted(strange)}"

@@ -81,6 +81,8 @@ class Stack:
             "APEX_STEP_IMAGE": "apex-ml:test",
             "AIRFLOW_IMAGE": "apex-airflow:test",
             "APEX_RETRY_DELAY_SECONDS": "3",
+            # what a run that was failed by hand leaves is found by the sweep
+            "APEX_SWEEP_SCHEDULE": "'* * * * *'",
             **self.ports,
         }
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
