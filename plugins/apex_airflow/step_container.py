@@ -34,7 +34,7 @@ def container_name(command: StepCommand, project: str) -> str:
     """Return a name that no other try has.
 
     >>> container_name(StepCommand(("elt",), task="retrain-x-1.elt", number=2), "apex")
-    'apex-retrain-x-1.elt-2-fcdca6'
+    'apex-retrain-x-1.elt-2-696d4c'
     """
     whole = f"{project}/{command.task}/{command.number}"
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", command.task)[:100]
