@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -107,3 +109,24 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
         assert ("nvidia-nccl-cu12 ; sys_platform == 'never'" in text.replace(f"=={found['nvidia-nccl-cu12']}", "")) == (
             name == "ml.txt"
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["RUNTIME=docker", "up"], "deployment/docker/platform.sh up"),
+        (["RUNTIME=docker", "run", "RAW=/srv/raw"], 'deployment/docker/platform.sh run --raw "/srv/raw"'),
+        (["RUNTIME=docker", "logs", "S=mlflow"], 'deployment/docker/platform.sh logs "mlflow"'),
+        (["RUNTIME=docker", "restore", "FROM=a.tar"], 'deployment/docker/platform.sh restore "a.tar"'),
+        (["up"], ".venv/bin/apex up"),
+        (["restore", "FROM=a.tar"], '.venv/bin/apex restore "a.tar"'),
+        (["RUNTIME=moon", "up"], "RUNTIME=moon: expected local or docker"),
+    ],
+)
+def test_make_on_both_runtimes(arguments: list[str], said: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "RUNTIME"))}
+    done = subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=CODE_ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert said in done.stdout + done.stderr
+    assert ("setup.sh" in done.stdout) == ("RUNTIME=docker" not in arguments and "RUNTIME=moon" not in arguments)
