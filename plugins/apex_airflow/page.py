@@ -19,7 +19,7 @@ from apex_ml.settings import Settings
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "–"
 NO_BREAK = "\N{NO-BREAK SPACE}"
-Scope = Literal["day", "drop", "raw"]
+Scope = Literal["day", "drop", "raw", "online"]
 DRIFT_COLUMNS = 18
 WEEKS = 16
 DAYS, LEAST_DAYS = 45, 14
@@ -284,7 +284,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         may_act=may_act,
         drift=drift_map(drift),
         scope=scope,
-        scopes={"day": "days of scoring", "drop": "drops", "raw": "weeks of raw orders"},
+        scopes={"day": "days of scoring", "drop": "drops", "raw": "weeks of raw orders", "online": "online answers"},
         quality=quality(context["weeks"]),
         actions=ACTIONS,
         colors={name: place for place, name in enumerate(classes)},

@@ -120,6 +120,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
         assert told in text, told
     drops = visit(filled).get("/", params={"drift": "drop"}).text
     assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
+    assert "No drift was measured of online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
     assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
 
 
