@@ -265,6 +265,11 @@ quietly() {
     local said
     if ! said=$(compose "$@" 2>&1); then
         echo "$said" >&2
+        local name
+        for name in $(containers --quiet --filter health=unhealthy); do
+            docker inspect --format '{{.Name}}: {{range .State.Health.Log}}{{.Output}}{{end}}' "$name" | tail -n 5 >&2
+            docker logs --tail 15 "$name" >&2
+        done
         echo "apex: TransientError: compose $1 failed, see above; \`RUNTIME=docker make logs S=SERVICE\` tells more" >&2
         exit 20
     fi
