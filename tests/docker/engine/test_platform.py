@@ -283,7 +283,7 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
         put(stack, "database.parquet", 34)
         step = until(lambda: halted(stack), 180, "the step stands still")
         docker("kill", stack.container("postgres"))
-        stack.platform("up", check=False)
+        docker("start", stack.container("postgres"))
         until(lambda: stack.healthy("postgres"), 120, "Postgres is back")
         docker("kill", "--signal", "CONT", step, check=False)
     finally:
