@@ -52,17 +52,17 @@ def _postgres(settings: Settings) -> Health:
 
 
 def _mlflow(settings: Settings) -> Health:
-    try:
-        _get(f"{settings.tracking_uri}/health")
-    except OSError as error:
-        return Health(False, _reason(error))
-    return Health(True)
+    return _answers(f"{settings.tracking_uri}/health")
 
 
 def _serving(settings: Settings) -> Health:
     """Whether it lives: without a champion it is well, and says at /ready that it waits for one."""
+    return _answers(f"{settings.serving_url}/health")
+
+
+def _answers(url: str) -> Health:
     try:
-        _get(f"{settings.serving_url}/health")
+        _get(url)
     except OSError as error:
         return Health(False, _reason(error))
     return Health(True)
