@@ -174,3 +174,15 @@ def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Callable[..., Path
         return path
 
     return put
+
+
+VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
+
+
+def tell_of_champion(apex: Apex, chain: Any) -> None:
+    """Let the database of a home know the champion of the chain, as training would have."""
+    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
+        apex.sql(
+            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (*row[:-1], json.dumps(row[-1])),
+        )

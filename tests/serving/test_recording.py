@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import psycopg2
 import pytest
 from apex_home import Apex
+from champion_home import tell_of_champion
 from ledger import ROWS
 from online_service import served
 from starlette.testclient import TestClient
@@ -24,17 +24,11 @@ from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, monitor
 from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
 
-VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
-
 
 @pytest.fixture
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
-    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
-        scoring.sql(
-            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (*row[:-1], json.dumps(row[-1])),
-        )
+    tell_of_champion(scoring, chain)
     return scoring.but(drift_least_rows=100)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from apex_home import Apex
+from champion_home import tell_of_champion
 from pydantic import SecretStr
 
 from apex_ml.adapters.warehouse import raise_alert
@@ -24,18 +25,13 @@ from apex_ml.contract.model import Contract
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
 from apex_ml.steps.score import score
 
-VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
 Put = Callable[..., Path]
 
 
 @pytest.fixture
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
-    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
-        scoring.sql(
-            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (*row[:-1], json.dumps(row[-1])),
-        )
+    tell_of_champion(scoring, chain)
     return scoring.but(drift_least_rows=100, quality_least_orders=100)
 
 
