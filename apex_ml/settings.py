@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     mlflow_user: str = Field("", description="Account of the steps in an MLflow with basic-auth. Empty: no login.")
     airflow_url: str = Field("", description="Airflow API server. Empty: the embedded one.")
     airflow_public_url: str = Field("", description="Airflow's address in links for people. Empty: the same as above.")
+    serving_public_url: str = Field("", description="The online service's address for people. Empty: where it is.")
 
     # secrets, made once by `make up` into .env
     pg_admin_password: SecretStr = Field(SecretStr(""), description="Postgres superuser, used at start-up only.")
@@ -75,6 +76,9 @@ class Settings(BaseSettings):
     mlflow_password: SecretStr = Field(SecretStr(""), description="MLflow user of the steps, in containers.")
     mlflow_secret_key: SecretStr = Field(SecretStr(""), description="Signs MLflow's forms, in containers.")
     redis_password: SecretStr = Field(SecretStr(""), description="Queue of the Celery workers, in containers.")
+    serving_key: SecretStr = Field(
+        SecretStr(""), description="API key that apex loadtest sends; in containers the online service takes it."
+    )
 
     # where steps run
     runtime: Literal["local", "docker"] = Field(
@@ -190,7 +194,6 @@ class Settings(BaseSettings):
         description="Sha256 of the API keys that the online service takes, with commas between; apex serve-key makes"
         " one. Empty: none is asked for, which only a loopback address allows.",
     )
-    serving_key: SecretStr = Field(SecretStr(""), description="API key that apex loadtest sends.")
     serving_rate: float = Field(
         5000, ge=0, description="Requests a second that the online service takes of one key or address; 0: no limit."
     )
@@ -278,6 +281,11 @@ class Settings(BaseSettings):
         # an address that stands for all of them is no address to call
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.serving_address, self.serving_address)
         return f"http://[{host}]:{self.serving_port}" if ":" in host else f"http://{host}:{self.serving_port}"
+
+    @property
+    def serving_for_people(self) -> str:
+        """The online service's address for people, without a slash at its end."""
+        return (self.serving_public_url or self.serving_url).rstrip("/")
 
     def postgres_url(self, role: str, password: SecretStr, database: str, driver: str = "postgresql") -> str:
         """URL of a database of the platform's Postgres, password quoted."""

@@ -55,7 +55,7 @@ def up() -> None:
     click.echo(f"Airflow   {settings.airflow_address}")
     click.echo(f"MLflow    {settings.mlflow_address}")
     if settings.serving:
-        click.echo(f"Online    {settings.serving_url}/docs")
+        click.echo(f"Online    {settings.serving_for_people}/docs")
     click.echo("SQL       apex sql")
     click.echo(f"passwords {settings.env_file} (Airflow: admin, viewer)")
 

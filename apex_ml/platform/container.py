@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from apex_ml.api_keys import hash_of
 from apex_ml.errors import ConfigError
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, quoted, variable
 from apex_ml.platform.environment import QUIET, airflow_environment, mlflow_environment
@@ -40,7 +41,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         *(name for name in SECRETS if name.startswith("airflow_")),
     ),
     "steps": STEP_SECRETS,
-    "tools": (*STEP_SECRETS, "airflow_admin_password", "airflow_viewer_password"),
+    "tools": (*STEP_SECRETS, "airflow_admin_password", "airflow_viewer_password", "serving_key"),
     "serving": ("pg_writer_password", "pg_reader_password", "mlflow_password"),
     "gate": (),
 }
@@ -58,13 +59,13 @@ ADDRESSES = {
     "APEX_AIRFLOW_PORT": "8080",
     "APEX_AIRFLOW_URL": "http://airflow-api-server:8080",
     "APEX_RUNTIME": "docker",
-    # Compose runs the online service, no supervisor
-    "APEX_SERVING": "false",
     "APEX_SERVING_HOST": "0.0.0.0",
     "APEX_SERVING_PORT": "8008",
     "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
 }
 """Where the services are on their private network."""
+FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
+"""What the tools have in place of it: they ask the service that others bind to an address for."""
 OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
 """What an ``.env`` says of the machine, not of the containers."""
 FOLDERS = ("raw_url", "processed_url", "drops_url")
@@ -94,12 +95,19 @@ def part_secrets(settings: Settings, target: Path) -> None:
     published = {
         "APEX_AIRFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.airflow_port}",
         "APEX_MLFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.mlflow_port}",
+        "APEX_SERVING_PUBLIC_URL": f"http://127.0.0.1:{settings.serving_port}",
     }
+    # the service knows only the hash of the key that was made for the platform's own people
+    keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
     shared = {**published, **public, **ADDRESSES}
     for kind, names in PARTS.items():
         folder = target / kind
         folder.mkdir(exist_ok=True)
         own = {variable(name): given[name] for name in names if given.get(name)}
+        if kind == "tools":
+            own |= FROM_OUTSIDE
+        if kind == "serving":
+            own["APEX_SERVING_KEYS"] = keys
         mode = 0o444 if kind in SHARED_WITH_ALL else 0o400
         _write(folder / "env", "".join(f"{k}={quoted(v)}\n" for k, v in (shared | own).items()), mode)
         if kind == "postgres":

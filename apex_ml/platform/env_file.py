@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apex_ml.api_keys import make_key
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
@@ -50,6 +51,7 @@ CONTAINER_SECRETS: dict[str, Callable[[], str]] = {
     "mlflow_password": _token,
     "mlflow_secret_key": _token,
     "redis_password": _token,
+    "serving_key": lambda: make_key()[0],
 }
 """What the platform in containers needs besides."""
 

@@ -74,7 +74,7 @@ def show_services(settings: Settings, console: Console) -> bool:
         POSTGRES: f"{settings.host}:{settings.pg_port}",
         MLFLOW: settings.tracking_uri,
         AIRFLOW[0]: settings.airflow,
-        SERVING: settings.serving_url,
+        SERVING: settings.serving_for_people,
     }
     total = 0
     well = True
@@ -105,6 +105,8 @@ def show_services(settings: Settings, console: Console) -> bool:
 def _show_elsewhere(settings: Settings, console: Console) -> bool:
     """Print the health of services that others run; return whether all are well."""
     addresses = dict.fromkeys(AIRFLOW, settings.airflow_address) | {MLFLOW: settings.mlflow_address}
+    if settings.serving:
+        addresses[SERVING] = settings.serving_for_people
     found = health.check(settings, list(addresses))
     table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("service", "health", "address"):

@@ -81,7 +81,8 @@ def services(settings: Settings) -> tuple[str, ...]:
     airflow = () if settings.airflow_url else AIRFLOW
     elsewhere = settings.pg_host or (settings.database_url and not mlflow and not airflow)
     database = () if elsewhere else (POSTGRES,)
-    return (*database, *mlflow, *airflow, *((SERVING,) if settings.serving else ()))
+    serving = (SERVING,) if settings.serving and settings.runtime == "local" else ()
+    return (*database, *mlflow, *airflow, *serving)
 
 
 def programs(settings: Settings, server: postgres.Server, names: Collection[str] | None = None) -> list[Program]:

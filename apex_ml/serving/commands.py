@@ -22,7 +22,7 @@ def serve() -> None:
 @click.command("serve-key")
 def serve_key() -> None:
     """Make an API key, and its sha256 for APEX_SERVING_KEYS. The key is shown once and kept nowhere."""
-    from apex_ml.serving.keys import make_key
+    from apex_ml.api_keys import make_key
 
     key, sha256 = make_key()
     click.echo(f"key     {key}")

@@ -1,31 +1,19 @@
-"""API keys: the service knows only their hashes."""
+"""The keys that the online service takes: it knows only their hashes."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
 import logging
 import re
-import secrets
 
+from apex_ml.api_keys import hash_of
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
 _HASH = re.compile(r"[0-9a-f]{64}")
 ID_LENGTH = 8
-
-
-def make_key() -> tuple[str, str]:
-    """A new key, 256 random bits, and its sha256 as hex."""
-    key = f"apex_{secrets.token_urlsafe(32)}"
-    return key, hash_of(key)
-
-
-def hash_of(key: str) -> str:
-    """Sha256 of a key. Keys are long and random, so that no slow hash is needed to keep them from being guessed."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Keys:

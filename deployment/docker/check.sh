@@ -15,6 +15,6 @@ fi
 # .env may hold anything; here only the file is looked at
 empty=$(mktemp)
 trap 'rm -f "$empty"' EXIT
-for profile in "" scale tools gpu serving; do
+for profile in "" scale tools gpu; do
     COMPOSE_PROJECT_NAME=apex-check compose --env-file "$empty" ${profile:+--profile "$profile"} config --quiet
 done

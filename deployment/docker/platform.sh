@@ -24,13 +24,14 @@ export COMPOSE_PROJECT_NAME
 ml=$(value APEX_STEP_IMAGE apex-ml:latest)
 airflow=$(value AIRFLOW_IMAGE apex-airflow:latest)
 profiles=()
-workers=()
+scale=()
 if [[ $(value APEX_EXECUTOR LocalExecutor) == CeleryExecutor ]]; then
     profiles+=(--profile scale)
-    workers=(--scale "airflow-worker=$(value WORKERS 2)")
+    scale=(--scale "airflow-worker=$(value WORKERS 2)")
 fi
-
-[[ -z $(value APEX_SERVING_KEYS '') ]] || profiles+=(--profile serving)
+serving=1
+[[ ! $(value APEX_SERVING true) =~ ^([Ff]alse|FALSE|0|[Nn]o|[Oo]ff)$ ]] || serving=0
+scale+=(--scale "serving=$serving")
 
 compose() {
     if docker compose version >/dev/null 2>&1; then
@@ -149,12 +150,12 @@ wait_healthy() {
 fingerprint() {
     cat "$APEX_ENV_FILE" docker-compose*.yaml | sha256sum
     docker image inspect --format '{{.Id}}' "$ml" "$airflow"
-    echo "${profiles[*]} ${workers[*]}"
+    echo "${profiles[*]} ${scale[*]}"
 }
 
 all_well() {
     [[ -f $APEX_ENV_FILE.applied && $(cat "$APEX_ENV_FILE.applied") == "$(fingerprint)" ]] || return 1
-    (($(containers --quiet --filter status=running | wc -l) >= 7)) || return 1
+    (($(containers --quiet --filter status=running | wc -l) >= 7 + serving)) || return 1
     [[ -z $(containers --quiet --filter health=starting --filter health=unhealthy) ]]
 }
 
@@ -166,15 +167,17 @@ up() {
         return
     fi
     rm -f "$APEX_ENV_FILE.applied"
-    quietly "${profiles[@]}" up --detach --no-build --remove-orphans "${workers[@]}"
+    quietly "${profiles[@]}" up --detach --no-build --remove-orphans "${scale[@]}"
     wait_healthy
     fingerprint >"$APEX_ENV_FILE.applied"
 }
 
 addresses() {
-    echo "Airflow   http://127.0.0.1:$(value APEX_AIRFLOW_PORT 8080)"
-    echo "MLflow    http://127.0.0.1:$(value APEX_MLFLOW_PORT 5000)"
-    [[ -z $(value APEX_SERVING_KEYS '') ]] || echo "Online    http://127.0.0.1:$(value APEX_SERVING_PORT 8008)"
+    local here=http://127.0.0.1
+    echo "Airflow   $(value APEX_AIRFLOW_PUBLIC_URL "$here:$(value APEX_AIRFLOW_PORT 8080)")"
+    echo "MLflow    $(value APEX_MLFLOW_PUBLIC_URL "$here:$(value APEX_MLFLOW_PORT 5000)")"
+    ((!serving)) ||
+        echo "Online    $(value APEX_SERVING_PUBLIC_URL "$here:$(value APEX_SERVING_PORT 8008)")/docs (key: APEX_SERVING_KEY)"
     echo "SQL       RUNTIME=docker make sql"
     echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
 }
@@ -276,7 +279,7 @@ quietly() {
 }
 
 stop() {
-    quietly --profile scale --profile tools --profile serving --profile gpu down --remove-orphans "$@"
+    quietly --profile scale --profile tools --profile gpu down --remove-orphans "$@"
     # a step that lost its Airflow just now
     docker ps --all --quiet --filter "label=apex.step=$COMPOSE_PROJECT_NAME" | xargs --no-run-if-empty docker rm --force >/dev/null
 }
@@ -295,7 +298,7 @@ case $command in
         fi
         tool run
         ;;
-    retrain | champion | score | rollback | promote | export | prune | monitor)
+    retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
         tool "$command" "$@"
         ;;
     down)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_ml.api_keys import hash_of
 from apex_ml.errors import ConfigError
 from apex_ml.platform.container import PARTS, container_airflow_environment, part_secrets
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
@@ -41,6 +42,17 @@ def test_each_service_gets_its_own_secrets(tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "postgres" / "admin_password").read_text() == services[
         "postgres"
     ].pg_admin_password.get_secret_value()
+
+
+def test_the_online_service_knows_hashes_and_the_tools_the_key(tmp_path: Path) -> None:
+    mine = "ab" * 32
+    services = parted(tmp_path, completed(f"APEX_SERVING_KEYS={mine}\nAPEX_SERVING_PORT=9000\n"))
+    key = services["tools"].serving_key.get_secret_value()
+    assert services["serving"].serving_keys == f"{mine},{hash_of(key)}"
+    assert len(key) > 40 and all(not services[kind].serving_key for kind in PARTS if kind != "tools")
+    assert (services["serving"].serving_address, services["serving"].serving_port) == ("0.0.0.0", 8008)
+    assert services["tools"].serving_url == "http://serving:8008"
+    assert services["tools"].serving_for_people == "http://127.0.0.1:9000"
 
 
 def test_it_can_be_parted_again(tmp_path: Path) -> None:

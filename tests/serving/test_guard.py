@@ -19,13 +19,14 @@ from online_service import running
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from apex_ml.api_keys import hash_of, make_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.serving.app import create_app
 from apex_ml.serving.commands import serve_key
 from apex_ml.serving.follow import NO_CHAMPION
 from apex_ml.serving.guard import Buckets
-from apex_ml.serving.keys import Keys, hash_of, make_key
+from apex_ml.serving.keys import Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from online_service import running
 from pydantic import SecretStr
 
+from apex_ml.api_keys import make_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.serving.client import Target
 from apex_ml.serving.commands import loadtest
-from apex_ml.serving.keys import make_key
 from apex_ml.serving.loadtest import EXPERIMENT, Asked, Plan, ask, model_of
 from tests.bench.serving import Service, Soaked, grown, run_soak
 

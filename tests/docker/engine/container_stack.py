@@ -69,7 +69,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.project = f"apex-test-{uuid.uuid4().hex[:8]}"
         self.env_file = folder / "env"
-        self.ports = {"APEX_AIRFLOW_PORT": free_port(), "APEX_MLFLOW_PORT": free_port()}
+        names = ("APEX_AIRFLOW_PORT", "APEX_MLFLOW_PORT", "APEX_SERVING_PORT")
+        self.ports = {name: free_port() for name in names}
         values = {
             "COMPOSE_PROJECT_NAME": self.project,
             **(
@@ -118,7 +119,7 @@ class Stack:
     @property
     def secrets(self) -> dict[str, str]:
         """Every secret, by name."""
-        marks = ("PASSWORD", "SECRET", "FERNET")
+        marks = ("PASSWORD", "SECRET", "FERNET", "SERVING_KEY")
         return {name: value for name, value in self.values.items() if any(mark in name for mark in marks)}
 
     def apex(self, *arguments: str, seconds: int = 600) -> str:

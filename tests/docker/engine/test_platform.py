@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 from container_stack import Stack, docker, until
 from throwaway_home import open_folder, throwaway
 
+from apex_ml.contract.model import load_contract
 from apex_ml.platform import backup as backups
 from apex_ml.platform import embedded
 from apex_ml.settings import Settings
@@ -21,6 +23,7 @@ from apex_ml.settings import Settings
 pytestmark = pytest.mark.timeout(1800)
 
 ROWS = 20_000
+PUBLISHED = ("mlflow", "airflow-api-server", "serving")
 SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = '{}'"
 
 
@@ -103,12 +106,26 @@ def test_who_may_do_what(stack: Stack) -> None:
         assert viewer.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 403
         assert admin.get("/apex/").status_code == 200
         assert admin.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 200
-    import httpx
-
     tracking = f"http://127.0.0.1:{stack.ports['APEX_MLFLOW_PORT']}/api/2.0/mlflow/experiments/search?max_results=5"
     assert httpx.get(tracking, trust_env=False).status_code == 401
     login = ("admin", stack.values["APEX_MLFLOW_ADMIN_PASSWORD"])
     assert httpx.get(tracking, trust_env=False, auth=login).status_code == 200
+
+
+def test_the_online_service(stack: Stack) -> None:
+    """It answers to its key, with the champion, and the command that measures it finds it."""
+    contract = load_contract(Settings.load().contract)
+    order = dict.fromkeys(contract.features.attributes) | {contract.entity: "C000001", contract.timestamp: "2030-01-07"}
+    asked = {"orders": [order]}
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports['APEX_SERVING_PORT']}", trust_env=False) as client:
+        assert client.post("/predict", json=asked).status_code == 401
+        assert client.post("/predict", json=asked, headers={"X-API-Key": "apex_guessed"}).status_code == 401
+        answer = client.post("/predict", json=asked, headers={"X-API-Key": stack.values["APEX_SERVING_KEY"]})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert said["model"]["version"] == 1 and len(said["predictions"]) == 1
+    assert "100.0" in stack.platform("loadtest", "--orders", "2000", "--per-request", "100").stdout
+    assert "serving" in stack.platform("status").stdout
 
 
 def test_no_secret_is_shown(stack: Stack) -> None:
@@ -129,7 +146,7 @@ def test_no_secret_is_shown(stack: Stack) -> None:
 
 def test_what_a_service_may(stack: Stack) -> None:
     services = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
-    for service in (*services, "postgres", "docker-gate"):
+    for service in (*services, "postgres", "docker-gate", "serving"):
         found = json.loads(docker("inspect", stack.container(service)))[0]
         host, config = found["HostConfig"], found["Config"]
         assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["Memory"] and host["PidsLimit"], service
@@ -138,7 +155,7 @@ def test_what_a_service_may(stack: Stack) -> None:
         assert binds == (["/var/run/docker.sock"] if service == "docker-gate" else []), service
         assert service == "docker-gate" or config["User"] in ("10001:10001", "postgres"), service
         published = [part["HostIp"] for parts in found["NetworkSettings"]["Ports"].values() for part in parts or []]
-        assert published == (["127.0.0.1"] if service in ("mlflow", "airflow-api-server") else []), service
+        assert published == (["127.0.0.1"] if service in PUBLISHED else []), service
     seen = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")
     assert seen.split() == ["env"]
     for package in ("mlflow", "xgboost", "pandas", "numpy", "pyarrow", "great_expectations"):
