@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg2
 import pyarrow as pa
 import pytest
 from throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
@@ -151,15 +150,7 @@ class Databases:
 
     def _admin(self, *statements: str) -> None:
         settings = self.server.settings
-        with closing(
-            psycopg2.connect(
-                host=str(self.server.server.socket),
-                port=settings.pg_port,
-                user=postgres.ADMIN,
-                password=settings.pg_admin_password.get_secret_value(),
-                dbname="postgres",
-            )
-        ) as connection:
+        with closing(postgres.superuser(settings, self.server.server)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 for statement in statements:

@@ -21,8 +21,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg2
-
 from apex_ml import __version__
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform import embedded, postgres
@@ -173,15 +171,7 @@ def _client(settings: Settings, server: postgres.Server, program: str, *argument
 
 
 def _sql(settings: Settings, server: postgres.Server, statement: str) -> None:
-    with contextlib.closing(
-        psycopg2.connect(
-            host=str(server.socket),
-            port=settings.pg_port,
-            user=postgres.ADMIN,
-            password=settings.pg_admin_password.get_secret_value(),
-            dbname="postgres",
-        )
-    ) as connection:
+    with contextlib.closing(postgres.superuser(settings, server)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)

@@ -153,6 +153,18 @@ def locate(settings: Settings, make: bool = False) -> Server:
     return Server(binaries, base, _socket_folder(settings, base), ACCOUNT)
 
 
+def superuser(settings: Settings, server: Server, database: str = "postgres") -> psycopg2.extensions.connection:
+    """A connection of the superuser, who enters by the socket alone. Raises psycopg2's OperationalError."""
+    return psycopg2.connect(
+        host=str(server.socket),
+        port=settings.pg_port,
+        user=ADMIN,
+        password=settings.pg_admin_password.get_secret_value(),
+        dbname=database,
+        connect_timeout=5,
+    )
+
+
 def remove(settings: Settings) -> None:
     """Delete the data and everything kept outside the home. The server must be stopped."""
     server = locate(settings)
@@ -353,14 +365,7 @@ def wait_ready(settings: Settings, server: Server, timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            psycopg2.connect(
-                host=str(server.socket),
-                port=settings.pg_port,
-                user=ADMIN,
-                password=settings.pg_admin_password.get_secret_value(),
-                dbname="postgres",
-                connect_timeout=5,
-            ).close()
+            superuser(settings, server).close()
             return
         except psycopg2.OperationalError as error:
             if "password authentication failed" in str(error):

@@ -61,13 +61,7 @@ def scored_once(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, An
 
 
 def admin(settings: Settings) -> Any:
-    return psycopg2.connect(
-        host=str(postgres.locate(settings).socket),
-        port=settings.pg_port,
-        user=postgres.ADMIN,
-        password=settings.pg_admin_password.get_secret_value(),
-        dbname="apex",
-    )
+    return postgres.superuser(settings, postgres.locate(settings), "apex")
 
 
 def _made(cursor: Any) -> None:
