@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 
 from apex_ml.faults import HALT
 from apex_ml.platform import supervise
 from apex_ml.settings import Settings
-
-
-def until(done: Callable[[], Any], seconds: float) -> Any:
-    """Wait for something that is not nothing; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"not after {seconds:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 def halted_step(settings: Settings) -> psutil.Process | None:

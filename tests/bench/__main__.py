@@ -41,6 +41,7 @@ from tests.bench import (  # noqa: F401  (importing registers)
     serving,
     steps,
     suite,
+    workers,
 )
 from tests.bench.registry import MEASUREMENTS, Row
 from tests.bench.scene import Scene

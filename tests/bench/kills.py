@@ -28,7 +28,8 @@ from tests.bench.scene import Scene
 from tests.bench.score_large import admin
 from tests.polling_reader import Reader
 from tests.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
-from tests.service_kills import fault_for_steps, halted_step, kill_service, until
+from tests.service_kills import fault_for_steps, halted_step, kill_service
+from tests.waiting import until
 
 EVERY = (supervise.POSTGRES, supervise.MLFLOW, *supervise.AIRFLOW)
 SERVICES = ("airflow-scheduler", supervise.MLFLOW, supervise.POSTGRES)

@@ -16,8 +16,9 @@ import httpx
 import psutil
 import psycopg2
 import pytest
-from service_kills import fault_for_steps, halted_step, kill_service, until
+from service_kills import fault_for_steps, halted_step, kill_service
 from throwaway_home import open_folder, throwaway
+from waiting import until
 
 from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT
 from apex_ml.contract.model import load_contract

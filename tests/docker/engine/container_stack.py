@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 from dotenv import dotenv_values
 
 from apex_ml.settings import CODE_ROOT
+from tests.throwaway_home import free_ports
 
 STANDIN = Path(__file__).parent / "standin"
 PLATFORM = CODE_ROOT / "deployment" / "docker" / "platform.sh"
@@ -48,21 +47,6 @@ def why_not() -> str:
     return ""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(done: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """Wait for something that is not nothing; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"not after {seconds:.0f} s: {what}"
-        time.sleep(0.3)
-    return found
-
-
 class Stack:
     """The platform of one compose project."""
 
@@ -70,7 +54,8 @@ class Stack:
         self.project = f"apex-test-{uuid.uuid4().hex[:8]}"
         self.env_file = folder / "env"
         names = ("APEX_AIRFLOW_PORT", "APEX_MLFLOW_PORT", "APEX_SERVING_PORT")
-        self.ports = {name: free_port() for name in names}
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.ran = ""
         values = {
             "COMPOSE_PROJECT_NAME": self.project,
             **(
@@ -173,6 +158,25 @@ class Stack:
             headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         return httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=60)
 
+    def put(self, name: str, rows: int, seed: int) -> None:
+        """A drop of the coming day appears in the inbox as a whole."""
+        script = f"""
+from pathlib import Path
+from datetime import date
+from apex_ml.contract.model import load_contract
+from apex_ml.settings import Settings
+from apex_ml.simulate.drop import make_drop
+settings = Settings.load()
+make_drop(settings.raw, date(2024, 8, 24), {rows}, {seed},
+          Path(settings.drops) / "inbox" / "{name}", load_contract(settings.contract))
+"""
+        self.apex("python3", "-c", script)
+
+    def pause(self, dag: str, value: bool = True) -> None:
+        """Pause a DAG, or let it go on."""
+        with self.airflow("admin") as api:
+            assert api.patch(f"/api/v2/dags/{dag}", json={"is_paused": value}).status_code == 200
+
     def healthy(self, service: str) -> bool:
         state = json.loads(docker("inspect", "--format", "{{json .State}}", self.container(service)))
         return bool(state["Running"] and state["Health"]["Status"] == "healthy")
@@ -188,3 +192,24 @@ class Stack:
     def remove(self) -> None:
         """Take down the platform with its data."""
         self.platform("down", "--volumes", check=False)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Stack]:
+    """The platform, its images built, up with a champion and one scored drop; `ran` is what the main job said.
+
+    Afterwards nothing is left of it but the images.
+    """
+    if not OF_A_REGISTRY:
+        made = subprocess.run([str(STANDIN / "make.sh")], capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+    stack = Stack(folder)
+    try:
+        stack.platform("images", seconds=1500)
+        stack.platform("up")
+        stack.apex("apex", "simulate", "--orders", "60000", "--clients", "8000", "--files", "3", "--seed", "5")
+        stack.ran = stack.platform("run").stdout
+        yield stack
+    finally:
+        stack.remove()
+    assert stack.left() == []
