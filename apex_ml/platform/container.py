@@ -7,6 +7,8 @@ secrets that it needs, each into a volume of its own (:func:`part_secrets`). A s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +66,7 @@ ADDRESSES = {
     "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
 }
 """Where the services are on their private network."""
+KEYS = variable("serving_keys")
 FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
 """What the tools have in place of it: they ask the service that others bind to an address for."""
 OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
@@ -76,6 +79,32 @@ def part_secrets(settings: Settings, target: Path) -> None:
 
     Raises ConfigError naming each secret that the settings, read from ``.env``, lack.
     """
+    for kind, values in parts(settings).items():
+        folder = target / kind
+        folder.mkdir(exist_ok=True)
+        mode = 0o444 if kind in SHARED_WITH_ALL else 0o400
+        _write(folder / "env", "".join(f"{name}={quoted(value)}\n" for name, value in values.items()), mode)
+        if kind == "postgres":
+            _write(folder / "admin_password", values["APEX_PG_ADMIN_PASSWORD"], mode)
+        if kind == "redis":
+            _write(folder / "redis.conf", f"requirepass {values['APEX_REDIS_PASSWORD']}\n", mode)
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    """What changes when the settings of a kind of service do; keys of the online service do not count.
+
+    A service reads its settings when it starts: one with another digest has to be started anew. The online service
+    reads new keys by itself.
+    """
+    made = {}
+    for kind, values in parts(settings).items():
+        counted = json.dumps({name: value for name, value in values.items() if name != KEYS})
+        made[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
+    return made
+
+
+def parts(settings: Settings) -> dict[str, dict[str, str]]:
+    """The variables of every kind of service. Raises as :func:`part_secrets`."""
     given = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name in settings.model_fields_set
@@ -99,21 +128,17 @@ def part_secrets(settings: Settings, target: Path) -> None:
     }
     # the service knows only the hash of the key that was made for the platform's own people
     keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
-    shared = {**published, **public, **ADDRESSES}
-    for kind, names in PARTS.items():
-        folder = target / kind
-        folder.mkdir(exist_ok=True)
-        own = {variable(name): given[name] for name in names if given.get(name)}
-        if kind == "tools":
-            own |= FROM_OUTSIDE
-        if kind == "serving":
-            own["APEX_SERVING_KEYS"] = keys
-        mode = 0o444 if kind in SHARED_WITH_ALL else 0o400
-        _write(folder / "env", "".join(f"{k}={quoted(v)}\n" for k, v in (shared | own).items()), mode)
-        if kind == "postgres":
-            _write(folder / "admin_password", given["pg_admin_password"], mode)
-        if kind == "redis":
-            _write(folder / "redis.conf", f"requirepass {given['redis_password']}\n", mode)
+    besides = {"tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
+    return {
+        kind: {
+            **published,
+            **public,
+            **ADDRESSES,
+            **{variable(name): given[name] for name in names if given.get(name)},
+            **besides.get(kind, {}),
+        }
+        for kind, names in PARTS.items()
+    }
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -29,6 +30,19 @@ def secrets(complete: bool, source: Path | None, target: Path | None) -> None:
         return
     assert source and target
     containers.part_secrets(Settings.load(env_file=source), target)
+
+
+@container.command()
+def digests() -> None:
+    """Read an .env from stdin; print lines APEX_DIGEST_<KIND>=…, one that changes when the settings of a service do."""
+    from apex_ml.platform import container as containers
+
+    with tempfile.NamedTemporaryFile("w", suffix=".env") as file:
+        file.write(sys.stdin.read())
+        file.flush()
+        found = containers.digests(Settings.load(env_file=file.name))
+    for kind, digest in found.items():
+        click.echo(f"APEX_DIGEST_{kind.upper()}={digest}")
 
 
 @container.command()

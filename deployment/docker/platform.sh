@@ -122,6 +122,15 @@ secrets() {
     fi
 }
 
+# for the compose file: what changes when the settings of a service do
+digests() {
+    local found
+    found=$(docker run --rm -i --network none --log-driver none --env "APEX_PROJECT=$COMPOSE_PROJECT_NAME" \
+        --env "APEX_STEP_IMAGE=$ml" "$ml" apex container digests <"$APEX_ENV_FILE")
+    # shellcheck disable=SC2046,SC2086 # a line is a variable
+    export $found
+}
+
 containers() {
     docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" "$@"
 }
@@ -167,6 +176,7 @@ up() {
         return
     fi
     rm -f "$APEX_ENV_FILE.applied"
+    digests
     quietly "${profiles[@]}" up --detach --no-build --remove-orphans "${scale[@]}"
     wait_healthy
     fingerprint >"$APEX_ENV_FILE.applied"

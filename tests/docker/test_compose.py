@@ -14,7 +14,6 @@ from apex_ml.platform.container import ADDRESSES, PARTS
 from apex_ml.settings import CODE_ROOT, Settings
 
 ONCE = {"secrets", "prepare-postgres", "prepare", "prepare-airflow", "apex", "gpu-check"}
-WITHOUT_HEALTH = {"airflow-worker"}  # Celery's own check takes seconds of a processor; a dead worker ends and restarts
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def test_every_service_has_limits_and_no_privileges(compose: dict[str, Any]) -> 
         assert service["mem_limit"] and service["logging"]["options"]["max-size"], name
         assert service["restart"] == ("no" if name in ONCE else "unless-stopped"), name
         assert "privileged" not in service and service.get("network_mode") in (None, "none"), name
-        assert name in ONCE | WITHOUT_HEALTH or service["healthcheck"]["test"], name
+        assert name in ONCE or service["healthcheck"]["test"], name
         assert set(service.get("cap_add", [])) <= {"CHOWN", "DAC_OVERRIDE", "FOWNER"}, name
         assert not service.get("cap_add") or service["network_mode"] == "none", name
 

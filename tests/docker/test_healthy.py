@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import socketserver
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,49 @@ def test_what_starts_slowly_or_comes_back_is_left_alone(healthy: Any) -> None:
         answer(healthy, None)
         for _ in range(17):
             fails(healthy, "--restart", "http://here")
+    assert healthy.killed == []
+
+
+@pytest.fixture
+def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
+    """A server that answers as Redis does, with the clients of `told`; refuses another password than `right`."""
+    settings = tmp_path / "env"
+    settings.write_text("APEX_PG_HOST=postgres\nAPEX_REDIS_PASSWORD=right\n")
+    healthy.SETTINGS = settings
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if self.rfile.readline() != b"AUTH right\r\n":
+                self.wfile.write(b"-WRONGPASS invalid username-password pair\r\n")
+                return
+            told = server.told.encode()  # type: ignore[attr-defined]
+            self.wfile.write(b"+OK\r\n$%d\r\n%b\r\n+OK\r\n" % (len(told), told))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.url = f"redis://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_worker_is_well_while_it_waits_for_tasks(healthy: Any, redis: Any) -> None:
+    for command in ("brpop", "subscribe", "psubscribe"):
+        redis.told = f"id=1 addr=10.0.0.9:1 cmd=get\nid=2 addr=127.0.0.1:50 name= cmd={command} user=default\n"
+        healthy.main(["--restart", redis.url])
+    redis.told = "id=1 addr=10.0.0.9:1 cmd=brpop\nid=2 addr=127.0.0.1:50 name= cmd=client|list user=default\n"
+    for _ in range(21):
+        fails(healthy, "--restart", redis.url)
+    assert healthy.killed == [(1, signal.SIGTERM), (-1, signal.SIGKILL)]
+
+
+def test_a_redis_that_is_away_or_refuses_is_no_reason_to_end_a_worker(healthy: Any, redis: Any) -> None:
+    redis.told = "id=2 addr=127.0.0.1:50 cmd=brpop\n"
+    healthy.main(["--restart", redis.url])
+    healthy.SETTINGS.write_text("APEX_REDIS_PASSWORD=wrong\n")
+    with pytest.raises(SystemExit, match="WRONGPASS"):
+        healthy.main(["--restart", redis.url])
+    for _ in range(30):
+        fails(healthy, "--restart", "redis://127.0.0.1:1")
     assert healthy.killed == []
 
 

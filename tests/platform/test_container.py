@@ -9,7 +9,7 @@ import pytest
 
 from apex_ml.api_keys import hash_of
 from apex_ml.errors import ConfigError
-from apex_ml.platform.container import PARTS, container_airflow_environment, part_secrets
+from apex_ml.platform.container import PARTS, container_airflow_environment, digests, part_secrets
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
 from apex_ml.settings import Settings
 
@@ -53,6 +53,27 @@ def test_the_online_service_knows_hashes_and_the_tools_the_key(tmp_path: Path) -
     assert (services["serving"].serving_address, services["serving"].serving_port) == ("0.0.0.0", 8008)
     assert services["tools"].serving_url == "http://serving:8008"
     assert services["tools"].serving_for_people == "http://127.0.0.1:9000"
+
+
+def test_a_digest_changes_with_the_settings_of_its_service_alone(tmp_path: Path) -> None:
+    text = completed("APEX_SERVING_KEYS=" + "ab" * 32 + "\n")
+
+    def digested(old: str, new: str) -> dict[str, str]:
+        assert old in text
+        (tmp_path / "env").write_text(text.replace(old, new))
+        return digests(Settings.load(home=tmp_path, env_file=tmp_path / "env"))
+
+    before = digested("", "")
+    assert digested("", "") == before and set(before) == set(PARTS)
+
+    def changed(old: str, new: str) -> set[str]:
+        return {kind for kind, digest in digested(old, new).items() if digest != before[kind]}
+
+    assert changed("APEX_REDIS_PASSWORD=", "APEX_REDIS_PASSWORD=new") == {"redis", "airflow"}
+    assert changed("APEX_AIRFLOW_FERNET_KEY=", "APEX_AIRFLOW_FERNET_KEY=new") == {"airflow"}
+    assert changed("APEX_SERVING_KEYS=", "APEX_EXECUTOR=CeleryExecutor\nAPEX_SERVING_KEYS=") == set(PARTS)
+    # it reads new keys by itself
+    assert changed("ab" * 32, "cd" * 32) == set()
 
 
 def test_it_can_be_parted_again(tmp_path: Path) -> None:
