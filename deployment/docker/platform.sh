@@ -187,7 +187,7 @@ addresses() {
     echo "Airflow   $(value APEX_AIRFLOW_PUBLIC_URL "$here:$(value APEX_AIRFLOW_PORT 8080)")"
     echo "MLflow    $(value APEX_MLFLOW_PUBLIC_URL "$here:$(value APEX_MLFLOW_PORT 5000)")"
     ((!serving)) ||
-        echo "Online    $(value APEX_SERVING_PUBLIC_URL "$here:$(value APEX_SERVING_PORT 8008)")/docs (key: APEX_SERVING_KEY)"
+        echo "Online    $(value APEX_SERVING_PUBLIC_URL "$here:$(value APEX_SERVING_PORT 8008)")  (key: APEX_SERVING_KEY in $APEX_ENV_FILE)"
     echo "SQL       RUNTIME=docker make sql"
     echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
 }

@@ -20,6 +20,7 @@ from throwaway_home import free_ports
 from apex_airflow import metrics
 from apex_airflow.web import create_app
 from apex_ml.contract.model import Contract
+from apex_ml.serving.figures import Figures
 from apex_ml.settings import CODE_ROOT, Settings
 
 RULES = CODE_ROOT / "deployment" / "prometheus-rules.yaml"
@@ -133,9 +134,13 @@ def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
 def test_the_rules_name_metrics_that_there_are(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
     told = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
+    figures = Figures(contract.classes)
+    figures.answered("/predict", 503, 0.1)
+    families = text_string_to_metric_families(figures.text().decode())
+    told |= {sample.name for family in families for sample in family.samples}
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]
-    assert len(names) == len(set(names)) >= 8
+    assert len(names) == len(set(names)) >= 14
     asked = {name for rule in rules for name in re.findall(r"\bapex_\w+", rule["expr"])}
     assert asked <= told
     for rule in rules:
