@@ -294,62 +294,66 @@ stop() {
     docker ps --all --quiet --filter "label=apex.step=$COMPOSE_PROJECT_NAME" | xargs --no-run-if-empty docker rm --force >/dev/null
 }
 
-command=${1:-}
-[[ $# -eq 0 ]] || shift
-case $command in
-    up)
-        up
-        addresses
-        ;;
-    run)
-        up
-        if [[ ${1:-} == --raw ]]; then
-            take_raw "$2"
-        fi
-        tool run
-        ;;
-    retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
-        tool "$command" "$@"
-        ;;
-    down)
-        stop "$@"
-        echo "The platform is down."
-        ;;
-    status)
-        compose ps
-        tool status "$@"
-        ;;
-    logs)
-        if [[ $# -eq 0 ]]; then
-            compose ps --services
-        else
-            compose logs --tail 100 "$@"
-        fi
-        ;;
-    sql)
-        terminal=()
-        [[ -t 0 && -t 1 ]] || terminal=(-T)
-        # the reader's password is asked of Postgres' own copy of the secrets
-        compose exec "${terminal[@]}" postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_READER_PASSWORD"
-            exec psql -X -h 127.0.0.1 -U apex_reader -d apex "$@"' psql "$@"
-        ;;
-    backup)
-        backup "$@"
-        ;;
-    restore)
-        restore "$@"
-        ;;
-    mlflow-ui)
-        tool mlflow-ui
-        ;;
-    secrets)
-        docker image inspect "$ml" >/dev/null 2>&1 || images
-        secrets
-        ;;
-    images)
-        images
-        ;;
-    *)
-        fail "$command is no command of the platform in containers: up, run, retrain, down, status, logs, sql, mlflow-ui, backup, restore, secrets, images"
-        ;;
-esac
+# read as a whole before it runs: an upgrade may replace this file meanwhile
+main() {
+    local command=${1:-} terminal
+    [[ $# -eq 0 ]] || shift
+    case $command in
+        up)
+            up
+            addresses
+            ;;
+        run)
+            up
+            if [[ ${1:-} == --raw ]]; then
+                take_raw "$2"
+            fi
+            tool run
+            ;;
+        retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
+            tool "$command" "$@"
+            ;;
+        down)
+            stop "$@"
+            echo "The platform is down."
+            ;;
+        status)
+            compose ps
+            tool status "$@"
+            ;;
+        logs)
+            if [[ $# -eq 0 ]]; then
+                compose ps --services
+            else
+                compose logs --tail 100 "$@"
+            fi
+            ;;
+        sql)
+            terminal=()
+            [[ -t 0 && -t 1 ]] || terminal=(-T)
+            # the reader's password is asked of Postgres' own copy of the secrets
+            compose exec "${terminal[@]}" postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_READER_PASSWORD"
+                exec psql -X -h 127.0.0.1 -U apex_reader -d apex "$@"' psql "$@"
+            ;;
+        backup)
+            backup "$@"
+            ;;
+        restore)
+            restore "$@"
+            ;;
+        mlflow-ui)
+            tool mlflow-ui
+            ;;
+        secrets)
+            docker image inspect "$ml" >/dev/null 2>&1 || images
+            secrets
+            ;;
+        images)
+            images
+            ;;
+        *)
+            fail "$command is no command of the platform in containers: up, run, retrain, down, status, logs, sql, mlflow-ui, backup, restore, secrets, images"
+            ;;
+    esac
+}
+main "$@"; exit
