@@ -98,7 +98,7 @@ def digests(settings: Settings) -> dict[str, str]:
     """
     made = {}
     for kind, values in parts(settings).items():
-        counted = json.dumps({name: value for name, value in values.items() if name != KEYS})
+        counted = json.dumps(sorted((name, value) for name, value in values.items() if name != KEYS))
         made[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
     return made
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
+from apex_home import COMMAND
 
 from apex_ml.api_keys import hash_of
 from apex_ml.errors import ConfigError
@@ -74,6 +78,23 @@ def test_a_digest_changes_with_the_settings_of_its_service_alone(tmp_path: Path)
     assert changed("APEX_SERVING_KEYS=", "APEX_EXECUTOR=CeleryExecutor\nAPEX_SERVING_KEYS=") == set(PARTS)
     # it reads new keys by itself
     assert changed("ab" * 32, "cd" * 32) == set()
+
+
+def test_digests_are_the_same_in_every_process() -> None:
+    text = completed("APEX_RETRAIN_SCHEDULE='0 3 * * 1'\nAPEX_EXECUTOR=CeleryExecutor\nAPEX_DEVICE=cuda\n")
+    told = {
+        subprocess.run(
+            [*COMMAND, "container", "digests"],
+            input=text,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    [lines] = told
+    assert set(re.findall(r"^APEX_DIGEST_(\w+)=[0-9a-f]{16}$", lines, re.M)) == {kind.upper() for kind in PARTS}
 
 
 def test_it_can_be_parted_again(tmp_path: Path) -> None:
