@@ -143,10 +143,12 @@ class Stack:
         assert found, service
         return found
 
-    def steps(self) -> list[str]:
-        """Ids of the containers of steps that are there."""
-        filters = ("--filter", f"label=apex.step={self.project}")
-        return docker("ps", "--all", "--quiet", "--no-trunc", *filters).splitlines()
+    def steps(self, *tasks: str) -> list[str]:
+        """Ids of the containers of steps that are there, of these tasks or of all."""
+        steps = f"label=apex.step={self.project}"
+        labels = [f"label=apex.task={task}" for task in tasks] or [steps]
+        listed = (docker("ps", "-aq", "--no-trunc", "--filter", steps, "--filter", label) for label in labels)
+        return [line for found in listed for line in found.splitlines()]
 
     def airflow(self, user: str = "") -> httpx.Client:
         """A client of Airflow's API; without a user an anonymous one."""
