@@ -160,17 +160,23 @@ class Stack:
             headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         return httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=60)
 
-    def put(self, name: str, rows: int, seed: int) -> None:
-        """A drop of the coming day appears in the inbox as a whole."""
+    def put(self, name: str, rows: int, seed: int, compression: str = "") -> None:
+        """A drop of the coming day appears in the inbox as a whole; with a compression the same rows in other bytes."""
         script = f"""
+import os
+import pyarrow.parquet as pq
 from pathlib import Path
 from datetime import date
 from apex_ml.contract.model import load_contract
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 settings = Settings.load()
-make_drop(settings.raw, date(2024, 8, 24), {rows}, {seed},
-          Path(settings.drops) / "inbox" / "{name}", load_contract(settings.contract))
+inbox = Path(settings.drops) / "inbox"
+half = inbox / ".{name}"
+make_drop(settings.raw, date(2024, 8, 24), {rows}, {seed}, half, load_contract(settings.contract))
+if "{compression}":
+    pq.write_table(pq.read_table(half), half, compression="{compression}")
+os.rename(half, inbox / "{name}")
 """
         self.apex("python3", "-c", script)
 

@@ -13,6 +13,7 @@ import httpx
 import psycopg2
 import pytest
 from container_stack import Stack, docker
+from scored_tables import VOLATILE
 from throwaway_home import open_folder, throwaway
 from waiting import until
 
@@ -60,6 +61,21 @@ def once_each(stack: Stack, *names: str) -> None:
         f" WHERE d.name IN ({listed}) GROUP BY 1, 2 ORDER BY 1"
     )
     assert found == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
+
+
+def left_by(stack: Stack, name: str) -> list[list[str]]:
+    """What scoring a drop left in the tables, without what differs from run to run; nothing before it is scored."""
+    of_drop = f"JOIN apex.drops AS d USING (drop_id) WHERE d.name = '{name}'"
+    rest = f"- '{VOLATILE}'::text[])::text"
+    return stack.sql(
+        f"SELECT 'orders', count(*), md5(string_agg((to_jsonb(s) {rest}, ',' ORDER BY s.row_nr))"
+        f" FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
+        f" UNION ALL SELECT 'runs', count(*), md5(string_agg((to_jsonb(r) {rest}, ','))"
+        f" FROM apex.scoring_runs AS r {of_drop} HAVING count(*) > 0"
+        f" UNION ALL SELECT 'classes', count(*), md5(string_agg((to_jsonb(c) {rest}, ',' ORDER BY c.predicted))"
+        f" FROM apex.scoring_run_classes AS c JOIN apex.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
+        " ORDER BY 1"
+    )
 
 
 def test_the_main_job(stack: Stack) -> None:
@@ -290,6 +306,11 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
         fault(stack, "")
     until(lambda: stack.sql(SCORED.format("database.parquet")), 400, "it is tried again")
     once_each(stack, "worker.parquet", "database.parquet")
+    for name, seed in (("worker", 33), ("database", 34)):
+        stack.put(f"{name}-undisturbed.parquet", ROWS, seed, "none")
+    for name in ("worker", "database"):
+        until(lambda name=name: left_by(stack, f"{name}-undisturbed.parquet"), 400, "undisturbed")  # type: ignore[misc]
+        assert left_by(stack, f"{name}.parquet") == left_by(stack, f"{name}-undisturbed.parquet")
     until(lambda: not stack.steps(), 120, "steps end and are removed")
 
 
