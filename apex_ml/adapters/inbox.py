@@ -176,7 +176,9 @@ class Inbox:
 
     def _tell(self, target: Path, content: dict[str, Any]) -> None:
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomically(target.with_name(target.name + REASON), json.dumps(content, indent=1).encode())
+        # a broken name or value in the reason may hold what UTF-8 cannot: it stays an escape of JSON
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        write_atomically(target.with_name(target.name + REASON), text)
 
     def _move(self, drop: Waiting, target: Path) -> Path:
         with full_disk_is_told(target.parent):

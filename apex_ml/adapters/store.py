@@ -23,6 +23,11 @@ from urllib.parse import unquote, urlparse
 from apex_ml.errors import ConfigError, DataError, TransientError
 
 PARQUET_MAGIC = b"PAR1"
+TEMPORARY = (
+    *(".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", "._copying_"),
+    *(".swp", "~"),
+)
+"""Ends of the names under which WinSCP, browsers, Hadoop and editors write; in any case."""
 _NO_FILE = frozenset((errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
 """What is said of a name that leads to no file: it stays so until a person mends it."""
 _KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
@@ -89,8 +94,20 @@ def local_folder(url: str, setting: str) -> Path:
 
 
 def hidden(name: str) -> bool:
-    """Tell marker files (``_SUCCESS``), temporary files and dot files, which are never data."""
-    return name.startswith(("_", ".")) or name.endswith((".tmp", ".crc"))
+    """Whether a file is never data: a marker (``_SUCCESS``), a dot file, a checksum, or an upload under way.
+
+    The only rule on names: the raw folder, the inbox and the trigger that watches it all ask here.
+    """
+    return name.startswith(("_", ".")) or name.lower().endswith(".crc") or is_temporary(name)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether an upload, a download or an editor writes under this name until it renames the file.
+
+    >>> [is_temporary(name) for name in ("a.parquet.filepart", "A.PARQUET.PART", "~$orders.parquet", "a.parquet")]
+    [True, True, True, False]
+    """
+    return name.startswith("~$") or name.lower().endswith(TEMPORARY)
 
 
 def data_files(folder: Path, setting: str) -> list[Path]:

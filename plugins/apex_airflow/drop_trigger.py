@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlparse
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from apex_ml.adapters.store import hidden
+
 Look = dict[str, tuple[int, int]]
 """What one look at the inbox saw: file name to (bytes, mtime in ns)."""
 
@@ -21,7 +23,7 @@ class DropTrigger(BaseEventTrigger):
     """Fire once for every file that has settled in the inbox.
 
     A file counts when its size and mtime are equal in two looks that follow each other, so a file that is still being
-    written is left alone. Names that start with ``.`` or ``_`` and names that end in ``.tmp`` are ignored. Files that
+    written is left alone. Hidden and temporary names are ignored, by the same function as in apex_score. Files that
     settle in the same look share one event, ``{"count": n, "files": [the first 20 names]}``. A file that comes back
     with another size or mtime is new.
 
@@ -83,7 +85,7 @@ def look(inbox: str) -> Look:
     seen: Look = {}
     with os.scandir(inbox) as entries:
         for entry in entries:
-            if entry.name.startswith((".", "_")) or entry.name.endswith(".tmp"):
+            if hidden(entry.name):
                 continue
             try:
                 status = _stat(entry)

@@ -99,6 +99,15 @@ def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
     assert reason["rejected_at"]
 
 
+def test_a_reason_is_readable_utf8(inbox: Inbox) -> None:
+    put(inbox, "pedidos_año.parquet", "junk")
+    words = "columna región: «Ñuñoa» is not allowed; broken: \udcff"
+    inbox.reject(now(inbox, "pedidos_año.parquet"), SHA, {"reason": words})
+    text = (inbox.quarantine / "pedidos_año.parquet.reason.json").read_text(encoding="utf-8")
+    assert "pedidos_año.parquet" in text and "columna región: «Ñuñoa»" in text
+    assert json.loads(text)["reason"] == words
+
+
 def test_a_drop_that_another_worker_moved_is_no_fault(inbox: Inbox) -> None:
     inbox.finish(Waiting("gone.parquet", 1, 1), SHA)
     assert list(inbox.done.iterdir()) == []

@@ -115,6 +115,7 @@ def test_a_full_disk_under_duckdb_is_told(full_disk: Path, home: object) -> None
 
 HIDDEN = {
     "_SUCCESS": True, "_started_1": True, ".part.crc": True, "a.parquet.tmp": True, "a.parquet.crc": True,
+    "a.parquet.filepart": True, "a.parquet.PART": True, "a.parquet.crdownload": True, "~$a.parquet": True,
     ".a.parquet": True, "a.parquet": False, "part-0.snappy.parquet": False, "a.csv": False, "a_b.parquet": False,
 }  # fmt: skip
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from apex_airflow.assets import CHAMPION, inbox
-from apex_airflow.drop_trigger import DropTrigger
+from apex_airflow.drop_trigger import DropTrigger, look
+from apex_ml.adapters.inbox import Inbox
 from apex_ml.settings import Settings
 
 POLL = 0.05
@@ -67,6 +68,20 @@ def test_names_that_are_no_drops(tmp_path: Path) -> None:
         (tmp_path / "folder.parquet").mkdir()
 
     assert watch(tmp_path, arrive) == [[]]
+
+
+def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
+    inbox_of_scoring = Inbox(Settings.load(home=tmp_path, drops_url=str(tmp_path)))
+    inbox_of_scoring.prepare()
+    names = ["a.parquet", "A.PARQUET", "part-0.parquet", "no suffix", "a.parquet.crc", "a.PARQUET.CRC", "a.temp"]
+    ends = (".filepart", ".part", ".crdownload", ".TMP", ".partial", "._COPYING_", "~")
+    names += [f"up.parquet{end}" for end in ends]
+    names += ["~$orders.parquet", ".hidden", "_SUCCESS", "~orders.parquet", "apart"]
+    for name in names:
+        (inbox_of_scoring.inbox / name).write_bytes(b"1")
+    found = list(look(str(inbox_of_scoring.inbox)))
+    assert found == sorted(drop.name for drop in inbox_of_scoring.look())
+    assert found == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
 
 
 def test_what_cannot_be_read_is_announced_and_hides_nothing(tmp_path: Path) -> None:
