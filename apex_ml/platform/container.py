@@ -20,8 +20,9 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from apex_ml.api_keys import hash_of
+from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
-from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, quoted, variable
+from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, variable
 from apex_ml.platform.environment import QUIET, airflow_environment, mlflow_environment
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -83,7 +84,7 @@ def part_secrets(settings: Settings, target: Path) -> None:
         folder = target / kind
         folder.mkdir(exist_ok=True)
         mode = 0o444 if kind in SHARED_WITH_ALL else 0o400
-        _write(folder / "env", "".join(f"{name}={quoted(value)}\n" for name, value in values.items()), mode)
+        _write(folder / "env", "".join(f"{name}={format_value(value)}\n" for name, value in values.items()), mode)
         if kind == "postgres":
             _write(folder / "admin_password", values["APEX_PG_ADMIN_PASSWORD"], mode)
         if kind == "redis":

@@ -22,11 +22,12 @@ def container() -> None:
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder with a volume for each kind of service.")
 def secrets(complete: bool, source: Path | None, target: Path | None) -> None:
     """Part the secrets of .env among the services."""
+    from apex_ml.env_syntax import decode_env
     from apex_ml.platform import container as containers
     from apex_ml.platform.env_file import completed
 
     if complete:
-        click.echo(completed(sys.stdin.read()), nl=False)
+        click.echo(completed(decode_env(sys.stdin.buffer.read(), ".env")), nl=False)
         return
     assert source and target
     containers.part_secrets(Settings.load(env_file=source), target)
@@ -37,8 +38,8 @@ def digests() -> None:
     """Read an .env from stdin; print lines APEX_DIGEST_<KIND>=…, one that changes when the settings of a service do."""
     from apex_ml.platform import container as containers
 
-    with tempfile.NamedTemporaryFile("w", suffix=".env") as file:
-        file.write(sys.stdin.read())
+    with tempfile.NamedTemporaryFile(suffix=".env") as file:
+        file.write(sys.stdin.buffer.read())
         file.flush()
         found = containers.digests(Settings.load(env_file=file.name))
     for kind, digest in found.items():

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import io
 import os
 import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 
-from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from apex_ml.api_keys import make_key
+from apex_ml.env_syntax import decode_env, format_value, nonempty, parse_env, read_env_file
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
@@ -68,7 +67,7 @@ def completed(text: str) -> str:
     >>> made.splitlines()[0], "APEX_REDIS_PASSWORD=" in made, completed(made) == made
     ('APEX_PG_ADMIN_PASSWORD=mine', True, True)
     """
-    known = {name for name, value in dotenv_values(stream=io.StringIO(text), interpolate=False).items() if value}
+    known = nonempty(parse_env(text, ".env"))
     made = {variable(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
     lines = [f"{name}={make()}\n" for name, make in made.items() if name not in known]
     return text if not lines else (text or HEADER).rstrip("\n") + "\n" + "".join(lines)
@@ -76,9 +75,7 @@ def completed(text: str) -> str:
 
 def file_values(settings: Settings) -> dict[str, str]:
     """The settings that stand in ``.env``, by variable name; empty values and a missing file count as absent."""
-    if not settings.env_file.exists():
-        return {}
-    return {name: value for name, value in dotenv_values(settings.env_file, interpolate=False).items() if value}
+    return nonempty(read_env_file(settings.env_file))
 
 
 def ensure_env(settings: Settings) -> Settings:
@@ -100,7 +97,7 @@ def ensure_env(settings: Settings) -> Settings:
                 value = make()
                 lines.append(f"{variable(name)}={value}\n")
             update[name] = SecretStr(value)
-        text = settings.env_file.read_text() if settings.env_file.exists() else HEADER
+        text = _text(settings)
         if lines:
             _write(settings, text.rstrip("\n") + "\n" + "".join(lines))
         elif settings.env_file.exists() and settings.env_file.stat().st_mode & 0o077:
@@ -119,11 +116,11 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
         raise ConfigError(f"{name} is not a setting; `apex settings` lists them")
     if "\n" in value or "\r" in value:
         raise ConfigError(f"{variable(field)}: a value in .env must be one line, got {value!r}")
-    accepted = getattr(Settings.load(**{"home": settings.home, field: value}), field)
-    line = f"{variable(field)}={quoted(value)}\n"
+    accepted = getattr(Settings.load(**{"home": settings.home, "env_file": settings.env_file, field: value}), field)
+    line = f"{variable(field)}={format_value(value)}\n"
     pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
     with _locked(settings):
-        text = settings.env_file.read_text() if settings.env_file.exists() else HEADER
+        text = _text(settings)
         if pattern.search(text):
             first = True
 
@@ -140,11 +137,12 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
     return settings.model_copy(update={field: accepted})
 
 
-def quoted(value: str) -> str:
-    """Value as python-dotenv and a shell both read it back."""
-    if re.fullmatch(r"[\w@%+=:,./?&*-]*", value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def _text(settings: Settings) -> str:
+    """The text of ``.env``, or the first line of one to come."""
+    if not settings.env_file.exists():
+        return HEADER
+    text = decode_env(settings.env_file.read_bytes(), str(settings.env_file))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextlib.contextmanager
@@ -164,9 +162,9 @@ def _locked(settings: Settings) -> Iterator[None]:
 def _write(settings: Settings, text: str) -> None:
     """Replace ``.env`` in one step: a reader sees the old file or the new one, and nobody else can read either."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".env.", dir=settings.home)  # mkstemp makes it 0600
+        handle, temporary = tempfile.mkstemp(prefix=".env.", dir=settings.env_file.parent)  # mkstemp makes it 0600
         try:
-            with os.fdopen(handle, "w") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

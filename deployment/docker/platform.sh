@@ -12,10 +12,18 @@ fail() {
 command -v docker >/dev/null || fail "docker is not installed; \`make up\` runs the platform without it"
 export APEX_ENV_FILE=${APEX_ENV_FILE:-$PWD/.env}
 
-# the environment wins over .env, as everywhere
+# the environment wins over .env, as everywhere; its lines are read as apex_ml/env_syntax.py does, but for escapes
 value() {
     local given=${!1:-}
-    [[ -n $given || ! -f $APEX_ENV_FILE ]] || given=$(sed -n "s/^$1=//p" "$APEX_ENV_FILE" | tail -n 1 | tr -d "'\"")
+    if [[ -z $given && -f $APEX_ENV_FILE ]]; then
+        given=$(LC_ALL=C sed -nE "1s/^\xEF\xBB\xBF//; s/\r\$//
+            s/^[[:blank:]]*(export[[:blank:]]+)?$1[[:blank:]]*=[[:blank:]]*//p" "$APEX_ENV_FILE" | tail -n 1)
+        case $given in
+            \'*) given=${given#\'} && given=${given%%\'*} ;;
+            \"*) given=${given#\"} && given=${given%%\"*} ;;
+            *) given=$(sed -E 's/(^|[[:blank:]]+)#.*//; s/[[:blank:]]+$//' <<<"$given") ;;
+        esac
+    fi
     echo "${given:-$2}"
 }
 

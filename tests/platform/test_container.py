@@ -12,10 +12,11 @@ import pytest
 from apex_home import COMMAND
 
 from apex_ml.api_keys import hash_of
+from apex_ml.env_syntax import parse_env
 from apex_ml.errors import ConfigError
 from apex_ml.platform.container import PARTS, container_airflow_environment, digests, part_secrets
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
-from apex_ml.settings import Settings
+from apex_ml.settings import CODE_ROOT, Settings
 
 EVERY = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS)]
 
@@ -74,7 +75,8 @@ def test_a_digest_changes_with_the_settings_of_its_service_alone(tmp_path: Path)
         return {kind for kind, digest in digested(old, new).items() if digest != before[kind]}
 
     assert changed("APEX_REDIS_PASSWORD=", "APEX_REDIS_PASSWORD=new") == {"redis", "airflow"}
-    assert changed("APEX_AIRFLOW_FERNET_KEY=", "APEX_AIRFLOW_FERNET_KEY=new") == {"airflow"}
+    fernet_key = SECRETS["airflow_fernet_key"]()
+    assert changed("APEX_AIRFLOW_FERNET_KEY=", f"APEX_AIRFLOW_FERNET_KEY={fernet_key}\n#") == {"airflow"}
     assert changed("APEX_SERVING_KEYS=", "APEX_EXECUTOR=CeleryExecutor\nAPEX_SERVING_KEYS=") == set(PARTS)
     # it reads new keys by itself
     assert changed("ab" * 32, "cd" * 32) == set()
@@ -126,3 +128,40 @@ def test_airflow_in_a_container(tmp_path: Path) -> None:
     assert made["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-api-server:8080/execution/"
     assert "@postgres:5432/airflow" in made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     assert not any("SIMPLE_AUTH" in name for name in made)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("WORKERS=4", "4"),
+        ("export WORKERS = '4 5'  # four", "4 5"),
+        ('WORKERS="4"', "4"),
+        ("WORKERS=4 # four", "4"),
+        ("WORKERS=it's", "it's"),
+        ("WORKERS=3\r\nWORKERS=4\r\n", "4"),
+        ("WORKERS=", "2"),
+        ("\ufeffWORKERS=4", "4"),
+        ("#WORKERS=4", "2"),
+    ],
+)
+def test_the_script_reads_the_file_as_the_settings_do(tmp_path: Path, line: str, value: str) -> None:
+    (tmp_path / "env").write_bytes(line.encode())
+    script = CODE_ROOT / "deployment" / "docker" / "platform.sh"
+    ask = f"""eval "$(sed -n '/^value() {{/,/^}}/p' '{script}')"; value WORKERS 2"""
+    told = subprocess.run(
+        ["bash", "-c", ask],
+        env={"PATH": os.environ["PATH"], "APEX_ENV_FILE": str(tmp_path / "env")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{value}\n"
+    found = parse_env(line.removeprefix("\ufeff"), ".env").get("WORKERS")
+    assert (found.text if found and found.text else "2") == value
+
+
+def test_a_file_that_is_not_utf8_is_refused_by_its_line() -> None:
+    done = subprocess.run(
+        [*COMMAND, "container", "secrets", "--complete"], input=b"A=1\nB=\xf1\n", capture_output=True, check=False
+    )
+    assert done.returncode == 30 and b".env, line 2: byte 0xf1 is not UTF-8" in done.stderr
