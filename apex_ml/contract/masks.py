@@ -220,9 +220,14 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
     return steps
 
 
+def _trims_or_uppers(column: Column) -> bool:
+    """Tell whether a column is trimmed or brought into upper case, and nothing else."""
+    return all(step in ("trim", "upper") for step in column.normalise)
+
+
 def _matches_are_normal(column: Column) -> bool:
     """Tell whether a pattern lets pass only what is trimmed and in upper case: all of it lies between '!' and '`'."""
-    return set(column.normalise) <= {"trim", "upper"} and any(
+    return _trims_or_uppers(column) and any(
         isinstance(check, PatternCheck)
         and re.fullmatch("[!-`]+", check.regex)
         and not set(check.regex) & set(".\\^$")
@@ -240,7 +245,7 @@ def _not_normal(column: Column, source: str, value: str) -> str:
         return "false"
     if column.domain is not None:
         return f"{source} NOT IN ({', '.join(map(literal, column.domain.levels))})"
-    if not set(column.normalise) <= {"trim", "upper"}:
+    if not _trims_or_uppers(column):
         return f"{source} IS DISTINCT FROM {value}"
     tests = []
     if "trim" in column.normalise:

@@ -8,16 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pyarrow as pa
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+import pyarrow.compute as pc
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from apex_ml.contract.reading import ContractFile, Place, explained
 from apex_ml.errors import ConfigError
+from apex_ml.wording import did_you_mean
 
 Use = Literal["train", "score"]
 Severity = Literal["error", "warning"]
@@ -26,6 +43,9 @@ ColumnType = Literal["string", "double", "int64", "date"]
 CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weekend"]
 
 USES: tuple[Use, ...] = ("train", "score")
+EXACT_INTEGERS = 2**53
+"""Beyond it a double no longer holds every integer."""
+TRIMMED = " \t\n\r\u00a0"
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "double": pa.float64(),
@@ -35,11 +55,19 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _per_use(value: Any) -> Any:
     return value if isinstance(value, dict) else {"train": value, "score": value}
+
+
+class ContradictionError(ValueError):
+    """Parts of a contract disagree. `faults` are (place below the part that was read, text)."""
+
+    def __init__(self, faults: Sequence[tuple[Place, str]]) -> None:
+        super().__init__("; ".join(text for _, text in faults))
+        self.faults = tuple(faults)
 
 
 class _BoolPerUse(_Model):
@@ -78,6 +106,11 @@ FloatPerUse = Annotated[_FloatPerUse, BeforeValidator(_per_use, json_schema_inpu
 BOTH_ERROR = _SeverityPerUse(train="error", score="error")
 
 
+_FORMAT_PARTS = "YymdjHMSfbBaAIp%"
+"""Parts of a date that DuckDB and Python read alike, as in strptime."""
+_PARTS_OF_A_DAY = {"year": "Yy", "month": "mbBj", "day": "dj"}
+
+
 class StripSuffix(_Model):
     """Remove an ending from a string."""
 
@@ -95,8 +128,46 @@ class DateFormats(_Model):
 
     date_formats: tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("date_formats")
+    @classmethod
+    def _says_a_day(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        for form in formats:
+            used = re.findall("%(.?)", form)
+            if unknown := [f"%{part}" for part in used if part not in _FORMAT_PARTS]:
+                known = " ".join(f"%{part}" for part in _FORMAT_PARTS)
+                raise ValueError(
+                    f"{form!r} has {', '.join(unknown)}, which files and requests do not read alike: use {known}"
+                )
+            lacking = [name for name, parts in _PARTS_OF_A_DAY.items() if not set(parts) & set(used)]
+            if lacking:
+                raise ValueError(
+                    f"{form!r} has no {', no '.join(lacking)}: write a format of the whole date, as %Y-%m-%d"
+                )
+        return formats
 
-Normalisation = Literal["trim", "upper", "day_of_timestamp"] | StripSuffix | MapValues | DateFormats
+
+def _kind_of_step(step: Any) -> str | None:
+    """Which change of values a part of `normalise` asks for."""
+    if isinstance(step, str):
+        return "name" if step in ("trim", "upper", "day_of_timestamp") else None
+    if isinstance(step, _Model):
+        return next(iter(type(step).model_fields))
+    keys = step if isinstance(step, dict) else ()
+    return next((key for key in ("strip_suffix", "map", "date_formats") if key in keys), None)
+
+
+Normalisation = Annotated[
+    Annotated[Literal["trim", "upper", "day_of_timestamp"], Tag("name")]
+    | Annotated[StripSuffix, Tag("strip_suffix")]
+    | Annotated[MapValues, Tag("map")]
+    | Annotated[DateFormats, Tag("date_formats")],
+    Discriminator(
+        _kind_of_step,
+        custom_error_type="normalise_step",
+        custom_error_message="Input should be 'trim', 'upper', 'day_of_timestamp', {'strip_suffix': …}, {'map': …} or"
+        " {'date_formats': […]}",
+    ),
+]
 
 
 class Domain(_Model):
@@ -121,12 +192,22 @@ class RangeCheck(_Model):
     max: float | date | None = None
     severity: SeverityPerUse = BOTH_ERROR
 
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _exact(cls, bound: Any) -> Any:
+        if isinstance(bound, int) and abs(bound) > EXACT_INTEGERS:
+            raise ValueError(f"{bound} is more than a number holds exactly; at most {EXACT_INTEGERS} can be compared")
+        return bound
+
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         if self.min is None and self.max is None:
-            raise ValueError("a range needs min or max")
-        if self.min is not None and self.max is not None and self.min > self.max:  # type: ignore[operator]
-            raise ValueError(f"min {self.min} is above max {self.max}")
+            raise ValueError("a range needs min or max: write the smallest or the largest value that is right")
+        if self.min is not None and self.max is not None:
+            if isinstance(self.min, date) != isinstance(self.max, date):
+                raise ValueError(f"min {self.min} and max {self.max}: one is a date and the other a number")
+            if self.min > self.max:  # type: ignore[operator]
+                raise ValueError(f"min {self.min} is above max {self.max}: exchange them")
         return self
 
 
@@ -140,10 +221,20 @@ class PatternCheck(_Model):
     @field_validator("regex")
     @classmethod
     def _compiles(cls, regex: str) -> str:
+        """Files are read by RE2, requests and expectations by Python: what one of them does not know is refused."""
         try:
-            re.compile(regex)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+            pc.match_substring_regex(pa.array([""]), regex)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                re.compile(regex)
+        except (re.error, pa.ArrowInvalid, FutureWarning, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"not a regular expression that RE2 and Python read alike: {error}; found {regex!r}"
+            ) from error
+        if re.search(r"\{,\d+\}", regex):
+            raise ValueError(
+                f"not a regular expression that RE2 and Python read alike: write {{0,n}} for {{,n}} in {regex!r}"
+            )
         return regex
 
 
@@ -173,34 +264,110 @@ class Column(_Model):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if faults := list(self._faults()):
+            raise ContradictionError([((), text) for text in faults])
+        return self
+
+    def _faults(self) -> Iterator[str]:
         string_only = {"trim", "upper"}
         for step in self.normalise:
-            if self.type != "string" and (step in string_only or isinstance(step, StripSuffix | MapValues)):
-                raise ValueError(f"normalise {step!r} is for strings, the type is {self.type}")
-            if self.type != "date" and (step == "day_of_timestamp" or isinstance(step, DateFormats)):
-                raise ValueError(f"normalise {step!r} is for dates, the type is {self.type}")
+            if self.type != "string" and (isinstance(step, StripSuffix | MapValues) or step in string_only):
+                yield f"normalise {_written(step)} is for strings, the type is {self.type}: remove it"
+            if self.type != "date" and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
+                yield f"normalise {_written(step)} is for dates, the type is {self.type}: remove it"
         if self.domain is not None and self.type != "string":
-            raise ValueError(f"a domain of levels needs type string, not {self.type}")
+            yield f"a domain of levels needs type string, not {self.type}: use a range, or type: string"
+        elif self.domain is not None:
+            for level in self.domain.levels:
+                if (normal := self.normal_form(level)) != level:
+                    yield (
+                        f"the level {level!r} never occurs, as normalise makes it {normal!r}:"
+                        + (" remove it" if normal in self.domain.levels else f" write the level as {normal!r}")
+                    )
         for check in self.checks:
             if isinstance(check, PatternCheck) and self.type != "string":
-                raise ValueError(f"a pattern needs type string, not {self.type}")
+                yield f"a pattern needs type string, not {self.type}: use a range, or type: string"
             if isinstance(check, RangeCheck):
                 wants_date = self.type == "date"
                 bounds = [b for b in (check.min, check.max) if b is not None]
                 if self.type == "string" or any(isinstance(b, date) != wants_date for b in bounds):
-                    raise ValueError(f"the range {bounds} does not fit type {self.type}")
+                    written = ", ".join(map(str, bounds))
+                    wanted = {"string": "use a pattern or a domain", "date": "write dates, as 2024-12-31"}
+                    remedy = wanted.get(self.type, "write numbers")
+                    yield f"the range [{written}] does not fit type {self.type}: {remedy}"
+        if self.decimals is not None and self.type not in ("double", "int64"):
+            yield f"decimals are those of a number, the type is {self.type}: remove them"
         if self.role == "timestamp" and self.type != "date":
-            raise ValueError(f"the timestamp column needs type date, not {self.type}")
-        if self.role == "target" and self.domain is None:
-            raise ValueError("the target needs a domain: its levels are the classes")
+            yield f"the timestamp column needs type date, not {self.type}: write type: date"
+        if self.role == "target":
+            yield from self._faults_of_a_target()
         if self.role == "measure" and self.type == "double" and self.decimals is None:
-            raise ValueError("a double measure needs decimals, so that its sums do not depend on the order of rows")
+            yield "a double measure needs decimals, so that its sums do not depend on the order of rows: add them"
         for use in USES:
             if not self.required.on(use) and not self.nullable.on(use):
-                raise ValueError(f"not required for {use} but not nullable: an absent column is filled with nulls")
+                yield (
+                    f"not required for {use} but not nullable: an absent column is filled with nulls;"
+                    f" make it nullable for {use}, too"
+                )
         if self.role in ("entity", "timestamp") and (self.nullable.train or self.nullable.score):
-            raise ValueError(f"the {self.role} can not be nullable")
-        return self
+            yield f"the {self.role} can not be nullable: every row needs one; remove nullable"
+
+    def _faults_of_a_target(self) -> Iterator[str]:
+        if self.domain is None:
+            yield "the target needs a domain: its levels are the classes; add domain: {levels: […], closed: …}"
+            return
+        if len(self.domain.levels) < 2:
+            yield f"the target has the one class {self.domain.levels[0]}: add the others to the levels"
+        if not self.domain.closed.train or self.nullable.train or not self.required.train:
+            yield (
+                "a model learns from orders whose class is known: for train make the target required, closed and not"
+                " nullable"
+            )
+
+    def normal_form(self, text: str) -> str | None:
+        """A string as `normalise` leaves it; None for what becomes a null."""
+        value: str | None = text
+        for step in text_steps(self.normalise):
+            if value is not None:
+                value = step(value)
+        return value
+
+
+def upper(text: str) -> str:
+    """Upper case letter by letter, as DuckDB has it: one that would become two stays, but for ß.
+
+    >>> upper("lmi"), upper("ß"), upper("ñ"), upper("ŉ")
+    ('LMI', 'ẞ', 'Ñ', 'ŉ')
+    """
+    if text.isascii():
+        return text.upper()
+    return "".join(u if len(u := c.upper()) == 1 else c for c in text.replace("ß", "ẞ"))
+
+
+def text_steps(normalise: Iterable[Any]) -> Iterator[Callable[[str], str | None]]:
+    """The changes of a string, in order; one that gives None ends them."""
+    for step in normalise:
+        if isinstance(step, StripSuffix):
+            yield partial(_without, step.strip_suffix)
+        elif isinstance(step, MapValues):
+            yield partial(_mapped, step.map)
+        elif step == "trim":
+            yield lambda v: v.strip(TRIMMED) or None
+        elif step == "upper":
+            yield upper
+
+
+def _without(end: str, value: str) -> str:
+    return value.removesuffix(end)
+
+
+def _mapped(values: Mapping[str, str], value: str) -> str:
+    return values.get(value, value)
+
+
+def _written(step: Any) -> str:
+    """A part of `normalise` as the file has it."""
+    return step if isinstance(step, str) else next(iter(type(step).model_fields))
 
 
 class PairsRule(_Model):
@@ -210,7 +377,7 @@ class PairsRule(_Model):
     description: str
     rule: Literal["pairs"]
     columns: tuple[str, str]
-    allowed: dict[str, tuple[str, ...]]
+    allowed: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
     severity: SeverityPerUse = BOTH_ERROR
 
 
@@ -230,7 +397,7 @@ class UniqueRule(_Model):
     name: str
     description: str
     rule: Literal["unique"]
-    columns: Literal["all"] | tuple[str, ...]
+    columns: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)]
     severity: SeverityPerUse = BOTH_ERROR
 
 
@@ -409,14 +576,6 @@ class Promotion(_Model):
     non_inferiority: float = Field(0.001, gt=0, description="Log loss by which such a challenger may be worse.")
 
 
-class _ContradictionError(ValueError):
-    """Two parts of a contract disagree; `place` is the key at which the second one stands."""
-
-    def __init__(self, place: tuple[int | str, ...], text: str) -> None:
-        super().__init__(text)
-        self.place = place
-
-
 class Contract(_Model):
     """A data set's contract. Made by :func:`load_contract`."""
 
@@ -435,53 +594,25 @@ class Contract(_Model):
     @classmethod
     def _name_columns(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("columns"), dict):
-            columns = {k: {**v, "name": k} if isinstance(v, dict) else v for k, v in data["columns"].items()}
+            columns = {k: _named(k, v) for k, v in data["columns"].items()}
             return {**data, "columns": columns}
         return data
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        for role in ("entity", "timestamp", "target"):
-            names = [c.name for c in self.columns.values() if c.role == role]
-            if len(names) != 1:
-                raise _ContradictionError(
-                    ("columns",), f"exactly one column has the role {role}, found {names or 'none'}"
-                )
-        for nr, rule in enumerate(self.rules):
-            if fault := self._fault_of(rule):
-                raise _ContradictionError(("rules", nr), f"rule {rule.name}: {fault}")
-        for nr, name in enumerate(self.features.attributes):
-            if name not in self.columns or self.columns[name].role != "attribute":
-                raise _ContradictionError(
-                    ("features", "attributes", nr), f"{name} is not a column with the role attribute"
-                )
-        for nr, recipe in enumerate(self.features.history):
-            for name in recipe.columns if isinstance(recipe, MeanRecipe) else ():
-                if name not in self.columns or self.columns[name].role != "measure":
-                    raise _ContradictionError(
-                        ("features", "history", nr, "columns"), f"{name} is not a column with the role measure"
-                    )
-            if isinstance(recipe, TargetTrendRecipe) and recipe.level not in self.classes:
-                raise _ContradictionError(
-                    ("features", "history", nr, "level"),
-                    f"{recipe.level} is not a class; the classes are {', '.join(self.classes)}",
-                )
+        parts = _Parts(
+            dict(self.columns),
+            {name: column.role for name, column in self.columns.items()},
+            list(enumerate(self.rules)),
+            self.features.attributes,
+            self.features.calendar,
+            list(enumerate(self.features.history)),
+            list(enumerate(self.batch.rules)),
+            self.promotion.forbidden_features,
+        )
+        if faults := list(parts.contradictions()):
+            raise ContradictionError(faults)
         return self
-
-    def _fault_of(self, rule: Rule) -> str | None:
-        names = [] if rule.columns == "all" else list(rule.columns)
-        if unknown := [n for n in names if n not in self.columns]:
-            return f"no such column {unknown}"
-        if isinstance(rule, PairsRule):
-            first, second = (self.columns[n].domain for n in rule.columns)
-            if first and (extra := sorted(set(rule.allowed) - set(first.levels))):
-                return f"{extra} are not levels of {rule.columns[0]}"
-            pairs = {v for values in rule.allowed.values() for v in values}
-            if second and (extra := sorted(pairs - set(second.levels))):
-                return f"{extra} are not levels of {rule.columns[1]}"
-        if isinstance(rule, BeforeAsOfRule) and self.columns[rule.columns[0]].type != "date":
-            return f"{rule.columns[0]} is not a date"
-        return None
 
     def _only(self, role: Role) -> Column:
         return next(c for c in self.columns.values() if c.role == role)
@@ -528,45 +659,225 @@ class Contract(_Model):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _line_of(node: yaml.Node | None, path: tuple[int | str, ...]) -> int | None:
-    """Line (from 1) of the deepest key of a path that exists in the YAML tree."""
-    line = None
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            match = [(k, v) for k, v in node.value if k.value == str(part)]
-            if not match:
-                continue  # a name of pydantic's own, such as the branch of a union
-            line, node = match[0][0].start_mark.line + 1, match[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
+_ONE_OF_EACH = {
+    "entity": "the column that names whose orders they are",
+    "timestamp": "the column that holds the date of an order",
+    "target": "the column that is predicted",
+}
 
 
-def _tuples(data: Any) -> Any:
-    """Turn the lists of YAML into the tuples that frozen models hold."""
-    if isinstance(data, dict):
-        return {k: _tuples(v) for k, v in data.items()}
-    return tuple(_tuples(v) for v in data) if isinstance(data, list) else data
+@dataclass(frozen=True)
+class _Parts:
+    """What the parts of a contract say of each other; of a faulty contract those parts that can be read.
+
+    A column that cannot be read is None, its role is then what the file says. Rules, recipes and batch rules stand
+    beside their places in the file.
+    """
+
+    columns: Mapping[str, Column | None]
+    roles: Mapping[str, Any]
+    rules: Sequence[tuple[int, Rule]]
+    attributes: Sequence[Any]
+    calendar: Sequence[Any]
+    history: Sequence[tuple[int, HistoryRecipe]]
+    batch: Sequence[tuple[int, BatchRule]]
+    forbidden: Sequence[Any]
+
+    @classmethod
+    def salvaged(cls, data: Mapping[str, Any]) -> _Parts:
+        """The parts of a contract that is not valid as a whole."""
+
+        def below(*keys: str) -> Any:
+            found: Any = data
+            for key in keys:
+                found = found.get(key) if isinstance(found, dict) else None
+            return found
+
+        def items(*keys: str) -> tuple[Any, ...]:
+            found = below(*keys)
+            return found if isinstance(found, tuple) else ()
+
+        def each(kind: Any, *keys: str) -> list[tuple[int, Any]]:
+            read = [(nr, _salvage(kind, value)[0]) for nr, value in enumerate(items(*keys))]
+            return [(nr, value) for nr, value in read if value is not None]
+
+        raw = data["columns"]
+        return cls(
+            {name: _salvage(TypeAdapter(Column), _named(name, column))[0] for name, column in raw.items()},
+            {name: column.get("role") if isinstance(column, dict) else None for name, column in raw.items()},
+            each(TypeAdapter(Rule), "rules"),
+            items("features", "attributes"),
+            items("features", "calendar"),
+            each(TypeAdapter(HistoryRecipe), "features", "history"),
+            each(TypeAdapter(BatchRule), "batch", "rules"),
+            items("promotion", "forbidden_features"),
+        )
+
+    def contradictions(self) -> Iterator[tuple[Place, str]]:
+        """Every way in which two parts disagree, as (place of the second one, text)."""
+        for role, what in _ONE_OF_EACH.items():
+            names = [name for name, found in self.roles.items() if found == role]
+            if len(names) != 1:
+                remedy = "leave it to one of them" if names else f"give it to {what}"
+                yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
+        twice = {name for name, n in Counter(rule.name for _, rule in self.rules).items() if n > 1}
+        for nr, rule in self.rules:
+            faults = [*self._faults_of(rule)]
+            if rule.name in twice:
+                faults.append("another rule has this name, too: give each its own, so that reasons can be told apart")
+            yield from ((("rules", nr), f"rule {rule.name}: {fault}") for fault in faults)
+        for nr, name in enumerate(self.attributes):
+            if fault := self._lacks(name, "attribute"):
+                yield ("features", "attributes", nr), fault
+            elif name in self.attributes[:nr]:
+                yield ("features", "attributes", nr), f"{name} stands twice: remove one"
+        for nr, part in enumerate(self.calendar):
+            if part in self.calendar[:nr]:
+                yield ("features", "calendar", nr), f"{part} stands twice: remove one"
+        yield from self._recipe_faults()
+        yield from self._batch_faults()
+        for nr, name in enumerate(self.forbidden):
+            made = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
+            if isinstance(name, str) and name not in self.columns and not name.startswith(made):
+                meant = did_you_mean(name, self.columns)
+                yield ("promotion", "forbidden_features", nr), f"there is no column or feature {name}{meant}"
+
+    def _lacks(self, name: Any, role: Role) -> str:
+        """What is wrong when a name should be that of a column with a role."""
+        if not isinstance(name, str) or self.roles.get(name) == role:
+            return ""
+        if name in self.roles and self.roles[name] not in get_args(Role):
+            return ""  # the role is a fault of its own
+        among = [n for n, found in self.roles.items() if found == role]
+        text = f"{name} is not a column with the role {role}"
+        if name in self.roles:
+            return f"{text}: its role is {self.roles[name]}"
+        return f"{text}: there is no such column{did_you_mean(name, among)}"
+
+    def _recipe_faults(self) -> Iterator[tuple[Place, str]]:
+        made: set[str] = set()
+        target = next((c for n, c in self.columns.items() if self.roles[n] == "target"), None)
+        classes = target.domain.levels if target is not None and target.domain is not None else None
+        for nr, recipe in self.history:
+            place: Place = ("features", "history", nr)
+            names: list[str] = [recipe.recipe]
+            if isinstance(recipe, MeanRecipe):
+                names = [f"mean of {name}" for name in recipe.columns]
+                for name in recipe.columns:
+                    if fault := self._lacks(name, "measure"):
+                        yield (*place, "columns"), fault
+                    elif (column := self.columns[name]) is not None and column.type not in ("double", "int64"):
+                        yield (
+                            (*place, "columns"),
+                            f"{name} is of type {column.type}, which has no mean: use double or int64",
+                        )
+            if isinstance(recipe, TargetTrendRecipe):
+                names = [f"target_trend of {recipe.level}"]
+                if classes is not None and recipe.level not in classes:
+                    meant = did_you_mean(recipe.level, classes)
+                    text = f"{recipe.level} is not a class; the classes are {', '.join(classes)}{meant}"
+                    yield (*place, "level"), text
+            for name in names:
+                if name in made:
+                    yield place, f"the feature {name} is made twice: remove one"
+                made.add(name)
+
+    def _batch_faults(self) -> Iterator[tuple[Place, str]]:
+        shares = {rule.share: nr for nr, rule in self.batch if isinstance(rule, LoneFutureRule)}
+        if len(shares) > 1:
+            written = " and ".join(f"{share:g}" for share in shares)
+            yield (
+                ("batch", "rules", max(shares.values())),
+                f"rules lone_future with the shares {written}: use the same share",
+            )
+
+    def _faults_of(self, rule: Rule) -> Iterator[str]:
+        names = [] if rule.columns == "all" else list(rule.columns)
+        if unknown := [n for n in names if n not in self.columns]:
+            meant = "".join(did_you_mean(n, self.columns) for n in unknown)
+            yield f"no such column {unknown}{meant or ': the columns are ' + ', '.join(self.columns)}"
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield f"the column {name} stands twice: name each once"
+        known = [self.columns.get(n) for n in names]
+        if isinstance(rule, PairsRule):
+            pairs = {v for values in rule.allowed.values() for v in values}
+            for column, levels in zip(known, (set(rule.allowed), pairs), strict=True):
+                if column is not None and column.type != "string":
+                    yield f"{column.name} is of type {column.type}: pairs are of strings"
+                elif column is not None and column.domain and (extra := sorted(levels - set(column.domain.levels))):
+                    meant = "".join(did_you_mean(level, column.domain.levels) for level in extra)
+                    yield f"{extra} are not levels of {column.name}{meant or ': add them there, or remove them here'}"
+                elif column is not None:
+                    yield from (
+                        f"{level!r} never occurs in {column.name}, as normalise makes it {normal!r}"
+                        for level in sorted(levels)
+                        if (normal := column.normal_form(level)) != level
+                    )
+        if isinstance(rule, BeforeAsOfRule) and known[0] is not None and known[0].type != "date":
+            yield f"{known[0].name} is not a date: its type is {known[0].type}"
+
+
+_TELLING = {"type", "role", "domain", "required", "nullable", "decimals"}
+"""Keys of a column without which it may seem to contradict itself."""
+
+
+def _named(name: str, column: Any) -> Any:
+    return {**column, "name": name} if isinstance(column, dict) else column
+
+
+def _salvage(kind: TypeAdapter[Any], data: Any) -> tuple[Any, set[Any], tuple[str, ...]]:
+    """A part of a contract without those of its keys that are wrong: (part, those keys, contradictions in the rest).
+
+    The part is None when it cannot do without them, or contradicts itself.
+    """
+    removed: set[Any] = set()
+    while isinstance(data, dict):
+        try:
+            return kind.validate_python(data), removed, ()
+        except ValidationError as error:
+            contradiction = next((c for c in map(_cause, error.errors()) if isinstance(c, ContradictionError)), None)
+            if contradiction is not None:
+                return None, removed, tuple(text for _, text in contradiction.faults)
+            wrong = {part for e in error.errors() for part in e["loc"][:2] if part in data}
+            if not wrong:
+                break
+            removed |= wrong
+            data = {key: value for key, value in data.items() if key not in wrong}
+    return None, removed, ()
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, text: str) -> Contract:
+def _load(path: Path, content: bytes) -> Contract:
+    file = ContractFile.read(path, content)
+    faults: list[tuple[Place, str]] = []
+    contract: Contract | None = None
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = _tuples(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    try:
-        return Contract.model_validate(data)
+        contract = Contract.model_validate(file.data)
     except ValidationError as error:
-        lines = []
-        for e in error.errors():
-            place = getattr(e.get("ctx", {}).get("error"), "place", e["loc"])
-            line = _line_of(tree, place)
-            where = f"{path}:{line}" if line else str(path)
-            lines.append(f"{where}: {'.'.join(map(str, place)) or 'contract'}: {e['msg']}")
-        raise ConfigError("the contract contradicts itself:\n  " + "\n  ".join(lines)) from error
+        contradictions = [e for e in error.errors() if isinstance(_cause(e), ContradictionError)]
+        others = [e for e in error.errors() if e not in contradictions]
+        faults += explained(file, others, Contract.model_json_schema(mode="validation"))
+        faults += [((*e["loc"], *place), text) for e in contradictions for place, text in _cause(e).faults]
+        faults += _hidden(file.data)
+    if contract is None or faults or file.faults or file.odd:
+        raise file.refuse(faults)
+    return contract
+
+
+def _cause(error: Any) -> Any:
+    return error.get("ctx", {}).get("error")
+
+
+def _hidden(data: Any) -> Iterator[tuple[Place, str]]:
+    """Contradictions that pydantic does not come to, as other keys of the same part are wrong."""
+    columns = data.get("columns") if isinstance(data, dict) else None
+    if not isinstance(columns, dict):
+        return
+    for name, column in columns.items():
+        _, removed, texts = _salvage(TypeAdapter(Column), _named(name, column))
+        if not removed & _TELLING:
+            yield from ((("columns", name), text) for text in texts)
+    yield from _Parts.salvaged(data).contradictions()
 
 
 def load_contract(path: Path) -> Contract:
@@ -575,10 +886,12 @@ def load_contract(path: Path) -> Contract:
     Raises :class:`~apex_ml.errors.ConfigError` naming file, line, key and rule for every fault at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"APEX_CONTRACT={path}: cannot be read: {error.strerror}") from error
-    return _load(path, text)
+        raise ConfigError(
+            f"APEX_CONTRACT={path}: cannot be read: {error.strerror}; set it to a contract, a YAML file"
+        ) from error
+    return _load(path, content)
 
 
 def json_schema() -> str:

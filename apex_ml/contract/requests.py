@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -21,18 +20,16 @@ from apex_ml.contract.model import (
     Column,
     Contract,
     DateFormats,
-    MapValues,
     PairsRule,
     PatternCheck,
     RangeCheck,
-    StripSuffix,
+    text_steps,
 )
 from apex_ml.errors import DataError
 
 MOST_ORDERS = 1000
 MOST_FAULTS = 1000
 """So many faults of a request are told; the others are counted."""
-TRIMMED = " \t\n\r\u00a0"
 ISO_DATE = "%Y-%m-%d"
 LONGEST_VALUE = 200
 MOST_CELLS = 20_000
@@ -75,37 +72,6 @@ class Orders:
         return len(next(iter(self.columns.values())))
 
 
-def upper(text: str) -> str:
-    """Upper case letter by letter, as DuckDB has it: one that would become two stays, but for ß.
-
-    >>> upper("lmi"), upper("ß"), upper("ñ"), upper("ŉ")
-    ('LMI', 'ẞ', 'Ñ', 'ŉ')
-    """
-    if text.isascii():
-        return text.upper()
-    return "".join(u if len(u := c.upper()) == 1 else c for c in text.replace("ß", "ẞ"))
-
-
-def _steps(column: Column) -> Iterator[Callable[[str], str | None]]:
-    for step in column.normalise:
-        if step == "trim":
-            yield lambda v: v.strip(TRIMMED) or None
-        elif step == "upper":
-            yield upper
-        elif isinstance(step, StripSuffix):
-            yield partial(_without, step.strip_suffix)
-        elif isinstance(step, MapValues):
-            yield partial(_mapped, step.map)
-
-
-def _without(end: str, value: str) -> str:
-    return value.removesuffix(end)
-
-
-def _mapped(values: dict[str, str], value: str) -> str:
-    return values.get(value, value)
-
-
 def date_formats(column: Column) -> tuple[str, ...]:
     """The formats in which a date may be written, by strptime."""
     found = [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
@@ -145,7 +111,7 @@ class _Reader:
 
     def __init__(self, column: Column) -> None:
         self._column = column
-        self._steps = tuple(_steps(column))
+        self._steps = tuple(text_steps(column.normalise))
         self._formats = date_formats(column)
         self._nullable = column.nullable.score
         self._domain = frozenset(column.domain.levels) if column.domain else None

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from apex_ml.adapters import duck
 from apex_ml.adapters.rowchecks import check_file
-from apex_ml.contract.model import Contract
-from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader, upper
+from apex_ml.contract.model import Contract, upper
+from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader
 from apex_ml.settings import Settings
 
 ALPHABET = "abcLMIVé ñß\u00a0\tıſ1.0-/ESTRELASestrelas"

@@ -1,0 +1,297 @@
+"""A contract file that is not as it should be: every fault at once, with line, key, rule, value and remedy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from apex_ml.contract.model import load_contract
+from apex_ml.errors import ConfigError
+
+TEXT = """\
+name: shop
+version: 1
+description: Orders of a shop.
+columns:
+  client: {description: Who orders., type: string, role: entity}
+  day: {description: When., type: date, role: timestamp}
+  kind:
+    description: What is predicted.
+    type: string
+    role: target
+    required: {train: true, score: false}
+    nullable: {train: false, score: true}
+    domain: {levels: [A, B], closed: {train: true, score: false}}
+  leadtime:
+    description: Days ahead.
+    type: string
+    role: attribute
+  amount: {description: How much., type: double, role: measure, decimals: 2, nullable: true, required: false}
+rules:
+  - {name: once, description: Each once., rule: unique, columns: all}
+quarantine: {limit: 0.5}
+batch: {recent: 3}
+features: {grain: every_order, attributes: [leadtime]}
+split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
+promotion: {margin: 0.001}
+"""
+KEYS = "checks, decimals, description, domain, identifier, normalise, nullable, required, role, type, unit"
+
+
+def faults(folder: Path, text: str | bytes) -> list[str]:
+    """What is said of a file, a line each, without its path."""
+    path = folder / "shop.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as told:
+        load_contract(path)
+    return [line.strip().removeprefix(str(path)).removeprefix(":") for line in str(told.value).splitlines()]
+
+
+def test_the_file_itself_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    for content in (TEXT.encode(), b"\xef\xbb\xbf" + TEXT.encode(), TEXT.replace("\n", "\r\n").encode()):
+        path.write_bytes(content)
+        assert load_contract(path).classes == ("A", "B")
+
+
+# (the line, what is written instead, what is said of it)
+VALUE = "Input should be a valid string: "
+TRAPS = [
+    ("levels: [A, B]", "levels: [A, NO]", f"{VALUE}the level NO is read by YAML as false; quote it: 'NO'"),
+    ("levels: [A, B]", "levels: [A, Yes]", f"{VALUE}the level Yes is read by YAML as true; quote it: 'Yes'"),
+    ("levels: [A, B]", "levels: [on, B]", f"{VALUE}the level on is read by YAML as true; quote it: 'on'"),
+    ("levels: [A, B]", "levels: [off, B]", f"{VALUE}the level off is read by YAML as false; quote it: 'off'"),
+    ("levels: [A, B]", "levels: [0, B]", f"{VALUE}the level 0 is read by YAML as the number 0; quote it: '0'"),
+    ("levels: [A, B]", "levels: [1.0, B]", f"{VALUE}the level 1.0 is read by YAML as the number 1.0; quote it: '1.0'"),
+    ("levels: [A, B]", "levels: [010, B]", f"{VALUE}the level 010 is read by YAML as the number 8; quote it: '010'"),
+    (
+        "levels: [A, B]",
+        "levels: [12:30, B]",
+        f"{VALUE}the level 12:30 is read by YAML as the number 750; quote it: '12:30'",
+    ),
+    (
+        "levels: [A, B]",
+        "levels: [2024-01-02, B]",
+        f"{VALUE}the level 2024-01-02 is read by YAML as the date 2024-01-02; quote it: '2024-01-02'",
+    ),
+    ("levels: [A, B]", "levels: [null, B]", f"{VALUE}the level null is read by YAML as nothing; quote it: 'null'"),
+    ("levels: [A, B]", "levels: [~, B]", f"{VALUE}the level ~ is read by YAML as nothing; quote it: '~'"),
+    (
+        "    role: attribute",
+        "    role: attribute\n    normalise: [{map: {x: off}}]",
+        f"{VALUE}the value off is read by YAML as false; quote it: 'off'",
+    ),
+    (
+        "    role: attribute",
+        "    role: attribute\n    normalise: [{map: {NO: x}}]",
+        "the key NO is read by YAML as false; quote it: 'NO'",
+    ),
+    ("    role: attribute", "    role: attribute\n    on: 1", "the key on is read by YAML as true; quote it: 'on'"),
+    ("    role: attribute", "    role: attribute\n    unit: no", f"{VALUE}no is read by YAML as false; quote it: 'no'"),
+    (
+        "Days ahead.",
+        "",
+        "Input should be a valid string; nothing stands here: write a text, or remove the key",
+    ),
+    ("decimals: 2", "decimals: 010", "010 is read by YAML as the number 8; write that number"),
+    ("margin: 0.001", "margin: 1:30.5", "1:30.5 is read by YAML as the number 90.5; write that number"),
+    (
+        "    role: attribute",
+        "    role: attribute\n    role: measure",
+        "the key role stands twice, first on line 17; YAML would keep the last: remove one",
+    ),
+    ("name: shop", "name: !shop shop", "the tag !shop is not known; remove it"),
+    ("margin: 0.001", "margin: 2024-13-01", "2024-13-01 is no timestamp: month must be in 1..12"),
+    ("margin: 0.001", "margin: .inf", "Input should be a finite number; found .inf, read by YAML as the number inf"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), TRAPS, ids=[t[1].strip() or "nothing" for t in TRAPS])
+def test_a_trap_of_yaml_is_named_with_its_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    text = TEXT.replace(old, new, 1)
+    line = text[: text.index(new) + len(new)].count("\n") + 1 if new else 15
+    told = faults(tmp_path, text)
+    assert [t for t in told if t.startswith(f"{line}: ") and t.endswith(f": {words}")], told
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (TEXT.encode("utf-16"), "the file is in UTF-16 or UTF-32; save it as UTF-8"),
+        (TEXT.encode("utf-16-le"), "the file is in UTF-16 or UTF-32; save it as UTF-8"),
+        (
+            TEXT.replace("When.", "Día").encode("latin-1"),
+            "6: the byte 0xed is not UTF-8; save the file as UTF-8",
+        ),
+        (TEXT.replace("  day:", "\tday:"), "6: not YAML: a tab stands here; YAML indents with blanks only"),
+        (TEXT + "---\nname: shop\n", "expected a single document"),
+        ("a: " + "[" * 3000, "nested too deep"),
+        (TEXT.replace("Who orders.", "\x01"), "not YAML: unacceptable character #x0001"),
+    ],
+    ids=["utf-16", "utf-16 without a mark", "latin-1", "a tab", "two documents", "too deep", "a control character"],
+)
+def test_what_is_no_yaml_in_utf8(tmp_path: Path, content: str | bytes, words: str) -> None:
+    (told,) = faults(tmp_path, content)
+    assert words in told
+
+
+MISSPELT = [
+    ("    role: attribute", "    role: atribute", "found 'atribute'; did you mean attribute?"),
+    ("    role: attribute", "    rolle: attribute", f"not permitted: no such key here; the keys are {KEYS};"),
+    ("    role: attribute", "    rolle: attribute", "did you mean role?"),
+    ("type: double", "type: duoble", "Input should be 'string', 'double', 'int64' or 'date'; found 'duoble'; did you"),
+    ("rule: unique", "rule: uniqe", "did you mean unique?"),
+    ("quarantine:", "quarantene:", "did you mean quarantine?"),
+    ("limit: 0.5", "limits: 0.5", "the keys are limit; did you mean limit?"),
+    ("columns: all", "columns: [lead_time]", "no such column ['lead_time']; did you mean leadtime?"),
+    ("attributes: [leadtime]", "attributes: [lead_time]", "there is no such column; did you mean leadtime?"),
+    ("attributes: [leadtime]", "attributes: [amount]", "not a column with the role attribute: its role is measure"),
+    (
+        "attributes: [leadtime]",
+        "history: [{recipe: mean, columns: [Amount]}]",
+        "Amount is not a column with the role measure: there is no such column; did you mean amount?",
+    ),
+    ("attributes: [leadtime]", "history: [{recipe: cuont}]", "did you mean count?"),
+    ("attributes: [leadtime]", "history: [{recipe: target_trend, level: a, shrinkage: 1}]", "did you mean A?"),
+    ("margin: 0.001", "margin: 0.001, forbidden_features: [lead_time]", "no column or feature lead_time; did you mean"),
+    ("    role: attribute", "    role: attribute\n    normalise: [{mapp: {a: b}}]", "did you mean map?"),
+    ("    role: attribute", "    role: attribute\n    normalise: [trimm]", "found 'trimm'; did you mean trim?"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), MISSPELT, ids=[f"{m[1].strip()}:{m[2][-25:]}" for m in MISSPELT])
+def test_a_near_name_is_suggested(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in TEXT
+    told = faults(tmp_path, TEXT.replace(old, new, 1))
+    assert any(words in t for t in told), told
+
+
+# what loaded without a word and broke a step later, or meant another thing in a file than in a request
+ATTRIBUTE = "    role: attribute"
+TYPE = "type: string\n    role: attribute"
+LATE = [
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: 'a(?=b)b'}}]", "RE2 and Python read alike"),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: 'a{{,3}}'}}]", "write {0,n} for {,n}"),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: '[[:alpha:]]+'}}]", "RE2 and Python read alike"),
+    (
+        ATTRIBUTE,
+        f"{ATTRIBUTE}\n    normalise: [upper]\n    domain: {{levels: [a], closed: true}}",
+        "write the level as 'A'",
+    ),
+    (
+        ATTRIBUTE,
+        f"{ATTRIBUTE}\n    normalise: [{{map: {{a: b}}}}]\n    domain: {{levels: [a, b], closed: true}}",
+        "the level 'a' never occurs, as normalise makes it 'b': remove it",
+    ),
+    (TYPE, "type: date\n    role: attribute\n    normalise: [{date_formats: ['%Q']}]", "%Q"),
+    (
+        TYPE,
+        "type: date\n    role: attribute\n    normalise: [{date_formats: ['%d.%m.']}]",
+        "has no year",
+    ),
+    (
+        TYPE,
+        "type: date\n    role: attribute\n    checks: [{rule: range, min: 3, max: 2024-01-01}]",
+        "one is a date and the other a number",
+    ),
+    (
+        TYPE,
+        "type: int64\n    role: attribute\n    checks: [{rule: range, max: 9007199254740993}]",
+        "9007199254740993 is more than a number holds exactly",
+    ),
+    (
+        TYPE,
+        "type: double\n    role: attribute\n    checks: [{rule: range, max: .nan}]",
+        "finite number",
+    ),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    decimals: 2", "decimals are those of a number"),
+    ("rule: unique, columns: all", "rule: unique, columns: []", "at least 1 item"),
+    ("rule: unique, columns: all", "rule: unique, columns: [day, day]", "the column day stands twice"),
+    ("rule: unique, columns: all", "rule: pairs, columns: [kind, leadtime], allowed: {}", "at least 1 item"),
+    ("rule: unique, columns: all", "rule: pairs, columns: [kind, leadtime], allowed: {A: []}", "at least 1 item"),
+    (
+        "rule: unique, columns: all",
+        "rule: pairs, columns: [kind, amount], allowed: {A: [x]}",
+        "amount is of type double: pairs are of strings",
+    ),
+    (
+        "rules:\n",
+        "rules:\n  - {name: once, description: x, rule: unique, columns: [day]}\n",
+        "another rule has this name",
+    ),
+    ("attributes: [leadtime]", "attributes: [leadtime, leadtime]", "leadtime stands twice"),
+    ("attributes: [leadtime]", "calendar: [month, month]", "month stands twice"),
+    (
+        "attributes: [leadtime]",
+        "history: [{recipe: target_share, smoothing: 1}, {recipe: target_share, smoothing: 2}]",
+        "target_share is made twice",
+    ),
+    (
+        "recent: 3",
+        "recent: 3, rules: [{rule: lone_future, max_days: 3}, {rule: lone_future, max_days: 9, share: 0.9}]",
+        "use the same share",
+    ),
+    ("levels: [A, B], closed: {train: true", "levels: [A, B], closed: {train: false", "whose class is known"),
+    ("levels: [A, B]", "levels: [A]", "the target has the one class A: add the others"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), LATE, ids=[t[2] + str(n) for n, t in enumerate(LATE)])
+def test_what_would_fail_later_is_refused_when_it_is_loaded(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in TEXT
+    told = faults(tmp_path, TEXT.replace(old, new, 1))
+    assert any(words in t for t in told), told
+
+
+def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
+    text = re.sub("role: (entity|timestamp|target)", "role: attribute", TEXT)
+    text = text.replace("version: 1", "version: one").replace("levels: [A, B]", "levels: [A, NO]")
+    text = text.replace("attributes: [leadtime]", "attributes: [lead_time]").replace("margin: 0.001", "margin: -1")
+    text = text.replace("decimals: 2, ", "")
+    told = faults(tmp_path, text)
+    assert told == [
+        "the contract contradicts itself:",
+        "2: version: Input should be a valid integer; found 'one'",
+        "4: columns: exactly one column has the role entity, found none: give it to the column that names whose orders"
+        " they are",
+        "4: columns: exactly one column has the role timestamp, found none: give it to the column that holds the date"
+        " of an order",
+        "4: columns: exactly one column has the role target, found none: give it to the column that is predicted",
+        "13: columns.kind.domain.levels.1: Input should be a valid string: the level NO is read by YAML as false; quote"
+        " it: 'NO'",
+        "18: columns.amount: a double measure needs decimals, so that its sums do not depend on the order of rows: add"
+        " them",
+        "23: features.attributes.0: lead_time is not a column with the role attribute: there is no such column; did you"
+        " mean leadtime?",
+        "25: promotion.margin: Input should be greater than or equal to 0; found -1",
+    ]
+
+
+def test_two_targets_and_two_faults_of_one_column_are_all_told(tmp_path: Path) -> None:
+    text = TEXT.replace("    role: attribute", "    role: target\n    colour: red\n    normalise: [day_of_timestamp]")
+    told = faults(tmp_path, text)
+    assert any("exactly one column has the role target, found ['kind', 'leadtime']: leave it to one" in t for t in told)
+    assert any(t.startswith("18: columns.leadtime.colour: not permitted") for t in told)
+    assert any("columns.leadtime: normalise day_of_timestamp is for dates" in t for t in told)
+    assert any("columns.leadtime: the target needs a domain" in t for t in told)
+
+
+def test_a_column_that_cannot_be_read_makes_no_other_faults(tmp_path: Path) -> None:
+    told = faults(
+        tmp_path, TEXT.replace("    type: string\n    role: attribute", "    type: text\n    role: attribute")
+    )
+    assert told[1:] == [
+        "16: columns.leadtime.type: Input should be 'string', 'double', 'int64' or 'date'; found 'text'"
+    ]
+
+
+def test_merge_keys_and_aliases_are_read(tmp_path: Path) -> None:
+    text = TEXT.replace("  client: {", "  client: &text {").replace(
+        "  leadtime:\n", "  more: {<<: *text, role: attribute, description: More.}\n  leadtime:\n"
+    )
+    path = tmp_path / "shop.yaml"
+    path.write_text(text)
+    column = load_contract(path).columns["more"]
+    assert (column.type, column.role, column.description) == ("string", "attribute", "More.")
