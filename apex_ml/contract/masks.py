@@ -37,6 +37,7 @@ ROW_NR = "row_nr"
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer
 _WIDEST_DECIMAL = 38  # wider ones are read as double
+_WIDEST_INTEGER = "1.7014118346046923e38"  # 2^127: a smaller whole double fits DuckDB's widest integer, digit by digit
 
 
 def quoted(name: str) -> str:
@@ -150,6 +151,31 @@ def _local(kind: pa.DataType, source: str) -> str:
     return f"timezone({literal(kind.tz)}, {source})"
 
 
+def number_text(kind: pa.DataType, source: str) -> str:
+    """SQL of a number as text, null for NaN and infinity. One number has one text, whatever type it comes in.
+
+    A whole number has neither point nor exponent; another one has its shortest decimal digits, without exponent.
+    :func:`apex_ml.contract.requests.number_text` gives the same text for a number of JSON.
+    """
+    text = f"CAST({source} AS VARCHAR)"
+    wide = pa.types.is_decimal(kind) and kind.precision > _WIDEST_DECIMAL
+    if pa.types.is_decimal(kind) and not wide:
+        return f"regexp_replace({text}, '[.]?0+$', '')" if kind.scale > 0 else text
+    if not (pa.types.is_floating(kind) or wide):
+        return text
+    sign = f"CASE WHEN {source} < 0 THEN '-' ELSE '' END"
+    digits = f"replace(regexp_extract({text}, '^-?([0-9.]+)e', 1), '.', '')"
+    exponent = f"CAST(regexp_extract({text}, 'e[+-]?([0-9]+)$', 1) AS INTEGER)"
+    return (
+        f"CASE WHEN NOT isfinite({source}) THEN NULL"
+        f" WHEN {source} = trunc({source}) AND abs({source}) < {_WIDEST_INTEGER}"
+        f" THEN CAST(TRY_CAST({source} AS HUGEINT) AS VARCHAR)"
+        f" WHEN contains({text}, 'e-') THEN {sign} || '0.' || repeat('0', {exponent} - 1) || {digits}"
+        f" WHEN contains({text}, 'e') THEN {sign} || rpad({digits}, {exponent} + 1, '0')"
+        f" ELSE {text} END"
+    )
+
+
 def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
     """SQL that casts without loss, null where that is not possible; None when no value of the type can be cast."""
     text = _is_text(kind)
@@ -159,7 +185,7 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
     if column.type == "string":
         if text:
             return source
-        return f"CAST({source} AS VARCHAR)" if number or pa.types.is_boolean(kind) else None
+        return number_text(kind, source) if number or pa.types.is_boolean(kind) else None
     if column.type == "double":
         if not (text or number):
             return None
@@ -260,7 +286,7 @@ def _normalised(column: Column, kind: pa.DataType, source: str, name: str) -> li
     """The declared changes of a column's values, counted by its own value `source` and the value after it, `name`."""
     if column.type == "string" and (steps := _steps(column, source)):
         how = " + ".join(step for step, _ in steps)
-        return [Normalised(column.name, how, f"CAST({source} AS VARCHAR) IS DISTINCT FROM {name}")]
+        return [Normalised(column.name, how, f"{_cast(column, kind, source)} IS DISTINCT FROM {name}")]
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
         local = _local(kind, source)
         return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
@@ -338,6 +364,9 @@ def _compile(column: Column, kind: pa.DataType, use: Use, source: str, staged_ra
         doubt += [n.condition for n in _normalised(column, kind, source, plain)]
     doubt += [r.condition for r in _reasons(column, use, source, plain)]
     staged = _reasons(column, use, staged_raw, name)
+    if column.type == "string" and pa.types.is_floating(kind):
+        doubt.append(f"NOT isfinite({source})")
+        staged.insert(0, Reason(column.name, "type: not a finite number", "error", f"NOT isfinite({staged_raw})"))
     return _Compiled(value, plain, doubt, staged, _normalised(column, kind, staged_raw, name))
 
 

@@ -7,10 +7,12 @@ by side. Rules over the rows of a file (`unique`, `before_as_of`) are none of a 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -33,6 +35,11 @@ MOST_FAULTS = 1000
 ISO_DATE = "%Y-%m-%d"
 LONGEST_VALUE = 200
 MOST_CELLS = 20_000
+WIDEST_INTEGER = 2**127
+"""From here on the text of a whole float is its shortest digits and zeros, as the files' engine has no such integer."""
+NO_TEXT = "Input should be a string, a finite number, true or false"
+TEXT = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
+"""What stands for a string in JSON: a number becomes text as the same number in a file does."""
 
 
 class Fault(NamedTuple):
@@ -70,6 +77,25 @@ class Orders:
     def __len__(self) -> int:
         """Number of orders."""
         return len(next(iter(self.columns.values())))
+
+
+def number_text(value: float) -> str:
+    """A number, or a truth value, as the text that :func:`apex_ml.contract.masks.number_text` gives it in a file.
+
+    >>> [number_text(v) for v in (240, 240.0, -0.0, 0.5, 1e-07, 1e20, True)]
+    ['240', '240', '0', '0.5', '0.0000001', '100000000000000000000', 'true']
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if value.is_integer() and abs(value) < WIDEST_INTEGER:
+        return str(int(value))
+    return format(Decimal(repr(value)), "f").removesuffix(".0")
+
+
+def _as_text(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else number_text(value)
 
 
 def date_formats(column: Column) -> tuple[str, ...]:
@@ -122,6 +148,8 @@ class _Reader:
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, _Cell]]]:
         """Read every value; also the places of those that break a rule, with what they break."""
+        if self._column.type == "string":
+            written = list(map(_as_text, written))
         if self._known is None:
             cells = list(map(self.read, written))
             return [cell[0] for cell in cells], [(n, c) for n, c in enumerate(cells) if c[1] or c[2]]
@@ -134,8 +162,12 @@ class _Reader:
 
     def takes(self, value: Any) -> bool:
         """Whether a value of JSON is of a kind that can be read."""
-        if value is None or self._column.type in ("string", "date"):
-            return value is None or isinstance(value, str)
+        if value is None or isinstance(value, str):
+            return value is None or self._column.type in ("string", "date")
+        if self._column.type == "string":
+            return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        if self._column.type == "date":
+            return False
         kinds = (int, float) if self._column.type == "double" else (int,)
         return isinstance(value, kinds) and not isinstance(value, bool)
 
@@ -143,6 +175,7 @@ class _Reader:
         """Read one value."""
         if value is not None:
             if self._column.type == "string":
+                value = _as_text(value)
                 for step in self._steps:
                     if (value := step(value)) is None:
                         break
@@ -186,7 +219,7 @@ def _check(check: PatternCheck | RangeCheck) -> tuple[Callable[[Any], bool], str
 
 
 def _field(column: Column) -> tuple[Any, Any]:
-    kind: Any = {"string": str, "date": str, "double": float, "int64": int}[column.type]
+    kind: Any = {"string": TEXT, "date": str, "double": float, "int64": int}[column.type]
     extra: dict[str, Any] = {"x-role": column.role}
     text = column.description
     limits: dict[str, Any] = {}
@@ -288,8 +321,10 @@ class RequestReader:
         for e in error.errors(include_url=False):
             place = e["loc"][1] if len(e["loc"]) > 1 and isinstance(e["loc"][1], int) else -1
             if len(e["loc"]) > 2:
+                if len(e["loc"]) > 3 and (place, str(e["loc"][2])) in wrong:
+                    continue  # a value that stands for text has an error for each type that it may have
                 wrong.add((place, str(e["loc"][2])))
-            fault = Fault(_dotted(e["loc"]), self._told(e), _shown(e["input"]) if e["type"] != "missing" else "")
+            fault = Fault(_dotted(e["loc"][:3]), self._told(e), _shown(e["input"]) if e["type"] != "missing" else "")
             found.append((place, fault))
         try:
             orders = from_json(body)["orders"]
@@ -313,7 +348,7 @@ class RequestReader:
             column = self._contract.columns.get(str(error["loc"][-1]))
             null = ", null where nothing is known" if column is not None and column.nullable.score else ""
             return f"required: the key must be there{null}"
-        return str(error["msg"])
+        return NO_TEXT if len(error["loc"]) > 3 else str(error["msg"])
 
 
 def _path(place: int, name: str) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
 
 from apex_ml.adapters.duck import errors_name
 from apex_ml.adapters.store import check_parquet, data_files, local_folder, write_atomically
+from apex_ml.contract.masks import number_text
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.files import write_part
@@ -106,10 +108,8 @@ def _newest(
     wanted = {name: SQL_TYPES[column.type] for name, column in contract.columns.items() if column.role in ROLES}
     if missing := [name for name in (contract.entity, contract.timestamp) if name not in raw.columns]:
         raise DataError(f"raw files in {folder}: no column {missing[0]}; found {', '.join(raw.columns)}")
-    casts = ", ".join(
-        f"TRY_CAST({_quote(name) if name in raw.columns else 'NULL'} AS {kind}) AS {_quote(name)}"
-        for name, kind in wanted.items()
-    )
+    kinds = dict(zip(raw.columns, raw.types, strict=True))
+    casts = ", ".join(f"{_cast(name, kind, kinds.get(name))} AS {_quote(name)}" for name, kind in wanted.items())
     entity, when = _quote(contract.entity), _quote(contract.timestamp)
     attributes = [name for name in wanted if name not in (contract.entity, contract.timestamp)]
     # The attributes take part in the comparison, so that a tie on the day is broken by their values, not by file order.
@@ -128,5 +128,13 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _cast(name: str, kind: str) -> str:
+def _cast(name: str, kind: str, found: DuckDBPyType | None) -> str:
+    """SQL of a raw column in the drop's type, null where there is none or a value cannot be cast."""
+    if found is None:
+        return f"CAST(NULL AS {kind})"
+    if kind == SQL_TYPES["string"] and found.id in ("float", "double"):
+        return number_text(pa.float64(), _quote(name))
+    if kind == SQL_TYPES["string"] and found.id == "decimal":
+        (_, precision), (_, scale) = found.children
+        return number_text(pa.decimal128(precision, scale), _quote(name))
     return f"TRY_CAST({_quote(name)} AS {kind})"
