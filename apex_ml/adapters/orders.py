@@ -19,6 +19,8 @@ from apex_ml.core.history import POSITION, alike_sql, compact_sql, settle_ties, 
 
 PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""
+FILE = "history_file"
+"""Column of that view: the number of the row's file."""
 COMPACT = "compact_orders"
 RANGE_ROWS = 2_500_000
 """About so many rows are sorted at once: a few hundred MB."""
@@ -31,11 +33,11 @@ def accepted_files(folder: Path) -> list[Path]:
 
 
 class SortedOrders:
-    """The accepted rows by entity and day, each once, with what their history needs.
+    """The accepted rows by entity and day, without those that came twice, with what their history needs.
 
-    `rows` counts them all; `repeated` those left out, known when :meth:`tables` has ended. Rows are copied to DuckDB in
-    a compact form and sorted one range of entities at a time, so that time grows with the rows and a sort fits in
-    memory. The result does not depend on the ranges.
+    `rows` counts them all; `repeated` those left out, as a second file delivers them again, known when :meth:`tables`
+    has ended. Rows are copied to DuckDB in a compact form and sorted one range of entities at a time, so that
+    time grows with the rows and a sort fits in memory. The result does not depend on the ranges.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class SortedOrders:
         self.rows: int = starts[-1]
         con.execute(
             f"CREATE VIEW {PLACED} AS SELECT {columns},"
-            f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}"
+            f" {starts}[CAST(file_index AS BIGINT) + 1] + file_row_number AS {POSITION}, file_index AS {FILE}"
             f" FROM read_parquet([{names}], file_row_number = true)"
         )
         # a table of its own: DuckDB sorts plain values faster than the dictionaries of parquet
@@ -84,17 +86,21 @@ class SortedOrders:
         self._con.execute(f"DROP TABLE {COMPACT}")
 
     def _repeated(self, within: str) -> pa.Array:
-        """Positions of the rows that repeat one of an earlier position.
+        """Positions of the rows that a second file delivers again.
 
-        Repeated rows are equal in what their history needs, then compared as a whole.
+        The n-th of the equal rows of a file repeats the n-th of another file, so that each row is taken as often as it
+        stands in the file that has it most often. Repeated rows are equal in what their history needs, then compared as
+        a whole.
         """
         columns = ", ".join(map(quoted, self.contract.columns))
         with self._con.cursor() as con:  # beside the rows that are being read
             con.execute("SET enable_progress_bar = false")
             con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(self.contract, within)}")
+            within_file = f"row_number() OVER (PARTITION BY {columns}, {FILE} ORDER BY {POSITION}) AS history_nth"
             found = con.sql(
-                f"SELECT {POSITION} FROM {PLACED} SEMI JOIN alike_orders USING ({POSITION})"
-                f" QUALIFY row_number() OVER (PARTITION BY {columns} ORDER BY {POSITION}) > 1"
+                f"SELECT {POSITION}"
+                f" FROM (SELECT *, {within_file} FROM {PLACED} SEMI JOIN alike_orders USING ({POSITION}))"
+                f" QUALIFY row_number() OVER (PARTITION BY {columns}, history_nth ORDER BY {POSITION}) > 1"
             ).to_arrow_table()
         return found.column(POSITION).combine_chunks()
 

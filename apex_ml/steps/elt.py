@@ -35,8 +35,8 @@ SNAPSHOT = "snapshot.parquet"
 def elt(context: StepContext) -> dict[str, Any]:
     """Build one example an order that the contract's grain asks for, and one row a client of history as of `as_of`.
 
-    Rows that stand in several files are taken once and counted. Raises :class:`~apex_ml.errors.DataError` when no
-    order lies before `as_of`.
+    Rows that a second file delivers again are left out and counted; equal rows of one file all stay. Raises
+    :class:`~apex_ml.errors.DataError` when no order lies before `as_of`.
     """
     validated = read_manifest(context.folder("validate"))
     inputs = {"validate": validated["key"], "data_sha256": validated["result"]["data_sha256"]}
@@ -45,13 +45,22 @@ def elt(context: StepContext) -> dict[str, Any]:
 
 
 def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> tuple[int, int]:
-    """Make the relation `orders` of the accepted files, each row once. Returns (rows, repeated rows)."""
+    """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out).
+
+    A row that stands in several files is taken as often as it stands in that one of them that has it most often: what
+    another file has of it is a second delivery, while equal rows of one file are orders of their own.
+    """
     columns = ", ".join(map(quoted, contract.columns))
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
+    placed = f"read_parquet({literal(str(accepted / '*.parquet'))}, file_row_number = true)"
     rows, repeated = duck.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
     if repeated:
-        # DISTINCT compares the rows themselves: two rows that merely share a hash both stay
-        con.execute(f"CREATE TEMP TABLE orders AS SELECT DISTINCT {columns} FROM {source}")
+        # the rows themselves are compared: two rows that merely share a hash both stay
+        counted = f"SELECT {columns}, count(*) AS history_times FROM {placed} GROUP BY {columns}, file_index"
+        most = f"SELECT {columns}, max(history_times) AS history_times FROM ({counted}) GROUP BY {columns}"
+        con.execute(
+            f"CREATE TEMP TABLE orders AS SELECT {columns} FROM (SELECT *, unnest(range(history_times)) FROM ({most}))"
+        )
         (kept,) = duck.one_row(con, "SELECT count(*) FROM orders")
         repeated = rows - kept
     else:

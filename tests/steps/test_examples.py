@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -23,7 +24,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
 from apex_ml.steps import elt as step
-from apex_ml.steps.elt import make_examples
+from apex_ml.steps.elt import load_orders, make_examples
 from apex_ml.steps.folder import StepContext
 from apex_ml.steps.score import Scorer, features_query
 
@@ -106,6 +107,38 @@ def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, g
     for size in (1, 50, 170):
         assert made(wanted, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
     assert whole[2] >= 40
+
+
+DELIVERIES = [
+    # how often each of three orders stands in each file, and how often it is taken
+    ([(3, 1, 1)], (3, 1, 1)),
+    ([(2, 1, 0), (2, 1, 0)], (2, 1, 0)),
+    ([(2, 0, 1), (1, 2, 0), (0, 1, 1)], (2, 2, 1)),
+    ([(1, 1, 1), (4, 1, 0), (2, 0, 3)], (4, 1, 3)),
+]
+
+
+@pytest.mark.parametrize(("files", "taken"), DELIVERIES)
+@pytest.mark.parametrize("range_rows", [1, 1000])
+def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
+    contract: Contract, tmp_path: Path, files: list[tuple[int, ...]], taken: tuple[int, ...], range_rows: int
+) -> None:
+    wanted = with_features(contract, grain="every_order")
+    attribute = contract.features.attributes[0]
+    base = random_orders(wanted, 4, clients=1, orders=1, days=1)[0]
+    # equal in all that their history needs: only the attribute tells them apart
+    rows = [{**base, attribute: level} for level in ("EC", "GT", None)]
+    for nr, counts in enumerate(files):
+        table = as_table(wanted, [row for row, n in zip(rows, counts, strict=True) for _ in range(n)])
+        pq.write_table(table, tmp_path / f"part-{nr}.parquet")
+    delivered, expected = sum(map(sum, files)), Counter(dict(zip(("EC", "GT", None), taken, strict=True)))
+    with duckdb.connect() as con:
+        orders = SortedOrders(con, wanted, accepted_files(tmp_path), range_rows)
+        examples = [row for part in make_examples(orders, 2) for row in part.to_pylist()]
+        assert Counter(r[attribute] for r in examples) == +expected
+        assert orders.repeated == delivered - sum(taken)
+        assert load_orders(con, wanted, tmp_path) == (delivered, orders.repeated)
+        assert Counter(level for (level,) in con.execute(f"SELECT {attribute} FROM orders").fetchall()) == +expected
 
 
 def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
