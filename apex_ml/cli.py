@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "shadow": ("apex_ml.steps.commands:shadow", "Step: challengers score the drops beside the champion."),
     "monitor": ("apex_ml.steps.commands:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
+    "alerts": ("apex_ml.steps.alert_commands:alerts", "Open alerts; `alerts close`: end one, with a reason."),
     "serve": ("apex_ml.serving.commands:serve", "The online service: the champion, one order at a time."),
     "serve-key": ("apex_ml.serving.commands:serve_key", "Make an API key for the online service."),
     "loadtest": ("apex_ml.serving.commands:loadtest", "Ask the online service many times and measure it."),

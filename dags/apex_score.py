@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 from apex_airflow.assets import CHAMPION, SCORED, inbox
+from apex_airflow.bad_drop import BadDropOperator
 from apex_airflow.deadlines import deadline
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
@@ -20,7 +22,12 @@ Woken by a new file in the inbox, by a new champion, and by a sweep in case eith
 ledger what is left to do; `score` then runs once a chunk of drops. A file whose content was scored before is not
 scored again, whatever its name.
 
-Without a champion the drops wait, and are scored when there is one. Nothing to do: both tasks are skipped, the run is
+`report` announces that something was scored, which starts `apex_monitor`, and lists the drops that could not be scored.
+`bad_drops` has a red task for each of them, with its name and the reason; the drop is in `quarantine/` beside a
+`.reason.json`, or still in the inbox when its disk fails. When it is mended or its alert is closed (`apex alerts`),
+clear `report` to make the run green.
+
+Without a champion the drops wait, and are scored when there is one. Nothing to do: the tasks are skipped, the run is
 a success. Results: `select * from apex.drop_summary`.
 """,
     schedule=AssetOrTimeSchedule(
@@ -36,17 +43,37 @@ a success. Results: `select * from apex.drop_summary`.
         task_id="list_drops",
         step="score",
         args=["--list"],
-        with_run=False,
         returns="chunks",
         doc_md="Ask the ledger which drops of the inbox are not done and part them into chunks.",
     )
     score = StepOperator.partial(
         task_id="score",
         step="score",
-        args=["--drops={{ task.chunk.drops | tojson }}"],
+        args=["--bad-later", "--drops={{ task.chunk.drops | tojson }}"],
         map_index_template="{{ task.chunk.label }}",
-        outlets=[SCORED],
         doc_md="Score a chunk of drops with the champion: rows and ledger in one transaction for every drop.",
     ).expand(chunk=list_drops.output)
+    report = StepOperator(
+        task_id="report",
+        step="score",
+        args=["--report"],
+        returns="bad",
+        announces=SCORED,
+        announces_if="scored",
+        trigger_rule="all_done_min_one_success",
+        doc_md="Announce what the run has scored, also when a chunk failed, and list its bad drops.",
+    )
+    bad_drops = BadDropOperator.partial(
+        task_id="bad_drops",
+        map_index_template="{{ task.bad.label }}",
+        doc_md="One red task for each drop that could not be scored, with the reason. It stops nothing.",
+    ).expand(bad=report.output)
+    all_scored = EmptyOperator(
+        task_id="all_scored",
+        trigger_rule="none_failed",
+        doc_md="Makes the run red when the drops could not be listed or a chunk failed, whatever `report` has to say.",
+    )
 
-    list_drops >> score
+    list_drops >> score >> report >> bad_drops
+    list_drops >> report
+    [list_drops, score] >> all_scored

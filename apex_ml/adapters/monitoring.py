@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
@@ -17,10 +18,13 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
 from apex_ml.core.degradation import WeekQuality
 from apex_ml.core.drift import Drift
+from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
 MONITOR_LOCK = 7_261_009
 """Key of the advisory lock under which one process at a time monitors."""
+SEND_LOCK = 7_261_010
+"""Key of the advisory lock under which one process at a time sends alerts."""
 WEEKS = 26
 """Weeks of orders, back from the newest scored one, whose quality is followed."""
 
@@ -268,16 +272,24 @@ class Alert:
 def set_alerts(cursor: Any, kind: str, wanted: dict[str, str]) -> tuple[list[str], list[str]]:
     """Make the open alerts of a kind exactly these, by subject; returns the subjects raised and resolved.
 
-    One that is open already keeps its age and its message: it is told once.
+    One that is open already keeps its age and is not sent again; its message becomes the new one, with the numbers and
+    the version of today.
     """
     cursor.execute("SELECT subject FROM apex.alerts WHERE kind = %s AND resolved_at IS NULL", (kind,))
     there = {row[0] for row in cursor.fetchall()}
     raised = [subject for subject in wanted if subject not in there]
     resolved = sorted(there - set(wanted))
-    for subject in raised:
-        cursor.execute(
-            "INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, %s, %s)", (kind, subject, wanted[subject])
-        )
+    for subject, message in wanted.items():
+        if subject in there:
+            cursor.execute(
+                "UPDATE apex.alerts SET message = %s, last_seen_at = now()"
+                " WHERE kind = %s AND subject = %s AND resolved_at IS NULL",
+                (message, kind, subject),
+            )
+        else:
+            cursor.execute(
+                "INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, %s, %s)", (kind, subject, message)
+            )
     cursor.execute(
         "UPDATE apex.alerts SET resolved_at = now() WHERE kind = %s AND subject = ANY(%s) AND resolved_at IS NULL",
         (kind, resolved),
@@ -286,6 +298,8 @@ def set_alerts(cursor: Any, kind: str, wanted: dict[str, str]) -> tuple[list[str
 
 
 DROP_LATE = "drop_late"
+MEASURED = ("drift", "quality", DROP_LATE)
+"""Kinds that are looked at anew at every call, so that a person need not and cannot close them."""
 _OVER = {
     "retrain_late": "apex.promotions AS n WHERE n.decided_at",
     "score_late": "apex.scoring_runs AS n WHERE n.finished_at",
@@ -312,14 +326,79 @@ def open_alerts(cursor: Any, kind: str) -> list[Alert]:
     return [Alert(*row) for row in cursor.fetchall()]
 
 
+@contextmanager
+def sending(settings: Settings) -> Iterator[None]:
+    """Keep other processes from sending alerts during the block: two at once would send the same twice."""
+    with warehouse.connect(settings) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", (SEND_LOCK,))
+        yield
+
+
 def unsent_alerts(settings: Settings) -> list[Alert]:
-    """The open alerts that were not sent yet, oldest first."""
+    """The open alerts that some channel has not taken yet, oldest first."""
     return [Alert(**row) for row in warehouse.rows(settings, f"{_ALERTS} AND sent_at IS NULL ORDER BY alert_id")]
 
 
-def mark_sent(settings: Settings, alerts: Sequence[Alert]) -> None:
-    """Note that alerts were sent."""
+def undelivered(settings: Settings, channel: str) -> list[Alert]:
+    """The open alerts that a channel has not taken yet, oldest first."""
+    query = (
+        f"{_ALERTS} AND NOT EXISTS (SELECT FROM apex.alert_deliveries AS d WHERE d.alert_id = alerts.alert_id"
+        " AND d.channel = %s) ORDER BY alert_id"
+    )
+    return [Alert(**row) for row in warehouse.rows(settings, query, (channel,))]
+
+
+def mark_delivered(settings: Settings, channel: str, alerts: Sequence[Alert]) -> None:
+    """Note that a channel has taken alerts."""
+    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
+        psycopg2.extras.execute_values(
+            cursor,
+            "INSERT INTO apex.alert_deliveries (alert_id, channel) VALUES %s ON CONFLICT DO NOTHING",
+            [(alert.alert_id, channel) for alert in alerts],
+        )
+
+
+def mark_sent(settings: Settings, channels: Sequence[str]) -> None:
+    """Note which alerts every one of these channels has taken; nothing is sent without a channel."""
+    if not channels:
+        return
     with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE apex.alerts SET sent_at = now() WHERE alert_id = ANY(%s)", ([a.alert_id for a in alerts],)
+            "UPDATE apex.alerts AS a SET sent_at = now() WHERE sent_at IS NULL AND %(number)s = (SELECT count(*)"
+            " FROM apex.alert_deliveries AS d WHERE d.alert_id = a.alert_id AND d.channel = ANY(%(channels)s))",
+            {"number": len(channels), "channels": list(channels)},
         )
+
+
+def list_open(settings: Settings) -> list[dict[str, Any]]:
+    """Every open alert, the newest first: alert_id, kind, subject, message, raised_at, last_seen_at."""
+    return warehouse.rows(
+        settings,
+        "SELECT alert_id, kind, subject, message, raised_at, last_seen_at FROM apex.open_alerts ORDER BY alert_id DESC",
+    )
+
+
+def close_alert(cursor: Any, alert_id: int, who: str, reason: str) -> dict[str, Any]:
+    """Close an open alert; returns its alert_id, kind and subject.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when it is not open, or of a kind that is measured.
+    """
+    cursor.execute("SELECT kind, subject, resolved_at FROM apex.alerts WHERE alert_id = %s FOR UPDATE", (alert_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise ConfigError(f"alert {alert_id}: there is none of this number; see: apex alerts")
+    kind, subject, resolved_at = row
+    if resolved_at is not None:
+        raise ConfigError(f"alert {alert_id} ({kind}, {subject}): is over since {resolved_at:%F %T} UTC")
+    if kind in MEASURED:
+        raise ConfigError(
+            f"alert {alert_id} ({kind}, {subject}): apex_monitor measures its cause, and would raise it again; it ends"
+            " by itself when the cause is gone"
+        )
+    cursor.execute(
+        "UPDATE apex.alerts SET resolved_at = now(), closed_by = %s, closed_reason = %s WHERE alert_id = %s",
+        (who, reason, alert_id),
+    )
+    return {"alert_id": alert_id, "kind": kind, "subject": subject}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import smtplib
 import ssl
 from collections.abc import Sequence
@@ -14,25 +15,30 @@ from apex_ml.adapters.monitoring import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
+logger = logging.getLogger(__name__)
 SECONDS = 10.0
 SMTP_PORTS = {"smtp": 587, "smtps": 465}
 
 
-def send(settings: Settings, alerts: Sequence[Alert]) -> list[str]:
-    """Send alerts, all in one message; returns the ways that were set and used.
+def channels(settings: Settings) -> list[str]:
+    """The channels that are set: webhook, mail."""
+    found = ["webhook"] if settings.alert_webhook_url.get_secret_value() else []
+    return [*found, "mail"] if settings.alert_mail_to else found
+
+
+def send(settings: Settings, alerts: Sequence[Alert], only: str | None = None) -> list[str]:
+    """Send alerts, all in one message, by one channel or by all that are set; returns the channels used.
 
     The webhook gets ``{"text": …, "alerts": [{"alert_id", "kind", "subject", "message", "raised_at"}]}``; chat systems
     that take incoming webhooks show the text. Raises :class:`~apex_ml.errors.TransientError` when a receiver does not
     take it, and :class:`~apex_ml.errors.ConfigError` for a mail server that is no smtp:// or smtps:// URL.
     """
-    used = []
+    used = [channel for channel in channels(settings) if only in (None, channel)]
     text = "\n".join(f"{a.kind} · {a.subject}: {a.message}" for a in alerts)
-    if url := settings.alert_webhook_url.get_secret_value():
-        _post(url, text, alerts)
-        used.append("webhook")
-    if settings.alert_mail_to:
+    if "webhook" in used:
+        _post(settings.alert_webhook_url.get_secret_value(), text, alerts)
+    if "mail" in used:
         _mail(settings, f"Apex: {len(alerts)} alert{'s' if len(alerts) > 1 else ''}", text)
-        used.append("mail")
     return used
 
 
@@ -79,8 +85,10 @@ def _mail(settings: Settings, subject: str, text: str) -> None:
                 server.starttls(context=context)
             if url.username:
                 server.login(unquote(url.username), unquote(url.password or ""))
-            server.send_message(message)
+            refused = server.send_message(message)
     except (OSError, smtplib.SMTPException) as error:
         raise TransientError(
             f"the mail server {url.hostname}:{port} (APEX_ALERT_SMTP_URL): {type(error).__name__}"
         ) from None
+    if refused:  # the others have it: to send it again would reach them twice
+        logger.error("mail_refused server=%s receivers=%s (APEX_ALERT_MAIL_TO)", url.hostname, ", ".join(refused))

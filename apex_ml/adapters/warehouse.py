@@ -345,7 +345,7 @@ def count_delivery(connection: Connection, sha256: str) -> None:
         )
 
 
-def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str) -> None:
+def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
     """Record a drop that cannot be scored; a later delivery of the same content may still succeed."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
@@ -354,28 +354,53 @@ def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str
             " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
             (sha256, name, size, reason),
         )
-        _alert_bad_drop(cursor, name, reason)
+        _alert_bad_drop(cursor, name, reason, run)
 
 
-def alert_bad_drop(settings: Settings, name: str, reason: str) -> None:
+def alert_bad_drop(settings: Settings, name: str, reason: str, run: str = "") -> None:
     """Raise the alert about a drop that has no row in the ledger, as its content cannot be read."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:
-        _alert_bad_drop(cursor, name, reason)
+        _alert_bad_drop(cursor, name, reason, run)
 
 
 def raise_alert(settings: Settings, kind: str, subject: str, message: str) -> None:
-    """Raise an alert unless one of this kind and subject is open."""
+    """Raise an alert; one of this kind and subject that is open gets the new message instead."""
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         _raise(cursor, kind, subject, message)
 
 
-def _alert_bad_drop(cursor: Any, name: str, reason: str) -> None:
-    _raise(cursor, BAD_DROP, name, reason, "AND message = %(message)s")  # a file may be bad anew in another way
-
-
-def _raise(cursor: Any, kind: str, subject: str, message: str, unless: str = "") -> None:
-    cursor.execute(
-        "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s WHERE NOT EXISTS"
-        f" (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(subject)s AND resolved_at IS NULL {unless})",
-        {"kind": kind, "subject": subject, "message": message},
+def bad_drops(settings: Settings, run: str) -> list[dict[str, Any]]:
+    """Name and reason of the drops that a run could not score and that nobody has mended or closed since."""
+    return rows(
+        settings,
+        "SELECT subject AS drop, message AS reason FROM apex.alerts WHERE kind = %s AND seen_in = %s"
+        " AND resolved_at IS NULL ORDER BY alert_id",
+        (BAD_DROP, run),
     )
+
+
+def scored_drops(settings: Settings, run: str) -> int:
+    """How many drops a run has scored."""
+    found = rows(settings, "SELECT count(*) AS drops FROM apex.scoring_runs WHERE step_run = %s", (run,))
+    return int(found[0]["drops"])
+
+
+def _alert_bad_drop(cursor: Any, name: str, reason: str, run: str) -> None:
+    # a file may be bad anew in another way: that is another alert
+    _raise(cursor, BAD_DROP, name, reason, "AND message = %(message)s", run)
+
+
+def _raise(cursor: Any, kind: str, subject: str, message: str, which: str = "", run: str = "") -> None:
+    """Renew the open alert of this kind and subject, or raise one."""
+    values = {"kind": kind, "subject": subject, "message": message, "run": run or None}
+    cursor.execute(
+        "UPDATE apex.alerts SET message = %(message)s, last_seen_at = now(), seen_in = %(run)s"
+        f" WHERE kind = %(kind)s AND subject = %(subject)s AND resolved_at IS NULL {which}",
+        values,
+    )
+    if not cursor.rowcount:
+        cursor.execute(
+            "INSERT INTO apex.alerts (kind, subject, message, seen_in)"
+            " VALUES (%(kind)s, %(subject)s, %(message)s, %(run)s)",
+            values,
+        )

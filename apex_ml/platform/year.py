@@ -281,7 +281,7 @@ class _Year:
             ("scoring_runs", ("started_at", "finished_at")),
             ("drops", ("received_at", "delivered_at")),
             ("promotions", ("decided_at", "done_at")),
-            ("alerts", ("raised_at", "resolved_at")),
+            ("alerts", ("raised_at", "last_seen_at", "resolved_at")),
             ("drift", ("measured_at",)),
             ("model_versions", ("recorded_at",)),
         ):

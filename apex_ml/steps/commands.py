@@ -219,27 +219,31 @@ def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> N
 @click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
 @click.option("--drops", metavar="JSON", help="Names of drops in the inbox, as a JSON list. Default: all that wait.")
 @click.option("--rescore", metavar="DROP", help="Score a finished drop anew (its name, id or sha256), as a new run.")
-def score(run: str, only_list: bool, drops: str | None, rescore: str | None) -> None:
-    """Score the drops in the inbox into Postgres, each exactly once."""
-    from apex_ml.steps.score import list_drops
+@click.option("--bad-later", is_flag=True, help="With --drops: end with 0 although drops are bad; --report names them.")
+@click.option("--report", is_flag=True, help="List the bad drops of the run and how many it scored; score nothing.")
+def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad_later: bool, report: bool) -> None:
+    """Score the drops in the inbox into Postgres, each exactly once.
+
+    Bad drops are moved to quarantine and named in the end, with exit code 10; the others are scored all the same.
+    """
+    from apex_ml.steps.score import list_drops, score_inbox
+    from apex_ml.steps.score import report as tell
     from apex_ml.steps.score import rescore as again
     from apex_ml.steps.score import score as work
 
-    if sum((only_list, drops is not None, rescore is not None)) > 1:
-        raise ConfigError("--list, --drops and --rescore: give one of them")
+    if sum((only_list, drops is not None, rescore is not None, report)) > 1:
+        raise ConfigError("--list, --drops, --rescore and --report: give one of them")
+    if bad_later and drops is None:
+        raise ConfigError("--bad-later goes with --drops")
     context = _start("score", run)
     if rescore is not None:
         _print(again(context, rescore))
-        return
-    if only_list:
+    elif only_list:
         _print(list_drops(context))
-        return
-    if drops is None:
-        listed = list_drops(context)
-        names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
-        if not names:
-            _print(listed)
-            return
+    elif report:
+        _print(tell(context))
+    elif drops is None:
+        _print(score_inbox(context))
     else:
         try:
             names = json.loads(drops)
@@ -247,7 +251,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None) -> 
             raise ConfigError(f'--drops {drops[:80]!r}: not JSON; give a list such as ["a.parquet"]') from error
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ConfigError(f"--drops {drops[:80]!r}: give a JSON list of names")
-    _print(work(context, names))
+        _print(work(context, names, bad_is_error=not bad_later))
 
 
 @click.command()

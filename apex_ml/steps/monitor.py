@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters import duck, monitoring, notify, warehouse
+from apex_ml.adapters import duck, monitoring, warehouse
 from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.monitoring import Run
 from apex_ml.adapters.orders import accepted_files
@@ -29,10 +29,10 @@ from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
 from apex_ml.core.drift import Compared, Drift, judge
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.profile import PROFILE, Bins
-from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 from apex_ml.steps import champion as protocol
+from apex_ml.steps.alerts import send_alerts
 from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.validate import ACCEPTED
 
@@ -100,28 +100,11 @@ def monitor(context: StepContext) -> dict[str, Any]:
         "weeks_judged": weeks,
         "alerts_raised": [*raised, *more, *late],
         "alerts_resolved": [*resolved, *gone, *in_time],
-        "sent": _send(settings),
+        "sent": send_alerts(settings),
     }
     # named after the alert, so that a second call asks for no second run
     result["retrain"] = [{"trigger_run_id": f"degraded__alert_{a.alert_id}", "note": a.message} for a in alerts]
     return result
-
-
-def _send(settings: Settings) -> list[str]:
-    """Send what was not sent; a receiver that is away is told in the log and tried again by the next call."""
-    alerts = monitoring.unsent_alerts(settings)
-    for alert in alerts:
-        logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
-    if not alerts:
-        return []
-    try:
-        ways = notify.send(settings, alerts)
-    except ApexError as error:
-        logger.error("alerts_not_sent alerts=%s reason=%s", len(alerts), error)
-        return []
-    if ways:
-        monitoring.mark_sent(settings, alerts)
-    return ways
 
 
 def kind_of(contract: Contract, feature: str) -> str:

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -14,8 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_postgresql.dbapi as adbc
 import duckdb
 import numpy as np
+import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,38 +34,54 @@ from apex_ml.contract.tables import probability_column
 from apex_ml.core.estimator import Model, Prediction
 from apex_ml.core.features import finish, state_needed, state_sql
 from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
-from apex_ml.errors import DataError, TransientError
+from apex_ml.errors import ApexError, DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.steps import champion as protocol
+from apex_ml.steps.alerts import send_alerts
 from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
 from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 65_536
+SHARED_FAULTS = (ApexError, psycopg2.Error, adbc.Error, OSError)
+"""What says nothing of the drop at which it comes: a service or a disk that is lost is lost to all of them."""
 MOST_NAMES = 100_000
 """Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
 LABEL = 200
 """Characters of a chunk's label: Airflow takes no more than 250."""
+MAX_BAD = 200
+"""Bad drops of a run that get a mapped task each; Airflow maps over 1,024 items at most, and each takes a second."""
 
 
 def list_drops(context: StepContext) -> dict[str, Any]:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
-    With no champion there are no chunks and the reason stands in `skip`: the drops wait for one. A file whose name
-    cannot be told to a task is set aside.
+    With no champion there are no chunks and the reason stands in `note`: the drops wait for one. A file whose name
+    cannot be told to a task is moved to quarantine and named in `bad`. With nothing left to report, the note is a
+    `skip`.
     """
     inbox = Inbox(context.settings)
     inbox.prepare()
-    waiting = [drop for drop in inbox.settled() if _can_be_told(context, inbox, drop.name)]
-    result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": []}
+    bad: list[dict[str, str]] = []
+    waiting = [drop for drop in inbox.settled() if _can_be_told(context, inbox, drop.name, bad)]
+    result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": [], "bad": bad}
     send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
-        return result | {"skip": "no drops are waiting"}
+        return result | {"note" if bad else "skip": "no drops are waiting"}
     if protocol.resolve(context.settings, Registry(context.settings)) is None:
-        return result | {"skip": f"no champion yet: {len(waiting)} drops wait for one"}
+        return result | {"note" if bad else "skip": f"no champion yet: {len(waiting)} drops wait for one"}
     result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
     return result
+
+
+def score_inbox(context: StepContext) -> dict[str, Any]:
+    """Score all that waits, as :func:`score`; raises for what :func:`list_drops` moved to quarantine, too."""
+    listed = list_drops(context)
+    names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
+    if names or listed["bad"]:
+        return score(context, names, before=listed["bad"])
+    return listed
 
 
 def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dict[str, Any]]:
@@ -82,15 +100,35 @@ def chunks(waiting: list[Waiting], most_drops: int, most_bytes: int) -> list[dic
 
 
 def _label(names: list[str]) -> str:
-    first = names[0] if len(names[0]) <= LABEL else f"{names[0][:LABEL]}…"
+    first = _short(names[0])
     return first if len(names) == 1 else f"{first} +{len(names) - 1}"
 
 
-def _can_be_told(context: StepContext, inbox: Inbox, name: str) -> bool:
+def _short(name: str) -> str:
+    return name if len(name) <= LABEL else f"{name[:LABEL]}…"
+
+
+def report(context: StepContext) -> dict[str, Any]:
+    """What a run has scored and its bad drops, as the ledger knows them; new alerts about those are sent.
+
+    `scored` is the number of drops; `bad` names each drop that the run could not score, with the reason and a label
+    for its mapped task. It counts what any try of any task did, also one that was killed.
+    """
+    found = warehouse.bad_drops(context.settings, context.run)
+    bad = [{"label": _short(row["drop"]), **row} for row in found[:MAX_BAD]]
+    if more := len(found) - len(bad):
+        text = f"{more} more drops are bad; all of them: apex alerts"
+        bad.append({"label": f"{more} more", "drop": f"{more} more", "reason": text})
+    result = {"run": context.run, "step": "score", "scored": warehouse.scored_drops(context.settings, context.run)}
+    return result | {"bad": bad, "sent": send_alerts(context.settings) if bad else []}
+
+
+def _can_be_told(context: StepContext, inbox: Inbox, name: str, bad: list[dict[str, str]]) -> bool:
     try:
         refuse_unprintable(name)
     except DataError as error:
         _set_aside(context, inbox, name, str(error))
+        bad.append({"drop": printable(name), "reason": str(error)})
         return False
     return True
 
@@ -98,7 +136,7 @@ def _can_be_told(context: StepContext, inbox: Inbox, name: str) -> bool:
 def _set_aside(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
     """Take what has no content to be known by out of the way of the other drops."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
-    warehouse.alert_bad_drop(context.settings, printable(name), reason)
+    warehouse.alert_bad_drop(context.settings, printable(name), reason, context.run)
     inbox.set_aside(name, {"reason": reason})
 
 
@@ -197,50 +235,80 @@ def _tools(context: StepContext) -> Iterator[_Tools]:
         yield _Tools(con, ledger, begin, scratch)
 
 
-def score(context: StepContext, names: list[str]) -> dict[str, Any]:
+def score(
+    context: StepContext,
+    names: list[str],
+    *,
+    before: Sequence[Mapping[str, str]] = (),
+    bad_is_error: bool = True,
+) -> dict[str, Any]:
     """Score the named drops of the inbox.
 
-    A drop whose content is in the ledger is not scored again, only moved. A bad drop is moved to quarantine with its
-    reason; the others are scored all the same, and then :class:`~apex_ml.errors.DataError` names the bad ones. So is
-    what is no file or may not be read. A file whose disk fails stays where it is; the others are scored all the same,
-    and then :class:`~apex_ml.adapters.store.UnreadableError` names it. A lost service raises
-    :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the next call.
+    A drop whose content is in the ledger is not scored again, only moved. One drop never stops the others:
+
+    - A bad drop, what is no file and what may not be read is moved to quarantine with its reason.
+    - A file whose disk fails stays in the inbox, and so does one at which Apex itself fails.
+
+    Each raises an alert. In the end :class:`~apex_ml.errors.DataError` names the bad ones and those of `before`, which
+    were moved to quarantine earlier; :class:`~apex_ml.adapters.store.UnreadableError` names what a failing disk left,
+    and a fault of Apex itself is raised as it is. Without `bad_is_error` they are only in the result: :func:`report`
+    names them.
+
+    A lost service raises :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the
+    next call.
     """
     started = time.monotonic()
     inbox = Inbox(context.settings)
     inbox.prepare()
-    scorer = load_scorer(context)
     outcomes: list[dict[str, Any]] = []
-    bad: list[str] = []
+    bad = [f"{row['drop']}: {row['reason']}" for row in before]
     left: list[str] = []
-    with _tools(context) as tools:
-        for name in names:
-            try:
-                outcomes.append(_one_drop(scorer, tools, inbox, name))
-            except DataError as error:
-                bad.append(f"{printable(name)}: {error}")
-                outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
-            except UnreadableError as error:
-                warehouse.alert_bad_drop(context.settings, name, str(error))
-                left.append(f"{name}: {error}")
-                outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})
-    _tidy(context)
+    faults: list[Exception] = []
+    version = None
+    if names:
+        scorer = load_scorer(context)
+        version = scorer.version.version
+        with _tools(context) as tools:
+            for name in names:
+                try:
+                    outcomes.append(_one_drop(scorer, tools, inbox, name))
+                except DataError as error:
+                    bad.append(f"{printable(name)}: {error}")
+                    outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+                except UnreadableError as error:
+                    warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
+                    left.append(f"{name}: {error}")
+                    outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})
+                except SHARED_FAULTS:
+                    raise
+                except Exception as error:  # told in the end; until then the other drops have their turn
+                    reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
+                    logger.exception("drop_fault name=%s", name)
+                    warehouse.alert_bad_drop(context.settings, name, reason, context.run)
+                    faults.append(error)
+                    outcomes.append({"drop": name, "state": "fault", "reason": reason})
+        _tidy(context)
     rows = sum(o.get("rows_scored", 0) for o in outcomes)
     result = {
         "run": context.run,
         "step": "score",
-        "model_version": scorer.version.version,
+        "model_version": version,
         "drops": outcomes if len(outcomes) <= 20 else outcomes[:20] + [{"more": len(outcomes) - 20}],
         "scored": sum(o["state"] == "scored" for o in outcomes),
         "already": sum(o["state"] == "already" for o in outcomes),
-        "failed": len(bad),
+        "failed": len(bad) + len(left) + len(faults),
         "rows_scored": rows,
         "seconds": round(time.monotonic() - started, 3),
     }
+    if not bad_is_error:
+        return result
+    total = len(names) + len(before)
     lines = "the others are scored:\n" + "\n".join((bad + left)[:20])
-    stay = f"{len(left)} of {len(names)} drops cannot be read for now and stay in {inbox.inbox}, "
+    stay = f"{len(left)} of {total} drops cannot be read for now and stay in {inbox.inbox}, "
+    if faults:
+        raise faults[0]
     if bad:
-        moved = f"{len(bad)} of {len(names)} drops are bad and were moved to {inbox.quarantine}, "
+        moved = f"{len(bad)} of {total} drops are bad and were moved to {inbox.quarantine}, "
         raise DataError(moved + (stay if left else "") + lines)
     if left:
         raise UnreadableError(stay + lines)
@@ -287,7 +355,7 @@ def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[st
             logger.warning("drop_changed name=%s", name)
             return {"drop": name, "state": "changed"}
         if isinstance(error, DataError):
-            warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error))
+            warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error), scorer.context.run)
             inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")

@@ -17,7 +17,7 @@ CHAMPION = Asset(name="apex_champion", group="apex")
 """A new champion. Its event is a nudge: the steps ask the ledger which version that is."""
 
 SCORED = Asset(name="apex_scored", group="apex")
-"""A task of apex_score ended well. Its event is a nudge, too."""
+"""A run of apex_score has scored something. Its event is a nudge, too."""
 
 
 def inbox(settings: Settings) -> Asset:

@@ -99,7 +99,7 @@ FROM apex.model_quality_weekly WHERE model_name = %(model)s
 ORDER BY week DESC, outcomes DESC, model_version DESC LIMIT 60
 """
 ALERTS = """
-SELECT alert_id, kind, subject, message, raised_at, count(*) OVER () AS open
+SELECT alert_id, kind, subject, message, raised_at, last_seen_at, count(*) OVER () AS open
 FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC LIMIT %(shown)s
 """
 

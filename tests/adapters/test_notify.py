@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from throwaway_home import free_ports
+from mail_server import Mailbox, mail_server
 
 from apex_ml.adapters.monitoring import Alert
 from apex_ml.adapters.notify import send
@@ -24,27 +21,6 @@ ALERTS = (
     Alert(2, "quality", "version 3", "version 3 was worse in 3 of its last 4 weeks, größer", datetime.now(UTC)),
 )
 PASSWORD = "p@ss:word/1"
-
-
-class Mailbox:
-    """Keeps what a mail server takes."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[Any] = []
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        self.envelopes.append(envelope)
-        return "250 OK"
-
-
-@contextmanager
-def mail_server(mailbox: Any, **options: Any) -> Iterator[Controller]:
-    controller = Controller(mailbox, hostname="127.0.0.1", port=free_ports(1)[0], **options)
-    controller.start()
-    try:
-        yield controller
-    finally:
-        controller.stop()
 
 
 def settings_of(port: int, user: str = "", to: str = "ops@example.org, data@example.org") -> Settings:

@@ -79,10 +79,20 @@ SNAPSHOT: dict[str, Any] = {
         "params": {},
         "commands": {
             "list_drops": ["score", "--list"],
-            "score": ["score", "--drops={{ task.chunk.drops | tojson }}"],
+            "score": ["score", "--bad-later", "--drops={{ task.chunk.drops | tojson }}"],
+            "report": ["score", "--report"],
+            "bad_drops": None,
+            "all_scored": None,
         },
-        "edges": [("list_drops", "score")],
-        "outlets": {"score": ["apex_scored"]},
+        "edges": [
+            ("list_drops", "all_scored"),
+            ("list_drops", "report"),
+            ("list_drops", "score"),
+            ("score", "all_scored"),
+            ("score", "report"),
+            ("report", "bad_drops"),
+        ],
+        "outlets": {"report": ["apex_scored_news"]},
     },
     "apex_shadow": {
         "schedule": "none",
@@ -108,7 +118,7 @@ def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         made = DagBag(str(DAGS), bundle_name="dags-folder")
         steps = [task for dag in made.dags.values() for task in dag.tasks if task.task_type == "StepOperator"]
         runtimes = {(task.unmap({"chunk": {}}) if task.is_mapped else task).runtime for task in steps}
-        assert runtimes == {request.param} and len(steps) == 12
+        assert runtimes == {request.param} and len(steps) == 13
         return made
 
 
@@ -171,6 +181,19 @@ def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
     score = bag.dags["apex_score"].get_task("score")
     assert score.is_mapped and score.map_index_template == "{{ task.chunk.label }}"
     assert bag.dags["apex_score"].get_task("list_drops").returns == "chunks"
+
+
+def test_a_bad_drop_is_a_task_of_its_own_that_holds_up_nothing(bag: DagBag) -> None:
+    """What was scored is announced whatever else happened, and a failed chunk still makes the run red."""
+    dag = bag.dags["apex_score"]
+    report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
+    assert report.trigger_rule == "all_done_min_one_success" and report.returns == "bad"
+    assert (report.announces.name, report.announces_if) == ("apex_scored", "scored")
+    assert bad.is_mapped and bad.map_index_template == "{{ task.bad.label }}" and bad.upstream_task_ids == {"report"}
+    assert all_scored.trigger_rule == "none_failed" and {task.task_id for task in dag.leaves} == {
+        "bad_drops",
+        "all_scored",
+    }
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow's reader of .airflowignore

@@ -68,6 +68,8 @@ INSERT INTO apex.online_profiles (day, model_name, model_version, feature_snapsh
 VALUES ('2024-08-24', 'digital_orders_xgboost', 1, repeat('d', 64), 2, '{}');
 INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, prior_log_loss, worse)
 VALUES ('digital_orders_xgboost', 1, '2024-08-19', 2, 1, 0.98, 1.03, false);
+INSERT INTO apex.alerts (kind, subject, message, resolved_at, closed_by, closed_reason)
+VALUES ('bad_drop', 'broken.parquet', 'broken.parquet: not a parquet file (10 bytes)', now(), 'ann', 'a test file');
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from waiting import until
 from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT
 from apex_ml.contract.model import load_contract
 from apex_ml.platform import embedded, health, supervise
-from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_api import AirflowApi, TaskRun
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.folder import StepContext
@@ -180,8 +181,74 @@ def once_each(home: Home, *names: str) -> None:
     assert {run["info"]["status"] for run in told} == {"FINISHED"}
 
 
+BAD = {
+    "junk.parquet": "junk.parquet: not a parquet file",
+    "no such file.parquet": "no such file.parquet: is a link to nothing",
+    "order\ufffd.parquet": "order\ufffd.parquet: its name is not UTF-8",
+}
+
+
+def bad_drops_mute_nothing(home: Home, raw: Path, tmp_path: Path) -> None:
+    """Bad drops beside a good one: it is scored and monitored, and each of them is a red task of its own.
+
+    Bad drops alone announce nothing, so that monitoring is not started for nothing.
+    """
+
+    def deliver_bad() -> None:
+        (home.inbox / "junk.parquet").write_bytes(b"junk")
+        (home.inbox / "no such file.parquet").symlink_to("nothing")
+        (home.inbox / os.fsdecode(b"order\xff.parquet")).write_bytes(b"any")
+
+    def scored_events() -> int:
+        found = api._call("GET", "/assets/events", params={"limit": 100})["asset_events"]
+        return sum(event["name"] == "apex_scored" for event in found)
+
+    def red_run() -> tuple[str, dict[str, str | None], dict[str | None, TaskRun]] | None:
+        """The first run of apex_score that is not in `before` and has ended with bad drops."""
+        for run in api.dag_runs("apex_score"):
+            tasks = api.task_runs("apex_score", run.run_id)
+            bad = {task.label: task for task in tasks if task.task_id == "bad_drops" and task.map_index >= 0}
+            if run.finished and run.run_id not in before and bad:
+                assert run.state == "failed"
+                return run.run_id, {task.task_id: task.state for task in tasks}, bad
+        return None
+
+    make = tmp_path / "good.parquet"
+    [(as_of,)] = home.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
+    make_drop(str(raw), as_of, LANDED_ROWS, 104, make, load_contract(home.settings.contract))
+    with AirflowApi(home.whole, patience=60) as api:
+        until(lambda: all(run.finished for run in api.dag_runs("apex_score")), 120)
+        before = {run.run_id for run in api.dag_runs("apex_score")}
+        monitored = {run.run_id for run in api.dag_runs("apex_monitor", limit=50)}
+        events = scored_events()
+        shutil.copy(make, home.inbox / ".good.parquet.tmp")
+        deliver_bad()
+        (home.inbox / ".good.parquet.tmp").rename(home.inbox / "good.parquet")
+        run_id, states, bad = until(red_run, 120)
+        assert home.sql(SCORED, "good.parquet") == [("done", LANDED_ROWS)]
+        assert bad.keys() == BAD.keys() and {(t.state, t.try_number) for t in bad.values()} == {("failed", 1)}
+        assert {name: states[name] for name in ("list_drops", "score", "report", "all_scored")} == dict.fromkeys(
+            ("list_drops", "score", "report", "all_scored"), "success"
+        )
+        for name, reason in BAD.items():
+            assert reason in " ".join(api.log("apex_score", run_id, bad[name]).errors)
+        assert scored_events() == events + 1
+        new = until(lambda: {run.run_id for run in api.dag_runs("apex_monitor", limit=50)} - monitored, 60)
+        until(lambda: [run for run in api.dag_runs("apex_monitor") if run.run_id in new and run.finished], 120)
+        assert home.sql(
+            "SELECT count(*) > 0 FROM apex.drift_history WHERE scope = 'drop' AND subject ="
+            " (SELECT run_id::text FROM apex.drop_summary WHERE name = 'good.parquet')"
+        ) == [(True,)]
+
+        before |= {run.run_id for run in api.dag_runs("apex_score")}
+        deliver_bad()
+        _, states, bad = until(red_run, 120)
+        assert bad.keys() == BAD.keys() and states["report"] == "success"
+        assert scored_events() == events + 1
+
+
 @pytest.mark.platform
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     made = home.apex(
@@ -221,6 +288,7 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
 
     lands(home, raw)
     killed_while_it_scores(home, raw)
+    bad_drops_mute_nothing(home, raw, tmp_path)
 
     # a raw file that is no parquet: the run fails, and says which file, why, and where the log is
     (raw / "notes.txt").write_text("not parquet")

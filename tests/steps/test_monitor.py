@@ -18,10 +18,15 @@ import pyarrow as pa
 import pytest
 from apex_home import Apex
 from champion_home import tell_of_champion
+from mail_server import Mailbox, mail_server
 from pydantic import SecretStr
+from throwaway_home import free_ports
 
+from apex_ml.adapters import monitoring, warehouse
 from apex_ml.adapters.warehouse import raise_alert
 from apex_ml.contract.model import Contract
+from apex_ml.errors import ConfigError
+from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
 from apex_ml.steps.score import score
 
@@ -206,6 +211,50 @@ def test_an_alert_is_sent_until_it_is_taken_and_then_no_more(watched: Apex, capl
     ((alert,),) = (got[0]["alerts"],)
     assert (alert["kind"], alert["subject"], alert["message"]) == ("bad_drop", "<b>a</b>", "why")
     assert got[0]["text"] == "bad_drop · <b>a</b>: why"
+
+
+def test_each_channel_takes_an_alert_once_whatever_becomes_of_the_other(
+    watched: Apex, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mail server that fails is tried again alone: the webhook that took the alert is not called anew."""
+    watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', 'a', 'why')")
+    sent = "SELECT sent_at IS NOT NULL FROM apex.alerts ORDER BY alert_id"
+    mailbox = Mailbox()
+    (closed,) = free_ports(1)
+    with receiver([200] * 9) as (url, got), mail_server(mailbox) as server:
+        both = {"alert_webhook_url": SecretStr(url), "alert_mail_to": "ops@example.org"}
+        no_mail = watched.but(**both, alert_smtp_url=SecretStr(f"smtp://127.0.0.1:{closed}"))
+        assert look(no_mail)["sent"] == ["webhook"] and "alerts_not_sent channel=mail" in caplog.text
+        assert look(no_mail)["sent"] == [] and len(got) == 1 and watched.sql(sent) == [(False,)]
+        watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', 'b', 'why')")
+        wrong = watched.but(**both, alert_smtp_url=SecretStr("mail.example.org"))
+        assert look(wrong)["sent"] == ["webhook"] and [len(g["alerts"]) for g in got] == [1, 1]
+        mended = watched.but(**both, alert_smtp_url=SecretStr(f"smtp://127.0.0.1:{server.port}"))
+        assert look(mended)["sent"] == ["mail"] and watched.sql(sent) == [(True,), (True,)]
+        assert look(mended)["sent"] == [] and len(got) == 2
+    (envelope,) = mailbox.envelopes
+    assert b"bad_drop" in envelope.content
+
+
+def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
+    def renewed() -> list[Any]:
+        seen = "last_seen_at > now() - interval '1 minute'"
+        return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {seen} FROM apex.open_alerts")
+
+    def say(kind: str, message: str) -> tuple[list[str], list[str]]:
+        with warehouse.connect(watched.settings) as connection, connection, connection.cursor() as cursor:
+            return monitoring.set_alerts(cursor, kind, {"estrellas_txt": message})
+
+    assert say("drift", "version 1: PSI 0.3") == (["estrellas_txt"], [])
+    watched.sql(
+        "UPDATE apex.alerts SET raised_at = now() - interval '2 days', last_seen_at = now() - interval '2 days'"
+    )
+    assert renewed() == [("version 1: PSI 0.3", True, False)]
+    assert say("drift", "version 2: PSI 0.5") == ([], [])
+    assert renewed() == [("version 2: PSI 0.5", True, True)]
+    ((number,),) = watched.sql("SELECT alert_id FROM apex.open_alerts")
+    with pytest.raises(ConfigError, match="measures its cause, and would raise it again"):
+        close_alert(watched.settings, number, who="ann", reason="enough")
 
 
 def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched: Apex, put_drop: Put) -> None:

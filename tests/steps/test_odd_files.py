@@ -16,8 +16,9 @@ from ledger import ROWS, counts, places, run
 
 from apex_ml.adapters.inbox import LONGEST_NAME
 from apex_ml.adapters.store import UnreadableError
-from apex_ml.errors import DataError
-from apex_ml.steps.score import LABEL, list_drops
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.steps import score as score_step
+from apex_ml.steps.score import LABEL, list_drops, report
 
 Drop = Callable[..., Path]
 NO_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -65,9 +66,9 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_sco
     put_drop("last.parquet", seed=2)
     done = scoring.call("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
-    # the one whose name no task could be told is set aside when they are listed
     told = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
-    assert f"{len(told) - 1} of {len(told) + 1} drops are bad" in done.err
+    # the one whose name no task could be told was moved when they were listed: it is among them
+    assert f"{len(told)} of {len(told) + 2} drops are bad" in done.err
     assert scoring.sql("SELECT name FROM apex.drops WHERE state = 'done' ORDER BY 1") == [
         ("first.parquet",),
         ("last.parquet",),
@@ -108,6 +109,97 @@ def test_a_file_whose_disk_fails_stays_and_is_scored_when_it_can_be_read(scoring
     put_drop("failing.parquet", seed=2)
     assert run(scoring, *names)["scored"] == 1
     assert alerts(scoring).keys() == {"bad.parquet"} and counts(scoring)[1:] == (2, 2 * ROWS)
+
+
+def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scoring: Apex, put_drop: Drop) -> None:
+    """As apex_score does it: list, score by chunk, report. What is repaired since is no more in the report."""
+    put_drop("good.parquet", seed=1)
+    (scoring.inbox / "bad.parquet").write_bytes(b"junk")
+    (scoring.inbox / "failing.parquet").symlink_to("/proc/self/mem")
+    (scoring.inbox / NOT_UTF8).write_bytes(b"any")
+    context = scoring.context("score-sweep-1")
+    listed = list_drops(context)
+    assert listed["bad"][0]["drop"] == "order\ufffd.parquet" and "skip" not in listed
+    done = call(
+        scoring, "score", "--run", context.run, "--bad-later", "--drops", json.dumps(listed["chunks"][0]["drops"])
+    )
+    assert done.code == 0 and done.result is not None, done.err
+    assert (done.result["scored"], done.result["failed"]) == (1, 2)
+    told = call(scoring, "score", "--run", context.run, "--report").result
+    assert told is not None and told["scored"] == 1
+    assert (
+        {row["label"]: row["reason"] for row in told["bad"]}
+        == {row["drop"]: row["reason"] for row in told["bad"]}
+        == alerts(scoring)
+    )
+    assert {row["drop"] for row in told["bad"]} == {"order\ufffd.parquet", "bad.parquet", "failing.parquet"}
+    assert report(scoring.context("another"))["bad"] == []
+    (scoring.inbox / "failing.parquet").unlink()
+    put_drop("failing.parquet", seed=2)
+    assert run(scoring, "failing.parquet")["scored"] == 1
+    assert [row["drop"] for row in report(context)["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
+
+
+def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
+    (scoring.inbox / NOT_UTF8).write_bytes(b"any")
+    context = scoring.context("score-sweep-2")
+    listed = list_drops(context)
+    assert (listed["waiting"], listed["chunks"], "skip" in listed) == (0, [], False)
+    assert report(context)["scored"] == 0 and len(report(context)["bad"]) == 1
+    assert "skip" in list_drops(context)
+    (scoring.inbox / NOT_UTF8).write_bytes(b"any")
+    done = call(scoring, "score")
+    assert done.code == DataError.exit_code and "1 of 1 drops are bad" in done.err and "not UTF-8" in done.err
+
+
+def test_a_drop_at_which_apex_itself_fails_stops_no_other(
+    scoring: Apex, put_drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["fault.parquet", "good.parquet"]
+    for seed, name in enumerate(names):
+        put_drop(name, seed=seed)
+    checked = score_step.check_file
+
+    def check_file(con: Any, path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "fault.parquet":
+            raise RuntimeError("unforeseen")
+        return checked(con, path, *arguments, **options)
+
+    monkeypatch.setattr(score_step, "check_file", check_file)
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        run(scoring, *names)
+    assert places(scoring)["inbox"] == ["fault.parquet"] and places(scoring)["done"] == ["good.parquet"]
+    result = score_step.score(scoring.context("again"), names, bad_is_error=False)
+    assert [row["state"] for row in result["drops"]] == ["fault", "gone"]
+    assert alerts(scoring) == {"fault.parquet": "Apex itself fails at this drop, RuntimeError: unforeseen"}
+    monkeypatch.undo()
+    assert run(scoring, *names)["scored"] == 1 and alerts(scoring) == {}
+
+
+def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
+    def deliver() -> None:
+        (scoring.inbox / "bad.parquet").write_bytes(b"junk")
+        with pytest.raises(DataError):
+            run(scoring, "bad.parquet")
+
+    deliver()
+    ((number,),) = scoring.sql("SELECT alert_id FROM apex.open_alerts")
+    listed = call(scoring, "alerts")
+    assert f"{number}  bad_drop  bad.parquet" in listed.out and "not a parquet file" in listed.out
+    unsaid = call(scoring, "alerts", "close", str(number), "--reason", " ")
+    assert unsaid.code == ConfigError.exit_code and len(alerts(scoring)) == 1
+    closed = call(scoring, "alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
+    assert closed.code == 0 and "bad.parquet" in closed.out
+    assert alerts(scoring) == {} and "No alert is open" in call(scoring, "alerts").out
+    assert list_drops(scoring.context("sweep"))["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
+    kept = "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM apex.alert_history ORDER BY alert_id"
+    assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
+    again = call(scoring, "alerts", "close", str(number), "--reason", "again")
+    assert again.code == ConfigError.exit_code and "is over since" in again.err
+    assert "there is none of this number" in call(scoring, "alerts", "close", "999", "--reason", "x").err
+    deliver()  # unless it fails again
+    assert alerts(scoring).keys() == {"bad.parquet"}
+    assert scoring.sql(kept)[1:] == [("bad.parquet", None, None, False)]
 
 
 def test_names_of_any_length_are_moved(scoring: Apex, put_drop: Drop) -> None:

@@ -1,0 +1,47 @@
+"""Alerts that people act on: send the new ones, list the open ones, close one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from apex_ml.adapters import monitoring, notify, warehouse
+from apex_ml.errors import ApexError, ConfigError
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def send_alerts(settings: Settings) -> list[str]:
+    """Send the open alerts by each channel that has not taken them; returns the channels that took some.
+
+    A channel that fails is logged and tried again by the next call, alone: what the other one took is not sent twice.
+    """
+    channels, used = notify.channels(settings), []
+    with monitoring.sending(settings):
+        for alert in monitoring.unsent_alerts(settings):
+            logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
+        for channel in channels:
+            if not (alerts := monitoring.undelivered(settings, channel)):
+                continue
+            try:
+                notify.send(settings, alerts, channel)
+            except ApexError as error:
+                logger.error("alerts_not_sent channel=%s alerts=%s reason=%s", channel, len(alerts), error)
+                continue
+            monitoring.mark_delivered(settings, channel, alerts)
+            used.append(channel)
+        monitoring.mark_sent(settings, channels)
+    return used
+
+
+def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> dict[str, Any]:
+    """Close an open alert for a person, who gives the reason; returns its row.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when there is no open alert of this id, for an empty reason, and for an
+    alert that monitoring measures: it would be raised again at the next look.
+    """
+    if not reason.strip():
+        raise ConfigError("apex alerts close: give --reason; the ledger keeps why the alert was closed")
+    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
+        return monitoring.close_alert(cursor, alert_id, who, reason)

@@ -1,0 +1,27 @@
+"""A red task for a drop that could not be scored, so that it is seen without stopping what follows the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
+
+
+class BadDropOperator(BaseOperator):
+    """Fail at once, naming a drop and the reason; it is not retried, for the same bytes would fail again.
+
+    :param bad: the drop: ``drop``, ``reason`` and ``label``, one item of the list mapped over.
+    """
+
+    ui_color = "#f8e8e8"
+
+    def __init__(self, *, bad: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bad = bad
+
+    def execute(self, context: Context) -> NoReturn:
+        """Raise the reason with the name of the drop."""
+        drop, reason = str(self.bad["drop"]), str(self.bad["reason"])
+        raise AirflowFailException(reason if reason.startswith(drop) else f"{drop}: {reason}")
