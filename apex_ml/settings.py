@@ -161,7 +161,16 @@ class Settings(BaseSettings):
     quality_least_orders: int = Field(500, ge=50, description="Weeks of fewer known outcomes are not judged.")
     quality_worse_weeks: int = Field(2, ge=1, description="So many worse weeks trigger a retraining …")
     quality_of_weeks: int = Field(3, ge=1, description="… out of the newest so many.")
-    drop_deadline_minutes: int = Field(60, ge=1, le=MAX_MINUTES, description="A drop that waits longer is late.")
+    upload_minutes: float = Field(
+        10,
+        ge=0,
+        le=MAX_MINUTES,
+        description="Minutes without a change in which an incomplete parquet file in the inbox may go on; then it is"
+        " quarantined.",
+    )
+    drop_deadline_minutes: int = Field(
+        60, ge=1, le=MAX_MINUTES, description="A drop that waits longer since it arrived is late."
+    )
     retrain_deadline_minutes: int = Field(
         240, ge=1, le=MAX_MINUTES, description="A run of apex_retrain that takes longer is late."
     )

@@ -81,6 +81,7 @@ def scoring(chain: Chain, databases: Any, tmp_path: Path) -> Apex:
         "home": tmp_path / "home",
         "processed_url": str(chain.apex.processed),
         "drops_url": "",
+        "upload_minutes": 0,  # a file that is cut is bad at once
         **databases.migrated(),
     }
     return chain.apex.but(**changes)

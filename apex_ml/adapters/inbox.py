@@ -9,7 +9,7 @@ import stat
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from apex_ml.adapters.store import (
     full_disk_is_told,
     hidden,
+    lacks_footer,
     local_folder,
     open_file,
     refuse_other_than_file,
@@ -41,6 +42,13 @@ class Waiting:
     name: str
     size: int
     mtime_ns: int
+    arrived_ns: int = field(default=0, compare=False)
+    """When it came here under this name, or was last written if that was later. A copy may keep the modification time
+    of its origin, and a move to another folder changes this one, so that it says nothing of the content."""
+
+    def minutes(self, now: float) -> float:
+        """Minutes since it arrived or was last written, at a time in seconds."""
+        return (now - self.arrived_ns / 1e9) / 60
 
 
 def seen(path: Path, name: str) -> Waiting:
@@ -50,9 +58,9 @@ def seen(path: Path, name: str) -> Waiting:
     be read, and :class:`~apex_ml.adapters.store.UnreadableError` when its disk fails.
     """
     with unreadable_is_told(path):
-        found = path.stat()
+        found, link = path.stat(), path.lstat()
     refuse_other_than_file(path.name, found.st_mode)
-    return Waiting(name, found.st_size, found.st_mtime_ns)
+    return _waiting(name, found, link)
 
 
 def printable(name: str) -> str:
@@ -71,6 +79,7 @@ class Inbox:
 
     def __init__(self, settings: Settings) -> None:
         self.root = local_folder(settings.drops, "APEX_DROPS_URL")
+        self.upload_minutes = settings.upload_minutes
         self.inbox = self.root / "inbox"
         self.done = self.root / "done"
         self.quarantine = self.root / "quarantine"
@@ -113,16 +122,35 @@ class Inbox:
             found = [_look_at(entry) for entry in entries if not hidden(entry.name)]
         return sorted((w for w in found if w), key=lambda w: (w.mtime_ns, w.name))
 
-    def late(self, minutes: float) -> dict[str, str]:
-        """The drops that have waited longer than so many minutes since they were last written, each with a message."""
-        now = time.time()
+    def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
+        """The drops that have waited longer than so many minutes since they arrived, each with a message."""
+        now = time.time() if now is None else now
         found = {}
         for drop in self.look() if self.inbox.is_dir() else ():
-            if (waited := (now - drop.mtime_ns / 1e9) / 60) > minutes:
+            if (waited := drop.minutes(now)) > minutes:
                 found[drop.name] = (
                     f"{drop.name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
                 )
         return found
+
+    def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
+        """Why a drop is left alone for now: it is a parquet file whose footer has not arrived yet.
+
+        None when it is whole, is no parquet from its first bytes, or has not changed for APEX_UPLOAD_MINUTES. What
+        cannot be read is none either: it is reported when its turn has come.
+        """
+        minutes = max(0.0, drop.minutes(time.time() if now is None else now))
+        if minutes >= self.upload_minutes:
+            return None
+        try:
+            if not lacks_footer(self.inbox / drop.name):
+                return None
+        except (ApexError, FileNotFoundError):
+            return None
+        return (
+            f"{drop.name}: waits for the rest of its upload: {drop.size:,} bytes without a parquet footer, unchanged"
+            f" for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is moved to quarantine"
+        )
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
         """The files that did not change between two looks: one that still grows is left for later."""
@@ -205,13 +233,16 @@ class Inbox:
 
 def _look_at(entry: os.DirEntry[str]) -> Waiting | None:
     try:
+        link = found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a link to nothing or to itself, a failing disk: it is told when its turn has come
         found = entry.stat()
-    except OSError:  # a link to nothing or to itself, a failing disk
-        try:
-            found = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-    return None if stat.S_ISDIR(found.st_mode) else Waiting(entry.name, found.st_size, found.st_mtime_ns)
+    return None if stat.S_ISDIR(found.st_mode) else _waiting(entry.name, found, link)
+
+
+def _waiting(name: str, found: os.stat_result, link: os.stat_result) -> Waiting:
+    return Waiting(name, found.st_size, found.st_mtime_ns, max(found.st_ctime_ns, link.st_ctime_ns))
 
 
 def _is_still(path: Path, drop: Waiting) -> bool:

@@ -22,7 +22,9 @@ from urllib.parse import unquote, urlparse
 
 from apex_ml.errors import ConfigError, DataError, TransientError
 
-PARQUET_MAGIC = b"PAR1"
+PARQUET_MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
+SMALLEST_PARQUET = 12
+"""Bytes: the magic number at both ends and the length of the footer."""
 TEMPORARY = (
     *(".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", "._copying_"),
     *(".swp", "~"),
@@ -128,6 +130,21 @@ def data_files(folder: Path, setting: str) -> list[Path]:
     return sorted(found)
 
 
+def lacks_footer(path: Path) -> bool:
+    """Whether a file is empty or begins as parquet does, and has no footer yet: the rest of it may still arrive.
+
+    Bytes that are reserved and not written yet, which read as zeros, count as empty. Raises as :func:`open_file` does.
+    """
+    with open_file(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(4)
+        file.seek(max(0, size - 4))
+        tail = file.read(4)
+    begins = not head.strip(b"\0") or any(magic.startswith(head) for magic in (PARQUET_MAGIC, ENCRYPTED_MAGIC))
+    return begins and (size < SMALLEST_PARQUET or tail not in (PARQUET_MAGIC, ENCRYPTED_MAGIC))
+
+
 def check_parquet(path: Path) -> None:
     """Refuse a file that is empty, truncated or not parquet.
 
@@ -144,7 +161,7 @@ def check_parquet(path: Path) -> None:
         raise DataError(f"{path.name}: the file was removed while it was being read") from error
     if head != PARQUET_MAGIC:
         raise DataError(f"{path.name}: not a parquet file ({size} bytes); remove it or rename it with a leading _")
-    if tail != PARQUET_MAGIC or size < 12:
+    if tail != PARQUET_MAGIC or size < SMALLEST_PARQUET:
         raise DataError(f"{path.name}: a truncated parquet file ({size} bytes, no footer); deliver it again")
 
 

@@ -12,7 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from apex_ml.adapters.store import hidden
+from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.store import hidden, is_temporary
 from apex_ml.errors import ApexError
 from apex_ml.platform import health, report
 from apex_ml.platform.airflow_api import AirflowApi
@@ -163,6 +164,11 @@ def _waiting(settings: Settings, console: Console) -> None:
     names = sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
+    found = Inbox(settings)
+    unfinished = [reason for drop in (found.look() if names else ()) if (reason := found.unfinished(drop))]
+    uploads = sorted(name for name in os.listdir(folder) if is_temporary(name)) if folder.is_dir() else []
+    for line in (*unfinished, *(f"{name}: left alone until the upload renames it" for name in uploads)):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _retrain_runs(settings: Settings, console: Console) -> None:

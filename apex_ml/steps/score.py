@@ -57,18 +57,33 @@ MAX_BAD = 200
 def list_drops(context: StepContext) -> dict[str, Any]:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
-    With no champion there are no chunks and the reason stands in `note`: the drops wait for one. A file whose name
-    cannot be told to a task is moved to quarantine and named in `bad`. With nothing left to report, the note is a
-    `skip`.
+    With no champion there are no chunks and the reason stands in `note`: the drops wait for one. An upload that has
+    stopped half way is left alone for a while and named in `unfinished`. A file whose name cannot be told to a task is
+    moved to quarantine and named in `bad`. With nothing left to report, the note is a `skip`.
     """
     inbox = Inbox(context.settings)
     inbox.prepare()
     bad: list[dict[str, str]] = []
-    waiting = [drop for drop in inbox.settled() if _can_be_told(context, inbox, drop.name, bad)]
-    result: dict[str, Any] = {"step": "score", "waiting": len(waiting), "chunks": [], "bad": bad}
+    unfinished: list[str] = []
+    waiting = []
+    for drop in inbox.settled():
+        if not _can_be_told(context, inbox, drop.name, bad):
+            continue
+        if reason := inbox.unfinished(drop):
+            logger.warning("drop_unfinished name=%s reason=%s", drop.name, reason)
+            unfinished.append(reason)
+        else:
+            waiting.append(drop)
+    result: dict[str, Any] = {
+        "step": "score",
+        "waiting": len(waiting),
+        "chunks": [],
+        "bad": bad,
+        "unfinished": unfinished[:MAX_BAD],
+    }
     send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
-        return result | {"note" if bad else "skip": "no drops are waiting"}
+        return result | {"note" if bad else "skip": "; ".join(unfinished[:3]) or "no drops are waiting"}
     if protocol.resolve(context.settings, Registry(context.settings)) is None:
         return result | {"note" if bad else "skip": f"no champion yet: {len(waiting)} drops wait for one"}
     result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
@@ -337,6 +352,9 @@ def _one_drop(scorer: Scorer, tools: _Tools, inbox: Inbox, name: str) -> dict[st
     except DataError as error:
         _set_aside(scorer.context, inbox, name, str(error))
         raise
+    if reason := inbox.unfinished(drop):
+        logger.warning("drop_unfinished name=%s reason=%s", name, reason)
+        return {"drop": name, "state": "unfinished", "reason": reason}
     known = warehouse.known_drop(tools.ledger, sha256)
     if known and known["state"] == "done":
         warehouse.count_delivery(tools.ledger, sha256)

@@ -99,6 +99,47 @@ def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
     assert reason["rejected_at"]
 
 
+WHOLE = b"PAR1" + b"x" * 100 + (50).to_bytes(4, "little") + b"PAR1"
+UPLOADS = {
+    "cut": (WHOLE[:60], True),
+    "footer without its end": (WHOLE[:-1], True),
+    "head alone": (b"PAR1", True),
+    "half of the head": (b"PA", True),
+    "nothing yet": (b"", True),
+    "room reserved": (b"\0" * 500, True),
+    "room reserved behind the head": (WHOLE[:60] + b"\0" * 500, True),
+    "encrypted, cut": (b"PARE" + b"x" * 50, True),
+    "whole": (WHOLE, False),
+    "encrypted": (b"PARE" + b"x" * 50 + b"PARE", False),
+    "no parquet": (b"cliente_id,fecha\n", False),
+    "two bytes of text": (b"id", False),
+}
+
+
+@pytest.mark.parametrize(("content", "waits"), UPLOADS.values(), ids=UPLOADS)
+def test_an_upload_that_stalls_gets_time(home: Any, content: bytes, waits: bool) -> None:
+    inbox = Inbox(home(upload_minutes=10))
+    inbox.prepare()
+    path = inbox.inbox / "a.parquet"
+    path.write_bytes(content)
+    os.utime(path, (time.time() - 86_400,) * 2)  # as a client that keeps the modification time sets it
+    (drop,) = inbox.look()
+    for minutes, left_alone in ((0, waits), (9, waits), (10.1, False)):
+        reason = inbox.unfinished(drop, time.time() + 60 * minutes)
+        assert (reason is not None) is left_alone, minutes
+    if waits:
+        reason = inbox.unfinished(drop, time.time() + 60 * 9)
+        assert reason and reason.startswith("a.parquet: waits for the rest of its upload") and "9 minutes" in reason
+        assert f"{len(content):,} bytes" in reason and "APEX_UPLOAD_MINUTES" in reason
+
+
+def test_what_cannot_be_read_is_no_upload(inbox: Inbox) -> None:
+    (inbox.inbox / "nothing.parquet").symlink_to("no such file")
+    os.mkfifo(inbox.inbox / "pipe.parquet")
+    assert [inbox.unfinished(drop) for drop in inbox.look()] == [None, None]
+    assert inbox.unfinished(Waiting("gone.parquet", 1, 1)) is None
+
+
 def test_a_reason_is_readable_utf8(inbox: Inbox) -> None:
     put(inbox, "pedidos_año.parquet", "junk")
     words = "columna región: «Ñuñoa» is not allowed; broken: \udcff"

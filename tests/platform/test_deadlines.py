@@ -50,11 +50,19 @@ def test_a_night_is_late(runs: list[DagRun], now: datetime, late: bool, tmp_path
 
 
 def test_a_drop_that_waits_too_long(tmp_path: Path) -> None:
+    """It is late by its time in the inbox: a copy or a move keeps the modification time that the file had elsewhere."""
     inbox = Inbox(Settings.load(home=tmp_path))
     assert inbox.late(60) == {}
     inbox.prepare()
-    for name, minutes in (("old.parquet", 61), ("new.parquet", 59), (".old.parquet.tmp", 999)):
-        (inbox.inbox / name).write_bytes(b"x")
-        os.utime(inbox.inbox / name, (time.time() - 60 * minutes,) * 2)
-    found = inbox.late(60)
-    assert list(found) == ["old.parquet"] and "61 minutes" in found["old.parquet"]
+    now, day = time.time(), 86_400
+    elsewhere = tmp_path / "moved.parquet"
+    for path in (inbox.inbox / "copied.parquet", inbox.inbox / ".hidden.parquet.tmp", elsewhere):
+        path.write_bytes(b"x")
+        os.utime(path, (now - 3 * day,) * 2)
+    os.utime(inbox.inbox / "copied.parquet", (now + 3 * day,) * 2)  # a wrong clock elsewhere
+    elsewhere.rename(inbox.inbox / "moved.parquet")
+    (inbox.inbox / "link.parquet").symlink_to(inbox.inbox / "moved.parquet")
+    assert inbox.late(60) == {} and inbox.late(60, now + 59 * 60) == {}
+    found = inbox.late(60, now + 61 * 60)
+    assert list(found) == ["link.parquet", "moved.parquet", "copied.parquet"]
+    assert "has waited in" in found["moved.parquet"] and "61 minutes" in found["moved.parquet"]

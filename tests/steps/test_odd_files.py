@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -13,10 +14,12 @@ import pytest
 from apex_home import Apex
 from forked_command import call
 from ledger import ROWS, counts, places, run
+from rich.console import Console
 
 from apex_ml.adapters.inbox import LONGEST_NAME
 from apex_ml.adapters.store import UnreadableError
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.platform.status import _waiting
 from apex_ml.steps import score as score_step
 from apex_ml.steps.score import LABEL, list_drops, report
 
@@ -138,6 +141,32 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
     put_drop("failing.parquet", seed=2)
     assert run(scoring, "failing.parquet")["scored"] == 1
     assert [row["drop"] for row in report(context)["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
+
+
+def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Apex, put_drop: Drop) -> None:
+    patient = scoring.but(upload_minutes=10)
+    content = put_drop("slow.parquet", seed=1).read_bytes()
+    path = scoring.inbox / "slow.parquet"
+    path.write_bytes(content[: len(content) // 2])
+    listed = list_drops(patient.context("sweep"))
+    assert listed["chunks"] == [] and listed["skip"].startswith("slow.parquet: waits for the rest of its upload")
+    by_hand = call(patient, "score")
+    assert by_hand.code == 0 and by_hand.result is not None and by_hand.result["skip"] == listed["skip"]
+    put_drop("good.parquet", seed=2)
+    result = run(patient, "slow.parquet", "good.parquet")
+    assert [row["state"] for row in result["drops"]] == ["unfinished", "scored"] and alerts(scoring) == {}
+    assert places(scoring)["inbox"] == ["slow.parquet"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    _waiting(patient.settings, console)
+    shown = console.export_text()
+    assert "drops waiting: 1 (slow.parquet)" in shown and "waits for the rest of its upload" in shown
+    path.write_bytes(content)
+    assert run(patient, "slow.parquet")["scored"] == 1
+    # one that is never completed is bad in the end
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="slow.parquet: a truncated parquet file"):
+        run(scoring, "slow.parquet")
+    assert alerts(scoring).keys() == {"slow.parquet"}
 
 
 def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
