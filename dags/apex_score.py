@@ -60,7 +60,7 @@ a success. Results: `select * from apex.drop_summary`.
         returns="bad",
         announces=SCORED,
         announces_if="scored",
-        trigger_rule="all_done_min_one_success",
+        trigger_rule="all_done",
         doc_md="Announce what the run has scored, also when a chunk failed, and list its bad drops.",
     )
     bad_drops = BadDropOperator.partial(

@@ -127,15 +127,19 @@ def report(context: StepContext) -> dict[str, Any]:
     """What a run has scored and its bad drops, as the ledger knows them; new alerts about those are sent.
 
     `scored` is the number of drops; `bad` names each drop that the run could not score, with the reason and a label
-    for its mapped task. It counts what any try of any task did, also one that was killed.
+    for its mapped task. It counts what any try of any task did, also one that was killed. Without either there is a
+    `skip`.
     """
     found = warehouse.bad_drops(context.settings, context.run)
     bad = [{"label": _short(row["drop"]), **row} for row in found[:MAX_BAD]]
     if more := len(found) - len(bad):
         text = f"{more} more drops are bad; all of them: apex alerts"
         bad.append({"label": f"{more} more", "drop": f"{more} more", "reason": text})
-    result = {"run": context.run, "step": "score", "scored": warehouse.scored_drops(context.settings, context.run)}
-    return result | {"bad": bad, "sent": send_alerts(context.settings) if bad else []}
+    scored_now = warehouse.scored_drops(context.settings, context.run)
+    result: dict[str, Any] = {"run": context.run, "step": "score", "scored": scored_now, "bad": bad}
+    if not bad:
+        return result if scored_now else result | {"skip": "nothing was scored, and no drop is bad"}
+    return result | {"sent": send_alerts(context.settings)}
 
 
 def _can_be_told(context: StepContext, inbox: Inbox, name: str, bad: list[dict[str, str]]) -> bool:

@@ -187,7 +187,7 @@ def test_a_bad_drop_is_a_task_of_its_own_that_holds_up_nothing(bag: DagBag) -> N
     """What was scored is announced whatever else happened, and a failed chunk still makes the run red."""
     dag = bag.dags["apex_score"]
     report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
-    assert report.trigger_rule == "all_done_min_one_success" and report.returns == "bad"
+    assert report.trigger_rule == "all_done" and report.returns == "bad"
     assert (report.announces.name, report.announces_if) == ("apex_scored", "scored")
     assert bad.is_mapped and bad.map_index_template == "{{ task.bad.label }}" and bad.upstream_task_ids == {"report"}
     assert all_scored.trigger_rule == "none_failed" and {task.task_id for task in dag.leaves} == {
