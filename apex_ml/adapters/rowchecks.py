@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apex_ml.adapters.clocks import on_own_clock, shared_hours
 from apex_ml.adapters.duck import errors_name, one_row
 from apex_ml.adapters.parquet_pages import verify_pages
 from apex_ml.adapters.store import check_parquet
@@ -168,8 +169,9 @@ def check_file(
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
     required column.
     """
-    schema = read_schema(path)
+    own = read_schema(path)
     rows = verify_pages(con, path)
+    schema = on_own_clock(con, path, contract, own)
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_missing(path, contract, checks)
@@ -177,7 +179,10 @@ def check_file(
         source = Source(path, checks)
         if not copy and rows <= HELD_ROWS:
             source = source.hold(con)
-        return _split(con, source, accepted, quarantined, with_row_nr, copy)
+        report = _split(con, source, accepted, quarantined, with_row_nr, copy)
+    timed = {name: report.normalised.get(f"{name}: day_of_timestamp", 0) for name in contract.columns}
+    shared = shared_hours(con, path, contract, (own, schema), rows, timed)
+    return replace(report, warnings=report.warnings | shared) if shared else report
 
 
 @dataclass(frozen=True)

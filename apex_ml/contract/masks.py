@@ -141,14 +141,18 @@ def _unwrap(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _local(kind: pa.DataType, source: str) -> str:
-    """SQL of a timestamp on the clock of its own zone; a zone may be a name or an offset such as -05:00."""
+def local_time(kind: pa.DataType, source: str) -> str:
+    """SQL of a timestamp on the clock of its own zone; a zone may be a name or an offset such as -05:00.
+
+    Of a kind with a zone the values may be stored with the mark of a zone or without one, as INT96 is.
+    """
     if not kind.tz:
         return f"CAST({source} AS TIMESTAMP)"
+    instant = source if kind.unit == "ns" else f"make_timestamptz(epoch_us({source}))"
     if offset := _OFFSET.fullmatch(kind.tz):
         sign, hours, minutes = offset.groups()
-        return f"timezone('UTC', {source}) {sign} INTERVAL {int(hours) * 60 + int(minutes)} MINUTE"
-    return f"timezone({literal(kind.tz)}, {source})"
+        return f"timezone('UTC', {instant}) {sign} INTERVAL {int(hours) * 60 + int(minutes)} MINUTE"
+    return f"timezone({literal(kind.tz)}, {instant})"
 
 
 def number_text(kind: pa.DataType, source: str) -> str:
@@ -212,7 +216,7 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
         return f"CAST({source} AS DATE)"
     if pa.types.is_timestamp(kind):
         # an aware time is read on the clock of its own zone: midnight there is the day that was meant
-        local = _local(kind, source)
+        local = local_time(kind, source)
         if "day_of_timestamp" in column.normalise:
             return f"CAST({local} AS DATE)"
         return f"CASE WHEN {local} = date_trunc('day', {local}) THEN CAST({local} AS DATE) END"
@@ -288,7 +292,7 @@ def _normalised(column: Column, kind: pa.DataType, source: str, name: str) -> li
         how = " + ".join(step for step, _ in steps)
         return [Normalised(column.name, how, f"{_cast(column, kind, source)} IS DISTINCT FROM {name}")]
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
-        local = _local(kind, source)
+        local = local_time(kind, source)
         return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
     if column.type == "date" and _is_text(kind):
         return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]

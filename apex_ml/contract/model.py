@@ -16,6 +16,7 @@ from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from zoneinfo import available_timezones
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -256,6 +257,9 @@ class Column(_Model):
     normalise: tuple[Normalisation, ...] = ()
     domain: Domain | None = None
     checks: tuple[Check, ...] = ()
+    timezone: str | None = Field(
+        None, description="IANA zone on whose clock instants are read as days, where a file does not name its own."
+    )
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -275,6 +279,11 @@ class Column(_Model):
                 yield f"normalise {_written(step)} is for strings, the type is {self.type}: remove it"
             if self.type != "date" and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
                 yield f"normalise {_written(step)} is for dates, the type is {self.type}: remove it"
+        if self.timezone is not None and self.type != "date":
+            yield f"a timezone is for dates, the type is {self.type}: remove it"
+        elif self.timezone is not None and self.timezone not in (zones := available_timezones()):
+            meant = did_you_mean(self.timezone, zones)
+            yield f"timezone {self.timezone!r} is no IANA zone, such as Europe/Madrid{meant}"
         if self.domain is not None and self.type != "string":
             yield f"a domain of levels needs type string, not {self.type}: use a range, or type: string"
         elif self.domain is not None:

@@ -37,7 +37,7 @@ features: {grain: every_order, attributes: [leadtime]}
 split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
 promotion: {margin: 0.001}
 """
-KEYS = "checks, decimals, description, domain, identifier, normalise, nullable, required, role, type, unit"
+KEYS = "checks, decimals, description, domain, identifier, normalise, nullable, required, role, timezone, type, unit"
 
 
 def faults(folder: Path, text: str | bytes) -> list[str]:
@@ -170,6 +170,7 @@ def test_a_near_name_is_suggested(tmp_path: Path, old: str, new: str, words: str
 
 # what loaded without a word and broke a step later, or meant another thing in a file than in a request
 ATTRIBUTE = "    role: attribute"
+DAY = "role: timestamp"
 TYPE = "type: string\n    role: attribute"
 LATE = [
     (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: 'a(?=b)b'}}]", "RE2 and Python read alike"),
@@ -207,6 +208,9 @@ LATE = [
         "finite number",
     ),
     (ATTRIBUTE, f"{ATTRIBUTE}\n    decimals: 2", "decimals are those of a number"),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    timezone: Europe/Madrid", "a timezone is for dates, the type is "),
+    (DAY, f"{DAY}, timezone: Europe/Madird", "'Europe/Madird' is no IANA zone, such as Europe/Madrid; did you mean"),
+    (DAY, f"{DAY}, timezone: Romance Standard Time", "'Romance Standard Time' is no IANA zone"),
     ("rule: unique, columns: all", "rule: unique, columns: []", "at least 1 item"),
     ("rule: unique, columns: all", "rule: unique, columns: [day, day]", "the column day stands twice"),
     ("rule: unique, columns: all", "rule: pairs, columns: [kind, leadtime], allowed: {}", "at least 1 item"),
