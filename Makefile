@@ -28,8 +28,8 @@ setup: ## Make .venv with the exact packages (PYTHON=python3)
 up: $(READY) ## Bring the platform up (RUNTIME=docker: in containers; so for the next ones)
 	@$(APEX) up
 
-run: $(READY) ## The main job: up, retrain, score a fresh drop, report (RAW=folder of raw parquet)
-	@$(APEX) run $(if $(RAW),--raw "$(RAW)")
+run: $(READY) ## The main job: up, retrain, score a drop, report (RAW=folder of raw parquet, DROP=file, INVENTED=1)
+	@$(APEX) run $(if $(RAW),--raw "$(RAW)") $(if $(DROP),--drop "$(DROP)") $(if $(INVENTED),--invented)
 
 train: up ## Run apex_retrain alone and wait for it
 	@$(APEX) retrain

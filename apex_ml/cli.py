@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from apex_ml.errors import ApexError
+from apex_ml.errors import ApexError, ConfigError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: ("module:attribute", short help)
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "loadtest": ("apex_ml.serving.commands:loadtest", "Ask the online service many times and measure it."),
     "export": ("apex_ml.steps.table_commands:export", "Write the scored orders of a run to a parquet file."),
     "prune": ("apex_ml.steps.table_commands:prune", "Remove old scored orders and folders that nothing refers to."),
+    "remove-drop": ("apex_ml.steps.table_commands:remove_drop", "Remove drops that never should have been scored."),
     "backup": ("apex_ml.platform.commands:backup", "Write databases, artifacts and data into one file."),
     "restore": ("apex_ml.platform.commands:restore", "Bring a backup back."),
     "simulate": ("apex_ml.platform.year_command:simulate", "Generate orders; `simulate year`: live through one."),
@@ -80,6 +82,11 @@ def apex() -> None:
 
     Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 a fault of Apex itself.
     """
+    from apex_ml.settings import Settings
+    from apex_ml.surroundings import shield_process
+
+    with contextlib.suppress(ConfigError):  # a command that needs settings says what is wrong with them
+        shield_process(Settings.load())
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -52,12 +52,19 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         "raw": Param(
             None, type=["null", "string"], description="Folder of raw parquet files. Empty: the one in the settings."
         ),
+        "without_newest_day": Param(
+            False, type="boolean", description="Hold the newest day back from training: `make run` scores it as a drop."
+        ),
     },
 ) as dag:
     validate = StepOperator(
         task_id="validate",
         step="validate",
-        args=["{{ '--force' if params.force }}", "{{ '--raw=' ~ params.raw if params.raw }}"],
+        args=[
+            "{{ '--force' if params.force }}",
+            "{{ '--raw=' ~ params.raw if params.raw }}",
+            "{{ '--without-newest-day' if params.without_newest_day }}",
+        ],
         doc_md="Check the raw files: cast each to the contract, quarantine bad rows with reasons, gate on "
         "Great Expectations. Skipped when there is no new raw data.",
     )

@@ -61,7 +61,7 @@ class Registry:
     def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             response = httpx.request(
-                method, f"{self._url}{path}", timeout=60, verify=_trusted(), auth=self._login, **kwargs
+                method, f"{self._url}{path}", timeout=60, verify=self._verify(), auth=self._login, **kwargs
             )
         except httpx.HTTPError as error:
             raise TransientError(
@@ -73,6 +73,10 @@ class Registry:
                 f"MLflow at {self._url} failed on {path}: {response.status_code} {response.text[:200]}"
             )
         return response
+
+    def _verify(self) -> ssl.SSLContext | bool:
+        """The certificates, where there are any to look at: an unreadable SSL_CERT_FILE stops no plain HTTP."""
+        return _trusted() if self._url.startswith("https:") else False
 
     def _json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any] | None:
         """The answer, or None when MLflow says that the thing does not exist."""

@@ -121,7 +121,7 @@ def airflow_command(settings: Settings, *arguments: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         cwd=run_folder(settings),
-        env={**inherited(), **common(settings), **airflow_environment(settings)},
+        env={**inherited(settings), **common(settings), **airflow_environment(settings)},
     )
 
 

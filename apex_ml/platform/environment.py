@@ -13,11 +13,12 @@ from pydantic import SecretStr
 from apex_ml.errors import ConfigError
 from apex_ml.platform.env_file import file_values, variable
 from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.surroundings import shielded
 
 # marks every process that belongs to a platform, for `down` to find what supervisor lost
 MARK = "APEX_SUPERVISED"
 # what a shell happens to export must not change a service
-DROPPED = ("AIRFLOW", "APEX_", "MLFLOW", "_MLFLOW", "PG", "PYTEST", "PYTHON", "SUPERVISOR", "VIRTUAL_ENV", "COV_")
+DROPPED = ("AIRFLOW", "APEX_", "_MLFLOW", "PYTEST", "PYTHON", "SUPERVISOR", "VIRTUAL_ENV", "COV_")
 
 QUIET = {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -31,10 +32,18 @@ QUIET = {
 }
 
 
-def inherited() -> dict[str, str]:
+def inherited(settings: Settings) -> dict[str, str]:
     """The caller's environment without anything that configures a service, and this Python's commands first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    kept = {name: value for name, value in shielded(os.environ, settings).items() if not _is_dropped(name, settings)}
     return {**kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
+
+
+def _is_dropped(name: str, settings: Settings) -> bool:
+    # of an MLflow elsewhere the caller's login is the steps' as well
+    of_mlflow = name.startswith("MLFLOW") and not (settings.mlflow_tracking_uri and name.startswith("MLFLOW_TRACKING_"))
+    # Airflow and MLflow keep their databases in the embedded Postgres, wherever the orders are
+    of_postgres = name.startswith("PG") and not settings.pg_host
+    return of_mlflow or of_postgres or name.startswith(DROPPED)
 
 
 def common(settings: Settings) -> dict[str, str]:

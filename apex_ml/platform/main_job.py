@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,13 @@ from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.platform import report
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.places import service_log
 from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
+from apex_ml.simulate.files import is_simulated
 from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.steps.held_back import find_held_back
+from apex_ml.steps.removal import INVENTED
 
 RETRAIN, SCORE, MONITOR = "apex_retrain", "apex_score", "apex_monitor"
 STEPS_IN_RETRAIN = 6
@@ -33,17 +41,21 @@ POLL_SECONDS = 0.7
 STUCK_SECONDS = 180.0
 ERROR_LINES = 15
 INTERRUPTED = 130
+SCHEDULER_LINES = 400
+NO_TEXT = "no text: its process ended before it could write a log (see `make logs S=airflow-scheduler`)"
 PIPE_WIDTH = 120
 
 
-def run_main_job(settings: Settings, raw: str | None) -> int:
-    """Bring the platform up, retrain, score a fresh drop and report; return the exit code.
+def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, invented: bool = False) -> int:
+    """Bring the platform up, retrain, score a drop and report; return the exit code.
 
     ``raw`` is the folder of raw parquet files of this and all coming runs; without it the one in the settings, which
-    is filled by the simulator when it is empty. A retrain without new raw data is a success. A failed step prints its
-    error and log and returns 1. Ctrl-C leaves the platform up.
+    is filled by the simulator when it is empty. The drop is ``drop``, a file; without it generated orders when the raw
+    data is generated or with ``invented``, else the newest day of the raw data, which is held back from training. What
+    was scored before is not scored again. A retrain without new raw data is a success. A failed step prints its error
+    and log and returns 1. Ctrl-C leaves the platform up.
 
-    Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files, and
+    Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files or a drop that is none, and
     :class:`~apex_ml.errors.TransientError` when something is waited for in vain.
     """
     from apex_ml.platform.embedded import up
@@ -51,6 +63,10 @@ def run_main_job(settings: Settings, raw: str | None) -> int:
 
     began = time.monotonic()
     console = _console()
+    if drop is not None and invented:
+        raise ConfigError("--drop and --invented: give one of them")
+    if drop is not None:
+        check_drop(drop)
     if raw:
         folder = raw_folder(raw)
         settings = remember(settings, "APEX_RAW_URL", str(folder))
@@ -58,10 +74,14 @@ def run_main_job(settings: Settings, raw: str | None) -> int:
     inbox(settings).mkdir(parents=True, exist_ok=True)
     with simulated_raw(settings, console):
         settings = up(settings)
+    invented = invented or (drop is None and has_generated_raw(settings))
+    held = drop is None and not invented
     with _staying_up(console, settings), AirflowApi(settings) as api:
         for dag_id in (RETRAIN, SCORE):
             api.unpause(dag_id)
-        if not _retrain(api, settings, console, {"raw": settings.raw} if raw else {}):
+        conf: dict[str, Any] = ({"raw": settings.raw} if raw else {}) | ({"without_newest_day": True} if held else {})
+        run_id = _retrain(api, settings, console, conf)
+        if run_id is None:
             return 1
         champion = report.champion(settings)
         if champion is None:
@@ -72,12 +92,20 @@ def run_main_job(settings: Settings, raw: str | None) -> int:
             )
             report.print_places(console, settings, _data_docs(settings))
             return 0
-        summary = _score_fresh_drop(api, settings, console)
-        if summary is None:
+        made: _Drop | None
+        if invented:
+            made = _invented_drop(settings)
+        elif drop is not None:
+            made = _named_drop(drop)
+        else:
+            made = _held_back_drop(settings, console, api.result(RETRAIN, run_id, "validate") or {})
+        summary = None if made is None else _score_drop(api, settings, console, made)
+        if made is not None and summary is None:
             return 1
         api.unpause(MONITOR)
         report.print_champion(console, settings, champion)
-        report.print_drop(console, settings, summary)
+        if summary is not None:
+            report.print_drop(console, settings, summary)
         report.print_places(console, settings, _data_docs(settings))
         console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
     return 0
@@ -92,7 +120,8 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
     asked = {"force": force or None, "split": split, "trials": trials}
     with _staying_up(console, settings), AirflowApi(settings, patience=5.0) as api:
         api.unpause(RETRAIN)
-        if not _retrain(api, settings, console, {name: value for name, value in asked.items() if value is not None}):
+        conf = {name: value for name, value in asked.items() if value is not None}
+        if _retrain(api, settings, console, conf) is None:
             return 1
         champion = report.champion(settings)
         if champion is None:
@@ -173,23 +202,23 @@ def next_run_number(settings: Settings) -> int:
     return number
 
 
-def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> bool:
-    """Trigger apex_retrain, show its progress and its outcome; return whether it went well."""
+def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> str | None:
+    """Trigger apex_retrain, show its progress and its outcome; return the run's id, None when it failed."""
     run_id = api.trigger(RETRAIN, conf)
     limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
     run, tasks = _follow(api, console, RETRAIN, run_id, limit)
     if run.state == "failed":
-        _print_failures(api, console, run, tasks)
-        return False
+        _print_failures(api, settings, console, run, tasks)
+        return None
     if any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
         reason = (api.result(RETRAIN, run_id, "validate") or {}).get("skip", "nothing to do")
         console.print(f"Not retrained: {reason}", markup=False)
-        return True
+        return run_id
     promotion = api.result(RETRAIN, run_id, "promote") or {}
     outcome = "promoted" if promotion.get("promoted") else "not promoted"
     reasons = "; ".join(str(reason) for reason in promotion.get("reasons", ()))
     console.print(f"Challenger {outcome}{': ' if reasons else ''}{reasons}", markup=False)
-    return True
+    return run_id
 
 
 def _follow(
@@ -231,26 +260,92 @@ def _follow(
             time.sleep(POLL_SECONDS)
 
 
-def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> report.Row | None:
-    """Put a drop in the inbox and wait for apex_score to notice it; return its summary, None when that failed."""
+@dataclass(frozen=True)
+class _Drop:
+    """A drop that is to be scored: its content, the name under which it goes into the inbox, what is said of it."""
+
+    name: str
+    content: bytes
+    what: str
+
+    @property
+    def sha256(self) -> str:
+        """What the ledger knows it by."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def has_generated_raw(settings: Settings) -> bool:
+    """Whether all raw files are generated ones, so that generated orders of the same clients harm nobody's data."""
+    folder = local_folder(settings.raw, "APEX_RAW_URL")
+    try:
+        return is_simulated(folder, data_files(folder, "APEX_RAW_URL"))
+    except DataError:  # the retraining says what is wrong with it
+        return False
+
+
+def check_drop(path: Path) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` for a drop that no inbox would take."""
+    if not path.is_file():
+        raise ConfigError(f"--drop {path}: there is no such file")
+    if hidden(path.name):
+        raise ConfigError(f"--drop {path}: its name is that of an unfinished file; rename it")
+    try:
+        check_parquet(path)
+    except DataError as error:
+        raise ConfigError(f"--drop {path}: {error}") from error
+
+
+def _named_drop(path: Path) -> _Drop:
+    return _Drop(path.name, path.read_bytes(), f"the file {path}")
+
+
+def _invented_drop(settings: Settings) -> _Drop:
+    """Generate orders of the clients of the raw data, dated the day after its newest."""
     from apex_ml.simulate.drop import make_drop
 
-    number = next_run_number(settings)
-    as_of = _as_of(settings)
+    number, as_of = next_run_number(settings), _as_of(settings)
+    with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
+        path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
+        made = make_drop(settings.raw, as_of, DROP_ORDERS, number, path, load_contract(settings.contract))
+        what = f"{made.rows:,} invented orders of {made.clients:,} clients dated {as_of}, seed {number}"
+        return _Drop(path.name, path.read_bytes(), what)
+
+
+def _held_back_drop(settings: Settings, console: Console, validated: dict[str, Any]) -> _Drop | None:
+    """The newest day of the raw data, as validate held it back, now or in an earlier run."""
+    found = find_held_back(StepContext.load(settings, "main"), str(validated.get("data_sha256")))
+    if found is None:
+        console.print(
+            "No drop: the raw data holds one day only, or the run that held its newest day back was removed. "
+            "Put a file into the inbox, or name one: DROP=file.parquet make run",
+            markup=False,
+        )
+        return None
+    held, path = found
+    what = f"the {held['orders']:,} orders of {held['day']}, the newest day of the raw data, held back from training"
+    return _Drop(f"held-back-{held['day']}.parquet", path.read_bytes(), what)
+
+
+def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Drop) -> report.Row | None:
+    """Put a drop in the inbox and wait for apex_score to notice it; return its summary, None when that failed.
+
+    One whose content was scored before is not put there again.
+    """
+    known = report.drop_summary(settings, drop.sha256)
+    if known is not None and known["state"] == "done":
+        console.print(
+            f"Drop: {drop.name}, {drop.what}: this content was scored already, as {known['name']} by version"
+            f" {known['model_version']} at {known['finished_at']:%Y-%m-%d %H:%M} UTC; there is nothing new to score",
+            markup=False,
+        )
+        return known
     before = {run.run_id for run in api.dag_runs(SCORE)}
-    drop = make_drop(
-        settings.raw,
-        as_of,
-        DROP_ORDERS,
-        number,
-        inbox(settings) / f"orders-{as_of}-{number:04}.parquet",
-        load_contract(settings.contract),
-    )
-    console.print(
-        f"Drop: {drop.path.name}, {drop.rows:,} orders of {drop.clients:,} clients dated {as_of}, seed {number}; "
-        f"{SCORE} will notice it",
-        markup=False,
-    )
+    target = inbox(settings) / drop.name
+    if target.exists() and target.read_bytes() != drop.content:
+        raise ConfigError(f"{target}: another file of this name waits to be scored; give the drop another name")
+    console.print(f"Drop: {drop.name}, {drop.what}; {SCORE} will notice it", markup=False)
+    if not target.exists():
+        write_atomically(target, drop.content)
     began = time.monotonic()
     limit = settings.step_timeout_minutes * 60.0
     retries = _Retries(api, console)
@@ -264,18 +359,18 @@ def _score_fresh_drop(api: AirflowApi, settings: Settings, console: Console) -> 
             if summary is not None and summary["state"] == "done":
                 console.print(f"Scored {time.monotonic() - began:.1f} s after it lay in the inbox")
                 return summary
-            if summary is not None:
-                console.print(f"{drop.path.name} was refused: {summary['reason']}", markup=False)
+            if summary is not None and summary != known:  # as it was before, it tells of an earlier delivery
+                console.print(f"{drop.name} was refused: {summary['reason']}", markup=False)
                 return None
             for run in runs:
                 retries.tell(run, tasks.get(run.run_id, []))
                 # an earlier run cannot have listed this drop: its failure is about others
                 if run.state == "failed" and run.run_id not in before:
-                    _print_failures(api, console, run, tasks.get(run.run_id, []))
+                    _print_failures(api, settings, console, run, tasks.get(run.run_id, []))
                     return None
             if time.monotonic() - began > limit:
                 raise TransientError(
-                    f"{drop.path}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "
+                    f"{target}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "
                     f"see {api.pages}/dags/{SCORE} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)
@@ -296,22 +391,35 @@ class _Retries:
             if task.state == "up_for_retry" and key not in self._told:
                 self._told.add(key)
                 errors = self._api.log(run.dag_id, run.run_id, task).errors
-                if errors:
-                    self._console.print(f"  {task.task_id} is tried again after: {errors[-1]}", markup=False)
+                why = errors[-1] if errors else NO_TEXT
+                self._console.print(f"  {task.task_id} is tried again after: {why}", markup=False)
 
 
-def _print_failures(api: AirflowApi, console: Console, run: DagRun, tasks: Sequence[TaskRun]) -> None:
-    """Print the error and the log's place of every failed task of a run."""
+def _print_failures(
+    api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]
+) -> None:
+    """Print the error and the log's place of every failed task of a run; without an error what the scheduler logged."""
     failed = [task for task in tasks if task.state == "failed"]
     console.print(f"[bold red]{run.dag_id} failed[/]: {api.run_url(run.dag_id, run.run_id)}", highlight=False)
     for task in failed:
         log = api.log(run.dag_id, run.run_id, task)
-        lines = list(dict.fromkeys(log.errors)) or list(log.lines)
+        lines = list(dict.fromkeys(log.errors)) or list(log.lines) or [NO_TEXT, *_scheduler_errors(settings)]
         console.print(f"task {task.name}, try {task.try_number}:", markup=False)
         for line in "\n".join(lines).splitlines()[-ERROR_LINES:]:
             console.print(f"  {line}", markup=False, highlight=False)
         if log.path:
             console.print(f"  log: {log.path}", markup=False, highlight=False)
+
+
+def _scheduler_errors(settings: Settings) -> list[str]:
+    """The last errors in the log of the scheduler, which starts the tasks; where it runs elsewhere there are none."""
+    log = service_log(settings, "airflow-scheduler")
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-SCHEDULER_LINES:]
+    except OSError:
+        return []
+    found = [line.strip() for line in lines if re.search(r"error|exception|refused|timed out", line, re.IGNORECASE)]
+    return [f"from {log}:", *found[-5:]] if found else [f"nothing in {log} either"]
 
 
 def _as_of(settings: Settings) -> date:

@@ -27,7 +27,12 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
     except psycopg2.ProgrammingError as error:
         raise ConfigError(f"APEX_READER_DATABASE_URL: {str(error).strip()}") from error
     password = str(parts.pop("password", ""))
-    environment = {**inherited(), "PGOPTIONS": "-c search_path=apex", "PGAPPNAME": "apex sql", "PGCONNECT_TIMEOUT": "5"}
+    environment = {
+        **inherited(settings),
+        "PGOPTIONS": "-c search_path=apex",
+        "PGAPPNAME": "apex sql",
+        "PGCONNECT_TIMEOUT": "5",
+    }
     if password:
         environment["PGPASSWORD"] = password
     return [str(wheel_binaries() / "psql"), "-X", "-d", make_dsn(**parts), *arguments], environment

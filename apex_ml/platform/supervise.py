@@ -321,7 +321,7 @@ class Supervisor:
             capture_output=True,
             text=True,
             cwd="/",
-            env=inherited(),
+            env=inherited(self.settings),
         )
         deadline = time.monotonic() + 10
         while started.returncode == 0 and time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from apex_ml.adapters.store import local_folder
 from apex_ml.adapters.truth import OPTIMUM_PREFIX, identity, truth_beside, write_truth
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
-from apex_ml.simulate.files import part_files, staged_folder, write_parts
+from apex_ml.simulate.files import mark_simulated, part_files, staged_folder, write_parts
 from apex_ml.simulate.generate import bayes_log_loss, class_codes, simulate_orders
 from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import DEFAULT_PROCESS, Process, load_process, override_mode
@@ -113,6 +113,7 @@ def simulate(
         for number, (name, rate, columns) in enumerate(chosen):
             touched = apply_quirk(stage, name, rate, seed + number, process, columns=columns)
             click.echo(f"{name} at {rate}: {len(touched)} files changed or added", err=True)
+        mark_simulated(stage)
         if truth_file is not None:
             best = posterior_predictive(process, table, mode=drawn_mode, start=days[0])
             write_truth(_truth_table(process, table, probabilities, best), truth_file, identity(part_files(stage)))

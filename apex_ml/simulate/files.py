@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
@@ -16,6 +16,23 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.store import hidden, new_folder
 from apex_ml.errors import ConfigError
+
+SIMULATED = "_SIMULATED"
+"""Marker beside generated files: a line for each, so that real ones that come later are told apart."""
+
+
+def mark_simulated(folder: Path) -> None:
+    """Note which files of a folder are generated."""
+    (folder / SIMULATED).write_text("".join(f"{path.name}\n" for path in part_files(folder)), encoding="utf-8")
+
+
+def is_simulated(folder: Path, files: Sequence[Path]) -> bool:
+    """Whether all these data files of a folder are generated ones; without files nothing is."""
+    try:
+        names = set((folder / SIMULATED).read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return False
+    return bool(files) and all(file.parent == folder and file.name in names for file in files)
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -86,11 +86,15 @@ def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **argumen
     "--as-of", type=click.DateTime(["%Y-%m-%d"]), help="The day to look from. Default: the day after the newest order."
 )
 @click.option("--force", is_flag=True, help="Go on even when there is no raw data that the last run has not seen.")
-def validate(run: str, raw: str | None, as_of: datetime | None, force: bool) -> None:
+@click.option(
+    "--without-newest-day", is_flag=True, help="Hold the orders of the newest day back from training, as a drop."
+)
+def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, without_newest_day: bool) -> None:
     """Check the raw files: accepted rows, quarantined rows with reasons, Data Docs."""
     from apex_ml.steps.validate import validate as work
 
-    _command("validate", work, run, raw=raw or None, as_of=as_of.date() if as_of else None, force=force)
+    given = {"raw": raw or None, "as_of": as_of.date() if as_of else None}
+    _command("validate", work, run, **given, force=force, without_newest_day=without_newest_day)
 
 
 @click.command()

@@ -88,7 +88,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         step, run = folder.name, folder.parent.name
-        raise DataError(f"run {run}: the step {step} has not finished; run: apex {step} --run {run}") from error
+        # without --force `validate` would have nothing to do until new raw data comes, and this error would come again
+        command = f"apex {step}{' --force' if step == 'validate' else ''} --run {run}"
+        raise DataError(f"run {run}: the step {step} has not finished; run: {command}") from error
     except ValueError as error:
         raise DataError(f"{folder / MANIFEST}: damaged; remove {folder} and run the step again") from error
     return manifest

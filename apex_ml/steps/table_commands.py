@@ -1,4 +1,4 @@
-"""Commands on what is kept: `apex export`, `apex prune`."""
+"""Commands on what is kept: `apex export`, `apex prune`, `apex remove-drop`."""
 
 from __future__ import annotations
 
@@ -67,4 +67,30 @@ def prune(keep: str, really: bool) -> None:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return
     work(context, found)
+    click.echo(f"Removed {what}.")
+
+
+@click.command("remove-drop")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--invented", is_flag=True, help="All drops of orders that `apex run` invented.")
+@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
+    """Remove drops that never should have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
+
+    A drop that one of them had replaced counts again. Runs in MLflow stay.
+    """
+    from apex_ml.steps.folder import StepContext
+    from apex_ml.steps.removal import find_removable, remove
+
+    if not names and not invented:
+        raise ConfigError("remove-drop: name drops, or give --invented")
+    context = StepContext.load(Settings.load(), "remove-drop")
+    found = find_removable(context, names, invented)
+    for drop in found:
+        click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")
+    what = f"{len(found)} drops with {sum(drop.orders for drop in found):,} scored orders"
+    if not really:
+        click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
+        return
+    remove(context, found)
     click.echo(f"Removed {what}.")

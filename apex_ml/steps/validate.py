@@ -18,6 +18,7 @@ from apex_ml.adapters.store import data_files, digest, local_folder, new_folder,
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.steps.folder import StepContext, recent_manifests, run_step
+from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
 
 logger = logging.getLogger(__name__)
 ACCEPTED = "accepted"
@@ -25,11 +26,15 @@ QUARANTINE = "quarantine"
 REPORT = "report.json"
 
 
-def validate(context: StepContext, *, raw: str | None, as_of: date | None, force: bool) -> dict[str, Any]:
+def validate(
+    context: StepContext, *, raw: str | None, as_of: date | None, force: bool, without_newest_day: bool = False
+) -> dict[str, Any]:
     """Check every raw file on its own, the accepted rows by Great Expectations, and the batch beside recent ones.
 
     Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
     raw files whatever their names. With `skip` in the result there is no raw data that the last run has not seen.
+    `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result tells
+    of them, and of raw files whose newest day was held back before there is nothing new either.
     Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
     expectation of severity error that the batch fails, or a batch too unlike the recent ones; the quarantined rows and
     the report are kept even then.
@@ -43,20 +48,26 @@ def validate(context: StepContext, *, raw: str | None, as_of: date | None, force
         if first != path:
             copies.setdefault(first, []).append(path.name)
             logger.warning("file_redelivered file=%s same_bytes_as=%s", path.name, first.name)
-    data_sha256 = digest(sorted(shas))
-    seen = warehouse.last_decision(context.settings, data_sha256, context.contract.digest())
+    whole = digest(sorted(shas))
+    data_sha256 = held_identity(sorted(shas)) if without_newest_day else whole
+    contract_sha256 = context.contract.digest()
+    seen = warehouse.last_decision(context.settings, data_sha256, contract_sha256)
+    if without_newest_day and not seen and find_held_back(context, data_sha256):
+        seen = warehouse.last_decision(context.settings, whole, contract_sha256)
     if seen and seen["step_run"] != context.run and not force:
         since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
         return {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
-    inputs = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
+    inputs: dict[str, Any] = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
+    if without_newest_day:
+        inputs["without_newest_day"] = True
     return run_step(
         context,
         "validate",
         inputs,
         lambda folder: {
-            **_work(context, folder, url, shas, copies, data_sha256, as_of),
+            **_work(context, folder, url, shas, copies, data_sha256, as_of, without_newest_day),
             "redelivered": sorted(name for names in copies.values() for name in names),
         },
     )
@@ -70,6 +81,7 @@ def _work(
     copies: dict[Path, list[str]],
     data_sha256: str,
     as_of: date | None,
+    without_newest_day: bool,
 ) -> dict[str, Any]:
     accepted, quarantine = folder / ACCEPTED, folder / QUARANTINE
     accepted.mkdir()
@@ -84,6 +96,10 @@ def _work(
             profile = profile_batch(con, contract, accepted)
             looks_from = as_of or profile.newest + timedelta(days=1)
             batch_warnings = _judge_batch(context, profile, data_sha256)
+            held = hold_back(con, contract, accepted, profile.newest, folder) if without_newest_day else 0
+            if held:
+                looks_from = as_of or profile.newest
+                logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
             checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
             expectations.name_source(context.settings, checked, context.run, url, data_sha256)
             for failure in checked.warnings:
@@ -100,7 +116,7 @@ def _work(
         "raw": url,
         "files": len(reports),
         "rows": rows,
-        "accepted": rows - bad,
+        "accepted": rows - bad - held,
         "quarantined": bad,
         "reasons": _total(r.reasons for r in reports),
         "warnings": _total(r.warnings for r in reports),
@@ -120,6 +136,7 @@ def _work(
         "as_of": looks_from.isoformat(),
         "profile": profile.as_dict(),
         "reports": [r.as_dict() for r in reports],
+        **({"held_back": describe(folder, profile.newest)} if held else {}),
     }
 
 

@@ -208,6 +208,13 @@ take_raw() {
         rm -rf /apex/data/raw && mv /apex/data/raw.new /apex/data/raw' 2> >(grep -v '^Creating ' >&2)
 }
 
+# a drop of this machine, where `apex run` in a container finds it
+take_drop() {
+    [[ -f $1 ]] || fail "DROP=$1 is no file"
+    compose run --rm -T --entrypoint sh apex -ec 'mkdir -p /apex/.apex/given && cat >"/apex/.apex/given/$1"' sh "${1##*/}" <"$1" \
+        2> >(grep -v '^Creating ' >&2)
+}
+
 # the same file as `apex backup` writes; databases first, since files are only ever added
 backup() {
     local folder=${1:-backups} scratch stamp database volumes
@@ -312,13 +319,18 @@ main() {
             addresses
             ;;
         run)
+            local options=()
             up
-            if [[ ${1:-} == --raw ]]; then
-                take_raw "$2"
-            fi
-            tool run
+            while [[ $# -gt 0 ]]; do
+                case $1 in
+                    --raw) take_raw "$2" && shift 2 ;;
+                    --drop) take_drop "$2" && options+=(--drop "/apex/.apex/given/${2##*/}") && shift 2 ;;
+                    *) options+=("$1") && shift ;;
+                esac
+            done
+            tool run "${options[@]}"
             ;;
-        retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
+        remove-drop | retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
             tool "$command" "$@"
             ;;
         down)

@@ -33,9 +33,14 @@ SNAPSHOT: dict[str, Any] = {
         "assets": [],
         "pools": ["apex_training"],
         "tags": ["apex", "training"],
-        "params": {"force": False, "split": "temporal", "trials": 0, "raw": None},
+        "params": {"force": False, "split": "temporal", "trials": 0, "raw": None, "without_newest_day": False},
         "commands": {
-            "validate": ["validate", "{{ '--force' if params.force }}", "{{ '--raw=' ~ params.raw if params.raw }}"],
+            "validate": [
+                "validate",
+                "{{ '--force' if params.force }}",
+                "{{ '--raw=' ~ params.raw if params.raw }}",
+                "{{ '--without-newest-day' if params.without_newest_day }}",
+            ],
             "elt": ["elt"],
             "outcomes": ["outcomes"],
             "outcomes_over": None,
@@ -218,7 +223,13 @@ def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pyte
     )
     dag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder").dags["apex_retrain"]
     assert dag.timetable.expression == "5 4 * * *"
-    assert dag.params.dump() == {"force": False, "split": "stratified_random", "trials": 20, "raw": None}
+    assert dag.params.dump() == {
+        "force": False,
+        "split": "stratified_random",
+        "trials": 20,
+        "raw": None,
+        "without_newest_day": False,
+    }
     assert {task.retries for task in dag.tasks} == {0}
 
 

@@ -16,6 +16,9 @@ from typing import Any
 import httpx
 import psutil
 import psycopg2
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from service_kills import fault_for_steps, halted_step, kill_service
 from throwaway_home import open_folder, throwaway
@@ -27,6 +30,7 @@ from apex_ml.platform import embedded, health, supervise
 from apex_ml.platform.airflow_api import AirflowApi, TaskRun
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
+from apex_ml.simulate.files import SIMULATED
 from apex_ml.steps.folder import StepContext
 from apex_ml.steps.score import list_drops
 
@@ -96,6 +100,25 @@ def home() -> Iterator[Home]:
             embedded.destroy(settings)
         _gone, alive = psutil.wait_procs(_of(folder), timeout=15)
         assert not alive
+
+
+def as_a_teams_own_raw_files(home: Home, raw: Path) -> None:
+    """Of raw data that is not generated the newest day is held back and scored, once; invented drops can go."""
+    (raw / SIMULATED).unlink()
+    days = pa.concat_tables(pq.read_table(file, columns=["fecha_pedido_dt"]) for file in raw.glob("*.parquet"))
+    newest = pc.max(days["fecha_pedido_dt"])
+    orders = pc.sum(pc.equal(days["fecha_pedido_dt"], newest)).as_py()
+    name = f"held-back-{newest.as_py():%Y-%m-%d}.parquet"
+    third = home.apex("run")
+    assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
+    assert f"Drop: {name}, the {orders:,} orders of" in third.stdout
+    assert home.sql("SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s", name) == [("done", orders)]
+    fourth = home.apex("run")
+    assert fourth.returncode == 0, fourth.stdout[-3000:] + fourth.stderr[-3000:]
+    assert "no new raw data" in fourth.stdout and f"was scored already, as {name}" in fourth.stdout
+    removed = home.apex("remove-drop", "--invented", "--apply")
+    assert "Removed 2 drops with 200,000 scored orders" in removed.stdout, removed.stderr
+    assert home.sql("SELECT count(*) FROM apex.scored_orders_current") == [(orders,)]
 
 
 LANDED_ROWS = 10_000
@@ -286,6 +309,7 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     assert status.returncode == 0
     assert "version 1" in status.stdout
 
+    as_a_teams_own_raw_files(home, raw)
     lands(home, raw)
     killed_while_it_scores(home, raw)
     bad_drops_mute_nothing(home, raw, tmp_path)

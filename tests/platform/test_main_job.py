@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from apex_ml.errors import ConfigError
 from apex_ml.platform.airflow_api import TaskRun
-from apex_ml.platform.main_job import next_run_number, raw_folder, simulated_raw
+from apex_ml.platform.main_job import check_drop, has_generated_raw, next_run_number, raw_folder, simulated_raw
 from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
+from apex_ml.simulate.commands import simulate
 
 PARQUET = b"PAR1" + b"\0" * 8 + b"PAR1"
 
@@ -58,6 +60,33 @@ def test_a_folder_that_a_person_chose_is_never_filled(tmp_path: Path) -> None:
     with simulated_raw(Settings.load(home=tmp_path), console):
         pass
     assert [file.name for file in (tmp_path / "data" / "raw").iterdir()] == ["orders.parquet"]
+
+
+def test_raw_data_is_generated_when_every_file_of_it_is(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, raw_url=str(tmp_path / "raw"))
+    assert not has_generated_raw(settings)
+    arguments = ["--out", settings.raw, "--orders", "200", "--clients", "20", "--files", "2"]
+    assert CliRunner().invoke(simulate, arguments).exit_code == 0
+    assert has_generated_raw(settings)
+    (tmp_path / "raw" / "orders-of-today.parquet").write_bytes(PARQUET)
+    assert not has_generated_raw(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.parquet", None, "there is no such file"),
+        ("a.parquet.tmp", PARQUET, "unfinished"),
+        ("a.csv", b"a,b", "not a parquet file"),
+    ],
+)
+def test_a_drop_that_no_inbox_takes_is_refused_before_anything_starts(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"--drop {tmp_path / name}: .*{message}"):
+        check_drop(tmp_path / name)
 
 
 def test_run_numbers_are_never_given_twice(tmp_path: Path) -> None:

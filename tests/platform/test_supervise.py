@@ -119,11 +119,11 @@ def test_settings_of_a_caller_reach_the_programs_and_those_of_env_do_not(tmp_pat
     assert variables == {"APEX_HOME": str(tmp_path), "APEX_SEED": "7"}
 
 
-def test_shell_of_the_caller_does_not_configure_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shell_of_the_caller_does_not_configure_services(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AIRFLOW__CORE__EXECUTOR", "MLFLOW_TRACKING_URI", "PGPASSWORD", "PYTHONPATH", "APEX_TRIALS"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_PROFILE", "mine")
-    kept = environment.inherited()
+    kept = environment.inherited(settings)
     assert kept["AWS_PROFILE"] == "mine"
     assert not {"AIRFLOW__CORE__EXECUTOR", "MLFLOW_TRACKING_URI", "PGPASSWORD", "PYTHONPATH", "APEX_TRIALS"} & set(kept)
 

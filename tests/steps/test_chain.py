@@ -180,7 +180,9 @@ def test_a_file_of_the_model_that_was_changed_is_noticed(chain: Any, tmp_path: P
 @pytest.mark.parametrize("step", [elt, lambda c: split(c, strategy="temporal"), lambda c: train(c, trials=0)])
 def test_a_step_without_the_one_before_names_the_command(chain: Any, tmp_path: Path, step: Any) -> None:
     context = chain.apex.but(home=tmp_path, processed_url="").context("alone")
-    with pytest.raises(DataError, match=r"run alone: the step \w+ has not finished; run: apex \w+ --run alone"):
+    with pytest.raises(
+        DataError, match=r"run alone: the step \w+ has not finished; run: apex (?!validate --run)[\w -]+ --run alone"
+    ):
         step(context)
 
 

@@ -1,0 +1,75 @@
+"""The newest day of the raw orders, held back from training: a drop of real orders that no model has seen."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from apex_ml.adapters import duck
+from apex_ml.adapters.orders import accepted_files
+from apex_ml.adapters.store import digest, sha256_of
+from apex_ml.contract.masks import literal, quoted
+from apex_ml.contract.model import Contract
+from apex_ml.steps.folder import StepContext, latest_manifest
+
+FILE = "held-back.parquet"
+ROLES = frozenset({"entity", "timestamp", "attribute"})
+
+
+def held_identity(shas: list[str]) -> str:
+    """The identity of raw files without their newest day."""
+    return digest([*shas, "without the newest day"])
+
+
+def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, newest: date, folder: Path) -> int:
+    """Move the accepted orders of the newest day out of `accepted`; returns how many, 0 when it is the only day.
+
+    They are written to FILE in `folder` as a drop: entity, timestamp and attributes, without target and measures. The
+    same raw rows give the same bytes, whatever files they lie in.
+    """
+    when = f"CAST({quoted(contract.timestamp)} AS DATE)"
+    of_the_day = f"{when} >= {literal(newest)}"
+    files = accepted_files(accepted)
+    source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
+    with duck.errors_name("the accepted rows"):
+        held, rest = duck.one_row(
+            con, f"SELECT count(*) FILTER ({of_the_day}), count(*) FILTER (NOT {of_the_day}) FROM {source}"
+        )
+        if not rest:
+            return 0
+        every = ", ".join(map(quoted, contract.columns))
+        names = ", ".join(quoted(name) for name, column in contract.columns.items() if column.role in ROLES)
+        table = con.sql(
+            f"SELECT {names} FROM (SELECT DISTINCT {every} FROM {source} WHERE {of_the_day}) ORDER BY ALL"
+        ).to_arrow_table()
+        pq.write_table(table, folder / FILE, compression="zstd")
+        for file in files:
+            one = f"read_parquet({literal(str(file))})"
+            (among,) = duck.one_row(con, f"SELECT count(*) FROM {one} WHERE {of_the_day}")
+            if among:
+                kept = file.with_name(f".{file.name}.kept")
+                query = f"SELECT * FROM {one} WHERE NOT {of_the_day}"
+                con.execute(f"COPY ({query}) TO {literal(str(kept))} (FORMAT parquet, COMPRESSION zstd)")
+                kept.replace(file)
+    return int(held)
+
+
+def describe(folder: Path, newest: date) -> dict[str, Any]:
+    """What the result of a step tells of the orders that :func:`hold_back` wrote."""
+    path = folder / FILE
+    return {"day": newest.isoformat(), "orders": pq.read_metadata(path).num_rows, "sha256": sha256_of(path)}
+
+
+def find_held_back(context: StepContext, data_sha256: str) -> tuple[dict[str, Any], Path] | None:
+    """What a finished run held back of raw files with this identity, and the file; None when there is none."""
+    manifest = latest_manifest(
+        context, "validate", lambda m: m["result"]["data_sha256"] == data_sha256 and bool(m["result"].get("held_back"))
+    )
+    if manifest is None:
+        return None
+    path = context.processed / manifest["run"] / "validate" / FILE
+    return (manifest["result"]["held_back"], path) if path.is_file() else None

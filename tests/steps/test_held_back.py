@@ -1,0 +1,144 @@
+"""The newest day held back from training is a drop of real orders; and a drop that should not be there is removed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from apex_home import Apex
+from click.testing import CliRunner
+from ledger import ROWS, counts, places, run
+
+from apex_ml.contract.model import Contract
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+from apex_ml.steps.elt import EXAMPLES, elt
+from apex_ml.steps.held_back import find_held_back
+from apex_ml.steps.table_commands import remove_drop
+from apex_ml.steps.validate import ACCEPTED, validate
+
+
+@pytest.fixture
+def apex(raw: Path, databases: Any, tmp_path: Path) -> Apex:
+    return Apex(Settings.load(home=tmp_path / "home", raw_url=str(raw), **databases.migrated()))
+
+
+def check(apex: Apex, name: str, without: bool = True) -> dict[str, Any]:
+    return validate(apex.context(name), raw=None, as_of=None, force=False, without_newest_day=without)
+
+
+def decide(apex: Apex, name: str, result: dict[str, Any]) -> None:
+    """What `promote` would write at the end of such a run."""
+    apex.sql(
+        "INSERT INTO apex.promotions (model_name, action, state, step_run, who, reasons, data_sha256, contract_sha256)"
+        " VALUES (%s, 'reject', 'done', %s, 'test', '{}', %s, %s) RETURNING 1",
+        (apex.settings.model_name, name, result["data_sha256"], apex.context(name).contract.digest()),
+    )
+
+
+def days(files: list[Path], contract: Contract) -> list[date]:
+    tables = [pq.read_table(file, columns=[contract.timestamp]) for file in files]
+    values = pa.concat_tables(tables)[contract.timestamp].cast(pa.timestamp("s")).to_pylist()
+    return [value.date() for value in values]
+
+
+def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contract: Contract) -> None:
+    raw = days(sorted(Path(apex.settings.raw).glob("*.parquet")), contract)
+    newest = max(raw)
+    result = check(apex, "held")
+    assert result["as_of"] == newest.isoformat()
+    assert result["held_back"] == {**result["held_back"], "day": newest.isoformat(), "orders": raw.count(newest)}
+    assert result["accepted"] == len(raw) - raw.count(newest) - result["quarantined"]
+    folder = apex.processed / "held"
+    assert max(days(sorted((folder / "validate" / ACCEPTED).glob("*.parquet")), contract)) < newest
+    found = find_held_back(apex.context("other"), result["data_sha256"])
+    assert found is not None
+    drop = pq.read_table(found[1])
+    assert set(drop.column_names) == {
+        name for name, column in contract.columns.items() if column.role in ("entity", "timestamp", "attribute")
+    }
+    assert {*days([found[1]], contract)} == {newest} and drop.num_rows == raw.count(newest)
+    elt(apex.context("held"))
+    examples = pq.read_table(folder / "elt" / EXAMPLES)
+    assert pc.max(examples[contract.timestamp]).as_py() < newest
+
+
+def test_the_drop_has_the_same_bytes_whatever_files_the_rows_lie_in(apex: Apex, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    tables = [pq.read_table(file) for file in sorted(Path(apex.settings.raw).glob("*.parquet"), reverse=True)]
+    pq.write_table(pa.concat_tables(tables), merged / "all.parquet")
+    first = check(apex, "parts")["held_back"]
+    assert check(apex.but(raw_url=str(merged)), "merged")["held_back"] == first
+
+
+def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> None:
+    held = check(apex, "held")
+    decide(apex, "held", held)
+    assert "no new raw data" in check(apex, "again")["skip"]
+    # the night trains with that day, too; after it the main job has nothing new either
+    night = check(apex, "night", without=False)
+    assert "skip" not in night and "held_back" not in night and night["data_sha256"] != held["data_sha256"]
+    decide(apex, "night", night)
+    assert "no new raw data" in check(apex, "night_2", without=False)["skip"]
+    again = check(apex, "day_2")
+    assert "no new raw data" in again["skip"]
+    assert find_held_back(apex.context("x"), again["data_sha256"]) is not None
+
+
+def test_of_raw_data_of_one_day_nothing_is_held_back(apex: Apex, contract: Contract, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    [first, *_] = sorted(Path(apex.settings.raw).glob("*.parquet"))
+    table = pq.read_table(first)
+    place = table.schema.get_field_index(contract.timestamp)
+    same = pa.repeat(pa.scalar(datetime(2024, 8, 1), table.schema.field(place).type), table.num_rows)
+    pq.write_table(table.set_column(place, contract.timestamp, same), folder / "a.parquet")
+    result = check(apex.but(raw_url=str(folder)), "one")
+    assert "held_back" not in result and result["as_of"] == (date(2024, 8, 1) + timedelta(days=1)).isoformat()
+
+
+def test_removed_drops_leave_nothing_and_what_they_replaced_counts_again(
+    scoring: Apex, put_drop: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apply(*arguments: str) -> str:
+        with monkeypatch.context() as patch:
+            for name, value in scoring.environment().items():
+                patch.setenv(name, value)
+            done = CliRunner().invoke(remove_drop, arguments)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.output
+
+    first = put_drop("a.parquet")
+    bytes_of_first = first.read_bytes()
+    run(scoring)
+    put_drop("a.parquet", seed=2)
+    put_drop("invented-2024-08-24-0001.parquet", seed=3)
+    run(scoring, "a.parquet", "invented-2024-08-24-0001.parquet")
+    assert counts(scoring) == (3, 3, 3 * ROWS)
+    scoring.sql(
+        "INSERT INTO apex.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM apex.scored_orders RETURNING 1"
+    )
+    assert "Would remove 1 drops with 500 scored orders. Nothing is removed yet" in apply("--invented")
+    assert counts(scoring) == (3, 3, 3 * ROWS)
+    assert "Removed 1 drops with 500 scored orders" in apply("--invented", "--apply")
+    assert counts(scoring) == (2, 2, 2 * ROWS)
+    assert scoring.sql("SELECT count(*) FROM apex.outcomes") == [(2 * ROWS,)]
+    assert places(scoring)["done"] == sorted(n for n in places(scoring)["done"] if n.startswith("a"))
+    with pytest.raises(DataError, match=r"no drop of this name was delivered: b\.parquet"):
+        apply("b.parquet")
+    # both contents under the name go, and the same bytes would be scored again
+    apply("a.parquet", "--apply")
+    assert counts(scoring) == (0, 0, 0) and places(scoring) == {"inbox": [], "done": [], "quarantine": []}
+    (scoring.inbox / "a.parquet").write_bytes(bytes_of_first)
+    run(scoring)
+    assert counts(scoring) == (1, 1, ROWS)
+    shutil.rmtree(scoring.inbox.parent)

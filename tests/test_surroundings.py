@@ -1,0 +1,105 @@
+"""What a shell exports for other tools does not come between the platform's own clients and its services."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from apex_home import COMMAND
+from requests.utils import should_bypass_proxies
+
+from apex_ml.platform.environment import inherited
+from apex_ml.platform.psql import psql_call
+from apex_ml.settings import Settings
+from apex_ml.surroundings import own_hosts, shielded
+
+LIBPQ = ("PGSSLMODE", "PGOPTIONS", "PGSERVICE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIREAUTH", "PGTARGETSESSIONATTRS")
+SHELL = dict.fromkeys([*LIBPQ, "MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN", "HTTP_PROXY", "AWS_PROFILE"], "x")
+
+
+def names(settings: Settings, **more: str) -> set[str]:
+    return set(shielded({**SHELL, **more}, settings)) - {"NO_PROXY", "no_proxy"}
+
+
+def test_of_the_platforms_own_services_nothing_of_the_shell_counts(tmp_path: Path) -> None:
+    assert names(Settings.load(home=tmp_path)) == {"HTTP_PROXY", "AWS_PROFILE"}
+
+
+def test_what_points_outside_honours_the_shell(tmp_path: Path) -> None:
+    away = Settings.load(
+        home=tmp_path, database_url="postgresql://a@db.example.org/x", mlflow_tracking_uri="https://mlflow.example.org"
+    )
+    assert names(away) == {*SHELL} - {"MLFLOW_RUN_ID"}
+    without = shielded(SHELL, away)["NO_PROXY"]
+    assert not should_bypass_proxies("https://mlflow.example.org/health", without)
+    assert not should_bypass_proxies("https://hooks.example.org/x", without)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:5000/x", "http://localhost:8080/", "http://[::1]:1/", "http://10.0.0.7/"]
+)
+@pytest.mark.parametrize("given", ["", "intranet.example.org", "*"])
+def test_own_addresses_pass_by_every_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, given: str
+) -> None:
+    kept = shielded(
+        {"no_proxy": given, "HTTP_PROXY": "http://127.0.0.1:9"}, Settings.load(home=tmp_path, host="10.0.0.7")
+    )
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, kept.get(name, ""))
+    assert should_bypass_proxies(url, None)
+    if given:
+        assert should_bypass_proxies("http://intranet.example.org/", None)
+
+
+def test_in_containers_the_services_of_their_network_are_our_own(tmp_path: Path) -> None:
+    settings = Settings.load(
+        home=tmp_path, runtime="docker", pg_host="postgres", mlflow_tracking_uri="http://mlflow:5000",
+        airflow_url="http://airflow-api-server:8080", docker_host="tcp://docker-gate:2375", serving_host="serving",
+    )  # fmt: skip
+    assert {"postgres", "mlflow", "airflow-api-server", "docker-gate", "serving"} <= {*own_hosts(settings)}
+    assert names(settings) == {"HTTP_PROXY", "AWS_PROFILE"}
+    elsewhere = Settings.load(home=tmp_path, runtime="docker", mlflow_tracking_uri="https://mlflow.example.org")
+    assert "mlflow.example.org" not in own_hosts(elsewhere)
+
+
+def test_services_and_psql_begin_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SHELL.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load(home=tmp_path, pg_reader_password="r")
+    assert not {*LIBPQ, "MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN"} & set(inherited(settings))
+    assert "127.0.0.1" in inherited(settings)["NO_PROXY"].split(",") and inherited(settings)["HTTP_PROXY"] == "x"
+    _, environment = psql_call(settings)
+    assert {name for name in environment if name.startswith("PG")} == {
+        "PGPASSWORD", "PGOPTIONS", "PGAPPNAME", "PGCONNECT_TIMEOUT"
+    }  # fmt: skip
+    away = Settings.load(home=tmp_path, reader_database_url="postgresql://a@db.example.org/x", pg_host="db.example.org")
+    assert psql_call(away)[1]["PGSSLMODE"] == "x"
+
+
+def test_every_command_begins_without_it(tmp_path: Path) -> None:
+    code = (
+        "import os, click, apex_ml.cli as cli\n"
+        "cli.COMMANDS['probe'] = ('__main__:probe', '')\n"
+        "@click.command()\n"
+        "def probe(): print(os.environ.get('PGSSLMODE'), os.environ['no_proxy'])\n"
+        "cli.main(['probe'])"
+    )
+    environment = {"PATH": os.environ["PATH"], "APEX_HOME": str(tmp_path), **SHELL}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "localhost,127.0.0.1,::1"]
+
+
+@pytest.mark.parametrize("command", [["champion"], ["mlflow-ui"], ["loadtest", "--orders", "1"]])
+def test_a_shell_full_of_variables_changes_no_error(tmp_path: Path, command: list[str]) -> None:
+    """Nothing listens on these ports: that is what is said, not that a certificate or a proxy is missing."""
+    ports = {"APEX_PG_PORT": "9", "APEX_MLFLOW_PORT": "10", "APEX_SERVING_PORT": "11", "APEX_PG_READER_PASSWORD": "x"}
+    environment = {"PATH": os.environ["PATH"], "APEX_HOME": str(tmp_path), **ports}
+    plain = subprocess.run([*COMMAND, *command], env=environment, capture_output=True, text=True, check=False)
+    odd = {"SSL_CERT_FILE": "/nonexistent", "HTTP_PROXY": "http://127.0.0.1:9", "PGSERVICE": "prod", "COLUMNS": "20"}
+    changed = subprocess.run([*COMMAND, *command], env=environment | odd, capture_output=True, text=True, check=False)
+    assert (changed.returncode, changed.stderr) == (plain.returncode, plain.stderr)
+    assert plain.returncode == 20, plain.stderr
