@@ -7,7 +7,8 @@ of raw orders reads files, those of the newest validated run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -29,6 +30,7 @@ from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
 from apex_ml.core.drift import Compared, Drift, judge
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.profile import PROFILE, Bins
+from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 from apex_ml.steps import champion as protocol
@@ -62,12 +64,14 @@ def monitor(context: StepContext) -> dict[str, Any]:
 
     Every scoring run of enough orders, every day of scoring, every day of recorded online answers and the newest week
     of raw orders are judged for drift; every week of orders in which outcomes were added is judged for quality. Alerts
-    are raised once and resolved when their cause is gone. While the champion counts as degraded, `retrain` in the
-    result holds one dictionary with the run to trigger, `trigger_run_id`, and the reason, `note`: the same at every
-    call, so that it is triggered once.
+    are raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read stop nothing else:
+    they are an alert of their own. While the champion counts as degraded, `retrain` in the result holds one dictionary
+    with the run to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is
+    triggered once.
     """
     settings = context.settings
     champion = protocol.resolve(settings, Registry(settings))
+    unseen: dict[str, str] = {}
     with warehouse.connect(settings) as connection:
         with connection, connection.cursor() as cursor:
             monitoring.lock(cursor)
@@ -75,7 +79,9 @@ def monitor(context: StepContext) -> dict[str, Any]:
             runs = _judge_runs(context, cursor, about)
             days = _judge_days(context, cursor, about)
             online = _judge_online(context, cursor, about)
-            raw = _judge_raw(context, cursor)
+            raw = 0
+            with _noted(unseen, "raw orders"):
+                raw = _judge_raw(context, cursor)
             raised, resolved = monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, settings.model_name))
             reach("drift_written")
         with connection, connection.cursor() as cursor:
@@ -84,11 +90,14 @@ def monitor(context: StepContext) -> dict[str, Any]:
             worse = {} if champion is None else _degradation(settings, cursor, champion.version)
             more, gone = monitoring.set_alerts(cursor, QUALITY, worse)
             alerts = monitoring.open_alerts(cursor, QUALITY)
-            late, in_time = monitoring.set_alerts(
-                cursor, monitoring.DROP_LATE, Inbox(settings).late(settings.drop_deadline_minutes)
-            )
+            late: list[str] = []
+            in_time: list[str] = []
+            with _noted(unseen, "inbox"):
+                waiting = Inbox(settings).late(settings.drop_deadline_minutes)
+                late, in_time = monitoring.set_alerts(cursor, monitoring.DROP_LATE, waiting)
+            blind, seen = monitoring.set_alerts(cursor, monitoring.UNSEEN, unseen)
             monitoring.resolve_late(cursor)
-    for subject in (*raised, *more, *late):
+    for subject in (*raised, *more, *late, *blind):
         logger.warning("alert_raised subject=%s", subject)
     result = {
         "run": context.run,
@@ -98,13 +107,23 @@ def monitor(context: StepContext) -> dict[str, Any]:
         "online_days_judged": online,
         "raw_weeks_judged": raw,
         "weeks_judged": weeks,
-        "alerts_raised": [*raised, *more, *late],
-        "alerts_resolved": [*resolved, *gone, *in_time],
+        "alerts_raised": [*raised, *more, *late, *blind],
+        "alerts_resolved": [*resolved, *gone, *in_time, *seen],
         "sent": send_alerts(settings),
     }
     # named after the alert, so that a second call asks for no second run
     result["retrain"] = [{"trigger_run_id": f"degraded__alert_{a.alert_id}", "note": a.message} for a in alerts]
     return result
+
+
+@contextmanager
+def _noted(unseen: dict[str, str], what: str) -> Iterator[None]:
+    """Note what cannot be read, so that the rest of the monitoring goes on and its alerts are sent."""
+    try:
+        yield
+    except (ApexError, OSError) as error:
+        logger.error("not_monitored what=%s reason=%s", what, error)
+        unseen[what] = f"{what} cannot be monitored: {error}"
 
 
 def kind_of(contract: Contract, feature: str) -> str:

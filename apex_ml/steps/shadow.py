@@ -20,7 +20,7 @@ from apex_ml.adapters import duck, scored, warehouse
 from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.rowchecks import check_file, statistics_are_not_trusted
-from apex_ml.adapters.store import scratch_folder
+from apex_ml.adapters.store import UnreadableError, scratch_folder
 from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
 from apex_ml.contract.tables import probability_column
@@ -39,7 +39,8 @@ def shadow(context: StepContext) -> dict[str, Any]:
     """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
 
     Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
-    again. A lost service raises :class:`~apex_ml.errors.TransientError`.
+    again. :class:`~apex_ml.adapters.store.UnreadableError` then names the files whose disk fails. A lost service raises
+    :class:`~apex_ml.errors.TransientError`.
     """
     days = context.settings.shadow_days
     result: dict[str, Any] = {"run": context.run, "step": "shadow", "shadowed": 0, "rows_scored": 0, "later": 0}
@@ -51,6 +52,7 @@ def shadow(context: StepContext) -> dict[str, Any]:
     registry, inbox = Registry(context.settings), Inbox(context.settings)
     scorers: dict[int, Scorer] = {}
     bad: list[str] = []
+    unreadable: list[str] = []
     for pair in due:
         version, name = pair["challenger_version"], pair["name"]
         try:
@@ -67,6 +69,10 @@ def shadow(context: StepContext) -> dict[str, Any]:
             logger.warning("shadow_failed name=%s version=%s reason=%s", name, version, error)
             bad.append(f"{name} by version {version}: {error}")
             continue
+        except UnreadableError as error:
+            logger.warning("shadow_unreadable name=%s reason=%s", name, error)
+            unreadable.append(str(error))
+            continue
         if rows is not None:
             result["shadowed"] += 1
             result["rows_scored"] += rows
@@ -74,8 +80,10 @@ def shadow(context: StepContext) -> dict[str, Any]:
     if bad:
         raise DataError(
             f"{len(bad)} of {len(due)} could not be scored in the shadow; the drops themselves are scored:\n"
-            + "\n".join(bad[:TOLD])
+            + "\n".join((bad + unreadable)[:TOLD])
         )
+    if unreadable:
+        raise UnreadableError("\n".join(unreadable[:TOLD]))
     return result
 
 

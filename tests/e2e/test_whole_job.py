@@ -214,7 +214,8 @@ BAD = {
 def bad_drops_mute_nothing(home: Home, raw: Path, tmp_path: Path) -> None:
     """Bad drops beside a good one: it is scored and monitored, and each of them is a red task of its own.
 
-    Bad drops alone announce nothing, so that monitoring is not started for nothing.
+    Bad drops alone announce nothing, so that monitoring is not started for nothing. An upload that has stalled
+    meanwhile is no bad drop: it is scored when it goes on.
     """
 
     def deliver_bad() -> None:
@@ -236,15 +237,18 @@ def bad_drops_mute_nothing(home: Home, raw: Path, tmp_path: Path) -> None:
                 return run.run_id, {task.task_id: task.state for task in tasks}, bad
         return None
 
-    make = tmp_path / "good.parquet"
+    make, slow_upload = tmp_path / "good.parquet", tmp_path / "slow.parquet"
     [(as_of,)] = home.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
-    make_drop(str(raw), as_of, LANDED_ROWS, 104, make, load_contract(home.settings.contract))
+    for seed, path in ((104, make), (105, slow_upload)):
+        make_drop(str(raw), as_of, LANDED_ROWS, seed, path, load_contract(home.settings.contract))
     with AirflowApi(home.whole, patience=60) as api:
         until(lambda: all(run.finished for run in api.dag_runs("apex_score")), 120)
         before = {run.run_id for run in api.dag_runs("apex_score")}
         monitored = {run.run_id for run in api.dag_runs("apex_monitor", limit=50)}
         events = scored_events()
         shutil.copy(make, home.inbox / ".good.parquet.tmp")
+        slow = slow_upload.read_bytes()
+        (home.inbox / "slow.parquet").write_bytes(slow[: len(slow) // 2])
         deliver_bad()
         (home.inbox / ".good.parquet.tmp").rename(home.inbox / "good.parquet")
         run_id, states, bad = until(red_run, 120)
@@ -268,6 +272,11 @@ def bad_drops_mute_nothing(home: Home, raw: Path, tmp_path: Path) -> None:
         _, states, bad = until(red_run, 120)
         assert bad.keys() == BAD.keys() and states["report"] == "success"
         assert scored_events() == events + 1
+
+        assert "waits for the rest of its upload" in home.apex("status").stdout
+        with (home.inbox / "slow.parquet").open("ab") as file:
+            file.write(slow[len(slow) // 2 :])
+        assert until(lambda: home.sql(SCORED, "slow.parquet"), 60) == [("done", LANDED_ROWS)]
 
 
 @pytest.mark.platform

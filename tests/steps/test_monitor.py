@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,6 +256,23 @@ def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
     ((number,),) = watched.sql("SELECT alert_id FROM apex.open_alerts")
     with pytest.raises(ConfigError, match="measures its cause, and would raise it again"):
         close_alert(watched.settings, number, who="ann", reason="enough")
+
+
+def test_what_cannot_be_read_mutes_nothing_else(watched: Apex, put_drop: Put, tmp_path: Path) -> None:
+    put_drop("a.parquet")
+    scored(watched, "a.parquet")
+    broken = tmp_path / "processed"
+    shutil.copytree(watched.processed / "first" / "validate", broken / "first" / "validate")
+    for file in (broken / "first" / "validate" / "accepted").rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:100])
+    no_folder = tmp_path / "drops" / "inbox"
+    no_folder.parent.mkdir()
+    no_folder.symlink_to(no_folder)
+    result = look(watched.but(processed_url=str(broken), drops_url=str(no_folder.parent)))
+    assert (result["runs_judged"], result["days_judged"], result["raw_weeks_judged"]) == (1, 1, 0)
+    assert result["alerts_raised"] == ["raw orders"] and open_alerts(watched) == [("unseen", "raw orders")]
+    mended = look(watched)
+    assert mended["alerts_resolved"] == ["raw orders"] and mended["raw_weeks_judged"] == 1
 
 
 def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched: Apex, put_drop: Put) -> None:

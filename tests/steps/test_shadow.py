@@ -17,6 +17,7 @@ import pytest
 from apex_home import Apex
 
 from apex_ml.adapters import warehouse
+from apex_ml.adapters.store import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop
@@ -123,6 +124,22 @@ def test_no_other_drop_and_no_other_version(night: Night, change: str | None, wh
         night.apex.sql(change)
     assert "skip" in night.shadow(), why
     assert night.apex.sql("SELECT 1 FROM apex.shadow_runs") == []
+
+
+def test_a_file_whose_disk_fails_keeps_no_other_waiting(night: Night) -> None:
+    for seed, name in enumerate(("a.parquet", "b.parquet")):
+        night.put(name, seed=seed)
+        night.score(name)
+    done = night.apex.inbox.parent / "done" / "a.parquet"
+    kept = done.rename(done.with_name("kept"))
+    done.symlink_to("/proc/self/mem")  # it says what a failing disk has the system say
+    with pytest.raises(UnreadableError, match=r"a\.parquet: cannot be read for now"):
+        night.shadow()
+    assert night.apex.sql(
+        "SELECT name FROM apex.shadow_runs JOIN apex.scoring_runs USING (run_id) JOIN apex.drops USING (drop_id)"
+    ) == [("b.parquet",)]
+    kept.rename(done)
+    assert night.shadow()["shadowed"] == 1
 
 
 def test_a_file_that_is_gone_is_told_once_and_the_drop_is_as_it_was(night: Night) -> None:
