@@ -29,6 +29,7 @@ Results: `select * from apex.drift_latest`, `select * from apex.model_quality_we
     ),
     catchup=False,
     max_active_runs=1,
+    is_paused_upon_creation=False,  # it finds nothing to do before the first drop
     default_args={**step_defaults(settings), "pool": "apex_monitoring"},
     tags=["apex", "monitoring"],
 ) as dag:

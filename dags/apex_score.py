@@ -35,6 +35,7 @@ a success. Results: `select * from apex.drop_summary`.
     ),
     catchup=False,
     max_active_runs=1,
+    is_paused_upon_creation=False,  # a drop that comes before the first run is scored when there is a champion
     deadline=deadline(settings, "score_late", "apex_score", settings.drop_deadline_minutes),
     default_args={**step_defaults(settings), "pool": "apex_scoring"},
     tags=["apex", "scoring"],

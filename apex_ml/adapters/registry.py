@@ -63,6 +63,11 @@ class Registry:
             response = httpx.request(
                 method, f"{self._url}{path}", timeout=60, verify=self._verify(), auth=self._login, **kwargs
             )
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+            raise TransientError(
+                f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): what listens there answers"
+                f" something else than HTTP: {error}; stop it or set another port, then: make up"
+            ) from error
         except httpx.HTTPError as error:
             raise TransientError(
                 f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) does not answer:"
@@ -82,11 +87,14 @@ class Registry:
         """The answer, or None when MLflow says that the thing does not exist."""
         response = self._call(method, f"/api/2.0/mlflow/{path}", **kwargs)
         try:
-            answer: dict[str, Any] = response.json()
+            answer = response.json()
+            if not isinstance(answer, dict):
+                raise ValueError("no object")
         except ValueError as error:  # a proxy, or another server
             raise TransientError(
-                f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) answered {path} with no JSON:"
-                f" {response.status_code} {response.text[:200]}; is it MLflow that answers there?"
+                f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) answered {path} with no JSON"
+                f" object: {response.status_code} {response.text[:200]}; is it MLflow that answers there? Stop what"
+                " listens there or set another port, then: make up"
             ) from error
         if response.status_code in (400, 404):
             message, code = str(answer.get("message", "")), answer.get("error_code")
@@ -133,6 +141,11 @@ class Registry:
         content = {"name": self._settings.model_name, "alias": alias, "version": str(version)}
         if self._json("POST", "registered-models/alias", json=content) is None:
             raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
+
+    def drop_alias(self, alias: str) -> None:
+        """Take an alias from whichever version has it; without one nothing happens."""
+        name = self._settings.model_name
+        self._json("DELETE", "registered-models/alias", json={"name": name, "alias": alias})
 
     def describe(self, version: int, description: str) -> None:
         """Set the description of a version."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # Airflow raises alerts from here, and its image has no Arrow
 Connection = psycopg2.extensions.connection
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
+NO_POSTGRES = ("received invalid response", "expected authentication request")
+"""What libpq says of a server that speaks another protocol."""
+START_IT = "start it with: make up"
 BAD_DROP = "bad_drop"
 """Kind of the alert that a drop cannot be scored."""
 
@@ -40,9 +43,10 @@ def told_when_down(url: str) -> Iterator[None]:
         text = str(error).strip() or type(error).__name__
         if isinstance(error, psycopg2.errors.DiskFull):
             raise TransientError(f"Postgres at {_where(url)}: the disk is full; free space and run again") from error
+        another = any(sign in text for sign in NO_POSTGRES)
         raise TransientError(
-            f"Postgres at {_where(url)} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {text.splitlines()[0]};"
-            " start it with: make up"
+            f"Postgres at {_where(url)} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {text.splitlines()[0]}; "
+            + ("another program listens there: stop it or set another port, then: make up" if another else START_IT)
         ) from error
 
 
@@ -133,6 +137,14 @@ def ledger_champion(connection: Connection, model_name: str) -> int | None:
             " ORDER BY promotion_id DESC LIMIT 1",
             (model_name,),
         )
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def ledger_challenger(connection: Connection, model_name: str) -> int | None:
+    """Version that the ledger holds for challenger: the view apex.challenger says which that is."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT version FROM apex.challenger WHERE model_name = %s", (model_name,))
         row = cursor.fetchone()
     return row[0] if row else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,8 +18,11 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+PAUSE_EVENTS = ("patch_dag", "delete_dag", "paused")  # of Airflow's audit log; `paused` is Airflow's own doing
 RESULT_KEY = "step_result"  # where the step operator puts the whole result of a step
 PAGE = 100
+IMPATIENT = {"patience": 0.5, "slow_patience": 30.0, "timeout": 15.0}
+"""Arguments of :class:`AirflowApi` where a person waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,26 @@ class TaskLog:
 class AirflowApi:
     """Airflow at ``APEX_AIRFLOW_URL``, as the user admin.
 
-    Connection errors and answers 429 and 5xx are tried again for ``patience`` seconds and then raise
-    :class:`~apex_ml.errors.TransientError` with the address and its setting. A refused password raises
-    :class:`~apex_ml.errors.ConfigError`, and so does every other refusal, with Airflow's reason.
+    Connection errors and answers 429 and 5xx are tried again for ``patience`` seconds. A request that takes longer
+    than ``timeout`` seconds is sent again for ``slow_patience`` seconds in all; each of them may be sent twice without
+    harm. Then :class:`~apex_ml.errors.TransientError` is raised, with the address and its setting. A refused password
+    raises :class:`~apex_ml.errors.ConfigError`, and so does every other refusal, with Airflow's reason, and a server
+    that is not Airflow.
     """
 
-    def __init__(self, settings: Settings, *, patience: float = 30.0) -> None:
+    def __init__(
+        self, settings: Settings, *, patience: float = 30.0, slow_patience: float = 180.0, timeout: float = 30.0
+    ) -> None:
         self.url = settings.airflow
         self.pages = settings.airflow_address
         self.setting = "APEX_AIRFLOW_URL" if settings.airflow_url else "APEX_AIRFLOW_PORT"
         self.patience = patience
+        self.slow_patience = max(slow_patience, patience)
+        self.timeout = timeout
         self._password = settings.airflow_admin_password
         self._token: str | None = None
         # trust_env=False: a proxy of the shell must not come between this machine and itself
-        self._http = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Self:
         """Return the client; its connections close with the block."""
@@ -130,6 +140,38 @@ class AirflowApi:
         found = self._call("GET", f"/dags/{dag_id}", missing=True)
         return found is None or bool(found["is_paused"])
 
+    def dags(self) -> dict[str, bool]:
+        """Return the DAGs that Airflow reads from files, each with whether it is paused."""
+        return {dag["dag_id"]: bool(dag["is_paused"]) for dag in self._pages("/dags", "dags")}
+
+    def import_errors(self) -> dict[str, str]:
+        """Return the DAG files that do not parse, each with the last line of its error."""
+        errors = self._pages("/importErrors", "import_errors")
+        return {error["filename"]: _last_line(error["stack_trace"]) for error in errors}
+
+    def paused_by(self, dag_id: str) -> str | None:
+        """Return who paused a paused DAG; None when it is paused because Airflow created it so.
+
+        The audit log tells who used the API or the UI. Airflow's command line leaves no such entry, but a DAG that has
+        runs was on before; whoever deletes a DAG deletes its runs.
+        """
+        params = {"dag_id": dag_id, "included_events": PAUSE_EVENTS, "order_by": "-event_log_id", "limit": 1}
+        events = self._call("GET", "/eventLogs", params=params)["event_logs"]
+        for event in events:
+            if event["event"] == "paused" or (event["event"] == "patch_dag" and _pauses(event["extra"])):
+                return str(event["owner"] or "somebody")
+        return "somebody" if self.dag_runs(dag_id, limit=1) else None
+
+    def pools(self) -> dict[str, int]:
+        """Return the slots of every pool; -1 is no limit."""
+        return {pool["name"]: int(pool["slots"]) for pool in self._pages("/pools", "pools")}
+
+    def make_pool(self, name: str, slots: int, description: str) -> None:
+        """Create a pool, or give the one that is there these slots."""
+        body = {"slots": slots, "description": description, "include_deferred": False}
+        if self._call("PATCH", f"/pools/{name}", json={"pool": name, **body}, missing=True) is None:
+            self._call("POST", "/pools", json={"name": name, **body}, exists=True)
+
     def dag_runs(self, dag_id: str, *, limit: int = 10) -> list[DagRun]:
         """Return the newest runs, the newest first."""
         params = {"limit": limit, "order_by": "-run_after"}
@@ -137,13 +179,8 @@ class AirflowApi:
 
     def task_runs(self, dag_id: str, run_id: str) -> list[TaskRun]:
         """Return all task instances of a run, mapped ones too."""
-        found: list[Any] = []
-        while True:
-            params = {"limit": PAGE, "offset": len(found)}
-            page = self._call("GET", f"/dags/{dag_id}/dagRuns/{_path(run_id)}/taskInstances", params=params)
-            found += page["task_instances"]
-            if len(found) >= page["total_entries"] or not page["task_instances"]:
-                return [_task_run(task) for task in found]
+        path = f"/dags/{dag_id}/dagRuns/{_path(run_id)}/taskInstances"
+        return [_task_run(task) for task in self._pages(path, "task_instances")]
 
     def log(self, dag_id: str, run_id: str, task: TaskRun) -> TaskLog:
         """Return the log of the last try of a task."""
@@ -170,6 +207,15 @@ class AirflowApi:
     def run_url(self, dag_id: str, run_id: str) -> str:
         """Return the page of a run in the UI."""
         return f"{self.pages}/dags/{dag_id}/runs/{_path(run_id)}"
+
+    def _pages(self, path: str, name: str) -> list[Any]:
+        """Return all entries of a list that comes in pages."""
+        entries: list[Any] = []
+        while True:
+            page = self._call("GET", path, params={"limit": PAGE, "offset": len(entries)})
+            entries += page[name]
+            if len(entries) >= page["total_entries"] or not page[name]:
+                return entries
 
     def _call(
         self,
@@ -200,17 +246,36 @@ class AirflowApi:
                 raise ConfigError(
                     f"Airflow at {self.url} refuses {method} {path}: {answer.status_code} {_reason(answer)}"
                 )
-            return answer.json()
+            return self._decoded(answer)
 
     def _login(self) -> str:
         body = {"username": "admin", "password": self._password.get_secret_value()}
         answer = self._send("POST", "/auth/token", json=body)
-        if answer.is_error:
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise ConfigError(
                 f"Airflow at {self.url} refuses the user admin ({answer.status_code}): "
                 "APEX_AIRFLOW_ADMIN_PASSWORD in .env is not the password it was started with"
             )
-        return str(answer.json()["access_token"])
+        token = None if answer.is_error else self._decoded(answer).get("access_token")
+        if not token:
+            raise self._not_airflow(answer)
+        return str(token)
+
+    def _decoded(self, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise self._not_airflow(answer)
+        return content
+
+    def _not_airflow(self, answer: httpx.Response) -> ConfigError:
+        what = f"{answer.request.method} {answer.request.url.path} is answered with {answer.status_code}"
+        return ConfigError(
+            f"{self.url} ({self.setting}) is not Airflow: {what} {_reason(answer)!r}. Stop the program that listens"
+            f" there, or set {self.setting} in .env; then: make up"
+        )
 
     def _send(
         self,
@@ -221,24 +286,29 @@ class AirflowApi:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request, again after a while when nobody answers."""
-        deadline, pause = time.monotonic() + self.patience, 0.2
+        """Send a request, again after a while when nobody answers or the answer takes too long."""
+        began, pause = time.monotonic(), 0.2
         while True:
             problem: str
             cause: Exception | None = None
+            patience = self.patience
+            remedy = "`make status` tells what runs, `make up` starts it"
             try:
                 answer = self._http.request(method, path, json=json, params=params, headers=headers)
+            except httpx.TimeoutException as error:
+                patience, cause = self.slow_patience, error
+                problem = f"does not answer {method} {path} in {time.monotonic() - began:.0f} s"
+            except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+                problem, cause = f"answers something else than HTTP ({error or type(error).__name__})", error
+                remedy = f"stop the program that listens there, or set {self.setting} in .env; then: make up"
             except httpx.TransportError as error:
                 problem, cause = f"does not answer ({error or type(error).__name__})", error
             else:
                 if not answer.is_server_error and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
                     return answer
                 problem = f"answers {answer.status_code} {_reason(answer)}"
-            if time.monotonic() + pause > deadline:
-                raise TransientError(
-                    f"Airflow at {self.url} ({self.setting}) {problem}: "
-                    "`make status` tells what runs, `make up` starts it"
-                ) from cause
+            if time.monotonic() + pause > began + patience:
+                raise TransientError(f"Airflow at {self.url} ({self.setting}) {problem}: {remedy}") from cause
             time.sleep(pause)
             pause = min(2.0, pause * 2)
 
@@ -300,6 +370,18 @@ def _task_run(body: Any) -> TaskRun:
 
 def _when(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+
+
+def _pauses(extra: str | None) -> bool:
+    """Whether an entry of the audit log about a DAG's switch says that it was paused."""
+    try:
+        return bool(json.loads(extra or "{}").get("is_paused"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _path(run_id: str) -> str:

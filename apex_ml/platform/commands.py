@@ -73,10 +73,25 @@ def down() -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 20 when a service is not well or something is late; for cron.")
+@click.argument("dag")
+def unpause(dag: str) -> None:
+    """Switch DAG on: one that a person paused, such as apex_score."""
+    from apex_ml.platform.airflow_api import AirflowApi
+
+    with AirflowApi(Settings.load(), patience=5.0) as api:
+        api.unpause(dag, wait_seconds=0)
+    click.echo(f"{dag} is on.")
+
+
+@click.command()
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 20 when a service, DAG or pool is not well, a drop failed or something is late; for cron.",
+)
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:
-    """Services, champion, waiting drops, last runs."""
+    """Services, what needs attention, champion, waiting drops, last runs."""
     from rich.console import Console
 
     from apex_ml.platform.status import show

@@ -62,6 +62,15 @@ def prepare_airflow() -> None:
     containers.prepare_airflow(Settings.load())
 
 
+@container.command()
+def repair() -> None:
+    """Pools and DAGs of the running platform, as they were first made."""
+    from apex_ml.platform.embedded import repair_airflow
+    from apex_ml.platform.progress import Phases
+
+    repair_airflow(Settings.load(), Phases())
+
+
 @container.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def airflow(arguments: tuple[str, ...]) -> None:

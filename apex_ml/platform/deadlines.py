@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from croniter import croniter
 
 from apex_ml.adapters.inbox import Inbox
-from apex_ml.platform.airflow_api import AirflowApi, DagRun
-from apex_ml.platform.main_job import RETRAIN
+from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi, DagRun
+from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.settings import Settings
 
 LOOKED_AT = 20
@@ -21,7 +21,7 @@ def late(settings: Settings) -> list[str]:
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
     found = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
-    with AirflowApi(settings, patience=0.5) as api:
+    with AirflowApi(settings, **IMPATIENT) as api:
         paused = api.paused(RETRAIN)
         runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
     if not paused and (message := late_retraining(settings, runs, datetime.now(UTC))):

@@ -21,8 +21,12 @@ from pathlib import Path
 import psutil
 import psycopg2
 
+from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform import health, postgres
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_state import POOLS, repair
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.platform.environment import airflow_environment, common, inherited, write_airflow_passwords
 from apex_ml.platform.places import run_folder, service_log, supervisor_config, supervisor_socket
@@ -43,26 +47,22 @@ from apex_ml.platform.supervise import (
 )
 from apex_ml.settings import Settings
 
-POOLS = {
-    "apex_scoring": (2, "Scoring of drops."),
-    "apex_training": (1, "Steps of apex_retrain."),
-    "apex_shadow": (1, "Challengers that score beside the champion."),
-    "apex_champion": (1, "Rollbacks, which wait for no training."),
-    "apex_monitoring": (1, "Drift, quality, alerts."),
-}
 HEALTHY_SECONDS = 180
 
 
 def up(settings: Settings, phases: Phases | None = None) -> Settings:
     """Bring everything up and return the settings with their secrets, when every service is healthy.
 
-    A platform that is up already is left alone; one that runs with other settings is restarted with these. Ctrl-C or
-    a failure takes down what this call started. Raises ConfigError for a taken port or a failed migration, and
+    The services of a platform that is up already are left alone; one that runs with other settings is restarted with
+    these. What a person deleted in Airflow is made again in both cases, and so are the folders of the data. Ctrl-C or a
+    failure takes down what this call started. Raises ConfigError for a taken port or a failed migration, and
     TransientError with the last lines of its log for a service that does not get healthy.
     """
     phases = phases or Phases()
+    make_folders(settings)
     if not services(settings):
         phases.say("Every service of this platform runs elsewhere.")
+        repair_airflow(settings, phases)
         return settings
     settings = ensure_env(settings)
     with _exclusive(settings, phases):
@@ -70,6 +70,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform is up already.")
+                repair_airflow(settings, phases)
                 return settings
             if not _as_configured(settings):
                 phases.say("The settings have changed: restarting the platform.")
@@ -86,7 +87,24 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
                 phases.say("Taking down what was started.")
                 _stop(settings)
             raise
+        repair_airflow(settings, phases)
     return settings
+
+
+def make_folders(settings: Settings) -> None:
+    """Make the folders in which drops and raw files arrive; a folder of raw files that a person chose is left alone."""
+    Inbox(settings).prepare()
+    if not settings.raw_url:
+        raw = Path(settings.raw)
+        with full_disk_is_told(raw.parent):
+            raw.mkdir(parents=True, exist_ok=True)
+
+
+def repair_airflow(settings: Settings, phases: Phases) -> None:
+    """Bring the pools and DAGs of the platform's own Airflow back as they were first made."""
+    if settings.runtime == "docker" or AIRFLOW[0] in services(settings):
+        with AirflowApi(settings) as api:
+            repair(settings, api, phases.say)
 
 
 def down(settings: Settings) -> bool:

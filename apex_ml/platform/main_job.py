@@ -25,6 +25,7 @@ from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.platform import report
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.airflow_state import RETRAIN, SCORE
 from apex_ml.platform.places import service_log
 from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
@@ -33,7 +34,6 @@ from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.held_back import find_held_back
 from apex_ml.steps.removal import INVENTED
 
-RETRAIN, SCORE, MONITOR = "apex_retrain", "apex_score", "apex_monitor"
 STEPS_IN_RETRAIN = 6
 SIMULATED_ORDERS = 1_250_000
 DROP_ORDERS = 100_000
@@ -71,7 +71,6 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         folder = raw_folder(raw)
         settings = remember(settings, "APEX_RAW_URL", str(folder))
         console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
-    inbox(settings).mkdir(parents=True, exist_ok=True)
     with simulated_raw(settings, console):
         settings = up(settings)
     invented = invented or (drop is None and has_generated_raw(settings))
@@ -102,7 +101,6 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         summary = None if made is None else _score_drop(api, settings, console, made)
         if made is not None and summary is None:
             return 1
-        api.unpause(MONITOR)
         report.print_champion(console, settings, champion)
         if summary is not None:
             report.print_drop(console, settings, summary)

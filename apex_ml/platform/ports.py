@@ -18,6 +18,12 @@ PORTS = {
     "airflow_port": "Airflow",
     "serving_port": "the online service",
 }
+ADDRESSES = {
+    "pg_port": "APEX_PG_HOST",
+    "mlflow_port": "APEX_MLFLOW_TRACKING_URI",
+    "airflow_port": "APEX_AIRFLOW_URL",
+}
+"""The settings that say where such a service runs elsewhere."""
 
 
 def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours: Collection[int] = ()) -> None:
@@ -44,6 +50,22 @@ def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours:
         problems.append(f"{label} {reason}" + (f" by {_describe(holder)}" if reason == "is taken" else ""))
     if problems:
         raise ConfigError("; ".join(problems) + "; set other ports in the environment or in " + str(settings.env_file))
+
+
+def stranger(settings: Settings, name: str, url: str = "") -> str:
+    """Name the setting of a service that something else answers for, who that is if known, and the remedy.
+
+    ``name`` is a key of PORTS; ``url`` is set when the settings name an address instead of the port.
+    """
+    port: int = getattr(settings, name)
+    if url:
+        return f"{ADDRESSES[name]}={url} is not the address of {PORTS[name]}: correct it in {settings.env_file}"
+    holder = listener(port)
+    held = f"held by {_describe(holder)}" if holder else "held by a process of another user"
+    return (
+        f"port {port} ({variable(name)}) is {held}: stop that, or set another port in {settings.env_file};"
+        " then: make up"
+    )
 
 
 def _refusal(host: str, port: int) -> str | None:

@@ -1,9 +1,10 @@
-"""What `apex status` tells: services first, then the model, the drops and the last runs."""
+"""What `apex status` shows: services, what needs attention, then the model, the drops and the last runs."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import psutil
@@ -11,14 +12,17 @@ import psycopg2
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.store import hidden, is_temporary
+from apex_ml.adapters.warehouse import BAD_DROP
 from apex_ml.errors import ApexError
 from apex_ml.platform import health, report
-from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
+from apex_ml.platform.airflow_state import RETRAIN, findings
 from apex_ml.platform.deadlines import late
-from apex_ml.platform.main_job import RETRAIN, inbox
+from apex_ml.platform.main_job import inbox
 from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext, latest_manifest
@@ -27,37 +31,46 @@ RUNS = """
 SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at
 FROM apex.drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT 5
 """
+ALERTS = "SELECT kind, subject, message, raised_at FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC"
 SHOWN = 5
+MOST_ALERTS = 50
+LONGEST_MESSAGE = 200
+REMEDIES = {
+    "quality": "apex champion; apex retrain --force, or apex rollback --reason TEXT",
+    "retrain_late": "make train",
+    "drop_late": "apex score",
+    "score_late": "apex score",
+}
+"""What helps against an alert, by its kind."""
 
 
 def show(settings: Settings, console: Console) -> bool:
-    """Print everything; return whether every service is well and nothing is late.
+    """Print everything; return whether all is well.
 
+    It is when every service, DAG and pool is, no drop failed, nothing is late, and all of this could be found out.
     What a stopped service would know is one line each.
     """
     well = show_services(settings, console)
     for title, part in (
+        ("Airflow", _airflow),
+        ("alerts", _alerts),
         ("champion", _champion),
         ("drops waiting", _waiting),
         ("last retrain runs", _retrain_runs),
         ("last scoring runs", _scoring_runs),
         ("Data Docs", _data_docs),
+        ("deadlines", _late),
     ):
         try:
-            part(settings, console)
+            # None: what a part shows is no matter of health
+            well &= part(settings, console) is not False
         except (ApexError, psycopg2.Error, OSError) as error:
+            well = False
             reason = str(error).strip().splitlines()[0]
             console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
-    try:
-        behind = late(settings)
-    except (ApexError, OSError) as error:
-        behind = []
-        console.print(f"deadlines: unknown, {str(error).strip().splitlines()[0]}", markup=False, soft_wrap=True)
-    for message in behind:
-        console.print(f"late: {message}", markup=False, soft_wrap=True)
     if settings.runtime == "local":
         console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
-    return well and not behind
+    return well
 
 
 def show_services(settings: Settings, console: Console) -> bool:
@@ -90,7 +103,7 @@ def show_services(settings: Settings, console: Console) -> bool:
             state.state.lower() if state else "down",
             str(state.pid) if state and state.pid else "",
             _uptime(state),
-            "ok" if result.ok else result.detail,
+            Text("ok" if result.ok else result.detail),
             f"{memory >> 20} MiB" if memory else "",
             addresses.get(name, ""),
         )
@@ -113,7 +126,7 @@ def _show_elsewhere(settings: Settings, console: Console) -> bool:
     for name in ("service", "health", "address"):
         table.add_column(name, overflow="fold")
     for name, address in addresses.items():
-        table.add_row(name, "ok" if found[name].ok else found[name].detail, address)
+        table.add_row(name, Text("ok" if found[name].ok else found[name].detail), address)
     console.print(table)
     return all(result.ok for result in found.values())
 
@@ -140,6 +153,68 @@ def _uptime(state: State | None) -> str:
     return str(timedelta(seconds=max(0, int(time.time() - state.since))))
 
 
+def _airflow(settings: Settings, console: Console) -> bool:
+    """Show the DAGs and pools that are not as they should be."""
+    with AirflowApi(settings, **IMPATIENT) as api:
+        found = findings(settings, api)
+    if found:
+        rows = [(finding.name, finding.problem, finding.remedy) for finding in found]
+        _table(console, "Airflow", ("what", "problem", "remedy"), rows)
+    return all(finding.well for finding in found)
+
+
+def _alerts(settings: Settings, console: Console) -> bool:
+    """Show failed drops and the other open alerts."""
+    alerts = report.fetch(settings, ALERTS)
+    failed = [row for row in alerts if row["kind"] == BAD_DROP]
+    others = [row for row in alerts if row["kind"] != BAD_DROP]
+    folder = inbox(settings)
+    if failed:
+        rows = [(row["subject"], _short(row["message"]), _time(row["raised_at"])) for row in failed]
+        _table(console, f"failed drops: {len(failed)}", ("drop", "reason", "since, UTC"), rows)
+        console.print(f"remedy: put the repaired file into {folder} under the same name", markup=False, soft_wrap=True)
+    if others:
+        page = f"look at {settings.airflow_address}/apex/"
+        shown = [
+            (
+                row["kind"],
+                row["subject"],
+                _short(row["message"]),
+                _time(row["raised_at"]),
+                REMEDIES.get(row["kind"], page),
+            )
+            for row in others
+        ]
+        _table(console, f"open alerts: {len(others)}", ("kind", "subject", "message", "since, UTC", "remedy"), shown)
+    return not failed
+
+
+def _late(settings: Settings, console: Console) -> bool:
+    behind = late(settings)
+    for message in behind:
+        console.print(f"late: {message}", markup=False, soft_wrap=True)
+    return not behind
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table; what they hold is text, whatever brackets are in it."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows[:MOST_ALERTS]:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    if len(rows) > MOST_ALERTS:
+        console.print(f"… and {len(rows) - MOST_ALERTS} more: apex sql -c 'TABLE open_alerts'", markup=False)
+
+
+def _short(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} …"
+
+
 def _champion(settings: Settings, console: Console) -> None:
     found = report.champion(settings)
     if found is None:
@@ -164,6 +239,8 @@ def _waiting(settings: Settings, console: Console) -> None:
     names = sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
+    if names and report.champion(settings) is None:
+        console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
     found = Inbox(settings)
     unfinished = [reason for drop in (found.look() if names else ()) if (reason := found.unfinished(drop))]
     uploads = sorted(name for name in os.listdir(folder) if is_temporary(name)) if folder.is_dir() else []
@@ -172,7 +249,7 @@ def _waiting(settings: Settings, console: Console) -> None:
 
 
 def _retrain_runs(settings: Settings, console: Console) -> None:
-    with AirflowApi(settings, patience=0.5) as api:
+    with AirflowApi(settings, **IMPATIENT) as api:
         runs = api.dag_runs(RETRAIN, limit=SHOWN)
     _rows(
         console,

@@ -8,6 +8,10 @@ from urllib.parse import urlsplit
 
 from apex_ml.errors import ConfigError
 
+PROTOCOL = b"http/1."
+LONGEST_HEAD = 65_536
+"""Bytes of status and headers that an answer may have."""
+
 
 class Connection(asyncio.Protocol):
     """One connection. What comes back is read by its Content-Length, which the service always sends."""
@@ -25,11 +29,18 @@ class Connection(asyncio.Protocol):
         """Collect; an answer that is complete is handed over."""
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
+        head = bytes(self._buffer[:end] if end >= 0 else self._buffer[:LONGEST_HEAD]).lower()
+        if not (head.startswith(PROTOCOL[: len(head)]) and (end >= 0 or len(self._buffer) < LONGEST_HEAD)):
+            self._refuse(head)
+            return
         if end < 0:
             return
-        head = bytes(self._buffer[:end]).lower()
         start = head.find(b"content-length:")
-        size = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
+        length = head[start + 15 :].split(b"\r\n", 1)[0].strip() if start >= 0 else b"0"
+        if not (head[9:12].isdigit() and length.isdigit()):
+            self._refuse(head)
+            return
+        size = int(length)
         if len(self._buffer) < end + 4 + size:
             return
         body = bytes(self._buffer[end + 4 : end + 4 + size])
@@ -37,6 +48,12 @@ class Connection(asyncio.Protocol):
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_result((int(head[9:12]), body))
+
+    def _refuse(self, head: bytes) -> None:
+        """Tell who waits that this is no HTTP, and end the connection."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(f"it answers something else than HTTP: {head[:40]!r}"))
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""

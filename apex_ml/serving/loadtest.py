@@ -104,13 +104,26 @@ def model_of(target: Target) -> dict[str, Any]:
     try:
         # as the requests that are measured: to the service itself, by no proxy
         answer = httpx.get(f"{target.url}/model", headers=target.headers, timeout=10, trust_env=False, verify=False)
+    except httpx.RemoteProtocolError as error:
+        raise TransientError(
+            f"{target.url} answers something else than HTTP: {error}; stop what has the online service's port, or set"
+            " APEX_SERVING_PORT; then: make up"
+        ) from error
     except httpx.HTTPError as error:
         raise TransientError(
             f"the online service at {target.url} does not answer: {error}; start it: make up"
         ) from error
     if answer.status_code != 200:
         raise TransientError(f"the online service at {target.url} answers {answer.status_code}: {answer.text[:300]}")
-    found: dict[str, Any] = answer.json()
+    try:
+        found = answer.json()
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise TransientError(
+            f"{target.url} answers with no JSON object: {answer.text[:100]!r}; is it the online service that listens"
+            " there? Stop what has its port, or set APEX_SERVING_PORT; then: make up"
+        ) from error
     return found
 
 

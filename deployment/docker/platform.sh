@@ -316,6 +316,7 @@ main() {
     case $command in
         up)
             up
+            tool container repair
             addresses
             ;;
         run)
@@ -330,7 +331,7 @@ main() {
             done
             tool run "${options[@]}"
             ;;
-        remove-drop | retrain | champion | score | rollback | promote | export | prune | monitor | loadtest)
+        remove-drop | retrain | champion | score | rollback | promote | export | prune | monitor | loadtest | unpause)
             tool "$command" "$@"
             ;;
         down)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hmac
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_view
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -20,6 +22,10 @@ from apex_ml.settings import Settings
 
 PREFIX = "/apex"
 DOCS = "data-docs"
+LOGIN = "/api/v2/auth/login"
+"""Airflow's address that leads to the login page of whichever auth manager is configured, and back to ``next``."""
+INVALID_TOKEN = "Invalid JWT token"
+"""The detail with which Airflow refuses a token that it did not sign."""
 ROLLBACK = "apex_rollback"
 # The Data Docs show values of the data. Sandboxed they have an origin of their own: a script that came in with a value
 # could not act as the person who looks at it.
@@ -46,7 +52,33 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(_page(settings))
     app.include_router(_data_docs(settings))
     app.include_router(_metrics(settings))
+
+    @app.exception_handler(HTTPException)
+    async def lead_to_login(request: Request, error: HTTPException) -> Response:
+        """Send a browser without a valid login to Airflow's login page; everything else gets the error."""
+        if not (_lacks_login(error) and _is_page_view(request)):
+            return await http_exception_handler(request, error)
+        root = str(request.scope.get("root_path", "")).removesuffix(PREFIX)
+        page_url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        # relative to the host that the person uses: the login's cookie is of that host
+        return RedirectResponse(f"{root}{LOGIN}?{urlencode({'next': page_url})}", status_code=302)
+
     return app
+
+
+def _lacks_login(error: HTTPException) -> bool:
+    """Whether nobody is logged in; a token that was signed with an older secret counts as no login."""
+    return error.status_code == 401 or (error.status_code == 403 and error.detail == INVALID_TOKEN)
+
+
+def _is_page_view(request: Request) -> bool:
+    """Whether a browser opens a page, in a tab or a frame; scripts and programs keep the status code."""
+    return (
+        request.method in ("GET", "HEAD")
+        and "authorization" not in request.headers
+        and request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+        and "text/html" in request.headers.get("accept", "")
+    )
 
 
 def _for_users() -> APIRouter:

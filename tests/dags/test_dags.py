@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from apex_ml.platform.embedded import POOLS
+from apex_ml.platform import airflow_state
+from apex_ml.platform.airflow_state import POOLS
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
@@ -70,7 +71,7 @@ SNAPSHOT: dict[str, Any] = {
                 "rollback",
                 "--reason={{ params.reason }}",
                 "{{ '--to=' ~ params.version if params.version }}",
-                "--who={{ dag_run.triggering_user_name or 'unknown' }} in Airflow",
+                "{{ '--who=' ~ dag_run.triggering_user_name ~ ' in Airflow' if dag_run.triggering_user_name }}",
             ]
         },
         "edges": [],
@@ -257,6 +258,13 @@ def test_a_rollback_asks_for_a_reason_and_waits_for_no_switch(bag: DagBag) -> No
     with pytest.raises(ParamValidationError):
         dag.params.get_param("reason").resolve()
     assert dag.is_paused_upon_creation is False
+
+
+def test_only_retraining_waits_to_be_switched_on(bag: DagBag) -> None:
+    assert sorted(bag.dags) == sorted(airflow_state.DAGS)
+    assert {Path(dag.fileloc).stem for dag in bag.dags.values()} == set(bag.dags)
+    off = {name for name, dag in bag.dags.items() if dag.is_paused_upon_creation is not False}
+    assert off == {"apex_retrain"}
 
 
 def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.platform import airflow_state
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
 
@@ -26,6 +27,9 @@ TASK = {
 }
 
 
+SLOW = {"detail": "an answer that comes too late"}
+
+
 class Airflow(ThreadingHTTPServer):
     """Answers by (method, path) from a table; a list of answers is used up one by one, the last stays."""
 
@@ -35,6 +39,7 @@ class Airflow(ThreadingHTTPServer):
             ("POST", "/auth/token"): [(201, {"access_token": "t"})]
         }
         self.seen: list[tuple[str, str, Any]] = []
+        self.over = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append((self.command, self.path, json.loads(self.rfile.read(length) or "null")))
         answers = self.server.answers.get((self.command, path), [(404, {"detail": f"no {path}"})])
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        if body == SLOW:
+            self.server.over.wait(5)
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -68,6 +75,7 @@ def airflow() -> Iterator[Airflow]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
+        server.over.set()
         server.shutdown()
         thread.join()
 
@@ -146,3 +154,96 @@ def test_result(airflow: Airflow, api: AirflowApi, value: Any, result: Any) -> N
     airflow.answers["GET", path] = [(200, {"value": value})]
     assert api.result("apex_retrain", "r", "validate") == result
     assert api.result("apex_retrain", "r", "elt") is None
+
+
+def test_a_slow_answer_is_asked_for_again(airflow: Airflow, tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, airflow_url=f"http://127.0.0.1:{airflow.server_port}")
+    # as for `apex retrain`, whose patience with a server that is away is shorter than one slow answer
+    with AirflowApi(settings, patience=0.1, slow_patience=5.0, timeout=0.3) as api:
+        airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW), (200, {"dag_runs": []})]
+        assert api.dag_runs("apex_score") == []
+        # the first request did start the run, and only its answer came too late
+        airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(200, SLOW), (409, {"detail": "exists"})]
+        run_id = api.trigger("apex_retrain")
+        bodies = [body for method, path, body in airflow.seen if path.endswith("/dagRuns") and method == "POST"]
+        assert [body["dag_run_id"] for body in bodies] == [run_id, run_id]
+    with AirflowApi(settings, patience=0.1, slow_patience=0.7, timeout=0.3) as api:
+        airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW)]
+        with pytest.raises(TransientError, match=r"APEX_AIRFLOW_URL\) does not answer GET .* in 1 s"):
+            api.dag_runs("apex_score")
+
+
+PAUSED = {"event": "patch_dag", "owner": "ann", "extra": '{"is_paused": true, "method": "PATCH"}'}
+
+
+@pytest.mark.parametrize(
+    ("events", "runs", "who"),
+    [
+        ([], [], None),
+        ([PAUSED], [], "ann"),
+        ([PAUSED | {"extra": '{"is_paused": false}'}], [], None),
+        ([{"event": "delete_dag", "owner": "ann", "extra": '{"method": "DELETE"}'}], [], None),
+        (
+            [{"event": "paused", "owner": "scheduler", "extra": "[('dag_id', 'a'), ('is_paused', True)]"}],
+            [],
+            "scheduler",
+        ),
+        # by Airflow's command line, which leaves no entry of the API
+        ([], ["manual__1"], "somebody"),
+        ([PAUSED | {"extra": None}], ["manual__1"], "somebody"),
+    ],
+)
+def test_who_paused_a_dag(
+    airflow: Airflow, api: AirflowApi, events: list[Any], runs: list[str], who: str | None
+) -> None:
+    run = {"dag_id": "apex_score", "state": "success", "start_date": None, "end_date": None}
+    airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": events})]
+    found = [run | {"dag_run_id": run_id} for run_id in runs]
+    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": found})]
+    assert api.paused_by("apex_score") == who
+
+
+@pytest.mark.parametrize(
+    ("dags", "errors", "pools", "found"),
+    [
+        ({}, {}, {}, []),
+        ({"apex_score": None}, {}, {}, ["DAG apex_score is not in Airflow: it was deleted, or not read yet | make up"]),
+        ({"apex_score": True}, {}, {}, ["DAG apex_score is paused by ann | apex unpause apex_score"]),
+        ({"apex_shadow": True}, {}, {}, []),
+        (
+            {"apex_score": None},
+            {"apex_score.py": "Traceback\n  File\nValueError: no such zone\n\n"},
+            {},
+            [
+                "DAG file apex_score.py does not parse: ValueError: no such zone"
+                " | correct it; its log: make logs S=airflow-dag-processor"
+            ],
+        ),
+        ({}, {}, {"apex_scoring": None}, ["pool apex_scoring does not exist, so its tasks wait for ever | make up"]),
+        ({}, {}, {"apex_scoring": 0}, ["pool apex_scoring has no slot, so its tasks wait for ever | make up"]),
+        ({}, {}, {"apex_scoring": 1, "apex_training": -1}, []),
+    ],
+)
+def test_findings(
+    airflow: Airflow,
+    api: AirflowApi,
+    tmp_path: Path,
+    dags: dict[str, bool | None],
+    errors: dict[str, str],
+    pools: dict[str, int | None],
+    found: list[str],
+) -> None:
+    """Each is a change of a platform that is well; None is what was deleted."""
+    paused = dict.fromkeys(airflow_state.DAGS, False) | dags
+    slots = {name: made for name, (made, _) in airflow_state.POOLS.items()} | pools
+    entries: dict[str, list[Any]] = {
+        "dags": [{"dag_id": name, "is_paused": value} for name, value in paused.items() if value is not None],
+        "pools": [{"name": name, "slots": value} for name, value in slots.items() if value is not None],
+        "importErrors": [{"filename": name, "stack_trace": text} for name, text in errors.items()],
+    }
+    for name, rows in entries.items():
+        key = "import_errors" if name == "importErrors" else name
+        airflow.answers["GET", f"/{name}"] = [(200, {key: rows, "total_entries": len(rows)})]
+    airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [PAUSED]})]
+    settings = Settings.load(home=tmp_path)
+    assert [f"{f.name} {f.problem} | {f.remedy}" for f in airflow_state.findings(settings, api)] == found

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import urllib.error
 import urllib.request
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 from throwaway_home import open_folder, throwaway
+from waiting import until
 
+from apex_ml.adapters import warehouse
 from apex_ml.errors import ConfigError
 from apex_ml.platform import commands, embedded, health, supervise
 from apex_ml.platform.ports import listener
@@ -32,8 +39,81 @@ def _token(settings: Settings, user: str) -> str:
     return str(answer["access_token"])
 
 
+@dataclass(frozen=True)
+class Admin:
+    """What the admin does in Airflow's UI."""
+
+    settings: Settings
+    token: str
+
+    def act(self, method: str, path: str, data: object = None) -> Any:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(f"{self.settings.airflow}/api/v2{path}", body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+    def is_paused(self, dag_id: str) -> bool:
+        return bool(self.act("GET", f"/dags/{dag_id}")["is_paused"])
+
+
+def checked() -> str:
+    """What `apex status --check` prints when it finds a fault."""
+    status = CliRunner().invoke(commands.status, ["--check"])
+    assert status.exit_code == 20, status.output
+    return " ".join(status.output.split())
+
+
+def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the running platform, which a person has changed in Airflow's UI and where a drop has failed."""
+    admin.act("PATCH", "/dags/apex_score", {"is_paused": True})
+    assert "DAG apex_score is paused by admin apex unpause apex_score" in checked()
+    for pool in ("apex_scoring", "apex_monitoring"):
+        admin.act("DELETE", f"/pools/{pool}")
+    for pool, slots in (("apex_training", 0), ("apex_champion", 3)):
+        admin.act("PATCH", f"/pools/{pool}", {"pool": pool, "slots": slots, "include_deferred": False})
+    admin.act("DELETE", "/dags/apex_monitor")
+    output = checked()
+    assert "pool apex_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
+    assert "pool apex_training has no slot" in output and "pool apex_champion" not in output
+    assert "DAG apex_monitor is not in Airflow" in output
+
+    up = CliRunner().invoke(commands.up)
+    assert up.exit_code == 0 and "up already" in up.output, up.output
+    assert "DAG apex_score is paused by admin" in up.output
+    sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
+    made = {name: slots for name, (slots, _) in embedded.POOLS.items()}
+    assert {name: sizes[name] for name in made} == made | {"apex_champion": 3}
+    assert admin.is_paused("apex_score") and admin.is_paused("apex_retrain") and not admin.is_paused("apex_monitor")
+
+    # switched off by Airflow itself when it creates a DAG, as every release before did
+    with closing(
+        psycopg2.connect(admin.settings.postgres_url("airflow", admin.settings.pg_airflow_password, "airflow"))
+    ) as base:
+        with base, base.cursor() as cursor:
+            cursor.execute("UPDATE dag SET is_paused = true WHERE dag_id = 'apex_rollback'")
+    assert "DAG apex_rollback is paused since Airflow created it" in checked()
+    assert CliRunner().invoke(commands.unpause, ["apex_score"]).exit_code == 0
+    up = CliRunner().invoke(commands.up)
+    assert "it is on now" in up.output and not admin.is_paused("apex_rollback") and not admin.is_paused("apex_score")
+    assert CliRunner().invoke(commands.status, ["--check"]).exit_code == 0
+
+    warehouse.fail_drop(admin.settings, "0" * 64, "[red].parquet", 7, "no parquet [/red] file")
+    output = checked()
+    assert "failed drops: 1" in output and "[red].parquet no parquet [/red] file" in output
+    assert str(home / "data" / "drops" / "inbox") in output
+
+    monkeypatch.setenv("APEX_SCORE_CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
+    with (home / ".env").open("a") as env:
+        env.write("APEX_SCORE_CHUNK_DROPS=many\n")
+    admin.act("PUT", f"/parseDagFile/{admin.act('GET', '/dags/apex_score')['file_token']}")
+    error = until(lambda: admin.act("GET", "/importErrors")["import_errors"], 60)
+    assert [one["filename"] for one in error] == ["apex_score.py"]
+    assert re.search("DAG file apex_score.py does not parse: .*APEX_SCORE_CHUNK_DROPS", checked())
+
+
 @pytest.mark.platform
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_folder() as home:
         settings = throwaway(home)
@@ -75,6 +155,12 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             status = CliRunner().invoke(commands.status, ["--check"])
             assert status.exit_code == 0, status.output
             assert "champion: none yet" in status.output and "drops waiting: 0" in status.output
+            # scoring is on before the first run; what waits for it is named with the command
+            assert re.search("DAG apex_retrain +is paused until the first run +make run", status.output), status.output
+            assert "apex_score" not in status.output
+            for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
+                assert (home / "data" / folder).is_dir()
+            faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)
             assert CliRunner().invoke(commands.mlflow_ui).output.strip() == settings.tracking_uri
 
             assert embedded.down(settings)

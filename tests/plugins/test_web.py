@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from jwt import InvalidTokenError
 
 from apex_airflow.web import create_app, data_docs_folder
 from apex_ml.settings import Settings
@@ -40,6 +42,61 @@ def test_anonymous_is_refused_or_finds_nothing(app: FastAPI, path: str) -> None:
     assert TestClient(app, follow_redirects=False).get(path).status_code in ({404} if path == "/nowhere" else {401})
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
+OLD_BROWSER = {"Accept": "text/html"}
+SCRIPT = {"Accept": "*/*", "Sec-Fetch-Mode": "cors"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "next_page"),
+    [
+        ("/", BROWSER, "/apex/"),
+        ("/", OLD_BROWSER, "/apex/"),
+        ("/?drift=raw", BROWSER, "/apex/?drift=raw"),
+        ("/data-docs", BROWSER, "/apex/data-docs"),
+        ("/data-docs/validations/one.html", BROWSER, "/apex/data-docs/validations/one.html"),
+        ("/", {}, None),
+        ("/", SCRIPT, None),
+        ("/", BROWSER | {"Sec-Fetch-Mode": "cors"}, None),
+        ("/static/page.css", {"Accept": "text/css,*/*;q=0.1", "Sec-Fetch-Mode": "no-cors"}, None),
+        ("/metrics", {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5,*/*;q=0.1"}, None),
+    ],
+)
+@pytest.mark.parametrize("root", ["", "/airflow"])
+def test_a_browser_without_a_login_is_led_to_it_and_back(
+    app: FastAPI, path: str, headers: dict[str, str], next_page: str | None, root: str
+) -> None:
+    airflow = FastAPI(root_path=root)
+    airflow.mount("/apex", app)
+    answer = TestClient(airflow, follow_redirects=False).get(f"{root}/apex{path}", headers=headers)
+    if next_page is None:
+        assert answer.status_code == 401
+    else:
+        assert answer.status_code == 302
+        target = urlsplit(answer.headers["location"])
+        assert (target.netloc, target.path) == ("", f"{root}/api/v2/auth/login")
+        assert parse_qs(target.query) == {"next": [f"{root}{next_page}"]}
+
+
+def test_a_browser_with_a_token_of_older_secrets_is_led_to_the_login(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strict:
+        async def get_user_from_token(self, token: str) -> None:
+            raise InvalidTokenError(token)
+
+    monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", Strict)
+    client = TestClient(app, follow_redirects=False, cookies={"_token": "old"})
+    assert client.get("/", headers=BROWSER).status_code == 302
+    assert client.get("/", headers=SCRIPT).status_code == 403
+    assert client.get("/", headers=BROWSER | {"Authorization": "Bearer old"}).status_code == 403
+
+
+def test_a_person_who_may_not_look_is_refused(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = _logged_in(app, monkeypatch, may_look=False)
+    assert client.get("/", headers=BROWSER).status_code == 403
+
+
 def test_pages_are_served_sandboxed(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     client = _logged_in(app, monkeypatch)
     for path, text in (("index.html", "front page"), ("", "front page"), ("validations/one.html", "one validation")):
@@ -57,10 +114,10 @@ def test_nothing_outside_the_site_is_served(app: FastAPI, monkeypatch: pytest.Mo
     assert "not for the net" not in answer.text
 
 
-def _logged_in(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def _logged_in(app: FastAPI, monkeypatch: pytest.MonkeyPatch, may_look: bool = True) -> TestClient:
     class Everyone:
         def is_authorized_view(self, **_: object) -> bool:
-            return True
+            return may_look
 
     monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", Everyone)
     app.dependency_overrides[get_user] = _Reader

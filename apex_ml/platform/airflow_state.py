@@ -1,0 +1,124 @@
+"""The DAGs and pools that Apex needs in Airflow: what is wrong with them, and how `apex up` repairs them.
+
+A person can delete or change each of them in Airflow's UI, and a task without its pool waits for ever without an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.settings import Settings
+from apex_ml.steps.folder import StepContext, latest_manifest
+
+RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = "apex_retrain", "apex_score", "apex_monitor", "apex_rollback", "apex_shadow"
+DAGS = (RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW)
+"""Each is in a file of its name."""
+POOLS = {
+    "apex_scoring": (2, "Scoring of drops."),
+    "apex_training": (1, "Steps of apex_retrain."),
+    "apex_shadow": (1, "Challengers that score beside the champion."),
+    "apex_champion": (1, "Rollbacks, which wait for no training."),
+    "apex_monitoring": (1, "Drift, quality, alerts."),
+}
+PARSE_SECONDS, PATIENT_SECONDS = 90.0, 5.0
+"""How long `apex up` waits for Airflow to read the DAG files, and when it says so. A deleted DAG comes back in 20 s."""
+NAMES = {"file": "DAG file", "missing": "DAG", "paused": "DAG", "new": "DAG", "first run": "DAG", "pool": "pool"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing in Airflow that a person should know of.
+
+    ``kind`` is a key of NAMES: a `file` that does not parse, a DAG that is `missing`, `paused` by a person, paused
+    since it is `new`, or waits for the `first run`; a `pool` that is gone or has no slot.
+    """
+
+    kind: Literal["file", "missing", "paused", "new", "first run", "pool"]
+    subject: str
+    problem: str
+    remedy: str
+
+    @property
+    def name(self) -> str:
+        """What it is about."""
+        return f"{NAMES[self.kind]} {self.subject}"
+
+    @property
+    def well(self) -> bool:
+        """Whether it is as it should be for now."""
+        return self.kind == "first run"
+
+
+def needed_dags(settings: Settings) -> tuple[str, ...]:
+    """The DAGs that must be on with these settings."""
+    return tuple(dag_id for dag_id in DAGS if dag_id != SHADOW or settings.shadow_days)
+
+
+def findings(settings: Settings, api: AirflowApi) -> list[Finding]:
+    """What is wrong with DAG files, DAGs and pools, each with its remedy; also a DAG that waits for the first run.
+
+    Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
+    """
+    errors, dags, pools = api.import_errors(), api.dags(), api.pools()
+    found = [
+        Finding("file", file, f"does not parse: {error}", "correct it; its log: make logs S=airflow-dag-processor")
+        for file, error in errors.items()
+    ]
+    for dag_id in needed_dags(settings):
+        if dag_id not in dags and f"{dag_id}.py" not in errors:
+            found.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
+        elif dags.get(dag_id):
+            found.append(_paused(settings, api, dag_id))
+    for name in POOLS:
+        if name not in pools:
+            found.append(Finding("pool", name, "does not exist, so its tasks wait for ever", "make up"))
+        elif pools[name] == 0:
+            found.append(Finding("pool", name, "has no slot, so its tasks wait for ever", "make up"))
+    return found
+
+
+def repair(settings: Settings, api: AirflowApi, say: Callable[[str], None], *, seconds: float = PARSE_SECONDS) -> None:
+    """Bring pools and DAGs back as they were first made; say what was done, and what a person must do.
+
+    The size of a pool stays as a person set it unless that is zero, and a DAG that a person paused stays paused.
+    """
+    pools = api.pools()
+    for name, (slots, description) in POOLS.items():
+        if not pools.get(name):
+            api.make_pool(name, slots, description)
+            say(f"pool {name} {'had no slot' if name in pools else 'was deleted'}: it has {slots} again")
+    _wait_for_dags(settings, api, say, seconds)
+    for finding in findings(settings, api):
+        if finding.kind == "new":
+            api.unpause(finding.subject)
+            say(f"{finding.name} was paused since Airflow created it: it is on now")
+        elif not finding.well:
+            say(f"{finding.name} {finding.problem}; remedy: {finding.remedy}")
+
+
+def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
+    who = api.paused_by(dag_id)
+    if who is not None:
+        return Finding("paused", dag_id, f"is paused by {who}", f"apex unpause {dag_id}")
+    if dag_id == RETRAIN and latest_manifest(StepContext.load(settings, "status"), "validate") is None:
+        return Finding("first run", dag_id, "is paused until the first run", "make run; or put raw files, make train")
+    return Finding("new", dag_id, "is paused since Airflow created it", "make up")
+
+
+def _wait_for_dags(settings: Settings, api: AirflowApi, say: Callable[[str], None], seconds: float) -> None:
+    """Wait until Airflow has read every DAG that is needed and whose file parses."""
+    began, silent = time.monotonic(), True
+    while True:
+        dags, errors = api.dags(), api.import_errors()
+        missing = [name for name in needed_dags(settings) if name not in dags and f"{name}.py" not in errors]
+        waited = time.monotonic() - began
+        if not missing or waited > seconds:
+            return
+        if silent and waited > PATIENT_SECONDS:
+            say(f"waiting for Airflow to read {', '.join(missing)}")
+            silent = False
+        time.sleep(0.5)
