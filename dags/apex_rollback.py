@@ -44,7 +44,7 @@ prevent it.
         args=[
             "--reason={{ params.reason }}",
             "{{ '--to=' ~ params.version if params.version }}",
-            "--who={{ dag_run.triggering_user_name or 'unknown' }} in Airflow",
+            "{{ '--who=' ~ dag_run.triggering_user_name ~ ' in Airflow' if dag_run.triggering_user_name }}",
         ],
         announces=CHAMPION,
         announces_if="moved",

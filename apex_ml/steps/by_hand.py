@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import CHALLENGER, ModelVersion, Registry
+from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError
 from apex_ml.steps import champion as protocol
@@ -29,6 +29,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     moves = warehouse.finished_moves(context.settings)
     done = _done(context, "rollback", moves)
     if done is not None:
+        protocol.align_challenger(context.settings, registry)
         return done
     if current is None:
         raise ConfigError("rollback: there is no champion to go back from; train one: make train")
@@ -51,12 +52,13 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
     current = protocol.resolve(context.settings, registry)
     done = _done(context, "force", warehouse.finished_moves(context.settings))
     if done is not None:
+        protocol.align_challenger(context.settings, registry)
         return done
     if version is None:
-        challenger = registry.by_alias(CHALLENGER)
-        if challenger is None:
+        with warehouse.connect(context.settings) as connection:
+            version = warehouse.ledger_challenger(connection, context.settings.model_name)
+        if version is None:
             raise ConfigError("promote --force: there is no challenger; name a version")
-        version = challenger.version
     evidence = warehouse.last_evidence(context.settings, version)
     return _move(context, registry, "force", current, version, reason, who, evidence)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import CHAMPION, ModelVersion, Registry
+from apex_ml.adapters.registry import CHALLENGER, CHAMPION, ModelVersion, Registry
 from apex_ml.core.promotion import PromotionDecision
 from apex_ml.errors import DataError
 from apex_ml.faults import reach
@@ -67,6 +67,7 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
             registry.set_alias(CHAMPION, to_version)
             warehouse.finish_move(connection, promotion_id)
             champion = target
+            _align_challenger(settings, registry, connection)
             logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
     ledger = warehouse.ledger_champion(connection, name)
     version = champion.version if champion else None
@@ -85,7 +86,27 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
             },
         )
         logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
+        _align_challenger(settings, registry, connection)
     return champion
+
+
+def align_challenger(settings: Settings, registry: Registry) -> None:
+    """Put the alias `challenger` where the ledger says; a killed process may have left it behind."""
+    with warehouse.champion_lock(settings) as connection:
+        _align_challenger(settings, registry, connection)
+
+
+def _align_challenger(settings: Settings, registry: Registry, connection: warehouse.Connection) -> None:
+    version = warehouse.ledger_challenger(connection, settings.model_name)
+    if version is not None and registry.by_version(version) is None:  # deleted in MLflow since
+        version = None
+    challenger = registry.by_alias(CHALLENGER)
+    if version == (challenger.version if challenger else None):
+        return
+    if version is None:
+        registry.drop_alias(CHALLENGER)
+    else:
+        registry.set_alias(CHALLENGER, version)
 
 
 def _abort(connection: warehouse.Connection, promotion_id: int, reason: str) -> None:
@@ -123,12 +144,13 @@ def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str
         registry.set_alias(CHAMPION, move.to_version)
         reach("promotion_alias_moved")
         warehouse.finish_move(connection, promotion_id)
-    reach("promotion_done")
+        reach("promotion_done")
+        _align_challenger(settings, registry, connection)
     logger.info("champion_moved action=%s from=%s to=%s", move.action, _v(version), _v(move.to_version))
     return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
 
 
-def reject(settings: Settings, decision: PromotionDecision, row: dict[str, Any]) -> None:
+def reject(settings: Settings, registry: Registry, decision: PromotionDecision, row: dict[str, Any]) -> None:
     """Record that a challenger was not promoted, once a run."""
     with warehouse.champion_lock(settings) as connection:
         if warehouse.decision_of(connection, settings.model_name, row["step_run"], row["to_version"]):
@@ -144,6 +166,7 @@ def reject(settings: Settings, decision: PromotionDecision, row: dict[str, Any])
                 "evidence": dict(decision.evidence),
             },
         )
+        _align_challenger(settings, registry, connection)
 
 
 def _v(version: int | None) -> str:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import report, warehouse
-from apex_ml.adapters.registry import CHALLENGER, ModelVersion, Registry
+from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.store import new_folder
 from apex_ml.adapters.truth import read_truth
 from apex_ml.contract.model import Contract
@@ -51,11 +51,11 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     places = {name: trained[name] for name in ("mlflow_run_url", "model_version_url") if name in trained}
     done = recorded(context, challenger.version)
     if done is not None:
+        protocol.align_challenger(settings, registry)
         done |= {"decision_report_url": publish(context, registry, challenger)}
         if DECISION not in challenger.description:  # killed after the ledger's row
             _describe(registry, challenger, done, who)
         return done | places
-    registry.set_alias(CHALLENGER, challenger.version)
     decision, about = _judge(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
@@ -111,7 +111,7 @@ def carry_out(
             decision = replace(decision, promote=False, reasons=(told,))
             _report(context, challenger, current, decision, step)
     if not decision.promote:
-        protocol.reject(settings, decision, row)
+        protocol.reject(settings, registry, decision, row)
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = _result(
         context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current

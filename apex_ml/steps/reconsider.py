@@ -54,6 +54,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[s
     )
     done = recorded(context, challenger.version)
     if done is not None:
+        protocol.align_challenger(settings, registry)
         return done | {
             "step": "reconsider",
             "decision_report_url": publish(context, registry, challenger, "reconsider"),

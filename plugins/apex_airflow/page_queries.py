@@ -29,10 +29,8 @@ WHERE model_name = %(model)s AND state = 'done' AND to_version = %(version)s
 ORDER BY promotion_id DESC LIMIT 1
 """
 CHALLENGER = """
-SELECT promotion_id, to_version AS version, action, who, reasons, decided_at, from_version, evidence
-FROM apex.model_history
-WHERE model_name = %(model)s AND state = 'done' AND action IN ('promote', 'reject') AND to_version IS NOT NULL
-ORDER BY promotion_id DESC LIMIT 1
+SELECT promotion_id, version, who, reasons, decided_at, from_version, evidence
+FROM apex.challenger WHERE model_name = %(model)s
 """
 HISTORY = """
 SELECT promotion_id, decided_at, action, from_version, to_version, state, who, reasons,

@@ -21,6 +21,8 @@ from apex_ml.settings import Settings
 
 RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner, "docker": ContainerRunner}
 """Where a step can run."""
+SIGNED = frozenset({"promote", "reconsider", "rollback"})
+"""Steps that record who asked for them, by ``--who``."""
 LOGGED = 2000
 """Characters of the command that the log shows."""
 
@@ -47,12 +49,27 @@ def run_slug(dag_id: str, run_id: str) -> str:
     return f"{dag_id.removeprefix('apex_')}-{readable}-{digest}"
 
 
+def run_name(dag_id: str, run_type: str, user: str | None) -> str:
+    """Return who asked for what a task records: the DAG run, and the person who started it if there is one.
+
+    >>> run_name("apex_retrain", "scheduled", None)
+    'apex_retrain in Airflow, scheduled run'
+    >>> run_name("apex_retrain", "manual", "admin")
+    'apex_retrain in Airflow, started by admin'
+    >>> run_name("apex_retrain", "operator_triggered", None)
+    'apex_retrain in Airflow, operator triggered run'
+    """
+    how = f"started by {user}" if user else f"{run_type.replace('_', ' ')} run"
+    return f"{dag_id} in Airflow, {how}"
+
+
 class StepOperator(BaseOperator):
     """Run one step as a command and return its result.
 
     The command is ``apex STEP --run SLUG ARG…``; arguments are templated, and those that render to nothing are left
-    out. What the step prints goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is
-    pushed as ``step_result`` and returned. A result with the key ``skip`` skips the task, for the reason in it.
+    out. A step in SIGNED also gets ``--who`` with the DAG run, unless an argument names a person. What the step prints
+    goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is pushed as ``step_result``
+    and returned. A result with the key ``skip`` skips the task, for the reason in it.
 
     Exit code 20 raises AirflowException, which Airflow retries, and so does a step killed by a signal. Bad data (10),
     a wrong configuration (30), any other exit code, a missing result and a timeout raise AirflowFailException: the
@@ -105,10 +122,19 @@ class StepOperator(BaseOperator):
         self._runner: Runner | None = None
 
     def command(
-        self, dag_id: str, run_id: str, settings: Settings, map_index: int = -1, try_number: int = 1
+        self,
+        dag_id: str,
+        run_id: str,
+        settings: Settings,
+        map_index: int = -1,
+        try_number: int = 1,
+        *,
+        who: str = "",
     ) -> StepCommand:
-        """Describe the command of this task in a DAG run."""
+        """Describe the command of this task in a DAG run that `who` asked for."""
         run = ("--run", run_slug(dag_id, run_id)) if self.with_run else ()
+        if who and self.step in SIGNED and not any(arg.startswith("--who=") for arg in self.args):
+            run = (*run, f"--who={who}")
         origin = f"{settings.airflow_address}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         return StepCommand(
             args=(self.step, *run, *(arg for arg in self.args if arg)),
@@ -122,7 +148,9 @@ class StepOperator(BaseOperator):
         """Run the step; return its result, or raise what Airflow should do about its end."""
         run = context["dag_run"]
         task = context["ti"]
-        command = self.command(run.dag_id, run.run_id, Settings.load(), task.map_index, task.try_number)
+        run_type = str(getattr(run.run_type, "value", run.run_type))
+        who = run_name(run.dag_id, run_type, run.triggering_user_name)
+        command = self.command(run.dag_id, run.run_id, Settings.load(), task.map_index, task.try_number, who=who)
         line = " ".join(command.args)  # a chunk may name a thousand drops
         self.log.info("apex %s", line if len(line) <= LOGGED else f"{line[:LOGGED]} …")
         self._runner = RUNTIMES[self.runtime]()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset
+from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.execution_time.task_runner import _run_execute_callable
@@ -35,7 +36,9 @@ class Task:
         self.pushed: dict[str, Any] = {}
         self.outlet_events = OutletEventAccessors()
         self.context: Any = {
-            "dag_run": SimpleNamespace(dag_id="apex_retrain", run_id=RUN_ID),
+            "dag_run": SimpleNamespace(
+                dag_id="apex_retrain", run_id=RUN_ID, run_type=DagRunType.MANUAL, triggering_user_name="admin"
+            ),
             "ti": SimpleNamespace(
                 xcom_push=lambda key, value: self.pushed.update({key: value}), map_index=3, try_number=2
             ),
@@ -77,6 +80,34 @@ def test_the_command(task: Any, tmp_path: Path) -> None:
     assert result["home"] == str(tmp_path)
     assert result["origin"].endswith(":8081/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00")
     assert made.pushed == {"step_result": result}
+
+
+ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv[3:]}))"
+
+
+@pytest.mark.parametrize(
+    ("step", "args", "run_type", "user", "who"),
+    [
+        ("promote", [], DagRunType.SCHEDULED, None, ["--who=apex_retrain in Airflow, scheduled run"]),
+        ("promote", [], DagRunType.MANUAL, "admin", ["--who=apex_retrain in Airflow, started by admin"]),
+        ("promote", ["{{ '--who=ann' }}"], DagRunType.MANUAL, "admin", ["--who=ann"]),
+        ("promote", ["{{ '--who=ann' if false }}"], "manual", None, ["--who=apex_retrain in Airflow, manual run"]),
+        (
+            "reconsider",
+            [],
+            DagRunType.OPERATOR_TRIGGERED,
+            None,
+            ["--who=apex_retrain in Airflow, operator triggered run"],
+        ),
+        ("validate", [], DagRunType.SCHEDULED, None, []),
+    ],
+)
+def test_a_step_that_moves_the_champion_learns_who_asked(
+    task: Any, step: str, args: list[str], run_type: Any, user: str | None, who: list[str]
+) -> None:
+    made = task(step=step, args=args)
+    made.context["dag_run"].run_type, made.context["dag_run"].triggering_user_name = run_type, user
+    assert made.run(ARGUMENTS)["args"] == who
 
 
 @pytest.mark.parametrize(

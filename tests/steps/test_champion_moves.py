@@ -18,7 +18,7 @@ from apex_home import Apex
 from click.testing import CliRunner
 from throwaway_home import free_ports
 
-from apex_ml.adapters.registry import CHAMPION, Registry
+from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.cli import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
@@ -121,6 +121,36 @@ def test_a_run_that_is_tried_again_moves_once(nights: Any) -> None:
     results = [back(nights, run="rollback-7") for _ in range(2)]
     assert [r["champion_version"] for r in results] == [2, 2] and all(r["moved"] for r in results)
     assert nights.champion() == 2 and len(nights.ledger()) == 4
+
+
+def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: Any) -> None:
+    registry = Registry(nights.apex.settings)
+
+    def challengers() -> tuple[int | None, list[int]]:
+        found = registry.by_alias(CHALLENGER)
+        rows = nights.apex.sql(
+            "SELECT version FROM apex.challenger WHERE model_name = %s", (nights.apex.settings.model_name,)
+        )
+        return (found.version if found else None), [version for (version,) in rows]
+
+    assert challengers() == (None, [])
+    promote(nights.apex.context("one"), who="test")
+    assert challengers() == (None, [])
+    promote(nights.apex.context("two"), who="test")
+    assert challengers() == (2, [2])
+    forced(nights)
+    assert nights.champion() == 2 and challengers() == (None, [])
+    back(nights)
+    assert nights.champion() == 1 and challengers() == (2, [2])
+    (third,) = nights.more(1)
+    forced(nights, third)
+    assert challengers() == (2, [2])
+    registry.set_alias(CHAMPION, 2)  # by the MLflow UI
+    assert protocol.resolve(nights.apex.settings, registry) and challengers() == (None, [])
+    # a killed move is brought to its end by the same run
+    killed = nights.apex.call("rollback", "--run", "r", "--reason", "bad", "--to", "1", APEX_FAULT="promotion_done")
+    assert killed.code == -signal.SIGKILL and challengers() == (None, [2])
+    assert back(nights, run="r")["moved"] and challengers() == (2, [2])
 
 
 @pytest.mark.parametrize(
