@@ -27,6 +27,7 @@ from apex_ml.settings import Settings
 
 NAME_LOCK = 7_261_003
 """Mixed into the key of the advisory lock on a drop's name."""
+CONNECT_SECONDS = 10
 DISK_FULL = "53100"
 """Postgres' code of the error."""
 OUTCOMES_LOCK = 7_261_008
@@ -63,7 +64,8 @@ def transactions(settings: Settings) -> Iterator[Callable[[], AbstractContextMan
     """Connect, and yield a function that begins one transaction after the other, each as :func:`transaction`."""
     url = settings.writer_url
     with _told_when_down(url):
-        connection = adbc.connect(url)
+        # without a limit a server that accepts and never answers would hold the step for ever
+        connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}connect_timeout={CONNECT_SECONDS}")
 
     @contextmanager
     def begin() -> Iterator[Any]:

@@ -92,6 +92,9 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
     assert set(wait(api, "apex_retrain", second).values()) == {"success"}
     assert not (api.result("apex_retrain", second, "promote") or {})["promoted"]
 
+    (_, _, _, who, _) = ledger()[-1]
+    assert who == "apex_retrain in Airflow, started by admin"
+
     force(apex.context("by-hand"), version=2, reason="to have something to go back from", who="ann")
     with pytest.raises(ApexError, match="reason"):
         api.trigger("apex_rollback")
@@ -106,6 +109,10 @@ def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex])
     with httpx.Client(base_url=f"{api.url}/apex", trust_env=False) as client:
         for path in ("/", "/static/page.css", "/data-docs/index.html", "/metrics"):
             assert client.get(path).status_code == 401, path
+        for path in ("/", "/data-docs/index.html"):
+            led = client.get(path, headers={"Accept": "text/html"}, follow_redirects=True)
+            assert led.status_code == 200 and led.url.path == "/auth/login", led.url
+            assert led.url.params["next"] == f"/apex{path}"
         # a token for the metrics is one for the metrics alone
         header = {"Authorization": f"Bearer {TOKEN}"}
         assert "apex_champion_version 1.0" in client.get("/metrics", headers=header).text
@@ -119,6 +126,14 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
     settings = apex.settings
     [(loss,)] = apex.sql("SELECT challenger_log_loss FROM apex.model_history WHERE action = 'promote'")
     with browsing() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{api.url}/apex/data-docs/index.html")
+        page.fill("input[name=username]", "viewer")
+        page.fill("input[name=password]", settings.airflow_viewer_password.get_secret_value())
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{api.url}/apex/data-docs/index.html")
+        page.context.close()
+
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         log_in(page, api.url, "viewer", settings.airflow_viewer_password.get_secret_value())
         frame = open_apex(page)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from apex_ml.adapters import warehouse
+from apex_ml.adapters import scored, warehouse
 from apex_ml.adapters.registry import Registry
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform import health, status
@@ -62,6 +62,16 @@ class Handler(socketserver.BaseRequestHandler):
                 self.server.over.wait(60)
 
 
+PORTS = ("airflow_port", "mlflow_port", "serving_port", "pg_port")
+
+
+@contextlib.contextmanager
+def strangers(kind: str) -> Iterator[dict[str, int]]:
+    """One on each port of a platform."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(stranger(kind)) for name in PORTS}
+
+
 @contextlib.contextmanager
 def stranger(kind: str) -> Iterator[int]:
     with Stranger(ANSWERS[kind]) as server:
@@ -76,25 +86,24 @@ def stranger(kind: str) -> Iterator[int]:
 
 
 @pytest.fixture(params=list(ANSWERS))
-def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port where each kind listens."""
-    with stranger(request.param) as found:
+def ports(request: pytest.FixtureRequest) -> Iterator[dict[str, int]]:
+    """The ports where each kind listens."""
+    with strangers(request.param) as found:
         yield found
 
 
-def on(port: int, home: Path, **more: Any) -> Settings:
+def on(ports: dict[str, int], home: Path, **more: Any) -> Settings:
     """Settings of a platform all of whose ports another program has."""
-    ports = dict.fromkeys(("airflow_port", "mlflow_port", "serving_port", "pg_port"), port)
     return Settings.load(home=home, airflow_admin_password="secret", **ports, **more)
 
 
 def test_health_names_port_setting_holder_and_remedy(
-    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ports: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(health, "TIMEOUT", 0.3)
-    found = health.check(on(port, tmp_path), SERVICES)
-    web = request.node.callspec.params["port"] in ("web", "list")
-    for service, setting in zip(SERVICES, SETTINGS, strict=True):
+    found = health.check(on(ports, tmp_path), SERVICES)
+    web = request.node.callspec.params["ports"] in ("web", "list")
+    for service, setting, port in zip(SERVICES, SETTINGS, ports.values(), strict=True):
         if web and service in ("mlflow", "serving"):  # it answers as a healthy server does
             continue
         detail = found[service].detail
@@ -105,9 +114,9 @@ def test_health_names_port_setting_holder_and_remedy(
 def test_status_shows_strangers_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "TIMEOUT", 0.3)
     out = io.StringIO()
-    with stranger("garbage") as port:
-        url = f"http://127.0.0.1:{port}"
-        elsewhere = on(port, tmp_path, airflow_url=url, mlflow_tracking_uri=url, pg_host="127.0.0.1", serving=False)
+    with strangers("garbage") as ports:
+        url = f"http://127.0.0.1:{ports['mlflow_port']}"
+        elsewhere = on(ports, tmp_path, airflow_url=url, mlflow_tracking_uri=url, pg_host="127.0.0.1", serving=False)
         assert status.show(elsewhere, Console(file=out, width=300)) is False
     shown = out.getvalue()
     assert shown.count("answers something else than HTTP") >= 2 and "[/red] 220 mail" in shown
@@ -116,8 +125,8 @@ def test_status_shows_strangers_as_text(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("kind", ["garbage", "half", "web", "list", "silent"])
 def test_clients_of_the_services_raise_what_names_the_setting(kind: str, tmp_path: Path) -> None:
-    with stranger(kind) as port:
-        settings = on(port, tmp_path)
+    with strangers(kind) as ports:
+        settings = on(ports, tmp_path)
         calls = {"APEX_AIRFLOW_PORT": lambda: _airflow(settings)}
         if kind != "silent":  # their patience is long
             calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
@@ -133,6 +142,17 @@ def test_clients_of_the_services_raise_what_names_the_setting(kind: str, tmp_pat
 def _airflow(settings: Settings) -> None:
     with AirflowApi(settings, patience=0.2, slow_patience=0.5, timeout=0.3) as api:
         api.dags()
+
+
+@pytest.mark.parametrize("kind", ["garbage", "silent"])
+def test_bulk_writes_do_not_wait_for_a_stranger(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scored, "CONNECT_SECONDS", 2)  # the least that libpq takes
+    with (
+        strangers(kind) as ports,
+        pytest.raises(TransientError, match="APEX_PG_PORT.* nothing was written.*make up"),
+        scored.transaction(on(ports, tmp_path)),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["garbage", "many headers", "half"])

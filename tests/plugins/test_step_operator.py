@@ -82,7 +82,7 @@ def test_the_command(task: Any, tmp_path: Path) -> None:
     assert made.pushed == {"step_result": result}
 
 
-ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv[3:]}))"
+ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv[4:]}))"
 
 
 @pytest.mark.parametrize(
