@@ -31,7 +31,9 @@ RUNS = """
 SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at
 FROM apex.drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT 5
 """
-ALERTS = "SELECT kind, subject, message, raised_at FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC"
+ALERTS = (
+    "SELECT alert_id, kind, subject, message, raised_at FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC"
+)
 SHOWN = 5
 MOST_ALERTS = 50
 LONGEST_MESSAGE = 200
@@ -170,9 +172,15 @@ def _alerts(settings: Settings, console: Console) -> bool:
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     folder = inbox(settings)
     if failed:
-        rows = [(row["subject"], _short(row["message"]), _time(row["raised_at"])) for row in failed]
-        _table(console, f"failed drops: {len(failed)}", ("drop", "reason", "since, UTC"), rows)
-        console.print(f"remedy: put the repaired file into {folder} under the same name", markup=False, soft_wrap=True)
+        rows = [
+            (str(row["alert_id"]), row["subject"], _short(row["message"]), _time(row["raised_at"])) for row in failed
+        ]
+        _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows)
+        console.print(
+            f"remedy: put the repaired file into {folder} under its name, or apex alerts close ALERT --reason TEXT",
+            markup=False,
+            soft_wrap=True,
+        )
     if others:
         page = f"look at {settings.airflow_address}/apex/"
         shown = [

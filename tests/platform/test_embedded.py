@@ -100,7 +100,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
 
     warehouse.fail_drop(admin.settings, "0" * 64, "[red].parquet", 7, "no parquet [/red] file")
     output = checked()
-    assert "failed drops: 1" in output and "[red].parquet no parquet [/red] file" in output
+    assert "failed drops: 1" in output and "1 [red].parquet no parquet [/red] file" in output
     assert str(home / "data" / "drops" / "inbox") in output
 
     monkeypatch.setenv("APEX_SCORE_CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
