@@ -6,7 +6,6 @@ Docs stay there. Great Expectations takes seconds to import, so that it is impor
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -28,6 +27,7 @@ from apex_ml.adapters.store import write_atomically
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.suites import expectations, suite_name
+from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
@@ -296,5 +296,5 @@ def _line(outcome: Any) -> str:
     result = outcome.result or {}
     found = {k: result[k] for k in ("unexpected_count", "partial_unexpected_list", "observed_value") if k in result}
     raised = [v.get("exception_message", "") for v in (outcome.exception_info or {}).values() if isinstance(v, dict)]
-    told = json.dumps(found, default=str)[:300] if found else "; ".join(raised)[:300]
-    return f"  {column}: {config.type} {json.dumps(kwargs, default=str)[:200]} → {told}"
+    told = json_text(found, default=str)[:300] if found else "; ".join(raised)[:300]
+    return f"  {column}: {config.type} {json_text(kwargs, default=str)[:200]} → {told}"

@@ -6,21 +6,22 @@ also after a crash half way, repeats the same values in the same run.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import psycopg2.extras
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import Registry
+from apex_ml.adapters.registry import Registry, metric_key
 from apex_ml.contract.tables import SCORED
-from apex_ml.errors import ApexError
+from apex_ml.errors import ApexError, ConfigError
 from apex_ml.faults import reach
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -205,7 +206,9 @@ class InferenceLog(Registry):
                 "start_time": _ms(started),
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             }
-            run_id = (self._json("POST", "runs/create", json=content) or {})["run"]["info"]["run_id"]
+            run_id = self._there("POST", "runs/create", f"the experiment {self._named}", json=content)["run"]["info"][
+                "run_id"
+            ]
         version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
         known = self._version(self._json("GET", "model-versions/get", params=version))
         if known is not None:  # a version that was deleted meanwhile cannot be linked
@@ -216,31 +219,33 @@ class InferenceLog(Registry):
     def metrics(self, run_id: str, values: dict[str, float]) -> None:
         """Log metrics."""
         stamp = int(time.time() * 1000)
-        metrics = [{"key": key, "value": value, "timestamp": stamp, "step": 0} for key, value in values.items()]
-        self._json("POST", "runs/log-batch", json={"run_id": run_id, "metrics": metrics})
+        metrics = [
+            {"key": metric_key(k), "value": v, "timestamp": stamp, "step": 0} for k, v in values.items() if isfinite(v)
+        ]
+        self._there("POST", "runs/log-batch", f"the run {run_id}", json={"run_id": run_id, "metrics": metrics})
 
     def artifact(self, run_id: str, name: str, content: Any) -> None:
         """Store a JSON file."""
-        answer = self._json("GET", "runs/get", params={"run_id": run_id}) or {}
-        text = json.dumps(content, indent=1, default=str)
+        answer = self._there("GET", "runs/get", f"the run {run_id}", params={"run_id": run_id})
+        text = json_text(content, indent=1, default=str)
         self._put(answer["run"]["info"]["artifact_uri"], name, text.encode())
 
     def end(self, run_id: str, finished: datetime) -> None:
         """Mark a run as finished."""
         content = {"run_id": run_id, "status": "FINISHED", "end_time": _ms(finished)}
-        self._json("POST", "runs/update", json=content)
+        self._there("POST", "runs/update", f"the run {run_id}", json=content)
 
     def _experiment(self) -> str:
         """Id of the experiment, made when it is missing."""
-        name = {"experiment_name": self._named}
-        if (found := self._json("GET", "experiments/get-by-name", params=name)) is None:
-            made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
-            if made.status_code == 200:
-                experiment_id: str = made.json()["experiment_id"]
-                return experiment_id
-            found = self._json("GET", "experiments/get-by-name", params=name)  # another process was faster
-        assert found is not None
-        return str(found["experiment"]["experiment_id"])
+        if (found := self.experiment(self._named)) is not None:
+            return found
+        made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
+        if made.status_code == 200:
+            experiment_id: str = made.json()["experiment_id"]
+            return experiment_id
+        if (found := self.experiment(self._named)) is not None:  # another process was faster
+            return found
+        raise ConfigError(f"MLflow refused the experiment {self._named}: {made.status_code} {made.text[:300]}")
 
 
 def _ms(moment: datetime) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,10 +14,11 @@ import pyarrow as pa
 from apex_ml.adapters import scored, warehouse
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import WeekQuality
 from apex_ml.core.drift import Drift
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 MONITOR_LOCK = 7_261_009
@@ -237,7 +237,7 @@ def orders_with_outcome(settings: Settings, contract: Contract, version: int, we
 def write_quality(cursor: Any, name: str, version: int, week: date, scored_orders: int, found: WeekQuality) -> None:
     """Write, or write anew, how good a version's scores of a week were."""
     values = asdict(found) | {"model_name": name, "model_version": version, "week": week, "scored": scored_orders}
-    values["classes"] = json.dumps(values["classes"])
+    values["classes"] = json_text(values["classes"])
     values["note"] = values["note"] or None
     names = list(values)
     changed = ", ".join(f"{n} = EXCLUDED.{n}" for n in names if n not in ("model_name", "model_version", "week"))

@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from apex_ml.adapters import scored, warehouse
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import ONLINE, online_columns, probability_column
+from apex_ml.contract.names import probability_column
+from apex_ml.contract.tables import ONLINE, online_columns
 from apex_ml.core.profile import add_counts
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 MOST_REQUESTS = 2000
@@ -72,7 +74,7 @@ def record(
         cursor.execute(
             "UPDATE apex.online_profiles SET feature_snapshot = $4, answers = $5::bigint, profile = $6::text::jsonb,"
             " recorded_at = now() WHERE day = $1::text::date AND model_name = $2 AND model_version = $3::bigint",
-            (*key, snapshot, int(before) + table.num_rows, json.dumps(profile)),
+            (*key, snapshot, int(before) + table.num_rows, json_text(profile)),
         )
 
 

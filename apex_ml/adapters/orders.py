@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.core.history import POSITION, alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
+from apex_ml.contract.names import POSITION
+from apex_ml.core.history import alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
 
 PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""

@@ -16,6 +16,17 @@ from matplotlib.figure import Figure
 from apex_ml.core.selection import FeatureVerdict
 
 BLUE, ORANGE = "#1f6fb2", "#d9822b"
+matplotlib.rcParams["text.parse_math"] = False  # names of classes and columns are no formulas
+
+
+def _label(name: str, longest: int = 48) -> str:
+    """A name as a label: cut when it is long, and never one of those that matplotlib leaves out of a legend."""
+    name = name if len(name) <= longest else f"{name[: longest - 1]}…"
+    return f" {name}" if name.startswith("_") else name
+
+
+def _class_labels(classes: Sequence[str]) -> list[str]:
+    return [_label(name, 20) for name in classes]
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -46,8 +57,8 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], na
         text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
     axes.set(xlabel=named, ylabel="true class", title="Confusion matrix, test part")
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(classes)), _class_labels(classes))
+    axes.set_yticks(range(len(classes)), _class_labels(classes))
     _save(figure, path)
 
 
@@ -61,7 +72,7 @@ def reliability(
             axes.plot([b[0] for b in found[k]], [b[1] for b in found[k]], marker, color=colour, label=label, alpha=0.8)
         most = max([b[i] for found in series.values() for b in found[k] for i in (0, 1)], default=1.0) * 1.1
         axes.plot([0, most], [0, most], ":", color="grey")
-        axes.set(xlabel="probability", ylabel="observed share", title=classes[k])
+        axes.set(xlabel="probability", ylabel="observed share", title=_class_labels(classes)[k])
         axes.legend()
     figure.suptitle(title)
     _save(figure, path)
@@ -76,7 +87,7 @@ def gains(rows: Sequence[tuple[str, float, float, float]], margin: float, path: 
         axes.plot([gain], [place], "o", color=colour)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.axvline(margin, color=ORANGE, linestyle="--", label=f"margin {margin:g}")
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [_label(name) for name, *_ in rows])
     axes.invert_yaxis()
     axes.set(xlabel="log loss of the champion less that of the challenger (nats)", title="Gain over the champion")
     axes.legend()
@@ -91,7 +102,7 @@ def classes_beside(classes: Sequence[str], series: Mapping[str, Sequence[float]]
         bars = axes.bar(np.arange(len(classes)) + place * width, values, width, label=name, color=colour)
         axes.bar_label(bars, fmt="{:.1%}", fontsize=8)
     axes.margins(y=0.12)
-    axes.set_xticks(np.arange(len(classes)) + width * (len(series) - 1) / 2, classes)
+    axes.set_xticks(np.arange(len(classes)) + width * (len(series) - 1) / 2, _class_labels(classes))
     axes.set(ylabel="share", title=title)
     axes.legend()
     _save(figure, path)
@@ -101,7 +112,8 @@ def importance(rises: Mapping[str, float], path: Path) -> None:
     """Rise of the test log loss when a feature is permuted."""
     order = sorted(rises, key=lambda name: rises[name])
     figure, axes = plt.subplots(figsize=(7, 0.35 * len(order) + 1.4))
-    axes.barh(order, [rises[name] for name in order], color=BLUE)
+    axes.barh(range(len(order)), [rises[name] for name in order], color=BLUE)
+    axes.set_yticks(range(len(order)), list(map(_label, order)))
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="rise of the log loss when permuted (nats)", title="Permutation importance, test part")
     _save(figure, path)
@@ -114,8 +126,8 @@ def contributions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     places, height = np.arange(len(rows)), 0.8 / len(classes)
     for k, name in enumerate(classes):
         values = [row["classes"][name] for row in reversed(rows)]
-        axes.barh(places + (len(classes) / 2 - k - 0.5) * height, values, height, label=name)
-    axes.set_yticks(places, [row["feature"] for row in reversed(rows)])
+        axes.barh(places + (len(classes) / 2 - k - 0.5) * height, values, height, label=_label(name, 20))
+    axes.set_yticks(places, [_label(row["feature"]) for row in reversed(rows)])
     axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0]['orders']:,} test orders")
     axes.legend()
     _save(figure, path)
@@ -126,7 +138,8 @@ def selection(verdicts: Sequence[FeatureVerdict], path: Path) -> None:
     order = sorted(verdicts, key=lambda v: v.importance or 0.0)
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
     colours = [BLUE if v.kept else "#b8c4ce" for v in order]
-    axes.barh([v.name for v in order], [v.importance or 0.0 for v in order], color=colours)
+    axes.barh(range(len(order)), [v.importance or 0.0 for v in order], color=colours)
+    axes.set_yticks(range(len(order)), [_label(v.name) for v in order])
     axes.axvline(order[0].noise, color=ORANGE, linestyle="--", label="best permuted copy")
     axes.set_xscale("symlog", linthresh=max(order[0].noise, 1e-6))
     axes.set(

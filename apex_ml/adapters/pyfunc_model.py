@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 
+from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 
 
@@ -27,7 +28,7 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row a row of the input, one column `p_<class>` a class, and the class named with the decision weights."""
         made = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
-        names = [f"p_{c.lower()}" for c in self._model.classes]
+        names = [probability_column(c) for c in self._model.classes]
         out = pd.DataFrame(made.probabilities.astype("float64"), columns=names)
         out["predicted"] = pd.Series([self._model.classes[i] for i in made.named], dtype=str)
         return out

@@ -15,16 +15,36 @@ from urllib.parse import quote
 import httpx
 
 from apex_ml.adapters.store import new_folder
+from apex_ml.contract.names import encoded
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+TRY_LATER = (408, 425, 429)
+"""Answers of HTTP that refuse nothing for good, although they begin with a 4."""
 BUNDLE = "bundle"
 """Name of the folder with the model's own files among the artifacts of a logged model."""
 FILES_TAG = "apex.bundle"
 """Tag of a model version: JSON of the bundle's file names and their sha256."""
+
+
+MAX_KEY = 250
+"""Characters of a key of MLflow."""
+
+
+def metric_key(name: str) -> str:
+    """Key of a metric in MLflow, which takes few characters: names of classes are part of it."""
+    return encoded(name, MAX_KEY)
+
+
+def gone_model(settings: Settings, known: str) -> str:
+    """What to do when MLflow lost the registered model that the ledger knows."""
+    return (
+        f"MLflow at {settings.tracking_uri} has no registered model {settings.model_name}, although {known}: it was"
+        " renamed or deleted; rename it back in MLflow, or begin anew under another name with APEX_MODEL_NAME"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ class Registry:
                 f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) does not answer:"
                 f" {type(error).__name__}: {error}; start it with: make up"
             ) from error
-        if response.status_code >= 500:
+        if response.status_code >= 500 or response.status_code in TRY_LATER:
             raise TransientError(
                 f"MLflow at {self._url} failed on {path}: {response.status_code} {response.text[:200]}"
             )
@@ -102,6 +122,12 @@ class Registry:
                 return None
         if response.status_code >= 400:
             raise ConfigError(f"MLflow at {self._url} refused {path}: {response.status_code} {response.text[:300]}")
+        return answer
+
+    def _there(self, method: str, path: str, what: str, **kwargs: Any) -> dict[str, Any]:
+        """The answer about a thing that must exist; ConfigError naming it when somebody deleted it."""
+        if (answer := self._json(method, path, **kwargs)) is None:
+            raise ConfigError(f"MLflow at {self._url} no longer has {what}: it was deleted meanwhile; run again")
         return answer
 
     def _put(self, artifact_uri: str, name: str, content: bytes) -> None:
@@ -136,11 +162,39 @@ class Registry:
         name = self._settings.model_name
         return self._version(self._json("GET", "model-versions/get", params={"name": name, "version": str(version)}))
 
+    def has_model(self) -> bool:
+        """Whether MLflow has the registered model."""
+        name = {"name": self._settings.model_name}
+        return self._json("GET", "registered-models/get", params=name) is not None
+
+    def experiment(self, name: str) -> str | None:
+        """Id of an experiment; None when it does not exist.
+
+        Raises :class:`~apex_ml.errors.ConfigError` when it was deleted: MLflow then keeps its name and takes no run.
+        """
+        answer = self._json("GET", "experiments/get-by-name", params={"experiment_name": name})
+        if answer is None:
+            return None
+        found = answer["experiment"]
+        if found.get("lifecycle_stage") == "deleted":
+            restore = f"mlflow experiments restore --experiment-id {found['experiment_id']}"
+            raise ConfigError(
+                f"MLflow at {self._url}: the experiment {name} was deleted, and takes no run; bring it back:"
+                f" MLFLOW_TRACKING_URI={self._url} {restore}"
+            )
+        return str(found["experiment_id"])
+
     def set_alias(self, alias: str, version: int) -> None:
         """Put an alias on a version."""
         content = {"name": self._settings.model_name, "alias": alias, "version": str(version)}
         if self._json("POST", "registered-models/alias", json=content) is None:
-            raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
+            raise self._no_version(version)
+
+    def _no_version(self, version: int) -> DataError:
+        return DataError(
+            f"{self._settings.model_name} has no version {version} in MLflow at {self._url}: it was deleted, or the"
+            " model was renamed; rename it back, or train another: make train"
+        )
 
     def drop_alias(self, alias: str) -> None:
         """Take an alias from whichever version has it; without one nothing happens."""
@@ -151,7 +205,7 @@ class Registry:
         """Set the description of a version."""
         content = {"name": self._settings.model_name, "version": str(version), "description": description}
         if self._json("PATCH", "model-versions/update", json=content) is None:
-            raise DataError(f"{self._settings.model_name} has no version {version} in MLflow at {self._url}")
+            raise self._no_version(version)
 
     def run_url(self, run_id: str, experiment_id: str) -> str:
         """Address of a run in the MLflow UI."""

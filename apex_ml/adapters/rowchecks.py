@@ -18,8 +18,6 @@ from apex_ml.adapters.duck import errors_name, one_row
 from apex_ml.adapters.parquet_pages import verify_pages
 from apex_ml.adapters.store import check_parquet
 from apex_ml.contract.masks import (
-    IN_DOUBT,
-    ROW_NR,
     RawColumn,
     Reason,
     RowChecks,
@@ -29,6 +27,7 @@ from apex_ml.contract.masks import (
     quoted,
 )
 from apex_ml.contract.model import Contract, Use
+from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.errors import DataError
 
 HELD_ROWS = 65_536

@@ -16,20 +16,19 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apex_ml.adapters.postgres_errors import as_apex_error
 from apex_ml.adapters.store import new_file
 from apex_ml.adapters.warehouse import BAD_DROP
-from apex_ml.contract.masks import quoted
+from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import SCORED, probability_column
-from apex_ml.errors import TransientError
+from apex_ml.contract.names import probability_column
+from apex_ml.contract.tables import SCORED
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
 NAME_LOCK = 7_261_003
 """Mixed into the key of the advisory lock on a drop's name."""
 CONNECT_SECONDS = 10
-DISK_FULL = "53100"
-"""Postgres' code of the error."""
 OUTCOMES_LOCK = 7_261_008
 """Key of the advisory lock under which one process at a time matches outcomes."""
 
@@ -46,17 +45,10 @@ class ClassFigures(NamedTuple):
 def _told_when_down(url: str, written: str = "nothing was written") -> Iterator[None]:
     try:
         yield
-    except (adbc.OperationalError, adbc.InternalError, adbc.InterfaceError) as error:
-        first = str(error).strip().splitlines()[0]
-        remedy = ""
-        # when its log cannot be written the server ends itself, and only the text tells why
-        if error.sqlstate == DISK_FULL or "No space left on device" in first:
-            remedy = "; free space on its disk and run again"
-        elif not error.sqlstate:
-            remedy = "; if it does not run, start it with: make up"
-        raise TransientError(
-            f"Postgres at {url.rsplit('@', 1)[-1]} (APEX_DATABASE_URL, APEX_PG_PORT): {first}; {written}{remedy}"
-        ) from error
+    except adbc.Error as error:
+        if not error.sqlstate and isinstance(error, adbc.ProgrammingError):
+            raise  # it never reached the server: a fault of the caller
+        raise as_apex_error(url, str(error) or type(error).__name__, error.sqlstate or None, written) from error
 
 
 @contextmanager
@@ -207,14 +199,15 @@ def shadow_outcomes(settings: Settings, contract: Contract, challenger: int, cha
     names = [probability_column(level) for level in contract.classes]
     p = ", ".join(f"{table}.{quoted(name)} AS {quoted(f'{table}_{name}')}" for table in ("s", "c") for name in names)
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    levels = ", ".join(map(literal, contract.classes))
     with transaction(settings) as cursor:
         cursor.execute(
             f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM apex.shadow_scores AS s"
             " JOIN apex.scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
             " JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
-            " WHERE s.model_version = $1 AND c.model_version = $2 AND o.observed = ANY (string_to_array($3, chr(10)))"
+            f" WHERE s.model_version = $1 AND c.model_version = $2 AND o.observed IN ({levels})"
             " ORDER BY s.run_id, s.row_nr",
-            (challenger, champion, "\n".join(contract.classes)),
+            (challenger, champion),
         )
         table: pa.Table = cursor.fetch_arrow_table()
     return table

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 import stat
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.json_text import json_text
 
 PARQUET_MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 SMALLEST_PARQUET = 12
@@ -173,7 +173,7 @@ def sha256_of(path: Path) -> str:
 
 def digest(content: Any) -> str:
     """Sha256 of a JSON-able value, keys sorted, as hex."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json_text(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextmanager

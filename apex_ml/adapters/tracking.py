@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -15,13 +15,19 @@ from typing import Any
 
 import pandas as pd
 
-from apex_ml.adapters.registry import BUNDLE, FILES_TAG
+from apex_ml.adapters import warehouse
+from apex_ml.adapters.registry import BUNDLE, FILES_TAG, TRY_LATER, Registry, gone_model, metric_key
+from apex_ml.contract.names import probability_column
+from apex_ml.core.candidates import candidate
 from apex_ml.core.estimator import Model
 from apex_ml.core.search import Trial
-from apex_ml.errors import TransientError
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
 
 EXPERIMENT = "apex_retrain"
+OF_EVERY_MODEL = ("numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scikit-learn")
+"""Packages that every model needs to score."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,25 @@ def _prepare(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
 
 
+def refuse_deleted(settings: Settings) -> None:
+    """See, before hours of work, that a model can be logged and registered at their end.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
+    renamed or deleted: versions would be counted anew from 1, and be taken for those that the ledger knows.
+    """
+    registry = Registry(settings)
+    registry.experiment(EXPERIMENT)
+    if registry.has_model():
+        return
+    if known := warehouse.newest_version(settings):
+        raise ConfigError(gone_model(settings, f"version {known} was trained"))
+
+
 def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -> Registered:
     """Log run, dataset and model, and register the model as a new version with tags.
 
-    Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
+    Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer, and
+    :class:`~apex_ml.errors.ConfigError` for what it refuses.
     """
     _prepare(settings)
     import mlflow
@@ -88,7 +109,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
         ]
     )
     outputs = Schema(
-        [ColSpec("double", f"p_{level.lower()}") for level in model.classes] + [ColSpec("string", "predicted")]
+        [ColSpec("double", probability_column(level)) for level in model.classes] + [ColSpec("string", "predicted")]
     )
     try:
         experiment = mlflow.set_experiment(EXPERIMENT)
@@ -105,7 +126,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
             )
             mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
-            mlflow.log_metrics({k: v for k, v in record.metrics.items() if v == v})
+            mlflow.log_metrics({metric_key(k): v for k, v in record.metrics.items() if math.isfinite(v)})
             for part, values in record.curves.items():
                 client = mlflow.MlflowClient()
                 stamp = int(run.info.start_time)
@@ -129,21 +150,25 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={BUNDLE: str(bundle)},
                 signature=ModelSignature(inputs=inputs, outputs=outputs),
-                pip_requirements=_pins(),
+                pip_requirements=pins(model.candidate),
                 code_paths=[str(CODE_ROOT / "apex_ml")],
             )
             version = mlflow.register_model(
-                logged.model_uri, settings.model_name, tags={**record.tags, FILES_TAG: json.dumps(shas)}
+                logged.model_uri, settings.model_name, tags={**record.tags, FILES_TAG: json_text(shas)}
             )
             mlflow.MlflowClient().update_model_version(settings.model_name, version.version, record.description)
             return Registered(int(version.version), run.info.run_id, experiment.experiment_id, logged.model_id)
     except MlflowException as error:
-        raise TransientError(f"MLflow at {settings.tracking_uri}: {str(error).splitlines()[0]}") from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        status = error.get_http_status_code()
+        if 400 <= status < 500 and status not in TRY_LATER:
+            raise ConfigError(f"MLflow at {settings.tracking_uri} refuses what is logged: {first}") from error
+        raise TransientError(f"MLflow at {settings.tracking_uri}: {first}") from error
 
 
-def _pins() -> list[str]:
-    """The libraries the model needs, at the versions it was made with."""
+def pins(name: str) -> list[str]:
+    """The libraries that a model of a candidate needs to score, at the versions it was made with."""
     from importlib.metadata import version
 
-    names = ("numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scikit-learn", "xgboost")
-    return [f"{name}=={version(name)}" for name in names]
+    packages = sorted({*OF_EVERY_MODEL, *candidate(name).packages})
+    return [f"{package}=={version(package)}" for package in packages]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
-from apex_ml.errors import DataError, TransientError
+from apex_ml.adapters.postgres_errors import as_apex_error
+from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 if TYPE_CHECKING:  # Airflow raises alerts from here, and its image has no Arrow
@@ -23,38 +24,30 @@ if TYPE_CHECKING:  # Airflow raises alerts from here, and its image has no Arrow
 Connection = psycopg2.extensions.connection
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
-NO_POSTGRES = ("received invalid response", "expected authentication request")
-"""What libpq says of a server that speaks another protocol."""
-START_IT = "start it with: make up"
 BAD_DROP = "bad_drop"
 """Kind of the alert that a drop cannot be scored."""
 
 
-def _where(url: str) -> str:
-    return url.rsplit("@", 1)[-1]
-
-
 @contextmanager
 def told_when_down(url: str) -> Iterator[None]:
-    """Turn a lost or refused connection into a TransientError that names the server and the remedy."""
+    """Turn what Postgres says into an error of ours that names the server and the remedy.
+
+    A call that never reached the server is a fault of the caller and raised as it is.
+    """
     try:
         yield
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        text = str(error).strip() or type(error).__name__
-        if isinstance(error, psycopg2.errors.DiskFull):
-            raise TransientError(f"Postgres at {_where(url)}: the disk is full; free space and run again") from error
-        another = any(sign in text for sign in NO_POSTGRES)
-        raise TransientError(
-            f"Postgres at {_where(url)} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {text.splitlines()[0]}; "
-            + ("another program listens there: stop it or set another port, then: make up" if another else START_IT)
-        ) from error
+    except psycopg2.Error as error:
+        if error.pgcode is None and isinstance(error, psycopg2.ProgrammingError):
+            raise
+        raise as_apex_error(url, str(error) or type(error).__name__, error.pgcode) from error
 
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[Connection]:
     """Open a connection as the writer; the caller owns its transactions.
 
-    Raises :class:`~apex_ml.errors.TransientError` naming the address when Postgres does not answer, also half way.
+    Raises :class:`~apex_ml.errors.TransientError` naming the address when Postgres does not answer, also half way, and
+    as :func:`~apex_ml.adapters.postgres_errors.as_apex_error` does for what it refuses.
     """
     url = settings.writer_url
     with told_when_down(url):
@@ -163,7 +156,7 @@ def pending_move(connection: Connection, model_name: str) -> tuple[int, int | No
 
 def record_decision(connection: Connection, decision: dict[str, Any]) -> int:
     """Append a row to the ledger; keys are its columns. Returns its promotion_id."""
-    values = {**decision, "evidence": json.dumps(decision.get("evidence", {}))}
+    values = {**decision, "evidence": json_text(decision.get("evidence", {}))}
     names = ", ".join(values)
     marks = ", ".join(f"%({name})s" for name in values)
     done = "now()" if decision["state"] == "done" else "NULL"
@@ -291,9 +284,20 @@ def fail_shadow(settings: Settings, run_id: int, version: int, step_run: str, re
         )
 
 
+def newest_version(settings: Settings) -> int | None:
+    """The newest version of the model that the ledgers know; None when there is none."""
+    found = rows(
+        settings,
+        "SELECT greatest((SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s),"
+        " (SELECT max(to_version) FROM apex.promotions WHERE model_name = %(name)s)) AS newest",
+        {"name": settings.model_name},
+    )
+    return found[0]["newest"] if found else None
+
+
 def record_version(settings: Settings, version: dict[str, Any]) -> None:
     """Keep what a model version was made from; keys are the columns of model_versions."""
-    values = {**version, "about": json.dumps(version["about"])}
+    values = {**version, "about": json_text(version["about"])}
     names = ", ".join(values)
     marks = ", ".join(f"%({name})s" for name in values)
     with connect(settings) as connection, connection, connection.cursor() as cursor:

@@ -26,13 +26,9 @@ from apex_ml.contract.model import (
     UniqueRule,
     Use,
 )
-
-IN_DOUBT = "in doubt"
-"""Column of `plain` that is true for a row that needs a closer look."""
+from apex_ml.contract.names import IN_DOUBT, ROW_NR
 
 DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}
-ROW_NR = "row_nr"
-"""Position of a row in its file, from 0."""
 
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer

@@ -6,7 +6,6 @@ Everything that depends on the columns of the data set starts here. The model is
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 from collections import Counter
@@ -33,8 +32,10 @@ from pydantic import (
     model_validator,
 )
 
+from apex_ml.contract.names import name_faults
 from apex_ml.contract.reading import ContractFile, Place, explained
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.wording import did_you_mean
 
 Use = Literal["train", "score"]
@@ -619,7 +620,10 @@ class Contract(_Model):
             list(enumerate(self.batch.rules)),
             self.promotion.forbidden_features,
         )
-        if faults := list(parts.contradictions()):
+        faults = list(parts.contradictions())
+        if ("columns",) not in [place for place, _ in faults]:  # every role has its one column
+            faults += name_faults(self)
+        if faults:
             raise ContradictionError(faults)
         return self
 
@@ -665,7 +669,7 @@ class Contract(_Model):
         columns = {c.name: [c.type, c.role, c.decimals] for c in self.columns.values()}
         features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
         content = {"features": features, "columns": columns, "classes": self.classes}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()
 
 
 _ONE_OF_EACH = {
@@ -907,4 +911,4 @@ def json_schema() -> str:
     """JSON Schema of contract files, for editors."""
     schema = Contract.model_json_schema(mode="validation")
     schema["title"] = "A contract of Apex"
-    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+    return json_text(schema, indent=1, sort_keys=True) + "\n"

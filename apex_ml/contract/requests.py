@@ -254,7 +254,7 @@ def _field(column: Column) -> tuple[Any, Any]:
     default = ... if column.required.score else None
     if default is None and not column.nullable.score:
         kind = kind | None
-    return kind, Field(default, description=text, json_schema_extra=extra)
+    return kind, Field(default, alias=column.name, description=text, json_schema_extra=extra)
 
 
 class RequestReader:
@@ -263,7 +263,9 @@ class RequestReader:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         config = ConfigDict(extra="forbid", strict=True)
-        fields: dict[str, Any] = {c.name: _field(c) for c in contract.columns.values()}
+        # a field has a name of its own and the column's as its alias: a column may be called as pydantic's own methods
+        self._fields = {name: f"c{place}" for place, name in enumerate(contract.columns)}
+        fields: dict[str, Any] = {self._fields[c.name]: _field(c) for c in contract.columns.values()}
         order = create_model("Order", __config__=config, __doc__="An order, as a row of a drop.", **fields)
         orders = Annotated[list[order], Field(min_length=1, max_length=MOST_ORDERS, description="The orders.")]
         self.model: type[BaseModel] = create_model(
@@ -287,10 +289,11 @@ class RequestReader:
         faults: list[tuple[int, Fault]] = []
         warnings: dict[int, list[str]] = {}
         for name, reader in self._readers.items():
-            columns[name], noted = reader.values([row[name] for row in rows])
+            field = self._fields[name]
+            columns[name], noted = reader.values([row[field] for row in rows])
             for place, cell in noted:
-                if cell.error is not None and (rows[place][name] is not None or self._is_needed(name)):
-                    faults.append((place, Fault(_path(place, name), cell.error, _shown(rows[place][name]))))
+                if cell.error is not None and (rows[place][field] is not None or self._is_needed(name)):
+                    faults.append((place, Fault(_path(place, name), cell.error, _shown(rows[place][field]))))
                 elif cell.warning is not None:
                     warnings.setdefault(place, []).append(f"{name}: {cell.warning}")
         for rule in self._pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
+from keyword import iskeyword
 from typing import Any
 
 from apex_ml.contract.model import (
@@ -33,6 +34,16 @@ def suite_name(contract: Contract, use: Use) -> str:
 
 def _bound(value: float | date | None) -> float | str | None:
     return f"{value.isoformat()}T00:00:00" if isinstance(value, date) else value
+
+
+def _asked(column: str) -> str:
+    """A column in a query of pandas, which needs other names than identifiers between backticks."""
+    return column if column.isidentifier() and not iskeyword(column) else f"`{column.replace('`', '``')}`"
+
+
+def _text(value: str) -> str:
+    """A text in a query of pandas, a literal of Python."""
+    return repr(value) if '"' in value or "\\" in value or not value.isprintable() else f'"{value}"'
 
 
 def expectations(contract: Contract, use: Use) -> list[Expectation]:
@@ -78,7 +89,7 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
             # one conditional set a value: the expectation on pairs walks the rows in Python, over a minute a million
             first, second = rule.columns
             for value, allowed in rule.allowed.items():
-                condition = {"row_condition": f'{first} == "{value}"', "condition_parser": "pandas"}
+                condition = {"row_condition": f"{_asked(first)} == {_text(value)}", "condition_parser": "pandas"}
                 within = {"column": second, "value_set": list(allowed), **condition}
                 found.append(Expectation("expect_column_values_to_be_in_set", rule.severity.on(use), within))
         elif isinstance(rule, BeforeAsOfRule):

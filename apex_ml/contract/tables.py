@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import probability_column
 
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
 SCORED = "apex.scored_orders"
 SHADOW = "apex.shadow_scores"
 ONLINE = "apex.online_orders"
-
-
-def probability_column(level: str) -> str:
-    """Name of the column that holds the probability of a class."""
-    return f"p_{level.lower()}"
 
 
 def scored_columns(contract: Contract) -> dict[str, str]:
@@ -45,7 +41,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
     """Statements that bring table and views to the contract's state; running them again changes nothing."""
     columns = scored_columns(contract)
     body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-    added = [n for n in columns if n.startswith("p_")]
+    added = [probability_column(level) for level in contract.classes]
     entity, when = quoted(contract.entity), quoted(contract.timestamp)
     statements = [
         f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",

@@ -22,6 +22,7 @@ from apex_ml.core.candidates.interface import Explained, Scorer
 from apex_ml.core.decision import decide
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 
 MODEL_FILE = "model.json"
 SEEN_FILE = "seen.u64"
@@ -180,7 +181,7 @@ class Model:
         return {
             candidate(self.candidate).file: self.booster,
             SEEN_FILE: self.seen,
-            MODEL_FILE: json.dumps(content, indent=1, sort_keys=True).encode(),
+            MODEL_FILE: json_text(content, indent=1, sort_keys=True).encode(),
         }
 
     @classmethod

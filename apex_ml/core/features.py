@@ -30,12 +30,24 @@ from apex_ml.contract.model import (
     TargetShareRecipe,
     TargetTrendRecipe,
 )
+from apex_ml.contract.names import (
+    DAYS,
+    DAYS_SQUARED,
+    LAST_DATE,
+    LAST_TARGET,
+    ORDERS,
+    SINCE_LAST,
+    calendar_name,
+    count_name,
+    days_name,
+    known_name,
+    last_name,
+    mean_name,
+    share_name,
+    sum_name,
+    trend_name,
+)
 
-ORDERS = "history_orders"
-LAST_DATE = "history_last_date"
-LAST_TARGET = "history_last_target"
-DAYS = "history_days"
-DAYS_SQUARED = "history_days_squared"
 DAYS_A_YEAR = 365.25
 EXAMPLE_KEY = ("entity", "timestamp")
 
@@ -47,26 +59,6 @@ class FeatureColumn:
     name: str
     kind: Literal["categorical", "numeric"]
     levels: tuple[str, ...] | None = None
-
-
-def count_name(level: str) -> str:
-    """State column: earlier orders with this target level."""
-    return f"history_count_{level}"
-
-
-def sum_name(measure: str) -> str:
-    """State column: sum of a measure over earlier orders, in its smallest unit."""
-    return f"history_sum_{measure}"
-
-
-def known_name(measure: str) -> str:
-    """State column: earlier orders with a value of the measure."""
-    return f"history_known_{measure}"
-
-
-def days_name(level: str) -> str:
-    """State column: sum of the days of earlier orders with this target level."""
-    return f"history_days_of_{level}"
 
 
 def trend_levels(contract: Contract) -> tuple[str, ...]:
@@ -187,20 +179,22 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
             columns.append(FeatureColumn(name, "categorical", column.domain.levels if column.domain else None))
         else:
             columns.append(FeatureColumn(name, "numeric"))
-    columns += [FeatureColumn(f"{contract.timestamp}_{part}", "numeric") for part in contract.features.calendar]
+    columns += [
+        FeatureColumn(calendar_name(contract.timestamp, part), "numeric") for part in contract.features.calendar
+    ]
     for recipe in contract.features.history:
         if isinstance(recipe, CountRecipe):
             columns.append(FeatureColumn(ORDERS, "numeric"))
         elif isinstance(recipe, DaysSinceLastRecipe):
-            columns.append(FeatureColumn("history_days_since_last", "numeric"))
+            columns.append(FeatureColumn(SINCE_LAST, "numeric"))
         elif isinstance(recipe, LastTargetRecipe):
-            columns.append(FeatureColumn(f"history_last_{contract.target}", "categorical", contract.classes))
+            columns.append(FeatureColumn(last_name(contract.target), "categorical", contract.classes))
         elif isinstance(recipe, TargetShareRecipe):
-            columns += [FeatureColumn(f"history_share_{level}", "numeric") for level in contract.classes]
+            columns += [FeatureColumn(share_name(level), "numeric") for level in contract.classes]
         elif isinstance(recipe, TargetTrendRecipe):
-            columns.append(FeatureColumn(f"history_trend_{recipe.level}", "numeric"))
+            columns.append(FeatureColumn(trend_name(recipe.level), "numeric"))
         else:
-            columns += [FeatureColumn(f"history_mean_{measure}", "numeric") for measure in recipe.columns]
+            columns += [FeatureColumn(mean_name(measure), "numeric") for measure in recipe.columns]
     return tuple(columns)
 
 
@@ -249,16 +243,16 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
         if isinstance(recipe, CountRecipe):
             reads = {ORDERS: {ORDERS}}
         elif isinstance(recipe, DaysSinceLastRecipe):
-            reads = {"history_days_since_last": {ORDERS, LAST_DATE}}
+            reads = {SINCE_LAST: {ORDERS, LAST_DATE}}
         elif isinstance(recipe, LastTargetRecipe):
-            reads = {f"history_last_{contract.target}": {LAST_TARGET}}
+            reads = {last_name(contract.target): {LAST_TARGET}}
         elif isinstance(recipe, TargetShareRecipe):
-            reads = {f"history_share_{level}": {ORDERS, count_name(level)} for level in contract.classes}
+            reads = {share_name(level): {ORDERS, count_name(level)} for level in contract.classes}
         elif isinstance(recipe, TargetTrendRecipe):
             of_level = {count_name(recipe.level), days_name(recipe.level)}
-            reads = {f"history_trend_{recipe.level}": {ORDERS, LAST_DATE, DAYS, DAYS_SQUARED} | of_level}
+            reads = {trend_name(recipe.level): {ORDERS, LAST_DATE, DAYS, DAYS_SQUARED} | of_level}
         else:
-            reads = {f"history_mean_{measure}": {sum_name(measure), known_name(measure)} for measure in recipe.columns}
+            reads = {mean_name(measure): {sum_name(measure), known_name(measure)} for measure in recipe.columns}
         needed |= {column for name, columns in reads.items() if not names or name in names for column in columns}
     return tuple(name for name, _, _ in state_columns(contract) if name in needed)
 
@@ -282,32 +276,32 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
     for name in filter(wanted, contract.features.attributes):
         columns[name] = table.column(name)
     for part in contract.features.calendar:
-        if wanted(name := f"{contract.timestamp}_{part}"):
+        if wanted(name := calendar_name(contract.timestamp, part)):
             numeric(name, calendar_part(days, part))
     for recipe in contract.features.history:
         if isinstance(recipe, CountRecipe):
             if wanted(ORDERS):
                 numeric(ORDERS, _integers(table, ORDERS))
         elif isinstance(recipe, DaysSinceLastRecipe):
-            if wanted(name := "history_days_since_last"):
+            if wanted(name := SINCE_LAST):
                 numeric(name, days - _last_days(table), _integers(table, ORDERS) == 0)
         elif isinstance(recipe, LastTargetRecipe):
-            if wanted(name := f"history_last_{contract.target}"):
+            if wanted(name := last_name(contract.target)):
                 levels = pa.array([None, *contract.classes], pa.string())
                 columns[name] = levels.take(pa.array(_integers(table, LAST_TARGET)))
         elif isinstance(recipe, TargetShareRecipe):
             for level in contract.classes:
-                if wanted(name := f"history_share_{level}"):
+                if wanted(name := share_name(level)):
                     share = (_integers(table, count_name(level)) + recipe.smoothing / len(contract.classes)) / (
                         _integers(table, ORDERS) + recipe.smoothing
                     )
                     numeric(name, share)
         elif isinstance(recipe, TargetTrendRecipe):
-            if wanted(name := f"history_trend_{recipe.level}"):
+            if wanted(name := trend_name(recipe.level)):
                 numeric(name, _trend(table, recipe))
         else:
             for measure in recipe.columns:
-                if wanted(name := f"history_mean_{measure}"):
+                if wanted(name := mean_name(measure)):
                     known = _integers(table, known_name(measure))
                     mean = _integers(table, sum_name(measure)) / (np.maximum(known, 1) * unit(contract, measure))
                     numeric(name, mean, known == 0)

@@ -15,33 +15,24 @@ import pyarrow.compute as pc
 
 from apex_ml.contract.masks import quoted
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import (
+from apex_ml.contract.names import (
+    DAY,
     DAYS,
     DAYS_SQUARED,
     LAST_DATE,
     LAST_TARGET,
     ORDERS,
+    PLACE,
+    POSITION,
     count_name,
-    day_sql,
     days_name,
-    exact_sql,
+    exact_name,
     known_name,
-    mean_measures,
-    place_sql,
     sum_name,
-    trend_levels,
 )
+from apex_ml.core.features import day_sql, exact_sql, mean_measures, place_sql, trend_levels
 
-POSITION = "history_position"
-"""Names a row of the orders: an integer that no other row has."""
-DAY = "history_day"
-PLACE = "history_place"
 EPOCH = date(1970, 1, 1)
-
-
-def exact_name(measure: str) -> str:
-    """Column of a measure in its smallest unit."""
-    return f"history_exact_{measure}"
 
 
 def compact_sql(contract: Contract, orders: str) -> str:

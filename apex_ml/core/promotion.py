@@ -7,8 +7,9 @@ more often, so the level of a night is a part of the year's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -227,8 +228,41 @@ def decide(
     """Decide by the policy whether the challenger replaces the champion.
 
     Rows that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are not
-    numbers, only the absolute gates hold, and no comparison is made up. All reasons against are told at once.
+    numbers, only the absolute gates hold, and no comparison is made up. All reasons against are told at once. Evidence
+    that is not finite rejects the challenger, and is left out.
     """
+    decision = _decide(challenger, champion, holdout, policy, serving, looks, seed)
+    evidence, unknown = _finite(decision.evidence)
+    if not unknown:
+        return decision
+    fault = f"these cannot be told from so few orders, they are not finite: {', '.join(unknown)}"
+    reasons = (fault,) if decision.promote else (*decision.reasons, fault)
+    return replace(decision, promote=False, reasons=reasons, evidence=evidence)
+
+
+def _finite(evidence: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The evidence without what holds a number that is not finite, and the names of what was left out."""
+    unknown = [name for name, value in evidence.items() if not _is_finite(value)]
+    return {name: value for name, value in evidence.items() if name not in unknown}, unknown
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _decide(
+    challenger: Contender,
+    champion: Contender | None,
+    holdout: Holdout,
+    policy: Promotion,
+    serving: Serving,
+    looks: int,
+    seed: int,
+) -> PromotionDecision:
     p, theirs, holdout, evidence = _unseen(challenger, champion, holdout)
     evidence |= {"holdout_orders": len(holdout), "margin": policy.margin, "looks": looks, "mode": policy.mode}
     against = _cannot_serve(challenger, policy, serving)
@@ -243,6 +277,16 @@ def decide(
         only = serving.classes[int(present[0])]
         return PromotionDecision(
             False, (f"the holdout has orders of one class only ({only}): nothing can be told apart", *against), evidence
+        )
+    if holdout.entities is not None and len(np.unique(holdout.entities)) < 2:
+        return PromotionDecision(
+            False,
+            (
+                f"the holdout's {len(holdout)} orders are all of one entity: chance cannot be told from progress; give"
+                " raw files with orders of more",
+                *against,
+            ),
+            evidence,
         )
     losses = order_losses(p, holdout.y)
     told, absolute = _absolute_gates(p, losses, holdout, policy, serving, seed)
@@ -471,6 +515,8 @@ def _losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> 
         if chosen.sum() < policy.segment_orders:
             continue
         gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
+        if len(gain.sums) < 2:  # all of one entity: no error of the mean can be told
+            continue
         far = reach(policy.alpha / len(levels), len(gain.sums)) * gain.error
         segments.append(
             {

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from apex_ml import __version__
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.json_text import json_text
 from apex_ml.platform import embedded, postgres
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.platform.supervise import POSTGRES, Supervisor, programs, render, services
@@ -69,7 +70,7 @@ def backup(settings: Settings, folder: Path) -> Path:
             "sha256": {name: _sha256(path) for name, path in parts.items()},
         }
         parts["manifest.json"] = about = Path(scratch) / "manifest.json"
-        about.write_text(json.dumps(manifest, indent=1))
+        about.write_text(json_text(manifest, indent=1))
         half = Path(scratch) / target.name
         with tarfile.open(half, "w") as archive:
             for name, path in parts.items():

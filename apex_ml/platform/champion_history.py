@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC
 from typing import Any
 
@@ -11,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from apex_ml.adapters.registry import Registry
-from apex_ml.errors import TransientError
+from apex_ml.errors import ApexError
+from apex_ml.json_text import json_text
 from apex_ml.platform.report import Row, champion, fetch
 from apex_ml.settings import Settings
 from apex_ml.steps import champion as protocol
@@ -31,7 +31,7 @@ def heal(settings: Settings) -> str:
     """
     try:
         protocol.resolve(settings, Registry(settings))
-    except TransientError as error:
+    except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""
 
@@ -45,7 +45,7 @@ def as_json(settings: Settings, found: list[Row]) -> str:
     """The same as one JSON object with the keys model, champion (a version or null) and history."""
     current = champion(settings)
     content = {"model": settings.model_name, "champion": current.version if current else None, "history": found}
-    return json.dumps(content, indent=1, default=lambda value: value.isoformat())
+    return json_text(content, indent=1, default=lambda value: value.isoformat())
 
 
 def show(settings: Settings, found: list[Row]) -> None:

@@ -8,7 +8,6 @@ secrets that it needs, each into a volume of its own (:func:`part_secrets`). A s
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pydantic import SecretStr
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, variable
 from apex_ml.platform.environment import QUIET, airflow_environment, mlflow_environment
 from apex_ml.settings import CODE_ROOT, Settings
@@ -99,7 +99,7 @@ def digests(settings: Settings) -> dict[str, str]:
     """
     made = {}
     for kind, values in parts(settings).items():
-        counted = json.dumps(sorted((name, value) for name, value in values.items() if name != KEYS))
+        counted = json_text(sorted((name, value) for name, value in values.items() if name != KEYS))
         made[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.platform.env_file import file_values, variable
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.surroundings import shielded
@@ -135,7 +135,7 @@ def write_airflow_passwords(settings: Settings) -> None:
     half = folder / "passwords.json.new"
     handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
-        json.dump(passwords, file)
+        file.write(json_text(passwords))
     os.chmod(half, 0o600)
     os.replace(half, target)
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from apex_ml.adapters.store import check_parquet, data_files, hidden, local_folder, write_atomically
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
+from apex_ml.json_text import json_text
 from apex_ml.platform import report
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
@@ -196,7 +197,7 @@ def next_run_number(settings: Settings) -> int:
             number = 1
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f'{counter}: damaged, expected {{"runs": N}}; remove it to count from 1 again') from error
-        write_atomically(counter, json.dumps({"runs": number}).encode())
+        write_atomically(counter, json_text({"runs": number}).encode())
     return number
 
 

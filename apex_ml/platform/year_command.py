@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 from apex_ml.simulate.commands import simulate as orders
 
@@ -36,7 +36,7 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) 
     began = time.monotonic()
     found = simulate_year(folder, plan, click.echo)
     found["seconds"] = round(time.monotonic() - began, 1)
-    (folder / "year.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "year.json").write_text(json_text(found, indent=1) + "\n", encoding="utf-8")
     for name in ("false_alarms", "weeks_until_drift_found", "weeks_until_degradation_found", "weeks_until_promotion"):
         click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
     for name in ("weeks_until_recovered", "trainings", "trainings_without_promotion", "seconds"):

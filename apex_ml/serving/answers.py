@@ -124,7 +124,8 @@ def answer_bytes(judge: Judge, judged: Judged, request_id: str, begun: float) ->
             "model": {"name": version.name, "version": version.version},
             "request_id": request_id,
             "ms": round((time.perf_counter() - begun) * 1e3, 3),
-        }
+        },
+        inf_nan_mode="null",
     )
 
 

@@ -15,7 +15,7 @@ from datetime import date
 from apex_ml.adapters import warehouse
 from apex_ml.adapters.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.contract.requests import Orders
-from apex_ml.errors import ApexError, TransientError
+from apex_ml.errors import ApexError
 from apex_ml.serving.judge import Judge, load_judge
 from apex_ml.steps.folder import MANIFEST, StepContext
 
@@ -95,7 +95,7 @@ class Follower:
             self._asked_postgres = self._looked
             try:
                 warehouse.rows(self._context.settings, "SELECT 1")
-            except TransientError as error:
+            except ApexError as error:
                 self._tell("postgres", "postgres: does not answer", str(error))
             else:
                 self._tell("postgres", None)

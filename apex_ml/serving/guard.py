@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import re
@@ -13,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from apex_ml.json_text import json_text
 from apex_ml.serving.figures import Figures
 from apex_ml.serving.keys import KeyFile, is_loopback
 from apex_ml.settings import Settings
@@ -80,7 +80,7 @@ class Refusal(Exception):  # noqa: N818  an answer, not a fault
 
 def refused(error: str, message: str, request_id: str, **more: Any) -> bytes:
     """The body of every answer that is no success."""
-    return json.dumps({"error": error, "message": message, "request_id": request_id, **more}).encode()
+    return json_text({"error": error, "message": message, "request_id": request_id, **more}).encode()
 
 
 class Guard:
@@ -146,7 +146,7 @@ class Guard:
         self._figures.answered(route, status, seconds)
         told = {"method": scope["method"] if scope["method"].isalpha() else "?", "route": route, "status": status}
         told |= {"ms": round(seconds * 1e3, 3), "bytes": size}
-        access.info(json.dumps({**told, **{k: v for k, v in notes.items() if v is not None}}))
+        access.info(json_text({**told, **{k: v for k, v in notes.items() if v is not None}}))
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
         """Raise Refusal, or return the id of the key."""

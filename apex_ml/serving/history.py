@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duck import errors_name
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import LAST_DATE
+from apex_ml.contract.names import LAST_DATE
 from apex_ml.errors import DataError
 
 

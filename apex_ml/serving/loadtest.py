@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 import time
 import uuid
@@ -24,6 +23,7 @@ from apex_ml.adapters.inference_log import BATCH_TAG, SAMPLE_ROWS, InferenceLog
 from apex_ml.adapters.store import check_parquet
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import DataError, TransientError
+from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
@@ -54,7 +54,7 @@ class Asked:
         made = []
         for begin in range(0, len(self.orders), size):
             part = self.orders[begin : begin + size]
-            body = json.dumps({"orders": part}, separators=(",", ":")).encode()
+            body = json_text({"orders": part}, separators=(",", ":")).encode()
             made.append((target.request("POST", "/predict", body), begin, begin + len(part)))
         return made
 

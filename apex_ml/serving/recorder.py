@@ -13,7 +13,7 @@ import numpy as np
 from apex_ml.adapters import online
 from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
-from apex_ml.errors import ApexError
+from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.serving.figures import Figures
 from apex_ml.serving.judge import Judge, Judged
 from apex_ml.steps.folder import StepContext
@@ -109,7 +109,7 @@ class Recorder:
             counter = self._figures.recorded
             try:
                 self._write(first.judge, part)
-            except ApexError:  # Postgres is away: all of it stays in the queue
+            except (TransientError, ConfigError):  # Postgres is away, or not as it should be: all stays in the queue
                 raise
             except Exception:  # what cannot be written must not stop what comes after it
                 logger.exception("answers_dropped rows=%s", rows)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import CHALLENGER, CHAMPION, ModelVersion, Registry
+from apex_ml.adapters.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
 from apex_ml.core.promotion import PromotionDecision
-from apex_ml.errors import DataError
+from apex_ml.errors import ConfigError, DataError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
@@ -39,11 +39,16 @@ class Move:
 
 
 def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
-    """Return the champion's version, healing ledger and alias first; None when there is none yet."""
+    """Return the champion's version, healing ledger and alias first; None when there is none.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
+    """
     with warehouse.champion_lock(settings, shared=True) as connection:
         champion = registry.by_alias(CHAMPION)
         pending = warehouse.pending_move(connection, settings.model_name)
         ledger = warehouse.ledger_champion(connection, settings.model_name)
+        if champion is None and ledger is not None and not registry.has_model():
+            raise ConfigError(gone_model(settings, f"version {ledger} is champion"))
         if pending is None and ledger == (champion.version if champion else None):
             return champion
     with warehouse.champion_lock(settings) as connection:
@@ -82,7 +87,7 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
                 "state": "done",
                 "step_run": "",
                 "who": "unknown, by the MLflow UI or API",
-                "reasons": ["the alias was found moved; adopted"],
+                "reasons": [_why_moved(registry, ledger, champion)],
             },
         )
         logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
@@ -107,6 +112,25 @@ def _align_challenger(settings: Settings, registry: Registry, connection: wareho
         registry.drop_alias(CHALLENGER)
     else:
         registry.set_alias(CHALLENGER, version)
+
+
+def _why_moved(registry: Registry, ledger: int | None, champion: ModelVersion | None) -> str:
+    if champion is not None or ledger is None:
+        return "the alias was found moved; adopted"
+    if registry.by_version(ledger) is None:
+        return f"version {ledger}, the champion, was deleted in MLflow; adopted"
+    return f"the alias {CHAMPION} was removed from version {ledger} in MLflow; adopted"
+
+
+def why_none(settings: Settings) -> str:
+    """Why there is no champion, when there was one, and what to do; empty when there never was one."""
+    moves = warehouse.finished_moves(settings)
+    if not moves or moves[-1]["to_version"] is not None:
+        return ""
+    return (
+        f"there is no champion any more ({moves[-1]['reasons'][0]}); make a version champion: apex promote --force"
+        " --reason TEXT VERSION (apex champion lists them), or train one: make train"
+    )
 
 
 def _abort(connection: warehouse.Connection, promotion_id: int, reason: str) -> None:
@@ -189,7 +213,10 @@ def _who(settings: Settings, version: int | None) -> str:
 def require(version: ModelVersion | None, what: str) -> ModelVersion:
     """Return the version or say that it does not exist."""
     if version is None:
-        raise DataError(f"{what} does not exist in the registry")
+        raise DataError(
+            f"{what} does not exist in MLflow's registry: it was deleted, or the model was renamed; train another: make"
+            " train"
+        )
     return version
 
 

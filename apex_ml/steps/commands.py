@@ -17,6 +17,7 @@ import click
 from apex_ml import faults
 from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 RESULT_MARK = "APEX_RESULT"
@@ -72,7 +73,7 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
 def _print(result: dict[str, Any]) -> None:
     # the reports of single files and the profile stay in the manifest: the result line is small
     small = {k: v for k, v in result.items() if k not in ("reports", "profile")}
-    click.echo(f"{RESULT_MARK} {json.dumps(small, default=str)}")
+    click.echo(f"{RESULT_MARK} {json_text(small, default=str)}")
 
 
 def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **arguments: Any) -> None:

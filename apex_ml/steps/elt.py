@@ -21,8 +21,9 @@ from apex_ml.adapters.orders import BATCH_ROWS, CodedColumns, SortedOrders, acce
 from apex_ml.adapters.store import sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import POSITION
 from apex_ml.core.features import finish, state_columns
-from apex_ml.core.history import POSITION, Replay, settle_by_attributes
+from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
 from apex_ml.steps.folder import StepContext, read_manifest, run_step
 from apex_ml.steps.validate import ACCEPTED

@@ -25,7 +25,7 @@ from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.store import scratch_folder
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
 from apex_ml.core.drift import Compared, Drift, judge
 from apex_ml.core.features import FeatureColumn

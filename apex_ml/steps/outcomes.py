@@ -18,8 +18,9 @@ import pyarrow as pa
 from apex_ml.adapters import duck, scored
 from apex_ml.adapters.orders import accepted_files
 from apex_ml.adapters.store import scratch_folder
-from apex_ml.contract.masks import ROW_NR, literal, quoted
+from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
 from apex_ml.steps.folder import StepContext, latest_manifest, read_manifest
 from apex_ml.steps.validate import ACCEPTED

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from apex_ml.adapters import warehouse
 from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.scored import shadow_outcomes
-from apex_ml.contract.tables import probability_column
+from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
 from apex_ml.core.seen import order_keys

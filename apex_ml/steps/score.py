@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
@@ -28,14 +27,15 @@ from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
 from apex_ml.adapters.store import UnreadableError, scratch_folder, sha256_of
-from apex_ml.contract.masks import ROW_NR, literal, quoted
+from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.estimator import Model, Prediction
 from apex_ml.core.features import finish, state_needed, state_sql
 from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
 from apex_ml.errors import ApexError, DataError, TransientError
 from apex_ml.faults import reach
+from apex_ml.json_text import json_text
 from apex_ml.steps import champion as protocol
 from apex_ml.steps.alerts import send_alerts
 from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
@@ -85,7 +85,9 @@ def list_drops(context: StepContext) -> dict[str, Any]:
     if not waiting:
         return result | {"note" if bad else "skip": "; ".join(unfinished[:3]) or "no drops are waiting"}
     if protocol.resolve(context.settings, Registry(context.settings)) is None:
-        return result | {"note" if bad else "skip": f"no champion yet: {len(waiting)} drops wait for one"}
+        gone = protocol.why_none(context.settings)
+        note = f"{gone or 'no champion yet'}: {len(waiting)} drops wait for one"
+        return result | {"note" if bad else "skip": note}
     result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
     return result
 
@@ -161,7 +163,7 @@ def _set_aside(context: StepContext, inbox: Inbox, name: str, reason: str) -> No
 
 def _length(name: str) -> int:
     """Characters of a name in a JSON list that is escaped for HTML, too, as templates of Airflow escape it."""
-    return len(json.dumps(name)) + 2 + 5 * sum(name.count(c) for c in "<>&'")
+    return len(json_text(name)) + 2 + 5 * sum(name.count(c) for c in "<>&'")
 
 
 class _ChangedError(TransientError):
@@ -198,7 +200,8 @@ def load_scorer(context: StepContext) -> Scorer:
     registry = Registry(context.settings)
     version = protocol.resolve(context.settings, registry)
     if version is None:
-        raise TransientError("score: there is no champion yet; train one: make train")
+        gone = protocol.why_none(context.settings)
+        raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
     return scorer_of(context, registry, version)
 
 
@@ -340,7 +343,7 @@ def _tidy(context: StepContext) -> None:
         send_outbox(context.settings)
         partitions.merge_closed(context.settings, context.contract)
         partitions.analyse_new(context.settings)
-    except TransientError as error:
+    except ApexError as error:
         logger.warning("left_for_later reason=%s", error)
 
 
@@ -653,7 +656,7 @@ def _run_row(
         "row_us_p99": float(quantiles[2]),
         "confidence_mean": mean,
         "confidence_median": median,
-        "profile": json.dumps(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
+        "profile": json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
         "started_at": started_at,
     }
 

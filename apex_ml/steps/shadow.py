@@ -21,9 +21,8 @@ from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.rowchecks import check_file, statistics_are_not_trusted
 from apex_ml.adapters.store import UnreadableError, scratch_folder
-from apex_ml.contract.masks import ROW_NR
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach

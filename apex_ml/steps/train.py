@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters import plots, report, warehouse
 from apex_ml.adapters.registry import Registry
 from apex_ml.adapters.store import local_folder, sha256_of
-from apex_ml.adapters.tracking import TrainingRecord, log_and_register
+from apex_ml.adapters.tracking import TrainingRecord, log_and_register, refuse_deleted
 from apex_ml.adapters.truth import find_truth, read_truth
 from apex_ml.contract.model import Contract
 from apex_ml.core.degradation import EXPECTED
@@ -28,6 +27,7 @@ from apex_ml.core.legacy import compare, legacy_columns, legacy_identifiers
 from apex_ml.core.model_card import Provenance, model_card
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
+from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import StepContext, git_commit, read_manifest, run_step
 
@@ -187,6 +187,7 @@ def _work(
     context: StepContext, folder: Path, options: Options, divided: dict[str, Any], truth: Path | None
 ) -> dict[str, Any]:
     contract, settings = context.contract, context.settings
+    refuse_deleted(settings)
     parts = _examples(context)
     about = _about(context, divided, parts)
     search_file = context.processed / context.run / f".search-{divided['key'][:16]}.db"
@@ -315,7 +316,7 @@ def _params(done: Development, options: Options, about: dict[str, Any]) -> dict[
         "selection": options.selection,
         "features": ",".join(done.model.encoder.names)[:6000],
         "calibration": done.model.calibration.method,
-        "decision_weights": json.dumps(done.model.weights),
+        "decision_weights": json_text(done.model.weights),
         "split": about["split"],
     }
 
@@ -365,7 +366,7 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
         "trials": [{"value": t.value, **t.params} for t in done.trials],
         **tables,
     }
-    (folder / "evaluation.json").write_text(json.dumps(content, indent=1))
+    (folder / "evaluation.json").write_text(json_text(content, indent=1))
     if done.curve:
         plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
     plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +16,7 @@ from apex_ml.adapters.rowchecks import FileReport, check_file
 from apex_ml.adapters.store import data_files, digest, local_folder, new_folder, sha256_of, write_atomically
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 from apex_ml.steps.folder import StepContext, recent_manifests, run_step
 from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
 
@@ -199,7 +199,7 @@ def _keep_evidence(context: StepContext, quarantine: Path, reports: list[FileRep
     """Keep what a failed validation found, beside the folder that a good one would have made."""
     with new_folder(_evidence_folder(context)) as kept:
         shutil.copytree(quarantine, kept / QUARANTINE)
-        write_atomically(kept / REPORT, json.dumps([r.as_dict() for r in reports], indent=1).encode())
+        write_atomically(kept / REPORT, json_text([r.as_dict() for r in reports], indent=1).encode())
 
 
 def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int, bad: int) -> None:

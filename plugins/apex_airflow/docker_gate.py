@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from apex_airflow.step_container import API_VERSION, ENVIRONMENT, LABEL, container_body, host_config
 from apex_airflow.step_process import StepCommand
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Gate:
         await self._engine.aclose()
 
     def _of_us(self, all_of_them: str, *labels: str) -> dict[str, str]:
-        return {"all": all_of_them, "filters": json.dumps({"label": [self._label, *labels]})}
+        return {"all": all_of_them, "filters": json_text({"label": [self._label, *labels]})}
 
     async def _ping(self, request: Request) -> Response:
         return Response((await self._engine.get("/_ping")).text)

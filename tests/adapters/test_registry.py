@@ -10,6 +10,7 @@ import httpx
 import pytest
 from throwaway_home import free_ports
 
+from apex_ml.adapters.inference_log import InferenceLog
 from apex_ml.adapters.registry import CHAMPION, FILES_TAG, Registry
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
@@ -76,3 +77,31 @@ def test_an_mlflow_that_is_not_there(home: Any, call: str) -> None:
     registry = Registry(home(mlflow_tracking_uri=f"http://127.0.0.1:{port}"))
     with pytest.raises(TransientError, match=rf"MLflow at http://127\.0\.0\.1:{port} \(APEX_MLFLOW_TRACKING_URI"):
         CALLS[call](registry)
+
+
+def test_a_deleted_experiment_is_no_passing_fault_and_its_remedy_works(settings: Settings) -> None:
+    name = f"deleted {next(_numbers)}"
+    base = f"{settings.tracking_uri}/api/2.0/mlflow"
+    log = InferenceLog(settings, name)
+    assert log.experiment(name) is None
+    made = log._experiment()
+    httpx.post(f"{base}/experiments/delete", json={"experiment_id": made}).raise_for_status()
+    with pytest.raises(ConfigError, match=rf"{name} was deleted.*mlflow experiments restore --experiment-id {made}"):
+        log._experiment()
+    httpx.post(f"{base}/experiments/restore", json={"experiment_id": made}).raise_for_status()
+    assert log._experiment() == made
+
+
+def test_a_run_that_is_gone_is_named(settings: Settings) -> None:
+    log = InferenceLog(settings)
+    for call in (lambda: log.metrics("0" * 32, {"a": 1.0}), lambda: log.artifact("0" * 32, "a.json", {})):
+        with pytest.raises(ConfigError, match=f"no longer has the run {'0' * 32}"):
+            call()
+
+
+def test_a_registered_model_that_was_renamed_is_missed(settings: Settings) -> None:
+    registry = Registry(settings)
+    assert registry.has_model()
+    content = {"name": settings.model_name, "new_name": f"{settings.model_name} renamed"}
+    httpx.post(f"{settings.tracking_uri}/api/2.0/mlflow/registered-models/rename", json=content).raise_for_status()
+    assert not registry.has_model()

@@ -21,6 +21,7 @@ from apex_ml.core.promotion import (
     Holdout,
     PromotionDecision,
     Serving,
+    _finite,
     decide,
     level_of_look,
     lower_bound,
@@ -131,6 +132,10 @@ NEVER: dict[str, tuple[Callable[[], tuple[Contender, Holdout]], str]] = {
         "the holdout is empty",
     ),
     "one class": (lambda: (model(TRUTH[HOLDOUT.y == 1]), of_class(1)), r"one class only \(TELEFONO\)"),
+    "one client": (
+        lambda: (model(TRUTH), replace(HOLDOUT, entities=np.zeros(N, np.int64))),
+        f"{N} orders are all of one entity",
+    ),
     "a split that leaks": (lambda: (model(TRUTH, promotable=False), HOLDOUT), "not temporal"),
     "other classes": (lambda: (replace(model(TRUTH), classes=("a", "b", "c")), HOLDOUT), "classes a, b, c are not"),
     "an unknown feature": (lambda: (replace(model(TRUTH), features=("weather",)), HOLDOUT), "does not have: weather"),
@@ -146,6 +151,21 @@ def test_what_is_never_promoted(make: Any, words: str, champion: float | None) -
     found = gate(challenger, theirs, holdout)
     assert not found.promote
     assert len([r for r in found.reasons if re.search(words, r)]) == 1, found.reasons
+    json.dumps(found.evidence, allow_nan=False)  # what the ledger takes
+
+
+def test_evidence_that_is_not_finite_rejects_and_is_named() -> None:
+    evidence, unknown = _finite({"a": 1.0, "gain_low": -np.inf, "segments": [{"low": np.nan}], "n": 3, "s": "x"})
+    assert evidence == {"a": 1.0, "n": 3, "s": "x"} and unknown == ["gain_low", "segments"]
+
+
+def test_a_segment_of_one_client_is_not_judged() -> None:
+    alone = HOLDOUT.segments | {"alone": np.where(np.arange(N) < 600, "one", "rest")}
+    entities = np.where(np.arange(N) < 600, -1, np.arange(N))
+    found = gate(model(TRUTH), model(blurred(0.5)), replace(HOLDOUT, segments=alone, entities=entities))
+    assert found.promote
+    levels = {s["level"] for s in found.evidence["segments"] if s["segment"] == "alone"}
+    assert levels == {"rest"}
 
 
 def test_the_first_model_needs_the_absolute_gates_alone() -> None:

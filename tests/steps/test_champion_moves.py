@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 from apex_home import Apex
@@ -19,15 +21,17 @@ from click.testing import CliRunner
 from throwaway_home import free_ports
 
 from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.tracking import EXPERIMENT, refuse_deleted
 from apex_ml.cli import apex as cli
 from apex_ml.contract.model import Contract
-from apex_ml.errors import ConfigError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform import champion_history
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps import champion as protocol
 from apex_ml.steps.by_hand import BY_HAND, force, rollback
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import score
+from apex_ml.steps.score import load_scorer, score
+from apex_ml.steps.train import train
 
 RACERS = 20
 
@@ -331,3 +335,72 @@ def test_without_mlflow_the_history_is_shown_with_a_warning(nights: Any) -> None
     assert "could not be compared with the ledger: MLflow at" in champion_history.heal(other.settings)
     assert champion_history.heal(nights.apex.settings) == ""
     assert len(champion_history.history(other.settings, 5)) == 1
+
+
+def mlflow(nights: Any, method: str, path: str, **content: Any) -> None:
+    """Do what a person does in MLflow."""
+    base = f"{nights.apex.settings.tracking_uri}/api/2.0/mlflow"
+    httpx.request(method, f"{base}/{path}", json=content).raise_for_status()
+
+
+def test_an_alias_that_a_person_removed_is_told_with_a_remedy(nights: Any) -> None:
+    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    promote(nights.apex.context("one"), who="test")
+    mlflow(nights, "DELETE", "registered-models/alias", name=name, alias=CHAMPION)
+    with pytest.raises(TransientError, match=rf"alias champion was removed from version {version}.*promote --force"):
+        load_scorer(nights.apex.context("scoring"))
+    assert nights.ledger()[-1] == ("manual", version, None, "done")
+
+
+def test_a_champion_that_a_person_deleted_is_told_with_a_remedy(nights: Any) -> None:
+    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    promote(nights.apex.context("one"), who="test")
+    mlflow(nights, "DELETE", "model-versions/delete", name=name, version=str(version))
+    with pytest.raises(TransientError, match=rf"version {version}, the champion, was deleted.*promote --force"):
+        load_scorer(nights.apex.context("scoring"))
+    forced(nights, nights.versions["two"])
+    assert nights.champion() == nights.versions["two"]
+
+
+def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nights: Any) -> None:
+    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    promote(nights.apex.context("one"), who="test")
+    before = nights.ledger()
+    mlflow(nights, "POST", "registered-models/rename", name=name, new_name=f"{name}_renamed")
+    for call in (
+        lambda: load_scorer(nights.apex.context("scoring")),
+        lambda: refuse_deleted(nights.apex.settings),
+        lambda: back(nights),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"no registered model {name}, although version {version} .*rename it back"
+        ):
+            call()
+    assert nights.ledger() == before
+    mlflow(nights, "POST", "registered-models/rename", name=f"{name}_renamed", new_name=name)
+    assert load_scorer(nights.apex.context("scoring")).version.version == version
+
+
+def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) -> None:
+    settings = nights.apex.settings
+    made = Registry(settings).experiment(EXPERIMENT)
+    mlflow(nights, "POST", "experiments/delete", experiment_id=made)
+    try:
+        (nights.apex.processed / "three").mkdir()
+        for step in ("elt", "split"):
+            shutil.copytree(nights.apex.processed / "one" / step, nights.apex.processed / "three" / step)
+        with pytest.raises(ConfigError, match=f"{EXPERIMENT} was deleted.*experiments restore --experiment-id {made}"):
+            train(nights.apex.context("three"), trials=0)
+    finally:
+        mlflow(nights, "POST", "experiments/restore", experiment_id=made)
+
+
+def test_a_run_that_a_person_deleted_does_not_stop_the_gate(nights: Any) -> None:
+    version = Registry(nights.apex.settings).by_version(nights.versions["one"])
+    assert version is not None
+    mlflow(nights, "POST", "runs/delete", run_id=version.run_id)
+    try:
+        assert promote(nights.apex.context("one"), who="test")["promoted"]
+        assert load_scorer(nights.apex.context("scoring")).version.version == version.version
+    finally:
+        mlflow(nights, "POST", "runs/restore", run_id=version.run_id)

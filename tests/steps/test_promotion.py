@@ -7,11 +7,14 @@ import signal
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from throwaway_home import free_ports
 
 from apex_ml.adapters import warehouse
 from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.steps import champion as protocol
 from apex_ml.steps.promote import promote
@@ -32,6 +35,24 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
     challenger = Registry(nights.apex.settings).by_alias(CHALLENGER)
     assert challenger is not None and challenger.version == nights.versions["two"]
+
+
+def test_orders_of_one_client_alone_are_a_rejection_in_the_ledger(nights: Any, contract: Contract) -> None:
+    path = nights.apex.processed / "one" / "split" / "test.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(contract.entity)
+    alone = pa.array(["C000001"] * table.num_rows)
+    pq.write_table(table.set_column(place, contract.entity, alone), path)
+    found = decide(nights, "one")
+    assert not found["promoted"] and "all of one entity: chance cannot be told from progress" in found["reasons"][0]
+    assert nights.ledger() == [("reject", None, 1, "done")]
+
+
+def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None:
+    with warehouse.connect(nights.apex.settings) as connection, connection:
+        row = {"model_name": "m", "action": "reject", "to_version": 1, "state": "done", "step_run": "r", "who": "w"}
+        warehouse.record_decision(connection, {**row, "reasons": ["x"], "evidence": {"low": float("-inf"), "n": 1}})
+    assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]
 
 
 def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> None:

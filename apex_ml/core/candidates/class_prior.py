@@ -10,6 +10,7 @@ import numpy as np
 
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
 from apex_ml.core.evaluation import class_shares
+from apex_ml.json_text import json_text
 
 
 class _Constant:
@@ -30,7 +31,7 @@ class ClassPrior(Candidate):
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
         """Count."""
         shares = class_shares(train.y, len(context.classes))
-        return Fitted(json.dumps(shares.tolist()).encode(), dict(params), {})
+        return Fitted(json_text(shares.tolist()).encode(), dict(params), {})
 
     def load(self, content: bytes) -> Scorer:
         """Read the shares."""

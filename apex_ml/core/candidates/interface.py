@@ -69,6 +69,8 @@ class Candidate(ABC):
     name: ClassVar[str]
     file: ClassVar[str]
     """Name of the file that holds a fitted one."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages that a fitted one needs to score, besides those of every model."""
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """The settings that are tried first, and the only ones without a search."""

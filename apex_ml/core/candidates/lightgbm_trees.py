@@ -31,6 +31,7 @@ class LightGBMTrees(Candidate):
 
     name = "lightgbm"
     file = "lightgbm.txt"
+    packages = ("lightgbm",)
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """Small trees."""

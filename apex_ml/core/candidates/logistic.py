@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 
 if TYPE_CHECKING:
     import optuna
@@ -91,7 +92,7 @@ class Logistic(Candidate):
             "coefficients": coefficients.tolist(),
             "intercepts": intercepts.tolist(),
         }
-        return Fitted(json.dumps(content).encode(), dict(params), {})
+        return Fitted(json_text(content).encode(), dict(params), {})
 
     def load(self, content: bytes) -> Scorer:
         """Read the coefficients."""

@@ -152,6 +152,7 @@ class XGBoostTrees(Candidate):
 
     name = "xgboost"
     file = "booster.ubj"
+    packages = ("xgboost",)
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """The settings that are tried first."""

@@ -1,0 +1,70 @@
+"""What Postgres says, as an error that tells what to do: wait, mend the settings, or mend the data."""
+
+from __future__ import annotations
+
+from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
+
+DISK_FULL = "53100"
+NO_POSTGRES = ("received invalid response", "expected authentication request")
+"""What libpq says of a server that speaks another protocol."""
+START_IT = "start it with: make up"
+FULL = (
+    "too many connections for role",
+    "too many connections for database",
+    "sorry, too many clients already",
+    "remaining connection slots are reserved",
+)
+"""What the server says to whom it has no connection left; the driver gives no code with it."""
+_REFUSED = {
+    "password authentication failed": "the password is not that of the role: `apex up` sets those of .env",
+    "no pg_hba.conf entry": "the server does not take connections from here: see its pg_hba.conf",
+    "pg_hba.conf rejects": "the server does not take connections from here: see its pg_hba.conf",
+    "permission denied for database": "the role may not connect: deployment/postgres/roles.sql makes the grants",
+    'database "': "make the databases: `apex up`, or deployment/postgres/roles.sql on a server of yours",
+    'role "': "make the roles: `apex up`, or deployment/postgres/roles.sql on a server of yours",
+}
+"""Beginnings of what the server says to whom it refuses, which it would refuse again; each with the remedy."""
+_TRANSIENT = ("08", "40", "53", "55", "57", "58", "XX")
+"""Classes of codes for what may be otherwise a moment later: connection, deadlock, resources, locks, shutdown, I/O."""
+_LOST = ("08", "57P")
+"""Codes of a connection that the server ended, or that broke."""
+_OF_DATA = ("22", "23")
+"""Classes of codes for a value that does not fit: out of range, not JSON, a second time."""
+
+
+def is_full(text: str) -> bool:
+    """Whether the server says that no connection is left."""
+    return any(said in text for said in FULL)
+
+
+def as_apex_error(url: str, text: str, code: str | None, outcome: str = "") -> ApexError:
+    """The error of a text and a code of Postgres. `outcome` says what the failed work left behind.
+
+    Only what may be otherwise a moment later is a TransientError. A value that Postgres refuses is a DataError; a
+    statement, a name or a role that it refuses is a ConfigError: the same call would fail again.
+    """
+    where = f"Postgres at {url.rsplit('@', 1)[-1]}"
+    first = (text.strip().splitlines() or ["no message"])[0]
+    outcome = outcome and f"; {outcome}"
+    if code == DISK_FULL or "No space left on device" in text:
+        return TransientError(f"{where}: {first}{outcome}; the disk is full; free space on its disk and run again")
+    if is_full(text):
+        return TransientError(
+            f"{where}: too many connections: {first}{outcome}; close some (apex status shows who holds them), or raise"
+            " the limit"
+        )
+    if code is None or code.startswith(_LOST):
+        for said, remedy in _REFUSED.items():
+            if f"FATAL:  {said}" in text:
+                return ConfigError(f"{where} (APEX_DATABASE_URL) refuses the connection: {first}; {remedy}")
+        another = any(sign in text for sign in NO_POSTGRES)
+        remedy = "another program listens there: stop it or set another port, then: make up" if another else START_IT
+        return TransientError(f"{where} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {first}{outcome}; {remedy}")
+    if code.startswith(_TRANSIENT):
+        return TransientError(f"{where}: {first} ({code}){outcome}; run again")
+    if code.startswith(_OF_DATA):
+        return DataError(f"{where} refuses a value: {first} ({code}){outcome}")
+    return ConfigError(
+        f"{where} refuses a statement: {first} ({code}){outcome}; the tables may be older than the code or the"
+        " contract: `apex up` brings them to the present state"
+    )

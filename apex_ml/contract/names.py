@@ -1,0 +1,229 @@
+"""Names that the product makes of a contract's own, and how a name is written where its characters are not allowed.
+
+Imports nothing of the contract's model, which asks here whether its names meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apex_ml.contract.model import Contract
+
+MAX_ENCODED = 59
+"""Characters of an encoded name: with a prefix such as ``s_p_`` it still is an identifier of Postgres."""
+MAX_IDENTIFIER = 63
+"""Bytes of an identifier in Postgres, which cuts a longer one without a word."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]")
+_LIKE_ENCODED = re.compile(r"x[0-9a-f]+_", re.IGNORECASE)
+
+ROW_NR = "row_nr"
+"""Position of a row in its file, from 0."""
+IN_DOUBT = "in doubt"
+"""Column of the row checks that is true for a row that needs a closer look."""
+
+ORDERS = "history_orders"
+LAST_DATE = "history_last_date"
+LAST_TARGET = "history_last_target"
+DAYS = "history_days"
+DAYS_SQUARED = "history_days_squared"
+SINCE_LAST = "history_days_since_last"
+POSITION = "history_position"
+"""Names a row of the orders: an integer that no other row has."""
+DAY = "history_day"
+PLACE = "history_place"
+
+
+def encoded(name: str, limit: int = MAX_ENCODED) -> str:
+    """Write a name with letters, digits, ``_``, ``-`` and ``.`` of ASCII alone; two names never become one.
+
+    A plain name stays as it is. Another character becomes ``_x<code point>_`` in hexadecimal, and so does a ``_`` that
+    would be read as the start of one. A result of more than `limit` characters is cut and ends in a hash of the name.
+
+    >>> encoded("DIGITAL"), encoded("B & C"), encoded("é"), encoded("a_x26_b")
+    ('DIGITAL', 'B_x20__x26__x20_C', '_xe9_', 'a_x5f_x26_b')
+    """
+    written = ""
+    for character in reversed(name):  # from the end: whether a `_` starts an escape depends on what follows it
+        if not _PLAIN.match(character) or (character == "_" and _LIKE_ENCODED.match(written)):
+            character = f"_x{ord(character):x}_"
+        written = character + written
+    if len(written) <= limit:
+        return written
+    return f"{written[: limit - 19]}_h{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}_"
+
+
+def probability_column(level: str) -> str:
+    """Name of the column that holds the probability of a class."""
+    return f"p_{encoded(level.lower())}"
+
+
+def count_name(level: str) -> str:
+    """State column: earlier orders with this target level."""
+    return f"history_count_{level}"
+
+
+def sum_name(measure: str) -> str:
+    """State column: sum of a measure over earlier orders, in its smallest unit."""
+    return f"history_sum_{measure}"
+
+
+def known_name(measure: str) -> str:
+    """State column: earlier orders with a value of the measure."""
+    return f"history_known_{measure}"
+
+
+def exact_name(measure: str) -> str:
+    """Column of a measure in its smallest unit."""
+    return f"history_exact_{measure}"
+
+
+def days_name(level: str) -> str:
+    """State column: sum of the days of earlier orders with this target level."""
+    return f"history_days_of_{level}"
+
+
+def last_name(target: str) -> str:
+    """Feature: the target of the latest earlier order."""
+    return f"history_last_{target}"
+
+
+def share_name(level: str) -> str:
+    """Feature: share of a target level among earlier orders."""
+    return f"history_share_{level}"
+
+
+def trend_name(level: str) -> str:
+    """Feature: change of a target level's share a year."""
+    return f"history_trend_{level}"
+
+
+def mean_name(measure: str) -> str:
+    """Feature: mean of a measure over earlier orders."""
+    return f"history_mean_{measure}"
+
+
+def calendar_name(timestamp: str, part: str) -> str:
+    """Feature: a part of the order's date."""
+    return f"{timestamp}_{part}"
+
+
+_SCORED = ("run_id", ROW_NR, "predicted", "confidence", "model_version", "scored_at")
+_SCORED_VIEWS = (
+    *("drop_id", "mlflow_run_id", "drop_name", "drop_sha256", "feature_snapshot", "model_name", "data_sha256"),
+    *("contract_sha256", "git_commit", "training_run"),
+)
+_OUTCOMES = ("known", "source", "observed", "told", "orders", "scores", "kind")
+_ONLINE = (
+    *("answer_id", "request_id", "place", "known_client", "predicted", "confidence", "model_name", "model_version"),
+    *("answered_at", "source"),
+)
+
+
+def _taken_by_everything(contract: Contract) -> Iterator[tuple[str, str]]:
+    """Names that stand beside every column of the contract somewhere, each with what it is."""
+    for name in (ROW_NR, IN_DOUBT):
+        yield name, "a column of the row checks"
+    for name in ("file_index", "file_row_number"):
+        yield name, "a column that DuckDB adds to a file"
+    for name in (ORDERS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, POSITION, DAY, PLACE):
+        yield name, "a column of the history"
+    for level in contract.classes:
+        for of_level in (count_name, days_name, share_name, trend_name):
+            yield of_level(level), f"a column of the history, made from the class {level!r}"
+    for measure in contract.named("measure"):
+        for of_measure in (sum_name, known_name, exact_name, mean_name):
+            yield of_measure(measure), f"a column of the history, made from the measure {measure!r}"
+    yield last_name(contract.target), "a feature, made from the target"
+    for part in contract.features.calendar:
+        yield calendar_name(contract.timestamp, part), f"a feature, made from {contract.timestamp!r} (calendar: {part})"
+
+
+def _taken_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
+    for name in _SCORED:
+        yield name, "a column of apex.scored_orders"
+    for name in _SCORED_VIEWS:
+        yield name, "a column of the views over apex.scored_orders"
+    for name in _OUTCOMES:
+        yield name, "a column of the matching of outcomes"
+    yield from _probabilities(contract)
+
+
+def _taken_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
+    for name in _ONLINE:
+        yield name, "a column of apex.online_answers"
+    yield from _probabilities(contract)
+
+
+def _probabilities(contract: Contract) -> Iterator[tuple[str, str]]:
+    for level in contract.classes:
+        yield probability_column(level), f"the column of the probability of the class {level!r}"
+
+
+def name_faults(contract: Contract) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Every name of the contract that meets another one or one of the product's own: (place in the YAML, fault).
+
+    DuckDB and most clients of Postgres take names that differ by case alone for one.
+    """
+    columns = contract.columns
+    yield from _meet(
+        {name: ("columns", name) for name in columns},
+        lambda one, other: f"the columns {one!r} and {other!r} differ by case alone: rename one in the data",
+    )
+    target = ("columns", contract.target, "domain", "levels")
+    places = {level: (*target, nr) for nr, level in enumerate(contract.classes)}
+    yield from _meet(
+        places,
+        lambda one, other: (
+            f"the classes {one!r} and {other!r} both have the column {probability_column(other)}: make them one with"
+            f" `normalise: [{{map: {{...}}}}]` of {contract.target}, or rename one in the data"
+        ),
+        key=probability_column,
+    )
+    everything = _by_folded_name(_taken_by_everything(contract))
+    of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_taken_by_scores, _taken_by_online))
+    for name, column in columns.items():
+        taken = dict(everything)
+        if column.role in ("entity", "timestamp"):
+            taken |= of_scores
+        if column.role in ("entity", "timestamp", "attribute"):
+            taken |= of_online
+        at = ("columns", name)
+        if found := taken.get(name.lower()):
+            own, what = found
+            yield at, f"the column {name!r} meets {own!r}, {what}: rename the column in the data and here"
+        elif re.fullmatch(r"raw [0-9]+", name.lower()):
+            yield at, f"the column {name!r} meets 'raw <place>', a column of the row checks: rename it"
+        if fault := _unfit(name, in_postgres=column.role in ("entity", "timestamp", "attribute")):
+            yield at, f"the column {name!r} {fault}: rename it in the data and here"
+    for level, where in places.items():
+        if "\0" in level:
+            yield where, f"the class {level!r} has a NUL character, which Postgres cannot hold"
+
+
+def _unfit(name: str, *, in_postgres: bool) -> str:
+    """Why a column cannot have this name; empty when it can."""
+    if not name.strip():
+        return "has no name"
+    if any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        return "has a control character"
+    if in_postgres and (size := len(name.encode())) > MAX_IDENTIFIER:
+        return f"is {size} bytes long, more than the {MAX_IDENTIFIER} that Postgres takes"
+    return ""
+
+
+def _by_folded_name(names: Iterator[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    return {name.lower(): (name, what) for name, what in names}
+
+
+def _meet(
+    places: Mapping[str, tuple[int | str, ...]], told: Callable[[str, str], str], key: Callable[[str], str] = str.lower
+) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    first: dict[str, str] = {}
+    for name, place in places.items():
+        other = first.setdefault(key(name), name)
+        if other != name:
+            yield place, told(other, name)

@@ -1,0 +1,178 @@
+"""A contract whose names are hard for every service around: trained, promoted, scored, and shown as they are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from apex_home import Apex
+from online_service import served
+
+from apex_ml.adapters import monitoring, scored
+from apex_ml.adapters.migrations import migrate
+from apex_ml.adapters.registry import metric_key
+from apex_ml.contract.model import load_contract
+from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.simulate.drop import make_drop
+from apex_ml.simulate.files import write_parts
+from apex_ml.steps.elt import elt
+from apex_ml.steps.monitor import monitor
+from apex_ml.steps.outcomes import outcomes
+from apex_ml.steps.promote import promote
+from apex_ml.steps.score import score
+from apex_ml.steps.split import split
+from apex_ml.steps.validate import validate
+
+RUN = "hostile"
+ORDERS = 4_000
+CLASSES = {"DIGITAL": 'Web & "App\'s" <b>$x$', "TELEFONO": "Teléfono/100 %\\", "VENDEDOR": "V" * 300}
+COLUMNS = {
+    "tipo_cliente_cd": 'tipo & "cliente" %(s)s',
+    "madurez_digital_cd": "madurez d'été; ¿cuál?",
+    "pais_cd": "país `nuevo`",
+    # names of the product's own that these columns never meet
+    "agencia_id": "reasons",
+    "ruta_id": "row",
+    "estrellas_txt": "c0",
+    "frecuencia_visitas_cd": "schema",
+    "cajas_fisicas": "predicted",
+    "materiales_distintos_val": "nth",
+}
+
+
+@dataclass(frozen=True)
+class Hostile:
+    apex: Apex
+    raw: Path
+    results: dict[str, dict[str, Any]]
+
+
+def renamed(value: Any) -> Any:
+    """The same YAML with other names of columns and classes."""
+    names = CLASSES | COLUMNS
+    if isinstance(value, dict):
+        return {names.get(key, key): renamed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def hostile(
+    orders: pa.Table, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Hostile:
+    folder = tmp_path_factory.mktemp("hostile")
+    content = renamed(yaml.safe_load((CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text(encoding="utf-8")))
+    content["columns"]["canal_pedido_cd"]["normalise"] = []
+    path = folder / "hostile.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    contract = load_contract(path)
+    table = orders.slice(0, ORDERS)
+    place = table.schema.get_field_index(contract.target)
+    levels = pa.array(list(CLASSES.values())).take(
+        pc.index_in(table.column(contract.target), value_set=pa.array(list(CLASSES))).combine_chunks()
+    )
+    table = table.set_column(place, contract.target, levels)
+    table = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
+    raw = folder / "raw"
+    raw.mkdir()
+    write_parts(table, raw, 1, label="hostile", entity=contract.entity)
+    settings = Settings.load(
+        home=folder / "home",
+        raw_url=str(raw),
+        contract=path,
+        mlflow_tracking_uri=mlflow_server,
+        model_name="hostile_model",
+        selection="none",  # features with every name reach the model
+        threads=1,
+        **lasting_databases.empty(),
+    )
+    migrate(settings)
+    apex = Apex(settings)
+    context = apex.context(RUN)
+    results = {
+        "validate": validate(context, raw=None, as_of=None, force=False),
+        "elt": elt(context),
+        "split": split(context, strategy="temporal"),
+    }
+    trained = apex.call("train", "--run", RUN)
+    assert trained.code == 0, trained.err
+    assert trained.result is not None
+    results |= {"train": trained.result, "promote": promote(context, who="test")}
+    make_drop(str(raw), date(2024, 8, 24), 201, 1, folder / "drop.parquet", contract)
+    drop = pq.read_table(folder / "drop.parquet")
+    clients = ["nobody", *drop.column(contract.entity).to_pylist()[1:]]
+    place = drop.schema.get_field_index(contract.entity)
+    pq.write_table(drop.set_column(place, contract.entity, pa.array(clients)), apex.inbox / "a.parquet")
+    results["score"] = score(context, ["a.parquet"])
+    return Hostile(apex, raw, results)
+
+
+def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
+    assert hostile.results["promote"]["promoted"]
+    assert hostile.results["score"]["rows_scored"] == 200
+    ((column, row),) = hostile.apex.sql("SELECT column_name, row FROM apex.quarantine")
+    assert (
+        column == "cliente_id"
+        and row["cliente_id"] == "nobody"
+        and set(COLUMNS.values()) - {"predicted", "nth"} <= set(row)
+    )
+
+
+def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> None:
+    found = hostile.apex.sql(
+        "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'apex'"
+        " AND table_name = 'scored_orders' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
+    )
+    columns = [name for (name,) in found]
+    assert columns[1] == "p_tel_xe9_fono_x2f_100_x20__x25__x5c_"
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,61}", name) for name in columns) and len(set(columns)) == 3
+    predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM apex.scored_orders_current")}
+    assert predicted and predicted <= set(CLASSES.values())
+    together = " + ".join(f'"{name}"' for name in columns)
+    ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM apex.scored_orders")
+    assert total == pytest.approx(200, abs=1e-3)
+
+
+def test_mlflow_has_a_metric_of_every_class(hostile: Hostile) -> None:
+    base = f"{hostile.apex.settings.tracking_uri}/api/2.0/mlflow"
+    run_id = hostile.results["train"]["mlflow_run_id"]
+    answer = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]
+    keys = {metric["key"] for metric in answer["data"]["metrics"]}
+    assert {metric_key(f"test_recall_{level}") for level in CLASSES.values()} <= keys
+    ((told,),) = hostile.apex.sql("SELECT mlflow_run_id FROM apex.mlflow_outbox WHERE last_error IS NULL")
+    answer = httpx.get(f"{base}/runs/get", params={"run_id": told}).json()["run"]
+    keys = {metric["key"] for metric in answer["data"]["metrics"]}
+    assert {metric_key(f"pred_count_{level}") for level in CLASSES.values()} <= keys
+
+
+def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
+    settings, context = hostile.apex.settings, hostile.apex.context(RUN)
+    assert outcomes(context)["matched"] == 0
+    monitor(context)
+    assert monitoring.orders_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
+    assert scored.shadow_outcomes(settings, context.contract, 2, 1).num_rows == 0
+    assert hostile.apex.sql("SELECT * FROM apex.shadow_comparison") == []
+
+
+def test_the_online_service_answers_and_records(hostile: Hostile) -> None:
+    order = pq.read_table(hostile.apex.inbox.parent / "done").slice(1, 1).to_pylist()[0]
+    order |= {name: value.date().isoformat() for name, value in order.items() if hasattr(value, "date")}
+    with served(hostile.apex, serving_record_share=1) as client:
+        answer = client.post("/predict", json={"orders": [order]})
+        assert answer.status_code == 200, answer.text
+        said = answer.json()["predictions"][0]
+        assert set(said["probabilities"]) == set(CLASSES.values())
+        label = said["predicted"].replace("\\", r"\\").replace('"', r"\"")
+        assert f'="{label}"' in client.get("/metrics").text
+    recorded = hostile.apex.sql("SELECT predicted FROM apex.online_answers")
+    assert recorded == [(said["predicted"],)]
