@@ -35,6 +35,8 @@ from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.held_back import find_held_back
 from apex_ml.steps.removal import INVENTED
 
+BAD_DROPS = "bad_drops"
+"""Task of apex_score that is mapped over drops that cannot be scored, and fails for each."""
 STEPS_IN_RETRAIN = 6
 SIMULATED_ORDERS = 1_250_000
 DROP_ORDERS = 100_000
@@ -364,7 +366,7 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Dr
             for run in runs:
                 retries.tell(run, tasks.get(run.run_id, []))
                 # an earlier run cannot have listed this drop: its failure is about others
-                if run.state == "failed" and run.run_id not in before:
+                if run.state == "failed" and run.run_id not in before and not only_bad_drops(tasks.get(run.run_id, [])):
                     _print_failures(api, settings, console, run, tasks.get(run.run_id, []))
                     return None
             if time.monotonic() - began > limit:
@@ -373,6 +375,11 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Dr
                     f"see {api.pages}/dags/{SCORE} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)
+
+
+def only_bad_drops(tasks: Sequence[TaskRun]) -> bool:
+    """Whether a run of apex_score is red for bad drops alone: the others are scored, and so is what comes next."""
+    return {task.task_id for task in tasks if task.state == "failed"} == {BAD_DROPS}
 
 
 class _Retries:

@@ -14,7 +14,14 @@ from rich.console import Console
 
 from apex_ml.errors import ConfigError
 from apex_ml.platform.airflow_api import TaskRun
-from apex_ml.platform.main_job import check_drop, has_generated_raw, next_run_number, raw_folder, simulated_raw
+from apex_ml.platform.main_job import (
+    check_drop,
+    has_generated_raw,
+    next_run_number,
+    only_bad_drops,
+    raw_folder,
+    simulated_raw,
+)
 from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
 from apex_ml.simulate.commands import simulate
@@ -127,3 +134,13 @@ def test_the_board_draws_a_table_on_a_terminal() -> None:
     with TaskBoard(Console(file=out, width=100, force_terminal=True), "apex_retrain") as board:
         board.show([task("validate", "success", 3.21), task("elt", "running")])
     assert "validate" in out.getvalue() and "3.2" in out.getvalue() and "running" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("failed", "about_others"),
+    [(["bad_drops", "bad_drops"], True), (["score", "bad_drops"], False), (["score"], False), ([], False)],
+)
+def test_a_run_that_is_red_for_bad_drops_alone_does_not_end_the_main_job(failed: list[str], about_others: bool) -> None:
+    done = TaskRun("list_drops", -1, None, "success", 1, None, None)
+    tasks = [TaskRun(name, number, None, "failed", 1, None, None) for number, name in enumerate(failed)]
+    assert only_bad_drops([done, *tasks]) is about_others
