@@ -87,6 +87,7 @@ lint: setup ## Check style and format only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+lock: export UV_SYSTEM_CERTS ?= true
 lock: setup ## Compile requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.txt

@@ -29,6 +29,7 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import POOLS, repair
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.platform.environment import airflow_environment, common, inherited, write_airflow_passwords
+from apex_ml.platform.home_record import record_home, refuse_contradiction, remember_given, unremembered
 from apex_ml.platform.places import run_folder, service_log, supervisor_config, supervisor_socket
 from apex_ml.platform.ports import check_ports
 from apex_ml.platform.progress import Phases
@@ -54,11 +55,14 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     """Bring everything up and return the settings with their secrets, when every service is healthy.
 
     The services of a platform that is up already are left alone; one that runs with other settings is restarted with
-    these. What a person deleted in Airflow is made again in both cases, and so are the folders of the data. Ctrl-C or a
-    failure takes down what this call started. Raises ConfigError for a taken port or a failed migration, and
-    TransientError with the last lines of its log for a service that does not get healthy.
+    these. What a person deleted in Airflow is made again in both cases, and so are the folders of the data. Ports,
+    contract and model name that were given are remembered in ``.env``. Ctrl-C or a failure takes down what this call
+    started. Raises ConfigError for a taken port, another contract or model than the home's, or a failed migration, and
+    TransientError with the last lines of its log for a service that does not get healthy. What can be refused is
+    refused before anything is stopped.
     """
     phases = phases or Phases()
+    refuse_contradiction(settings)
     make_folders(settings)
     if not services(settings):
         phases.say("Every service of this platform runs elsewhere.")
@@ -67,10 +71,15 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     settings = ensure_env(settings)
     with _exclusive(settings, phases):
         supervisor = Supervisor(settings)
+        if new := unremembered(settings):
+            ours = [process.pid for process in family(settings)]
+            check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
+            settings = remember_given(settings)
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform is up already.")
                 repair_airflow(settings, phases)
+                record_home(settings)
                 return settings
             if not _as_configured(settings):
                 phases.say("The settings have changed: restarting the platform.")
@@ -82,6 +91,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
         check_ports(settings, _port_names(services(settings)), ours)
         try:
             _start(settings, supervisor, phases)
+            record_home(settings)
         except BaseException:
             if started_here:
                 phases.say("Taking down what was started.")

@@ -27,6 +27,7 @@ from apex_ml.json_text import json_text
 from apex_ml.platform import report
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
+from apex_ml.platform.home_record import refuse_contradiction
 from apex_ml.platform.places import service_log
 from apex_ml.platform.task_board import TaskBoard
 from apex_ml.settings import Settings
@@ -70,6 +71,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         raise ConfigError("--drop and --invented: give one of them")
     if drop is not None:
         check_drop(drop)
+    refuse_contradiction(settings)
     if raw:
         folder = raw_folder(raw)
         settings = remember(settings, "APEX_RAW_URL", str(folder))
@@ -164,6 +166,7 @@ def simulated_raw(settings: Settings, console: Console) -> Iterator[None]:
     if settings.raw_url or (folder.is_dir() and any(not hidden(name) for name in os.listdir(folder))):
         yield
         return
+    refuse_foreign_simulation(settings)
     console.print(f"No raw data in {folder}: simulating {SIMULATED_ORDERS:,} orders", markup=False)
     command = [str(Path(sys.executable).with_name("apex")), "simulate", "--orders", str(SIMULATED_ORDERS)]
     # A process of its own gives its memory back before the training begins.
@@ -185,6 +188,19 @@ def simulated_raw(settings: Settings, console: Console) -> Iterator[None]:
     if simulator.returncode:
         raise ConfigError(f"apex simulate failed (exit code {simulator.returncode}):\n{output.strip()}")
     console.print(output.strip(), markup=False)
+
+
+def refuse_foreign_simulation(settings: Settings) -> None:
+    """Raise ConfigError when the simulator's orders are not those of the contract."""
+    from apex_ml.simulate.process import load_process
+
+    contract, process = load_contract(settings.contract), load_process()
+    theirs = (contract.entity, contract.timestamp, contract.target)
+    if theirs != (process.entity, process.timestamp, process.target):
+        raise ConfigError(
+            f"no raw data in {settings.raw}, and of the contract {settings.contract} ({', '.join(theirs)}) none can be"
+            " generated: put parquet files there, or name your folder: RAW=/path/to/parquet make run"
+        )
 
 
 def next_run_number(settings: Settings) -> int:

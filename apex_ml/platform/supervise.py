@@ -166,6 +166,8 @@ def render(settings: Settings, wanted: Iterable[Program], tick: int = 60) -> str
     environment.filters["command"] = lambda parts: shlex.join(parts).replace("%", "%%")
     environment.filters["pairs"] = supervisor_pairs
     environment.filters["path"] = _path
+    # supervisor replaces % in the place of a program's log twice
+    environment.filters["log"] = lambda path: _path(path).replace("%", "%%")
     return environment.from_string(TEMPLATE.read_text()).render(
         socket=supervisor_socket(settings),
         run=run_folder(settings),

@@ -35,6 +35,12 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear .venv
 fi
 rm -f "$stamp"
+# pip trusts the certificates of this machine, a company's own among them; uv does so only when it is told
+for store in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+    if [ -s "$store" ]; then
+        export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
+    fi
+done
 echo "Installing packages into .venv"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt

@@ -6,6 +6,7 @@ import configparser
 import io
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from supervisor.options import ServerOptions
+from throwaway_home import open_folder
 
 from apex_ml.errors import ConfigError
 from apex_ml.platform import environment, postgres, supervise
@@ -171,3 +174,24 @@ def test_rendering_is_stable(rendered: tuple[Settings, str]) -> None:
 
 def _ports(settings: Settings) -> dict[str, int]:
     return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}
+
+
+@pytest.mark.parametrize("name", ["ho%me", "100%", "%(here)s", "a b", "ñandú's", "a#b;c", "back\\slash", "a,b=c"])
+def test_supervisor_itself_reads_a_home_with_odd_characters(name: str) -> None:
+    with open_folder() as folder:  # short enough for a socket
+        settings = Settings.load(home=folder / name)
+        run_folder(settings).mkdir(parents=True)
+        settings.logs.mkdir()
+        server = postgres.Server(Path("/pg/bin"), settings.state / "postgres", settings.state / "socket", None)
+        wanted = supervise.programs(settings, server)
+        config = folder / "supervisord.conf"
+        config.write_text(supervise.render(settings, wanted))
+        options = ServerOptions()
+        options.realize(["-c", str(config)])
+        found = {program.name: program for group in options.process_group_configs for program in group.process_configs}
+        for program in wanted:
+            read = found[program.name]
+            assert read.stdout_logfile == str(program.log) and read.directory == str(program.folder)
+            assert shlex.split(read.command) == program.command
+            assert read.environment == program.environment
+        assert found["watchdog"].stderr_logfile == str(settings.logs / "watchdog.log")

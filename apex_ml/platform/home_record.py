@@ -1,0 +1,84 @@
+"""What a home is made for: its contract, its model and its ports. What contradicts it is refused by `up`.
+
+The ports, the contract and the model name that a command was given are remembered in ``.env``, as the raw folder is.
+``.apex/home.json`` notes for which contract the tables were made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from apex_ml.adapters.store import write_atomically
+from apex_ml.contract.model import load_contract
+from apex_ml.contract.tables import scored_columns
+from apex_ml.errors import ConfigError
+from apex_ml.platform.env_file import file_values, remember, variable
+from apex_ml.settings import PORTS, Settings
+
+RECORD = "home.json"
+REMEMBERED = (*PORTS, "contract", "model_name")
+
+
+def refuse_contradiction(settings: Settings) -> None:
+    """Raise ConfigError when the contract cannot be read, or contract or model are not those of this home.
+
+    A contract may grow: its table of scored orders must have every column that the home's has, of the same type.
+    """
+    contract = load_contract(settings.contract)
+    stored = file_values(settings)
+    path = settings.state / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        columns, model, place = dict(record["columns"]), str(record["model_name"]), str(record["contract"])
+    except FileNotFoundError:
+        columns, model, place = {}, "", ""
+        if (settings.state / "postgres").exists():  # brought up before there were records
+            place = stored.get(variable("contract"), str(Settings.model_fields["contract"].default))
+            columns = scored_columns(load_contract(Path(place)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it anew") from error
+    found = scored_columns(contract)
+    other = sorted(name for name, kind in columns.items() if found.get(name) != kind)
+    if other:
+        raise ConfigError(
+            f"APEX_CONTRACT={settings.contract}: this home ({settings.home}) is made for {place}; the other contract"
+            f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
+        )
+    model = model or stored.get(variable("model_name"), "")
+    if model and model != settings.model_name:
+        raise ConfigError(
+            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {model}. Take that"
+            f" name or another APEX_HOME; to change it, remove {path} and the line in {settings.env_file}"
+        )
+
+
+def unremembered(settings: Settings) -> list[str]:
+    """Settings that a home remembers and that were given otherwise than by ``.env`` or the default."""
+    stored = file_values(settings)
+    return [
+        name
+        for name in REMEMBERED
+        if name in settings.model_fields_set
+        and str(getattr(settings, name)) != stored.get(variable(name), str(Settings.model_fields[name].default))
+    ]
+
+
+def remember_given(settings: Settings) -> Settings:
+    """Write the settings of :func:`unremembered` into ``.env``; the next command needs them, too."""
+    for name in unremembered(settings):
+        settings = remember(settings, name, str(getattr(settings, name)))
+    return settings
+
+
+def record_home(settings: Settings) -> None:
+    """Note for which contract and model this home was brought up."""
+    found = {
+        "contract": str(settings.contract),
+        "model_name": settings.model_name,
+        "columns": scored_columns(load_contract(settings.contract)),
+    }
+    content = json.dumps(found, indent=1, ensure_ascii=False).encode()
+    path = settings.state / RECORD
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)

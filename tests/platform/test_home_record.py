@@ -1,0 +1,94 @@
+"""A home remembers ports, contract and model; another contract is refused before anything is stopped."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from apex_ml.errors import ConfigError
+from apex_ml.platform import embedded
+from apex_ml.platform.env_file import file_values
+from apex_ml.platform.home_record import RECORD, record_home, refuse_contradiction, remember_given
+from apex_ml.platform.main_job import simulated_raw
+from apex_ml.settings import CODE_ROOT, Settings
+
+ORDERS = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text()
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    path = tmp_path / "kunden.yaml"
+    path.write_text(ORDERS.replace("cliente_id", "kunde_id"))
+    return path
+
+
+def test_what_the_environment_gave_once_holds_for_the_next_command(
+    tmp_path: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as shell:
+        for name, value in {
+            "APEX_AIRFLOW_PORT": "18081", "APEX_PG_PORT": "15432", "APEX_CONTRACT": str(foreign),
+            "APEX_MODEL_NAME": "kunden", "APEX_TRIALS": "3",
+        }.items():  # fmt: skip
+            shell.setenv(name, value)
+        remember_given(Settings.load(home=tmp_path))
+    again = Settings.load(home=tmp_path)
+    assert (again.airflow_port, again.contract, again.model_name, again.trials) == (18081, foreign, "kunden", 0)
+    # what is the default is not written
+    assert set(file_values(again)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME"}
+    monkeypatch.setenv("APEX_AIRFLOW_PORT", "8080")
+    remember_given(Settings.load(home=tmp_path))
+    monkeypatch.delenv("APEX_AIRFLOW_PORT")
+    assert Settings.load(home=tmp_path).airflow_port == 8080
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_contract_is_refused_before_anything_is_touched(
+    tmp_path: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    settings = Settings.load(home=tmp_path / "home")
+    (settings.state / "postgres").mkdir(parents=True)
+    if recorded:
+        record_home(settings)
+    refuse_contradiction(settings)
+    monkeypatch.setattr(embedded, "_stop", lambda _: pytest.fail("the platform was stopped"))
+    other = Settings.load(home=tmp_path / "home", contract=foreign)
+    with pytest.raises(ConfigError, match=r"kunden\.yaml: this home .* is made for .*orders\.yaml; .* no cliente_id"):
+        embedded.up(other)
+    assert not settings.env_file.exists()
+    if recorded:
+        with pytest.raises(ConfigError, match=f"APEX_MODEL_NAME=other: .* is {settings.model_name}"):
+            embedded.up(Settings.load(home=tmp_path / "home", model_name="other"))
+
+
+def test_a_contract_may_grow_and_move(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path / "home")
+    settings.state.mkdir(parents=True)
+    record_home(settings)
+    grown = tmp_path / "grown.yaml"
+    grown.write_text(ORDERS.replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, TELEFONO, VENDEDOR, WEB]"))
+    assert grown.read_text() != ORDERS
+    refuse_contradiction(Settings.load(home=tmp_path / "home", contract=grown))
+
+
+def test_a_damaged_record_and_a_missing_contract_are_told(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path)
+    settings.state.mkdir(parents=True)
+    (settings.state / RECORD).write_text("{")
+    with pytest.raises(ConfigError, match=r"home\.json: damaged; remove it"):
+        refuse_contradiction(settings)
+    with pytest.raises(ConfigError, match="nowhere"):
+        refuse_contradiction(Settings.load(home=tmp_path / "b", contract=tmp_path / "nowhere.yaml"))
+
+
+def test_orders_are_not_generated_for_another_contract(tmp_path: Path, foreign: Path) -> None:
+    settings = Settings.load(home=tmp_path / "home", contract=foreign)
+    with (
+        pytest.raises(ConfigError, match=r"no raw data in .*kunden\.yaml \(kunde_id, .*RAW=/path/to/parquet make run"),
+        simulated_raw(settings, Console(file=io.StringIO())),
+    ):
+        pytest.fail("the block began")
+    assert not (tmp_path / "home").exists()
