@@ -18,7 +18,10 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-PAUSE_EVENTS = ("patch_dag", "delete_dag", "paused")  # of Airflow's audit log; `paused` is Airflow's own doing
+# of Airflow's audit log: by UI or API, by its command line, and `paused` by the scheduler after failures
+PAUSED_EVENTS = ("paused", "cli_dag_pause")
+PATCH_EVENTS = ("patch_dag", "patch_dags")
+SWITCH_EVENTS = ("patch_dag", "delete_dag", "cli_dag_unpause", *PAUSED_EVENTS)
 RESULT_KEY = "step_result"  # where the step operator puts the whole result of a step
 PAGE = 100
 IMPATIENT = {"patience": 0.5, "slow_patience": 30.0, "timeout": 15.0}
@@ -152,14 +155,15 @@ class AirflowApi:
     def paused_by(self, dag_id: str) -> str | None:
         """Return who paused a paused DAG; None when it is paused because Airflow created it so.
 
-        The audit log tells who used the API or the UI. Airflow's command line leaves no such entry, but a DAG that has
-        runs was on before; whoever deletes a DAG deletes its runs.
+        The newest entry of the audit log tells. Where that was emptied, a DAG that has runs was on before; whoever
+        deletes a DAG deletes its runs.
         """
-        params = {"dag_id": dag_id, "included_events": PAUSE_EVENTS, "order_by": "-event_log_id", "limit": 1}
-        events = self._call("GET", "/eventLogs", params=params)["event_logs"]
-        for event in events:
-            if event["event"] == "paused" or (event["event"] == "patch_dag" and _pauses(event["extra"])):
-                return str(event["owner"] or "somebody")
+        newest = {"order_by": "-event_log_id", "limit": 1}
+        asked = ({"dag_id": dag_id, "included_events": SWITCH_EVENTS}, {"included_events": ("patch_dags",)})
+        events = [e for one in asked for e in self._call("GET", "/eventLogs", params=newest | one)["event_logs"]]
+        event = max(events, key=lambda e: int(e["event_log_id"]), default=None)
+        if event and (event["event"] in PAUSED_EVENTS or (event["event"] in PATCH_EVENTS and _pauses(event["extra"]))):
+            return str(event["owner"] or "somebody")
         return "somebody" if self.dag_runs(dag_id, limit=1) else None
 
     def pools(self) -> dict[str, int]:

@@ -98,7 +98,7 @@ def status(ctx: click.Context, check: bool) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 120)  # a pipe has no width: rich would fold at 80
+        console.width = max(console.width, 250)  # a pipe has no width: rich would fold names at 80
     well = show(Settings.load(), console)
     ctx.exit(TransientError.exit_code if check and not well else 0)
 

@@ -14,6 +14,7 @@ Only the standard library, so that a check costs a few hundredths of a second.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 
 FAILURES = Path("/tmp/healthy.failures")  # in memory: gone with the container's every start
 SETTINGS = Path("/run/secrets/apex/env")
+MOST_BYTES = 1 << 20
 PATIENCE = 18
 """Failed checks, ten seconds apart, after which the container is asked to end …"""
 FORCE = 3
@@ -34,8 +36,11 @@ FORCE = 3
 
 def ask(url: str) -> bytes:
     """The body of the answer. Raises OSError when there is none, or one that tells an error."""
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
-        body: bytes = answer.read()
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+            body: bytes = answer.read(MOST_BYTES)
+    except http.client.HTTPException as error:
+        raise OSError(f"answers something else than HTTP: {str(error)[:60]!r}") from error
     return body
 
 
@@ -75,6 +80,14 @@ def count_failure() -> None:
             os.kill(-1, signal.SIGKILL)  # all but the init, which ends when its child has
 
 
+def status_of(body: bytes, name: str) -> str:
+    """What an answer of Airflow says of one of its parts; that it is not Airflow's, when it says nothing."""
+    try:
+        return str(json.loads(body)[name]["status"])
+    except (ValueError, KeyError, TypeError):
+        return f"unknown: the answer is not Airflow's, it begins with {body[:40]!r}"
+
+
 def main(arguments: list[str]) -> None:
     """Exit with 0 when it is healthy."""
     restart = arguments[:1] == ["--restart"]
@@ -88,7 +101,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"{url}: {error}")
     if restart:
         FAILURES.write_text("0")
-    if name and (status := json.loads(body)[name[0]]["status"]) != "healthy":
+    if name and (status := status_of(body, name[0])) != "healthy":
         sys.exit(f"{name[0]} is {status}")
 
 

@@ -54,6 +54,31 @@ def test_what_was_well_and_is_not_is_ended_and_then_made_to_end(healthy: Any) ->
     assert healthy.killed == [(1, signal.SIGTERM), (-1, signal.SIGKILL)]
 
 
+@pytest.mark.parametrize("said", [b"\x00\xff nonsense\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_another_protocol_on_the_port_is_not_well_and_says_so(healthy: Any, said: bytes) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(said)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            with pytest.raises(SystemExit, match="answers something else than HTTP"):
+                healthy.main([f"http://127.0.0.1:{server.server_address[1]}/health"])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"scheduler": null}'])
+def test_an_answer_that_is_not_airflows_is_not_well(healthy: Any, body: bytes) -> None:
+    answer(healthy, body)
+    with pytest.raises(SystemExit, match="scheduler is unknown: the answer is not Airflow's"):
+        healthy.main(["http://here", "scheduler"])
+
+
 def test_what_starts_slowly_or_comes_back_is_left_alone(healthy: Any) -> None:
     answer(healthy, None)
     for _ in range(40):

@@ -173,34 +173,76 @@ def test_a_slow_answer_is_asked_for_again(airflow: Airflow, tmp_path: Path) -> N
             api.dag_runs("apex_score")
 
 
-PAUSED = {"event": "patch_dag", "owner": "ann", "extra": '{"is_paused": true, "method": "PATCH"}'}
+PAUSED = {"event_log_id": 5, "event": "patch_dag", "owner": "ann", "extra": '{"is_paused": true, "method": "PATCH"}'}
+ALL = {"event": "patch_dags", "owner": "bob"}
 
 
 @pytest.mark.parametrize(
-    ("events", "runs", "who"),
+    ("event", "event_of_all", "runs", "who"),
     [
-        ([], [], None),
-        ([PAUSED], [], "ann"),
-        ([PAUSED | {"extra": '{"is_paused": false}'}], [], None),
-        ([{"event": "delete_dag", "owner": "ann", "extra": '{"method": "DELETE"}'}], [], None),
-        (
-            [{"event": "paused", "owner": "scheduler", "extra": "[('dag_id', 'a'), ('is_paused', True)]"}],
-            [],
-            "scheduler",
-        ),
-        # by Airflow's command line, which leaves no entry of the API
-        ([], ["manual__1"], "somebody"),
-        ([PAUSED | {"extra": None}], ["manual__1"], "somebody"),
+        ({}, {}, [], None),
+        (PAUSED, {}, [], "ann"),
+        (PAUSED | {"extra": '{"is_paused": false}'}, {}, [], None),
+        (PAUSED | {"event": "delete_dag", "extra": '{"method": "DELETE"}'}, {}, [], None),
+        (PAUSED | {"event": "paused", "owner": "scheduler", "extra": "[('is_paused', True)]"}, {}, [], "scheduler"),
+        (PAUSED | {"event": "cli_dag_pause", "extra": '{"full_command": "airflow dags pause"}'}, {}, [], "ann"),
+        # all DAGs at once: the newer entry counts
+        ({}, PAUSED | ALL, [], "bob"),
+        (PAUSED | {"event": "delete_dag", "extra": None}, PAUSED | ALL | {"event_log_id": 6}, [], "bob"),
+        (PAUSED | {"event": "delete_dag", "extra": None}, PAUSED | ALL | {"event_log_id": 4}, [], None),
+        # the audit log was emptied
+        ({}, {}, ["manual__1"], "somebody"),
+        (PAUSED | {"extra": None}, {}, ["manual__1"], "somebody"),
     ],
 )
 def test_who_paused_a_dag(
-    airflow: Airflow, api: AirflowApi, events: list[Any], runs: list[str], who: str | None
+    airflow: Airflow, api: AirflowApi, event: Any, event_of_all: Any, runs: list[str], who: str | None
 ) -> None:
     run = {"dag_id": "apex_score", "state": "success", "start_date": None, "end_date": None}
-    airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": events})]
+    answers = [(200, {"event_logs": [one] if one else []}) for one in (event, event_of_all)]
+    airflow.answers["GET", "/eventLogs"] = answers
     found = [run | {"dag_run_id": run_id} for run_id in runs]
     airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": found})]
     assert api.paused_by("apex_score") == who
+
+
+@pytest.mark.parametrize(
+    ("ran", "event", "kind"),
+    [
+        (False, None, "first run"),
+        (False, PAUSED, "paused"),
+        (True, None, "new"),
+        # deleted after its first run: Airflow created it again, paused
+        (True, PAUSED | {"event": "delete_dag"}, "new"),
+        (True, PAUSED, "paused"),
+    ],
+)
+def test_a_paused_retraining_waits_for_its_first_run_only(
+    airflow: Airflow, api: AirflowApi, tmp_path: Path, ran: bool, event: Any, kind: str
+) -> None:
+    if ran:
+        folder = tmp_path / "data" / "processed" / "one" / "validate"
+        folder.mkdir(parents=True)
+        manifest = {"run": "one", "result": {}, "finished_at": "2026-01-02"}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    entries = {
+        "dags": [{"dag_id": name, "is_paused": name == "apex_retrain"} for name in airflow_state.DAGS],
+        "pools": [{"name": name, "slots": 1} for name in airflow_state.POOLS],
+        "import_errors": [],
+    }
+    for name, rows in entries.items():
+        path = "/importErrors" if name == "import_errors" else f"/{name}"
+        airflow.answers["GET", path] = [(200, {name: rows, "total_entries": len(rows)})]
+    airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [event] if event else []})]
+    airflow.answers["GET", "/dags/apex_retrain/dagRuns"] = [(200, {"dag_runs": []})]
+    airflow.answers["PATCH", "/dags/apex_retrain"] = [(200, {})]
+    settings = Settings.load(home=tmp_path)
+    (found,) = airflow_state.findings(settings, api)
+    assert found.kind == kind
+    said: list[str] = []
+    airflow_state.repair(settings, api, said.append)
+    switched_on = ("PATCH", "/api/v2/dags/apex_retrain", {"is_paused": False}) in airflow.seen
+    assert switched_on == (kind == "new") and bool(said) == (kind != "first run")
 
 
 @pytest.mark.parametrize(
