@@ -259,6 +259,9 @@ def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schem
         text = f"{text}, true or false without quotes"
     if kind == "value_error":
         return text
+    if kind in ("float_type", "int_type") and isinstance(node, yaml.ScalarNode) and _is_number(node.value):
+        wanted = repr(float(node.value)) if node.style is None else "it without quotes"
+        return f"{text}; {node.value!r} is read by YAML as text: write {wanted}"
     about = error.get("ctx", {})
     expected = re.findall(r"'([^']*)'", str(about.get("expected") or about.get("expected_tags") or error["msg"]))
     given = about.get("tag") or error.get("input")
@@ -266,6 +269,13 @@ def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schem
         given = next(iter(given), None)
     meant = did_you_mean(given, expected) if isinstance(given, str) else ""
     return f"{text}; found {_shown(node, error.get('input'))}{meant}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(float(text) or True)
+    except ValueError:
+        return False
 
 
 def _shown(node: yaml.Node | None, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import date
 from keyword import iskeyword
@@ -46,6 +47,16 @@ def _text(value: str) -> str:
     return repr(value) if '"' in value or "\\" in value or not value.isprintable() else f'"{value}"'
 
 
+def _flags_first(regex: str) -> tuple[str, str]:
+    """The flags that hold for a whole regular expression, as (?i), and the rest.
+
+    >>> _flags_first("(?i)a(?i:b)"), _flags_first("a")
+    (('(?i)', 'a(?i:b)'), ('', 'a'))
+    """
+    found = re.match(r"\(\?[a-z]+\)", regex)
+    return (found[0], regex[found.end() :]) if found else ("", regex)
+
+
 def expectations(contract: Contract, use: Use) -> list[Expectation]:
     """What an accepted batch must be: the row rules once more, by an independent judge, and rules of the batch.
 
@@ -67,8 +78,9 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
             found.append(Expectation("expect_column_values_to_be_in_set", severity, values))
         for check in column.checks:
             if isinstance(check, PatternCheck):
-                # \Z, as $ would let a line break at the end pass
-                pattern = {**named, "regex": rf"^(?:{check.regex})\Z"}
+                # \Z, as $ would let a line break at the end pass; flags must stand first
+                flags, regex = _flags_first(check.regex)
+                pattern = {**named, "regex": rf"{flags}^(?:{regex})\Z"}
                 found.append(Expectation("expect_column_values_to_match_regex", check.severity.on(use), pattern))
             elif isinstance(check, RangeCheck) and column.type == "date":
                 # by the extremes: the expectation on values compares dates one by one in Python

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import (
     CalendarPart,
+    Column,
     Contract,
     CountRecipe,
     DaysSinceLastRecipe,
@@ -236,6 +237,13 @@ def _trend(table: pa.Table, recipe: TargetTrendRecipe) -> np.ndarray:
     return slope
 
 
+def _attribute(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """An attribute as a feature: strings as they are, numbers as float64, a date as days since 1970-01-01."""
+    if column.type == "string":
+        return values
+    return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
+
+
 def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
     """The state columns that :func:`finish` reads for these features, in the order of :func:`state_columns`."""
     needed: set[str] = set()
@@ -274,7 +282,7 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
         columns[name] = pa.array(values.astype(np.float64), mask=unknown)
 
     for name in filter(wanted, contract.features.attributes):
-        columns[name] = table.column(name)
+        columns[name] = _attribute(contract.columns[name], table.column(name))
     for part in contract.features.calendar:
         if wanted(name := calendar_name(contract.timestamp, part)):
             numeric(name, calendar_part(days, part))

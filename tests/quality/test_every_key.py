@@ -1,0 +1,904 @@
+"""Every key of the contract's schema at work: read from YAML, compiled, run on a file, in a request, in the suite.
+
+A key, or a value of a key that takes few of them, that no test here exercises fails `test_every_key_is_exercised`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from apex_ml.adapters import duck
+from apex_ml.adapters.expectations import frame_of, make_suite
+from apex_ml.adapters.orders import SortedOrders
+from apex_ml.adapters.profile import profile_batch
+from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.contract.masks import ROW_NR, compile_row_checks, literal, quoted
+from apex_ml.contract.model import USES, Contract, Use, json_schema, load_contract
+from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.contract.suites import suite_name
+from apex_ml.core.batch import Profile, judge
+from apex_ml.core.estimator import Encoder
+from apex_ml.core.evaluation import order_losses
+from apex_ml.core.features import feature_columns
+from apex_ml.core.leakage import SingleFeature, refuse_leaks
+from apex_ml.core.legacy import legacy_identifiers
+from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
+from apex_ml.core.split import temporal
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+from apex_ml.steps import score, validate
+from apex_ml.steps.elt import make_examples
+
+AS_OF = date(2024, 6, 1)
+DAY = date(2024, 3, 5)
+COLUMNS = {
+    "client": "{description: Who orders., type: string, role: entity}",
+    "day": "{description: The day., type: date, role: timestamp}",
+    "kind": "{description: Predicted., type: string, role: target, required: {train: true, score: false},"
+    " nullable: {train: false, score: true}, domain: {levels: [A, B], closed: {train: true, score: false}}}",
+}
+PARTS = {
+    "name": "shop",
+    "version": "1",
+    "description": "Orders of a shop.",
+    "rules": "[]",
+    "quarantine": "{limit: 0.5}",
+    "batch": "{recent: 3}",
+    "features": "{grain: every_order}",
+    "split": "{fractions: {train: 0.6, validation: 0.2, test: 0.2}}",
+    "promotion": "{margin: 0.001}",
+}
+
+
+def contract_of(folder: Path, columns: dict[str, str] | None = None, **parts: str) -> Contract:
+    """A contract read from a file: the three columns that every one has, those given, and parts by their keys."""
+    lines = [f"{key}: {text}" for key, text in {**PARTS, **parts}.items()]
+    lines += ["columns:", *(f"  {name}: {text}" for name, text in {**COLUMNS, **(columns or {})}.items())]
+    path = folder / "contract.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return load_contract(path)
+
+
+@pytest.fixture(scope="module")
+def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
+        yield connection
+
+
+def table_of(rows: int, columns: dict[str, Any]) -> pa.Table:
+    """Rows in which nothing is wrong with client, day and kind, and the given columns."""
+    plain: dict[str, Any] = {
+        "client": pa.array([f"c{n}" for n in range(rows)]),
+        "day": pa.array([DAY] * rows),
+        "kind": pa.array(["A"] * rows),
+    }
+    return pa.table({**plain, **columns})
+
+
+# what becomes of a value
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Quarantined, or refused in a request."""
+
+    rule: str
+    request: str = ""
+    """The rule in a request, where it is told in other words."""
+
+
+@dataclass(frozen=True)
+class Warned:
+    value: Any
+    rule: str
+
+
+ASIDE = object()
+"""A value that JSON does not have."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A column `x` as YAML, what is delivered of it, and the outcome: in training, in a drop and in a request."""
+
+    keys: tuple[str, ...]
+    column: str
+    delivered: pa.Array
+    train: list[Any]
+    score: list[Any] | None = None
+    request: list[Any] | None = None
+    """Values of a request, where they are not those delivered."""
+
+    def expected(self, use: Use) -> list[Any]:
+        return self.train if use == "train" or self.score is None else self.score
+
+
+def column(kind: str, role: str = "attribute", **more: str) -> str:
+    return (
+        f"{{description: A thing., type: {kind}, role: {role}" + "".join(f", {k}: {v}" for k, v in more.items()) + "}"
+    )
+
+
+NULL = "true"
+CLOSED = "domain: one of a, b"
+CASES = {
+    "string": Case(
+        ("Column.type=string", "Column.role=attribute"), column("string"), pa.array(["a", " b"]), ["a", " b"]
+    ),
+    "double": Case(
+        ("Column.type=double",),
+        column("double"),
+        pa.array([1.5, 2.0, float("nan")]),
+        [1.5, 2.0, Bad("type: not double")],
+        request=[1.5, 2, ASIDE],
+    ),
+    "int64": Case(
+        ("Column.type=int64",),
+        column("int64"),
+        pa.array([3.0, -4.0, 3.5]),
+        [3, -4, Bad("type: not int64", "Input should be a valid integer")],
+        request=[3, -4, 3.5],
+    ),
+    "date": Case(
+        ("Column.type=date",),
+        column("date"),
+        pa.array([datetime(2024, 2, 29), datetime(2024, 2, 29, 12)], pa.timestamp("us")),
+        [date(2024, 2, 29), Bad("type: not date")],
+        request=["2024-02-29", "2024-02-29 12:00"],
+    ),
+    "not nullable": Case(
+        ("Column.nullable",), column("string", nullable="false"), pa.array(["a", None]), ["a", Bad("not_null")]
+    ),
+    "nullable": Case(("Column.nullable",), column("string", nullable="true"), pa.array(["a", None]), ["a", None]),
+    "nullable in training": Case(
+        ("_BoolPerUse.train", "_BoolPerUse.score"),
+        column("string", nullable="{train: true, score: false}"),
+        pa.array(["a", None]),
+        ["a", None],
+        ["a", Bad("not_null")],
+    ),
+    "trim": Case(
+        ("Column.normalise=trim",),
+        column("string", normalise="[trim]", nullable=NULL),
+        pa.array([" a\t", "b", "\u00a0c ", "  "]),
+        ["a", "b", "c", None],
+    ),
+    "upper": Case(
+        ("Column.normalise=upper",), column("string", normalise="[upper]"), pa.array(["lmi ", "Ñ"]), ["LMI ", "Ñ"]
+    ),
+    "strip_suffix": Case(
+        ("StripSuffix.strip_suffix",),
+        column("string", normalise="[{strip_suffix: ' kg'}, {strip_suffix: \"'s\"}]"),
+        pa.array(["3 kg", "3", " kg", "it's"]),
+        ["3", "3", "", "it"],
+    ),
+    "map": Case(
+        ("MapValues.map",),
+        column("string", normalise="[{map: {N: Norte, \"O'Hara\": 'Ö \"x\"', 'NO': 'Norway'}}]"),
+        pa.array(["N", "O'Hara", "NO", "n", "Norte"]),
+        ["Norte", 'Ö "x"', "Norway", "n", "Norte"],
+    ),
+    "map into a domain": Case(
+        ("MapValues.map", "Domain.levels", "Domain.closed"),
+        column("string", normalise="[trim, {map: {alpha: a, BETA: b}}]", domain="{levels: [a, b], closed: true}"),
+        pa.array([" alpha", "BETA ", "a", "c"]),
+        ["a", "b", "a", Bad(CLOSED)],
+    ),
+    "map and a pattern": Case(
+        ("MapValues.map", "PatternCheck.regex"),
+        column("string", normalise="[upper, {map: {NONE: C0}}]", checks="[{rule: pattern, regex: 'C[0-9]'}]"),
+        pa.array(["none", "c1", "x"]),
+        ["C0", "C1", Bad("pattern: C[0-9]")],
+    ),
+    "date_formats": Case(
+        ("DateFormats.date_formats",),
+        column("date", normalise="[{date_formats: ['%d/%m/%Y', '%Y%m%d']}]"),
+        pa.array(["05/03/2024", "20240305", "2024-03-05"]),
+        [DAY, DAY, Bad("type: not date")],
+    ),
+    "day_of_timestamp": Case(
+        ("Column.normalise=day_of_timestamp",),
+        column("date", normalise="[day_of_timestamp]"),
+        pa.array([datetime(2024, 3, 5, 23, 59), datetime(2024, 3, 5)], pa.timestamp("ms")),
+        [DAY, DAY],
+        request=["2024-03-05", "2024-03-05"],
+    ),
+    "a closed domain": Case(
+        ("Domain.levels", "Domain.closed", "Column.domain"),
+        column("string", domain="{levels: [a, b], closed: true}"),
+        pa.array(["a", "b", "A"]),
+        ["a", "b", Bad(CLOSED)],
+    ),
+    "a domain open in a drop": Case(
+        ("Domain.closed", "_BoolPerUse.train", "_BoolPerUse.score"),
+        column("string", domain="{levels: [a, b], closed: {train: true, score: false}}"),
+        pa.array(["a", "c"]),
+        ["a", Bad(CLOSED)],
+        ["a", Warned("c", CLOSED)],
+    ),
+    "levels with quotes": Case(
+        ("Domain.levels",),
+        column("string", domain="{levels: [\"it's\", 'a \"b\"', ' x '], closed: true}"),
+        pa.array(["it's", 'a "b"', " x ", "x"]),
+        ["it's", 'a "b"', " x ", Bad("domain")],
+    ),
+    "range of a double": Case(
+        ("RangeCheck.rule=range", "RangeCheck.min", "RangeCheck.max", "Column.checks", "RangeCheck.severity=error"),
+        column("double", checks="[{rule: range, min: -0.5, max: 1.0e+3, severity: error}]"),
+        pa.array([-0.5, 1000.0, -0.51, 1000.5]),
+        [-0.5, 1000.0, Bad("range: >= -0.5"), Bad("range: >= -0.5 and <= 1000")],
+    ),
+    "range of an integer": Case(
+        ("RangeCheck.min", "RangeCheck.max"),
+        column("int64", checks="[{rule: range, min: 2}, {rule: range, max: 9007199254740992}]"),
+        pa.array([2, 2**53, 1, 2**53 + 1]),
+        [2, 2**53, Bad("range: >= 2"), Bad("range: <= 9007199254740992")],
+    ),
+    "range of a date": Case(
+        ("RangeCheck.min", "RangeCheck.max"),
+        column("date", checks="[{rule: range, min: 2020-01-01, max: 2024-12-31}]"),
+        pa.array([date(2020, 1, 1), date(2024, 12, 31), date(2019, 12, 31)]),
+        [date(2020, 1, 1), date(2024, 12, 31), Bad("range: >= 2020-01-01 and <= 2024-12-31")],
+    ),
+    "a range that warns": Case(
+        ("RangeCheck.severity=warning",),
+        column("int64", checks="[{rule: range, max: 5, severity: warning}]"),
+        pa.array([5, 6]),
+        [5, Warned(6, "range: <= 5")],
+    ),
+    "a range that warns in a drop": Case(
+        ("_SeverityPerUse.train=error", "_SeverityPerUse.score=warning"),
+        column("double", checks="[{rule: range, max: 5, severity: {train: error, score: warning}}]"),
+        pa.array([5.0, 6.0]),
+        [5.0, Bad("range: <= 5")],
+        [5.0, Warned(6.0, "range: <= 5")],
+    ),
+    "a pattern that warns in training": Case(
+        ("_SeverityPerUse.train=warning", "_SeverityPerUse.score=error", "PatternCheck.rule=pattern"),
+        column("string", checks="[{rule: pattern, regex: 'C[0-9]+', severity: {train: warning, score: error}}]"),
+        pa.array(["C1", "D1"]),
+        ["C1", Warned("D1", "pattern: C[0-9]+")],
+        ["C1", Bad("pattern: C[0-9]+")],
+    ),
+    "a pattern": Case(
+        ("PatternCheck.regex", "PatternCheck.severity=error"),
+        column("string", checks="[{rule: pattern, regex: 'a|bc', severity: error}]"),
+        pa.array(["a", "bc", "ab", "a\n", "xa"]),
+        ["a", "bc", Bad("pattern"), Bad("pattern"), Bad("pattern")],
+    ),
+    "a pattern with anchors": Case(
+        ("PatternCheck.regex", "PatternCheck.severity=warning"),
+        column("string", checks="[{rule: pattern, regex: '^[A-Z]{2}$', severity: warning}]"),
+        pa.array(["PE", "PE\n", "pe", "XPE"]),
+        ["PE", *(Warned(v, "pattern") for v in ("PE\n", "pe", "XPE"))],
+    ),
+    "a pattern with flags": Case(
+        ("PatternCheck.regex",),
+        column("string", checks=r"[{rule: pattern, regex: '(?i)c\d+'}]"),
+        pa.array(["c1", "C22", "c", "c٣"]),
+        ["c1", "C22", Bad("pattern"), Bad("pattern")],
+    ),
+    "a measure": Case(
+        ("Column.role=measure", "Column.decimals", "Column.unit"),
+        column("double", "measure", decimals="2", unit="USD"),
+        pa.array([1.25, 2.0]),
+        [1.25, 2.0],
+    ),
+}
+
+
+def checked(
+    con: duckdb.DuckDBPyConnection, folder: Path, contract: Contract, use: Use, table: pa.Table
+) -> tuple[FileReport, list[dict[str, Any] | list[str]]]:
+    """The report, and of each row its accepted values, or its reasons."""
+    path, accepted, bad = (folder / f"{name}.parquet" for name in ("file", "accepted", "bad"))
+    bad.unlink(missing_ok=True)
+    pq.write_table(table, path)
+    report = check_file(
+        con, path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad, with_row_nr=True
+    )  # fmt: skip
+    rows: dict[int, Any] = {row.pop(ROW_NR): row for row in pq.read_table(accepted).to_pylist()}
+    for row in pq.read_table(bad).to_pylist() if bad.exists() else ():
+        rows[row["row_nr"]] = [f"{r['column']}: {r['rule']}" for r in json.loads(row["reasons"])]
+    return report, [rows[nr] for nr in sorted(rows)]
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_key_of_a_column_in_a_file(con: duckdb.DuckDBPyConnection, tmp_path: Path, name: str, use: Use) -> None:
+    case = CASES[name]
+    contract = contract_of(tmp_path, {"x": case.column})
+    report, rows = checked(con, tmp_path, contract, use, table_of(len(case.delivered), {"x": case.delivered}))
+    expected = case.expected(use)
+    for found, wanted in zip(rows, expected, strict=True):
+        if isinstance(wanted, Bad):
+            assert isinstance(found, list) and found[0].startswith(f"x: {wanted.rule.split(' >')[0]}"), found
+        else:
+            assert isinstance(found, dict), found
+            assert found["x"] == (wanted.value if isinstance(wanted, Warned) else wanted)
+    assert sum(report.warnings.values()) == sum(isinstance(e, Warned) for e in expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_key_of_a_column_in_a_request(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    reader = RequestReader(contract_of(tmp_path, {"x": case.column}))
+    given = case.delivered.to_pylist() if case.request is None else case.request
+    for value, wanted in zip(given, case.expected("score"), strict=True):
+        if value is ASIDE:
+            continue
+        value = value.isoformat() if isinstance(value, date) else value
+        body = json.dumps({"orders": [{"client": "c", "day": "2024-03-05", "x": value}]}).encode()
+        if isinstance(wanted, Bad):
+            with pytest.raises(RefusedError) as told:
+                reader.read(body)
+            (fault,) = told.value.faults
+            assert fault.path == "orders[0].x" and fault.rule.startswith((wanted.request or wanted.rule).split(" >")[0])
+            continue
+        orders = reader.read(body)
+        assert orders.columns["x"] == [wanted.value if isinstance(wanted, Warned) else wanted]
+        assert [w.startswith(f"x: {wanted.rule}") for w in orders.warnings.get(0, [])] == (
+            [True] if isinstance(wanted, Warned) else []
+        )
+
+
+# the suite: one wide contract with a column a case, judged once for each use
+
+
+def _padded(case: Case, rows: int) -> pa.Array:
+    """The delivered values, and the first one, which is good, as often as it takes."""
+    return pa.concat_arrays(
+        [case.delivered, pa.array([case.delivered[0].as_py()] * (rows - len(case.delivered)), case.delivered.type)]
+    )
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_key_in_the_suite_finds_what_the_row_checks_find(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, use: Use
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations as gx
+    names = {f"x{nr}": case for nr, case in enumerate(CASES.values())}
+    rules = (
+        "[{name: fits, description: y fits z., rule: pairs, columns: ['odd name', z],"
+        ' allowed: {"it\'s": [z], \'a "b"\': [y]}},'
+        " {name: past, description: In the past., rule: before_as_of, columns: [day],"
+        " severity: {train: error, score: warning}}]"
+    )
+    more = {"odd name": column("string"), "z": column("string")}
+    contract = contract_of(tmp_path, {**{n: c.column for n, c in names.items()}, **more}, rules=rules)
+    rows = max(len(case.delivered) for case in names.values())
+    columns = {name: _padded(case, rows) for name, case in names.items()}
+    columns["odd name"] = pa.array((["it's", 'a "b"', "else"] * rows)[:rows])
+    columns["z"] = pa.array((["z", "z", "z"] * rows)[:rows])
+    columns["day"] = pa.array([AS_OF, *[DAY] * (rows - 1)])
+    path = tmp_path / "wide.parquet"
+    pq.write_table(table_of(rows, columns), path)
+    checks = compile_row_checks(contract, use, pq.read_schema(path), AS_OF)
+    file = f"read_parquet({literal(str(path))}) AS file({', '.join(checks.source)})"
+    source = f"SELECT *, file_row_number AS {ROW_NR} FROM {file}"
+    values = ", ".join(map(quoted, checks.columns))
+    staged = con.sql(
+        f"WITH source AS ({source}), staged AS ({checks.staged}) SELECT {values} FROM staged"
+    ).to_arrow_table()
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    batch = context.data_sources.add_pandas("frames").add_dataframe_asset("rows")
+    definition = batch.add_batch_definition_whole_dataframe("batch")
+    result = definition.get_batch(batch_parameters={"dataframe": frame_of(staged)}).validate(
+        context.suites.add(make_suite(contract, use)),
+        result_format="BOOLEAN_ONLY",
+        expectation_parameters={"as_of": f"{AS_OF.isoformat()}T00:00:00"},
+    )
+    raised = [info for r in result.results for info in [r.exception_info or {}, *(r.exception_info or {}).values()]]
+    assert not [info for info in raised if isinstance(info, dict) and info.get("raised_exception")]
+    failed: dict[str, set[str]] = {}
+    for r in result.results:
+        if not r.success:
+            kind = str(getattr(r.expectation_config.severity, "value", r.expectation_config.severity))
+            failed.setdefault(r.expectation_config.kwargs["column"], set()).add(kind)
+    wanted: dict[str, set[str]] = {"z": {"critical"}, "day": {"critical" if use == "train" else "warning"}}
+    for name, case in names.items():
+        told = [e for e in case.expected(use) if isinstance(e, Bad | Warned)]
+        # what is lost in the cast is null afterwards: a fault, as none of these columns may be null
+        kinds = {"warning" if isinstance(e, Warned) else "critical" for e in told}
+        if kinds:
+            wanted[name] = kinds
+    assert failed == wanted
+
+
+# rules over columns
+
+
+PAIR = {"x": column("string", nullable=NULL), "y": column("string", nullable=NULL)}
+PAIRS = pa.table({"x": ["A", "A", "B", "C", None, "A"], "y": ["a", "b", "b", "z", "z", None]})
+
+
+@pytest.mark.parametrize(
+    ("severity", "use", "bad"),
+    [
+        ("error", "train", True),
+        ("warning", "train", False),
+        ("{train: error, score: warning}", "train", True),
+        ("{train: error, score: warning}", "score", False),
+    ],
+)
+def test_pairs(con: duckdb.DuckDBPyConnection, tmp_path: Path, severity: str, use: Use, bad: bool) -> None:
+    rule = (
+        "[{name: fits, description: y fits x., rule: pairs, columns: [x, y],"
+        f" allowed: {{A: [a], B: [a, b]}}, severity: {severity}}}]"
+    )
+    contract = contract_of(tmp_path, PAIR, rules=rule)
+    report, rows = checked(con, tmp_path, contract, use, table_of(6, {n: PAIRS.column(n) for n in ("x", "y")}))
+    told = {"x + y: fits: y fits x.": 1}
+    assert (report.reasons, report.warnings) == ((told, {}) if bad else ({}, told))
+    assert [isinstance(row, list) for row in rows] == [False, bad, False, False, False, False]
+    orders = [
+        {"client": "c", "day": "2024-03-05", "x": x, "y": y} for x, y in zip(*PAIRS.to_pydict().values(), strict=True)
+    ]
+    reader = RequestReader(contract)
+    if contract.rules[0].severity.score == "error":
+        with pytest.raises(RefusedError) as refused:
+            reader.read(json.dumps({"orders": orders}).encode())
+        assert [(f.path, f.rule) for f in refused.value.faults] == [("orders[1].x + y", "fits: y fits x.")]
+    else:
+        assert reader.read(json.dumps({"orders": orders}).encode()).warnings == {1: ["x + y: fits: y fits x."]}
+
+
+@pytest.mark.parametrize(("severity", "bad"), [("error", True), ("warning", False)])
+def test_before_as_of(con: duckdb.DuckDBPyConnection, tmp_path: Path, severity: str, bad: bool) -> None:
+    rule = f"[{{name: past, description: x., rule: before_as_of, columns: [day], severity: {severity}}}]"
+    days = pa.array([date(2024, 5, 31), AS_OF])
+    contract = contract_of(tmp_path, rules=rule)
+    report, rows = checked(con, tmp_path, contract, "train", table_of(2, {"day": days}))
+    told = {"day: past: before 2024-06-01": 1}
+    assert (report.reasons, report.warnings) == ((told, {}) if bad else ({}, told))
+    assert [isinstance(row, list) for row in rows] == [False, bad]
+
+
+@pytest.mark.parametrize(
+    ("columns", "severity", "bad"),
+    [("all", "error", [3]), ("[x]", "error", [1, 3, 4]), ("[x, y]", "error", [1, 3]), ("[x]", "warning", [])],
+)
+def test_unique(con: duckdb.DuckDBPyConnection, tmp_path: Path, columns: str, severity: str, bad: list[int]) -> None:
+    rule = f"[{{name: once, description: x., rule: unique, columns: {columns}, severity: {severity}}}]"
+    contract = contract_of(tmp_path, PAIR, rules=rule)
+    values = {"client": ["a", "b", "c", "a", "d"], "x": ["1", "1", "2", "1", "1"], "y": ["1", "1", "2", "1", "2"]}
+    report, rows = checked(con, tmp_path, contract, "train", table_of(5, {n: pa.array(v) for n, v in values.items()}))
+    assert [nr for nr, row in enumerate(rows) if isinstance(row, list)] == bad
+    assert sum(report.warnings.values()) == (3 if severity == "warning" else 0)
+    assert all("once: stands once in a file" in label for label in [*report.reasons, *report.warnings])
+
+
+# columns that are not there, and what is told of a column
+
+
+@pytest.mark.parametrize(
+    ("required", "use", "missing"),
+    [("true", "train", True), ("false", "train", False), ("{train: false, score: true}", "score", True)],
+)
+def test_required(con: duckdb.DuckDBPyConnection, tmp_path: Path, required: str, use: Use, missing: bool) -> None:
+    contract = contract_of(tmp_path, {"x": column("string", nullable="true", required=required)})
+    if missing:
+        with pytest.raises(
+            DataError, match=r"required columns are missing; expected → found\n  x \(string\) → nothing"
+        ):
+            checked(con, tmp_path, contract, use, table_of(1, {}))
+    else:
+        report, rows = checked(con, tmp_path, contract, use, table_of(1, {}))
+        assert report.filled == ("x",) and rows[0]["x"] is None  # type: ignore[call-overload]
+    needed = contract.columns["x"].required.score
+    body = json.dumps({"orders": [{"client": "c", "day": "2024-03-05"}]}).encode()
+    if needed:
+        with pytest.raises(RefusedError, match=r"orders\[0\]\.x: required"):
+            RequestReader(contract).read(body)
+    else:
+        assert RequestReader(contract).read(body).columns["x"] == [None]
+
+
+def test_what_is_told_of_columns_rules_and_the_contract_itself(tmp_path: Path) -> None:
+    more = {
+        "x": "{description: A mass., type: double, role: measure, unit: kg, decimals: 1, nullable: true}",
+        "y": "{description: A number., type: string, role: attribute, identifier: true}",
+        "z": column("string", identifier="false"),
+    }
+    contract = contract_of(tmp_path, more)
+    schema = RequestReader(contract).model.model_json_schema()["$defs"]["Order"]["properties"]
+    assert schema["x"]["description"].startswith("A mass. In kg.")
+    assert [schema[n]["x-role"] for n in contract.columns] == [c.role for c in contract.columns.values()]
+    assert (contract.entity, contract.timestamp, contract.target) == ("client", "day", "kind")
+    assert legacy_identifiers(contract) == ("client", "y")
+    assert suite_name(contract, "train") == "shop_train"
+    assert contract.description == "Orders of a shop."
+    later = contract_of(tmp_path, more, version="2")
+    assert later.version == 2 and later.digest() != contract.digest()
+
+
+@pytest.mark.parametrize("limit", ["0.25", "{train: 0.25, score: 0.25}"])
+def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
+    contract = contract_of(tmp_path, quarantine=f"{{limit: {limit}}}")
+    context: Any = SimpleNamespace(contract=contract, processed=tmp_path, run="r")
+    report = FileReport("f", 100, 75, 25, {"x: r": 25}, {}, {}, (), (), ())
+    validate._refuse_too_many(context, [report], 100, 25)
+    score._refuse(report, contract)
+    more = replace(report, accepted=74, quarantined=26)
+    with pytest.raises(DataError, match=r"26 of 100 rows .* more than the limit of 25"):
+        validate._refuse_too_many(context, [more], 100, 26)
+    with pytest.raises(DataError, match="26 of 100 rows .* more than the limit of 25"):
+        score._refuse(more, contract)
+
+
+# batches
+
+
+def profile(rows: int = 100, nulls: int = 0, a: int = 50, newest: date = DAY, nearly: date = DAY) -> Profile:
+    return Profile(rows, {"kind": nulls}, {"kind": {"A": a, "B": rows - nulls - a}}, newest, nearly)
+
+
+@pytest.mark.parametrize("severity", ["error", "warning"])
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        ("rule: row_count, low: 0.5, high: 1.0", profile(50, a=25), profile(49, a=24)),
+        ("rule: row_count, low: 0.01, high: 1.5", profile(150, a=75), profile(151, a=75)),
+        ("rule: null_rate, max_rise: 0.1", profile(nulls=10), profile(nulls=11)),
+        ("rule: category_share, max_change: 0.1", profile(a=60), profile(a=61)),
+        (
+            "rule: lone_future, max_days: 3, share: 0.9",
+            profile(nearly=date(2024, 3, 2)),
+            profile(nearly=date(2024, 3, 1)),
+        ),
+        ("rule: freshness, max_days: 2", profile(), profile(newest=date(2024, 3, 4))),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_rules_of_a_batch(tmp_path: Path, rule: str, good: Profile, bad: Profile, severity: str) -> None:
+    if "freshness" in rule:
+        severity = "warning"
+    contract = contract_of(tmp_path, batch=f"{{recent: 1, rules: [{{{rule}, severity: {severity}}}]}}")
+    today = date(2024, 3, 7)
+    # of the recent batches the newest one counts
+    assert judge(contract.batch, good, [profile(), profile(10_000, a=1)], today) == []
+    found = judge(contract.batch, bad, [profile(), profile(10_000, a=1)], today)
+    assert {(f.severity, f.rule) for f in found} == {(severity, rule.split(",")[0].removeprefix("rule: "))}
+
+
+def test_the_share_of_a_lone_future_is_that_of_the_rule(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    rules = "{recent: 1, rules: [{rule: lone_future, max_days: 3, share: 0.6}]}"
+    contract = contract_of(tmp_path, batch=rules)
+    folder = tmp_path / "accepted"
+    folder.mkdir()
+    days = [date(2024, 1, 1)] * 6 + [date(2024, 2, 1)] * 4
+    pq.write_table(table_of(10, {"day": pa.array(days)}), folder / "a.parquet")
+    found = profile_batch(con, contract, folder)
+    assert (found.newest, found.nearly_newest) == (date(2024, 2, 1), date(2024, 1, 1))
+    assert found.levels == {"kind": {"A": 10, "B": 0}}
+
+
+# features
+
+
+def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The examples that `elt` makes of rows, as it reads them from a file."""
+    path = folder / "accepted.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=contract.arrow_schema()), path)
+    with duckdb.connect() as connection:
+        made = pa.concat_tables(make_examples(SortedOrders(connection, contract, [path]), 1))
+    names = [c.name for c in feature_columns(contract)]
+    assert set(names) <= set(made.column_names)
+    # whatever a contract names as a feature can be encoded
+    encoder = Encoder.fit(feature_columns(contract), made)
+    assert encoder.encode(made).shape == (made.num_rows, len(names))
+    return made.to_pylist()
+
+
+ORDERS = [
+    # Friday, Saturday, Saturday of client a; Sunday of client b
+    {"client": "a", "day": date(2024, 3, 1), "kind": "A", "amount": 1.25, "units": 2},
+    {"client": "a", "day": date(2024, 3, 9), "kind": "B", "amount": 2.75, "units": None},
+    {"client": "a", "day": date(2024, 11, 30), "kind": "B", "amount": 9.0, "units": 4},
+    {"client": "b", "day": date(2024, 6, 30), "kind": "A", "amount": None, "units": None},
+]
+MEASURES = {
+    "amount": column("double", "measure", decimals="2", nullable=NULL),
+    "units": column("int64", "measure", nullable=NULL),
+}
+
+
+def slope(shrinkage: float) -> float:
+    """Of the indicator of B, 0 then 1, eight days apart: by least squares with the shrinkage added."""
+    half = 4 / 365.25
+    return half / (2 * half * half + shrinkage)
+
+
+LAST = {
+    # recipe or calendar part: name of the feature, values of the last orders of a and b
+    "calendar: [day_of_week]": {"day_day_of_week": (5, 6)},
+    "calendar: [day_of_month]": {"day_day_of_month": (30, 30)},
+    "calendar: [month]": {"day_month": (11, 6)},
+    "calendar: [quarter]": {"day_quarter": (4, 2)},
+    "calendar: [weekend]": {"day_weekend": (1, 1)},
+    "history: [{recipe: count}]": {"history_orders": (2, 0)},
+    "history: [{recipe: days_since_last}]": {"history_days_since_last": (266, None)},
+    "history: [{recipe: last_target}]": {"history_last_kind": ("B", None)},
+    "history: [{recipe: target_share, smoothing: 2}]": {"history_share_A": (0.5, 0.5), "history_share_B": (0.5, 0.5)},
+    "history: [{recipe: target_share, smoothing: 6}]": {"history_share_A": ((1 + 3) / 8, 0.5)},
+    "history: [{recipe: mean, columns: [amount, units]}]": {
+        "history_mean_amount": (2.0, None),
+        "history_mean_units": (2.0, None),
+    },
+    "history: [{recipe: target_trend, level: B, shrinkage: 4}]": {"history_trend_B": (slope(4), 0.0)},
+    "history: [{recipe: target_trend, level: A, shrinkage: 0.5}]": {"history_trend_A": (-slope(0.5), 0.0)},
+    "history_lag_days: 266, history: [{recipe: count}]": {"history_orders": (1, 0)},
+    "history_lag_days: 265, history: [{recipe: count}]": {"history_orders": (2, 0)},
+}
+
+
+@pytest.mark.parametrize("features", LAST)
+def test_recipes(tmp_path: Path, features: str) -> None:
+    contract = contract_of(tmp_path, MEASURES, features=f"{{grain: last_order_per_entity, {features}}}")
+    made = {row["client"]: row for row in features_of(tmp_path, contract, ORDERS)}
+    assert sorted(made) == ["a", "b"] and made["a"]["day"] == date(2024, 11, 30)
+    for name, values in LAST[features].items():
+        found = [made[client][name] for client in ("a", "b")]
+        assert found == pytest.approx(values) if not isinstance(values[0], str) else found == list(values)
+
+
+def test_every_order_is_an_example(tmp_path: Path) -> None:
+    contract = contract_of(tmp_path, MEASURES, features="{grain: every_order, history: [{recipe: count}]}")
+    made = sorted((r["client"], r["day"], r["history_orders"]) for r in features_of(tmp_path, contract, ORDERS))
+    assert made == [
+        ("a", date(2024, 3, 1), 0),
+        ("a", date(2024, 3, 9), 1),
+        ("a", date(2024, 11, 30), 2),
+        ("b", date(2024, 6, 30), 0),
+    ]
+
+
+def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
+    """Numbers as float64, a date as days since 1970-01-01, in training as in scoring."""
+    kinds = {"s": "string", "f": "double", "i": "int64", "d": "date"}
+    contract = contract_of(
+        tmp_path,
+        {name: column(kind, nullable=NULL) for name, kind in kinds.items()},
+        features="{grain: every_order, attributes: [s, f, i, d]}",
+    )
+    row = {"client": "a", "day": DAY, "kind": "A", "s": "x", "f": 1.5, "i": 7, "d": date(1970, 1, 11)}
+    (made,) = features_of(tmp_path, contract, [row])
+    assert [made[name] for name in kinds] == ["x", 1.5, 7.0, 10.0]
+    assert [type(made[name]) for name in kinds] == [str, float, float, float]
+    assert [c.kind for c in feature_columns(contract)] == ["categorical", "numeric", "numeric", "numeric"]
+
+
+def test_suspicious_gain(tmp_path: Path) -> None:
+    contract = contract_of(tmp_path, features="{grain: every_order, suspicious_gain: 0.3}")
+    refuse_leaks([SingleFeature("x", 0.3, 0.29)], contract.features.suspicious_gain)
+    with pytest.raises(DataError, match="x .* alone removes at least 30%"):
+        refuse_leaks([SingleFeature("x", 0.31, 0.3)], contract.features.suspicious_gain)
+
+
+def test_split(tmp_path: Path) -> None:
+    days = np.arange(10)
+    contract = contract_of(tmp_path, split="{fractions: {train: 0.5, validation: 0.3, test: 0.2}}")
+    parts, bounds = temporal(days, contract.split)
+    assert parts.tolist() == [0] * 5 + [1] * 3 + [2] * 2 and bounds["test"] == (8, 9)
+    contract = contract_of(tmp_path, split="{fractions: {train: 0.5, validation: 0.3, test: 0.2}, gap_days: 1}")
+    assert temporal(days, contract.split)[0].tolist() == [0] * 5 + [-1, 1, 1, -1, 2]
+
+
+# the gate: each key of the policy with a value under which a challenger is promoted, and one under which it is not
+
+
+N = 4000
+# outcomes in the very shares that the probabilities say
+Y = np.concatenate([np.where(np.arange(N // 2) % 5 == 0, 1, 0), np.where(np.arange(N // 2) % 5 < 2, 0, 1)])
+TRUTH = np.concatenate([np.tile([0.8, 0.2], (N // 2, 1)), np.tile([0.4, 0.6], (N // 2, 1))])
+PRIOR = np.array([0.6, 0.4])
+HOLDOUT = Holdout(Y, PRIOR, None, None, {"half": np.where(np.arange(N) < N // 2, "one", "two")})
+PRIOR_LOSS = float(order_losses(np.tile(PRIOR, (N, 1)), Y).mean())
+TRUE_LOSS = float(order_losses(TRUTH, Y).mean())
+
+
+def towards_prior(weight: float) -> np.ndarray:
+    return (1 - weight) * TRUTH + weight * PRIOR
+
+
+def off_by(bias: float) -> np.ndarray:
+    return TRUTH + np.array([bias, -bias])
+
+
+def contender(p: np.ndarray, **about: Any) -> Contender:
+    return Contender(p, ("A", "B"), ("client", "x"), **about)
+
+
+def decided(
+    policy: str, folder: Path, challenger: Contender, champion: Contender | None, looks: int = 1
+) -> PromotionDecision:
+    contract = contract_of(folder, {"x": column("string")}, promotion=f"{{{policy}}}")
+    serving = Serving(contract.classes, ("client", "x"))
+    return decide(challenger, champion, HOLDOUT, contract.promotion, serving, looks=looks)
+
+
+CHALLENGER, WORSE = contender(TRUTH), contender(towards_prior(0.4))
+GAIN = float((order_losses(WORSE.p, Y) - order_losses(TRUTH, Y)).mean())
+SHARP = np.where(TRUTH > 0.5, 0.96, 0.04)
+GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | None]]]] = {
+    # key: (promoted under, not under, word of the reason, challenger and champion)
+    "margin": ("margin: 0.001", f"margin: {GAIN:.4f}", "more than the margin", lambda: (CHALLENGER, WORSE)),
+    "alpha": (
+        "margin: 0.0023, alpha: 0.4, mode: single",
+        "margin: 0.0023, alpha: 0.0001, mode: single",
+        "more than the margin",
+        lambda: (CHALLENGER, contender(towards_prior(0.25))),
+    ),
+    "mode": (
+        "margin: 0.0028, mode: single",
+        "margin: 0.0028, mode: sequential",
+        "more than the margin",
+        lambda: (CHALLENGER, contender(towards_prior(0.25))),
+    ),
+    "looks_a_year": (
+        "margin: 0.0026, looks_a_year: 1",
+        "margin: 0.0026, looks_a_year: 100000",
+        "more than the margin",
+        lambda: (CHALLENGER, contender(towards_prior(0.25))),
+    ),
+    "max_ece": (
+        "margin: 0, max_ece: 0.5, max_bias: 1",
+        "margin: 0, max_ece: 0.05, max_bias: 1",
+        "promotion.max_ece",
+        lambda: (contender(off_by(0.1)), None),
+    ),
+    "max_bias": (
+        "margin: 0, max_ece: 0.5, max_bias: 0.2",
+        "margin: 0, max_ece: 0.5, max_bias: 0.05",
+        "is off by",
+        lambda: (contender(off_by(0.1)), None),
+    ),
+    "collapse": (
+        "margin: 0, collapse: 0.1, max_ece: 1, max_bias: 1",
+        "margin: 0, collapse: 0.9, max_ece: 1, max_bias: 1",
+        "has collapsed",
+        lambda: (contender(off_by(0.08)), None),
+    ),
+    "max_recall_drop": (
+        "margin: 0, max_recall_drop: 1",
+        "margin: 0, max_recall_drop: 0.05",
+        "finds fewer orders of B",
+        lambda: (CHALLENGER, replace(WORSE, weights=(1.0, 99.0))),
+    ),
+    "segment_orders": (
+        "margin: 0, segment_orders: 5000, max_ece: 1, max_bias: 1",
+        "margin: 0, segment_orders: 500, max_ece: 1, max_bias: 1",
+        "orders with half two surely lose",
+        lambda: (
+            contender(np.where(HOLDOUT.segments["half"][:, None] == "two", towards_prior(0.4), TRUTH)),
+            contender(np.where(HOLDOUT.segments["half"][:, None] == "two", TRUTH, towards_prior(1.0))),
+        ),
+    ),
+    "max_us_per_order": (
+        "margin: 0, max_us_per_order: 100",
+        "margin: 0, max_us_per_order: 99",
+        "µs an order",
+        lambda: (contender(TRUTH, us_per_order=100.0), None),
+    ),
+    "forbidden_features": (
+        "margin: 0, forbidden_features: [day]",
+        "margin: 0, forbidden_features: [x, history_orders]",
+        "forbidden features: x",
+        lambda: (CHALLENGER, None),
+    ),
+    "stale_after_days": (
+        "margin: 0.001, stale_after_days: 9",
+        "margin: 0.001, stale_after_days: 10",
+        "more than the margin",
+        lambda: (contender(TRUTH, as_of=110), contender(TRUTH, as_of=100)),
+    ),
+    "non_inferiority": (
+        "margin: 0.001, stale_after_days: 9, non_inferiority: 0.1",
+        "margin: 0.001, stale_after_days: 9, non_inferiority: 0.0001",
+        "more than the margin",
+        lambda: (contender(towards_prior(0.2), as_of=110), contender(TRUTH, as_of=100)),
+    ),
+    "floor": (
+        f"margin: 0, floor: {TRUE_LOSS / PRIOR_LOSS - 0.01:.4f}",
+        f"margin: 0, floor: {TRUE_LOSS / PRIOR_LOSS + 0.06:.4f}",
+        "promotion.floor",
+        lambda: (CHALLENGER, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("key", GATE)
+def test_keys_of_the_policy(tmp_path: Path, key: str) -> None:
+    good, bad, words, models = GATE[key]
+    assert decided(good, tmp_path, *models()).promote, decided(good, tmp_path, *models()).reasons
+    found = decided(bad, tmp_path, *models())
+    assert not found.promote and any(words in reason for reason in found.reasons), found.reasons
+
+
+# nothing is left out
+
+
+def rule(name: str, *keys: str, warnings: bool = True) -> tuple[str, ...]:
+    severities = ("severity=error", "severity=warning") if warnings else ()
+    return tuple(f"{name}.{key}" for key in (*keys, *severities))
+
+
+ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
+    test_pairs: ("Contract.rules", *rule("PairsRule", "rule=pairs", "columns", "allowed", "name", "description")),
+    test_before_as_of: rule("BeforeAsOfRule", "rule=before_as_of", "columns", "name", "description"),
+    test_unique: rule("UniqueRule", "rule=unique", "columns=all", "name", "description"),
+    test_required: ("Column.required",),
+    test_what_is_told_of_columns_rules_and_the_contract_itself: (
+        "Contract.name", "Contract.version", "Contract.description", "Contract.columns", "Column.name",
+        "Column.description", "Column.unit", "Column.identifier", "Column.role=entity", "Column.role=timestamp",
+        "Column.role=target",
+    ),
+    test_limit_of_the_quarantine: (
+        "Contract.quarantine", "Quarantine.limit", "_FloatPerUse.train", "_FloatPerUse.score",
+    ),
+    test_rules_of_a_batch: (
+        "Contract.batch", "Batch.recent", "Batch.rules",
+        *rule("RowCountRule", "rule=row_count", "low", "high"),
+        *rule("NullRateRule", "rule=null_rate", "max_rise"),
+        *rule("CategoryShareRule", "rule=category_share", "max_change"),
+        *rule("LoneFutureRule", "rule=lone_future", "max_days", "share"),
+        *rule("FreshnessRule", "rule=freshness", "max_days", "severity=warning", warnings=False),
+    ),
+    test_recipes: (
+        "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_order_per_entity",
+        *(f"Features.calendar={part}" for part in ("day_of_week", "day_of_month", "month", "quarter", "weekend")),
+        "CountRecipe.recipe=count", "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
+        "TargetShareRecipe.recipe=target_share", "TargetShareRecipe.smoothing", "MeanRecipe.recipe=mean",
+        "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
+        "TargetTrendRecipe.shrinkage",
+    ),
+    test_every_order_is_an_example: ("Features.grain=every_order",),
+    test_attributes_of_every_type_are_features: ("Features.attributes",),
+    test_suspicious_gain: ("Features.suspicious_gain",),
+    test_split: (
+        "Contract.split", "Split.fractions", "Split.gap_days", "Fractions.train", "Fractions.validation",
+        "Fractions.test",
+    ),
+    test_keys_of_the_policy: (
+        "Contract.promotion", "Promotion.mode=sequential", "Promotion.mode=single",
+        *(f"Promotion.{key}" for key in GATE if key != "mode"),
+    ),
+}  # fmt: skip
+
+
+def _values(schema: dict[str, Any]) -> list[str]:
+    """The values of a key that takes a few of them only."""
+    below = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    below += [schema["items"]] if isinstance(schema.get("items"), dict) else []
+    own = [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
+    return own + [value for part in below for value in _values(part)]
+
+
+def test_every_key_is_exercised() -> None:
+    schema = json.loads(json_schema())
+    keys = {
+        key
+        for model, of_model in {"Contract": schema, **schema["$defs"]}.items()
+        for name, of_key in of_model.get("properties", {}).items()
+        for key in [f"{model}.{name}={value}" for value in _values(of_key)] or [f"{model}.{name}"]
+    }
+    exercised = [key for case in CASES.values() for key in case.keys] + [k for ks in ELSEWHERE.values() for k in ks]
+    assert keys - set(exercised) == set(), "exercise these keys of the contract above"
+    assert set(exercised) - keys == set(), "no such keys"
