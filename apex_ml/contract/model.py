@@ -569,7 +569,11 @@ class Promotion(_Model):
     )
     looks_a_year: int = Field(365, ge=1, description="Looks over which the sequential mode spreads half of alpha.")
     floor: float | None = Field(
-        None, gt=0, description="Log loss that nothing honest reaches: a challenger surely below it knows the target."
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the log loss of the class shares alone that nothing honest reaches: a challenger surely"
+        " below it knows the target. None: no such rule.",
     )
     max_ece: float = Field(0.05, gt=0, le=1, description="Largest classwise calibration error.")
     max_bias: float = Field(0.05, gt=0, le=1, description="Largest gap of a class's mean probability to its share.")

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from apex_ml.contract.model import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error, reliability
 from apex_ml.core.decision import decide as name_class
-from apex_ml.core.evaluation import order_losses, prior_losses
+from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
 
 RESAMPLES = 2000
 TAIL_RESAMPLES = 20
@@ -407,12 +407,18 @@ def _absolute_gates(
             f"the class prior is not surely beaten: {loss.mean:.4f} against {prior.mean():.4f}"
             f" (gain at least {over_prior_low:+.5f})"
         )
-    surely_below = loss.mean + reach(policy.alpha, len(loss.sums)) * loss.error
-    if policy.floor is not None and surely_below < policy.floor:
-        against.append(
-            f"its log loss {loss.mean:.4f} is surely below {policy.floor:g} (promotion.floor), which nothing honest"
-            " reaches on this data: it must know the target"
-        )
+    if policy.floor is not None:
+        # beside the holdout's own class shares: whoever learned that they have shifted does not know the target by that
+        shares = prior_losses(class_shares(holdout.y, p.shape[1]), holdout.y)
+        above = Clusters.of(losses - policy.floor * shares, holdout.entities)
+        evidence["floor_log_loss"] = float(policy.floor * shares.mean())
+        if above.mean + reach(policy.alpha, len(above.sums)) * above.error < 0:
+            against.append(
+                f"its log loss {loss.mean:.4f} is surely below {policy.floor * shares.mean():.4f},"
+                f" {policy.floor:.1%} of what the class shares alone give, {shares.mean():.4f} (promotion.floor), which"
+                " nothing honest reaches on this data: it must know the target; where another model of these orders"
+                " honestly does as well, lower promotion.floor in the contract"
+            )
     known = np.zeros(len(holdout), bool) if holdout.optimum is None else np.isfinite(holdout.optimum)
     if holdout.optimum is not None and known.any():
         best = holdout.optimum[known]

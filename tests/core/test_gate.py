@@ -285,6 +285,58 @@ def test_evidence_is_json_and_repeats() -> None:
     assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(once.evidence)
 
 
+# the floor, a share of what the class shares alone give: loss of the prior in nats, honest or not, what is said
+
+
+def rare(share: float, odds: tuple[float, float], n: int = 40_000) -> tuple[np.ndarray, Holdout]:
+    """True probabilities of a rare class in two equal groups, and orders that keep them exactly."""
+    low, high = (share * 2 * part / sum(odds) for part in odds)
+    half = n // 2
+    truth = np.repeat([[1 - low, low], [1 - high, high]], half, axis=0)
+    y = np.concatenate([np.arange(half) < round(low * half), np.arange(half) < round(high * half)]).astype(int)
+    order = np.random.default_rng(4).permutation(n)
+    return truth[order], Holdout(y[order], np.array([1 - share, share]))
+
+
+TELLS = "must know the target"
+FLOORS = [
+    # share of the rare class, odds of its groups, floor, what the challenger adds of the target, words of the rejection
+    (0.01, (1, 2), 0.925, 0.0, ""),
+    (0.01, (1, 2), 0.925, 0.2, TELLS),
+    (0.001, (1, 3), 0.925, 0.0, ""),
+    (0.5, (1, 1.4), 0.925, 0.0, ""),
+    (0.5, (1, 1.4), 0.925, 0.1, TELLS),
+    (0.01, (1, 1), 0.925, 0.0, "class prior is not surely beaten"),
+    # an honest model of orders that can be told apart well: the floor is that of other data, and may be left out
+    (0.01, (1, 30), 0.925, 0.0, "lower promotion.floor"),
+    (0.01, (1, 30), 0.5, 0.0, ""),
+    (0.01, (1, 30), None, 0.0, ""),
+]
+
+
+@pytest.mark.parametrize(("share", "odds", "floor", "knows", "words"), FLOORS)
+def test_the_floor_is_relative_to_the_class_shares(
+    share: float, odds: tuple[float, float], floor: float | None, knows: float, words: str
+) -> None:
+    truth, holdout = rare(share, odds)
+    p = (1 - knows) * truth + knows * np.eye(2)[holdout.y]
+    policy = Promotion(margin=0.0, floor=floor)
+    found = decide(Contender(p, ("NO", "YES")), None, holdout, policy, Serving(("NO", "YES"), ()))
+    assert found.promote is (words == ""), found.reasons
+    assert words in " ".join(found.reasons)
+    if words != TELLS and "lower" not in words:
+        assert TELLS not in " ".join(found.reasons)
+
+
+def test_a_mix_that_has_shifted_is_no_knowledge_of_the_target() -> None:
+    """The prior of training is far off; whoever has learned the new shares is far below it, and knows no more."""
+    truth, holdout = rare(0.05, (1, 1.5))
+    moved = replace(holdout, prior=np.array([0.5, 0.5]))
+    policy = Promotion(margin=0.0, floor=0.925)
+    found = decide(Contender(truth, ("NO", "YES")), None, moved, policy, Serving(("NO", "YES"), ()))
+    assert found.promote and found.evidence["challenger_log_loss"] < 0.4 * found.evidence["prior_log_loss"]
+
+
 # the parts
 
 
