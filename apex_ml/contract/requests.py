@@ -7,8 +7,10 @@ by side. Rules over the rows of a file (`unique`, `before_as_of`) are none of a 
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -28,6 +30,7 @@ from apex_ml.contract.model import (
     text_steps,
 )
 from apex_ml.errors import DataError
+from apex_ml.wording import counted, did_you_mean
 
 MOST_ORDERS = 1000
 MOST_FAULTS = 1000
@@ -35,6 +38,8 @@ MOST_FAULTS = 1000
 ISO_DATE = "%Y-%m-%d"
 LONGEST_VALUE = 200
 MOST_CELLS = 20_000
+AROUND = 40
+"""Characters shown on either side of what is no JSON."""
 WIDEST_INTEGER = 2**127
 """From here on the text of a whole float is its shortest digits and zeros, as the files' engine has no such integer."""
 NO_TEXT = "Input should be a string, a finite number, true or false"
@@ -43,11 +48,12 @@ TEXT = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
 
 
 class Fault(NamedTuple):
-    """What is wrong with a request: where, which rule, and the value as text."""
+    """What is wrong with a request: where, which rule, the value as text with what is invisible escaped, what to do."""
 
     path: str
     rule: str
     value: str
+    remedy: str = ""
 
 
 class RefusedError(DataError):
@@ -56,7 +62,7 @@ class RefusedError(DataError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults, self.total = tuple(faults[:MOST_FAULTS]), len(faults)
         first = "; ".join(f"{f.path}: {f.rule}" for f in faults[:3])
-        super().__init__(f"{self.total} values break the contract: {first}")
+        super().__init__(f"{counted(self.total, 'fault')}: {first}")
 
 
 class _Cell(NamedTuple):
@@ -181,7 +187,7 @@ class _Reader:
                         break
             elif self._column.type == "date":
                 if (day := _day(self._formats, value)) is None:
-                    return _Cell(None, f"type: not date; write it as {' or '.join(self._formats)}")
+                    return _Cell(None, "type: not date")
                 value = day
         if value is None:
             return _Cell(None) if self._nullable else _Cell(None, "not_null")
@@ -200,6 +206,33 @@ class _Reader:
                 else:
                     warning = rule if warning is None else f"{warning}; {rule}"
         return _Cell(value, error, warning)
+
+    def remedy(self, rule: str, value: Any) -> str:
+        """What to do about a rule that a value breaks."""
+        column = self._column
+        if rule == "not_null":
+            return "send a value"
+        if rule.startswith("domain") and column.domain is not None:
+            meant = did_you_mean(value, column.domain.levels) if isinstance(value, str) else ""
+            return f"send one of its levels{meant}"
+        if rule.startswith("pattern"):
+            return "send a value that matches the pattern as a whole"
+        if rule.startswith("range"):
+            return "send a value in this range"
+        if column.type == "date":
+            return f"write it as {' or '.join(self._formats)}, in quotes"
+        if column.type == "string":
+            return "write it in quotes"
+        if column.type == "double":
+            return "write a finite number, without quotes"
+        return "write a whole number of 64 bits, without quotes"
+
+
+def early(place: int, name: str, day: date, since: date) -> Fault:
+    """What is said of an order dated before the history snapshot."""
+    rule = f"on or after {since}, the day of the history snapshot"
+    remedy = "send a day from then on, or score the order in a drop: a file may hold earlier ones"
+    return Fault(_path(place, name), rule, day.isoformat(), remedy)
 
 
 def _check(check: PatternCheck | RangeCheck) -> tuple[Callable[[Any], bool], str, str]:
@@ -274,17 +307,22 @@ class RequestReader:
         self._validate = self.model.__pydantic_validator__.validate_json
         self._readers = {c.name: _Reader(c) for c in contract.columns.values()}
         self._pairs = [r for r in contract.rules if isinstance(r, PairsRule)]
+        self._keys = [json.dumps(name).encode() for name in contract.columns]
 
-    def read(self, body: bytes) -> Orders:
-        """Read the orders of a JSON body.
+    def read(self, body: bytes, since: date | None = None) -> Orders:
+        """Read the orders of a JSON body; none may be dated before `since`.
 
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
         try:
             found: Any = self._validate(body)
         except ValidationError as error:
-            raise RefusedError(self._faults(body, error)) from None
+            raise RefusedError(self._faults(body, error, since)) from None
         rows = [order.__dict__ for order in found.orders]
+        # only a key that is there more often than there are orders can stand twice; a level may have its name, though
+        often = body.count(b'"orders"') > 1 or any(body.count(key) > len(rows) for key in self._keys)
+        if often and (twice := _twice(body)):
+            raise RefusedError([*twice, *self._read_faults(from_json(body)["orders"], set(), since)])
         columns: dict[str, list[Any]] = {}
         faults: list[tuple[int, Fault]] = []
         warnings: dict[int, list[str]] = {}
@@ -293,9 +331,15 @@ class RequestReader:
             columns[name], noted = reader.values([row[field] for row in rows])
             for place, cell in noted:
                 if cell.error is not None and (rows[place][field] is not None or self._is_needed(name)):
-                    faults.append((place, Fault(_path(place, name), cell.error, _shown(rows[place][field]))))
+                    faults.append((place, self._fault(place, name, cell.error, rows[place][field])))
                 elif cell.warning is not None:
                     warnings.setdefault(place, []).append(f"{name}: {cell.warning}")
+        if since is not None:
+            name = self._contract.timestamp
+            days = enumerate(columns[name])
+            faults += [
+                (place, early(place, name, day, since)) for place, day in days if day is not None and day < since
+            ]
         for rule in self._pairs:
             for place, fault in self._broken(rule, columns):
                 if rule.severity.score == "error":
@@ -306,6 +350,11 @@ class RequestReader:
             raise RefusedError([fault for _, fault in sorted(faults, key=lambda f: f[0])])
         return Orders(columns, warnings)
 
+    def accepts(self, name: str, value: Any) -> bool:
+        """Whether a value of JSON breaks no rule of its column, not even one that only warns."""
+        reader = self._readers[name]
+        return reader.takes(value) and reader.read(value)[1:] == (None, None)
+
     def _is_needed(self, name: str) -> bool:
         """Whether a null is a fault: one of a column that may be left out is not."""
         return self._contract.columns[name].required.score
@@ -315,9 +364,13 @@ class RequestReader:
         for place, (one, other) in enumerate(zip(columns[first], columns[second], strict=True)):
             if other is not None and one in rule.allowed and other not in rule.allowed[one]:
                 path = f"{_path(place, first)} + {second}"
-                yield place, Fault(path, f"{rule.name}: {rule.description}", f"{one} / {other}")
+                remedy = f"with {first} {one} send one of {', '.join(rule.allowed[one])}"
+                yield place, Fault(path, f"{rule.name}: {rule.description}", f"{one} / {other}", remedy)
 
-    def _faults(self, body: bytes, error: ValidationError) -> list[Fault]:
+    def _fault(self, place: int, name: str, rule: str, value: Any) -> Fault:
+        return Fault(_path(place, name), rule, _shown(value), self._readers[name].remedy(rule, value))
+
+    def _faults(self, body: bytes, error: ValidationError, since: date | None) -> list[Fault]:
         """What is wrong with the shape, and with every value whose shape is right."""
         found: list[tuple[int, Fault]] = []
         wrong: set[tuple[int, str]] = set()
@@ -327,31 +380,107 @@ class RequestReader:
                 if len(e["loc"]) > 3 and (place, str(e["loc"][2])) in wrong:
                     continue  # a value that stands for text has an error for each type that it may have
                 wrong.add((place, str(e["loc"][2])))
-            fault = Fault(_dotted(e["loc"][:3]), self._told(e), _shown(e["input"]) if e["type"] != "missing" else "")
-            found.append((place, fault))
+            found.append((place, self._told(place, e)))
         try:
+            twice = _twice(body)
             orders = from_json(body)["orders"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return [fault for _, fault in found]
+        found += [(-1, fault) for fault in twice]
+        found += [(place, fault) for place, fault in self._read(orders, wrong, since)]
+        return [fault for _, fault in sorted(found, key=lambda f: f[0])]
+
+    def _read_faults(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> list[Fault]:
+        return [fault for _, fault in sorted(self._read(orders, wrong, since), key=lambda f: f[0])]
+
+    def _read(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
+        """What is wrong with the values of orders, but for those that are wrong already."""
+        when = self._contract.timestamp
         for place, order in enumerate(orders[:MOST_ORDERS] if isinstance(orders, list) else []):
+            right: dict[str, list[Any]] = {name: [None] for name in self._readers}
             for name, reader in self._readers.items() if isinstance(order, dict) else ():
                 if name not in order or (place, name) in wrong or not reader.takes(order[name]):
                     continue
                 cell = reader.read(order[name])
-                if cell.error is not None:
-                    found.append((place, Fault(_path(place, name), cell.error, _shown(order[name]))))
-        return [fault for _, fault in sorted(found, key=lambda f: f[0])]
+                if cell.error is None:
+                    right[name] = [cell.value]
+                elif order[name] is not None or self._is_needed(name):
+                    yield place, self._fault(place, name, cell.error, order[name])
+            (day,) = right[when]
+            if since is not None and day is not None and day < since:
+                yield place, early(place, when, day, since)
+            for rule in self._pairs:
+                if rule.severity.score == "error":
+                    for _, fault in self._broken(rule, right):
+                        yield place, fault._replace(path=f"{_path(place, rule.columns[0])} + {rule.columns[1]}")
 
-    def _told(self, error: Any) -> str:
-        kind = error["type"]
+    def _told(self, place: int, error: Any) -> Fault:
+        """A fault of the shape, in the words of the contract."""
+        kind, loc, value = error["type"], error["loc"], error["input"]
+        path, about = _dotted(loc[:3]), error.get("ctx", {})
+        column = self._contract.columns.get(str(loc[2])) if len(loc) > 2 else None
+        if kind == "json_invalid":
+            rule, shown = str(error["msg"]).replace("Invalid JSON", "not JSON"), _excerpt(value, str(error["msg"]))
+            return Fault(path, rule, shown, 'send JSON in UTF-8: {"orders": [{…}]}')
         if kind == "extra_forbidden":
-            known = ["orders"] if len(error["loc"]) == 1 else list(self._contract.columns)
-            return f"unknown key; the keys are {', '.join(known)}"
+            known = ["orders"] if len(loc) == 1 else list(self._contract.columns)
+            meant = did_you_mean(str(loc[-1]), known)
+            rule = f"unknown key; the keys are {', '.join(known)}"
+            return Fault(path, rule, _shown(value), f"remove it{meant}")
         if kind == "missing":
-            column = self._contract.columns.get(str(error["loc"][-1]))
-            null = ", null where nothing is known" if column is not None and column.nullable.score else ""
-            return f"required: the key must be there{null}"
-        return NO_TEXT if len(error["loc"]) > 3 else str(error["msg"])
+            of = self._contract.columns.get(str(loc[-1]))
+            null = ", null where nothing is known" if of is not None and of.nullable.score else ""
+            return Fault(path, f"required: the key must be there{null}", "", "add the key")
+        if kind in ("too_long", "too_short"):
+            most = kind == "too_long"
+            limit = counted(about["max_length" if most else "min_length"], "order")
+            rule = f"at {'most' if most else 'least'} {limit} in a request"
+            return Fault(path, rule, counted(len(value), "order"), "send more requests" if most else "send an order")
+        if column is not None:
+            return self._fault(place, column.name, self._rule_of(column, kind, value), value)
+        if loc in ((), ("orders",)) or len(loc) == 2:
+            wanted = "a list of orders" if loc == ("orders",) else "an object, with keys and values"
+            return Fault(path, f"type: not {wanted}", _shown(value), f"send {wanted}")
+        return Fault(path, str(error["msg"]), _shown(value))
+
+    def _rule_of(self, column: Column, kind: str, value: Any) -> str:
+        """The rule of the contract that a value breaks of which pydantic says that its shape is wrong."""
+        reader = self._readers[column.name]
+        if value is None:
+            return "not_null"
+        if column.type == "string":
+            return NO_TEXT
+        if kind in ("greater_than_equal", "less_than_equal") and reader.takes(value):
+            return reader.read(value).error or f"type: not {column.type}"
+        return f"type: not {column.type}"
+
+
+def _twice(body: bytes) -> list[Fault]:
+    """Keys that stand twice in an object of the body; JSON readers keep the last one without a word."""
+    found: list[Fault] = []
+
+    class Pairs(dict[str, Any]):
+        twice: tuple[str, ...] = ()
+
+    def pairs(items: list[tuple[str, Any]]) -> Pairs:
+        made = Pairs(items)
+        if len(made) < len(items):
+            made.twice = tuple(name for name, n in Counter(name for name, _ in items).items() if n > 1)
+        return made
+
+    def look(value: Any, path: str) -> None:
+        if isinstance(value, Pairs):
+            for name in value.twice:
+                place = f"{path}.{name[:LONGEST_VALUE]}".removeprefix(".")
+                found.append(Fault(place, "the key stands twice", _shown(value[name]), "send it once"))
+            for name, below in value.items():
+                look(below, f"{path}.{name}".removeprefix("."))
+        elif isinstance(value, list):
+            for nr, below in enumerate(value):
+                look(below, f"{path}[{nr}]")
+
+    look(json.loads(body, object_pairs_hook=pairs), "")
+    return found
 
 
 def _path(place: int, name: str) -> str:
@@ -368,5 +497,23 @@ def _dotted(loc: Sequence[int | str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value as text: cut when it is long, and what cannot be seen escaped."""
+    text = repr(value) if isinstance(value, str) else _escaped(json.dumps(value, ensure_ascii=False, default=repr))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _excerpt(body: Any, message: str) -> str:
+    """The part of a body that is no JSON, around the place that a message names."""
+    text = bytes(body).decode("utf-8", "backslashreplace") if isinstance(body, bytes | bytearray) else str(body)
+    found = re.search(r"line (\d+) column (\d+)", message)
+    lines = text.splitlines() or [""]
+    line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[0]
+    middle = int(found[2]) if found else 0
+    first = max(0, min(middle, len(line)) - AROUND)
+    return (
+        f"{'…' if first else ''}{_escaped(line[first : middle + AROUND])}{'…' if len(line) > middle + AROUND else ''}"
+    )

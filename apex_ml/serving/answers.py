@@ -18,7 +18,8 @@ class FaultAnswer(BaseModel):
 
     path: str = Field(description="Where it stands in the body, as orders[3].name.")
     rule: str = Field(description="The rule that it breaks.")
-    value: str = Field(description="The value, cut when it is long.")
+    value: str = Field(description="The value, cut when it is long; what cannot be seen is escaped.")
+    remedy: str = Field("", description="What to send instead.")
 
 
 class Refused(BaseModel):

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from apex_ml import __version__
+from apex_ml.contract.example import example_order
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.serving import pages
 from apex_ml.serving.answers import Lineage, Live, Ready, Refused, answer_bytes, answer_model, lineage_of
@@ -26,6 +28,7 @@ from apex_ml.serving.guard import INTERNAL, NOTES, Guard, Refusal, refused
 from apex_ml.serving.keys import KeyFile
 from apex_ml.serving.recorder import Recorder
 from apex_ml.steps.folder import StepContext
+from apex_ml.wording import counted
 
 FEW_BYTES = 16_384
 """A larger body is worked on beside the event loop, so that single orders need not wait for it."""
@@ -66,12 +69,12 @@ class Service:
             return 503, refused("not_ready", self.follower.waiting, request_id)
         notes["version"] = judge.version.version
         try:
-            orders = reader.read(body)
+            orders = reader.read(body, judge.history.as_of)
             judged = judge.judge(orders)
         except RefusedError as error:
             self.figures.refused(error.total)
             faults = [fault._asdict() for fault in error.faults]
-            message = f"{error.total} values break the contract; nothing was judged"
+            message = f"the request has {counted(error.total, 'fault')}; none of its orders was scored"
             return 422, refused("refused", message, request_id, faults=faults, total=error.total)
         notes["orders"] = len(orders)
         answer = answer_bytes(judge, judged, request_id, begun)
@@ -197,15 +200,22 @@ def _routes(app: FastAPI, service: Service) -> None:
 def _documents(app: FastAPI, service: Service) -> None:
     """OpenAPI with the request model of the contract, and a page that shows it, with its own scripts."""
 
+    made_for: list[Any] = [None]
+
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        # its example is taken by the model and the snapshot of now, and keys may have been set since
+        judge, asks = service.follower.judge, bool(service.keys.keys)
+        since = judge.history.as_of if judge else datetime.now(UTC).date()
+        if app.openapi_schema is None or made_for != [(since, asks, datetime.now(UTC).date())]:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schema = service.reader.model.model_json_schema(ref_template="#/components/schemas/{model}")
             made["components"]["schemas"] |= schema.pop("$defs")
             made["components"]["schemas"]["PredictRequest"] = schema
-            body = {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}}
+            body: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}}
+            if order := example_order(service.context.contract, RequestReader(service.context.contract), since):
+                body["application/json"]["example"] = {"orders": [order]}
             made["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": body}
-            if service.keys.keys:
+            if asks:
                 made["components"]["securitySchemes"] = {
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "bearer": {"type": "http", "scheme": "bearer"},
@@ -214,6 +224,7 @@ def _documents(app: FastAPI, service: Service) -> None:
                     for operation in made["paths"][path].values():
                         operation["security"] = [{"key": []}, {"bearer": []}]
             app.openapi_schema = made
+            made_for[:] = [(since, asks, datetime.now(UTC).date())]
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

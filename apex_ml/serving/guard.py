@@ -27,6 +27,9 @@ access = logging.getLogger("apex_ml.serving.access")
 logger = logging.getLogger(__name__)
 OPEN = frozenset(("/health", "/ready"))
 """Asked by whoever watches the service, without a key; they tell nothing but how it is."""
+DOCUMENTS = ("/docs", "/openapi.json")
+"""Shown without a key, as a browser that opens a page cannot send one: the contract's names and levels, the text of
+the service, an order that is made up. Nothing of a client, an order or a model is in them."""
 NOTES = "apex"
 """Key of the scope under which a route leaves what the log tells of it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -168,7 +171,8 @@ class Guard:
                 f"more than APEX_SERVING_RATE={self._settings.serving_rate:g} requests a second",
                 ((b"retry-after", str(math.ceil(wait)).encode()),),
             )
-        if keys and key is None and path not in OPEN:
+        document = path in DOCUMENTS or path.startswith("/docs/")
+        if keys and key is None and path not in OPEN and not (document and scope["method"] in ("GET", "HEAD")):
             raise Refusal(
                 401,
                 "unauthorized",

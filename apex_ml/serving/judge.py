@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from apex_ml.adapters.registry import ModelVersion, Registry
 from apex_ml.contract.model import Contract
-from apex_ml.contract.requests import Fault, Orders, RefusedError
+from apex_ml.contract.requests import Orders, RefusedError, early
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.serving.history import History
@@ -56,7 +56,8 @@ class Judge:
         contract, scorer = self.contract, self.scorer
         days: list[date] = orders.columns[contract.timestamp]
         if min(days) < self.history.as_of:
-            raise RefusedError(self._early(days))
+            name, since = contract.timestamp, self.history.as_of
+            raise RefusedError([early(place, name, day, since) for place, day in enumerate(days) if day < since])
         places = self.history.places(orders.columns[contract.entity])
         columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
         for name in contract.features.attributes:
@@ -65,15 +66,6 @@ class Judge:
         table = pa.table(columns | self.history.states(places))
         said = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Judged(orders, table, said, places >= 0)
-
-    def _early(self, days: list[date]) -> list[Fault]:
-        rule = f"on or after {self.history.as_of}, the day of the history snapshot; an earlier order is for a drop"
-        name = self.contract.timestamp
-        return [
-            Fault(f"orders[{place}].{name}", rule, day.isoformat())
-            for place, day in enumerate(days)
-            if day < self.history.as_of
-        ]
 
 
 def load_judge(context: StepContext, registry: Registry, version: ModelVersion, before: Judge | None = None) -> Judge:

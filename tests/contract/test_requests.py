@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,47 @@ def test_too_many_orders_are_refused_and_their_faults_are_bounded(
     assert (told.total, len(told.faults)) == (2 * MOST_ORDERS, MOST_FAULTS)
     long = refused(reader, body(order | {contract.entity: "x" * 100_000}))
     assert len(long.faults[0].value) < 300
+
+
+def test_faults_of_every_kind_are_told_together(
+    reader: RequestReader, order: dict[str, Any], contract: Contract
+) -> None:
+    """A fault of the shape hides none of the values, of the pairs, or of the day."""
+    first, second = next(r for r in contract.rules if r.rule == "pairs").columns
+    measure, when = contract.named("measure")[0], contract.timestamp
+    bad = order | {measure: True, when: "2024-01-01", second: "SIERRA", first: "PE"}
+    with pytest.raises(RefusedError) as told:
+        reader.read(body(bad, order | {contract.entity: None}), date(2024, 8, 1))
+    rules = {fault.path: (fault.rule, fault.value, fault.remedy) for fault in told.value.faults}
+    assert rules == {
+        f"orders[0].{measure}": ("type: not double", "true", "write a finite number, without quotes"),
+        f"orders[0].{when}": (
+            "on or after 2024-08-01, the day of the history snapshot",
+            "2024-01-01",
+            "send a day from then on, or score the order in a drop: a file may hold earlier ones",
+        ),
+        f"orders[1].{contract.entity}": ("not_null", "null", "send a value"),
+    }
+    assert str(told.value).startswith("3 faults: orders[0]")
+
+
+@pytest.mark.parametrize("twice", ["an order", "the body"])
+def test_a_key_that_stands_twice_is_refused(reader: RequestReader, order: dict[str, Any], twice: str) -> None:
+    """JSON readers keep the last one without a word."""
+    inner = json.dumps(order)
+    name = next(iter(order))
+    if twice == "an order":
+        content = f'{{"orders": [{inner[:-1]}, "{name}": null}}]}}'
+        path = f"orders[0].{name}"
+    else:
+        content, path = f'{{"orders": [{inner}], "orders": [{inner}]}}', "orders"
+    told = refused(reader, content.encode())
+    assert [(f.path, f.rule, f.remedy) for f in told.faults][0] == (path, "the key stands twice", "send it once")
+
+
+def test_a_value_that_is_called_as_a_key_is_no_key(reader: RequestReader, order: dict[str, Any]) -> None:
+    free = next(name for name in order if reader.accepts(name, name))
+    assert len(reader.read(body(order | {free: free}))) == 1
 
 
 def test_numbers_that_are_none_are_refused(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:

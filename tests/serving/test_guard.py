@@ -74,7 +74,7 @@ def test_the_command_makes_a_key_and_its_hash() -> None:
 def test_every_route_but_health_and_ready_asks_for_a_key(bare: Any) -> None:
     (old, old_hash), (new, new_hash) = make_key(), make_key()
     with bare(serving_keys=f"{old_hash},{new_hash.upper()}") as client:
-        for path in ("/model", "/metrics", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json", "/nothing"):
+        for path in ("/model", "/metrics", "/docsx", "/openapi.json/x", "/nothing"):
             answer = client.get(path)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
             assert answer.json()["error"] == "unauthorized"
@@ -86,6 +86,18 @@ def test_every_route_but_health_and_ready_asks_for_a_key(bare: Any) -> None:
         for wrong in ("", old[:-1], old_hash, "é"):
             header = {"X-API-Key": wrong.encode("latin-1")}
             assert client.get("/metrics", headers=header).status_code == 401  # type: ignore[arg-type]
+
+
+def test_a_browser_without_a_key_can_read_the_documentation_and_learns_of_no_client(bare: Any) -> None:
+    with bare(serving_keys=make_key()[1]) as client:
+        for path in ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json"):
+            assert client.get(path).status_code == 200, path
+            assert client.post(path).status_code == 401, path
+        told = client.get("/openapi.json").json()
+        # the page has a field for the key
+        assert told["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
+        assert told["paths"]["/predict"]["post"]["security"] == [{"key": []}, {"bearer": []}]
+        assert client.get("/openapi.json", headers={"Host": "evil.test"}).status_code == 421
 
 
 def test_a_key_is_rotated_without_a_restart(bare: Any, home: Any) -> None:

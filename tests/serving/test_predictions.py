@@ -97,6 +97,50 @@ def test_an_order_before_the_snapshot_is_refused_with_the_day(
     assert fault["path"] == f"orders[1].{contract.timestamp}" and str(as_of) in fault["rule"]
 
 
+def test_the_example_of_the_documentation_is_answered(client: TestClient, contract: Contract) -> None:
+    """What the page offers to send is sent as it is."""
+    body = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    answer = client.post("/predict", json=body["example"])
+    assert answer.status_code == 200, answer.text
+    (predicted,) = answer.json()["predictions"]
+    assert predicted["warnings"] == [] and predicted["known_client"] is False
+    (order,) = body["example"]["orders"]
+    assert set(order) == {c.name for c in contract.columns.values() if c.required.score}
+
+
+def test_every_fault_of_a_request_is_told_at_once_with_its_remedy(
+    client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
+) -> None:
+    """Of the shape, of values, of pairs, of the snapshot's day: each with its place, escaped value, rule and remedy."""
+    day, (first, second) = contract.timestamp, contract.rules[0].columns
+    good = dict(drop_orders[0])
+    early = good | {day: "2020-01-31"}
+    odd = good | {contract.entity: "C1\u200b", first + "x": 1}
+    answer = client.post("/predict", json={"orders": [early, 7, odd]})
+    assert answer.status_code == 422
+    told = answer.json()
+    assert told["message"] == "the request has 4 faults; none of its orders was scored" and told["total"] == 4
+    faults = {fault["path"]: fault for fault in told["faults"]}
+    assert list(faults) == [
+        f"orders[0].{day}", "orders[1]", f"orders[2].{first}x", f"orders[2].{contract.entity}",
+    ]  # fmt: skip
+    assert faults[f"orders[2].{contract.entity}"]["value"] == r"'C1\u200b'"
+    assert faults[f"orders[2].{first}x"]["remedy"] == f"remove it; did you mean {first}?"
+    assert all(fault["rule"] and fault["remedy"] for fault in faults.values())
+    one = client.post("/predict", json={"orders": [early]}).json()
+    assert one["message"] == "the request has 1 fault; none of its orders was scored"
+    assert second in good
+
+
+def test_broken_json_is_shown_as_text(client: TestClient) -> None:
+    content = '{"orders": [{"a": "é", }]}'.encode()
+    answer = client.post("/predict", content=content, headers={"Content-Type": "application/json"})
+    (fault,) = answer.json()["faults"]
+    assert answer.status_code == 422 and fault["path"] == "body" and fault["rule"].startswith("not JSON: ")
+    assert fault["value"] == content.decode() and "b'" not in answer.text
+    assert fault["remedy"].startswith("send JSON in UTF-8")
+
+
 def test_the_model_is_told_with_its_lineage(chain: Any, client: TestClient) -> None:
     told, trained, elt = client.get("/model").json(), chain.results["train"], chain.results["elt"]
     assert (told["version"], told["mlflow_run_id"]) == (trained["model_version"], trained["mlflow_run_id"])

@@ -1,0 +1,133 @@
+"""An order that a contract takes, made from its rules alone: what the documentation of the API offers to send."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from itertools import islice, product
+from typing import Any
+
+from apex_ml.contract.model import Column, Contract, PairsRule, PatternCheck, RangeCheck
+from apex_ml.contract.requests import RefusedError, RequestReader, date_formats
+
+TRIED = 2000
+"""So many combinations of values are tried at most."""
+LETTERS = "A1a0 -_.@/"
+ALPHABET = [chr(n) for n in range(32, 127)]
+
+
+def example_order(contract: Contract, reader: RequestReader, since: date) -> dict[str, Any] | None:
+    """An order dated today or, where its rules do not take that or `since` comes later, on another day from `since` on.
+
+    It has the keys that a request must have. None when the reader takes no combination of a few values of each column.
+    """
+    day = max(since, datetime.now(UTC).date())
+    needed = [c for c in contract.columns.values() if c.required.score]
+    values = [[value for value in _values(c, day, since) if reader.accepts(c.name, value)][:8] for c in needed]
+    for chosen in islice(product(*values), TRIED):
+        order = {column.name: value for column, value in zip(needed, chosen, strict=True)}
+        for rule in contract.rules:
+            if isinstance(rule, PairsRule) and (allowed := rule.allowed.get(order.get(rule.columns[0], ""))):
+                order[rule.columns[1]] = allowed[0]
+        try:
+            reader.read(json.dumps({"orders": [order]}).encode(), since)
+        except RefusedError:
+            continue
+        return order
+    return None
+
+
+def _values(column: Column, day: date, since: date) -> Iterator[Any]:
+    """Values that a column may take, likely ones first."""
+    if column.domain is not None:
+        yield from column.domain.levels
+    bounds = [b for check in column.checks if isinstance(check, RangeCheck) for b in (check.min, check.max)]
+    known = [b for b in bounds if b is not None]
+    if column.type == "date":
+        dates = [day, since, *(b for b in known if isinstance(b, date)), date(2000, 1, 1)]
+        yield from (d.strftime(date_formats(column)[0]) for d in dates)
+    elif column.type == "string":
+        for check in column.checks:
+            if isinstance(check, PatternCheck):
+                yield from islice(matching(check.regex), 50)
+        yield from ("A1", "A", "1", "a")
+    else:
+        numbers: list[float] = [1, 0, *(b for b in known if not isinstance(b, date))]
+        numbers += [sum(numbers[2:]) / 2]
+        yield from (int(n) for n in numbers) if column.type == "int64" else (float(n) for n in numbers)
+    yield None
+
+
+def matching(regex: str) -> Iterator[str]:
+    """Texts that a regular expression is likely to match as a whole, short ones first.
+
+    >>> next(matching("C[0-9]{6,9}")), next(matching("(?i)^(ab|c)+$")), next(matching(r"[^A]\\d?x*"))
+    ('C000000', 'ab', '1')
+    """
+    parser: Any = re._parser  # type: ignore[attr-defined]  # the standard library's own, which nothing else offers
+    tree = parser.parse(regex)
+    for extra in (0, 1, 2):
+        yield from (text for text in _texts(list(tree), extra) if re.fullmatch(regex, text, re.ASCII))
+
+
+def _texts(parts: list[Any], extra: int) -> Iterator[str]:
+    """A few texts of a parsed expression; what may be repeated is repeated `extra` times more than it must."""
+    if not parts:
+        yield ""
+        return
+    (kind, about), rest = parts[0], parts[1:]
+    for first in islice(_of(str(kind), about, extra), 4):
+        for tail in islice(_texts(rest, extra), 4):
+            yield first + tail
+
+
+def _of(kind: str, about: Any, extra: int) -> Iterator[str]:
+    if kind == "LITERAL":
+        yield chr(about)
+    elif kind == "NOT_LITERAL":
+        yield from (c for c in LETTERS if ord(c) != about)
+    elif kind == "ANY":
+        yield "A"
+    elif kind == "IN":
+        yield from _of_a_set(about)
+    elif kind in ("MAX_REPEAT", "MIN_REPEAT"):
+        least, most, what = about
+        times = min(least + extra, int(most))
+        yield from ("".join([text] * times) for text in _texts(list(what), extra))
+    elif kind == "SUBPATTERN":
+        yield from _texts(list(about[-1]), extra)
+    elif kind == "BRANCH":
+        for branch in about[1]:
+            yield from islice(_texts(list(branch), extra), 2)
+    elif kind == "CATEGORY":
+        yield from _of_a_set([(kind, about)])
+    else:  # an anchor takes no letter
+        yield ""
+
+
+def _of_a_set(items: list[Any]) -> Iterator[str]:
+    tests: dict[str, Callable[[str], bool]] = {
+        "DIGIT": str.isdigit,
+        "SPACE": str.isspace,
+        "WORD": lambda c: c.isalnum() or c == "_",
+    }
+    negated = bool(items) and str(items[0][0]) == "NEGATE"
+
+    def within(letter: str) -> bool:
+        for kind, about in items:
+            name = str(kind)
+            if name == "LITERAL" and ord(letter) == about:
+                return True
+            if name == "RANGE" and about[0] <= ord(letter) <= about[1]:
+                return True
+            if name == "CATEGORY":
+                category = str(about).removeprefix("CATEGORY_")
+                if tests[category.removeprefix("NOT_")](letter) != category.startswith("NOT_"):
+                    return True
+        return False
+
+    letters = [chr(about) for kind, about in items if str(kind) == "LITERAL"]
+    letters += [chr(about[0]) for kind, about in items if str(kind) == "RANGE"]
+    yield from (c for c in dict.fromkeys([*([] if negated else letters), *LETTERS, *ALPHABET]) if within(c) != negated)
