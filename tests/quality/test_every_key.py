@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters import duck
+from apex_ml.adapters.clocks import on_own_clock
 from apex_ml.adapters.expectations import frame_of, make_suite
 from apex_ml.adapters.orders import SortedOrders
 from apex_ml.adapters.profile import profile_batch
@@ -217,6 +218,13 @@ CASES = {
         [DAY, DAY],
         request=["2024-03-05", "2024-03-05"],
     ),
+    "timezone": Case(
+        ("Column.timezone",),
+        column("date", timezone="Europe/Madrid"),
+        pa.array([datetime(2024, 3, 4, 23), datetime(2024, 7, 4, 22)], pa.timestamp("us", "UTC")),
+        [DAY, date(2024, 7, 5)],
+        request=["2024-03-05", "2024-07-05"],
+    ),
     "a closed domain": Case(
         ("Domain.levels", "Domain.closed", "Column.domain"),
         column("string", domain="{levels: [a, b], closed: true}"),
@@ -400,7 +408,7 @@ def test_every_key_in_the_suite_finds_what_the_row_checks_find(
     columns["day"] = pa.array([AS_OF, *[DAY] * (rows - 1)])
     path = tmp_path / "wide.parquet"
     pq.write_table(table_of(rows, columns), path)
-    checks = compile_row_checks(contract, use, pq.read_schema(path), AS_OF)
+    checks = compile_row_checks(contract, use, on_own_clock(con, path, contract, pq.read_schema(path)), AS_OF)
     file = f"read_parquet({literal(str(path))}) AS file({', '.join(checks.source)})"
     source = f"SELECT *, file_row_number AS {ROW_NR} FROM {file}"
     values = ", ".join(map(quoted, checks.columns))
