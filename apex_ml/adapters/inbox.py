@@ -128,9 +128,8 @@ class Inbox:
         found = {}
         for drop in self.look() if self.inbox.is_dir() else ():
             if (waited := drop.minutes(now)) > minutes:
-                found[drop.name] = (
-                    f"{drop.name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
-                )
+                name = printable(drop.name)
+                found[name] = f"{name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
         return found
 
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
@@ -148,8 +147,9 @@ class Inbox:
         except (ApexError, FileNotFoundError):
             return None
         return (
-            f"{drop.name}: waits for the rest of its upload: {drop.size:,} bytes without a parquet footer, unchanged"
-            f" for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is moved to quarantine"
+            f"{printable(drop.name)}: waits for the rest of its upload: {drop.size:,} bytes without a parquet footer,"
+            f" unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is moved to"
+            " quarantine"
         )
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.inbox import Inbox, printable
 from apex_ml.adapters.store import hidden, is_temporary
 from apex_ml.adapters.warehouse import BAD_DROP
 from apex_ml.errors import ApexError
@@ -42,6 +42,7 @@ REMEDIES = {
     "retrain_late": "make train",
     "drop_late": "apex score",
     "score_late": "apex score",
+    "unseen": "mend what the message names, then trigger apex_monitor",
 }
 """What helps against an alert, by its kind."""
 
@@ -244,16 +245,20 @@ def _champion(settings: Settings, console: Console) -> None:
 
 def _waiting(settings: Settings, console: Console) -> None:
     folder = inbox(settings)
-    names = sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
+    entries = os.listdir(folder) if folder.is_dir() else []
+    names = sorted(printable(name) for name in entries if not hidden(name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
-    if names and report.champion(settings) is None:
-        console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
     found = Inbox(settings)
     unfinished = [reason for drop in (found.look() if names else ()) if (reason := found.unfinished(drop))]
-    uploads = sorted(name for name in os.listdir(folder) if is_temporary(name)) if folder.is_dir() else []
-    for line in (*unfinished, *(f"{name}: left alone until the upload renames it" for name in uploads)):
+    uploads = sorted(printable(name) for name in entries if is_temporary(name))
+    lines = [*unfinished, *(f"{name}: left alone until the upload renames it" for name in uploads)]
+    for line in lines[:SHOWN]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    if more := len(lines) - len(lines[:SHOWN]):
+        console.print(f"  … and {more} more")
+    if names and report.champion(settings) is None:
+        console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
 
 
 def _retrain_runs(settings: Settings, console: Console) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from apex_ml.adapters.inbox import Inbox
+from apex_ml.errors import TransientError
 from apex_ml.platform.airflow_api import DagRun
 from apex_ml.platform.deadlines import late_retraining
+from apex_ml.platform.status import _waiting
 from apex_ml.settings import Settings
 
 DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)
@@ -66,3 +70,14 @@ def test_a_drop_that_waits_too_long(tmp_path: Path) -> None:
     found = inbox.late(60, now + 61 * 60)
     assert list(found) == ["link.parquet", "moved.parquet", "copied.parquet"]
     assert "has waited in" in found["moved.parquet"] and "61 minutes" in found["moved.parquet"]
+
+
+def test_a_late_name_that_is_no_utf8_can_be_stored_and_shown(tmp_path: Path) -> None:
+    inbox = Inbox(Settings.load(home=tmp_path))
+    inbox.prepare()
+    (inbox.inbox / os.fsdecode(b"order\xff.parquet")).write_bytes(b"x")
+    ((name, message),) = inbox.late(60, time.time() + 61 * 60).items()
+    assert name == "order\ufffd.parquet" and message.encode()
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=200)
+    with pytest.raises(TransientError, match="Postgres"):  # who is asked last, whether there is a champion
+        _waiting(Settings.load(home=tmp_path, pg_port=1), console)
