@@ -163,7 +163,10 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
         status = error.get_http_status_code()
         if 400 <= status < 500 and status not in TRY_LATER:
             raise ConfigError(f"MLflow at {settings.tracking_uri} refuses what is logged: {first}") from error
-        raise TransientError(f"MLflow at {settings.tracking_uri}: {first}") from error
+        raise TransientError(
+            f"MLflow at {settings.tracking_uri} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): {first}; see whether it"
+            " runs and who has its port: make status"
+        ) from error
 
 
 def pins(name: str) -> list[str]:

@@ -29,6 +29,7 @@ from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 
 EXPERIMENT = "apex_loadtest"
+NO_JSON = "an answer that is no JSON"
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,11 @@ class Found:
                 told = ""
             self.failures[f"{status} {told}".strip()] += 1
             return
-        answer = from_json(body)
+        try:
+            answer = from_json(body)
+        except ValueError:
+            self.failures[f"200 {NO_JSON}"] += 1
+            return
         self.answered += len(answer["predictions"])
         self.versions[answer["model"]["version"]] += 1
         for said, true in zip(answer["predictions"], truth, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.serving.client import Target
 from apex_ml.serving.commands import loadtest
-from apex_ml.serving.loadtest import EXPERIMENT, Asked, Plan, ask, model_of
+from apex_ml.serving.loadtest import EXPERIMENT, Asked, Found, Plan, ask, model_of
 from tests.bench.serving import Service, Soaked, grown, run_soak
 
 ORDERS = 400
@@ -107,3 +108,9 @@ def test_memory_that_rises_is_told_from_memory_that_is_filled_once() -> None:
     rising = Soaked([100.0 + n for n in range(40)], 0.0, 0.0, 0.0, 0, 0)
     filled = Soaked([100.0, 120.0] + [121.0] * 38, 0.0, 0.0, 0.0, 0, 0)
     assert grown(rising) == 15 and grown(filled) == 0
+
+
+def test_an_answer_that_is_no_json_is_a_failed_request() -> None:
+    found = Found(("A", "B"), datetime.now(UTC))
+    found.add(200, b"<html>somebody else</html>", 1.0, [None, None])
+    assert found.success_rate == 0 and dict(found.failures) == {"200 an answer that is no JSON": 1}
