@@ -14,6 +14,10 @@ from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
 
 
+class OutOfMemoryError(TransientError):
+    """DuckDB has not enough memory, or disk to spill to, for this work; a smaller one may succeed."""
+
+
 @contextmanager
 def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB that keeps to the settings' threads and memory and spills to a folder that goes away."""
@@ -53,7 +57,7 @@ def errors_name(what: str) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise TransientError(
+        raise OutOfMemoryError(
             f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {error}"
         ) from error
     except duckdb.IOException as error:

@@ -269,7 +269,8 @@ def score(
     A drop whose content is in the ledger is not scored again, only moved. One drop never stops the others:
 
     - A bad drop, what is no file and what may not be read is moved to quarantine with its reason.
-    - A file whose disk fails stays in the inbox, and so does one at which Apex itself fails.
+    - A file whose disk fails or that needs more memory than there is stays in the inbox, and so does one at which Apex
+      itself fails.
 
     Each raises an alert. In the end :class:`~apex_ml.errors.DataError` names the bad ones and those of `before`, which
     were moved to quarantine earlier; :class:`~apex_ml.adapters.store.UnreadableError` names what a failing disk left,
@@ -297,7 +298,7 @@ def score(
                 except DataError as error:
                     bad.append(f"{printable(name)}: {error}")
                     outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
-                except UnreadableError as error:
+                except (UnreadableError, duck.OutOfMemoryError) as error:
                     warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
                     left.append(f"{name}: {error}")
                     outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})

@@ -16,9 +16,10 @@ from forked_command import call
 from ledger import ROWS, counts, places, run
 from rich.console import Console
 
+from apex_ml.adapters import duck
 from apex_ml.adapters.inbox import LONGEST_NAME
 from apex_ml.adapters.store import UnreadableError
-from apex_ml.errors import ConfigError, DataError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.status import _waiting
 from apex_ml.steps import score as score_step
 from apex_ml.steps.score import LABEL, MAX_BAD, list_drops, report
@@ -210,6 +211,29 @@ def test_a_drop_at_which_apex_itself_fails_stops_no_other(
     assert alerts(scoring) == {"fault.parquet": "Apex itself fails at this drop, RuntimeError: unforeseen"}
     monkeypatch.undo()
     assert run(scoring, *names)["scored"] == 1 and alerts(scoring) == {}
+
+
+def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
+    scoring: Apex, put_drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["large.parquet", "good.parquet"]
+    for seed, name in enumerate(names):
+        put_drop(name, seed=seed)
+    checked = score_step.check_file
+
+    def check_file(con: Any, path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "large.parquet":
+            with duck.errors_name(path.name):
+                con.execute("SET memory_limit = '1MB'")
+                con.execute("SELECT list(random()) FROM range(10000000)").fetchall()
+        con.execute("SET memory_limit = '1GB'")
+        return checked(con, path, *arguments, **options)
+
+    monkeypatch.setattr(score_step, "check_file", check_file)
+    with pytest.raises(TransientError, match="large.parquet: out of memory or disk; raise APEX_MEMORY_LIMIT_MB"):
+        run(scoring, *names)
+    assert places(scoring)["inbox"] == ["large.parquet"] and places(scoring)["done"] == ["good.parquet"]
+    assert alerts(scoring).keys() == {"large.parquet"}
 
 
 def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
