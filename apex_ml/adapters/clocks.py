@@ -64,7 +64,7 @@ def on_own_clock(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract,
         chosen = next((n for n, share in enumerate(shares) if share >= NEARLY_ALL), 0)
         if clocks[chosen] != "UTC":
             schema = schema.set(stored.place, pa.field(stored.name, kinds[chosen]))
-        logger.info("days_read file=%s column=%s clock=%s of=%s", path.name, stored.name, clocks[chosen], clocks)
+        logger.info("days_read file=%s column=%s clock=%s of=%s", path, stored.name, clocks[chosen], clocks)
     return schema
 
 
@@ -140,7 +140,7 @@ def _zone(con: duckdb.DuckDBPyConnection, path: Path, zone: str) -> str | None:
             return f"{offset[0]}{int(hours):02d}:{int(minutes or 0):02d}"
     if one_row(con, f"SELECT count(*) FROM pg_timezone_names() WHERE name = {literal(zone)}")[0]:
         return zone
-    logger.warning("zone_unknown file=%s zone=%s", path.name, zone)
+    logger.warning("zone_unknown file=%s zone=%s", path, zone)
     return None
 
 

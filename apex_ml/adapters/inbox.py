@@ -19,6 +19,7 @@ from apex_ml.adapters.store import (
     lacks_footer,
     local_folder,
     open_file,
+    refuse_file,
     refuse_other_than_file,
     sha256_of,
     unreadable_is_told,
@@ -78,7 +79,7 @@ class Inbox:
     """Lists what waits and moves what is finished."""
 
     def __init__(self, settings: Settings) -> None:
-        self.root = local_folder(settings.drops, "APEX_DROPS_URL")
+        self.root = refuse_file(local_folder(settings.drops, "APEX_DROPS_URL"), "APEX_DROPS_URL")
         self.upload_minutes = settings.upload_minutes
         self.inbox = self.root / "inbox"
         self.done = self.root / "done"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.clocks import on_own_clock, shared_hours
 from apex_ml.adapters.duck import errors_name, one_row
 from apex_ml.adapters.parquet_pages import verify_pages
-from apex_ml.adapters.store import check_parquet
+from apex_ml.adapters.store import check_parquet, errors_call_it
 from apex_ml.contract.masks import (
     RawColumn,
     Reason,
@@ -158,16 +158,34 @@ def check_file(
     quarantined: Path,
     with_row_nr: bool = False,
     copy: bool = True,
+    name: str | None = None,
 ) -> FileReport:
     """Split one file into accepted rows and quarantined rows with all their reasons.
 
     `accepted` gets the contract's columns, normalised and cast (with `with_row_nr` also the row's position in the
     file); without `copy` only when the file itself will not do, and the report's `query` tells where the rows are
     until the next file is checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of
-    column, value, rule) and `row` (JSON of the file's own values, texts of more than 10,000 characters cut). Raises
+    column, value, rule) and `row` (JSON of the file's own values, texts of more than 10,000 characters cut). `name` is
+    what the report and errors call the file, by default its last name. Raises
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
     required column.
     """
+    with errors_call_it(path, name or path.name):
+        report = _check(con, path, contract, use, as_of, accepted, quarantined, with_row_nr, copy)
+    return replace(report, name=name or path.name)
+
+
+def _check(
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    contract: Contract,
+    use: Use,
+    as_of: date | None,
+    accepted: Path,
+    quarantined: Path,
+    with_row_nr: bool,
+    copy: bool,
+) -> FileReport:
     own = read_schema(path)
     rows = verify_pages(con, path)
     schema = on_own_clock(con, path, contract, own)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_ml import __version__
-from apex_ml.adapters.store import digest, local_folder, new_folder, sha256_of, write_atomically
+from apex_ml.adapters.store import digest, local_folder, new_folder, refuse_file, sha256_of, write_atomically
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_text
@@ -50,7 +50,7 @@ class StepContext:
     @property
     def processed(self) -> Path:
         """Folder of all runs."""
-        return local_folder(self.settings.processed, "APEX_PROCESSED_URL")
+        return refuse_file(local_folder(self.settings.processed, "APEX_PROCESSED_URL"), "APEX_PROCESSED_URL")
 
     def folder(self, step: str) -> Path:
         """Folder of one step of this run."""

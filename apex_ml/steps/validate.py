@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 from apex_ml.adapters import duck, expectations, warehouse
 from apex_ml.adapters.profile import profile_batch
 from apex_ml.adapters.rowchecks import FileReport, check_file
-from apex_ml.adapters.store import data_files, digest, local_folder, new_folder, sha256_of, write_atomically
+from apex_ml.adapters.store import (
+    RawFiles,
+    digest,
+    errors_call_it,
+    local_folder,
+    new_folder,
+    raw_files,
+    sha256_of,
+    write_atomically,
+)
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
@@ -24,6 +33,8 @@ logger = logging.getLogger(__name__)
 ACCEPTED = "accepted"
 QUARANTINE = "quarantine"
 REPORT = "report.json"
+MOST_NAMED = 100
+"""So many files that are left out, and so many links, are named in the log and in the result."""
 
 
 def validate(
@@ -40,14 +51,16 @@ def validate(
     the report are kept even then.
     """
     url = raw or context.settings.raw
-    files = data_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL")
+    raw_folder = raw_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL", context.contract.columns)
+    report_unread(raw_folder)
     shas: dict[str, Path] = {}
     copies: dict[Path, list[str]] = {}
-    for path in files:
-        first = shas.setdefault(sha256_of(path), path)
+    for path in raw_folder.files:
+        with errors_call_it(path, raw_folder.name(path)):
+            first = shas.setdefault(sha256_of(path), path)
         if first != path:
-            copies.setdefault(first, []).append(path.name)
-            logger.warning("file_redelivered file=%s same_bytes_as=%s", path.name, first.name)
+            copies.setdefault(first, []).append(raw_folder.name(path))
+            logger.warning("file_redelivered file=%s same_bytes_as=%s", raw_folder.name(path), raw_folder.name(first))
     whole = digest(sorted(shas))
     data_sha256 = held_identity(sorted(shas)) if without_newest_day else whole
     contract_sha256 = context.contract.digest()
@@ -58,7 +71,8 @@ def validate(
         since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
-        return {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
+        skipped = {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
+        return skipped | {"left_out": shortened(raw_folder.left_out)}
     inputs: dict[str, Any] = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
     if without_newest_day:
         inputs["without_newest_day"] = True
@@ -67,8 +81,10 @@ def validate(
         "validate",
         inputs,
         lambda folder: {
-            **_work(context, folder, url, shas, copies, data_sha256, as_of, without_newest_day),
+            **_work(context, folder, url, raw_folder, shas, copies, data_sha256, as_of, without_newest_day),
             "redelivered": sorted(name for names in copies.values() for name in names),
+            "left_out": shortened(raw_folder.left_out),
+            "links": shortened(raw_folder.links),
         },
     )
 
@@ -77,6 +93,7 @@ def _work(
     context: StepContext,
     folder: Path,
     url: str,
+    raw_folder: RawFiles,
     shas: dict[str, Path],
     copies: dict[Path, list[str]],
     data_sha256: str,
@@ -88,7 +105,7 @@ def _work(
     quarantine.mkdir()
     contract = context.contract
     with duck.connect(context.settings, folder.parent) as con:
-        reports = _check_files(context, con, shas, copies, as_of, accepted, quarantine)
+        reports = _check_files(context, con, raw_folder, shas, copies, as_of, accepted, quarantine)
         rows = sum(r.rows for r in reports)
         bad = sum(r.quarantined for r in reports)
         try:
@@ -143,6 +160,7 @@ def _work(
 def _check_files(
     context: StepContext,
     con: Any,
+    raw_folder: RawFiles,
     shas: dict[str, Path],
     copies: dict[Path, list[str]],
     as_of: date | None,
@@ -153,11 +171,18 @@ def _check_files(
     reports: list[FileReport] = []
     unreadable: list[str] = []
     for number, (sha256, path) in enumerate(shas.items()):
-        name = f"part-{number:05d}.parquet"
-        kept = quarantine / name
+        part = f"part-{number:05d}.parquet"
+        kept, name = quarantine / part, raw_folder.name(path)
         try:
             report = check_file(
-                con, path, context.contract, "train", as_of=as_of, accepted=accepted / name, quarantined=kept
+                con,
+                path,
+                context.contract,
+                "train",
+                as_of=as_of,
+                accepted=accepted / part,
+                quarantined=kept,
+                name=name,
             )
         except DataError as error:
             unreadable.append(str(error))
@@ -175,12 +200,27 @@ def _check_files(
             logger.warning("schema_differs file=%s filled=%s ignored=%s cast=%s", *schema)
         if kept.exists():
             most = context.settings.quarantine_rows_in_sql
-            warehouse.keep_quarantined(context.settings, "raw", sha256, path.name, pq.ParquetFile(kept), most)
+            warehouse.keep_quarantined(context.settings, "raw", sha256, name, pq.ParquetFile(kept), most)
     if unreadable:
         if reports:
             _keep_evidence(context, quarantine, reports)
         raise DataError(f"{len(unreadable)} of {len(shas)} raw files cannot be used:\n" + "\n".join(unreadable))
     return reports
+
+
+def report_unread(found: RawFiles) -> None:
+    """Log what of a raw folder is not read, and which links lead to another place."""
+    for name, reason in shortened(found.left_out).items():
+        logger.warning("file_left_out file=%s reason=%s", name, reason)
+    for name, target in shortened(found.links).items():
+        logger.info("link_followed name=%s to=%s", name, target)
+
+
+def shortened(entries: dict[str, str]) -> dict[str, str]:
+    """The first entries, and how many more there are."""
+    if len(entries) <= MOST_NAMED:
+        return entries
+    return dict(list(entries.items())[:MOST_NAMED]) | {"…": f"and {len(entries) - MOST_NAMED} more"}
 
 
 def _total(counts: Any) -> dict[str, int]:

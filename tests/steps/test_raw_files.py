@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -84,6 +85,13 @@ def no_folder(apex: Apex) -> str:
     return f"APEX_RAW_URL={apex.settings.raw}: no such folder"
 
 
+def a_file(apex: Apex) -> str:
+    path = parts(apex)[0].rename(Path(apex.settings.raw).with_name("part.parquet"))
+    shutil.rmtree(apex.settings.raw)
+    path.rename(apex.settings.raw)
+    return f"APEX_RAW_URL={apex.settings.raw}: this is a file, no folder; set APEX_RAW_URL to a folder"
+
+
 def too_many_bad_rows(apex: Apex) -> str:
     change(parts(apex)[3], "pais_cd", lambda c: pa.array(["XX"] * 500 + c.to_pylist()[500:]))
     return r"500 of 20000 rows \(2\.50%\) would be quarantined, more than the limit of 1\.00%(?s:.*)pais_cd: domain"
@@ -96,8 +104,8 @@ def only_empty_files(apex: Apex) -> str:
 
 
 BAD = (
-    cut, not_parquet, zero_bytes, missing_column, type_that_can_not_be_cast, no_files, no_folder, too_many_bad_rows,
-    only_empty_files,
+    cut, not_parquet, zero_bytes, missing_column, type_that_can_not_be_cast, no_files, no_folder, a_file,
+    too_many_bad_rows, only_empty_files,
 )  # fmt: skip
 
 
@@ -108,7 +116,7 @@ def test_one_clear_error_and_nothing_half_written(apex: Apex, spoil: Callable[[A
         check(apex)
     assert not apex.context("night").folder("validate").exists()
     assert apex.leftovers() == []
-    with pytest.raises(DataError, match="run: apex validate --run night"):
+    with pytest.raises(DataError, match="run: apex validate --force --run night"):
         elt(apex.context("night"))
 
 
@@ -170,6 +178,52 @@ def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
     assert check(apex)["accepted"] == 20_700
     made = elt(apex.context("night"))
     assert (made["rows"], made["repeated"]) == (20_700, 700)
+
+
+def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> None:
+    folder = Path(apex.settings.raw)
+    for month, path in enumerate(parts(apex), 1):
+        (folder / f"month={month}").mkdir()
+        path.rename(folder / f"month={month}" / "part-00000.parquet")
+    shutil.copytree(folder / "month=2", folder / "again")
+    change(folder / "month=3" / "part-00000.parquet", "pais_cd", lambda c: pa.array(["XX"] * 20 + c.to_pylist()[20:]))
+    found = check(apex)
+    names = ["again/part-00000.parquet", *(f"month={n}/part-00000.parquet" for n in (1, 3, 4))]
+    assert sorted(r["name"] for r in found["reports"]) == names and found["redelivered"] == [
+        "month=2/part-00000.parquet"
+    ]
+    assert apex.sql("SELECT DISTINCT source_name FROM apex.quarantine") == [("month=3/part-00000.parquet",)]
+    for n in (1, 4):
+        path = folder / f"month={n}" / "part-00000.parquet"
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="2 of 4 raw files cannot be used") as told:
+        check(apex, "next")
+    assert [line.split(": a truncated")[0] for line in str(told.value).splitlines()[1:]] == [names[1], names[3]]
+
+
+def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
+    apex: Apex, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, nas = Path(apex.settings.raw), tmp_path / "nas"
+    nas.mkdir()
+    first, second, third, last = parts(apex)
+    last.rename(nas / "part-00000.parquet")
+    (folder / "2024-07").symlink_to(nas)
+    for tid, path in enumerate((first, second, third), 1):
+        path.rename(folder / f"part-00000-tid-{tid}-c000.parquet")
+        (folder / f"_started_{tid}").touch()
+    names = [f"part-00000-tid-{tid}-c000.parquet" for tid in (1, 2, 3)]
+    (folder / "_committed_1").write_text(json.dumps({"added": [names[0]], "removed": []}))
+    (folder / "_committed_2").write_text(json.dumps({"added": [names[1]], "removed": [names[0]]}))
+    with caplog.at_level("INFO"):
+        found = check(apex)
+    assert (found["files"], found["rows"]) == (2, 10_000)
+    assert sorted(r["name"] for r in found["reports"]) == ["2024-07/part-00000.parquet", names[1]]
+    left_out = {names[0]: "_committed_2 lists it as removed", names[2]: "_started_3 was never committed"}
+    assert found["left_out"] == left_out and found["links"] == {"2024-07": str(nas)}
+    for name, reason in left_out.items():
+        assert f"file_left_out file={name} reason={reason}" in caplog.text
+    assert f"link_followed name=2024-07 to={nas}" in caplog.text
 
 
 def test_orders_after_the_day_the_run_looks_from_are_quarantined(apex: Apex) -> None:
