@@ -317,6 +317,16 @@ def resolve_late(cursor: Any) -> None:
         )
 
 
+def resolve_small_drops(cursor: Any) -> None:
+    """Resolve the alerts about the unknown values of small drops after which a drop with known values came."""
+    cursor.execute(
+        "UPDATE apex.alerts AS a SET resolved_at = now() WHERE kind = %s AND starts_with(subject, %s)"
+        " AND resolved_at IS NULL AND EXISTS (SELECT FROM apex.scoring_runs AS r"
+        " WHERE r.finished_at > a.raised_at AND r.rows_scored > 0 AND r.input_alert IS NULL)",
+        (warehouse.UNKNOWN_VALUES, f"{warehouse.SMALL_DROPS}, "),
+    )
+
+
 _ALERTS = "SELECT alert_id, kind, subject, message, raised_at FROM apex.alerts WHERE resolved_at IS NULL"
 
 

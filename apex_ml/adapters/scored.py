@@ -6,6 +6,7 @@ one transaction.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date, datetime
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.postgres_errors import as_apex_error
 from apex_ml.adapters.store import new_file
-from apex_ml.adapters.warehouse import BAD_DROP
+from apex_ml.adapters.warehouse import BAD_DROP, UNKNOWN_VALUES
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
@@ -133,17 +134,43 @@ def claim_drop(cursor: Any, sha256: str, name: str, size: int, rows: int) -> int
         " AND drop_id <> $1",
         (drop_id, name),
     )
-    cursor.execute(
-        "UPDATE apex.alerts SET resolved_at = now() WHERE kind = $1 AND subject = $2 AND resolved_at IS NULL",
-        (BAD_DROP, name),
-    )
+    _resolve(cursor, name)
     return int(drop_id)
 
 
-def hold_drop(cursor: Any, drop_id: int, sha256: str) -> None:
-    """Hold the ledger row of a drop that is scored again; what was quarantined of it makes way."""
+def _resolve(cursor: Any, name: str) -> None:
+    """Resolve the alerts about a drop's content, which is scored anew."""
+    cursor.execute(
+        "UPDATE apex.alerts SET resolved_at = now() WHERE kind IN ($1, $2) AND subject = $3 AND resolved_at IS NULL",
+        (BAD_DROP, UNKNOWN_VALUES, name),
+    )
+
+
+def hold_drop(cursor: Any, drop_id: int, name: str, sha256: str) -> None:
+    """Hold the ledger row of a drop that is scored again; what was quarantined of it, and its alerts, make way."""
     cursor.execute("SELECT drop_id FROM apex.drops WHERE drop_id = $1 FOR UPDATE", (drop_id,))
     cursor.execute("DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = $1", (sha256,))
+    _resolve(cursor, name)
+
+
+def small_profiles(cursor: Any, model_name: str, version: int, most_rows: int) -> list[dict[str, Any]]:
+    """Profiles of the newest runs of a version within a day that scored fewer than so many rows, the newest first."""
+    cursor.execute(
+        "SELECT profile::text FROM apex.scoring_runs WHERE model_name = $1 AND model_version = $2 AND rows_scored > 0"
+        " AND rows_scored < $3 AND profile IS NOT NULL AND finished_at > now() - interval '1 day'"
+        " ORDER BY run_id DESC LIMIT $3",
+        (model_name, version, most_rows),
+    )
+    return [json.loads(text) for (text,) in cursor.fetchall()]
+
+
+def alert_unknown_values(cursor: Any, subject: str, message: str) -> None:
+    """Raise the alert about unknown values unless one about this subject is open."""
+    cursor.execute(
+        "INSERT INTO apex.alerts (kind, subject, message) SELECT $1, $2, $3 WHERE NOT EXISTS"
+        " (SELECT FROM apex.alerts WHERE kind = $1 AND subject = $2 AND resolved_at IS NULL)",
+        (UNKNOWN_VALUES, subject, message),
+    )
 
 
 def write_orders(

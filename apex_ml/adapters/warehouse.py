@@ -25,6 +25,9 @@ Connection = psycopg2.extensions.connection
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
 BAD_DROP = "bad_drop"
+UNKNOWN_VALUES = "unknown_values"
+SMALL_DROPS = "small drops"
+"""How the subject of an alert about the small drops of a day begins."""
 """Kind of the alert that a drop cannot be scored."""
 
 

@@ -62,6 +62,14 @@ class FeatureColumn:
     levels: tuple[str, ...] | None = None
 
 
+def kind_of(contract: Contract, feature: str) -> Literal["attribute", "calendar", "history"]:
+    """The kind of a feature: attribute, calendar or history."""
+    if feature in contract.features.attributes:
+        return "attribute"
+    calendar = {f"{contract.timestamp}_{part}" for part in contract.features.calendar}
+    return "calendar" if feature in calendar else "history"
+
+
 def trend_levels(contract: Contract) -> tuple[str, ...]:
     """Target levels whose trend is asked for."""
     recipes = [r for r in contract.features.history if isinstance(r, TargetTrendRecipe)]

@@ -20,6 +20,8 @@ DECILES = 10
 CONFIDENCE_BINS = 20
 PROFILE = "profile"
 """Key of a model's own profile in what is told about it."""
+RECENT = "recent"
+"""Key, in a model's profile, of the counts of the newest orders before its training."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extras
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from apex_ml.adapters.warehouse import told_when_down
@@ -99,6 +100,8 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
         f"version {summary['model_version']}",
     )
     console.print(table)
+    if summary["input_alert"]:
+        console.print(f"[bold red]Alert:[/] {escape(summary['input_alert'])}", soft_wrap=True)
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
     for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):

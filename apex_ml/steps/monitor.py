@@ -28,7 +28,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
 from apex_ml.core.drift import Compared, Drift, judge
-from apex_ml.core.features import FeatureColumn
+from apex_ml.core.features import FeatureColumn, kind_of
 from apex_ml.core.profile import PROFILE, Bins
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
@@ -97,6 +97,7 @@ def monitor(context: StepContext) -> dict[str, Any]:
                 late, in_time = monitoring.set_alerts(cursor, monitoring.DROP_LATE, waiting)
             blind, seen = monitoring.set_alerts(cursor, monitoring.UNSEEN, unseen)
             monitoring.resolve_late(cursor)
+            monitoring.resolve_small_drops(cursor)
     for subject in (*raised, *more, *late, *blind):
         logger.warning("alert_raised subject=%s", subject)
     result = {
@@ -124,14 +125,6 @@ def _noted(unseen: dict[str, str], what: str) -> Iterator[None]:
     except (ApexError, OSError) as error:
         logger.error("not_monitored what=%s reason=%s", what, error)
         unseen[what] = f"{what} cannot be monitored: {error}"
-
-
-def kind_of(contract: Contract, feature: str) -> str:
-    """The kind of a feature: attribute, calendar or history."""
-    if feature in contract.features.attributes:
-        return "attribute"
-    calendar = {f"{contract.timestamp}_{part}" for part in contract.features.calendar}
-    return "calendar" if feature in calendar else "history"
 
 
 @dataclass(frozen=True)
@@ -190,7 +183,7 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
         found[name] = Compared(observed, expected, LEAST_EFFECT[kind], note), kind, shown
 
     for name, observed in batch.features.items():
-        kind = kind_of(contract, name)
+        kind: str = kind_of(contract, name)
         if kind == "attribute":
             beside(name, kind, observed, fitted.get(name), training)
         elif kind == "history":

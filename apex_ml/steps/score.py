@@ -40,6 +40,7 @@ from apex_ml.steps import champion as protocol
 from apex_ml.steps.alerts import send_alerts
 from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
 from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.steps.unknown_values import alert_unknown_values
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -320,6 +321,7 @@ def score(
         "scored": sum(o["state"] == "scored" for o in outcomes),
         "already": sum(o["state"] == "already" for o in outcomes),
         "failed": len(bad) + len(left) + len(faults),
+        "with_alert": sum("alert" in o for o in outcomes),
         "rows_scored": rows,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -495,7 +497,7 @@ def _score_file(
                 if drop_id is None:
                     return None
             else:
-                scored.hold_drop(cursor, drop_id := again, sha256)
+                scored.hold_drop(cursor, drop_id := again, name, sha256)
             reach("score_claimed")
             run_id = partitions.take_run_id(tools.ledger, report.rows)
             own = report.rows >= partitions.OWN_ROWS
@@ -515,6 +517,8 @@ def _score_file(
             reach("score_written")
             finished = time.monotonic()
             run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
+            if alert := alert_unknown_values(scorer, con, cursor, tally.profile.features, report.query, name):
+                run["input_alert"] = alert
             run |= {
                 "ms_total": (finished - started) * 1e3,
                 "ms_check": (checked - started) * 1e3,
@@ -531,7 +535,8 @@ def _score_file(
             if own:
                 partitions.attach_own(cursor, run_id)
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
-        return {key: run[key] for key in shown} | {"reasons": report.reasons, "warnings": report.warnings}
+        told = {"reasons": report.reasons, "warnings": report.warnings}
+        return {key: run[key] for key in shown} | told | ({"alert": alert} if alert else {})
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)

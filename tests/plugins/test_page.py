@@ -96,6 +96,7 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
         "PSI 0.41 against the training data",
         "the column of the client is missing",
         "23 minutes ago",
+        'title="100.0% of region is unknown to the model, 0.0% in training">unknown values</span>',
     ):
         assert told in text, told
     assert "no drop for 26 hours" not in text  # it is over
