@@ -158,6 +158,12 @@ class Settings(BaseSettings):
     drift_least_rows: int = Field(1000, ge=100, description="Drops and days of fewer rows are not judged for drift.")
     quality_margin: float = Field(0.01, ge=0, description="Nats by which a week may be worse than at promotion.")
     quality_alpha: float = Field(0.01, gt=0, lt=0.5, description="Probability of calling one healthy week worse.")
+    quality_year_alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Probability of a false alarm in 52 healthy weeks of a version, by the rule over several weeks.",
+    )
     quality_least_orders: int = Field(500, ge=50, description="Weeks of fewer known outcomes are not judged.")
     quality_worse_weeks: int = Field(2, ge=1, description="So many worse weeks trigger a retraining …")
     quality_of_weeks: int = Field(3, ge=1, description="… out of the newest so many.")

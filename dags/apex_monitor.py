@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
-from apex_airflow.assets import SCORED
+from apex_airflow.assets import CHAMPION, SCORED
 from apex_airflow.step_operator import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
@@ -16,16 +16,18 @@ with DAG(
     description="scored orders → drift, quality, alerts → a retraining, when the champion degrades",
     doc_md="""
 ### Monitoring
-Daily, and after every scoring. `outcomes` matches the newest raw orders with their scores; `monitor` judges drift of
-every drop, day and raw week, and the quality of every week whose outcomes became known. Alerts stand in
-`apex.open_alerts`, in the log, and go to the webhook and by mail when those are set.
+Daily, after every scoring, and after every change of the champion, whose baselines count from then on. `outcomes`
+matches the newest raw orders with their scores; `monitor` judges drift of every drop, day and raw week, and the quality
+of every week whose outcomes became known. Alerts stand in `apex.open_alerts`, in the log, and go to the webhook and by
+mail when those are set.
 
-When enough of the champion's newest weeks were significantly worse than at its promotion, `retrain` triggers
-`apex_retrain` with **force** and the reason in the run's note: once an alert. Otherwise that task is skipped.
+When enough of the champion's newest weeks were significantly worse than at its promotion, or many weeks were a little
+worse, `retrain` triggers `apex_retrain` with **force** and the reason in the run's note: once an alert. Otherwise that
+task is skipped.
 Results: `select * from apex.drift_latest`, `select * from apex.model_quality_weekly`.
 """,
     schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(settings.monitor_schedule, timezone="UTC"), assets=SCORED
+        timetable=CronTriggerTimetable(settings.monitor_schedule, timezone="UTC"), assets=SCORED | CHAMPION
     ),
     catchup=False,
     max_active_runs=1,

@@ -106,6 +106,10 @@ INSERT INTO apex.alerts (kind, subject, message, raised_at, resolved_at) VALUES
      now() - interval '2 days', NULL),
     ('drop_late', 'inbox', 'no drop for 26 hours', now() - interval '8 days', now() - interval '7 days')
 """
+INPUT_ALERT = """
+UPDATE apex.scoring_runs SET input_alert = '100.0% of region is unknown to the model, 0.0% in training'
+WHERE run_id = (SELECT max(run_id) - 2 FROM apex.scoring_runs)
+"""
 
 
 def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
@@ -115,10 +119,7 @@ def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
         with connection, connection.cursor() as cursor:
             for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, ALERTS):
                 cursor.execute(statement.replace("FEATURES", FEATURES), values)
-            cursor.execute(
-                "UPDATE apex.scoring_runs SET input_alert = '100.0% of region is unknown to the model, 0.0% in training'"
-                " WHERE run_id = (SELECT max(run_id) - 2 FROM apex.scoring_runs)"
-            )
+            cursor.execute(INPUT_ALERT)
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")

@@ -150,21 +150,22 @@ def write_drift(
     rows = [
         (
             *(scope, subject, day, model_name, version, d.feature, kind, reference, d.rows, d.reference_rows),
-            *(d.psi, d.effect, d.p_value, d.q_value, d.drifted, d.note or None),
+            *(d.psi, d.effect, d.p_value, d.q_value, d.drifted, d.note or None, d.min_effect),
         )
         for d, kind, reference in found
     ]
     psycopg2.extras.execute_values(
         cursor,
         "INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,"
-        " reference_rows, psi, effect, p_value, q_value, drifted, note, measured_at) VALUES %s"
+        " reference_rows, psi, effect, p_value, q_value, drifted, note, min_effect, measured_at) VALUES %s"
         " ON CONFLICT (scope, subject, feature) DO UPDATE SET (reference, rows, reference_rows, psi, effect, p_value,"
-        " q_value, drifted, note, measured_at) ="
+        " q_value, drifted, note, min_effect, measured_at) ="
         " (EXCLUDED.reference, EXCLUDED.rows, EXCLUDED.reference_rows, EXCLUDED.psi, EXCLUDED.effect,"
-        " EXCLUDED.p_value, EXCLUDED.q_value, EXCLUDED.drifted, EXCLUDED.note, EXCLUDED.measured_at)",
+        " EXCLUDED.p_value, EXCLUDED.q_value, EXCLUDED.drifted, EXCLUDED.note, EXCLUDED.min_effect,"
+        " EXCLUDED.measured_at)",
         rows,
         # the time of the statement, not of the transaction: the newest subject of a scope is told by it
-        template=f"({', '.join(['%s'] * 16)}, clock_timestamp())",
+        template=f"({', '.join(['%s'] * 17)}, clock_timestamp())",
     )
 
 
@@ -174,15 +175,16 @@ def judged(cursor: Any, scope: str, subject: str) -> bool:
     return bool(cursor.fetchone()[0])
 
 
-def drifting(cursor: Any, model_name: str) -> dict[str, str]:
+def drifting(cursor: Any, model_name: str, champion: int | None) -> dict[str, str]:
     """Features that drift now, in the newest judged subject of any scope, each with a message for people.
 
-    A day or a drop of another version than that of the newest one of its scope no longer counts.
+    What another version than the champion scored no longer counts: the baselines are the champion's.
     """
     cursor.execute(
         "SELECT feature, scope, subject, psi, effect, rows, reference_rows, reference FROM apex.drift_latest"
-        " WHERE drifted AND coalesce(model_name, %(name)s) = %(name)s ORDER BY feature, scope",
-        {"name": model_name},
+        " WHERE drifted AND coalesce(model_name, %(name)s) = %(name)s"
+        " AND coalesce(model_version = %(champion)s, true) ORDER BY feature, scope",
+        {"name": model_name, "champion": champion},
     )
     found: dict[str, str] = {}
     for feature, scope, subject, psi, effect, rows, expected, reference in cursor.fetchall():
@@ -213,7 +215,7 @@ def changed_weeks(cursor: Any, contract: Contract, model_name: str) -> list[tupl
                 WHERE s.{when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
             SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN apex.model_quality AS q
             ON q.model_name = %s AND q.model_version = w.model_version AND q.week = w.week
-            WHERE w.outcomes > 0 AND (q.week IS NULL OR (q.scored, q.outcomes) <> (w.scored, w.outcomes))
+            WHERE w.outcomes > 0 AND (q.verdict IS NULL OR (q.scored, q.outcomes) <> (w.scored, w.outcomes))
             ORDER BY 1, 2""",
         (model_name,),
     )
@@ -248,14 +250,45 @@ def write_quality(cursor: Any, name: str, version: int, week: date, scored_order
     )
 
 
-def judged_weeks(cursor: Any, name: str, version: int, least: int) -> list[tuple[date, bool, str]]:
-    """Monday, verdict and note of a version's weeks with enough outcomes, oldest first."""
+@dataclass(frozen=True)
+class JudgedWeek:
+    """A version's week, from its Monday, with the verdicts of both rules."""
+
+    week: date
+    worse: bool
+    note: str
+    log_loss: float
+    log_loss_error: float | None
+    """None for a week that was evaluated before errors were kept."""
+    sustained: bool
+    since: date | None
+    excess: float | None
+
+
+def judged_weeks(cursor: Any, name: str, version: int, least: int) -> list[JudgedWeek]:
+    """A version's weeks with enough outcomes, oldest first."""
     cursor.execute(
-        "SELECT week, worse, coalesce(note, '') FROM apex.model_quality WHERE model_name = %s AND model_version = %s"
+        "SELECT week, worse, coalesce(note, ''), log_loss, log_loss_error, coalesce(sustained, false),"
+        " sustained_since, sustained_excess FROM apex.model_quality WHERE model_name = %s AND model_version = %s"
         " AND outcomes >= %s ORDER BY week",
         (name, version, least),
     )
-    return list(cursor.fetchall())
+    return [JudgedWeek(*row) for row in cursor.fetchall()]
+
+
+def write_sustained(
+    cursor: Any, name: str, version: int, found: Sequence[tuple[date, bool, float, date, float]]
+) -> None:
+    """Write the verdicts of the rule over several weeks: week, alarm, evidence, first week, mean excess."""
+    psycopg2.extras.execute_values(
+        cursor,
+        "UPDATE apex.model_quality AS q SET sustained = v.alarm, sustained_evidence = v.evidence,"
+        " sustained_since = v.since, sustained_excess = v.excess"
+        " FROM (VALUES %s) AS v (name, version, week, alarm, evidence, since, excess)"
+        " WHERE q.model_name = v.name AND q.model_version = v.version AND q.week = v.week",
+        [(name, version, *row) for row in found],
+        template="(%s, %s, %s::date, %s, %s::float8, %s::date, %s::float8)",
+    )
 
 
 @dataclass(frozen=True)

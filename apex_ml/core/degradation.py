@@ -1,4 +1,8 @@
-"""How good the scores of one week turned out, and whether a model has become worse than it was promoted for."""
+"""How good the scores of one week turned out, and whether a model has become worse than it was promoted for.
+
+Two rules. One looks at a week alone and sees a large change at once. The other adds up evidence over weeks and sees a
+small change that stays.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.metrics import precision_recall_fscore_support
 from statsmodels.stats.proportion import proportion_confint
@@ -15,25 +20,40 @@ from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
 
 EXPECTED = "expected"
-"""Key of a model's quality on its test part in what is told about it: orders, log_loss and the losses' deviation sd."""
+"""Key of a model's quality on its test part in what is told about it: orders, log_loss, its standard error, and the
+losses' deviation sd. Models of earlier versions have no error."""
 LEVEL = 0.95
+YEAR = 52
+"""Weeks in which the rule over several weeks raises a false alarm with a probability of at most `year_alpha`."""
+MAX_LOG_EVIDENCE = 200.0
+"""So that evidence stays a finite number."""
+TOLERATED = 0.25
+"""Share of the margin by which a model may be worse for ever, even when its expectation is known exactly."""
+BETTER, AS_EXPECTED, SLIGHTLY_WORSE, WORSE = "better", "as expected", "slightly worse", "worse"
+NOT_EVALUATED, NO_EXPECTATION = "not evaluated", "no expectation"
 
 
 @dataclass(frozen=True)
 class Rule:
     """When a week is worse: than expected by more than `margin` nats, or than the prior; with an error of `alpha`.
 
-    Weeks of fewer than `least_orders` known outcomes are not judged.
+    Weeks of fewer than `least_orders` known outcomes are not judged. `year_alpha` is the error of the rule over several
+    weeks, in a year of a version.
     """
 
     margin: float = 0.01
     alpha: float = 0.01
     least_orders: int = 500
+    year_alpha: float = 0.05
 
 
 @dataclass(frozen=True)
 class WeekQuality:
-    """Figures of the orders of one week whose outcome is known; low and high bound 95 % intervals."""
+    """Figures of the orders of one week whose outcome is known; low and high bound 95 % intervals.
+
+    The `compared` interval of the log loss and the `expected` interval are those that the verdict compares: the week is
+    slightly worse when the first lies wholly above the second, worse when it lies wholly above `upper_limit`.
+    """
 
     outcomes: int
     log_loss: float
@@ -49,6 +69,14 @@ class WeekQuality:
     classes: dict[str, dict[str, float]]
     worse: bool
     note: str
+    verdict: str
+    log_loss_error: float
+    expected_error: float | None = None
+    compared_low: float | None = None
+    compared_high: float | None = None
+    expected_low: float | None = None
+    expected_high: float | None = None
+    upper_limit: float | None = None
 
 
 def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
@@ -85,17 +113,32 @@ def week_quality(
     hits = int((named == y).sum())
     low, high = proportion_confint(hits, len(y), alpha=1 - LEVEL, method="wilson")
     notes = []
+    bounds: dict[str, float] = {}
+    verdict = NO_EXPECTATION
+    z = float(norm.isf(rule.alpha))
+    if expected:
+        promised, doubt = float(expected["log_loss"]), expectation_error(expected)
+        # so drawn, two intervals miss each other exactly when the difference is significant
+        shrink = z * float(np.hypot(error, doubt)) / (error + doubt) if error + doubt else 0.0
+        bounds = {
+            "expected_error": doubt,
+            "compared_low": mean - shrink * error,
+            "compared_high": mean + shrink * error,
+            "expected_low": promised - shrink * doubt,
+            "expected_high": promised + shrink * doubt,
+            "upper_limit": promised + shrink * doubt + rule.margin,
+        }
+        verdict = _verdict(bounds)
     if len(y) < rule.least_orders:
         notes.append(f"not judged: fewer than {rule.least_orders} known outcomes")
+        verdict = NOT_EVALUATED
     else:
-        z = float(norm.isf(rule.alpha))
-        if expected:
-            spread = float(np.hypot(error, expected["sd"] / np.sqrt(expected["orders"])))
-            beyond = mean - expected["log_loss"] - rule.margin
-            if beyond > z * spread:
-                notes.append(f"log loss {mean:.4f} against {expected['log_loss']:.4f} at promotion")
+        if expected and verdict in (WORSE, SLIGHTLY_WORSE):
+            within = f", by no more than the margin of {rule.margin:g}" if verdict == SLIGHTLY_WORSE else ""
+            notes.append(f"log loss {mean:.4f} against {expected['log_loss']:.4f} at promotion{within}")
         if (behind := mean - float(prior.mean())) > z * clustered_error(losses - prior, clusters):
             notes.append(f"log loss {mean:.4f} is {behind:.4f} behind the week's class prior")
+            verdict = WORSE
     return WeekQuality(
         outcomes=len(y),
         log_loss=mean,
@@ -117,9 +160,77 @@ def week_quality(
             }
             for k, name in enumerate(classes)
         },
-        worse=bool(notes) and len(y) >= rule.least_orders,
+        worse=verdict == WORSE,
         note="; ".join(notes),
+        verdict=verdict,
+        log_loss_error=error,
+        **bounds,
     )
+
+
+def _verdict(bounds: Mapping[str, float]) -> str:
+    if bounds["compared_low"] > bounds["upper_limit"]:
+        return WORSE
+    if bounds["compared_low"] > bounds["expected_high"]:
+        return SLIGHTLY_WORSE
+    return BETTER if bounds["compared_high"] < bounds["expected_low"] else AS_EXPECTED
+
+
+def expectation_error(expected: Mapping[str, Any]) -> float:
+    """Standard error of a model's expected log loss, which comes from a test part of limited size."""
+    return float(expected.get("error") or expected["sd"] / np.sqrt(expected["orders"]))
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """Evidence, after some week, that a version is worse than expected for several weeks by now.
+
+    `evidence` is 1 at the alarm. `first` is the index of the week since which it most probably is so, `excess` the mean
+    log loss above the expected one since then.
+    """
+
+    evidence: float
+    first: int
+    excess: float
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the evidence is enough."""
+        return self.evidence >= 1
+
+
+def sustained(
+    weeks: Sequence[tuple[float, float]], expected: float, expected_error: float, rule: Rule
+) -> list[Sustained]:
+    """Evidence after each of a version's weeks, given as log loss and its standard error, oldest first.
+
+    The null hypothesis is that no week's true log loss is above the expected one by more than a tolerance: what the
+    expectation itself may be wrong by, with half of `year_alpha`, and at least a quarter of the margin. Against it, for
+    each week as a first one, stands the mixture likelihood ratio of a constant excess since that week, whose size is
+    half normal on the scale of that week's error. Each ratio is a supermartingale under the null, so that their sum
+    exceeds 52 / (`year_alpha` / 2) within 52 weeks with a probability of at most the other half.
+
+    Sources: Robbins, Annals of Mathematical Statistics 1970 (mixture ratios); Shin, Ramdas and Rinaldo, E-detectors,
+    New England Journal of Statistics in Data Science 2023 (their sum over first weeks, after Shiryaev and Roberts).
+    """
+    share = rule.year_alpha / 2
+    tolerance = max(float(norm.isf(share)) * expected_error, TOLERATED * rule.margin)
+    losses, errors = (np.array([week[place] for week in weeks], float) for place in (0, 1))
+    errors = np.maximum(errors, 1e-9)
+    found = []
+    for last in range(len(weeks)):
+        weights = 1 / errors[: last + 1] ** 2
+        # by first week: all weeks from it to the last one
+        total = np.cumsum(weights[::-1])[::-1]
+        mean = np.cumsum((weights * (losses[: last + 1] - expected))[::-1])[::-1] / total
+        v, scale = 1 / total, errors[: last + 1] ** 2
+        d = mean - tolerance
+        logs = np.log(2) + 0.5 * np.log(v / (v + scale)) + d**2 * scale / (2 * v * (v + scale))
+        logs += norm.logcdf(d * np.sqrt(scale / (v * (v + scale))))
+        first = int(logs.argmax())
+        evidence = float(np.exp(min(float(logsumexp(logs)) + np.log(share / YEAR), MAX_LOG_EVIDENCE)))
+        found.append(Sustained(evidence, first, float(mean[first])))
+    return found
 
 
 def degraded(worse: Sequence[bool], *, weeks: int, of: int) -> bool:

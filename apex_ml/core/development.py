@@ -18,6 +18,7 @@ from apex_ml.core import decision
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
 from apex_ml.core.candidates.interface import FitContext, Fitted, Part
+from apex_ml.core.degradation import clustered_error
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.evaluation import (
     class_shares,
@@ -30,7 +31,7 @@ from apex_ml.core.evaluation import (
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.legacy import LegacyRules
-from apex_ml.core.profile import PROFILE, Profile, bins_of
+from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.seen import order_keys, pack_keys
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
@@ -162,7 +163,8 @@ def develop(
     calibration, calibration_losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
     weights = decision.tune(calibration.apply(raw), validation.y)
     model = replace(model, calibration=calibration, weights=weights)
-    model = replace(model, about={**about, PROFILE: _profile(model, columns, train, validation)})
+    recent = {name: about[PROFILE][name] for name in (RECENT,) if name in about.get(PROFILE, {})}
+    model = replace(model, about={**about, PROFILE: _profile(model, columns, train, validation) | recent})
     metrics, tables = evaluate(model, parts, segments, options.seed)
     return Development(
         model=model,
@@ -192,7 +194,12 @@ def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, 
 
 def _expectation(model: Model, test: Examples) -> dict[str, float]:
     losses = order_losses(model.probabilities(test.table), test.y)
-    return {"orders": len(losses), "log_loss": float(losses.mean()), "sd": float(losses.std())}
+    return {
+        "orders": len(losses),
+        "log_loss": float(losses.mean()),
+        "sd": float(losses.std()),
+        "error": clustered_error(losses, test.entities),
+    }
 
 
 def _keys(*parts: Examples) -> bytes:

@@ -26,10 +26,10 @@ from apex_ml.adapters.store import scratch_folder
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
-from apex_ml.core.degradation import EXPECTED, Rule, degraded, week_quality
+from apex_ml.core.degradation import EXPECTED, Rule, degraded, expectation_error, sustained, week_quality
 from apex_ml.core.drift import Compared, Drift, judge
 from apex_ml.core.features import FeatureColumn, kind_of
-from apex_ml.core.profile import PROFILE, Bins
+from apex_ml.core.profile import PROFILE, RECENT, Bins
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
@@ -54,6 +54,7 @@ WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
 """The healthy window: the newest earlier runs whose orders were as far from the snapshot, give or take, until there are
 so many runs and so many orders. Short, as history grows: a window of a month would call a month's growth a drift."""
 MOST_RUNS = 400
+NEWEST_ORDERS = "the newest orders before the champion's training"
 RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 """Whole weeks, so that every weekday is in both."""
 DRIFT, QUALITY = "drift", "quality"
@@ -72,6 +73,7 @@ def monitor(context: StepContext) -> dict[str, Any]:
     settings = context.settings
     champion = protocol.resolve(settings, Registry(settings))
     unseen: dict[str, str] = {}
+    version = champion.version if champion else None
     with warehouse.connect(settings) as connection:
         with connection, connection.cursor() as cursor:
             monitoring.lock(cursor)
@@ -82,12 +84,13 @@ def monitor(context: StepContext) -> dict[str, Any]:
             raw = 0
             with _noted(unseen, "raw orders"):
                 raw = _judge_raw(context, cursor)
-            raised, resolved = monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, settings.model_name))
+            drifting = monitoring.drifting(cursor, settings.model_name, version)
+            raised, resolved = monitoring.set_alerts(cursor, DRIFT, drifting)
             reach("drift_written")
         with connection, connection.cursor() as cursor:
             monitoring.lock(cursor)
             weeks = _judge_weeks(context, cursor, about)
-            worse = {} if champion is None else _degradation(settings, cursor, champion.version)
+            worse = {} if version is None else _degradation(settings, cursor, version)
             more, gone = monitoring.set_alerts(cursor, QUALITY, worse)
             alerts = monitoring.open_alerts(cursor, QUALITY)
             late: list[str] = []
@@ -168,11 +171,14 @@ Held = dict[str, tuple[Compared, str, str | None]]
 def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None) -> Held:
     """What each feature of a batch is held against: the comparison, the kind of the feature, and the reference's name.
 
-    Attributes stand beside the examples that the model was fitted on. History, which grows, and what follows from it
+    Attributes stand beside the examples that the model was fitted on; these hold each client's last order, of any age.
+    What differs from them is tested beside the newest orders before the training, too: a change that these show is one
+    that the model was trained after, and no drift. History, which grows, and what follows from it
     stand beside the window: healthy runs of the model before, as far from their snapshot. What the calendar gives
     follows from the date alone: it is counted, never judged.
     """
     fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
+    newest = {name: np.asarray(counts) for name, counts in model.get(RECENT, {}).items()}
     training, recent = "the champion's training examples", "healthy runs before"
     none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
     found: Held = {}
@@ -180,7 +186,8 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     def beside(name: str, kind: str, observed: np.ndarray, expected: np.ndarray | None, reference: str) -> None:
         note = "" if expected is not None else none
         shown = reference if expected is not None else None
-        found[name] = Compared(observed, expected, LEAST_EFFECT[kind], note), kind, shown
+        settled = newest.get(name) if kind == "attribute" else None
+        found[name] = Compared(observed, expected, LEAST_EFFECT[kind], note, settled), kind, shown
 
     for name, observed in batch.features.items():
         kind: str = kind_of(contract, name)
@@ -219,7 +226,8 @@ def _verdicts(settings: Settings, held: Held) -> list[tuple[Drift, str, str | No
     for verdict in found:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
-    return [(verdict, *held[verdict.feature][1:]) for verdict in found]
+    named = {name: (kind, reference) for name, (_, kind, reference) in held.items()}
+    return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in found]
 
 
 def _judge_scored(
@@ -314,7 +322,9 @@ def _judge_raw(context: StepContext, cursor: Any) -> int:
 
 def _judge_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
     settings, contract = context.settings, context.contract
-    rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_least_orders)
+    rule = Rule(
+        settings.quality_margin, settings.quality_alpha, settings.quality_least_orders, settings.quality_year_alpha
+    )
     weeks = monitoring.changed_weeks(cursor, contract, settings.model_name)
     classes = pa.array(contract.classes)
     for version, week, orders, _ in weeks:
@@ -335,14 +345,39 @@ def _judge_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str
         )
         monitoring.write_quality(cursor, settings.model_name, version, week, orders, found)
         logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
+    for version in sorted({version for version, *_ in weeks}):
+        _judge_weeks_together(settings, cursor, version, about.get(version, {}).get(EXPECTED), rule)
     return len(weeks)
 
 
+def _judge_weeks_together(
+    settings: Settings, cursor: Any, version: int, expected: Mapping[str, Any] | None, rule: Rule
+) -> None:
+    """Evaluate a version's weeks by the rule over several weeks."""
+    judged = monitoring.judged_weeks(cursor, settings.model_name, version, rule.least_orders)
+    points = [(w.week, w.log_loss, w.log_loss_error) for w in judged if w.log_loss_error is not None]
+    if not expected or not points:
+        return
+    losses = [(loss, error) for _, loss, error in points]
+    found = sustained(losses, float(expected["log_loss"]), expectation_error(expected), rule)
+    rows = [
+        (week, s.alarm, s.evidence, points[s.first][0], s.excess) for (week, _, _), s in zip(points, found, strict=True)
+    ]
+    monitoring.write_sustained(cursor, settings.model_name, version, rows)
+
+
 def _degradation(settings: Settings, cursor: Any, version: int) -> dict[str, str]:
-    """The alert about the champion when enough of its newest weeks were worse."""
+    """The alert about the champion when enough of its newest weeks were worse, or several were a little worse."""
     weeks = monitoring.judged_weeks(cursor, settings.model_name, version, settings.quality_least_orders)
     needed, of = settings.quality_worse_weeks, settings.quality_of_weeks
-    if not degraded([worse for _, worse, _ in weeks], weeks=needed, of=of):
-        return {}
-    told = "; ".join(f"week of {week}: {note}" for week, worse, note in weeks[-of:] if worse)
-    return {f"version {version}": f"version {version} was worse in {needed} or more of its last {of} weeks: {told}"}
+    reasons = []
+    if degraded([week.worse for week in weeks], weeks=needed, of=of):
+        told = "; ".join(f"week of {week.week}: {week.note}" for week in weeks[-of:] if week.worse)
+        reasons.append(f"version {version} was worse in {needed} or more of its last {of} weeks: {told}")
+    if weeks and (newest := weeks[-1]).sustained and newest.since is not None:
+        count = sum(week.week >= newest.since for week in weeks)
+        reasons.append(
+            f"version {version} has been worse than at promotion for {count} weeks, since the week of {newest.since}:"
+            f" its log loss is {newest.excess:+.4f} nats above the expected one on average"
+        )
+    return {f"version {version}": "; ".join(reasons)} if reasons else {}

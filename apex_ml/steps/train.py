@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import plots, report, warehouse
+from apex_ml.adapters import duck, plots, report, warehouse
+from apex_ml.adapters.orders import accepted_files
 from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.store import local_folder, sha256_of
+from apex_ml.adapters.store import local_folder, scratch_folder, sha256_of
 from apex_ml.adapters.tracking import TrainingRecord, log_and_register, refuse_deleted
 from apex_ml.adapters.truth import find_truth, read_truth
+from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Examples, Options, develop
@@ -25,13 +28,17 @@ from apex_ml.core.evaluation import against_optimum, class_shares
 from apex_ml.core.features import FeatureColumn, feature_columns
 from apex_ml.core.legacy import compare, legacy_columns, legacy_identifiers
 from apex_ml.core.model_card import Provenance, model_card
+from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import StepContext, git_commit, read_manifest, run_step
+from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
+RECENT_WEEKS, RECENT_ORDERS = 4, 5_000
+"""Weeks of the newest orders whose attributes a model keeps: one, or up to so many until there are so many orders."""
 SEGMENT_LEVELS = 12
 """Attributes with at most so many levels are segments of the evaluation."""
 
@@ -174,7 +181,41 @@ def _about(context: StepContext, divided: dict[str, Any], parts: dict[str, Examp
         "seed": context.settings.seed,
         "git_commit": commit,
         "dirty": dirty,
+        PROFILE: {RECENT: _newest_orders(context, date.fromisoformat(made["as_of"]), parts["train"].table)},
     }
+
+
+def _newest_orders(context: StepContext, as_of: date, examples: pa.Table) -> dict[str, list[int]]:
+    """Counts of the attributes of the newest accepted orders, over the bins of the training examples.
+
+    That is the newest whole week before `as_of`, and as many more weeks, up to four, as make enough orders. The
+    examples are each client's last order and therefore partly old: they say what the model learned from, not how orders
+    are now.
+    """
+    contract = context.contract
+    attributes = [c for c in feature_columns(contract) if c.name in contract.features.attributes]
+    attributes = [c for c in attributes if c.name in examples.column_names]
+    files = accepted_files(context.folder("validate") / ACCEPTED)
+    if not attributes or not files:
+        return {}
+    end = min(as_of, date.fromisoformat(read_manifest(context.folder("validate"))["result"]["newest"]) + timedelta(1))
+    when = quoted(contract.timestamp)
+    names = ", ".join(quoted(column.name) for column in attributes)
+    listed = ", ".join(literal(str(file)) for file in files)
+    with (
+        scratch_folder(context.processed, "train") as scratch,
+        duck.connect(context.settings, scratch) as con,
+        duck.errors_name("train"),
+    ):
+        orders = con.sql(
+            f"SELECT {names}, (({literal(end)} - {when}::DATE - 1) // 7)::INTEGER AS week FROM read_parquet([{listed}])"
+            f" WHERE {when} < {literal(end)} AND {when} >= {literal(end - timedelta(weeks=RECENT_WEEKS))}"
+        ).to_arrow_table()
+    by_week = np.cumsum(np.bincount(orders.column("week").to_numpy(), minlength=RECENT_WEEKS))
+    last = int(np.searchsorted(by_week, min(RECENT_ORDERS, by_week[-1])))
+    orders = orders.filter(pc.less_equal(orders.column("week"), last))
+    bins = bins_of(attributes, examples)
+    return {c.name: bins[c.name].count(orders.column(c.name)).tolist() for c in attributes}
 
 
 def segment_columns(contract: Contract) -> tuple[str, ...]:
@@ -346,7 +387,7 @@ def _shown(done: Development) -> dict[str, str]:
 
 def _tags(about: dict[str, Any]) -> dict[str, str]:
     pins = CODE_ROOT / "requirements.txt"
-    tags = {f"apex.{k}": str(v) for k, v in about.items() if k != "class_shares" and v is not None}
+    tags = {f"apex.{k}": str(v) for k, v in about.items() if k not in ("class_shares", PROFILE) and v is not None}
     if pins.exists():
         tags["apex.pins_sha256"] = sha256_of(pins)
     return tags

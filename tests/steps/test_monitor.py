@@ -97,7 +97,7 @@ def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
     put_drop("good.parquet", seed=2, rows=600)
     scored(watched, "good.parquet")
     assert name in look(watched)["alerts_resolved"]
-    assert open_alerts(watched) == []
+    assert open_alerts(watched) == [("unknown_values", "bad.parquet")]  # until that drop is delivered or scored again
 
 
 def test_a_level_that_grew_is_found_and_named_with_its_figures(
