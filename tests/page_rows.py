@@ -69,12 +69,12 @@ FEATURES = """
 """
 DRIFT = """
 INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
-    psi, effect, p_value, q_value, drifted, note)
+    psi, effect, p_value, q_value, drifted, note, min_effect)
 SELECT scope, CASE scope WHEN 'day' THEN day || ' v3' ELSE day || ' to ' || day + 6 END, day,
        %(model)s, 3, feature, kind, 'training',
        CASE WHEN back = 5 THEN 40 ELSE 1000 END,
        90000, CASE WHEN back <> 5 THEN psi END, CASE WHEN back <> 5 THEN sqrt(psi) END, 0.01, 0.02,
-       back <> 5 AND psi > 0.2, CASE WHEN back = 5 THEN 'too few rows for a test: 40 of at least 100' END
+       back <> 5 AND psi > 0.2, CASE WHEN back = 5 THEN 'too few rows for a test: 40 of at least 100' END, sqrt(0.2)
 FROM (SELECT 'day', back, current_date - back FROM generate_series(0, 44) AS back
       UNION ALL SELECT 'raw', back, date_trunc('week', current_date)::date - 7 * back
       FROM generate_series(0, 24) AS back)
@@ -83,20 +83,36 @@ FROM (SELECT 'day', back, current_date - back FROM generate_series(0, 44) AS bac
 """
 DROP_DRIFT = """
 INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
-    psi, effect, p_value, q_value, drifted, note, measured_at)
+    psi, effect, p_value, q_value, drifted, note, measured_at, min_effect)
 SELECT 'drop', run_id::text, finished_at::date, %(model)s, model_version, feature, kind, 'training', rows_scored, 90000,
-       psi, sqrt(psi), 0.01, 0.02, psi > 0.2, NULL, finished_at
+       psi, sqrt(psi), 0.01, 0.02, psi > 0.2, NULL, finished_at, sqrt(0.2)
 FROM (SELECT *, run_id AS back FROM apex.scoring_runs) AS runs, FEATURES
 """
+# what each verdict compares is worked out here once more, as the step does it; the oldest week is from before that
 QUALITY = """
 INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_low,
-    log_loss_high, expected_log_loss, prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse)
-SELECT %(model)s, CASE WHEN back > 1 THEN 1 ELSE 3 END, date_trunc('week', current_date)::date - 7 * back, 9800,
-       9800 * (0.3 + 0.06 * least(back, 9)), loss, loss - 0.015, loss + 0.015,
-       CASE WHEN back > 1 THEN 0.8941 ELSE 0.8862 END,
-       1.37 + back / 900.0, 0.66, 0.65, 0.67, 0.58, 0.012, back = 2
+    log_loss_high, expected_log_loss, prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse,
+    verdict, log_loss_error, expected_error, compared_low, compared_high, expected_low, expected_high, upper_limit,
+    sustained, sustained_evidence, sustained_since, sustained_excess)
+SELECT %(model)s, version, week, 9800, 9800 * (0.3 + 0.06 * least(back, 9)), loss, loss - 0.015, loss + 0.015, expected,
+       1.37 + back / 900.0, 0.66, 0.65, 0.67, 0.58, 0.012, verdict = 'worse', verdict,
+       0.0076, 0.004, loss - 0.013, loss + 0.013, expected - 0.007, expected + 0.007, expected + 0.017,
+       evidence >= 1, evidence, week - 7 * 3, 0.0163
 FROM generate_series(0, 11) AS back,
-     LATERAL (SELECT 0.893 + 0.006 * sin(back) + CASE WHEN back = 2 THEN 0.04 ELSE 0 END) AS l (loss)
+     LATERAL (SELECT CASE WHEN back > 1 THEN 1 ELSE 3 END, date_trunc('week', current_date)::date - 7 * back,
+                     CASE WHEN back > 1 THEN 0.8941 ELSE 0.8862 END,
+                     CASE WHEN back = 2 THEN 0.938 WHEN back IN (3, 4, 5) THEN 0.918 ELSE 0.893 + 0.003 * sin(back) END,
+                     (ARRAY[0.001, 0.001, 30, 4, 0.5, 0.08])[back + 1])
+         AS q (version, week, expected, loss, evidence),
+     LATERAL (SELECT CASE WHEN loss - 0.013 > expected + 0.017 THEN 'worse'
+                          WHEN loss - 0.013 > expected + 0.007 THEN 'slightly worse'
+                          ELSE 'as expected' END) AS v (verdict)
+"""
+OLD_QUALITY = """
+UPDATE apex.model_quality SET (verdict, compared_low, compared_high, expected_low, expected_high, upper_limit,
+    sustained, sustained_evidence) = ROW(NULL::text, NULL::float8, NULL::float8, NULL::float8, NULL::float8,
+    NULL::float8, NULL::boolean, NULL::float8)
+WHERE week < current_date - 76
 """
 ALERTS = """
 INSERT INTO apex.alerts (kind, subject, message, raised_at, resolved_at) VALUES
@@ -117,7 +133,7 @@ def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
     values = {"model": settings.model_name, "runs": runs, "classes": list(classes)}
     with closing(psycopg2.connect(settings.writer_url)) as connection:
         with connection, connection.cursor() as cursor:
-            for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, ALERTS):
+            for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, OLD_QUALITY, ALERTS):
                 cursor.execute(statement.replace("FEATURES", FEATURES), values)
             cursor.execute(INPUT_ALERT)
         connection.autocommit = True

@@ -25,6 +25,8 @@ losses' deviation sd. Models of earlier versions have no error."""
 LEVEL = 0.95
 YEAR = 52
 """Weeks in which the rule over several weeks raises a false alarm with a probability of at most `year_alpha`."""
+MAX_ERRORS = 2.0
+"""So many of its standard errors a week adds to the evidence over several weeks at most."""
 MAX_LOG_EVIDENCE = 200.0
 """So that evidence stays a finite number."""
 TOLERATED = 0.25
@@ -207,7 +209,8 @@ def sustained(
     The null hypothesis is that no week's true log loss is above the expected one by more than a tolerance: what the
     expectation itself may be wrong by, with half of `year_alpha`, and at least a quarter of the margin. Against it, for
     each week as a first one, stands the mixture likelihood ratio of a constant excess since that week, whose size is
-    half normal on the scale of that week's error. Each ratio is a supermartingale under the null, so that their sum
+    half normal on the scale of that week's error. A week counts for at most two of its errors, so that it takes five
+    weeks or more: one bad week is the other rule's. Each ratio is a supermartingale under the null, so that their sum
     exceeds 52 / (`year_alpha` / 2) within 52 weeks with a probability of at most the other half.
 
     Sources: Robbins, Annals of Mathematical Statistics 1970 (mixture ratios); Shin, Ramdas and Rinaldo, E-detectors,
@@ -217,14 +220,15 @@ def sustained(
     tolerance = max(float(norm.isf(share)) * expected_error, TOLERATED * rule.margin)
     losses, errors = (np.array([week[place] for week in weeks], float) for place in (0, 1))
     errors = np.maximum(errors, 1e-9)
+    excess = losses - expected
+    counted = np.minimum(excess - tolerance, MAX_ERRORS * errors)
     found = []
     for last in range(len(weeks)):
         weights = 1 / errors[: last + 1] ** 2
         # by first week: all weeks from it to the last one
         total = np.cumsum(weights[::-1])[::-1]
-        mean = np.cumsum((weights * (losses[: last + 1] - expected))[::-1])[::-1] / total
+        mean, d = (np.cumsum((weights * x[: last + 1])[::-1])[::-1] / total for x in (excess, counted))
         v, scale = 1 / total, errors[: last + 1] ** 2
-        d = mean - tolerance
         logs = np.log(2) + 0.5 * np.log(v / (v + scale)) + d**2 * scale / (2 * v * (v + scale))
         logs += norm.logcdf(d * np.sqrt(scale / (v * (v + scale))))
         first = int(logs.argmax())

@@ -23,8 +23,15 @@ Scope = Literal["day", "drop", "raw", "online"]
 DRIFT_COLUMNS = 18
 WEEKS = 16
 DAYS, LEAST_DAYS = 45, 14
-STABLE, LARGE = 0.1, 0.25
-"""By custom a PSI below the first is stable, and one above the second is not."""
+HEAT_STEPS = (2, 5)
+"""The color of a drift changes at these multiples of the effect from which it matters."""
+DEFAULT_MIN_EFFECT = 0.05
+"""For drift that was measured before the least effect was kept beside it."""
+UNIT_EFFECT = 10
+EVIDENCE_DRAWN = (1e-4, 1e4)
+"""Evidence is drawn within these bounds, on a logarithmic axis; the alarm is at 1."""
+MARKS = {"worse": "worse", "slightly worse": "slightly-worse"}
+"""Classes of the dots of weeks, by verdict."""
 ACTIONS = {
     "promote": "promoted",
     "reject": "turned down",
@@ -130,15 +137,64 @@ def gain(evidence: dict[str, Any] | None) -> dict[str, float] | None:
     return None
 
 
-def heat(psi: float | None) -> str:
-    """The step of a PSI on the heat map, 0 to 5; empty where none was measured.
+def is_framed(cell: queries.Row) -> bool:
+    """Whether a cell of the drift map is framed: its feature has drifted, by an effect that matters."""
+    effect, least = cell["effect"], cell["min_effect"]
+    return bool(cell["drifted"]) and (effect is None or least is None or effect >= least)
 
-    >>> heat(0.03), heat(0.12), heat(0.3), heat(2.0), heat(None)
-    ('0', '2', '4', '5', '')
+
+def heat(cell: queries.Row) -> str:
+    """The color of a cell of the drift map: 0 and 1 for a feature that has not drifted, 3 to 5 for one that has.
+
+    The steps are multiples of the effect from which a change matters. Empty where there was no test.
+
+    >>> of = lambda effect, drifted: {"effect": effect, "min_effect": 0.1, "drifted": drifted}
+    >>> [heat(of(*c)) for c in ((0.02, False), (0.09, False), (0.12, False), (0.12, True), (0.3, True), (2.0, True))]
+    ['0', '1', '1', '3', '4', '5']
+    >>> heat(of(0.001, True)), heat(of(None, False))
+    ('0', '')
     """
-    if psi is None or not math.isfinite(psi):
-        return ""
-    return str(sum(psi >= step for step in (STABLE / 2, STABLE, 0.18, LARGE, 2 * LARGE)))
+    effect, least = cell["effect"], cell["min_effect"] or DEFAULT_MIN_EFFECT
+    if effect is None or not math.isfinite(effect):
+        return "3" if is_framed(cell) else ""
+    if not is_framed(cell):
+        return str(int(effect >= least / 2))
+    return str(3 + sum(effect >= step * least for step in HEAT_STEPS))
+
+
+def effect(value: float | None) -> str:
+    """An effect size in few characters.
+
+    >>> effect(0.0312), effect(100.005), effect(None)
+    ('0.03', '100', '·')
+    """
+    if value is None or not math.isfinite(value):
+        return "·"
+    return decimal(value, 2 if value < UNIT_EFFECT else 0)
+
+
+def verdict(row: queries.Row) -> str:
+    """The verdict on a week, also on one that was evaluated before verdicts were kept."""
+    if row["verdict"]:
+        return str(row["verdict"])
+    if row["worse"]:
+        return "worse"
+    return "not evaluated" if row["log_loss"] is None else "as expected"
+
+
+def interval(row: queries.Row) -> charts.Interval:
+    """The log loss of a week with the interval that its verdict compares, which is a point where none was computed."""
+    low, high = row["compared_low"], row["compared_high"]
+    if low is None or high is None:
+        low, high = row["log_loss_low"], row["log_loss_high"]
+    value = row["log_loss"]
+    return value, value if low is None else low, value if high is None else high
+
+
+def expectation(row: queries.Row) -> charts.Interval | float | None:
+    """The expected log loss of a week with its own interval, where it was kept."""
+    value, low, high = row["expected_log_loss"], row["expected_low"], row["expected_high"]
+    return value if value is None or low is None or high is None else (value, low, high)
 
 
 def environment() -> jinja2.Environment:
@@ -151,7 +207,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"number": number, "decimal": decimal, "percent": percent, "duration": duration, "age": age}
-    made.filters |= {"when": when, "heat": heat}
+    made.filters |= {"verdict": verdict, "interval": interval, "when": when, "heat": heat, "effect": effect}
+    made.tests |= {"framed": is_framed}
     return made
 
 
@@ -216,31 +273,45 @@ def quality(rows: list[queries.Row]) -> queries.Row | None:
     if not weeks:
         return None
     shown = [drawn[week] for week in weeks]
-    measured = [interval(row) for row in shown]
-    beside = {
-        "expected at promotion": [row["expected_log_loss"] for row in shown],
+    marks = [MARKS.get(verdict(row), "") for row in shown]
+    beside: dict[str, list[Any]] = {
+        "expected at promotion": [expectation(row) for row in shown],
         "class prior of the week": [row["prior_log_loss"] for row in shown],
+        "limit, expectation and margin": [row["upper_limit"] for row in shown],
     }
-    above = [
-        (m[0] - row["expected_log_loss"], m[1] - row["expected_log_loss"], m[2] - row["expected_log_loss"])
-        if m and row["expected_log_loss"] is not None
-        else None
-        for m, row in zip(measured, shown, strict=True)
-    ]
-    compared = any(above)
+    base = [row["expected_log_loss"] for row in shown]
+    above = [b is not None and _less(interval(row), b) or None for row, b in zip(shown, base, strict=True)]
+    zero = {
+        name: [v is not None and b is not None and _less(v, b) or None for v, b in zip(values, base, strict=True)]
+        for name, values in beside.items()
+    }
+    zero["class prior of the week"] = [None] * len(weeks)  # far away: it would flatten the rest
+    evidence = [row["sustained_evidence"] for row in shown]
+    low, high = EVIDENCE_DRAWN
+    logs = [None if e is None else (math.log10(min(max(e, low), high)),) * 3 for e in evidence]
+    nothing: list[Any] = [None] * len(weeks)
+    alarm = dict.fromkeys(list(beside)[:2], nothing) | {"alarm": [0.0] * len(weeks)}
+    alarms = ["worse" if row["sustained"] else "" for row in shown]
     return {
-        "chart": charts.lines("Log loss by week", weeks, measured, beside),
-        "above": charts.lines("Log loss above the expected one", weeks, above, {"as expected": [0.0] * len(weeks)})
-        if compared
+        "chart": charts.lines("Log loss by week", weeks, [interval(row) for row in shown], beside, marks=marks),
+        "above": charts.lines("Log loss above the expected one", weeks, above, zero, marks=marks)
+        if any(above)
+        else None,
+        "evidence": charts.lines(
+            "Evidence of being worse for several weeks", weeks, logs, alarm, marks=alarms, shown=_power
+        )
+        if any(logs)
         else None,
     }
 
 
-def interval(row: queries.Row) -> tuple[float, float, float]:
-    """The log loss of a week with its interval, which is a point where none was computed."""
-    low, high = row["log_loss_low"], row["log_loss_high"]
-    value = row["log_loss"]
-    return value, value if low is None else low, value if high is None else high
+def _power(exponent: float) -> str:
+    return f"{10**exponent:.3g}"
+
+
+def _less(value: Any, base: float) -> Any:
+    """A value, or a value with its interval, less another one."""
+    return tuple(v - base for v in value) if isinstance(value, tuple) else value - base
 
 
 def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now: datetime | None = None) -> str:

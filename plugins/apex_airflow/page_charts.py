@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement
 
 import pygal
@@ -14,6 +16,8 @@ from pygal.style import Style
 
 # pygal's finder of maps is of a kind that Python warns of at each later import, and no map is drawn here
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+LONE_BAND = 24
+"""Half the width of the band of a single week."""
 LABELS = 6
 """At most so many labels on the axis of time."""
 
@@ -29,41 +33,77 @@ def stacked_shares(title: str, days: Sequence[date], shares: Mapping[str, Sequen
     return _svg(chart)
 
 
+Interval = tuple[float, float, float]
+"""Value, low and high: no interval where the three are equal."""
+
+
 def lines(
     title: str,
     weeks: Sequence[date],
-    measured: Sequence[tuple[float, float, float] | None],
-    beside: Mapping[str, Sequence[float | None]],
+    measured: Sequence[Interval | None],
+    beside: Mapping[str, Sequence[float | Interval | None]],
     places: int = 3,
+    marks: Sequence[str] = (),
+    shown: Callable[[float], str] | None = None,
 ) -> Markup:
-    """A measured line of (value, low, high) with its intervals, none where the three are equal, and lines beside it."""
+    """A measured line with its intervals, and lines beside it, some with intervals, which are drawn as a band.
+
+    `marks` are classes of the measured dots, empty for none; `shown` formats values, with `places` decimals by default.
+    A line without any value keeps its color for the same line of another chart.
+    """
     chart = _chart(pygal.Line, title, weeks, dots_size=3)
     known = [v for row in measured if row for v in row]
-    known += [v for values in beside.values() for v in values if v is not None]
+    others = [v for values in beside.values() for v in values if v is not None]
+    known += [n for v in others for n in (v if isinstance(v, tuple) else (v,))]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.01
     chart.range = (low - room, high + room)
     chart.y_labels = _ticks(low - room, high + room)
     places = max(places, *(len(f"{tick:.10f}".rstrip("0").partition(".")[2]) for tick in chart.y_labels))
-    chart.value_formatter = lambda value: f"{value:.{places}f}"
+    shown = shown or (lambda value: f"{value:.{places}f}")
+    chart.value_formatter = shown
+    classes = [f"dot reactive {mark}" if mark else "" for mark in marks] or [""] * len(weeks)
+    points = [row and _point(row, shown) for row in measured]
     chart.add(
-        "measured",
-        [row and _point(row, places) for row in measured],
+        "measured", [p and (p | {"node": {"class": c}} if c else p) for p, c in zip(points, classes, strict=True)]
     )
     for name, values in beside.items():
-        chart.add(name, [{"value": v, "label": name} if v is not None else None for v in values], show_dots=False)
+        made = [None if v is None else _point(v if isinstance(v, tuple) else (v,) * 3, shown, name) for v in values]
+        # a band hangs on its dots; a line of one week has nothing but its dot
+        dots = len(weeks) == 1 or any(isinstance(v, tuple) for v in values)
+        chart.add(name, made, show_dots=dots, dots_size=1)
+    bands = [n for n, values in enumerate(beside.values(), 1) if any(isinstance(v, tuple) for v in values)]
+    chart.add_xml_filter(lambda root: _as_bands(root, bands))
     return _svg(chart)
 
 
-def _point(row: tuple[float, float, float], places: int) -> dict[str, object]:
+def _as_bands(root: Element, series: Sequence[int]) -> Element:
+    """Draw the intervals of some series as one band instead of bars with ends."""
+    for number in series:
+        bars = [
+            path
+            for group in root.iter()
+            if f"color-{number}" in group.get("class", "").split()
+            for ci in group.iter()
+            if ci.get("class") == "ci"
+            for path in ci
+        ]
+        # "top, right end, top, left end, top, bottom …" is how pygal draws a bar
+        points = [[float(n) for n in re.findall(r"-?\d+\.?\d*", bar.get("d", ""))] for bar in bars]
+        steps = [b[0] - a[0] for a, b in pairwise(points)]
+        half = min(steps, default=2 * LONE_BAND) / 2
+        for bar, xy in zip(bars, points, strict=True):
+            x, top, bottom = xy[0], xy[1], xy[11]
+            bar.set("d", f"M{x - half:.3f} {top} H{x + half:.3f} V{bottom} H{x - half:.3f} Z")
+            bar.set("class", "band")
+    return root
+
+
+def _point(row: Interval, shown: Callable[[float], str], name: str = "") -> dict[str, object]:
     value, low, high = row
-    if low == high:
-        return {"value": value}
-    return {
-        "value": value,
-        "ci": {"low": low, "high": high},
-        "label": f"interval {low:.{places}f} to {high:.{places}f}",
-    }
+    interval = "" if low == high else f"interval {shown(low)} to {shown(high)}"
+    point: dict[str, object] = {"value": value, "label": ", ".join(text for text in (name, interval) if text)}
+    return point if low == high else point | {"ci": {"low": low, "high": high}}
 
 
 def _chart(kind: type[pygal.Graph], title: str, dates: Sequence[date], **options: object) -> pygal.Graph:

@@ -78,7 +78,7 @@ WHERE superseded_by IS NULL AND finished_at > (%(now)s AT TIME ZONE 'UTC')::date
 # the newest rows first, by the index on day: of ten thousand drops there are a hundred thousand
 DRIFT = """
 SELECT scope, subject, day, model_version, feature, kind, reference, rows, reference_rows, psi, effect, q_value,
-       drifted, note
+       drifted, note, min_effect
 FROM (
     SELECT *, dense_rank() OVER (ORDER BY day DESC, subject_at DESC, subject DESC) AS place
     FROM (
@@ -92,7 +92,9 @@ WHERE place <= %(columns)s ORDER BY place DESC, feature
 NAMES = "SELECT run_id::text AS subject, name FROM apex.drop_summary WHERE run_id::text = ANY(%(subjects)s)"
 QUALITY = """
 SELECT week, model_version, scored, outcomes, coverage, log_loss, log_loss_low, log_loss_high, expected_log_loss,
-       prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse, note
+       prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse, note, verdict, compared_low,
+       compared_high, expected_low, expected_high, upper_limit, sustained, sustained_evidence, sustained_since,
+       sustained_excess
 FROM apex.model_quality_weekly WHERE model_name = %(model)s
 ORDER BY week DESC, outcomes DESC, model_version DESC LIMIT 60
 """

@@ -48,6 +48,12 @@ def test_an_excess_within_a_quarter_of_the_margin_is_tolerated_for_ever() -> Non
     assert sustained(weeks, 0.90, 0.0, replace(RULE, margin=0.004))[-1].alarm
 
 
+def test_one_bad_week_however_bad_is_no_alarm_over_several_weeks() -> None:
+    found = sustained([(0.90, 0.005)] * 5 + [(2.0, 0.005)] + [(0.90, 0.005)] * 5, 0.90, 0.001, RULE)
+    assert not any(s.alarm for s in found)
+    assert [s.alarm for s in sustained([(2.0, 0.005)] * 6, 0.90, 0.001, RULE)] == [False] * 4 + [True] * 2
+
+
 def test_the_alarm_names_since_when_and_by_how_much_and_ends_when_the_weeks_are_good_again() -> None:
     weeks = [(0.90, 0.005)] * 10 + [(0.92, 0.005)] * 6 + [(0.89, 0.005)] * 12
     found = sustained(weeks, 0.90, 0.001, RULE)

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import psycopg2
 import pytest
@@ -104,14 +105,17 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
 
 def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, contract: Contract) -> None:
     text = visit(filled).get("/").text
-    assert text.count("<svg xmlns") == 4
+    assert text.count("<svg xmlns") == 5
     assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
     for told in (
         *(f"</span>{name} <span" for name in contract.classes),
-        "95&nbsp;% interval",
-        "expected at promotion",
+        "expected at promotion, with its own interval as a band",
         "class prior of the week",
         '<span class="tag alarming">worse</span>',
+        '<span class="tag">slightly worse</span>',
+        '<span class="tag alarming">worse since ',
+        "by +0.0163 nats on average",
+        "limit 0.911",
         "2,940 of 9,800",
         "days since the last order",
         " drifted",
@@ -123,6 +127,78 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
     assert "No drift was measured of online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
     assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
+
+
+def test_the_drawing_of_a_week_is_its_verdict(filled: Settings, visit: Open) -> None:
+    """Every dot's color is the verdict that its interval, the band and the limit beside it show."""
+    text = visit(filled).get("/").text
+    quality = text[text.index('id="quality"') :]
+    for chart in re.findall(r"<svg xmlns.*?</svg>", quality, re.DOTALL)[:2]:
+        intervals = drawn(chart, 0)
+        bands, limits = drawn(chart, 1), dict(line(chart, 3))
+        assert len(intervals) == 12 and len(bands) == len(limits) == 11  # the oldest week was evaluated before bands
+        verdicts = []
+        for x, (_, bottom, mark) in intervals.items():
+            if x not in bands:
+                assert mark == ""
+                continue
+            seen = "worse" if bottom < limits[x] else "slightly-worse" if bottom < bands[x][0] else ""
+            assert mark == seen, (x, bottom, limits[x], bands[x])
+            verdicts.append(mark)
+        assert (verdicts.count("worse"), verdicts.count("slightly-worse")) == (1, 3)
+
+
+def drawn(chart: str, color: int) -> dict[float, tuple[float, float, str]]:
+    """By horizontal place: top and bottom of what is drawn of a series' intervals, and the mark of its dot."""
+    series = ElementTree.fromstring(chart).findall(f".//{{*}}g[@class='series serie-{color} color-{color}']")
+    found = {}
+    for group in series:
+        for path in (p for p in group.iter() if p.get("class") in ("nofill reactive", "band")):
+            n = [float(v) for v in re.findall(r"-?\d+\.?\d*", path.get("d", ""))]
+            band = path.get("class") == "band"
+            x, top, bottom = (round((n[0] + n[2]) / 2, 1), n[1], n[3]) if band else (round(n[0], 1), n[1], n[11])
+            found[x] = (top, bottom, "")
+        for dot in (c for c in group.iter() if c.tag.endswith("circle")):
+            x = round(float(dot.get("cx", "0")), 1)
+            if x in found:
+                found[x] = (*found[x][:2], dot.get("class", "").removeprefix("dot reactive").strip())
+    return {x: (*ends, mark if mark in ("worse", "slightly-worse") else "") for x, (*ends, mark) in found.items()}
+
+
+def line(chart: str, color: int) -> list[tuple[float, float]]:
+    """Points of a series' line."""
+    series = ElementTree.fromstring(chart).findall(f".//{{*}}g[@class='series serie-{color} color-{color}']")
+    paths = [p for group in series for p in group.iter() if "line" in p.get("class", "").split()]
+    numbers = [float(v) for p in paths for v in re.findall(r"-?\d+\.?\d*", p.get("d", ""))]
+    return [(round(x, 1), y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+
+
+def test_the_colors_of_drift_are_its_verdict(empty: Settings, visit: Open) -> None:
+    """Frame and warm color: drifted. A PSI that is 0.00 is not shown as one: the number is the effect."""
+    rows = [
+        ("large", 0.0009, 0.03, 0.001, True, 0.03),
+        ("huge", 0.5, 0.7, 0.001, True, 0.1),
+        ("significant trifle", 0.0001, 0.01, 1e-9, False, 0.03),
+        ("noise", 0.02, 0.14, 0.4, False, 0.1),
+        ("contradiction", 0.0, 0.001, 0.001, True, 0.03),
+    ]
+    for feature, psi, effect, q, drifted, least in rows:
+        write(
+            empty,
+            "INSERT INTO apex.drift (scope, subject, day, feature, kind, rows, reference_rows, psi, effect, q_value,"
+            " drifted, min_effect) VALUES ('day', 'd', current_date, %s, 'attribute', 10, 10, %s, %s, %s, %s, %s)",
+            *(feature, psi, effect, q, drifted, least),
+        )
+    text = visit(empty).get("/").text
+    found = re.findall(r'<td class="(heat-[^"]*)" title="([^,]*),[^>]*>([^<]*)<', text)
+    shown = {name: (css, number) for css, name, number in found}
+    assert shown == {
+        "large": ("heat-3 drifted", "0.03"),
+        "huge": ("heat-5 drifted", "0.70"),
+        "significant trifle": ("heat-0", "0.01"),
+        "noise": ("heat-1", "0.14"),
+        "contradiction": ("heat-0", "0.00"),
+    }
 
 
 def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: Open, contract: Contract) -> None:

@@ -178,6 +178,63 @@ def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_d
     assert look(watched)["retrain"] == [asked]  # the same name: it is triggered once
 
 
+def test_many_weeks_a_little_worse_are_an_alert_that_says_since_when(
+    watched: Apex, put_drop: Put, contract: Contract
+) -> None:
+    put_drop("a.parquet", day=date(2024, 9, 2))
+    scored(watched, "a.parquet")
+    outcomes(watched, contract, right=True)
+    assert look(watched)["retrain"] == []
+    # twelve weeks before it, each a little worse than expected and none of them worse by the weekly rule
+    watched.sql(
+        "INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_error,"
+        " expected_log_loss, worse, verdict) SELECT model_name, model_version, week - 7 * n, 500, 500,"
+        " expected_log_loss + 0.2, 0.02, expected_log_loss, false, 'slightly worse'"
+        " FROM apex.model_quality, generate_series(1, 12) AS n"
+    )
+    watched.sql("UPDATE apex.model_quality SET outcomes = outcomes - 1 WHERE verdict <> 'slightly worse'")  # more came
+    result = look(watched)
+    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts WHERE kind = 'quality'")
+    since = watched.sql("SELECT min(week)::text FROM apex.model_quality")[0][0]
+    assert f"has been worse than at promotion for 13 weeks, since the week of {since}" in message
+    assert result["retrain"][0]["note"] == message
+    assert watched.sql("SELECT bool_or(worse), bool_or(sustained) FROM apex.model_quality_weekly") == [(False, True)]
+
+
+def test_what_is_compared_is_kept_beside_the_verdict(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    put_drop("a.parquet")
+    scored(watched, "a.parquet")
+    outcomes(watched, contract, right=False)
+    look(watched)
+    ((verdict, low, limit, band, expected, error),) = watched.sql(
+        "SELECT verdict, compared_low, upper_limit, expected_high, expected_log_loss, expected_error"
+        " FROM apex.model_quality_weekly"
+    )
+    assert verdict == "worse" and low > limit
+    assert limit == pytest.approx(band + watched.settings.quality_margin) and band > expected and error > 0
+
+
+def test_what_another_version_scored_is_no_drift_of_the_champion(
+    watched: Apex, put_drop: Put, contract: Contract
+) -> None:
+    name = contract.features.attributes[0]
+    put_drop(changed=lambda t: t.set_column(t.schema.get_field_index(name), name, pa.nulls(t.num_rows, pa.string())))
+    scored(watched, "a.parquet")
+    assert name in look(watched)["alerts_raised"]
+    watched.sql("UPDATE apex.drift SET model_version = model_version + 1")  # as if the champion had been another
+    assert name in look(watched)["alerts_resolved"]
+
+
+def test_a_model_keeps_the_attributes_of_the_newest_orders(chain: Any, contract: Contract) -> None:
+    ((profile,),) = chain.apex.sql("SELECT about->'profile' FROM apex.model_versions")
+    assert set(profile["recent"]) == set(contract.features.attributes)
+    validated = chain.results["validate"]
+    (orders,) = {sum(counts) for counts in profile["recent"].values()}
+    assert 0 < orders < validated["accepted"]
+    for name, counts in profile["recent"].items():
+        assert len(counts) == len(profile["features"][name])
+
+
 @contextmanager
 def receiver(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A webhook that answers with these codes, one after the other; yields its URL and what it was sent."""
