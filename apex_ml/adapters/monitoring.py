@@ -42,7 +42,8 @@ class Run:
     rows_scored: int
     profile: dict[str, Any]
     drifted: bool
-    """Whether a feature of it was found to have drifted before."""
+    """Whether a feature of it was found to have drifted, unless outcomes then showed that the scores of that week were
+    as good as expected: history, and with it the predictions, may move to a new level for good."""
 
 
 def lock(cursor: Any) -> None:
@@ -59,7 +60,11 @@ def known_about(cursor: Any, model_name: str) -> dict[int, dict[str, Any]]:
 _RUNS = (
     "SELECT r.run_id, d.name, (r.finished_at AT TIME ZONE 'UTC')::date, r.model_version, r.rows_in, r.rows_quarantined,"
     " r.rows_scored, r.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND"
-    " f.subject = r.run_id::text AND f.drifted) FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+    " f.subject = r.run_id::text AND f.drifted AND NOT (f.kind IN ('history', 'prediction', 'confidence') AND EXISTS"
+    " (SELECT FROM apex.model_quality AS q WHERE q.model_name = r.model_name AND q.model_version = r.model_version"
+    " AND q.verdict IN ('as expected', 'better') AND NOT coalesce(q.sustained, false) AND q.week ="
+    " date_trunc('week', r.snapshot_as_of + (r.profile->>'lag_days')::float8 * interval '1 day')::date)))"
+    " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
 )
 
 
