@@ -39,6 +39,7 @@ MOST_ALERTS = 50
 LONGEST_MESSAGE = 200
 REMEDIES = {
     "quality": "apex champion; apex retrain --force, or apex rollback --reason TEXT",
+    "unknown_values": "deliver the drop again corrected; apex retrain --force; or apex alerts close ID --reason TEXT",
     "retrain_late": "make train",
     "drop_late": "apex score",
     "score_late": "apex score",

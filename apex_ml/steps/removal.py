@@ -71,8 +71,8 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         _delete_drift(cursor, "drop", [str(run) for run in runs])
         _delete_drift(cursor, "day", days)
         cursor.execute(
-            "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = %s AND subject = ANY(%s)",
-            (warehouse.BAD_DROP, names),
+            "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = ANY(%s) AND subject = ANY(%s)",
+            ([warehouse.BAD_DROP, warehouse.UNKNOWN_VALUES], names),
         )
         cursor.execute(
             "DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = ANY(%s)", (shas,)
@@ -81,7 +81,9 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         cursor.execute("UPDATE apex.drops SET superseded_by = NULL WHERE superseded_by = ANY(%s)", (ids,))
         cursor.execute("DELETE FROM apex.drops WHERE drop_id = ANY(%s)", (ids,))
         # what drifts without them is what drifts now
-        monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, context.settings.model_name))
+        name = context.settings.model_name
+        champion = warehouse.ledger_champion(connection, name)
+        monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, name, champion))
     _remove_files(Inbox(context.settings), set(shas))
 
 
