@@ -71,7 +71,8 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         _delete_drift(cursor, "drop", [str(run) for run in runs])
         _delete_drift(cursor, "day", days)
         cursor.execute(
-            "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = ANY(%s) AND subject = ANY(%s)",
+            "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = ANY(%s)"
+            " AND subject = ANY(%s)",
             ([warehouse.BAD_DROP, warehouse.UNKNOWN_VALUES], names),
         )
         cursor.execute(

@@ -21,7 +21,7 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 SNAPSHOT: dict[str, Any] = {
     "apex_monitor": {
         "schedule": "0 5 * * * UTC",
-        "assets": ["apex_scored"],
+        "assets": ["apex_champion", "apex_scored"],
         "pools": ["apex_monitoring"],
         "tags": ["apex", "monitoring"],
         "params": {},
