@@ -96,7 +96,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
-    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_USER
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
     mlflow.set_tracking_uri(settings.tracking_uri)
@@ -111,10 +111,12 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
     outputs = Schema(
         [ColSpec("double", probability_column(level)) for level in model.classes] + [ColSpec("string", "predicted")]
     )
+    # without this MLflow names the OS user, who for a run of Airflow is nobody that asked for it
+    user = {MLFLOW_USER: "Airflow"} if settings.origin else None
     try:
         experiment = mlflow.set_experiment(EXPERIMENT)
         with (
-            mlflow.start_run(run_name=record.name) as run,
+            mlflow.start_run(run_name=record.name, tags=user) as run,
             tempfile.TemporaryDirectory(
                 prefix=".model-",
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
@@ -134,7 +136,7 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 for start in range(0, len(points), 1000):
                     client.log_batch(run.info.run_id, metrics=points[start : start + 1000])
             for trial in record.trials:
-                with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True):
+                with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True, tags=user):
                     mlflow.log_params(dict(trial.params))
                     if trial.value is None:
                         mlflow.set_tag("apex.pruned", "true")

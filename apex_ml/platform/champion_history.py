@@ -25,12 +25,15 @@ ORDER BY promotion_id DESC LIMIT %(lines)s
 
 
 def heal(settings: Settings) -> str:
-    """Finish what a killed process left and adopt an alias moved by hand; return why that was not possible, or ''.
+    """Finish what a killed process left, and adopt an alias moved by hand; return why that was not possible, or ''.
 
-    The ledger can be read without MLflow: then it may be behind the alias, and the reader is told so.
+    The challenger's alias follows the ledger, which can be read without MLflow: then it may be behind the champion's
+    alias, and the reader is told so.
     """
     try:
-        protocol.resolve(settings, Registry(settings))
+        registry = Registry(settings)
+        protocol.resolve(settings, registry)
+        protocol.align_challenger(settings, registry)
     except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""

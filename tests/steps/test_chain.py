@@ -133,6 +133,8 @@ def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:
     run = answer.raise_for_status().json()["run"]
     metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
     assert metrics["validation_log_loss"] == pytest.approx(trained["validation_log_loss"])
+    # it was called by a run of Airflow, not by the OS user of this process
+    assert {"key": "mlflow.user", "value": "Airflow"} in run["data"]["tags"]
     (dataset,) = run["inputs"]["dataset_inputs"]
     data_sha256 = chain.results["validate"]["data_sha256"]
     assert dataset["dataset"]["digest"] == data_sha256[:32]

@@ -155,6 +155,8 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     killed = nights.apex.call("rollback", "--run", "r", "--reason", "bad", "--to", "1", APEX_FAULT="promotion_done")
     assert killed.code == -signal.SIGKILL and challengers() == (None, [2])
     assert back(nights, run="r")["moved"] and challengers() == (2, [2])
+    registry.drop_alias(CHALLENGER)
+    assert champion_history.heal(nights.apex.settings) == "" and challengers() == (2, [2])
 
 
 @pytest.mark.parametrize(
