@@ -421,10 +421,12 @@ def mark_sent(settings: Settings, channels: Sequence[str]) -> None:
 
 
 def list_open(settings: Settings) -> list[dict[str, Any]]:
-    """Every open alert, the newest first: alert_id, kind, subject, message, raised_at, last_seen_at."""
+    """Every open alert, the newest first, with `channels`, the names of those that have taken it."""
     return warehouse.rows(
         settings,
-        "SELECT alert_id, kind, subject, message, raised_at, last_seen_at FROM apex.open_alerts ORDER BY alert_id DESC",
+        "SELECT alert_id, kind, subject, message, raised_at, last_seen_at, ARRAY(SELECT channel"
+        " FROM apex.alert_deliveries AS d WHERE d.alert_id = a.alert_id ORDER BY channel) AS channels"
+        " FROM apex.alerts AS a WHERE resolved_at IS NULL ORDER BY alert_id DESC",
     )
 
 

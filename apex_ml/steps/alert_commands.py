@@ -18,13 +18,16 @@ def alerts(context: click.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from apex_ml.adapters import monitoring
+    from apex_ml.adapters import monitoring, notify
 
-    found = monitoring.list_open(Settings.load())
+    settings = Settings.load()
+    found, channels = monitoring.list_open(settings), notify.channels(settings)
     if not found:
         click.echo("No alert is open.")
     for row in found:
         times = f"raised {row['raised_at']:%F %H:%M} UTC, last seen {row['last_seen_at']:%F %H:%M} UTC"
+        if missing := [channel for channel in channels if channel not in row["channels"]]:
+            times += f", not sent by {' and '.join(missing)} yet"
         click.echo(f"{row['alert_id']}  {row['kind']}  {row['subject']}  ({times})\n    {row['message']}")
 
 

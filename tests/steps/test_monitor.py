@@ -294,6 +294,23 @@ def test_each_channel_takes_an_alert_once_whatever_becomes_of_the_other(
     assert b"bad_drop" in envelope.content
 
 
+def test_a_message_that_a_receiver_refuses_holds_back_no_other(watched: Apex) -> None:
+    watched.sql(
+        "INSERT INTO apex.alerts (kind, subject, message) SELECT 'bad_drop', n::text, 'why'"
+        " FROM generate_series(1, 50) AS n"
+    )
+    with receiver([413, 200, 200, 413, 200] + [503] * 9) as (url, got):
+        apex = watched.but(alert_webhook_url=SecretStr(url))
+        sizes = [(look(apex)["sent"], [len(g["alerts"]) for g in got]) for _ in range(3)]
+        assert sizes == [
+            (["webhook"], [20, 20, 10]),
+            ([], [20, 20, 10, 20]),
+            (["webhook"], [20, 20, 10, 20, 20]),
+        ]
+        watched.sql("DELETE FROM apex.alert_deliveries")
+        assert look(apex)["sent"] == [] and len(got) == 7  # away: it is not asked for each message
+
+
 def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
     def renewed() -> list[Any]:
         seen = "last_seen_at > now() - interval '1 minute'"

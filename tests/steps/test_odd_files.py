@@ -246,6 +246,8 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
     ((number,),) = scoring.sql("SELECT alert_id FROM apex.open_alerts")
     listed = call(scoring, "alerts")
     assert f"{number}  bad_drop  bad.parquet" in listed.out and "not a parquet file" in listed.out
+    assert "not sent" not in listed.out
+    assert "not sent by mail yet" in call(scoring, "alerts", APEX_ALERT_MAIL_TO="ops@example.org").out
     unsaid = call(scoring, "alerts", "close", str(number), "--reason", " ")
     assert unsaid.code == ConfigError.exit_code and len(alerts(scoring)) == 1
     closed = call(scoring, "alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
