@@ -78,6 +78,15 @@ class Settings(BaseSettings):
     host: Host = Field("127.0.0.1", description="Address every service of the embedded platform binds to.")
     pg_host: Host = Field("", description="Host of a Postgres that others run. Empty: the embedded one.")
     pg_port: int = Field(15432, ge=1, le=65535, description="Port of Postgres.")
+    pg_reader_connections: int = Field(
+        30,
+        ge=1,
+        le=80,
+        description="Connections that the role apex_reader may hold at once, of people and pools.",
+    )
+    pg_reader_idle_minutes: int = Field(
+        10, ge=0, description="Minutes after which an idle transaction of apex_reader is ended; 0: never."
+    )
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow server.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow API server and UI.")
     serving_port: int = Field(8008, ge=1, le=65535, description="Port of the online service.")

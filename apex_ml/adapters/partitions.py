@@ -27,6 +27,8 @@ MOST = 48
 """Partitions above this number are merged."""
 MERGE_LOCK = 7_261_006
 """Key of the advisory lock under which one process at a time merges or prunes."""
+ATTACH_TIMEOUT = "30s"
+"""How long a new partition waits for who changes the whole table."""
 PATIENCE = "500ms"
 """How long merging waits for a lock: less than deadlock_timeout, so that it gives way and never a writer."""
 
@@ -47,10 +49,17 @@ class Partition:
 
 
 def take_run_id(connection: warehouse.Connection, rows: int) -> int:
-    """Take the next run_id, at once and for good: one that is not used leaves a gap."""
+    """Take the next run_id, at once and for good: one that is not used leaves a gap.
+
+    Raises psycopg2's LockNotAvailable when a new partition cannot be made for long: the next call may do it.
+    """
     with connection, connection.cursor() as cursor:
         # the log is written in order: whoever commits rows under this id has flushed the taking of it, too
-        cursor.execute("SET LOCAL synchronous_commit = off; SELECT apex.take_run_id(%s)", (rows >= OWN_ROWS,))
+        cursor.execute(
+            f"SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}';"
+            " SELECT apex.take_run_id(%s)",
+            (rows >= OWN_ROWS,),
+        )
         row = cursor.fetchone()
     assert row is not None  # the function always returns
     return int(row[0])
@@ -75,7 +84,11 @@ def index_own(cursor: Any, contract: Contract, run_id: int) -> None:
 
 
 def attach_own(cursor: Any, run_id: int) -> None:
-    """Attach a run's own partition: the last statement of its transaction, as the next to attach waits for its end."""
+    """Attach a run's own partition: the last statement of its transaction, as the next to attach waits for its end.
+
+    It does not wait for ever for who works on the whole table: then the transaction fails, and the step tries later.
+    """
+    cursor.execute(f"SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
     for statement in _attaching(f"apex.scored_orders_{run_id:d}", run_id, run_id + 1):
         cursor.execute(statement)
     reach("partition_attached")

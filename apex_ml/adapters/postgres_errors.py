@@ -5,6 +5,8 @@ from __future__ import annotations
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 
 DISK_FULL = "53100"
+LOCKED = "55P03"
+"""A lock was not to be had in the time that was given."""
 NO_POSTGRES = ("received invalid response", "expected authentication request")
 """What libpq says of a server that speaks another protocol."""
 START_IT = "start it with: make up"
@@ -37,8 +39,10 @@ def is_full(text: str) -> bool:
     return any(said in text for said in FULL)
 
 
-def as_apex_error(url: str, text: str, code: str | None, outcome: str = "") -> ApexError:
+def as_apex_error(url: str, text: str, code: str | None, outcome: str = "", others: str = "") -> ApexError:
     """The error of a text and a code of Postgres. `outcome` says what the failed work left behind.
+
+    `others` says who holds the connections, or the lock, where that is known.
 
     Only what may be otherwise a moment later is a TransientError. A value that Postgres refuses is a DataError; a
     statement, a name or a role that it refuses is a ConfigError: the same call would fail again.
@@ -50,16 +54,18 @@ def as_apex_error(url: str, text: str, code: str | None, outcome: str = "") -> A
         return TransientError(f"{where}: {first}{outcome}; the disk is full; free space on its disk and run again")
     if is_full(text):
         return TransientError(
-            f"{where}: too many connections: {first}{outcome}; close some (apex status shows who holds them), or raise"
-            " the limit"
+            f"{where}: too many connections: {first}{outcome}; they are held by {others or 'others'}; close some, or"
+            " raise the limit (apex_reader: APEX_PG_READER_CONNECTIONS)"
         )
     if code is None or code.startswith(_LOST):
         for said, remedy in _REFUSED.items():
-            if f"FATAL:  {said}" in text:
+            if f"FATAL:  {said}" in text and (not said.endswith('"') or "does not exist" in text):
                 return ConfigError(f"{where} (APEX_DATABASE_URL) refuses the connection: {first}; {remedy}")
         another = any(sign in text for sign in NO_POSTGRES)
         remedy = "another program listens there: stop it or set another port, then: make up" if another else START_IT
         return TransientError(f"{where} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {first}{outcome}; {remedy}")
+    if code == LOCKED:
+        return TransientError(f"{where}: {first}{outcome}; what stands in the way: {others or 'nothing any more'}")
     if code.startswith(_TRANSIENT):
         return TransientError(f"{where}: {first} ({code}){outcome}; run again")
     if code.startswith(_OF_DATA):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.postgres_errors import as_apex_error
+from apex_ml.adapters.sessions import others
 from apex_ml.adapters.store import new_file
 from apex_ml.adapters.warehouse import BAD_DROP, UNKNOWN_VALUES
 from apex_ml.contract.masks import literal, quoted
@@ -43,20 +44,22 @@ class ClassFigures(NamedTuple):
 
 
 @contextmanager
-def _told_when_down(url: str, written: str = "nothing was written") -> Iterator[None]:
+def _told_when_down(url: str, written: str = "nothing was written", ask: str = "") -> Iterator[None]:
     try:
         yield
     except adbc.Error as error:
         if not error.sqlstate and isinstance(error, adbc.ProgrammingError):
             raise  # it never reached the server: a fault of the caller
-        raise as_apex_error(url, str(error) or type(error).__name__, error.sqlstate or None, written) from error
+        text = str(error) or type(error).__name__
+        code = error.sqlstate or None
+        raise as_apex_error(url, text, code, written, others(url, text, code, ask)) from error
 
 
 @contextmanager
 def transactions(settings: Settings) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
     """Connect, and yield a function that begins one transaction after the other, each as :func:`transaction`."""
     url = settings.writer_url
-    with _told_when_down(url):
+    with _told_when_down(url, ask=settings.reader_url):
         # without a limit a server that accepts and never answers would hold the step for ever
         connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}connect_timeout={CONNECT_SECONDS}")
 

@@ -14,6 +14,7 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from apex_ml.adapters.postgres_errors import as_apex_error
+from apex_ml.adapters.sessions import others
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -32,17 +33,19 @@ SMALL_DROPS = "small drops"
 
 
 @contextmanager
-def told_when_down(url: str) -> Iterator[None]:
+def told_when_down(url: str, ask: str = "") -> Iterator[None]:
     """Turn what Postgres says into an error of ours that names the server and the remedy.
 
-    A call that never reached the server is a fault of the caller and raised as it is.
+    A call that never reached the server is a fault of the caller and raised as it is. `ask` is a URL by which to ask
+    who holds the connections when none is left.
     """
     try:
         yield
     except psycopg2.Error as error:
         if error.pgcode is None and isinstance(error, psycopg2.ProgrammingError):
             raise
-        raise as_apex_error(url, str(error) or type(error).__name__, error.pgcode) from error
+        text = str(error) or type(error).__name__
+        raise as_apex_error(url, text, error.pgcode, others=others(url, text, error.pgcode, ask)) from error
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def connect(settings: Settings) -> Iterator[Connection]:
     as :func:`~apex_ml.adapters.postgres_errors.as_apex_error` does for what it refuses.
     """
     url = settings.writer_url
-    with told_when_down(url):
+    with told_when_down(url, settings.reader_url):
         connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options="-c timezone=UTC")
         try:
             yield connection

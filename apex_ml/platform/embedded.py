@@ -78,6 +78,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform is up already.")
+                if POSTGRES in services(settings):  # the reader's limits may have changed
+                    postgres.ensure_databases(settings, postgres.locate(settings))
                 repair_airflow(settings, phases)
                 record_home(settings)
                 return settings

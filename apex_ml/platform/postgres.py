@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 
+from apex_ml.adapters.postgres_errors import is_full
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.places import home_hash, private_folder, short_folder, temporary_root
 from apex_ml.settings import CODE_ROOT, Settings
@@ -42,6 +43,8 @@ ROLES_SQL = CODE_ROOT / "deployment" / "postgres" / "roles.sql"
 OPTIONS: Mapping[str, str] = {
     "shared_buffers": "128MB",
     "max_connections": "100",
+    # for the writer alone, who may use them: whatever others open, scoring goes on
+    "reserved_connections": "10",
     "maintenance_work_mem": "64MB",
     "fsync": "on",
     "synchronous_commit": "on",
@@ -379,7 +382,7 @@ def wait_ready(settings: Settings, server: Server, timeout: float = 60) -> None:
 
 
 def ensure_databases(settings: Settings, server: Server) -> None:
-    """Make databases and roles with the passwords of the settings; safe to rerun.
+    """Make databases and roles with the passwords of the settings; where all is as it should be nothing is changed.
 
     Raises ConfigError with psql's message when the script fails.
     """
@@ -389,12 +392,41 @@ def ensure_databases(settings: Settings, server: Server) -> None:
         APEX_PG_MLFLOW_PASSWORD=settings.pg_mlflow_password.get_secret_value(),
         APEX_PG_WRITER_PASSWORD=settings.pg_writer_password.get_secret_value(),
         APEX_PG_READER_PASSWORD=settings.pg_reader_password.get_secret_value(),
+        APEX_PG_READER_CONNECTIONS=str(settings.pg_reader_connections),
+        APEX_PG_READER_IDLE_MINUTES=str(settings.pg_reader_idle_minutes),
     )
+    stamp, wanted = server.data / "apex_roles.sha256", _roles_digest(environment)
+    if stamp.exists() and stamp.read_text() == wanted and _reached(settings):
+        return
     command = [str(wheel_binaries() / "psql"), "-X", "-q", "-h", str(server.socket), "-p", str(settings.pg_port)]
     command += ["-U", ADMIN, "-d", "postgres", "-f", str(ROLES_SQL)]
     done = _run(command, environment=environment)
     if done.returncode != 0:
         raise ConfigError(f"{ROLES_SQL.name} failed: {_tail(done.stderr)}")
+    _write_as(stamp, wanted, server.account)
+
+
+def _roles_digest(environment: Mapping[str, str]) -> str:
+    """What changes when the script, a password or a limit does."""
+    given = "\0".join(f"{name}={value}" for name, value in sorted(environment.items()) if name.startswith("APEX_"))
+    return hashlib.sha256(f"{ROLES_SQL.read_text(encoding='utf-8')}\0{given}".encode()).hexdigest()
+
+
+def _reached(settings: Settings) -> bool:
+    """Whether every role reaches its database with the password of the settings."""
+    roles = [
+        ("airflow", settings.pg_airflow_password, "airflow"),
+        ("mlflow", settings.pg_mlflow_password, "mlflow"),
+        ("apex_writer", settings.pg_writer_password, "apex"),
+        ("apex_reader", settings.pg_reader_password, "apex"),
+    ]
+    for role, password, database in roles:
+        try:
+            psycopg2.connect(settings.postgres_url(role, password, database), connect_timeout=5).close()
+        except psycopg2.OperationalError as error:
+            if not is_full(str(error)):  # people hold them all: then the role can log in
+                return False
+    return True
 
 
 def answers(settings: Settings, timeout: int = 3) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from apex_ml.adapters.sessions import connect_reader
 from apex_ml.adapters.warehouse import told_when_down
 from apex_ml.settings import Settings
 
@@ -51,8 +52,8 @@ class Champion:
 
 def fetch(settings: Settings, query: str, **values: object) -> list[Row]:
     """Run a query as the reader; return its rows by column name."""
-    with told_when_down(settings.reader_url):
-        connection = psycopg2.connect(settings.reader_url, connect_timeout=10)
+    with told_when_down(settings.reader_url, settings.writer_url):
+        connection = connect_reader(settings, connect_timeout=10, application_name="apex")
         try:
             with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute(query, values)

@@ -6,6 +6,11 @@
 \getenv mlflow_password APEX_PG_MLFLOW_PASSWORD
 \getenv writer_password APEX_PG_WRITER_PASSWORD
 \getenv reader_password APEX_PG_READER_PASSWORD
+-- what people with the reader's role may take; the settings of these names, or their defaults
+\set reader_connections 30
+\set reader_idle_minutes 10
+\getenv reader_connections APEX_PG_READER_CONNECTIONS
+\getenv reader_idle_minutes APEX_PG_READER_IDLE_MINUTES
 SET client_min_messages = warning;
 -- a failing statement must not write its password into the server's log
 SET log_min_error_statement = panic;
@@ -19,6 +24,14 @@ ALTER ROLE airflow LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYP
 ALTER ROLE mlflow LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'mlflow_password';
 ALTER ROLE apex_writer LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'writer_password';
 ALTER ROLE apex_reader LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'reader_password';
+
+-- a pool that opens all connections must not stop the platform, nor one transaction that is left open
+ALTER ROLE apex_reader CONNECTION LIMIT :reader_connections;
+SELECT format('ALTER ROLE apex_reader SET idle_in_transaction_session_timeout = %L', :'reader_idle_minutes' || 'min') \gexec
+-- slots that only the writer gets (reserved_connections), and the right to name the sessions that are in its way;
+-- the first of the two roles is there from PostgreSQL 16 on
+SELECT format('GRANT %I TO apex_writer', rolname) FROM pg_roles
+WHERE rolname IN ('pg_use_reserved_connections', 'pg_read_all_stats') \gexec
 
 SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L', name, owner, 'UTF8')
 FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('apex', 'apex_writer')) AS wanted (name, owner)

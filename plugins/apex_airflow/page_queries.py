@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extras
 
+from apex_ml.adapters.sessions import connect_reader
 from apex_ml.settings import Settings
 
 Row = dict[str, Any]
@@ -116,7 +117,7 @@ def reading(settings: Settings) -> Iterator[psycopg2.extensions.connection]:
     """
     url = settings.reader_url
     try:
-        connection = psycopg2.connect(url, connect_timeout=3, application_name="apex page", options=OPTIONS)
+        connection = connect_reader(settings, OPTIONS, connect_timeout=3, application_name="apex page")
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             yield connection

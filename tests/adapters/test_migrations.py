@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from apex_home import Apex
 
 from apex_ml.adapters import migrations, warehouse
-from apex_ml.errors import ConfigError
+from apex_ml.contract.model import load_contract
+from apex_ml.contract.tables import scored_orders_ddl
+from apex_ml.errors import ConfigError, TransientError
 
 READABLE = (
     "scored_orders_current",
@@ -90,12 +93,72 @@ def test_an_applied_file_that_was_changed_is_refused(apex: Apex, tmp_path: Path)
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(apex: Apex, tmp_path: Path) -> None:
     files = write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)", m0002_b="CREATE TABLE apex.b (n int); SELECT 1/0")
-    with pytest.raises(psycopg2.errors.DivisionByZero):
+    with pytest.raises(ConfigError, match=r"0002_b\.sql fails: division by zero; nothing of it was applied"):
         bring(apex, files)
     assert [number for number, _, _ in applied(apex)] == [1]
     assert apex.sql("SELECT to_regclass('apex.a') IS NOT NULL, to_regclass('apex.b') IS NULL") == [(True, True)]
     bring(apex, write(tmp_path, m0002_b="CREATE TABLE apex.b (n int)"))
     assert len(applied(apex)) == 2
+
+
+@contextmanager
+def idle_reader(apex: Apex) -> Iterator[int]:
+    """An analyst who began a transaction, read a view and went for lunch; yields the process id of the session."""
+    url = apex.settings.reader_database_url
+    with closing(psycopg2.connect(url, application_name="notebook")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM apex.lineage")
+        yield connection.info.backend_pid
+        connection.rollback()
+
+
+def changed_views(apex: Apex) -> list[str]:
+    statements = scored_orders_ddl(load_contract(apex.settings.contract))
+    return [*statements, "COMMENT ON VIEW apex.lineage IS 'another'"]
+
+
+def test_a_start_without_a_change_changes_nothing_and_waits_for_nobody(apex: Apex) -> None:
+    migrations.migrate(apex.settings)
+    before = apex.sql(
+        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
+    )
+    with idle_reader(apex):
+        began = time.monotonic()
+        migrations.migrate(apex.settings)
+        assert time.monotonic() - began < 3
+    after = apex.sql(
+        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
+    )
+    assert after == before
+
+
+def test_a_change_names_the_session_that_is_in_its_way(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations.migrate(apex.settings)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
+    with idle_reader(apex) as pid:
+        with pytest.raises(TransientError) as told:
+            bring(apex, migrations.migration_files(), changed_views(apex))
+        for part in (
+            f"session {pid} of apex_reader",
+            "(notebook)",
+            "idle in transaction",
+            "in a transaction since",
+            "holds",
+            "lineage",
+            "SELECT count(*) FROM apex.lineage",
+            "pg_terminate_backend",
+        ):
+            assert part in str(told.value), told.value
+        # whoever reads meanwhile is not held up by the one who waits
+        assert apex.sql("SELECT count(*) FROM apex.lineage") == [(0,)]
+    bring(apex, migrations.migration_files(), changed_views(apex))
+    assert apex.sql("SELECT obj_description('apex.lineage'::regclass)") == [("another",)]
+
+
+def test_a_view_that_somebody_dropped_comes_back(apex: Apex) -> None:
+    migrations.migrate(apex.settings)
+    apex.sql("DROP VIEW apex.channel_mix_daily")
+    migrations.migrate(apex.settings)
+    assert apex.sql("SELECT * FROM apex.channel_mix_daily") == []
 
 
 @pytest.mark.parametrize("view", READABLE)

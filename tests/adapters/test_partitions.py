@@ -165,6 +165,23 @@ def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Con
     assert contents(apex) == rows
 
 
+def test_a_new_partition_does_not_wait_for_ever_and_names_who_is_in_its_way(
+    apex: Apex, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "ATTACH_TIMEOUT", "100ms")
+    fill(apex, contract, LARGE)
+    url = apex.settings.writer_url
+    with closing(psycopg2.connect(url, application_name="by hand")) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE apex.scored_orders IN SHARE UPDATE EXCLUSIVE MODE")
+        for size in (SMALL, LARGE):
+            with pytest.raises(TransientError, match=r"session \d+ of apex_writer \(by hand\).* holds .*scored_orders"):
+                fill(apex, contract, size)
+        other.rollback()
+    rows = len(contents(apex))
+    fill(apex, contract, LARGE)
+    assert len(contents(apex)) > rows
+
+
 def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract) -> None:
     """Its table is not there yet: a merge over its range would shut it out."""
     for _ in range(2):

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import psutil
 import psycopg2
@@ -16,8 +16,9 @@ import pytest
 from pydantic import SecretStr
 from throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
-from apex_ml.errors import ConfigError
-from apex_ml.platform import embedded, postgres, psql, supervise, watchdog
+from apex_ml.adapters import scored, warehouse
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.platform import embedded, postgres, psql, report, supervise, watchdog
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.settings import Settings
 
@@ -96,6 +97,57 @@ def test_data_and_sockets_are_private_and_not_roots(database: Database) -> None:
 def test_databases_can_be_ensured_again(database: Database) -> None:
     postgres.ensure_databases(database.settings, database.server)
     assert postgres.prepare(database.settings) == database.server
+
+
+def test_ensuring_databases_again_changes_nothing(database: Database) -> None:
+    def state() -> list[tuple[object, ...]]:
+        with closing(postgres.superuser(database.settings, database.server)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT oid, xmin::text FROM pg_authid ORDER BY 1")
+                return cursor.fetchall()
+
+    before = state()
+    postgres.ensure_databases(database.settings, database.server)
+    assert state() == before
+
+
+def test_an_idle_transaction_of_the_reader_ends_by_itself(database: Database) -> None:
+    show = "SHOW idle_in_transaction_session_timeout"
+    assert _query(database.settings, "apex_reader", "apex", show) == [("10min",)]
+    assert _query(database.settings, "apex_writer", "apex", show) == [("0",)]
+
+
+def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page(database: Database) -> None:
+    settings = database.settings
+    with ExitStack() as held:
+
+        def open_all(role: str) -> tuple[int, str]:
+            url = settings.postgres_url(role, getattr(settings, OWNERS[role][1]), OWNERS[role][0])
+            for number in range(200):
+                try:
+                    held.enter_context(closing(psycopg2.connect(url, application_name="bi-pool")))
+                except psycopg2.OperationalError as error:
+                    return number, str(error)
+            raise AssertionError("no limit")
+
+        number, text = open_all("apex_reader")
+        assert number == settings.pg_reader_connections and 'too many connections for role "apex_reader"' in text
+        assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
+        # people and metrics go on: what reads as the reader reads as the writer, who may only read
+        assert report.fetch(settings, "SELECT current_user AS who, current_setting('transaction_read_only') AS ro") == [
+            {"who": "apex_writer", "ro": "on"}
+        ]
+        with pytest.raises(TransientError) as told, warehouse.told_when_down(settings.reader_url, settings.writer_url):
+            psycopg2.connect(settings.reader_url)
+        assert "too many connections" in str(told.value) and f"apex_reader {number} (bi-pool)" in str(told.value)
+        assert "make up" not in str(told.value)
+        # the others may take all but the slots of the writer
+        _, text = open_all("airflow")
+        assert "remaining connection slots are reserved" in text
+        assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
+        with scored.transaction(settings) as cursor:
+            cursor.execute("SELECT 1")
+    assert _query(settings, "apex_reader", "apex", "SELECT 1") == [(1,)]
 
 
 def test_no_log_has_a_password(database: Database) -> None:
