@@ -33,6 +33,19 @@ def accepted_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
+def delivered_once_sql(contract: Contract, files: Sequence[Path], where: str = "true") -> str:
+    """SQL of the accepted rows that fulfil a condition, without those that came twice.
+
+    A row that stands in several files is taken as often as it stands in that one of them that has it most often: what
+    another file has of it is a second delivery, while equal rows of one file are orders of their own.
+    """
+    columns = ", ".join(map(quoted, contract.columns))
+    source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}], file_row_number = true)"
+    counted = f"SELECT {columns}, count(*) AS history_times FROM {source} WHERE {where} GROUP BY {columns}, file_index"
+    most = f"SELECT {columns}, max(history_times) AS history_times FROM ({counted}) GROUP BY {columns}"
+    return f"SELECT {columns} FROM (SELECT *, unnest(range(history_times)) FROM ({most}))"
+
+
 class SortedOrders:
     """The accepted rows by entity and day, without those that came twice, with what their history needs.
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck
-from apex_ml.adapters.orders import BATCH_ROWS, CodedColumns, SortedOrders, accepted_files
+from apex_ml.adapters.orders import BATCH_ROWS, CodedColumns, SortedOrders, accepted_files, delivered_once_sql
 from apex_ml.adapters.store import sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
@@ -46,22 +46,13 @@ def elt(context: StepContext) -> dict[str, Any]:
 
 
 def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> tuple[int, int]:
-    """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out).
-
-    A row that stands in several files is taken as often as it stands in that one of them that has it most often: what
-    another file has of it is a second delivery, while equal rows of one file are orders of their own.
-    """
+    """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out)."""
     columns = ", ".join(map(quoted, contract.columns))
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    placed = f"read_parquet({literal(str(accepted / '*.parquet'))}, file_row_number = true)"
     rows, repeated = duck.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
     if repeated:
         # the rows themselves are compared: two rows that merely share a hash both stay
-        counted = f"SELECT {columns}, count(*) AS history_times FROM {placed} GROUP BY {columns}, file_index"
-        most = f"SELECT {columns}, max(history_times) AS history_times FROM ({counted}) GROUP BY {columns}"
-        con.execute(
-            f"CREATE TEMP TABLE orders AS SELECT {columns} FROM (SELECT *, unnest(range(history_times)) FROM ({most}))"
-        )
+        con.execute(f"CREATE TEMP TABLE orders AS {delivered_once_sql(contract, accepted_files(accepted))}")
         (kept,) = duck.one_row(con, "SELECT count(*) FROM orders")
         repeated = rows - kept
     else:

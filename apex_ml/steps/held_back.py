@@ -10,7 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck
-from apex_ml.adapters.orders import accepted_files
+from apex_ml.adapters.orders import accepted_files, delivered_once_sql
 from apex_ml.adapters.store import digest, sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
@@ -41,10 +41,9 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
         )
         if not rest:
             return 0
-        every = ", ".join(map(quoted, contract.columns))
         names = ", ".join(quoted(name) for name, column in contract.columns.items() if column.role in ROLES)
         table = con.sql(
-            f"SELECT {names} FROM (SELECT DISTINCT {every} FROM {source} WHERE {of_the_day}) ORDER BY ALL"
+            f"SELECT {names} FROM ({delivered_once_sql(contract, files, of_the_day)}) ORDER BY ALL"
         ).to_arrow_table()
         pq.write_table(table, folder / FILE, compression="zstd")
         for file in files:

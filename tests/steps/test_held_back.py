@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,12 +16,13 @@ import pytest
 from apex_home import Apex
 from click.testing import CliRunner
 from ledger import ROWS, counts, places, run
+from order_files import order_table, write_orders
 
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import EXAMPLES, elt
-from apex_ml.steps.held_back import find_held_back
+from apex_ml.steps.held_back import FILE, find_held_back, hold_back
 from apex_ml.steps.table_commands import remove_drop
 from apex_ml.steps.validate import ACCEPTED, validate
 
@@ -77,6 +79,16 @@ def test_the_drop_has_the_same_bytes_whatever_files_the_rows_lie_in(apex: Apex, 
     pq.write_table(pa.concat_tables(tables), merged / "all.parquet")
     first = check(apex, "parts")["held_back"]
     assert check(apex.but(raw_url=str(merged)), "merged")["held_back"] == first
+
+
+def test_equal_orders_of_one_file_are_all_in_the_drop(contract: Contract, tmp_path: Path) -> None:
+    table = order_table(rows=2)  # of two days
+    accepted, newest = tmp_path / "accepted", table[contract.timestamp][1].as_py().date()
+    write_orders(accepted / "part-0.parquet", table.take([0, 1, 1]))
+    write_orders(accepted / "part-1.parquet", table.take([1]))
+    with duckdb.connect() as con:
+        assert hold_back(con, contract, accepted, newest, tmp_path) == 3
+    assert pq.read_table(tmp_path / FILE)[contract.entity].to_pylist() == [table[contract.entity][1].as_py()] * 2
 
 
 def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> None:
