@@ -29,7 +29,13 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import POOLS, repair
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.platform.environment import airflow_environment, common, inherited, write_airflow_passwords
-from apex_ml.platform.home_record import record_home, refuse_contradiction, remember_given, unremembered
+from apex_ml.platform.home_record import (
+    record_home,
+    refuse_contradiction,
+    refuse_unusable,
+    remember_given,
+    unremembered,
+)
 from apex_ml.platform.places import run_folder, service_log, supervisor_config, supervisor_socket
 from apex_ml.platform.ports import check_ports
 from apex_ml.platform.progress import Phases
@@ -41,6 +47,7 @@ from apex_ml.platform.supervise import (
     WATCHDOG,
     Supervisor,
     alive,
+    encoded,
     family,
     programs,
     render,
@@ -63,6 +70,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     """
     phases = phases or Phases()
     refuse_contradiction(settings)
+    refuse_unusable(settings)
     make_folders(settings)
     if not services(settings):
         phases.say("Every service of this platform runs elsewhere.")
@@ -84,6 +92,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
                 record_home(settings)
                 return settings
             if not _as_configured(settings):
+                ours = [process.pid for process in family(settings)]
+                check_ports(settings, _port_names(services(settings)), ours)
                 phases.say("The settings have changed: restarting the platform.")
                 _stop(settings)
         started_here = not supervisor.running()
@@ -283,7 +293,7 @@ def _as_configured(settings: Settings) -> bool:
     """Whether the running platform was started with these settings and this code."""
     try:
         rendered = render(settings, programs(settings, postgres.locate(settings, make=True)))
-        return supervisor_config(settings).read_text() == rendered
+        return supervisor_config(settings).read_bytes() == encoded(rendered)
     except FileNotFoundError:
         return False
 

@@ -7,9 +7,11 @@ The ports, the contract and the model name that a command was given are remember
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from apex_ml.adapters.store import write_atomically
+from apex_ml.api_keys import is_loopback
 from apex_ml.contract.model import load_contract
 from apex_ml.contract.tables import scored_columns
 from apex_ml.errors import ConfigError
@@ -45,12 +47,31 @@ def refuse_contradiction(settings: Settings) -> None:
             f"APEX_CONTRACT={settings.contract}: this home ({settings.home}) is made for {place}; the other contract"
             f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
         )
-    model = model or stored.get(variable("model_name"), "")
-    if model and model != settings.model_name:
+    chosen = stored.get(variable("model_name"), "")
+    # a line in .env is a person's choice for the home; the environment is that of one shell
+    if chosen != settings.model_name and (chosen or model or settings.model_name) != settings.model_name:
         raise ConfigError(
-            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {model}. Take that"
-            f" name or another APEX_HOME; to change it, remove {path} and the line in {settings.env_file}"
+            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {chosen or model}. Take"
+            f" that name or another APEX_HOME; to begin anew with another model, set it in {settings.env_file}"
         )
+
+
+def refuse_unusable(settings: Settings) -> None:
+    """Raise one ConfigError for settings of the right type with which a service or a step would fail."""
+    faults = []
+    if settings.alert_mail_to and not settings.alert_smtp_url.get_secret_value():
+        faults.append(
+            "APEX_ALERT_MAIL_TO is set, and APEX_ALERT_SMTP_URL is not: name the mail server, smtp://host:587"
+        )
+    if settings.serving and not settings.serving_keys and not is_loopback(settings.serving_address):
+        faults.append(
+            f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
+            " empty; make a key: apex serve-key"
+        )
+    if "lightgbm" in settings.candidates and find_spec("lightgbm") is None:
+        faults.append("APEX_CANDIDATES: lightgbm is not installed: .venv/bin/pip install 'apex-ml[lightgbm]'")
+    if faults:
+        raise ConfigError("settings: " + "; ".join(faults))
 
 
 def unremembered(settings: Settings) -> list[str]:

@@ -147,8 +147,8 @@ def locate(settings: Settings, make: bool = False) -> Server:
     else:
         base = outside
         base.mkdir(parents=True, exist_ok=True)
-        (base / "HOME").write_text(f"Data of the embedded Postgres of {settings.home}\n")
-        note.write_text(f"{base}\n")
+        (base / "HOME").write_bytes(os.fsencode(f"Data of the embedded Postgres of {settings.home}\n"))
+        note.write_bytes(os.fsencode(f"{base}\n"))
         logger.warning("OS user %s cannot reach %s: the database is kept in %s", ACCOUNT, settings.state, base)
     binaries = wheel_binaries()
     if make and not _can(str(binaries / "postgres"), "--version"):

@@ -168,7 +168,7 @@ def render(settings: Settings, wanted: Iterable[Program], tick: int = 60) -> str
     environment.filters["path"] = _path
     # supervisor replaces % in the place of a program's log twice
     environment.filters["log"] = lambda path: _path(path).replace("%", "%%")
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         socket=supervisor_socket(settings),
         run=run_folder(settings),
         logs=settings.logs,
@@ -201,13 +201,18 @@ def _path(path: Path) -> str:
     return text.replace("%", "%%")
 
 
+def encoded(text: str) -> bytes:
+    """The configuration as bytes, whatever the caller's locale; a path keeps bytes that its encoding cannot name."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def write_config(settings: Settings, text: str) -> None:
     """Write the configuration, mode 0600 from its first byte on."""
     target = supervisor_config(settings)
     half = target.with_suffix(".new")
     half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(encoded(text))
     os.replace(half, target)
 
 
@@ -323,7 +328,8 @@ class Supervisor:
             capture_output=True,
             text=True,
             cwd="/",
-            env=inherited(self.settings),
+            # its own files, and those of every service, are UTF-8 whatever the caller's locale
+            env={**inherited(self.settings), "PYTHONUTF8": "1"},
         )
         deadline = time.monotonic() + 10
         while started.returncode == 0 and time.monotonic() < deadline:

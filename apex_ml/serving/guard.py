@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from apex_ml.api_keys import is_loopback
 from apex_ml.json_text import json_text
 from apex_ml.serving.figures import Figures
-from apex_ml.serving.keys import KeyFile, is_loopback
+from apex_ml.serving.keys import KeyFile
 from apex_ml.settings import Settings
 
 Message = MutableMapping[str, Any]

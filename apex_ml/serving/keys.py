@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import re
 
-from apex_ml.api_keys import hash_of
+from apex_ml.api_keys import hash_of, is_loopback
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
@@ -44,20 +43,6 @@ class Keys:
             if hmac.compare_digest(known, given):
                 found = known[:ID_LENGTH]
         return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def checked_keys(settings: Settings) -> Keys:

@@ -92,3 +92,18 @@ def test_orders_are_not_generated_for_another_contract(tmp_path: Path, foreign: 
     ):
         pytest.fail("the block began")
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("alert_mail_to", "ops@example.org", "APEX_ALERT_SMTP_URL is not"),
+        ("serving_host", "0.0.0.0", "APEX_SERVING_HOST=0.0.0.0: .*apex serve-key"),
+    ],
+)
+def test_what_a_service_would_die_of_is_refused_before_anything_starts(
+    tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        embedded.up(Settings.load(home=tmp_path / "home", **{name: value}))
+    assert not (tmp_path / "home").exists()
