@@ -47,12 +47,12 @@ def refuse_contradiction(settings: Settings) -> None:
             f"APEX_CONTRACT={settings.contract}: this home ({settings.home}) is made for {place}; the other contract"
             f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
         )
-    chosen = stored.get(variable("model_name"), "")
     # a line in .env is a person's choice for the home; the environment is that of one shell
-    if chosen != settings.model_name and (chosen or model or settings.model_name) != settings.model_name:
+    expected = stored.get(variable("model_name")) or model
+    if expected and expected != settings.model_name:
         raise ConfigError(
-            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {chosen or model}. Take"
-            f" that name or another APEX_HOME; to begin anew with another model, set it in {settings.env_file}"
+            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {expected}. Take that"
+            f" name or another APEX_HOME; to begin anew with another model, set it in {settings.env_file}"
         )
 
 

@@ -225,7 +225,7 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[s
     limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
     run, tasks = _follow(api, console, RETRAIN, run_id, limit)
     if run.state == "failed":
-        _print_failures(api, settings, console, run, tasks)
+        print_failures(api, settings, console, run, tasks)
         return None
     if any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
         reason = (api.result(RETRAIN, run_id, "validate") or {}).get("skip", "nothing to do")
@@ -383,7 +383,7 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Dr
                 retries.tell(run, tasks.get(run.run_id, []))
                 # an earlier run cannot have listed this drop: its failure is about others
                 if run.state == "failed" and run.run_id not in before and not only_bad_drops(tasks.get(run.run_id, [])):
-                    _print_failures(api, settings, console, run, tasks.get(run.run_id, []))
+                    print_failures(api, settings, console, run, tasks.get(run.run_id, []))
                     return None
             if time.monotonic() - began > limit:
                 raise TransientError(
@@ -417,7 +417,7 @@ class _Retries:
                 self._console.print(f"  {task.task_id} is tried again after: {why}", markup=False)
 
 
-def _print_failures(
+def print_failures(
     api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]
 ) -> None:
     """Print the error and the log's place of every failed task of a run; without an error what the scheduler logged."""
@@ -425,7 +425,7 @@ def _print_failures(
     console.print(f"[bold red]{run.dag_id} failed[/]: {api.run_url(run.dag_id, run.run_id)}", highlight=False)
     for task in failed:
         log = api.log(run.dag_id, run.run_id, task)
-        lines = list(dict.fromkeys(log.errors)) or list(log.lines) or [NO_TEXT, *_scheduler_errors(settings)]
+        lines = list(dict.fromkeys(log.errors)) or [*(log.lines or [NO_TEXT]), *_scheduler_errors(settings)]
         console.print(f"task {task.name}, try {task.try_number}:", markup=False)
         for line in "\n".join(lines).splitlines()[-ERROR_LINES:]:
             console.print(f"  {line}", markup=False, highlight=False)

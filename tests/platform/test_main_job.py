@@ -7,18 +7,21 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.airflow_api import TaskRun
+from apex_ml.platform.airflow_api import DagRun, TaskLog, TaskRun
 from apex_ml.platform.main_job import (
     check_drop,
     has_generated_raw,
     next_run_number,
     only_bad_drops,
+    print_failures,
     raw_folder,
     simulated_raw,
 )
@@ -144,3 +147,17 @@ def test_a_run_that_is_red_for_bad_drops_alone_does_not_end_the_main_job(failed:
     done = TaskRun("list_drops", -1, None, "success", 1, None, None)
     tasks = [TaskRun(name, number, None, "failed", 1, None, None) for number, name in enumerate(failed)]
     assert only_bad_drops([done, *tasks]) is about_others
+
+
+@pytest.mark.parametrize(("text", "shown"), [((), "no text: its process ended"), (("Task starts",), "Task starts")])
+def test_a_task_that_fails_without_an_error_shows_what_the_scheduler_logged(
+    tmp_path: Path, text: tuple[str, ...], shown: str
+) -> None:
+    settings = Settings.load(home=tmp_path)
+    settings.logs.mkdir()
+    (settings.logs / "airflow-scheduler.log").write_text("scheduling\nhttpx.ConnectError: refused\nscheduling\n")
+    api: Any = SimpleNamespace(log=lambda *_: TaskLog(text, (), None), run_url=lambda *_: "http://airflow/run")
+    out = io.StringIO()
+    run = DagRun("apex_retrain", "r", "failed", None, None)
+    print_failures(api, settings, Console(file=out, width=200), run, [task("validate", "failed", tries=3)])
+    assert shown in out.getvalue() and "httpx.ConnectError: refused" in out.getvalue()
