@@ -70,7 +70,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     """
     phases = phases or Phases()
     refuse_contradiction(settings)
-    refuse_unusable(settings)
+    if services(settings):
+        refuse_unusable(settings)
     make_folders(settings)
     if not services(settings):
         phases.say("Every service of this platform runs elsewhere.")

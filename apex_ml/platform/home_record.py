@@ -63,7 +63,8 @@ def refuse_unusable(settings: Settings) -> None:
         faults.append(
             "APEX_ALERT_MAIL_TO is set, and APEX_ALERT_SMTP_URL is not: name the mail server, smtp://host:587"
         )
-    if settings.serving and not settings.serving_keys and not is_loopback(settings.serving_address):
+    local = settings.serving and settings.runtime == "local"
+    if local and not settings.serving_keys and not is_loopback(settings.serving_address):
         faults.append(
             f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
