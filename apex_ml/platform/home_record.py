@@ -1,6 +1,6 @@
 """What a home is made for: its contract, its model and its ports. What contradicts it is refused by `up`.
 
-The ports, the contract and the model name that a command was given are remembered in ``.env``, as the raw folder is.
+Ports, addresses, folders, contract and model name that a command was given are remembered in ``.env``.
 ``.apex/home.json`` notes for which contract the tables were made.
 """
 
@@ -16,10 +16,11 @@ from apex_ml.contract.model import load_contract
 from apex_ml.contract.tables import scored_columns
 from apex_ml.errors import ConfigError
 from apex_ml.platform.env_file import file_values, remember, variable
-from apex_ml.settings import PORTS, Settings
+from apex_ml.settings import FOLDERS, PORTS, Settings
 
 RECORD = "home.json"
-REMEMBERED = (*PORTS, "contract", "model_name")
+REMEMBERED = (*PORTS, "host", "serving_host", *FOLDERS, "contract", "model_name")
+"""Where a platform is found and what it works on: another command that did not know it would work on something else."""
 
 
 def refuse_contradiction(settings: Settings) -> None:

@@ -31,14 +31,15 @@ def test_what_the_environment_gave_once_holds_for_the_next_command(
     with monkeypatch.context() as shell:
         for name, value in {
             "APEX_AIRFLOW_PORT": "18081", "APEX_PG_PORT": "15432", "APEX_CONTRACT": str(foreign),
-            "APEX_MODEL_NAME": "kunden", "APEX_TRIALS": "3",
+            "APEX_MODEL_NAME": "kunden", "APEX_TRIALS": "3", "APEX_RAW_URL": str(tmp_path / "mine"),
         }.items():  # fmt: skip
             shell.setenv(name, value)
         remember_given(Settings.load(home=tmp_path))
     again = Settings.load(home=tmp_path)
     assert (again.airflow_port, again.contract, again.model_name, again.trials) == (18081, foreign, "kunden", 0)
     # what is the default is not written
-    assert set(file_values(again)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME"}
+    assert again.raw == str(tmp_path / "mine")
+    assert set(file_values(again)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME", "APEX_RAW_URL"}
     monkeypatch.setenv("APEX_AIRFLOW_PORT", "8080")
     remember_given(Settings.load(home=tmp_path))
     monkeypatch.delenv("APEX_AIRFLOW_PORT")
