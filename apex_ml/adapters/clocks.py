@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duck import errors_name, one_row
-from apex_ml.contract.masks import literal, local_time, quoted
+from apex_ml.adapters.undecodable import UNDECODABLE
+from apex_ml.contract.masks import literal, local_time, match_columns, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 
@@ -63,7 +64,7 @@ def on_own_clock(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract,
         shares = _midnights(con, path, schema, stored, kinds)
         chosen = next((n for n, share in enumerate(shares) if share >= NEARLY_ALL), 0)
         if clocks[chosen] != "UTC":
-            schema = schema.set(stored.place, pa.field(stored.name, kinds[chosen]))
+            schema = schema.set(stored.place, schema.field(stored.place).with_type(kinds[chosen]))
         logger.info("days_read file=%s column=%s clock=%s of=%s", path, stored.name, clocks[chosen], clocks)
     return schema
 
@@ -75,12 +76,14 @@ def shared_hours(
     schemas: tuple[pa.Schema, pa.Schema],
     rows: int,
     timed: dict[str, int],
+    table: str,
 ) -> dict[str, int]:
     """Warnings for the day columns whose values nearly all share an hour that is not midnight, each with the rows.
 
     `schemas` are the file's own and that of :func:`on_own_clock`; `timed` tells how many rows of a column have a time
     of day. Raises :class:`~apex_ml.errors.DataError` when such values are instants, and no `timezone` of the contract
-    says on which clock they are days: each would be the wrong day.
+    says on which clock they are days: each would be the wrong day. `table` is SQL of the file's rows, each column named
+    by its place.
     """
     own, schema = schemas
     warnings = {}
@@ -88,7 +91,7 @@ def shared_hours(
         if timed.get(stored.name, 0) < FEW_TIMED * rows or not rows:
             continue
         kind = schema.field(stored.place).type
-        hours, exact = _hours(con, path, schema, local_time(kind, quoted(f"c{stored.place}")))
+        hours, exact = _hours(con, path, table, local_time(kind, quoted(f"c{stored.place}")))
         if not hours or not (exact or rows >= FEW_ROWS):
             continue
         clock = kind.tz or ("UTC" if stored.instants else "the file")
@@ -107,8 +110,9 @@ def _stored(path: Path, contract: Contract, schema: pa.Schema, *, every: bool = 
     """The day columns that hold instants in UTC, or times without a zone; with `every` those of any zone, too."""
     found = []
     footer: pq.FileMetaData | None = None
+    places = match_columns(contract, schema.names).places
     for column in contract.columns.values():
-        place = schema.get_field_index(column.name)
+        place = places.get(column.name, -1)
         if column.type != "date" or place < 0:
             continue
         kind = schema.field(place).type
@@ -119,7 +123,9 @@ def _stored(path: Path, contract: Contract, schema: pa.Schema, *, every: bool = 
         if not kind.tz and (session or column.timezone or every):
             footer = footer or pq.read_metadata(path)
             # Impala writes the clock on the wall into INT96; all others write instants
-            instants = _is_int96(footer, column.name) and not (footer.created_by or "").lower().startswith("impala")
+            instants = _is_int96(footer, schema.names[place]) and not (footer.created_by or "").lower().startswith(
+                "impala"
+            )
         found.append(_Stored(column.name, place, kind, instants, session if instants else None))
     return found
 
@@ -163,12 +169,17 @@ def _midnights(
     value = quoted(f"c{stored.place}")
     tests = (f"{local_time(kind, value)} = date_trunc('day', {local_time(kind, value)})" for kind in kinds)
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests)
-    with errors_name(path.name):
-        total, *found = one_row(con, f"SELECT count({value}), {counts} FROM {_column(path, schema)}")
+    try:
+        with errors_name(path.name):
+            total, *found = one_row(con, f"SELECT count({value}), {counts} FROM {_column(path, schema)}")
+    except DataError as error:
+        if not isinstance(error.__cause__, UNDECODABLE):
+            raise
+        return [0.0 for _ in kinds]  # some value cannot be decoded: the first clock holds
     return [n / total if total else 0.0 for n in found]
 
 
-def _hours(con: duckdb.DuckDBPyConnection, path: Path, schema: pa.Schema, local: str) -> tuple[list[str], bool]:
+def _hours(con: duckdb.DuckDBPyConnection, path: Path, table: str, local: str) -> tuple[list[str], bool]:
     """The time of day that nearly all values share and whether it is exact, else only the hour; nothing if they do not.
 
     It may be two times an hour apart, as summer time makes them. Times that leave a day in its place are nothing.
@@ -176,8 +187,7 @@ def _hours(con: duckdb.DuckDBPyConnection, path: Path, schema: pa.Schema, local:
     quarter = f"((CAST(floor(epoch({local}) / 900) AS BIGINT) % 96) + 96) % 96"
     with errors_name(path.name):
         found = con.execute(
-            f"SELECT {quarter}, epoch({local}) % 900 = 0, count(*) FROM {_column(path, schema)}"
-            f" WHERE {local} IS NOT NULL GROUP BY ALL"
+            f"SELECT {quarter}, epoch({local}) % 900 = 0, count(*) FROM {table} WHERE {local} IS NOT NULL GROUP BY ALL"
         ).fetchall()
     total = sum(n for _, _, n in found)
     for exact in (True, False):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -25,6 +27,10 @@ _DEEPEST = 8  # statistics lie two structs deep; more is no page header
 _USUAL_HEADER, _LARGEST_HEADER = 512, 2**20
 _USUAL_PAGE = 2**26  # below it a wrong size does no harm: unpacking fails
 _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _CRC = 2, 3, 4
+# ids of fields of FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData, what ColumnCryptoMetaData holds
+_SCHEMA, _NAME, _CONVERTED_TYPE = 2, 4, 6
+_PLACE_AND_SIZE = (9, 11, 7, 6)  # data page, dictionary page, compressed, uncompressed
+_NUM_ROWS, _ROW_GROUPS, _COLUMNS, _META_DATA, _CRYPTO, _PATH, _WITH_COLUMN_KEY, _KEY_PATH = 3, 4, 1, 3, 8, 3, 2, 1
 
 
 @dataclass
@@ -68,6 +74,42 @@ class _Reader:
             elif kind not in (_TRUE, _FALSE):
                 self._skip(kind, depth)
 
+    def tree(self, depth: int = 0) -> dict[int, Any]:
+        """Read a struct with all that is in it; returns its fields by their ids."""
+        if depth > _DEEPEST:
+            raise ValueError("structs in structs")
+        fields: dict[int, Any] = {}
+        field = 0
+        while True:
+            head = self.data[self.at]
+            self.at += 1
+            if head == _STOP:
+                return fields
+            field = field + (head >> 4) if head >> 4 else self.signed()
+            fields[field] = self._value(head & 0x0F, depth, in_list=False)
+
+    def _value(self, kind: int, depth: int, *, in_list: bool) -> Any:
+        if kind in (_TRUE, _FALSE):
+            self.at += in_list
+            return kind == _TRUE
+        if kind in (_I16, _I32, _I64):
+            return self.signed()
+        if kind == _BINARY:
+            length = self.varint()
+            self.at += length
+            return self.data[self.at - length : self.at]
+        if kind in (_LIST, _SET):
+            head = self.data[self.at]
+            self.at += 1
+            length = self.varint() if head >> 4 == 15 else head >> 4
+            if length > len(self.data):
+                raise ValueError("a list longer than the footer")
+            return [self._value(head & 0x0F, depth, in_list=True) for _ in range(length)]
+        if kind == _STRUCT:
+            return self.tree(depth + 1)
+        self._skip(kind, depth)
+        return None
+
     def _skip(self, kind: int, depth: int) -> None:
         if kind == _BINARY:
             length = self.varint()
@@ -104,11 +146,15 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     """
     file_sql = literal(str(path))
     with errors_name(path.name):
-        (told,) = one_row(con, f"SELECT num_rows FROM parquet_file_metadata({file_sql})")
-        found = con.execute(
-            "SELECT row_group_num_rows, path_in_schema, row_group_id, data_page_offset, dictionary_page_offset,"
-            f" total_compressed_size, total_uncompressed_size FROM parquet_metadata({file_sql})"
-        ).fetchall()
+        told, _ = _rows_and_encryption(con, path)
+        try:
+            found = con.execute(
+                "SELECT row_group_num_rows, path_in_schema, row_group_id, data_page_offset, dictionary_page_offset,"
+                f" total_compressed_size, total_uncompressed_size FROM parquet_metadata({file_sql})"
+            ).fetchall()
+        except duckdb.ConversionException:  # a value of the statistics is out of the type's range
+            if not (found := list(_chunks(_footer(path)))):
+                raise
     groups = {(group, rows) for rows, _, group, *_ in found}
     if told != sum(rows for _, rows in groups):
         raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {told} rows")
@@ -120,6 +166,64 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
                 where = f"column {chunk.column}, row group {chunk.group}"
                 raise DataError(f"{path.name}: damaged in {where}: {fault}; deliver it again")
     return int(told)
+
+
+def encrypted_columns(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, ...]:
+    """Names of the columns that are encrypted in a file with a footer that anyone can read; of nested ones the first.
+
+    Raises as :func:`verify_pages` does.
+    """
+    with errors_name(path.name):
+        return _rows_and_encryption(con, path)[1]
+
+
+def columns_of_type(path: Path, converted_type: int) -> list[str]:
+    """Names of the columns that a file's footer annotates with a type, by its number in the format."""
+    elements = _footer(path).get(_SCHEMA, [])
+    return [e[_NAME].decode("utf-8", "replace") for e in elements if e.get(_CONVERTED_TYPE) == converted_type]
+
+
+def _rows_and_encryption(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, tuple[str, ...]]:
+    query = f"SELECT num_rows, encryption_algorithm FROM parquet_file_metadata({literal(str(path))})"
+    try:
+        rows, encryption = one_row(con, query)
+        if encryption is None:
+            return rows, ()
+    except duckdb.InvalidInputException:  # the name of a key is bytes, which DuckDB takes for text
+        if _NUM_ROWS not in _footer(path):
+            raise
+    footer = _footer(path)
+    names: dict[str, None] = {}
+    for group in footer.get(_ROW_GROUPS, []):
+        for chunk in group.get(_COLUMNS, []):
+            if crypto := chunk.get(_CRYPTO):
+                place = crypto.get(_WITH_COLUMN_KEY, {}).get(_KEY_PATH) or chunk.get(_META_DATA, {}).get(_PATH)
+                names[(place or [b"?"])[0].decode("utf-8", "replace")] = None
+    return footer[_NUM_ROWS], tuple(names)
+
+
+def _chunks(footer: dict[int, Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows, column, row group, offsets and sizes of each column of each row group, as the footer has them."""
+    for group, content in enumerate(footer.get(_ROW_GROUPS, [])):
+        for chunk in content.get(_COLUMNS, []):
+            about = chunk.get(_META_DATA, {})
+            column = b", ".join(about.get(_PATH, [])).decode("utf-8", "replace")
+            yield content[_NUM_ROWS], column, group, *(about.get(field) for field in _PLACE_AND_SIZE)
+
+
+def _footer(path: Path) -> dict[int, Any]:
+    """The file's metadata; empty when it cannot be read."""
+    with open_file(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(size - 8)
+        length = int.from_bytes(file.read(4), "little")
+        if not 0 < length <= size - 12:
+            return {}
+        file.seek(size - 8 - length)
+        try:
+            return _Reader(file.read(length), 0).tree()
+        except (IndexError, ValueError):
+            return {}
 
 
 def _fault(file: io.BufferedReader, size: int, chunk: _Chunk) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.clocks import on_own_clock, shared_hours
 from apex_ml.adapters.duck import errors_name, one_row
-from apex_ml.adapters.parquet_pages import verify_pages
+from apex_ml.adapters.parquet_pages import encrypted_columns, verify_pages
+from apex_ml.adapters.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.store import check_parquet, errors_call_it
+from apex_ml.adapters.undecodable import UNDECODABLE, Recovered, recover
 from apex_ml.contract.masks import (
+    WIDEST_DECIMAL,
     RawColumn,
     Reason,
     RowChecks,
@@ -29,11 +32,15 @@ from apex_ml.contract.masks import (
 from apex_ml.contract.model import Contract, Use
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.errors import DataError
+from apex_ml.text import ESCAPED_RE2, visible
+from apex_ml.wording import nearest
 
 HELD_ROWS = 65_536
 """A file of at most so many rows is held in memory while it is looked at."""
 HELD = "held_rows"
 _LONGEST_TEXT = 10_000  # characters kept of a quarantined value
+_LONGEST_EXAMPLE = 40
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,19 @@ class FileReport:
     filled: tuple[str, ...]
     added: tuple[str, ...]
     cast: tuple[tuple[str, str, str], ...]
+    examples: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The most frequent values, as text for people, of the rows behind a label of `reasons` or `warnings`."""
     query: str = ""
     """SQL of the accepted rows, to be run under :func:`statistics_are_not_trusted` while the file is there."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
         return {name: value for name, value in asdict(self).items() if name != "query"}
+
+    def with_examples(self, label: str) -> str:
+        """A label of `reasons` or `warnings` with a few of the values behind it."""
+        found = self.examples.get(label)
+        return f"{label} (found {', '.join(map(repr_visible, found))})" if found else label
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -72,20 +86,41 @@ def read_schema(path: Path) -> pa.Schema:
         raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({first})") from error
 
 
+def repr_visible(value: str) -> str:
+    """A value between quotes, for people."""
+    return f"'{visible(value)}'"
+
+
 def _refuse_ambiguous(path: Path, contract: Contract, schema: pa.Schema) -> None:
     if twice := [name for name in contract.columns if schema.names.count(name) > 1]:
         raise DataError(f"{path.name}: columns stand twice: {', '.join(twice)}; deliver each once")
 
 
-def _refuse_missing(path: Path, contract: Contract, checks: RowChecks) -> None:
-    if not checks.schema.missing_required:
+def _refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> None:
+    """Refuse a file without a required column, or with a name that nearly is a column's: its values would be lost."""
+    found = checks.schema
+    if found.ambiguous:
+        lines = [f"{path.name}: several columns may be meant by one name of the contract; deliver each once"]
+        lines += [f"  {name}: {', '.join(map(repr_visible, names))}" for name, names in found.ambiguous]
+        raise DataError("\n".join(lines))
+    near = dict(found.near)
+    if not (found.missing_required or near):
         return
-    lines = [f"{path.name}: required columns are missing; expected → found"]
-    for name in checks.schema.missing_required:
-        near = [f for f in checks.schema.added if f.strip().lower() == name.lower()]
-        lines.append(f"  {name} ({contract.columns[name].type}) → {near[0] + ' (rename it)' if near else 'nothing'}")
-    if checks.schema.added:
-        lines.append(f"  columns unknown to the contract: {', '.join(checks.schema.added[:10])}")
+    title = "required columns are missing" if found.missing_required else "columns have nearly a name of the contract"
+    lines = [f"{path.name}: {title}; expected → found"]
+    others = [name for name in found.added if name not in {n for names in near.values() for n in names}]
+    for name in dict.fromkeys([*found.missing_required, *near]):
+        if name in near:
+            told = f"{', '.join(map(visible, near[name]))} (rename it)"
+        elif (other := nearest(name, others)) is not None:
+            told = f"nothing; {visible(other)} comes near (rename it if it is meant)"
+        else:
+            told = "nothing"
+        lines.append(f"  {name} ({contract.columns[name].type}) → {told}")
+    if found.added:
+        lines.append(f"  columns unknown to the contract: {', '.join(map(visible, found.added[:10]))}")
+    if near:
+        lines.append("  or write match: insensitive into the contract, so that such names are taken")
     raise DataError("\n".join(lines))
 
 
@@ -93,19 +128,42 @@ def _when(condition: str) -> str:
     return f"coalesce({condition}, false)"
 
 
+def visible_sql(text: str) -> str:
+    """SQL of a text for people, as :func:`apex_ml.text.visible` has it but for blanks and line breaks."""
+    code = "lower(to_hex(unicode(letter)))"
+    number = (
+        f"CASE WHEN unicode(letter) < 128 THEN '\\x' || lpad({code}, 2, '0')"
+        f" WHEN unicode(letter) < 65536 THEN '\\u' || lpad({code}, 4, '0') ELSE '\\U' || lpad({code}, 8, '0') END"
+    )
+    unseen = f"regexp_matches(letter, '[{ESCAPED_RE2}]')"
+    letters = f"lambda letter: CASE WHEN {unseen} THEN {number} ELSE letter END"
+    shown = f"array_to_string(list_transform(string_split({text}, ''), {letters}), '')"
+    return f"CASE WHEN regexp_matches({text}, '[{ESCAPED_RE2}]') THEN {shown} ELSE {text} END"
+
+
 def _text(column: RawColumn) -> str:
-    """SQL of a file's own value as text, cut when it is very long; a NUL, which Postgres cannot hold, is left out."""
-    return f"replace(left(CAST({column.source} AS VARCHAR), {_LONGEST_TEXT}), chr(0), '')"
+    """SQL of a file's own value as text for people, cut when it is very long."""
+    text = f"left(CAST({column.source} AS VARCHAR), {_LONGEST_TEXT})"
+    if pa.types.is_binary(column.kind) or pa.types.is_fixed_size_binary(column.kind):
+        # a blob is cast to text with every byte beyond ASCII as a number
+        text = f"coalesce(left(TRY(decode({column.source})), {_LONGEST_TEXT}), {text})"
+    shown = visible_sql(text)
+    return f"coalesce({shown}, left({column.undecodable}, {_LONGEST_TEXT}))" if column.undecodable else shown
+
+
+def _value(reason: Reason, checks: RowChecks) -> str:
+    """SQL of the values that a reason is about, as text for people."""
+    known = {c.column: c for c in checks.raw_columns}
+    parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
+    return " || ' / ' || ".join(f"coalesce({_text(c)}, 'null')" for c in parts) or "'absent'"
 
 
 def _details(reasons: list[Reason], checks: RowChecks) -> str:
     """SQL of the list of all reasons of a row, each with column, value and rule."""
-    known = {c.name: c for c in checks.raw_columns}
     items = []
     for reason in reasons:
-        parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
-        value = " || ' / ' || ".join(f"coalesce({_text(c)}, 'null')" for c in parts) or "'absent'"
-        struct = f"{{'column': {literal(reason.column)}, 'value': left({value}, 200), 'rule': {literal(reason.rule)}}}"
+        value = f"left({_value(reason, checks)}, 200)"
+        struct = f"{{'column': {literal(reason.column)}, 'value': {value}, 'rule': {literal(reason.rule)}}}"
         items.append(f"CASE WHEN {_when(reason.condition)} THEN {struct} END")
     return f"list_filter([{', '.join(items)}], lambda reason: reason IS NOT NULL)"
 
@@ -115,14 +173,14 @@ def _own_values(checks: RowChecks) -> str:
     pairs = []
     for column in checks.raw_columns:
         kind = column.kind
-        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        if (pa.types.is_boolean(kind) or pa.types.is_integer(kind)) and not column.undecodable:
             value = f"to_json({column.source})"
-        elif pa.types.is_floating(kind):
+        elif pa.types.is_floating(kind) and not column.undecodable:
             finite = f"isfinite({column.source})"
             value = f"CASE WHEN {finite} THEN to_json({column.source}) ELSE to_json({_text(column)}) END"
         else:
             value = f"to_json({_text(column)})"
-        pairs.append(f"{literal(column.name)}, {value}")
+        pairs.append(f"{literal(visible(column.name))}, {value}")
     return f"json_object({', '.join(pairs)})"
 
 
@@ -186,20 +244,60 @@ def _check(
     with_row_nr: bool,
     copy: bool,
 ) -> FileReport:
-    own = read_schema(path)
+    own = as_read(con, path, read_schema(path))
     rows = verify_pages(con, path)
+    encrypted = encrypted_columns(con, path)
     schema = on_own_clock(con, path, contract, own)
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
-    _refuse_missing(path, contract, checks)
+    _refuse_other_names(path, contract, checks)
+    _refuse_encrypted(path, checks, encrypted)
+    refuse_unknown_zones(con, path, contract, checks)
+    sealed = [place for place, name in enumerate(schema.names) if name in encrypted]
+    needed = [place for place, column in enumerate(checks.raw_columns) if column.column is not None]
+    wide = [place for place in needed if _is_wide(schema[place].type)]
+
+    def apart() -> AbstractContextManager[Recovered | None]:
+        return recover(con, path, schema, needed, sealed, accepted.parent, wide)
+
+    def split(aside: Recovered | None) -> FileReport:
+        if aside is None:
+            found = Source(path, checks)
+            source = found.hold(con) if not copy and rows <= HELD_ROWS else found
+            report = _split(con, source, accepted, quarantined, with_row_nr, copy)
+        else:
+            others = compile_row_checks(contract, use, aside.schema, as_of, aside.places)
+            found = Source(path, others, aside=aside)
+            report = _split(con, found, accepted, quarantined, with_row_nr, copy=True)
+        timed = {name: report.normalised.get(f"{name}: day_of_timestamp", 0) for name in contract.columns}
+        shared = shared_hours(con, path, contract, (own, schema), rows, timed, f"({found.rows()})")
+        return replace(report, warnings=report.warnings | shared) if shared else report
+
     with errors_name(path.name), statistics_are_not_trusted(con):
-        source = Source(path, checks)
-        if not copy and rows <= HELD_ROWS:
-            source = source.hold(con)
-        report = _split(con, source, accepted, quarantined, with_row_nr, copy)
-    timed = {name: report.normalised.get(f"{name}: day_of_timestamp", 0) for name in contract.columns}
-    shared = shared_hours(con, path, contract, (own, schema), rows, timed)
-    return replace(report, warnings=report.warnings | shared) if shared else report
+        if not sealed and not wide:
+            try:
+                return split(None)
+            except UNDECODABLE as error:
+                with apart() as aside:
+                    if aside is None:
+                        raise error
+                    return split(aside)
+        with apart() as aside:
+            return split(aside)
+
+
+def _is_wide(kind: pa.DataType) -> bool:
+    """Tell whether a type is a decimal of more digits than DuckDB holds, which reads it as double."""
+    return bool(pa.types.is_decimal(kind) and kind.precision > WIDEST_DECIMAL)
+
+
+def _refuse_encrypted(path: Path, checks: RowChecks, encrypted: tuple[str, ...]) -> None:
+    """Refuse a file of which a column of the contract is encrypted; others are not needed."""
+    if closed := [c.name for c in checks.raw_columns if c.column is not None and c.name in encrypted]:
+        raise DataError(
+            f"{path.name}: encrypted columns: {', '.join(map(visible, closed))}; Apex holds no keys:"
+            " deliver them without encryption"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,27 +307,35 @@ class Source:
     path: Path
     checks: RowChecks
     held: bool = False
+    aside: Recovered | None = None
 
     def plain(self) -> str:
         """All rows as `plain`: cast, but not normalised, with the column IN_DOUBT."""
         if self.held:
             return f"WITH plain AS (FROM {HELD})"
-        return f"WITH source AS ({self._rows()}), plain AS ({self.checks.plain})"
+        return f"WITH source AS ({self.rows()}), plain AS ({self.checks.plain})"
 
     def hold(self, con: duckdb.DuckDBPyConnection) -> Source:
         """The same with all its rows as `plain` in a table: of a small file, to compile the checks takes longest."""
         con.execute(f"CREATE OR REPLACE TEMP TABLE {HELD} AS {self.plain()} FROM plain")
-        return Source(self.path, self.checks, held=True)
+        return replace(self, held=True)
 
     def staged(self, where: str = "true") -> str:
         """The rows that fulfil a condition, as `staged`: normalised, beside the file's own values."""
-        source = f"SELECT * FROM ({self._rows()}) WHERE {where}"
+        source = f"SELECT * FROM ({self.rows()}) WHERE {where}"
         return f"WITH source AS ({source}), staged AS ({self.checks.staged})"
 
-    def _rows(self) -> str:
+    def rows(self) -> str:
+        """All rows as they lie in the file."""
         names = ", ".join(self.checks.source)
         file = f"read_parquet({literal(str(self.path))}, hive_partitioning = false)"
-        return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file} AS file({names})"
+        if self.aside is None:
+            return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file} AS file({names})"
+        columns: list[str] = []
+        for place, name in enumerate(self.checks.source):
+            columns += self.aside.columns(place) if place in self.aside.places else [f"file.{name} AS {name}"]
+        source = self.aside.relation(f"{file} AS file({names})")
+        return f"SELECT {', '.join(columns)}, file.file_row_number AS {ROW_NR} FROM {source}"
 
 
 def _repeats(checks: RowChecks) -> list[str]:
@@ -276,6 +382,7 @@ def _split(
     conditions = [bad, *(r.condition for r in [*errors, *warnings]), *(n.condition for n in checks.normalised)]
     counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in conditions)
     bad_rows, *counts = one_row(con, f"{source.staged(closely)} SELECT {counters} FROM staged")
+    examples = _examples(con, source, closely, [r for r, n in zip([*errors, *warnings], counts, strict=False) if n])
     keep = ""
     if bad_rows:
         query = f"{source.staged(closely)} SELECT {ROW_NR} FROM staged WHERE {bad}"
@@ -290,7 +397,22 @@ def _split(
     labels.append([f"{n.column}: {n.how}" for n in checks.normalised])
     by_kind = [{label: n for label, n in zip(of_kind, found, strict=False) if n} for of_kind in labels]
     query = f"SELECT * FROM {_parquet(accepted)}"
-    return _report(source, rows, bad_rows, by_kind[0], by_kind[1], by_kind[2], query)
+    return replace(_report(source, rows, bad_rows, by_kind[0], by_kind[1], by_kind[2], query), examples=examples)
+
+
+def _examples(
+    con: duckdb.DuckDBPyConnection, source: Source, closely: str, broken: list[Reason]
+) -> dict[str, tuple[str, ...]]:
+    """The most frequent values that break each of some rules, by its label. Whole rows are no example."""
+    told = [r for r in broken if len(r.columns) <= 2]
+    if not told:
+        return {}
+    tops = [
+        f"approx_top_k(left({_value(r, source.checks)}, {_LONGEST_EXAMPLE}), {_EXAMPLES}) FILTER (WHERE {r.condition})"
+        for r in told
+    ]
+    found = one_row(con, f"{source.staged(closely)} SELECT {', '.join(tops)} FROM staged")
+    return {f"{r.column}: {r.rule}": tuple(values or ()) for r, values in zip(told, found, strict=True)}
 
 
 def _parquet(path: Path) -> str:

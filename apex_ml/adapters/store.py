@@ -313,6 +313,8 @@ def check_parquet(path: Path) -> None:
             tail = file.read(4)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: the file was removed while it was being read") from error
+    if head == ENCRYPTED_MAGIC:
+        raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")
     if head != PARQUET_MAGIC:
         raise DataError(f"{path.name}: not a parquet file ({size} bytes); remove it or rename it with a leading _")
     if tail != PARQUET_MAGIC or size < SMALLEST_PARQUET:

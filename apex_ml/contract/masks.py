@@ -7,6 +7,7 @@ types never meet another file's. The adapter runs the text, one file at a time.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -27,13 +28,16 @@ from apex_ml.contract.model import (
     Use,
 )
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
+from apex_ml.text import INVISIBLE_RE2, NO_NUL, folded
 
 DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}
 
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer
-_WIDEST_DECIMAL = 38  # wider ones are read as double
+WIDEST_DECIMAL = 38  # wider ones are read as double, which does not hold their digits
 _WIDEST_INTEGER = "1.7014118346046923e38"  # 2^127: a smaller whole double fits DuckDB's widest integer, digit by digit
+_WANTED = {"string": "text", "double": "numbers", "int64": "whole numbers", "date": "dates or timestamps"}
+_UNSEEN_ENDS = f"^[{INVISIBLE_RE2}]+|[{INVISIBLE_RE2}]+$"
 
 
 def quoted(name: str) -> str:
@@ -54,6 +58,11 @@ def raw(place: int) -> str:
     Names of a file may differ by case only or stand twice, which SQL does not allow.
     """
     return quoted(f"raw {place}")
+
+
+def undecodable(place: int) -> str:
+    """Quote the name of a column with the values, as text for people, that could not be decoded, by its place."""
+    return quoted(f"undecodable {place}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class SchemaFindings:
     filled: tuple[str, ...]
     added: tuple[str, ...]
     cast: tuple[tuple[str, str, str], ...]
+    near: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Columns of the contract that are not there, with the names in the file that differ only as `folded` says."""
+    ambiguous: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Columns of the contract with all the names in the file that may mean them, where these are several."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +114,14 @@ class UniqueColumns:
 
 @dataclass(frozen=True)
 class RawColumn:
-    """A column of the file as it came; `source` is SQL of its value."""
+    """A column of the file as it came; `source` is SQL of its value, `column` the contract's name for it, if any."""
 
     name: str
     kind: pa.DataType
     source: str
+    column: str | None = None
+    undecodable: str | None = None
+    """SQL of its value for people where it could not be decoded."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +149,32 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
 def _unwrap(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _as_text(kind: pa.DataType, source: str) -> str | None:
+    """SQL of a value that is text however the file annotates it, null where its bytes are no UTF-8; else None."""
+    if _is_text(kind):
+        return source
+    if _is_binary(kind):
+        return f"TRY(decode({source}))"
+    return f"CAST({source} AS VARCHAR)" if isinstance(kind, pa.JsonType | pa.UuidType) else None
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Tell whether values of a type are bytes that may be read as text."""
+    return not isinstance(kind, pa.UuidType) and _as_text(kind, "") is not None
+
+
+def _named(kind: pa.DataType) -> str:
+    """A type of a file in words for people."""
+    return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)
 
 
 def local_time(kind: pa.DataType, source: str) -> str:
@@ -145,10 +185,16 @@ def local_time(kind: pa.DataType, source: str) -> str:
     if not kind.tz:
         return f"CAST({source} AS TIMESTAMP)"
     instant = source if kind.unit == "ns" else f"make_timestamptz(epoch_us({source}))"
-    if offset := _OFFSET.fullmatch(kind.tz):
+    # an instant at the very end of what 64 bits hold has no clock time in most zones
+    return f"TRY({zone_sql(kind.tz, instant)})"
+
+
+def zone_sql(zone: str, instant: str) -> str:
+    """SQL of an instant on the clock of a zone, given by its name or as an offset."""
+    if offset := _OFFSET.fullmatch(zone):
         sign, hours, minutes = offset.groups()
         return f"timezone('UTC', {instant}) {sign} INTERVAL {int(hours) * 60 + int(minutes)} MINUTE"
-    return f"timezone({literal(kind.tz)}, {instant})"
+    return f"timezone({literal(zone)}, {instant})"
 
 
 def number_text(kind: pa.DataType, source: str) -> str:
@@ -158,7 +204,7 @@ def number_text(kind: pa.DataType, source: str) -> str:
     :func:`apex_ml.contract.requests.number_text` gives the same text for a number of JSON.
     """
     text = f"CAST({source} AS VARCHAR)"
-    wide = pa.types.is_decimal(kind) and kind.precision > _WIDEST_DECIMAL
+    wide = pa.types.is_decimal(kind) and kind.precision > WIDEST_DECIMAL
     if pa.types.is_decimal(kind) and not wide:
         return f"regexp_replace({text}, '[.]?0+$', '')" if kind.scale > 0 else text
     if not (pa.types.is_floating(kind) or wide):
@@ -178,22 +224,20 @@ def number_text(kind: pa.DataType, source: str) -> str:
 
 def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
     """SQL that casts without loss, null where that is not possible; None when no value of the type can be cast."""
-    text = _is_text(kind)
+    text = _as_text(kind, source) if column.type == "string" or holds_text(kind) else None
     number = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
     if pa.types.is_null(kind):
         return f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
     if column.type == "string":
-        if text:
-            return source
-        return number_text(kind, source) if number or pa.types.is_boolean(kind) else None
+        return text or (number_text(kind, source) if number or pa.types.is_boolean(kind) else None)
     if column.type == "double":
         if not (text or number):
             return None
-        value = f"TRY_CAST(trim({source}) AS DOUBLE)" if text else f"CAST({source} AS DOUBLE)"
+        value = f"TRY_CAST(trim({text}) AS DOUBLE)" if text else f"CAST({source} AS DOUBLE)"
         exact = f"isfinite({value})"
         if pa.types.is_integer(kind) and kind.bit_width == 64:
             exact = f"{source} BETWEEN -{_EXACT_INTEGERS} AND {_EXACT_INTEGERS}"
-        elif pa.types.is_decimal(kind) and kind.precision <= _WIDEST_DECIMAL:
+        elif pa.types.is_decimal(kind) and kind.precision <= WIDEST_DECIMAL:
             exact = f"TRY_CAST({value} AS DECIMAL({kind.precision},{max(kind.scale, 0)})) = {source}"
         return f"CASE WHEN {exact} THEN {value} END"
     if column.type == "int64":
@@ -205,22 +249,51 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
         if pa.types.is_decimal(kind):
             return f"CASE WHEN {source} = trunc({source}) THEN TRY_CAST({source} AS BIGINT) END"
         if text:
-            whole = f"regexp_full_match(trim({source}), '[+-]?[0-9]+([.]0*)?')"
-            return f"CASE WHEN {whole} THEN TRY_CAST(split_part(trim({source}), '.', 1) AS BIGINT) END"
+            whole = f"regexp_full_match(trim({text}), '[+-]?[0-9]+([.]0*)?')"
+            return f"CASE WHEN {whole} THEN TRY_CAST(split_part(trim({text}), '.', 1) AS BIGINT) END"
         return None
     if pa.types.is_date(kind):
-        return f"CAST({source} AS DATE)"
+        value = f"CAST({source} AS DATE)"
+        return value if _is_bounded(column) else f"CASE WHEN isfinite({source}) THEN {value} END"
     if pa.types.is_timestamp(kind):
         # an aware time is read on the clock of its own zone: midnight there is the day that was meant
         local = local_time(kind, source)
-        if "day_of_timestamp" in column.normalise:
-            return f"CAST({local} AS DATE)"
-        return f"CASE WHEN {local} = date_trunc('day', {local}) THEN CAST({local} AS DATE) END"
-    if text:
-        formats = [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
-        if formats:
-            return f"CAST(try_strptime(trim({source}), [{', '.join(map(literal, formats))}]) AS DATE)"
+        value = f"CAST({local} AS DATE)"
+        tests = [] if _is_bounded(column) else [f"isfinite({local})"]
+        if "day_of_timestamp" not in column.normalise:
+            tests.append(f"{local} = date_trunc('day', {local})")
+        return f"CASE WHEN {' AND '.join(tests)} THEN {value} END" if tests else value
+    if text and (formats := _formats(column)):
+        return f"CAST(try_strptime(trim({text}), [{', '.join(map(literal, formats))}]) AS DATE)"
     return None
+
+
+def _is_bounded(column: Column) -> bool:
+    """Tell whether ranges bar the infinite dates, with which DuckDB stands in for what it cannot hold."""
+    severe = [c for c in column.checks if isinstance(c, RangeCheck) and c.severity.train == c.severity.score == "error"]
+    return any(c.min is not None for c in severe) and any(c.max is not None for c in severe)
+
+
+def _formats(column: Column) -> list[str]:
+    return [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
+
+
+def _not_of_type(column: Column, kind: pa.DataType) -> str:
+    """The rule that values of a type break when none of them can be cast, with what to do about it."""
+    rule = f"type: {_named(kind)} is not {column.type}"
+    if column.type == "date" and holds_text(kind):
+        return f"{rule}; add date_formats to its normalise in the contract, or deliver dates"
+    return f"{rule}; deliver {_WANTED[column.type]}"
+
+
+def _with_loss(column: Column, kind: pa.DataType) -> str:
+    """The rule that a value breaks when it can be cast only with loss, with what to do about it."""
+    rule = f"type: not {column.type} without loss"
+    if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" not in column.normalise:
+        return f"{rule}; it has a time of day: add day_of_timestamp to its normalise in the contract"
+    if column.type == "date" and holds_text(kind):
+        return f"{rule}; write it as {' or '.join(_formats(column))}"
+    return rule
 
 
 def _steps(column: Column, value: str) -> list[tuple[str, str]]:
@@ -228,7 +301,7 @@ def _steps(column: Column, value: str) -> list[tuple[str, str]]:
     steps: list[tuple[str, str]] = []
     for step in column.normalise:
         if step == "trim":
-            value = f"nullif(trim({value}, ' \t\n\r\u00a0'), '')"
+            value = f"nullif(regexp_replace({value}, '{_UNSEEN_ENDS}', '', 'g'), '')"
             steps.append(("trim", value))
         elif step == "upper":
             value = f"upper({value})"
@@ -275,34 +348,49 @@ def _not_normal(column: Column, source: str, value: str) -> str:
         return f"{source} IS DISTINCT FROM {value}"
     tests = []
     if "trim" in column.normalise:
-        ends = [f"{source} < '!'", f"{source}[-1] < '!'"]
-        tests += ends + [f"starts_with({source}, '\u00a0')", f"{source}[-1] = '\u00a0'"]
+        beyond = f"{source} > '~' OR {source}[-1] > '~'"
+        unseen = f"regexp_matches({source}, '{_UNSEEN_ENDS}')"
+        tests += [f"{source} < '!'", f"{source}[-1] < '!'", f"CASE WHEN {beyond} THEN {unseen} ELSE false END"]
     if "upper" in column.normalise:
         tests.append(f"{source} <> upper({source})")
     return " OR ".join(tests)
 
 
-def _normalised(column: Column, kind: pa.DataType, source: str, name: str) -> list[Normalised]:
+def _normalised(column: Column, kind: pa.DataType, source: str, name: str, bad: str | None) -> list[Normalised]:
     """The declared changes of a column's values, counted by its own value `source` and the value after it, `name`."""
     if column.type == "string" and (steps := _steps(column, source)):
         how = " + ".join(step for step, _ in steps)
-        return [Normalised(column.name, how, f"{_cast(column, kind, source)} IS DISTINCT FROM {name}")]
+        changed = f"{_cast(column, kind, source)} IS DISTINCT FROM {name}"
+        return [Normalised(column.name, how, f"{changed} AND {bad} IS NULL" if bad else changed)]
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
         local = local_time(kind, source)
         return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
-    if column.type == "date" and _is_text(kind):
+    if column.type == "date" and holds_text(kind):
         return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]
     return []
 
 
-def _reasons(column: Column, use: Use, source: str, name: str) -> list[Reason]:
-    """What may be wrong with a column's value, told by its own value `source` and the normalised one, `name`."""
+def _reasons(column: Column, kind: pa.DataType, use: Use, source: str, name: str, bad: str | None) -> list[Reason]:
+    """What may be wrong with a column's value, told by its own value `source` and the normalised one, `name`.
+
+    `bad` is SQL of the value where it could not be decoded, when the file has such values.
+    """
     reasons = []
+    there = f"({source} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{source} IS NOT NULL"
+    null = f"NOT {there}" if bad else f"{source} IS NULL"
     if column.type != "string":
-        lost = f"{source} IS NOT NULL AND {name} IS NULL"
-        reasons.append(Reason(column.name, f"type: not {column.type} without loss", "error", lost))
+        lost = f"{there} AND {name} IS NULL"
+        reasons.append(Reason(column.name, _with_loss(column, kind), "error", lost))
+    else:
+        null = f"{name} IS NULL"
+        if bad or _is_binary(kind):
+            damaged = f"{bad} IS NOT NULL" if bad else f"{source} IS NOT NULL AND {_as_text(kind, source)} IS NULL"
+            rule = "encoding: cannot be decoded; write it as text in UTF-8"
+            reasons.append(Reason(column.name, rule, "error", damaged))
+            null += f" AND NOT ({damaged})"
+        if column.role == "entity" and not _matches_are_normal(column):
+            reasons.append(Reason(column.name, NO_NUL, "error", f"contains({name}, chr(0))"))
     if not column.nullable.on(use):
-        null = f"{name} IS NULL" if column.type == "string" else f"{source} IS NULL"
         reasons.append(Reason(column.name, "not_null", "error", null))
     if column.domain is not None:
         levels = ", ".join(map(literal, column.domain.levels))
@@ -335,22 +423,25 @@ class _Compiled:
     normalised: list[Normalised]
 
 
-def _compile(column: Column, kind: pa.DataType, use: Use, source: str, staged_raw: str) -> _Compiled:
+def _compile(
+    column: Column, kind: pa.DataType, use: Use, source: str, staged_raw: str, bad: str | None = None
+) -> _Compiled:
     name = quoted(column.name)
     cast = _cast(column, kind, source)
     if cast is None:
         # nulls stay nulls, which may be a fault of their own; a value is of no use
-        rule = f"type: {kind} is not {column.type}"
         nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
-        reasons = [Reason(column.name, rule, "error", f"{staged_raw} IS NOT NULL")]
+        there = f"({staged_raw} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{staged_raw} IS NOT NULL"
+        reasons = [Reason(column.name, _not_of_type(column, kind), "error", there)]
         if column.nullable.on(use):
-            return _Compiled(nothing, nothing, [f"{source} IS NOT NULL"], reasons, [])
-        reasons.append(Reason(column.name, "not_null", "error", f"{staged_raw} IS NULL"))
+            doubt = [f"{source} IS NOT NULL"] + ([f"{bad} IS NOT NULL"] if bad else [])
+            return _Compiled(nothing, nothing, doubt, reasons, [])
+        reasons.append(Reason(column.name, "not_null", "error", f"NOT {there}"))
         return _Compiled(nothing, nothing, ["true"], reasons, [])
     steps = _steps(column, cast) if column.type == "string" else []
     value = steps[-1][1] if steps else cast
     plain = f"({value})"
-    doubt: list[str] = []
+    doubt = []
     if column.type == "string" and _is_text(kind):
         plain = source
         if steps:
@@ -361,13 +452,13 @@ def _compile(column: Column, kind: pa.DataType, use: Use, source: str, staged_ra
         plain = f"CAST({source} AS DOUBLE)"
         doubt.append(f"NOT isfinite({source})")
     else:
-        doubt += [n.condition for n in _normalised(column, kind, source, plain)]
-    doubt += [r.condition for r in _reasons(column, use, source, plain)]
-    staged = _reasons(column, use, staged_raw, name)
+        doubt += [n.condition for n in _normalised(column, kind, source, plain, bad)]
+    doubt += [r.condition for r in _reasons(column, kind, use, source, plain, bad)]
+    staged = _reasons(column, kind, use, staged_raw, name, bad)
     if column.type == "string" and pa.types.is_floating(kind):
         doubt.append(f"NOT isfinite({source})")
         staged.insert(0, Reason(column.name, "type: not a finite number", "error", f"NOT isfinite({staged_raw})"))
-    return _Compiled(value, plain, doubt, staged, _normalised(column, kind, staged_raw, name))
+    return _Compiled(value, plain, doubt, staged, _normalised(column, kind, staged_raw, name, bad))
 
 
 def _pairs(rule: PairsRule, first: str, second: str) -> str:
@@ -379,13 +470,52 @@ def _pairs(rule: PairsRule, first: str, second: str) -> str:
     )
 
 
-def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: date | None) -> RowChecks:
+@dataclass(frozen=True)
+class Matched:
+    """Where a file has the contract's columns, and the names that are near: of absent ones, and of several meant."""
+
+    places: dict[str, int]
+    near: dict[str, tuple[str, ...]]
+    ambiguous: dict[str, tuple[str, ...]]
+
+
+def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
+    """Find the contract's columns in a file: by their exact names, or as `folded` when the contract says so."""
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name not in contract.columns:
+            alike.setdefault(folded(name), []).append(place)
+    found = Matched({}, {}, {})
+    for column in contract.columns:
+        exact = [place for place, name in enumerate(names) if name == column]
+        near = alike.get(folded(column), [])
+        if contract.match == "insensitive" and len(exact) + len(near) > 1:
+            found.ambiguous[column] = tuple(names[place] for place in exact + near)
+        elif contract.match == "insensitive" and near:
+            found.places[column] = near[0]
+        elif len(exact) == 1:
+            found.places[column] = exact[0]
+        elif near and not exact:
+            found.near[column] = tuple(names[place] for place in near)
+    return found
+
+
+def compile_row_checks(
+    contract: Contract,
+    use: Use,
+    schema: pa.Schema,
+    as_of: date | None,
+    recovered: frozenset[int] = frozenset(),
+) -> RowChecks:
     """Compile the checks of one file from its Arrow schema.
 
     `staged` yields `row_nr`, every column of the contract normalised, and the file's own values as ``raw <place>``.
     Conditions of reasons and counters are SQL over the staged relation and may be null, which means false. Without
     `as_of` the rules that need it are left out. A column of the contract that stands twice counts as missing.
+    `recovered` are the places of columns with values that could not be decoded: the source has null in their place,
+    and beside it a column named by :func:`undecodable`.
     """
+    matched = match_columns(contract, schema.names)
     found: dict[str, _Compiled] = {}
     filled: list[str] = []
     missing: list[str] = []
@@ -393,19 +523,20 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
     reasons: list[Reason] = []
     doubt: list[str] = []
     for column in contract.columns.values():
-        place = schema.get_field_index(column.name)
+        place = matched.places.get(column.name, -1)
         if place < 0:
             (missing if column.required.on(use) else filled).append(column.name)
             nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
             found[column.name] = _Compiled(nothing, nothing, [], [], [])
             continue
         kind = _unwrap(schema.field(place).type)
-        found[column.name] = _compile(column, kind, use, quoted(f"c{place}"), raw(place))
+        bad = undecodable(place) if place in recovered else None
+        found[column.name] = _compile(column, kind, use, quoted(f"c{place}"), raw(place), bad)
         as_expected = kind == column.arrow_type or (
             column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz
         )
         if not (as_expected or (column.type == "string" and _is_text(kind))):
-            casts.append((column.name, str(kind), column.type))
+            casts.append((column.name, _named(kind), column.type))
     for compiled in found.values():
         reasons += compiled.reasons
         doubt += compiled.doubt
@@ -430,11 +561,27 @@ def compile_row_checks(contract: Contract, use: Use, schema: pa.Schema, as_of: d
     values = [f"{c.value} AS {quoted(name)}" for name, c in found.items()]
     plain = [f"{c.plain} AS {quoted(name)}" for name, c in found.items()]
     in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
-    raw_columns = tuple(RawColumn(f.name, f.type, raw(place)) for place, f in enumerate(schema))
+    columns_by_place = {place: name for name, place in matched.places.items()}
+    raw_columns = tuple(
+        RawColumn(
+            f.name,
+            f.type,
+            raw(place),
+            columns_by_place.get(place),
+            undecodable(place) if place in recovered else None,
+        )
+        for place, f in enumerate(schema)
+    )
     raws = [f"{quoted(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
+    raws += [undecodable(place) for place in sorted(recovered)]
     return RowChecks(
         schema=SchemaFindings(
-            tuple(missing), tuple(filled), tuple(n for n in schema.names if n not in contract.columns), tuple(casts)
+            tuple(missing),
+            tuple(filled),
+            tuple(n for p, n in enumerate(schema.names) if n not in contract.columns and p not in columns_by_place),
+            tuple(casts),
+            tuple(matched.near.items()),
+            tuple(matched.ambiguous.items()),
         ),
         source=tuple(f"c{place}" for place in range(len(schema))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",

@@ -36,6 +36,7 @@ from apex_ml.contract.names import name_faults
 from apex_ml.contract.reading import ContractFile, Place, explained
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
+from apex_ml.text import folded, trimmed
 from apex_ml.wording import did_you_mean
 
 Use = Literal["train", "score"]
@@ -47,7 +48,6 @@ CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weeke
 USES: tuple[Use, ...] = ("train", "score")
 EXACT_INTEGERS = 2**53
 """Beyond it a double no longer holds every integer."""
-TRIMMED = " \t\n\r\u00a0"
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "double": pa.float64(),
@@ -362,7 +362,7 @@ def text_steps(normalise: Iterable[Any]) -> Iterator[Callable[[str], str | None]
         elif isinstance(step, MapValues):
             yield partial(_mapped, step.map)
         elif step == "trim":
-            yield lambda v: v.strip(TRIMMED) or None
+            yield lambda v: trimmed(v) or None
         elif step == "upper":
             yield upper
 
@@ -596,6 +596,11 @@ class Contract(_Model):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     version: int = Field(ge=1)
     description: str
+    match: Literal["exact", "insensitive"] = Field(
+        "exact",
+        description="How names of columns are matched. exact: a name that nearly matches is refused. insensitive: case,"
+        " blanks, underscores and invisible characters do not count.",
+    )
     columns: dict[str, Column]
     rules: tuple[Rule, ...] = ()
     quarantine: Quarantine
@@ -623,6 +628,7 @@ class Contract(_Model):
             list(enumerate(self.features.history)),
             list(enumerate(self.batch.rules)),
             self.promotion.forbidden_features,
+            self.match,
         )
         faults = list(parts.contradictions())
         if ("columns",) not in [place for place, _ in faults]:  # every role has its one column
@@ -699,6 +705,7 @@ class _Parts:
     history: Sequence[tuple[int, HistoryRecipe]]
     batch: Sequence[tuple[int, BatchRule]]
     forbidden: Sequence[Any]
+    match: Any = "exact"
 
     @classmethod
     def salvaged(cls, data: Mapping[str, Any]) -> _Parts:
@@ -728,6 +735,7 @@ class _Parts:
             each(TypeAdapter(HistoryRecipe), "features", "history"),
             each(TypeAdapter(BatchRule), "batch", "rules"),
             items("promotion", "forbidden_features"),
+            data.get("match"),
         )
 
     def contradictions(self) -> Iterator[tuple[Place, str]]:
@@ -738,6 +746,10 @@ class _Parts:
                 remedy = "leave it to one of them" if names else f"give it to {what}"
                 yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
         twice = {name for name, n in Counter(rule.name for _, rule in self.rules).items() if n > 1}
+        by_name: dict[str, str] = {}
+        for name in self.columns if self.match == "insensitive" else ():
+            if (other := by_name.setdefault(folded(name), name)) != name:
+                yield ("columns", name), f"match: insensitive cannot tell {name} from {other}: rename one"
         for nr, rule in self.rules:
             faults = [*self._faults_of(rule)]
             if rule.name in twice:

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from apex_ml.contract.model import (
     Column,
@@ -30,6 +30,7 @@ from apex_ml.contract.model import (
     text_steps,
 )
 from apex_ml.errors import DataError
+from apex_ml.text import NO_NUL, folded, visible
 from apex_ml.wording import counted, did_you_mean
 
 MOST_ORDERS = 1000
@@ -192,6 +193,8 @@ class _Reader:
         if value is None:
             return _Cell(None) if self._nullable else _Cell(None, "not_null")
         error = warning = None
+        if self._column.role == "entity" and "\0" in str(value):
+            error = NO_NUL
         if self._domain is not None and value not in self._domain:
             assert self._column.domain is not None
             rule = f"domain: one of {', '.join(self._column.domain.levels)}"
@@ -317,6 +320,8 @@ class RequestReader:
         try:
             found: Any = self._validate(body)
         except ValidationError as error:
+            if (renamed := self._renamed(body, error)) is not None:
+                return self.read(renamed, since)
             raise RefusedError(self._faults(body, error, since)) from None
         rows = [order.__dict__ for order in found.orders]
         # only a key that is there more often than there are orders can stand twice; a level may have its name, though
@@ -333,7 +338,9 @@ class RequestReader:
                 if cell.error is not None and (rows[place][field] is not None or self._is_needed(name)):
                     faults.append((place, self._fault(place, name, cell.error, rows[place][field])))
                 elif cell.warning is not None:
-                    warnings.setdefault(place, []).append(f"{name}: {cell.warning}")
+                    warnings.setdefault(place, []).append(
+                        f"{name}: {cell.warning} (found {_shown(rows[place][field])})"
+                    )
         if since is not None:
             name = self._contract.timestamp
             days = enumerate(columns[name])
@@ -354,6 +361,29 @@ class RequestReader:
         """Whether a value of JSON breaks no rule of its column, not even one that only warns."""
         reader = self._readers[name]
         return reader.takes(value) and reader.read(value)[1:] == (None, None)
+
+    def _renamed(self, body: bytes, error: ValidationError) -> bytes | None:
+        """The body with the contract's own names where it has unknown keys that only nearly are, if any may be taken.
+
+        A key beside another one that means the same column stays, and is refused.
+        """
+        unknown = any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False, include_input=False))
+        if self._contract.match != "insensitive" or not unknown or _twice(body):
+            return None
+        own: dict[str, str] = {folded(name): name for name in self._contract.columns}
+        content = from_json(body)  # it was JSON, or else its keys were not known to be wrong
+        changed = False
+        for nr, order in enumerate(content["orders"] if isinstance(content.get("orders"), list) else []):
+            if not isinstance(order, dict):
+                continue
+            meant: dict[str, list[str]] = {}
+            for key in map(str, order):
+                meant.setdefault(own.get(folded(key), key), []).append(key)
+            names = {keys[0]: name for name, keys in meant.items() if len(keys) == 1}
+            if any(names.get(key, key) != key for key in order):
+                content["orders"][nr] = {names.get(key, key): value for key, value in order.items()}
+                changed = True
+        return to_json(content) if changed else None
 
     def _is_needed(self, name: str) -> bool:
         """Whether a null is a fault: one of a column that may be left out is not."""
@@ -424,9 +454,11 @@ class RequestReader:
             return Fault(path, rule, shown, 'send JSON in UTF-8: {"orders": [{…}]}')
         if kind == "extra_forbidden":
             known = ["orders"] if len(loc) == 1 else list(self._contract.columns)
-            meant = did_you_mean(str(loc[-1]), known)
+            name = str(loc[-1])
             rule = f"unknown key; the keys are {', '.join(known)}"
-            return Fault(path, rule, _shown(value), f"remove it{meant}")
+            if near := [k for k in known if folded(k) == folded(name)]:
+                return Fault(path, f"{rule}; it is nearly {near[0]}", _shown(value), f"write the key as {near[0]}")
+            return Fault(path, rule, _shown(value), f"remove it{did_you_mean(name, known)}")
         if kind == "missing":
             of = self._contract.columns.get(str(loc[-1]))
             null = ", null where nothing is known" if of is not None and of.nullable.score else ""
@@ -492,18 +524,15 @@ def _dotted(loc: Sequence[int | str]) -> str:
     path = ""
     for part in loc:
         # a key of the sender's own may be as long as the body
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:LONGEST_VALUE]}"
+        path += f"[{part}]" if isinstance(part, int) else f".{visible(part[:LONGEST_VALUE])}"
     return path.removeprefix(".") or "body"
 
 
 def _shown(value: Any) -> str:
     """A value as text: cut when it is long, and what cannot be seen escaped."""
-    text = repr(value) if isinstance(value, str) else _escaped(json.dumps(value, ensure_ascii=False, default=repr))
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    text = visible(text[: LONGEST_VALUE + 1])
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _excerpt(body: Any, message: str) -> str:
@@ -514,6 +543,4 @@ def _excerpt(body: Any, message: str) -> str:
     line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[0]
     middle = int(found[2]) if found else 0
     first = max(0, min(middle, len(line)) - AROUND)
-    return (
-        f"{'…' if first else ''}{_escaped(line[first : middle + AROUND])}{'…' if len(line) > middle + AROUND else ''}"
-    )
+    return f"{'…' if first else ''}{visible(line[first : middle + AROUND])}{'…' if len(line) > middle + AROUND else ''}"
