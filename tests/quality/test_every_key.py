@@ -860,6 +860,26 @@ def rule(name: str, *keys: str, warnings: bool = True) -> tuple[str, ...]:
     return tuple(f"{name}.{key}" for key in (*keys, *severities))
 
 
+def test_match(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    table, order = (
+        table_of(1, {}).rename_columns({"client": "Client "}),
+        b'{"orders": [{"CLIENT": "c", "day": "2024-03-05"}]}',
+    )
+    pq.write_table(table, tmp_path / "file.parquet")
+    for match in ("exact", "insensitive"):
+        own = contract_of(tmp_path, match=match)
+        out = {"accepted": tmp_path / "accepted.parquet", "quarantined": tmp_path / "bad.parquet"}
+        if match == "insensitive":
+            check_file(con, tmp_path / "file.parquet", own, "train", as_of=None, **out)
+            assert pq.read_table(out["accepted"]).column("client").to_pylist() == ["c0"]
+            assert RequestReader(own).read(order).columns["client"] == ["c"]
+            continue
+        with pytest.raises(DataError, match=r"client \(string\) → Client  \(rename it\)"):
+            check_file(con, tmp_path / "file.parquet", own, "train", as_of=None, **out)
+        with pytest.raises(RefusedError, match="it is nearly client"):
+            RequestReader(own).read(order)
+
+
 ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_pairs: ("Contract.rules", *rule("PairsRule", "rule=pairs", "columns", "allowed", "name", "description")),
     test_before_as_of: rule("BeforeAsOfRule", "rule=before_as_of", "columns", "name", "description"),
@@ -889,6 +909,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
         "TargetTrendRecipe.shrinkage",
     ),
+    test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_order",),
     test_attributes_of_every_type_are_features: ("Features.attributes",),
     test_suspicious_gain: ("Features.suspicious_gain",),

@@ -116,14 +116,12 @@ def test_a_request_is_told_of_a_key_that_is_nearly_right(contract: Contract) -> 
     with pytest.raises(RefusedError) as error:
         RequestReader(contract).read(json.dumps({"orders": [order | keys]}).encode())
     (fault,) = error.value.faults
-    assert fault.path == r"orders[0].canal_pedido_cd\u200b" and fault.rule.startswith(
-        "unknown key, nearly canal_pedido"
-    )
+    assert fault.path == r"orders[0].canal_pedido_cd\u200b" and fault.rule.endswith("nearly canal_pedido_cd")
     own = contract.model_copy(update={"match": "insensitive"})
     read = RequestReader(own).read(json.dumps({"orders": [order | keys]}).encode())
     assert read.columns[TARGET] == ["DIGITAL"] and read.columns[COUNTRY] == ["EC"]
     both = json.dumps({"orders": [order | keys | {TARGET: "DIGITAL"}]}).encode()
-    with pytest.raises(RefusedError, match="nearly canal_pedido_cd"):
+    with pytest.raises(RefusedError, match="it is nearly canal_pedido_cd"):
         RequestReader(own).read(both)
 
 
