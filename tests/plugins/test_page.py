@@ -115,7 +115,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
         '<span class="tag">slightly worse</span>',
         '<span class="tag alarming">worse since ',
         "by +0.0163 nats on average",
-        "limit 0.911",
+        'title="worse from 0.9111">0.887 to 0.901<',
         "2,940 of 9,800",
         "days since the last order",
         " drifted",
