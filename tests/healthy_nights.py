@@ -15,14 +15,15 @@ import pyarrow as pa
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.drift import judge
-from apex_ml.core.features import FeatureColumn, feature_columns
-from apex_ml.core.profile import Bins, Profile, bins_of
+from apex_ml.core.features import FeatureColumn, feature_columns, kind_of
+from apex_ml.core.profile import RECENT, Bins, Profile, bins_of
+from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
 from apex_ml.settings import Settings
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 from apex_ml.steps.monitor import WINDOW_RUNS, Batch, compared
 
-TRAINED_ON, ORDERS, HOLIDAY = 90_000, 10_000, 2_000
+TRAINED_ON, NEWEST, ORDERS, HOLIDAY = 90_000, 25_000, 10_000, 2_000
 CLASSES, NAMED_BY = 3, 3
 COUNT, DAYS_SINCE = "history_orders", "history_days_since_last"
 
@@ -34,6 +35,8 @@ class Nights:
     contract: Contract
     seed: int
     population: pa.Table
+    settled: tuple[str, float] | None = None
+    """A change that came before the training: half of the examples, the newest orders and every night have it."""
     random: np.random.Generator = field(init=False)
     recent: deque[Profile] = field(init=False)
 
@@ -42,10 +45,14 @@ class Nights:
         self.recent = deque(maxlen=WINDOW_RUNS)
         wanted = {*self.contract.features.attributes, COUNT, DAYS_SINCE, self.calendar}
         self.columns: tuple[FeatureColumn, ...] = tuple(c for c in feature_columns(self.contract) if c.name in wanted)
-        examples = self._orders(TRAINED_ON, night=0)
+        older, newer = (self._orders(TRAINED_ON // 2, night=0, drift=change) for change in (None, self.settled))
+        examples = pa.concat_tables([older, newer])
         bins: dict[str, Bins] = bins_of(self.columns, examples)
         trained = self._profile(bins, examples)
-        self.model = trained.as_dict()
+        newest = Profile(bins, CLASSES)
+        newest.add_features(self._orders(NEWEST, night=0, drift=self.settled))
+        recent = {name: newest.features[name] for name in self.contract.features.attributes}
+        self.model = trained.as_dict() | {RECENT: recent}
         self.bins = bins
         self.alpha, self.least_rows = Settings.load().drift_alpha, Settings.load().drift_least_rows
 
@@ -86,7 +93,9 @@ class Nights:
 
     def score(self, night: int, drift: tuple[str, float] | None = None) -> Profile:
         """Score a night's orders; with `drift`, the largest level of an attribute comes so many times as often."""
-        return self._profile(self.bins, self._orders(HOLIDAY if night % 6 == 0 else ORDERS, night, drift))
+        return self._profile(
+            self.bins, self._orders(HOLIDAY if night % 6 == 0 else ORDERS, night, drift or self.settled)
+        )
 
     def judge(self, *profiles: Profile) -> set[str]:
         """The features that are found to have drifted in one drop, or in a day of several."""
@@ -94,6 +103,14 @@ class Nights:
         held = compared(self.contract, _summed(profiles), self.model, window)
         found = judge({name: c for name, (c, _, _) in held.items()}, alpha=self.alpha, least_rows=self.least_rows)
         return {verdict.feature for verdict in found if verdict.drifted}
+
+    def unknown_jumps(self, profile: Profile) -> list[UnknownJump]:
+        """What the check at scoring time finds in a drop."""
+        kinds = {c.name: kind_of(self.contract, c.name) for c in self.columns}
+        tested: dict[str, str] = {name: kind for name, kind in kinds.items() if kind in MIN_LOST}
+        categorical = {c.name: c.kind == "categorical" for c in self.columns}
+        references = [self.model["features"], self.model[RECENT]]
+        return unknown_jumps(profile.features, references, tested, categorical, alpha=self.alpha)
 
     def healthy(self, number: int) -> Iterator[set[str]]:
         """What is found in nights of one drop each, in which nothing has changed."""
