@@ -86,7 +86,9 @@ def shared_hours(
     by its place.
     """
     own, schema = schemas
-    warnings = {}
+    warnings: dict[str, int] = {}
+    if not any(timed.values()):
+        return warnings
     for stored in _stored(path, contract, own, every=True):
         if timed.get(stored.name, 0) < FEW_TIMED * rows or not rows:
             continue
@@ -119,8 +121,10 @@ def _stored(path: Path, contract: Contract, schema: pa.Schema, *, every: bool = 
         if not pa.types.is_timestamp(kind) or (kind.tz and kind.tz not in _UTC and not every):
             continue
         session = (schema.metadata or {}).get(SPARK_ZONE, b"").decode("utf-8", "replace") or None
+        if not every and column.timezone is None and (session is None or session in _UTC):
+            continue  # there is no clock but that of UTC
         instants = kind.tz in _UTC
-        if not kind.tz and (session or column.timezone or every):
+        if not kind.tz:
             footer = footer or pq.read_metadata(path)
             # Impala writes the clock on the wall into INT96; all others write instants
             instants = _is_int96(footer, schema.names[place]) and not (footer.created_by or "").lower().startswith(

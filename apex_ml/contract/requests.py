@@ -86,12 +86,15 @@ class Orders:
         return len(next(iter(self.columns.values())))
 
 
-def number_text(value: float) -> str:
+def number_text(value: float | Decimal) -> str:
     """A number, or a truth value, as the text that :func:`apex_ml.contract.masks.number_text` gives it in a file.
 
-    >>> [number_text(v) for v in (240, 240.0, -0.0, 0.5, 1e-07, 1e20, True)]
-    ['240', '240', '0', '0.5', '0.0000001', '100000000000000000000', 'true']
+    >>> [number_text(v) for v in (240, 240.0, -0.0, 0.5, 1e-07, 1e20, True, Decimal("240.00"))]
+    ['240', '240', '0', '0.5', '0.0000001', '100000000000000000000', 'true', '240']
     """
+    if isinstance(value, Decimal):
+        text = format(value, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from pydantic_core import from_json
 
 from apex_ml.adapters.inference_log import BATCH_TAG, SAMPLE_ROWS, InferenceLog
 from apex_ml.adapters.store import check_parquet
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Column, Contract, load_contract
+from apex_ml.contract.requests import number_text
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target
@@ -92,12 +94,21 @@ def orders_of(contract: Contract, table: pa.Table, name: str) -> Asked:
         if column.type == "date":
             columns[column.name] = [None if v is None else v.isoformat() for v in values.cast(pa.date32()).to_pylist()]
         else:
-            columns[column.name] = values.to_pylist()
+            columns[column.name] = [_sent(column, v) for v in values.to_pylist()]
     known = set(contract.classes)
     target = contract.target
     truth = table.column(target).cast(pa.string()).to_pylist() if target in table.column_names else []
     orders = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Asked(orders, [t if t in known else None for t in truth] or [None] * len(orders), contract.classes)
+
+
+def _sent(column: Column, value: Any) -> Any:
+    """A value of a file as JSON: a number in a text column as its text, a decimal as the number that it is."""
+    if column.type == "string":
+        return value if value is None or isinstance(value, str) else number_text(value)
+    if isinstance(value, Decimal):
+        return int(value) if column.type == "int64" and value == int(value) else float(value)
+    return value
 
 
 def model_of(target: Target) -> dict[str, Any]:

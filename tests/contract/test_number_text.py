@@ -22,6 +22,7 @@ from apex_ml.adapters import duck
 from apex_ml.adapters.rowchecks import FileReport, check_file
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.serving.loadtest import orders_of
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 
@@ -178,3 +179,10 @@ def test_a_demonstration_drop_has_the_texts_of_its_raw_files(
         tmp_path / "drop.parquet", contract,
     )  # fmt: skip
     assert sorted(pq.read_table(made.path)[ROUTE].to_pylist()) == ["240", "241", "242", "243"]
+
+
+@pytest.mark.parametrize("kind", [pa.int16(), pa.float64(), pa.decimal128(10, 2)])
+def test_a_load_test_sends_the_text_of_a_files_number(contract: Contract, kind: pa.DataType) -> None:
+    table = order_table({ROUTE: pa.array([Decimal(240), None]).cast(kind)}, rows=2)
+    sent = json.loads(json.dumps(orders_of(contract, table, "drop.parquet").orders))
+    assert [order[ROUTE] for order in sent] == ["240", None]
