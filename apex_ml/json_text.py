@@ -43,6 +43,19 @@ def json_text(
         return write(finite(value))
 
 
+def json_file(value: Any, *, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Write a value as the content of a file that people read: indented, UTF-8, letters as they are.
+
+    Half a character, as in a file name that is not UTF-8, stays an escape: no other bytes stand for it.
+
+    >>> print(json_file({"región": "Ñuñoa"}).decode())
+    {
+     "región": "Ñuñoa"
+    }
+    """
+    return json_text(value, indent=1, default=default, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
 def finite(value: Any) -> Any:
     """The same value with None in place of every number that is not finite."""
     if isinstance(value, float):

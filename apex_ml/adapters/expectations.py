@@ -296,5 +296,5 @@ def _line(outcome: Any) -> str:
     result = outcome.result or {}
     found = {k: result[k] for k in ("unexpected_count", "partial_unexpected_list", "observed_value") if k in result}
     raised = [v.get("exception_message", "") for v in (outcome.exception_info or {}).values() if isinstance(v, dict)]
-    told = json_text(found, default=str)[:300] if found else "; ".join(raised)[:300]
-    return f"  {column}: {config.type} {json_text(kwargs, default=str)[:200]} → {told}"
+    told = json_text(found, default=str, ensure_ascii=False)[:300] if found else "; ".join(raised)[:300]
+    return f"  {column}: {config.type} {json_text(kwargs, default=str, ensure_ascii=False)[:200]} → {told}"

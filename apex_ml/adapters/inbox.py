@@ -26,7 +26,7 @@ from apex_ml.adapters.store import (
     write_atomically,
 )
 from apex_ml.errors import ApexError, ConfigError, DataError
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
 
 REASON = ".reason.json"
@@ -205,9 +205,7 @@ class Inbox:
 
     def _tell(self, target: Path, content: dict[str, Any]) -> None:
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        # a broken name or value in the reason may hold what UTF-8 cannot: it stays an escape of JSON
-        text = json_text(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        write_atomically(target.with_name(target.name + REASON), text)
+        write_atomically(target.with_name(target.name + REASON), json_file(content))
 
     def _move(self, drop: Waiting, target: Path) -> Path:
         with full_disk_is_told(target.parent):

@@ -21,7 +21,7 @@ from apex_ml.adapters.registry import Registry, metric_key
 from apex_ml.contract.tables import SCORED
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.faults import reach
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -227,8 +227,7 @@ class InferenceLog(Registry):
     def artifact(self, run_id: str, name: str, content: Any) -> None:
         """Store a JSON file."""
         answer = self._there("GET", "runs/get", f"the run {run_id}", params={"run_id": run_id})
-        text = json_text(content, indent=1, default=str)
-        self._put(answer["run"]["info"]["artifact_uri"], name, text.encode())
+        self._put(answer["run"]["info"]["artifact_uri"], name, json_file(content, default=str))
 
     def end(self, run_id: str, finished: datetime) -> None:
         """Mark a run as finished."""

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from apex_ml.adapters import plots
 from apex_ml.core.development import Development
 from apex_ml.core.promotion import PromotionDecision
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file
 
 NORMAL_95 = 1.96
 """Standard errors on either side of a mean between which the truth lies 95 times in 100."""
@@ -36,7 +36,7 @@ def decision_report(
         "evidence": evidence,
         "reliability": figures,
     }
-    (folder / "decision.json").write_text(json_text(content, indent=1))
+    (folder / "decision.json").write_bytes(json_file(content))
     if {"gain", "gain_error", "segments", "recall"} <= set(evidence):
         reach = NORMAL_95 * evidence["gain_error"]
         rows = [("all orders", evidence["gain"], evidence["gain"] - reach, evidence["gain"] + reach)]

@@ -22,7 +22,7 @@ from apex_ml import __version__
 from apex_ml.adapters.store import digest, local_folder, new_folder, refuse_file, sha256_of, write_atomically
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file
 from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def run_step(
             "outputs": outputs,
             "result": result,
         }
-        write_atomically(partial / MANIFEST, json_text(manifest, indent=1).encode())
+        write_atomically(partial / MANIFEST, json_file(manifest))
     logger.info("step_done step=%s run=%s seconds=%s", step, context.run, seconds)
     return result
 

@@ -31,7 +31,7 @@ from apex_ml.core.model_card import Provenance, model_card
 from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file, json_text
 from apex_ml.settings import CODE_ROOT
 from apex_ml.steps.folder import StepContext, git_commit, read_manifest, run_step
 from apex_ml.steps.validate import ACCEPTED
@@ -407,7 +407,7 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
         "trials": [{"value": t.value, **t.params} for t in done.trials],
         **tables,
     }
-    (folder / "evaluation.json").write_text(json_text(content, indent=1))
+    (folder / "evaluation.json").write_bytes(json_file(content))
     if done.curve:
         plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
     plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")

@@ -25,7 +25,7 @@ from apex_ml.adapters.store import (
 )
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
-from apex_ml.json_text import json_text
+from apex_ml.json_text import json_file
 from apex_ml.steps.folder import StepContext, recent_manifests, run_step
 from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
 
@@ -239,7 +239,7 @@ def _keep_evidence(context: StepContext, quarantine: Path, reports: list[FileRep
     """Keep what a failed validation found, beside the folder that a good one would have made."""
     with new_folder(_evidence_folder(context)) as kept:
         shutil.copytree(quarantine, kept / QUARANTINE)
-        write_atomically(kept / REPORT, json_text([r.as_dict() for r in reports], indent=1).encode())
+        write_atomically(kept / REPORT, json_file([r.as_dict() for r in reports]))
 
 
 def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int, bad: int) -> None:
