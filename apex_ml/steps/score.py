@@ -149,7 +149,10 @@ def _can_be_told(context: StepContext, inbox: Inbox, name: str, bad: list[dict[s
     try:
         refuse_unprintable(name)
     except DataError as error:
-        _set_aside(context, inbox, name, str(error))
+        try:
+            _set_aside(context, inbox, name, str(error))
+        except UnreadableError as stays:  # it cannot be moved either; the alert is raised
+            logger.error("drop_not_moved name=%s reason=%s", printable(name), stays)
         bad.append({"drop": printable(name), "reason": str(error)})
         return False
     return True
@@ -331,6 +334,8 @@ def score(
     lines = "the others are scored:\n" + "\n".join((bad + left)[:20])
     stay = f"{len(left)} of {total} drops cannot be read for now and stay in {inbox.inbox}, "
     if faults:
+        for line in bad + left:  # the fault is raised in their place
+            logger.error("drop_not_scored %s", line)
         raise faults[0]
     if bad:
         moved = f"{len(bad)} of {total} drops are bad and were moved to {inbox.quarantine}, "
