@@ -104,7 +104,9 @@ def shared_hours(
                 f" contract to the zone where they are midnight (such as Europe/Madrid), or to {clock} if the days are"
                 " right; or deliver the column as date"
             )
-        warnings[f"{found}; `timezone` in the contract names another clock"] = rows
+        other = kind.tz == own.field(stored.place).type.tz not in (None, *_UTC)
+        remedy = "deliver the column as date" if other else f"set `timezone` of {stored.name} in the contract"
+        warnings[f"{found}; if the days are wrong, {remedy}"] = rows
     return warnings
 
 
