@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from apex_ml.text import visible_lines
+
 
 class ApexError(Exception):
-    """Base of every expected failure. Shown to people as one message, without a traceback."""
+    """Base of every expected failure. Shown to people as one message, without a traceback.
+
+    Names and values in it may hold characters that cannot be seen; they are shown by their numbers.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """The message."""
+        return visible_lines(super().__str__())
 
 
 class DataError(ApexError):

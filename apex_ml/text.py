@@ -5,6 +5,7 @@ The sets are written out, so that Python, SQL and every version of Unicode agree
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -89,3 +90,11 @@ def folded(name: str) -> str:
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return _ALL.sub("", plain).replace("_", "")
+
+
+class VisibleFormatter(logging.Formatter):
+    """Lines of a log for people: as :func:`visible_lines`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return visible_lines(super().format(record))

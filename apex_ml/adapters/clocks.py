@@ -15,8 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.duck import errors_name, one_row
-from apex_ml.adapters.undecodable import UNDECODABLE
+from apex_ml.adapters.duck import VALUE_ERRORS, errors_name, one_row
 from apex_ml.contract.masks import literal, local_time, match_columns, quoted
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
@@ -179,7 +178,7 @@ def _midnights(
         with errors_name(path.name):
             total, *found = one_row(con, f"SELECT count({value}), {counts} FROM {_column(path, schema)}")
     except DataError as error:
-        if not isinstance(error.__cause__, UNDECODABLE):
+        if not isinstance(error.__cause__, VALUE_ERRORS):
             raise
         return [0.0 for _ in kinds]  # some value cannot be decoded: the first clock holds
     return [n / total if total else 0.0 for n in found]

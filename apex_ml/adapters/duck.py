@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ from apex_ml.settings import Settings
 
 class OutOfMemoryError(TransientError):
     """DuckDB has not enough memory, or disk to spill to, for this work; a smaller one may succeed."""
+
+
+VALUE_ERRORS = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
+"""What DuckDB raises for a value that it cannot decode or cast."""
+_CLASS = re.compile(r"^([A-Z][A-Za-z ]*Error: )+")
+_FOLDER = re.compile(r"/(?:[^/\s'\"]+/)+(?=[^/])")
 
 
 @contextmanager
@@ -58,11 +65,24 @@ def errors_name(what: str) -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as error:
         raise OutOfMemoryError(
-            f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {error}"
+            f"{what}: out of memory or disk; raise APEX_MEMORY_LIMIT_MB or free space: {reason_of(error)}"
         ) from error
     except duckdb.IOException as error:
         if "No space left" in str(error):
-            raise TransientError(f"{what}: the disk is full; free space and run again: {error}") from error
-        raise DataError(f"{what}: cannot be read: {error}") from error
+            raise TransientError(f"{what}: the disk is full; free space and run again: {reason_of(error)}") from error
+        raise DataError(f"{what}: cannot be read: {reason_of(error)}; write it again, or check its disk") from error
+    except VALUE_ERRORS as error:
+        text = f"{what}: a value cannot be read: {reason_of(error)}; correct it where it is written"
+        raise DataError(text) from error
     except duckdb.Error as error:
-        raise DataError(f"{what}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{what}: the query failed: {reason_of(error)}; write the data again, and if that does not help report this"
+            " with logs/steps.log"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, in one line: without its class, query, stack, and the folder of a file."""
+    lines = str(error).splitlines()
+    text = _CLASS.sub("", lines[0]).strip() if lines else type(error).__name__
+    return _FOLDER.sub("", text).rstrip(".;") or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.clocks import on_own_clock, shared_hours
-from apex_ml.adapters.duck import errors_name, one_row
+from apex_ml.adapters.duck import VALUE_ERRORS, errors_name, one_row, reason_of
 from apex_ml.adapters.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.store import check_parquet, errors_call_it
-from apex_ml.adapters.undecodable import UNDECODABLE, Recovered, recover
+from apex_ml.adapters.undecodable import Recovered, recover
 from apex_ml.contract.masks import (
     WIDEST_DECIMAL,
     RawColumn,
@@ -34,6 +35,8 @@ from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.errors import DataError
 from apex_ml.text import ESCAPED_RE2, visible
 from apex_ml.wording import nearest
+
+logger = logging.getLogger(__name__)
 
 HELD_ROWS = 65_536
 """A file of at most so many rows is held in memory while it is looked at."""
@@ -82,8 +85,23 @@ def read_schema(path: Path) -> pa.Schema:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({first})") from error
+        raise DataError(f"{path.name}: a damaged parquet file; deliver it again ({reason_of(error)})") from error
+
+
+def log_report(report: FileReport, use: Use) -> None:
+    """One line for the file, one for each rule with a few of the values behind it, one for columns that differ."""
+    counts = (report.name, report.rows, report.accepted, report.quarantined)
+    logger.info("file_checked file=%s rows=%s accepted=%s quarantined=%s", *counts)
+    for rule, n in report.normalised.items():
+        logger.info("rows_normalised file=%s rows=%s rule=%s", report.name, n, rule)
+    for kind, found in (("warned", report.warnings), ("bad", report.reasons)):
+        for rule, n in found.items():
+            logger.warning("rows_%s file=%s rows=%s rule=%s", kind, report.name, n, report.with_examples(rule))
+    if report.filled or report.added or report.cast:
+        schema = (report.name, report.filled, report.added, report.cast)
+        usual = use == "score" and not (report.added or report.cast)  # an order's outcome comes later
+        level = logging.INFO if usual else logging.WARNING
+        logger.log(level, "schema_differs file=%s filled=%s ignored=%s cast=%s", *schema)
 
 
 def repr_visible(value: str) -> str:
@@ -277,7 +295,7 @@ def _check(
         if not sealed and not wide:
             try:
                 return split(None)
-            except UNDECODABLE as error:
+            except VALUE_ERRORS as error:
                 with apart() as aside:
                     if aside is None:
                         raise error

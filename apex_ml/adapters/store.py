@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlparse
 from apex_ml.adapters.table_formats import DELTA_LOG, SINK_LOG, Listed, listed_files, table_above
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.json_text import json_text
+from apex_ml.text import visible
 
 PARQUET_MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 SMALLEST_PARQUET = 12
@@ -76,9 +77,10 @@ def errors_call_it(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except (DataError, TransientError) as error:
-        if name == path.name or not str(error).startswith(path.name):
+        last = visible(path.name)  # as errors show it
+        if name == path.name or not str(error).startswith(last):
             raise
-        raise type(error)(name + str(error).removeprefix(path.name)) from error
+        raise type(error)(name + str(error).removeprefix(last)) from error
 
 
 @contextmanager

@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from apex_ml.adapters.duck import VALUE_ERRORS, reason_of
 from apex_ml.contract.masks import holds_text, literal, quoted, undecodable
 from apex_ml.errors import DataError
 from apex_ml.text import visible, visible_bytes
 
-UNDECODABLE = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
-"""What DuckDB raises for a value that it cannot decode."""
 PLACEHOLDER = "(cannot be decoded)"
 ENCRYPTED = "(encrypted)"
 _BATCH = 65_536
@@ -115,8 +114,8 @@ def _unreadable(con: duckdb.DuckDBPyConnection, path: Path, names: list[str], pl
     try:
         file = f"read_parquet({literal(str(path))}, hive_partitioning = false) AS file({', '.join(names)})"
         con.execute(f"SELECT bit_xor(hash(CAST(c{place} AS VARCHAR))) FROM {file}").fetchall()
-    except UNDECODABLE as error:
-        return str(error).splitlines()[0].partition("Error: ")[2]
+    except VALUE_ERRORS as error:
+        return reason_of(error)
     return None
 
 
@@ -154,7 +153,7 @@ def _batches(file: pq.ParquetFile, place: int) -> Iterator[pa.Array]:
             for batch in file.reader.iter_batches(_BATCH, row_groups=[group], column_indices=[leaf]):
                 yield batch.column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _GroupError(f"row group {group}: {str(error).splitlines()[0]}") from error
+            raise _GroupError(f"row group {group}: {reason_of(error)}") from error
 
 
 def _leaves(kind: pa.DataType) -> int:

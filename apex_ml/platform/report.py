@@ -16,6 +16,7 @@ from rich.table import Table
 from apex_ml.adapters.sessions import connect_reader
 from apex_ml.adapters.warehouse import told_when_down
 from apex_ml.settings import Settings
+from apex_ml.text import visible
 
 CHAMPION = """
 SELECT to_version AS version, action, decided_at FROM apex.model_history
@@ -93,7 +94,7 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
     """Print a scored drop: counts, confidence by class, latency."""
     table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
     table.add_row(
-        str(summary["name"]),
+        visible(str(summary["name"])),
         _count(summary["rows_in"]),
         _count(summary["rows_scored"]),
         _count(summary["rows_quarantined"]),

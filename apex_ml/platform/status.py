@@ -26,6 +26,7 @@ from apex_ml.platform.main_job import inbox
 from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.text import visible_lines
 
 RUNS = """
 SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at
@@ -214,7 +215,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows[:MOST_ALERTS]:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(visible_lines(cell)) for cell in row))
     console.print(table)
     if len(rows) > MOST_ALERTS:
         console.print(f"… and {len(rows) - MOST_ALERTS} more: apex sql -c 'TABLE open_alerts'", markup=False)
@@ -293,7 +294,7 @@ def _data_docs(settings: Settings, console: Console) -> None:
 def _rows(console: Console, title: str, lines: list[str]) -> None:
     console.print(f"{title}:" + ("" if lines else " none yet"))
     for line in lines:
-        console.print("  " + line, markup=False, soft_wrap=True)
+        console.print("  " + visible_lines(line), markup=False, soft_wrap=True)
 
 
 def _time(moment: datetime | None) -> str:

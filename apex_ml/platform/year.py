@@ -30,6 +30,7 @@ from apex_ml.settings import Settings
 from apex_ml.simulate.files import write_part
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
+from apex_ml.text import VisibleFormatter
 
 MODE = "year"
 NOWHERE = "http://127.0.0.1:9"
@@ -94,7 +95,7 @@ def simulate_year(home: Path, plan: Plan, say: Callable[[str], None]) -> dict[st
 def _logged(file: Path) -> Iterator[None]:
     """What the steps log goes to a file, so that a week is one line on the screen."""
     handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

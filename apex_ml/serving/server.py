@@ -16,6 +16,7 @@ from apex_ml.errors import ConfigError
 from apex_ml.serving.app import create_app
 from apex_ml.settings import Settings
 from apex_ml.steps.folder import StepContext
+from apex_ml.text import VisibleFormatter
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
@@ -53,7 +54,7 @@ def serve(settings: Settings) -> None:
 def log_to(stream: Any) -> None:
     """One line an event. The access log is JSON; none of it has a value of an order."""
     handler = logging.StreamHandler(stream)
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter = VisibleFormatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     for name in ("apex_ml", "uvicorn"):

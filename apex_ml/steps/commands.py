@@ -19,6 +19,7 @@ from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
+from apex_ml.text import VisibleFormatter
 
 RESULT_MARK = "APEX_RESULT"
 _RUN = click.option(
@@ -58,13 +59,13 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
     root = logging.getLogger("apex_ml")
     root.setLevel(logging.INFO)
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    console.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     root.handlers = [console]
     with full_disk_is_told(settings.logs):
         settings.logs.mkdir(parents=True, exist_ok=True)
     file = _LogFile(settings.logs / "steps.log", encoding="utf-8", delay=True)
     line = f"%(asctime)s.%(msecs)03dZ %(levelname)s step={step} run={run} pid=%(process)d %(message)s"
-    formatter = logging.Formatter(line, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter = VisibleFormatter(line, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     file.setFormatter(formatter)
     root.addHandler(file)

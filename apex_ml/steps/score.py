@@ -25,7 +25,7 @@ from apex_ml.adapters import duck, partitions, scored, warehouse
 from apex_ml.adapters.inbox import Inbox, Waiting, printable, refuse_unprintable, seen
 from apex_ml.adapters.inference_log import send_outbox
 from apex_ml.adapters.registry import ModelVersion, Registry
-from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
+from apex_ml.adapters.rowchecks import FileReport, check_file, log_report, statistics_are_not_trusted
 from apex_ml.adapters.store import UnreadableError, scratch_folder, sha256_of
 from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import Contract
@@ -492,6 +492,7 @@ def _score_file(
             with_row_nr=True,
             copy=False,
         )
+        log_report(report, "score")
         _refuse(report, contract)
         checked = time.monotonic()
         query = features_query(con, scorer, report.query, name)
@@ -550,7 +551,8 @@ def _score_file(
 def _refuse(report: FileReport, contract: Contract) -> None:
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
-        top = "; ".join(f"{n} rows: {reason}" for reason, n in sorted(report.reasons.items(), key=lambda i: -i[1])[:3])
+        most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
+        top = "; ".join(f"{n} rows: {report.with_examples(reason)}" for reason, n in most)
         raise DataError(
             f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}"
         )

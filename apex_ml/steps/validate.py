@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters import duck, expectations, warehouse
 from apex_ml.adapters.profile import profile_batch
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.rowchecks import FileReport, check_file, log_report
 from apex_ml.adapters.store import (
     RawFiles,
     digest,
@@ -190,14 +190,7 @@ def _check_files(
                 unreadable[-1] += f"\n  with the same bytes: {', '.join(copies[path])}"
             continue
         reports.append(report)
-        counts = (report.name, report.rows, report.accepted, report.quarantined)
-        logger.info("file_checked file=%s rows=%s accepted=%s quarantined=%s", *counts)
-        for kind, found in (("normalised", report.normalised), ("warned", report.warnings), ("bad", report.reasons)):
-            for rule, n in found.items():
-                logger.info("rows_%s file=%s rows=%s rule=%s", kind, report.name, n, rule)
-        if report.filled or report.added or report.cast:
-            schema = (report.name, report.filled, report.added, report.cast)
-            logger.warning("schema_differs file=%s filled=%s ignored=%s cast=%s", *schema)
+        log_report(report, "train")
         if kept.exists():
             most = context.settings.quarantine_rows_in_sql
             warehouse.keep_quarantined(context.settings, "raw", sha256, name, pq.ParquetFile(kept), most)
@@ -247,8 +240,9 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int,
     if not rows or bad <= limit * rows:
         return
     top = list(_total(r.reasons for r in reports).items())[:5]
+    shown = {reason: r for r in reports for reason in r.examples}
     worst = max(reports, key=lambda r: r.quarantined / max(r.rows, 1))
-    lines = [f"  {n} rows: {reason}" for reason, n in top]
+    lines = [f"  {n} rows: {shown[reason].with_examples(reason) if reason in shown else reason}" for reason, n in top]
     raise DataError(
         f"{bad} of {rows} rows ({bad / rows:.2%}) would be quarantined, more than the limit of {limit:.2%};"
         " most often:\n"

@@ -15,6 +15,7 @@ from apex_airflow import page_charts as charts
 from apex_airflow import page_queries as queries
 from apex_airflow.drop_trigger import inbox_folder, look
 from apex_ml.settings import Settings
+from apex_ml.text import visible_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "–"
@@ -197,6 +198,11 @@ def expectation(row: queries.Row) -> charts.Interval | float | None:
     return value if value is None or low is None or high is None else (value, low, high)
 
 
+def _seen(value: Any) -> Any:
+    """What is put into a page: a name or message with its characters that cannot be seen by their numbers."""
+    return visible_lines(value) if type(value) is str else value
+
+
 def environment() -> jinja2.Environment:
     """The templates; whatever is put into them is escaped."""
     made = jinja2.Environment(
@@ -205,6 +211,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     made.filters |= {"number": number, "decimal": decimal, "percent": percent, "duration": duration, "age": age}
     made.filters |= {"verdict": verdict, "interval": interval, "when": when, "heat": heat, "effect": effect}

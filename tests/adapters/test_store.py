@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,6 +113,30 @@ def test_a_full_disk_under_duckdb_is_told(full_disk: Path, home: object) -> None
     with duck.connect(settings) as con, pytest.raises(TransientError, match="a.parquet: the disk is full"):
         with duck.errors_name("a.parquet"):
             con.execute(query)
+
+
+RAW_ERRORS = [
+    duckdb.InvalidInputException(
+        'Invalid Input Error: Invalid string found in Parquet file "/a/b/c.parquet": value "x\\xF1"'
+    ),
+    duckdb.ConversionException("Conversion Error: Could not convert Timestamp(MS) to Timestamp(US)\n\nLINE 1: SELECT"),
+    duckdb.OutOfRangeException("Out of Range Error: Overflow in 12"),
+    duckdb.IOException("IO Error: Unsupported compression in /a/b/c.parquet"),
+    duckdb.BinderException('Binder Error: no column "day"\n\nLINE 1: SELECT day'),
+    duckdb.InternalException("INTERNAL Error: Attempted to access index 3\n\nStack Trace:\n0  duckdb::Exception"),
+    duckdb.Error(""),
+]
+
+
+@pytest.mark.parametrize("raised", RAW_ERRORS, ids=[type(e).__name__ for e in RAW_ERRORS])
+def test_an_error_of_duckdb_becomes_a_message_with_a_remedy(raised: Exception) -> None:
+    with pytest.raises(DataError) as told, duck.errors_name("c.parquet"):
+        raise raised
+    text = str(told.value)
+    assert text.startswith("c.parquet: ") and re.search("; (write|correct) ", text)
+    assert not re.search("Error:|LINE 1|Stack|/a/b|\n", text)
+    said = re.search("value .x|Timestamp|Overflow in 12|compression|no column .day|index 3", str(raised))
+    assert said is None or said[0] in text
 
 
 HIDDEN = {

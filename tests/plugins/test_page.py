@@ -19,6 +19,7 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from markupsafe import Markup
 from page_rows import fill
 from throwaway_home import free_ports
 
@@ -342,3 +343,9 @@ def test_the_page_is_quick_with_ten_thousand_runs(
 @pytest.mark.parametrize("module", [page, page_charts])
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_names_with_characters_that_cannot_be_seen_are_shown_with_them() -> None:
+    template = page.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
+    text = template.render(name="a\u200b&.parquet", html=Markup("<b>\u200b</b>"))
+    assert text == "a\\u200b&amp;.parquet &lt;b&gt; <b>\u200b</b> 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,11 @@ import pyarrow.parquet.encryption as pe
 import pytest
 from order_files import order_table
 
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.rowchecks import FileReport, check_file, log_report
 from apex_ml.contract.model import USES, Contract
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.errors import DataError
-from apex_ml.text import TRIMMED, visible
+from apex_ml.text import TRIMMED, VisibleFormatter, visible
 
 CLIENT, COUNTRY, ROUTE, TARGET, AMOUNT, DAY = (
     "cliente_id", "pais_cd", "ruta_id", "canal_pedido_cd", "facturacion_usd_val", "fecha_pedido_dt",
@@ -301,6 +302,20 @@ def test_a_zone_that_is_none_is_named(split: Splitter, zone: str) -> None:
         f"file.parquet: column {DAY}: the time zone '{visible(zone)}' is not known" in told and "write an IANA" in told
     )
     assert split(order_table({"extra": values, CLIENT: ["X", *["C000001"] * 3]})).report.quarantined == 1
+
+
+def test_messages_and_logs_show_what_cannot_be_seen(split: Splitter, caplog: pytest.LogCaptureFixture) -> None:
+    assert str(DataError("a\u200b.parquet:\nb\x00")) == "a\\u200b.parquet:\nb\\x00"
+    shown = VisibleFormatter("%(message)s").format(logging.makeLogRecord({"msg": "x=%s", "args": ("\ufeffEC",)}))
+    assert shown == r"x=\ufeffEC"
+    found = split(order_table({COUNTRY: ["E\u200bC", "ec\u00a0", "EC", "EC"], "more": ["x"] * 4}))
+    with caplog.at_level(logging.INFO):
+        log_report(found.report, "score")
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert any(line.startswith("rows_warned file=file.parquet rows=1 rule=pais_cd: domain") for line in lines)
+    assert any(r"(found 'E\u200bC')" in line for line in lines)
+    assert any("ignored=('more',)" in line for line in lines)
+    assert "rows_normalised file=file.parquet rows=1 rule=pais_cd: trim + upper" in caplog.text
 
 
 def test_messages_name_a_remedy(split: Splitter, contract: Contract) -> None:
