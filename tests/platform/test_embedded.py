@@ -98,10 +98,15 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert "it is on now" in up.output and not admin.is_paused("apex_rollback") and not admin.is_paused("apex_score")
     assert CliRunner().invoke(commands.status, ["--check"]).exit_code == 0
 
+    inbox = home / "data" / "drops" / "inbox"
+    (inbox / "a.parquet").write_bytes(b"PAR1")
+    waiting = CliRunner().invoke(commands.status).output
+    assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
+
     warehouse.fail_drop(admin.settings, "0" * 64, "[red].parquet", 7, "no parquet [/red] file")
     output = checked()
     assert "failed drops: 1" in output and "1 [red].parquet no parquet [/red] file" in output
-    assert str(home / "data" / "drops" / "inbox") in output
+    assert str(inbox) in output
 
     monkeypatch.setenv("APEX_SCORE_CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
     with (home / ".env").open("a") as env:
