@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
@@ -11,6 +10,7 @@ from typing import Any
 
 from apex_ml.contract.model import Column, Contract, PairsRule, PatternCheck, RangeCheck
 from apex_ml.contract.requests import RefusedError, RequestReader, date_formats
+from apex_ml.json_text import json_text
 
 TRIED = 2000
 """So many combinations of values are tried at most."""
@@ -32,7 +32,7 @@ def example_order(contract: Contract, reader: RequestReader, since: date) -> dic
             if isinstance(rule, PairsRule) and (allowed := rule.allowed.get(order.get(rule.columns[0], ""))):
                 order[rule.columns[1]] = allowed[0]
         try:
-            reader.read(json.dumps({"orders": [order]}).encode(), since)
+            reader.read(json_text({"orders": [order]}).encode(), since)
         except RefusedError:
             continue
         return order

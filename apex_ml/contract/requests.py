@@ -30,6 +30,7 @@ from apex_ml.contract.model import (
     text_steps,
 )
 from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 from apex_ml.text import NO_NUL, folded, visible
 from apex_ml.wording import counted, did_you_mean
 
@@ -313,7 +314,7 @@ class RequestReader:
         self._validate = self.model.__pydantic_validator__.validate_json
         self._readers = {c.name: _Reader(c) for c in contract.columns.values()}
         self._pairs = [r for r in contract.rules if isinstance(r, PairsRule)]
-        self._keys = [json.dumps(name).encode() for name in contract.columns]
+        self._keys = [json_text(name).encode() for name in contract.columns]
 
     def read(self, body: bytes, since: date | None = None) -> Orders:
         """Read the orders of a JSON body; none may be dated before `since`.
@@ -533,7 +534,12 @@ def _dotted(loc: Sequence[int | str]) -> str:
 
 def _shown(value: Any) -> str:
     """A value as text: cut when it is long, and what cannot be seen escaped."""
-    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    if isinstance(value, str):
+        text = f"'{value}'"
+    elif isinstance(value, float) and not math.isfinite(value):
+        text = str(value)  # no JSON, but what was sent
+    else:
+        text = json_text(value, ensure_ascii=False, default=repr)
     text = visible(text[: LONGEST_VALUE + 1])
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 

@@ -15,6 +15,7 @@ from apex_ml.api_keys import is_loopback
 from apex_ml.contract.model import load_contract
 from apex_ml.contract.tables import scored_columns
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.platform.env_file import file_values, remember, variable
 from apex_ml.settings import FOLDERS, PORTS, Settings
 
@@ -101,7 +102,7 @@ def record_home(settings: Settings) -> None:
         "model_name": settings.model_name,
         "columns": scored_columns(load_contract(settings.contract)),
     }
-    content = json.dumps(found, indent=1, ensure_ascii=False).encode()
+    content = json_text(found, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
