@@ -45,7 +45,7 @@ AROUND = 40
 WIDEST_INTEGER = 2**127
 """From here on the text of a whole float is its shortest digits and zeros, as the files' engine has no such integer."""
 NO_TEXT = "Input should be a string, a finite number, true or false"
-TEXT = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
+TEXT = Annotated[str | int | Annotated[float, Field(allow_inf_nan=False)] | bool, Field(union_mode="left_to_right")]
 """What stands for a string in JSON: a number becomes text as the same number in a file does."""
 
 
@@ -105,6 +105,9 @@ def number_text(value: float | Decimal) -> str:
     return format(Decimal(repr(value)), "f").removesuffix(".0")
 
 
+_PLAIN = frozenset((str, type(None)))
+
+
 def _as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else number_text(value)
 
@@ -159,7 +162,7 @@ class _Reader:
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, _Cell]]]:
         """Read every value; also the places of those that break a rule, with what they break."""
-        if self._column.type == "string":
+        if self._column.type == "string" and not _PLAIN.issuperset(map(type, written)):
             written = list(map(_as_text, written))
         if self._known is None:
             cells = list(map(self.read, written))
@@ -186,7 +189,7 @@ class _Reader:
         """Read one value."""
         if value is not None:
             if self._column.type == "string":
-                value = _as_text(value)
+                value = value if isinstance(value, str) else number_text(value)
                 for step in self._steps:
                     if (value := step(value)) is None:
                         break
