@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2.extras
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import Registry, metric_key
+from apex_ml.adapters.registry import MOST_METRICS, Registry, metric_key
 from apex_ml.contract.tables import SCORED
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.faults import reach
@@ -222,7 +222,9 @@ class InferenceLog(Registry):
         metrics = [
             {"key": metric_key(k), "value": v, "timestamp": stamp, "step": 0} for k, v in values.items() if isfinite(v)
         ]
-        self._there("POST", "runs/log-batch", f"the run {run_id}", json={"run_id": run_id, "metrics": metrics})
+        for start in range(0, len(metrics), MOST_METRICS):
+            part = {"run_id": run_id, "metrics": metrics[start : start + MOST_METRICS]}
+            self._there("POST", "runs/log-batch", f"the run {run_id}", json=part)
 
     def artifact(self, run_id: str, name: str, content: Any) -> None:
         """Store a JSON file."""

@@ -30,6 +30,8 @@ FILES_TAG = "apex.bundle"
 """Tag of a model version: JSON of the bundle's file names and their sha256."""
 
 
+MOST_METRICS = 1000
+"""Metrics that MLflow takes in one request."""
 MAX_KEY = 250
 """Characters of a key of MLflow."""
 

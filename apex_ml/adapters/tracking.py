@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import BUNDLE, FILES_TAG, TRY_LATER, Registry, gone_model, metric_key
+from apex_ml.adapters.registry import BUNDLE, FILES_TAG, MOST_METRICS, TRY_LATER, Registry, gone_model, metric_key
 from apex_ml.contract.names import probability_column
 from apex_ml.core.candidates import candidate
 from apex_ml.core.estimator import Model
@@ -128,13 +128,15 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
             )
             mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
-            mlflow.log_metrics({metric_key(k): v for k, v in record.metrics.items() if math.isfinite(v)})
+            metrics = [(metric_key(k), v) for k, v in record.metrics.items() if math.isfinite(v)]
+            for start in range(0, len(metrics), MOST_METRICS):
+                mlflow.log_metrics(dict(metrics[start : start + MOST_METRICS]))
             for part, values in record.curves.items():
                 client = mlflow.MlflowClient()
                 stamp = int(run.info.start_time)
                 points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
-                for start in range(0, len(points), 1000):
-                    client.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+                for start in range(0, len(points), MOST_METRICS):
+                    client.log_batch(run.info.run_id, metrics=points[start : start + MOST_METRICS])
             for trial in record.trials:
                 with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True, tags=user):
                     mlflow.log_params(dict(trial.params))

@@ -15,7 +15,7 @@ import psycopg2.extras
 
 from apex_ml.adapters.postgres_errors import as_apex_error
 from apex_ml.adapters.sessions import others
-from apex_ml.errors import DataError
+from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
@@ -302,12 +302,26 @@ def newest_version(settings: Settings) -> int | None:
 
 
 def record_version(settings: Settings, version: dict[str, Any]) -> None:
-    """Keep what a model version was made from; keys are the columns of model_versions."""
+    """Keep what a model version was made from; keys are the columns of model_versions.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the version is known as another run's.
+    """
     values = {**version, "about": json_text(version["about"])}
     names = ", ".join(values)
     marks = ", ".join(f"%({name})s" for name in values)
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO apex.model_versions ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+        cursor.execute(
+            "SELECT mlflow_run_id FROM apex.model_versions WHERE model_name = %(model_name)s"
+            " AND model_version = %(model_version)s",
+            values,
+        )
+        if (known := cursor.fetchone()) != (version["mlflow_run_id"],):
+            raise ConfigError(
+                f"version {version['model_version']} of {version['model_name']} was trained before, by MLflow's run"
+                f" {known and known[0]}: the registered model was deleted in MLflow and made anew, which counts from 1"
+                " again; begin anew under another name with APEX_MODEL_NAME"
+            )
 
 
 def known_drop(connection: Connection, sha256: str) -> dict[str, Any] | None:

@@ -85,7 +85,10 @@ def print_champion(console: Console, settings: Settings, found: Champion) -> Non
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
     orders = "" if found.holdout_orders is None else f"{found.holdout_orders:,} newest orders"
     table.add_row(
-        f"{settings.model_name} version {found.version}", _number(found.log_loss), _number(found.prior_log_loss), orders
+        escape(f"{settings.model_name} version {found.version}"),
+        _number(found.log_loss),
+        _number(found.prior_log_loss),
+        orders,
     )
     console.print(table)
 
@@ -94,7 +97,7 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
     """Print a scored drop: counts, confidence by class, latency."""
     table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
     table.add_row(
-        visible(str(summary["name"])),
+        escape(visible(str(summary["name"]))),
         _count(summary["rows_in"]),
         _count(summary["rows_scored"]),
         _count(summary["rows_quarantined"]),
@@ -107,7 +110,9 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
     for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):
-        table.add_row(row["predicted"], _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"]))
+        table.add_row(
+            escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
+        )
     table.add_section()
     table.add_row("all", _count(summary["rows_scored"]), "", _number(summary["confidence_mean"]))
     table.add_row("median", "", "", _number(summary["confidence_median"]))

@@ -24,6 +24,7 @@ from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import DECISION, with_decision
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
 from apex_ml.core.seen import order_keys, unpack_keys
+from apex_ml.errors import DataError
 from apex_ml.steps import champion as protocol
 from apex_ml.steps.folder import StepContext, read_manifest
 from apex_ml.steps.train import class_indexes, segment_columns, truth_file
@@ -152,7 +153,13 @@ def _report(
 def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:
     """Put the report beside the challenger's training in MLflow; its address there, empty without a report."""
     folder = context.folder(step)
-    return registry.upload(challenger.run_id, folder, REPORTS[step]) if folder.exists() else ""
+    if not folder.exists():
+        return ""
+    try:
+        return registry.upload(challenger.run_id, folder, REPORTS[step])
+    except DataError as error:  # the run was deleted for good: the decision stands all the same
+        logger.warning("report_not_published folder=%s reason=%s", folder, error)
+        return ""
 
 
 def _result(

@@ -92,6 +92,17 @@ def test_a_deleted_experiment_is_no_passing_fault_and_its_remedy_works(settings:
     assert log._experiment() == made
 
 
+def test_more_metrics_than_mlflow_takes_at_once_are_logged(settings: Settings) -> None:
+    """A contract may have hundreds of classes, with two metrics each."""
+    log = InferenceLog(settings, f"many {next(_numbers)}")
+    base = f"{settings.tracking_uri}/api/2.0/mlflow"
+    answer = httpx.post(f"{base}/runs/create", json={"experiment_id": log._experiment()}).raise_for_status()
+    run_id = answer.json()["run"]["info"]["run_id"]
+    log.metrics(run_id, {f"pred_count_{n}": float(n) for n in range(1001)} | {"lost": float("nan")})
+    found = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]["data"]["metrics"]
+    assert len(found) == 1001
+
+
 def test_a_run_that_is_gone_is_named(settings: Settings) -> None:
     log = InferenceLog(settings)
     for call in (lambda: log.metrics("0" * 32, {"a": 1.0}), lambda: log.artifact("0" * 32, "a.json", {})):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from apex_home import Apex
 from throwaway_home import free_ports
 
 from apex_ml.adapters import scored, warehouse
-from apex_ml.errors import DataError, TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 
 
@@ -194,3 +195,55 @@ def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Pat
     assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
         ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
     ]
+
+
+VERSION = {
+    "model_name": "m",
+    "model_version": 1,
+    "mlflow_run_id": "one",
+    "data_sha256": "d",
+    "contract_sha256": "c",
+    "git_commit": None,
+    "step_run": "r",
+    "about": {"low": float("-inf")},
+}
+
+
+def test_a_version_is_never_taken_for_another_one_of_its_number(apex: Apex) -> None:
+    warehouse.record_version(apex.settings, VERSION)
+    warehouse.record_version(apex.settings, VERSION)
+    with pytest.raises(ConfigError, match=r"version 1 of m was trained before, by MLflow's run one.*APEX_MODEL_NAME"):
+        warehouse.record_version(apex.settings, VERSION | {"mlflow_run_id": "two"})
+    assert apex.sql("SELECT mlflow_run_id, about FROM apex.model_versions") == [("one", {"low": None})]
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "words"),
+    [
+        ("SELECT '{\"a\": -Infinity}'::jsonb", DataError, "refuses a value"),
+        ("SELECT 1/0", DataError, "refuses a value"),
+        ("SELECT nothing FROM apex.drops", ConfigError, "refuses a statement"),
+        ("SELEC 1", ConfigError, "refuses a statement"),
+        (
+            "INSERT INTO apex.drops (sha256, name, bytes, state) VALUES ('a', 'a', 1, 'other')",
+            DataError,
+            "refuses a value",
+        ),
+    ],
+)
+def test_what_postgres_refuses_is_not_tried_again(
+    apex: Apex, statement: str, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        warehouse.rows(apex.settings, statement)
+    with pytest.raises(kind, match=words), scored.transaction(apex.settings) as cursor:
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize(("password", "words"), [("wrong", "password authentication failed.*apex up")])
+def test_a_refused_login_is_not_tried_again(apex: Apex, password: str, words: str) -> None:
+    url = re.sub(r":[^:@/]*@", f":{password}@", apex.settings.writer_url)
+    settings = apex.settings.model_copy(update={"database_url": url})
+    for call in CALLS.values():
+        with pytest.raises(ConfigError, match=words):
+            call(settings)

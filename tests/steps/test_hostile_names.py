@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 import yaml
 from apex_home import Apex
 from online_service import served
+from rich.console import Console
 
 from apex_ml.adapters import monitoring, scored
 from apex_ml.adapters.migrations import migrate
 from apex_ml.adapters.registry import metric_key
 from apex_ml.contract.model import load_contract
+from apex_ml.platform import report
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import write_parts
@@ -34,7 +37,7 @@ from apex_ml.steps.validate import validate
 
 RUN = "hostile"
 ORDERS = 4_000
-CLASSES = {"DIGITAL": 'Web & "App\'s" <b>$x$', "TELEFONO": "Teléfono/100 %\\", "VENDEDOR": "V" * 300}
+CLASSES = {"DIGITAL": '[/b] Web & "App\'s" <b>$x$', "TELEFONO": "Teléfono/100 %\\", "VENDEDOR": "V" * 300}
 COLUMNS = {
     "tipo_cliente_cd": 'tipo & "cliente" %(s)s',
     "madurez_digital_cd": "madurez d'été; ¿cuál?",
@@ -141,6 +144,15 @@ def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> Non
     together = " + ".join(f'"{name}"' for name in columns)
     ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM apex.scored_orders")
     assert total == pytest.approx(200, abs=1e-3)
+
+
+def test_the_report_of_a_drop_prints_every_class_as_it_is(hostile: Hostile) -> None:
+    settings, out = hostile.apex.settings, StringIO()
+    ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM apex.drops")
+    summary = report.drop_summary(settings, sha256)
+    assert summary is not None
+    report.print_drop(Console(width=1000, file=out), settings, summary)
+    assert all(level in out.getvalue() for level in CLASSES.values())
 
 
 def test_mlflow_has_a_metric_of_every_class(hostile: Hostile) -> None:
