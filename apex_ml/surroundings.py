@@ -7,11 +7,15 @@ What points outside of the platform honours them as ever: a webhook, a mail serv
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -23,6 +27,10 @@ OF_A_RUN = (
     "MLFLOW_REGISTRY_URI",
 )
 """Variables that would make MLflow's client work in another run or on another server than the settings say."""
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def own_hosts(settings: Settings) -> tuple[str, ...]:
@@ -52,7 +60,11 @@ def shielded(variables: Mapping[str, str], settings: Settings) -> dict[str, str]
         dropped.append("PG")
     if urlsplit(settings.tracking_uri).hostname in hosts:
         dropped.append("MLFLOW_TRACKING_")
-    kept = {n: value for n, value in variables.items() if n not in OF_A_RUN and not n.startswith(tuple(dropped))}
+    kept = {
+        name: value
+        for name, value in variables.items()
+        if name not in OF_A_RUN and not name.startswith(tuple(dropped)) and not unusable(name, value)
+    }
     # libraries read either name, and the small one wins where both are set
     given = [part.strip() for name in ("no_proxy", "NO_PROXY") for part in kept.get(name, "").split(",")]
     if "*" not in given:
@@ -61,9 +73,32 @@ def shielded(variables: Mapping[str, str], settings: Settings) -> dict[str, str]
     return kept
 
 
+def unusable(name: str, value: str) -> str:
+    """Why every HTTP client would fail of a variable, even of one for other addresses; empty when none does.
+
+    >>> unusable("ALL_PROXY", "http://proxy.example.org:3128"), unusable("http_proxy", "proxy:3128"), unusable("A", "b")
+    ('', '', '')
+    >>> unusable("ALL_PROXY", "quic://proxy.example.org")
+    'has a scheme that is not supported; give an http:// proxy'
+    """
+    if name in CERTIFICATES:
+        return "" if not value or os.path.exists(value) else "names no file"
+    if not value or name.lower() not in PROXIES:
+        return ""
+    try:
+        scheme = urlsplit(value).scheme if "://" in value else "http"
+    except ValueError:
+        return "is no URL"
+    known = ("http", "https") if find_spec("socksio") is None else ("http", "https", "socks5", "socks5h")
+    return "" if scheme in known else "has a scheme that is not supported; give an http:// proxy"
+
+
 def shield_process(settings: Settings) -> None:
-    """Do the same to the environment of this process."""
+    """Do the same to the environment of this process; what no client could use is said."""
     kept = shielded(os.environ, settings)
+    for name in sorted(os.environ):
+        if why := unusable(name, os.environ[name]):
+            logger.warning("%s of the environment %s; it is not used", name, why)
     for name in set(os.environ) - set(kept):
         del os.environ[name]
     os.environ.update(kept)

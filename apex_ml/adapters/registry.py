@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -18,6 +18,7 @@ from apex_ml.adapters.store import new_folder
 from apex_ml.contract.names import encoded
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
+from apex_ml.surroundings import own_hosts
 
 logger = logging.getLogger(__name__)
 CHAMPION = "champion"
@@ -76,6 +77,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._url = settings.tracking_uri.rstrip("/")
+        self._is_own = urlsplit(self._url).hostname in own_hosts(settings)
         self._login = (
             (settings.mlflow_user, settings.mlflow_password.get_secret_value()) if settings.mlflow_user else None
         )
@@ -83,7 +85,13 @@ class Registry:
     def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             response = httpx.request(
-                method, f"{self._url}{path}", timeout=60, verify=self._verify(), auth=self._login, **kwargs
+                method,
+                f"{self._url}{path}",
+                timeout=60,
+                verify=self._verify(),
+                auth=self._login,
+                trust_env=not self._is_own,
+                **kwargs,
             )
         except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
             raise TransientError(
