@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from apex_ml.errors import ApexError, ConfigError
+from apex_ml.errors import ApexError, ConfigError, TransientError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: ("module:attribute", short help)
@@ -90,12 +91,42 @@ def apex() -> None:
         shield_process(Settings.load())
 
 
+PLACES = {
+    errno.EACCES: "give this user the right to use it",
+    errno.EPERM: "give this user the right to use it",
+    errno.EROFS: "name a folder that can be written",
+    errno.ENOTDIR: "name a folder; a part of this path is a file",
+    errno.EEXIST: "name a folder; a part of this path is a file",
+    errno.EISDIR: "name a file; this is a folder",
+    errno.ELOOP: "name a folder; its links lead in a circle",
+    errno.ENAMETOOLONG: "name a shorter path",
+}
+"""What to do about a place that the system refuses. A file that is not there is no fault of the place."""
+
+
+def expected_error(error: OSError) -> ApexError | None:
+    """The expected error behind a file or folder that cannot be used as it was named; None for another fault."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransientError(
+            f"{error.filename or 'a file'}: {error.strerror}: the disk is full; free space, run again"
+        )
+    remedy = PLACES.get(error.errno or 0)
+    if remedy is None or not error.filename:
+        return None
+    return ConfigError(f"{error.filename}: {error.strerror}: {remedy}")
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line; an expected error becomes one message and its exit code."""
     # OpenMP threads that spin while they wait make training tens of times slower beside other work on the same cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return apex.main(args=argv, prog_name="apex", standalone_mode=True)
+        try:
+            return apex.main(args=argv, prog_name="apex", standalone_mode=True)
+        except OSError as error:
+            if (expected := expected_error(error)) is None:
+                raise
+            raise expected from error
     except ApexError as error:
         click.echo(f"apex: {type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)

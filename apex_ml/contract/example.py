@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 from itertools import islice, product
 from typing import Any
 
@@ -18,12 +18,12 @@ LETTERS = "A1a0 -_.@/"
 ALPHABET = [chr(n) for n in range(32, 127)]
 
 
-def example_order(contract: Contract, reader: RequestReader, since: date) -> dict[str, Any] | None:
+def example_order(contract: Contract, reader: RequestReader, since: date, today: date) -> dict[str, Any] | None:
     """An order dated today or, where its rules do not take that or `since` comes later, on another day from `since` on.
 
     It has the keys that a request must have. None when the reader takes no combination of a few values of each column.
     """
-    day = max(since, datetime.now(UTC).date())
+    day = max(since, today)
     needed = [c for c in contract.columns.values() if c.required.score]
     values = [[value for value in _values(c, day, since) if reader.accepts(c.name, value)][:8] for c in needed]
     for chosen in islice(product(*values), TRIED):

@@ -124,7 +124,8 @@ def opened(file: Path) -> Iterator[Path]:
                 archive.extractall(scratch, filter="data")
             manifest = json.loads((Path(scratch) / "manifest.json").read_text())
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise ConfigError(f"{file} is no backup of Apex: {error}") from error
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"{file} is no backup of Apex: {first}; give a file that `make backup` wrote") from error
         if manifest.get("format") != FORMAT:
             raise ConfigError(f"{file}: format {manifest.get('format')!r}, this version reads {FORMAT}")
         for name, sha256 in manifest["sha256"].items():
@@ -168,7 +169,8 @@ def _client(settings: Settings, server: postgres.Server, program: str, *argument
         call, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        raise TransientError(f"{program} {arguments[-1]} failed: {done.stderr.strip()[-1000:]}")
+        down = "; start Postgres with: make up" if "connection to server" in done.stderr else ""
+        raise TransientError(f"{program} {arguments[-1]} failed: {done.stderr.strip()[-1000:]}{down}")
 
 
 def _sql(settings: Settings, server: postgres.Server, statement: str) -> None:

@@ -204,15 +204,15 @@ def _documents(app: FastAPI, service: Service) -> None:
 
     def openapi() -> dict[str, Any]:
         # its example is taken by the model and the snapshot of now, and keys may have been set since
-        judge, asks = service.follower.judge, bool(service.keys.keys)
-        since = judge.history.as_of if judge else datetime.now(UTC).date()
-        if app.openapi_schema is None or made_for != [(since, asks, datetime.now(UTC).date())]:
+        judge, asks, today = service.follower.judge, bool(service.keys.keys), datetime.now(UTC).date()
+        since = judge.history.as_of if judge else today
+        if app.openapi_schema is None or made_for != [(since, asks, today)]:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schema = service.reader.model.model_json_schema(ref_template="#/components/schemas/{model}")
             made["components"]["schemas"] |= schema.pop("$defs")
             made["components"]["schemas"]["PredictRequest"] = schema
             body: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}}
-            if order := example_order(service.context.contract, RequestReader(service.context.contract), since):
+            if order := example_order(service.context.contract, RequestReader(service.context.contract), since, today):
                 body["application/json"]["example"] = {"orders": [order]}
             made["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": body}
             if asks:
@@ -224,7 +224,7 @@ def _documents(app: FastAPI, service: Service) -> None:
                     for operation in made["paths"][path].values():
                         operation["security"] = [{"key": []}, {"bearer": []}]
             app.openapi_schema = made
-            made_for[:] = [(since, asks, datetime.now(UTC).date())]
+            made_for[:] = [(since, asks, today)]
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

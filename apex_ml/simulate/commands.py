@@ -27,8 +27,14 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.command()
 @click.option("--out", help="Folder to fill. Default: the raw folder of the settings.")
-@click.option("--orders", default=1_250_000, show_default=True, help="Number of orders.")
-@click.option("--clients", default=150_000, show_default=True, help="Number of clients they are drawn from.")
+@click.option("--orders", default=1_250_000, show_default=True, type=click.IntRange(min=1), help="Number of orders.")
+@click.option(
+    "--clients",
+    default=150_000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of clients they are drawn from.",
+)
 @click.option("--seed", default=7, show_default=True, help="The same seed and options give the same bytes.")
 @click.option("--start", type=DAY, help="First day. Default: the process file's.")
 @click.option("--end", type=DAY, help="Last day, included. Default: the process file's.")
@@ -40,7 +46,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
     metavar="KEY=VALUE",
     help="Change the mode: persistence=0.4, effect_sd.DIGITAL=1.2, drift.prices.day=2024-07-01, drift=null.",
 )
-@click.option("--files", default=8, show_default=True, help="Number of part files.")
+@click.option("--files", default=8, show_default=True, type=click.IntRange(min=1), help="Number of part files.")
 @click.option(
     "--quirk",
     "quirks",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -66,6 +68,55 @@ def test_apex_commands_and_options_exist(document: Document) -> None:
             continue
         given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert given <= known, call
+
+
+def test_every_command_is_documented() -> None:
+    """Those that only an image calls are not for people."""
+    named = {
+        word
+        for document in DOCUMENTS
+        for text in document.commands
+        for word in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*)", text)
+    }
+    assert set(COMMANDS) - named == set()
+
+
+def test_every_make_target_is_documented() -> None:
+    named = {word for d in DOCUMENTS for text in d.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
+    assert TARGETS - named == set()
+
+
+MESSAGES = [
+    (line.split("|")[1].strip(), part)
+    for document in DOCUMENTS
+    if document.name == "docs/errors.md"
+    for line in document.text.splitlines()
+    if line.startswith("| `") and not re.match(r"\| `\w+Error`", line)
+    for message in re.findall(r"`([^`]+)`", line.split("|")[1])
+    for part in message.split("…")
+    if len(part.strip()) > 3
+]
+
+
+def test_every_documented_error_is_one_of_the_code() -> None:
+    """What a table of messages says is said: each part between its dots is in a text of the code."""
+    texts = list(_texts_of_the_code())
+    assert len(MESSAGES) > 40
+    assert [found for found in MESSAGES if not any(found[1].strip() in text for text in texts)] == []
+
+
+def _texts_of_the_code() -> Iterator[str]:
+    """Every text in the code, what is filled in left out; scripts as they are."""
+    for folder in ("apex_ml", "plugins", "dags", "deployment"):
+        for path in sorted((CODE_ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [str(p.value) if isinstance(p, ast.Constant) else "\0" for p in node.values]
+                    yield "".join(parts)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+    for path in sorted((CODE_ROOT / "deployment").rglob("*.sh")):
+        yield path.read_text(encoding="utf-8")
 
 
 @each_document

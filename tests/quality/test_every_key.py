@@ -369,7 +369,7 @@ def test_the_example_of_the_documentation_is_taken(tmp_path: Path, name: str) ->
     contract = contract_of(tmp_path, {"x": CASES[name].column})
     reader = RequestReader(contract)
     for since in (date(2024, 3, 5), date(2999, 1, 1)):
-        order = example_order(contract, reader, since)
+        order = example_order(contract, reader, since, date(2026, 1, 1))
         assert order is not None
         orders = reader.read(json.dumps({"orders": [order]}).encode(), since)
         assert len(orders) == 1 and orders.warnings == {}

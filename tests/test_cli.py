@@ -1,0 +1,89 @@
+"""What a person types wrong is told in one message, without a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from apex_ml.cli import COMMANDS, expected_error, main
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
+    """Exit code and everything that is printed."""
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    out = capsys.readouterr()
+    return left.value.code, out.out + out.err
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a platform: nothing listens on its ports."""
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_an_unknown_option(capsys: pytest.CaptureFixture[str], nowhere: Path, command: str) -> None:
+    code, said = called(capsys, command, "--help")
+    assert code == 0 and said.startswith(f"Usage: apex {command}")
+    if command != "sql":  # what apex does not know goes to psql
+        code, said = called(capsys, command, "--no-such-option")
+        assert code == 2 and "No such option '--no-such-option'" in said
+
+
+WRONG = [
+    # arguments, exit code, words
+    (("nosuch",), 2, "No such command 'nosuch'"),
+    (("train", "--run", "../x"), 30, "--run '../x': use letters, digits"),
+    (("train", "--run", "x", "--trials", "-1"), 2, "not in the range"),
+    (("validate", "--run", "x", "--as-of", "2024-13-01"), 2, "does not match the format"),
+    (("elt", "--run", "nosuch"), 10, "run: apex validate --force --run nosuch"),
+    (("promote", "--force", "7"), 30, "give --reason"),
+    (("promote", "--force", "--reason", "x", "seven"), 2, "'seven' is not a valid integer"),
+    (("rollback", "--reason", "x", "--to", "0"), 2, "not in the range"),
+    (("loadtest", "--orders", "0"), 2, "not in the range"),
+    (("loadtest", "--url", "nonsense"), 30, "--url nonsense: give an address"),
+    (("restore", "{home}/no.tar"), 30, "there is no such file; `make backup` writes one"),
+    (("restore", "{file}"), 30, "is no backup of Apex: file could not be opened successfully:; give a file"),
+    (("simulate", "--orders", "0"), 2, "not in the range x>=1"),
+    (("simulate", "--orders", "9", "--files", "1", "--out", "{file}/raw"), 30, "name a folder; a part of this path is"),
+    (("simulate", "--mode", "nosuch"), 30, "mode 'nosuch': unknown"),
+    (("simulate", "year", "--home", "{file}"), 30, "{file}: Not a directory: name a folder"),
+    (("logs", "../../etc/passwd"), 30, "no log is named"),
+    (("settings", "--format", "xml"), 2, "'xml' is not one of"),
+    (("contract", "nosuch"), 2, "No such command 'nosuch'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
+def test_a_wrong_argument_is_told_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], nowhere: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    file = nowhere / "file"
+    file.write_text("x")
+    places = {"home": str(nowhere), "file": str(file)}
+    found, said = called(capsys, *(argument.format(**places) for argument in arguments))
+    assert found == code and words.format(**places) in said, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EACCES, 30, "/a/b: Permission denied: give this user the right"),
+        (errno.EROFS, 30, "/a/b: Read-only file system: name a folder that can be written"),
+        (errno.ENOSPC, 20, "the disk is full; free space"),
+    ],
+)
+def test_a_place_that_the_system_refuses(number: int, code: int, words: str) -> None:
+    found = expected_error(OSError(number, os.strerror(number), "/a/b"))
+    assert found is not None and found.exit_code == code and words in str(found)
+
+
+def test_a_file_that_apex_itself_lacks_is_a_fault_with_its_traceback() -> None:
+    assert expected_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b")) is None
+    assert expected_error(OSError("no number")) is None
