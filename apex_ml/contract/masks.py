@@ -100,6 +100,8 @@ class SchemaFindings:
     """Columns of the contract that are not there, with the names in the file that differ only as `folded` says."""
     ambiguous: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Columns of the contract with all the names in the file that may mean them, where these are several."""
+    beside: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Columns of the contract that are there, with near names that are there, too, and ignored."""
 
 
 @dataclass(frozen=True)
@@ -477,6 +479,7 @@ class Matched:
     places: dict[str, int]
     near: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
+    beside: dict[str, tuple[str, ...]]
 
 
 def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
@@ -485,7 +488,7 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
     for place, name in enumerate(names):
         if name not in contract.columns:
             alike.setdefault(folded(name), []).append(place)
-    found = Matched({}, {}, {})
+    found = Matched({}, {}, {}, {})
     for column in contract.columns:
         exact = [place for place, name in enumerate(names) if name == column]
         near = alike.get(folded(column), [])
@@ -495,6 +498,8 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
             found.places[column] = near[0]
         elif len(exact) == 1:
             found.places[column] = exact[0]
+            if near:
+                found.beside[column] = tuple(names[place] for place in near)
         elif near and not exact:
             found.near[column] = tuple(names[place] for place in near)
     return found
@@ -582,6 +587,7 @@ def compile_row_checks(
             tuple(casts),
             tuple(matched.near.items()),
             tuple(matched.ambiguous.items()),
+            tuple(matched.beside.items()),
         ),
         source=tuple(f"c{place}" for place in range(len(schema))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",

@@ -105,6 +105,14 @@ def test_such_a_name_is_taken_where_the_contract_says_so(split: Splitter, contra
     assert split(bad, "score", own).reasons()[0][1:3] == (CLIENT, "X")
 
 
+def test_an_empty_column_beside_one_of_nearly_its_name_is_refused(split: Splitter) -> None:
+    empty = order_table({TARGET: pa.nulls(4), TARGET.upper(): ["DIGITAL"] * 4})
+    with pytest.raises(DataError, match=r"column canal_pedido_cd has no value, and 'CANAL_PEDIDO_CD' has nearly its"):
+        split(empty)
+    full = order_table({TARGET.upper(): ["DIGITAL"] * 4})
+    assert split(full).report.added == (TARGET.upper(),)
+
+
 def test_a_missing_column_is_told_with_the_name_that_comes_near(split: Splitter) -> None:
     with pytest.raises(DataError, match=r"agencia_id \(string\) → nothing; agencias_id comes near"):
         split(renamed({"agencia_id": "agencias_id"}))
