@@ -21,6 +21,7 @@ from apex_ml.adapters.duck import errors_name, one_row
 from apex_ml.adapters.store import open_file
 from apex_ml.contract.masks import literal
 from apex_ml.errors import DataError
+from apex_ml.wording import counted
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 _DEEPEST = 8  # statistics lie two structs deep; more is no page header
@@ -157,7 +158,7 @@ def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
                 raise
     groups = {(group, rows) for rows, _, group, *_ in found}
     if told != sum(rows for _, rows in groups):
-        raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {told} rows")
+        raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {counted(told, 'row')}")
     with open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
         # a group without rows may have no pages

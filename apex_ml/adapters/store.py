@@ -24,6 +24,7 @@ from apex_ml.adapters.table_formats import DELTA_LOG, SINK_LOG, Listed, listed_f
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.text import visible
+from apex_ml.wording import counted
 
 PARQUET_MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 SMALLEST_PARQUET = 12
@@ -268,8 +269,8 @@ class _Walk:
         absent = listed.missing({f.relative_to(folder).as_posix() for f in self.files if f.is_relative_to(folder)})
         if absent and listed.complete:
             raise DataError(
-                f"{name or self._root}: {len(absent)} files that its log lists are not there, such as {absent[0]};"
-                " deliver the whole folder"
+                f"{name or self._root}: {counted(len(absent), 'file')} that its log lists cannot be found, such as"
+                f" {absent[0]}; deliver the whole folder"
             )
         self.left_out |= {f"{name}/{f}" if name else f: "a commit marker lists it, and it is not there" for f in absent}
 

@@ -17,6 +17,7 @@ from apex_ml.contract.model import (
     RowCountRule,
     Severity,
 )
+from apex_ml.wording import counted
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def _row_count(rule: RowCountRule, profile: Profile, recent: Sequence[Profile]) 
     if rule.low * usual <= profile.rows <= rule.high * usual:
         return []
     band = f"{rule.low * usual:,.0f} to {rule.high * usual:,.0f}"
-    return [f"{profile.rows:,} rows; the median of {len(recent)} recent batches is {usual:,.0f}, allowed are {band}"]
+    before = counted(len(recent), "recent batch", "recent batches")
+    return [f"{counted(profile.rows, 'row')}; the median of {before} is {usual:,.0f}, allowed are {band}"]
 
 
 def _null_rate(rule: NullRateRule, profile: Profile, recent: Sequence[Profile]) -> list[str]:
@@ -122,15 +124,16 @@ def _lone_future(rule: LoneFutureRule, profile: Profile) -> list[str]:
     if days <= rule.max_days:
         return []
     return [
-        f"the newest date {profile.newest} lies {days} days beyond {profile.nearly_newest}, which {rule.share:.1%} of"
-        f" the rows do not pass; at most {rule.max_days} are allowed: correct the dates, or give --as-of"
+        f"the newest date {profile.newest} lies {counted(days, 'day')} beyond {profile.nearly_newest},"
+        f" which {rule.share:.1%} of the rows do not pass; at most {rule.max_days} are allowed: correct the dates, or"
+        " give --as-of"
     ]
 
 
 def _freshness(rule: FreshnessRule, profile: Profile, today: date) -> list[str]:
     age = (today - profile.newest).days
     if age > rule.max_days:
-        return [f"the newest date {profile.newest} is {age} days old; {rule.max_days} are usual"]
+        return [f"the newest date {profile.newest} is {counted(age, 'day')} old; {rule.max_days} are usual"]
     if age < -1:
-        return [f"the newest date {profile.newest} lies {-age} days ahead of today"]
+        return [f"the newest date {profile.newest} lies {counted(-age, 'day')} ahead of today"]
     return []

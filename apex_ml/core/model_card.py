@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.core.split import PARTS
+from apex_ml.wording import counted
 
 DECISION = "\n### Decision\n"
 
@@ -57,7 +58,10 @@ def model_card(
         ("Raw data", f"`{source.data_url}`, {_count(source.files, 'file')}, sha256 `{source.data_sha256}`"),
         ("Rows", f"{source.rows:,} read, {source.accepted:,} accepted, {source.rows - source.accepted:,} quarantined"),
         *(
-            (f"Part {name}", f"{parts[name]['first']} – {parts[name]['last']}, {parts[name]['examples']:,} orders")
+            (
+                f"Part {name}",
+                f"{parts[name]['first']} – {parts[name]['last']}, {counted(parts[name]['examples'], 'order')}",
+            )
             for name in PARTS
             if name in parts
         ),

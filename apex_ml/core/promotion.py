@@ -20,6 +20,7 @@ from apex_ml.contract.model import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error, reliability
 from apex_ml.core.decision import decide as name_class
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.wording import counted
 
 RESAMPLES = 2000
 TAIL_RESAMPLES = 20
@@ -362,9 +363,9 @@ def _no_probabilities(p: np.ndarray, classes: int) -> str:
     if p.ndim != 2 or p.shape[1] != classes:
         return f"probabilities of shape {p.shape}, not of {classes} classes"
     if not np.isfinite(p).all():
-        return f"probabilities that are not numbers, for {int((~np.isfinite(p)).any(axis=1).sum())} orders"
+        return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'order')}"
     wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
-    return f"probabilities that do not add up to 1, for {int(wrong.sum())} orders" if wrong.any() else ""
+    return f"probabilities that do not add up to 1, for {counted(int(wrong.sum()), 'order')}" if wrong.any() else ""
 
 
 def _cannot_serve(challenger: Contender, policy: Promotion, serving: Serving) -> list[str]:
@@ -557,6 +558,6 @@ def _stale(
     if not bound.low > -policy.non_inferiority:
         return ""
     return (
-        f"the champion is {age} days old, more than {policy.stale_after_days}, and the challenger is surely not worse"
-        f" by more than {policy.non_inferiority:g} nats (gain at least {bound.low:+.5f})"
+        f"the champion is {counted(age, 'day')} old, more than {policy.stale_after_days}, and the challenger is surely"
+        f" not worse by more than {policy.non_inferiority:g} nats (gain at least {bound.low:+.5f})"
     )

@@ -7,6 +7,7 @@ from sklearn.model_selection import train_test_split
 
 from apex_ml.contract.model import Split
 from apex_ml.errors import DataError
+from apex_ml.wording import counted
 
 PARTS = ("train", "validation", "test")
 
@@ -36,7 +37,9 @@ def temporal(days: np.ndarray, split: Split) -> tuple[np.ndarray, dict[str, tupl
     for index, part in enumerate(PARTS):
         chosen = days[parts == index]
         if not len(chosen):
-            raise DataError(f"split: no examples are left for {part} with a gap of {gap} days; use a smaller gap_days")
+            raise DataError(
+                f"split: no examples are left for {part} with a gap of {counted(gap, 'day')}; use a smaller gap_days"
+            )
         bounds[part] = (int(chosen.min()), int(chosen.max()))
     return parts, bounds
 

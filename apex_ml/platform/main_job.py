@@ -35,6 +35,7 @@ from apex_ml.simulate.files import is_simulated
 from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.held_back import find_held_back
 from apex_ml.steps.removal import INVENTED
+from apex_ml.wording import counted
 
 BAD_DROPS = "bad_drops"
 """Task of apex_score that is mapped over drops that cannot be scored, and fails for each."""
@@ -153,7 +154,7 @@ def raw_folder(raw: str) -> Path:
         with contextlib.suppress(ApexError):
             check_parquet(file)
             return folder
-    raise ConfigError(f"RAW={folder}: none of its {len(files)} files is a parquet file, e.g. {files[0].name}")
+    raise ConfigError(f"RAW={folder}: no parquet file among its {counted(len(files), 'file')}, e.g. {files[0].name}")
 
 
 @contextlib.contextmanager
@@ -324,7 +325,9 @@ def _invented_drop(settings: Settings) -> _Drop:
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
         made = make_drop(settings.raw, as_of, DROP_ORDERS, number, path, load_contract(settings.contract))
-        what = f"{made.rows:,} invented orders of {made.clients:,} clients dated {as_of}, seed {number}"
+        what = (
+            f"{counted(made.rows, 'invented order')} of {counted(made.clients, 'client')} dated {as_of}, seed {number}"
+        )
         return _Drop(path.name, path.read_bytes(), what)
 
 

@@ -29,6 +29,7 @@ from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
+from apex_ml.wording import counted
 
 EXPERIMENT = "apex_loadtest"
 NO_JSON = "an answer that is no JSON"
@@ -209,7 +210,7 @@ class Found:
         yield f"orders               {self.orders:,}, {self.answered / self.seconds:,.0f} answered a second"
         yield f"success rate         {self.success_rate:.2%}"
         for reason, count in self.failures.most_common(10):
-            yield f"  failed             {count:,} requests: {reason}"
+            yield f"  failed             {counted(count, 'request')}: {reason}"
         if self.times:
             yield (
                 f"latency              mean {np.mean(self.times):.2f} ms, median {self.quantile(0.5):.2f},"
@@ -218,7 +219,7 @@ class Found:
         if self.confidences:
             yield f"confidence           mean {np.mean(self.confidences):.4f}, median {np.median(self.confidences):.4f}"
         yield "model version        " + (
-            ", ".join(f"{v} ({n:,} requests)" for v, n in sorted(self.versions.items())) or "none"
+            ", ".join(f"{v} ({counted(n, 'request')})" for v, n in sorted(self.versions.items())) or "none"
         )
         for level in self.classes:
             true = sum(n for (t, _), n in self.truth.items() if t == level)
@@ -320,7 +321,7 @@ def log(settings: Settings, target: Target, plan: Plan, found: Found) -> str:
         "apex.orders_per_request": str(plan.per_request),
         "apex.rate": str(plan.rate),
     }
-    name = f"{found.orders:,} orders, {plan.concurrency} at a time"
+    name = f"{counted(found.orders, 'order')}, {plan.concurrency} at a time"
     run_id = mlflow.begin(batch, name, tags, found.started)
     mlflow.metrics(run_id, found.metrics())
     mlflow.artifact(run_id, "inference_results.json", found.sample)

@@ -20,6 +20,7 @@ from apex_ml.simulate.generate import bayes_log_loss, class_codes, simulate_orde
 from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import DEFAULT_PROCESS, Process, load_process, override_mode
 from apex_ml.simulate.quirks import QUIRKS, apply_quirk, parse_quirk
+from apex_ml.wording import counted
 
 BESIDE = "(beside the folder)"
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -113,12 +114,16 @@ def simulate(
             mode=drawn_mode,
             probabilities=True,
         )
-        click.echo(f"{orders:,} orders drawn in {time.perf_counter() - began:.1f} s, writing {files} files", err=True)
+        click.echo(
+            f"{counted(orders, 'order')} drawn in {time.perf_counter() - began:.1f} s,"
+            f" writing {counted(files, 'file')}",
+            err=True,
+        )
         label = f"{process!r} {drawn_mode!r} {orders} {clients} {seed} {days} {files}"
         write_parts(table, stage, files, label=label, entity=process.entity)
         for number, (name, rate, columns) in enumerate(chosen):
             touched = apply_quirk(stage, name, rate, seed + number, process, columns=columns)
-            click.echo(f"{name} at {rate}: {len(touched)} files changed or added", err=True)
+            click.echo(f"{name} at {rate}: {counted(len(touched), 'file')} changed or added", err=True)
         mark_simulated(stage)
         if truth_file is not None:
             best = posterior_predictive(process, table, mode=drawn_mode, start=days[0])
@@ -129,7 +134,8 @@ def simulate(
     seen = len(table.column(process.entity).combine_chunks().indices.unique())
     first, last = _window(table, process.timestamp)
     click.echo(
-        f"{orders:,} orders of {seen:,} clients, {first} to {last}, mode {mode}, seed {seed}, in {seconds:.1f} s"
+        f"{counted(orders, 'order')} of {counted(seen, 'client')}, {first} to {last}, mode {mode}, seed {seed},"
+        f" in {seconds:.1f} s"
     )
     click.echo(f"class mix: {mix}")
     click.echo(f"Bayes log loss: {bayes_log_loss(probabilities):.4f} nats (knowing all, each client's own effect too)")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.store import hidden, new_folder
 from apex_ml.errors import ConfigError
+from apex_ml.wording import counted
 
 SIMULATED = "_SIMULATED"
 """Marker beside generated files: a line for each, so that real ones that come later are told apart."""
@@ -93,7 +94,8 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     strangers, found = _look_at(out)
     if found and not overwrite:
         raise ConfigError(
-            f"{out} is not empty ({len(found)} files, {found[0]} first): choose another folder or pass --overwrite"
+            f"{out} is not empty ({counted(len(found), 'file')}, {found[0]} first): choose another folder or pass"
+            " --overwrite"
         )
     if strangers:
         raise ConfigError(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from apex_ml.adapters.truth import TRUE_PREFIX
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.process import AbsNormal, Branch, Choice, Drift, Integers, Mode, Process, Target, build_mode
+from apex_ml.wording import counted
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
@@ -350,5 +351,7 @@ def class_codes(table: pa.Table, process: Process) -> Codes:
     column = table.column(process.target).cast(pa.string())
     codes = pc.index_in(column, pa.array(process.classes, pa.string()))
     if codes.null_count:
-        raise DataError(f"{process.target}: {codes.null_count} orders have no class of {', '.join(process.classes)}")
+        raise DataError(
+            f"{process.target}: {counted(codes.null_count, 'order')} with no class of {', '.join(process.classes)}"
+        )
     return np.asarray(codes.to_numpy(), np.int32)

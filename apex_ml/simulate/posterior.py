@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.generate import Codes, Days, Floats, Logits, Sequence, class_codes, remember
 from apex_ml.simulate.process import Choice, Mode, Process
+from apex_ml.wording import counted
 
 ENTITIES_AT_ONCE = 4096  # keeps (entities, nodes, classes) under 100 MB at 15 nodes in two dimensions
 DIMENSIONS_AT_MOST = 3
@@ -104,7 +105,7 @@ def _level_codes(orders: pa.Table, process: Process) -> Codes:
     levels = pa.array(process.named(Choice)[process.given].levels, pa.string())
     codes = pc.index_in(orders.column(process.given).cast(pa.string()), levels)
     if codes.null_count:
-        raise DataError(f"{process.given}: {codes.null_count} orders have a level the process does not know")
+        raise DataError(f"{process.given}: {counted(codes.null_count, 'order')} with a level the process does not know")
     return _codes(codes)
 
 

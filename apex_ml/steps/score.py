@@ -42,6 +42,7 @@ from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
 from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.unknown_values import alert_unknown_values
 from apex_ml.steps.validate import ACCEPTED
+from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 65_536
@@ -87,7 +88,7 @@ def list_drops(context: StepContext) -> dict[str, Any]:
         return result | {"note" if bad else "skip": "; ".join(unfinished[:3]) or "no drops are waiting"}
     if protocol.resolve(context.settings, Registry(context.settings)) is None:
         gone = protocol.why_none(context.settings)
-        note = f"{gone or 'no champion yet'}: {len(waiting)} drops wait for one"
+        note = f"{gone or 'no champion yet'}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return result | {"note" if bad else "skip": note}
     result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
     return result
@@ -136,7 +137,7 @@ def report(context: StepContext) -> dict[str, Any]:
     found = warehouse.bad_drops(context.settings, context.run)
     bad = [{"label": _short(row["drop"]), **row} for row in found[:MAX_BAD]]
     if more := len(found) - len(bad):
-        text = f"{more} more drops are bad; all of them: apex alerts"
+        text = f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: apex alerts"
         bad.append({"label": f"{more} more", "drop": f"{more} more", "reason": text})
     scored_now = warehouse.scored_drops(context.settings, context.run)
     result: dict[str, Any] = {"run": context.run, "step": "score", "scored": scored_now, "bad": bad}
@@ -552,7 +553,7 @@ def _refuse(report: FileReport, contract: Contract) -> None:
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
-        top = "; ".join(f"{n} rows: {report.with_examples(reason)}" for reason, n in most)
+        top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
         raise DataError(
             f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}"
         )

@@ -10,6 +10,7 @@ import click
 
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
+from apex_ml.wording import counted
 
 
 @click.command()
@@ -32,7 +33,7 @@ def export(what: str, out: Path | None) -> None:
     facts = warehouse.run_facts(settings, what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
     written = scored.export_run(settings, int(facts["run_id"]), path, facts)
-    click.echo(f"{path}: {written:,} orders of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
+    click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 
 @click.command()
@@ -60,7 +61,8 @@ def prune(keep: str, really: bool) -> None:
         click.echo(f"folder     {run_of(folder)}")
     for run, reason in found.kept.items():
         click.echo(f"stays      {run}: {reason}")
-    what = f"{len(found.partitions)} partitions and {len(found.folders)} folders, {found.bytes / 2**20:,.1f} MiB"
+    what = f"{counted(len(found.partitions), 'partition')} and {counted(len(found.folders), 'folder')}"
+    what += f", {found.bytes / 2**20:,.1f} MiB"
     if found.answers:
         what = f"{found.answers:,} online answers, {what}"
     if not really:
@@ -88,7 +90,7 @@ def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
     found = find_removable(context, names, invented)
     for drop in found:
         click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")
-    what = f"{len(found)} drops with {sum(drop.orders for drop in found):,} scored orders"
+    what = f"{counted(len(found), 'drop')} with {counted(sum(drop.orders for drop in found), 'scored order')}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return

@@ -28,6 +28,7 @@ from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
 from apex_ml.steps.folder import StepContext, recent_manifests, run_step
 from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
+from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 ACCEPTED = "accepted"
@@ -242,7 +243,10 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int,
     top = list(_total(r.reasons for r in reports).items())[:5]
     shown = {reason: r for r in reports for reason in r.examples}
     worst = max(reports, key=lambda r: r.quarantined / max(r.rows, 1))
-    lines = [f"  {n} rows: {shown[reason].with_examples(reason) if reason in shown else reason}" for reason, n in top]
+    lines = [
+        f"  {counted(n, 'row')}: {shown[reason].with_examples(reason) if reason in shown else reason}"
+        for reason, n in top
+    ]
     raise DataError(
         f"{bad} of {rows} rows ({bad / rows:.2%}) would be quarantined, more than the limit of {limit:.2%};"
         " most often:\n"

@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
 
 from apex_ml.settings import Settings
+from apex_ml.wording import counted
 
 
 async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
@@ -25,7 +26,7 @@ def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> Deadli
     """The alert for a run of a DAG that has not ended so many minutes after it was queued; None when switched off."""
     if not settings.deadline_alerts:
         return None
-    message = f"a run of {dag_id} has not ended {minutes} minutes after it was queued"
+    message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(minutes=minutes),

@@ -208,7 +208,7 @@ def test_a_delta_table_that_needs_more_is_refused_with_the_remedy(raw: Path, why
 def test_a_delta_table_without_one_of_its_files_is_refused(raw: Path) -> None:
     put(raw, NEW)
     commit(raw, 0, add(NEW), add("gone.parquet"))
-    with pytest.raises(DataError, match=r"1 files that its log lists are not there, such as gone\.parquet"):
+    with pytest.raises(DataError, match=r"1 file that its log lists cannot be found, such as gone\.parquet"):
         found(raw)
 
 

@@ -47,7 +47,7 @@ def test_raw_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (None, "no such folder"),
         ({}, "no data files"),
         ({"_SUCCESS": b"", ".hidden.parquet": PARQUET}, "no data files"),
-        ({"orders.csv": b"a,b"}, "none of its 1 files is a parquet file, e.g. orders.csv"),
+        ({"orders.csv": b"a,b"}, "no parquet file among its 1 file, e.g. orders.csv"),
     ],
 )
 def test_raw_folder_refuses(tmp_path: Path, files: dict[str, bytes] | None, message: str) -> None:

@@ -129,7 +129,7 @@ def test_the_truth_beside_the_folder_holds_the_optimum_and_names_its_data(
 
 def test_quirks_come_in_turn(tmp_path: Path, process: Process) -> None:
     result = run("--out", str(tmp_path / "raw"), *SMALL, "--quirk", "new_channel:one", "--quirk", "truncated_file:one")
-    assert "new_channel at one: 1 files" in result.stderr
+    assert "new_channel at one: 1 file changed" in result.stderr
     files = part_files(tmp_path / "raw")
     assert sum(path.read_bytes()[-4:] != b"PAR1" for path in files) == 1
 
