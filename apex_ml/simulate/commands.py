@@ -28,7 +28,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.command()
 @click.option("--out", help="Folder to fill. Default: the raw folder of the settings.")
-@click.option("--orders", default=1_250_000, show_default=True, type=click.IntRange(min=1), help="Number of orders.")
+@click.option("--orders", default=1_250_000, show_default=True, help="Number of orders.")
 @click.option(
     "--clients",
     default=150_000,
@@ -47,7 +47,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
     metavar="KEY=VALUE",
     help="Change the mode: persistence=0.4, effect_sd.DIGITAL=1.2, drift.prices.day=2024-07-01, drift=null.",
 )
-@click.option("--files", default=8, show_default=True, type=click.IntRange(min=1), help="Number of part files.")
+@click.option("--files", default=8, show_default=True, help="Number of part files.")
 @click.option(
     "--quirk",
     "quirks",

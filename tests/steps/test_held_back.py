@@ -141,7 +141,7 @@ def test_removed_drops_leave_nothing_and_what_they_replaced_counts_again(
     )
     assert "Would remove 1 drops with 500 scored orders. Nothing is removed yet" in apply("--invented")
     assert counts(scoring) == (3, 3, 3 * ROWS)
-    assert "Removed 1 drops with 500 scored orders" in apply("--invented", "--apply")
+    assert "Removed 1 drop with 500 scored orders" in apply("--invented", "--apply")
     assert counts(scoring) == (2, 2, 2 * ROWS)
     assert scoring.sql("SELECT count(*) FROM apex.outcomes") == [(2 * ROWS,)]
     assert places(scoring)["done"] == sorted(n for n in places(scoring)["done"] if n.startswith("a"))
