@@ -26,8 +26,8 @@ _REFUSED = {
     'role "': "make the roles: `apex up`, or deployment/postgres/roles.sql on a server of yours",
 }
 """Beginnings of what the server says to whom it refuses, which it would refuse again; each with the remedy."""
-_TRANSIENT = ("08", "40", "53", "55", "57", "58", "XX")
-"""Classes of codes for what may be otherwise a moment later: connection, deadlock, resources, locks, shutdown, I/O."""
+_TRANSIENT = ("08", "25P", "40", "53", "55", "57", "58", "XX")
+"""Classes of codes for what may be otherwise a moment later: connection, time limit, deadlock, resources, locks."""
 _LOST = ("08", "57P")
 """Codes of a connection that the server ended, or that broke."""
 _OF_DATA = ("22", "23")

@@ -16,6 +16,7 @@ from apex_home import Apex
 from throwaway_home import free_ports
 
 from apex_ml.adapters import scored, warehouse
+from apex_ml.adapters.postgres_errors import as_apex_error
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 
@@ -247,3 +248,18 @@ def test_a_refused_login_is_not_tried_again(apex: Apex, password: str, words: st
     for call in CALLS.values():
         with pytest.raises(ConfigError, match=words):
             call(settings)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        *(
+            (code, TransientError)
+            for code in (None, "08006", "25P03", "40P01", "53100", "53300", "55P03", "57014", "57P01")
+        ),
+        *((code, DataError) for code in ("22P02", "22003", "22021", "23502", "23514")),
+        *((code, ConfigError) for code in ("42601", "42703", "42P01", "42501", "0A000", "3D000")),
+    ],
+)
+def test_a_code_of_postgres_says_whether_to_try_again(code: str | None, kind: type[Exception]) -> None:
+    assert type(as_apex_error("postgresql://u:secret@h/d", "ERROR:  x", code)) is kind
