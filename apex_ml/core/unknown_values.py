@@ -48,7 +48,10 @@ def unknown_jumps(
     tests = [(f, place) for f in kinds if f in observed for place in ((-2, -1) if categorical[f] else (-1,))]
     found = []
     for name, place in tests:
-        rows, all_rows = int(observed[name][place]), int(np.sum(observed[name]))
+        rows = int(observed[name][place])
+        if not rows:  # as of nearly every feature of nearly every drop
+            continue
+        all_rows = int(np.sum(observed[name]))
         known = [r[name] for r in references if name in r and np.sum(r[name])]
         if not known:
             continue

@@ -86,7 +86,8 @@ def _may_be_jump(
 ) -> bool:
     """Whether a feature of a small drop lost enough values that more rows could prove it."""
     return any(
-        all(
+        counts[f][place]
+        and all(
             matters(int(counts[f][place]), int(np.sum(counts[f])), r[f][place], sum(r[f]), MIN_LOST[kind])
             for r in references
             if f in r
