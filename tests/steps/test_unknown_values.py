@@ -48,7 +48,7 @@ def attribute(contract: Contract) -> str:
 def test_unknown_values_are_an_alert_at_once_with_what_somebody_needs(
     scoring: Apex, put_drop: Put, attribute: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put_drop(changed=replaced(attribute, lambda values: [f"X{v}\x00\u200b" for v in values]))
+    put_drop(changed=replaced(attribute, lambda values: [f"X\x00\u200b{v}" for v in values]))
     with caplog.at_level(logging.ERROR):
         result = run(scoring)
     assert (result["scored"], result["rows_scored"], result["with_alert"]) == (1, ROWS, 1)
