@@ -68,6 +68,10 @@ def _trusted() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+LOST = ("Server disconnected", "peer closed connection")
+"""How httpx begins the protocol error about a server that ended while it was asked."""
+
+
 class Registry:
     """Reads and moves aliases, reads versions, fetches a version's files into a local cache.
 
@@ -94,6 +98,11 @@ class Registry:
                 **kwargs,
             )
         except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+            if str(error).startswith(LOST):
+                raise TransientError(
+                    f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT) does not answer: {error};"
+                    " start it with: make up"
+                ) from error
             raise TransientError(
                 f"MLflow at {self._url} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): what listens there answers"
                 f" something else than HTTP: {error}; stop it or set another port, then: make up"
