@@ -293,7 +293,7 @@ def score(
     left: list[str] = []
     faults: list[Exception] = []
     version = None
-    if names:
+    if names or not before:  # a call without any drop still clears what a killed one left
         scorer = load_scorer(context)
         version = scorer.version.version
         with _tools(context) as tools:
