@@ -42,7 +42,7 @@ HELD_ROWS = 65_536
 """A file of at most so many rows is held in memory while it is looked at."""
 HELD = "held_rows"
 _LONGEST_TEXT = 10_000  # characters kept of a quarantined value
-_LONGEST_EXAMPLE = 40
+_LONGEST_VALUE, _LONGEST_EXAMPLE = 200, 40
 _EXAMPLES = 3
 
 
@@ -170,34 +170,33 @@ def visible_sql(text: str) -> str:
         f"CASE WHEN unicode(letter) < 128 THEN '\\x' || lpad({code}, 2, '0')"
         f" WHEN unicode(letter) < 65536 THEN '\\u' || lpad({code}, 4, '0') ELSE '\\U' || lpad({code}, 8, '0') END"
     )
-    unseen = f"regexp_matches(letter, '[{ESCAPED_RE2}]')"
-    letters = f"lambda letter: CASE WHEN {unseen} THEN {number} ELSE letter END"
-    shown = f"array_to_string(list_transform(string_split({text}, ''), {letters}), '')"
-    return f"CASE WHEN regexp_matches({text}, '[{ESCAPED_RE2}]') THEN {shown} ELSE {text} END"
+    # letter by letter would need a list as long as the text
+    letters = f"list_distinct(regexp_extract_all({text}, '[{ESCAPED_RE2}]'))"
+    return f"list_reduce({letters}, lambda shown, letter: replace(shown, letter, {number}), {text})"
 
 
-def _text(column: RawColumn) -> str:
+def _text(column: RawColumn, longest: int = _LONGEST_TEXT) -> str:
     """SQL of a file's own value as text for people, cut when it is very long."""
-    text = f"left(CAST({column.source} AS VARCHAR), {_LONGEST_TEXT})"
+    text = f"left(CAST({column.source} AS VARCHAR), {longest})"
     if pa.types.is_binary(column.kind) or pa.types.is_fixed_size_binary(column.kind):
         # a blob is cast to text with every byte beyond ASCII as a number
-        text = f"coalesce(left(TRY(decode({column.source})), {_LONGEST_TEXT}), {text})"
+        text = f"coalesce(left(TRY(decode({column.source})), {longest}), {text})"
     shown = visible_sql(text)
-    return f"coalesce({shown}, left({column.undecodable}, {_LONGEST_TEXT}))" if column.undecodable else shown
+    return f"coalesce({shown}, left({column.undecodable}, {longest}))" if column.undecodable else shown
 
 
-def _value(reason: Reason, checks: RowChecks) -> str:
+def _value(reason: Reason, checks: RowChecks, longest: int) -> str:
     """SQL of the values that a reason is about, as text for people."""
     known = {c.column: c for c in checks.raw_columns}
     parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
-    return " || ' / ' || ".join(f"coalesce({_text(c)}, 'null')" for c in parts) or "'absent'"
+    return " || ' / ' || ".join(f"coalesce({_text(c, longest)}, 'null')" for c in parts) or "'absent'"
 
 
 def _details(reasons: list[Reason], checks: RowChecks) -> str:
     """SQL of the list of all reasons of a row, each with column, value and rule."""
     items = []
     for reason in reasons:
-        value = f"left({_value(reason, checks)}, 200)"
+        value = f"left({_value(reason, checks, _LONGEST_VALUE)}, {_LONGEST_VALUE})"
         struct = f"{{'column': {literal(reason.column)}, 'value': {value}, 'rule': {literal(reason.rule)}}}"
         items.append(f"CASE WHEN {_when(reason.condition)} THEN {struct} END")
     return f"list_filter([{', '.join(items)}], lambda reason: reason IS NOT NULL)"
@@ -443,8 +442,9 @@ def _examples(
     told = [r for r in broken if len(r.columns) <= 2]
     if not told:
         return {}
+    longest = _LONGEST_EXAMPLE
     tops = [
-        f"approx_top_k(left({_value(r, source.checks)}, {_LONGEST_EXAMPLE}), {_EXAMPLES}) FILTER (WHERE {r.condition})"
+        f"approx_top_k(left({_value(r, source.checks, longest)}, {longest}), {_EXAMPLES}) FILTER (WHERE {r.condition})"
         for r in told
     ]
     found = one_row(con, f"{source.staged(closely)} SELECT {', '.join(tops)} FROM staged")
