@@ -122,8 +122,13 @@ def judge(compared: Mapping[str, Compared], *, alpha: float, least_rows: int) ->
     found = _judge_once(compared, alpha, least_rows)
     settled = {c.feature: compared[c.feature].settled for c in found if c.drifted}
     again = {n: replace(compared[n], expected=newer) for n, newer in settled.items() if newer is not None}
-    newer = {d.feature: d for d in _judge_once(again, alpha, least_rows) if d.effect is not None and not d.drifted}
-    return [_settled(newer[d.feature], d) if d.feature in newer else d for d in found]
+    newer = {d.feature: d for d in _judge_once(again, alpha, least_rows) if not d.drifted}
+    return [_settled(n, d) if (n := newer.get(d.feature)) and _is_nearer(n, d) else d for d in found]
+
+
+def _is_nearer(newer: Drift, older: Drift) -> bool:
+    """Whether the newer reference is clearly the nearer one; a new drift is as far from both."""
+    return newer.effect is not None and older.effect is not None and newer.effect < older.effect / 2
 
 
 def _settled(newer: Drift, older: Drift) -> Drift:
