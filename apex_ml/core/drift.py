@@ -14,6 +14,8 @@ from apex_ml.core.profile import Bins
 
 SMALLEST_SHARE = 1e-4
 """Floor under a share: a level that one sample lacks makes a large index, not an infinite one."""
+NEARER = 0.75
+"""A batch agrees with the newer reference when its effect there is below this share of that beside the older one."""
 ENOUGH_EXPECTED = 5.0
 """Bins in which fewer rows are expected are pooled before a test: the chi-squared approximation needs as much."""
 
@@ -128,7 +130,7 @@ def judge(compared: Mapping[str, Compared], *, alpha: float, least_rows: int) ->
 
 def _is_nearer(newer: Drift, older: Drift) -> bool:
     """Whether the newer reference is clearly the nearer one; a new drift is as far from both."""
-    return newer.effect is not None and older.effect is not None and newer.effect < older.effect / 2
+    return newer.effect is not None and older.effect is not None and newer.effect < NEARER * older.effect
 
 
 def _settled(newer: Drift, older: Drift) -> Drift:
