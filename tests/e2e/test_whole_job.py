@@ -102,8 +102,14 @@ def home() -> Iterator[Home]:
         assert not alive
 
 
-def as_a_teams_own_raw_files(home: Home, raw: Path) -> None:
-    """Of raw data that is not generated the newest day is held back and scored, once; invented drops can go."""
+BATCHES = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM apex.mlflow_outbox GROUP BY 1 ORDER BY 1"
+
+
+def as_a_teams_own_raw_files(home: Home, raw: Path) -> list[str]:
+    """Of raw data that is not generated the newest day is held back and scored, once; invented drops can go.
+
+    Returns the batches of the removed drops, whose runs stay in MLflow.
+    """
     (raw / SIMULATED).unlink()
     days = pa.concat_tables(pq.read_table(file, columns=["fecha_pedido_dt"]) for file in raw.glob("*.parquet"))
     newest = pc.max(days["fecha_pedido_dt"])
@@ -116,9 +122,13 @@ def as_a_teams_own_raw_files(home: Home, raw: Path) -> None:
     fourth = home.apex("run")
     assert fourth.returncode == 0, fourth.stdout[-3000:] + fourth.stderr[-3000:]
     assert "no new raw data" in fourth.stdout and f"was scored already, as {name}" in fourth.stdout
+    before = {batch for batch, _ in home.sql(BATCHES, writer=True)}
     removed = home.apex("remove-drop", "--invented", "--apply")
     assert "Removed 2 drops with 200,000 scored orders" in removed.stdout, removed.stderr
     assert home.sql("SELECT count(*) FROM apex.scored_orders_current") == [(orders,)]
+    gone = before - {batch for batch, _ in home.sql(BATCHES, writer=True)}
+    assert len(gone) == 2
+    return sorted(gone)
 
 
 LANDED_ROWS = 10_000
@@ -138,7 +148,7 @@ def lands(home: Home, raw: Path) -> None:
     assert until(lambda: home.sql(SCORED, "lands.parquet"), 60) == [("done", LANDED_ROWS)]
 
 
-def killed_while_it_scores(home: Home, raw: Path) -> None:
+def killed_while_it_scores(home: Home, raw: Path, removed: list[str]) -> None:
     """The scheduler is killed while a step scores a drop, and MLflow while another does.
 
     The step outlives its scheduler and stands still: the one that the next scheduler begins waits for it at the claim.
@@ -158,7 +168,7 @@ def killed_while_it_scores(home: Home, raw: Path) -> None:
         # one look for both: a sweep may be queued between two
         runs = until(lambda: (seen := api.dag_runs("apex_score")) and all(run.finished for run in seen) and seen, 120)
         assert {run.state for run in runs} == {"success"}
-    once_each(home, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
+    once_each(home, removed, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
 
 
 def mlflow_is_killed(home: Home, raw: Path) -> None:
@@ -181,8 +191,11 @@ def mlflow_is_killed(home: Home, raw: Path) -> None:
     until(lambda: health.check(home.whole, [supervise.MLFLOW])[supervise.MLFLOW].ok, 90)
 
 
-def once_each(home: Home, *names: str) -> None:
-    """Every drop has one row in the ledger, one run, all its rows, and with its batch one run in MLflow."""
+def once_each(home: Home, removed: list[str], *names: str) -> None:
+    """Every drop has one row in the ledger, one run, all its rows, and with its batch one run in MLflow.
+
+    `removed` are batches of drops that were removed.
+    """
     settings = home.whole
     list_drops(StepContext.load(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
     found = home.sql(
@@ -199,9 +212,8 @@ def once_each(home: Home, *names: str) -> None:
     search = {"experiment_ids": [named["experiment"]["experiment_id"]]}
     told = httpx.post(f"{base}/runs/search", json=search).json()["runs"]
     batches = [tag["value"] for run in told for tag in run["data"]["tags"] if tag["key"] == BATCH_TAG]
-    by_batch = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM apex.mlflow_outbox GROUP BY 1 ORDER BY 1"
-    sent = home.sql(by_batch, writer=True)
-    assert sent == [(batch, True) for batch in sorted(batches)]
+    sent = home.sql(BATCHES, writer=True)
+    assert sorted([*sent, *((batch, True) for batch in removed)]) == [(batch, True) for batch in sorted(batches)]
     assert {run["info"]["status"] for run in told} == {"FINISHED"}
 
 
@@ -319,9 +331,9 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     assert status.returncode == 0
     assert "version 1" in status.stdout
 
-    as_a_teams_own_raw_files(home, raw)
+    removed = as_a_teams_own_raw_files(home, raw)
     lands(home, raw)
-    killed_while_it_scores(home, raw)
+    killed_while_it_scores(home, raw, removed)
     bad_drops_mute_nothing(home, raw, tmp_path)
 
     # a raw file that is no parquet: the run fails, and says which file, why, and where the log is

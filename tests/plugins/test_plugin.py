@@ -42,6 +42,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow",
         "apex_airflow.approval",
         "apex_airflow.assets",
+        "apex_airflow.bad_drop",
         "apex_airflow.deadlines",
         "apex_airflow.drop_trigger",
         "apex_airflow.links",

@@ -262,7 +262,7 @@ def test_a_night_of_a_quarter_of_the_rows(nights: Nights, folder: Path) -> None:
     for path in files[1:]:
         path.unlink()
     night = nights.run(folder, "night")
-    assert "row_count: 1,000 rows; the median of 1 recent batches is 4,000, allowed are 2,000 to 8,000" in night.error
+    assert "row_count: 1,000 rows; the median of 1 recent batch is 4,000, allowed are 2,000 to 8,000" in night.error
 
 
 IN_A_DROP = [

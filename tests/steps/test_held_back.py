@@ -139,7 +139,7 @@ def test_removed_drops_leave_nothing_and_what_they_replaced_counts_again(
     scoring.sql(
         "INSERT INTO apex.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM apex.scored_orders RETURNING 1"
     )
-    assert "Would remove 1 drops with 500 scored orders. Nothing is removed yet" in apply("--invented")
+    assert "Would remove 1 drop with 500 scored orders. Nothing is removed yet" in apply("--invented")
     assert counts(scoring) == (3, 3, 3 * ROWS)
     assert "Removed 1 drop with 500 scored orders" in apply("--invented", "--apply")
     assert counts(scoring) == (2, 2, 2 * ROWS)

@@ -214,7 +214,7 @@ def test_killed_before_the_commit_nothing_is_written(ledger: Ledger) -> None:
 def test_the_newest_validated_run_can_be_asked_for(ledger: Ledger) -> None:
     nothing = outcomes(ledger.apex.context("any"), newest=True)
     assert nothing["skip"] == "no raw orders have been validated yet"
-    with pytest.raises(DataError, match="validate has not finished; run: apex validate --run any"):
+    with pytest.raises(DataError, match="validate has not finished; run: apex validate --force --run any"):
         ledger.match("any")
     ledger.drop(("C000001", DAY), ("C000002", DAY))
     ledger.raw("a", [("C000001", DAY, "DIGITAL")], as_of=AS_OF)

@@ -89,7 +89,7 @@ def test_partitions_of_old_runs_go_and_their_drops_are_not_scored_again(aged: Ap
     assert "partition  runs 1 to 1000" in told and "Nothing is removed yet: add --apply" in told
     assert counts(aged) == (2, 2, 2 * ROWS)
     told = shown.invoke(command, ["--keep", "12w", "--apply"], catch_exceptions=False).output
-    assert "Removed 1 partitions" in told
+    assert "Removed 1 partition" in told
     assert counts(aged) == (2, 2, ROWS)
     put_drop("a.parquet")
     assert run(aged)["already"] == 1 and counts(aged) == (2, 2, ROWS)

@@ -71,7 +71,7 @@ def missing_column(apex: Apex) -> str:
 
 def type_that_can_not_be_cast(apex: Apex) -> str:
     change(parts(apex)[0], "cajas_fisicas", lambda c: pa.array([[1.0]] * len(c)))
-    return r"5000 rows: cajas_fisicas: type: list<.*> is not double(?s:.*)worst file: part-00000"
+    return r"5,000 rows: cajas_fisicas: type: list<.*> is not double; deliver numbers(?s:.*)worst file: part-00000"
 
 
 def no_files(apex: Apex) -> str:

@@ -279,7 +279,7 @@ def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(
     path = apex.inbox / "early.parquet"
     make_drop(str(raw), date(2024, 8, 24), 50, 1, path, contract)
     listed = list_drops(apex.context("scoring"))
-    assert listed["chunks"] == [] and "no champion yet: 1 drops wait" in listed["skip"]
+    assert listed["chunks"] == [] and "no champion yet: 1 drop waits for one" in listed["skip"]
     with pytest.raises(TransientError, match="there is no champion yet"):
         run(apex, "early.parquet")
     assert path.exists() and counts(apex) == (0, 0, 0)

@@ -6,7 +6,13 @@ set -euo pipefail
 cd "$(dirname "$0")"
 docker=("${DOCKER:-docker}")
 
-if "${docker[@]}" image inspect apex-test/base:bookworm apex-test/postgres:15 apex-test/redis:7 >/dev/null 2>&1; then
+# quick when it is made already and the entrypoint is the same
+make_postgres() {
+    "${docker[@]}" build --quiet --tag apex-test/postgres:15 --build-arg SERVICES_IMAGE=apex-test/redis:7 \
+        --file postgres.Dockerfile . >/dev/null
+}
+if "${docker[@]}" image inspect apex-test/base:bookworm apex-test/redis:7 >/dev/null 2>&1; then
+    make_postgres
     exit 0
 fi
 release=bookworm
@@ -40,5 +46,4 @@ chroot "$services" env DEBIAN_FRONTEND=noninteractive sh -ec \
 clean "$services"
 rm -rf "$services"/var/lib/postgresql/15
 tar -C "$services" -c . | "${docker[@]}" import - apex-test/redis:7 >/dev/null
-"${docker[@]}" build --quiet --tag apex-test/postgres:15 --build-arg SERVICES_IMAGE=apex-test/redis:7 \
-    --file postgres.Dockerfile . >/dev/null
+make_postgres
