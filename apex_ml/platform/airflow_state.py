@@ -5,14 +5,17 @@ A person can delete or change each of them in Airflow's UI, and a task without i
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg2
+
+from apex_ml.errors import TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
-from apex_ml.steps.folder import StepContext, latest_manifest
 
 RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = "apex_retrain", "apex_score", "apex_monitor", "apex_rollback", "apex_shadow"
 DAGS = (RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW)
@@ -56,6 +59,28 @@ class Finding:
 def needed_dags(settings: Settings) -> tuple[str, ...]:
     """The DAGs that must be on with these settings."""
     return tuple(dag_id for dag_id in DAGS if dag_id != SHADOW or settings.shadow_days)
+
+
+def make_pools(settings: Settings) -> None:
+    """Make the pools that are missing; slots that a person changed stay."""
+    with contextlib.closing(airflow_database(settings)) as connection, connection, connection.cursor() as cursor:
+        # a missing pool would leave its tasks scheduled for ever
+        for name, (slots, description) in POOLS.items():
+            cursor.execute(
+                "INSERT INTO slot_pool (pool, slots, description, include_deferred) "
+                "SELECT %(name)s, %(slots)s, %(description)s, false "
+                "WHERE NOT EXISTS (SELECT FROM slot_pool WHERE pool = %(name)s)",
+                {"name": name, "slots": slots, "description": description},
+            )
+
+
+def airflow_database(settings: Settings) -> psycopg2.extensions.connection:
+    """Connect to Airflow's database as its owner. Raises TransientError when it does not answer."""
+    url = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
+    try:
+        return psycopg2.connect(url, connect_timeout=10)
+    except psycopg2.OperationalError as error:
+        raise TransientError(f"Airflow's database does not answer on port {settings.pg_port}: {error}") from error
 
 
 def findings(settings: Settings, api: AirflowApi) -> list[Finding]:
@@ -104,9 +129,17 @@ def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
     who = api.paused_by(dag_id)
     if who is not None:
         return Finding("paused", dag_id, f"is paused by {who}", f"apex unpause {dag_id}")
-    if dag_id == RETRAIN and latest_manifest(StepContext.load(settings, "status"), "validate") is None:
+    if dag_id == RETRAIN and not _was_validated(settings):
         return Finding("first run", dag_id, "is paused until the first run", "make run; or put raw files, make train")
     return Finding("new", dag_id, "is paused since Airflow created it", "make up")
+
+
+def _was_validated(settings: Settings) -> bool:
+    """Whether any raw data was ever validated here."""
+    # Airflow's own image, where the pools are made, has none of the packages of steps
+    from apex_ml.steps.folder import StepContext, latest_manifest
+
+    return latest_manifest(StepContext.load(settings, "status"), "validate") is not None
 
 
 def _wait_for_dags(settings: Settings, api: AirflowApi, say: Callable[[str], None], seconds: float) -> None:

@@ -187,7 +187,7 @@ def become_airflow(settings: Settings, arguments: list[str]) -> NoReturn:
 
 def prepare_airflow(settings: Settings) -> None:
     """Migrate Airflow's database, make the pools, and the users admin and viewer with the passwords of the settings."""
-    from apex_ml.platform.embedded import make_pools
+    from apex_ml.platform.airflow_state import make_pools
 
     environment = {**os.environ, **container_airflow_environment(settings)}
     logins = CODE_ROOT / "deployment" / "docker" / "logins.py"

@@ -19,14 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import psycopg2
 
 from apex_ml.adapters.inbox import Inbox
 from apex_ml.adapters.store import full_disk_is_told
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform import health, postgres
 from apex_ml.platform.airflow_api import AirflowApi
-from apex_ml.platform.airflow_state import POOLS, repair
+from apex_ml.platform.airflow_state import airflow_database, make_pools, repair
 from apex_ml.platform.env_file import ensure_env
 from apex_ml.platform.environment import airflow_environment, common, inherited, write_airflow_passwords
 from apex_ml.platform.home_record import (
@@ -206,7 +205,7 @@ def _migrate_airflow(settings: Settings, phases: Phases) -> None:
     """Migrate Airflow's database, unless this version did it already, and make the pools."""
     stamp = settings.state / "airflow" / "migrated"
     wanted = version("apache-airflow-core")
-    with phases.phase("Airflow's tables"), contextlib.closing(_airflow_database(settings)) as connection:
+    with phases.phase("Airflow's tables"), contextlib.closing(airflow_database(settings)) as connection:
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
             (migrated,) = cursor.fetchone() or (False,)
@@ -226,27 +225,6 @@ def _migrate_airflow(settings: Settings, phases: Phases) -> None:
                 (revision,) = cursor.fetchone() or ("",)
             stamp.write_text(f"{wanted} {revision}")
     make_pools(settings)
-
-
-def make_pools(settings: Settings) -> None:
-    """Make the pools that are missing; slots that a person changed stay."""
-    with contextlib.closing(_airflow_database(settings)) as connection, connection, connection.cursor() as cursor:
-        # a missing pool would leave its tasks scheduled for ever
-        for name, (slots, description) in POOLS.items():
-            cursor.execute(
-                "INSERT INTO slot_pool (pool, slots, description, include_deferred) "
-                "SELECT %(name)s, %(slots)s, %(description)s, false "
-                "WHERE NOT EXISTS (SELECT FROM slot_pool WHERE pool = %(name)s)",
-                {"name": name, "slots": slots, "description": description},
-            )
-
-
-def _airflow_database(settings: Settings) -> psycopg2.extensions.connection:
-    url = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
-    try:
-        return psycopg2.connect(url, connect_timeout=10)
-    except psycopg2.OperationalError as error:
-        raise TransientError(f"Airflow's database does not answer on port {settings.pg_port}: {error}") from error
 
 
 def _wait_healthy(settings: Settings, supervisor: Supervisor, mine: tuple[str, ...], phases: Phases) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,15 @@ def test_a_file_that_is_not_utf8_is_refused_by_its_line() -> None:
         [*COMMAND, "container", "secrets", "--complete"], input=b"A=1\nB=\xf1\n", capture_output=True, check=False
     )
     assert done.returncode == 30 and b".env, line 2: byte 0xf1 is not UTF-8" in done.stderr
+
+
+def test_what_airflows_image_runs_needs_no_package_of_machine_learning() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('pyarrow', 'pandas', 'numpy', 'duckdb', 'mlflow', 'sklearn', 'xgboost', 'psutil', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+        "from apex_ml.platform import container, container_commands\n"
+        "from apex_ml.platform.airflow_state import make_pools, repair\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
