@@ -49,6 +49,10 @@ SURELY_MEANT = 0.75
 """From this likeness on a name of the environment that is no setting is a misspelt one."""
 
 
+def _home(given: object) -> Path:
+    return Path(str(given or os.environ.get("APEX_HOME") or CODE_ROOT)).expanduser().resolve()
+
+
 class Settings(BaseSettings):
     """Every knob of the platform. Construct it with :meth:`load`.
 
@@ -279,7 +283,7 @@ class Settings(BaseSettings):
 
         The folder that holds ``.env`` is ``APEX_HOME``, by default the checkout; ``APEX_ENV_FILE`` names another file.
         """
-        home = Path(str(overrides.get("home") or os.environ.get("APEX_HOME") or CODE_ROOT)).expanduser().resolve()
+        home = _home(overrides.get("home"))
         of_the_environment = home == Path(os.environ.get("APEX_HOME") or CODE_ROOT).expanduser().resolve()
         named = overrides.get("env_file") or (of_the_environment and os.environ.get("APEX_ENV_FILE"))
         env_file = Path(str(named)).absolute() if named else home / ".env"
@@ -301,6 +305,12 @@ class Settings(BaseSettings):
         if faults:
             raise ConfigError("settings: " + "; ".join(faults))
         return loaded
+
+    @classmethod
+    def defaults_of_home(cls) -> Settings:
+        """The home with every other setting at its default: enough to stop a platform whose settings are wrong."""
+        home = _home(None)
+        return cls.model_construct(home=home, env_file=home / ".env")
 
     @classmethod
     def _fault(

@@ -55,6 +55,8 @@ WRONG = [
     (("simulate", "year", "--home", "{file}"), 30, "{file}: Not a directory: name a folder"),
     (("logs", "../../etc/passwd"), 30, "no log is named"),
     (("settings", "--format", "xml"), 2, "'xml' is not one of"),
+    (("unpause", "apex_scor"), 30, "Apex has no DAG apex_scor;"),
+    (("unpause", "apex_scor"), 30, "did you mean apex_score?"),
     (("contract", "nosuch"), 2, "No such command 'nosuch'"),
 ]
 
@@ -69,6 +71,13 @@ def test_a_wrong_argument_is_told_with_what_to_do(
     found, said = called(capsys, *(argument.format(**places) for argument in arguments))
     assert found == code and words.format(**places) in said, said
     assert "Traceback" not in said
+
+
+def test_a_wrong_setting_keeps_no_platform_up(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
+    (nowhere / ".env").write_text("APEX_TRAILS=5\nAPEX_RETRAIN_SCHEDULE=never\n")
+    assert called(capsys, "status")[0] == 30
+    found, said = called(capsys, "down")
+    assert found in (0, None) and "did you mean APEX_TRIALS" in said and "The platform was not up." in said, said
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ class Provenance:
     files: int
     rows: int
     accepted: int
+    quarantined: int
+    """The other rows were held back: orders of the newest day, which the training left out."""
     airflow_url: str = ""
     data_docs_url: str = ""
 
@@ -56,7 +58,7 @@ def model_card(
     ]
     rows = [
         ("Raw data", f"`{source.data_url}`, {_count(source.files, 'file')}, sha256 `{source.data_sha256}`"),
-        ("Rows", f"{source.rows:,} read, {source.accepted:,} accepted, {source.rows - source.accepted:,} quarantined"),
+        ("Rows", _rows(source)),
         *(
             (
                 f"Part {name}",
@@ -90,6 +92,12 @@ def with_decision(card: str, promoted: bool, who: str, reasons: Sequence[str], r
 
 def _link(name: str, url: str) -> str:
     return f"[{name}]({url})" if url else ""
+
+
+def _rows(source: Provenance) -> str:
+    shown = f"{source.rows:,} read, {source.accepted:,} accepted, {source.quarantined:,} quarantined"
+    held_back = source.rows - source.accepted - source.quarantined
+    return shown + (f", {held_back:,} of the newest day held back" if held_back else "")
 
 
 def _count(n: int, what: str) -> str:

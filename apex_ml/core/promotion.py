@@ -361,7 +361,7 @@ def _unseen(
 
 def _no_probabilities(p: np.ndarray, classes: int) -> str:
     if p.ndim != 2 or p.shape[1] != classes:
-        return f"probabilities of shape {p.shape}, not of {classes} classes"
+        return f"probabilities of {p.shape[-1]} classes, not of {classes} classes as the contract has"
     if not np.isfinite(p).all():
         return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'order')}"
     wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)

@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from apex_ml.errors import TransientError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
 SPLITS = get_args(Settings.model_fields["split"].annotation)
@@ -68,7 +68,12 @@ def down() -> None:
     """Stop the platform; data stays."""
     from apex_ml.platform import embedded
 
-    stopped = embedded.down(Settings.load())
+    try:
+        settings = Settings.load()
+    except ConfigError as error:  # a wrong line in .env must keep no platform up
+        click.echo(f"{error}\nThe platform is stopped all the same.", err=True)
+        settings = Settings.defaults_of_home()
+    stopped = embedded.down(settings)
     click.echo("The platform is down." if stopped else "The platform was not up.")
 
 
@@ -77,7 +82,12 @@ def down() -> None:
 def unpause(dag: str) -> None:
     """Switch DAG on: one that a person paused, such as apex_score."""
     from apex_ml.platform.airflow_api import AirflowApi
+    from apex_ml.platform.airflow_state import DAGS
+    from apex_ml.wording import did_you_mean
 
+    if dag not in DAGS:
+        known = ", ".join(DAGS)
+        raise ConfigError(f"apex unpause: Apex has no DAG {dag}; its DAGs are {known}{did_you_mean(dag, DAGS)}")
     with AirflowApi(Settings.load(), patience=5.0) as api:
         api.unpause(dag, wait_seconds=0)
     click.echo(f"{dag} is on.")

@@ -26,9 +26,10 @@ from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform import health, postgres
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import airflow_database, make_pools, repair
-from apex_ml.platform.env_file import ensure_env
+from apex_ml.platform.env_file import ensure_env, variable
 from apex_ml.platform.environment import airflow_environment, common, inherited, write_airflow_passwords
 from apex_ml.platform.home_record import (
+    has_new_contract,
     record_home,
     refuse_contradiction,
     refuse_unusable,
@@ -83,6 +84,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             ours = [process.pid for process in family(settings)]
             check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
             settings = remember_given(settings)
+            phases.say(f"Remembered in {settings.env_file}: {', '.join(variable(name) for name in new)}")
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform is up already.")
@@ -94,7 +96,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             if not _as_configured(settings):
                 ours = [process.pid for process in family(settings)]
                 check_ports(settings, _port_names(services(settings)), ours)
-                phases.say("The settings have changed: restarting the platform.")
+                what = "contract has" if has_new_contract(settings) else "settings have"
+                phases.say(f"The {what} changed: restarting the platform.")
                 _stop(settings)
         started_here = not supervisor.running()
         if started_here:
@@ -269,7 +272,9 @@ def _last_lines(log: Path, count: int = 15) -> str:
 
 
 def _as_configured(settings: Settings) -> bool:
-    """Whether the running platform was started with these settings and this code."""
+    """Whether the running platform was started with these settings, this contract and this code."""
+    if has_new_contract(settings):  # its tables grow with it, and the online service reads it when it starts
+        return False
     try:
         rendered = render(settings, programs(settings, postgres.locate(settings, make=True)))
         return supervisor_config(settings).read_bytes() == encoded(rendered)

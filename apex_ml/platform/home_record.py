@@ -95,12 +95,25 @@ def remember_given(settings: Settings) -> Settings:
     return settings
 
 
+def has_new_contract(settings: Settings) -> bool:
+    """Whether the contract is another than the one with which the running platform was brought up.
+
+    A home that was recorded without its contract's digest counts as unchanged.
+    """
+    try:
+        record = json.loads((settings.state / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return "contract_sha256" in record and bool(record["contract_sha256"] != load_contract(settings.contract).digest())
+
+
 def record_home(settings: Settings) -> None:
     """Note for which contract and model this home was brought up."""
     found = {
         "contract": str(settings.contract),
         "model_name": settings.model_name,
         "columns": scored_columns(load_contract(settings.contract)),
+        "contract_sha256": load_contract(settings.contract).digest(),
     }
     content = json_text(found, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD

@@ -188,6 +188,7 @@ def _alerts(settings: Settings, console: Console) -> bool:
         page = f"look at {settings.airflow_address}/apex/"
         shown = [
             (
+                str(row["alert_id"]),
                 row["kind"],
                 row["subject"],
                 _short(row["message"]),
@@ -196,7 +197,12 @@ def _alerts(settings: Settings, console: Console) -> bool:
             )
             for row in others
         ]
-        _table(console, f"open alerts: {len(others)}", ("kind", "subject", "message", "since, UTC", "remedy"), shown)
+        _table(
+            console,
+            f"open alerts: {len(others)}",
+            ("alert", "kind", "subject", "message", "since, UTC", "remedy"),
+            shown,
+        )
     return not failed
 
 

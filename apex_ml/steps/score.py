@@ -33,7 +33,7 @@ from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.estimator import Model, Prediction
 from apex_ml.core.features import finish, state_needed, state_sql
 from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
-from apex_ml.errors import ApexError, DataError, TransientError
+from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.json_text import json_text
 from apex_ml.steps import champion as protocol
@@ -213,9 +213,15 @@ def load_scorer(context: StepContext) -> Scorer:
 def scorer_of(context: StepContext, registry: Registry, version: ModelVersion) -> Scorer:
     """The scorer of any version, with the newest history snapshot that fits its features.
 
-    Raises :class:`~apex_ml.errors.TransientError` when there is no such snapshot.
+    Raises :class:`~apex_ml.errors.TransientError` when there is no such snapshot, and
+    :class:`~apex_ml.errors.ConfigError` when the contract has other classes than the version.
     """
     model = Model.from_files(registry.files(version))
+    if tuple(model.classes) != tuple(context.contract.classes):
+        raise ConfigError(
+            f"score: version {version.version} predicts {', '.join(model.classes)}, and the classes of the contract are"
+            f" {', '.join(context.contract.classes)}; the drops wait until a model knows them: apex retrain --force"
+        )
     wanted = model.about["features_sha256"]
     manifest = latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted))
     if manifest is None:

@@ -371,6 +371,7 @@ def _provenance(context: StepContext) -> Provenance:
         files=validated["files"],
         rows=validated["rows"],
         accepted=validated["accepted"],
+        quarantined=validated["quarantined"],
         airflow_url=context.settings.origin,
         data_docs_url=validated["data_docs_url"],
     )

@@ -19,7 +19,6 @@ from apex_ml.text import visible_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "–"
-NO_BREAK = "\N{NO-BREAK SPACE}"
 Scope = Literal["day", "drop", "raw", "online"]
 DRIFT_COLUMNS = 18
 WEEKS = 16
@@ -63,26 +62,26 @@ def decimal(value: float | None, places: int = 4, sign: bool = False) -> str:
 
 
 def percent(value: float | None, places: int = 1) -> str:
-    """A share in percent, which does not break at the end of a line.
+    """A share in percent.
 
-    >>> percent(0.1234).split()
-    ['12.3', '%']
+    >>> percent(0.1234)
+    '12.3 %'
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{places}f}{NO_BREAK}%"
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.{places}f} %"
 
 
 def duration(milliseconds: float | None) -> str:
     """A time that something took.
 
-    >>> [duration(ms).split() for ms in (812.3, 2410, 185_000, 0.5)]
-    [['812', 'ms'], ['2.4', 's'], ['3.1', 'min'], ['0.5', 'ms']]
+    >>> [duration(ms) for ms in (812.3, 2410, 185_000, 0.5)]
+    ['812 ms', '2.4 s', '3.1 min', '0.5 ms']
     """
     if milliseconds is None:
         return MISSING
     if milliseconds < 1000:
-        return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f}{NO_BREAK}ms"
+        return f"{milliseconds:.{0 if milliseconds >= 10 else 1}f} ms"
     seconds = milliseconds / 1000
-    return f"{seconds:.1f}{NO_BREAK}s" if seconds < 60 else f"{seconds / 60:.1f}{NO_BREAK}min"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def age(span: timedelta | None) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from apex_ml.errors import ConfigError
 from apex_ml.platform import embedded
 from apex_ml.platform.env_file import file_values
-from apex_ml.platform.home_record import RECORD, record_home, refuse_contradiction, remember_given
+from apex_ml.platform.home_record import RECORD, has_new_contract, record_home, refuse_contradiction, remember_given
 from apex_ml.platform.main_job import simulated_raw
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -72,7 +72,12 @@ def test_a_contract_may_grow_and_move(tmp_path: Path) -> None:
     grown = tmp_path / "grown.yaml"
     grown.write_text(ORDERS.replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, TELEFONO, VENDEDOR, WEB]"))
     assert grown.read_text() != ORDERS
-    refuse_contradiction(Settings.load(home=tmp_path / "home", contract=grown))
+    other = Settings.load(home=tmp_path / "home", contract=grown)
+    refuse_contradiction(other)
+    # a running platform is restarted with it: tables and the online service know the new class only then
+    assert has_new_contract(other) and not has_new_contract(settings)
+    record_home(other)
+    assert not has_new_contract(other)
 
 
 def test_a_damaged_record_and_a_missing_contract_are_told(tmp_path: Path) -> None:

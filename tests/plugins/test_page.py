@@ -106,6 +106,7 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
 
 def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, contract: Contract) -> None:
     text = visit(filled).get("/").text
+    assert "\\u" not in text and re.search(r"\d %", text)  # numbers of the page's own are no unseen characters
     assert text.count("<svg xmlns") == 5
     assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
     for told in (
