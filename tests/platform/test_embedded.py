@@ -20,7 +20,7 @@ from waiting import until
 
 from apex_ml.adapters import warehouse
 from apex_ml.errors import ConfigError
-from apex_ml.platform import commands, embedded, health, supervise
+from apex_ml.platform import airflow_state, commands, embedded, health, supervise
 from apex_ml.platform.ports import listener
 from apex_ml.settings import Settings
 
@@ -82,7 +82,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert up.exit_code == 0 and "up already" in up.output, up.output
     assert "DAG apex_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
-    made = {name: slots for name, (slots, _) in embedded.POOLS.items()}
+    made = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
     assert {name: sizes[name] for name in made} == made | {"apex_champion": 3}
     assert admin.is_paused("apex_score") and admin.is_paused("apex_retrain") and not admin.is_paused("apex_monitor")
 
@@ -131,7 +131,7 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             pools = _call(settings, "/api/v2/pools", token=admin)
             assert isinstance(pools, dict)
             slots = {pool["name"]: pool["slots"] for pool in pools["pools"]}
-            assert {name: slots[name] for name in embedded.POOLS} == {n: s for n, (s, _) in embedded.POOLS.items()}
+            assert {name: slots[name] for name in airflow_state.POOLS} == {n: s for n, (s, _) in embedded.POOLS.items()}
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 _call(settings, "/api/v2/pools", {"name": "mine", "slots": 1}, viewer)
             with pytest.raises(urllib.error.HTTPError, match="401"):

@@ -25,14 +25,15 @@ from throwaway_home import free_ports
 
 from apex_ml.adapters import duck
 from apex_ml.contract.masks import ROW_NR
-from apex_ml.contract.model import Contract
+from apex_ml.contract.model import Contract, load_contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
-from apex_ml.errors import DataError, TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
+from apex_ml.steps.folder import StepContext
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import features_query, list_drops, load_scorer
+from apex_ml.steps.score import features_query, list_drops, load_scorer, score
 
 Drop = Callable[..., Path]
 
@@ -61,6 +62,17 @@ def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop
     assert sum(share for _, _, share in classes) == pytest.approx(1)
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
     assert scoring.leftovers() == []
+
+
+def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: Apex, put_drop: Drop) -> None:
+    put_drop()
+    text = Path(scoring.settings.contract).read_text()
+    grown = scoring.settings.home / "grown.yaml"
+    grown.write_text(text.replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, TELEFONO, VENDEDOR, WEB]"))
+    context = StepContext(scoring.settings, load_contract(grown), "grown")
+    with pytest.raises(ConfigError, match=r"version 1 predicts .*VENDEDOR, .* VENDEDOR, WEB; .*: apex retrain --force"):
+        score(context, ["a.parquet"])
+    assert places(scoring) == {"inbox": ["a.parquet"], "done": [], "quarantine": []}
 
 
 def test_a_row_is_led_back_to_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
