@@ -95,7 +95,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
                 "The reasons: select * from apex.model_history",
                 markup=False,
             )
-            report.print_places(console, settings, _data_docs(settings))
+            report.print_places(console, settings, report.newest_data_docs(settings))
             return 0
         made: _Drop | None
         if invented:
@@ -110,7 +110,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         report.print_champion(console, settings, champion)
         if summary is not None:
             report.print_drop(console, settings, summary)
-        report.print_places(console, settings, _data_docs(settings))
+        report.print_places(console, settings, report.newest_data_docs(settings))
         console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
     return 0
 
@@ -453,12 +453,6 @@ def _as_of(settings: Settings) -> date:
     if manifest is None:
         raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
     return date.fromisoformat(manifest["result"]["as_of"])
-
-
-def _data_docs(settings: Settings) -> str | None:
-    """Return the Data Docs of the newest checked batch."""
-    manifest = latest_manifest(StepContext.load(settings, "main"), "validate", lambda _: True)
-    return None if manifest is None else manifest["result"].get("data_docs_url")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from rich.table import Table
 from apex_ml.adapters.sessions import connect_reader
 from apex_ml.adapters.warehouse import told_when_down
 from apex_ml.settings import Settings
+from apex_ml.steps.folder import StepContext, recent_manifests
 from apex_ml.text import visible
 
 CHAMPION = """
@@ -159,3 +160,11 @@ def _number(value: float | None, decimals: int = 4) -> str:
 
 def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
+
+
+def newest_data_docs(settings: Settings) -> str | None:
+    """Address of the page about the batch that was checked last; None before the first one."""
+    # not by the date that a batch looks from: it is a day earlier where the newest day was held back
+    found = recent_manifests(StepContext.load(settings, "report"), "validate", lambda _: True)
+    newest = max(found, key=lambda manifest: str(manifest["finished_at"]), default=None)
+    return None if newest is None else newest["result"].get("data_docs_url")

@@ -17,7 +17,7 @@ from rich.text import Text
 from apex_ml.adapters.inbox import Inbox, printable
 from apex_ml.adapters.store import hidden, is_temporary
 from apex_ml.adapters.warehouse import BAD_DROP
-from apex_ml.errors import ApexError
+from apex_ml.errors import ApexError, ConfigError
 from apex_ml.platform import health, report
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import RETRAIN, findings
@@ -25,7 +25,6 @@ from apex_ml.platform.deadlines import late
 from apex_ml.platform.main_job import inbox
 from apex_ml.platform.supervise import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
 from apex_ml.settings import Settings
-from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.text import visible_lines
 
 RUNS = """
@@ -71,7 +70,9 @@ def show(settings: Settings, console: Console) -> bool:
             well &= part(settings, console) is not False
         except (ApexError, psycopg2.Error, OSError) as error:
             well = False
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip()
+            if not isinstance(error, ConfigError):  # of a service's own message the first line says enough
+                reason = reason.splitlines()[0]
             console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
     if settings.runtime == "local":
         console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
@@ -292,9 +293,7 @@ def _scoring_runs(settings: Settings, console: Console) -> None:
 
 
 def _data_docs(settings: Settings, console: Console) -> None:
-    manifest = latest_manifest(StepContext.load(settings, "status"), "validate", lambda _: True)
-    url = manifest["result"].get("data_docs_url") if manifest else None
-    console.print(f"Data Docs: {url or 'none yet'}", markup=False, soft_wrap=True)
+    console.print(f"Data Docs: {report.newest_data_docs(settings) or 'none yet'}", markup=False, soft_wrap=True)
 
 
 def _rows(console: Console, title: str, lines: list[str]) -> None:
