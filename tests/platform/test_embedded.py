@@ -131,7 +131,9 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             pools = _call(settings, "/api/v2/pools", token=admin)
             assert isinstance(pools, dict)
             slots = {pool["name"]: pool["slots"] for pool in pools["pools"]}
-            assert {name: slots[name] for name in airflow_state.POOLS} == {n: s for n, (s, _) in embedded.POOLS.items()}
+            assert {name: slots[name] for name in airflow_state.POOLS} == {
+                n: s for n, (s, _) in airflow_state.POOLS.items()
+            }
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 _call(settings, "/api/v2/pools", {"name": "mine", "slots": 1}, viewer)
             with pytest.raises(urllib.error.HTTPError, match="401"):
