@@ -39,6 +39,14 @@ class EnvValue:
     line: int
 
 
+class EnvSyntaxError(ConfigError):
+    """Lines of ``.env`` cannot be understood; `values` are those of the other lines."""
+
+    def __init__(self, message: str, values: dict[str, EnvValue]) -> None:
+        super().__init__(message)
+        self.values = values
+
+
 def read_env_file(path: Path) -> dict[str, EnvValue]:
     """Return the values of a file by name; a missing file has none.
 
@@ -99,7 +107,7 @@ def parse_env(text: str, source: str) -> dict[str, EnvValue]:
         except ValueError as error:
             faults.append(f"line {number}: {parts['name']}: {error}")
     if faults:
-        raise ConfigError(f"{source}: " + "; ".join(faults))
+        raise EnvSyntaxError(f"{source}: " + "; ".join(faults), values)
     return values
 
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from apex_ml.env_syntax import EnvValue, read_env_file
+from apex_ml.env_syntax import EnvSyntaxError, EnvValue, read_env_file
 from apex_ml.errors import ConfigError
 from apex_ml.setting_types import (
     Candidates,
@@ -287,8 +287,13 @@ class Settings(BaseSettings):
         of_the_environment = home == Path(os.environ.get("APEX_HOME") or CODE_ROOT).expanduser().resolve()
         named = overrides.get("env_file") or (of_the_environment and os.environ.get("APEX_ENV_FILE"))
         env_file = Path(str(named)).absolute() if named else home / ".env"
-        stored = read_env_file(env_file)
-        faults = [*_unknown_names(stored, env_file, home), *_misspelt_variables()]
+        faults: list[str] = []
+        try:
+            stored = read_env_file(env_file)
+        except EnvSyntaxError as error:  # what is wrong with the other lines is said, too
+            stored = error.values
+            faults.append(str(error))
+        faults += [*_unknown_names(stored, env_file, home), *_misspelt_variables()]
         given = {
             name.removeprefix("APEX_").lower(): value.text
             for name, value in stored.items()

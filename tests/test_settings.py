@@ -162,6 +162,14 @@ def test_all_faults_are_in_one_error(tmp_path: Path) -> None:
     assert all(part in said for part in ("APEX_RETRAIN_SCHEDULE", "line 1", "APEX_TRIALS='many'", "APEX_SEED?"))
 
 
+def test_a_line_that_cannot_be_understood_hides_no_other_fault(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("foo bar\nAPEX_TRAILS=5\nAPEX_RETRAIN_SCHEDULE='0 3\nAPEX_PG_PORT=0\n")
+    with pytest.raises(ConfigError) as refused:
+        Settings.load(home=tmp_path)
+    for words in ("'foo' is no NAME=value", "is not closed", "did you mean APEX_TRIALS", "APEX_PG_PORT='0'"):
+        assert words in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "expression",
     [

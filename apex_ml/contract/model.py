@@ -182,7 +182,7 @@ class Domain(_Model):
     @classmethod
     def _distinct(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
         if twice := sorted({level for level in levels if levels.count(level) > 1}):
-            raise ValueError(f"levels stand twice: {twice}")
+            raise ValueError(_twice(twice))
         return levels
 
 
@@ -903,10 +903,29 @@ def _hidden(data: Any) -> Iterator[tuple[Place, str]]:
     if not isinstance(columns, dict):
         return
     for name, column in columns.items():
-        _, removed, texts = _salvage(TypeAdapter(Column), _named(name, column))
+        twice, kept = _readable_levels(column)
+        if twice:
+            yield ("columns", name, "domain", "levels"), _twice(twice)
+        _, removed, texts = _salvage(TypeAdapter(Column), _named(name, kept))
         if not removed & _TELLING:
             yield from ((("columns", name), text) for text in texts)
     yield from _Parts.salvaged(data).contradictions()
+
+
+def _readable_levels(column: Any) -> tuple[list[str], Any]:
+    """Levels that stand twice, and the column with each of its levels that is a text once."""
+    domain = column.get("domain") if isinstance(column, dict) else None
+    if not isinstance(domain, dict) or not isinstance(levels := domain.get("levels"), tuple):
+        return [], column
+    counts = Counter(level for level in levels if isinstance(level, str))
+    twice = sorted(level for level, times in counts.items() if times > 1)
+    if len(counts) < 2:  # of what cannot be read, one may be the second class
+        return twice, column
+    return twice, {**column, "domain": {**domain, "levels": tuple(counts)}}
+
+
+def _twice(levels: Sequence[str]) -> str:
+    return f"levels stand twice: {levels}"
 
 
 def load_contract(path: Path) -> Contract:

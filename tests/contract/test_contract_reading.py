@@ -273,6 +273,13 @@ def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
     ]
 
 
+def test_every_fault_of_a_list_of_levels_is_told_at_once(tmp_path: Path) -> None:
+    levels = "    normalise: [upper]\n    domain: {levels: [A, NO, B, 010, b, A]"
+    _, *found = faults(tmp_path, TEXT.replace("    domain: {levels: [A, B]", levels))
+    told = ["the level NO is", "the level 010 is", "levels stand twice: ['A']", "the level 'b' never occurs"]
+    assert len(found) == len(told) and all(any(words in line for line in found) for words in told), found
+
+
 def test_two_targets_and_two_faults_of_one_column_are_all_told(tmp_path: Path) -> None:
     text = TEXT.replace("    role: attribute", "    role: target\n    colour: red\n    normalise: [day_of_timestamp]")
     told = faults(tmp_path, text)
