@@ -75,9 +75,9 @@ class Connection(asyncio.Protocol):
             return await self._answer
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection at once: what was not sent yet may be for somebody who never reads."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
 
 class Target:

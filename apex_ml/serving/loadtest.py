@@ -291,7 +291,9 @@ async def ask(target: Target, plan: Plan, asked: Asked) -> Found:
                 found.requests += 1
                 found.orders += last - first
                 found.failures[f"{type(error).__name__}: {error}"] += 1
-                connection = None
+                if connection is not None:
+                    connection.close()
+                    connection = None
                 await asyncio.sleep(0.05)
                 continue
             took = (time.perf_counter() - due) * 1e3

@@ -160,7 +160,10 @@ def test_a_load_test_counts_a_stranger_as_failed_requests(kind: str) -> None:
     async def ask(port: int) -> None:
         target = Target(f"http://127.0.0.1:{port}")
         connection = await target.connect()
-        await connection.ask(target.request("POST", "/predict", b"{}"), timeout=5)
+        try:
+            await connection.ask(target.request("POST", "/predict", b"{}"), timeout=5)
+        finally:
+            connection.close()
 
     with stranger(kind) as port:
         if kind == "many headers":  # odd, but HTTP
