@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from apex_ml.text import visible
+
 MIN_LOST = {"attribute": 0.05, "history": 0.5}
 """Share of the values that training knew which a drop must have lost; history also varies with new clients."""
 MAX_SHOWN = 60
@@ -111,5 +113,4 @@ def escaped(value: str) -> str:
     >>> print(escaped("EC" + chr(0)), escaped("PE" + chr(0x200B)), escaped("España"))
     'EC\\x00' 'PE\\u200b' 'España'
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value[:MAX_SHOWN])
-    return f"'{shown}{'…' if len(value) > MAX_SHOWN else ''}'"
+    return f"'{visible(value[:MAX_SHOWN])}{'…' if len(value) > MAX_SHOWN else ''}'"
