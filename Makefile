@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
 .PHONY: help setup up run train down status logs sql mlflow-ui secrets images backup restore test test-docker check \
-	bench bench-gate format lint lock
+	bench bench-gate format lint lock docs docs-serve
 
 PYTHON ?= python3
 export PYTHON
@@ -67,7 +67,7 @@ test: check ## Everything that CI runs: check, then all tests
 test-docker: setup ## The platform in containers, really run; needs a Docker engine
 	@$(BIN)/python -m pytest tests/docker/engine
 
-check: lint ## Lint, types, layers, doctests
+check: lint docs ## Lint, types, layers, doctests, documents
 	@$(BIN)/mypy --strict apex_ml
 	@$(BIN)/lint-imports
 	@deployment/docker/check.sh
@@ -86,6 +86,12 @@ format: setup ## Format the code
 lint: setup ## Check style and format only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+docs: setup ## Build the documentation into build/docs-site; a warning is an error
+	@$(BIN)/zensical build --strict --clean
+
+docs-serve: setup ## Show the documentation on http://127.0.0.1:8000, rebuilt at every change
+	@$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
 
 lock: export UV_SYSTEM_CERTS ?= true
 lock: setup ## Compile requirements.txt anew from pyproject.toml

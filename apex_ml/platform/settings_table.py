@@ -1,4 +1,4 @@
-"""The settings as text: ``.env.example`` and the table of the README, both generated from the field descriptions."""
+"""The settings as text: ``.env.example`` and the table of the settings page, generated from the field descriptions."""
 
 from __future__ import annotations
 

@@ -46,6 +46,6 @@ DOCUMENTS = [
     Document(path)
     for path in [
         *(CODE_ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "deployment/README.md")),
-        *sorted((CODE_ROOT / "docs").glob("*.md")),
+        *sorted((CODE_ROOT / "docs").rglob("*.md")),
     ]
 ]

@@ -18,6 +18,7 @@ from apex_ml.platform.settings_table import markdown_table
 from apex_ml.settings import CODE_ROOT, Settings
 
 README = DOCUMENTS[0]
+PAGES = {document.name.removeprefix("docs/"): document for document in DOCUMENTS}
 SETTINGS = re.compile(r"<!-- settings:begin -->\n(.*)<!-- settings:end -->", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (CODE_ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -26,8 +27,9 @@ QUERIES = [(document, query) for document in DOCUMENTS for query in document.blo
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=[d.name for d in DOCUMENTS])
 
 
-def test_there_are_ten_queries_in_the_readme() -> None:
-    assert len(README.blocks("sql")) == 10
+def test_there_are_ten_queries_and_one_in_the_readme() -> None:
+    assert len(PAGES["how-to/query.md"].blocks("sql")) == 10
+    assert len(README.blocks("sql")) == 1
 
 
 @pytest.mark.parametrize(("document", "query"), QUERIES, ids=[f"{d.name}-{n}" for n, (d, _) in enumerate(QUERIES)])
@@ -41,7 +43,7 @@ def test_reader_changes_nothing(reader: Any) -> None:
 
 
 def test_settings_table_is_current() -> None:
-    found = SETTINGS.search(README.text)
+    found = SETTINGS.search(PAGES["reference/settings.md"].text)
     assert found is not None
     assert found[1].strip() == markdown_table().strip(), "paste the output of: apex settings --format markdown"
 
@@ -89,7 +91,7 @@ def test_every_make_target_is_documented() -> None:
 MESSAGES = [
     (line.split("|")[1].strip(), part)
     for document in DOCUMENTS
-    if document.name == "docs/errors.md"
+    if document.name == "docs/reference/errors.md"
     for line in document.text.splitlines()
     if line.startswith("| `") and not re.match(r"\| `\w+Error`", line)
     for message in re.findall(r"`([^`]+)`", line.split("|")[1])
