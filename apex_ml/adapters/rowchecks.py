@@ -120,6 +120,7 @@ def _refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> No
     if found.ambiguous:
         lines = [f"{path.name}: several columns may be meant by one name of the contract; deliver each once"]
         lines += [f"  {name}: {', '.join(map(repr_visible, names))}" for name, names in found.ambiguous]
+        lines.append("  keep the column that holds the values, under the contract's name; remove or rename the others")
         raise DataError("\n".join(lines))
     near = dict(found.near)
     if not (found.missing_required or near):
@@ -140,23 +141,6 @@ def _refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> No
     if near:
         lines.append("  or write match: insensitive into the contract, so that such names are taken")
     raise DataError("\n".join(lines))
-
-
-def _refuse_empty_twins(con: duckdb.DuckDBPyConnection, path: Path, checks: RowChecks) -> None:
-    """Refuse a file whose column has no value while one of nearly its name may have them."""
-    for name, others in checks.schema.beside:
-        place = next(place for place, c in enumerate(checks.raw_columns) if c.column == name)
-        columns = ", ".join(checks.source)
-        file = f"read_parquet({literal(str(path))}, hive_partitioning = false) AS file({columns})"
-        try:
-            rows, values = one_row(con, f"SELECT count(*), count(c{place}) FROM {file}")
-        except duckdb.Error:
-            continue  # there is a value, if one that cannot be decoded
-        if rows and not values:
-            raise DataError(
-                f"{path.name}: column {name} has no value, and {', '.join(map(repr_visible, others))} has nearly its"
-                " name; deliver the one that holds the values, as " + name
-            )
 
 
 def _when(condition: str) -> str:
@@ -285,7 +269,6 @@ def _check(
     _refuse_ambiguous(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     _refuse_other_names(path, contract, checks)
-    _refuse_empty_twins(con, path, checks)
     _refuse_encrypted(path, checks, encrypted)
     refuse_unknown_zones(con, path, contract, checks)
     sealed = [place for place, name in enumerate(schema.names) if name in encrypted]

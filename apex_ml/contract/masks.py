@@ -100,8 +100,6 @@ class SchemaFindings:
     """Columns of the contract that are not there, with the names in the file that differ only as `folded` says."""
     ambiguous: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Columns of the contract with all the names in the file that may mean them, where these are several."""
-    beside: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns of the contract that are there, with near names that are there, too, and ignored."""
 
 
 @dataclass(frozen=True)
@@ -474,12 +472,14 @@ def _pairs(rule: PairsRule, first: str, second: str) -> str:
 
 @dataclass(frozen=True)
 class Matched:
-    """Where a file has the contract's columns, and the names that are near: of absent ones, and of several meant."""
+    """Where a file has the contract's columns.
+
+    `near` holds the near names of absent columns, `ambiguous` all names of a file that may mean the same column.
+    """
 
     places: dict[str, int]
     near: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
-    beside: dict[str, tuple[str, ...]]
 
 
 def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
@@ -488,19 +488,17 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
     for place, name in enumerate(names):
         if name not in contract.columns:
             alike.setdefault(folded(name), []).append(place)
-    found = Matched({}, {}, {}, {})
+    found = Matched({}, {}, {})
     for column in contract.columns:
         exact = [place for place, name in enumerate(names) if name == column]
         near = alike.get(folded(column), [])
-        if contract.match == "insensitive" and len(exact) + len(near) > 1:
+        if near and (exact or (contract.match == "insensitive" and len(near) > 1)):
             found.ambiguous[column] = tuple(names[place] for place in exact + near)
         elif contract.match == "insensitive" and near:
             found.places[column] = near[0]
         elif len(exact) == 1:
             found.places[column] = exact[0]
-            if near:
-                found.beside[column] = tuple(names[place] for place in near)
-        elif near and not exact:
+        elif near:
             found.near[column] = tuple(names[place] for place in near)
     return found
 
@@ -587,7 +585,6 @@ def compile_row_checks(
             tuple(casts),
             tuple(matched.near.items()),
             tuple(matched.ambiguous.items()),
-            tuple(matched.beside.items()),
         ),
         source=tuple(f"c{place}" for place in range(len(schema))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",

@@ -189,7 +189,7 @@ def test_rows_that_become_equal_with_other_faults_beside(split: Checker, some: p
 
 
 ODD_NAMES = [
-    "row_nr", "file_row_number", "in doubt", "raw 0", "c0", "source", "PAIS_CD", "pais_cd ", "filename", "año",
+    "row_nr", "file_row_number", "in doubt", "raw 0", "c0", "source", "PAIS", "pais_cd 2", "filename", "año",
     "a'b\"c", "",
 ]  # fmt: skip
 

@@ -105,12 +105,20 @@ def test_such_a_name_is_taken_where_the_contract_says_so(split: Splitter, contra
     assert split(bad, "score", own).reasons()[0][1:3] == (CLIENT, "X")
 
 
-def test_an_empty_column_beside_one_of_nearly_its_name_is_refused(split: Splitter) -> None:
-    empty = order_table({TARGET: pa.nulls(4), TARGET.upper(): ["DIGITAL"] * 4})
-    with pytest.raises(DataError, match=r"column canal_pedido_cd has no value, and 'CANAL_PEDIDO_CD' has nearly its"):
-        split(empty)
-    full = order_table({TARGET.upper(): ["DIGITAL"] * 4})
-    assert split(full).report.added == (TARGET.upper(),)
+@pytest.mark.parametrize("match", ["exact", "insensitive"])
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("values", [["DIGITAL"] * 4, pa.nulls(4, pa.string())], ids=["filled", "empty"])
+@pytest.mark.parametrize(("name", "shown"), NEAR, ids=[n.encode("unicode_escape").decode() for n, _ in NEAR])
+def test_a_near_name_beside_the_column_itself_is_refused(
+    split: Splitter, contract: Contract, name: str, shown: str, values: Any, use: Any, match: str
+) -> None:
+    table = order_table({TARGET: values}).append_column(name, pa.array(["OTHER"] * 4))
+    with pytest.raises(DataError) as error:
+        split(table, use, contract.model_copy(update={"match": match}))
+    title, found, remedy = str(error.value).splitlines()
+    assert title == "file.parquet: several columns may be meant by one name of the contract; deliver each once"
+    assert found == f"  {TARGET}: '{TARGET}', '{shown}'"
+    assert "remove or rename the others" in remedy
 
 
 def test_a_missing_column_is_told_with_the_name_that_comes_near(split: Splitter) -> None:
