@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
 .PHONY: help setup up run train down status logs sql mlflow-ui secrets images backup restore test test-docker check \
-	bench bench-gate format lint lock docs docs-serve
+	bench bench-gate format lint lock docs docs-serve reference
 
 PYTHON ?= python3
 export PYTHON
@@ -89,6 +89,9 @@ lint: setup ## Check style and format only
 
 docs: setup ## Build the documentation into build/docs-site; a warning is an error
 	@$(BIN)/zensical build --strict --clean
+
+reference: setup ## Write the generated parts of the reference pages
+	@APEX_TEST_WRITE_REFERENCE=1 $(BIN)/python -m pytest -q tests/docs/test_reference.py
 
 docs-serve: setup ## Show the documentation on http://127.0.0.1:8000, rebuilt at every change
 	@$(BIN)/zensical serve --dev-addr 127.0.0.1:8000

@@ -9,6 +9,7 @@ from pathlib import Path
 from apex_ml.settings import CODE_ROOT
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+GENERATED = re.compile(r"<!-- ([\w-]+):begin -->\n.*?<!-- \1:end -->", re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -38,8 +39,22 @@ class Document:
     @property
     def commands(self) -> list[str]:
         """What a reader might type: inline code, and the lines of sh blocks."""
-        lines = [line for block in self.blocks("sh") for line in block.splitlines()]
-        return [line.split(" # ")[0].strip() for line in [*INLINE.findall(self.prose), *lines]]
+        return _commands(self.text)
+
+    @property
+    def written(self) -> str:
+        """The text without the parts that are generated from the code."""
+        return GENERATED.sub("", self.text)
+
+    @property
+    def written_commands(self) -> list[str]:
+        """What a reader might type, of the written text."""
+        return _commands(self.written)
+
+
+def _commands(text: str) -> list[str]:
+    lines = [line for language, body in FENCE.findall(text) if language == "sh" for line in body.splitlines()]
+    return [line.split(" # ")[0].strip() for line in [*INLINE.findall(FENCE.sub("", text)), *lines]]
 
 
 DOCUMENTS = [

@@ -14,12 +14,10 @@ import pytest
 from documents import DOCUMENTS, Document
 
 from apex_ml.cli import COMMANDS, apex
-from apex_ml.platform.settings_table import markdown_table
 from apex_ml.settings import CODE_ROOT, Settings
 
 README = DOCUMENTS[0]
 PAGES = {document.name.removeprefix("docs/"): document for document in DOCUMENTS}
-SETTINGS = re.compile(r"<!-- settings:begin -->\n(.*)<!-- settings:end -->", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (CODE_ROOT / "Makefile").read_text(), re.MULTILINE))
 QUERIES = [(document, query) for document in DOCUMENTS for query in document.blocks("sql")]
@@ -42,12 +40,6 @@ def test_reader_changes_nothing(reader: Any) -> None:
         reader.read("DELETE FROM apex.drops RETURNING 1")
 
 
-def test_settings_table_is_current() -> None:
-    found = SETTINGS.search(PAGES["reference/settings.md"].text)
-    assert found is not None
-    assert found[1].strip() == markdown_table().strip(), "paste the output of: apex settings --format markdown"
-
-
 @each_document
 def test_make_targets_exist(document: Document) -> None:
     named = {word for text in document.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
@@ -56,7 +48,11 @@ def test_make_targets_exist(document: Document) -> None:
 
 @each_document
 def test_apex_commands_and_options_exist(document: Document) -> None:
-    calls = [call for text in document.commands for call in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*[^|;&>]*)", text)]
+    calls = [
+        call
+        for text in document.written_commands
+        for call in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*[^|;&>]*)", text)
+    ]
     for call in calls:
         words = shlex.split(call)
         assert words[0] in COMMANDS, call
@@ -77,14 +73,16 @@ def test_every_command_is_documented() -> None:
     named = {
         word
         for document in DOCUMENTS
-        for text in document.commands
+        for text in document.written_commands
         for word in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*)", text)
     }
     assert set(COMMANDS) - named == set()
 
 
 def test_every_make_target_is_documented() -> None:
-    named = {word for d in DOCUMENTS for text in d.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
+    named = {
+        word for d in DOCUMENTS for text in d.written_commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)
+    }
     assert TARGETS - named == set()
 
 
@@ -125,7 +123,7 @@ def _texts_of_the_code() -> Iterator[str]:
 def test_variables_exist(document: Document) -> None:
     known = {f"APEX_{name.upper()}" for name in Settings.model_fields}
     not_settings = {"APEX_TEST_RAW", "APEX_TEST_REGISTRY", "APEX_TEST_SOAK_SECONDS", "APEX_RESULT"}
-    assert set(re.findall(r"\bAPEX_[A-Z_]*[A-Z]", document.text)) <= known | not_settings
+    assert set(re.findall(r"\bAPEX_[A-Z_]*[A-Z]", document.written)) <= known | not_settings
 
 
 @each_document

@@ -1,0 +1,128 @@
+"""The generated parts of the reference pages: settings, commands, SQL views, metrics, exit codes.
+
+A page holds a generated part between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; people write the rest.
+``make reference`` writes the parts, and ``tests/docs/test_reference.py`` compares them with the code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from apex_ml import errors
+from apex_ml.cli import COMMANDS, apex
+from apex_ml.settings import CODE_ROOT
+
+Read = Callable[[str], Sequence[Sequence[Any]]]
+"""Runs a query on a migrated database and returns its rows."""
+
+REFERENCE = CODE_ROOT / "docs" / "reference"
+VIEWS = """
+SELECT c.relname, obj_description(c.oid, 'pg_class'), a.attname, format_type(a.atttypid, a.atttypmod)
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'apex'::regnamespace AND c.relkind = 'v' AND has_table_privilege('apex_reader', c.oid, 'SELECT')
+ORDER BY c.relname, a.attnum
+"""
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines before and after a generated part."""
+    return f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+
+
+def generated_part(page: Path, name: str) -> str:
+    """The generated part of a page as it is committed."""
+    begin, end = map(re.escape, marks(name))
+    match = re.search(f"{begin}(.*?){end}", page.read_text(encoding="utf-8"), re.DOTALL)
+    if match is None:
+        raise ValueError(f"{page.name}: there is no part between {marks(name)}")
+    return match[1]
+
+
+def write_part(page: Path, name: str, text: str) -> None:
+    """Replace the generated part of a page."""
+    old = generated_part(page, name)
+    begin, end = marks(name)
+    whole = page.read_text(encoding="utf-8").replace(f"{begin}{old}{end}", f"{begin}{text}{end}")
+    page.write_text(whole, encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(re.sub(" +", " ", f"| {' | '.join(line)} |") for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    context = click.Context(apex, info_name="apex")
+    return "\n".join(
+        section for name in COMMANDS for section in _command(apex.get_command(context, name), name, context)
+    )
+
+
+def _command(command: click.Command | None, name: str, parent: click.Context) -> Iterator[str]:
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"### `{context.command_path}`\n\n{_paragraphs(command.help)}\n\n`{context.command_path} {usage}`\n"
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    options = [
+        (f"`{record[0]}`", record[1]) for record in records if record and record[1] and "--help" not in record[0]
+    ]
+    if options:
+        yield table(["option", "what it does"], options)
+    if isinstance(command, click.Group):
+        for below in command.list_commands(context):
+            yield from _command(command.get_command(context, below), below, context)
+
+
+def _paragraphs(text: str | None) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in (text or "").replace("\b", "").split("\n\n")).replace(
+        "<", "&lt;"
+    )
+
+
+def views(read: Read) -> str:
+    """Every view that the reader may select from, with its columns."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for view, comment, column, kind in read(VIEWS):
+        found.setdefault(view, (comment or "", []))[1].append(f"`{column}` {kind}")
+    return "\n".join(
+        f"### `apex.{view}`\n\n{_cell(comment)}\n\n{', '.join(columns)}\n" for view, (comment, columns) in found.items()
+    )
+
+
+def metrics(exposition: bytes) -> str:
+    """Every metric of a text that Prometheus would scrape."""
+    found = text_string_to_metric_families(exposition.decode())
+    families = [family for family in found if not family.name.endswith("_created")]  # when each counter began
+    return table(
+        ["metric", "type", "what it is"],
+        sorted((_metric(family), family.type, family.documentation) for family in families),
+    )
+
+
+def _metric(family: Metric) -> str:
+    name = family.name + ("_total" if family.type == "counter" else "")
+    labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+    return f"`{name}{'{' + ','.join(labels) + '}' if labels else ''}`"
+
+
+def exit_codes() -> str:
+    """Every exit code with the error behind it."""
+    kinds = [errors.DataError, errors.TransientError, errors.ConfigError]
+    rows = [("0", "", "Done. Also when there was nothing to do, or when a challenger was rejected.")]
+    rows += [(str(kind.exit_code), f"`{kind.__name__}`", (kind.__doc__ or "").split("\n\n")[0]) for kind in kinds]
+    rows.append((str(errors.ApexError.exit_code), "any other", "A fault of Apex itself, with a traceback."))
+    return table(["exit code", "error", "meaning"], rows)

@@ -1,0 +1,66 @@
+"""The generated parts of the reference pages are what the code gives. ``make reference`` writes them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from page_rows import fill
+
+from apex_airflow.metrics import exposition
+from apex_ml.contract.model import Contract
+from apex_ml.platform.settings_table import markdown_table
+from apex_ml.serving.figures import Figures
+from apex_ml.settings import Settings
+from docs.scripts import reference
+
+
+def _check(page: str, name: str, text: str) -> None:
+    path = reference.REFERENCE / page
+    if os.environ.get("APEX_TEST_WRITE_REFERENCE"):
+        reference.write_part(path, name, text)
+    assert reference.generated_part(path, name) == text, "run: make reference"
+
+
+def test_settings() -> None:
+    _check("settings.md", "settings", markdown_table())
+
+
+def test_commands() -> None:
+    _check("cli.md", "commands", reference.commands())
+
+
+def test_views(reader: Any) -> None:
+    _check("sql.md", "views", reference.views(reader.read))
+
+
+def test_every_view_says_what_a_row_is(reader: Any) -> None:
+    assert [view for view, comment, *_ in reader.read(reference.VIEWS) if not comment] == []
+
+
+def test_metrics_of_the_platform(lasting_databases: Any, contract: Contract, tmp_path: Any) -> None:
+    settings = Settings.load(home=tmp_path, **lasting_databases.migrated())
+    fill(settings, contract.classes, runs=10)
+    (tmp_path / "data" / "drops" / "inbox").mkdir(parents=True)
+    _check("metrics.md", "platform-metrics", reference.metrics(exposition(settings)))
+
+
+def test_metrics_of_the_online_service(contract: Contract) -> None:
+    figures = Figures(contract.classes)
+    figures.answered("/predict", 200, 0.001)
+    figures.judged(np.array([0]), np.array([True]), 0)
+    _check("metrics.md", "service-metrics", reference.metrics(figures.text()))
+
+
+def test_exit_codes() -> None:
+    _check("errors.md", "exit-codes", reference.exit_codes())
+
+
+def test_a_stale_part_is_reported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "REFERENCE", tmp_path)
+    monkeypatch.delenv("APEX_TEST_WRITE_REFERENCE", raising=False)
+    (tmp_path / "errors.md").write_text("<!-- exit-codes:begin -->\nold\n<!-- exit-codes:end -->\n")
+    with pytest.raises(AssertionError, match="make reference"):
+        _check("errors.md", "exit-codes", reference.exit_codes())
