@@ -74,10 +74,10 @@ check: lint docs ## Lint, types, layers, doctests, documents
 	@$(BIN)/python -m pytest -q --doctest-modules apex_ml --ignore=apex_ml/core/candidates/lightgbm_trees.py
 
 bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
-	@$(BIN)/python -m tests.bench --only gate
+	@$(BIN)/python -m benchmarks --only gate
 
 bench: setup ## Measure every target and write build/bench.json
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m benchmarks
 
 format: setup ## Format the code
 	@$(BIN)/ruff check --fix --quiet .

@@ -6,7 +6,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 from apex_airflow.assets import CHAMPION, SCORED
-from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
 settings = Settings.load()

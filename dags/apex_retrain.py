@@ -7,10 +7,10 @@ from datetime import timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from apex_airflow.approval import ApprovalOperator, answer_args
 from apex_airflow.assets import CHAMPION
 from apex_airflow.deadlines import deadline
-from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_airflow.operators.approval import ApprovalOperator, answer_args
+from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
 settings = Settings.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param
 
 from apex_airflow.assets import CHAMPION
-from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
 settings = Settings.load()

@@ -6,9 +6,9 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 from apex_airflow.assets import CHAMPION, SCORED, inbox
-from apex_airflow.bad_drop import BadDropOperator
 from apex_airflow.deadlines import deadline
-from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_airflow.operators.bad_drop import BadDropOperator
+from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
 settings = Settings.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, CronTriggerTimetable
 
-from apex_airflow.step_operator import StepOperator, step_defaults
+from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_ml.settings import Settings
 
 settings = Settings.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.plugins_manager import AirflowPlugin
 
 from apex_airflow.links import DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
-from apex_airflow.web import DOCS, PREFIX, create_app
+from apex_airflow.pages.web import DOCS, PREFIX, create_app
 from apex_ml.settings import Settings
 
 

@@ -21,15 +21,15 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
 
-from apex_ml.adapters.migrations import migrate
+from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.contract.model import Contract, load_contract
-from apex_ml.platform import postgres
+from apex_ml.platform.embedded import postgres
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
+from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
 
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py")
@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="apex-tests-")
     os.chmod(folder, 0o755)  # the throwaway Postgres runs as another user
     os.environ[SESSION_FOLDER] = folder
-    command = [sys.executable, str(Path(__file__).with_name("reaper.py")), folder]
+    command = [sys.executable, str(Path(__file__).parent / "support" / "reaper.py"), folder]
     # in a session of its own, so that a Ctrl-C does not reach it; the pipe closes when this process ends
     _REAPER.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_ml.cli import COMMANDS, expected_error, main
+from apex_ml.cli.main import COMMANDS, expected_error, main
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:

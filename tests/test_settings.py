@@ -14,7 +14,7 @@ from croniter import croniter
 from apex_ml.core.candidates import MODULES
 from apex_ml.env_syntax import format_value, parse_env
 from apex_ml.errors import ConfigError
-from apex_ml.platform.env_file import ensure_env, file_values, remember
+from apex_ml.platform.embedded.env_file import ensure_env, file_values, remember
 from apex_ml.setting_types import CANDIDATES, check_cron
 from apex_ml.settings import Settings
 

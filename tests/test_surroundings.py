@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from apex_home import COMMAND
 from requests.utils import should_bypass_proxies
 
-from apex_ml.platform.environment import inherited
-from apex_ml.platform.psql import psql_call
+from apex_ml.platform.embedded.environment import inherited
+from apex_ml.platform.embedded.psql import psql_call
 from apex_ml.settings import Settings
 from apex_ml.surroundings import own_hosts, shielded
+from tests.support.apex_home import COMMAND
 
 LIBPQ = ("PGSSLMODE", "PGOPTIONS", "PGSERVICE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIREAUTH", "PGTARGETSESSIONATTRS")
 SHELL = dict.fromkeys([*LIBPQ, "MLFLOW_RUN_ID", "MLFLOW_TRACKING_TOKEN", "HTTP_PROXY", "AWS_PROFILE"], "x")
@@ -82,7 +82,7 @@ def test_services_and_psql_begin_without_it(tmp_path: Path, monkeypatch: pytest.
 
 def test_every_command_begins_without_it(tmp_path: Path) -> None:
     code = (
-        "import os, click, apex_ml.cli as cli\n"
+        "import os, click, apex_ml.cli.main as cli\n"
         "cli.COMMANDS['probe'] = ('__main__:probe', '')\n"
         "@click.command()\n"
         "def probe(): print(os.environ.get('PGSSLMODE'), os.environ['no_proxy'])\n"

@@ -1,0 +1,1 @@
+"""Everything outside the process: files, Postgres, MLflow, Great Expectations, DuckDB, alert channels."""

@@ -1,0 +1,1 @@
+"""The data contract: typed models of the YAML file."""

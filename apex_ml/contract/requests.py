@@ -88,7 +88,7 @@ class Orders:
 
 
 def number_text(value: float | Decimal) -> str:
-    """A number, or a truth value, as the text that :func:`apex_ml.contract.masks.number_text` gives it in a file.
+    """A number, or a truth value, as the text that :func:`apex_ml.sql.row_checks.number_text` gives it in a file.
 
     >>> [number_text(v) for v in (240, 240.0, -0.0, 0.5, 1e-07, 1e20, True, Decimal("240.00"))]
     ['240', '240', '0', '0.5', '0.0000001', '100000000000000000000', 'true', '240']

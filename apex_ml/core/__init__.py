@@ -1,0 +1,1 @@
+"""Pure functions on values: features, split, models, evaluation, promotion, drift."""

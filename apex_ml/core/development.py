@@ -33,8 +33,8 @@ from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gai
 from apex_ml.core.legacy import LegacyRules
 from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of
 from apex_ml.core.search import Budget, Trial, search
-from apex_ml.core.seen import order_keys, pack_keys
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
+from apex_ml.core.training_keys import order_keys, pack_keys
 from apex_ml.errors import ConfigError, DataError
 
 WORTH = 1e-4

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.contract.masks import literal, quoted
 from apex_ml.contract.model import (
     CalendarPart,
     Column,
@@ -48,6 +47,7 @@ from apex_ml.contract.names import (
     sum_name,
     trend_name,
 )
+from apex_ml.sql.row_checks import literal, quoted
 
 DAYS_A_YEAR = 365.25
 EXAMPLE_KEY = ("entity", "timestamp")

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.contract.masks import quoted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import (
     DAY,
@@ -31,6 +30,7 @@ from apex_ml.contract.names import (
     sum_name,
 )
 from apex_ml.core.features import day_sql, exact_sql, mean_measures, place_sql, trend_levels
+from apex_ml.sql.row_checks import quoted
 
 EPOCH = date(1970, 1, 1)
 

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats.contingency import association, crosstab
 
-from apex_ml.contract.masks import quoted
 from apex_ml.contract.model import CalendarPart, Contract
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.estimator import Model
@@ -23,6 +22,7 @@ from apex_ml.core.evaluation import class_shares, order_losses
 from apex_ml.core.features import FeatureColumn, calendar_part, exact_sql, unit
 from apex_ml.core.selection import FeatureVerdict
 from apex_ml.errors import ConfigError
+from apex_ml.sql.row_checks import quoted
 
 CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
 

@@ -37,7 +37,7 @@ class Holdout:
 
     `y` are class indexes (n,), `prior` the class shares of the challenger's training (k,), `entities` what to cluster
     by (n,), `days` the orders' days (n,), `segments` levels by the name of an attribute, (n,) each. `orders` are keys
-    of the orders, as in :func:`~apex_ml.core.seen.order_keys`, and `optimum` the losses of the best a model
+    of the orders, as in :func:`~apex_ml.core.training_keys.order_keys`, and `optimum` the losses of the best a model
     can know, where a simulator tells it, NaN where it does not; (n,) each.
     """
 

@@ -1,0 +1,1 @@
+"""The platform: start and stop it, check it, report on it."""

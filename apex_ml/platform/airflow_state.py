@@ -137,7 +137,7 @@ def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
 def _was_validated(settings: Settings) -> bool:
     """Whether any raw data was ever validated here."""
     # Airflow's own image, where the pools are made, has none of the packages of steps
-    from apex_ml.steps.folder import StepContext, latest_manifest
+    from apex_ml.services.run_folder import StepContext, latest_manifest
 
     return latest_manifest(StepContext.load(settings, "status"), "validate") is not None
 

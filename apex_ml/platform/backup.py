@@ -24,9 +24,9 @@ from pathlib import Path
 from apex_ml import __version__
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
-from apex_ml.platform import embedded, postgres
-from apex_ml.platform.env_file import ensure_env
-from apex_ml.platform.supervise import POSTGRES, Supervisor, programs, render, services
+from apex_ml.platform.embedded import postgres, start
+from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.embedded.supervision import POSTGRES, Supervisor, programs, render, services
 from apex_ml.settings import Settings
 
 DATABASES = ("apex", "mlflow", "airflow")
@@ -89,7 +89,7 @@ def restore(settings: Settings, file: Path) -> None:
     _refuse_elsewhere(settings)
     settings = ensure_env(settings)
     with opened(file) as parts:
-        embedded.down(settings)
+        start.down(settings)
         with _postgres_alone(settings) as server:
             for name in DATABASES:
                 _sql(settings, server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
@@ -153,7 +153,7 @@ def _postgres_alone(settings: Settings) -> Iterator[postgres.Server]:
         postgres.wait_ready(settings, server)
         yield server
     finally:
-        embedded.down(settings)
+        start.down(settings)
 
 
 def _client(settings: Settings, server: postgres.Server, program: str, *arguments: str, stdout: object = None) -> None:

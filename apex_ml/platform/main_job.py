@@ -20,19 +20,19 @@ from typing import Any
 
 from rich.console import Console
 
-from apex_ml.adapters.store import check_parquet, data_files, hidden, local_folder, write_atomically
+from apex_ml.adapters.storage.local import check_parquet, data_files, hidden, local_folder, write_atomically
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.json_text import json_text
-from apex_ml.platform import report
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
-from apex_ml.platform.home_record import refuse_contradiction
-from apex_ml.platform.places import service_log
-from apex_ml.platform.task_board import TaskBoard
+from apex_ml.platform.embedded.home_record import refuse_contradiction
+from apex_ml.platform.embedded.paths import service_log
+from apex_ml.platform.reports import job
+from apex_ml.platform.reports.task_board import TaskBoard
+from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
-from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.held_back import find_held_back
 from apex_ml.steps.removal import INVENTED
 from apex_ml.wording import counted
@@ -63,8 +63,8 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
     Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files or a drop that is none, and
     :class:`~apex_ml.errors.TransientError` when something is waited for in vain.
     """
-    from apex_ml.platform.embedded import up
-    from apex_ml.platform.env_file import remember
+    from apex_ml.platform.embedded.env_file import remember
+    from apex_ml.platform.embedded.start import up
 
     began = time.monotonic()
     console = _console()
@@ -88,14 +88,14 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         run_id = _retrain(api, settings, console, conf)
         if run_id is None:
             return 1
-        champion = report.champion(settings)
+        champion = job.champion(settings)
         if champion is None:
             console.print(
                 "There is no champion yet: the challenger was not promoted. Drops wait until there is one. "
                 "The reasons: select * from apex.model_history",
                 markup=False,
             )
-            report.print_places(console, settings, report.newest_data_docs(settings))
+            job.print_places(console, settings, job.newest_data_docs(settings))
             return 0
         made: _Drop | None
         if invented:
@@ -107,10 +107,10 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         summary = None if made is None else _score_drop(api, settings, console, made)
         if made is not None and summary is None:
             return 1
-        report.print_champion(console, settings, champion)
+        job.print_champion(console, settings, champion)
         if summary is not None:
-            report.print_drop(console, settings, summary)
-        report.print_places(console, settings, report.newest_data_docs(settings))
+            job.print_drop(console, settings, summary)
+        job.print_places(console, settings, job.newest_data_docs(settings))
         console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
     return 0
 
@@ -127,11 +127,11 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
         conf = {name: value for name, value in asked.items() if value is not None}
         if _retrain(api, settings, console, conf) is None:
             return 1
-        champion = report.champion(settings)
+        champion = job.champion(settings)
         if champion is None:
             console.print("There is no champion yet.")
         else:
-            report.print_champion(console, settings, champion)
+            job.print_champion(console, settings, champion)
     return 0
 
 
@@ -346,12 +346,12 @@ def _held_back_drop(settings: Settings, console: Console, validated: dict[str, A
     return _Drop(f"held-back-{held['day']}.parquet", path.read_bytes(), what)
 
 
-def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Drop) -> report.Row | None:
+def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Drop) -> job.Row | None:
     """Put a drop in the inbox and wait for apex_score to notice it; return its summary, None when that failed.
 
     One whose content was scored before is not put there again.
     """
-    known = report.drop_summary(settings, drop.sha256)
+    known = job.drop_summary(settings, drop.sha256)
     if known is not None and known["state"] == "done":
         console.print(
             f"Drop: {drop.name}, {drop.what}: this content was scored already, as {known['name']} by version"
@@ -371,7 +371,7 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Dr
     retries = _Retries(api, console)
     with TaskBoard(console, f"{SCORE}  {api.pages}/dags/{SCORE}") as board:
         while True:
-            summary = report.drop_summary(settings, drop.sha256)
+            summary = job.drop_summary(settings, drop.sha256)
             runs = [run for run in api.dag_runs(SCORE) if run.run_id not in before or not run.finished]
             tasks = {run.run_id: api.task_runs(SCORE, run.run_id) for run in runs if run.started is not None}
             shown = next(iter(tasks.values()), [])

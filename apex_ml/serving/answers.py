@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import to_json
 
 from apex_ml.contract.model import Contract
-from apex_ml.serving.judge import Judge, Judged
+from apex_ml.serving.predictor import Judge, Judged
 
 
 class FaultAnswer(BaseModel):

@@ -20,14 +20,14 @@ from starlette.staticfiles import StaticFiles
 from apex_ml import __version__
 from apex_ml.contract.example import example_order
 from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.services.run_folder import StepContext
 from apex_ml.serving import pages
 from apex_ml.serving.answers import Lineage, Live, Ready, Refused, answer_bytes, answer_model, lineage_of
-from apex_ml.serving.figures import Figures
-from apex_ml.serving.follow import Follower
+from apex_ml.serving.champion_watcher import Follower
 from apex_ml.serving.guard import INTERNAL, NOTES, Guard, Refusal, refused
 from apex_ml.serving.keys import KeyFile
+from apex_ml.serving.metrics import Figures
 from apex_ml.serving.recorder import Recorder
-from apex_ml.steps.folder import StepContext
 from apex_ml.wording import counted
 
 FEW_BYTES = 16_384

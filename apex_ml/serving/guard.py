@@ -14,8 +14,8 @@ from typing import Any
 
 from apex_ml.api_keys import is_loopback
 from apex_ml.json_text import json_text
-from apex_ml.serving.figures import Figures
 from apex_ml.serving.keys import KeyFile
+from apex_ml.serving.metrics import Figures
 from apex_ml.settings import Settings
 
 Message = MutableMapping[str, Any]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.duck import errors_name
+from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE
 from apex_ml.errors import DataError

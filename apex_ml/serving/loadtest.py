@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from apex_ml.adapters.inference_log import BATCH_TAG, SAMPLE_ROWS, InferenceLog
-from apex_ml.adapters.store import check_parquet
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, SAMPLE_ROWS, InferenceLog
+from apex_ml.adapters.storage.local import check_parquet
 from apex_ml.contract.model import Column, Contract, load_contract
 from apex_ml.contract.requests import number_text
 from apex_ml.errors import DataError, TransientError

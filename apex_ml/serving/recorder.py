@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from apex_ml.adapters import online
+from apex_ml.adapters.postgres import online
 from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
 from apex_ml.errors import ApexError, ConfigError, TransientError
-from apex_ml.serving.figures import Figures
-from apex_ml.serving.judge import Judge, Judged
-from apex_ml.steps.folder import StepContext
+from apex_ml.services.run_folder import StepContext
+from apex_ml.serving.metrics import Figures
+from apex_ml.serving.predictor import Judge, Judged
 
 logger = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0

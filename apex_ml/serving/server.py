@@ -13,9 +13,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from apex_ml.errors import ConfigError
+from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.app import create_app
 from apex_ml.settings import Settings
-from apex_ml.steps.folder import StepContext
 from apex_ml.text import VisibleFormatter
 
 BACKLOG = 2048

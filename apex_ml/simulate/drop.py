@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from apex_ml.adapters.duck import errors_name
-from apex_ml.adapters.store import check_parquet, data_files, local_folder, write_atomically
-from apex_ml.contract.masks import number_text
+from apex_ml.adapters.duckdb.engine import errors_name
+from apex_ml.adapters.storage.local import check_parquet, data_files, local_folder, write_atomically
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.files import write_part
 from apex_ml.simulate.generate import stream
+from apex_ml.sql.row_checks import number_text
 
 MEMORY_LIMIT = "512MB"
 SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}

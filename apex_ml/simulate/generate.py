@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters.truth import TRUE_PREFIX
+from apex_ml.adapters.storage.simulated_truth import TRUE_PREFIX
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.process import AbsNormal, Branch, Choice, Drift, Integers, Mode, Process, Target, build_mode
 from apex_ml.wording import counted

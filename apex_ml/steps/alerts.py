@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from apex_ml.adapters import monitoring, notify, warehouse
+from apex_ml.adapters.alerts import notify
+from apex_ml.adapters.postgres import monitoring, warehouse
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.settings import Settings
 

@@ -1,18 +1,19 @@
 """Moves of the champion that a person asks for: back to an earlier version, or on to one that the gate did not take.
 
-Both go by the protocol of :mod:`apex_ml.steps.champion`. The gate is not asked; that the version can serve is checked.
+Both go by the protocol of :mod:`apex_ml.services.champion_ledger`.
+The gate is not asked; that the version can serve is checked.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import ModelVersion, Registry
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.adapters.postgres import warehouse
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError
-from apex_ml.steps import champion as protocol
-from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext, latest_manifest
 
 BY_HAND = "by-hand"
 """Name of the run of a command that was given none; of a run of any other name a second call moves nothing."""

@@ -16,16 +16,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.orders import BATCH_ROWS, CodedColumns, SortedOrders, accepted_files, delivered_once_sql
-from apex_ml.adapters.store import sha256_of
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import (
+    BATCH_ROWS,
+    CodedColumns,
+    SortedOrders,
+    accepted_files,
+    delivered_once_sql,
+)
+from apex_ml.adapters.storage.local import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
 from apex_ml.core.features import finish, state_columns
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
-from apex_ml.steps.folder import StepContext, read_manifest, run_step
+from apex_ml.services.run_folder import StepContext, read_manifest, run_step
+from apex_ml.sql.row_checks import literal, quoted
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -49,11 +55,11 @@ def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Pa
     """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out)."""
     columns = ", ".join(map(quoted, contract.columns))
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    rows, repeated = duck.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
+    rows, repeated = engine.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
     if repeated:
         # the rows themselves are compared: two rows that merely share a hash both stay
         con.execute(f"CREATE TEMP TABLE orders AS {delivered_once_sql(contract, accepted_files(accepted))}")
-        (kept,) = duck.one_row(con, "SELECT count(*) FROM orders")
+        (kept,) = engine.one_row(con, "SELECT count(*) FROM orders")
         repeated = rows - kept
     else:
         con.execute(f"CREATE TEMP VIEW orders AS SELECT {columns} FROM {source}")
@@ -72,7 +78,7 @@ def with_state_sql(contract: Contract, asked: str, state: str) -> str:
 def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, Any]) -> dict[str, Any]:
     contract, settings = context.contract, context.settings
     files = accepted_files(context.folder("validate") / ACCEPTED)
-    with duck.connect(settings, folder.parent) as con, duck.errors_name("elt"):
+    with engine.connect(settings, folder.parent) as con, engine.errors_name("elt"):
         orders = SortedOrders(con, contract, files)
         with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
             for table in make_examples(orders, settings.threads, as_of, snapshot.write):

@@ -9,12 +9,12 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.orders import accepted_files, delivered_once_sql
-from apex_ml.adapters.store import digest, sha256_of
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files, delivered_once_sql
+from apex_ml.adapters.storage.local import digest, sha256_of
 from apex_ml.contract.model import Contract
-from apex_ml.steps.folder import StepContext, latest_manifest
+from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.sql.row_checks import literal, quoted
 
 FILE = "held-back.parquet"
 ROLES = frozenset({"entity", "timestamp", "attribute"})
@@ -35,8 +35,8 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     of_the_day = f"{when} >= {literal(newest)}"
     files = accepted_files(accepted)
     source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
-    with duck.errors_name("the accepted rows"):
-        held, rest = duck.one_row(
+    with engine.errors_name("the accepted rows"):
+        held, rest = engine.one_row(
             con, f"SELECT count(*) FILTER ({of_the_day}), count(*) FILTER (NOT {of_the_day}) FROM {source}"
         )
         if not rest:
@@ -48,7 +48,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
         pq.write_table(table, folder / FILE, compression="zstd")
         for file in files:
             one = f"read_parquet({literal(str(file))})"
-            (among,) = duck.one_row(con, f"SELECT count(*) FROM {one} WHERE {of_the_day}")
+            (among,) = engine.one_row(con, f"SELECT count(*) FROM {one} WHERE {of_the_day}")
             if among:
                 kept = file.with_name(f".{file.name}.kept")
                 query = f"SELECT * FROM {one} WHERE NOT {of_the_day}"

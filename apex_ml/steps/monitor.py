@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters import duck, monitoring, warehouse
-from apex_ml.adapters.inbox import Inbox
-from apex_ml.adapters.monitoring import Run
-from apex_ml.adapters.orders import accepted_files
-from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.store import scratch_folder
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres import monitoring, warehouse
+from apex_ml.adapters.postgres.monitoring import Run
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.local import scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import EXPECTED, Rule, degraded, expectation_error, sustained, week_quality
@@ -32,10 +32,11 @@ from apex_ml.core.features import FeatureColumn, kind_of
 from apex_ml.core.profile import PROFILE, RECENT, Bins
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
-from apex_ml.steps import champion as protocol
+from apex_ml.sql.row_checks import literal, quoted
 from apex_ml.steps.alerts import send_alerts
-from apex_ml.steps.folder import StepContext, latest_manifest
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -295,8 +296,8 @@ def _judge_raw(context: StepContext, cursor: Any) -> int:
     earlier = first - timedelta(days=RAW_REFERENCE_DAYS)
     with (
         scratch_folder(context.processed, "monitor") as scratch,
-        duck.connect(settings, scratch) as con,
-        duck.errors_name("monitor"),
+        engine.connect(settings, scratch) as con,
+        engine.errors_name("monitor"),
     ):
 
         def orders(begin: date, end: date) -> pa.Table:

@@ -15,14 +15,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from apex_ml.adapters import duck, scored
-from apex_ml.adapters.orders import accepted_files
-from apex_ml.adapters.store import scratch_folder
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.postgres import scores
+from apex_ml.adapters.storage.local import scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
-from apex_ml.steps.folder import StepContext, latest_manifest, read_manifest
+from apex_ml.services.run_folder import StepContext, latest_manifest, read_manifest
+from apex_ml.sql.row_checks import literal, quoted
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -60,11 +61,11 @@ def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
     as_of = date.fromisoformat(validated["result"]["as_of"])
     with (
         scratch_folder(context.processed, "outcomes") as scratch,
-        duck.connect(context.settings, scratch) as con,
-        duck.errors_name("outcomes"),
-        scored.transaction(context.settings) as cursor,
+        engine.connect(context.settings, scratch) as con,
+        engine.errors_name("outcomes"),
+        scores.transaction(context.settings) as cursor,
     ):
-        scored.lock_outcomes(cursor)
+        scores.lock_outcomes(cursor)
         counts = dict.fromkeys(KINDS, 0)
         if _load_scores(con, cursor, context.contract, files):
             _match(con, context.contract, files)
@@ -74,7 +75,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
             _add(con, cursor)
             _tell_contradictions(con, counts["contradicted"])
         reach("outcomes_written")
-        covered = coverage_by_age(scored.coverage(cursor), as_of)
+        covered = coverage_by_age(scores.coverage(cursor), as_of)
     logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
     return {
         "run": context.run,
@@ -109,10 +110,12 @@ def _source(files: Sequence[Path]) -> str:
 def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract, files: Sequence[Path]) -> int:
     """Make the table `scores` of the current scores of the days that raw spans; returns its rows."""
     when = quoted(contract.timestamp)
-    first, last = duck.one_row(con, f"SELECT min({when}), max({when}) FROM {_source(files)}") if files else (None, None)
+    first, last = (
+        engine.one_row(con, f"SELECT min({when}), max({when}) FROM {_source(files)}") if files else (None, None)
+    )
     if first is None:
         return 0
-    reader = scored.current_orders(cursor, contract, first, last)
+    reader = scores.current_orders(cursor, contract, first, last)
     rows = 0
     con.register("part", reader.schema.empty_table())
     con.execute("CREATE TEMP TABLE scores AS SELECT * FROM part")
@@ -154,9 +157,9 @@ def _add(con: duckdb.DuckDBPyConnection, cursor: Any) -> None:
     """Add the new outcomes, and let MLflow be told of their scoring runs once more."""
     found = con.sql(f"SELECT run_id, {ROW_NR}, observed, 'raw' AS source FROM matches WHERE kind = 'matched'")
     batches = (batch.cast(_SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
-    scored.write_orders(cursor, _SCHEMA, batches, table="outcomes")
+    scores.write_orders(cursor, _SCHEMA, batches, table="outcomes")
     runs = con.execute("SELECT DISTINCT run_id FROM matches WHERE kind = 'matched' ORDER BY 1").fetchall()
-    scored.tell_again(cursor, [run_id for (run_id,) in runs])
+    scores.tell_again(cursor, [run_id for (run_id,) in runs])
 
 
 def _tell_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:

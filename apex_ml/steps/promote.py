@@ -13,20 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import report, warehouse
-from apex_ml.adapters.registry import ModelVersion, Registry
-from apex_ml.adapters.store import new_folder
-from apex_ml.adapters.truth import read_truth
+from apex_ml.adapters.mlflow import training_report
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.storage.local import new_folder
+from apex_ml.adapters.storage.simulated_truth import read_truth
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import DECISION, with_decision
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
-from apex_ml.core.seen import order_keys, unpack_keys
+from apex_ml.core.training_keys import order_keys, unpack_keys
 from apex_ml.errors import DataError
-from apex_ml.steps import champion as protocol
-from apex_ml.steps.folder import StepContext, read_manifest
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext, read_manifest
 from apex_ml.steps.train import class_indexes, segment_columns, truth_file
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,9 @@ def _report(
 ) -> None:
     with new_folder(context.folder(step)) as partial:
         champion = current.version if current else None
-        report.decision_report(partial, context.run, challenger.version, champion, decision, context.contract.classes)
+        training_report.decision_report(
+            partial, context.run, challenger.version, champion, decision, context.contract.classes
+        )
 
 
 def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:

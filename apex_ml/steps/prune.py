@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters import online, partitions, warehouse
-from apex_ml.adapters.partitions import Partition
-from apex_ml.adapters.store import full_disk_is_told
+from apex_ml.adapters.postgres import online, partitions, warehouse
+from apex_ml.adapters.postgres.partitions import Partition
+from apex_ml.adapters.storage.local import full_disk_is_told
+from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
 from apex_ml.steps.elt import SNAPSHOT
-from apex_ml.steps.folder import MANIFEST, StepContext, recent_manifests
 
 GOING = ".pruned.tmp"
 

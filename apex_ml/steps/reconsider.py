@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.scored import shadow_outcomes
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.scores import shadow_outcomes
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
-from apex_ml.core.seen import order_keys
-from apex_ml.steps import champion as protocol
-from apex_ml.steps.folder import StepContext
+from apex_ml.core.training_keys import order_keys
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext
 from apex_ml.steps.promote import carry_out, contender, publish, recorded, serving
 
 ENOUGH = 1000

@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from apex_ml.adapters import monitoring, warehouse
-from apex_ml.adapters.inbox import Inbox
-from apex_ml.adapters.store import sha256_of
-from apex_ml.contract.tables import SCORED, SHADOW
+from apex_ml.adapters.postgres import monitoring, warehouse
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.local import sha256_of
 from apex_ml.errors import DataError
-from apex_ml.steps.folder import StepContext
+from apex_ml.services.run_folder import StepContext
+from apex_ml.sql.tables import SCORED, SHADOW
 from apex_ml.steps.monitor import DRIFT
 
 INVENTED = "invented-"

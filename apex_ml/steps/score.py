@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck, partitions, scored, warehouse
-from apex_ml.adapters.inbox import Inbox, Waiting, printable, refuse_unprintable, seen
-from apex_ml.adapters.inference_log import send_outbox
-from apex_ml.adapters.registry import ModelVersion, Registry
-from apex_ml.adapters.rowchecks import FileReport, check_file, log_report, statistics_are_not_trusted
-from apex_ml.adapters.store import UnreadableError, scratch_folder, sha256_of
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report, statistics_are_not_trusted
+from apex_ml.adapters.mlflow.inference_log import send_outbox
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.adapters.postgres import partitions, scores, warehouse
+from apex_ml.adapters.storage.drops import Inbox, Waiting, printable, refuse_unprintable, seen
+from apex_ml.adapters.storage.local import UnreadableError, scratch_folder, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.estimator import Model, Prediction
@@ -36,11 +36,12 @@ from apex_ml.core.profile import PROFILE, Bins, Profile, bins_from
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.json_text import json_text
-from apex_ml.steps import champion as protocol
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.services.unknown_values import alert_unknown_values
+from apex_ml.sql.row_checks import literal, quoted
 from apex_ml.steps.alerts import send_alerts
 from apex_ml.steps.elt import SNAPSHOT, load_orders, with_state_sql
-from apex_ml.steps.folder import StepContext, latest_manifest
-from apex_ml.steps.unknown_values import alert_unknown_values
 from apex_ml.steps.validate import ACCEPTED
 from apex_ml.wording import counted
 
@@ -260,10 +261,10 @@ def _tools(context: StepContext) -> Iterator[_Tools]:
     settings = context.settings
     with (
         scratch_folder(context.processed, "scoring") as scratch,
-        duck.connect(settings, scratch) as con,
+        engine.connect(settings, scratch) as con,
         statistics_are_not_trusted(con),
         warehouse.connect(settings) as ledger,
-        scored.transactions(settings) as begin,
+        scores.transactions(settings) as begin,
     ):
         yield _Tools(con, ledger, begin, scratch)
 
@@ -284,9 +285,9 @@ def score(
       itself fails.
 
     Each raises an alert. In the end :class:`~apex_ml.errors.DataError` names the bad ones and those of `before`, which
-    were moved to quarantine earlier; :class:`~apex_ml.adapters.store.UnreadableError` names what a failing disk left,
-    and a fault of Apex itself is raised as it is. Without `bad_is_error` they are only in the result: :func:`report`
-    names them.
+    were moved to quarantine earlier; :class:`~apex_ml.adapters.storage.local.UnreadableError` names what a failing
+    disk left, and a fault of Apex itself is raised as it is. Without `bad_is_error` they are only in the result:
+    :func:`report` names them.
 
     A lost service raises :class:`~apex_ml.errors.TransientError`: what is committed stays, the rest is found by the
     next call.
@@ -309,7 +310,7 @@ def score(
                 except DataError as error:
                     bad.append(f"{printable(name)}: {error}")
                     outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
-                except (UnreadableError, duck.OutOfMemoryError) as error:
+                except (UnreadableError, engine.OutOfMemoryError) as error:
                     warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
                     left.append(f"{name}: {error}")
                     outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})
@@ -506,17 +507,17 @@ def _score_file(
         tally = _Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
         with tools.begin() as cursor:
             if again is None:
-                drop_id = scored.claim_drop(cursor, sha256, name, drop.size, report.rows)
+                drop_id = scores.claim_drop(cursor, sha256, name, drop.size, report.rows)
                 if drop_id is None:
                     return None
             else:
-                scored.hold_drop(cursor, drop_id := again, name, sha256)
+                scores.hold_drop(cursor, drop_id := again, name, sha256)
             reach("score_claimed")
             run_id = partitions.take_run_id(tools.ledger, report.rows)
             own = report.rows >= partitions.OWN_ROWS
             table = partitions.make_own(cursor, run_id) if own else "scored_orders"
             batches = _batches(con, query, scorer, run_id, started_at, tally, name)
-            written = scored.write_orders(cursor, _schema(contract), batches, table=table)
+            written = scores.write_orders(cursor, _schema(contract), batches, table=table)
             if written != report.accepted or tally.rows != report.accepted:
                 raise TransientError(
                     f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written"
@@ -524,9 +525,9 @@ def _score_file(
             if own:
                 partitions.index_own(cursor, contract, run_id)
             if contract.target not in report.filled:
-                scored.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+                scores.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
             if report.quarantined:
-                scored.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
+                scores.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
             reach("score_written")
             finished = time.monotonic()
             run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
@@ -540,7 +541,7 @@ def _score_file(
                 "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
                 "finished_at": datetime.now(UTC),
             }
-            scored.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
+            scores.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
             if _became(path, drop) != "same":
                 raise _ChangedError(
                     f"{name}: the file changed or went away while it was being scored; nothing was written"
@@ -579,13 +580,13 @@ def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str
         return query
     late, snapshot = literal(scorer.as_of), f"read_parquet({literal(str(scorer.snapshot))})"
     states = ", ".join(f"s.{quoted(n)}" for n in needed)
-    with duck.errors_name(name), statistics_are_not_trusted(con):
+    with engine.errors_name(name), statistics_are_not_trusted(con):
         con.execute(f"CREATE OR REPLACE TEMP TABLE early AS SELECT * FROM ({query}) WHERE {when} < {late}")
-        (early,) = duck.one_row(con, "SELECT count(*) FROM early")
+        (early,) = engine.one_row(con, "SELECT count(*) FROM early")
         asked = f"({query})" if not early else f"(SELECT * FROM ({query}) WHERE {when} >= {late})"
         query = f"SELECT a.*, {states} FROM {asked} AS a LEFT JOIN {snapshot} AS s ON s.{entity} = a.{entity}"
         if early:
-            if not duck.has(con, "orders"):
+            if not engine.has(con, "orders"):
                 load_orders(con, contract, scorer.accepted)
             state = with_state_sql(contract, "early", state_sql(contract, "early", "orders"))
             query = f"{query} UNION ALL SELECT {', '.join(map(quoted, [*names, *needed]))} FROM ({state})"
@@ -614,7 +615,7 @@ def _batches(
     contract = scorer.context.contract
     schema = _schema(contract)
     classes = pa.array(contract.classes)
-    with duck.errors_name(name), statistics_are_not_trusted(con):
+    with engine.errors_name(name), statistics_are_not_trusted(con):
         reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
         while True:
             begun = time.monotonic()
@@ -688,5 +689,5 @@ def _lag_days(scorer: Scorer, tally: _Tally) -> float | None:
     return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
 
 
-def _classes(contract: Contract, tally: _Tally) -> dict[str, scored.ClassFigures]:
-    return {level: scored.ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
+def _classes(contract: Contract, tally: _Tally) -> dict[str, scores.ClassFigures]:
+    return {level: scores.ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}

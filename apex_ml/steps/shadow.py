@@ -16,18 +16,19 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.adapters import duck, scored, warehouse
-from apex_ml.adapters.inbox import Inbox
-from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.rowchecks import check_file, statistics_are_not_trusted
-from apex_ml.adapters.store import UnreadableError, scratch_folder
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import check_file, statistics_are_not_trusted
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.local import UnreadableError, scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
-from apex_ml.steps import champion as protocol
-from apex_ml.steps.folder import StepContext
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext
 from apex_ml.steps.score import BATCH_ROWS, Scorer, features_query, scorer_of
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def shadow(context: StepContext) -> dict[str, Any]:
     """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
 
     Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
-    again. :class:`~apex_ml.adapters.store.UnreadableError` then names the files whose disk fails. A lost service raises
-    :class:`~apex_ml.errors.TransientError`.
+    again. :class:`~apex_ml.adapters.storage.local.UnreadableError` then names the files whose disk fails. A lost
+    service raises :class:`~apex_ml.errors.TransientError`.
     """
     days = context.settings.shadow_days
     result: dict[str, Any] = {"run": context.run, "step": "shadow", "shadowed": 0, "rows_scored": 0, "later": 0}
@@ -90,7 +91,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
     """Score one file with one challenger; None when another process did meanwhile."""
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
-    with scratch_folder(context.processed, "shadow") as scratch, duck.connect(settings, scratch) as con:
+    with scratch_folder(context.processed, "shadow") as scratch, engine.connect(settings, scratch) as con:
         accepted = scratch / "accepted.parquet"
         report = check_file(
             con,
@@ -104,8 +105,8 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             copy=False,
         )
         query = features_query(con, scorer, report.query, name)
-        with scored.transaction(settings) as cursor:
-            claimed = scored.claim_shadow(
+        with scores.transaction(settings) as cursor:
+            claimed = scores.claim_shadow(
                 cursor,
                 run_id,
                 scorer.version.version,
@@ -117,7 +118,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             if not claimed:
                 return None
             batches = _batches(con, query, scorer, run_id, name)
-            written = scored.write_orders(cursor, _schema(contract), batches, table="shadow_scores")
+            written = scores.write_orders(cursor, _schema(contract), batches, table="shadow_scores")
             if written != report.accepted:
                 raise TransientError(f"{name}: {report.accepted} rows accepted but {written} written in the shadow")
             reach("shadow_written")
@@ -135,7 +136,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     contract = scorer.context.contract
     classes, schema = pa.array(contract.classes), _schema(contract)
-    with duck.errors_name(name), statistics_are_not_trusted(con):
+    with engine.errors_name(name), statistics_are_not_trusted(con):
         for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
             made = scorer.model.predict(finish(contract, table, scorer.model.encoder.names))

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck
+from apex_ml.adapters.duckdb import engine
 from apex_ml.core.drift import drift
 from apex_ml.core.features import feature_columns
 from apex_ml.core.legacy import legacy_columns, legacy_examples, legacy_sums_sql
 from apex_ml.core.split import PARTS, stratified_random, temporal
+from apex_ml.services.run_folder import StepContext, read_manifest, run_step
 from apex_ml.steps.elt import EXAMPLES, load_orders
-from apex_ml.steps.folder import StepContext, read_manifest, run_step
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _day(days: int) -> str:
 
 def _with_legacy_features(context: StepContext, folder: Path, examples: pa.Table) -> pa.Table:
     contract = context.contract
-    with duck.connect(context.settings, folder.parent) as con, duck.errors_name("split"):
+    with engine.connect(context.settings, folder.parent) as con, engine.errors_name("split"):
         load_orders(con, contract, context.folder("validate") / ACCEPTED)
         sums = con.sql(legacy_sums_sql(contract, "orders")).to_arrow_table()
     return legacy_examples(contract, examples, sums)

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck, plots, report, warehouse
-from apex_ml.adapters.orders import accepted_files
-from apex_ml.adapters.registry import Registry
-from apex_ml.adapters.store import local_folder, scratch_folder, sha256_of
-from apex_ml.adapters.tracking import TrainingRecord, log_and_register, refuse_deleted
-from apex_ml.adapters.truth import find_truth, read_truth
-from apex_ml.contract.masks import literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.mlflow import plots, training_report
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.mlflow.tracking import TrainingRecord, log_and_register, refuse_deleted
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.storage.local import local_folder, scratch_folder, sha256_of
+from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
 from apex_ml.contract.model import Contract
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Examples, Options, develop
@@ -32,8 +33,9 @@ from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
 from apex_ml.json_text import json_file, json_text
+from apex_ml.services.run_folder import StepContext, git_commit, read_manifest, run_step
 from apex_ml.settings import CODE_ROOT
-from apex_ml.steps.folder import StepContext, git_commit, read_manifest, run_step
+from apex_ml.sql.row_checks import literal, quoted
 from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
@@ -204,8 +206,8 @@ def _newest_orders(context: StepContext, as_of: date, examples: pa.Table) -> dic
     listed = ", ".join(literal(str(file)) for file in files)
     with (
         scratch_folder(context.processed, "train") as scratch,
-        duck.connect(context.settings, scratch) as con,
-        duck.errors_name("train"),
+        engine.connect(context.settings, scratch) as con,
+        engine.errors_name("train"),
     ):
         orders = con.sql(
             f"SELECT {names}, (({literal(end)} - {when}::DATE - 1) // 7)::INTEGER AS week FROM read_parquet([{listed}])"
@@ -422,4 +424,4 @@ def _artifacts(folder: Path, context: StepContext, done: Development) -> None:
         plots.contributions(tables["contributions"], folder / "contributions.png")
     if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
-    report.training_report(folder, context.run, done)
+    training_report.training_report(folder, context.run, done)

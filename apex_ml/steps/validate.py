@@ -10,10 +10,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from apex_ml.adapters import duck, expectations, warehouse
-from apex_ml.adapters.profile import profile_batch
-from apex_ml.adapters.rowchecks import FileReport, check_file, log_report
-from apex_ml.adapters.store import (
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.profile import profile_batch
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
+from apex_ml.adapters.expectations import project
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.storage.local import (
     RawFiles,
     digest,
     errors_call_it,
@@ -26,7 +28,7 @@ from apex_ml.adapters.store import (
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
-from apex_ml.steps.folder import StepContext, recent_manifests, run_step
+from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
 from apex_ml.wording import counted
 
@@ -105,7 +107,7 @@ def _work(
     accepted.mkdir()
     quarantine.mkdir()
     contract = context.contract
-    with duck.connect(context.settings, folder.parent) as con:
+    with engine.connect(context.settings, folder.parent) as con:
         reports = _check_files(context, con, raw_folder, shas, copies, as_of, accepted, quarantine)
         rows = sum(r.rows for r in reports)
         bad = sum(r.quarantined for r in reports)
@@ -118,8 +120,8 @@ def _work(
             if held:
                 looks_from = as_of or profile.newest
                 logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
-            checked = expectations.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
-            expectations.name_source(context.settings, checked, context.run, url, data_sha256)
+            checked = project.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
+            project.name_source(context.settings, checked, context.run, url, data_sha256)
             for failure in checked.warnings:
                 logger.warning("expectation_warned %s", failure)
             if checked.errors:
@@ -129,7 +131,7 @@ def _work(
         except DataError:
             _keep_evidence(context, quarantine, reports)
             raise
-    site = expectations.docs_index(context.settings).parent
+    site = project.docs_index(context.settings).parent
     return {
         "raw": url,
         "files": len(reports),

@@ -16,7 +16,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from apex_ml import errors
-from apex_ml.cli import COMMANDS, apex
+from apex_ml.cli.main import COMMANDS, apex
 from apex_ml.settings import CODE_ROOT
 
 Read = Callable[[str], Sequence[Sequence[Any]]]

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 
 from airflow.sdk import Asset, AssetWatcher
 
-from apex_airflow.drop_trigger import DropTrigger
+from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.settings import Settings
 
 CHAMPION = Asset(name="apex_champion", group="apex")

@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow as pa
 import pytest
-from order_files import order_table, write_orders
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.clocks import SPARK_ZONE
-from apex_ml.adapters.rowchecks import FileReport, check_file, statistics_are_not_trusted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, statistics_are_not_trusted
+from apex_ml.adapters.storage.time_zones import SPARK_ZONE
 from apex_ml.contract.model import Contract, Use
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
+from tests.support.order_files import order_table, write_orders
 
 MADRID, LIMA, LONDON = "Europe/Madrid", "America/Lima", "Europe/London"
 DAYS = [date(2024, 1, 10) + timedelta(days=5 * n) for n in range(50)]
@@ -40,7 +40,7 @@ def midnights(zone: str, days: list[date] = DAYS) -> list[datetime]:
 
 @pytest.fixture(scope="module")
 def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
+    with engine.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
         connection.execute("SET TimeZone = 'America/Guatemala'")  # the machine's own clock is none of it
         yield connection
 

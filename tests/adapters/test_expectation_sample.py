@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.expectations import BatchVerdict, check_batch, name_source, rows_to_judge
+from apex_ml.adapters.expectations.project import BatchVerdict, check_batch, name_source, rows_to_judge
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
 
-from apex_ml.adapters.inbox import Inbox, Waiting, seen
+from apex_ml.adapters.storage.drops import Inbox, Waiting, seen
 from apex_ml.errors import ConfigError
 from apex_ml.steps.score import chunks
 

@@ -14,13 +14,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from order_files import order_table
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.rowchecks import check_file
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
+from tests.support.order_files import order_table
 
 COLUMNS = {
     "string": "ruta_id",
@@ -88,7 +88,7 @@ NULL = pa.nulls(1)
 
 @pytest.fixture(scope="module")
 def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
+    with engine.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
         yield connection
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from apex_home import Apex
 
-from apex_ml.adapters import migrations, warehouse
+from apex_ml.adapters.postgres import migrations, warehouse
 from apex_ml.contract.model import load_contract
-from apex_ml.contract.tables import scored_orders_ddl
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.sql.tables import scored_orders_ddl
+from tests.support.apex_home import Apex
 
 READABLE = (
     "scored_orders_current",

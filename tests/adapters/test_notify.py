@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from mail_server import Mailbox, mail_server
 
-from apex_ml.adapters.monitoring import Alert
-from apex_ml.adapters.notify import send
+from apex_ml.adapters.alerts.notify import send
+from apex_ml.adapters.postgres.monitoring import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
+from tests.support.mail_server import Mailbox, mail_server
 
 ALERTS = (
     Alert(1, "drift", "estrellas_txt", "drop a.parquet: estrellas_txt drifted: PSI 0.310", datetime.now(UTC)),

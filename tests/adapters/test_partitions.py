@@ -17,15 +17,15 @@ import psutil
 import psycopg2
 import pyarrow as pa
 import pytest
-from apex_home import Apex
-from throwaway_home import PlainDatabase, plain_postgres
 
 from apex_ml import faults
-from apex_ml.adapters import migrations, partitions, scored, warehouse
+from apex_ml.adapters.postgres import migrations, partitions, scores, warehouse
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import scored_orders_ddl
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
+from apex_ml.sql.tables import scored_orders_ddl
+from tests.support.apex_home import Apex
+from tests.support.throwaway_home import PlainDatabase, plain_postgres
 
 SMALL, LARGE = 1, partitions.OWN_ROWS
 RUN = (
@@ -63,12 +63,12 @@ def taken(apex: Apex, size: int) -> int:
 
 def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0) -> int:
     """One run of a drop of `size` rows that ended so many days ago; a few stand for all its rows."""
-    with scored.transaction(apex.settings) as cursor:
+    with scores.transaction(apex.settings) as cursor:
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
         table = partitions.make_own(cursor, run_id) if own else "scored_orders"
         made = orders(contract, run_id, rows)
-        scored.write_orders(cursor, made.schema, made.to_batches(), table=table)
+        scores.write_orders(cursor, made.schema, made.to_batches(), table=table)
         if own:
             partitions.index_own(cursor, contract, run_id)
             partitions.attach_own(cursor, run_id)
@@ -186,7 +186,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
     """Its table is not there yet: a merge over its range would shut it out."""
     for _ in range(2):
         fill(apex, contract, LARGE)
-    with scored.transaction(apex.settings) as cursor:
+    with scores.transaction(apex.settings) as cursor:
         run_id = taken(apex, LARGE)
         table = partitions.make_own(cursor, run_id)
         for _ in range(2):
@@ -194,7 +194,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
         fill(apex, contract, SMALL)
         partitions.merge_closed(apex.settings, contract, most=1)
         made = orders(contract, run_id, 2)
-        scored.write_orders(cursor, made.schema, made.to_batches(), table=table)
+        scores.write_orders(cursor, made.schema, made.to_batches(), table=table)
         partitions.index_own(cursor, contract, run_id)
         partitions.attach_own(cursor, run_id)
     assert len(contents(apex)) == 5 * 3 + 2
@@ -204,7 +204,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
 
 def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Contract) -> None:
     fill(apex, contract, LARGE)
-    with pytest.raises(RuntimeError), scored.transaction(apex.settings) as cursor:
+    with pytest.raises(RuntimeError), scores.transaction(apex.settings) as cursor:
         partitions.make_own(cursor, taken(apex, LARGE))
         raise RuntimeError
     fill(apex, contract, LARGE)
@@ -242,8 +242,8 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
     own_id = RUN.replace("(run_id, drop_id,", "(drop_id,").replace("OVERRIDING SYSTEM VALUE VALUES (%s, ", "VALUES (")
     apex.sql(own_id, (1, 0))
     made = orders(contract, 1, 5)
-    with scored.transaction(apex.settings) as cursor:
-        scored.write_orders(cursor, made.schema, made.to_batches())
+    with scores.transaction(apex.settings) as cursor:
+        scores.write_orders(cursor, made.schema, made.to_batches())
     before = contents(apex)
     migrations.migrate(apex.settings)
     assert contents(apex) == before
@@ -253,7 +253,7 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
 
 
 def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
-    with pytest.raises(TransientError), scored.transaction(apex.settings) as cursor:
+    with pytest.raises(TransientError), scores.transaction(apex.settings) as cursor:
         partitions.make_own(cursor, taken(apex, LARGE))
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
@@ -348,7 +348,7 @@ MOMENTS = [(point, postgres) for postgres in (False, True) for point in ("merge_
 MOMENTS.append(("merge_committed", True))
 """Fault points, and whether Postgres is killed there, else the process."""
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.partitions", "apex_ml.settings"])
+_FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.postgres.partitions", "apex_ml.settings"])
 
 
 @pytest.fixture(scope="module")

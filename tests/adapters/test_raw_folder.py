@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from apex_ml.adapters.inbox import Inbox
-from apex_ml.adapters.store import RawFiles, UnreadableError, errors_call_it, raw_files
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.local import RawFiles, UnreadableError, errors_call_it, raw_files
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import Settings
-from apex_ml.steps.folder import StepContext
 
 OLD, NEW, LOST = (f"part-00000-tid-{n}-c000.snappy.parquet" for n in (1, 2, 3))
 SETTING = "APEX_RAW_URL"
@@ -290,7 +290,8 @@ def test_a_folder_that_may_not_be_read_is_no_empty_one(raw: Path) -> None:
     put(raw, "open/a.parquet", "closed/b.parquet")
     (raw / "closed").chmod(0)
     code = (
-        f"from apex_ml.adapters.store import data_files; from pathlib import Path; data_files(Path({str(raw)!r}), 'X')"
+        "from pathlib import Path; from apex_ml.adapters.storage.local import data_files; "
+        f"data_files(Path({str(raw)!r}), 'X')"
     )
     command = [*(NO_RIGHTS if os.geteuid() == 0 else []), sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from throwaway_home import free_ports
 
-from apex_ml.adapters.inference_log import InferenceLog
-from apex_ml.adapters.registry import CHAMPION, FILES_TAG, Registry
+from apex_ml.adapters.mlflow.inference_log import InferenceLog
+from apex_ml.adapters.mlflow.registry import CHAMPION, FILES_TAG, Registry
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
+from tests.support.throwaway_home import free_ports
 
 _numbers: Iterator[int] = count(1)
 

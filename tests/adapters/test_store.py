@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters import duck, store
-from apex_ml.adapters.rowchecks import read_schema
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import read_schema
+from apex_ml.adapters.storage import local
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -26,15 +27,15 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_folder_appears_when_its_block_ends_well(tmp_path: Path) -> None:
-    with store.new_folder(tmp_path / "out") as partial:
+    with local.new_folder(tmp_path / "out") as partial:
         (partial / "a").write_text("1")
         assert not (tmp_path / "out").exists()
-        assert store.hidden(partial.name)
+        assert local.hidden(partial.name)
     assert names(tmp_path) == ["out"] and (tmp_path / "out" / "a").read_text() == "1"
 
 
 def test_a_folder_of_a_failed_block_vanishes(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="half way"), store.new_folder(tmp_path / "out") as partial:
+    with pytest.raises(RuntimeError, match="half way"), local.new_folder(tmp_path / "out") as partial:
         (partial / "a").write_text("1")
         raise RuntimeError("half way")
     assert names(tmp_path) == []
@@ -42,7 +43,7 @@ def test_a_folder_of_a_failed_block_vanishes(tmp_path: Path) -> None:
 
 def test_a_folder_that_stands_there_is_kept_beside(tmp_path: Path) -> None:
     for content in "abc":
-        with store.new_folder(tmp_path / "out") as partial:
+        with local.new_folder(tmp_path / "out") as partial:
             (partial / "a").write_text(content)
     assert names(tmp_path) == ["out", "out.replaced-1", "out.replaced-2"]
     assert [(tmp_path / n / "a").read_text() for n in names(tmp_path)] == ["c", "a", "b"]
@@ -51,7 +52,7 @@ def test_a_folder_that_stands_there_is_kept_beside(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from apex_ml.adapters.store import new_folder, write_atomically
+from apex_ml.adapters.storage.local import new_folder, write_atomically
 place = Path(sys.argv[1])
 with new_folder(place / "out") as partial:
     (partial / "a").write_text("half")
@@ -63,20 +64,20 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=CODE_ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     (dead,) = tmp_path.iterdir()
-    assert store.hidden(dead.name) and not (tmp_path / "out").exists()
+    assert local.hidden(dead.name) and not (tmp_path / "out").exists()
     living = tmp_path / f".out.{os.getppid()}-abcdef.partial"
     living.mkdir()
     foreign = tmp_path / ".other.1-abcdef.partial"
     foreign.mkdir()
-    with store.new_folder(tmp_path / "out"):
+    with local.new_folder(tmp_path / "out"):
         assert not dead.exists()
     assert names(tmp_path) == sorted([living.name, foreign.name, "out"])
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.json"
-    store.write_atomically(path, b"one")
-    store.write_atomically(path, b"two")
+    local.write_atomically(path, b"one")
+    local.write_atomically(path, b"two")
     assert path.read_bytes() == b"two" and names(path.parent) == ["file.json"]
 
 
@@ -98,11 +99,11 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_names_the_folder_and_leaves_nothing(full_disk: Path) -> None:
     path = full_disk / "file.bin"
-    store.write_atomically(path, b"small")
+    local.write_atomically(path, b"small")
     with pytest.raises(TransientError, match=rf"{full_disk}: the disk is full; free space"):
-        store.write_atomically(path, bytes(200_000))
+        local.write_atomically(path, bytes(200_000))
     assert names(full_disk) == ["file.bin"] and path.read_bytes() == b"small"
-    with pytest.raises(TransientError, match="the disk is full"), store.new_folder(full_disk / "out") as partial:
+    with pytest.raises(TransientError, match="the disk is full"), local.new_folder(full_disk / "out") as partial:
         (partial / "a").write_bytes(bytes(200_000))
     assert names(full_disk) == ["file.bin"]
 
@@ -110,8 +111,8 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(full_disk: Path) -> Non
 def test_a_full_disk_under_duckdb_is_told(full_disk: Path, home: object) -> None:
     settings: Settings = home()  # type: ignore[operator]
     query = f"COPY (SELECT random() AS a FROM range(200000)) TO '{full_disk}/a.parquet' (FORMAT parquet)"
-    with duck.connect(settings) as con, pytest.raises(TransientError, match="a.parquet: the disk is full"):
-        with duck.errors_name("a.parquet"):
+    with engine.connect(settings) as con, pytest.raises(TransientError, match="a.parquet: the disk is full"):
+        with engine.errors_name("a.parquet"):
             con.execute(query)
 
 
@@ -130,7 +131,7 @@ RAW_ERRORS = [
 
 @pytest.mark.parametrize("raised", RAW_ERRORS, ids=[type(e).__name__ for e in RAW_ERRORS])
 def test_an_error_of_duckdb_becomes_a_message_with_a_remedy(raised: Exception) -> None:
-    with pytest.raises(DataError) as told, duck.errors_name("c.parquet"):
+    with pytest.raises(DataError) as told, engine.errors_name("c.parquet"):
         raise raised
     text = str(told.value)
     assert text.startswith("c.parquet: ") and re.search("; (write|correct) ", text)
@@ -148,7 +149,7 @@ HIDDEN = {
 
 @pytest.mark.parametrize(("name", "is_hidden"), HIDDEN.items())
 def test_which_files_are_never_data(name: str, is_hidden: bool) -> None:
-    assert store.hidden(name) is is_hidden
+    assert local.hidden(name) is is_hidden
 
 
 def test_data_files_are_found_in_folders_and_hidden_ones_are_not(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_data_files_are_found_in_folders_and_hidden_ones_are_not(tmp_path: Path)
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [str(p.relative_to(tmp_path)) for p in store.data_files(tmp_path, "APEX_RAW_URL")]
+    found = [str(p.relative_to(tmp_path)) for p in local.data_files(tmp_path, "APEX_RAW_URL")]
     assert found == sorted([*(n for n, h in HIDDEN.items() if not h), "day=1/b.parquet"])
 
 
@@ -167,20 +168,20 @@ def test_no_data_names_folder_setting_and_remedy(tmp_path: Path, make: bool, wor
         folder.mkdir()
         (folder / "_SUCCESS").touch()
     with pytest.raises(DataError, match=rf"APEX_RAW_URL={folder}: {words}"):
-        store.data_files(folder, "APEX_RAW_URL")
+        local.data_files(folder, "APEX_RAW_URL")
 
 
 @pytest.mark.parametrize(
     ("url", "folder"), [("/a/b", "/a/b"), ("file:///a/b", "/a/b"), ("file:///a%20b", "/a b"), ("/a b/c", "/a b/c")]
 )
 def test_locations(url: str, folder: str) -> None:
-    assert store.local_folder(url, "X") == Path(folder)
+    assert local.local_folder(url, "X") == Path(folder)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/raw", "http://host/a", "hdfs://a"])
 def test_a_scheme_that_can_not_be_opened(url: str) -> None:
     with pytest.raises(ConfigError, match=rf"APEX_RAW_URL={url}: the scheme"):
-        store.local_folder(url, "APEX_RAW_URL")
+        local.local_folder(url, "APEX_RAW_URL")
 
 
 def damaged(kind: str, whole: bytes) -> bytes:
@@ -216,14 +217,14 @@ def test_a_bad_file_names_itself_and_the_remedy(tmp_path: Path, kind: str, words
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone.parquet: the file was removed"):
-        store.check_parquet(tmp_path / "gone.parquet")
+        local.check_parquet(tmp_path / "gone.parquet")
 
 
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "proc").symlink_to("/proc")
     with pytest.raises((ConfigError, FileNotFoundError)):
-        store.write_atomically(tmp_path / "proc" / "x", b"")
+        local.write_atomically(tmp_path / "proc" / "x", b"")
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
-    assert store.digest({"a": 1, "b": [2]}) == store.digest({"b": [2], "a": 1}) != store.digest({"a": 1, "b": [3]})
+    assert local.digest({"a": 1, "b": [2]}) == local.digest({"b": [2], "a": 1}) != local.digest({"a": 1, "b": [3]})

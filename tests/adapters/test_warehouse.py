@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
-from throwaway_home import free_ports
 
-from apex_ml.adapters import scored, warehouse
-from apex_ml.adapters.postgres_errors import as_apex_error
+from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres.errors import as_apex_error
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
+from tests.support.apex_home import Apex
+from tests.support.throwaway_home import free_ports
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
     "last_decision": lambda s: warehouse.last_decision(s, "a", "b"),
     "champion_lock": lambda s: warehouse.champion_lock(s).__enter__(),
     "connect": lambda s: warehouse.connect(s).__enter__(),
-    "transaction": lambda s: scored.transaction(s).__enter__(),
+    "transaction": lambda s: scores.transaction(s).__enter__(),
 }
 
 
@@ -59,18 +59,18 @@ def test_a_connection_that_is_lost_half_way(apex: Apex) -> None:
 
 
 def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
-    with pytest.raises(TransientError, match="nothing was written"), scored.transaction(apex.settings) as cursor:
-        assert scored.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1) is not None
+    with pytest.raises(TransientError, match="nothing was written"), scores.transaction(apex.settings) as cursor:
+        assert scores.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1) is not None
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
-        scored.claim_drop(cursor, "b" * 64, "b.parquet", 1, 1)
+        scores.claim_drop(cursor, "b" * 64, "b.parquet", 1, 1)
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
 def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
-    with pytest.raises(RuntimeError, match="mine"), scored.transaction(apex.settings) as cursor:
-        scored.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1)
+    with pytest.raises(RuntimeError, match="mine"), scores.transaction(apex.settings) as cursor:
+        scores.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1)
         raise RuntimeError("mine")
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
@@ -82,15 +82,15 @@ def test_a_batch_that_can_not_be_made_is_told_as_what_it_is(apex: Apex) -> None:
         raise DataError("a.parquet: cannot be read")
         yield
 
-    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), scored.transaction(apex.settings) as cursor:
-        scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
-        scored.write_orders(cursor, schema, broken())
+    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), scores.transaction(apex.settings) as cursor:
+        scores.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
+        scores.write_orders(cursor, schema, broken())
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
 def claim(apex: Apex, sha256: str, name: str) -> int | None:
-    with scored.transaction(apex.settings) as cursor:
-        return scored.claim_drop(cursor, sha256, name, 1, 1)
+    with scores.transaction(apex.settings) as cursor:
+        return scores.claim_drop(cursor, sha256, name, 1, 1)
 
 
 def test_a_content_is_claimed_once_and_a_name_corrects_its_elder(apex: Apex) -> None:
@@ -117,8 +117,8 @@ def test_a_failed_content_may_be_claimed_later(apex: Apex) -> None:
 )
 def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256: str, name: str) -> None:
     found: list[int | None] = []
-    with scored.transaction(apex.settings) as cursor:
-        first = scored.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
+    with scores.transaction(apex.settings) as cursor:
+        first = scores.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
         other = threading.Thread(target=lambda: found.append(claim(apex, sha256, name)))
         other.start()
         deadline = time.monotonic() + 10
@@ -191,8 +191,8 @@ def test_quarantined_rows_are_kept_once_up_to_a_limit(
 
 
 def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Path) -> None:
-    with quarantined_file(tmp_path, 3) as file, scored.transaction(apex.settings) as cursor:
-        scored.write_quarantined(cursor, "1" * 64, "a.parquet", file.read())
+    with quarantined_file(tmp_path, 3) as file, scores.transaction(apex.settings) as cursor:
+        scores.write_quarantined(cursor, "1" * 64, "a.parquet", file.read())
     assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
         ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
     ]
@@ -237,7 +237,7 @@ def test_what_postgres_refuses_is_not_tried_again(
 ) -> None:
     with pytest.raises(kind, match=words):
         warehouse.rows(apex.settings, statement)
-    with pytest.raises(kind, match=words), scored.transaction(apex.settings) as cursor:
+    with pytest.raises(kind, match=words), scores.transaction(apex.settings) as cursor:
         cursor.execute(statement)
 
 

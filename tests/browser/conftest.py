@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-import airflow_home  # noqa: F401  (importing it is what does it)
+from tests.support import airflow_home  # noqa: F401  (importing it is what does it)

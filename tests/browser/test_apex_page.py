@@ -14,15 +14,15 @@ import uvicorn
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
-from airflow_ui import browsing, keep
 from fastapi import FastAPI
-from page_rows import fill
 from playwright.sync_api import Browser, Page, expect
-from throwaway_home import free_ports
 
-from apex_airflow.web import PREFIX, create_app
+from apex_airflow.pages.web import PREFIX, create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
+from tests.support.airflow_ui import browsing, keep
+from tests.support.page_rows import fill
+from tests.support.throwaway_home import free_ports
 
 pytestmark = pytest.mark.browser
 
@@ -70,7 +70,7 @@ def served(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(root, host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.web"):
+        for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.pages.web"):
             patch.setattr(f"{place}.get_auth_manager", SimpleAuthManager)
         thread.start()
         try:

@@ -14,12 +14,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from order_files import order_table, write_orders
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.errors import DataError
+from tests.support.order_files import order_table, write_orders
 
 AS_OF = date(2024, 4, 1)
 REJECTED = "REJECTED"
@@ -42,7 +42,7 @@ Check = Callable[..., Checked]
 
 @pytest.fixture
 def con(home: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(home()) as connection:
+    with engine.connect(home()) as connection:
         yield connection
 
 

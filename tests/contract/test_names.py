@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_ml.adapters.registry import metric_key
+from apex_ml.adapters.mlflow.registry import metric_key
 from apex_ml.contract.model import load_contract
 from apex_ml.contract.names import MAX_ENCODED, encoded, probability_column
 from apex_ml.errors import ConfigError

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from order_files import order_table, write_orders
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.serving.loadtest import orders_of
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
+from tests.support.order_files import order_table, write_orders
 
 ROUTE = "ruta_id"  # a string without a domain
 SIGNED = (pa.int8(), pa.int16(), pa.int32(), pa.int64())
@@ -52,7 +52,7 @@ def single(value: float) -> float:
 
 @pytest.fixture(scope="module")
 def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
+    with engine.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
         yield connection
 
 

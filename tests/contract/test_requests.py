@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.rowchecks import check_file
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract, upper
 from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader
 from apex_ml.settings import Settings
@@ -79,7 +79,7 @@ def test_a_request_is_read_as_a_drop_is(
         file = folder / "drop.parquet"
         pq.write_table(pa.table({n: pa.array([o[n] for o in orders], pa.string()) for n in orders[0]}), file)
         kept = folder / "accepted.parquet"
-        with duck.connect(home) as con:
+        with engine.connect(home) as con:
             report = check_file(
                 con, file, contract, "score", as_of=None, accepted=kept, quarantined=folder / "bad.parquet",
                 with_row_nr=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_ml.adapters.expectations import PROJECT, build_project
+from apex_ml.adapters.expectations.project import PROJECT, build_project
 from apex_ml.contract.model import USES, Contract, Use
 from apex_ml.contract.suites import Expectation, expectations
 

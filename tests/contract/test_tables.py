@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from apex_home import Apex
 
-from apex_ml.adapters import warehouse
-from apex_ml.adapters.migrations import apply
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.migrations import apply
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import scored_columns, scored_orders_ddl
 from apex_ml.settings import Settings
+from apex_ml.sql.tables import scored_columns, scored_orders_ddl
+from tests.support.apex_home import Apex
 
 
 @pytest.fixture

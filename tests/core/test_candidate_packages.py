@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_ml.adapters.tracking import OF_EVERY_MODEL, pins
+from apex_ml.adapters.mlflow.tracking import OF_EVERY_MODEL, pins
 from apex_ml.core.candidates import MODULES
 from apex_ml.settings import CODE_ROOT
 

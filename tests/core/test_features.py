@@ -11,16 +11,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from features_by_hand import (
-    EPOCH,
-    FIRST,
-    Row,
-    as_table,
-    random_orders,
-    reference_example,
-    reference_features,
-    with_features,
-)
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import (
@@ -35,6 +25,16 @@ from apex_ml.core.features import (
     state_columns,
     state_needed,
     state_sql,
+)
+from tests.support.features_by_hand import (
+    EPOCH,
+    FIRST,
+    Row,
+    as_table,
+    random_orders,
+    reference_example,
+    reference_features,
+    with_features,
 )
 
 

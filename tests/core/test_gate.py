@@ -26,7 +26,7 @@ from apex_ml.core.promotion import (
     level_of_look,
     lower_bound,
 )
-from apex_ml.core.seen import order_keys, pack_keys, unpack_keys
+from apex_ml.core.training_keys import order_keys, pack_keys, unpack_keys
 
 CLASSES = ("DIGITAL", "TELEFONO", "VENDEDOR")
 TRUE = np.array([[0.35, 0.25, 0.40], [0.55, 0.15, 0.30], [0.75, 0.05, 0.20]])

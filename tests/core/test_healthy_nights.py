@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from healthy_nights import Nights, population
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.profile import RECENT
+from tests.support.healthy_nights import Nights, population
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from healthy_years import Year, first_alarm
 
 from apex_ml.core.degradation import Rule, sustained
+from tests.support.healthy_years import Year, first_alarm
 
 RULE = Rule()
 

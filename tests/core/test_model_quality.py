@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated_night import simulated_night
 
 from apex_ml.contract.model import Contract
+from tests.support.simulated_night import simulated_night
 
 
 def test_without_a_signal_but_maturity_the_model_is_the_best_possible(contract: Contract, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from apex_ml.platform.container import ADDRESSES, PARTS
+from apex_ml.platform.containers.prepare import ADDRESSES, PARTS
 from apex_ml.settings import CODE_ROOT, Settings
 
 ONCE = {"secrets", "prepare-postgres", "prepare", "prepare-airflow", "apex", "gpu-check"}

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from documents import DOCUMENTS, Document
 
-from apex_ml.cli import COMMANDS, apex
+from apex_ml.cli.main import COMMANDS, apex
 from apex_ml.settings import CODE_ROOT, Settings
 
 README = DOCUMENTS[0]

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_rows import fill
 
-from apex_airflow.metrics import exposition
+from apex_airflow.pages.metrics import exposition
 from apex_ml.contract.model import Contract
-from apex_ml.platform.settings_table import markdown_table
-from apex_ml.serving.figures import Figures
+from apex_ml.platform.reports.settings_table import markdown_table
+from apex_ml.serving.metrics import Figures
 from apex_ml.settings import Settings
 from docs.scripts import reference
+from tests.support.page_rows import fill
 
 
 def _check(page: str, name: str, text: str) -> None:

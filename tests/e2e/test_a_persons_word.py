@@ -9,15 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from airflow_ui import browsing, keep, log_in, open_apex
-from apex_home import Apex
 from playwright.sync_api import expect
-from throwaway_home import open_folder, throwaway
 
 from apex_ml.errors import ApexError
-from apex_ml.platform import embedded
 from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.embedded import start
 from apex_ml.steps.by_hand import force
+from tests.support.airflow_ui import browsing, keep, log_in, open_apex
+from tests.support.apex_home import Apex
+from tests.support.throwaway_home import open_folder, throwaway
 
 SECONDS = 300.0
 TOKEN = "a-token-for-the-metrics"
@@ -53,11 +53,11 @@ def platform(raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
         (home / ".env").write_text(f"APEX_APPROVAL=true\nAPEX_RAW_URL={raw}\nAPEX_METRICS_TOKEN={TOKEN}\n")
         (home / ".env").chmod(0o600)
         try:
-            settings = embedded.up(settings.load(home=home, **ports(settings)))
+            settings = start.up(settings.load(home=home, **ports(settings)))
             with AirflowApi(settings, patience=120) as api:
                 yield api, Apex(settings)
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def ports(settings: Any) -> dict[str, int]:

@@ -6,17 +6,16 @@ import json
 import subprocess
 import sys
 
-from throwaway_home import open_folder
-
-from apex_ml.platform import embedded
-from apex_ml.platform.year import Plan, Week, summary
+from apex_ml.platform.embedded import start
+from apex_ml.platform.simulated_year import Plan, Week, summary
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.throwaway_home import open_folder
 
 
 def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
     with open_folder() as folder:
         home = folder / "year"
-        command = [sys.executable, "-c", "from apex_ml.cli import main; main()", "simulate", "year", "--fast"]
+        command = [sys.executable, "-c", "from apex_ml.cli.main import main; main()", "simulate", "year", "--fast"]
         command += ["--weeks", "5", "--drift-week", "3", "--home", str(home)]
         try:
             done = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, timeout=280, check=False)
@@ -27,7 +26,7 @@ def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
             assert [week["retrained"] for week in found["weeks"]] == ["", "", "", "degraded", ""]
             assert "week  3" in done.stdout and "drift:" in done.stdout
         finally:
-            embedded.destroy(Settings.load(home=home))
+            start.destroy(Settings.load(home=home))
 
 
 def test_the_figures_of_a_year() -> None:

@@ -20,21 +20,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from service_kills import fault_for_steps, halted_step, kill_service
-from throwaway_home import open_folder, throwaway
-from waiting import until
 
-from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT
 from apex_ml.contract.model import load_contract
-from apex_ml.platform import embedded, health, supervise
 from apex_ml.platform.airflow_api import AirflowApi, TaskRun
+from apex_ml.platform.embedded import health, start, supervision
+from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import SIMULATED
-from apex_ml.steps.folder import StepContext
 from apex_ml.steps.score import list_drops
+from tests.support.service_kills import fault_for_steps, halted_step, kill_service
+from tests.support.throwaway_home import open_folder, throwaway
+from tests.support.waiting import until
 
-APEX = [sys.executable, "-c", "from apex_ml.cli import main; main()"]
+APEX = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 
 
 class Home:
@@ -97,7 +97,7 @@ def home() -> Iterator[Home]:
         try:
             yield Home(settings)
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
         _gone, alive = psutil.wait_procs(_of(folder), timeout=15)
         assert not alive
 
@@ -178,7 +178,7 @@ def mlflow_is_killed(home: Home, raw: Path) -> None:
     with subprocess.Popen(command, env=fault, cwd=CODE_ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60)
-            kill_service(home.whole, supervise.MLFLOW)
+            kill_service(home.whole, supervision.MLFLOW)
             process.send_signal(signal.SIGCONT)
             _, err = process.communicate(timeout=60)
         finally:
@@ -188,7 +188,7 @@ def mlflow_is_killed(home: Home, raw: Path) -> None:
     assert home.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL AND attempts > 0", writer=True) == [
         (1,)
     ]
-    until(lambda: health.check(home.whole, [supervise.MLFLOW])[supervise.MLFLOW].ok, 90)
+    until(lambda: health.check(home.whole, [supervision.MLFLOW])[supervision.MLFLOW].ok, 90)
 
 
 def once_each(home: Home, removed: list[str], *names: str) -> None:

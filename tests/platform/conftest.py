@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from throwaway_home import Database, running_postgres, throwaway
 
 from apex_ml.settings import Settings
+from tests.support.throwaway_home import Database, running_postgres, throwaway
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from throwaway_home import open_folder, throwaway
 
-from apex_ml.adapters.migrations import migrate
+from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.errors import ConfigError
-from apex_ml.platform import backup, embedded
-from apex_ml.platform.env_file import ensure_env
+from apex_ml.platform import backup
+from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.settings import Settings
+from tests.support.throwaway_home import open_folder, throwaway
 
 
 def alerts(settings: Settings) -> list[str]:
@@ -24,7 +25,7 @@ def alerts(settings: Settings) -> list[str]:
 
 
 def raise_alert(settings: Settings, subject: str) -> None:
-    from apex_ml.adapters.warehouse import raise_alert
+    from apex_ml.adapters.postgres.warehouse import raise_alert
 
     raise_alert(settings, "late", subject, "made by a test")
 
@@ -56,7 +57,7 @@ def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
                 assert alerts(settings) == ["kept"]
                 raise_alert(settings, "the writer still owns its tables")
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 @pytest.mark.parametrize(

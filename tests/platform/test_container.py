@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from apex_home import COMMAND
 
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import parse_env
 from apex_ml.errors import ConfigError
-from apex_ml.platform.container import PARTS, container_airflow_environment, digests, part_secrets
-from apex_ml.platform.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
+from apex_ml.platform.containers.prepare import PARTS, container_airflow_environment, digests, part_secrets
+from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.apex_home import COMMAND
 
 EVERY = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS)]
 
@@ -173,7 +173,7 @@ def test_what_airflows_image_runs_needs_no_package_of_machine_learning() -> None
         "import sys\n"
         "for name in ('pyarrow', 'pandas', 'numpy', 'duckdb', 'mlflow', 'sklearn', 'xgboost', 'psutil', 'rich'):\n"
         "    sys.modules[name] = None\n"
-        "from apex_ml.platform import container, container_commands\n"
+        "from apex_ml.cli import container\nfrom apex_ml.platform.containers import prepare\n"
         "from apex_ml.platform.airflow_state import make_pools, repair\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE_ROOT, capture_output=True, text=True, check=False)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from apex_ml.adapters.inbox import Inbox
+from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.errors import TransientError
 from apex_ml.platform.airflow_api import DagRun
-from apex_ml.platform.deadlines import late_retraining
-from apex_ml.platform.status import _waiting
+from apex_ml.platform.reports.deadlines import late_retraining
+from apex_ml.platform.reports.status import _waiting
 from apex_ml.settings import Settings
 
 DUE = datetime(2026, 1, 10, 2, tzinfo=UTC)

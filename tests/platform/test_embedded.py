@@ -17,14 +17,16 @@ import psutil
 import psycopg2
 import pytest
 from click.testing import CliRunner
-from throwaway_home import open_folder, throwaway
-from waiting import until
 
-from apex_ml.adapters import warehouse
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.cli import platform
 from apex_ml.errors import ConfigError
-from apex_ml.platform import airflow_state, commands, embedded, health, supervise
-from apex_ml.platform.ports import listener
+from apex_ml.platform import airflow_state
+from apex_ml.platform.embedded import health, start, supervision
+from apex_ml.platform.embedded.ports import listener
 from apex_ml.settings import Settings
+from tests.support.throwaway_home import open_folder, throwaway
+from tests.support.waiting import until
 
 
 def _call(settings: Settings, path: str, data: object = None, token: str = "") -> object:
@@ -61,7 +63,7 @@ class Admin:
 
 def checked() -> str:
     """What `apex status --check` prints when it finds a fault."""
-    status = CliRunner().invoke(commands.status, ["--check"])
+    status = CliRunner().invoke(platform.status, ["--check"])
     assert status.exit_code == 20, status.output
     return " ".join(status.output.split())
 
@@ -80,7 +82,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert "pool apex_training has no slot" in output and "pool apex_champion" not in output
     assert "DAG apex_monitor is not in Airflow" in output
 
-    up = CliRunner().invoke(commands.up)
+    up = CliRunner().invoke(platform.up)
     assert up.exit_code == 0 and "up already" in up.output, up.output
     assert "DAG apex_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
@@ -95,14 +97,14 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
         with base, base.cursor() as cursor:
             cursor.execute("UPDATE dag SET is_paused = true WHERE dag_id = 'apex_rollback'")
     assert "DAG apex_rollback is paused since Airflow created it" in checked()
-    assert CliRunner().invoke(commands.unpause, ["apex_score"]).exit_code == 0
-    up = CliRunner().invoke(commands.up)
+    assert CliRunner().invoke(platform.unpause, ["apex_score"]).exit_code == 0
+    up = CliRunner().invoke(platform.up)
     assert "it is on now" in up.output and not admin.is_paused("apex_rollback") and not admin.is_paused("apex_score")
-    assert CliRunner().invoke(commands.status, ["--check"]).exit_code == 0
+    assert CliRunner().invoke(platform.status, ["--check"]).exit_code == 0
 
     inbox = home / "data" / "drops" / "inbox"
     (inbox / "a.parquet").write_bytes(b"PAR1")
-    waiting = CliRunner().invoke(commands.status).output
+    waiting = CliRunner().invoke(platform.status).output
     assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
 
     warehouse.fail_drop(admin.settings, "0" * 64, "[red].parquet", 7, "no parquet [/red] file")
@@ -125,9 +127,9 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
     with open_folder() as home:
         settings = throwaway(home)
         try:
-            settings = embedded.up(settings)
-            found = health.check(settings, supervise.services(settings))
-            assert {name: one.ok for name, one in found.items()} == dict.fromkeys(supervise.services(settings), True)
+            settings = start.up(settings)
+            found = health.check(settings, supervision.services(settings))
+            assert {name: one.ok for name, one in found.items()} == dict.fromkeys(supervision.services(settings), True)
 
             admin, viewer = _token(settings, "admin"), _token(settings, "viewer")
             pools = _call(settings, "/api/v2/pools", token=admin)
@@ -141,7 +143,7 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 _call(settings, "/auth/token", {"username": "admin", "password": "wrong"})
 
-            family = supervise.family(settings)
+            family = supervision.family(settings)
             addresses = set()
             secrets = [settings.pg_airflow_password, settings.pg_mlflow_password, settings.airflow_jwt_secret]
             for process in family:
@@ -153,14 +155,16 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             assert addresses == {"127.0.0.1"}
 
             # a second `up` leaves everything alone, also with another platform's shell around it
-            before = supervise.Supervisor(settings).states()
-            embedded.up(Settings.load(home=home, **_ports(settings)))
-            assert {s.pid for s in supervise.Supervisor(settings).states().values()} == {s.pid for s in before.values()}
+            before = supervision.Supervisor(settings).states()
+            start.up(Settings.load(home=home, **_ports(settings)))
+            assert {s.pid for s in supervision.Supervisor(settings).states().values()} == {
+                s.pid for s in before.values()
+            }
 
             monkeypatch.setenv("APEX_HOME", str(home))
             for name, port in _ports(settings).items():
                 monkeypatch.setenv(f"APEX_{name.upper()}", str(port))
-            status = CliRunner().invoke(commands.status, ["--check"])
+            status = CliRunner().invoke(platform.status, ["--check"])
             assert status.exit_code == 0, status.output
             assert "champion: none yet" in status.output and "drops waiting: 0" in status.output
             # scoring is on before the first run; what waits for it is named with the command
@@ -169,16 +173,16 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
                 assert (home / "data" / folder).is_dir()
             faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)
-            assert CliRunner().invoke(commands.mlflow_ui).output.strip() == settings.tracking_uri
+            assert CliRunner().invoke(platform.mlflow_ui).output.strip() == settings.tracking_uri
 
-            assert embedded.down(settings)
-            assert supervise.family(settings) == []
+            assert start.down(settings)
+            assert supervision.family(settings) == []
             assert all(listener(port) is None for port in _ports(settings).values())
-            status = CliRunner().invoke(commands.status, ["--check"])
+            status = CliRunner().invoke(platform.status, ["--check"])
             assert status.exit_code == 20 and "The platform is down" in status.output
-            assert isinstance(CliRunner().invoke(commands.mlflow_ui).exception, Exception)
+            assert isinstance(CliRunner().invoke(platform.mlflow_ui).exception, Exception)
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
@@ -186,13 +190,13 @@ def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
         held.bind(("127.0.0.1", settings.airflow_port))
         held.listen(1)
         with pytest.raises(ConfigError, match="APEX_AIRFLOW_PORT"):
-            embedded.up(settings)
-    assert supervise.family(settings) == []
+            start.up(settings)
+    assert supervision.family(settings) == []
     assert not (settings.state / "postgres").exists()
 
 
 def test_down_of_a_new_home_makes_nothing(settings: Settings) -> None:
-    assert not embedded.down(settings)
+    assert not start.down(settings)
     assert list(settings.home.iterdir()) == []
 
 
@@ -202,12 +206,12 @@ def test_logs_are_listed_and_an_unknown_name_is_told(tmp_path: Path, monkeypatch
     (tmp_path / "logs" / "airflow-scheduler.log").write_text("".join(f"line {i}\n" for i in range(300)))
     (tmp_path / "logs" / "steps.log").write_text("step_done\n")
     runner = CliRunner()
-    listed = runner.invoke(commands.logs).output
+    listed = runner.invoke(platform.logs).output
     assert "airflow-scheduler" in listed and "steps" in listed and "(not written yet)" in listed
-    assert runner.invoke(commands.logs, ["scheduler", "-n", "2"]).output == "line 298\nline 299\n"
-    unknown = runner.invoke(commands.logs, ["nope"]).exception
+    assert runner.invoke(platform.logs, ["scheduler", "-n", "2"]).output == "line 298\nline 299\n"
+    unknown = runner.invoke(platform.logs, ["nope"]).exception
     assert isinstance(unknown, ConfigError) and "airflow-scheduler" in str(unknown)
-    missing = runner.invoke(commands.logs, ["mlflow"]).exception
+    missing = runner.invoke(platform.logs, ["mlflow"]).exception
     assert isinstance(missing, ConfigError) and "never started" in str(missing)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.env_file import SECRETS, ensure_env, file_values, remember
+from apex_ml.platform.embedded.env_file import SECRETS, ensure_env, file_values, remember
 from apex_ml.settings import Settings
 
 

@@ -9,9 +9,15 @@ import pytest
 from rich.console import Console
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform import embedded
-from apex_ml.platform.env_file import file_values
-from apex_ml.platform.home_record import RECORD, has_new_contract, record_home, refuse_contradiction, remember_given
+from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded.env_file import file_values
+from apex_ml.platform.embedded.home_record import (
+    RECORD,
+    has_new_contract,
+    record_home,
+    refuse_contradiction,
+    remember_given,
+)
 from apex_ml.platform.main_job import simulated_raw
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -55,14 +61,14 @@ def test_another_contract_is_refused_before_anything_is_touched(
     if recorded:
         record_home(settings)
     refuse_contradiction(settings)
-    monkeypatch.setattr(embedded, "_stop", lambda _: pytest.fail("the platform was stopped"))
+    monkeypatch.setattr(start, "_stop", lambda _: pytest.fail("the platform was stopped"))
     other = Settings.load(home=tmp_path / "home", contract=foreign)
     with pytest.raises(ConfigError, match=r"kunden\.yaml: this home .* is made for .*orders\.yaml; .* no cliente_id"):
-        embedded.up(other)
+        start.up(other)
     assert not settings.env_file.exists()
     if recorded:
         with pytest.raises(ConfigError, match=f"APEX_MODEL_NAME=other: .* is {settings.model_name}"):
-            embedded.up(Settings.load(home=tmp_path / "home", model_name="other"))
+            start.up(Settings.load(home=tmp_path / "home", model_name="other"))
 
 
 def test_a_contract_may_grow_and_move(tmp_path: Path) -> None:
@@ -111,5 +117,5 @@ def test_what_a_service_would_die_of_is_refused_before_anything_starts(
     tmp_path: Path, name: str, value: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        embedded.up(Settings.load(home=tmp_path / "home", **{name: value}))
+        start.up(Settings.load(home=tmp_path / "home", **{name: value}))
     assert not (tmp_path / "home").exists()

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
 from apex_ml.platform.airflow_api import DagRun, TaskLog, TaskRun
 from apex_ml.platform.main_job import (
@@ -25,9 +26,8 @@ from apex_ml.platform.main_job import (
     raw_folder,
     simulated_raw,
 )
-from apex_ml.platform.task_board import TaskBoard
+from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings
-from apex_ml.simulate.commands import simulate
 
 PARQUET = b"PAR1" + b"\0" * 8 + b"PAR1"
 

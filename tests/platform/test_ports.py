@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.ports import check_ports, listener
+from apex_ml.platform.embedded.ports import check_ports, listener
 from apex_ml.settings import Settings
 
 

@@ -14,13 +14,14 @@ import psutil
 import psycopg2
 import pytest
 from pydantic import SecretStr
-from throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
-from apex_ml.adapters import scored, warehouse
+from apex_ml.adapters.postgres import scores, warehouse
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform import embedded, postgres, psql, report, supervise, watchdog
-from apex_ml.platform.env_file import ensure_env
+from apex_ml.platform.embedded import postgres, psql, start, supervision, watchdog
+from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.reports import job
 from apex_ml.settings import Settings
+from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
 OWNERS = {
     "airflow": ("airflow", "pg_airflow_password"),
@@ -134,7 +135,7 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
         assert number == settings.pg_reader_connections and 'too many connections for role "apex_reader"' in text
         assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
         # people and metrics go on: what reads as the reader reads as the writer, who may only read
-        assert report.fetch(settings, "SELECT current_user AS who, current_setting('transaction_read_only') AS ro") == [
+        assert job.fetch(settings, "SELECT current_user AS who, current_setting('transaction_read_only') AS ro") == [
             {"who": "apex_writer", "ro": "on"}
         ]
         with pytest.raises(TransientError) as told, warehouse.told_when_down(settings.reader_url, settings.writer_url):
@@ -145,7 +146,7 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
         _, text = open_all("airflow")
         assert "remaining connection slots are reserved" in text
         assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
-        with scored.transaction(settings) as cursor:
+        with scores.transaction(settings) as cursor:
             cursor.execute("SELECT 1")
     assert _query(settings, "apex_reader", "apex", "SELECT 1") == [(1,)]
 
@@ -196,22 +197,22 @@ def test_killed_server_is_restarted_and_a_hung_one_too() -> None:
             database = start_postgres(settings, stop_seconds=2)
 
             def pid() -> int:
-                return database.supervisor.states()[supervise.POSTGRES].pid
+                return database.supervisor.states()[supervision.POSTGRES].pid
 
-            _wait_for(lambda: database.supervisor.states()[supervise.POSTGRES].state == "RUNNING")
+            _wait_for(lambda: database.supervisor.states()[supervision.POSTGRES].state == "RUNNING")
             first = pid()
             os.kill(first, signal.SIGKILL)
             _wait_for(lambda: pid() not in (0, first))
             postgres.wait_ready(settings, database.server)
 
-            _wait_for(lambda: database.supervisor.states()[supervise.POSTGRES].state == "RUNNING")
+            _wait_for(lambda: database.supervisor.states()[supervision.POSTGRES].state == "RUNNING")
             second = pid()
             os.kill(second, signal.SIGSTOP)
             watchdog.look(settings, database.supervisor, watchdog.Counter(limit=1), sys.stderr, grace=0)
             _wait_for(lambda: pid() not in (0, second))
             postgres.wait_ready(settings, database.server)
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
@@ -222,11 +223,11 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             os.kill(database.supervisor.pid(), signal.SIGKILL)
             _wait_for(lambda: not database.supervisor.running())
             assert postgres.postmaster(database.server) is not None
-            assert embedded.down(settings)
-            assert supervise.family(settings) == []
+            assert start.down(settings)
+            assert supervision.family(settings) == []
             assert not list((settings.state / "run").iterdir())
             assert not (database.server.data / "postmaster.pid").exists()
-            assert not embedded.down(settings)
+            assert not start.down(settings)
 
             # a changed .env is taken over by the next start, the superuser's password too
             changed = settings.model_copy(
@@ -235,7 +236,7 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             start_postgres(changed)
             assert _query(changed, "apex_reader", "apex", "SELECT 1") == [(1,)]
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def test_half_made_data_is_made_anew() -> None:
@@ -250,7 +251,7 @@ def test_half_made_data_is_made_anew() -> None:
             assert not half.exists()
             assert database.server.data.is_dir()
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def test_foreign_files_in_the_place_of_the_data_are_not_touched() -> None:

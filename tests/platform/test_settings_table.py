@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from click.testing import CliRunner
 
-from apex_ml.platform.commands import settings_table
-from apex_ml.platform.settings_table import env_example, markdown_table
+from apex_ml.cli.platform import settings_table
+from apex_ml.platform.reports.settings_table import env_example, markdown_table
 from apex_ml.settings import CODE_ROOT, Settings
 
 

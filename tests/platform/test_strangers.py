@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from apex_ml.adapters import scored, warehouse
-from apex_ml.adapters.registry import Registry
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres import scores, warehouse
 from apex_ml.errors import ApexError, ConfigError, TransientError
-from apex_ml.platform import health, status
 from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.embedded import health
+from apex_ml.platform.reports import status
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import model_of
 from apex_ml.settings import Settings
@@ -146,11 +147,11 @@ def _airflow(settings: Settings) -> None:
 
 @pytest.mark.parametrize("kind", ["garbage", "silent"])
 def test_bulk_writes_do_not_wait_for_a_stranger(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scored, "CONNECT_SECONDS", 2)  # the least that libpq takes
+    monkeypatch.setattr(scores, "CONNECT_SECONDS", 2)  # the least that libpq takes
     with (
         strangers(kind) as ports,
         pytest.raises(TransientError, match="APEX_PG_PORT.* nothing was written.*make up"),
-        scored.transaction(on(ports, tmp_path)),
+        scores.transaction(on(ports, tmp_path)),
     ):
         pass
 

@@ -15,13 +15,19 @@ from pathlib import Path
 
 import pytest
 from supervisor.options import ServerOptions
-from throwaway_home import open_folder
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform import environment, postgres, supervise
-from apex_ml.platform.env_file import SECRETS, ensure_env
-from apex_ml.platform.places import SOCKET_PATH_LIMIT, private_folder, run_folder, supervisor_config, supervisor_socket
+from apex_ml.platform.embedded import environment, postgres, supervision
+from apex_ml.platform.embedded.env_file import SECRETS, ensure_env
+from apex_ml.platform.embedded.paths import (
+    SOCKET_PATH_LIMIT,
+    private_folder,
+    run_folder,
+    supervisor_config,
+    supervisor_socket,
+)
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.throwaway_home import open_folder
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def rendered(settings: Settings) -> tuple[Settings, str]:
     """Settings with secrets, and the configuration for them."""
     settings = ensure_env(settings)
     server = postgres.Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
-    return settings, supervise.render(settings, supervise.programs(settings, server))
+    return settings, supervision.render(settings, supervision.programs(settings, server))
 
 
 def _sections(text: str) -> Iterator[tuple[str, configparser.SectionProxy]]:
@@ -41,7 +47,7 @@ def _sections(text: str) -> Iterator[tuple[str, configparser.SectionProxy]]:
 def test_every_service_restarts_and_logs_with_rotation(rendered: tuple[Settings, str]) -> None:
     settings, text = rendered
     programs = {name.partition(":")[2]: part for name, part in _sections(text) if name.startswith("program:")}
-    assert tuple(programs) == supervise.services(settings) == ("postgres", "mlflow", *supervise.AIRFLOW, "serving")
+    assert tuple(programs) == supervision.services(settings) == ("postgres", "mlflow", *supervision.AIRFLOW, "serving")
     for name, part in programs.items():
         assert part["autorestart"] == "true" and part["autostart"] == "false"
         assert part["stdout_logfile"] == str(settings.logs / f"{name}.log")
@@ -65,7 +71,7 @@ def test_secrets_are_in_environments_only(rendered: tuple[Settings, str]) -> Non
 
 def test_files_with_secrets_are_closed_and_no_other_has_one(rendered: tuple[Settings, str]) -> None:
     settings, text = rendered
-    supervise.write_config(settings, text)
+    supervision.write_config(settings, text)
     environment.write_airflow_passwords(settings)
     secrets = [getattr(settings, name).get_secret_value() for name in SECRETS]
     holders = set()
@@ -83,7 +89,7 @@ def test_supervisor_reads_what_was_rendered(rendered: tuple[Settings, str]) -> N
     settings, text = rendered
     folder = private_folder(run_folder(settings))  # supervisor refuses folders that are not there
     settings.logs.mkdir()
-    supervise.write_config(settings, text)
+    supervision.write_config(settings, text)
     code = (
         "import json, sys; from supervisor.options import ServerOptions; o = ServerOptions();"
         "o.realize(['-c', sys.argv[1]]);"
@@ -94,7 +100,7 @@ def test_supervisor_reads_what_was_rendered(rendered: tuple[Settings, str]) -> N
         read = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     finally:
         folder.rmdir()
-    for name in supervise.AIRFLOW:
+    for name in supervision.AIRFLOW:
         wanted = {**environment.common(settings), **environment.airflow_environment(settings)}
         assert read[name] == wanted
 
@@ -110,10 +116,10 @@ def test_services_bind_to_the_host_and_serve_no_logs(rendered: tuple[Settings, s
 
 def test_outside_servers_are_not_started(settings: Settings) -> None:
     outside = settings.model_copy(update={"mlflow_tracking_uri": "http://elsewhere"})
-    assert supervise.services(outside) == ("postgres", *supervise.AIRFLOW, "serving")
+    assert supervision.services(outside) == ("postgres", *supervision.AIRFLOW, "serving")
     all_outside = outside.model_copy(update={"airflow_url": "http://there", "database_url": "postgresql://a@b/c"})
-    assert supervise.services(all_outside) == ("serving",)
-    assert supervise.services(all_outside.model_copy(update={"serving": False})) == ()
+    assert supervision.services(all_outside) == ("serving",)
+    assert supervision.services(all_outside.model_copy(update={"serving": False})) == ()
 
 
 def test_settings_of_a_caller_reach_the_programs_and_those_of_env_do_not(tmp_path: Path) -> None:
@@ -168,7 +174,7 @@ def test_rendering_is_stable(rendered: tuple[Settings, str]) -> None:
     settings, text = rendered
     server = postgres.Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
     again = ensure_env(Settings.load(home=settings.home, **_ports(settings)))
-    assert supervise.render(again, supervise.programs(again, server)) == text
+    assert supervision.render(again, supervision.programs(again, server)) == text
     assert io.StringIO(text).readline().startswith(";")
 
 
@@ -183,9 +189,9 @@ def test_supervisor_itself_reads_a_home_with_odd_characters(name: str) -> None:
         run_folder(settings).mkdir(parents=True)
         settings.logs.mkdir()
         server = postgres.Server(Path("/pg/bin"), settings.state / "postgres", settings.state / "socket", None)
-        wanted = supervise.programs(settings, server)
+        wanted = supervision.programs(settings, server)
         config = folder / "supervisord.conf"
-        config.write_text(supervise.render(settings, wanted))
+        config.write_text(supervision.render(settings, wanted))
         options = ServerOptions()
         options.realize(["-c", str(config)])
         found = {program.name: program for group in options.process_group_configs for program in group.process_configs}

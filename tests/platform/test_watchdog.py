@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-from apex_ml.platform import watchdog
-from apex_ml.platform.health import Health
-from apex_ml.platform.supervise import State
+from apex_ml.platform.embedded import watchdog
+from apex_ml.platform.embedded.health import Health
+from apex_ml.platform.embedded.supervision import State
 
 BAD, GOOD, UNKNOWN = Health(False, "no answer"), Health(True), Health(None)
 

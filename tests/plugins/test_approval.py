@@ -12,7 +12,7 @@ from airflow.providers.standard.operators import hitl
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskAwaitingInput
 
-from apex_airflow.approval import APPROVE, REJECT, ApprovalOperator, answer_args
+from apex_airflow.operators.approval import APPROVE, REJECT, ApprovalOperator, answer_args
 
 HELD = {
     "held": True,

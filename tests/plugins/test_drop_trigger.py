@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from apex_airflow.assets import CHAMPION, inbox
-from apex_airflow.drop_trigger import DropTrigger, look
-from apex_ml.adapters.inbox import Inbox
+from apex_airflow.triggers.drops import DropTrigger, look
+from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.settings import Settings
 
 POLL = 0.05
@@ -144,7 +144,7 @@ def test_a_missing_inbox_is_logged_once_and_waited_for(tmp_path: Path, capfd: py
 
 def test_it_can_be_made_again_from_what_it_serializes(tmp_path: Path) -> None:
     path, kwargs = DropTrigger(inbox=str(tmp_path), poll_seconds=1.5).serialize()
-    assert path == "apex_airflow.drop_trigger.DropTrigger"
+    assert path == "apex_airflow.triggers.drops.DropTrigger"
     assert DropTrigger(**kwargs).serialize() == (path, kwargs)
 
 

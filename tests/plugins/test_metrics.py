@@ -12,16 +12,16 @@ import yaml
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi.testclient import TestClient
-from page_rows import fill
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from throwaway_home import free_ports
 
-from apex_airflow import metrics
-from apex_airflow.web import create_app
+from apex_airflow.pages import metrics
+from apex_airflow.pages.web import create_app
 from apex_ml.contract.model import Contract
-from apex_ml.serving.figures import Figures
+from apex_ml.serving.metrics import Figures
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.page_rows import fill
+from tests.support.throwaway_home import free_ports
 
 RULES = CODE_ROOT / "deployment" / "prometheus-rules.yaml"
 TOKEN = "a-token-of-the-test"
@@ -38,7 +38,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
             async def known(*_: object) -> SimpleAuthManagerUser:
                 return SimpleAuthManagerUser(username="somebody", role=role)
 
-            monkeypatch.setattr("apex_airflow.web.get_user", known)
+            monkeypatch.setattr("apex_airflow.pages.web.get_user", known)
         return TestClient(create_app(settings))
 
     return make

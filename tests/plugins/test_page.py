@@ -20,13 +20,13 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from markupsafe import Markup
-from page_rows import fill
-from throwaway_home import free_ports
 
-from apex_airflow import page, page_charts
-from apex_airflow.web import create_app
+from apex_airflow.pages import apex, charts
+from apex_airflow.pages.web import create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
+from tests.support.page_rows import fill
+from tests.support.throwaway_home import free_ports
 
 EVIL = "<script>alert(1)</script>'\"; DROP TABLE apex.drops; --"
 Open = Callable[..., TestClient]
@@ -35,7 +35,7 @@ Open = Callable[..., TestClient]
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
     """Make a client of the page of these settings, logged in with a role of Airflow's simple auth manager."""
-    for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.web"):
+    for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.pages.web"):
         monkeypatch.setattr(f"{place}.get_auth_manager", SimpleAuthManager)
 
     def make(settings: Settings, role: str | None = "ADMIN") -> TestClient:
@@ -341,12 +341,12 @@ def test_the_page_is_quick_with_ten_thousand_runs(
         assert min(took) < 0.9, shown
 
 
-@pytest.mark.parametrize("module", [page, page_charts])
+@pytest.mark.parametrize("module", [apex, charts])
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
 
 
 def test_names_with_characters_that_cannot_be_seen_are_shown_with_them() -> None:
-    template = page.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
+    template = apex.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
     text = template.render(name="a\u200b&.parquet", html=Markup("<b>\u200b</b>"))
     assert text == "a\\u200b&amp;.parquet &lt;b&gt; <b>\u200b</b> 1"

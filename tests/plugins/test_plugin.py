@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apex_airflow import links
-from apex_airflow.step_operator import StepOperator
+from apex_airflow.operators.step import StepOperator
 from apex_plugin import ApexPlugin
 
 LOAD = """
@@ -23,12 +23,12 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.configuration import conf
 bag = DagBag(conf.get('core', 'dags_folder'), bundle_name='dags-folder')
 operators = {type(task) for dag in bag.dags.values() for task in dag.tasks if not task.is_mapped}
-import apex_airflow.step_operator
+import apex_airflow.operators.step
 print(json.dumps({
     'plugins': [plugin.name for plugin in plugins if 'PLUGINS_FOLDER' in str(plugin.source)],
     'errors': errors,
     'modules': sorted(n for n, m in sys.modules.items() if 'plugins/apex' in str(getattr(m, '__file__', ''))),
-    'same_class': {o for o in operators if o.__name__ == 'StepOperator'} == {apex_airflow.step_operator.StepOperator},
+    'same_class': {o for o in operators if o.__name__ == 'StepOperator'} == {apex_airflow.operators.step.StepOperator},
 }))
 """
 
@@ -40,20 +40,20 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
     assert loaded["plugins"] == ["apex"] and loaded["errors"] == {} and loaded["same_class"]
     assert loaded["modules"] == [
         "apex_airflow",
-        "apex_airflow.approval",
+        "apex_airflow.operators.approval",
         "apex_airflow.assets",
-        "apex_airflow.bad_drop",
+        "apex_airflow.operators.bad_drop",
         "apex_airflow.deadlines",
-        "apex_airflow.drop_trigger",
+        "apex_airflow.triggers.drops",
         "apex_airflow.links",
-        "apex_airflow.metrics",
-        "apex_airflow.page",
-        "apex_airflow.page_charts",
-        "apex_airflow.page_queries",
-        "apex_airflow.step_container",
-        "apex_airflow.step_operator",
-        "apex_airflow.step_process",
-        "apex_airflow.web",
+        "apex_airflow.pages.metrics",
+        "apex_airflow.pages.apex",
+        "apex_airflow.pages.charts",
+        "apex_airflow.pages.queries",
+        "apex_airflow.runtimes.container",
+        "apex_airflow.operators.step",
+        "apex_airflow.runtimes.process",
+        "apex_airflow.pages.web",
         "apex_plugin",
     ]
 

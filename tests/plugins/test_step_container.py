@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from apex_airflow.docker_gate import refusal
-from apex_airflow.step_container import ContainerRunner, container_body, container_name, host_config
-from apex_airflow.step_process import StepCommand
+from apex_airflow.runtimes.container import ContainerRunner, container_body, container_name, host_config
+from apex_airflow.runtimes.docker_proxy import refusal
+from apex_airflow.runtimes.process import StepCommand
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
 

@@ -17,9 +17,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.execution_time.task_runner import _run_execute_callable
 
-from apex_airflow import step_operator
-from apex_airflow.step_operator import StepOperator, run_slug, step_defaults
-from apex_airflow.step_process import LocalRunner
+from apex_airflow.operators import step
+from apex_airflow.operators.step import StepOperator, run_slug, step_defaults
+from apex_airflow.runtimes.process import LocalRunner
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
@@ -60,7 +60,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     program = tmp_path / "apex.py"
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_AIRFLOW_PORT", "8081")
-    monkeypatch.setitem(step_operator.RUNTIMES, "local", lambda: LocalRunner((sys.executable, str(program))))
+    monkeypatch.setitem(step.RUNTIMES, "local", lambda: LocalRunner((sys.executable, str(program))))
     return lambda **kwargs: Task(program, **kwargs)
 
 
@@ -215,7 +215,7 @@ def test_a_runtime_that_cannot_run(
 
         def kill(self) -> None: ...
 
-    monkeypatch.setitem(step_operator.RUNTIMES, "docker", Broken)
+    monkeypatch.setitem(step.RUNTIMES, "docker", Broken)
     with pytest.raises(AirflowException, match="apex validate: Docker at tcp://gate") as caught:
         task(runtime="docker").run("")
     assert type(caught.value) is kind

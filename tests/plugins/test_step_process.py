@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_airflow.step_process import LocalRunner, Outcome, StepCommand, find_result
+from apex_airflow.runtimes.process import LocalRunner, Outcome, StepCommand, find_result
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
@@ -168,7 +168,7 @@ def test_a_process_left_behind_ends_with_the_step(tmp_path: Path) -> None:
 HARNESS = """
 import signal, sys
 sys.path.append(sys.argv[1])
-from apex_airflow.step_process import LocalRunner, StepCommand
+from apex_airflow.runtimes.process import LocalRunner, StepCommand
 runner = LocalRunner((sys.executable, sys.argv[2]))
 signal.signal(signal.SIGTERM, lambda *args: runner.kill())
 outcome = runner.run(StepCommand(()), lambda line: print(line, flush=True))

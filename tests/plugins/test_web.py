@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from jwt import InvalidTokenError
 
-from apex_airflow.web import create_app, data_docs_folder
+from apex_airflow.pages.web import create_app, data_docs_folder
 from apex_ml.settings import Settings
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from night import Night, Nights
 
-from apex_ml.adapters import duck
+from apex_ml.adapters.duckdb import engine
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
@@ -68,5 +68,5 @@ def folder(healthy: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def con(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path / "home")) as connection:
+    with engine.connect(Settings.load(home=tmp_path / "home")) as connection:
         yield connection

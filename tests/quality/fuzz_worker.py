@@ -19,8 +19,8 @@ sys.path[:0] = [str(CODE), str(Path(__file__).parent)]
 from contract_by_hand import violations  # noqa: E402
 from corruptions import Case, corrupt  # noqa: E402
 
-from apex_ml.adapters import duck  # noqa: E402
-from apex_ml.adapters.rowchecks import check_file  # noqa: E402
+from apex_ml.adapters.duckdb import engine  # noqa: E402
+from apex_ml.adapters.duckdb.row_checks import check_file  # noqa: E402
 from apex_ml.contract.model import USES, Contract, load_contract  # noqa: E402
 from apex_ml.errors import DataError  # noqa: E402
 from apex_ml.settings import Settings  # noqa: E402
@@ -59,7 +59,7 @@ def verdict(
 def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) -> None:
     """Work through the numbers; a line before each says which one is at work."""
     contract = load_contract(CODE / "apex_ml" / "contract" / "orders.yaml")
-    with duck.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a night
+    with engine.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a night
         for number in range(first, stop, step):
             print(json.dumps({"at": number}), flush=True)
             case = corrupt(number, sources, folder)

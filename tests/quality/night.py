@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters import expectations, warehouse
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.expectations import project
+from apex_ml.adapters.postgres import warehouse
 from apex_ml.errors import DataError
+from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import part_files
 from apex_ml.steps import validate as step
-from apex_ml.steps.folder import StepContext
 
 
 @dataclass
@@ -77,11 +78,11 @@ class Nights:
             )
             return report
 
-        verdict = expectations.BatchVerdict(0, (), (), expectations.docs_index(self.settings))
+        verdict = project.BatchVerdict(0, (), (), project.docs_index(self.settings))
         self.patch.setattr(step, "check_file", spy)
         self.patch.setattr(warehouse, "last_decision", lambda *_: None)
         self.patch.setattr(warehouse, "keep_quarantined", lambda *_: None)
-        self.patch.setattr(expectations, "check_batch", lambda *_: verdict)
+        self.patch.setattr(project, "check_batch", lambda *_: verdict)
         context = StepContext.load(self.settings, name)
         try:
             night.result = step.validate(context, raw=str(folder), as_of=as_of, force=True)

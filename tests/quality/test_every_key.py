@@ -20,14 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.clocks import on_own_clock
-from apex_ml.adapters.expectations import frame_of, make_suite
-from apex_ml.adapters.orders import SortedOrders
-from apex_ml.adapters.profile import profile_batch
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import SortedOrders
+from apex_ml.adapters.duckdb.profile import profile_batch
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.expectations.project import frame_of, make_suite
+from apex_ml.adapters.storage.time_zones import on_own_clock
 from apex_ml.contract.example import example_order
-from apex_ml.contract.masks import ROW_NR, compile_row_checks, literal, quoted
 from apex_ml.contract.model import USES, Contract, Use, json_schema, load_contract
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.contract.suites import suite_name
@@ -41,6 +40,7 @@ from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Servin
 from apex_ml.core.split import temporal
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
+from apex_ml.sql.row_checks import ROW_NR, compile_row_checks, literal, quoted
 from apex_ml.steps import score, validate
 from apex_ml.steps.elt import make_examples
 
@@ -76,7 +76,7 @@ def contract_of(folder: Path, columns: dict[str, str] | None = None, **parts: st
 
 @pytest.fixture(scope="module")
 def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
+    with engine.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as connection:
         yield connection
 
 

@@ -28,9 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.parquet_pages import verify_pages
-from apex_ml.adapters.rowchecks import read_schema
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import read_schema
+from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import write_part
@@ -113,7 +113,7 @@ def test_real_files_with_changed_bytes_are_refused(real_raw: Path, tmp_path: Pat
         changed[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1 << (nr % 8)
         (tmp_path / f"{nr}.parquet").write_bytes(changed)
     (tmp_path / "cut.parquet").write_bytes(content[: -length // 2])
-    with duck.connect(Settings.load(home=tmp_path / "home")) as con:
+    with engine.connect(Settings.load(home=tmp_path / "home")) as con:
         for path in sorted(tmp_path.glob("*.parquet")):
             with pytest.raises(DataError, match=path.name):
                 read_schema(path)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from contract_by_hand import violations
 
-from apex_ml.adapters.parquet_pages import verify_pages
-from apex_ml.adapters.rowchecks import FileReport, check_file
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 

@@ -28,13 +28,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.expectations import frame_of, make_suite
-from apex_ml.adapters.rowchecks import check_file
-from apex_ml.contract.masks import ROW_NR, compile_row_checks, literal, quoted
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import check_file
+from apex_ml.adapters.expectations.project import frame_of, make_suite
 from apex_ml.contract.model import USES, BeforeAsOfRule, Contract, PairsRule, Severity, Use
 from apex_ml.contract.suites import expectations
 from apex_ml.settings import Settings
+from apex_ml.sql.row_checks import ROW_NR, compile_row_checks, literal, quoted
 
 AS_OF = date(2024, 6, 1)
 Broken = set[tuple[str, str, Severity]]  # what is broken: column (of pairs the second), kind of rule, severity
@@ -119,7 +119,7 @@ def judges(contract: Contract) -> dict[Use, Judge]:
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as con:
+    with engine.connect(Settings.load(home=tmp_path_factory.mktemp("home"))) as con:
         yield con
 
 

@@ -20,7 +20,7 @@ import pytest
 from contract_by_hand import violations
 from night import Night, Nights
 
-from apex_ml.adapters.rowchecks import check_file
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.simulate.files import part_files
 from apex_ml.simulate.process import Process

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
-from order_files import order_table
 
-from apex_ml.adapters.rowchecks import FileReport, check_file, log_report
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
 from apex_ml.contract.model import USES, Contract
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.errors import DataError
 from apex_ml.text import TRIMMED, VisibleFormatter, visible
+from tests.support.order_files import order_table
 
 CLIENT, COUNTRY, ROUTE, TARGET, AMOUNT, DAY = (
     "cliente_id", "pais_cd", "ruta_id", "canal_pedido_cd", "facturacion_usd_val", "fecha_pedido_dt",

@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
-from champion_home import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
-from online_service import served
 from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
 from apex_ml.serving.loadtest import orders_of
+from tests.support.apex_home import Apex
+from tests.support.champion_home import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
+from tests.support.online_service import served
 
 
 @pytest.fixture

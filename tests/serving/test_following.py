@@ -17,18 +17,18 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
-from champion_home import register
-from online_service import Running, running
-from relay import Relay
 
-from apex_ml.adapters.registry import CHAMPION, Registry
+from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import Asked, Found, Plan, ask, orders_of
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.by_hand import force, rollback
 from apex_ml.steps.promote import promote
+from tests.support.apex_home import Apex
+from tests.support.champion_home import register
+from tests.support.online_service import Running, running
+from tests.support.relay import Relay
 
 WITHIN = 5.0
 

@@ -7,9 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from apex_home import Apex
 from hypothesis import HealthCheck, Phase, given, settings
-from online_service import running
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -17,6 +15,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+
+from tests.support.apex_home import Apex
+from tests.support.online_service import running
 
 EXAMPLES = 80
 CHECKS = [not_a_server_error, response_schema_conformance, content_type_conformance, status_code_conformance]

@@ -13,23 +13,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from apex_home import Apex
 from click.testing import CliRunner
-from online_service import running
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from apex_ml.api_keys import hash_of, make_key
+from apex_ml.cli.serving import serve_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
+from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.app import create_app
-from apex_ml.serving.commands import serve_key
-from apex_ml.serving.follow import NO_CHAMPION
+from apex_ml.serving.champion_watcher import NO_CHAMPION
 from apex_ml.serving.guard import Buckets
 from apex_ml.serving.keys import Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.settings import Settings
-from apex_ml.steps.folder import StepContext
+from tests.support.apex_home import Apex
+from tests.support.online_service import running
 
 HOST = "http://127.0.0.1:8008"
 
@@ -188,7 +188,7 @@ def test_without_a_champion_it_lives_and_tells_why_it_waits(nights: Any) -> None
 def test_an_error_of_the_service_tells_no_trace(
     bare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from apex_ml.serving.figures import Figures
+    from apex_ml.serving.metrics import Figures
 
     def fails(self: Figures) -> bytes:
         raise RuntimeError("a secret place")

@@ -12,18 +12,18 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 from click.testing import CliRunner
-from online_service import running
 from pydantic import SecretStr
 
 from apex_ml.api_keys import make_key
+from apex_ml.cli.serving import loadtest
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.serving.client import Target
-from apex_ml.serving.commands import loadtest
 from apex_ml.serving.loadtest import EXPERIMENT, Asked, Found, Plan, ask, model_of
-from tests.bench.serving import Service, Soaked, grown, run_soak
+from benchmarks.serving import Service, Soaked, grown, run_soak
+from tests.support.apex_home import Apex
+from tests.support.online_service import running
 
 ORDERS = 400
 
@@ -96,7 +96,7 @@ def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
 
 
 def test_a_short_soak_asks_both_ways_and_no_request_fails(scoring: Apex) -> None:
-    """The bench's own soak, for seconds; ten minutes are `python -m tests.bench --only soak`."""
+    """The bench's own soak, for seconds; ten minutes are `python -m benchmarks --only soak`."""
     with running(scoring) as service:
         service.ready(ready=True)
         found = Service(service.url, psutil.Process(service.process.pid), service.apex.environment())

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from apex_home import Apex
-from ledger import ROWS, run
 from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.sql.tables import probability_column
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, run
 
 
 def ask(client: TestClient, orders: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import psycopg2
 import pytest
-from apex_home import Apex
-from champion_home import tell_of_champion
-from ledger import ROWS
-from online_service import served
 from starlette.testclient import TestClient
-from throwaway_home import free_ports
 
 from apex_ml.contract.model import Contract
-from apex_ml.contract.tables import probability_column
+from apex_ml.sql.tables import probability_column
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, monitor
 from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
+from tests.support.apex_home import Apex
+from tests.support.champion_home import tell_of_champion
+from tests.support.ledger import ROWS
+from tests.support.online_service import served
+from tests.support.throwaway_home import free_ports
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from apex_ml import cli
-from apex_ml.adapters.truth import find_truth, identity, read_truth
+from apex_ml.adapters.storage.simulated_truth import find_truth, identity, read_truth
+from apex_ml.cli.main import main
+from apex_ml.cli.simulate import simulate
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
-from apex_ml.simulate.commands import simulate
 from apex_ml.simulate.files import part_files, staged_folder
 from apex_ml.simulate.generate import class_codes, log_loss, simulate_orders, truth_matrix
 from apex_ml.simulate.posterior import posterior_predictive
@@ -207,7 +207,7 @@ def test_more_refusals(tmp_path: Path) -> None:
 
 def test_the_exit_code_of_apex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["simulate", "--out", str(tmp_path / "raw"), "--mode", "nothing"])
+        main.main(["simulate", "--out", str(tmp_path / "raw"), "--mode", "nothing"])
     assert caught.value.code == 30
     assert "ConfigError: mode 'nothing'" in capsys.readouterr().err
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
-from apex_ml.adapters.store import sha256_of
+from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.storage.local import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.services.run_folder import StepContext, read_manifest
 from apex_ml.steps.elt import elt
-from apex_ml.steps.folder import StepContext, read_manifest
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
 from apex_ml.steps.train import train

@@ -16,22 +16,22 @@ from typing import Any
 import httpx
 import psycopg2
 import pytest
-from apex_home import Apex
 from click.testing import CliRunner
-from throwaway_home import free_ports
 
-from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
-from apex_ml.adapters.tracking import EXPERIMENT, refuse_deleted
-from apex_ml.cli import apex as cli
+from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.mlflow.tracking import EXPERIMENT, refuse_deleted
+from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform import champion_history
+from apex_ml.platform.reports import champion_history
+from apex_ml.services import champion_ledger as protocol
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps import champion as protocol
 from apex_ml.steps.by_hand import BY_HAND, force, rollback
 from apex_ml.steps.promote import promote
 from apex_ml.steps.score import load_scorer, score
 from apex_ml.steps.train import train
+from tests.support.apex_home import Apex
+from tests.support.throwaway_home import free_ports
 
 RACERS = 20
 

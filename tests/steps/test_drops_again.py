@@ -14,16 +14,16 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
-from champion_home import register
 from click.testing import CliRunner
-from ledger import ROWS, counts, places, run, scored_rows
 
-from apex_ml.adapters.registry import CHAMPION, Registry
+from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
+from apex_ml.cli.steps import score as score_command
+from apex_ml.cli.tables import export
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.steps.commands import score as score_command
 from apex_ml.steps.score import list_drops, rescore
-from apex_ml.steps.table_commands import export
+from tests.support.apex_home import Apex
+from tests.support.champion_home import register
+from tests.support.ledger import ROWS, counts, places, run, scored_rows
 
 Drop = Callable[..., Path]
 

@@ -14,19 +14,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from features_by_hand import FIRST, Row, as_table, random_orders, reference_example, reference_features, with_features
 
-from apex_ml.adapters import orders as orders_of_run
-from apex_ml.adapters.orders import SortedOrders, accepted_files
-from apex_ml.adapters.registry import ModelVersion
-from apex_ml.contract.masks import ROW_NR
+from apex_ml.adapters.duckdb import accepted_rows as orders_of_run
+from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
+from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
+from apex_ml.services.run_folder import StepContext
+from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import load_orders, make_examples
-from apex_ml.steps.folder import StepContext
 from apex_ml.steps.score import Scorer, features_query
+from tests.support.features_by_hand import (
+    FIRST,
+    Row,
+    as_table,
+    random_orders,
+    reference_example,
+    reference_features,
+    with_features,
+)
 
 AS_OF = FIRST + timedelta(days=40)
 

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 from click.testing import CliRunner
-from ledger import ROWS, counts, places, run
-from order_files import order_table, write_orders
 
+from apex_ml.cli.tables import remove_drop
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import EXAMPLES, elt
 from apex_ml.steps.held_back import FILE, find_held_back, hold_back
-from apex_ml.steps.table_commands import remove_drop
 from apex_ml.steps.validate import ACCEPTED, validate
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, counts, places, run
+from tests.support.order_files import order_table, write_orders
 
 
 @pytest.fixture

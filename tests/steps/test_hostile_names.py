@@ -15,15 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from apex_home import Apex
-from online_service import served
 from rich.console import Console
 
-from apex_ml.adapters import monitoring, scored
-from apex_ml.adapters.migrations import migrate
-from apex_ml.adapters.registry import metric_key
+from apex_ml.adapters.mlflow.registry import metric_key
+from apex_ml.adapters.postgres import monitoring, scores
+from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.contract.model import load_contract
-from apex_ml.platform import report
+from apex_ml.platform.reports import job
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import write_parts
@@ -34,6 +32,8 @@ from apex_ml.steps.promote import promote
 from apex_ml.steps.score import score
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
+from tests.support.apex_home import Apex
+from tests.support.online_service import served
 
 RUN = "hostile"
 ORDERS = 4_000
@@ -149,9 +149,9 @@ def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> Non
 def test_the_report_of_a_drop_prints_every_class_as_it_is(hostile: Hostile) -> None:
     settings, out = hostile.apex.settings, StringIO()
     ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM apex.drops")
-    summary = report.drop_summary(settings, sha256)
+    summary = job.drop_summary(settings, sha256)
     assert summary is not None
-    report.print_drop(Console(width=1000, file=out), settings, summary)
+    job.print_drop(Console(width=1000, file=out), settings, summary)
     assert all(level in out.getvalue() for level in CLASSES.values())
 
 
@@ -172,7 +172,7 @@ def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
     assert outcomes(context)["matched"] == 0
     monitor(context)
     assert monitoring.orders_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
-    assert scored.shadow_outcomes(settings, context.contract, 2, 1).num_rows == 0
+    assert scores.shadow_outcomes(settings, context.contract, 2, 1).num_rows == 0
     assert hostile.apex.sql("SELECT * FROM apex.shadow_comparison") == []
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from apex_home import Apex
-from ledger import ROWS, counts, run, scored_rows
-from throwaway_home import free_ports
 
-from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
 from apex_ml.contract.model import Contract
 from apex_ml.steps.score import list_drops
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, counts, run, scored_rows
+from tests.support.throwaway_home import free_ports
 
 Drop = Callable[..., Path]
 

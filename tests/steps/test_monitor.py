@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from apex_home import Apex
-from champion_home import tell_of_champion
-from mail_server import Mailbox, mail_server
 from pydantic import SecretStr
-from throwaway_home import free_ports
 
-from apex_ml.adapters import monitoring, warehouse
-from apex_ml.adapters.warehouse import raise_alert
+from apex_ml.adapters.postgres import monitoring, warehouse
+from apex_ml.adapters.postgres.warehouse import raise_alert
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
 from apex_ml.steps.score import score
+from tests.support.apex_home import Apex
+from tests.support.champion_home import tell_of_champion
+from tests.support.mail_server import Mailbox, mail_server
+from tests.support.throwaway_home import free_ports
 
 Put = Callable[..., Path]
 

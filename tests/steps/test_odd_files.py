@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apex_home import Apex
-from forked_command import call
-from ledger import ROWS, counts, places, run
 from rich.console import Console
 
-from apex_ml.adapters import duck
-from apex_ml.adapters.inbox import LONGEST_NAME
-from apex_ml.adapters.store import UnreadableError
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.storage.drops import LONGEST_NAME
+from apex_ml.adapters.storage.local import UnreadableError
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.platform.status import _waiting
+from apex_ml.platform.reports.status import _waiting
 from apex_ml.steps import score as score_step
 from apex_ml.steps.score import LABEL, MAX_BAD, list_drops, report
+from tests.support.apex_home import Apex
+from tests.support.forked_command import call
+from tests.support.ledger import ROWS, counts, places, run
 
 Drop = Callable[..., Path]
 NO_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -223,7 +223,7 @@ def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
 
     def check_file(con: Any, path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "large.parquet":
-            with duck.errors_name(path.name):
+            with engine.errors_name(path.name):
                 con.execute("SET memory_limit = '1MB'")
                 con.execute("SELECT list(random()) FROM range(10000000)").fetchall()
         con.execute("SET memory_limit = '1GB'")

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder
@@ -23,6 +22,7 @@ from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
 from apex_ml.steps.train import class_indexes
 from apex_ml.steps.validate import validate
+from tests.support.apex_home import Apex
 
 EIGHT = [
     "pais_cd",

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError, TransientError
 from apex_ml.steps.outcomes import outcomes
+from tests.support.apex_home import Apex
 
 DAY = date(2024, 8, 1)
 NEXT = DAY + timedelta(days=1)

@@ -10,14 +10,14 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from throwaway_home import free_ports
 
-from apex_ml.adapters import warehouse
-from apex_ml.adapters.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
+from apex_ml.adapters.postgres import warehouse
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
-from apex_ml.steps import champion as protocol
+from apex_ml.services import champion_ledger as protocol
 from apex_ml.steps.promote import promote
+from tests.support.throwaway_home import free_ports
 
 
 def decide(nights: Any, run: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apex_home import Apex
 from click.testing import CliRunner
-from ledger import ROWS, counts, run
 
+from apex_ml.cli.tables import prune as command
 from apex_ml.errors import ConfigError
 from apex_ml.steps.prune import find_prunable, prune
-from apex_ml.steps.table_commands import prune as command
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, counts, run
 
 OLD = timedelta(days=100)
 Drop = Callable[..., Path]

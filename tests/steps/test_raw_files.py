@@ -14,8 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import COMMAND, Apex
-from throwaway_home import free_ports
 
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
@@ -23,6 +21,8 @@ from apex_ml.simulate.process import load_process
 from apex_ml.simulate.quirks import apply_quirk
 from apex_ml.steps.elt import elt
 from apex_ml.steps.validate import validate
+from tests.support.apex_home import COMMAND, Apex
+from tests.support.throwaway_home import free_ports
 
 
 @pytest.fixture

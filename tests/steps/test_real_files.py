@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.evaluation import order_losses
@@ -17,6 +16,7 @@ from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
 from apex_ml.steps.train import class_indexes
 from apex_ml.steps.validate import validate
+from tests.support.apex_home import Apex
 
 KNOWN_BY = "madurez_digital_cd"
 

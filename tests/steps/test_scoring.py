@@ -19,21 +19,21 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import COMMAND, Apex
-from ledger import ROWS, counts, places, run, scored_rows
-from throwaway_home import free_ports
 
-from apex_ml.adapters import duck
-from apex_ml.contract.masks import ROW_NR
+from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps.folder import StepContext
+from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps.promote import promote
 from apex_ml.steps.score import features_query, list_drops, load_scorer, score
+from tests.support.apex_home import COMMAND, Apex
+from tests.support.ledger import ROWS, counts, places, run, scored_rows
+from tests.support.throwaway_home import free_ports
 
 Drop = Callable[..., Path]
 
@@ -244,7 +244,7 @@ def test_scoring_gives_a_model_the_features_of_its_training_whatever_it_needs(
     late = early.slice(0, 100).set_column(place, contract.timestamp, day)
     drop = pa.concat_tables([early, late]).append_column(ROW_NR, pa.array(range(400)))
     pq.write_table(drop, tmp_path / "drop.parquet")
-    with duck.connect(scoring.settings) as con:
+    with engine.connect(scoring.settings) as con:
         query = features_query(con, scorer, f"SELECT * FROM '{tmp_path}/drop.parquet'", "drop")
         asked = con.sql(f"SELECT * FROM ({query}) ORDER BY {ROW_NR}").to_arrow_table()
         snapshot = con.sql(f"SELECT * FROM '{scorer.snapshot}'").to_arrow_table()

@@ -24,22 +24,22 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex, Done
-from forked_command import Forked, call, forked, go_on, halted
-from ledger import places, run
-from polling_reader import reading
-from scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
-from small_disk import SmallDisk, small_disk
-from throwaway_home import PlainDatabase, open_folder, plain_postgres
 
-from apex_ml.adapters import parquet_pages
-from apex_ml.adapters.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
-from apex_ml.adapters.migrations import migrate
-from apex_ml.adapters.partitions import OWN_ROWS
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.adapters.postgres.migrations import migrate
+from apex_ml.adapters.postgres.partitions import OWN_ROWS
+from apex_ml.adapters.storage import parquet_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.score import list_drops
+from tests.support.apex_home import Apex, Done
+from tests.support.forked_command import Forked, call, forked, go_on, halted
+from tests.support.ledger import places, run
+from tests.support.polling_reader import reading
+from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
+from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.throwaway_home import PlainDatabase, open_folder, plain_postgres
 
 LARGE = "large.parquet"
 SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 7))

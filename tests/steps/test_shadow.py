@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apex_home import Apex
 
-from apex_ml.adapters import warehouse
-from apex_ml.adapters.store import UnreadableError
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.storage.local import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop
@@ -26,6 +25,7 @@ from apex_ml.steps.promote import promote
 from apex_ml.steps.reconsider import ENOUGH, reconsider
 from apex_ml.steps.score import score
 from apex_ml.steps.shadow import shadow
+from tests.support.apex_home import Apex
 
 ROWS = 200
 PAIRS = """

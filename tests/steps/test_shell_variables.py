@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from apex_home import Apex
-from ledger import ROWS, run, scored_rows
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, run, scored_rows
 
 SHELL = {
     "HTTP_PROXY": "http://127.0.0.1:9",

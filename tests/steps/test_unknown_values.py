@@ -12,16 +12,16 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from apex_home import Apex
-from ledger import ROWS, run
 
-from apex_ml.adapters.scored import transaction
+from apex_ml.adapters.postgres.scores import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.core.profile import PROFILE, bins_from
 from apex_ml.core.unknown_values import unknown_jumps
+from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.steps.monitor import monitor
 from apex_ml.steps.score import load_scorer, rescore
-from apex_ml.steps.unknown_values import alert_unknown_values
+from tests.support.apex_home import Apex
+from tests.support.ledger import ROWS, run
 
 Put = Callable[..., Path]
 

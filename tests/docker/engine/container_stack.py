@@ -15,7 +15,7 @@ import httpx
 from dotenv import dotenv_values
 
 from apex_ml.settings import CODE_ROOT
-from tests.throwaway_home import free_ports
+from tests.support.throwaway_home import free_ports
 
 STANDIN = Path(__file__).parent / "standin"
 PLATFORM = CODE_ROOT / "deployment" / "docker" / "platform.sh"

@@ -13,14 +13,14 @@ import httpx
 import psycopg2
 import pytest
 from container_stack import Stack, docker
-from scored_tables import VOLATILE
-from throwaway_home import open_folder, throwaway
-from waiting import until
 
 from apex_ml.contract.model import load_contract
 from apex_ml.platform import backup as backups
-from apex_ml.platform import embedded
+from apex_ml.platform.embedded import start
 from apex_ml.settings import Settings
+from tests.support.scored_tables import VOLATILE
+from tests.support.throwaway_home import open_folder, throwaway
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -167,8 +167,8 @@ def test_what_a_service_may(stack: Stack) -> None:
 # run inside Airflow's image, on the networks of the scheduler, as a task would
 RUNNER = """
 import os, sys
-from apex_airflow.step_container import ContainerRunner
-from apex_airflow.step_process import StepCommand
+from apex_airflow.runtimes.container import ContainerRunner
+from apex_airflow.runtimes.process import StepCommand
 print("pid", os.getpid(), flush=True)
 print(ContainerRunner().run(StepCommand(**eval(sys.argv[1])), lambda line: print("line", line, flush=True)), flush=True)
 """
@@ -222,8 +222,8 @@ def test_the_gate_lets_nothing_else_pass(stack: Stack) -> None:
 import json, sys
 from docker import APIClient
 from docker.errors import APIError
-from apex_airflow.step_container import container_body
-from apex_airflow.step_process import StepCommand
+from apex_airflow.runtimes.container import container_body
+from apex_airflow.runtimes.process import StepCommand
 from apex_ml.settings import Settings
 settings = Settings.load()
 client = APIClient(base_url=settings.docker_host, version="1.41")
@@ -368,7 +368,7 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
             assert rows == int(before[0][0])
             assert list((settings.state / "mlflow" / "artifacts").rglob("model*")) != []
         finally:
-            embedded.destroy(settings)
+            start.destroy(settings)
 
 
 def test_down_keeps_the_data(stack: Stack) -> None:

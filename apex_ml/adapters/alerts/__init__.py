@@ -1,0 +1,1 @@
+"""Channels that send alerts."""

@@ -1,0 +1,253 @@
+"""Tell MLflow of scoring by its REST API: one run a batch of drops, from the outbox committed with the scores.
+
+All figures are read from Postgres when they are sent. The MLflow run is found by a tag, so that sending a batch again,
+also after a crash half way, repeats the same values in the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from math import isfinite
+from typing import Any
+
+import psycopg2.extras
+
+from apex_ml.adapters.mlflow.registry import MOST_METRICS, Registry, metric_key
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.errors import ApexError, ConfigError
+from apex_ml.faults import reach
+from apex_ml.json_text import json_file
+from apex_ml.settings import Settings
+from apex_ml.sql.tables import SCORED
+
+logger = logging.getLogger(__name__)
+EXPERIMENT = "apex_score"
+BATCH_TAG = "apex.batch"
+SAMPLE_ROWS = 100
+RUNS_LISTED = 1000
+BUCKETS = 20
+OUTBOX_LOCK = 7_261_004
+"""Key of the advisory lock under which one process at a time sends."""
+
+
+def send_outbox(settings: Settings) -> int:
+    """Send every batch that MLflow does not know yet; returns how many arrived.
+
+    MLflow is not needed for scoring: when it does not answer, that is noted in the outbox and in the log, and the next
+    call tries again. When another process is sending already, nothing is done.
+    """
+    sent = 0
+    with _only_sender(settings) as cursor:
+        if cursor is None:
+            return 0
+        cursor.execute("SELECT batch FROM apex.mlflow_outbox WHERE sent_at IS NULL GROUP BY batch ORDER BY min(run_id)")
+        for row in cursor.fetchall():
+            try:
+                _send(cursor, InferenceLog(settings), row["batch"])
+                sent += 1
+            except ApexError as error:
+                cursor.execute(
+                    "UPDATE apex.mlflow_outbox SET attempts = attempts + 1, last_error = %s"
+                    " WHERE batch = %s AND sent_at IS NULL",
+                    (str(error), row["batch"]),
+                )
+                logger.warning("mlflow_not_told batch=%s reason=%s", row["batch"], error)
+                break
+    return sent
+
+
+@contextmanager
+def _only_sender(settings: Settings) -> Iterator[Any]:
+    """A cursor that commits each statement, with the lock on the outbox; None when another process has it."""
+    with warehouse.connect(settings) as connection:
+        connection.autocommit = True
+        with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+            cursor.execute("SELECT WHERE pg_try_advisory_lock(%s)", (OUTBOX_LOCK,))
+            yield cursor if cursor.rowcount else None
+
+
+def _send(cursor: Any, log: InferenceLog, batch: str) -> None:
+    """Send one batch: all of its scoring runs, those that were sent before included."""
+    cursor.execute(
+        "SELECT r.*, d.name AS drop_name, d.sha256 AS drop_sha256, o.origin FROM apex.mlflow_outbox AS o"
+        " JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " WHERE o.batch = %s ORDER BY r.run_id",
+        (batch,),
+    )
+    runs = [dict(row) for row in cursor.fetchall()]
+    ids = [run["run_id"] for run in runs]
+    run_id = log.begin(batch, _name(runs), _tags(batch, runs), min(r["started_at"] for r in runs))
+    reach("outbox_begun")
+    cursor.execute(
+        "SELECT predicted, sum(orders)::bigint AS orders, sum(orders * mean_confidence) / nullif(sum(orders), 0)"
+        " AS mean_confidence FROM apex.scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
+        (ids,),
+    )
+    classes = {row.pop("predicted"): dict(row) for row in cursor.fetchall()}
+    log.metrics(run_id, _metrics(runs, classes))
+    log.artifact(run_id, "inference_results.json", _results(cursor, ids))
+    log.artifact(run_id, "inference_distributions.json", _distributions(cursor, runs, classes))
+    reach("outbox_logged")
+    log.end(run_id, max(r["finished_at"] for r in runs))
+    cursor.execute(
+        "UPDATE apex.mlflow_outbox SET sent_at = now(), mlflow_run_id = %s, last_error = NULL WHERE run_id = ANY(%s)",
+        (run_id, ids),
+    )
+    logger.info("mlflow_told batch=%s scoring_runs=%s mlflow_run=%s", batch, len(ids), run_id)
+
+
+def _name(runs: list[dict[str, Any]]) -> str:
+    first = str(runs[0]["drop_name"])
+    return first if len(runs) == 1 else f"{first} +{len(runs) - 1}"
+
+
+def _tags(batch: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+    first = runs[0]
+    tags = {
+        BATCH_TAG: batch,
+        "apex.step_run": first["step_run"],
+        "apex.model_name": first["model_name"],
+        "apex.model_version": str(first["model_version"]),
+        "apex.training_run_id": first["mlflow_run_id"],
+        "apex.feature_snapshot": first["feature_snapshot"],
+        "apex.scoring_runs": f"{runs[0]['run_id']}-{runs[-1]['run_id']}",
+        "apex.airflow_run_url": first["origin"],
+    }
+    if len(runs) == 1:
+        tags |= {"apex.drop": first["drop_name"], "apex.drop_sha256": first["drop_sha256"]}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _metrics(runs: list[dict[str, Any]], classes: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Sums over the batch; means are weighted by rows, percentiles are those of the slowest drop."""
+    rows_in, samples = sum(r["rows_in"] for r in runs), sum(r["rows_scored"] for r in runs)
+    total = sum(r["ms_total"] for r in runs)
+    found: dict[str, float | None] = {
+        "inference_samples": samples,
+        "inference_total_time_ms": total,
+        "inference_avg_time_ms": total / samples if samples else None,
+        "inference_success_rate": samples / rows_in if rows_in else 1.0,
+        "inference_drops": len(runs),
+        "inference_rows_quarantined": sum(r["rows_quarantined"] for r in runs),
+    }
+    for phase in ("check", "features", "predict", "write"):
+        found[f"inference_{phase}_time_ms"] = sum(r[f"ms_{phase}"] for r in runs)
+    for name in ("row_us_mean", "confidence_mean", "confidence_median"):
+        known = [(r[name], r["rows_scored"]) for r in runs if r[name] is not None]
+        weight = sum(n for _, n in known)
+        found[f"inference_{name}"] = sum(v * n for v, n in known) / weight if weight else None
+    for name in ("row_us_p50", "row_us_p95", "row_us_p99"):
+        found[f"inference_{name}"] = max((r[name] for r in runs if r[name] is not None), default=None)
+    for level, row in classes.items():
+        found[f"pred_count_{level}"] = row["orders"]
+        found[f"pred_confidence_{level}"] = row["mean_confidence"]
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _results(cursor: Any, ids: list[int]) -> Any:
+    """The first scored orders of the batch."""
+    cursor.execute(
+        f"SELECT * FROM {SCORED} WHERE run_id = ANY(%s) ORDER BY run_id, row_nr LIMIT %s", (ids, SAMPLE_ROWS)
+    )
+    return [dict(row) for row in cursor.fetchall()]
+
+
+def _distributions(cursor: Any, runs: list[dict[str, Any]], classes: dict[str, dict[str, Any]]) -> Any:
+    """Counts and confidence by class, a histogram of the confidence, outcomes beside predictions, figures a drop."""
+    ids = [run["run_id"] for run in runs]
+    cursor.execute(
+        f"SELECT predicted, least(width_bucket(confidence, 0, 1, {BUCKETS}), {BUCKETS}) - 1 AS bucket, count(*) AS n"
+        f" FROM {SCORED} WHERE run_id = ANY(%s) GROUP BY 1, 2",
+        (ids,),
+    )
+    histogram = {level: [0] * BUCKETS for level in classes}
+    for row in cursor.fetchall():
+        histogram.setdefault(row["predicted"], [0] * BUCKETS)[row["bucket"]] = row["n"]
+    cursor.execute(
+        "SELECT s.predicted, o.observed, count(*) AS n"
+        f" FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) WHERE run_id = ANY(%s)"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        (ids,),
+    )
+    outcomes: dict[str, dict[str, int]] = {}
+    for row in cursor.fetchall():
+        outcomes.setdefault(row["predicted"], {})[row["observed"]] = row["n"]
+    total = sum(row["orders"] for row in classes.values())
+    return {
+        "orders": total,
+        "predicted": {k: {**v, "share": v["orders"] / total if total else None} for k, v in classes.items()},
+        "confidence_edges": [i / BUCKETS for i in range(BUCKETS + 1)],
+        "confidence_counts": histogram,
+        "observed_by_predicted": outcomes,
+        "drops": [{k: v for k, v in run.items() if k not in ("origin", "step_run")} for run in runs[:RUNS_LISTED]],
+    }
+
+
+class InferenceLog(Registry):
+    """Writes runs of an experiment, by default apex_score, linked to versions of the registry."""
+
+    def __init__(self, settings: Settings, experiment: str = EXPERIMENT) -> None:
+        super().__init__(settings)
+        self._named = experiment
+
+    def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
+        """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
+        search = {"experiment_ids": [self._experiment()], "filter": f"tags.`{BATCH_TAG}` = '{batch}'", "max_results": 1}
+        if found := (self._json("POST", "runs/search", json=search) or {}).get("runs"):
+            run_id: str = found[0]["info"]["run_id"]
+        else:
+            content = {
+                "experiment_id": self._experiment(),
+                "run_name": name,
+                "start_time": _ms(started),
+                "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            }
+            run_id = self._there("POST", "runs/create", f"the experiment {self._named}", json=content)["run"]["info"][
+                "run_id"
+            ]
+        version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
+        known = self._version(self._json("GET", "model-versions/get", params=version))
+        if known is not None:  # a version that was deleted meanwhile cannot be linked
+            # also in a run that was found: whoever made it may have got no further
+            self._json("POST", "runs/log-inputs", json={"run_id": run_id, "models": [{"model_id": known.model_id}]})
+        return run_id
+
+    def metrics(self, run_id: str, values: dict[str, float]) -> None:
+        """Log metrics."""
+        stamp = int(time.time() * 1000)
+        metrics = [
+            {"key": metric_key(k), "value": v, "timestamp": stamp, "step": 0} for k, v in values.items() if isfinite(v)
+        ]
+        for start in range(0, len(metrics), MOST_METRICS):
+            part = {"run_id": run_id, "metrics": metrics[start : start + MOST_METRICS]}
+            self._there("POST", "runs/log-batch", f"the run {run_id}", json=part)
+
+    def artifact(self, run_id: str, name: str, content: Any) -> None:
+        """Store a JSON file."""
+        answer = self._there("GET", "runs/get", f"the run {run_id}", params={"run_id": run_id})
+        self._put(answer["run"]["info"]["artifact_uri"], name, json_file(content, default=str))
+
+    def end(self, run_id: str, finished: datetime) -> None:
+        """Mark a run as finished."""
+        content = {"run_id": run_id, "status": "FINISHED", "end_time": _ms(finished)}
+        self._there("POST", "runs/update", f"the run {run_id}", json=content)
+
+    def _experiment(self) -> str:
+        """Id of the experiment, made when it is missing."""
+        if (found := self.experiment(self._named)) is not None:
+            return found
+        made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
+        if made.status_code == 200:
+            experiment_id: str = made.json()["experiment_id"]
+            return experiment_id
+        if (found := self.experiment(self._named)) is not None:  # another process was faster
+            return found
+        raise ConfigError(f"MLflow refused the experiment {self._named}: {made.status_code} {made.text[:300]}")
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,68 @@
+"""HTML reports: one self-contained page with the numbers and the plots of a folder."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from apex_ml.adapters.mlflow import plots
+from apex_ml.core.development import Development
+from apex_ml.core.promotion import PromotionDecision
+from apex_ml.json_text import json_file
+
+NORMAL_95 = 1.96
+"""Standard errors on either side of a mean between which the truth lies 95 times in 100."""
+
+
+def training_report(folder: Path, run: str, done: Development) -> Path:
+    """Write ``report.html`` with every PNG of the folder inside; values are escaped."""
+    about, classes = done.model.about, done.model.classes
+    return _write(folder, "training", run=run, done=done, m=done.metrics, about=about, classes=classes)
+
+
+def decision_report(
+    folder: Path, run: str, challenger: int, champion: int | None, decision: PromotionDecision, classes: tuple[str, ...]
+) -> Path:
+    """Write what was decided about a challenger and why: ``decision.json``, plots as PNG, and ``report.html``."""
+    evidence, figures = decision.evidence, decision.figures
+    content = {
+        "challenger": challenger,
+        "champion": champion,
+        "promote": decision.promote,
+        "reasons": decision.reasons,
+        "evidence": evidence,
+        "reliability": figures,
+    }
+    (folder / "decision.json").write_bytes(json_file(content))
+    if {"gain", "gain_error", "segments", "recall"} <= set(evidence):
+        reach = NORMAL_95 * evidence["gain_error"]
+        rows = [("all orders", evidence["gain"], evidence["gain"] - reach, evidence["gain"] + reach)]
+        rows += [(f"{s['segment']} {s['level']}", s["gain"], s["low"], s["high"]) for s in evidence["segments"]]
+        plots.gains(rows, evidence["margin"], folder / "1_gains.png")
+        recalls = evidence["recall"]
+        plots.classes_beside(
+            list(recalls),
+            {who: [found[who] for found in recalls.values()] for who in ("challenger", "champion")},
+            "Recall: orders of a class that are named so",
+            folder / "2_recall.png",
+        )
+    if told := evidence.get("classes"):
+        means = {
+            "mean probability": [c["mean_probability"] for c in told.values()],
+            "share of the orders": [c["share"] for c in told.values()],
+        }
+        plots.classes_beside(list(told), means, "Challenger's probabilities beside what came", folder / "3_classes.png")
+    if figures:
+        plots.reliability(figures, classes, "Reliability on the holdout", folder / "4_reliability.png")
+    return _write(folder, "decision", run=run, challenger=challenger, champion=champion, decision=decision, e=evidence)
+
+
+def _write(folder: Path, kind: str, **content: Any) -> Path:
+    pictures = [(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in sorted(folder.glob("*.png"))]
+    pages = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
+    path = folder / "report.html"
+    path.write_text(pages.get_template(f"{kind}_report.html.j2").render(plots=pictures, **content), encoding="utf-8")
+    return path

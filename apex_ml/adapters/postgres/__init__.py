@@ -1,0 +1,1 @@
+"""Postgres: ledgers, scores, monitoring."""

@@ -1,0 +1,130 @@
+"""Bring the apex database to the current schema: numbered SQL files first, then what the contract generates."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from apex_ml.adapters.postgres.sessions import LOCK_TIMEOUT, patiently
+from apex_ml.contract.model import load_contract
+from apex_ml.errors import ConfigError
+from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.sql.tables import scored_orders_ddl
+
+logger = logging.getLogger(__name__)
+
+FOLDER = CODE_ROOT / "deployment" / "migrations"
+_MADE = re.compile(r"^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) (apex\.\w+)")
+LOCK = 7_261_001
+"""Key of the advisory lock under which one process at a time migrates."""
+
+
+def migration_files(folder: Path = FOLDER) -> list[tuple[int, Path]]:
+    """The numbered migrations in order."""
+    return sorted((int(path.name.split("_")[0]), path) for path in folder.glob("[0-9]*.sql"))
+
+
+def migrate(settings: Settings) -> None:
+    """Apply what is missing; safe to run again and from several processes at once.
+
+    Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
+    afterwards, as the database would then no longer be what the files say.
+    """
+    from apex_ml.adapters.postgres.warehouse import connect
+
+    contract = load_contract(settings.contract)
+    with connect(settings) as connection:
+        apply(connection, migration_files(), scored_orders_ddl(contract))
+
+
+def apply(connection: psycopg2.extensions.connection, files: list[tuple[int, Path]], generated: list[str]) -> None:
+    """Apply numbered files and then generated statements on an open connection."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        cursor.execute("SELECT to_regclass('apex.migrations') IS NULL OR to_regclass('apex.generated') IS NULL")
+        if cursor.fetchone() == (True,):
+            _begin(cursor)
+        cursor.execute("SELECT number, sha256 FROM apex.migrations")
+        applied = dict(cursor.fetchall())
+    for number, path in files:
+        text = path.read_text(encoding="utf-8")
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        if number in applied:
+            if applied[number] != sha256:
+                raise ConfigError(
+                    f"{path.name}: changed after it was applied; restore it and add a new migration instead"
+                )
+            continue
+        patiently(connection, f"{path.name} cannot be applied", partial(_apply_file, number, path.name, text, sha256))
+    patiently(connection, "the views cannot be brought to the contract's state", partial(_apply_generated, generated))
+
+
+def _begin(cursor: Any) -> None:
+    cursor.execute("CREATE SCHEMA IF NOT EXISTS apex")
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS apex.migrations (number integer PRIMARY KEY, name text NOT NULL,"
+        " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS apex.generated (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),"
+        " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor.execute(
+        "COMMENT ON TABLE apex.generated IS 'One row: the sha256 of the statements that were last generated from the"
+        " contract and applied.'"
+    )
+    cursor.execute("GRANT USAGE ON SCHEMA apex TO apex_reader")
+
+
+def _lock(cursor: Any) -> None:
+    """Wait for another process that migrates; then, for people who use the tables, only a while."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+    cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+
+
+def _apply_file(number: int, name: str, text: str, sha256: str, cursor: Any) -> None:
+    _lock(cursor)
+    cursor.execute("SELECT 1 FROM apex.migrations WHERE number = %s", (number,))
+    if cursor.fetchone():  # another process was faster
+        return
+    try:
+        cursor.execute(text)
+    except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{name} fails: {first}; nothing of it was applied, mend it") from error
+    cursor.execute("INSERT INTO apex.migrations (number, name, sha256) VALUES (%s, %s, %s)", (number, name, sha256))
+    logger.info("migration_applied name=%s", name)
+
+
+def _apply_generated(statements: list[str], cursor: Any) -> None:
+    """Run the statements, unless exactly these were run last and what they made is there."""
+    _lock(cursor)
+    sha256 = hashlib.sha256("\0".join(statements).encode()).hexdigest()
+    cursor.execute("SELECT sha256 FROM apex.generated")
+    made = sorted({name for statement in statements for name in _MADE.findall(statement)})
+    if cursor.fetchone() == (sha256,):
+        cursor.execute("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) AS name", (made,))
+        if cursor.fetchone() == (True,):
+            return
+    for statement in statements:
+        try:
+            cursor.execute(statement)
+        except psycopg2.errors.InvalidTableDefinition as error:
+            what = " ".join(statement.split()[:6])
+            raise ConfigError(
+                f"{what} …: {str(error).splitlines()[0]}; what the contract generates is changed only by adding:"
+                " drop the view, or give the changed one a new name"
+            ) from error
+    cursor.execute(
+        "INSERT INTO apex.generated (sha256) VALUES (%s)"
+        " ON CONFLICT (only_row) DO UPDATE SET sha256 = EXCLUDED.sha256, applied_at = now()",
+        (sha256,),
+    )

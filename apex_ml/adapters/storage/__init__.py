@@ -1,0 +1,1 @@
+"""Folders and files: drops, raw data, parquet."""

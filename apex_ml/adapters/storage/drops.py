@@ -1,0 +1,275 @@
+"""The drops: inbox/, done/ and quarantine/ below one folder. A drop is one parquet file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from apex_ml.adapters.storage.local import (
+    full_disk_is_told,
+    hidden,
+    lacks_footer,
+    local_folder,
+    open_file,
+    refuse_file,
+    refuse_other_than_file,
+    sha256_of,
+    unreadable_is_told,
+    write_atomically,
+)
+from apex_ml.errors import ApexError, ConfigError, DataError
+from apex_ml.json_text import json_file
+from apex_ml.settings import Settings
+
+REASON = ".reason.json"
+LONGEST_NAME = 255
+"""Bytes of a file's name that every usual file system takes."""
+BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
+"""Bytes that the name of its reason has more while that is written."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A file in the inbox as it was seen: name, size in bytes, modification time in ns."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    arrived_ns: int = field(default=0, compare=False)
+    """When it came here under this name, or was last written if that was later. A copy may keep the modification time
+    of its origin, and a move to another folder changes this one, so that it says nothing of the content."""
+
+    def minutes(self, now: float) -> float:
+        """Minutes since it arrived or was last written, at a time in seconds."""
+        return (now - self.arrived_ns / 1e9) / 60
+
+
+def seen(path: Path, name: str) -> Waiting:
+    """A file as it is now, under the name of its drop.
+
+    Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` for what is no file, or none that may
+    be read, and :class:`~apex_ml.adapters.storage.local.UnreadableError` when its disk fails.
+    """
+    with unreadable_is_told(path):
+        found, link = path.stat(), path.lstat()
+    refuse_other_than_file(path.name, found.st_mode)
+    return _waiting(name, found, link)
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be stored and sent: what is no UTF-8 in it is replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def refuse_unprintable(name: str) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` for a name that no database or JSON can hold."""
+    if (shown := printable(name)) != name:
+        raise DataError(f"{shown}: its name is not UTF-8; rename it and deliver it again")
+
+
+class Inbox:
+    """Lists what waits and moves what is finished."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = refuse_file(local_folder(settings.drops, "APEX_DROPS_URL"), "APEX_DROPS_URL")
+        self.upload_minutes = settings.upload_minutes
+        self.inbox = self.root / "inbox"
+        self.done = self.root / "done"
+        self.quarantine = self.root / "quarantine"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises ConfigError when drops could not be moved to one."""
+        with full_disk_is_told(self.root):
+            for folder in (self.inbox, self.done, self.quarantine):
+                folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise ConfigError(
+                        f"{folder}: cannot be written, so that drops cannot be moved when they are done; make it"
+                        " writable and run again"
+                    )
+
+            for folder in (self.done, self.quarantine):
+                self._refuse_another_mount(folder)
+
+    def _refuse_another_mount(self, folder: Path) -> None:
+        nothing = ".no-such-drop"
+        try:
+            # Linux refuses to move to another mount before it looks whether the file exists
+            (self.inbox / nothing).rename(folder / nothing)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise ConfigError(
+                f"{folder}: is on another file system than {self.inbox}, so that drops cannot be moved there in one"
+                " step; mount the folder above both instead (APEX_DROPS_URL)"
+            ) from error
+
+    def look(self) -> list[Waiting]:
+        """Every visible name in the inbox but folders, oldest first; what vanishes meanwhile is left out.
+
+        What cannot be read is among them: it is told when its turn has come.
+        """
+        with full_disk_is_told(self.inbox), os.scandir(self.inbox) as entries:
+            found = [_look_at(entry) for entry in entries if not hidden(entry.name)]
+        return sorted((w for w in found if w), key=lambda w: (w.mtime_ns, w.name))
+
+    def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
+        """The drops that have waited longer than so many minutes since they arrived, each with a message."""
+        now = time.time() if now is None else now
+        found = {}
+        for drop in self.look() if self.inbox.is_dir() else ():
+            if (waited := drop.minutes(now)) > minutes:
+                name = printable(drop.name)
+                found[name] = f"{name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
+        return found
+
+    def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
+        """Why a drop is left alone for now: it is a parquet file whose footer has not arrived yet.
+
+        None when it is whole, is no parquet from its first bytes, or has not changed for APEX_UPLOAD_MINUTES. What
+        cannot be read is none either: it is reported when its turn has come.
+        """
+        minutes = max(0.0, drop.minutes(time.time() if now is None else now))
+        if minutes >= self.upload_minutes:
+            return None
+        try:
+            if not lacks_footer(self.inbox / drop.name):
+                return None
+        except (ApexError, FileNotFoundError):
+            return None
+        return (
+            f"{printable(drop.name)}: waits for the rest of its upload: {drop.size:,} bytes without a parquet footer,"
+            f" unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is moved to"
+            " quarantine"
+        )
+
+    def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
+        """The files that did not change between two looks: one that still grows is left for later."""
+        first = self.look()
+        if not first:
+            return []
+        time.sleep(pause_seconds)
+        second = set(self.look())
+        return [w for w in first if w in second]
+
+    def path(self, name: str) -> Path:
+        """Path of a waiting drop. Raises ConfigError for a name that could leave the inbox."""
+        if not name or name != Path(name).name or hidden(name):
+            raise ConfigError(f"--drops {name!r}: a drop is the plain name of a file in {self.inbox}")
+        return self.inbox / name
+
+    def scored(self, name: str, sha256: str) -> Path | None:
+        """Path of a scored drop in done/; None while it still lies in the inbox.
+
+        Raises :class:`~apex_ml.errors.DataError` when no file of this content is there any more.
+        """
+        for path in (self.done / name, _with_sha(self.done, name, sha256), self.inbox / name):
+            if path.exists() and sha256_of(path) == sha256:
+                return path if path.parent == self.done else None
+        raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
+
+    def finish(self, drop: Waiting, sha256: str) -> Path:
+        """Move a scored drop to done/, never over another file."""
+        return self._move(drop, _free(self.done, drop.name, sha256))
+
+    def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> Path:
+        """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
+        target = _free(self.quarantine, drop.name, sha256, LONGEST_NAME - BESIDE_A_NAME)
+        self._tell(target, {"drop": drop.name, "sha256": sha256, **reason})
+        return self._move(drop, target)
+
+    def set_aside(self, name: str, reason: dict[str, Any]) -> Path:
+        """Move what cannot be read to quarantine/ as it is, file or not, with a ``.reason.json`` beside it.
+
+        One that can be read after all, as it was mended or another one took its name, is left in the inbox. Raises
+        :class:`~apex_ml.adapters.storage.local.UnreadableError` when it cannot be moved either.
+        """
+        path, shown = self.inbox / name, printable(name)
+        target = _free(self.quarantine, shown, uuid.uuid4().hex, LONGEST_NAME - BESIDE_A_NAME)
+        self._tell(target, {"drop": shown, "sha256": None, **reason})
+        with suppress(FileNotFoundError), unreadable_is_told(path), full_disk_is_told(self.quarantine):
+            path.rename(target)
+            if shown == name and not target.is_symlink() and _can_be_read(target):
+                self._put_back(target, name)
+        return target
+
+    def _tell(self, target: Path, content: dict[str, Any]) -> None:
+        content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomically(target.with_name(target.name + REASON), json_file(content))
+
+    def _move(self, drop: Waiting, target: Path) -> Path:
+        with full_disk_is_told(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # another worker may have moved it, or its owner taken it away: its rows are in the ledger either way
+            with suppress(FileNotFoundError):
+                (self.inbox / drop.name).rename(target)
+                if not _is_still(target, drop):
+                    self._put_back(target, drop.name)
+        return target
+
+    def _put_back(self, moved: Path, name: str) -> None:
+        """Return what took the name of a drop after it was read: it is another content and not scored yet."""
+        path = self.inbox / name
+        try:
+            os.link(moved, path, follow_symlinks=False)
+        except FileExistsError:  # a third one has come
+            os.link(moved, _with_sha(self.inbox, name, uuid.uuid4().hex), follow_symlinks=False)
+        except PermissionError:  # of a folder there is no second name
+            moved.rename(path)
+            return
+        moved.unlink()
+
+
+def _look_at(entry: os.DirEntry[str]) -> Waiting | None:
+    try:
+        link = found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a link to nothing or to itself, a failing disk: it is told when its turn has come
+        found = entry.stat()
+    return None if stat.S_ISDIR(found.st_mode) else _waiting(entry.name, found, link)
+
+
+def _waiting(name: str, found: os.stat_result, link: os.stat_result) -> Waiting:
+    return Waiting(name, found.st_size, found.st_mtime_ns, max(found.st_ctime_ns, link.st_ctime_ns))
+
+
+def _is_still(path: Path, drop: Waiting) -> bool:
+    try:
+        return seen(path, drop.name) == drop
+    except (ApexError, FileNotFoundError):
+        return path.is_symlink()  # it was read where it was, and leads elsewhere from here
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            file.read(1)
+    except ApexError:
+        return False
+    return True
+
+
+def _free(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
+    """A name in the folder that no other content has: the drop's own, else with a part of its sha256."""
+    target = folder / name
+    if len(os.fsencode(name)) <= longest and not os.path.lexists(target):
+        return target
+    return _with_sha(folder, name, sha256, longest)
+
+
+def _with_sha(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
+    """The name with a part of a sha256 before its suffix, cut where it would be too long."""
+    kind = Path(name).suffix if len(Path(name).suffix) <= len(".parquet") else ""
+    stem = os.fsencode(name.removesuffix(kind))[: longest - len(f".{sha256[:12]}{kind}".encode())]
+    return folder / f"{stem.decode('utf-8', 'ignore')}.{sha256[:12]}{kind}"

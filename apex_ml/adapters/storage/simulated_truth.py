@@ -1,0 +1,91 @@
+"""The simulator's truth: the probabilities that orders were drawn with, kept beside the raw folder they belong to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.storage.local import digest, full_disk_is_told, sha256_of
+from apex_ml.contract.model import Contract
+from apex_ml.settings import Settings
+from apex_ml.sql.row_checks import literal, quoted
+
+logger = logging.getLogger(__name__)
+TRUE_PREFIX = "p_true_"
+"""Given everything, the entity's own effect too."""
+OPTIMUM_PREFIX = "p_optimum_"
+"""Given all that a model may know: the best prediction there is."""
+DATA_KEY = b"apex.data_sha256"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Probabilities of n orders over k classes, both (n, k); rows of NaN where an order is not in the truth."""
+
+    true: np.ndarray
+    optimum: np.ndarray
+
+
+def truth_beside(raw: Path) -> Path:
+    """Where the truth of a raw folder lies: ``raw.truth.parquet`` beside ``raw``."""
+    return raw.with_name(f"{raw.name}.truth.parquet")
+
+
+def identity(files: Iterable[Path]) -> str:
+    """Identity of raw files, whatever their names: the `data_sha256` of a run."""
+    return digest(sorted({sha256_of(path) for path in files}))
+
+
+def write_truth(table: pa.Table, path: Path, data_sha256: str) -> None:
+    """Write the truth of the data of that identity, under a hidden name first, so that no half of it is ever there."""
+    draft = path.with_name(f".{path.name}.tmp")
+    with full_disk_is_told(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table.replace_schema_metadata({DATA_KEY: data_sha256}), draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def find_truth(raw: Path, data_sha256: str) -> Path | None:
+    """The truth beside a raw folder, if there is one and it belongs to exactly this data."""
+    path = truth_beside(raw)
+    if not path.is_file():
+        return None
+    found = (pq.read_schema(path).metadata or {}).get(DATA_KEY, b"").decode()
+    if found != data_sha256:
+        logger.warning("truth_ignored file=%s reason=it belongs to other data than this run's", path)
+        return None
+    return path
+
+
+def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Table) -> Truth | None:
+    """The truth of the orders, by entity and day: an entity's orders of one day were drawn with the same odds.
+
+    None, with a warning, when the file lacks a column that the contract's entity, timestamp and classes ask for.
+    """
+    columns = [f"{prefix}{name}" for prefix in (TRUE_PREFIX, OPTIMUM_PREFIX) for name in contract.classes]
+    key = [contract.entity, contract.timestamp]
+    if lacking := sorted({*key, *columns} - set(pq.read_schema(path).names)):
+        logger.warning("truth_ignored file=%s reason=it lacks %s", path, ", ".join(lacking))
+        return None
+    asked = orders.select(key).append_column("place", pa.array(np.arange(orders.num_rows)))
+    entity, when = map(quoted, key)
+    found = ", ".join(f"any_value(t.{quoted(c)}) AS {quoted(c)}" for c in columns)
+    with engine.connect(settings) as con, engine.errors_name(str(path)):
+        con.register("asked", asked)
+        rows = con.sql(
+            f"SELECT a.place, {found} FROM asked AS a LEFT JOIN read_parquet({literal(str(path))}) AS t"
+            f" ON t.{entity} = a.{entity} AND t.{when} = a.{when} GROUP BY a.place ORDER BY a.place"
+        ).to_arrow_table()
+    matrix = np.column_stack([rows.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in columns])
+    k = len(contract.classes)
+    return Truth(matrix[:, :k], matrix[:, k:])

@@ -1,0 +1,48 @@
+"""The command `apex alerts`: what somebody should look at, and how a person ends it."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from apex_ml.settings import Settings
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def alerts(context: click.Context) -> None:
+    """List the open alerts, the newest first.
+
+    Example: apex alerts close 12 --reason "delivered again under another name"
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from apex_ml.adapters.alerts import notify
+    from apex_ml.adapters.postgres import monitoring
+
+    settings = Settings.load()
+    found, channels = monitoring.list_open(settings), notify.channels(settings)
+    if not found:
+        click.echo("No alert is open.")
+    for row in found:
+        times = f"raised {row['raised_at']:%F %H:%M} UTC, last seen {row['last_seen_at']:%F %H:%M} UTC"
+        if missing := [channel for channel in channels if channel not in row["channels"]]:
+            times += f", not sent by {' and '.join(missing)} yet"
+        click.echo(f"{row['alert_id']}  {row['kind']}  {row['subject']}  ({times})\n    {row['message']}")
+
+
+@alerts.command()
+@click.argument("alert_id", metavar="ID", type=click.IntRange(min=1))
+@click.option("--reason", metavar="TEXT", required=True, help="Why; kept in apex.alert_history.")
+@click.option("--who", metavar="NAME", help="Recorded as the one who closed it. Default: the OS user.")
+def close(alert_id: int, reason: str, who: str | None) -> None:
+    """Close the alert with the number ID, such as one about a drop that nobody will deliver again.
+
+    It stays closed unless the same drop fails again. An alert that apex_monitor measures (drift, quality, a drop that
+    waits) ends by itself and cannot be closed.
+    """
+    from apex_ml.steps.alerts import close_alert
+
+    closed = close_alert(Settings.load(), alert_id, who=who or getpass.getuser(), reason=reason)
+    click.echo(f"Closed alert {alert_id}: {closed['kind']}, {closed['subject']}")

@@ -1,0 +1,132 @@
+"""The `apex` command. Commands are imported only when called, so that a step starts fast."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from apex_ml.errors import ApexError, ConfigError, TransientError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: ("module:attribute", short help)
+    "run": ("apex_ml.cli.platform:run", "The main job: platform up, retrain, score a fresh drop, report."),
+    "up": ("apex_ml.cli.platform:up", "Bring the platform up."),
+    "down": ("apex_ml.cli.platform:down", "Stop the platform; data stays."),
+    "status": ("apex_ml.cli.platform:status", "Services, what needs attention, champion, drops, last runs."),
+    "unpause": ("apex_ml.cli.platform:unpause", "Switch a DAG on that a person paused."),
+    "champion": ("apex_ml.cli.platform:champion", "Who is champion, since when and why; the history."),
+    "logs": ("apex_ml.cli.platform:logs", "Show the log of a service or step."),
+    "sql": ("apex_ml.cli.platform:sql", "psql on the apex database as the reader."),
+    "mlflow-ui": ("apex_ml.cli.platform:mlflow_ui", "Print and check the address of MLflow."),
+    "retrain": ("apex_ml.cli.platform:retrain", "Trigger apex_retrain and wait for it."),
+    "validate": ("apex_ml.cli.steps:validate", "Step: check the raw files, quarantine bad rows."),
+    "elt": ("apex_ml.cli.steps:elt", "Step: features as of the moment, one example a client."),
+    "outcomes": ("apex_ml.cli.steps:outcomes", "Step: what became of scored orders, from later raw data."),
+    "split": ("apex_ml.cli.steps:split", "Step: train, validation and test parts."),
+    "train": ("apex_ml.cli.steps:train", "Step: fit, evaluate and register a challenger."),
+    "promote": ("apex_ml.cli.steps:promote", "Step: champion or challenger, on evidence."),
+    "rollback": ("apex_ml.cli.steps:rollback", "Step: make an earlier version champion again."),
+    "score": ("apex_ml.cli.steps:score", "Step: score drops into Postgres, each exactly once."),
+    "reconsider": (
+        "apex_ml.cli.steps:reconsider",
+        "Step: decide on a challenger by the outcomes of drops it scored in the shadow.",
+    ),
+    "shadow": ("apex_ml.cli.steps:shadow", "Step: challengers score the drops beside the champion."),
+    "monitor": ("apex_ml.cli.steps:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
+    "alerts": ("apex_ml.cli.alerts:alerts", "Open alerts; `alerts close`: end one, with a reason."),
+    "serve": ("apex_ml.cli.serving:serve", "The online service: the champion, one order at a time."),
+    "serve-key": ("apex_ml.cli.serving:serve_key", "Make an API key for the online service."),
+    "loadtest": ("apex_ml.cli.serving:loadtest", "Ask the online service many times and measure it."),
+    "export": ("apex_ml.cli.tables:export", "Write the scored orders of a run to a parquet file."),
+    "prune": ("apex_ml.cli.tables:prune", "Remove old scored orders and folders that nothing refers to."),
+    "remove-drop": ("apex_ml.cli.tables:remove_drop", "Remove drops that never should have been scored."),
+    "backup": ("apex_ml.cli.platform:backup", "Write databases, artifacts and data into one file."),
+    "restore": ("apex_ml.cli.platform:restore", "Bring a backup back."),
+    "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: live through one."),
+    "contract": ("apex_ml.cli.contract:contract", "Build and check what is generated from the contract."),
+    "container": ("apex_ml.cli.container:container", "Inside the images: what a service begins with."),
+    "settings": ("apex_ml.cli.platform:settings_table", "Print every setting with its default."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command; None when the name is unknown."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="apex-ml")
+def apex() -> None:
+    """Nightly retraining, promotion on evidence, and exactly-once scoring of orders.
+
+    Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 a fault of Apex itself.
+    """
+    from apex_ml.settings import Settings
+    from apex_ml.surroundings import shield_process
+
+    with contextlib.suppress(ConfigError):  # a command that needs settings says what is wrong with them
+        shield_process(Settings.load())
+
+
+PLACES = {
+    errno.EACCES: "give this user the right to use it",
+    errno.EPERM: "give this user the right to use it",
+    errno.EROFS: "name a folder that can be written",
+    errno.ENOTDIR: "name a folder; a part of this path is a file",
+    errno.EEXIST: "name a folder; a part of this path is a file",
+    errno.EISDIR: "name a file; this is a folder",
+    errno.ELOOP: "name a folder; its links lead in a circle",
+    errno.ENAMETOOLONG: "name a shorter path",
+}
+"""What to do about a place that the system refuses. A file that is not there is no fault of the place."""
+
+
+def expected_error(error: OSError) -> ApexError | None:
+    """The expected error behind a file or folder that cannot be used as it was named; None for another fault."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransientError(
+            f"{error.filename or 'a file'}: {error.strerror}: the disk is full; free space, run again"
+        )
+    remedy = PLACES.get(error.errno or 0)
+    if remedy is None or not error.filename:
+        return None
+    return ConfigError(f"{error.filename}: {error.strerror}: {remedy}")
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; an expected error becomes one message and its exit code."""
+    # OpenMP threads that spin while they wait make training tens of times slower beside other work on the same cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        try:
+            return apex.main(args=argv, prog_name="apex", standalone_mode=True)
+        except OSError as error:
+            if (expected := expected_error(error)) is None:
+                raise
+            raise expected from error
+    except ApexError as error:
+        click.echo(f"apex: {type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,221 @@
+"""Commands of the platform. What is heavy is imported when a command runs, so that `apex` itself answers fast."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import get_args
+
+import click
+
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.settings import Settings
+
+SPLITS = get_args(Settings.model_fields["split"].annotation)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM takes the same way as Ctrl-C, so that what was begun is taken down."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.command()
+@click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files; remembered for the nightly runs.")
+@click.option("--drop", type=click.Path(path_type=Path), help="A parquet file to score in place of the newest day.")
+@click.option("--invented", is_flag=True, help="Score 100,000 invented orders, also beside real raw data.")
+@click.pass_context
+def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) -> None:
+    """The main job: platform up, retrain, score a drop, report.
+
+    Without --raw the folder in the settings is used; an empty one is filled with generated orders. The drop is the
+    newest day of the raw data, held back from training; of generated raw data it is generated, too.
+    """
+    from apex_ml.platform import main_job
+
+    with _terminated_like_interrupted():
+        ctx.exit(main_job.run_main_job(Settings.load(), raw, drop, invented))
+
+
+@click.command()
+def up() -> None:
+    """Bring the platform up and wait until every service is healthy. Does nothing when it is up already."""
+    from apex_ml.platform.embedded import start
+
+    with _terminated_like_interrupted():
+        settings = start.up(Settings.load())
+    click.echo(f"Airflow   {settings.airflow_address}")
+    click.echo(f"MLflow    {settings.mlflow_address}")
+    if settings.serving:
+        click.echo(f"Online    {settings.serving_for_people}/docs")
+    click.echo("SQL       apex sql")
+    click.echo(f"passwords {settings.env_file} (Airflow: admin, viewer)")
+
+
+@click.command()
+def down() -> None:
+    """Stop the platform; data stays."""
+    from apex_ml.platform.embedded import start
+
+    try:
+        settings = Settings.load()
+    except ConfigError as error:  # a wrong line in .env must keep no platform up
+        click.echo(f"{error}\nThe platform is stopped all the same.", err=True)
+        settings = Settings.defaults_of_home()
+    stopped = start.down(settings)
+    click.echo("The platform is down." if stopped else "The platform was not up.")
+
+
+@click.command()
+@click.argument("dag")
+def unpause(dag: str) -> None:
+    """Switch DAG on: one that a person paused, such as apex_score."""
+    from apex_ml.platform.airflow_api import AirflowApi
+    from apex_ml.platform.airflow_state import DAGS
+    from apex_ml.wording import did_you_mean
+
+    if dag not in DAGS:
+        known = ", ".join(DAGS)
+        raise ConfigError(f"apex unpause: Apex has no DAG {dag}; its DAGs are {known}{did_you_mean(dag, DAGS)}")
+    with AirflowApi(Settings.load(), patience=5.0) as api:
+        api.unpause(dag, wait_seconds=0)
+    click.echo(f"{dag} is on.")
+
+
+@click.command()
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 20 when a service, DAG or pool is not well, a drop failed or something is late; for cron.",
+)
+@click.pass_context
+def status(ctx: click.Context, check: bool) -> None:
+    """Services, what needs attention, champion, waiting drops, last runs."""
+    from rich.console import Console
+
+    from apex_ml.platform.reports.status import show
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 250)  # a pipe has no width: rich would fold names at 80
+    well = show(Settings.load(), console)
+    ctx.exit(TransientError.exit_code if check and not well else 0)
+
+
+@click.command()
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="So many last decisions."
+)
+@click.option("--moves", is_flag=True, help="Only changes of the champion, no rejections.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def champion(lines: int, moves: bool, form: str) -> None:
+    """Who is champion, and every decision about it: when, who, what, why, on what evidence; the newest first."""
+    from apex_ml.platform.reports import champion_history
+
+    settings = Settings.load()
+    warning = champion_history.heal(settings)
+    found = champion_history.history(settings, lines, moves_only=moves)
+    if form == "json":
+        click.echo(champion_history.as_json(settings, found))
+    else:
+        champion_history.show(settings, found)
+    if warning:
+        click.echo(f"apex: {warning}", err=True)
+
+
+@click.command()
+@click.argument("service", required=False)
+@click.option("-n", "--lines", default=100, show_default=True, type=click.IntRange(min=0), help="So many last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what is written.")
+def logs(service: str | None, lines: int, follow: bool) -> None:
+    """Show the log of SERVICE, or the list of logs."""
+    from apex_ml.platform.embedded import log_files
+
+    settings = Settings.load()
+    if service is None:
+        for name, path in log_files.log_files(settings).items():
+            click.echo(f"{name:<24}{path if path.exists() else '(not written yet)'}")
+        click.echo(f"{'tasks':<24}{settings.logs / 'airflow'}")
+        return
+    path = log_files.log_file(settings, service)
+    if follow:
+        log_files.follow(path, lines)
+    for line in log_files.last_lines(path, lines):
+        click.echo(line)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("-c", "--command", "query", metavar="QUERY", help="Run one query and leave.")
+@click.argument("psql_options", nargs=-1, type=click.UNPROCESSED)
+def sql(query: str | None, psql_options: tuple[str, ...]) -> None:
+    """psql on the apex database as the reader; further options go to psql (`apex sql -c QUERY --csv`)."""
+    from apex_ml.platform.embedded.psql import become_psql
+
+    become_psql(Settings.load(), [*psql_options, *(["-c", query] if query is not None else [])])
+
+
+@click.command("mlflow-ui")
+def mlflow_ui() -> None:
+    """Print the address of MLflow, when it answers."""
+    from apex_ml.platform.embedded import health
+
+    settings = Settings.load()
+    found = health.check(settings, ["mlflow"])["mlflow"]
+    if not found.ok:
+        raise TransientError(f"MLflow does not answer on {settings.tracking_uri}: {found.detail}; `apex up` starts it")
+    click.echo(settings.mlflow_address)
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Retrain also when there is no new raw data.")
+@click.option("--split", type=click.Choice(SPLITS), help="How examples are split in this run.")
+@click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials of this run.")
+@click.pass_context
+def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | None) -> None:
+    """Trigger apex_retrain and wait for it."""
+    from apex_ml.platform import main_job
+
+    ctx.exit(main_job.retrain(Settings.load(), force=force, split=split, trials=trials))
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+def backup(folder: Path | None) -> None:
+    """Write databases, artifacts and data of the running platform into one file in FOLDER (default: backups)."""
+    from apex_ml.platform import backup as backups
+
+    settings = Settings.load()
+    click.echo(backups.backup(settings, folder or settings.home / "backups"))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(file: Path) -> None:
+    """Put what a backup holds in the place of what is here; the platform is down afterwards."""
+    from apex_ml.platform import backup as backups
+
+    with _terminated_like_interrupted():
+        backups.restore(Settings.load(), file)
+    click.echo("Restored. `make up` brings the platform up.")
+
+
+@click.command("settings")
+@click.option(
+    "--format", "form", type=click.Choice(["env", "markdown"]), default="markdown", show_default=True, help="As what."
+)
+def settings_table(form: str) -> None:
+    """Print every setting with its default."""
+    from apex_ml.platform.reports import settings_table as table
+
+    click.echo(table.env_example() if form == "env" else table.markdown_table(), nl=False)

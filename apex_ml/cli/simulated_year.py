@@ -1,0 +1,54 @@
+"""`apex simulate`, with `apex simulate year` below it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from apex_ml.cli.simulate import simulate as orders
+from apex_ml.json_text import json_text
+from apex_ml.settings import Settings
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same year.")
+@click.option("--weeks", default=52, show_default=True, type=click.IntRange(min=2), help="Weeks to live through.")
+@click.option("--drift-week", default=20, show_default=True, help="From this week on orders behave differently.")
+@click.option("--fast", is_flag=True, help="6,000 orders of 4,000 clients a week; otherwise 25,000 of 15,000.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="New folder of the year's platform. Default: .apex/year-SEED."
+)
+def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) -> None:
+    """Live through a year of scoring, outcomes, monitoring and retraining; a drift comes half way.
+
+    Postgres and MLflow of its own, no scheduler, the same steps. Afterwards the year can be looked at:
+    APEX_HOME=FOLDER apex up.
+    """
+    from apex_ml.platform.simulated_year import Plan, simulate_year
+
+    folder = (home or Settings.load().state / f"year-{seed}").absolute()
+    plan = Plan(seed=seed, weeks=weeks, drift_week=drift_week)
+    if not fast:
+        plan = replace(plan, clients=15_000, orders_a_week=25_000)
+    began = time.monotonic()
+    found = simulate_year(folder, plan, click.echo)
+    found["seconds"] = round(time.monotonic() - began, 1)
+    (folder / "year.json").write_text(json_text(found, indent=1) + "\n", encoding="utf-8")
+    for name in ("false_alarms", "weeks_until_drift_found", "weeks_until_degradation_found", "weeks_until_promotion"):
+        click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
+    for name in ("weeks_until_recovered", "trainings", "trainings_without_promotion", "seconds"):
+        click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
+    click.echo(f"written to {folder / 'year.json'}; look at it: APEX_HOME={folder} apex up")
+
+
+simulate = click.Group(
+    "simulate",
+    params=orders.params,
+    callback=click.pass_context(lambda ctx, **given: None if ctx.invoked_subcommand else ctx.invoke(orders, **given)),
+    invoke_without_command=True,
+    commands={"year": year},
+    help=orders.help,
+)

@@ -1,0 +1,98 @@
+"""Commands on what is kept: `apex export`, `apex prune`, `apex remove-drop`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from apex_ml.errors import ConfigError
+from apex_ml.settings import Settings
+from apex_ml.wording import counted
+
+
+@click.command()
+@click.argument("what", metavar="RUN_ID|DROP")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Parquet file to write, replacing one that is there. Default: run-<id>.parquet in the working folder.",
+)
+def export(what: str, out: Path | None) -> None:
+    """Write the scored orders of a run to a parquet file.
+
+    A number is a run_id; a name is a drop's, of which the latest run is taken. The file's own metadata tells drop,
+    model version and MLflow run.
+    """
+    from apex_ml.adapters.postgres import scores, warehouse
+
+    settings = Settings.load()
+    facts = warehouse.run_facts(settings, what)
+    path = out or Path(f"run-{facts['run_id']}.parquet")
+    written = scores.export_run(settings, int(facts["run_id"]), path, facts)
+    click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
+
+
+@click.command()
+@click.option("--keep", default="90d", show_default=True, metavar="DAYS", help="What is younger stays: 90d, 12w.")
+@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+def prune(keep: str, really: bool) -> None:
+    """Drop old partitions of scored orders, old online answers, and folders of old runs that nothing refers to.
+
+    Partitions go as a whole, when every run in them is older. The ledger of the drops, the statistics and whatever a
+    champion, kept scores or the next run need stay.
+    """
+    from apex_ml.services.run_folder import StepContext
+    from apex_ml.steps.prune import find_prunable, run_of
+    from apex_ml.steps.prune import prune as work
+
+    if not (given := re.fullmatch(r"(\d{1,5})([dw])", keep)):
+        raise ConfigError(f"--keep {keep!r}: give days or weeks, such as 90d or 12w")
+    days = int(given[1]) * (7 if given[2] == "w" else 1)
+    context = StepContext.load(Settings.load(), "prune")
+    found = find_prunable(context, timedelta(days=days))
+    for part in found.partitions:
+        newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
+        click.echo(f"partition  runs {part.low} to {part.high - 1}, {newest}, {part.bytes / 2**20:,.1f} MiB")
+    for folder in found.folders:
+        click.echo(f"folder     {run_of(folder)}")
+    for run, reason in found.kept.items():
+        click.echo(f"stays      {run}: {reason}")
+    what = f"{counted(len(found.partitions), 'partition')} and {counted(len(found.folders), 'folder')}"
+    what += f", {found.bytes / 2**20:,.1f} MiB"
+    if found.answers:
+        what = f"{found.answers:,} online answers, {what}"
+    if not really:
+        click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
+        return
+    work(context, found)
+    click.echo(f"Removed {what}.")
+
+
+@click.command("remove-drop")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--invented", is_flag=True, help="All drops of orders that `apex run` invented.")
+@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
+    """Remove drops that never should have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
+
+    A drop that one of them had replaced counts again. Runs in MLflow stay.
+    """
+    from apex_ml.services.run_folder import StepContext
+    from apex_ml.steps.removal import find_removable, remove
+
+    if not names and not invented:
+        raise ConfigError("remove-drop: name drops, or give --invented")
+    context = StepContext.load(Settings.load(), "remove-drop")
+    found = find_removable(context, names, invented)
+    for drop in found:
+        click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")
+    what = f"{counted(len(found), 'drop')} with {counted(sum(drop.orders for drop in found), 'scored order')}"
+    if not really:
+        click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
+        return
+    remove(context, found)
+    click.echo(f"Removed {what}.")

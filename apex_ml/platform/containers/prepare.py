@@ -1,0 +1,244 @@
+"""What the processes of the platform in containers begin with: secrets parted, databases made, then a server.
+
+Compose hands ``.env`` to one container alone, which writes for every kind of service a file with the settings and the
+secrets that it needs, each into a volume of its own (:func:`part_secrets`). A service reads its file by
+``APEX_ENV_FILE``; no secret stands in a compose file, an image, or the configuration that ``docker inspect`` shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote
+
+from pydantic import SecretStr
+
+from apex_ml.api_keys import hash_of
+from apex_ml.env_syntax import format_value
+from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
+from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, variable
+from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
+from apex_ml.settings import CODE_ROOT, Settings
+
+USER = 10001
+"""Who owns the files: the user of both images."""
+
+STEP_SECRETS = ("pg_writer_password", "pg_reader_password", "mlflow_password", "alert_webhook_url", "alert_smtp_url")
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "postgres": tuple(name for name in SECRETS if name.startswith("pg_")),
+    "mlflow": ("pg_mlflow_password", "mlflow_admin_password", "mlflow_password", "mlflow_secret_key"),
+    "redis": ("redis_password",),
+    "airflow": (
+        "pg_airflow_password",
+        "pg_reader_password",
+        # Airflow's own watch over deadlines raises alerts
+        "pg_writer_password",
+        "redis_password",
+        "metrics_token",
+        *(name for name in SECRETS if name.startswith("airflow_")),
+    ),
+    "steps": STEP_SECRETS,
+    "tools": (*STEP_SECRETS, "airflow_admin_password", "airflow_viewer_password", "serving_key"),
+    "serving": ("pg_writer_password", "pg_reader_password", "mlflow_password"),
+    "gate": (),
+}
+"""The secrets of each kind of service."""
+SHARED_WITH_ALL = ("postgres", "redis", "gate")
+"""Services whose own user must read the file; no other service has their volume."""
+
+ADDRESSES = {
+    "APEX_HOST": "0.0.0.0",
+    "APEX_PG_HOST": "postgres",
+    "APEX_PG_PORT": "5432",
+    "APEX_MLFLOW_PORT": "5000",
+    "APEX_MLFLOW_TRACKING_URI": "http://mlflow:5000",
+    "APEX_MLFLOW_USER": "apex",
+    "APEX_AIRFLOW_PORT": "8080",
+    "APEX_AIRFLOW_URL": "http://airflow-api-server:8080",
+    "APEX_RUNTIME": "docker",
+    "APEX_SERVING_HOST": "0.0.0.0",
+    "APEX_SERVING_PORT": "8008",
+    "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
+}
+"""Where the services are on their private network."""
+KEYS = variable("serving_keys")
+FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
+"""What the tools have in place of it: they ask the service that others bind to an address for."""
+OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
+"""What an ``.env`` says of the machine, not of the containers."""
+FOLDERS = ("raw_url", "processed_url", "drops_url")
+
+
+def part_secrets(settings: Settings, target: Path) -> None:
+    """Write ``<target>/<kind>/env`` for every kind of service, and the files from which Postgres and Redis read.
+
+    Raises ConfigError naming each secret that the settings, read from ``.env``, lack.
+    """
+    for kind, values in parts(settings).items():
+        folder = target / kind
+        folder.mkdir(exist_ok=True)
+        mode = 0o444 if kind in SHARED_WITH_ALL else 0o400
+        _write(folder / "env", "".join(f"{name}={format_value(value)}\n" for name, value in values.items()), mode)
+        if kind == "postgres":
+            _write(folder / "admin_password", values["APEX_PG_ADMIN_PASSWORD"], mode)
+        if kind == "redis":
+            _write(folder / "redis.conf", f"requirepass {values['APEX_REDIS_PASSWORD']}\n", mode)
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    """What changes when the settings of a kind of service do; keys of the online service do not count.
+
+    A service reads its settings when it starts: one with another digest has to be started anew. The online service
+    reads new keys by itself.
+    """
+    made = {}
+    for kind, values in parts(settings).items():
+        counted = json_text(sorted((name, value) for name, value in values.items() if name != KEYS))
+        made[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
+    return made
+
+
+def parts(settings: Settings) -> dict[str, dict[str, str]]:
+    """The variables of every kind of service. Raises as :func:`part_secrets`."""
+    given = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name in settings.model_fields_set
+        if (value := getattr(settings, name)) is not None
+    }
+    missing = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS) if not given.get(name)]
+    if missing:
+        raise ConfigError(f".env lacks {', '.join(missing)}: `RUNTIME=docker make secrets` adds what is missing")
+    public = {
+        variable(name): value
+        for name, value in given.items()
+        if value
+        and not isinstance(getattr(settings, name), SecretStr)
+        and name not in OF_THE_HOST
+        and not (name in FOLDERS and "://" not in value)  # a folder of the host is not in the containers
+    }
+    published = {
+        "APEX_AIRFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.airflow_port}",
+        "APEX_MLFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.mlflow_port}",
+        "APEX_SERVING_PUBLIC_URL": f"http://127.0.0.1:{settings.serving_port}",
+    }
+    # the service knows only the hash of the key that was made for the platform's own people
+    keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
+    besides = {"tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
+    return {
+        kind: {
+            **published,
+            **public,
+            **ADDRESSES,
+            **{variable(name): given[name] for name in names if given.get(name)},
+            **besides.get(kind, {}),
+        }
+        for kind, names in PARTS.items()
+    }
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Replace the file in one step: a service that restarts meanwhile reads the old one or the new one."""
+    half = path.with_name(f".{path.name}.new")
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    half.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(half, USER, USER)
+    os.replace(half, path)
+
+
+def container_airflow_environment(settings: Settings) -> dict[str, str]:
+    """Airflow's environment: as on one machine, but with logins in its database, and Celery when it is chosen."""
+    logs = "/var/log/airflow"
+    database = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
+    queue = quote(settings.redis_password.get_secret_value(), safe="")
+    made = {
+        **QUIET,
+        **airflow_environment(settings),
+        "AIRFLOW_HOME": "/tmp/airflow",
+        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW__CORE__EXECUTOR": settings.executor,
+        "AIRFLOW__FAB__ENABLE_PROXY_FIX": "True",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": logs,
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": f"{logs}/dag_processor",
+        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "True",
+        "AIRFLOW__CELERY__BROKER_URL": f"redis://:{queue}@redis:6379/0",
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY": "1",
+        "AIRFLOW__CELERY__WORKER_PREFETCH_MULTIPLIER": "1",
+        "AIRFLOW__OPERATORS__DEFAULT_QUEUE": "default",
+    }
+    for name in ("USERS", "PASSWORDS_FILE"):
+        made.pop(f"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_{name}")
+    return made
+
+
+def become_airflow(settings: Settings, arguments: list[str]) -> NoReturn:
+    """Replace this process by an `airflow` command."""
+    os.execvpe("airflow", ["airflow", *arguments], {**os.environ, **container_airflow_environment(settings)})
+
+
+def prepare_airflow(settings: Settings) -> None:
+    """Migrate Airflow's database, make the pools, and the users admin and viewer with the passwords of the settings."""
+    from apex_ml.platform.airflow_state import make_pools
+
+    environment = {**os.environ, **container_airflow_environment(settings)}
+    logins = CODE_ROOT / "deployment" / "docker" / "logins.py"
+    for command in (["airflow", "db", "migrate"], [sys.executable, str(logins)]):
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    make_pools(settings)
+
+
+def become_mlflow(settings: Settings) -> NoReturn:
+    """Give MLflow's users the passwords of the settings, then replace this process by its server with basic-auth."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    environment = {**os.environ, **QUIET, **mlflow_environment(settings)}
+    store_uri = environment["MLFLOW_BACKEND_STORE_URI"]
+    config = Path("/tmp/mlflow-auth.ini")
+    config.write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"database_uri = {store_uri.replace('%', '%%')}\n"
+        # a password is hashed once a minute for a user, not at every request
+        "auth_cache_ttl_seconds = 60\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    config.chmod(0o600)
+    users = SqlAlchemyStore()
+    users.init_db(store_uri)
+    for name, password, admin in (
+        ("admin", settings.mlflow_admin_password.get_secret_value(), True),
+        (settings.mlflow_user, settings.mlflow_password.get_secret_value(), False),
+    ):
+        if users.has_user(name):
+            users.update_user(name, password=password, is_admin=admin)
+        else:
+            users.create_user(name, password, is_admin=admin)
+    environment |= {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret_key.get_secret_value(),
+    }
+    public = settings.mlflow_address.split("://", 1)[-1].split("/", 1)[0]
+    hosts = f"mlflow:{settings.mlflow_port},localhost:{settings.mlflow_port},127.0.0.1:{settings.mlflow_port},{public}"
+    command = ["mlflow", "server", "--app-name", "basic-auth", "--host", settings.host]
+    command += ["--port", str(settings.mlflow_port), "--workers", "1", "--serve-artifacts", "--allowed-hosts", hosts]
+    command += ["--artifacts-destination", "/var/lib/mlflow"]
+    os.execvpe("mlflow", command, environment)
+
+
+def prepare_apex(settings: Settings) -> None:
+    """Bring the apex database to the current schema, and make the folders of the home."""
+    from apex_ml.adapters.postgres.migrations import migrate
+
+    for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):
+        (settings.home / folder).mkdir(parents=True, exist_ok=True)
+    migrate(settings)

@@ -1,0 +1,162 @@
+"""The environment of every program of the platform, built from the settings alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
+from apex_ml.platform.embedded.env_file import file_values, variable
+from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.surroundings import shielded
+
+# marks every process that belongs to a platform, for `down` to find what supervisor lost
+MARK = "APEX_SUPERVISED"
+# what a shell happens to export must not change a service
+DROPPED = ("AIRFLOW", "APEX_", "_MLFLOW", "PYTEST", "PYTHON", "SUPERVISOR", "VIRTUAL_ENV", "COV_")
+
+QUIET = {
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "SCARF_ANALYTICS": "false",
+    "NO_COLOR": "1",
+    # one arena for each of many threads would hold on to hundreds of megabytes
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+def inherited(settings: Settings) -> dict[str, str]:
+    """The caller's environment without anything that configures a service, and this Python's commands first."""
+    kept = {name: value for name, value in shielded(os.environ, settings).items() if not _is_dropped(name, settings)}
+    return {**kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
+
+
+def _is_dropped(name: str, settings: Settings) -> bool:
+    # of an MLflow elsewhere the caller's login is the steps' as well
+    of_mlflow = name.startswith("MLFLOW") and not (settings.mlflow_tracking_uri and name.startswith("MLFLOW_TRACKING_"))
+    # Airflow and MLflow keep their databases in the embedded Postgres, wherever the orders are
+    of_postgres = name.startswith("PG") and not settings.pg_host
+    return of_mlflow or of_postgres or name.startswith(DROPPED)
+
+
+def common(settings: Settings) -> dict[str, str]:
+    """What every program gets: the home, the settings that do not stand in ``.env``, UTC, no calls home.
+
+    Nothing of the caller's shell is in it: `up` compares it with what runs, and restarts when it differs.
+    """
+    return {
+        **QUIET,
+        "TZ": "UTC",
+        **apex_variables(settings),
+        MARK: str(settings.home),
+    }
+
+
+def apex_variables(settings: Settings) -> dict[str, str]:
+    """The home, and each setting that was given by the environment or by a caller.
+
+    What stands in ``.env`` is left out, so that a program reads it there, and a change of the file is seen.
+    """
+    stored = file_values(settings)
+    variables = {}
+    for name in sorted(settings.model_fields_set - {"home", "env_file"}):
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        if text and stored.get(variable(name)) != text:
+            variables[variable(name)] = text
+    if settings.env_file != settings.home / ".env":
+        variables["APEX_ENV_FILE"] = str(settings.env_file)
+    return {"APEX_HOME": str(settings.home), **variables}
+
+
+def airflow_environment(settings: Settings) -> dict[str, str]:
+    """What Airflow's processes get on top of :func:`common`; also for `airflow` commands run by hand."""
+    home = settings.state / "airflow"
+    database = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow", "postgresql+psycopg2")
+    logs = settings.logs / "airflow"
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CODE_ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(CODE_ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "8",
+        "AIRFLOW__CORE__DEFAULT_TIMEZONE": "utc",
+        "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{settings.airflow}/execution/",
+        "AIRFLOW__CORE__FERNET_KEY": settings.airflow_fernet_key.get_secret_value(),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:ADMIN,viewer:VIEWER",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "AIRFLOW__API__HOST": settings.host,
+        "AIRFLOW__API__PORT": str(settings.airflow_port),
+        "AIRFLOW__API__BASE_URL": settings.airflow_address,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": settings.airflow_secret_key.get_secret_value(),
+        "AIRFLOW__API_AUTH__JWT_SECRET": settings.airflow_jwt_secret.get_secret_value(),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "3",
+        # `up` has migrated before it starts a process
+        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(logs / "dag_processor"),
+        "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT": "False",
+        # a task whose process died is failed after this, not after five minutes
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
+        # a scheduler that follows a killed one takes its tasks over at one of these, which else come every five minutes
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
+        "AIRFLOW__SCHEDULER__PARSING_CLEANUP_INTERVAL": "30",
+        "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "8",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",
+        "AIRFLOW__DAG_PROCESSOR__PRINT_STATS_INTERVAL": "600",
+        "AIRFLOW__TRIGGERER__CAPACITY": "100",
+    }
+
+
+def write_airflow_passwords(settings: Settings) -> None:
+    """Write the users' passwords where the simple auth manager reads them, mode 0600."""
+    folder = settings.state / "airflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    passwords = {
+        "admin": settings.airflow_admin_password.get_secret_value(),
+        "viewer": settings.airflow_viewer_password.get_secret_value(),
+    }
+    target = folder / "passwords.json"
+    half = folder / "passwords.json.new"
+    handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(json_text(passwords))
+    os.chmod(half, 0o600)
+    os.replace(half, target)
+
+
+def mlflow_environment(settings: Settings) -> dict[str, str]:
+    """What the MLflow server gets on top of :func:`common`. The database URL is here, where `ps` does not show it."""
+    store = settings.postgres_url("mlflow", settings.pg_mlflow_password, "mlflow", "postgresql+psycopg2")
+    return {
+        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "3",
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "7",
+    }
+
+
+def supervisor_pairs(variables: Mapping[str, str]) -> str:
+    """The variables as a value of supervisor's ``environment=``.
+
+    Raises ConfigError for a value that its syntax cannot carry.
+    """
+    for name, value in variables.items():
+        if any(mark in value for mark in ('"', "\n", "\r", " ;", " #", "\t;", "\t#")) or value != value.strip("'"):
+            raise ConfigError(f'{name}: supervisor cannot pass on a value with a double quote, " ;" or " #": {value!r}')
+    return ",".join(f'{name}="{value}"' for name, value in variables.items()).replace("%", "%%")

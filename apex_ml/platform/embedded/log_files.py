@@ -1,0 +1,46 @@
+"""The logs of services and steps, found by the names that people use."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import NoReturn
+
+from apex_ml.errors import ConfigError
+from apex_ml.platform.embedded.paths import service_log
+from apex_ml.platform.embedded.supervision import services
+from apex_ml.settings import Settings
+
+
+def log_files(settings: Settings) -> dict[str, Path]:
+    """Every log by name: those of the services, written or not, then whatever else lies in logs/."""
+    found = {name: service_log(settings, name) for name in services(settings)}
+    if settings.logs.is_dir():
+        found |= {path.stem: path for path in sorted(settings.logs.glob("*.log")) if path.stem not in found}
+    return found
+
+
+def log_file(settings: Settings, name: str) -> Path:
+    """The log of that name; ``scheduler`` means ``airflow-scheduler``.
+
+    Raises ConfigError that lists the names, or says that nothing was written yet.
+    """
+    files = log_files(settings)
+    path = files.get(name) or files.get(f"airflow-{name}")
+    if path is None:
+        raise ConfigError(f"no log is named {name!r}; there are: {', '.join(files)}")
+    if not path.exists():
+        raise ConfigError(f"{path} is not there yet: {name} was never started here; `apex up` starts it")
+    return path
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log, without line ends."""
+    with path.open(errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+
+
+def follow(path: Path, count: int) -> NoReturn:
+    """Become `tail -F`, which also follows a log that is rotated."""
+    os.execvp("tail", ["tail", "-n", str(count), "-F", str(path)])

@@ -1,0 +1,1 @@
+"""What the platform shows: status, result of a job, tables of settings."""

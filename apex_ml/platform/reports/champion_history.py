@@ -1,0 +1,113 @@
+"""The ledger of the champion for people: who changed it, when, why and on what evidence."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.errors import ApexError
+from apex_ml.json_text import json_text
+from apex_ml.platform.reports.job import Row, champion, fetch
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.settings import Settings
+
+HISTORY = """
+SELECT promotion_id, decided_at, done_at, who, action, from_version, to_version, state, reasons, evidence, step_run
+FROM apex.model_history
+WHERE model_name = %(model)s AND (action <> 'reject' OR NOT %(moves_only)s)
+ORDER BY promotion_id DESC LIMIT %(lines)s
+"""
+
+
+def heal(settings: Settings) -> str:
+    """Finish what a killed process left, and adopt an alias moved by hand; return why that was not possible, or ''.
+
+    The challenger's alias follows the ledger, which can be read without MLflow: then it may be behind the champion's
+    alias, and the reader is told so.
+    """
+    try:
+        registry = Registry(settings)
+        protocol.resolve(settings, registry)
+        protocol.align_challenger(settings, registry)
+    except ApexError as error:
+        return f"the alias could not be compared with the ledger: {error}"
+    return ""
+
+
+def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[Row]:
+    """The last decisions about the champion, the newest first."""
+    return fetch(settings, HISTORY, model=settings.model_name, lines=lines, moves_only=moves_only)
+
+
+def as_json(settings: Settings, found: list[Row]) -> str:
+    """The same as one JSON object with the keys model, champion (a version or null) and history."""
+    current = champion(settings)
+    content = {"model": settings.model_name, "champion": current.version if current else None, "history": found}
+    return json_text(content, indent=1, default=lambda value: value.isoformat())
+
+
+def show(settings: Settings, found: list[Row]) -> None:
+    """Print the champion and a table of the history."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a pipe has no width: rich would fold at 80
+    current = champion(settings)
+    told = f"version {current.version}" if current else "none yet; `make train` trains one"
+    console.print(f"champion: {settings.model_name} {told}", markup=False, soft_wrap=True)
+    if not found:
+        return
+    table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("when (UTC)", "who", "action", "version"):
+        table.add_column(name, no_wrap=name != "who", overflow="fold")
+    table.add_column("why", overflow="fold", ratio=3)
+    table.add_column("evidence", overflow="fold", ratio=2)
+    for row in found:
+        state = "" if row["state"] == "done" else f" ({row['state']})"
+        cells = [
+            f"{row['decided_at'].astimezone(UTC):%F %T}",
+            row["who"],
+            row["action"] + state,
+            f"{row['from_version'] or 'none'} → {row['to_version'] or 'none'}",
+            "; ".join(row["reasons"]),
+            evidence_summary(row["evidence"]),
+        ]
+        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+    console.print(table)
+
+
+def evidence_summary(evidence: dict[str, Any]) -> str:
+    """The evidence in one line: log losses, the gain with its lower bound, and on how many orders.
+
+    >>> evidence_summary({"challenger_log_loss": 0.98, "champion_log_loss": 0.99, "gain": 0.01, "gain_low": 0.004,
+    ...                   "prior_log_loss": 1.03, "holdout_orders": 29882})
+    'log loss 0.9800, champion 0.9900, prior 1.0300; gain +0.0100, at least +0.0040; 29,882 orders'
+    >>> evidence_summary({})
+    ''
+    """
+
+    def number(key: str) -> float | None:
+        value = evidence.get(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    losses = [
+        f"{label} {value:.4f}"
+        for label, key in (
+            ("log loss", "challenger_log_loss"),
+            ("champion", "champion_log_loss"),
+            ("prior", "prior_log_loss"),
+        )
+        if (value := number(key)) is not None
+    ]
+    gain = [
+        f"{label} {value:+.4f}"
+        for label, key in (("gain", "gain"), ("at least", "gain_low"))
+        if (value := number(key)) is not None
+    ]
+    orders = number("holdout_orders")
+    parts = [", ".join(losses), ", ".join(gain), "" if orders is None else f"{orders:,.0f} orders"]
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,44 @@
+"""The deadlines, looked at from outside of Airflow: for cron, by `apex status --check`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from croniter import croniter
+
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi, DagRun
+from apex_ml.platform.airflow_state import RETRAIN
+from apex_ml.settings import Settings
+
+LOOKED_AT = 20
+"""Runs of apex_retrain that are looked at, the newest."""
+
+
+def late(settings: Settings) -> list[str]:
+    """What is late, one message each: drops that wait too long, and a nightly retraining that has not ended in time.
+
+    Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
+    """
+    found = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
+    with AirflowApi(settings, **IMPATIENT) as api:
+        paused = api.paused(RETRAIN)
+        runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
+    if not paused and (message := late_retraining(settings, runs, datetime.now(UTC))):
+        found.append(message)
+    return found
+
+
+def late_retraining(settings: Settings, runs: list[DagRun], now: datetime) -> str | None:
+    """A message when the newest night whose deadline is over has no run that ended well since it was due.
+
+    A platform whose first run is younger than that night owes it nothing.
+    """
+    allowed = timedelta(minutes=settings.retrain_deadline_minutes)
+    due: datetime = croniter(settings.retrain_schedule, now - allowed).get_prev(datetime)
+    started = [run.started for run in runs if run.started]
+    if not started or min(started) > due and len(runs) < LOOKED_AT:
+        return None
+    if any(run.state == "success" and run.ended and run.ended >= due for run in runs):
+        return None
+    return f"apex_retrain, due at {due:%F %H:%M} UTC, has not ended well by {due + allowed:%F %H:%M} UTC"

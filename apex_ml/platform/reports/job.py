@@ -1,0 +1,170 @@
+"""What the main job tells at its end, read back from Postgres as the reader."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from apex_ml.adapters.postgres.sessions import connect_reader
+from apex_ml.adapters.postgres.warehouse import told_when_down
+from apex_ml.services.run_folder import StepContext, recent_manifests
+from apex_ml.settings import Settings
+from apex_ml.text import visible
+
+CHAMPION = """
+SELECT to_version AS version, action, decided_at FROM apex.model_history
+WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject'
+ORDER BY promotion_id DESC LIMIT 1
+"""
+# The champion as last measured: as the challenger that was promoted, or as the champion it was then compared with.
+LOSSES = """
+SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion_log_loss END AS log_loss,
+       prior_log_loss, holdout_orders, decided_at
+FROM apex.model_history
+WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL
+  AND ((action IN ('promote', 'force') AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)
+       OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))
+ORDER BY promotion_id DESC LIMIT 1
+"""
+DROP = "SELECT * FROM apex.drop_summary WHERE sha256 = %(sha256)s"
+CLASSES = (
+    "SELECT predicted, orders, share, mean_confidence FROM apex.drop_classes WHERE drop_id = %(drop_id)s ORDER BY 1"
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version in charge and how it did on the newest orders it was measured on."""
+
+    version: int
+    log_loss: float | None
+    prior_log_loss: float | None
+    holdout_orders: int | None
+
+
+def fetch(settings: Settings, query: str, **values: object) -> list[Row]:
+    """Run a query as the reader; return its rows by column name."""
+    with told_when_down(settings.reader_url, settings.writer_url):
+        connection = connect_reader(settings, connect_timeout=10, application_name="apex")
+        try:
+            with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+                cursor.execute(query, values)
+                return [dict(row) for row in cursor.fetchall()]
+        finally:
+            connection.close()
+
+
+def champion(settings: Settings) -> Champion | None:
+    """Return the champion by the ledger of promotions, None when there is none yet."""
+    found = fetch(settings, CHAMPION, model=settings.model_name)
+    if not found or found[0]["version"] is None:
+        return None
+    version = int(found[0]["version"])
+    measured = fetch(settings, LOSSES, model=settings.model_name, version=version)
+    losses: Row = measured[0] if measured else {}
+    return Champion(version, losses.get("log_loss"), losses.get("prior_log_loss"), losses.get("holdout_orders"))
+
+
+def drop_summary(settings: Settings, sha256: str) -> Row | None:
+    """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
+    found = fetch(settings, DROP, sha256=sha256)
+    return found[0] if found else None
+
+
+def print_champion(console: Console, settings: Settings, found: Champion) -> None:
+    """Print the champion's log loss beside that of the class prior."""
+    table = _table("Champion", "model", "log loss", "class prior's", "measured on")
+    orders = "" if found.holdout_orders is None else f"{found.holdout_orders:,} newest orders"
+    table.add_row(
+        escape(f"{settings.model_name} version {found.version}"),
+        _number(found.log_loss),
+        _number(found.prior_log_loss),
+        orders,
+    )
+    console.print(table)
+
+
+def print_drop(console: Console, settings: Settings, summary: Row) -> None:
+    """Print a scored drop: counts, confidence by class, latency."""
+    table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
+    table.add_row(
+        escape(visible(str(summary["name"]))),
+        _count(summary["rows_in"]),
+        _count(summary["rows_scored"]),
+        _count(summary["rows_quarantined"]),
+        "" if summary["success_rate"] is None else f"{summary['success_rate']:.2%}",
+        f"version {summary['model_version']}",
+    )
+    console.print(table)
+    if summary["input_alert"]:
+        console.print(f"[bold red]Alert:[/] {escape(summary['input_alert'])}", soft_wrap=True)
+
+    table = _table("Predictions", "channel", "orders", "share", "mean confidence")
+    for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):
+        table.add_row(
+            escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
+        )
+    table.add_section()
+    table.add_row("all", _count(summary["rows_scored"]), "", _number(summary["confidence_mean"]))
+    table.add_row("median", "", "", _number(summary["confidence_median"]))
+    console.print(table)
+
+    table = _table("Latency of a phase, ms", "check", "features", "predict", "write", "total")
+    table.add_row(
+        *(_number(summary[name], 0) for name in ("ms_check", "ms_features", "ms_predict", "ms_write", "ms_total"))
+    )
+    console.print(table)
+    table = _table("Latency of a row, µs", "mean", "p50", "p95", "p99")
+    table.add_row(*(_number(summary[name], 2) for name in ("row_us_mean", "row_us_p50", "row_us_p95", "row_us_p99")))
+    console.print(table)
+
+
+def print_places(console: Console, settings: Settings, data_docs: str | None) -> None:
+    """Print where people go on from here. Passwords are named by their place, never shown."""
+    contained = settings.runtime == "docker"
+    places = {
+        "Airflow": settings.airflow_address,
+        "MLflow": settings.mlflow_address,
+        "GX Data Docs": data_docs or "none yet",
+        "SQL": "RUNTIME=docker make sql" if contained else "apex sql",
+        "Passwords": (
+            ".env (Airflow: admin, viewer; MLflow: admin; Postgres: the roles)"
+            if contained
+            else f"{settings.env_file} (Airflow: admin, viewer; Postgres: the roles)"
+        ),
+    }
+    for name, place in places.items():
+        console.print(f"{name:<14}{place}", markup=False, soft_wrap=True)  # an address must stay in one piece
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _number(value: float | None, decimals: int = 4) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def newest_data_docs(settings: Settings) -> str | None:
+    """Address of the page about the batch that was checked last; None before the first one."""
+    # not by the date that a batch looks from: it is a day earlier where the newest day was held back
+    found = recent_manifests(StepContext.load(settings, "report"), "validate", lambda _: True)
+    newest = max(found, key=lambda manifest: str(manifest["finished_at"]), default=None)
+    return None if newest is None else newest["result"].get("data_docs_url")

@@ -1,0 +1,243 @@
+"""Who is champion: the protocol by which the alias in MLflow and the ledger in Postgres stay one.
+
+A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
+an exclusive advisory lock. Whoever reads the champion finishes what a killed process left pending, and adopts an alias
+that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more, as its version was
+deleted or a person moved the alias elsewhere meanwhile, is marked `aborted` with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.core.promotion import PromotionDecision
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.faults import reach
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of the champion that was decided."""
+
+    action: str
+    expected: int | None
+    to_version: int
+    step_run: str
+    who: str
+    reasons: tuple[str, ...]
+    evidence: dict[str, Any]
+    data_sha256: str | None = None
+    contract_sha256: str | None = None
+
+
+def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
+    """Return the champion's version, healing ledger and alias first; None when there is none.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
+    """
+    with warehouse.champion_lock(settings, shared=True) as connection:
+        champion = registry.by_alias(CHAMPION)
+        pending = warehouse.pending_move(connection, settings.model_name)
+        ledger = warehouse.ledger_champion(connection, settings.model_name)
+        if champion is None and ledger is not None and not registry.has_model():
+            raise ConfigError(gone_model(settings, f"version {ledger} is champion"))
+        if pending is None and ledger == (champion.version if champion else None):
+            return champion
+    with warehouse.champion_lock(settings) as connection:
+        return _heal(settings, registry, connection)
+
+
+def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
+    """Finish a pending move; adopt an alias that was moved by hand. Holds the exclusive lock."""
+    name = settings.model_name
+    champion = registry.by_alias(CHAMPION)
+    pending = warehouse.pending_move(connection, name)
+    if pending is not None:
+        promotion_id, from_version, to_version = pending
+        target = registry.by_version(to_version)
+        if target is None:
+            _abort(connection, promotion_id, f"version {to_version} is gone from the registry")
+        elif champion is not None and champion.version not in (from_version, to_version):
+            # a person moved the alias after the process was killed: theirs is the later word
+            _abort(connection, promotion_id, f"before it was finished the alias was moved to {_v(champion.version)}")
+        else:
+            registry.set_alias(CHAMPION, to_version)
+            warehouse.finish_move(connection, promotion_id)
+            champion = target
+            _align_challenger(settings, registry, connection)
+            logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
+    ledger = warehouse.ledger_champion(connection, name)
+    version = champion.version if champion else None
+    if version != ledger:
+        warehouse.record_decision(
+            connection,
+            {
+                "model_name": name,
+                "action": "manual",
+                "from_version": ledger,
+                "to_version": version,
+                "state": "done",
+                "step_run": "",
+                "who": "unknown, by the MLflow UI or API",
+                "reasons": [_why_moved(registry, ledger, champion)],
+            },
+        )
+        logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
+        _align_challenger(settings, registry, connection)
+    return champion
+
+
+def align_challenger(settings: Settings, registry: Registry) -> None:
+    """Put the alias `challenger` where the ledger says; a killed process may have left it behind."""
+    with warehouse.champion_lock(settings) as connection:
+        _align_challenger(settings, registry, connection)
+
+
+def _align_challenger(settings: Settings, registry: Registry, connection: warehouse.Connection) -> None:
+    version = warehouse.ledger_challenger(connection, settings.model_name)
+    if version is not None and registry.by_version(version) is None:  # deleted in MLflow since
+        version = None
+    challenger = registry.by_alias(CHALLENGER)
+    if version == (challenger.version if challenger else None):
+        return
+    if version is None:
+        registry.drop_alias(CHALLENGER)
+    else:
+        registry.set_alias(CHALLENGER, version)
+
+
+def _why_moved(registry: Registry, ledger: int | None, champion: ModelVersion | None) -> str:
+    if champion is not None or ledger is None:
+        return "the alias was found moved; adopted"
+    if registry.by_version(ledger) is None:
+        return f"version {ledger}, the champion, was deleted in MLflow; adopted"
+    return f"the alias {CHAMPION} was removed from version {ledger} in MLflow; adopted"
+
+
+def why_none(settings: Settings) -> str:
+    """Why there is no champion, when there was one, and what to do; empty when there never was one."""
+    moves = warehouse.finished_moves(settings)
+    if not moves or moves[-1]["to_version"] is not None:
+        return ""
+    return (
+        f"there is no champion any more ({moves[-1]['reasons'][0]}); make a version champion: apex promote --force"
+        " --reason TEXT VERSION (apex champion lists them), or train one: make train"
+    )
+
+
+def _abort(connection: warehouse.Connection, promotion_id: int, reason: str) -> None:
+    warehouse.abort_move(connection, promotion_id, reason)
+    logger.warning("pending_move_aborted promotion_id=%s reason=%s", promotion_id, reason)
+
+
+def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str]:
+    """Carry out a move if the expected champion is still champion.
+
+    Returns (applied, what happened). A refused move changes nothing; the text says who changed the champion.
+    """
+    with warehouse.champion_lock(settings) as connection:
+        current = _heal(settings, registry, connection)
+        version = current.version if current else None
+        if version == move.to_version:
+            return True, f"version {move.to_version} is already champion"
+        if version != move.expected:
+            return False, f"expected champion {_v(move.expected)}, found {_v(version)}: {_who(settings, version)}"
+        row = {
+            "model_name": settings.model_name,
+            "action": move.action,
+            "from_version": version,
+            "to_version": move.to_version,
+            "state": "pending",
+            "step_run": move.step_run,
+            "who": move.who,
+            "reasons": list(move.reasons),
+            "evidence": move.evidence,
+            "data_sha256": move.data_sha256,
+            "contract_sha256": move.contract_sha256,
+        }
+        promotion_id = warehouse.record_decision(connection, row)
+        reach("promotion_pending")
+        registry.set_alias(CHAMPION, move.to_version)
+        reach("promotion_alias_moved")
+        warehouse.finish_move(connection, promotion_id)
+        reach("promotion_done")
+        _align_challenger(settings, registry, connection)
+    logger.info("champion_moved action=%s from=%s to=%s", move.action, _v(version), _v(move.to_version))
+    return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
+
+
+def reject(settings: Settings, registry: Registry, decision: PromotionDecision, row: dict[str, Any]) -> None:
+    """Record that a challenger was not promoted, once a run."""
+    with warehouse.champion_lock(settings) as connection:
+        if warehouse.decision_of(connection, settings.model_name, row["step_run"], row["to_version"]):
+            return
+        warehouse.record_decision(
+            connection,
+            {
+                **row,
+                "model_name": settings.model_name,
+                "action": "reject",
+                "state": "done",
+                "reasons": list(decision.reasons),
+                "evidence": dict(decision.evidence),
+            },
+        )
+        _align_challenger(settings, registry, connection)
+
+
+def _v(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"
+
+
+def _who(settings: Settings, version: int | None) -> str:
+    found = warehouse.rows(
+        settings,
+        "SELECT action, who, step_run, decided_at FROM apex.promotions WHERE model_name = %s AND action <> 'reject'"
+        " AND state = 'done' AND to_version IS NOT DISTINCT FROM %s ORDER BY promotion_id DESC LIMIT 1",
+        (settings.model_name, version),
+    )
+    if not found:
+        return "no record of who changed it"
+    row = found[0]
+    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {row['decided_at']:%F %T} UTC"
+
+
+def require(version: ModelVersion | None, what: str) -> ModelVersion:
+    """Return the version or say that it does not exist."""
+    if version is None:
+        raise DataError(
+            f"{what} does not exist in MLflow's registry: it was deleted, or the model was renamed; train another: make"
+            " train"
+        )
+    return version
+
+
+def previous(moves: Iterable[tuple[str, int | None]]) -> int | None:
+    """The champion to go back to, from the finished moves (action, to_version), oldest first; None when there is none.
+
+    A rollback undoes what came after its target, so that a second one goes further back and not forward again.
+
+    >>> previous([("promote", 1), ("promote", 2), ("promote", 3)])
+    2
+    >>> previous([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2)])
+    1
+    >>> previous([("promote", 1), ("rollback", 1)]) is None
+    True
+    """
+    line: list[int] = []
+    for action, version in moves:
+        if version is None:
+            continue
+        if action == "rollback" and version in line:
+            del line[line.index(version) + 1 :]
+        else:
+            line = [*(v for v in line if v != version), version]
+    return line[-2] if len(line) > 1 else None

@@ -1,0 +1,156 @@
+"""One step, one immutable folder: ``<processed>/<run>/<step>/`` with a ``manifest.json``.
+
+A step is called with everything its result depends on. When the folder of the same inputs is finished its result is
+returned at once; otherwise the work is done in a hidden folder that is renamed when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from apex_ml import __version__
+from apex_ml.adapters.storage.local import digest, local_folder, new_folder, refuse_file, sha256_of, write_atomically
+from apex_ml.contract.model import Contract, load_contract
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.json_text import json_file
+from apex_ml.settings import CODE_ROOT, Settings
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What every step gets: settings, contract and the name of the run."""
+
+    settings: Settings
+    contract: Contract
+    run: str
+
+    @classmethod
+    def load(cls, settings: Settings, run: str) -> StepContext:
+        """Read the contract. Raises ConfigError when the run's name could leave its folder."""
+        if not _RUN.fullmatch(run):
+            raise ConfigError(
+                f"--run {run!r}: use letters, digits and . _ + - (at most 200), starting with one of the first two"
+            )
+        return cls(settings, load_contract(settings.contract), run)
+
+    @property
+    def processed(self) -> Path:
+        """Folder of all runs."""
+        return refuse_file(local_folder(self.settings.processed, "APEX_PROCESSED_URL"), "APEX_PROCESSED_URL")
+
+    def folder(self, step: str) -> Path:
+        """Folder of one step of this run."""
+        return self.processed / self.run / step
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> tuple[str | None, bool]:
+    """Commit of the code and whether the checkout was changed after it.
+
+    Outside a checkout, as in an image, it is the commit of the settings, else None.
+    """
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=CODE_ROOT, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=CODE_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return Settings.load().git_commit or None, False
+    return commit, bool(changed)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a finished step's manifest.
+
+    Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command that makes it.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        step, run = folder.name, folder.parent.name
+        # without --force `validate` would have nothing to do until new raw data comes, and this error would come again
+        command = f"apex {step}{' --force' if step == 'validate' else ''} --run {run}"
+        raise DataError(f"run {run}: the step {step} has not finished; run: {command}") from error
+    except ValueError as error:
+        raise DataError(f"{folder / MANIFEST}: damaged; remove {folder} and run the step again") from error
+    return manifest
+
+
+def run_step(
+    context: StepContext, step: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do the work of a step once and return its result.
+
+    `inputs` is everything the result depends on, as JSON-able values; the contract is added. `work` gets the folder to
+    write into and returns a small JSON-able result. Output files are listed with their sha256 in the manifest.
+    """
+    folder = context.folder(step)
+    inputs = {**inputs, "contract_sha256": context.contract.digest()}
+    key = digest(inputs)
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        if manifest["key"] == key:
+            logger.info("step_found step=%s run=%s", step, context.run)
+            result: dict[str, Any] = manifest["result"]
+            return result
+        logger.info("step_inputs_changed step=%s run=%s", step, context.run)
+    started = time.monotonic()
+    commit, dirty = git_commit()
+    with new_folder(folder) as partial:
+        result = {"run": context.run, "step": step, **work(partial)}
+        outputs = {
+            str(path.relative_to(partial)): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        seconds = round(time.monotonic() - started, 3)
+        result["seconds"] = seconds
+        manifest = {
+            "step": step,
+            "run": context.run,
+            "key": key,
+            "inputs": inputs,
+            "code": {"version": __version__, "git_commit": commit, "dirty": dirty},
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "outputs": outputs,
+            "result": result,
+        }
+        write_atomically(partial / MANIFEST, json_file(manifest))
+    logger.info("step_done step=%s run=%s seconds=%s", step, context.run, seconds)
+    return result
+
+
+def recent_manifests(context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The finished manifests of a step over all runs that `accept` takes, by as_of and time, newest first."""
+    found = [read_manifest(path.parent) for path in context.processed.glob(f"*/{step}/{MANIFEST}")]
+    kept = [manifest for manifest in found if accept(manifest)]
+    return sorted(kept, key=lambda m: (m["result"].get("as_of", ""), m["finished_at"], m["run"]), reverse=True)
+
+
+def latest_manifest(
+    context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> dict[str, Any] | None:
+    """The newest of :func:`recent_manifests`; None when there is none."""
+    return next(iter(recent_manifests(context, step, accept)), None)

@@ -1,0 +1,171 @@
+"""At scoring time: does a drop hold far more unknown values or nulls than the training examples of the champion?
+
+The scores are written all the same, since other features still say something and the exact rows stay on record. The
+alert is part of the drop's own transaction: whoever sees the scores sees the alert.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import statistics_are_not_trusted
+from apex_ml.adapters.postgres import scores
+from apex_ml.adapters.postgres.warehouse import SMALL_DROPS
+from apex_ml.contract.model import Contract
+from apex_ml.core.features import kind_of
+from apex_ml.core.profile import PROFILE, RECENT, Bins
+from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
+from apex_ml.sql.row_checks import literal, quoted
+
+if TYPE_CHECKING:
+    from apex_ml.steps.score import Scorer
+
+logger = logging.getLogger(__name__)
+EXAMPLES = 5
+"""Unknown values that an alert shows."""
+SMALL_DROP_ROWS = 100
+"""Drops of fewer rows, whose own rows prove nothing, are tested together with the small drops of the last day."""
+REMEDY = (
+    "Check the source of the drop. If the values are wrong, deliver a corrected file under the same name, or correct"
+    " them with `normalise` in the contract. If they are right, retrain: apex retrain --force"
+)
+
+
+def alert_unknown_values(
+    scorer: Scorer,
+    con: duckdb.DuckDBPyConnection,
+    cursor: Any,
+    counts: Mapping[str, np.ndarray],
+    accepted: str,
+    name: str,
+) -> str | None:
+    """Raise an alert when unknown values or nulls of a feature jumped in a drop; return its message, None without one.
+
+    `counts` are the drop's rows by feature and bin, `accepted` is SQL of its rows. History counts only when the model
+    uses it; every attribute counts.
+    """
+    contract, settings = scorer.context.contract, scorer.context.settings
+    profile: Mapping[str, Any] = scorer.model.about.get(PROFILE, {})
+    references = [r for r in (profile.get("features"), profile.get(RECENT)) if r]
+    kinds: dict[str, str] = {f: kind for f in scorer.bins if f in counts and (kind := kind_of(contract, f)) in MIN_LOST}
+    if not references or not kinds:
+        return None
+    categorical = {feature: scorer.bins[feature].levels is not None for feature in kinds}
+    rows = int(np.sum(next(iter(counts.values()))))
+    jumps = unknown_jumps(counts, references, kinds, categorical, alpha=settings.drift_alpha)
+    subject, drops = name, f"drop {name} ({rows:,} rows)"
+    if not jumps and rows < SMALL_DROP_ROWS and _may_be_jump(counts, references, kinds, categorical):
+        earlier = scores.small_profiles(cursor, scorer.version.name, scorer.version.version, SMALL_DROP_ROWS)
+        together = summed([{"features": counts}, *earlier])
+        jumps = unknown_jumps(together, references, kinds, categorical, alpha=settings.drift_alpha)
+        subject = f"{SMALL_DROPS}, version {scorer.version.version}"
+        drops = f"drop {name} and {len(earlier)} more small drops of the last day"
+    if not jumps:
+        return None
+    lines = _lines(scorer, con, contract, jumps, accepted, name)
+    message = (
+        f"{drops}: {'; '.join(lines)}. The drop is scored all the same by version {scorer.version.version}"
+        f"{_consequence(scorer, jumps)}. {REMEDY}"
+    )
+    logger.error("unknown_values drop=%s message=%s", name, message)
+    scores.alert_unknown_values(cursor, subject, message)
+    return message
+
+
+def _may_be_jump(
+    counts: Mapping[str, np.ndarray],
+    references: Sequence[Mapping[str, Sequence[int]]],
+    kinds: Mapping[str, str],
+    categorical: Mapping[str, bool],
+) -> bool:
+    """Whether a feature of a small drop lost enough values that more rows could prove it."""
+    return any(
+        counts[f][place]
+        and all(
+            matters(int(counts[f][place]), int(np.sum(counts[f])), r[f][place], sum(r[f]), MIN_LOST[kind])
+            for r in references
+            if f in r
+        )
+        for f, kind in kinds.items()
+        for place in ((-2, -1) if categorical[f] else (-1,))
+    )
+
+
+def _lines(
+    scorer: Scorer,
+    con: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    jumps: Sequence[UnknownJump],
+    accepted: str,
+    name: str,
+) -> list[str]:
+    """What happened to each column; history, which is lost as a whole, is one line."""
+    lines = []
+    for jump in jumps:
+        if jump.feature not in contract.features.attributes:
+            continue
+        what = "null" if jump.kind == "null" else "unknown to the model"
+        line = f"{jump.share:.1%} of {jump.feature} is {what}, {jump.usual_share:.1%} in training"
+        if jump.feature not in scorer.model.encoder.names:
+            line += " (the model does not use this column)"
+        if jump.kind == "unknown":
+            values = _unknown_values(con, accepted, jump.feature, scorer.bins[jump.feature], name)
+            line += "; most frequent unknown values: " + ", ".join(f"{escaped(v)} ({n:,})" for v, n in values)
+        lines.append(line)
+    history = [jump for jump in jumps if jump.feature not in contract.features.attributes]
+    if history:
+        worst = max(history, key=lambda jump: jump.share - jump.usual_share)
+        names = ", ".join(dict.fromkeys(jump.feature for jump in history))
+        line = (
+            f"{worst.share:.1%} of the rows have no history of their {contract.entity}, {worst.usual_share:.1%} in"
+            f" training ({names})"
+        )
+        strangers, known = _strangers(con, contract, accepted, scorer.snapshot, name)
+        if strangers:
+            line += f"; most frequent without history: {', '.join(f'{escaped(v)} ({n:,})' for v, n in strangers)}"
+        if known is not None:
+            line += f"; the history snapshot holds values such as {escaped(known)}"
+        lines.append(line)
+    return lines
+
+
+def _unknown_values(
+    con: duckdb.DuckDBPyConnection, accepted: str, column: str, bins: Bins, drop: str
+) -> list[tuple[str, int]]:
+    c = quoted(column)
+    query = (
+        f"SELECT {c}, count(*) AS n FROM ({accepted}) WHERE {c} IS NOT NULL AND NOT list_contains($levels, {c})"
+        f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {EXAMPLES}"
+    )
+    with engine.errors_name(drop), statistics_are_not_trusted(con):
+        return con.execute(query, {"levels": list(bins.levels or ())}).fetchall()
+
+
+def _strangers(
+    con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str, snapshot: Path, drop: str
+) -> tuple[list[tuple[str, int]], str | None]:
+    """The most frequent clients of a drop that the snapshot does not hold, and one that it holds."""
+    e = quoted(contract.entity)
+    known = f"(SELECT {e} FROM read_parquet({literal(str(snapshot))}))"
+    with engine.errors_name(drop), statistics_are_not_trusted(con):
+        strangers = con.execute(
+            f"SELECT {e}::VARCHAR, count(*) AS n FROM ({accepted}) WHERE {e} NOT IN {known}"
+            f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {EXAMPLES}"
+        ).fetchall()
+        (example,) = engine.one_row(con, f"SELECT min({e})::VARCHAR FROM {known}")
+    return strangers, example
+
+
+def _consequence(scorer: Scorer, jumps: Sequence[UnknownJump]) -> str:
+    used = scorer.model.encoder.names
+    lost = {jump.feature for jump in jumps if jump.feature in used}
+    if lost and lost >= {n for n in used if kind_of(scorer.context.contract, n) != "calendar"}:
+        return ", but every feature that the model uses is affected: its predictions are little better than a guess"
+    return f", with {len(lost)} of the {len(used)} features that the model uses affected"

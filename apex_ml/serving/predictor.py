@@ -1,0 +1,82 @@
+"""Judge the orders of a request: the champion, the history, and the functions that also score drops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.contract.model import Contract
+from apex_ml.contract.requests import Orders, RefusedError, early
+from apex_ml.core.estimator import Prediction
+from apex_ml.core.features import finish, state_needed
+from apex_ml.services.run_folder import StepContext
+from apex_ml.serving.history import History
+from apex_ml.steps.score import Scorer, scorer_of
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was said of the orders of a request. `table` has what their features are made from."""
+
+    orders: Orders
+    table: pa.Table
+    said: Prediction
+    known: np.ndarray
+    """Whether the client has a history, shape (n,)."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model version with a history snapshot: what all answers share until the next one."""
+
+    scorer: Scorer
+    history: History
+
+    @property
+    def version(self) -> ModelVersion:
+        """The model version."""
+        return self.scorer.version
+
+    @property
+    def contract(self) -> Contract:
+        """The contract."""
+        return self.scorer.context.contract
+
+    def judge(self, orders: Orders) -> Judged:
+        """Judge orders.
+
+        Raises :class:`~apex_ml.contract.requests.RefusedError` naming every order dated before the snapshot: its
+        history would hold what came after it.
+        """
+        contract, scorer = self.contract, self.scorer
+        days: list[date] = orders.columns[contract.timestamp]
+        if min(days) < self.history.as_of:
+            name, since = contract.timestamp, self.history.as_of
+            raise RefusedError([early(place, name, day, since) for place, day in enumerate(days) if day < since])
+        places = self.history.places(orders.columns[contract.entity])
+        columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
+        for name in contract.features.attributes:
+            if not scorer.features or name in scorer.features:
+                columns[name] = pa.array(orders.columns[name], contract.columns[name].arrow_type)
+        table = pa.table(columns | self.history.states(places))
+        said = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
+        return Judged(orders, table, said, places >= 0)
+
+
+def load_judge(context: StepContext, registry: Registry, version: ModelVersion, before: Judge | None = None) -> Judge:
+    """The judge of a version, with the newest history snapshot that fits it; what `before` holds is not read again.
+
+    Raises as :func:`~apex_ml.steps.score.scorer_of` does, and :class:`~apex_ml.errors.DataError` for a snapshot that
+    cannot be read.
+    """
+    scorer = scorer_of(context, registry, version)
+    needed = state_needed(context.contract, scorer.features)
+    if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
+        return Judge(scorer, before.history)
+    history = History(context.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)
+    return Judge(scorer, history)

@@ -1,0 +1,1 @@
+"""Compilers from the contract to SQL text."""

@@ -1,0 +1,198 @@
+"""DDL that depends on the contract: the table of scored orders and the views over it. Changed only by adding."""
+
+from __future__ import annotations
+
+from apex_ml.contract.model import Contract
+from apex_ml.contract.names import probability_column
+from apex_ml.sql.row_checks import literal, quoted
+
+SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
+SCORED = "apex.scored_orders"
+SHADOW = "apex.shadow_scores"
+ONLINE = "apex.online_orders"
+
+
+def scored_columns(contract: Contract) -> dict[str, str]:
+    """Columns of the scored orders with their SQL types, in order."""
+    columns = {"run_id": "bigint NOT NULL", "row_nr": "bigint NOT NULL"}
+    columns |= {
+        c.name: f"{SQL_TYPES[c.type]} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")
+    }
+    columns |= {"predicted": "text NOT NULL"}
+    columns |= {probability_column(level): "real" for level in contract.classes}
+    return columns | {
+        "confidence": "real NOT NULL",
+        "model_version": "integer NOT NULL",
+        "scored_at": "timestamptz NOT NULL",
+    }
+
+
+def partition_indexes(contract: Contract, table: str) -> list[str]:
+    """Statements that index a filled table as a partition of the scored orders is indexed."""
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
+
+
+def _comment(kind: str, name: str, text: str) -> str:
+    return f"COMMENT ON {kind} {name} IS {literal(text)}"
+
+
+def scored_orders_ddl(contract: Contract) -> list[str]:
+    """Statements that bring table and views to the contract's state; running them again changes nothing."""
+    columns = scored_columns(contract)
+    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    added = [probability_column(level) for level in contract.classes]
+    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    statements = [
+        f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
+        *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
+        _comment(
+            "TABLE", SCORED, "One row a scored order of a scoring run; row_nr is its position in the drop, from 0."
+        ),
+        f"""CREATE OR REPLACE VIEW apex.scored_orders_current AS
+            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
+            WHERE s.run_id IN (SELECT run_id FROM apex.drop_summary WHERE superseded_by IS NULL)""",
+        _comment(
+            "VIEW",
+            "apex.scored_orders_current",
+            "One row an order of every drop that is not superseded, from the latest run.",
+        ),
+        f"""CREATE OR REPLACE VIEW apex.channel_mix_daily AS
+            SELECT {when} AS day, predicted, count(*) AS orders,
+                   count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
+            FROM apex.scored_orders_current GROUP BY 1, 2""",
+        _comment(
+            "VIEW", "apex.channel_mix_daily", "One row an order day and predicted channel, with its share of that day."
+        ),
+        f"""CREATE OR REPLACE VIEW apex.confidence_daily AS
+            SELECT {when} AS day, model_version, count(*) AS orders, avg(confidence) AS mean_confidence,
+                   percentile_cont(0.5) WITHIN GROUP (ORDER BY confidence) AS median_confidence
+            FROM apex.scored_orders_current GROUP BY 1, 2""",
+        _comment(
+            "VIEW",
+            "apex.confidence_daily",
+            "One row an order day and model version, with the confidence of its predictions.",
+        ),
+        f"""CREATE OR REPLACE VIEW apex.lineage AS
+            SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
+                   d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
+                   r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
+            FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
+            LEFT JOIN apex.model_versions AS v
+                ON v.model_name = r.model_name AND v.model_version = r.model_version""",
+        _comment(
+            "VIEW", "apex.lineage", "One row a scored order, back to its drop, model version, training data and code."
+        ),
+        f"""CREATE OR REPLACE VIEW apex.drop_outcomes AS
+            SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
+                   avg(s.confidence) AS mean_confidence
+            FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) JOIN apex.drop_summary AS d USING (run_id)
+            GROUP BY 1, 2, 3, 4, 5, 6""",
+        _comment(
+            "VIEW",
+            "apex.drop_outcomes",
+            "One row a drop, predicted and observed class: orders of the latest run whose truth is known.",
+        ),
+        f"""CREATE OR REPLACE VIEW apex.outcome_coverage AS
+            SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
+                   count(o.observed)::double precision / count(*) AS share
+            FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
+        _comment(
+            "VIEW",
+            "apex.outcome_coverage",
+            "One row an order day: orders scored, and how many of them have a known outcome.",
+        ),
+    ]
+    statements += _shadow_ddl(contract)
+    statements += _online_ddl(contract)
+    views = (
+        "scored_orders_current",
+        "channel_mix_daily",
+        "confidence_daily",
+        "lineage",
+        "shadow_comparison",
+        "drop_outcomes",
+        "outcome_coverage",
+        "online_answers",
+    )
+    return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
+
+
+def _shadow_ddl(contract: Contract) -> list[str]:
+    """The scores of challengers, and how they compare with the champion's on the same orders."""
+    columns = {probability_column(level): level for level in contract.classes}
+    body = ", ".join(f"{quoted(name)} real" for name in columns)
+
+    def loss(table: str) -> str:
+        # a float32 probability may be 0, of which there is no logarithm; without an outcome there is no loss either
+        observed = " ".join(
+            f"WHEN {literal(level)} THEN CASE WHEN {table}.{quoted(name)} < 1e-15 THEN 1e-15 ELSE"
+            f" {table}.{quoted(name)}::double precision END"
+            for name, level in columns.items()
+        )
+        return f"avg(-ln(CASE o.observed {observed} END))"
+
+    return [
+        f"CREATE TABLE IF NOT EXISTS {SHADOW} (run_id bigint NOT NULL, model_version integer NOT NULL,"
+        f" row_nr bigint NOT NULL, predicted text NOT NULL, {body}, PRIMARY KEY (run_id, model_version, row_nr))",
+        *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {quoted(n)} real" for n in columns),
+        _comment(
+            "TABLE", SHADOW, "One row an order and challenger that scored it in the shadow; keys as in scored_orders."
+        ),
+        f"""CREATE OR REPLACE VIEW apex.shadow_comparison AS
+            SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
+                   h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS orders,
+                   avg((s.predicted = c.predicted)::integer)::double precision AS same_prediction,
+                   count(o.observed) AS outcomes, {loss("s")} AS challenger_log_loss,
+                   {loss("c")} AS champion_log_loss, h.finished_at
+            FROM apex.shadow_runs AS h JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
+            LEFT JOIN {SHADOW} AS s ON s.run_id = h.run_id AND s.model_version = h.model_version
+            LEFT JOIN {SCORED} AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
+            LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
+            GROUP BY h.run_id, h.model_version, d.drop_id, r.run_id""",
+        _comment(
+            "VIEW",
+            "apex.shadow_comparison",
+            "One row a scored drop and challenger: predictions that agree, and both log losses where the target became"
+            " known.",
+        ),
+    ]
+
+
+def online_columns(contract: Contract) -> dict[str, str]:
+    """Columns of the recorded online answers with their SQL types, in order, without the key that Postgres makes."""
+    columns = {"request_id": "text NOT NULL", "place": "integer NOT NULL"}
+    for column in contract.columns.values():
+        if column.role in ("entity", "timestamp", "attribute"):
+            columns[column.name] = SQL_TYPES[column.type] + ("" if column.role == "attribute" else " NOT NULL")
+    columns |= {"known_client": "boolean NOT NULL", "predicted": "text NOT NULL"}
+    columns |= {probability_column(level): "real" for level in contract.classes}
+    return columns | {
+        "confidence": "real NOT NULL",
+        "model_name": "text NOT NULL",
+        "model_version": "integer NOT NULL",
+        "answered_at": "timestamptz NOT NULL",
+    }
+
+
+def _online_ddl(contract: Contract) -> list[str]:
+    """The recorded answers of the online service."""
+    columns = online_columns(contract)
+    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    added = [c.name for c in contract.columns.values() if c.role == "attribute"]
+    added += [probability_column(level) for level in contract.classes]
+    return [
+        f"CREATE TABLE IF NOT EXISTS {ONLINE} (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
+        *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
+        _comment("TABLE", ONLINE, "One row an order that the online service judged and that was sampled to be kept."),
+        # all columns of the table: what is added to the contract later comes last in both
+        f"CREATE OR REPLACE VIEW apex.online_answers AS SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
+        _comment(
+            "VIEW",
+            "apex.online_answers",
+            "One row a recorded answer of the online service: the order at its place in the request, from 0, what was"
+            " said of it and by which model version. A sample, by APEX_SERVING_RECORD_SHARE.",
+        ),
+    ]

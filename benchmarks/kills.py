@@ -1,0 +1,133 @@
+"""Services of a whole platform killed at every fault point of scoring; afterwards the tables are as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import date
+from pathlib import Path
+
+import psutil
+import psycopg2
+
+from apex_ml.adapters.postgres.migrations import migrate
+from apex_ml.adapters.postgres.partitions import OWN_ROWS
+from apex_ml.contract.model import load_contract
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.embedded import health, supervision
+from apex_ml.simulate.drop import make_drop
+from benchmarks.lands import platform_with_champion
+from benchmarks.registry import Row, measurement
+from benchmarks.scene import Scene
+from benchmarks.score_large import admin
+from tests.support.apex_home import Apex
+from tests.support.polling_reader import Reader
+from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
+from tests.support.service_kills import fault_for_steps, halted_step, kill_service
+from tests.support.waiting import until
+
+EVERY = (supervision.POSTGRES, supervision.MLFLOW, *supervision.AIRFLOW)
+SERVICES = ("airflow-scheduler", supervision.MLFLOW, supervision.POSTGRES)
+SEEDS = 3
+"""Rounds over the points; in each a point meets another service."""
+SMALL_ROWS = 2_000
+PATIENCE = 300.0
+QUIET = "quiet"
+
+
+@measurement
+def kills(scene: Scene) -> Iterator[Row]:
+    """Scheduler, MLflow and Postgres killed at every point of scoring a drop, beside the same drops undisturbed."""
+    waits: list[float] = []
+    with (
+        platform_with_champion(scene, retry_delay_seconds=5) as (home, as_of),
+        AirflowApi(home.settings, patience=PATIENCE) as api,
+    ):
+        apex = Apex(home.settings)
+        api.unpause("apex_score")
+        reader = Reader(apex)
+        reader.start()
+        kept = home.settings.home / QUIET
+        kept.mkdir()
+        for seed in range(SEEDS):
+            chance = random.Random(seed)
+            for point in chance.sample(BEFORE + AFTER, len(BEFORE + AFTER)):
+                service = SERVICES[((BEFORE + AFTER).index(point) + seed) % len(SERVICES)]
+                path = _drop(scene, apex, as_of, f"{seed}-{point}-{service}.parquet", point, len(waits))
+                shutil.copy2(path, kept / path.name)
+                waits.append(_disturbed(apex, api, path, point, service, survives=chance.random() < 0.5))
+                print(f"  {point}, {service} killed: whole after {waits[-1]:.0f} s", flush=True)
+        apex.call("score", "--list")  # tells MLflow what it missed
+        disturbed = tables(apex)
+        reader.end()
+        assert reader.failed == [], reader.failed
+        undisturbed = tables(_undisturbed(apex, kept))
+    wrong = {name for name, rows in disturbed.items() if rows != undisturbed[name]}
+    yield Row("tables unlike those of an undisturbed run", len(wrong), "", 0.0, None, ", ".join(sorted(wrong)))
+    note = f"{len(waits)} kills, {reader.polls} polls"
+    yield Row("partial runs seen while services are killed", len(reader.wrong), "", 0.0, None, note)
+    yield Row("a drop is whole after a kill, slowest", max(waits), "s", PATIENCE)
+
+
+def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str, seed: int) -> Path:
+    """Make a drop outside of the inbox, large where only a large one reaches the point."""
+    rows = OWN_ROWS if point in LARGE_ONLY else SMALL_ROWS
+    path = apex.settings.home / name
+    make_drop(str(scene.raw), as_of, rows, seed, path, load_contract(apex.settings.contract))
+    return path
+
+
+def _disturbed(apex: Apex, api: AirflowApi, path: Path, point: str, service: str, survives: bool) -> float:
+    """Kill a service while the drop is scored; seconds from there until the drop is whole and Airflow at rest.
+
+    The step goes on, or it dies as with the machine that it ran on.
+    """
+    with fault_for_steps(apex.settings, point):
+        shutil.move(path, apex.inbox / path.name)
+        step = until(lambda: halted_step(apex.settings), PATIENCE)
+    began = time.monotonic()
+    kill_service(apex.settings, service)
+    with suppress(psutil.NoSuchProcess):
+        step.send_signal(signal.SIGCONT if survives else signal.SIGKILL)
+    until(lambda: all(state.ok for state in health.check(apex.settings, EVERY).values()), PATIENCE)
+    while not _whole(apex, path.name):
+        assert time.monotonic() - began < PATIENCE, path.name
+        if all(run.finished for run in api.dag_runs("apex_score")):
+            api.trigger("apex_score")  # as the sweep every quarter of an hour would
+        time.sleep(1)
+    return time.monotonic() - began
+
+
+def _whole(apex: Apex, name: str) -> bool:
+    done = apex.sql("SELECT count(*) FROM apex.drop_summary WHERE name = %s AND state = 'done'", (name,))
+    return done == [(1,)] and not (apex.inbox / name).exists()
+
+
+def _undisturbed(apex: Apex, kept: Path) -> Apex:
+    """The same drops scored by one quiet call into a database of their own."""
+    settings = apex.settings
+    with closing(admin(settings)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(f"CREATE DATABASE {QUIET} OWNER apex_writer")
+    urls = {name: _in_database(getattr(settings, name)) for name in ("writer_url", "reader_url")}
+    quiet = apex.but(
+        database_url=urls["writer_url"], reader_database_url=urls["reader_url"], drops_url=str(kept / "drops")
+    )
+    migrate(quiet.settings)
+    names = sorted(p.name for p in kept.glob("*.parquet"))
+    for name in names:
+        shutil.move(kept / name, quiet.inbox / name)
+    ended = quiet.call("score", "--drops", json.dumps(names))
+    assert ended.code == 0, ended.err
+    quiet.call("score", "--list")
+    return quiet
+
+
+def _in_database(url: str) -> str:
+    parts = psycopg2.extensions.parse_dsn(url)
+    return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{QUIET}"

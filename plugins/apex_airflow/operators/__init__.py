@@ -1,0 +1,1 @@
+"""Operators: one Airflow task is one `apex` command."""

@@ -1,0 +1,195 @@
+"""The step operator: one Airflow task is one ``apex`` command."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
+
+from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
+from apex_airflow.runtimes.container import ContainerRunner
+from apex_airflow.runtimes.process import LocalRunner, Outcome, Runner, StepCommand
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.settings import Settings
+
+RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner, "docker": ContainerRunner}
+"""Where a step can run."""
+SIGNED = frozenset({"promote", "reconsider", "rollback"})
+"""Steps that record who asked for them, by ``--who``."""
+LOGGED = 2000
+"""Characters of the command that the log shows."""
+
+
+def step_defaults(settings: Settings) -> dict[str, Any]:
+    """Return the ``default_args`` of a DAG of steps: owner, runtime, time limit, retries (of transient errors only)."""
+    return {
+        "owner": "apex",
+        "runtime": settings.runtime,
+        "execution_timeout": timedelta(minutes=settings.step_timeout_minutes),
+        "retries": settings.step_retries,
+        "retry_delay": timedelta(seconds=settings.retry_delay_seconds),
+    }
+
+
+def run_slug(dag_id: str, run_id: str) -> str:
+    """Return a folder name for a DAG run: readable, the same for all its tasks, and unlike that of any other run.
+
+    >>> run_slug("apex_retrain", "manual__2026-01-02T03:04:05+00:00")
+    'retrain-manual__2026-01-02T03-04-05-00-00-530957'
+    """
+    digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", run_id)[:80].strip("-")
+    return f"{dag_id.removeprefix('apex_')}-{readable}-{digest}"
+
+
+def run_name(dag_id: str, run_type: str, user: str | None) -> str:
+    """Return who asked for what a task records: the DAG run, and the person who started it if there is one.
+
+    >>> run_name("apex_retrain", "scheduled", None)
+    'apex_retrain in Airflow, scheduled run'
+    >>> run_name("apex_retrain", "manual", "admin")
+    'apex_retrain in Airflow, started by admin'
+    >>> run_name("apex_retrain", "operator_triggered", None)
+    'apex_retrain in Airflow, operator triggered run'
+    """
+    how = f"started by {user}" if user else f"{run_type.replace('_', ' ')} run"
+    return f"{dag_id} in Airflow, {how}"
+
+
+class StepOperator(BaseOperator):
+    """Run one step as a command and return its result.
+
+    The command is ``apex STEP --run SLUG ARG…``; arguments are templated, and those that render to nothing are left
+    out. A step in SIGNED also gets ``--who`` with the DAG run, unless an argument names a person. What the step prints
+    goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is pushed as ``step_result``
+    and returned. A result with the key ``skip`` skips the task, for the reason in it.
+
+    Exit code 20 raises AirflowException, which Airflow retries, and so does a step killed by a signal. Bad data (10),
+    a wrong configuration (30), any other exit code, a missing result and a timeout raise AirflowFailException: the
+    same call would fail again. The exception carries the step's own error message.
+
+    :param step: the command: ``validate``, ``elt``, …
+    :param args: its arguments (templated); a template may use ``task.chunk``.
+    :param with_run: whether the step takes ``--run``.
+    :param chunk: what a mapped task works on, one item of the list mapped over.
+    :param returns: key of the result to return, a list for a task to map over; the whole result by default.
+    :param announces: asset to announce, with the result, when ``announces_if`` is true in the result.
+    :param runtime: where to run, a key of RUNTIMES.
+    """
+
+    template_fields: Sequence[str] = ("args",)
+    template_fields_renderers = {"args": "json"}
+    operator_extra_links = (DataDocsLink(), MlflowRunLink(), ModelVersionLink(), DecisionReportLink())
+    ui_color = "#e8f1f8"
+
+    def __init__(
+        self,
+        *,
+        step: str,
+        args: Sequence[str] = (),
+        with_run: bool = True,
+        chunk: Mapping[str, Any] | None = None,
+        returns: str | None = None,
+        announces: Asset | None = None,
+        announces_if: str | None = None,
+        runtime: str = "local",
+        **kwargs: Any,
+    ) -> None:
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime={runtime!r} of step {step!r}: expected one of {sorted(RUNTIMES)}")
+        if (announces is None) != (announces_if is None):
+            raise ValueError(f"step {step!r}: announces and announces_if go together")
+        # Through an alias the event is optional; a plain outlet would announce at every success.
+        self.alias = AssetAlias(f"{announces.name}_news", group="apex") if announces is not None else None
+        if self.alias is not None:
+            kwargs["outlets"] = [*(kwargs.get("outlets") or ()), self.alias]
+        super().__init__(**kwargs)
+        self.step = step
+        self.args = list(args)
+        self.with_run = with_run
+        self.chunk = chunk
+        self.returns = returns
+        self.announces = announces
+        self.announces_if = announces_if
+        self.runtime = runtime
+        self._runner: Runner | None = None
+
+    def command(
+        self,
+        dag_id: str,
+        run_id: str,
+        settings: Settings,
+        map_index: int = -1,
+        try_number: int = 1,
+        *,
+        who: str = "",
+    ) -> StepCommand:
+        """Describe the command of this task in a DAG run that `who` asked for."""
+        run = ("--run", run_slug(dag_id, run_id)) if self.with_run else ()
+        if who and self.step in SIGNED and not any(arg.startswith("--who=") for arg in self.args):
+            run = (*run, f"--who={who}")
+        origin = f"{settings.airflow_address}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+        return StepCommand(
+            args=(self.step, *run, *(arg for arg in self.args if arg)),
+            env={"APEX_HOME": str(settings.home), "APEX_ORIGIN": origin},
+            task=f"{run_slug(dag_id, run_id)}.{self.task_id}" + (f".{map_index}" if map_index >= 0 else ""),
+            number=try_number,
+            seconds=self.execution_timeout.total_seconds() if self.execution_timeout else None,
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Run the step; return its result, or raise what Airflow should do about its end."""
+        run = context["dag_run"]
+        task = context["ti"]
+        run_type = str(getattr(run.run_type, "value", run.run_type))
+        who = run_name(run.dag_id, run_type, run.triggering_user_name)
+        command = self.command(run.dag_id, run.run_id, Settings.load(), task.map_index, task.try_number, who=who)
+        line = " ".join(command.args)  # a chunk may name a thousand drops
+        self.log.info("apex %s", line if len(line) <= LOGGED else f"{line[:LOGGED]} …")
+        self._runner = RUNTIMES[self.runtime]()
+        try:
+            outcome = self._runner.run(command, lambda line: self.log.info("%s", line))
+        except AirflowTaskTimeout as error:
+            raise AirflowFailException(
+                f"apex {self.step}: stopped after {self.execution_timeout} (APEX_STEP_TIMEOUT_MINUTES)"
+            ) from error
+        except TransientError as error:
+            raise AirflowException(f"apex {self.step}: {error}") from error
+        except ConfigError as error:
+            raise AirflowFailException(f"apex {self.step}: {error}") from error
+        result = self.result_of(outcome)
+        context["ti"].xcom_push(key=RESULT_KEY, value=result)
+        if result.get("skip"):
+            raise AirflowSkipException(str(result["skip"]))
+        if self.alias is not None and self.announces is not None and result.get(str(self.announces_if)):
+            context["outlet_events"][self.alias].add(self.announces, extra=result)
+        return result[self.returns] if self.returns else result
+
+    def result_of(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the result of a step that ended well; raise for one that did not."""
+        if outcome.stopped and outcome.exit_code:
+            raise AirflowException(f"apex {self.step}: stopped by Airflow")
+        if outcome.exit_code < 0:
+            name = signal.Signals(-outcome.exit_code).name
+            raise AirflowException(f"apex {self.step}: killed by {name}: {outcome.message}")
+        if outcome.exit_code == TransientError.exit_code:
+            raise AirflowException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+        if outcome.exit_code:
+            raise AirflowFailException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+        if outcome.result is None:
+            raise AirflowFailException(f"apex {self.step}: ended without an APEX_RESULT line: {outcome.message}")
+        if self.returns and not outcome.result.get("skip") and self.returns not in outcome.result:
+            raise AirflowFailException(f"apex {self.step}: its result has no {self.returns!r}: {outcome.result}")
+        return outcome.result
+
+    def on_kill(self) -> None:
+        """End the step and everything it started."""
+        if self._runner is not None:
+            self._runner.kill()

@@ -1,0 +1,1 @@
+"""Web pages, charts and metrics served by Airflow's API server."""

@@ -1,0 +1,92 @@
+"""What Prometheus scrapes: the state of Apex, read anew at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from apex_airflow.pages import queries
+from apex_airflow.pages.apex import waiting
+from apex_ml.settings import Settings
+
+STATES = ("done", "failed")
+TOTALS = "SELECT runs, rows_scored, rows_quarantined, newest FROM apex.scoring_totals"
+ALERTS = "SELECT kind, raised, open, newest FROM apex.alert_totals ORDER BY kind"
+DROPS = "SELECT state, count(*) AS drops FROM apex.drop_summary GROUP BY state"
+DECISION = "SELECT max(decided_at) AS newest FROM apex.model_history WHERE action IN ('promote', 'reject')"
+
+
+class ApexCollector(Collector):
+    """The metrics of one home. Without Postgres they are `apex_postgres_up 0` and the drops that wait."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is depends on the state."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the inbox, then Postgres."""
+        files = waiting(self._settings)
+        if files is not None:
+            yield _gauge("apex_drops_waiting", "Files in the inbox.", files)
+        try:
+            found = list(self._of_postgres())
+        except queries.DatabaseDownError:
+            yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 0)
+            return
+        yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 1)
+        yield from found
+
+    def _of_postgres(self) -> Iterator[Metric]:
+        with queries.reading(self._settings) as connection:
+            champion = queries.first(connection, queries.CHAMPION, model=self._settings.model_name)
+            totals = queries.rows(connection, TOTALS)[0]
+            decision = queries.rows(connection, DECISION)[0]["newest"]
+            states = {row["state"]: row["drops"] for row in queries.rows(connection, DROPS)}
+            alerts = queries.rows(connection, ALERTS)
+        if champion and champion["version"]:
+            seconds = (datetime.now(UTC) - champion["decided_at"]).total_seconds()
+            yield _gauge("apex_champion_version", "Version of the champion.", champion["version"])
+            yield _gauge("apex_champion_age_seconds", "Seconds since the champion became it.", seconds)
+        yield CounterMetricFamily("apex_scoring_runs", "Scoring runs.", totals["runs"])
+        yield CounterMetricFamily("apex_rows_scored", "Orders scored.", totals["rows_scored"])
+        yield CounterMetricFamily("apex_rows_quarantined", "Rows of drops set aside.", totals["rows_quarantined"])
+        yield _labelled(
+            "apex_drops", "Drops in the ledger.", "state", {state: states.get(state, 0) for state in STATES}
+        )
+        yield _labelled("apex_open_alerts", "Open alerts.", "kind", {row["kind"]: row["open"] for row in alerts})
+        moments = {
+            "apex_last_scoring_timestamp_seconds": ("When the newest scoring run ended.", totals["newest"]),
+            "apex_last_decision_timestamp_seconds": ("When the gate decided last.", decision),
+            "apex_last_alert_timestamp_seconds": (
+                "When the newest alert was raised, open or over.",
+                max((row["newest"] for row in alerts), default=None),
+            ),
+        }
+        for name, (told, moment) in moments.items():
+            if moment is not None:
+                yield _gauge(name, told, moment.timestamp())
+
+
+def _labelled(name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
+    made = GaugeMetricFamily(name, told, labels=[label])
+    for value, count in values.items():
+        made.add_metric([value], count)
+    return made
+
+
+def _gauge(name: str, told: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, told, value)
+
+
+def exposition(settings: Settings) -> bytes:
+    """The metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ApexCollector(settings))
+    return generate_latest(registry)

@@ -1,0 +1,153 @@
+"""What Apex adds to Airflow's web server, behind Airflow's own login: its page, the Data Docs and the metrics."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlencode
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_view
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from apex_airflow.pages import apex, metrics
+from apex_airflow.pages.queries import DatabaseDownError
+from apex_ml.settings import Settings
+
+PREFIX = "/apex"
+DOCS = "data-docs"
+LOGIN = "/api/v2/auth/login"
+"""Airflow's address that leads to the login page of whichever auth manager is configured, and back to ``next``."""
+INVALID_TOKEN = "Invalid JWT token"
+"""The detail with which Airflow refuses a token that it did not sign."""
+ROLLBACK = "apex_rollback"
+# The Data Docs show values of the data. Sandboxed they have an origin of their own: a script that came in with a value
+# could not act as the person who looks at it.
+DOCS_HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}
+# The page shows names and messages that came from outside. They are escaped; were one not, its script would not run.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
+    " img-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+STATIC = {path.name: path for path in (Path(__file__).parent / "static").iterdir()}
+
+
+def data_docs_folder(settings: Settings) -> Path:
+    """Folder of the Data Docs site."""
+    return settings.state / "great_expectations" / "uncommitted" / "data_docs" / "local_site"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the app that Airflow mounts under PREFIX; every route asks for a logged-in user."""
+    app = FastAPI(title="Apex", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(_page(settings))
+    app.include_router(_data_docs(settings))
+    app.include_router(_metrics(settings))
+
+    @app.exception_handler(HTTPException)
+    async def lead_to_login(request: Request, error: HTTPException) -> Response:
+        """Send a browser without a valid login to Airflow's login page; everything else gets the error."""
+        if not (_lacks_login(error) and _is_page_view(request)):
+            return await http_exception_handler(request, error)
+        root = str(request.scope.get("root_path", "")).removesuffix(PREFIX)
+        page_url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        # relative to the host that the person uses: the login's cookie is of that host
+        return RedirectResponse(f"{root}{LOGIN}?{urlencode({'next': page_url})}", status_code=302)
+
+    return app
+
+
+def _lacks_login(error: HTTPException) -> bool:
+    """Whether nobody is logged in; a token that was signed with an older secret counts as no login."""
+    return error.status_code == 401 or (error.status_code == 403 and error.detail == INVALID_TOKEN)
+
+
+def _is_page_view(request: Request) -> bool:
+    """Whether a browser opens a page, in a tab or a frame; scripts and programs keep the status code."""
+    return (
+        request.method in ("GET", "HEAD")
+        and "authorization" not in request.headers
+        and request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+        and "text/html" in request.headers.get("accept", "")
+    )
+
+
+def _for_users() -> APIRouter:
+    """Routes for whoever may look at plugins: Airflow lets in anonymous people unless it is told."""
+    return APIRouter(dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
+
+
+def _page(settings: Settings) -> APIRouter:
+    router = _for_users()
+
+    @router.get("/")
+    def apex(user: GetUserDep, drift: apex.Scope | None = None) -> Response:
+        """The page; without Postgres, one that says so."""
+        # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
+        may_act = get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
+        )
+        try:
+            return HTMLResponse(apex.render(settings, may_act=may_act, scope=drift), headers=PAGE_HEADERS)
+        except DatabaseDownError as down:
+            return HTMLResponse(apex.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
+
+    @router.get("/static/{name}")
+    def static(name: str) -> Response:
+        """One file of the page."""
+        if name not in STATIC:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(STATIC[name], headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+
+    return router
+
+
+def _data_docs(settings: Settings) -> APIRouter:
+    router = _for_users()
+    site = data_docs_folder(settings)
+
+    @router.get(f"/{DOCS}")
+    def docs() -> Response:
+        """Lead to the front page; with a slash at its end, so that relative links work."""
+        return RedirectResponse(f"{PREFIX}/{DOCS}/index.html")
+
+    @router.get(f"/{DOCS}/{{path:path}}")
+    def file(path: str) -> Response:
+        """One file of the site; anything outside it, or not there, is not found."""
+        found = (site / (path or "index.html")).resolve()
+        if not found.is_relative_to(site.resolve()) or not found.is_file():
+            raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
+        return FileResponse(found, headers=DOCS_HEADERS)
+
+    return router
+
+
+def _metrics(settings: Settings) -> APIRouter:
+    token = settings.metrics_token.get_secret_value().encode()
+    users_only = requires_access_view(AccessView.PLUGINS)
+
+    async def may_scrape(
+        request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
+    ) -> None:
+        """Let in whoever has the token, if one is set, and everybody whom Airflow lets look at plugins."""
+        if token and bearer and hmac.compare_digest(bearer.credentials.encode(), token):
+            return
+        users_only(request, await get_user(request, None, bearer))
+
+    router = APIRouter(dependencies=[Depends(may_scrape)])
+
+    @router.get("/metrics")
+    def scrape() -> Response:
+        """The metrics, in Prometheus' text format."""
+        return Response(metrics.exposition(settings), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,1 @@
+"""Where a step runs: a local process or a container."""

@@ -1,0 +1,207 @@
+"""The gate to the Docker engine: lets the step operator run steps, and nothing else.
+
+It alone has the engine's socket, and speaks the part of its API that :mod:`step_container` needs. A container is
+created only if image, command, mounts, network and limits are those of a step; a container that is no step of this
+platform cannot be looked at, stopped or removed. So whoever takes over Airflow does not own the machine.
+
+It is also the leash of the steps. While a step runs, its runner reads the step's log through the gate; when that
+connection breaks, since the task was killed or its machine lost, the step is removed. What an earlier gate left is
+removed when the gate starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from apex_airflow.runtimes.container import API_VERSION, ENVIRONMENT, LABEL, container_body, host_config
+from apex_airflow.runtimes.process import StepCommand
+from apex_ml.json_text import json_text
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SOCKET = "/var/run/docker.sock"
+PORT = 2375
+CONTAINER = re.compile(r"[0-9a-f]{64}")
+READS, ACTS = ("json", "logs"), ("start", "stop", "kill", "wait")
+
+
+def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
+    """Say why a request to create a container is not one of a step; None when it is.
+
+    >>> command = StepCommand(("elt", "--run", "x"), {"APEX_ORIGIN": "here"}, task="x.elt", seconds=60)
+    >>> body = container_body(Settings(), command)
+    >>> refusal(Settings(), body) is None
+    True
+    >>> refusal(Settings(), {**body, "Image": "other"})
+    "Image is 'other', not 'apex-ml:latest'"
+    """
+    command = body.get("Cmd") or []
+    step = list(command[3:] if command[:1] == ["timeout"] else command)
+    if step[:1] != ["apex"] or len(step) < 2:
+        return f"Cmd is {command!r:.200}, not a step of apex"
+    wanted = {
+        **container_body(settings, StepCommand(tuple(step[1:]))),
+        "Cmd": command,
+        "HostConfig": host_config(settings, step[1]),
+    }
+    for name in sorted({*body, *wanted}):
+        if name in ("Env", "Labels"):
+            continue
+        asked, right = body.get(name), wanted.get(name)
+        if isinstance(asked, dict) and isinstance(right, dict):
+            asked = {key: value for key, value in asked.items() if key not in right or right[key] != value}
+            right = {key: value for key, value in wanted[name].items() if body[name].get(key) != value}
+        if asked != right:
+            return f"{name} is {asked!r:.300}, not {right!r:.300}"
+    strange = {line.partition("=")[0] for line in body.get("Env") or []} - ENVIRONMENT
+    if strange:
+        return f"Env sets {sorted(strange)}"
+    labels = body.get("Labels") or {}
+    return None if labels.get(LABEL) == settings.project else f"Labels are {labels!r:.200}"
+
+
+class Gate:
+    """Passes requests on to the engine, when they are about a step."""
+
+    def __init__(self, settings: Settings, socket: str = SOCKET) -> None:
+        self._settings = settings
+        self._label = f"{LABEL}={settings.project}"
+        # a step may be silent for hours
+        self._engine = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://docker", timeout=httpx.Timeout(None)
+        )
+        self._background: set[asyncio.Task[None]] = set()
+
+    def app(self) -> Starlette:
+        """The gate as a web application."""
+        version = f"/v{API_VERSION}/containers"
+        return Starlette(
+            routes=[
+                Route("/_ping", self._ping),
+                Route(f"{version}/json", self._list),
+                Route(f"{version}/create", self._create, methods=["POST"]),
+                Route(f"{version}/{{container}}", self._remove, methods=["DELETE"]),
+                Route(f"{version}/{{container}}/{{verb}}", self._verb, methods=["GET", "POST"]),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        found = await self._engine.get(f"/v{API_VERSION}/containers/json", params=self._of_us(all_of_them="1"))
+        found.raise_for_status()
+        for left in found.json():
+            await self._take_down(left["Id"], "an earlier gate left it")
+        yield
+        if self._background:
+            await asyncio.wait(self._background, timeout=5)
+        await self._engine.aclose()
+
+    def _of_us(self, all_of_them: str, *labels: str) -> dict[str, str]:
+        return {"all": all_of_them, "filters": json_text({"label": [self._label, *labels]})}
+
+    async def _ping(self, request: Request) -> Response:
+        return Response((await self._engine.get("/_ping")).text)
+
+    async def _list(self, request: Request) -> Response:
+        asked = json.loads(request.query_params.get("filters") or "{}")
+        labels = [label for label in asked.get("label", []) if label != self._label]
+        params = self._of_us(request.query_params.get("all", "0"), *labels)
+        return _copy(await self._engine.get(request.url.path, params=params))
+
+    async def _create(self, request: Request) -> Response:
+        body = await request.json()
+        why = refusal(self._settings, body)
+        if why is not None:
+            logger.warning("refused: %s", why)
+            return _no(f"not a step: {why}")
+        return _copy(await self._engine.post(request.url.path, params=dict(request.query_params), json=body))
+
+    async def _verb(self, request: Request) -> Response:
+        container, verb = request.path_params["container"], request.path_params["verb"]
+        if verb not in (READS if request.method == "GET" else ACTS):
+            return _no(f"{request.method} {verb}")
+        if (stranger := await self._stranger(container)) is not None:
+            return stranger
+        if verb == "logs":
+            return await self._logs(request, container)
+        params = dict(request.query_params)
+        return _copy(await self._engine.request(request.method, request.url.path, params=params))
+
+    async def _remove(self, request: Request) -> Response:
+        if (stranger := await self._stranger(request.path_params["container"])) is not None:
+            return stranger
+        return _copy(await self._engine.delete(request.url.path, params=dict(request.query_params)))
+
+    async def _stranger(self, container: str) -> Response | None:
+        """The answer to a request about a container that is not there or no step of this platform."""
+        if not CONTAINER.fullmatch(container):
+            return _no("containers are named by their whole id")
+        found = await self._engine.get(f"/v{API_VERSION}/containers/{container}/json")
+        if found.status_code != 200:
+            return _copy(found)
+        labels = found.json()["Config"]["Labels"] or {}
+        return None if labels.get(LABEL) == self._settings.project else _no("not a step of this platform")
+
+    async def _logs(self, request: Request, container: str) -> Response:
+        follow = request.query_params.get("follow") in ("1", "true", "True")
+        call = self._engine.build_request("GET", request.url.path, params=dict(request.query_params))
+        answer = await self._engine.send(call, stream=True)
+
+        async def content() -> AsyncIterator[bytes]:
+            whole = False
+            try:
+                async for chunk in answer.aiter_raw():
+                    yield chunk
+                whole = True
+            finally:
+                if follow and not whole:
+                    # a task of its own: this one is being cancelled
+                    task = asyncio.create_task(self._take_down(container, "nobody reads its log any more"))
+                    self._background.add(task)
+                    task.add_done_callback(self._background.discard)
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await answer.aclose()
+
+        kept = {"content-type": answer.headers.get("content-type", "application/octet-stream")}
+        return StreamingResponse(content(), answer.status_code, headers=kept)
+
+    async def _take_down(self, container: str, why: str) -> None:
+        answer = await self._engine.delete(
+            f"/v{API_VERSION}/containers/{container}", params={"force": "1", "v": "1"}, timeout=60
+        )
+        if answer.status_code == 204:
+            logger.warning("removed step %s: %s", container[:12], why)
+
+
+def _copy(answer: httpx.Response) -> Response:
+    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+
+def _no(why: str) -> Response:
+    return JSONResponse({"message": f"the gate refuses: {why}"}, 403)
+
+
+def main() -> None:
+    """Serve until the container is stopped."""
+    import uvicorn
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    uvicorn.run(Gate(Settings.load()).app(), host="0.0.0.0", port=PORT, access_log=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

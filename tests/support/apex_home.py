@@ -1,0 +1,96 @@
+"""A home of Apex with services of its own, the steps called in this process, and the `apex` command in another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from apex_ml.services.run_folder import StepContext
+from apex_ml.settings import CODE_ROOT, Settings
+
+COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended. `code` is negative for a signal; `result` is the APEX_RESULT line of `out`."""
+
+    code: int
+    result: dict[str, Any] | None
+    err: str
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Apex:
+    """Settings of one home, and ways to work in it."""
+
+    settings: Settings
+
+    def but(self, **changes: Any) -> Apex:
+        """The same home with other settings."""
+        return Apex(self.settings.model_copy(update=changes))
+
+    def context(self, run: str) -> StepContext:
+        return StepContext.load(self.settings, run)
+
+    @property
+    def processed(self) -> Path:
+        return Path(self.settings.processed)
+
+    @property
+    def inbox(self) -> Path:
+        folder = Path(self.settings.drops) / "inbox"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Environment of the command: nothing of the developer's own settings."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("APEX_")}
+        given = {
+            f"APEX_{name.upper()}": str(getattr(self.settings, name))
+            for name in self.settings.model_fields_set
+            if isinstance(getattr(self.settings, name), str | int | Path)
+        }
+        return kept | given | {"PYTHONWARNINGS": "default"} | extra
+
+    def call(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
+        """Run `apex ARGUMENTS`, by the command `before` if given; keyword arguments are environment variables."""
+        done = subprocess.run(
+            [*before, *COMMAND, *arguments],
+            env=self.environment(**extra),
+            cwd=CODE_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        marked = [line for line in done.stdout.splitlines() if line.startswith("APEX_RESULT ")]
+        return Done(
+            done.returncode, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, done.stderr, done.stdout
+        )
+
+    def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query as the writer."""
+        with (
+            closing(psycopg2.connect(self.settings.writer_url)) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def leftovers(self) -> list[Path]:
+        """Files and folders of work that did not end."""
+        return [p for p in self.settings.home.rglob("*") if p.name.endswith((".partial", ".tmp"))] + [
+            p for p in self.processed.rglob("*") if p.name.endswith((".partial", ".tmp"))
+        ]

@@ -1,0 +1,41 @@
+"""Scoring drops in a test, and what is then in the ledger and the folders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apex_ml.steps.score import score
+from tests.support.apex_home import Apex
+
+ROWS = 500
+
+
+def run(apex: Apex, *names: str) -> dict[str, Any]:
+    return score(apex.context("scoring"), list(names) or ["a.parquet"])
+
+
+def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
+    """All scored orders without what differs from call to call."""
+    return apex.sql(
+        "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
+        " s.p_vendedor, s.confidence, s.model_version"
+        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " ORDER BY 1, 2"
+    )
+
+
+def counts(apex: Apex) -> tuple[int, int, int]:
+    """Drops, runs, scored orders."""
+    (found,) = apex.sql(
+        "SELECT (SELECT count(*) FROM apex.drops), (SELECT count(*) FROM apex.scoring_runs),"
+        " (SELECT count(*) FROM apex.scored_orders)"
+    )
+    return found  # type: ignore[return-value]
+
+
+def places(apex: Apex) -> dict[str, list[str]]:
+    root = apex.inbox.parent
+    return {
+        part: sorted(p.name for p in (root / part).iterdir()) if (root / part).exists() else []
+        for part in ("inbox", "done", "quarantine")
+    }

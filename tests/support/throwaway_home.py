@@ -1,0 +1,166 @@
+"""Throwaway homes with free ports, and a throwaway Postgres under supervisor; nothing of them is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from apex_ml.platform.embedded import postgres, start, supervision
+from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.settings import Settings
+
+SESSION_FOLDER = "APEX_TEST_SESSION_FOLDER"
+"""Variable with the folder that goes away with the test run, however the run ends."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody holds now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def throwaway(home: Path) -> Settings:
+    """Settings of a platform of its own."""
+    names = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
+    return Settings.load(home=home, **dict(zip(names, free_ports(4), strict=True)))
+
+
+@dataclass(frozen=True)
+class Database:
+    """A running Postgres of its own home."""
+
+    settings: Settings
+    server: postgres.Server
+    supervisor: supervision.Supervisor
+
+
+def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
+    """Bring up Postgres alone, with its databases and roles."""
+    server = postgres.prepare(settings)
+    postgres.forget_dead(server)
+    programs = supervision.programs(settings, server, [supervision.POSTGRES])
+    programs = [dataclasses.replace(program, stop_seconds=stop_seconds) for program in programs]
+    supervisor = supervision.Supervisor(settings)
+    supervisor.launch(supervision.render(settings, programs))
+    supervisor.start([supervision.POSTGRES])
+    postgres.wait_ready(settings, server)
+    postgres.ensure_databases(settings, server)
+    return Database(settings, server, supervisor)
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every OS user can reach; pytest's own are closed."""
+    folder = Path(tempfile.mkdtemp(prefix="apex-test-", dir=os.environ.get(SESSION_FOLDER)))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres(place: str) -> Iterator[Database]:
+    """Postgres in an open folder or below one that only its owner may enter."""
+    with open_folder() as folder:
+        home = folder / "closed" / "home" if place == "closed" else folder / "home"
+        home.mkdir(parents=True)
+        if place == "closed":
+            home.parent.chmod(0o700)
+        settings = ensure_env(throwaway(home))
+        try:
+            yield start_postgres(settings)
+        finally:
+            start.destroy(settings)
+
+
+@dataclass(frozen=True)
+class PlainDatabase:
+    """A running Postgres of its own home, without supervisor."""
+
+    settings: Settings
+    server: postgres.Server
+    before: Sequence[str] = ()
+    """Beginning of the server's command, for one that runs in a mount namespace."""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the server, also one that was killed, and wait until it answers."""
+        account = self.server.account
+        drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+        command = [*self.server.command(self.settings), "-c", "fsync=off", "-c", "full_page_writes=off"]
+        if account and self.before:  # only root may enter the namespace
+            drop = {}
+            ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
+            command = [*self.before, "setpriv", *ids, "--clear-groups", *command]
+        log = self.settings.logs / "postgres.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        postgres.forget_dead(self.server)
+        with log.open("ab") as file:
+            self.processes.append(
+                subprocess.Popen(command, cwd="/", stdout=file, stderr=file, start_new_session=True, **drop)  # type: ignore[call-overload]
+            )
+        postgres.wait_ready(self.settings, self.server)
+
+    def move_log(self, place: Path, seen: Path) -> None:
+        """Keep the write-ahead log, in segments of a megabyte, at another place, which this process sees at `seen`."""
+        self.processes[-1].send_signal(signal.SIGINT)
+        self.processes[-1].wait(20)
+        account, data = self.server.account, self.server.data
+        drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+        reset = [str(self.server.binaries / "pg_resetwal"), "--wal-segsize=1", "-D", str(data)]
+        subprocess.run(reset, cwd="/", check=True, capture_output=True, **drop)  # type: ignore[call-overload]
+        shutil.copytree(data / "pg_wal", seen)
+        for path in (seen, *seen.rglob("*")):
+            if account:
+                os.chown(path, account.pw_uid, account.pw_gid)
+        shutil.rmtree(data / "pg_wal")
+        (data / "pg_wal").symlink_to(place)
+        self.start()
+
+    def kill(self) -> None:
+        """End the server and every process of it as by kill -9, all at once."""
+        postmaster = psutil.Process(self.processes[-1].pid)
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.processes[-1].wait(20)
+        psutil.wait_procs(family, timeout=20)
+
+    def stop(self) -> None:
+        """End the server at once; nothing of it is kept."""
+        if self.processes and self.processes[-1].poll() is None:
+            self.processes[-1].send_signal(signal.SIGQUIT)
+            self.processes[-1].wait(20)
+
+
+@contextmanager
+def plain_postgres(before: Sequence[str] = ()) -> Iterator[PlainDatabase]:
+    """Postgres as a child of this process; it and its data are gone at the end."""
+    with open_folder() as folder:
+        home = folder / "home"
+        home.mkdir()
+        settings = ensure_env(throwaway(home))
+        database = PlainDatabase(settings, postgres.prepare(settings), before)
+        try:
+            database.start()
+            postgres.ensure_databases(settings, database.server)
+            yield database
+        finally:
+            database.stop()
+            postgres.remove(settings)
