@@ -1,4 +1,4 @@
-"""Become a command that dies with its parent: ``python -I -S leash.py PARENT_PID COMMAND ARG…``.
+"""Become a command that dies with its parent: ``python -I -S parent_death.py PARENT_PID COMMAND ARG…``.
 
 An Airflow task that is killed with SIGKILL cannot stop its step any more; the kernel does it instead. Linux only,
 elsewhere the command simply runs.

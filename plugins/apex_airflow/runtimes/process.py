@@ -126,11 +126,11 @@ class LocalRunner:
 
     def run(self, command: StepCommand, emit: Emit) -> Outcome:
         """Run to the end; hand every line of stdout and stderr to ``emit`` as it comes."""
-        leash = (sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(os.getpid()))
+        guard = (sys.executable, "-I", "-S", str(Path(__file__).with_name("parent_death.py")), str(os.getpid()))
         # Airflow's own secrets and settings are none of a step's business.
         inherited = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW_")}
         self._process = subprocess.Popen(
-            [*leash, *self.program, *command.args],
+            [*guard, *self.program, *command.args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
