@@ -19,7 +19,8 @@ import pyarrow as pa
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
-from apex_ml.contract.model import Promotion, load_contract
+from apex_ml.contract.model import load_contract
+from apex_ml.contract.policy import Promotion
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.estimator import Encoder

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import Source, check_file, look, read_schema, statistics_are_not_trusted
 from apex_ml.adapters.storage.local import data_files
-from apex_ml.contract.model import Contract, PairsRule, PatternCheck, RangeCheck, load_contract
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.rules import PairsRule
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.row_checks import compile_row_checks, literal, quoted
 from benchmarks.registry import Beside, Row, measurement

@@ -8,8 +8,11 @@ from datetime import date
 from itertools import islice, product
 from typing import Any
 
-from apex_ml.contract.model import Column, Contract, PairsRule, PatternCheck, RangeCheck
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
 from apex_ml.contract.requests import RefusedError, RequestReader, date_formats
+from apex_ml.contract.rules import PairsRule
 from apex_ml.json_text import json_text
 
 TRIED = 2000

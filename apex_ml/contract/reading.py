@@ -15,10 +15,9 @@ from typing import Any
 
 import yaml
 
+from apex_ml.contract.part import Place
 from apex_ml.errors import ConfigError
 from apex_ml.wording import counted, did_you_mean
-
-Place = tuple[int | str, ...]
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT = f"{_TAG}str"

@@ -20,15 +20,11 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json, to_json
 
-from apex_ml.contract.model import (
-    Column,
-    Contract,
-    DateFormats,
-    PairsRule,
-    PatternCheck,
-    RangeCheck,
-    text_steps,
-)
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
+from apex_ml.contract.normalisation import DateFormats, text_steps
+from apex_ml.contract.rules import PairsRule
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 from apex_ml.text import NO_NUL, folded, visible

@@ -8,15 +8,10 @@ from datetime import date
 from keyword import iskeyword
 from typing import Any
 
-from apex_ml.contract.model import (
-    BeforeAsOfRule,
-    Contract,
-    PairsRule,
-    PatternCheck,
-    RangeCheck,
-    Severity,
-    Use,
-)
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import Severity, Use
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
 
 
 @dataclass(frozen=True)

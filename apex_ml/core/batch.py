@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from apex_ml.contract.model import (
-    Batch,
-    CategoryShareRule,
-    FreshnessRule,
-    LoneFutureRule,
-    NullRateRule,
-    RowCountRule,
-    Severity,
-)
+from apex_ml.contract.batch import Batch, CategoryShareRule, FreshnessRule, LoneFutureRule, NullRateRule, RowCountRule
+from apex_ml.contract.per_use import Severity
 from apex_ml.wording import counted
 
 

@@ -19,10 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.contract.model import (
+from apex_ml.contract.columns import Column
+from apex_ml.contract.features import (
     CalendarPart,
-    Column,
-    Contract,
     CountRecipe,
     DaysSinceLastRecipe,
     LastTargetRecipe,
@@ -30,6 +29,7 @@ from apex_ml.contract.model import (
     TargetShareRecipe,
     TargetTrendRecipe,
 )
+from apex_ml.contract.model import Contract
 from apex_ml.contract.names import (
     DAYS,
     DAYS_SQUARED,

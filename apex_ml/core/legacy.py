@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats.contingency import association, crosstab
 
-from apex_ml.contract.model import CalendarPart, Contract
+from apex_ml.contract.features import CalendarPart
+from apex_ml.contract.model import Contract
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares, order_losses

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import t as student
 
-from apex_ml.contract.model import Promotion
+from apex_ml.contract.policy import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error, reliability
 from apex_ml.core.decision import decide as name_class
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses

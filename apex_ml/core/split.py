@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from apex_ml.contract.model import Split
+from apex_ml.contract.split import Split
 from apex_ml.errors import DataError
 from apex_ml.wording import counted
 

@@ -22,7 +22,8 @@ from pydantic_core import from_json
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, SAMPLE_ROWS, InferenceLog
 from apex_ml.adapters.storage.local import check_parquet
-from apex_ml.contract.model import Column, Contract, load_contract
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract, load_contract
 from apex_ml.contract.requests import number_text
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text

@@ -13,21 +13,13 @@ from datetime import date
 
 import pyarrow as pa
 
-from apex_ml.contract.model import (
-    BeforeAsOfRule,
-    Column,
-    Contract,
-    DateFormats,
-    MapValues,
-    PairsRule,
-    PatternCheck,
-    RangeCheck,
-    Severity,
-    StripSuffix,
-    UniqueRule,
-    Use,
-)
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
+from apex_ml.contract.normalisation import DateFormats, MapValues, StripSuffix
+from apex_ml.contract.per_use import Severity, Use
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, UniqueRule
 from apex_ml.text import INVISIBLE_RE2, NO_NUL, folded
 
 DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}

@@ -15,7 +15,8 @@ import pytest
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, statistics_are_not_trusted
 from apex_ml.adapters.storage.time_zones import SPARK_ZONE
-from apex_ml.contract.model import Contract, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from tests.support.order_files import order_table, write_orders

@@ -17,7 +17,8 @@ import pytest
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
-from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES, Use
 from apex_ml.errors import DataError
 from tests.support.order_files import order_table, write_orders
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
-from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.serving.loadtest import orders_of
 from apex_ml.settings import Settings

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import check_file
-from apex_ml.contract.model import Contract, upper
+from apex_ml.contract.model import Contract
+from apex_ml.contract.normalisation import upper
 from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader
 from apex_ml.settings import Settings
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from apex_ml.adapters.expectations.project import PROJECT, build_project
-from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import Expectation, expectations
 
 

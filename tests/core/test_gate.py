@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-from apex_ml.contract.model import Promotion
+from apex_ml.contract.policy import Promotion
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.promotion import (
     Clusters,

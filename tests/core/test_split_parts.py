@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_ml.contract.model import Contract, Split
+from apex_ml.contract.model import Contract
+from apex_ml.contract.split import Split
 from apex_ml.core.split import PARTS, stratified_random, temporal
 from apex_ml.errors import DataError
 

@@ -10,17 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from apex_ml.contract.model import (
-    BeforeAsOfRule,
-    Column,
-    Contract,
-    PairsRule,
-    PatternCheck,
-    RangeCheck,
-    StripSuffix,
-    UniqueRule,
-    Use,
-)
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
+from apex_ml.contract.normalisation import StripSuffix
+from apex_ml.contract.per_use import Use
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, UniqueRule
 
 PYTHON_TYPES = {"string": str, "double": float, "int64": int, "date": date}
 STORED_TYPES = {"string": pa.string(), "double": pa.float64(), "int64": pa.int64(), "date": pa.date32()}

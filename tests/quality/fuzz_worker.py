@@ -21,7 +21,8 @@ from corruptions import Case, corrupt  # noqa: E402
 
 from apex_ml.adapters.duckdb import engine  # noqa: E402
 from apex_ml.adapters.duckdb.row_checks import check_file  # noqa: E402
-from apex_ml.contract.model import USES, Contract, load_contract  # noqa: E402
+from apex_ml.contract.model import Contract, load_contract  # noqa: E402
+from apex_ml.contract.per_use import USES  # noqa: E402
 from apex_ml.errors import DataError  # noqa: E402
 from apex_ml.settings import Settings  # noqa: E402
 

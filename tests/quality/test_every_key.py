@@ -27,7 +27,8 @@ from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.adapters.expectations.project import frame_of, make_suite
 from apex_ml.adapters.storage.time_zones import on_own_clock
 from apex_ml.contract.example import example_order
-from apex_ml.contract.model import USES, Contract, Use, json_schema, load_contract
+from apex_ml.contract.model import Contract, json_schema, load_contract
+from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.contract.suites import suite_name
 from apex_ml.core.batch import Profile, judge

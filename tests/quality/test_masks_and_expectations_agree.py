@@ -31,7 +31,9 @@ from hypothesis import strategies as st
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations.project import frame_of, make_suite
-from apex_ml.contract.model import USES, BeforeAsOfRule, Contract, PairsRule, Severity, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES, Severity, Use
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
 from apex_ml.contract.suites import expectations
 from apex_ml.settings import Settings
 from apex_ml.sql.row_checks import ROW_NR, compile_row_checks, literal, quoted

@@ -18,7 +18,8 @@ import pyarrow.parquet.encryption as pe
 import pytest
 
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
-from apex_ml.contract.model import USES, Contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES
 from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.errors import DataError
 from apex_ml.text import TRIMMED, VisibleFormatter, visible

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.contract.model import Contract, MeanRecipe, TargetShareRecipe
+from apex_ml.contract.features import MeanRecipe, TargetShareRecipe
+from apex_ml.contract.model import Contract
 
 FIRST = date(2024, 2, 20)
 EPOCH = date(1970, 1, 1)

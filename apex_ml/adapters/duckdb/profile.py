@@ -7,7 +7,8 @@ from pathlib import Path
 import duckdb
 
 from apex_ml.adapters.duckdb.engine import errors_name, one_row
-from apex_ml.contract.model import Contract, LoneFutureRule
+from apex_ml.contract.batch import LoneFutureRule
+from apex_ml.contract.model import Contract
 from apex_ml.core.batch import Profile
 from apex_ml.errors import DataError
 from apex_ml.sql.row_checks import literal, quoted

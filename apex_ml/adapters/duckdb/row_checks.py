@@ -20,8 +20,9 @@ from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pag
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.storage.time_zones import on_own_clock, shared_hours
 from apex_ml.adapters.storage.undecodable import Recovered, recover
-from apex_ml.contract.model import Contract, Use
+from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
+from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
 from apex_ml.sql.row_checks import (
     WIDEST_DECIMAL,

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.storage.local import write_atomically
-from apex_ml.contract.model import USES, Contract, Use
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings

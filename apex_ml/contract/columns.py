@@ -1,0 +1,164 @@
+"""A column of the raw data: its type, role, normal form, domain and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Literal, Self
+from zoneinfo import available_timezones
+
+import pyarrow as pa
+from pydantic import Field, field_validator, model_validator
+
+from apex_ml.contract.checks import Check, PatternCheck
+from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
+from apex_ml.contract.part import ContractPart, ContradictionError
+from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
+from apex_ml.wording import did_you_mean
+
+Role = Literal["entity", "timestamp", "target", "attribute", "measure"]
+ColumnType = Literal["string", "double", "int64", "date"]
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "double": pa.float64(),
+    "int64": pa.int64(),
+    "date": pa.date32(),
+}
+
+
+class Domain(ContractPart):
+    """The levels a column may take."""
+
+    levels: tuple[str, ...] = Field(min_length=1)
+    closed: BoolPerUse = Field(description="Closed: another value is quarantined. Open: it is the unknown level.")
+
+    @field_validator("levels")
+    @classmethod
+    def _distinct(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({level for level in levels if levels.count(level) > 1}):
+            raise ValueError(repeated_levels(twice))
+        return levels
+
+
+class Column(ContractPart):
+    """One column of the raw data."""
+
+    name: str = ""
+    description: str = Field(min_length=1)
+    type: ColumnType
+    role: Role
+    unit: str | None = None
+    decimals: int | None = Field(None, ge=0, le=9, description="Decimals of a double measure; its sums are exact.")
+    identifier: bool = Field(False, description="Names a thing; never a feature unless asked for.")
+    required: BoolPerUse = Field(ALWAYS, description="The column must be in the file.")
+    nullable: BoolPerUse = Field(NEVER, description="A value may be null.")
+    normalise: tuple[Normalisation, ...] = ()
+    domain: Domain | None = None
+    checks: tuple[Check, ...] = ()
+    timezone: str | None = Field(
+        None, description="IANA zone on whose clock instants are read as days, where a file does not name its own."
+    )
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Arrow type of the column after the cast."""
+        return ARROW_TYPES[self.type]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if faults := list(self._faults()):
+            raise ContradictionError([((), text) for text in faults])
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        yield from self._normalisation_faults()
+        yield from self._timezone_faults()
+        yield from self._domain_faults()
+        yield from self._check_faults()
+        if self.decimals is not None and self.type not in ("double", "int64"):
+            yield f"decimals are those of a number, the type is {self.type}: remove them"
+        yield from self._role_faults()
+        for use in USES:
+            if not self.required.on(use) and not self.nullable.on(use):
+                yield (
+                    f"not required for {use} but not nullable: an absent column is filled with nulls;"
+                    f" make it nullable for {use}, too"
+                )
+        if self.role in ("entity", "timestamp") and (self.nullable.train or self.nullable.score):
+            yield f"the {self.role} can not be nullable: every row needs one; remove nullable"
+
+    def _normalisation_faults(self) -> Iterator[str]:
+        for step in self.normalise:
+            if self.type != "string" and (isinstance(step, StripSuffix | MapValues) or step in ("trim", "upper")):
+                yield f"normalise {key_of(step)} is for strings, the type is {self.type}: remove it"
+            if self.type != "date" and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
+                yield f"normalise {key_of(step)} is for dates, the type is {self.type}: remove it"
+
+    def _timezone_faults(self) -> Iterator[str]:
+        if self.timezone is None:
+            return
+        if self.type != "date":
+            yield f"a timezone is for dates, the type is {self.type}: remove it"
+        elif self.timezone not in (zones := available_timezones()):
+            meant = did_you_mean(self.timezone, zones)
+            yield f"timezone {self.timezone!r} is no IANA zone, such as Europe/Madrid{meant}"
+
+    def _domain_faults(self) -> Iterator[str]:
+        if self.domain is None:
+            return
+        if self.type != "string":
+            yield f"a domain of levels needs type string, not {self.type}: use a range, or type: string"
+            return
+        for level in self.domain.levels:
+            if (normal := self.normal_form(level)) != level:
+                yield (
+                    f"the level {level!r} never occurs, as normalise makes it {normal!r}:"
+                    + (" remove it" if normal in self.domain.levels else f" write the level as {normal!r}")
+                )
+
+    def _check_faults(self) -> Iterator[str]:
+        for check in self.checks:
+            if isinstance(check, PatternCheck):
+                if self.type != "string":
+                    yield f"a pattern needs type string, not {self.type}: use a range, or type: string"
+                continue
+            wants_date = self.type == "date"
+            bounds = [b for b in (check.min, check.max) if b is not None]
+            if self.type == "string" or any(isinstance(b, date) != wants_date for b in bounds):
+                written = ", ".join(map(str, bounds))
+                remedies = {"string": "use a pattern or a domain", "date": "write dates, as 2024-12-31"}
+                remedy = remedies.get(self.type, "write numbers")
+                yield f"the range [{written}] does not fit type {self.type}: {remedy}"
+
+    def _role_faults(self) -> Iterator[str]:
+        if self.role == "timestamp" and self.type != "date":
+            yield f"the timestamp column needs type date, not {self.type}: write type: date"
+        if self.role == "target":
+            yield from self._target_faults()
+        if self.role == "measure" and self.type == "double" and self.decimals is None:
+            yield "a double measure needs decimals, so that its sums do not depend on the order of rows: add them"
+
+    def _target_faults(self) -> Iterator[str]:
+        if self.domain is None:
+            yield "the target needs a domain: its levels are the classes; add domain: {levels: […], closed: …}"
+            return
+        if len(self.domain.levels) < 2:
+            yield f"the target has the one class {self.domain.levels[0]}: add the others to the levels"
+        if not self.domain.closed.train or self.nullable.train or not self.required.train:
+            yield (
+                "a model learns from orders whose class is known: for train make the target required, closed and not"
+                " nullable"
+            )
+
+    def normal_form(self, text: str) -> str | None:
+        """A string as `normalise` leaves it; None for what becomes a null."""
+        value: str | None = text
+        for step in text_steps(self.normalise):
+            if value is not None:
+                value = step(value)
+        return value
+
+
+def repeated_levels(levels: Sequence[str]) -> str:
+    """The fault of levels that are listed twice."""
+    return f"levels stand twice: {levels}"

@@ -1,0 +1,157 @@
+"""Contradictions between the parts of a contract, each with its place in the file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from apex_ml.contract.batch import BatchRule, LoneFutureRule
+from apex_ml.contract.columns import Column, Role
+from apex_ml.contract.features import HistoryRecipe, MeanRecipe, TargetTrendRecipe
+from apex_ml.contract.part import Place
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, Rule
+from apex_ml.text import folded
+from apex_ml.wording import did_you_mean
+
+_ONE_OF_EACH = {
+    "entity": "the column that names whose orders they are",
+    "timestamp": "the column that holds the date of an order",
+    "target": "the column that is predicted",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a contract that refer to each other; of a faulty contract those parts that can be read.
+
+    A column that cannot be read is None, its role is then what the file says. Rules, recipes and batch rules stand
+    beside their places in the file.
+    """
+
+    columns: Mapping[str, Column | None]
+    roles: Mapping[str, Any]
+    rules: Sequence[tuple[int, Rule]]
+    attributes: Sequence[Any]
+    calendar: Sequence[Any]
+    history: Sequence[tuple[int, HistoryRecipe]]
+    batch: Sequence[tuple[int, BatchRule]]
+    forbidden: Sequence[Any]
+    match: Any = "exact"
+
+    def contradictions(self) -> Iterator[tuple[Place, str]]:
+        """Every way in which two parts disagree, as (place of the second one, text)."""
+        yield from self._column_faults()
+        yield from self._rule_faults()
+        yield from self._attribute_faults()
+        yield from self._recipe_faults()
+        yield from self._batch_faults()
+        made = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
+        for nr, name in enumerate(self.forbidden):
+            if isinstance(name, str) and name not in self.columns and not name.startswith(made):
+                meant = did_you_mean(name, self.columns)
+                yield ("promotion", "forbidden_features", nr), f"there is no column or feature {name}{meant}"
+
+    def _column_faults(self) -> Iterator[tuple[Place, str]]:
+        for role, what in _ONE_OF_EACH.items():
+            names = [name for name, found in self.roles.items() if found == role]
+            if len(names) != 1:
+                remedy = "leave it to one of them" if names else f"give it to {what}"
+                yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
+        by_name: dict[str, str] = {}
+        for name in self.columns if self.match == "insensitive" else ():
+            if (other := by_name.setdefault(folded(name), name)) != name:
+                yield ("columns", name), f"match: insensitive cannot tell {name} from {other}: rename one"
+
+    def _rule_faults(self) -> Iterator[tuple[Place, str]]:
+        names = Counter(rule.name for _, rule in self.rules)
+        for nr, rule in self.rules:
+            faults = [*self._faults_of(rule)]
+            if names[rule.name] > 1:
+                faults.append("another rule has this name, too: give each its own, so that reasons can be told apart")
+            yield from ((("rules", nr), f"rule {rule.name}: {fault}") for fault in faults)
+
+    def _attribute_faults(self) -> Iterator[tuple[Place, str]]:
+        for nr, name in enumerate(self.attributes):
+            if fault := self._lacks(name, "attribute"):
+                yield ("features", "attributes", nr), fault
+            elif name in self.attributes[:nr]:
+                yield ("features", "attributes", nr), f"{name} stands twice: remove one"
+        for nr, part in enumerate(self.calendar):
+            if part in self.calendar[:nr]:
+                yield ("features", "calendar", nr), f"{part} stands twice: remove one"
+
+    def _lacks(self, name: Any, role: Role) -> str:
+        """What is wrong when a name should be that of a column with a role."""
+        if not isinstance(name, str) or self.roles.get(name) == role:
+            return ""
+        if name in self.roles and self.roles[name] not in get_args(Role):
+            return ""  # the role is a fault of its own
+        among = [n for n, found in self.roles.items() if found == role]
+        text = f"{name} is not a column with the role {role}"
+        if name in self.roles:
+            return f"{text}: its role is {self.roles[name]}"
+        return f"{text}: there is no such column{did_you_mean(name, among)}"
+
+    def _recipe_faults(self) -> Iterator[tuple[Place, str]]:
+        made: set[str] = set()
+        target = next((c for n, c in self.columns.items() if self.roles[n] == "target"), None)
+        classes = target.domain.levels if target is not None and target.domain is not None else None
+        for nr, recipe in self.history:
+            place: Place = ("features", "history", nr)
+            names: list[str] = [recipe.recipe]
+            if isinstance(recipe, MeanRecipe):
+                names = [f"mean of {name}" for name in recipe.columns]
+                for name in recipe.columns:
+                    if fault := self._lacks(name, "measure"):
+                        yield (*place, "columns"), fault
+                    elif (column := self.columns[name]) is not None and column.type not in ("double", "int64"):
+                        yield (
+                            (*place, "columns"),
+                            f"{name} is of type {column.type}, which has no mean: use double or int64",
+                        )
+            if isinstance(recipe, TargetTrendRecipe):
+                names = [f"target_trend of {recipe.level}"]
+                if classes is not None and recipe.level not in classes:
+                    meant = did_you_mean(recipe.level, classes)
+                    text = f"{recipe.level} is not a class; the classes are {', '.join(classes)}{meant}"
+                    yield (*place, "level"), text
+            for name in names:
+                if name in made:
+                    yield place, f"the feature {name} is made twice: remove one"
+                made.add(name)
+
+    def _batch_faults(self) -> Iterator[tuple[Place, str]]:
+        shares = {rule.share: nr for nr, rule in self.batch if isinstance(rule, LoneFutureRule)}
+        if len(shares) > 1:
+            written = " and ".join(f"{share:g}" for share in shares)
+            yield (
+                ("batch", "rules", max(shares.values())),
+                f"rules lone_future with the shares {written}: use the same share",
+            )
+
+    def _faults_of(self, rule: Rule) -> Iterator[str]:
+        names = [] if rule.columns == "all" else list(rule.columns)
+        if unknown := [n for n in names if n not in self.columns]:
+            meant = "".join(did_you_mean(n, self.columns) for n in unknown)
+            yield f"no such column {unknown}{meant or ': the columns are ' + ', '.join(self.columns)}"
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield f"the column {name} stands twice: name each once"
+        known = [self.columns.get(n) for n in names]
+        if isinstance(rule, PairsRule):
+            pairs = {v for values in rule.allowed.values() for v in values}
+            for column, levels in zip(known, (set(rule.allowed), pairs), strict=True):
+                if column is not None and column.type != "string":
+                    yield f"{column.name} is of type {column.type}: pairs are of strings"
+                elif column is not None and column.domain and (extra := sorted(levels - set(column.domain.levels))):
+                    meant = "".join(did_you_mean(level, column.domain.levels) for level in extra)
+                    yield f"{extra} are not levels of {column.name}{meant or ': add them there, or remove them here'}"
+                elif column is not None:
+                    yield from (
+                        f"{level!r} never occurs in {column.name}, as normalise makes it {normal!r}"
+                        for level in sorted(levels)
+                        if (normal := column.normal_form(level)) != level
+                    )
+        if isinstance(rule, BeforeAsOfRule) and known[0] is not None and known[0].type != "date":
+            yield f"{known[0].name} is not a date: its type is {known[0].type}"

@@ -1,0 +1,113 @@
+"""Declared changes of values, made before any check: trim, upper case, endings, whole values, formats of dates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from apex_ml.contract.part import ContractPart
+from apex_ml.text import trimmed
+
+_FORMAT_PARTS = "YymdjHMSfbBaAIp%"
+"""Parts of a date that DuckDB and Python read alike, as in strptime."""
+_PARTS_OF_A_DAY = {"year": "Yy", "month": "mbBj", "day": "dj"}
+
+
+class StripSuffix(ContractPart):
+    """Remove an ending from a string."""
+
+    strip_suffix: str = Field(min_length=1)
+
+
+class MapValues(ContractPart):
+    """Replace whole values."""
+
+    map: dict[str, str] = Field(min_length=1)
+
+
+class DateFormats(ContractPart):
+    """Read dates delivered as strings, by strptime formats tried in order."""
+
+    date_formats: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("date_formats")
+    @classmethod
+    def _says_a_day(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        for form in formats:
+            used = re.findall("%(.?)", form)
+            if unknown := [f"%{part}" for part in used if part not in _FORMAT_PARTS]:
+                known = " ".join(f"%{part}" for part in _FORMAT_PARTS)
+                raise ValueError(
+                    f"{form!r} has {', '.join(unknown)}, which files and requests do not read alike: use {known}"
+                )
+            lacking = [name for name, parts in _PARTS_OF_A_DAY.items() if not set(parts) & set(used)]
+            if lacking:
+                raise ValueError(
+                    f"{form!r} has no {', no '.join(lacking)}: write a format of the whole date, as %Y-%m-%d"
+                )
+        return formats
+
+
+def _kind_of_step(step: Any) -> str | None:
+    """Which change of values a part of `normalise` asks for."""
+    if isinstance(step, str):
+        return "name" if step in ("trim", "upper", "day_of_timestamp") else None
+    if isinstance(step, ContractPart):
+        return next(iter(type(step).model_fields))
+    keys = step if isinstance(step, dict) else ()
+    return next((key for key in ("strip_suffix", "map", "date_formats") if key in keys), None)
+
+
+Normalisation = Annotated[
+    Annotated[Literal["trim", "upper", "day_of_timestamp"], Tag("name")]
+    | Annotated[StripSuffix, Tag("strip_suffix")]
+    | Annotated[MapValues, Tag("map")]
+    | Annotated[DateFormats, Tag("date_formats")],
+    Discriminator(
+        _kind_of_step,
+        custom_error_type="normalise_step",
+        custom_error_message="Input should be 'trim', 'upper', 'day_of_timestamp', {'strip_suffix': …}, {'map': …} or"
+        " {'date_formats': […]}",
+    ),
+]
+
+
+def upper(text: str) -> str:
+    """Upper case letter by letter, as DuckDB has it: one that would become two stays, but for ß.
+
+    >>> upper("lmi"), upper("ß"), upper("ñ"), upper("ŉ")
+    ('LMI', 'ẞ', 'Ñ', 'ŉ')
+    """
+    if text.isascii():
+        return text.upper()
+    return "".join(u if len(u := c.upper()) == 1 else c for c in text.replace("ß", "ẞ"))
+
+
+def text_steps(normalise: Iterable[Any]) -> Iterator[Callable[[str], str | None]]:
+    """The changes of a string, in order; one that gives None ends them."""
+    for step in normalise:
+        if isinstance(step, StripSuffix):
+            yield partial(_without, step.strip_suffix)
+        elif isinstance(step, MapValues):
+            yield partial(_mapped, step.map)
+        elif step == "trim":
+            yield lambda v: trimmed(v) or None
+        elif step == "upper":
+            yield upper
+
+
+def _without(end: str, value: str) -> str:
+    return value.removesuffix(end)
+
+
+def _mapped(values: Mapping[str, str], value: str) -> str:
+    return values.get(value, value)
+
+
+def key_of(step: Any) -> str:
+    """A part of `normalise` as the file has it."""
+    return step if isinstance(step, str) else next(iter(type(step).model_fields))

@@ -1,0 +1,108 @@
+"""What can be read of a contract that is not valid as a whole, so that all its faults are shown at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from apex_ml.contract.batch import BatchRule
+from apex_ml.contract.columns import Column, repeated_levels
+from apex_ml.contract.contradictions import Parts
+from apex_ml.contract.features import HistoryRecipe
+from apex_ml.contract.part import ContradictionError, Place
+from apex_ml.contract.rules import Rule
+
+_TELLING = {"type", "role", "domain", "required", "nullable", "decimals"}
+"""Keys of a column without which it may seem to contradict itself."""
+
+
+def with_name(name: str, column: Any) -> Any:
+    """A column as the file has it, with its key as its name."""
+    return {**column, "name": name} if isinstance(column, dict) else column
+
+
+def salvage(kind: TypeAdapter[Any], data: Any) -> tuple[Any, set[Any], tuple[str, ...]]:
+    """A part of a contract without those of its keys that are wrong: (part, those keys, contradictions in the rest).
+
+    The part is None when it cannot do without them, or contradicts itself.
+    """
+    removed: set[Any] = set()
+    while isinstance(data, dict):
+        try:
+            return kind.validate_python(data), removed, ()
+        except ValidationError as error:
+            contradiction = next((c for c in map(cause_of, error.errors()) if isinstance(c, ContradictionError)), None)
+            if contradiction is not None:
+                return None, removed, tuple(text for _, text in contradiction.faults)
+            wrong = {part for e in error.errors() for part in e["loc"][:2] if part in data}
+            if not wrong:
+                break
+            removed |= wrong
+            data = {key: value for key, value in data.items() if key not in wrong}
+    return None, removed, ()
+
+
+def cause_of(error: Any) -> Any:
+    """The exception behind one error of pydantic, if any."""
+    return error.get("ctx", {}).get("error")
+
+
+def salvaged_parts(data: Mapping[str, Any]) -> Parts:
+    """The parts of a contract that is not valid as a whole."""
+
+    def below(*keys: str) -> Any:
+        found: Any = data
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def items(*keys: str) -> tuple[Any, ...]:
+        found = below(*keys)
+        return found if isinstance(found, tuple) else ()
+
+    def each(kind: Any, *keys: str) -> list[tuple[int, Any]]:
+        read = [(nr, salvage(kind, value)[0]) for nr, value in enumerate(items(*keys))]
+        return [(nr, value) for nr, value in read if value is not None]
+
+    raw = data["columns"]
+    return Parts(
+        {name: salvage(TypeAdapter(Column), with_name(name, column))[0] for name, column in raw.items()},
+        {name: column.get("role") if isinstance(column, dict) else None for name, column in raw.items()},
+        each(TypeAdapter(Rule), "rules"),
+        items("features", "attributes"),
+        items("features", "calendar"),
+        each(TypeAdapter(HistoryRecipe), "features", "history"),
+        each(TypeAdapter(BatchRule), "batch", "rules"),
+        items("promotion", "forbidden_features"),
+        data.get("match"),
+    )
+
+
+def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:
+    """Contradictions that pydantic does not come to, as other keys of the same part are wrong."""
+    columns = data.get("columns") if isinstance(data, dict) else None
+    if not isinstance(columns, dict):
+        return
+    for name, column in columns.items():
+        twice, kept = _readable_levels(column)
+        if twice:
+            yield ("columns", name, "domain", "levels"), repeated_levels(twice)
+        _, removed, texts = salvage(TypeAdapter(Column), with_name(name, kept))
+        if not removed & _TELLING:
+            yield from ((("columns", name), text) for text in texts)
+    yield from salvaged_parts(data).contradictions()
+
+
+def _readable_levels(column: Any) -> tuple[list[str], Any]:
+    """Levels that stand twice, and the column with each of its levels that is a text once."""
+    domain = column.get("domain") if isinstance(column, dict) else None
+    if not isinstance(domain, dict) or not isinstance(levels := domain.get("levels"), tuple):
+        return [], column
+    counts = Counter(level for level in levels if isinstance(level, str))
+    twice = sorted(level for level, times in counts.items() if times > 1)
+    if len(counts) < 2:  # of what cannot be read, one may be the second class
+        return twice, column
+    return twice, {**column, "domain": {**domain, "levels": tuple(counts)}}
