@@ -24,6 +24,25 @@ from rich.table import Table
 
 from apex_ml.services.run_folder import git_commit
 from apex_ml.settings import CODE_ROOT
+from benchmarks import (  # noqa: F401  (importing registers)
+    dags,
+    drift,
+    features,
+    gate,
+    kills,
+    lands,
+    main_job,
+    models,
+    page,
+    quality,
+    retrain,
+    score,
+    score_large,
+    serving,
+    steps,
+    suite,
+    workers,
+)
 from benchmarks.registry import MEASUREMENTS, Row
 from benchmarks.scene import Scene
 
