@@ -11,10 +11,12 @@ import pytest
 from airflow.timetables.trigger import CronTriggerTimetable
 from croniter import croniter
 
+from apex_ml import setting_sources
 from apex_ml.core.candidates import MODULES
 from apex_ml.env_syntax import format_value, parse_env
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.env_file import ensure_env, file_values, remember
+from apex_ml.platform.embedded.environment import apex_variables
 from apex_ml.setting_types import CANDIDATES, check_cron
 from apex_ml.settings import Settings
 
@@ -95,9 +97,9 @@ def test_both_readers_of_the_file_agree(tmp_path: Path) -> None:
         ("APEX_TRIALS: 5\n", "line 1: 'APEX_TRIALS' is no NAME=value"),
         ("APEX_TRIALS\n", "line 1: 'APEX_TRIALS' is no NAME=value"),
         ("APEX_TRIALS='5\nAPEX_SEED='4\n", "line 1: .*; line 2: "),
-        ("\nAPEX_TRAILS=5\n", r"APEX_TRAILS is no setting; did you mean APEX_TRIALS\?.*\.env, line 2"),
-        ("apex_trials=5\n", r"apex_trials is no setting; did you mean APEX_TRIALS\?"),
-        ("APEX_QQQ=5\nAPEX_SHADOW_DAYS=x\n", "APEX_QQQ is no setting.*APEX_SHADOW_DAYS='x': .*line 2"),
+        ("\nAPEX_TRAILS=5\n", r"APEX_TRAILS is not a setting; did you mean APEX_TRIALS\?.*\.env, line 2"),
+        ("apex_trials=5\n", r"apex_trials is not a setting; did you mean APEX_TRIALS\?"),
+        ("APEX_QQQ=5\nAPEX_SHADOW_DAYS=x\n", "APEX_QQQ is not a setting.*APEX_SHADOW_DAYS='x': .*line 2"),
         ("APEX_HOME=/elsewhere\n", "APEX_HOME='/elsewhere': names the folder of this file"),
     ],
 )
@@ -111,6 +113,57 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
         Settings.load(home=tmp_path)
 
 
+OLD_ENV = """\
+# made by a platform of an earlier version
+APEX_DRIFT_LEAST_ROWS=1200
+APEX_QUALITY_OF_WEEKS=5
+export APEX_QUALITY_LEAST_ORDERS = 600  # per week
+"""
+
+
+@pytest.fixture
+def warnings_are_new() -> None:
+    """A warning comes once a process; another test may have caused it already."""
+    setting_sources._warn_of_former_name.cache_clear()
+
+
+@pytest.mark.usefixtures("warnings_are_new")
+def test_an_env_of_an_earlier_version_is_understood_with_a_warning_for_each_renamed_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load(tmp_path, OLD_ENV)
+    assert (settings.drift_min_rows, settings.quality_window_weeks, settings.quality_min_rows) == (1200, 5, 600)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 3
+    line = f"({tmp_path / '.env'}, line 2)"
+    assert (
+        f"APEX_DRIFT_LEAST_ROWS is now called APEX_DRIFT_MIN_ROWS. It is still read; please rename it {line}"
+        in warnings
+    )
+    assert file_values(settings)["APEX_QUALITY_WINDOW_WEEKS"] == "5"
+    assert apex_variables(settings).keys() == {"APEX_HOME"}, "programs read .env themselves, so that they see changes"
+    remembered = remember(settings, "quality_window_weeks", "4")
+    assert remembered.quality_window_weeks == Settings.load(home=tmp_path).quality_window_weeks == 4
+
+
+@pytest.mark.usefixtures("warnings_are_new")
+def test_the_environment_wins_under_a_former_name_and_the_new_name_wins_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("APEX_DRIFT_LEAST_ROWS", "300")
+    assert load(tmp_path, "APEX_DRIFT_MIN_ROWS=200\n").drift_min_rows == 300
+    assert "APEX_DRIFT_LEAST_ROWS is now called APEX_DRIFT_MIN_ROWS" in caplog.text and "(environment)" in caplog.text
+    monkeypatch.delenv("APEX_DRIFT_LEAST_ROWS")
+    both = "APEX_DRIFT_MIN_ROWS=200\nAPEX_DRIFT_LEAST_ROWS=400\n"
+    assert load(tmp_path, both).drift_min_rows == 200
+    assert "APEX_DRIFT_LEAST_ROWS is not read, because APEX_DRIFT_MIN_ROWS, its new name, is also set" in caplog.text
+    assert load(tmp_path, "APEX_DRIFT_MIN_ROWS=\nAPEX_DRIFT_LEAST_ROWS=400\n").drift_min_rows == 400
+
+
+def test_a_bad_value_is_reported_under_the_name_that_gave_it(tmp_path: Path) -> None:
+    assert re.search(r"APEX_QUALITY_OF_WEEKS='x': .*\.env, line 1", refusal(tmp_path, "APEX_QUALITY_OF_WEEKS=x\n"))
+
+
 def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,9 +172,9 @@ def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
     assert Settings.load(home=tmp_path).trials == 0 and not caplog.records
     monkeypatch.setenv("APEX_ORACLE_WORKSPACE", "x")
     Settings.load(home=tmp_path)
-    assert "APEX_ORACLE_WORKSPACE is no setting of Apex and is not read" in caplog.text
+    assert "APEX_ORACLE_WORKSPACE is not a setting of Apex and is not read" in caplog.text
     monkeypatch.setenv("APEX_TRAILS", "5")
-    with pytest.raises(ConfigError, match=r"APEX_TRAILS is no setting; did you mean APEX_TRIALS\?.*\(environment\)"):
+    with pytest.raises(ConfigError, match=r"APEX_TRAILS is not a setting; did you mean APEX_TRIALS\?.*\(environment\)"):
         Settings.load(home=tmp_path)
 
 
@@ -148,7 +201,7 @@ def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
         ("APEX_APPROVAL_HOURS=inf", "finite"),
         ("APEX_STEP_TIMEOUT_MINUTES=99999999999", "less than or equal to"),
         ("APEX_MLFLOW_PORT=8080", "APEX_AIRFLOW_PORT=8080: is also APEX_MLFLOW_PORT"),
-        ("APEX_QUALITY_WORSE_WEEKS=4", "is more than APEX_QUALITY_OF_WEEKS=3"),
+        ("APEX_QUALITY_WORSE_WEEKS=4", "is more than APEX_QUALITY_WINDOW_WEEKS=3"),
     ],
 )
 def test_each_setting_is_checked_by_its_type(tmp_path: Path, line: str, message: str) -> None:

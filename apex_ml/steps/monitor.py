@@ -223,7 +223,7 @@ def _window(run: Run, before: Sequence[Run]) -> Batch | None:
 
 def _verdicts(settings: Settings, held: Held) -> list[tuple[Drift, str, str | None]]:
     comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
-    found = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_least_rows)
+    found = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
     for verdict in found:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
@@ -254,7 +254,7 @@ def _judge_scored(
 
 def _judge_runs(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
     settings = context.settings
-    runs = monitoring.unjudged_runs(cursor, settings.model_name, settings.drift_least_rows)
+    runs = monitoring.unjudged_runs(cursor, settings.model_name, settings.drift_min_rows)
     for run in runs:
         _judge_scored(context, cursor, about, "drop", str(run.run_id), [run])
     return len(runs)
@@ -323,9 +323,7 @@ def _judge_raw(context: StepContext, cursor: Any) -> int:
 
 def _judge_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
     settings, contract = context.settings, context.contract
-    rule = Rule(
-        settings.quality_margin, settings.quality_alpha, settings.quality_least_orders, settings.quality_year_alpha
-    )
+    rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_min_rows, settings.quality_year_alpha)
     weeks = monitoring.changed_weeks(cursor, contract, settings.model_name)
     classes = pa.array(contract.classes)
     for version, week, orders, _ in weeks:
@@ -369,8 +367,8 @@ def _judge_weeks_together(
 
 def _degradation(settings: Settings, cursor: Any, version: int) -> dict[str, str]:
     """The alert about the champion when enough of its newest weeks were worse, or several were a little worse."""
-    weeks = monitoring.judged_weeks(cursor, settings.model_name, version, settings.quality_least_orders)
-    needed, of = settings.quality_worse_weeks, settings.quality_of_weeks
+    weeks = monitoring.judged_weeks(cursor, settings.model_name, version, settings.quality_min_rows)
+    needed, of = settings.quality_worse_weeks, settings.quality_window_weeks
     reasons = []
     if degraded([week.worse for week in weeks], weeks=needed, of=of):
         told = "; ".join(f"week of {week.week}: {week.note}" for week in weeks[-of:] if week.worse)

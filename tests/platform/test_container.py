@@ -15,11 +15,12 @@ from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import parse_env
 from apex_ml.errors import ConfigError
 from apex_ml.platform.containers.prepare import PARTS, container_airflow_environment, digests, part_secrets
-from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, completed, variable
+from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, completed
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.apex_home import COMMAND
 
-EVERY = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS)]
+EVERY = [variable_of(name) for name in (*SECRETS, *CONTAINER_SECRETS)]
 
 
 def parted(folder: Path, text: str) -> dict[str, Settings]:

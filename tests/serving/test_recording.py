@@ -29,7 +29,7 @@ from tests.support.throwaway_home import free_ports
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
     tell_of_champion(scoring, chain)
-    return scoring.but(drift_least_rows=100)
+    return scoring.but(drift_min_rows=100)
 
 
 def ask(client: TestClient, orders: list[dict[str, Any]], **headers: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ Put = Callable[..., Path]
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
     tell_of_champion(scoring, chain)
-    return scoring.but(drift_least_rows=100, quality_least_orders=100)
+    return scoring.but(drift_min_rows=100, quality_min_rows=100)
 
 
 def look(apex: Apex) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_a_level_that_grew_is_found_and_named_with_its_figures(
 
 
 def test_small_drops_are_judged_by_their_day(watched: Apex, put_drop: Put, contract: Contract) -> None:
-    apex = watched.but(drift_least_rows=300)
+    apex = watched.but(drift_min_rows=300)
     names = [f"{n}.parquet" for n in range(4)]
     for seed, name in enumerate(names):
         put_drop(name, seed=seed, rows=100)

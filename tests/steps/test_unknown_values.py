@@ -107,7 +107,7 @@ def test_many_tiny_drops_are_tested_together(scoring: Apex, put_drop: Put, attri
     assert (kind, subject) == ("unknown_values", "small drops, version 1") and "'QQ' (1)" in message
     put_drop("good.parquet", seed=9, rows=5)
     run(scoring, "good.parquet")
-    monitor(scoring.but(drift_least_rows=100).context("look"))
+    monitor(scoring.but(drift_min_rows=100).context("look"))
     assert open_alerts(scoring) == []
 
 

@@ -54,7 +54,7 @@ class Nights:
         recent = {name: newest.features[name] for name in self.contract.features.attributes}
         self.model = trained.as_dict() | {RECENT: recent}
         self.bins = bins
-        self.alpha, self.least_rows = Settings.load().drift_alpha, Settings.load().drift_least_rows
+        self.alpha, self.least_rows = Settings.load().drift_alpha, Settings.load().drift_min_rows
 
     @property
     def calendar(self) -> str:

@@ -22,8 +22,9 @@ from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, variable
+from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
 USER = 10001
@@ -67,7 +68,7 @@ ADDRESSES = {
     "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
 }
 """Where the services are on their private network."""
-KEYS = variable("serving_keys")
+KEYS = variable_of("serving_keys")
 FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
 """What the tools have in place of it: they ask the service that others bind to an address for."""
 OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
@@ -111,11 +112,11 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
         for name in settings.model_fields_set
         if (value := getattr(settings, name)) is not None
     }
-    missing = [variable(name) for name in (*SECRETS, *CONTAINER_SECRETS) if not given.get(name)]
+    missing = [variable_of(name) for name in (*SECRETS, *CONTAINER_SECRETS) if not given.get(name)]
     if missing:
         raise ConfigError(f".env lacks {', '.join(missing)}: `RUNTIME=docker make secrets` adds what is missing")
     public = {
-        variable(name): value
+        variable_of(name): value
         for name, value in given.items()
         if value
         and not isinstance(getattr(settings, name), SecretStr)
@@ -135,7 +136,7 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
             **published,
             **public,
             **ADDRESSES,
-            **{variable(name): given[name] for name in names if given.get(name)},
+            **{variable_of(name): given[name] for name in names if given.get(name)},
             **besides.get(kind, {}),
         }
         for kind, names in PARTS.items()

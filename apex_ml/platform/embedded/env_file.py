@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from apex_ml.api_keys import make_key
 from apex_ml.env_syntax import decode_env, format_value, nonempty, parse_env, read_env_file
 from apex_ml.errors import ConfigError
+from apex_ml.setting_sources import variable_of, with_present_names
 from apex_ml.settings import Settings
 
 HEADER = "# Made by `apex up`; git-ignored, mode 0600. A value here is never changed, a missing secret is added.\n"
@@ -55,11 +56,6 @@ CONTAINER_SECRETS: dict[str, Callable[[], str]] = {
 """What the platform in containers needs besides."""
 
 
-def variable(name: str) -> str:
-    """The environment variable of a setting: ``raw_url`` is ``APEX_RAW_URL``."""
-    return f"APEX_{name.upper()}"
-
-
 def completed(text: str) -> str:
     """Return the text of an ``.env`` with every secret that the platform in containers needs; none is changed.
 
@@ -68,14 +64,14 @@ def completed(text: str) -> str:
     ('APEX_PG_ADMIN_PASSWORD=mine', True, True)
     """
     known = nonempty(parse_env(text, ".env"))
-    made = {variable(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
+    made = {variable_of(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
     lines = [f"{name}={make()}\n" for name, make in made.items() if name not in known]
     return text if not lines else (text or HEADER).rstrip("\n") + "\n" + "".join(lines)
 
 
 def file_values(settings: Settings) -> dict[str, str]:
-    """The settings that stand in ``.env``, by variable name; empty values and a missing file count as absent."""
-    return nonempty(read_env_file(settings.env_file))
+    """The settings in ``.env`` by the present name of the variable; empty values and a missing file count as absent."""
+    return nonempty(with_present_names(read_env_file(settings.env_file)))
 
 
 def ensure_env(settings: Settings) -> Settings:
@@ -92,10 +88,10 @@ def ensure_env(settings: Settings) -> Settings:
         for name, make in SECRETS.items():
             if getattr(settings, name).get_secret_value():
                 continue
-            value = known.get(variable(name))
+            value = known.get(variable_of(name))
             if value is None:
                 value = make()
-                lines.append(f"{variable(name)}={value}\n")
+                lines.append(f"{variable_of(name)}={value}\n")
             update[name] = SecretStr(value)
         text = _text(settings)
         if lines:
@@ -115,10 +111,10 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
     if field not in Settings.model_fields:
         raise ConfigError(f"{name} is not a setting; `apex settings` lists them")
     if "\n" in value or "\r" in value:
-        raise ConfigError(f"{variable(field)}: a value in .env must be one line, got {value!r}")
+        raise ConfigError(f"{variable_of(field)}: a value in .env must be one line, got {value!r}")
     accepted = getattr(Settings.load(**{"home": settings.home, "env_file": settings.env_file, field: value}), field)
-    line = f"{variable(field)}={format_value(value)}\n"
-    pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
+    line = f"{variable_of(field)}={format_value(value)}\n"
+    pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable_of(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
     with _locked(settings):
         text = _text(settings)
         if pattern.search(text):

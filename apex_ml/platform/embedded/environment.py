@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.platform.embedded.env_file import file_values, variable
+from apex_ml.platform.embedded.env_file import file_values
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.surroundings import shielded
 
@@ -69,8 +70,8 @@ def apex_variables(settings: Settings) -> dict[str, str]:
     for name in sorted(settings.model_fields_set - {"home", "env_file"}):
         value = getattr(settings, name)
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        if text and stored.get(variable(name)) != text:
-            variables[variable(name)] = text
+        if text and stored.get(variable_of(name)) != text:
+            variables[variable_of(name)] = text
     if settings.env_file != settings.home / ".env":
         variables["APEX_ENV_FILE"] = str(settings.env_file)
     return {"APEX_HOME": str(settings.home), **variables}

@@ -15,7 +15,8 @@ from apex_ml.api_keys import is_loopback
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.platform.embedded.env_file import file_values, remember, variable
+from apex_ml.platform.embedded.env_file import file_values, remember
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import FOLDERS, PORTS, Settings
 from apex_ml.sql.tables import scored_columns
 
@@ -38,7 +39,7 @@ def refuse_contradiction(settings: Settings) -> None:
     except FileNotFoundError:
         columns, model, place = {}, "", ""
         if (settings.state / "postgres").exists():  # brought up before there were records
-            place = stored.get(variable("contract"), str(Settings.model_fields["contract"].default))
+            place = stored.get(variable_of("contract"), str(Settings.model_fields["contract"].default))
             columns = scored_columns(load_contract(Path(place)))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it anew") from error
@@ -50,7 +51,7 @@ def refuse_contradiction(settings: Settings) -> None:
             f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
         )
     # a line in .env is a person's choice for the home; the environment is that of one shell
-    expected = stored.get(variable("model_name")) or model
+    expected = stored.get(variable_of("model_name")) or model
     if expected and expected != settings.model_name:
         raise ConfigError(
             f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {expected}. Take that"
@@ -84,7 +85,7 @@ def unremembered(settings: Settings) -> list[str]:
         name
         for name in REMEMBERED
         if name in settings.model_fields_set
-        and str(getattr(settings, name)) != stored.get(variable(name), str(Settings.model_fields[name].default))
+        and str(getattr(settings, name)) != stored.get(variable_of(name), str(Settings.model_fields[name].default))
     ]
 
 

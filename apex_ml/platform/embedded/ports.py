@@ -9,7 +9,7 @@ from collections.abc import Collection
 import psutil
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded.env_file import variable
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import Settings
 
 PORTS = {
@@ -36,9 +36,9 @@ def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours:
     seen: dict[int, str] = {}
     for name in names:
         port: int = getattr(settings, name)
-        label = f"port {port} for {PORTS[name]} ({variable(name)})"
+        label = f"port {port} for {PORTS[name]} ({variable_of(name)})"
         if port in seen:
-            problems.append(f"{label} is also {variable(seen[port])}")
+            problems.append(f"{label} is also {variable_of(seen[port])}")
             continue
         seen[port] = name
         reason = _refusal(settings.serving_address if name == "serving_port" else settings.host, port)
@@ -63,7 +63,7 @@ def stranger(settings: Settings, name: str, url: str = "") -> str:
     holder = listener(port)
     held = f"held by {_describe(holder)}" if holder else "held by a process of another user"
     return (
-        f"port {port} ({variable(name)}) is {held}: stop that, or set another port in {settings.env_file};"
+        f"port {port} ({variable_of(name)}) is {held}: stop that, or set another port in {settings.env_file};"
         " then: make up"
     )
 

@@ -26,7 +26,7 @@ from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import airflow_database, make_pools, repair
 from apex_ml.platform.embedded import health, postgres
-from apex_ml.platform.embedded.env_file import ensure_env, variable
+from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited, write_airflow_passwords
 from apex_ml.platform.embedded.home_record import (
     has_new_contract,
@@ -53,6 +53,7 @@ from apex_ml.platform.embedded.supervision import (
     render,
     services,
 )
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import Settings
 
 HEALTHY_SECONDS = 180
@@ -84,7 +85,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             ours = [process.pid for process in family(settings)]
             check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
             settings = remember_given(settings)
-            phases.say(f"Remembered in {settings.env_file}: {', '.join(variable(name) for name in new)}")
+            phases.say(f"Remembered in {settings.env_file}: {', '.join(variable_of(name) for name in new)}")
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform is up already.")

@@ -21,7 +21,6 @@ import psutil
 
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.embedded import postgres
-from apex_ml.platform.embedded.env_file import variable
 from apex_ml.platform.embedded.environment import (
     MARK,
     airflow_environment,
@@ -38,6 +37,7 @@ from apex_ml.platform.embedded.paths import (
     supervisor_config,
     supervisor_socket,
 )
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
 TEMPLATE = CODE_ROOT / "deployment" / "local" / "supervisord.conf.j2"
@@ -144,7 +144,7 @@ def programs(settings: Settings, server: postgres.Server, names: Collection[str]
         # one thread: it answers one request at a time, and threads that meet at barriers would only add to its time
         environment = {**base, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         # told here, so that `up` sees a change of them in .env; new keys the service finds there by itself
-        environment |= {variable(n): str(getattr(settings, n)) for n in Settings.model_fields if _told(n)}
+        environment |= {variable_of(n): str(getattr(settings, n)) for n in Settings.model_fields if _told(n)}
         command = [str(binaries / "apex"), "serve"]
         made.append(Program(SERVING, command, environment, service_log(settings, SERVING), folder, stop_seconds=10))
     return made

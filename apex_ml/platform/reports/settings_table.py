@@ -7,7 +7,8 @@ import typing
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, variable
+from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
 
@@ -20,7 +21,7 @@ def env_example() -> str:
 """
     ]
     for name, field in Settings.model_fields.items():
-        blocks.append(f"# {_description(name, field)}\n#{variable(name)}={_default(field)}\n")
+        blocks.append(f"# {_description(name, field)}\n#{variable_of(name)}={_default(field)}\n")
     return "\n".join(blocks)
 
 
@@ -30,7 +31,7 @@ def markdown_table() -> str:
     for name, field in Settings.model_fields.items():
         default = f"`{_default(field)}`" if _default(field) else ""
         description = _description(name, field).replace("<", "&lt;").replace("|", "\\|")
-        rows.append(f"| `{variable(name)}` | {default} | {description} |".replace("  ", " "))
+        rows.append(f"| `{variable_of(name)}` | {default} | {description} |".replace("  ", " "))
     return "\n".join(rows) + "\n"
 
 
