@@ -232,7 +232,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
 
     Bad drops are moved to quarantine and named in the end, with exit code 10; the others are scored all the same.
     """
-    from apex_ml.steps.score import list_drops, score_inbox
+    from apex_ml.steps.list_drops import list_drops
     from apex_ml.steps.score import report as tell
     from apex_ml.steps.score import rescore as again
     from apex_ml.steps.score import score as work
@@ -249,7 +249,9 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
     elif report:
         _print(tell(context))
     elif drops is None:
-        _print(score_inbox(context))
+        listed = list_drops(context)
+        names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
+        _print(work(context, names, before=listed["bad"]) if names or listed["bad"] else listed)
     else:
         try:
             names = json.loads(drops)

@@ -30,10 +30,10 @@ from apex_ml.platform.embedded.home_record import refuse_contradiction
 from apex_ml.platform.embedded.paths import service_log
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.task_board import TaskBoard
+from apex_ml.services.held_back import find_held_back
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
-from apex_ml.steps.held_back import find_held_back
 from apex_ml.steps.removal import INVENTED
 from apex_ml.wording import counted
 

@@ -25,7 +25,7 @@ from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters,
 from apex_ml.sql.row_checks import literal, quoted
 
 if TYPE_CHECKING:
-    from apex_ml.steps.score import Scorer
+    from apex_ml.services.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 EXAMPLES = 5

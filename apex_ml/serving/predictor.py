@@ -15,8 +15,8 @@ from apex_ml.contract.requests import Orders, RefusedError, early
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.services.run_folder import StepContext
+from apex_ml.services.scorer import Scorer, build_scorer
 from apex_ml.serving.history import History
-from apex_ml.steps.score import Scorer, scorer_of
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Judge:
 def load_judge(context: StepContext, registry: Registry, version: ModelVersion, before: Judge | None = None) -> Judge:
     """The judge of a version, with the newest history snapshot that fits it; what `before` holds is not read again.
 
-    Raises as :func:`~apex_ml.steps.score.scorer_of` does, and :class:`~apex_ml.errors.DataError` for a snapshot that
-    cannot be read.
+    Raises as :func:`~apex_ml.services.scorer.build_scorer` does, and :class:`~apex_ml.errors.DataError` for a snapshot
+    that cannot be read.
     """
-    scorer = scorer_of(context, registry, version)
+    scorer = build_scorer(context, registry, version)
     needed = state_needed(context.contract, scorer.features)
     if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
         return Judge(scorer, before.history)

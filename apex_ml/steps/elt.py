@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,21 +21,17 @@ from apex_ml.adapters.duckdb.accepted_rows import (
     CodedColumns,
     SortedOrders,
     accepted_files,
-    delivered_once_sql,
 )
 from apex_ml.adapters.storage.local import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
-from apex_ml.core.features import finish, state_columns
+from apex_ml.core.features import finish
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
 from apex_ml.services.run_folder import StepContext, read_manifest, run_step
-from apex_ml.sql.row_checks import literal, quoted
-from apex_ml.steps.validate import ACCEPTED
+from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, SNAPSHOT
 
 logger = logging.getLogger(__name__)
-EXAMPLES = "examples.parquet"
-SNAPSHOT = "snapshot.parquet"
 
 
 def elt(context: StepContext) -> dict[str, Any]:
@@ -49,30 +44,6 @@ def elt(context: StepContext) -> dict[str, Any]:
     inputs = {"validate": validated["key"], "data_sha256": validated["result"]["data_sha256"]}
     as_of = date.fromisoformat(validated["result"]["as_of"])
     return run_step(context, "elt", inputs, lambda folder: _work(context, folder, as_of, validated["result"]))
-
-
-def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> tuple[int, int]:
-    """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out)."""
-    columns = ", ".join(map(quoted, contract.columns))
-    source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    rows, repeated = engine.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
-    if repeated:
-        # the rows themselves are compared: two rows that merely share a hash both stay
-        con.execute(f"CREATE TEMP TABLE orders AS {delivered_once_sql(contract, accepted_files(accepted))}")
-        (kept,) = engine.one_row(con, "SELECT count(*) FROM orders")
-        repeated = rows - kept
-    else:
-        con.execute(f"CREATE TEMP VIEW orders AS SELECT {columns} FROM {source}")
-    return rows, repeated
-
-
-def with_state_sql(contract: Contract, asked: str, state: str) -> str:
-    """SQL: the columns of `asked` beside the state of each row's (entity, timestamp)."""
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    names = ", ".join(f"s.{quoted(name)}" for name, _, _ in state_columns(contract))
-    return (
-        f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
-    )
 
 
 def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, Any]) -> dict[str, Any]:

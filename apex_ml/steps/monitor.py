@@ -21,7 +21,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import monitoring, warehouse
-from apex_ml.adapters.postgres.monitoring import Run
+from apex_ml.adapters.postgres.monitoring import DRIFT, Run
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.local import scratch_folder
 from apex_ml.contract.model import Contract
@@ -33,11 +33,11 @@ from apex_ml.core.profile import PROFILE, RECENT, Bins
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.settings import Settings
 from apex_ml.sql.row_checks import literal, quoted
-from apex_ml.steps.alerts import send_alerts
-from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
@@ -58,7 +58,7 @@ MOST_RUNS = 400
 NEWEST_ORDERS = "the newest orders before the champion's training"
 RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 """Whole weeks, so that every weekday is in both."""
-DRIFT, QUALITY = "drift", "quality"
+QUALITY = "quality"
 
 
 def monitor(context: StepContext) -> dict[str, Any]:

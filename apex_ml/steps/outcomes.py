@@ -23,8 +23,8 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
 from apex_ml.services.run_folder import StepContext, latest_manifest, read_manifest
+from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.sql.row_checks import literal, quoted
-from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 131_072

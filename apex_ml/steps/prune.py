@@ -15,7 +15,7 @@ from apex_ml.adapters.postgres import online, partitions, warehouse
 from apex_ml.adapters.postgres.partitions import Partition
 from apex_ml.adapters.storage.local import full_disk_is_told
 from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
-from apex_ml.steps.elt import SNAPSHOT
+from apex_ml.services.run_layout import SNAPSHOT
 
 GOING = ".pruned.tmp"
 

@@ -20,8 +20,8 @@ from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
 from apex_ml.core.training_keys import order_keys
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.promotion_decision import carry_out, contender, publish, recorded, serving
 from apex_ml.services.run_folder import StepContext
-from apex_ml.steps.promote import carry_out, contender, publish, recorded, serving
 
 ENOUGH = 1000
 """Orders with an outcome from which on a challenger is reconsidered."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.adapters.postgres import monitoring, warehouse
+from apex_ml.adapters.postgres.monitoring import DRIFT
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.local import sha256_of
 from apex_ml.errors import DataError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.sql.tables import SCORED, SHADOW
-from apex_ml.steps.monitor import DRIFT
 
 INVENTED = "invented-"
 """How the names of drops of invented orders begin."""

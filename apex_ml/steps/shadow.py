@@ -28,8 +28,10 @@ from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
-from apex_ml.steps.score import BATCH_ROWS, Scorer, features_query, scorer_of
+from apex_ml.services.score_batches import BATCH_ROWS
+from apex_ml.services.scorer import Scorer, build_scorer
 
 logger = logging.getLogger(__name__)
 TOLD = 20
@@ -62,7 +64,7 @@ def shadow(context: StepContext) -> dict[str, Any]:
                 continue
             if version not in scorers:
                 found = protocol.require(registry.by_version(version), f"challenger version {version}")
-                scorers[version] = scorer_of(context, registry, found)
+                scorers[version] = build_scorer(context, registry, found)
             rows = _one_drop(scorers[version], path, name, pair["run_id"])
         except DataError as error:
             warehouse.fail_shadow(context.settings, pair["run_id"], version, context.run, str(error))

@@ -16,9 +16,9 @@ from apex_ml.core.drift import drift
 from apex_ml.core.features import feature_columns
 from apex_ml.core.legacy import legacy_columns, legacy_examples, legacy_sums_sql
 from apex_ml.core.split import PARTS, stratified_random, temporal
+from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.run_folder import StepContext, read_manifest, run_step
-from apex_ml.steps.elt import EXAMPLES, load_orders
-from apex_ml.steps.validate import ACCEPTED
+from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
 
 logger = logging.getLogger(__name__)
 EPOCH = date(1970, 1, 1)

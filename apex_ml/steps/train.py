@@ -19,9 +19,8 @@ from apex_ml.adapters.mlflow import plots, training_report
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.mlflow.tracking import TrainingRecord, log_and_register, refuse_deleted
 from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.storage.local import local_folder, scratch_folder, sha256_of
-from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
-from apex_ml.contract.model import Contract
+from apex_ml.adapters.storage.local import scratch_folder, sha256_of
+from apex_ml.adapters.storage.simulated_truth import read_truth
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.estimator import Model
@@ -33,16 +32,16 @@ from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget, Trial
 from apex_ml.core.split import PARTS
 from apex_ml.json_text import json_file, json_text
+from apex_ml.services.holdout import class_indexes, segment_columns
 from apex_ml.services.run_folder import StepContext, git_commit, read_manifest, run_step
+from apex_ml.services.run_layout import ACCEPTED
+from apex_ml.services.true_outcomes import truth_file
 from apex_ml.settings import CODE_ROOT
 from apex_ml.sql.row_checks import literal, quoted
-from apex_ml.steps.validate import ACCEPTED
 
 logger = logging.getLogger(__name__)
 RECENT_WEEKS, RECENT_ORDERS = 4, 5_000
 """Weeks of the newest orders whose attributes a model keeps: one, or up to so many until there are so many orders."""
-SEGMENT_LEVELS = 12
-"""Attributes with at most so many levels are segments of the evaluation."""
 
 
 def train(context: StepContext, *, trials: int) -> dict[str, Any]:
@@ -70,13 +69,6 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
     if truth is not None:
         inputs["truth_sha256"] = sha256_of(truth)
     return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided, truth))
-
-
-def truth_file(context: StepContext) -> Path | None:
-    """The simulator's truth about this run's raw files, where it is known."""
-    made = read_manifest(context.folder("elt"))["result"]
-    raw = made.get("raw") or context.settings.raw
-    return find_truth(local_folder(raw, "APEX_RAW_URL"), made["data_sha256"])
 
 
 def reproduce(context: StepContext) -> dict[str, Any]:
@@ -143,12 +135,6 @@ def _options(context: StepContext, trials: int, strategy: str) -> Options:
     # as the original did: its rules, balanced weights, and no look at what a feature gives away
     identifiers = legacy_identifiers(context.contract)
     return replace(options, selection="legacy", identifiers=identifiers, class_weights="balanced", suspicious_gain=None)
-
-
-def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.ndarray:
-    """Index of each row's class, shape (n,)."""
-    codes: np.ndarray = pc.index_in(table.column(target), value_set=pa.array(classes)).to_numpy()
-    return codes
 
 
 def _examples(context: StepContext) -> dict[str, Examples]:
@@ -218,12 +204,6 @@ def _newest_orders(context: StepContext, as_of: date, examples: pa.Table) -> dic
     orders = orders.filter(pc.less_equal(orders.column("week"), last))
     bins = bins_of(attributes, examples)
     return {c.name: bins[c.name].count(orders.column(c.name)).tolist() for c in attributes}
-
-
-def segment_columns(contract: Contract) -> tuple[str, ...]:
-    """Attributes with few levels, by which losses are told apart."""
-    columns = [contract.columns[name] for name in contract.features.attributes]
-    return tuple(c.name for c in columns if c.domain is not None and len(c.domain.levels) <= SEGMENT_LEVELS)
 
 
 def _work(

@@ -28,13 +28,14 @@ from apex_ml.adapters.storage.local import (
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
+from apex_ml.services.held_back import describe, find_held_back, held_identity, hold_back
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
-from apex_ml.steps.held_back import describe, find_held_back, held_identity, hold_back
+from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
-ACCEPTED = "accepted"
-QUARANTINE = "quarantine"
+
+
 REPORT = "report.json"
 MOST_NAMED = 100
 """So many files that are left out, and so many links, are named in the log and in the result."""

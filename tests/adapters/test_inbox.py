@@ -14,7 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from apex_ml.adapters.storage.drops import Inbox, Waiting, seen
 from apex_ml.errors import ConfigError
-from apex_ml.steps.score import chunks
+from apex_ml.services.drop_chunks import chunks
 
 SHA = "ab" * 32
 

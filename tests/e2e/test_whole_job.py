@@ -29,7 +29,7 @@ from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import SIMULATED
-from apex_ml.steps.score import list_drops
+from apex_ml.steps.list_drops import list_drops
 from tests.support.service_kills import fault_for_steps, halted_step, kill_service
 from tests.support.throwaway_home import open_folder, throwaway
 from tests.support.waiting import until

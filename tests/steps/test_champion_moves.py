@@ -25,10 +25,11 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.reports import champion_history
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.scorer import load_scorer
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.by_hand import BY_HAND, force, rollback
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import load_scorer, score
+from apex_ml.steps.score import score
 from apex_ml.steps.train import train
 from tests.support.apex_home import Apex
 from tests.support.throwaway_home import free_ports

@@ -20,7 +20,8 @@ from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.cli.steps import score as score_command
 from apex_ml.cli.tables import export
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.steps.score import list_drops, rescore
+from apex_ml.steps.list_drops import list_drops
+from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
 from tests.support.champion_home import register
 from tests.support.ledger import ROWS, counts, places, run, scored_rows

@@ -21,11 +21,13 @@ from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
+from apex_ml.services.accepted_orders import load_orders
+from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
+from apex_ml.services.scorer import Scorer
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
-from apex_ml.steps.elt import load_orders, make_examples
-from apex_ml.steps.score import Scorer, features_query
+from apex_ml.steps.elt import make_examples
 from tests.support.features_by_hand import (
     FIRST,
     Row,

@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from apex_ml.cli.tables import remove_drop
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
+from apex_ml.services.held_back import find_held_back, hold_back
+from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, HELD_BACK
 from apex_ml.settings import Settings
-from apex_ml.steps.elt import EXAMPLES, elt
-from apex_ml.steps.held_back import FILE, find_held_back, hold_back
-from apex_ml.steps.validate import ACCEPTED, validate
+from apex_ml.steps.elt import elt
+from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, counts, places, run
 from tests.support.order_files import order_table, write_orders
@@ -88,7 +89,7 @@ def test_equal_orders_of_one_file_are_all_in_the_drop(contract: Contract, tmp_pa
     write_orders(accepted / "part-1.parquet", table.take([1]))
     with duckdb.connect() as con:
         assert hold_back(con, contract, accepted, newest, tmp_path) == 3
-    assert pq.read_table(tmp_path / FILE)[contract.entity].to_pylist() == [table[contract.entity][1].as_py()] * 2
+    assert pq.read_table(tmp_path / HELD_BACK)[contract.entity].to_pylist() == [table[contract.entity][1].as_py()] * 2
 
 
 def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> None:

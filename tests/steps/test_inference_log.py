@@ -13,7 +13,7 @@ import pytest
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
 from apex_ml.contract.model import Contract
-from apex_ml.steps.score import list_drops
+from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, counts, run, scored_rows
 from tests.support.throwaway_home import free_ports

@@ -18,8 +18,10 @@ from apex_ml.adapters.storage.drops import LONGEST_NAME
 from apex_ml.adapters.storage.local import UnreadableError
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.reports.status import _waiting
-from apex_ml.steps import score as score_step
-from apex_ml.steps.score import LABEL, MAX_BAD, list_drops, report
+from apex_ml.services import score_file as scoring_of_a_file
+from apex_ml.services.drop_chunks import MAX_BAD, MAX_LABEL
+from apex_ml.steps.list_drops import list_drops
+from apex_ml.steps.score import report, score
 from tests.support.apex_home import Apex
 from tests.support.forked_command import call
 from tests.support.ledger import ROWS, counts, places, run
@@ -195,18 +197,18 @@ def test_a_drop_at_which_apex_itself_fails_stops_no_other(
     names = ["fault.parquet", "good.parquet"]
     for seed, name in enumerate(names):
         put_drop(name, seed=seed)
-    checked = score_step.check_file
+    checked = scoring_of_a_file.check_file
 
     def check_file(con: Any, path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "fault.parquet":
             raise RuntimeError("unforeseen")
         return checked(con, path, *arguments, **options)
 
-    monkeypatch.setattr(score_step, "check_file", check_file)
+    monkeypatch.setattr(scoring_of_a_file, "check_file", check_file)
     with pytest.raises(RuntimeError, match="unforeseen"):
         run(scoring, *names)
     assert places(scoring)["inbox"] == ["fault.parquet"] and places(scoring)["done"] == ["good.parquet"]
-    result = score_step.score(scoring.context("again"), names, bad_is_error=False)
+    result = score(scoring.context("again"), names, bad_is_error=False)
     assert [row["state"] for row in result["drops"]] == ["fault", "gone"]
     assert alerts(scoring) == {"fault.parquet": "Apex itself fails at this drop, RuntimeError: unforeseen"}
     monkeypatch.undo()
@@ -219,7 +221,7 @@ def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
     names = ["large.parquet", "good.parquet"]
     for seed, name in enumerate(names):
         put_drop(name, seed=seed)
-    checked = score_step.check_file
+    checked = scoring_of_a_file.check_file
 
     def check_file(con: Any, path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "large.parquet":
@@ -229,7 +231,7 @@ def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
         con.execute("SET memory_limit = '1GB'")
         return checked(con, path, *arguments, **options)
 
-    monkeypatch.setattr(score_step, "check_file", check_file)
+    monkeypatch.setattr(scoring_of_a_file, "check_file", check_file)
     with pytest.raises(TransientError, match="large.parquet: out of memory or disk; raise APEX_MEMORY_LIMIT_MB"):
         run(scoring, *names)
     assert places(scoring)["inbox"] == ["large.parquet"] and places(scoring)["done"] == ["good.parquet"]
@@ -268,7 +270,7 @@ def test_names_of_any_length_are_moved(scoring: Apex, put_drop: Drop) -> None:
     name = "é" * ((LONGEST_NAME - 8) // 2) + ".parquet"
     put_drop(seed=1).rename(scoring.inbox / name)
     (chunk,) = list_drops(scoring.context("list"))["chunks"]
-    assert chunk["drops"] == [name] and len(chunk["label"]) <= LABEL + 1
+    assert chunk["drops"] == [name] and len(chunk["label"]) <= MAX_LABEL + 1
     assert run(scoring, name)["scored"] == 1
     put_drop(seed=2).rename(scoring.inbox / name)  # another content under the same name
     assert run(scoring, name)["scored"] == 1

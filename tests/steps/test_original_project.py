@@ -16,11 +16,11 @@ from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.legacy import LegacyRules, legacy_columns, legacy_identifiers
 from apex_ml.core.split import PARTS
+from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
-from apex_ml.steps.train import class_indexes
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 

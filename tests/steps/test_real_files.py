@@ -11,10 +11,10 @@ import pytest
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.evaluation import order_losses
+from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
-from apex_ml.steps.train import class_indexes
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 

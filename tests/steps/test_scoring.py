@@ -25,12 +25,15 @@ from apex_ml.contract.model import Contract, load_contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
+from apex_ml.services.scorer import load_scorer
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
 from apex_ml.sql.row_checks import ROW_NR
+from apex_ml.steps.list_drops import list_drops
 from apex_ml.steps.promote import promote
-from apex_ml.steps.score import features_query, list_drops, load_scorer, score
+from apex_ml.steps.score import score
 from tests.support.apex_home import COMMAND, Apex
 from tests.support.ledger import ROWS, counts, places, run, scored_rows
 from tests.support.throwaway_home import free_ports

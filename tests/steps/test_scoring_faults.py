@@ -32,7 +32,7 @@ from apex_ml.adapters.storage import parquet_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps.score import list_drops
+from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex, Done
 from tests.support.forked_command import Forked, call, forked, go_on, halted
 from tests.support.ledger import places, run

@@ -17,9 +17,10 @@ from apex_ml.adapters.postgres.scores import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.core.profile import PROFILE, bins_from
 from apex_ml.core.unknown_values import unknown_jumps
+from apex_ml.services.scorer import load_scorer
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.steps.monitor import monitor
-from apex_ml.steps.score import load_scorer, rescore
+from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, run
 

@@ -16,11 +16,11 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.features import LAST_TARGET, feature_columns
 from apex_ml.core.split import PARTS, temporal
+from apex_ml.services.holdout import class_indexes
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import load_process
 from apex_ml.steps.elt import make_examples
-from apex_ml.steps.train import class_indexes
 
 BEST = "p_best_"
 

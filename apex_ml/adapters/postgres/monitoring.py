@@ -335,8 +335,8 @@ def set_alerts(cursor: Any, kind: str, wanted: dict[str, str]) -> tuple[list[str
     return raised, resolved
 
 
-DROP_LATE, UNSEEN = "drop_late", "unseen"
-MEASURED = ("drift", "quality", DROP_LATE, UNSEEN)
+DRIFT, DROP_LATE, UNSEEN = "drift", "drop_late", "unseen"
+MEASURED = (DRIFT, "quality", DROP_LATE, UNSEEN)
 """Kinds that are looked at anew at every call, so that a person need not and cannot close them."""
 _OVER = {
     "retrain_late": "apex.promotions AS n WHERE n.decided_at",

@@ -14,9 +14,9 @@ from apex_ml.adapters.duckdb.accepted_rows import accepted_files, delivered_once
 from apex_ml.adapters.storage.local import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.services.run_layout import HELD_BACK
 from apex_ml.sql.row_checks import literal, quoted
 
-FILE = "held-back.parquet"
 ROLES = frozenset({"entity", "timestamp", "attribute"})
 
 
@@ -28,8 +28,8 @@ def held_identity(shas: list[str]) -> str:
 def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, newest: date, folder: Path) -> int:
     """Move the accepted orders of the newest day out of `accepted`; returns how many, 0 when it is the only day.
 
-    They are written to FILE in `folder` as a drop: entity, timestamp and attributes, without target and measures. The
-    same raw rows give the same bytes, whatever files they lie in.
+    They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
+    The same raw rows give the same bytes, whatever files they lie in.
     """
     when = f"CAST({quoted(contract.timestamp)} AS DATE)"
     of_the_day = f"{when} >= {literal(newest)}"
@@ -45,7 +45,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
         table = con.sql(
             f"SELECT {names} FROM ({delivered_once_sql(contract, files, of_the_day)}) ORDER BY ALL"
         ).to_arrow_table()
-        pq.write_table(table, folder / FILE, compression="zstd")
+        pq.write_table(table, folder / HELD_BACK, compression="zstd")
         for file in files:
             one = f"read_parquet({literal(str(file))})"
             (among,) = engine.one_row(con, f"SELECT count(*) FROM {one} WHERE {of_the_day}")
@@ -58,8 +58,8 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
 
 
 def describe(folder: Path, newest: date) -> dict[str, Any]:
-    """What the result of a step tells of the orders that :func:`hold_back` wrote."""
-    path = folder / FILE
+    """Day, number and sha256 of the orders that :func:`hold_back` wrote."""
+    path = folder / HELD_BACK
     return {"day": newest.isoformat(), "orders": pq.read_metadata(path).num_rows, "sha256": sha256_of(path)}
 
 
@@ -70,5 +70,5 @@ def find_held_back(context: StepContext, data_sha256: str) -> tuple[dict[str, An
     )
     if manifest is None:
         return None
-    path = context.processed / manifest["run"] / "validate" / FILE
+    path = context.processed / manifest["run"] / "validate" / HELD_BACK
     return (manifest["result"]["held_back"], path) if path.is_file() else None

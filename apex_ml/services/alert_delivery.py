@@ -1,0 +1,50 @@
+"""Send the open alerts by every channel, each alert once by each."""
+
+from __future__ import annotations
+
+import logging
+
+from apex_ml.adapters.alerts import notify
+from apex_ml.adapters.postgres import monitoring
+from apex_ml.errors import ApexError
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+MAX_IN_MESSAGE = 20
+"""Alerts in one message; chat systems refuse a long text as a whole."""
+
+
+def send_alerts(settings: Settings) -> list[str]:
+    """Send the open alerts by each channel that has not taken them; returns the channels that took some.
+
+    A channel that fails is logged and tried again by the next call, alone: what the other one took is not sent twice.
+    Many alerts go in several messages, so that one that a receiver refuses, as it is too long, holds back few others.
+    """
+    channels, used = notify.channels(settings), []
+    with monitoring.sending(settings):
+        for alert in monitoring.unsent_alerts(settings):
+            logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
+        for channel in channels:
+            if _send_by(settings, channel):
+                used.append(channel)
+        monitoring.mark_sent(settings, channels)
+    return used
+
+
+def _send_by(settings: Settings, channel: str) -> int:
+    """Send what a channel has not taken yet; returns how many alerts it took."""
+    alerts = monitoring.undelivered(settings, channel)
+    taken = failures = 0
+    for first in range(0, len(alerts), MAX_IN_MESSAGE):
+        batch = alerts[first : first + MAX_IN_MESSAGE]
+        try:
+            notify.send(settings, batch, channel)
+        except ApexError as error:
+            logger.error("alerts_not_sent channel=%s alerts=%s reason=%s", channel, len(batch), error)
+            failures += 1
+            if failures > 1:  # not this message: the receiver is away
+                break
+            continue
+        monitoring.mark_delivered(settings, channel, batch)
+        taken, failures = taken + len(batch), 0
+    return taken

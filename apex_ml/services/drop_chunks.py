@@ -1,0 +1,46 @@
+"""Cut the waiting drops into chunks, one for each mapped task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apex_ml.adapters.storage.drops import Waiting
+from apex_ml.json_text import json_text
+
+MAX_NAMES_LENGTH = 100_000
+"""Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
+MAX_LABEL = 200
+"""Characters of a chunk's label: Airflow takes no more than 250."""
+MAX_BAD = 200
+"""Bad drops of a run that get a mapped task each; Airflow maps over 1,024 items at most, and each takes a second."""
+
+
+def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> list[dict[str, Any]]:
+    """Cut a list of drops into chunks of bounded number and size; a single larger drop is a chunk of its own."""
+    parts: list[list[Waiting]] = []
+    size = names = 0
+    for drop in waiting:
+        name = escaped_length(drop.name)
+        if not parts or len(parts[-1]) >= max_drops or size + drop.size > max_bytes or names + name > MAX_NAMES_LENGTH:
+            parts.append([])
+            size = names = 0
+        parts[-1].append(drop)
+        size += drop.size
+        names += name
+    return [{"label": chunk_label([d.name for d in c]), "drops": [d.name for d in c]} for c in parts]
+
+
+def chunk_label(names: list[str]) -> str:
+    """Label of a chunk in the task list: its first drop, and how many more there are."""
+    first = short_label(names[0])
+    return first if len(names) == 1 else f"{first} +{len(names) - 1}"
+
+
+def short_label(name: str) -> str:
+    """The name of a drop, cut to what Airflow takes as a label."""
+    return name if len(name) <= MAX_LABEL else f"{name[:MAX_LABEL]}…"
+
+
+def escaped_length(name: str) -> int:
+    """Characters of a name in a JSON list that is escaped for HTML, too, as templates of Airflow escape it."""
+    return len(json_text(name)) + 2 + 5 * sum(name.count(c) for c in "<>&'")

@@ -1,0 +1,181 @@
+"""Apply, record and publish a decision of the gate about a challenger."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from apex_ml.adapters.mlflow import training_report
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.storage.local import new_folder
+from apex_ml.contract.model import Contract
+from apex_ml.core.estimator import Model
+from apex_ml.core.features import feature_columns
+from apex_ml.core.model_card import with_decision
+from apex_ml.core.promotion import Contender, PromotionDecision, Serving
+from apex_ml.core.training_keys import unpack_keys
+from apex_ml.errors import DataError
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext
+
+logger = logging.getLogger(__name__)
+REPORTS = {"promote": "decision", "reconsider": "decision_by_outcomes"}
+"""Where the report of a step's decision lies among the artifacts of the challenger's run."""
+
+
+def carry_out(
+    context: StepContext,
+    registry: Registry,
+    challenger: ModelVersion,
+    current: ModelVersion | None,
+    decision: PromotionDecision,
+    about: dict[str, Any],
+    *,
+    who: str,
+    step: str = "promote",
+) -> dict[str, Any]:
+    """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
+    settings = context.settings
+    write_report(context, challenger, current, decision, step)
+    row = {
+        "from_version": current.version if current else None,
+        "to_version": challenger.version,
+        "step_run": context.run,
+        "who": who,
+        "data_sha256": about["data_sha256"],
+        "contract_sha256": about["contract_sha256"],
+    }
+    if decision.promote:
+        registry.fetch(challenger)
+        applied, told = protocol.apply(
+            settings,
+            registry,
+            protocol.Move(
+                action="promote",
+                expected=row["from_version"],
+                to_version=challenger.version,
+                step_run=context.run,
+                who=who,
+                reasons=decision.reasons,
+                evidence=dict(decision.evidence),
+                data_sha256=row["data_sha256"],
+                contract_sha256=row["contract_sha256"],
+            ),
+        )
+        if not applied:
+            decision = replace(decision, promote=False, reasons=(told,))
+            write_report(context, challenger, current, decision, step)
+    if not decision.promote:
+        protocol.reject(settings, registry, decision, row)
+    logger.info("%s", _in_words(challenger.version, current, decision))
+    result = decision_result(
+        context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
+    )
+    result |= {"step": step, "decision_report_url": publish(context, registry, challenger, step)}
+    describe_decision(registry, challenger, result, who)
+    return result
+
+
+def describe_decision(registry: Registry, challenger: ModelVersion, result: dict[str, Any], who: str) -> None:
+    """Put the decision into the version's description."""
+    told = (result["promoted"], who, result["reasons"], result["decision_report_url"])
+    registry.describe(challenger.version, with_decision(challenger.description, *told))
+
+
+def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:
+    """The line that a person reads in the task's log."""
+    because = "; ".join(decision.reasons)
+    if decision.promote:
+        before = f" in place of version {current.version}" if current else ""
+        return f"version {version} becomes champion{before}: {because}"
+    stays = f"version {current.version} stays champion" if current else "there is still no champion"
+    return f"version {version} is not promoted and {stays}: {because}"
+
+
+def write_report(
+    context: StepContext,
+    challenger: ModelVersion,
+    current: ModelVersion | None,
+    decision: PromotionDecision,
+    step: str,
+) -> None:
+    """Write the report of a decision into the folder of the step that asked for it."""
+    with new_folder(context.folder(step)) as partial:
+        champion = current.version if current else None
+        training_report.decision_report(
+            partial, context.run, challenger.version, champion, decision, context.contract.classes
+        )
+
+
+def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:
+    """Put the report beside the challenger's training in MLflow; its address there, empty without a report."""
+    folder = context.folder(step)
+    if not folder.exists():
+        return ""
+    try:
+        return registry.upload(challenger.run_id, folder, REPORTS[step])
+    except DataError as error:  # the run was deleted for good: the decision stands all the same
+        logger.warning("report_not_published folder=%s reason=%s", folder, error)
+        return ""
+
+
+def decision_result(
+    context: StepContext,
+    version: int,
+    promoted: bool,
+    reasons: list[str],
+    evidence: dict[str, Any],
+    current: ModelVersion | None,
+) -> dict[str, Any]:
+    """The result of a step that asked the gate about a version; `current` is the champion before."""
+    champion = version if promoted else (current.version if current else None)
+    return {
+        "run": context.run,
+        "step": "promote",
+        "promoted": promoted,
+        "challenger_version": version,
+        "champion_version": champion,
+        "reasons": reasons,
+        "evidence": evidence,
+    }
+
+
+def recorded(context: StepContext, version: int) -> dict[str, Any] | None:
+    """The result of the decision that this run took about a version; None when it took none."""
+    with warehouse.connect(context.settings) as connection:
+        found = warehouse.decision_of(connection, context.settings.model_name, context.run, version)
+        if found is None:
+            return None
+        promoted = found["action"] == "promote"
+        result = decision_result(context, version, promoted, found["reasons"], found["evidence"], None)
+        return result | {"champion_version": found["to_version"] if promoted else found["from_version"]}
+
+
+def serving(contract: Contract) -> Serving:
+    """What tables and API serve under a contract."""
+    return Serving(contract.classes, tuple(c.name for c in feature_columns(contract)))
+
+
+def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) -> Contender:
+    """What the gate must know of a model that gave the probabilities `p`, (n, k)."""
+    about = model.about
+    return Contender(
+        p=p,
+        classes=model.classes,
+        features=model.encoder.names,
+        tuned_until=_days(about.get("validation_last")),
+        as_of=_days(about.get("as_of")),
+        us_per_order=us_per_order,
+        promotable=bool(about["promotable"]),
+        seen=unpack_keys(model.seen),
+        weights=model.weights,
+    )
+
+
+def _days(day: str | None) -> int | None:
+    return None if day is None else (date.fromisoformat(day) - date(1970, 1, 1)).days

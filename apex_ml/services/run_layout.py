@@ -1,0 +1,12 @@
+"""Names of what the steps of a run leave in its folder, for the steps that read them."""
+
+ACCEPTED = "accepted"
+"""Folder of `validate` with the accepted rows, a parquet file for each raw file."""
+QUARANTINE = "quarantine"
+"""Folder of `validate` with the quarantined rows and their reasons."""
+HELD_BACK = "held-back.parquet"
+"""File of `validate` with the rows of the newest day, when they were held back from training."""
+EXAMPLES = "examples.parquet"
+"""File of `elt` with the training examples."""
+SNAPSHOT = "snapshot.parquet"
+"""File of `elt` with the history of every entity as of the day of the run."""

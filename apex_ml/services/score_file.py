@@ -1,0 +1,216 @@
+"""Check, score and write one drop in one transaction, with the claim first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report, statistics_are_not_trusted
+from apex_ml.adapters.postgres import partitions, scores, warehouse
+from apex_ml.adapters.storage.drops import Waiting, seen
+from apex_ml.adapters.storage.local import UnreadableError, scratch_folder
+from apex_ml.contract.model import Contract
+from apex_ml.contract.names import ROW_NR
+from apex_ml.core.profile import Profile
+from apex_ml.errors import DataError, TransientError
+from apex_ml.faults import reach
+from apex_ml.json_text import json_text
+from apex_ml.services.drop_features import features_query
+from apex_ml.services.run_folder import StepContext
+from apex_ml.services.score_batches import Tally, score_batches, scored_schema
+from apex_ml.services.scorer import Scorer
+from apex_ml.services.unknown_values import alert_unknown_values
+from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.wording import counted
+
+
+class ChangedError(TransientError):
+    """The file changed while it was being scored; the next run sees the new content."""
+
+
+@dataclass(frozen=True)
+class ScoringTools:
+    """Connections and a folder that the drops of one call share: opening them takes longer than a small drop."""
+
+    con: duckdb.DuckDBPyConnection
+    ledger: warehouse.Connection
+    begin: Callable[[], AbstractContextManager[Any]]
+    """Begins a transaction of its own for each drop."""
+    scratch: Path
+
+
+@contextmanager
+def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
+    """Open DuckDB, Postgres and a scratch folder for the drops of one call."""
+    settings = context.settings
+    with (
+        scratch_folder(context.processed, "scoring") as scratch,
+        engine.connect(settings, scratch) as con,
+        statistics_are_not_trusted(con),
+        warehouse.connect(settings) as ledger,
+        scores.transactions(settings) as begin,
+    ):
+        yield ScoringTools(con, ledger, begin, scratch)
+
+
+def score_file(
+    scorer: Scorer, tools: ScoringTools, path: Path, drop: Waiting, sha256: str, again: int | None = None
+) -> dict[str, Any] | None:
+    """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
+
+    `again` is the ledger's id of a drop that is scored anew on purpose.
+    """
+    name = drop.name
+    con, contract = tools.con, scorer.context.contract
+    started_at, started = datetime.now(UTC), time.monotonic()
+    # names of its own: DuckDB may keep what it read of a file by its name
+    accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
+    try:
+        report = check_file(
+            con,
+            path,
+            contract,
+            "score",
+            as_of=None,
+            accepted=accepted,
+            quarantined=quarantined,
+            with_row_nr=True,
+            copy=False,
+        )
+        log_report(report, "score")
+        _refuse(report, contract)
+        checked = time.monotonic()
+        query = features_query(con, scorer, report.query, name)
+        tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
+        with tools.begin() as cursor:
+            if again is None:
+                drop_id = scores.claim_drop(cursor, sha256, name, drop.size, report.rows)
+                if drop_id is None:
+                    return None
+            else:
+                scores.hold_drop(cursor, drop_id := again, name, sha256)
+            reach("score_claimed")
+            run_id = partitions.take_run_id(tools.ledger, report.rows)
+            own = report.rows >= partitions.OWN_ROWS
+            table = partitions.make_own(cursor, run_id) if own else "scored_orders"
+            batches = score_batches(con, query, scorer, run_id, started_at, tally, name)
+            written = scores.write_orders(cursor, scored_schema(contract), batches, table=table)
+            if written != report.accepted or tally.rows != report.accepted:
+                raise TransientError(
+                    f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written"
+                )
+            if own:
+                partitions.index_own(cursor, contract, run_id)
+            if contract.target not in report.filled:
+                scores.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+            if report.quarantined:
+                scores.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
+            reach("score_written")
+            finished = time.monotonic()
+            run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
+            if alert := alert_unknown_values(scorer, con, cursor, tally.profile.features, report.query, name):
+                run["input_alert"] = alert
+            run |= {
+                "ms_total": (finished - started) * 1e3,
+                "ms_check": (checked - started) * 1e3,
+                "ms_features": tally.features_seconds * 1e3,
+                "ms_predict": tally.predict_seconds * 1e3,
+                "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
+                "finished_at": datetime.now(UTC),
+            }
+            scores.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
+            if file_status(path, drop) != "same":
+                raise ChangedError(
+                    f"{name}: the file changed or went away while it was being scored; nothing was written"
+                )
+            if own:
+                partitions.attach_own(cursor, run_id)
+        shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
+        told = {"reasons": report.reasons, "warnings": report.warnings}
+        return {key: run[key] for key in shown} | told | ({"alert": alert} if alert else {})
+    finally:
+        accepted.unlink(missing_ok=True)
+        quarantined.unlink(missing_ok=True)
+
+
+def _refuse(report: FileReport, contract: Contract) -> None:
+    limit = contract.quarantine.limit.score
+    if report.rows and report.quarantined > limit * report.rows:
+        most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
+        top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
+        raise DataError(
+            f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}"
+        )
+
+
+def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str) -> pa.Table:
+    target = quoted(contract.target)
+    levels = ", ".join(map(literal, contract.classes))
+    query = f"SELECT {ROW_NR}, {target} AS observed FROM ({accepted}) WHERE {target} IN ({levels})"
+    with statistics_are_not_trusted(con):
+        return con.sql(query).to_arrow_table()
+
+
+def _run_row(
+    scorer: Scorer, report: FileReport, tally: Tally, run_id: int, drop_id: int, started_at: datetime
+) -> dict[str, Any]:
+    row_us = np.array([us for us, _ in tally.row_us])
+    weights = np.array([n for _, n in tally.row_us], dtype=float)
+    known, mean, median = tally.confidence()
+    quantiles = np.quantile(row_us, [0.5, 0.95, 0.99]) if known else [float("nan")] * 3
+    return {
+        "run_id": run_id,
+        "drop_id": drop_id,
+        "step_run": scorer.context.run,
+        "model_name": scorer.version.name,
+        "model_version": scorer.version.version,
+        "mlflow_run_id": scorer.version.run_id,
+        "feature_snapshot": scorer.snapshot_sha256,
+        "snapshot_as_of": scorer.as_of.isoformat(),
+        "rows_in": report.rows,
+        "rows_scored": tally.rows,
+        "rows_quarantined": report.quarantined,
+        "success_rate": tally.rows / report.rows if report.rows else 1.0,
+        "row_us_mean": float(np.average(row_us, weights=weights)) if known else float("nan"),
+        "row_us_p50": float(quantiles[0]),
+        "row_us_p95": float(quantiles[1]),
+        "row_us_p99": float(quantiles[2]),
+        "confidence_mean": mean,
+        "confidence_median": median,
+        "profile": json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
+        "started_at": started_at,
+    }
+
+
+def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
+    """Days from the snapshot to the orders, on average."""
+    if not tally.rows:
+        return None
+    return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
+
+
+def _classes(contract: Contract, tally: Tally) -> dict[str, scores.ClassFigures]:
+    return {level: scores.ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
+
+
+def file_status(path: Path, drop: Waiting) -> str:
+    """Whether the file of a drop is still the `same`, or has `changed`, or is `gone`."""
+    try:
+        return "same" if seen(path, drop.name) == drop else "changed"
+    except FileNotFoundError:
+        return "gone"
+    except UnreadableError:
+        return "same"
+    except DataError:
+        return "changed"

@@ -1,0 +1,87 @@
+"""What scores rows: a model version and the history snapshot that fits its features, loaded once for many drops."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.core.estimator import Model
+from apex_ml.core.profile import PROFILE, Bins, bins_from
+from apex_ml.errors import ConfigError, TransientError
+from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What all drops of one call share: one champion and one history snapshot, resolved once."""
+
+    context: StepContext
+    version: ModelVersion
+    model: Model
+    snapshot: Path
+    snapshot_sha256: str
+    as_of: date
+    accepted: Path
+    bins: Mapping[str, Bins] = field(default_factory=dict)
+    """The model's own bins of its features and of every attribute, over which the orders of a drop are counted."""
+    batch: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Names this call in the outbox: its drops share one MLflow run."""
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that are made: those of the model, and those that are only counted."""
+        return tuple(dict.fromkeys((*self.model.encoder.names, *self.bins)))
+
+
+def load_scorer(context: StepContext) -> Scorer:
+    """Resolve champion and snapshot.
+
+    Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet, and as :func:`build_scorer` does.
+    """
+    registry = Registry(context.settings)
+    version = protocol.resolve(context.settings, registry)
+    if version is None:
+        gone = protocol.why_none(context.settings)
+        raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
+    return build_scorer(context, registry, version)
+
+
+def build_scorer(context: StepContext, registry: Registry, version: ModelVersion) -> Scorer:
+    """The scorer of any version, with the newest history snapshot that fits its features.
+
+    Raises :class:`~apex_ml.errors.TransientError` when there is no such snapshot, and
+    :class:`~apex_ml.errors.ConfigError` when the contract has other classes than the version.
+    """
+    model = Model.from_files(registry.files(version))
+    if tuple(model.classes) != tuple(context.contract.classes):
+        raise ConfigError(
+            f"score: version {version.version} predicts {', '.join(model.classes)}, and the classes of the contract are"
+            f" {', '.join(context.contract.classes)}; the drops wait until a model knows them: apex retrain --force"
+        )
+    wanted = model.about["features_sha256"]
+    manifest = latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted))
+    if manifest is None:
+        raise TransientError(
+            f"score: no history snapshot under {context.processed} fits the features of version"
+            f" {version.version}; make one: make train"
+        )
+    folder = context.processed / manifest["run"]
+    result = manifest["result"]
+    counted = {*model.encoder.names, *context.contract.features.attributes}
+    return Scorer(
+        context=context,
+        version=version,
+        model=model,
+        snapshot=folder / "elt" / SNAPSHOT,
+        snapshot_sha256=result["snapshot_sha256"],
+        as_of=date.fromisoformat(result["as_of"]),
+        accepted=folder / "validate" / ACCEPTED,
+        bins=bins_from(model.about.get(PROFILE, {}), counted),
+    )
