@@ -16,7 +16,7 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.local import data_files
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.settings import CODE_ROOT, Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 from apex_ml.steps.elt import make_examples
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, clean_environment, run_measured
@@ -31,10 +31,11 @@ GRAINS: dict[Literal["last_order_per_entity", "every_order"], float] = {
 
 def floor_sql(contract: Contract, folder: Path) -> str:
     """One query: target and day of every entity's last order, and five of its attributes."""
-    when = quoted(contract.timestamp)
-    attributes = ", ".join(f"any_value({quoted(name)})" for name in contract.features.attributes[:5])
+    when = identifier(contract.timestamp)
+    attributes = ", ".join(f"any_value({identifier(name)})" for name in contract.features.attributes[:5])
     return (
-        f"SELECT {quoted(contract.entity)}, arg_max({quoted(contract.target)}, {when}), arg_max({when}, {when}),"
+        f"SELECT {identifier(contract.entity)}, arg_max({identifier(contract.target)}, {when}),"
+        f" arg_max({when}, {when}),"
         f" {attributes} FROM read_parquet({literal(str(folder / '*.parquet'))}) GROUP BY 1"
     )
 
@@ -54,7 +55,7 @@ def accept(raw: str, folder: str) -> None:
 def multiply(folder: str, target: str, times: int = TIMES) -> None:
     """Write every file so many times, each time with clients of its own."""
     settings = Settings.load(home=target)
-    entity = quoted(load_contract(settings.contract).entity)
+    entity = identifier(load_contract(settings.contract).entity)
     Path(target).mkdir()
     with engine.connect(settings, Path(target)) as con:
         for path in sorted(Path(folder).glob("*.parquet")):

@@ -26,7 +26,7 @@ from apex_ml.core.estimator import Model
 from apex_ml.platform.embedded import postgres
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
-from apex_ml.sql.row_checks import quoted
+from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import SCORED, partition_indexes, probability_column
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import APEX, Ended, Scene, clean_environment, run_measured
@@ -258,7 +258,7 @@ def large(scene: Scene) -> Iterator[Row]:
 def _queries(settings: Settings) -> Iterator[Row]:
     """Queries as an analyst sends them, each planned anew."""
     contract = _contract(settings)
-    entity = quoted(contract.entity)
+    entity = identifier(contract.entity)
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT count(*) FROM {SCORED}")
         (rows,) = cursor.fetchone() or (0,)

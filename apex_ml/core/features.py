@@ -47,7 +47,7 @@ from apex_ml.contract.names import (
     sum_name,
     trend_name,
 )
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, identifiers, literal
 
 DAYS_A_YEAR = 365.25
 EXAMPLE_KEY = ("entity", "timestamp")
@@ -89,18 +89,18 @@ def unit(contract: Contract, measure: str) -> int:
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
     """SQL: a measure in its smallest unit, an integer."""
-    return f"CAST(round({relation}.{quoted(measure)} * {unit(contract, measure)}) AS BIGINT)"
+    return f"CAST(round({relation}.{identifier(measure)} * {unit(contract, measure)}) AS BIGINT)"
 
 
 def place_sql(contract: Contract, relation: str) -> str:
     """SQL: place of the target among the classes, from 1; 0 for none of them."""
     cases = " ".join(f"WHEN {literal(level)} THEN {place}" for place, level in enumerate(contract.classes, 1))
-    return f"CASE {relation}.{quoted(contract.target)} {cases} ELSE 0 END"
+    return f"CASE {relation}.{identifier(contract.target)} {cases} ELSE 0 END"
 
 
 def day_sql(contract: Contract, relation: str) -> str:
     """SQL: days from 1970-01-01 to the order."""
-    return f"date_diff('day', DATE '1970-01-01', {relation}.{quoted(contract.timestamp)})"
+    return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
 
 
 def _total(value: str) -> str:
@@ -109,7 +109,8 @@ def _total(value: str) -> str:
 
 def state_columns(contract: Contract) -> tuple[tuple[str, str, str], ...]:
     """The history state as (name, DuckDB type, SQL aggregate over the history's rows `h`)."""
-    target, when, day = f"h.{quoted(contract.target)}", f"h.{quoted(contract.timestamp)}", day_sql(contract, "h")
+    target, when = f"h.{identifier(contract.target)}", f"h.{identifier(contract.timestamp)}"
+    day = day_sql(contract, "h")
     size = len(contract.classes) + 1
     # the latest day first and the domain's order second, in one integer: its maximum is the last target
     latest = f"max({day} * {size} + {place_sql(contract, 'h')})"
@@ -124,7 +125,7 @@ def state_columns(contract: Contract) -> tuple[tuple[str, str, str], ...]:
     ]
     for measure in mean_measures(contract):
         columns.append((sum_name(measure), "BIGINT", _total(exact_sql(contract, measure, "h"))))
-        columns.append((known_name(measure), "BIGINT", f"count(h.{quoted(measure)})"))
+        columns.append((known_name(measure), "BIGINT", f"count(h.{identifier(measure)})"))
     if levels := trend_levels(contract):
         columns += [(DAYS, "BIGINT", _total(day)), (DAYS_SQUARED, "BIGINT", _total(f"{day} * {day}"))]
         columns += [
@@ -140,10 +141,10 @@ def state_sql(contract: Contract, asked: str, orders: str) -> str:
     Only orders dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
     counts and null dates.
     """
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     lag = contract.features.history_lag_days
     before = f"a.{when} - {lag}" if lag else f"a.{when}"
-    select = ", ".join(f"{sql} AS {quoted(name)}" for name, _, sql in state_columns(contract))
+    select = ", ".join(f"{sql} AS {identifier(name)}" for name, _, sql in state_columns(contract))
     return (
         f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
         f"LEFT JOIN {orders} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
@@ -157,13 +158,13 @@ def examples_sql(contract: Contract, orders: str) -> str:
     measures, compared in the contract's order in their smallest unit, then the last target level, then the last
     attributes is taken: a rule of the content alone.
     """
-    entity, when = map(quoted, (contract.entity, contract.timestamp))
-    columns = ", ".join(map(quoted, contract.named("entity", "timestamp", "target", "attribute")))
+    entity, when = map(identifier, (contract.entity, contract.timestamp))
+    columns = identifiers(contract.named("entity", "timestamp", "target", "attribute"))
     if contract.features.grain == "every_order":
         return f"SELECT {columns} FROM {orders}"
     ties = [f"{exact_sql(contract, m, 'o')} DESC NULLS LAST" for m in contract.named("measure")]
     ties.append(f"{place_sql(contract, 'o')} DESC")
-    ties += [f"{quoted(name)} DESC NULLS LAST" for name in contract.named("attribute")]
+    ties += [f"{identifier(name)} DESC NULLS LAST" for name in contract.named("attribute")]
     last = f"SELECT {entity}, max({when}) AS {when} FROM {orders} GROUP BY {entity}"
     return (
         f"SELECT {columns} FROM {orders} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
@@ -173,9 +174,9 @@ def examples_sql(contract: Contract, orders: str) -> str:
 
 def snapshot_sql(contract: Contract, orders: str, as_of: date) -> str:
     """SQL: the state of every entity as of a date, one row an entity, ordered by entity."""
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
-    names = ", ".join([entity, *(quoted(name) for name, _, _ in state_columns(contract))])
+    names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])
     return f"SELECT {names} FROM ({state_sql(contract, asked, orders)}) ORDER BY {entity}"
 
 

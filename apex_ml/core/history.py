@@ -30,22 +30,22 @@ from apex_ml.contract.names import (
     sum_name,
 )
 from apex_ml.core.features import day_sql, exact_sql, mean_measures, place_sql, trend_levels
-from apex_ml.sql.row_checks import quoted
+from apex_ml.sql.quote import identifier
 
 EPOCH = date(1970, 1, 1)
 
 
 def compact_sql(contract: Contract, orders: str) -> str:
     """SQL: the orders with no more than their history needs, as integers. `orders` has the column `POSITION` too."""
-    columns = [f"o.{quoted(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
+    columns = [f"o.{identifier(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
-    columns += [f"{exact_sql(contract, m, 'o')} AS {quoted(exact_name(m))}" for m in contract.named("measure")]
+    columns += [f"{exact_sql(contract, m, 'o')} AS {identifier(exact_name(m))}" for m in contract.named("measure")]
     return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
 
 
 def sorted_sql(contract: Contract, compact: str) -> str:
     """SQL: the rows of :func:`compact_sql` by entity and day. A longer key would make the sort several times slower."""
-    return f"SELECT * FROM {compact} ORDER BY {quoted(contract.entity)}, {DAY}"
+    return f"SELECT * FROM {compact} ORDER BY {identifier(contract.entity)}, {DAY}"
 
 
 def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
@@ -80,7 +80,7 @@ def alike_sql(contract: Contract, compact: str) -> str:
 
     Only these can be repeated rows; a few others may be among them, as hashes are compared.
     """
-    keys = [quoted(contract.entity), DAY, PLACE, *(quoted(exact_name(m)) for m in contract.named("measure"))]
+    keys = [identifier(contract.entity), DAY, PLACE, *(identifier(exact_name(m)) for m in contract.named("measure"))]
     return f"SELECT {POSITION} FROM {compact} QUALIFY count(*) OVER (PARTITION BY hash({', '.join(keys)})) > 1"
 
 

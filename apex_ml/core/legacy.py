@@ -23,7 +23,7 @@ from apex_ml.core.evaluation import class_shares, order_losses
 from apex_ml.core.features import FeatureColumn, calendar_part, exact_sql, unit
 from apex_ml.core.selection import FeatureVerdict
 from apex_ml.errors import ConfigError
-from apex_ml.sql.row_checks import quoted
+from apex_ml.sql.quote import identifier
 
 CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
 
@@ -54,9 +54,10 @@ def legacy_sums_sql(contract: Contract, orders: str) -> str:
     Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
     """
     sums = [
-        f"sum({exact_sql(contract, m, 'o')}) / {unit(contract, m)} AS {quoted(m)}" for m in contract.named("measure")
+        f"sum({exact_sql(contract, measure, 'o')}) / {unit(contract, measure)} AS {identifier(measure)}"
+        for measure in contract.named("measure")
     ]
-    entity = quoted(contract.entity)
+    entity = identifier(contract.entity)
     return f"SELECT {', '.join([f'o.{entity}', *sums])} FROM {orders} AS o GROUP BY o.{entity}"
 
 

@@ -13,12 +13,12 @@ from apex_ml.adapters.duckdb.accepted_rows import (
 )
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import state_columns
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, identifiers, literal
 
 
 def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> tuple[int, int]:
     """Make the relation `orders` of the accepted files without the rows that came twice. Returns (rows, left out)."""
-    columns = ", ".join(map(quoted, contract.columns))
+    columns = identifiers(contract.columns)
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
     rows, repeated = engine.one_row(con, f"SELECT count(*), count(*) - count(DISTINCT hash({columns})) FROM {source}")
     if repeated:
@@ -33,8 +33,8 @@ def load_orders(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Pa
 
 def with_state_sql(contract: Contract, asked: str, state: str) -> str:
     """SQL: the columns of `asked` beside the state of each row's (entity, timestamp)."""
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    names = ", ".join(f"s.{quoted(name)}" for name, _, _ in state_columns(contract))
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    names = ", ".join(f"s.{identifier(name)}" for name, _, _ in state_columns(contract))
     return (
         f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
     )

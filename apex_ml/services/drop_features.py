@@ -10,7 +10,7 @@ from apex_ml.contract.names import ROW_NR
 from apex_ml.core.features import state_needed, state_sql
 from apex_ml.services.accepted_orders import load_orders, with_state_sql
 from apex_ml.services.scorer import Scorer
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, identifiers, literal
 
 
 def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str, name: str) -> str:
@@ -19,14 +19,14 @@ def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str
     That is the state of each one's history, from the snapshot, or as of an earlier date.
     """
     contract, features = scorer.context.contract, scorer.features
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     attributes = [n for n in contract.named("attribute") if not features or n in features]
     names = [ROW_NR, *contract.named("entity", "timestamp"), *attributes]
-    query = f"SELECT {', '.join(map(quoted, names))} FROM ({accepted})"
+    query = f"SELECT {identifiers(names)} FROM ({accepted})"
     if not (needed := state_needed(contract, features)):
         return query
     late, snapshot = literal(scorer.as_of), f"read_parquet({literal(str(scorer.snapshot))})"
-    states = ", ".join(f"s.{quoted(n)}" for n in needed)
+    states = ", ".join(f"s.{identifier(n)}" for n in needed)
     with engine.errors_name(name), statistics_are_not_trusted(con):
         con.execute(f"CREATE OR REPLACE TEMP TABLE early AS SELECT * FROM ({query}) WHERE {when} < {late}")
         (early,) = engine.one_row(con, "SELECT count(*) FROM early")
@@ -36,5 +36,5 @@ def features_query(con: duckdb.DuckDBPyConnection, scorer: Scorer, accepted: str
             if not engine.has(con, "orders"):
                 load_orders(con, contract, scorer.accepted)
             state = with_state_sql(contract, "early", state_sql(contract, "early", "orders"))
-            query = f"{query} UNION ALL SELECT {', '.join(map(quoted, [*names, *needed]))} FROM ({state})"
+            query = f"{query} UNION ALL SELECT {identifiers([*names, *needed])} FROM ({state})"
     return query

@@ -15,7 +15,7 @@ from apex_ml.adapters.storage.local import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 ROLES = frozenset({"entity", "timestamp", "attribute"})
 
@@ -31,7 +31,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
     The same raw rows give the same bytes, whatever files they lie in.
     """
-    when = f"CAST({quoted(contract.timestamp)} AS DATE)"
+    when = f"CAST({identifier(contract.timestamp)} AS DATE)"
     of_the_day = f"{when} >= {literal(newest)}"
     files = accepted_files(accepted)
     source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
@@ -41,7 +41,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
         )
         if not rest:
             return 0
-        names = ", ".join(quoted(name) for name, column in contract.columns.items() if column.role in ROLES)
+        names = ", ".join(identifier(name) for name, column in contract.columns.items() if column.role in ROLES)
         table = con.sql(
             f"SELECT {names} FROM ({delivered_once_sql(contract, files, of_the_day)}) ORDER BY ALL"
         ).to_arrow_table()

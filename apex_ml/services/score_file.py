@@ -31,7 +31,7 @@ from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import Tally, score_batches, scored_schema
 from apex_ml.services.scorer import Scorer
 from apex_ml.services.unknown_values import alert_unknown_values
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literals
 from apex_ml.wording import counted
 
 
@@ -155,8 +155,8 @@ def _refuse(report: FileReport, contract: Contract) -> None:
 
 
 def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str) -> pa.Table:
-    target = quoted(contract.target)
-    levels = ", ".join(map(literal, contract.classes))
+    target = identifier(contract.target)
+    levels = literals(contract.classes)
     query = f"SELECT {ROW_NR}, {target} AS observed FROM ({accepted}) WHERE {target} IN ({levels})"
     with statistics_are_not_trusted(con):
         return con.sql(query).to_arrow_table()

@@ -22,7 +22,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import PROFILE, RECENT, Bins
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 if TYPE_CHECKING:
     from apex_ml.services.scorer import Scorer
@@ -139,7 +139,7 @@ def _lines(
 def _unknown_values(
     con: duckdb.DuckDBPyConnection, accepted: str, column: str, bins: Bins, drop: str
 ) -> list[tuple[str, int]]:
-    c = quoted(column)
+    c = identifier(column)
     query = (
         f"SELECT {c}, count(*) AS n FROM ({accepted}) WHERE {c} IS NOT NULL AND NOT list_contains($levels, {c})"
         f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {EXAMPLES}"
@@ -152,7 +152,7 @@ def _strangers(
     con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str, snapshot: Path, drop: str
 ) -> tuple[list[tuple[str, int]], str | None]:
     """The most frequent clients of a drop that the snapshot does not hold, and one that it holds."""
-    e = quoted(contract.entity)
+    e = identifier(contract.entity)
     known = f"(SELECT {e} FROM read_parquet({literal(str(snapshot))}))"
     with engine.errors_name(drop), statistics_are_not_trusted(con):
         strangers = con.execute(

@@ -20,6 +20,7 @@ from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.normalisation import DateFormats, MapValues, StripSuffix
 from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, UniqueRule
+from apex_ml.sql.quote import identifier, literal, literals
 from apex_ml.text import INVISIBLE_RE2, NO_NUL, folded
 
 DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}
@@ -32,29 +33,17 @@ _WANTED = {"string": "text", "double": "numbers", "int64": "whole numbers", "dat
 _UNSEEN_ENDS = f"^[{INVISIBLE_RE2}]+|[{INVISIBLE_RE2}]+$"
 
 
-def quoted(name: str) -> str:
-    """Quote an identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: str | float | date) -> str:
-    """Quote a value."""
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return f"DATE '{value.isoformat()}'" if isinstance(value, date) else repr(value)
-
-
 def raw(place: int) -> str:
     """Quote the name under which a column of the file, by its place, travels beside its normalised value.
 
     Names of a file may differ by case only or stand twice, which SQL does not allow.
     """
-    return quoted(f"raw {place}")
+    return identifier(f"raw {place}")
 
 
 def undecodable(place: int) -> str:
     """Quote the name of a column with the values, as text for people, that could not be decoded, by its place."""
-    return quoted(f"undecodable {place}")
+    return identifier(f"undecodable {place}")
 
 
 @dataclass(frozen=True)
@@ -256,7 +245,7 @@ def _cast(column: Column, kind: pa.DataType, source: str) -> str | None:
             tests.append(f"{local} = date_trunc('day', {local})")
         return f"CASE WHEN {' AND '.join(tests)} THEN {value} END" if tests else value
     if text and (formats := _formats(column)):
-        return f"CAST(try_strptime(trim({text}), [{', '.join(map(literal, formats))}]) AS DATE)"
+        return f"CAST(try_strptime(trim({text}), [{literals(formats)}]) AS DATE)"
     return None
 
 
@@ -335,7 +324,7 @@ def _not_normal(column: Column, source: str, value: str) -> str:
     if not column.normalise:
         return "false"
     if column.domain is not None:
-        return f"{source} NOT IN ({', '.join(map(literal, column.domain.levels))})"
+        return f"{source} NOT IN ({literals(column.domain.levels)})"
     if not _trims_or_uppers(column):
         return f"{source} IS DISTINCT FROM {value}"
     tests = []
@@ -385,7 +374,7 @@ def _reasons(column: Column, kind: pa.DataType, use: Use, source: str, name: str
     if not column.nullable.on(use):
         reasons.append(Reason(column.name, "not_null", "error", null))
     if column.domain is not None:
-        levels = ", ".join(map(literal, column.domain.levels))
+        levels = literals(column.domain.levels)
         severity: Severity = "error" if column.domain.closed.on(use) else "warning"
         rule = f"domain: one of {', '.join(column.domain.levels)}"
         reasons.append(Reason(column.name, rule, severity, f"{name} NOT IN ({levels})"))
@@ -418,7 +407,7 @@ class _Compiled:
 def _compile(
     column: Column, kind: pa.DataType, use: Use, source: str, staged_raw: str, bad: str | None = None
 ) -> _Compiled:
-    name = quoted(column.name)
+    name = identifier(column.name)
     cast = _cast(column, kind, source)
     if cast is None:
         # nulls stay nulls, which may be a fault of their own; a value is of no use
@@ -457,7 +446,7 @@ def _pairs(rule: PairsRule, first: str, second: str) -> str:
     """SQL that is true when two values break a rule of pairs."""
     # a value outside the first column's pairs is that column's own fault, told once
     return " OR ".join(
-        f"({first} = {literal(value)} AND {second} NOT IN ({', '.join(map(literal, allowed))}))"
+        f"({first} = {literal(value)} AND {second} NOT IN ({literals(allowed)}))"
         for value, allowed in rule.allowed.items()
     )
 
@@ -526,7 +515,7 @@ def compile_row_checks(
             continue
         kind = _unwrap(schema.field(place).type)
         bad = undecodable(place) if place in recovered else None
-        found[column.name] = _compile(column, kind, use, quoted(f"c{place}"), raw(place), bad)
+        found[column.name] = _compile(column, kind, use, identifier(f"c{place}"), raw(place), bad)
         as_expected = kind == column.arrow_type or (
             column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz
         )
@@ -540,21 +529,21 @@ def compile_row_checks(
         severity = rule.severity.on(use)
         if isinstance(rule, PairsRule):
             broken = f"{rule.name}: {rule.description}"
-            condition = _pairs(rule, *map(quoted, rule.columns))
+            condition = _pairs(rule, *map(identifier, rule.columns))
             reasons.append(Reason(" + ".join(rule.columns), broken, severity, condition, rule.columns))
             doubt.append(_pairs(rule, *(found[n].plain for n in rule.columns)))
         elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
             (when,) = rule.columns
             late = f">= {literal(as_of)}"
-            reasons.append(Reason(when, f"{rule.name}: before {as_of}", severity, f"{quoted(when)} {late}"))
+            reasons.append(Reason(when, f"{rule.name}: before {as_of}", severity, f"{identifier(when)} {late}"))
             doubt.append(f"{found[when].plain} {late}")
         elif isinstance(rule, UniqueRule):
             every = rule.columns == "all"
             columns = tuple(contract.columns) if every else tuple(rule.columns)
             label = "all columns" if every else " + ".join(columns)
             unique.append(UniqueColumns(rule.name, label, severity, columns))
-    values = [f"{c.value} AS {quoted(name)}" for name, c in found.items()]
-    plain = [f"{c.plain} AS {quoted(name)}" for name, c in found.items()]
+    values = [f"{c.value} AS {identifier(name)}" for name, c in found.items()]
+    plain = [f"{c.plain} AS {identifier(name)}" for name, c in found.items()]
     in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
     columns_by_place = {place: name for name, place in matched.places.items()}
     raw_columns = tuple(
@@ -567,7 +556,7 @@ def compile_row_checks(
         )
         for place, f in enumerate(schema)
     )
-    raws = [f"{quoted(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
+    raws = [f"{identifier(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
     raws += [undecodable(place) for place in sorted(recovered)]
     return RowChecks(
         schema=SchemaFindings(
@@ -580,7 +569,7 @@ def compile_row_checks(
         ),
         source=tuple(f"c{place}" for place in range(len(schema))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",
-        plain=f"SELECT {', '.join([ROW_NR, *plain])}, ({in_doubt}) AS {quoted(IN_DOUBT)} FROM source",
+        plain=f"SELECT {', '.join([ROW_NR, *plain])}, ({in_doubt}) AS {identifier(IN_DOUBT)} FROM source",
         doubt=in_doubt,
         columns=tuple(contract.columns),
         raw_columns=raw_columns,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
 SCORED = "apex.scored_orders"
@@ -29,7 +29,7 @@ def scored_columns(contract: Contract) -> dict[str, str]:
 
 def partition_indexes(contract: Contract, table: str) -> list[str]:
     """Statements that index a filled table as a partition of the scored orders is indexed."""
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
 
 
@@ -40,12 +40,12 @@ def _comment(kind: str, name: str, text: str) -> str:
 def scored_orders_ddl(contract: Contract) -> list[str]:
     """Statements that bring table and views to the contract's state; running them again changes nothing."""
     columns = scored_columns(contract)
-    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     statements = [
         f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
-        *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
+        *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
         _comment(
             "TABLE", SCORED, "One row a scored order of a scoring run; row_nr is its position in the drop, from 0."
@@ -122,13 +122,13 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
 def _shadow_ddl(contract: Contract) -> list[str]:
     """The scores of challengers, and how they compare with the champion's on the same orders."""
     columns = {probability_column(level): level for level in contract.classes}
-    body = ", ".join(f"{quoted(name)} real" for name in columns)
+    body = ", ".join(f"{identifier(name)} real" for name in columns)
 
     def loss(table: str) -> str:
         # a float32 probability may be 0, of which there is no logarithm; without an outcome there is no loss either
         observed = " ".join(
-            f"WHEN {literal(level)} THEN CASE WHEN {table}.{quoted(name)} < 1e-15 THEN 1e-15 ELSE"
-            f" {table}.{quoted(name)}::double precision END"
+            f"WHEN {literal(level)} THEN CASE WHEN {table}.{identifier(name)} < 1e-15 THEN 1e-15 ELSE"
+            f" {table}.{identifier(name)}::double precision END"
             for name, level in columns.items()
         )
         return f"avg(-ln(CASE o.observed {observed} END))"
@@ -136,7 +136,7 @@ def _shadow_ddl(contract: Contract) -> list[str]:
     return [
         f"CREATE TABLE IF NOT EXISTS {SHADOW} (run_id bigint NOT NULL, model_version integer NOT NULL,"
         f" row_nr bigint NOT NULL, predicted text NOT NULL, {body}, PRIMARY KEY (run_id, model_version, row_nr))",
-        *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {quoted(n)} real" for n in columns),
+        *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {identifier(n)} real" for n in columns),
         _comment(
             "TABLE", SHADOW, "One row an order and challenger that scored it in the shadow; keys as in scored_orders."
         ),
@@ -179,12 +179,12 @@ def online_columns(contract: Contract) -> dict[str, str]:
 def _online_ddl(contract: Contract) -> list[str]:
     """The recorded answers of the online service."""
     columns = online_columns(contract)
-    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [c.name for c in contract.columns.values() if c.role == "attribute"]
     added += [probability_column(level) for level in contract.classes]
     return [
         f"CREATE TABLE IF NOT EXISTS {ONLINE} (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
-        *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {quoted(n)} {columns[n]}" for n in added),
+        *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
         _comment("TABLE", ONLINE, "One row an order that the online service judged and that was sampled to be kept."),
         # all columns of the table: what is added to the contract later comes last in both

@@ -37,7 +37,7 @@ from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 logger = logging.getLogger(__name__)
 PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
@@ -302,8 +302,8 @@ def _judge_raw(context: StepContext, cursor: Any) -> int:
 
         def orders(begin: date, end: date) -> pa.Table:
             listed = ", ".join(literal(str(file)) for file in files)
-            names = ", ".join(quoted(column.name) for column in columns)
-            when = quoted(contract.timestamp)
+            names = ", ".join(identifier(column.name) for column in columns)
+            when = identifier(contract.timestamp)
             return con.sql(
                 f"SELECT {names} FROM read_parquet([{listed}]) WHERE {when} >= {literal(begin)} AND {when} <"
                 f" {literal(end)}"

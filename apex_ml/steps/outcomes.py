@@ -24,7 +24,7 @@ from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
 from apex_ml.services.run_folder import StepContext, latest_manifest, read_manifest
 from apex_ml.services.run_layout import ACCEPTED
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, identifiers, literal, literals
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 131_072
@@ -109,7 +109,7 @@ def _source(files: Sequence[Path]) -> str:
 
 def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract, files: Sequence[Path]) -> int:
     """Make the table `scores` of the current scores of the days that raw spans; returns its rows."""
-    when = quoted(contract.timestamp)
+    when = identifier(contract.timestamp)
     first, last = (
         engine.one_row(con, f"SELECT min({when}), max({when}) FROM {_source(files)}") if files else (None, None)
     )
@@ -131,9 +131,9 @@ def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[P
 
     The kind is null where raw has the one order but not its target.
     """
-    key = ", ".join(map(quoted, (contract.entity, contract.timestamp)))
-    columns, target = ", ".join(map(quoted, contract.columns)), quoted(contract.target)
-    levels = ", ".join(map(literal, contract.classes))
+    key = identifiers((contract.entity, contract.timestamp))
+    columns, target = identifiers(contract.columns), identifier(contract.target)
+    levels = literals(contract.classes)
     con.execute(f"CREATE TEMP TABLE score_keys AS SELECT {key}, count(*) AS scores FROM scores GROUP BY {key}")
     # only rows of scored clients and dates are compared as a whole, to take a repeated one once
     con.execute(

@@ -37,7 +37,7 @@ from apex_ml.services.run_folder import StepContext, git_commit, read_manifest, 
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.services.true_outcomes import truth_file
 from apex_ml.settings import CODE_ROOT
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 logger = logging.getLogger(__name__)
 RECENT_WEEKS, RECENT_ORDERS = 4, 5_000
@@ -187,8 +187,8 @@ def _newest_orders(context: StepContext, as_of: date, examples: pa.Table) -> dic
     if not attributes or not files:
         return {}
     end = min(as_of, date.fromisoformat(read_manifest(context.folder("validate"))["result"]["newest"]) + timedelta(1))
-    when = quoted(contract.timestamp)
-    names = ", ".join(quoted(column.name) for column in attributes)
+    when = identifier(contract.timestamp)
+    names = ", ".join(identifier(column.name) for column in attributes)
     listed = ", ".join(literal(str(file)) for file in files)
     with (
         scratch_folder(context.processed, "train") as scratch,

@@ -41,7 +41,8 @@ from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Servin
 from apex_ml.core.split import temporal
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import ROW_NR, compile_row_checks, literal, quoted
+from apex_ml.sql.quote import identifiers, literal
+from apex_ml.sql.row_checks import ROW_NR, compile_row_checks
 from apex_ml.steps import score, validate
 from apex_ml.steps.elt import make_examples
 
@@ -412,7 +413,7 @@ def test_every_key_in_the_suite_finds_what_the_row_checks_find(
     checks = compile_row_checks(contract, use, on_own_clock(con, path, contract, pq.read_schema(path)), AS_OF)
     file = f"read_parquet({literal(str(path))}) AS file({', '.join(checks.source)})"
     source = f"SELECT *, file_row_number AS {ROW_NR} FROM {file}"
-    values = ", ".join(map(quoted, checks.columns))
+    values = identifiers(checks.columns)
     staged = con.sql(
         f"WITH source AS ({source}), staged AS ({checks.staged}) SELECT {values} FROM staged"
     ).to_arrow_table()

@@ -36,7 +36,8 @@ from apex_ml.contract.per_use import USES, Severity, Use
 from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
 from apex_ml.contract.suites import expectations
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import ROW_NR, compile_row_checks, literal, quoted
+from apex_ml.sql.quote import identifiers, literal
+from apex_ml.sql.row_checks import ROW_NR, compile_row_checks
 
 AS_OF = date(2024, 6, 1)
 Broken = set[tuple[str, str, Severity]]  # what is broken: column (of pairs the second), kind of rule, severity
@@ -130,7 +131,7 @@ def normalised(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract, u
     checks = compile_row_checks(contract, use, pq.read_schema(path), AS_OF)
     names = ", ".join(checks.source)
     source = f"SELECT *, file_row_number AS {ROW_NR} FROM read_parquet({literal(str(path))}) AS file({names})"
-    columns = ", ".join(map(quoted, checks.columns))
+    columns = identifiers(checks.columns)
     return con.sql(
         f"WITH source AS ({source}), staged AS ({checks.staged}) SELECT {columns} FROM staged"
     ).to_arrow_table()

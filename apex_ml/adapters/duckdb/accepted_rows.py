@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
 from apex_ml.core.history import alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, identifiers, literal
 
 PLACED = "placed_orders"
 """View of the accepted rows, repeated ones too, with their positions."""
@@ -39,7 +39,7 @@ def delivered_once_sql(contract: Contract, files: Sequence[Path], where: str = "
     A row that stands in several files is taken as often as it stands in that one of them that has it most often: what
     another file has of it is a second delivery, while equal rows of one file are orders of their own.
     """
-    columns = ", ".join(map(quoted, contract.columns))
+    columns = identifiers(contract.columns)
     source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}], file_row_number = true)"
     counted = f"SELECT {columns}, count(*) AS history_times FROM {source} WHERE {where} GROUP BY {columns}, file_index"
     most = f"SELECT {columns}, max(history_times) AS history_times FROM ({counted}) GROUP BY {columns}"
@@ -60,7 +60,7 @@ class SortedOrders:
         self.contract, self.files, self.repeated = contract, files, 0
         self._con = con
         names = ", ".join(literal(str(f)) for f in files)
-        columns = ", ".join(map(quoted, contract.columns))
+        columns = identifiers(contract.columns)
         starts = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in files)]).tolist()
         self.rows: int = starts[-1]
         con.execute(
@@ -76,14 +76,14 @@ class SortedOrders:
         """Entities that cut the rows into about equal ranges."""
         if ranges < 2:
             return []
-        entity = quoted(self.contract.entity)
+        entity = identifier(self.contract.entity)
         sample = f"SELECT {entity} FROM {COMPACT} USING SAMPLE 2 PERCENT (system, 42)"
         drawn = [name for (name,) in self._con.execute(f"SELECT {entity} FROM ({sample}) ORDER BY 1").fetchall()]
         return list(dict.fromkeys(drawn[len(drawn) * i // ranges] for i in range(1, ranges) if drawn))
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows, once, in tables that hold whole entities."""
-        entity = quoted(self.contract.entity)
+        entity = identifier(self.contract.entity)
         for low, high in pairwise([None, *self._cuts, None]):
             sides = ((">=", low), ("<", high))
             bounds = [f"{entity} {sign} {literal(name)}" for sign, name in sides if name is not None]
@@ -106,7 +106,7 @@ class SortedOrders:
         stands in the file that has it most often. Repeated rows are equal in what their history needs, then compared as
         a whole.
         """
-        columns = ", ".join(map(quoted, self.contract.columns))
+        columns = identifiers(self.contract.columns)
         with self._con.cursor() as con:  # beside the rows that are being read
             con.execute("SET enable_progress_bar = false")
             con.execute(f"CREATE TEMP TABLE alike_orders AS {alike_sql(self.contract, within)}")

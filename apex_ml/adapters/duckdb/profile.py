@@ -11,7 +11,7 @@ from apex_ml.contract.batch import LoneFutureRule
 from apex_ml.contract.model import Contract
 from apex_ml.core.batch import Profile
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 
 def profile_batch(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> Profile:
@@ -20,13 +20,13 @@ def profile_batch(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: 
     Raises :class:`~apex_ml.errors.DataError` when there is no row.
     """
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    when = quoted(contract.timestamp)
+    when = identifier(contract.timestamp)
     share = next((r.share for r in contract.batch.rules if isinstance(r, LoneFutureRule)), 0.999)
     domains = [(c.name, c.domain.levels) for c in contract.columns.values() if c.domain is not None]
     select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
-    select += [f"count(*) - count({quoted(name)})" for name in contract.columns]
+    select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
     select += [
-        f"count(*) FILTER (WHERE {quoted(name)} = {literal(level)})" for name, levels in domains for level in levels
+        f"count(*) FILTER (WHERE {identifier(name)} = {literal(level)})" for name, levels in domains for level in levels
     ]
     with errors_name("the accepted rows"):
         rows, newest, nearly_newest, *counts = one_row(con, f"SELECT {', '.join(select)} FROM {source}")

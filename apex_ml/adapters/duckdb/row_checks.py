@@ -24,16 +24,8 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import (
-    WIDEST_DECIMAL,
-    RawColumn,
-    Reason,
-    RowChecks,
-    UniqueColumns,
-    compile_row_checks,
-    literal,
-    quoted,
-)
+from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.row_checks import WIDEST_DECIMAL, RawColumn, Reason, RowChecks, UniqueColumns, compile_row_checks
 from apex_ml.text import ESCAPED_RE2, visible
 from apex_ml.wording import nearest
 
@@ -359,12 +351,12 @@ class Source:
 
 def _repeats(checks: RowChecks) -> list[str]:
     """SQL aggregates that tell, by hashes, how many rows repeat another one of the file."""
-    return [f"count(*) - count(DISTINCT hash({', '.join(map(quoted, u.columns))}))" for u in checks.unique]
+    return [f"count(*) - count(DISTINCT hash({identifiers(u.columns)}))" for u in checks.unique]
 
 
 def look(con: duckdb.DuckDBPyConnection, source: Source) -> tuple[int, int, list[int]]:
     """Apply every row rule in one pass, without normalising: (rows, rows in doubt, repeated rows by unique rule)."""
-    counts = ", ".join(["count(*)", f"count(*) FILTER (WHERE {quoted(IN_DOUBT)})", *_repeats(source.checks)])
+    counts = ", ".join(["count(*)", f"count(*) FILTER (WHERE {identifier(IN_DOUBT)})", *_repeats(source.checks)])
     rows, doubtful, *repeated = one_row(con, f"{source.plain()} SELECT {counts} FROM plain")
     return rows, doubtful, repeated
 
@@ -379,7 +371,7 @@ def _split(
 ) -> FileReport:
     """Look at every row cheaply, then closely at those in doubt; a file without any is copied as it came."""
     checks = source.checks
-    columns = ", ".join(map(quoted, [ROW_NR, *checks.columns] if with_row_nr else checks.columns))
+    columns = identifiers([ROW_NR, *checks.columns] if with_row_nr else checks.columns)
     rows, doubtful, repeated = look(con, source)
     # repeats that only warn take no row away: their hashes are counted, of which two may be equal by chance
     if not doubtful and (not any(repeated) or all(u.severity == "warning" for u in checks.unique)):
@@ -470,7 +462,7 @@ def _report(
 
 def _repeated(con: duckdb.DuckDBPyConnection, source: Source, nr: int, unique: UniqueColumns) -> Reason:
     """Find the rows that repeat an earlier one of the file, by their values: equal hashes only told to look."""
-    key = ", ".join(map(quoted, unique.columns))
+    key = identifiers(unique.columns)
     table = f"repeated_{nr}"
     ranked = f"SELECT {ROW_NR}, row_number() OVER (PARTITION BY {key} ORDER BY {ROW_NR}) AS nth FROM staged"
     query = f"{source.staged()} SELECT {ROW_NR} FROM ({ranked}) WHERE nth > 1"

@@ -29,7 +29,7 @@ from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifiers, literal
 
 logger = logging.getLogger(__name__)
 PROJECT = CODE_ROOT / "great_expectations"
@@ -221,7 +221,7 @@ def rows_to_judge(settings: Settings, contract: Contract, accepted: Path) -> tup
     of_rows = sum(pq.read_metadata(path).num_rows for path in files)
     if of_rows <= settings.expectation_rows:
         return ds.dataset(accepted, format="parquet").to_table(), of_rows
-    names, columns = ", ".join(literal(str(path)) for path in files), ", ".join(map(quoted, contract.columns))
+    names, columns = ", ".join(literal(str(path)) for path in files), identifiers(contract.columns)
     largest = int(2**64 * settings.expectation_rows / of_rows)
     with engine.connect(settings) as con, engine.errors_name("the accepted rows"):
         table = con.sql(
@@ -257,9 +257,9 @@ def check_batch(
     warnings: list[str] = []
     evaluated = 0
     page = docs_index(settings)
-    for identifier, validation in result.run_results.items():
+    for key, validation in result.run_results.items():
         # the page of this very validation; the index, drawn by scripts from the net, is of no use without one
-        for site in context.get_docs_sites_urls(resource_identifier=identifier):
+        for site in context.get_docs_sites_urls(resource_identifier=key):
             page = Path(unquote(urlparse(site["site_url"] or page.as_uri()).path))
         for outcome in validation.results:
             evaluated += 1

@@ -19,7 +19,7 @@ from apex_ml.core.drift import Drift
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 MONITOR_LOCK = 7_261_009
 """Key of the advisory lock under which one process at a time monitors."""
@@ -210,7 +210,7 @@ def drifting(cursor: Any, model_name: str, champion: int | None) -> dict[str, st
 
 def changed_weeks(cursor: Any, contract: Contract, model_name: str) -> list[tuple[int, date, int, int]]:
     """Version, Monday, scored and known outcomes of the weeks in which outcomes were added since they were judged."""
-    when = quoted(contract.timestamp)
+    when = identifier(contract.timestamp)
     cursor.execute(
         f"""WITH newest AS (SELECT max({when}) AS day FROM apex.scored_orders_current),
             weeks AS (
@@ -229,8 +229,8 @@ def changed_weeks(cursor: Any, contract: Contract, model_name: str) -> list[tupl
 
 def orders_with_outcome(settings: Settings, contract: Contract, version: int, week: date) -> pa.Table:
     """Client, what was named, the probabilities and what came, of a version's current scores of one week of orders."""
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    p = ", ".join(f"s.{quoted(probability_column(level))}" for level in contract.classes)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    p = ", ".join(f"s.{identifier(probability_column(level))}" for level in contract.classes)
     with scores.transaction(settings) as cursor:
         cursor.execute(
             f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM apex.scored_orders_current AS s"

@@ -25,7 +25,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literals
 from apex_ml.sql.tables import SCORED
 
 NAME_LOCK = 7_261_003
@@ -227,9 +227,9 @@ def shadow_outcomes(settings: Settings, contract: Contract, challenger: int, cha
     (``c_p_…``). Classes that the contract does not have are left out.
     """
     names = [probability_column(level) for level in contract.classes]
-    p = ", ".join(f"{table}.{quoted(name)} AS {quoted(f'{table}_{name}')}" for table in ("s", "c") for name in names)
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
-    levels = ", ".join(map(literal, contract.classes))
+    p = ", ".join(f"{t}.{identifier(name)} AS {identifier(f'{t}_{name}')}" for t in ("s", "c") for name in names)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    levels = literals(contract.classes)
     with transaction(settings) as cursor:
         cursor.execute(
             f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM apex.shadow_scores AS s"
@@ -265,7 +265,7 @@ def current_orders(cursor: Any, contract: Contract, first: date, last: date) -> 
     The columns are run_id, row_nr, the contract's entity and timestamp, and `known`, the outcome or null, with its
     `source`.
     """
-    entity, when = quoted(contract.entity), quoted(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     cursor.execute(
         f"SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, o.observed AS known, o.source"
         f" FROM apex.scored_orders_current AS s"

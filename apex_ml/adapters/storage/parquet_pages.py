@@ -20,7 +20,7 @@ import duckdb
 from apex_ml.adapters.duckdb.engine import errors_name, one_row
 from apex_ml.adapters.storage.local import open_file
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import literal
+from apex_ml.sql.quote import literal
 from apex_ml.wording import counted
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)

@@ -15,7 +15,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.storage.local import digest, full_disk_is_told, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
-from apex_ml.sql.row_checks import literal, quoted
+from apex_ml.sql.quote import identifier, literal
 
 logger = logging.getLogger(__name__)
 TRUE_PREFIX = "p_true_"
@@ -78,8 +78,8 @@ def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Ta
         logger.warning("truth_ignored file=%s reason=it lacks %s", path, ", ".join(lacking))
         return None
     asked = orders.select(key).append_column("place", pa.array(np.arange(orders.num_rows)))
-    entity, when = map(quoted, key)
-    found = ", ".join(f"any_value(t.{quoted(c)}) AS {quoted(c)}" for c in columns)
+    entity, when = map(identifier, key)
+    found = ", ".join(f"any_value(t.{identifier(c)}) AS {identifier(c)}" for c in columns)
     with engine.connect(settings) as con, engine.errors_name(str(path)):
         con.register("asked", asked)
         rows = con.sql(

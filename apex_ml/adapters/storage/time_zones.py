@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, errors_name, one_row
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import literal, local_time, match_columns, quoted
+from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.row_checks import local_time, match_columns
 
 logger = logging.getLogger(__name__)
 SPARK_ZONE = b"org.apache.spark.timeZone"
@@ -92,7 +93,7 @@ def shared_hours(
         if timed.get(stored.name, 0) < FEW_TIMED * rows or not rows:
             continue
         kind = schema.field(stored.place).type
-        hours, exact = _hours(con, path, table, local_time(kind, quoted(f"c{stored.place}")))
+        hours, exact = _hours(con, path, table, local_time(kind, identifier(f"c{stored.place}")))
         if not hours or not (exact or rows >= FEW_ROWS):
             continue
         clock = kind.tz or ("UTC" if stored.instants else "the file")
@@ -171,7 +172,7 @@ def _midnights(
     con: duckdb.DuckDBPyConnection, path: Path, schema: pa.Schema, stored: _Stored, kinds: list[pa.DataType]
 ) -> list[float]:
     """The share of the values that is midnight, for each kind as which they may be read."""
-    value = quoted(f"c{stored.place}")
+    value = identifier(f"c{stored.place}")
     tests = (f"{local_time(kind, value)} = date_trunc('day', {local_time(kind, value)})" for kind in kinds)
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests)
     try:

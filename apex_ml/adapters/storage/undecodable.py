@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, reason_of
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import holds_text, literal, quoted, undecodable
+from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.row_checks import holds_text, undecodable
 from apex_ml.text import visible, visible_bytes
 
 PLACEHOLDER = "(cannot be decoded)"
@@ -51,15 +52,15 @@ class Recovered:
     def columns(self, place: int) -> list[str]:
         """SQL of a column of :meth:`relation`, and of its values that could not be decoded."""
         if place in self.files:
-            return [f"{quoted(f'value {place}')} AS c{place}", undecodable(place)]
+            return [f"{identifier(f'value {place}')} AS c{place}", undecodable(place)]
         shown = f"CASE WHEN true THEN {literal(self.hidden[place])} END"
         return [f"CAST(NULL AS VARCHAR) AS c{place}", f"{shown} AS {undecodable(place)}"]
 
     def relation(self, file: str) -> str:
         """SQL of the file with the columns beside it."""
         for place, path in self.files.items():
-            names = f"{quoted(f'value {place}')}, {undecodable(place)}"
-            file += f" POSITIONAL JOIN read_parquet({literal(str(path))}) AS {quoted(f'side {place}')}({names})"
+            names = f"{identifier(f'value {place}')}, {undecodable(place)}"
+            file += f" POSITIONAL JOIN read_parquet({literal(str(path))}) AS {identifier(f'side {place}')}({names})"
         return file
 
 
