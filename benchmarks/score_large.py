@@ -94,7 +94,7 @@ def copied(settings: Settings, run_id: int) -> float:
 
 
 def _champion(settings: Settings) -> tuple[str, Model]:
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     return f"models:/{version.name}/{version.version}", Model.from_files(registry.files(version))

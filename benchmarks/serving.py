@@ -196,9 +196,11 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.core.estimator import Model
 from apex_ml.settings import Settings
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
-context = StepContext.load(Settings.load(), "bench")
-registry = Registry(context.settings)
+settings = Settings.load()
+context = StepContext(settings, load_pipeline(settings), "bench")
+registry = Registry(context.settings, context.model_name)
 model = Model.from_files(registry.files(registry.by_alias(CHAMPION)))
 table = pq.read_table(context.processed / "bench" / "split" / "test.parquet").slice(0, 500)
 model.predict(table)

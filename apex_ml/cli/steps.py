@@ -29,12 +29,13 @@ _RUN = click.option(
 
 def _start(step: str, run: str) -> Any:
     """Settings, contract and logging of a step's process."""
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
 
     settings = Settings.load()
     faults.arm(settings.fault or None)
     _log_to_file(settings, step, run)
-    return StepContext.load(settings, run)
+    return StepContext(settings, load_pipeline(settings), run)
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
@@ -138,7 +139,7 @@ def split(run: str, strategy: str | None) -> None:
 @click.option("--reproduce", is_flag=True, help="Train again with the run's recorded settings and compare the bytes.")
 def train(run: str, trials: int | None, reproduce: bool) -> None:
     """Fit, evaluate and register a model version."""
-    from apex_ml.steps.train import reproduce as again
+    from apex_ml.steps.reproduce import reproduce as again
     from apex_ml.steps.train import train as work
 
     if reproduce:

@@ -45,6 +45,7 @@ def prune(keep: str, really: bool) -> None:
     Partitions go as a whole, when every run in them is older. The ledger of the drops, the statistics and whatever a
     champion, kept scores or the next run need stay.
     """
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
     from apex_ml.steps.prune import find_prunable, run_of
     from apex_ml.steps.prune import prune as work
@@ -52,7 +53,8 @@ def prune(keep: str, really: bool) -> None:
     if not (given := re.fullmatch(r"(\d{1,5})([dw])", keep)):
         raise ConfigError(f"--keep {keep!r}: give days or weeks, such as 90d or 12w")
     days = int(given[1]) * (7 if given[2] == "w" else 1)
-    context = StepContext.load(Settings.load(), "prune")
+    settings = Settings.load()
+    context = StepContext(settings, load_pipeline(settings), "prune")
     found = find_prunable(context, timedelta(days=days))
     for part in found.partitions:
         newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
@@ -81,12 +83,14 @@ def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
 
     A drop that one of them had replaced counts again. Runs in MLflow stay.
     """
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
     from apex_ml.steps.removal import find_removable, remove
 
     if not names and not invented:
         raise ConfigError("remove-drop: name drops, or give --invented")
-    context = StepContext.load(Settings.load(), "remove-drop")
+    settings = Settings.load()
+    context = StepContext(settings, load_pipeline(settings), "remove-drop")
     found = find_removable(context, names, invented)
     for drop in found:
         click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")

@@ -137,9 +137,10 @@ def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
 def _was_validated(settings: Settings) -> bool:
     """Whether any raw data was ever validated here."""
     # Airflow's own image, where the pools are made, has none of the packages of steps
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext, latest_manifest
 
-    return latest_manifest(StepContext.load(settings, "status"), "validate") is not None
+    return latest_manifest(StepContext(settings, load_pipeline(settings), "status"), "validate") is not None
 
 
 def _wait_for_dags(settings: Settings, api: AirflowApi, say: Callable[[str], None], seconds: float) -> None:

@@ -24,6 +24,7 @@ from apex_ml.adapters.storage.local import check_parquet, data_files, hidden, lo
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 from apex_ml.json_text import json_text
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
 from apex_ml.platform.embedded.home_record import refuse_contradiction
@@ -333,7 +334,7 @@ def _invented_drop(settings: Settings) -> _Drop:
 
 def _held_back_drop(settings: Settings, console: Console, validated: dict[str, Any]) -> _Drop | None:
     """The newest day of the raw data, as validate held it back, now or in an earlier run."""
-    found = find_held_back(StepContext.load(settings, "main"), str(validated.get("data_sha256")))
+    found = find_held_back(StepContext(settings, load_pipeline(settings), "main"), str(validated.get("data_sha256")))
     if found is None:
         console.print(
             "No drop: the raw data holds one day only, or the run that held its newest day back was removed. "
@@ -449,7 +450,7 @@ def _scheduler_errors(settings: Settings) -> list[str]:
 
 def _as_of(settings: Settings) -> date:
     """Return the day after the newest order that a model has learned from."""
-    manifest = latest_manifest(StepContext.load(settings, "main"), "elt", lambda _: True)
+    manifest = latest_manifest(StepContext(settings, load_pipeline(settings), "main"), "elt", lambda _: True)
     if manifest is None:
         raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
     return date.fromisoformat(manifest["result"]["as_of"])

@@ -215,9 +215,10 @@ class _Year:
         return week
 
     def _context(self, week: int) -> Any:
+        from apex_ml.pipelines import load_pipeline
         from apex_ml.services.run_folder import StepContext
 
-        return StepContext.load(self.settings, self._run(week))
+        return StepContext(self.settings, load_pipeline(self.settings), self._run(week))
 
     def _run(self, week: int) -> str:
         return f"week-{week:02}"
@@ -245,7 +246,7 @@ class _Year:
         return self._champion() if decided["promoted"] else None
 
     def _champion(self) -> int:
-        version = Registry(self.settings).by_alias(CHAMPION)
+        version = Registry(self.settings, self.settings.model_name).by_alias(CHAMPION)
         assert version is not None
         return version.version
 

@@ -45,10 +45,10 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
     """
     with warehouse.champion_lock(settings, shared=True) as connection:
         champion = registry.by_alias(CHAMPION)
-        pending = warehouse.pending_move(connection, settings.model_name)
-        ledger = warehouse.ledger_champion(connection, settings.model_name)
+        pending = warehouse.pending_move(connection, registry.model_name)
+        ledger = warehouse.ledger_champion(connection, registry.model_name)
         if champion is None and ledger is not None and not registry.has_model():
-            raise ConfigError(gone_model(settings, f"version {ledger} is champion"))
+            raise ConfigError(gone_model(settings, registry.model_name, f"version {ledger} is champion"))
         if pending is None and ledger == (champion.version if champion else None):
             return champion
     with warehouse.champion_lock(settings) as connection:
@@ -57,7 +57,7 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
 
 def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
     """Finish a pending move; adopt an alias that was moved by hand. Holds the exclusive lock."""
-    name = settings.model_name
+    name = registry.model_name
     champion = registry.by_alias(CHAMPION)
     pending = warehouse.pending_move(connection, name)
     if pending is not None:
@@ -102,7 +102,7 @@ def align_challenger(settings: Settings, registry: Registry) -> None:
 
 
 def _align_challenger(settings: Settings, registry: Registry, connection: warehouse.Connection) -> None:
-    version = warehouse.ledger_challenger(connection, settings.model_name)
+    version = warehouse.ledger_challenger(connection, registry.model_name)
     if version is not None and registry.by_version(version) is None:  # deleted in MLflow since
         version = None
     challenger = registry.by_alias(CHALLENGER)
@@ -149,9 +149,13 @@ def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str
         if version == move.to_version:
             return True, f"version {move.to_version} is already champion"
         if version != move.expected:
-            return False, f"expected champion {_v(move.expected)}, found {_v(version)}: {_who(settings, version)}"
+            return (
+                False,
+                f"expected champion {_v(move.expected)}, found {_v(version)}: "
+                f"{_who(settings, registry.model_name, version)}",
+            )
         row = {
-            "model_name": settings.model_name,
+            "model_name": registry.model_name,
             "action": move.action,
             "from_version": version,
             "to_version": move.to_version,
@@ -177,13 +181,13 @@ def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str
 def reject(settings: Settings, registry: Registry, decision: PromotionDecision, row: dict[str, Any]) -> None:
     """Record that a challenger was not promoted, once a run."""
     with warehouse.champion_lock(settings) as connection:
-        if warehouse.decision_of(connection, settings.model_name, row["step_run"], row["to_version"]):
+        if warehouse.decision_of(connection, registry.model_name, row["step_run"], row["to_version"]):
             return
         warehouse.record_decision(
             connection,
             {
                 **row,
-                "model_name": settings.model_name,
+                "model_name": registry.model_name,
                 "action": "reject",
                 "state": "done",
                 "reasons": list(decision.reasons),
@@ -197,12 +201,12 @@ def _v(version: int | None) -> str:
     return "none" if version is None else f"version {version}"
 
 
-def _who(settings: Settings, version: int | None) -> str:
+def _who(settings: Settings, model_name: str, version: int | None) -> str:
     found = warehouse.rows(
         settings,
         "SELECT action, who, step_run, decided_at FROM apex.promotions WHERE model_name = %s AND action <> 'reject'"
         " AND state = 'done' AND to_version IS NOT DISTINCT FROM %s ORDER BY promotion_id DESC LIMIT 1",
-        (settings.model_name, version),
+        (model_name, version),
     )
     if not found:
         return "no record of who changed it"

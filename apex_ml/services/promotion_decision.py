@@ -41,7 +41,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
     settings = context.settings
-    write_report(context, challenger, current, decision, step)
+    write_decision_report(context, challenger, current, decision, step)
     row = {
         "from_version": current.version if current else None,
         "to_version": challenger.version,
@@ -69,7 +69,7 @@ def carry_out(
         )
         if not applied:
             decision = replace(decision, promote=False, reasons=(told,))
-            write_report(context, challenger, current, decision, step)
+            write_decision_report(context, challenger, current, decision, step)
     if not decision.promote:
         protocol.reject(settings, registry, decision, row)
     logger.info("%s", _in_words(challenger.version, current, decision))
@@ -97,7 +97,7 @@ def _in_words(version: int, current: ModelVersion | None, decision: PromotionDec
     return f"version {version} is not promoted and {stays}: {because}"
 
 
-def write_report(
+def write_decision_report(
     context: StepContext,
     challenger: ModelVersion,
     current: ModelVersion | None,
@@ -148,7 +148,7 @@ def decision_result(
 def recorded(context: StepContext, version: int) -> dict[str, Any] | None:
     """The result of the decision that this run took about a version; None when it took none."""
     with warehouse.connect(context.settings) as connection:
-        found = warehouse.decision_of(connection, context.settings.model_name, context.run, version)
+        found = warehouse.decision_of(connection, context.model_name, context.run, version)
         if found is None:
             return None
         promoted = found["action"] == "promote"

@@ -20,7 +20,8 @@ from typing import Any
 
 from apex_ml import __version__
 from apex_ml.adapters.storage.local import digest, local_folder, new_folder, refuse_file, sha256_of, write_atomically
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_file
 from apex_ml.settings import CODE_ROOT, Settings
@@ -32,25 +33,35 @@ _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 @dataclass(frozen=True)
 class StepContext:
-    """What every step gets: settings, contract and the name of the run."""
+    """What every step gets: the settings of the platform, the pipeline and the name of the run.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the name of the run could leave its folder.
+    """
 
     settings: Settings
-    contract: Contract
+    pipeline: Pipeline
     run: str
 
-    @classmethod
-    def load(cls, settings: Settings, run: str) -> StepContext:
-        """Read the contract. Raises ConfigError when the run's name could leave its folder."""
-        if not _RUN.fullmatch(run):
+    def __post_init__(self) -> None:
+        if not _RUN.fullmatch(self.run):
             raise ConfigError(
-                f"--run {run!r}: use letters, digits and . _ + - (at most 200), starting with one of the first two"
+                f"--run {self.run!r}: use letters, digits and . _ + - (at most 200), starting with one of the first two"
             )
-        return cls(settings, load_contract(settings.contract), run)
+
+    @property
+    def contract(self) -> Contract:
+        """Contract of the pipeline."""
+        return self.pipeline.contract
+
+    @property
+    def model_name(self) -> str:
+        """Registered model of the pipeline in MLflow."""
+        return self.pipeline.model_name
 
     @property
     def processed(self) -> Path:
         """Folder of all runs."""
-        return refuse_file(local_folder(self.settings.processed, "APEX_PROCESSED_URL"), "APEX_PROCESSED_URL")
+        return refuse_file(local_folder(self.pipeline.locations.processed, "APEX_PROCESSED_URL"), "APEX_PROCESSED_URL")
 
     def folder(self, step: str) -> Path:
         """Folder of one step of this run."""

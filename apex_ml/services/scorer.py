@@ -45,7 +45,7 @@ def load_scorer(context: StepContext) -> Scorer:
 
     Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet, and as :func:`build_scorer` does.
     """
-    registry = Registry(context.settings)
+    registry = Registry(context.settings, context.model_name)
     version = protocol.resolve(context.settings, registry)
     if version is None:
         gone = protocol.why_none(context.settings)

@@ -16,7 +16,7 @@ from apex_ml.services.run_folder import StepContext, read_manifest
 def truth_file(context: StepContext) -> Path | None:
     """File with the simulator's true probabilities of this run's raw rows; None where they are not known."""
     made = read_manifest(context.folder("elt"))["result"]
-    raw = made.get("raw") or context.settings.raw
+    raw = made.get("raw") or context.pipeline.locations.raw
     return find_truth(local_folder(raw, "APEX_RAW_URL"), made["data_sha256"])
 
 

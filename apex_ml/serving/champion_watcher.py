@@ -37,7 +37,7 @@ class Follower:
         self.judge: Judge | None = None
         self._also = also
         self._context = context
-        self._registry = Registry(context.settings)
+        self._registry = Registry(context.settings, context.model_name)
         self._every = every
         self._snapshots: frozenset[tuple[str, int]] = frozenset()
         self._problems: dict[str, str] = {}

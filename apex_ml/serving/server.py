@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.app import create_app
 from apex_ml.settings import Settings
@@ -31,7 +32,7 @@ def serve(settings: Settings) -> None:
     Raises :class:`~apex_ml.errors.ConfigError` for a taken port, or settings that contradict each other.
     """
     log_to(sys.stdout)
-    app = create_app(StepContext.load(settings, "serving"))
+    app = create_app(StepContext(settings, load_pipeline(settings), "serving"))
     bound = _bound(settings)
     config = uvicorn.Config(
         app,

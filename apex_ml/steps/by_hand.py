@@ -25,7 +25,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     Raises :class:`~apex_ml.errors.ConfigError` when there is nothing to go back to, the version cannot serve or is
     champion already, or somebody changed the champion meanwhile.
     """
-    registry = Registry(context.settings)
+    registry = Registry(context.settings, context.model_name)
     current = protocol.resolve(context.settings, registry)
     moves = warehouse.finished_moves(context.settings)
     done = _done(context, "rollback", moves)
@@ -49,7 +49,7 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
 
     The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
     """
-    registry = Registry(context.settings)
+    registry = Registry(context.settings, context.model_name)
     current = protocol.resolve(context.settings, registry)
     done = _done(context, "force", warehouse.finished_moves(context.settings))
     if done is not None:
@@ -57,7 +57,7 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
         return done
     if version is None:
         with warehouse.connect(context.settings) as connection:
-            version = warehouse.ledger_challenger(connection, context.settings.model_name)
+            version = warehouse.ledger_challenger(connection, context.model_name)
         if version is None:
             raise ConfigError("promote --force: there is no challenger; name a version")
     evidence = warehouse.last_evidence(context.settings, version)
@@ -98,10 +98,9 @@ def _move(
 
 def _servable(context: StepContext, registry: Registry, action: str, version: int) -> dict[str, Any]:
     """What the version was made from; ConfigError when scoring would stop with it as champion."""
-    settings = context.settings
     found = registry.by_version(version)
     if found is None:
-        raise ConfigError(f"{action}: {settings.model_name} has no version {version} in MLflow")
+        raise ConfigError(f"{action}: {context.model_name} has no version {version} in MLflow")
     model = Model.from_files(registry.files(found))
     about: dict[str, Any] = dict(model.about)
     if tuple(model.classes) != tuple(context.contract.classes):

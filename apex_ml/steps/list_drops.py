@@ -49,7 +49,7 @@ def list_drops(context: StepContext) -> dict[str, Any]:
     send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
         return result | {"note" if bad else "skip": "; ".join(unfinished[:3]) or "no drops are waiting"}
-    if protocol.resolve(context.settings, Registry(context.settings)) is None:
+    if protocol.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
         gone = protocol.why_none(context.settings)
         note = f"{gone or 'no champion yet'}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return result | {"note" if bad else "skip": note}

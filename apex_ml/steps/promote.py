@@ -27,7 +27,7 @@ from apex_ml.services.promotion_decision import (
     publish,
     recorded,
     serving,
-    write_report,
+    write_decision_report,
 )
 from apex_ml.services.run_folder import StepContext, read_manifest
 from apex_ml.services.true_outcomes import optimum_losses
@@ -48,7 +48,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     """
     settings = context.settings
     trained = read_manifest(context.folder("train"))["result"]
-    registry = Registry(settings)
+    registry = Registry(settings, context.model_name)
     challenger = protocol.require(registry.by_version(trained["model_version"]), f"version {trained['model_version']}")
     current = protocol.resolve(settings, registry)
     places = {name: trained[name] for name in ("mlflow_run_url", "model_version_url") if name in trained}
@@ -62,7 +62,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     decision, about = _judge(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
-        write_report(context, challenger, current, decision, "promote")
+        write_decision_report(context, challenger, current, decision, "promote")
         held = {"held": True, "decision_report_url": publish(context, registry, challenger)}
         reasons, evidence = list(decision.reasons), dict(decision.evidence)
         return decision_result(context, challenger.version, False, reasons, evidence, current) | held | places
@@ -92,7 +92,7 @@ def _judge(
         optimum=optimum_losses(context, test, y),
     )
     with warehouse.connect(settings) as connection:
-        looks = 1 + warehouse.looks_since_last_move(connection, settings.model_name)
+        looks = 1 + warehouse.looks_since_last_move(connection, context.model_name)
     decision = decide(
         _contender(ours, test),
         None if theirs is None else _contender(theirs, test),

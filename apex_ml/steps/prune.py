@@ -81,7 +81,7 @@ def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
         "SELECT step_run, model_version FROM apex.model_versions WHERE model_name = %(name)s AND (model_version IN"
         " (SELECT to_version FROM apex.promotions WHERE model_name = %(name)s AND action <> 'reject')"
         " OR model_version = (SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s))",
-        {"name": context.settings.model_name},
+        {"name": context.model_name},
     )
     found |= {row["step_run"]: f"model version {row['model_version']}" for row in versions}
     used = _snapshots_in_use(context, dropped)

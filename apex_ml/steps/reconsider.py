@@ -34,7 +34,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[s
     is recorded, and either moves the champion or does not. Nothing to decide is a success that says why.
     """
     settings, contract = context.settings, context.contract
-    registry = Registry(settings)
+    registry = Registry(settings, context.model_name)
     current = protocol.resolve(settings, registry)
     result = {"run": context.run, "step": "reconsider", "promoted": False}
     if current is None:
@@ -63,7 +63,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[s
     orders = shadow_outcomes(settings, contract, challenger.version, current.version)
     holdout = _holdout(context, ours, orders)
     with warehouse.connect(settings) as connection:
-        looks = 1 + warehouse.looks_since_last_move(connection, settings.model_name)
+        looks = 1 + warehouse.looks_since_last_move(connection, context.model_name)
     decision = decide(
         contender(ours, _probabilities(orders, "s_", context)),
         contender(theirs, _probabilities(orders, "c_", context)),

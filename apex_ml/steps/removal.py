@@ -82,7 +82,7 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         cursor.execute("UPDATE apex.drops SET superseded_by = NULL WHERE superseded_by = ANY(%s)", (ids,))
         cursor.execute("DELETE FROM apex.drops WHERE drop_id = ANY(%s)", (ids,))
         # what drifts without them is what drifts now
-        name = context.settings.model_name
+        name = context.model_name
         champion = warehouse.ledger_champion(connection, name)
         monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, name, champion))
     _remove_files(Inbox(context.settings), set(shas))

@@ -51,7 +51,7 @@ def shadow(context: StepContext) -> dict[str, Any]:
     due = warehouse.due_for_shadow(context.settings, days)
     if not due:
         return result | {"skip": "no challenger has a drop to score"}
-    registry, inbox = Registry(context.settings), Inbox(context.settings)
+    registry, inbox = Registry(context.settings, context.model_name), Inbox(context.settings)
     scorers: dict[int, Scorer] = {}
     bad: list[str] = []
     unreadable: list[str] = []

@@ -54,7 +54,7 @@ def validate(
     expectation of severity error that the batch fails, or a batch too unlike the recent ones; the quarantined rows and
     the report are kept even then.
     """
-    url = raw or context.settings.raw
+    url = raw or context.pipeline.locations.raw
     raw_folder = raw_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL", context.contract.columns)
     report_unread(raw_folder)
     shas: dict[str, Path] = {}

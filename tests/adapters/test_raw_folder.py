@@ -15,8 +15,8 @@ import pytest
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.local import RawFiles, UnreadableError, errors_call_it, raw_files
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import Settings
+from tests.support.apex_home import context_of
 
 OLD, NEW, LOST = (f"part-00000-tid-{n}-c000.snappy.parquet" for n in (1, 2, 3))
 SETTING = "APEX_RAW_URL"
@@ -275,7 +275,7 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
     with pytest.raises(ConfigError, match=rf"APEX_DROPS_URL={file}{below}: {file} is a file, no folder"):
         Inbox(settings)
     with pytest.raises(ConfigError, match=rf"APEX_PROCESSED_URL={file}{below}: {file} is a file, no folder"):
-        StepContext.load(settings, "night").folder("validate")
+        context_of(settings, "night").folder("validate")
 
 
 @pytest.mark.parametrize("kind", [DataError, UnreadableError])

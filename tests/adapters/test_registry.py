@@ -34,7 +34,7 @@ def settings(mlflow_server: str, home: Any) -> Settings:
 
 
 def test_aliases_are_read_and_moved(settings: Settings) -> None:
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     assert registry.by_alias(CHAMPION) is None
     for version in (1, 2, 2):
         registry.set_alias(CHAMPION, version)
@@ -43,7 +43,7 @@ def test_aliases_are_read_and_moved(settings: Settings) -> None:
 
 
 def test_what_does_not_exist(settings: Settings) -> None:
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     assert registry.by_version(3) is None
     with pytest.raises(DataError, match="has no version 3 in MLflow"):
         registry.set_alias(CHAMPION, 3)
@@ -52,7 +52,7 @@ def test_what_does_not_exist(settings: Settings) -> None:
 
 
 def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -> None:
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     version = registry.by_version(1)
     assert version is not None
     with pytest.raises(DataError, match=f"was not registered by Apex: it has no tag {FILES_TAG}"):
@@ -61,7 +61,7 @@ def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -
 
 def test_an_alias_with_a_forbidden_name_is_a_fault_of_the_configuration(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="refused registered-models/alias: 400"):
-        Registry(settings).set_alias("v1", 1)
+        Registry(settings, settings.model_name).set_alias("v1", 1)
 
 
 CALLS: dict[str, Callable[[Registry], Any]] = {
@@ -111,7 +111,7 @@ def test_a_run_that_is_gone_is_named(settings: Settings) -> None:
 
 
 def test_a_registered_model_that_was_renamed_is_missed(settings: Settings) -> None:
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     assert registry.has_model()
     content = {"name": settings.model_name, "new_name": f"{settings.model_name} renamed"}
     httpx.post(f"{settings.tracking_uri}/api/2.0/mlflow/registered-models/rename", json=content).raise_for_status()

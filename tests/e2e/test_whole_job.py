@@ -25,11 +25,11 @@ from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT
 from apex_ml.contract.model import load_contract
 from apex_ml.platform.airflow_api import AirflowApi, TaskRun
 from apex_ml.platform.embedded import health, start, supervision
-from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import SIMULATED
 from apex_ml.steps.list_drops import list_drops
+from tests.support.apex_home import context_of
 from tests.support.service_kills import fault_for_steps, halted_step, kill_service
 from tests.support.throwaway_home import open_folder, throwaway
 from tests.support.waiting import until
@@ -197,7 +197,7 @@ def once_each(home: Home, removed: list[str], *names: str) -> None:
     `removed` are batches of drops that were removed.
     """
     settings = home.whole
-    list_drops(StepContext.load(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
+    list_drops(context_of(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
     found = home.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
         " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"

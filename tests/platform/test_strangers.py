@@ -132,7 +132,7 @@ def test_clients_of_the_services_raise_what_names_the_setting(kind: str, tmp_pat
         if kind != "silent":  # their patience is long
             calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
             calls["APEX_PG_PORT"] = lambda: warehouse.rows(settings, "SELECT 1")
-            calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings).by_alias("champion")
+            calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, settings.model_name).by_alias("champion")
         for setting, call in calls.items():
             with pytest.raises(ApexError) as caught:
                 call()

@@ -17,10 +17,10 @@ from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.adapters.expectations import project
 from apex_ml.adapters.postgres import warehouse
 from apex_ml.errors import DataError
-from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import part_files
 from apex_ml.steps import validate as step
+from tests.support.apex_home import context_of
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Nights:
         self.patch.setattr(warehouse, "last_decision", lambda *_: None)
         self.patch.setattr(warehouse, "keep_quarantined", lambda *_: None)
         self.patch.setattr(project, "check_batch", lambda *_: verdict)
-        context = StepContext.load(self.settings, name)
+        context = context_of(self.settings, name)
         try:
             night.result = step.validate(context, raw=str(folder), as_of=as_of, force=True)
         except DataError as error:

@@ -112,11 +112,11 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: An
     foreign = register(apex.settings, apex.settings.model_name, replace(nights.like, tags={}))
     with running(apex) as service:
         service.ready(ready=True, model_version=first, problems=[])
-        Registry(apex.settings).set_alias(CHAMPION, foreign)
+        Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, foreign)
         problem = f"version {foreign} cannot be loaded; see the log; going on with version {first}"
         service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
         assert "was not registered by Apex" in service.log.read_text()
-        Registry(apex.settings).set_alias(CHAMPION, nights.versions["two"])
+        Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, nights.versions["two"])
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 
 

@@ -21,14 +21,13 @@ from apex_ml.api_keys import hash_of, make_key
 from apex_ml.cli.serving import serve_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.app import create_app
 from apex_ml.serving.champion_watcher import NO_CHAMPION
 from apex_ml.serving.guard import Buckets
 from apex_ml.serving.keys import Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.settings import Settings
-from tests.support.apex_home import Apex
+from tests.support.apex_home import Apex, context_of
 from tests.support.online_service import running
 
 HOST = "http://127.0.0.1:8008"
@@ -44,7 +43,7 @@ def bare(home: Any) -> Any:
             mlflow_tracking_uri="http://127.0.0.1:9", database_url="postgresql://a:b@127.0.0.1:9/c"
         )
         settings.home.mkdir(exist_ok=True)
-        app = create_app(StepContext.load(settings.model_copy(update=changes), "serving"))
+        app = create_app(context_of(settings.model_copy(update=changes), "serving"))
         with TestClient(app, base_url=HOST, client=("127.0.0.1", 5), raise_server_exceptions=False) as client:
             yield client
 
@@ -53,14 +52,14 @@ def bare(home: Any) -> Any:
 
 def test_without_a_key_only_loopback_is_served(home: Any) -> None:
     with pytest.raises(ConfigError, match=r"APEX_SERVING_HOST=0\.0\.0\.0.*apex serve-key"):
-        create_app(StepContext.load(home(serving_host="0.0.0.0"), "serving"))
-    create_app(StepContext.load(home(serving_host="0.0.0.0", serving_keys=make_key()[1]), "serving"))
+        create_app(context_of(home(serving_host="0.0.0.0"), "serving"))
+    create_app(context_of(home(serving_host="0.0.0.0", serving_keys=make_key()[1]), "serving"))
 
 
 def test_a_key_in_place_of_its_hash_is_refused_and_not_repeated(home: Any) -> None:
     key, sha256 = make_key()
     with pytest.raises(ConfigError, match="entry 2 of 2 is no sha256") as told:
-        create_app(StepContext.load(home(serving_keys=f"{sha256}, {key}"), "serving"))
+        create_app(context_of(home(serving_keys=f"{sha256}, {key}"), "serving"))
     assert key not in str(told.value)
 
 
@@ -265,4 +264,4 @@ def test_a_taken_port_is_told_with_its_setting(home: Any) -> None:
 
 def test_a_secret_setting_is_no_plain_text(home: Any) -> None:
     assert "abc" not in repr(home(serving_key=SecretStr("abc")))
-    assert asyncio.iscoroutinefunction(create_app(StepContext.load(home(), "serving")).__call__)
+    assert asyncio.iscoroutinefunction(create_app(context_of(home(), "serving")).__call__)

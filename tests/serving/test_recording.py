@@ -14,8 +14,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
+from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION
 from apex_ml.sql.tables import probability_column
-from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, monitor
+from apex_ml.steps.monitor import monitor
 from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
 from tests.support.apex_home import Apex

@@ -51,7 +51,7 @@ def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
     assert trained["validation_log_loss"] < trained["validation_prior_log_loss"]
     assert 0.975 < trained["test_log_loss"] < trained["test_prior_log_loss"]
     assert promoted["promoted"] and promoted["champion_version"] == trained["model_version"]
-    registry = Registry(chain.apex.settings)
+    registry = Registry(chain.apex.settings, chain.apex.settings.model_name)
     found = registry.by_alias(CHAMPION)
     assert found is not None and found.version == trained["model_version"]
     assert registry.by_alias(CHALLENGER) is None
@@ -92,7 +92,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
     promotes = ("promoted", "champion_version", "challenger_version", "reasons")
     assert {k: again["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
     assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
-    assert Registry(chain.apex.settings).by_version(2) is None
+    assert Registry(chain.apex.settings, chain.apex.settings.model_name).by_version(2) is None
     assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
 
 
@@ -112,7 +112,7 @@ def test_examples_come_in_a_stated_order_with_their_features(chain: Any, contrac
 
 def test_the_registered_model_is_the_trained_one(chain: Any, contract: Contract) -> None:
     settings = chain.apex.settings
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     registered = Model.from_files(registry.files(version))
@@ -146,7 +146,7 @@ def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:
 
 def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain: Any) -> None:
     settings, trained, validated = chain.apex.settings, chain.results["train"], chain.results["validate"]
-    version = Registry(settings).by_version(trained["model_version"])
+    version = Registry(settings, settings.model_name).by_version(trained["model_version"])
     assert version is not None and version.run_id == trained["mlflow_run_id"]
     tags, card = version.tags, version.description
     assert tags["apex.airflow_run_url"] == settings.origin and f"[Airflow run]({settings.origin})" in card
@@ -171,7 +171,7 @@ def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain:
 
 def test_a_file_of_the_model_that_was_changed_is_noticed(chain: Any, tmp_path: Path) -> None:
     settings = chain.apex.but(home=tmp_path).settings
-    registry = Registry(settings)
+    registry = Registry(settings, settings.model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     (registry.fetch(version) / "booster.ubj").write_bytes(b"another")

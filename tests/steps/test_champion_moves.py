@@ -57,7 +57,7 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
 
     def watch(seen: list[int | None]) -> None:
         while not ended.is_set():
-            found = protocol.resolve(settings, Registry(settings))
+            found = protocol.resolve(settings, Registry(settings, settings.model_name))
             seen.append(found.version if found else None)
 
     winners: list[int] = []
@@ -69,7 +69,9 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
 
             def race(version: int, expected: int | None = expected, start: threading.Barrier = start) -> Any:
                 start.wait()
-                return version, *protocol.apply(settings, Registry(settings), move(expected, version))
+                return version, *protocol.apply(
+                    settings, Registry(settings, settings.model_name), move(expected, version)
+                )
 
             racers = [v for v in [*versions, *nights.more(1)] if v != expected][:RACERS]
             results = list(pool.map(race, racers))
@@ -129,7 +131,7 @@ def test_a_run_that_is_tried_again_moves_once(nights: Any) -> None:
 
 
 def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: Any) -> None:
-    registry = Registry(nights.apex.settings)
+    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
 
     def challengers() -> tuple[int | None, list[int]]:
         found = registry.by_alias(CHALLENGER)
@@ -174,7 +176,7 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
     assert nights.ledger()[-1] == ("rollback", 2, 1, state) and nights.champion() == alias
     settings = nights.apex.settings
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings)), range(8)))
+        found = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings, settings.model_name)), range(8)))
     assert {f.version for f in found if f} == {1} and None not in found
     assert back(nights, run="r")["champion_version"] == 1
     assert nights.champion() == 1
@@ -316,7 +318,7 @@ def test_the_history_tells_when_who_what_why(nights: Any) -> None:
     }
     promote(nights.apex.context("one"), who="test")
     promote(nights.apex.context("two"), who="test")
-    Registry(settings).set_alias(CHAMPION, 2)
+    Registry(settings, settings.model_name).set_alias(CHAMPION, 2)
     table = nights.apex.call("champion")
     assert table.code == 0, table.err
     assert f"champion: {settings.model_name} version 2" in table.out
@@ -386,7 +388,7 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
 
 def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) -> None:
     settings = nights.apex.settings
-    made = Registry(settings).experiment(EXPERIMENT)
+    made = Registry(settings, settings.model_name).experiment(EXPERIMENT)
     mlflow(nights, "POST", "experiments/delete", experiment_id=made)
     try:
         (nights.apex.processed / "three").mkdir()
@@ -399,7 +401,7 @@ def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) ->
 
 
 def test_a_run_that_a_person_deleted_does_not_stop_the_gate(nights: Any) -> None:
-    version = Registry(nights.apex.settings).by_version(nights.versions["one"])
+    version = Registry(nights.apex.settings, nights.apex.settings.model_name).by_version(nights.versions["one"])
     assert version is not None
     mlflow(nights, "POST", "runs/delete", run_id=version.run_id)
     try:

@@ -23,11 +23,11 @@ from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish, snapshot_sql
 from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.drop_features import features_query
-from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import Scorer
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
+from tests.support.apex_home import context_of
 from tests.support.features_by_hand import (
     FIRST,
     Row,
@@ -221,7 +221,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     drop = as_table(wanted, [r for r in rows if r[wanted.timestamp] <= as_of])
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
-    context = StepContext.load(home(), "scoring")
+    context = context_of(home(), "scoring")
     model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})  # one that reads every feature
     places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
     scorer = Scorer(replace(context, contract=wanted), ModelVersion("m", 1, "", "", {}), model, *places)

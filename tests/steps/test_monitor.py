@@ -23,8 +23,9 @@ from apex_ml.adapters.postgres import monitoring, warehouse
 from apex_ml.adapters.postgres.warehouse import raise_alert
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
+from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
 from apex_ml.steps.alerts import close_alert
-from apex_ml.steps.monitor import CONFIDENCE, PREDICTION, QUARANTINE, monitor
+from apex_ml.steps.monitor import monitor
 from apex_ml.steps.score import score
 from tests.support.apex_home import Apex
 from tests.support.champion_home import tell_of_champion

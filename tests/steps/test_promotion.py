@@ -33,7 +33,7 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert second["evidence"]["gain"] == 0
     assert nights.champion() == nights.versions["one"]
     assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
-    challenger = Registry(nights.apex.settings).by_alias(CHALLENGER)
+    challenger = Registry(nights.apex.settings, nights.apex.settings.model_name).by_alias(CHALLENGER)
     assert challenger is not None and challenger.version == nights.versions["two"]
 
 
@@ -58,7 +58,7 @@ def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None
 def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> None:
     decide(nights, "one")
     second = decide(nights, "two")
-    registry = Registry(nights.apex.settings)
+    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     version = registry.by_version(nights.versions["two"])
     assert version is not None
     base = f"{nights.apex.settings.tracking_uri}/get-artifact"
@@ -94,7 +94,7 @@ def test_a_killed_promotion_is_finished_by_whoever_comes_next(
     assert nights.champion() == alias_after
     assert nights.ledger() == [("promote", None, 1, "pending")]
     if healer == "another step":
-        found = protocol.resolve(nights.apex.settings, Registry(nights.apex.settings))
+        found = protocol.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name))
         assert found is not None and found.version == 1
     result = decide(nights, "one")
     assert result["promoted"] and result["champion_version"] == 1
@@ -104,7 +104,7 @@ def test_a_killed_promotion_is_finished_by_whoever_comes_next(
 
 def test_an_alias_moved_by_hand_is_adopted_and_recorded(nights: Any) -> None:
     decide(nights, "one")
-    registry = Registry(nights.apex.settings)
+    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     registry.set_alias(CHAMPION, 2)
     for _ in range(2):
         found = protocol.resolve(nights.apex.settings, registry)
@@ -118,7 +118,7 @@ def move(expected: int | None, to: int) -> protocol.Move:
 
 def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> None:
     decide(nights, "one")
-    settings, registry = nights.apex.settings, Registry(nights.apex.settings)
+    settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
     applied, told = protocol.apply(settings, registry, move(None, 2))
     assert not applied
     assert "expected champion none, found version 1: promote by test (run one)" in told
@@ -127,12 +127,16 @@ def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> Non
 
 def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
     decide(nights, "one")
-    assert protocol.apply(nights.apex.settings, Registry(nights.apex.settings), move(None, 1))[0]
+    assert protocol.apply(
+        nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name), move(None, 1)
+    )[0]
     assert len(nights.ledger()) == 1
 
 
 def test_without_any_version_there_is_no_champion(nights: Any) -> None:
-    assert protocol.resolve(nights.apex.settings, Registry(nights.apex.settings)) is None
+    assert (
+        protocol.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)) is None
+    )
     assert nights.ledger() == []
 
 
@@ -149,7 +153,7 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
 ) -> None:
     decide(nights, "one")
     nights.more(1)
-    settings, registry = nights.apex.settings, Registry(nights.apex.settings)
+    settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
     row = {"model_name": settings.model_name, "action": "promote", "from_version": 1, "to_version": to}
     row |= {"state": "pending", "step_run": "r", "who": "test", "reasons": ["x"]}
     with warehouse.connect(settings) as connection, connection:

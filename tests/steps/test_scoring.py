@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.services.drop_features import features_query
-from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import load_scorer
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
@@ -72,7 +71,7 @@ def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: A
     text = Path(scoring.settings.contract).read_text()
     grown = scoring.settings.home / "grown.yaml"
     grown.write_text(text.replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, TELEFONO, VENDEDOR, WEB]"))
-    context = StepContext(scoring.settings, load_contract(grown), "grown")
+    context = scoring.but(contract=grown).context("grown")
     with pytest.raises(ConfigError, match=r"version 1 predicts .*VENDEDOR, .* VENDEDOR, WEB; .*: apex retrain --force"):
         score(context, ["a.parquet"])
     assert places(scoring) == {"inbox": ["a.parquet"], "done": [], "quarantine": []}

@@ -14,10 +14,16 @@ from typing import Any
 
 import psycopg2
 
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 
 COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
+
+
+def context_of(settings: Settings, run: str) -> StepContext:
+    """What the command gives a step."""
+    return StepContext(settings, load_pipeline(settings), run)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Apex:
         return Apex(self.settings.model_copy(update=changes))
 
     def context(self, run: str) -> StepContext:
-        return StepContext.load(self.settings, run)
+        return context_of(self.settings, run)
 
     @property
     def processed(self) -> Path:

@@ -120,7 +120,7 @@ class Nights:
 
     def champion(self) -> int | None:
         """Version that the alias stands on."""
-        found = Registry(self.apex.settings).by_alias(CHAMPION)
+        found = Registry(self.apex.settings, self.apex.settings.model_name).by_alias(CHAMPION)
         return found.version if found else None
 
     def ledger(self) -> list[tuple[Any, ...]]:
@@ -136,7 +136,7 @@ def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
     name = f"model_{next(_names)}"
     apex = chain.apex.but(home=tmp_path / "home", processed_url="", model_name=name, **databases.migrated())
     first = chain.apex.processed / RUN
-    like = Registry(chain.apex.settings).by_alias(CHAMPION)
+    like = Registry(chain.apex.settings, chain.apex.settings.model_name).by_alias(CHAMPION)
     assert like is not None
     versions = {}
     for run in ("one", "two"):

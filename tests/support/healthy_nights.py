@@ -18,10 +18,10 @@ from apex_ml.core.drift import judge
 from apex_ml.core.features import FeatureColumn, feature_columns, kind_of
 from apex_ml.core.profile import RECENT, Bins, Profile, bins_of
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
+from apex_ml.services.drift_monitoring import WINDOW_RUNS, Batch, compared
 from apex_ml.settings import Settings
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
-from apex_ml.steps.monitor import WINDOW_RUNS, Batch, compared
 
 TRAINED_ON, NEWEST, ORDERS, HOLIDAY = 90_000, 25_000, 10_000, 2_000
 CLASSES, NAMED_BY = 3, 3

@@ -16,7 +16,8 @@ from typing import Any
 
 import psycopg2.extras
 
-from apex_ml.adapters.mlflow.registry import MOST_METRICS, Registry, metric_key
+from apex_ml.adapters.mlflow.client import MlflowClient
+from apex_ml.adapters.mlflow.registry import MAX_METRICS, metric_key, parse_version
 from apex_ml.adapters.postgres import warehouse
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.faults import reach
@@ -187,7 +188,7 @@ def _distributions(cursor: Any, runs: list[dict[str, Any]], classes: dict[str, d
     }
 
 
-class InferenceLog(Registry):
+class InferenceLog(MlflowClient):
     """Writes runs of an experiment, by default apex_score, linked to versions of the registry."""
 
     def __init__(self, settings: Settings, experiment: str = EXPERIMENT) -> None:
@@ -197,7 +198,7 @@ class InferenceLog(Registry):
     def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
         """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
         search = {"experiment_ids": [self._experiment()], "filter": f"tags.`{BATCH_TAG}` = '{batch}'", "max_results": 1}
-        if found := (self._json("POST", "runs/search", json=search) or {}).get("runs"):
+        if found := (self.get_json("POST", "runs/search", json=search) or {}).get("runs"):
             run_id: str = found[0]["info"]["run_id"]
         else:
             content = {
@@ -210,10 +211,10 @@ class InferenceLog(Registry):
                 "run_id"
             ]
         version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
-        known = self._version(self._json("GET", "model-versions/get", params=version))
+        known = parse_version(self.get_json("GET", "model-versions/get", params=version))
         if known is not None:  # a version that was deleted meanwhile cannot be linked
             # also in a run that was found: whoever made it may have got no further
-            self._json("POST", "runs/log-inputs", json={"run_id": run_id, "models": [{"model_id": known.model_id}]})
+            self.get_json("POST", "runs/log-inputs", json={"run_id": run_id, "models": [{"model_id": known.model_id}]})
         return run_id
 
     def metrics(self, run_id: str, values: dict[str, float]) -> None:
@@ -222,8 +223,8 @@ class InferenceLog(Registry):
         metrics = [
             {"key": metric_key(k), "value": v, "timestamp": stamp, "step": 0} for k, v in values.items() if isfinite(v)
         ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            part = {"run_id": run_id, "metrics": metrics[start : start + MOST_METRICS]}
+        for start in range(0, len(metrics), MAX_METRICS):
+            part = {"run_id": run_id, "metrics": metrics[start : start + MAX_METRICS]}
             self._there("POST", "runs/log-batch", f"the run {run_id}", json=part)
 
     def artifact(self, run_id: str, name: str, content: Any) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
+from apex_ml.adapters.mlflow.client import RETRY_STATUS
 from apex_ml.adapters.mlflow.registry import (
     BUNDLE,
     FILES_TAG,
-    MOST_METRICS,
-    TRY_LATER,
+    MAX_METRICS,
     Registry,
     gone_model,
     metric_key,
@@ -79,21 +79,21 @@ def _prepare(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
 
 
-def refuse_deleted(settings: Settings) -> None:
+def refuse_deleted(settings: Settings, model_name: str) -> None:
     """See, before hours of work, that a model can be logged and registered at their end.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
     renamed or deleted: versions would be counted anew from 1, and be taken for those that the ledger knows.
     """
-    registry = Registry(settings)
+    registry = Registry(settings, model_name)
     registry.experiment(EXPERIMENT)
     if registry.has_model():
         return
     if known := warehouse.newest_version(settings):
-        raise ConfigError(gone_model(settings, f"version {known} was trained"))
+        raise ConfigError(gone_model(settings, model_name, f"version {known} was trained"))
 
 
-def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -> Registered:
+def log_and_register(settings: Settings, model_name: str, model: Model, record: TrainingRecord) -> Registered:
     """Log run, dataset and model, and register the model as a new version with tags.
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer, and
@@ -137,14 +137,14 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
             )
             mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
             metrics = [(metric_key(k), v) for k, v in record.metrics.items() if math.isfinite(v)]
-            for start in range(0, len(metrics), MOST_METRICS):
-                mlflow.log_metrics(dict(metrics[start : start + MOST_METRICS]))
+            for start in range(0, len(metrics), MAX_METRICS):
+                mlflow.log_metrics(dict(metrics[start : start + MAX_METRICS]))
             for part, values in record.curves.items():
                 client = mlflow.MlflowClient()
                 stamp = int(run.info.start_time)
                 points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
-                for start in range(0, len(points), MOST_METRICS):
-                    client.log_batch(run.info.run_id, metrics=points[start : start + MOST_METRICS])
+                for start in range(0, len(points), MAX_METRICS):
+                    client.log_batch(run.info.run_id, metrics=points[start : start + MAX_METRICS])
             for trial in record.trials:
                 with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True, tags=user):
                     mlflow.log_params(dict(trial.params))
@@ -166,14 +166,14 @@ def log_and_register(settings: Settings, model: Model, record: TrainingRecord) -
                 code_paths=[str(CODE_ROOT / "apex_ml")],
             )
             version = mlflow.register_model(
-                logged.model_uri, settings.model_name, tags={**record.tags, FILES_TAG: json_text(shas)}
+                logged.model_uri, model_name, tags={**record.tags, FILES_TAG: json_text(shas)}
             )
-            mlflow.MlflowClient().update_model_version(settings.model_name, version.version, record.description)
+            mlflow.MlflowClient().update_model_version(model_name, version.version, record.description)
             return Registered(int(version.version), run.info.run_id, experiment.experiment_id, logged.model_id)
     except MlflowException as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         status = error.get_http_status_code()
-        if 400 <= status < 500 and status not in TRY_LATER:
+        if 400 <= status < 500 and status not in RETRY_STATUS:
             raise ConfigError(f"MLflow at {settings.tracking_uri} refuses what is logged: {first}") from error
         raise TransientError(
             f"MLflow at {settings.tracking_uri} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): {first}; see whether it"

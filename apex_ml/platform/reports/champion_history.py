@@ -31,7 +31,7 @@ def heal(settings: Settings) -> str:
     alias, and the reader is told so.
     """
     try:
-        registry = Registry(settings)
+        registry = Registry(settings, settings.model_name)
         protocol.resolve(settings, registry)
         protocol.align_challenger(settings, registry)
     except ApexError as error:

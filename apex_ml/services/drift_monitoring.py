@@ -1,0 +1,188 @@
+"""Drift of scored rows: scoring runs, days of scoring and days of online answers, each beside its reference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apex_ml.adapters.postgres import monitoring
+from apex_ml.adapters.postgres.monitoring import Run
+from apex_ml.contract.model import Contract
+from apex_ml.core.drift import Compared, Drift, judge
+from apex_ml.core.features import kind_of
+from apex_ml.core.profile import PROFILE, RECENT
+from apex_ml.services.run_folder import StepContext
+from apex_ml.settings import Settings
+
+logger = logging.getLogger(__name__)
+PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
+MIN_EFFECT = {
+    "attribute": 0.03,
+    "history": 0.1,
+    "prediction": 0.05,
+    "confidence": 0.05,
+    "quarantine": 0.05,
+    "target": 0.1,
+    "measure": 0.1,
+}
+"""Cohen's w from which a change of each kind matters; history moves by nature, raw weeks by season."""
+WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
+"""The healthy window: the newest earlier runs whose orders were as far from the snapshot, give or take, until there are
+so many runs and so many orders. Short, as history grows: a window of a month would call a month's growth a drift."""
+MAX_RUNS = 400
+NEWEST_ORDERS = "the newest orders before the champion's training"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Counts of one or several runs: of features by bin, of predictions, of confidence, and of quarantined rows."""
+
+    features: dict[str, np.ndarray]
+    predicted: np.ndarray
+    confidence: np.ndarray
+    quarantine: np.ndarray
+    rows: int
+
+
+def batch_of(runs: Sequence[Run]) -> Batch | None:
+    """The sum of runs over the same bins; None without any."""
+    if not runs:
+        return None
+    profiles = [run.profile for run in runs]
+    return Batch(
+        features={name: _sum(p["features"][name] for p in profiles) for name in profiles[0]["features"]},
+        predicted=_sum(p["predicted"] for p in profiles),
+        confidence=_sum(p["confidence"] for p in profiles),
+        quarantine=np.array([sum(r.rows_scored for r in runs), sum(r.rows_quarantined for r in runs)]),
+        rows=sum(r.rows_scored for r in runs),
+    )
+
+
+def _sum(counts: Iterable[list[int]]) -> np.ndarray:
+    total: np.ndarray = np.sum([np.asarray(c, np.int64) for c in counts], axis=0)
+    return total
+
+
+def _lag(run: Run) -> float:
+    return float(run.profile.get("lag_days") or 0.0)
+
+
+Comparisons = dict[str, tuple[Compared, str, str | None]]
+"""By feature: the comparison, the kind of the feature, and the name of what it is held against."""
+
+
+def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None) -> Comparisons:
+    """What each feature of a batch is held against: the comparison, the kind of the feature, and the reference's name.
+
+    Attributes stand beside the examples that the model was fitted on; these hold each client's last order, of any age.
+    What differs from them is tested beside the newest orders before the training, too: a change that these show is one
+    that the model was trained after, and no drift. History, which grows, and what follows from it
+    stand beside the window: healthy runs of the model before, as far from their snapshot. What the calendar gives
+    follows from the date alone: it is counted, never judged.
+    """
+    fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
+    newest = {name: np.asarray(counts) for name, counts in model.get(RECENT, {}).items()}
+    training, recent = "the champion's training examples", "healthy runs before"
+    none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
+    found: Comparisons = {}
+
+    def beside(name: str, kind: str, observed: np.ndarray, expected: np.ndarray | None, reference: str) -> None:
+        note = "" if expected is not None else none
+        shown = reference if expected is not None else None
+        settled = newest.get(name) if kind == "attribute" else None
+        found[name] = Compared(observed, expected, MIN_EFFECT[kind], note, settled), kind, shown
+
+    for name, observed in batch.features.items():
+        kind: str = kind_of(contract, name)
+        if kind == "attribute":
+            beside(name, kind, observed, fitted.get(name), training)
+        elif kind == "history":
+            beside(name, kind, observed, None if window is None else window.features.get(name), recent)
+        else:
+            found[name] = Compared(observed, None, 0.0, "follows from the date: not judged"), kind, None
+    moves = any(kind_of(contract, name) != "attribute" for name in batch.features)
+    for name, kind, key in ((PREDICTION, "prediction", "predicted"), (CONFIDENCE, "confidence", "confidence")):
+        observed = getattr(batch, key)
+        before = None if window is None else getattr(window, key)
+        if before is None and not moves and key in model:
+            beside(name, kind, observed, np.asarray(model[key]), "the champion's validation examples")
+        else:
+            beside(name, kind, observed, before, recent)
+    beside(QUARANTINE, "quarantine", batch.quarantine, None if window is None else window.quarantine, recent)
+    return found
+
+
+def _window(run: Run, before: Sequence[Run]) -> Batch | None:
+    """The healthy window of a run among earlier ones, newest first."""
+    near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
+    rows = 0
+    for taken, candidate in enumerate(near):
+        if taken >= WINDOW_RUNS and rows >= WINDOW_ROWS:
+            return batch_of(near[:taken])
+        rows += candidate.rows_scored
+    return batch_of(near)
+
+
+def drift_verdicts(settings: Settings, held: Comparisons) -> list[tuple[Drift, str, str | None]]:
+    """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
+    comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
+    found = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
+    for verdict in found:
+        if verdict.drifted:
+            logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
+    named = {name: (kind, reference) for name, (_, kind, reference) in held.items()}
+    return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in found]
+
+
+def _check_drift(
+    context: StepContext,
+    cursor: Any,
+    about: Mapping[int, dict[str, Any]],
+    scope: str,
+    subject: str,
+    runs: list[Run],
+    before: Sequence[Run] | None = None,
+) -> None:
+    """Judge the sum of some runs of one version and one day, beside those `before`: by default earlier scoring runs."""
+    batch, first = batch_of(runs), runs[0]
+    assert batch is not None
+    settings = context.settings
+    model = about.get(first.version, {}).get(PROFILE, {})
+    if before is None:
+        before = monitoring.runs_before(cursor, first.run_id, context.model_name, first.version, MAX_RUNS)
+    held = compared(context.contract, batch, model, _window(first, before))
+    verdicts = drift_verdicts(settings, held)
+    monitoring.write_drift(cursor, scope, subject, first.day, first.version, context.model_name, verdicts)
+
+
+def check_drift_of_runs(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    """Test every scoring run with enough rows that has no verdict yet; returns how many."""
+    settings = context.settings
+    runs = monitoring.unjudged_runs(cursor, context.model_name, settings.drift_min_rows)
+    for run in runs:
+        _check_drift(context, cursor, about, "drop", str(run.run_id), [run])
+    return len(runs)
+
+
+def check_drift_of_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    """Test every day of scoring and version that has no verdict yet; returns how many."""
+    name = context.model_name
+    days = monitoring.unjudged_days(cursor, name)
+    for day, version in days:
+        runs = monitoring.runs_of_day(cursor, name, day, version)
+        _check_drift(context, cursor, about, "day", f"{day} v{version}", runs)
+    return len(days)
+
+
+def check_drift_of_online_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    """Judge the recorded answers of the online service by day and version, beside healthy days of such answers."""
+    name = context.model_name
+    days = monitoring.unjudged_online(cursor, name)
+    for run in days:
+        before = monitoring.online_before(cursor, run, name, MAX_RUNS)
+        _check_drift(context, cursor, about, "online", f"{run.day} v{run.version}", [run], before)
+    return len(days)

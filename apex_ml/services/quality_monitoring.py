@@ -1,0 +1,81 @@
+"""Quality of a week of scored rows by their outcomes, and whether the champion has degraded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.adapters.postgres import monitoring
+from apex_ml.contract.names import probability_column
+from apex_ml.core.degradation import EXPECTED, Rule, degraded, expectation_error, sustained, week_quality
+from apex_ml.services.run_folder import StepContext
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+    """Evaluate every version and week of rows whose outcomes changed; returns how many."""
+    settings, contract = context.settings, context.contract
+    rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_min_rows, settings.quality_year_alpha)
+    weeks = monitoring.changed_weeks(cursor, contract, context.model_name)
+    classes = pa.array(contract.classes)
+    for version, week, orders, _ in weeks:
+        table = monitoring.orders_with_outcome(settings, contract, version, week)
+        p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
+        y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
+        known = pc.is_valid(y).to_numpy(zero_copy_only=False)  # an outcome may be a class that the contract lost
+        if not known.any():
+            continue
+        found = week_quality(
+            p[known],
+            pc.fill_null(y, 0).to_numpy()[known],
+            pc.fill_null(predicted, 0).to_numpy()[known],
+            table.column(contract.entity).to_numpy()[known],
+            contract.classes,
+            about.get(version, {}).get(EXPECTED),
+            rule,
+        )
+        monitoring.write_quality(cursor, context.model_name, version, week, orders, found)
+        logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
+    for version in sorted({version for version, *_ in weeks}):
+        _evaluate_weeks_together(context, cursor, version, about.get(version, {}).get(EXPECTED), rule)
+    return len(weeks)
+
+
+def _evaluate_weeks_together(
+    context: StepContext, cursor: Any, version: int, expected: Mapping[str, Any] | None, rule: Rule
+) -> None:
+    """Evaluate a version's weeks by the rule over several weeks."""
+    judged = monitoring.judged_weeks(cursor, context.model_name, version, rule.least_orders)
+    points = [(w.week, w.log_loss, w.log_loss_error) for w in judged if w.log_loss_error is not None]
+    if not expected or not points:
+        return
+    losses = [(loss, error) for _, loss, error in points]
+    found = sustained(losses, float(expected["log_loss"]), expectation_error(expected), rule)
+    rows = [
+        (week, s.alarm, s.evidence, points[s.first][0], s.excess) for (week, _, _), s in zip(points, found, strict=True)
+    ]
+    monitoring.write_sustained(cursor, context.model_name, version, rows)
+
+
+def degradation_alerts(context: StepContext, cursor: Any, version: int) -> dict[str, str]:
+    """The alert about the champion when enough of its newest weeks were worse, or several were a little worse."""
+    settings = context.settings
+    weeks = monitoring.judged_weeks(cursor, context.model_name, version, settings.quality_min_rows)
+    needed, of = settings.quality_worse_weeks, settings.quality_window_weeks
+    reasons = []
+    if degraded([week.worse for week in weeks], weeks=needed, of=of):
+        worse = "; ".join(f"week of {week.week}: {week.note}" for week in weeks[-of:] if week.worse)
+        reasons.append(f"version {version} was worse in {needed} or more of its last {of} weeks: {worse}")
+    if weeks and (newest := weeks[-1]).sustained and newest.since is not None:
+        count = sum(week.week >= newest.since for week in weeks)
+        reasons.append(
+            f"version {version} has been worse than at promotion for {count} weeks, since the week of {newest.since}:"
+            f" its log loss is {newest.excess:+.4f} nats above the expected one on average"
+        )
+    return {f"version {version}": "; ".join(reasons)} if reasons else {}

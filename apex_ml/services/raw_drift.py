@@ -1,0 +1,65 @@
+"""Drift of raw rows: target and measures of the newest week beside the four weeks before it."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.postgres import monitoring
+from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.core.drift import Compared
+from apex_ml.core.features import FeatureColumn
+from apex_ml.core.profile import Bins
+from apex_ml.services.drift_monitoring import MIN_EFFECT, Comparisons, drift_verdicts
+from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.services.run_layout import ACCEPTED
+from apex_ml.sql.quote import identifier, literal
+
+RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
+"""Whole weeks, so that every weekday is in both."""
+
+
+def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
+    """Judge target and measures of the newest week of accepted raw orders against the four weeks before it."""
+    validated = latest_manifest(context, "validate")
+    if validated is None:
+        return 0
+    newest = date.fromisoformat(validated["result"]["as_of"])
+    first = newest - timedelta(days=RAW_DAYS)
+    subject = f"{first} to {newest - timedelta(days=1)}"
+    files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
+    if not files or monitoring.judged(cursor, "raw", subject):
+        return 0
+    contract, settings = context.contract, context.settings
+    columns = [FeatureColumn(contract.target, "categorical")]
+    columns += [FeatureColumn(name, "numeric") for name in contract.named("measure")]
+    earlier = first - timedelta(days=RAW_REFERENCE_DAYS)
+    with (
+        scratch_folder(context.processed, "monitor") as scratch,
+        engine.connect(settings, scratch) as con,
+        engine.errors_name("monitor"),
+    ):
+
+        def orders(begin: date, end: date) -> pa.Table:
+            listed = ", ".join(literal(str(file)) for file in files)
+            names = ", ".join(identifier(column.name) for column in columns)
+            when = identifier(contract.timestamp)
+            return con.sql(
+                f"SELECT {names} FROM read_parquet([{listed}]) WHERE {when} >= {literal(begin)} AND {when} <"
+                f" {literal(end)}"
+            ).to_arrow_table()
+
+        before, now = orders(earlier, first), orders(first, newest)
+    reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
+    held: Comparisons = {}
+    for column in columns:
+        bins = Bins.of(column, before.column(column.name), now.column(column.name))
+        kind = "target" if column.name == contract.target else "measure"
+        observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
+        held[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
+    monitoring.write_drift(cursor, "raw", subject, first, None, None, drift_verdicts(settings, held))
+    return 1

@@ -1,0 +1,128 @@
+"""What a training run starts from: options, examples of each part, and the facts about its data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.core.development import Examples, Options
+from apex_ml.core.evaluation import class_shares
+from apex_ml.core.features import FeatureColumn, feature_columns
+from apex_ml.core.legacy import legacy_columns, legacy_identifiers
+from apex_ml.core.profile import PROFILE, RECENT, bins_of
+from apex_ml.core.search import Budget
+from apex_ml.core.split import PARTS
+from apex_ml.services.holdout import class_indexes
+from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
+from apex_ml.services.run_layout import ACCEPTED
+from apex_ml.sql.quote import identifier, literal
+
+RECENT_WEEKS, MIN_RECENT_ROWS = 4, 5_000
+"""Weeks of the newest orders whose attributes a model keeps: one, or up to so many until there are so many orders."""
+
+
+def strategy_columns(context: StepContext, strategy: str) -> tuple[FeatureColumn, ...]:
+    """Features of a split strategy: the contract's, or those of the original project for `legacy`."""
+    return legacy_columns(context.contract) if strategy == "legacy" else feature_columns(context.contract)
+
+
+def training_options(context: StepContext, trials: int, strategy: str) -> Options:
+    """Options of development, from the settings, the contract and the split strategy."""
+    settings = context.settings
+    options = Options(
+        contenders=tuple(name.strip() for name in settings.candidates.split(",")),
+        selection=settings.selection,
+        suspicious_gain=context.contract.features.suspicious_gain,
+        budget=Budget(trials, settings.search_seconds),
+        search_folds=settings.search_folds,
+        class_weights=settings.class_weights,
+        early_stopping_rounds=settings.early_stopping_rounds,
+        device=settings.device,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+    if strategy != "legacy":
+        return options
+    # as the original did: its rules, balanced weights, and no look at what a feature gives away
+    identifiers = legacy_identifiers(context.contract)
+    return replace(options, selection="legacy", identifiers=identifiers, class_weights="balanced", suspicious_gain=None)
+
+
+def load_examples(context: StepContext) -> dict[str, Examples]:
+    """Examples of each part with classes, entities and days."""
+    contract = context.contract
+    found = {}
+    for part in PARTS:
+        table = pq.read_table(context.folder("split") / f"{part}.parquet")
+        entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
+        days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
+        found[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
+    return found
+
+
+def model_about(context: StepContext, divided: dict[str, Any], parts: dict[str, Examples]) -> dict[str, Any]:
+    """Facts about a model's data, stored with the model."""
+    made = read_manifest(context.folder("elt"))["result"]
+    dates = divided["result"]["parts"]
+    commit, dirty = git_commit()
+    return {
+        "run": context.run,
+        "as_of": made["as_of"],
+        "data_sha256": made["data_sha256"],
+        "contract_sha256": context.contract.digest(),
+        "features_sha256": made["features_sha256"],
+        "split": divided["result"]["strategy"],
+        "promotable": divided["result"]["promotable"],
+        "train_first": dates["train"]["first"],
+        "train_last": dates["train"]["last"],
+        "validation_last": dates["validation"]["last"],
+        "test_first": dates["test"]["first"],
+        "test_last": dates["test"]["last"],
+        "class_shares": class_shares(parts["train"].y, len(context.contract.classes)).tolist(),
+        "seed": context.settings.seed,
+        "git_commit": commit,
+        "dirty": dirty,
+        PROFILE: {RECENT: recent_profile(context, date.fromisoformat(made["as_of"]), parts["train"].table)},
+    }
+
+
+def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dict[str, list[int]]:
+    """Counts of the attributes of the newest accepted orders, over the bins of the training examples.
+
+    That is the newest whole week before `as_of`, and as many more weeks, up to four, as make enough orders. The
+    examples are each client's last order and therefore partly old: they say what the model learned from, not how orders
+    are now.
+    """
+    contract = context.contract
+    attributes = [c for c in feature_columns(contract) if c.name in contract.features.attributes]
+    attributes = [c for c in attributes if c.name in examples.column_names]
+    files = accepted_files(context.folder("validate") / ACCEPTED)
+    if not attributes or not files:
+        return {}
+    end = min(as_of, date.fromisoformat(read_manifest(context.folder("validate"))["result"]["newest"]) + timedelta(1))
+    when = identifier(contract.timestamp)
+    names = ", ".join(identifier(column.name) for column in attributes)
+    listed = ", ".join(literal(str(file)) for file in files)
+    with (
+        scratch_folder(context.processed, "train") as scratch,
+        engine.connect(context.settings, scratch) as con,
+        engine.errors_name("train"),
+    ):
+        orders = con.sql(
+            f"SELECT {names}, (({literal(end)} - {when}::DATE - 1) // 7)::INTEGER AS week FROM read_parquet([{listed}])"
+            f" WHERE {when} < {literal(end)} AND {when} >= {literal(end - timedelta(weeks=RECENT_WEEKS))}"
+        ).to_arrow_table()
+    by_week = np.cumsum(np.bincount(orders.column("week").to_numpy(), minlength=RECENT_WEEKS))
+    last = int(np.searchsorted(by_week, min(MIN_RECENT_ROWS, by_week[-1])))
+    orders = orders.filter(pc.less_equal(orders.column("week"), last))
+    bins = bins_of(attributes, examples)
+    return {c.name: bins[c.name].count(orders.column(c.name)).tolist() for c in attributes}

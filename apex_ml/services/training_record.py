@@ -1,0 +1,133 @@
+"""What is written and logged about a trained model: parameters, tags, model card, report."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from apex_ml.adapters.mlflow import plots, training_report
+from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.simulated_truth import read_truth
+from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.evaluation import against_optimum
+from apex_ml.core.features import feature_columns
+from apex_ml.core.legacy import compare
+from apex_ml.core.model_card import Provenance
+from apex_ml.core.profile import PROFILE
+from apex_ml.json_text import json_file, json_text
+from apex_ml.services.run_folder import StepContext, read_manifest
+from apex_ml.services.training_inputs import training_options
+from apex_ml.settings import CODE_ROOT
+
+logger = logging.getLogger(__name__)
+
+
+def logged_params(done: Development, options: Options, about: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of the MLflow run."""
+    return {
+        **done.params,
+        "candidate": done.winner,
+        "contenders": ",".join(options.contenders),
+        "trials": options.budget.trials,
+        "selection": options.selection,
+        "features": ",".join(done.model.encoder.names)[:6000],
+        "calibration": done.model.calibration.method,
+        "decision_weights": json_text(done.model.weights),
+        "split": about["split"],
+    }
+
+
+def provenance(context: StepContext) -> Provenance:
+    """Where the data of a run comes from, for the model card."""
+    validated = read_manifest(context.folder("validate"))["result"]
+    return Provenance(
+        run=context.run,
+        data_url=validated.get("raw", context.pipeline.locations.raw),
+        data_sha256=validated["data_sha256"],
+        files=validated["files"],
+        rows=validated["rows"],
+        accepted=validated["accepted"],
+        quarantined=validated["quarantined"],
+        airflow_url=context.settings.origin,
+        data_docs_url=validated["data_docs_url"],
+    )
+
+
+def model_summary(done: Development) -> dict[str, str]:
+    """Candidate, calibration and features, for the model card."""
+    losses = (f"{name} {loss:.5f}" for name, loss in done.candidates.items())
+    return {
+        "candidate": f"{done.winner}; validation log loss: {', '.join(losses)}",
+        "calibration": done.model.calibration.method,
+        "features": ", ".join(done.model.encoder.names),
+    }
+
+
+def version_tags(about: dict[str, Any]) -> dict[str, str]:
+    """Tags of the MLflow run and of the model version."""
+    pins = CODE_ROOT / "requirements.txt"
+    tags = {f"apex.{k}": str(v) for k, v in about.items() if k not in ("class_shares", PROFILE) and v is not None}
+    if pins.exists():
+        tags["apex.pins_sha256"] = sha256_of(pins)
+    return tags
+
+
+def write_training_report(folder: Path, context: StepContext, done: Development) -> None:
+    """Write numbers as JSON, plots as PNG, and both in one HTML page that needs nothing else."""
+    folder.mkdir()
+    classes, tables = done.model.classes, done.tables
+    content = {
+        "metrics": done.metrics,
+        "candidates": done.candidates,
+        "calibration": {"method": done.model.calibration.method, "validation_log_loss": done.calibration_losses},
+        "decision_weights": dict(zip(classes, done.model.weights, strict=True)),
+        "single_features": [f.as_dict() for f in done.single_features],
+        "selection": [v.as_dict() for v in done.verdicts],
+        "trials": [{"value": t.value, **t.params} for t in done.trials],
+        **tables,
+    }
+    (folder / "evaluation.json").write_bytes(json_file(content))
+    if done.curve:
+        plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
+    plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")
+    plots.confusion_matrix(
+        tables["confusion_weighted"], classes, "class named with decision weights", folder / "confusion_weighted.png"
+    )
+    reliability = {"before": tables["reliability_before"], "after": tables["reliability_after"]}
+    plots.reliability(reliability, classes, "Reliability, test part", folder / "reliability.png")
+    plots.importance(tables["importance"], folder / "importance.png")
+    if "contributions" in tables:
+        plots.contributions(tables["contributions"], folder / "contributions.png")
+    if any(v.importance is not None for v in done.verdicts):
+        plots.selection(done.verdicts, folder / "selection.png")
+    training_report.training_report(folder, context.run, done)
+
+
+def compare_with_optimum(context: StepContext, done: Development, test: Examples, path: Path) -> Development:
+    """Add how far the loss on the test part is above the best that is possible."""
+    truth = read_truth(context.settings, context.contract, path, test.table)
+    if truth is None:
+        return done
+    p = done.model.probabilities(test.table)
+    found = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
+    if "optimum_log_loss" in found:
+        told = (found["optimum_log_loss"], found["truth_log_loss"], found["excess_percent"])
+        logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *told)
+    return replace(done, metrics={**done.metrics, **{f"test_{name}": value for name, value in found.items()}})
+
+
+def compare_with_own_features(
+    context: StepContext, done: Development, parts: dict[str, Examples], about: dict[str, Any]
+) -> Development:
+    """Add a comparison: the original way as it was scored, corrected, and our features on the same orders."""
+    contract = context.contract
+    options = replace(training_options(context, 0, "temporal"), suspicious_gain=None)
+    ours = develop(parts, feature_columns(contract), contract.classes, (), options, about)
+    rows = compare(done.model, ours.model, {name: (part.table, part.y) for name, part in parts.items()})
+    for row in rows:
+        logger.info(
+            "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]
+        )
+    return replace(done, tables={**done.tables, "comparison": rows})

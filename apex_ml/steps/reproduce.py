@@ -1,0 +1,56 @@
+"""Step train with --reproduce: develop a recorded model again and compare the bytes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from apex_ml.core.development import develop
+from apex_ml.core.estimator import Model
+from apex_ml.services.holdout import segment_columns
+from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
+from apex_ml.services.training_inputs import load_examples, strategy_columns, training_options
+
+logger = logging.getLogger(__name__)
+
+
+def reproduce(context: StepContext) -> dict[str, Any]:
+    """Develop the run's model again from its parts, with the settings its record holds, and compare the bytes.
+
+    The search is not replayed. Nothing is registered or written. Raises :class:`~apex_ml.errors.DataError` when the
+    run's training has not finished.
+    """
+    recorded = read_manifest(context.folder("train"))
+    used = recorded["inputs"]
+    bundle = context.folder("train") / "bundle"
+    before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
+    options = replace(
+        training_options(context, 0, before.about["split"]),
+        contenders=tuple(used["contenders"]),
+        selection=used["selection"],
+        class_weights=used["class_weights"],
+        early_stopping_rounds=used["early_stopping_rounds"],
+        device=used["device"],
+        seed=used["seed"],
+        fixed=recorded["result"]["chosen"],
+    )
+    parts = load_examples(context)
+    contract = context.contract
+    columns = strategy_columns(context, before.about["split"])
+    done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.about)
+    files, again = before.to_files(), done.model.to_files()
+    differing = sorted(name for name in files if files[name] != again.get(name))
+    commit, dirty = git_commit()
+    same_code = commit == before.about["git_commit"] and not dirty and not before.about["dirty"]
+    told = "the same bytes" if not differing else f"{', '.join(differing)} differ"
+    logger.info("reproduced match=%s: %s", not differing, told)
+    return {
+        "run": context.run,
+        "step": "train",
+        "reproduced": not differing,
+        "differing": differing,
+        "same_code": same_code,
+        "recorded_log_loss": recorded["result"]["test_log_loss"],
+        "log_loss": done.metrics["test_log_loss"],
+    }
