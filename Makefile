@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 export PYTHON
+# with it every process compiles all that it imports anew, which is two thirds of a step's start
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
 # where the platform runs: processes of this machine, or with RUNTIME=docker containers, for which nothing is installed

@@ -89,6 +89,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+# Without cached bytecode each of the many processes that tests start compiles all its imports anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # OpenMP reads it when it is loaded: threads that spin while they wait slow each other down many times over
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
