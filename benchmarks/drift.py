@@ -8,7 +8,7 @@ import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
 from apex_ml.contract.model import load_contract
-from apex_ml.core.degradation import SLIGHTLY_WORSE, YEAR, Rule
+from apex_ml.core.degradation import SLIGHTLY_WORSE, WEEKS_A_YEAR, Rule
 from apex_ml.settings import Settings
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene
@@ -52,7 +52,7 @@ def healthy_years(scene: Scene) -> Iterator[Row]:
         worse += sum(week.worse for week in weeks)
         slightly += sum(week.verdict == SLIGHTLY_WORSE for week in weeks)
         alarms += first_alarm(found) is not None
-    weeks_lived = YEARS * YEAR
+    weeks_lived = YEARS * WEEKS_A_YEAR
     for name, count, number, target in (
         ("weeks called worse", worse, weeks_lived, 1.0),
         ("weeks called slightly worse", slightly, weeks_lived, 2.0),
@@ -65,9 +65,9 @@ def healthy_years(scene: Scene) -> Iterator[Row]:
         year = Year(seed, clients=30_000, test_orders=15_000, orders_a_week=5_000)
         weeks, found = year.live(rule, spoiled=0.06, since=10)
         alarm = first_alarm(found)
-        delays.append(YEAR if alarm is None else alarm - 9)
+        delays.append(WEEKS_A_YEAR if alarm is None else alarm - 9)
         single += sum(week.worse for week in weeks[10:])
-    share = 100 * single / (len(delays) * (YEAR - 10))
+    share = 100 * single / (len(delays) * (WEEKS_A_YEAR - 10))
     note = f"0.021 nats; by itself a week is called worse in {share:.0f} % of weeks"
     name = "quality: weeks until a small change that stays is found, median"
     yield Row(name, float(np.median(delays)), "weeks", 12.0, None, note)

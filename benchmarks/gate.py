@@ -25,7 +25,8 @@ from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.features import FeatureColumn, feature_columns
-from apex_ml.core.promotion import Clusters, Contender, Holdout, Serving, decide, level_of_look, lower_bound
+from apex_ml.core.promotion import Contender, Holdout, Serving, decide, level_of_look
+from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.settings import Settings
 from apex_ml.simulate.generate import class_codes, pick_each, simulate_orders, truth_matrix
 from apex_ml.simulate.process import load_process

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
 from apex_ml.core.evaluation import order_losses
+from apex_ml.core.uncertainty import bootstrap_rows, percentile_interval
 
 Method = Literal["none", "temperature", "isotonic"]
 METHODS: tuple[Method, ...] = ("none", "temperature", "isotonic")
@@ -143,17 +144,11 @@ def expected_calibration_error(p: np.ndarray, y: np.ndarray, bins: int = 15) -> 
 
 
 def calibration_error_interval(
-    p: np.ndarray, y: np.ndarray, *, seed: int, level: float = 0.95, repeats: int = 200, bins: int = 15
+    p: np.ndarray, y: np.ndarray, entities: np.ndarray, *, seed: int, repeats: int = 200, bins: int = 15
 ) -> tuple[float, float]:
-    """Bootstrap interval of :func:`expected_calibration_error` over orders."""
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(repeats):
-        chosen = rng.integers(0, len(y), len(y))
-        values.append(expected_calibration_error(p[chosen], y[chosen], bins))
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    """95 % bootstrap interval of :func:`expected_calibration_error`, resampling whole entities (n,)."""
+    errors = [expected_calibration_error(p[rows], y[rows], bins) for rows in bootstrap_rows(entities, seed, repeats)]
+    return percentile_interval(np.asarray(errors))
 
 
 def calibration_noise(p: np.ndarray, *, level: float, seed: int, repeats: int = 200, bins: int = 15) -> float:

@@ -18,12 +18,11 @@ from apex_ml.core import decision
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
 from apex_ml.core.candidates.interface import FitContext, Fitted, Part
-from apex_ml.core.degradation import clustered_error
+from apex_ml.core.degradation import Expectation
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.evaluation import (
     class_shares,
     classification,
-    clustered_interval,
     confusion,
     order_losses,
     prior_losses,
@@ -35,6 +34,7 @@ from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
 from apex_ml.core.training_keys import order_keys, pack_keys
+from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 from apex_ml.errors import ConfigError, DataError
 
 WORTH = 1e-4
@@ -94,8 +94,7 @@ class Development:
     calibration_losses: dict[str, float]
     metrics: dict[str, float]
     tables: dict[str, Any]
-    expected: dict[str, float]
-    """Orders, log_loss and the losses' standard deviation sd on the test part: what monitoring expects."""
+    expected: Expectation
 
 
 def develop(
@@ -179,7 +178,9 @@ def develop(
         calibration_losses=calibration_losses,
         metrics=metrics,
         tables=tables,
-        expected=_expectation(model, parts["test"]),
+        expected=Expectation.of(
+            order_losses(model.probabilities(parts["test"].table), parts["test"].y), parts["test"].entities
+        ),
     )
 
 
@@ -190,16 +191,6 @@ def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, 
     made = model.predict(validation.table)
     profile.add_predictions(made.named, made.confidence)
     return profile.as_dict()
-
-
-def _expectation(model: Model, test: Examples) -> dict[str, float]:
-    losses = order_losses(model.probabilities(test.table), test.y)
-    return {
-        "orders": len(losses),
-        "log_loss": float(losses.mean()),
-        "sd": float(losses.std()),
-        "error": clustered_error(losses, test.entities),
-    }
 
 
 def _keys(*parts: Examples) -> bytes:
@@ -286,10 +277,10 @@ def evaluate(
     metrics |= {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
     metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, named, len(model.classes))
     metrics["test_weighted_accuracy"] = float((named == test.y).mean())
-    low, high = clustered_interval(losses, test.entities, seed=seed)
-    gain_low, gain_high = clustered_interval(prior - losses, test.entities, seed=seed)
+    low, high = bootstrap_interval(Clusters.of(losses, test.entities), seed)
+    gain_low, gain_high = bootstrap_interval(Clusters.of(prior - losses, test.entities), seed)
     raw = model.raw_probabilities(test.table)
-    ece_low, ece_high = calibrating.calibration_error_interval(p, test.y, seed=seed)
+    ece_low, ece_high = calibrating.calibration_error_interval(p, test.y, test.entities, seed=seed)
     metrics |= {
         "test_log_loss_low": low,
         "test_log_loss_high": high,

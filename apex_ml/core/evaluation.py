@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from apex_ml.core.uncertainty import Clusters, bootstrap_interval
+
 SMALLEST_PROBABILITY = 1e-15
 """Floor under a probability before its logarithm; scikit-learn's log_loss does the same in double precision."""
 
@@ -64,7 +66,7 @@ def against_optimum(
         return {"optimum_orders": 0.0}
     p, y, true, optimum = p[known].astype(np.float64), y[known], true[known], optimum[known]
     losses, best = order_losses(p, y), order_losses(optimum, y)
-    low, high = clustered_interval(losses - best, clusters[known], seed=seed)
+    low, high = bootstrap_interval(Clusters.of(losses - best, clusters[known]), seed)
     logs, best_logs = (np.log(np.maximum(q, SMALLEST_PROBABILITY)) for q in (p, optimum))
     entropy = -(optimum * best_logs).sum()
     return {
@@ -83,23 +85,3 @@ def confusion(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> list[li
     counts: Any = confusion_matrix(y, p.argmax(axis=1), labels=np.arange(len(classes)))
     result: list[list[int]] = counts.tolist()
     return result
-
-
-def clustered_interval(
-    values: np.ndarray, clusters: np.ndarray, *, seed: int, level: float = 0.95, repeats: int = 1000
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `values`, shape (n,), resampling whole clusters (clients).
-
-    Source: the cluster bootstrap of Field and Welsh, Bootstrapping clustered data, JRSS B 2007. Percentile interval.
-    """
-    _, codes = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(codes, weights=values)
-    sizes = np.bincount(codes).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means = np.empty(repeats)
-    for i in range(repeats):
-        chosen = rng.integers(0, len(sums), len(sums))
-        means[i] = sums[chosen].sum() / sizes[chosen].sum()
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)

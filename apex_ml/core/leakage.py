@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.uncertainty import Clusters
 from apex_ml.errors import DataError
 
 SMOOTHING = 10.0
@@ -61,9 +61,8 @@ def single_feature_gains(
         counts = np.bincount(fitted * classes + y, minlength=size * classes).reshape(size, classes)
         table = (counts + SMOOTHING * shares) / (counts.sum(axis=1, keepdims=True) + SMOOTHING)
         removed = (prior - order_losses(table[asked], yv)) / prior.mean()
-        error = removed.std(ddof=1) / np.sqrt(len(removed)) if len(removed) > 1 else np.inf
-        gain = float(removed.mean())
-        found.append(SingleFeature(name, gain, gain - float(norm.ppf(CONFIDENCE) * error)))
+        gain = Clusters.of(removed, None)
+        found.append(SingleFeature(name, gain.mean, gain.lower(1 - CONFIDENCE)))
     return tuple(sorted(found, key=lambda f: (-f.gain, f.name)))
 
 

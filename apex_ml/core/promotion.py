@@ -11,23 +11,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error, reliability
 from apex_ml.core.decision import decide as name_class
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.wording import counted
 
-RESAMPLES = 2000
-TAIL_RESAMPLES = 20
-"""So many resamples must lie beyond the bound, or the bootstrap cannot tell it and the normal tail is used."""
-WORTH_GROUPING = 10
-"""A draw of a number of equal clusters costs about so many draws of one."""
-DRAWS_AT_ONCE = 300_000
 SUM_TOLERANCE = 1e-3
 
 
@@ -118,87 +112,6 @@ class PromotionDecision:
     reasons: tuple[str, ...]
     evidence: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Sums of per-order values by cluster, (g,), and the clusters' sizes, (g,)."""
-
-    sums: np.ndarray
-    sizes: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray, entities: np.ndarray | None) -> Clusters:
-        """Sum the values, (n,), of every entity; without entities an order is its own."""
-        if entities is None:
-            return cls(values, np.ones(len(values)))
-        _, codes = np.unique(entities, return_inverse=True)
-        return cls(np.bincount(codes, weights=values), np.bincount(codes).astype(np.float64))
-
-    @property
-    def mean(self) -> float:
-        """Mean over orders."""
-        return float(self.sums.sum() / self.sizes.sum())
-
-    @property
-    def error(self) -> float:
-        """Cluster-robust standard error of the mean, with the small-sample factor g / (g - 1).
-
-        Source: Liang and Zeger, Biometrika 1986; the factor as in Cameron and Miller, JHR 2015. Infinite for one
-        cluster.
-        """
-        g = len(self.sums)
-        if g < 2:
-            return float("inf")
-        rest = self.sums - self.mean * self.sizes
-        return float(np.sqrt(g / (g - 1) * np.square(rest).sum()) / self.sizes.sum())
-
-
-@dataclass(frozen=True)
-class Bound:
-    """One-sided lower bound of a mean at a level, and how it was found."""
-
-    mean: float
-    low: float
-    level: float
-    method: Literal["bootstrap", "normal"]
-
-
-def lower_bound(clusters: Clusters, level: float, seed: int) -> Bound:
-    """Lower bound of the mean that lies above the truth with a probability of at most `level`.
-
-    By the cluster bootstrap (Field and Welsh, JRSS B 2007; percentile), where its resamples reach that far into the
-    tail, otherwise by the cluster-robust standard error and Student's t with g - 1 degrees of freedom.
-    """
-    if RESAMPLES * level >= TAIL_RESAMPLES and len(clusters.sums) > 1:
-        return Bound(clusters.mean, float(np.quantile(_resampled(clusters, seed), level)), level, "bootstrap")
-    return Bound(clusters.mean, clusters.mean - reach(level, len(clusters.sums)) * clusters.error, level, "normal")
-
-
-def reach(level: float, clusters: int) -> float:
-    """Standard errors between the mean and its one-sided bound."""
-    return float(student.isf(level, max(clusters - 1, 1)))
-
-
-def _resampled(clusters: Clusters, seed: int) -> np.ndarray:
-    """Means of resampled clusters, (RESAMPLES,). Where many clusters are equal they are drawn together, by number."""
-    rng = np.random.default_rng(seed)
-    g = len(clusters.sums)
-    # a difference of logarithms is the same number only up to its last bits
-    pairs, counts = np.unique(np.column_stack([clusters.sums.round(12), clusters.sizes]), axis=0, return_counts=True)
-    together = len(pairs) * WORTH_GROUPING < g
-    at_once = max(1, DRAWS_AT_ONCE // (len(pairs) if together else g))
-    means = []
-    for first in range(0, RESAMPLES, at_once):
-        resamples = min(at_once, RESAMPLES - first)
-        if together:
-            totals = rng.multinomial(g, counts / g, size=resamples) @ pairs
-            means.append(totals[:, 0] / totals[:, 1])
-        else:
-            drawn = rng.integers(0, g, (resamples, g), dtype=np.uint32)
-            sizes = clusters.sizes[drawn].sum(axis=1) if np.ptp(clusters.sizes) else clusters.sizes.sum()
-            means.append(clusters.sums[drawn].sum(axis=1) / sizes)
-    return np.concatenate(means)
 
 
 def level_of_look(policy: Promotion, looks: int) -> float:
@@ -312,7 +225,7 @@ def _decide(
         "champion_log_loss": float(champion_losses.mean()),
         "gain": gain.mean,
         "gain_low": gain.low,
-        "gain_error": differences.error,
+        "gain_error": differences.standard_error,
         "level": level,
         "method": gain.method,
     }
@@ -395,7 +308,7 @@ def _absolute_gates(
     against: list[str] = []
     prior = prior_losses(holdout.prior, holdout.y)
     over_prior = Clusters.of(prior - losses, holdout.entities)
-    over_prior_low = over_prior.mean - reach(policy.alpha, len(over_prior.sums)) * over_prior.error
+    over_prior_low = over_prior.lower(policy.alpha)
     loss = Clusters.of(losses, holdout.entities)
     evidence: dict[str, Any] = {
         "prior_log_loss": float(prior.mean()),
@@ -413,7 +326,7 @@ def _absolute_gates(
         shares = prior_losses(class_shares(holdout.y, p.shape[1]), holdout.y)
         above = Clusters.of(losses - policy.floor * shares, holdout.entities)
         evidence["floor_log_loss"] = float(policy.floor * shares.mean())
-        if above.mean + reach(policy.alpha, len(above.sums)) * above.error < 0:
+        if above.upper(policy.alpha) < 0:
             against.append(
                 f"its log loss {loss.mean:.4f} is surely below {policy.floor * shares.mean():.4f},"
                 f" {policy.floor:.1%} of what the class shares alone give, {shares.mean():.4f} (promotion.floor), which"
@@ -426,7 +339,7 @@ def _absolute_gates(
         clients = None if holdout.entities is None else holdout.entities[known]
         excess = Clusters.of(losses[known] - best, clients)
         evidence["excess_over_optimum"] = excess.mean
-        if excess.mean + reach(policy.alpha, len(excess.sums)) * excess.error < 0:
+        if excess.upper(policy.alpha) < 0:
             against.append(
                 f"its log loss {losses[known].mean():.4f} is surely below {best.mean():.4f}, the best that can be"
                 " known of these orders: it must know the target"
@@ -461,14 +374,14 @@ def _class_faults(
         swapped = p.copy()
         swapped[:, [a, b]] = p[:, [b, a]]
         better = Clusters.of(order_losses(p, holdout.y) - order_losses(swapped, holdout.y), holdout.entities)
-        if better.mean - reach(policy.alpha / k, len(better.sums)) * better.error > 0:
+        if better.lower(policy.alpha / k) > 0:
             against.append(
                 f"{serving.classes[a]} and {serving.classes[b]} look swapped: read the other way round its log loss"
                 f" falls from {loss:.4f} to {loss - better.mean:.4f}"
             )
     for i, name in enumerate(serving.classes):
         bias = Clusters.of(p[:, i].astype(np.float64) - came[:, i], holdout.entities)
-        surely = abs(bias.mean) - reach(policy.alpha / k, len(bias.sums)) * bias.error
+        surely = abs(bias.mean) - bias.half_width(policy.alpha / k)
         if shares[i] > 0 and surely > 0 and means[i] < policy.collapse * shares[i]:
             against.append(
                 f"{name} has collapsed: {means[i]:.1%} mean probability where {shares[i]:.1%} of the orders are"
@@ -500,7 +413,7 @@ def _fewer_found(
             "challenger": float((ours[chosen] == i).mean()),
             "champion": float((theirs[chosen] == i).mean()),
         }
-        high = found.mean + reach(policy.alpha / len(serving.classes), len(found.sums)) * found.error
+        high = found.upper(policy.alpha / len(serving.classes))
         if high < -policy.max_recall_drop:
             against.append(
                 f"it finds fewer orders of {name}: recall {recalls[name]['challenger']:.3f} against"
@@ -522,9 +435,9 @@ def _losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> 
         if chosen.sum() < policy.segment_orders:
             continue
         gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
-        if len(gain.sums) < 2:  # all of one entity: no error of the mean can be told
+        if len(gain) < 2:  # all of one entity: no error of the mean can be told
             continue
-        far = reach(policy.alpha / len(levels), len(gain.sums)) * gain.error
+        far = gain.half_width(policy.alpha / len(levels))
         segments.append(
             {
                 "segment": name,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from apex_ml.adapters.postgres import monitoring
 from apex_ml.contract.names import probability_column
-from apex_ml.core.degradation import EXPECTED, Rule, degraded, expectation_error, sustained, week_quality
+from apex_ml.core.degradation import EXPECTED, Expectation, Rule, degraded, sustained, week_quality
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
@@ -37,30 +37,35 @@ def evaluate_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[s
             pc.fill_null(predicted, 0).to_numpy()[known],
             table.column(contract.entity).to_numpy()[known],
             contract.classes,
-            about.get(version, {}).get(EXPECTED),
+            _expectation(about, version),
             rule,
         )
         monitoring.write_quality(cursor, context.model_name, version, week, orders, found)
         logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
     for version in sorted({version for version, *_ in weeks}):
-        _evaluate_weeks_together(context, cursor, version, about.get(version, {}).get(EXPECTED), rule)
+        _evaluate_weeks_together(context, cursor, version, _expectation(about, version), rule)
     return len(weeks)
 
 
 def _evaluate_weeks_together(
-    context: StepContext, cursor: Any, version: int, expected: Mapping[str, Any] | None, rule: Rule
+    context: StepContext, cursor: Any, version: int, expected: Expectation | None, rule: Rule
 ) -> None:
     """Evaluate a version's weeks by the rule over several weeks."""
-    judged = monitoring.judged_weeks(cursor, context.model_name, version, rule.least_orders)
+    judged = monitoring.judged_weeks(cursor, context.model_name, version, rule.min_orders)
     points = [(w.week, w.log_loss, w.log_loss_error) for w in judged if w.log_loss_error is not None]
     if not expected or not points:
         return
     losses = [(loss, error) for _, loss, error in points]
-    found = sustained(losses, float(expected["log_loss"]), expectation_error(expected), rule)
+    found = sustained(losses, expected.log_loss, expected.standard_error, rule)
     rows = [
         (week, s.alarm, s.evidence, points[s.first][0], s.excess) for (week, _, _), s in zip(points, found, strict=True)
     ]
     monitoring.write_sustained(cursor, context.model_name, version, rows)
+
+
+def _expectation(about: Mapping[int, dict[str, Any]], version: int) -> Expectation | None:
+    recorded = about.get(version, {}).get(EXPECTED)
+    return Expectation.from_dict(recorded) if recorded else None
 
 
 def degradation_alerts(context: StepContext, cursor: Any, version: int) -> dict[str, str]:

@@ -121,7 +121,7 @@ def _work(
             "contract_sha256": about["contract_sha256"],
             "git_commit": about["git_commit"],
             "step_run": context.run,
-            "about": {**done.model.about, EXPECTED: done.expected},
+            "about": {**done.model.about, EXPECTED: done.expected.as_dict()},
         },
     )
     metrics, registry = done.metrics, Registry(settings, context.model_name)

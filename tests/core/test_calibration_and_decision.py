@@ -64,7 +64,7 @@ def test_the_prior_of_weighted_training_is_put_right() -> None:
 def test_calibration_error_of_a_perfect_and_of_a_wrong_forecast() -> None:
     p, y = drawn(40_000, 7, 1.0)
     assert calibration.expected_calibration_error(p, y) < 0.01
-    low, high = calibration.calibration_error_interval(p[:3_000], y[:3_000], seed=1, repeats=50)
+    low, high = calibration.calibration_error_interval(p[:3_000], y[:3_000], np.arange(3_000), seed=1, repeats=50)
     assert 0 <= low < high
     constant = np.tile(np.array([[0.8, 0.1, 0.1]]), (1_000, 1))
     assert calibration.expected_calibration_error(constant, np.zeros(1_000, int), 1) == pytest.approx(0.4 / 3)

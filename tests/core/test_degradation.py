@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from apex_ml.core.degradation import Rule, clustered_error, degraded, week_quality
+from apex_ml.core.degradation import Expectation, Rule, degraded, week_quality
 
 CLASSES = ("a", "b", "c")
 P = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7]])
@@ -21,7 +23,7 @@ def week(seed: int, n: int, spoiled: float = 0.0) -> tuple[np.ndarray, ...]:
     return p, y, p.argmax(axis=1), np.arange(n)
 
 
-EXPECTED = {"orders": 30_000, "log_loss": ENTROPY, "sd": 0.6}
+EXPECTED = Expectation(orders=30_000, log_loss=ENTROPY, sd=0.6)
 
 
 @pytest.mark.parametrize(
@@ -29,19 +31,19 @@ EXPECTED = {"orders": 30_000, "log_loss": ENTROPY, "sd": 0.6}
     [
         (2000, 0.0, EXPECTED, False, ""),
         (2000, 0.5, EXPECTED, True, "at promotion"),
-        (100, 0.5, EXPECTED, False, "not judged: fewer than 500"),
+        (100, 0.5, EXPECTED, False, "not evaluated: 100 known outcomes, fewer than 500"),
         (2000, 0.5, None, False, ""),  # still better than the prior, and nothing was promised
         (2000, 1.0, None, True, "behind the week's class prior"),
     ],
 )
 def test_a_week_is_worse_only_beyond_chance_and_margin(
-    n: int, spoiled: float, expected: dict[str, float] | None, worse: bool, note: str
+    n: int, spoiled: float, expected: Expectation | None, worse: bool, note: str
 ) -> None:
     found = week_quality(*week(1, n, spoiled), CLASSES, expected, Rule())
     assert found.worse is worse and note in found.note and bool(note) == bool(found.note)
     assert found.log_loss_low < found.log_loss < found.log_loss_high
     assert found.accuracy_low < found.accuracy < found.accuracy_high
-    assert sum(c["orders"] for c in found.classes.values()) == found.outcomes == n
+    assert sum(c.orders for c in found.classes.values()) == found.outcomes == n
 
 
 def test_healthy_weeks_are_seldom_called_worse() -> None:
@@ -51,11 +53,18 @@ def test_healthy_weeks_are_seldom_called_worse() -> None:
     assert called <= 14
 
 
-def test_orders_of_one_client_are_not_counted_as_so_many() -> None:
-    values = np.repeat(np.random.default_rng(2).normal(size=100), 10)
-    alone = clustered_error(values, np.arange(1000))
-    together = clustered_error(values, np.repeat(np.arange(100), 10))
-    assert together == pytest.approx(alone * np.sqrt(10), rel=1e-9)
+def test_a_week_of_one_client_is_not_evaluated() -> None:
+    p, y, predicted, _ = week(1, 2000, 0.5)
+    quality = week_quality(p, y, predicted, np.zeros(2000), CLASSES, EXPECTED, Rule())
+    assert quality.verdict == "not evaluated" and "one client" in quality.note and not quality.worse
+    assert quality.log_loss_error is quality.log_loss_low is quality.compared_low is None
+
+
+def test_an_expectation_survives_json_and_earlier_models_have_no_error() -> None:
+    expected = Expectation.of(np.array([0.1, 0.5, 0.9]), np.array(["a", "a", "b"]))
+    assert Expectation.from_dict(json.loads(json.dumps(expected.as_dict()))) == expected
+    assert EXPECTED.standard_error == pytest.approx(0.6 / np.sqrt(30_000))
+    assert Expectation.of(np.array([0.1, 0.5]), np.array(["a", "a"])).error is None
 
 
 def test_a_few_good_weeks_end_it() -> None:

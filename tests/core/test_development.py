@@ -14,7 +14,7 @@ from apex_ml.core.candidates import MODULES, candidate
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.development import Development, Examples, Options, _folds, develop, mean_contributions
 from apex_ml.core.estimator import Encoder
-from apex_ml.core.evaluation import clustered_interval, order_losses
+from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import FeatureColumn
 from apex_ml.core.search import Budget
 from apex_ml.core.selection import NoiseTest, beats_noise
@@ -279,13 +279,3 @@ def test_noise_features_are_rarely_kept() -> None:
         assert verdicts[0].kept
         false += sum(v.kept for v in verdicts[1:])
     assert false <= 1
-
-
-def test_the_interval_by_clusters_is_wider_where_clusters_are_alike() -> None:
-    random = np.random.default_rng(2)
-    clusters = np.repeat(np.arange(100), 20)
-    values = np.repeat(random.normal(0, 1, 100), 20)
-    alone = clustered_interval(values, np.arange(len(values)), seed=1, repeats=300)
-    together = clustered_interval(values, clusters, seed=1, repeats=300)
-    assert together[1] - together[0] > 3 * (alone[1] - alone[0])
-    assert together[1] - together[0] == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.25)

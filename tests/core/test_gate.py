@@ -16,7 +16,6 @@ from scipy.stats import binom
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.promotion import (
-    Clusters,
     Contender,
     Holdout,
     PromotionDecision,
@@ -24,7 +23,6 @@ from apex_ml.core.promotion import (
     _finite,
     decide,
     level_of_look,
-    lower_bound,
 )
 from apex_ml.core.training_keys import order_keys, pack_keys, unpack_keys
 
@@ -346,34 +344,6 @@ def test_the_level_of_a_year_of_looks_adds_up_to_alpha() -> None:
     assert 0.049 < sum(levels[:365]) <= 0.05
     assert sum(levels[365:730]) <= 0.0252 and sum(levels[730:]) <= 0.0252
     assert level_of_look(SINGLE, 1) == level_of_look(SINGLE, 900) == 0.05
-
-
-def test_clusters_by_hand() -> None:
-    found = Clusters.of(np.array([1.0, 2.0, 6.0]), np.array(["a", "b", "a"]))
-    assert found.mean == 3
-    # cluster sums less the mean a order: 7 - 6 = 1 and 2 - 3 = -1
-    assert found.error == pytest.approx(np.sqrt(2 / 1 * 2) / 3)
-    assert Clusters.of(np.array([1.0]), None).error == float("inf")
-
-
-@pytest.mark.parametrize("level", [0.05, 0.01])
-def test_bootstrap_and_normal_bounds_agree(level: float) -> None:
-    random = np.random.default_rng(5)
-    clusters = Clusters.of(random.normal(0, 0.05, 20_000), random.integers(0, 8_000, 20_000))
-    found = lower_bound(clusters, level, seed=1)
-    assert found.method == "bootstrap"
-    normal = lower_bound(clusters, 1e-9, seed=1)
-    assert normal.method == "normal" and normal.low < found.low
-    by_hand = clusters.mean - {0.05: 1.645, 0.01: 2.326}[level] * clusters.error
-    assert found.low == pytest.approx(by_hand, abs=0.1 * clusters.error)
-
-
-def test_orders_that_are_alike_within_a_client_widen_the_bound() -> None:
-    values = np.repeat(np.random.default_rng(2).normal(0, 1, 500), 10)
-    alone = lower_bound(Clusters.of(values, None), 0.05, 1)
-    together = lower_bound(Clusters.of(values, np.repeat(np.arange(500), 10)), 0.05, 1)
-    assert together.mean == pytest.approx(alone.mean)
-    assert (together.mean - together.low) / (alone.mean - alone.low) == pytest.approx(np.sqrt(10), rel=0.1)
 
 
 # how often it errs; `make bench-gate` does the same at length

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apex_ml.core.degradation import Rule, Sustained, WeekQuality, clustered_error, sustained, week_quality
+from apex_ml.core.degradation import Expectation, Rule, Sustained, WeekQuality, sustained, week_quality
 from apex_ml.core.evaluation import order_losses
 
 CLASSES = ("a", "b", "c")
@@ -41,12 +41,7 @@ class Year:
         self.often /= self.often.sum()
         tested = self.random.choice(self.clients, self.test_orders, replace=False)
         losses = order_losses(self.model[self.group[tested]], self._outcomes(tested))
-        self.expected = {
-            "orders": len(losses),
-            "log_loss": float(losses.mean()),
-            "sd": float(losses.std()),
-            "error": clustered_error(losses, tested),
-        }
+        self.expected = Expectation.of(losses, tested)
 
     def _outcomes(self, clients: np.ndarray, spoiled: float = 0.0) -> np.ndarray:
         drawn = (self.random.random((len(clients), 1)) > self.chances[clients].cumsum(axis=1)[:, :-1]).sum(axis=1)
@@ -65,7 +60,7 @@ class Year:
         """The verdicts of all weeks, and the evidence over them; spoiled from a week on, counted from 0."""
         weeks = [self.week(rule, spoiled if n >= since else 0.0) for n in range(self.weeks)]
         points = [(week.log_loss, week.log_loss_error) for week in weeks]
-        return weeks, sustained(points, self.expected["log_loss"], self.expected["error"], rule)
+        return weeks, sustained(points, self.expected.log_loss, self.expected.standard_error, rule)
 
 
 def first_alarm(found: list[Sustained]) -> int | None:
