@@ -73,7 +73,7 @@ check: lint docs ## Lint, types, layers, doctests, documents
 	@$(BIN)/mypy --strict apex_ml
 	@$(BIN)/lint-imports
 	@deployment/docker/check.sh
-	@$(BIN)/python -m pytest -q --doctest-modules apex_ml --ignore=apex_ml/core/candidates/lightgbm_trees.py
+	@$(BIN)/python -m pytest -q --doctest-modules apex_ml
 
 bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
 	@$(BIN)/python -m benchmarks --only gate

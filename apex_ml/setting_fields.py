@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from apex_ml.setting_types import (
     Candidates,
+    ChannelOptions,
     Cron,
     DatabaseUrl,
     EngineUrl,
@@ -194,6 +195,10 @@ class SettingFields(BaseSettings):
     alert_smtp_url: MailServerUrl = Field(
         SecretStr(""), description="Mail server: smtp://user:password@host:587 or smtps://user:password@host:465."
     )
+    alert_channels: ChannelOptions = Field(
+        SecretStr(""),
+        description='Options of your own alert channels by name, as JSON: {"pager": "https://…"}. Empty: none.',
+    )
     metrics_token: SecretStr = Field(
         SecretStr(""),
         description="Bearer token with which Prometheus reads /apex/metrics. Empty: only a login is accepted.",
@@ -234,7 +239,8 @@ class SettingFields(BaseSettings):
     )
     candidates: Candidates = Field(
         "xgboost",
-        description="Candidate models, in order: xgboost, logistic, lightgbm (an extra). Ties go to the first.",
+        description="Candidate models, in order: xgboost, logistic, lightgbm (an extra) or your own. Ties go to the"
+        " first.",
     )
     selection: Literal["noise", "none"] = Field(
         "noise",

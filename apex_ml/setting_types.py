@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from typing import Annotated
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-CANDIDATES = ("xgboost", "logistic", "lightgbm", "prior")
-"""Names of the contenders that a training can compare."""
+from apex_ml.discovery import module_names
+
 PRESETS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 CRON_FIELDS = 5
 
@@ -112,9 +113,26 @@ def check_fernet_key(value: SecretStr) -> SecretStr:
 def check_candidates(value: str) -> str:
     """Return names of contenders with commas between, each once."""
     names = [part.strip() for part in value.split(",")]
-    wrong = [name for name in names if name not in CANDIDATES]
+    known = module_names("apex_ml.core.candidates", besides=("interface",))
+    wrong = [name for name in names if name not in known]
     if wrong or len(set(names)) < len(names):
-        raise ValueError(f"expected {', '.join(CANDIDATES)}, each at most once, with commas between")
+        raise ValueError(f"expected {', '.join(known)}, each at most once, with commas between")
+    return value
+
+
+def check_channel_options(value: SecretStr) -> SecretStr:
+    """Return options of alert channels: a JSON object of text by the name of a channel, or an empty value."""
+    if not (text := value.get_secret_value()):
+        return value
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not all(isinstance(option, str) for option in options.values()):
+        raise ValueError('is no JSON object of text by the name of a channel, such as {"pager": "https://…"}')
+    known = module_names("apex_ml.adapters.alerts", besides=("channel", "notify"))
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"names no channel: {', '.join(unknown)}; there are {', '.join(known)}")
     return value
 
 
@@ -157,6 +175,7 @@ EngineUrl = Annotated[str, AfterValidator(_url("unix", "tcp", "http", "https", "
 WebhookUrl = Annotated[SecretStr, AfterValidator(_secret_url("http", "https"))]
 MailServerUrl = Annotated[SecretStr, AfterValidator(_secret_url("smtp", "smtps"))]
 FernetKey = Annotated[SecretStr, AfterValidator(check_fernet_key)]
+ChannelOptions = Annotated[SecretStr, AfterValidator(check_channel_options)]
 Mail = Annotated[str, AfterValidator(check_mail)]
 Mails = Annotated[str, AfterValidator(check_mails)]
 Hashes = Annotated[str, AfterValidator(check_hashes)]

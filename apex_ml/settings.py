@@ -6,6 +6,7 @@ same name in ``.env``.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -206,6 +207,11 @@ class Settings(SettingFields):
     def serving_for_people(self) -> str:
         """The online service's address for people, without a slash at its end."""
         return (self.serving_public_url or self.serving_url).rstrip("/")
+
+    def alert_channel_option(self, channel: str) -> str:
+        """The option of an alert channel of your own; empty when it has none."""
+        options: dict[str, str] = json.loads(self.alert_channels.get_secret_value() or "{}")
+        return options.get(channel, "")
 
     def postgres_url(self, role: str, password: SecretStr, database: str, driver: str = "postgresql") -> str:
         """URL of a database of the platform's Postgres, password quoted."""

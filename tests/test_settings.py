@@ -12,12 +12,12 @@ from airflow.timetables.trigger import CronTriggerTimetable
 from croniter import croniter
 
 from apex_ml import setting_sources
-from apex_ml.core.candidates import MODULES
+from apex_ml.core.candidates import candidate_names
 from apex_ml.env_syntax import format_value, parse_env
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.env_file import ensure_env, file_values, remember
 from apex_ml.platform.embedded.environment import apex_variables
-from apex_ml.setting_types import CANDIDATES, check_cron
+from apex_ml.setting_types import check_cron
 from apex_ml.settings import Settings
 
 
@@ -197,7 +197,7 @@ def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
         ("APEX_ALERT_MAIL_FROM=apex", "is no e-mail address"),
         ("APEX_SERVING_KEYS=geheim", "entry 1 of 1 is no sha256"),
         ("APEX_AIRFLOW_FERNET_KEY=geheim", "is no Fernet key"),
-        ("APEX_CANDIDATES=xgbost", "expected xgboost, logistic, lightgbm, prior"),
+        ("APEX_CANDIDATES=xgbost", "expected lightgbm, logistic, prior, xgboost"),
         ("APEX_APPROVAL_HOURS=inf", "finite"),
         ("APEX_STEP_TIMEOUT_MINUTES=99999999999", "less than or equal to"),
         ("APEX_MLFLOW_PORT=8080", "APEX_AIRFLOW_PORT=8080: is also APEX_MLFLOW_PORT"),
@@ -253,8 +253,9 @@ def test_a_cron_that_comes_every_second_or_at_random_is_refused(expression: str)
         check_cron(expression)
 
 
-def test_the_names_of_candidates_are_those_there_are() -> None:
-    assert set(CANDIDATES) == set(MODULES)
+def test_every_candidate_can_be_named(tmp_path: Path) -> None:
+    named = load(tmp_path, f"APEX_CANDIDATES={','.join(candidate_names())}\n")
+    assert named.candidates == ",".join(candidate_names())
 
 
 def test_a_relative_path_means_one_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

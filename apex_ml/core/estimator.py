@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import candidate
-from apex_ml.core.candidates.interface import Explained, Scorer
+from apex_ml.core.candidates.interface import ExplainedScorer, Scorer
 from apex_ml.core.decision import decide
 from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
@@ -160,7 +160,7 @@ class Model:
 
         None when the candidate cannot tell.
         """
-        if not isinstance(self._scorer, Explained):
+        if not isinstance(self._scorer, ExplainedScorer):
             return None
         return self._scorer.contributions(self.encoder.encode(table))
 

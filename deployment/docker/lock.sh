@@ -3,16 +3,21 @@
 set -eu
 cd "$(dirname "$0")/../.."
 constraints=$(mktemp)
-trap 'rm -f "$constraints"' EXIT
+steps=$(mktemp --suffix=.in)
+trap 'rm -f "$constraints" "$steps"' EXIT
 # Flask-AppBuilder, Airflow's logins on a server, still wants python-dateutil 2
 sed '/^python-dateutil==/,/[^\\]$/d' requirements.txt >"$constraints"
 
 pin() {
     source=$1 target=$2
     shift 2
-    .venv/bin/uv pip compile "deployment/docker/$source" "$@" --universal --python-version 3.11 --generate-hashes \
+    .venv/bin/uv pip compile "$source" "$@" --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-header --no-annotate --quiet --output-file "deployment/docker/$target"
 }
-pin airflow.in airflow.txt --constraint "$constraints"
-pin ml.in ml.txt --constraint requirements.txt --override deployment/docker/cpu.txt
-pin ml.in ml-cuda.txt --constraint requirements.txt
+{
+    cat deployment/docker/ml.in
+    .venv/bin/python -c 'from apex_ml.core.candidates import image_requirements; print(*image_requirements(), sep="\n")'
+} >"$steps"
+pin deployment/docker/airflow.in airflow.txt --constraint "$constraints"
+pin "$steps" ml.txt --constraint requirements.txt --override deployment/docker/cpu.txt
+pin "$steps" ml-cuda.txt --constraint requirements.txt

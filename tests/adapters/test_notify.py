@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from apex_ml.adapters.alerts.notify import send
+from apex_ml.adapters import alerts as package
+from apex_ml.adapters.alerts.notify import channels, send
 from apex_ml.adapters.postgres.monitoring import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
@@ -81,6 +86,52 @@ def test_a_line_break_in_a_subject_makes_no_header() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "mail.example.org:587", "http://mail.example.org"])
-def test_a_mail_server_that_is_no_smtp_url_is_a_wrong_setting(url: str) -> None:
+def test_a_mail_server_without_an_smtp_url_is_a_wrong_setting(url: str) -> None:
     with pytest.raises(ConfigError, match="APEX_ALERT_SMTP_URL"):
         send(Settings.load(alert_mail_to="ops@example.org", alert_smtp_url=url), ALERTS)
+
+
+CHANNEL_FILE = """
+from pathlib import Path
+
+from apex_ml.adapters.alerts.channel import as_text
+
+
+class Pager:
+    def is_configured(self, settings):
+        return bool(settings.alert_channel_option("pager"))
+
+    def send(self, settings, alerts):
+        Path(settings.alert_channel_option("pager")).write_text(as_text(alerts), encoding="utf-8")
+
+
+CHANNEL = Pager()
+"""
+
+
+@pytest.fixture
+def folder_of_channels(tmp_path: Path) -> Iterator[Path]:
+    """A temporary folder whose modules are channels, as if they lay beside the others."""
+    folder = tmp_path / "channels"
+    folder.mkdir()
+    package.__path__.append(str(folder))
+    yield folder
+    package.__path__.remove(str(folder))
+    sys.modules.pop("apex_ml.adapters.alerts.pager", None)
+
+
+def test_one_file_adds_a_channel(folder_of_channels: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="APEX_ALERT_CHANNELS.*names no channel: pager; there are mail, webhook"):
+        Settings.load(alert_channels=json.dumps({"pager": "x"}))
+    (folder_of_channels / "pager.py").write_text(CHANNEL_FILE)
+    assert channels(Settings.load()) == []
+    settings = Settings.load(alert_channels=json.dumps({"pager": str(tmp_path / "page")}))
+    assert channels(settings) == ["pager"] and send(settings, ALERTS) == ["pager"]
+    assert (tmp_path / "page").read_text(encoding="utf-8").count("\n") == 1
+    assert str(tmp_path) not in repr(settings.alert_channels)
+
+
+@pytest.mark.parametrize("text", ["pager", "[]", '{"mail": 1}'])
+def test_options_of_channels_are_texts_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="APEX_ALERT_CHANNELS.*no JSON object"):
+        Settings.load(alert_channels=text)

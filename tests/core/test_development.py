@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
-from apex_ml.core.candidates import MODULES, candidate
+from apex_ml.core.candidates import candidate, candidate_names, missing_requirements
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.development import Development, Examples, Options, _folds, develop, mean_contributions
 from apex_ml.core.estimator import Encoder
@@ -136,10 +136,10 @@ def test_the_test_part_changes_nothing_about_the_model() -> None:
     assert developed(given).model.to_files() == developed(other).model.to_files()
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", candidate_names())
 def test_every_candidate_fits_scores_and_survives_its_bytes(name: str) -> None:
-    if name == "lightgbm":
-        pytest.importorskip("lightgbm", reason="the extra lightgbm is not installed")
+    if lacking := missing_requirements(name):
+        pytest.skip(f"not installed: {', '.join(lacking)}")
     train, validation = parts()["train"], parts()["validation"]
     encoder = Encoder.fit(COLUMNS, train.table)
     context = FitContext(CLASSES, encoder.columns)
@@ -154,8 +154,8 @@ def test_every_candidate_fits_scores_and_survives_its_bytes(name: str) -> None:
     assert order_losses(p, validation.y).mean() < bayes.mean() + (0.06 if name == "prior" else 0.02)
 
 
-def test_unknown_and_uninstalled_candidates_are_told() -> None:
-    with pytest.raises(ConfigError, match="no such candidate 'forest'; there are prior"):
+def test_an_unknown_candidate_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no such candidate 'forest'; there are lightgbm, logistic, prior, xgboost"):
         candidate("forest")
 
 

@@ -26,7 +26,7 @@ from tests.support.throwaway_home import SESSION_FOLDER
 CLONE_NEWNS = 0x20000
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["apex_ml.cli.main", "apex_ml.cli.steps", "apex_ml.steps.score", "apex_ml.core.candidates.xgboost_trees"]
+    ["apex_ml.cli.main", "apex_ml.cli.steps", "apex_ml.steps.score", "apex_ml.core.candidates.xgboost"]
 )
 
 

@@ -26,7 +26,7 @@ from apex_ml.adapters.mlflow.registry import (
 )
 from apex_ml.adapters.postgres import warehouse
 from apex_ml.contract.names import probability_column
-from apex_ml.core.candidates import candidate
+from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.estimator import Model
 from apex_ml.core.search import Trial
 from apex_ml.errors import ConfigError, TransientError
@@ -185,5 +185,5 @@ def pins(name: str) -> list[str]:
     """The libraries that a model of a candidate needs to score, at the versions it was made with."""
     from importlib.metadata import version
 
-    packages = sorted({*OF_EVERY_MODEL, *candidate(name).packages})
+    packages = sorted({*OF_EVERY_MODEL, *map(distribution, candidate(name).requirements)})
     return [f"{package}=={version(package)}" for package in packages]

@@ -25,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What every candidate is told. `report` is called with (round, validation log loss) and may raise to prune."""
+    """What every candidate is fitted with. `report` takes (round, validation log loss) and may raise to prune."""
 
     classes: tuple[str, ...]
     columns: tuple[FeatureColumn, ...]
@@ -55,8 +55,8 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Explained(Protocol):
-    """A scorer that tells what each feature adds to an order's margin."""
+class ExplainedScorer(Protocol):
+    """A scorer that can say what each feature adds to an order's margin."""
 
     def contributions(self, x: np.ndarray) -> np.ndarray:
         """What each feature adds to the margin (log odds) of each class, float32, shape (n, k, f)."""
@@ -67,10 +67,16 @@ class Candidate(ABC):
     """A kind of model. One module a candidate, with the instance in CANDIDATE."""
 
     name: ClassVar[str]
+    """Name in settings and reports: that of the module."""
     file: ClassVar[str]
     """Name of the file that holds a fitted one."""
-    packages: ClassVar[tuple[str, ...]] = ()
-    """Packages that a fitted one needs to score, besides those of every model."""
+    requirements: ClassVar[tuple[str, ...]] = ()
+    """Packages that fitting and scoring need besides those of every model, with bounds where needed; a literal.
+
+    A package is imported under its own name. A model version is logged with the versions it was fitted with.
+    """
+    in_image: ClassVar[bool] = True
+    """Whether the image of the steps installs the requirements at the next `make lock`; a literal."""
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """The settings that are tried first, and the only ones without a search."""

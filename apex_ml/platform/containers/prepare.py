@@ -30,7 +30,14 @@ from apex_ml.settings import CODE_ROOT, Settings
 USER = 10001
 """Who owns the files: the user of both images."""
 
-STEP_SECRETS = ("pg_writer_password", "pg_reader_password", "mlflow_password", "alert_webhook_url", "alert_smtp_url")
+STEP_SECRETS = (
+    "pg_writer_password",
+    "pg_reader_password",
+    "mlflow_password",
+    "alert_webhook_url",
+    "alert_smtp_url",
+    "alert_channels",
+)
 PARTS: Mapping[str, tuple[str, ...]] = {
     "postgres": tuple(name for name in SECRETS if name.startswith("pg_")),
     "mlflow": ("pg_mlflow_password", "mlflow_admin_password", "mlflow_password", "mlflow_secret_key"),

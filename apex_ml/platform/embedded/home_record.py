@@ -7,12 +7,12 @@ Ports, addresses, folders, contract and model name that a command was given are 
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 from apex_ml.adapters.storage.local import write_atomically
 from apex_ml.api_keys import is_loopback
 from apex_ml.contract.model import load_contract
+from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.platform.embedded.env_file import file_values, remember
@@ -72,8 +72,11 @@ def refuse_unusable(settings: Settings) -> None:
             f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
         )
-    if "lightgbm" in settings.candidates and find_spec("lightgbm") is None:
-        faults.append("APEX_CANDIDATES: lightgbm is not installed: .venv/bin/pip install 'apex-ml[lightgbm]'")
+    for name in settings.candidates.split(","):
+        faults += [
+            f"APEX_CANDIDATES: {name.strip()} needs a package that is not installed: .venv/bin/pip install '{lacking}'"
+            for lacking in missing_requirements(name.strip())
+        ]
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))
 

@@ -1,11 +1,10 @@
-"""LightGBM on integer codes: an optional extra (`pip install apex-ml[lightgbm]`)."""
+"""LightGBM on integer codes. The library is optional and imported only when a model is fitted or loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import lightgbm as lgb
 import numpy as np
 
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
@@ -19,6 +18,8 @@ ROUNDS = 400
 
 class _Trees:
     def __init__(self, content: bytes) -> None:
+        import lightgbm as lgb
+
         self._booster = lgb.Booster(model_str=content.decode())
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -31,7 +32,8 @@ class LightGBMTrees(Candidate):
 
     name = "lightgbm"
     file = "lightgbm.txt"
-    packages = ("lightgbm",)
+    requirements = ("lightgbm>=4.6",)
+    in_image = False
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """Small trees."""
@@ -48,6 +50,8 @@ class LightGBMTrees(Candidate):
 
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
         """Train with early stopping on the validation part. Raises DataError when the training target is constant."""
+        import lightgbm as lgb
+
         if len(np.unique(train.y)) < 2:
             raise DataError("train: every training order has the same target; there is nothing to learn")
         settings = {

@@ -152,7 +152,7 @@ class XGBoostTrees(Candidate):
 
     name = "xgboost"
     file = "booster.ubj"
-    packages = ("xgboost",)
+    requirements = ("xgboost",)
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """The settings that are tried first."""
