@@ -208,7 +208,7 @@ class SettingFields(BaseSettings):
     quarantine_rows_in_sql: int = Field(
         10_000,
         ge=0,
-        description="Maximum number of quarantined rows of a raw file that are copied to Postgres; parquet keeps all.",
+        description="Maximum number of quarantined rows of a raw file or a refused drop that are copied to Postgres.",
     )
 
     expectation_rows: int = Field(

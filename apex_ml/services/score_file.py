@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ from apex_ml.wording import counted
 
 class ChangedError(TransientError):
     """The file changed while it was being scored; the next run sees the new content."""
+
+
+class RefusedError(DataError):
+    """Too many rows of a drop break the contract."""
+
+    def __init__(self, reason: str, rows: warehouse.RefusedRows) -> None:
+        super().__init__(reason)
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def score_file(
             copy=False,
         )
         log_report(report, "score")
-        _refuse(report, contract)
+        _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
         checked = time.monotonic()
         query = features_query(con, scorer, report.query, name)
         tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
@@ -144,13 +153,18 @@ def score_file(
         quarantined.unlink(missing_ok=True)
 
 
-def _refuse(report: FileReport, contract: Contract) -> None:
+def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int) -> None:
+    """Refuse a drop with too many bad rows; the first `max_kept` of them travel with the error."""
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
         top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
-        raise DataError(
-            f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}"
+        with pq.ParquetFile(quarantined) as file:
+            rows = (row for batch in file.iter_batches(10_000) for row in batch.to_pylist())
+            kept = list(islice(rows, max_kept))
+        raise RefusedError(
+            f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}",
+            warehouse.RefusedRows(report.rows, report.quarantined, kept),
         )
 
 

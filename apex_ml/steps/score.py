@@ -20,7 +20,7 @@ from apex_ml.faults import reach
 from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.drop_chunks import MAX_BAD, short_label
 from apex_ml.services.run_folder import StepContext
-from apex_ml.services.score_file import ChangedError, ScoringTools, file_status, score_file, scoring_tools
+from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools, file_status, score_file, scoring_tools
 from apex_ml.services.scorer import Scorer, load_scorer
 from apex_ml.services.unreadable_drops import quarantine_unreadable
 from apex_ml.wording import counted
@@ -177,7 +177,9 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
             logger.warning("drop_changed name=%s", name)
             return {"drop": name, "state": "changed"}
         if isinstance(error, DataError):
-            warehouse.fail_drop(scorer.context.settings, sha256, name, drop.size, str(error), scorer.context.run)
+            refused = error.rows if isinstance(error, RefusedError) else warehouse.RefusedRows()
+            settings, run_name = scorer.context.settings, scorer.context.run
+            warehouse.fail_drop(settings, sha256, name, drop.size, str(error), run_name, refused)
             inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")

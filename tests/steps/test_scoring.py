@@ -153,6 +153,40 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
     ]
     assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["good.parquet"]
     assert scoring.leftovers() == []
+    # the counts of one that was read and refused are there; of one that cannot be read there are none
+    summary = "SELECT rows_in, rows_scored, rows_quarantined, success_rate FROM apex.drop_summary WHERE name = %s"
+    assert scoring.sql(summary, ("half.parquet",)) == [(ROWS, 0, ROWS - 9, 0.0)]
+    assert {scoring.sql(summary, (name,))[0] for name in BAD if name != "half.parquet"} == {(None,) * 4}
+
+
+def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_mended(
+    scoring: Apex, put_drop: Drop, contract: Contract
+) -> None:
+    path = put_drop("bad.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "cliente_id", pa.array(["?"] * ROWS)), path)
+    content = path.read_bytes()
+    rows = "SELECT count(*), min(rule), min(value) FROM apex.quarantine WHERE source_name = 'bad.parquet'"
+    for most, deliveries in ((10_000, 1), (7, 2)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{ROWS} of {ROWS} rows break the contract"):
+            run(scoring.but(quarantine_rows_in_sql=most), "bad.parquet")
+        ((found, rule, value),) = scoring.sql(rows)
+        assert (found, value) == (min(most, ROWS), "?") and "pattern" in rule
+        (summary,) = scoring.sql(
+            "SELECT state, rows_in, rows_scored, rows_quarantined, deliveries FROM apex.drop_summary"
+        )
+        assert summary == ("failed", ROWS, 0, ROWS, deliveries)
+    # the same content is scored once the contract takes it: nothing is left of the refusal
+    path.write_bytes(content)
+    column = contract.columns["cliente_id"].model_copy(update={"checks": ()})
+    taken = contract.model_copy(update={"columns": contract.columns | {"cliente_id": column}})
+    assert score(replace(scoring.context("taken"), contract=taken), ["bad.parquet"])["scored"] == 1
+    assert scoring.sql(rows) == [(0, None, None)]
+    assert scoring.sql("SELECT state, rows_in, rows_scored, rows_quarantined FROM apex.drop_summary") == [
+        ("done", ROWS, ROWS, 0)
+    ]
+    assert scoring.sql("SELECT rows_quarantined FROM apex.drops") == [(None,)]
 
 
 def test_the_command_tells_a_bad_drop_by_its_exit_code(scoring: Apex, put_drop: Drop) -> None:

@@ -126,12 +126,14 @@ def claim_drop(cursor: Any, sha256: str, name: str, size: int, rows: int) -> int
     drop_id = _one(
         cursor,
         "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES ($1, $2, $3, $4, 'done')"
-        " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL"
+        " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL,"
+        " rows_quarantined = NULL"
         " WHERE drops.state = 'failed' RETURNING drop_id",
         (sha256, name, size, rows),
     )
     if drop_id is None:
         return None
+    _forget_quarantined(cursor, sha256)  # of a delivery that was refused
     cursor.execute(
         "UPDATE apex.drops SET superseded_by = $1 WHERE name = $2 AND state = 'done' AND superseded_by IS NULL"
         " AND drop_id <> $1",
@@ -152,8 +154,12 @@ def _resolve(cursor: Any, name: str) -> None:
 def hold_drop(cursor: Any, drop_id: int, name: str, sha256: str) -> None:
     """Hold the ledger row of a drop that is scored again; what was quarantined of it, and its alerts, make way."""
     cursor.execute("SELECT drop_id FROM apex.drops WHERE drop_id = $1 FOR UPDATE", (drop_id,))
-    cursor.execute("DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = $1", (sha256,))
+    _forget_quarantined(cursor, sha256)
     _resolve(cursor, name)
+
+
+def _forget_quarantined(cursor: Any, sha256: str) -> None:
+    cursor.execute("DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = $1", (sha256,))
 
 
 def small_profiles(cursor: Any, model_name: str, version: int, most_rows: int) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,20 +94,19 @@ def keep_quarantined(
     settings: Settings, kind: Literal["raw", "drop"], sha256: str, name: str, file: pq.ParquetFile, most: int
 ) -> None:
     """Keep the first `most` quarantined rows of a file (`row_nr`, `reasons`, `row`); rows kept before stay."""
-
-    def values() -> Iterator[tuple[Any, ...]]:
-        for batch in file.iter_batches(10_000):
-            for r in batch.to_pylist():
-                yield kind, sha256, name, r["row_nr"], _json_safe(r["reasons"]), _json_safe(r["row"])
-
+    rows = (row for batch in file.iter_batches(10_000) for row in batch.to_pylist())
     with connect(settings) as connection, connection, connection.cursor() as cursor:
-        psycopg2.extras.execute_values(
-            cursor,
-            "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
-            " VALUES %s ON CONFLICT DO NOTHING",
-            islice(values(), most),
-            page_size=1000,
-        )
+        _insert_quarantined(cursor, kind, sha256, name, islice(rows, most))
+
+
+def _insert_quarantined(cursor: Any, kind: str, sha256: str, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    psycopg2.extras.execute_values(
+        cursor,
+        "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
+        " VALUES %s ON CONFLICT DO NOTHING",
+        ((kind, sha256, name, r["row_nr"], _json_safe(r["reasons"]), _json_safe(r["row"])) for r in rows),
+        page_size=1000,
+    )
 
 
 def _json_safe(text: str) -> str:
@@ -381,15 +381,43 @@ def count_delivery(connection: Connection, sha256: str) -> None:
         )
 
 
-def fail_drop(settings: Settings, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
-    """Record a drop that cannot be scored; a later delivery of the same content may still succeed."""
+@dataclass(frozen=True)
+class RefusedRows:
+    """How many rows a refused drop has, how many of them break the contract, and the first of those."""
+
+    rows: int | None = None
+    quarantined: int | None = None
+    kept: Sequence[dict[str, Any]] = field(default=(), repr=False)
+    """Each with `row_nr`, `reasons` and `row`, the latter two as JSON text."""
+
+
+def fail_drop(
+    settings: Settings,
+    sha256: str,
+    name: str,
+    size: int,
+    reason: str,
+    run: str = "",
+    refused: RefusedRows = RefusedRows(),  # noqa: B008  # it is frozen
+) -> None:
+    """Record a drop that cannot be scored, with its bad rows; a later delivery of the same content may still succeed.
+
+    What was recorded of an earlier delivery of this content is replaced.
+    """
     with connect(settings) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (%s, %s, %s, 'failed', %s)"
+            "INSERT INTO apex.drops (sha256, name, bytes, state, reason, rows, rows_quarantined)"
+            " VALUES (%s, %s, %s, 'failed', %s, %s, %s)"
             " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
-            " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
-            (sha256, name, size, reason),
+            " reason = EXCLUDED.reason, rows = EXCLUDED.rows, rows_quarantined = EXCLUDED.rows_quarantined"
+            " WHERE drops.state = 'failed'",
+            (sha256, name, size, reason, refused.rows, refused.quarantined),
         )
+        if cursor.rowcount:  # else another process has scored the content meanwhile
+            cursor.execute(
+                "DELETE FROM apex.quarantined_rows WHERE source_kind = 'drop' AND source_sha256 = %s", (sha256,)
+            )
+            _insert_quarantined(cursor, "drop", sha256, name, refused.kept)
         _alert_bad_drop(cursor, name, reason, run)
 
 
