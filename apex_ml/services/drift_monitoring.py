@@ -169,12 +169,15 @@ def check_drift_of_runs(context: StepContext, cursor: Any, about: Mapping[int, d
 
 
 def check_drift_of_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
-    """Test every day of scoring and version that has no verdict yet; returns how many."""
+    """Test every day of scoring and version whose current runs have no verdict yet; returns how many."""
     name = context.model_name
     days = monitoring.unjudged_days(cursor, name)
     for day, version in days:
-        runs = monitoring.runs_of_day(cursor, name, day, version)
-        _check_drift(context, cursor, about, "day", f"{day} v{version}", runs)
+        subject = f"{day} v{version}"
+        if runs := monitoring.runs_of_day(cursor, name, day, version):
+            _check_drift(context, cursor, about, "day", subject, runs)
+        else:
+            monitoring.forget_drift(cursor, "day", [subject])
     return len(days)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from apex_ml.adapters.postgres import monitoring, warehouse
 from apex_ml.adapters.postgres.monitoring import DRIFT
@@ -68,8 +67,8 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         for table in ("apex.outcomes", SHADOW, SCORED):
             cursor.execute(f"DELETE FROM {table} WHERE run_id = ANY(%s)", (runs,))
         # a day of scoring is looked at anew when other drops were scored on it
-        _delete_drift(cursor, "drop", [str(run) for run in runs])
-        _delete_drift(cursor, "day", days)
+        monitoring.forget_drift(cursor, "drop", [str(run) for run in runs])
+        monitoring.forget_drift(cursor, "day", days)
         cursor.execute(
             "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = ANY(%s)"
             " AND subject = ANY(%s)",
@@ -86,10 +85,6 @@ def remove(context: StepContext, drops: Sequence[Removable]) -> None:
         champion = warehouse.ledger_champion(connection, name)
         monitoring.set_alerts(cursor, DRIFT, monitoring.drifting(cursor, name, champion))
     _remove_files(Inbox(context.settings), set(shas))
-
-
-def _delete_drift(cursor: Any, scope: str, subjects: list[str]) -> None:
-    cursor.execute("DELETE FROM apex.drift WHERE scope = %s AND subject = ANY(%s)", (scope, subjects))
 
 
 def _remove_files(inbox: Inbox, shas: set[str]) -> None:

@@ -26,7 +26,7 @@ from apex_ml.errors import ConfigError
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
 from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import monitor
-from apex_ml.steps.score import score
+from apex_ml.steps.score import rescore, score
 from tests.support.apex_home import Apex
 from tests.support.champion_home import tell_of_champion
 from tests.support.mail_server import Mailbox, mail_server
@@ -362,3 +362,54 @@ def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched
     scored(watched, "slow.parquet")
     look(watched)
     assert open_alerts(watched) == []
+
+
+def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
+    name = contract.features.attributes[0]
+
+    def without(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.nulls(table.num_rows, table.schema.field(name).type))
+
+    def of_day() -> list[tuple[int, bool]]:
+        return watched.sql(
+            "SELECT rows, drifted FROM apex.drift_history WHERE scope = 'day' AND feature = %s ORDER BY day", (name,)
+        )
+
+    put_drop("a.parquet", changed=without, rows=500)
+    scored(watched, "a.parquet")
+    look(watched)
+    assert of_day() == [(500, True)] and ("drift", name) in open_alerts(watched)
+    # corrected by as many rows: the day holds these alone, and what drifted is over
+    put_drop("a.parquet", seed=2, rows=500)
+    scored(watched, "a.parquet")
+    assert (look(watched)["days_judged"], of_day()) == (1, [(500, False)])
+    assert not [kind for kind, _ in open_alerts(watched) if kind == "drift"]
+    # scored again: the same rows, looked at anew and counted once
+    rescore(watched.context("again"), "a.parquet")
+    assert (look(watched)["days_judged"], of_day()) == (1, [(500, False)])
+    assert look(watched)["days_judged"] == 0
+    # corrected on another day: of the first day nothing is left
+    watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
+    watched.sql("UPDATE apex.drift SET day = day - 1, subject = replace(subject, day::text, (day - 1)::text)")
+    put_drop("a.parquet", seed=3, rows=400)
+    scored(watched, "a.parquet")
+    look(watched)
+    assert of_day() == [(400, False)]
+
+
+def test_a_replaced_drop_is_no_drift_of_now_whatever_the_size_of_the_new_one(
+    watched: Apex, put_drop: Put, contract: Contract
+) -> None:
+    name = contract.features.attributes[0]
+
+    def without(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.nulls(table.num_rows, table.schema.field(name).type))
+
+    put_drop("a.parquet", changed=without, rows=500)
+    scored(watched, "a.parquet")
+    assert look(watched)["alerts_raised"] == [name]
+    put_drop("a.parquet", seed=2, rows=20)  # too few to be looked at on their own
+    scored(watched, "a.parquet")
+    assert look(watched)["alerts_resolved"] == [name]

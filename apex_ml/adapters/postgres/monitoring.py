@@ -67,11 +67,17 @@ _RUNS = (
     " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
 )
 
+_CURRENT = (
+    " d.superseded_by IS NULL"
+    " AND NOT EXISTS (SELECT FROM apex.scoring_runs AS n WHERE n.drop_id = r.drop_id AND n.run_id > r.run_id)"
+)
+"""Of drops that no corrected one has replaced, the newest run: each delivered row counts once."""
+
 
 def unjudged_runs(cursor: Any, model_name: str, least_rows: int) -> list[Run]:
-    """Runs of enough orders whose drift was not looked at yet, in the order in which they finished."""
+    """Current runs of enough orders whose drift was not looked at yet, in the order in which they finished."""
     cursor.execute(
-        f"{_RUNS} WHERE r.model_name = %s AND r.profile IS NOT NULL AND r.rows_in >= %s AND NOT EXISTS"
+        f"{_RUNS} WHERE {_CURRENT} AND r.model_name = %s AND r.profile IS NOT NULL AND r.rows_in >= %s AND NOT EXISTS"
         " (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND f.subject = r.run_id::text) ORDER BY 1",
         (model_name, least_rows),
     )
@@ -79,35 +85,49 @@ def unjudged_runs(cursor: Any, model_name: str, least_rows: int) -> list[Run]:
 
 
 def runs_before(cursor: Any, run_id: int, model_name: str, version: int, most: int) -> list[Run]:
-    """The newest runs of a version before a run, whatever their size."""
+    """The newest current runs of a version before a run, whatever their size."""
     cursor.execute(
-        f"{_RUNS} WHERE r.model_name = %s AND r.model_version = %s AND r.run_id < %s AND r.profile IS NOT NULL"
-        " ORDER BY 1 DESC LIMIT %s",
+        f"{_RUNS} WHERE {_CURRENT} AND r.model_name = %s AND r.model_version = %s AND r.run_id < %s"
+        " AND r.profile IS NOT NULL ORDER BY 1 DESC LIMIT %s",
         (model_name, version, run_id, most),
     )
     return [Run(*row) for row in cursor.fetchall()]
 
 
 def unjudged_days(cursor: Any, model_name: str) -> list[tuple[date, int]]:
-    """Day and version of which more orders were scored than were looked at, in order."""
+    """Day and version whose current runs are not those that were looked at, in order.
+
+    That is a day on which more was scored since, and one of whose drops a corrected one has replaced since: of such a
+    day there may be no current run left.
+    """
     cursor.execute(
-        "SELECT day, model_version FROM (SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, model_version,"
-        " sum(rows_scored) AS rows FROM apex.scoring_runs WHERE model_name = %s AND profile IS NOT NULL GROUP BY 1, 2)"
-        " AS s WHERE rows > coalesce((SELECT max(f.rows) FROM apex.drift AS f WHERE f.scope = 'day' AND"
-        " f.subject = s.day || ' v' || s.model_version AND f.kind = 'prediction'), 0) ORDER BY 1, 2",
-        (model_name,),
+        "SELECT coalesce(s.day, f.day), coalesce(s.version, f.version) FROM"
+        " (SELECT (r.finished_at AT TIME ZONE 'UTC')::date AS day, r.model_version AS version,"
+        " sum(r.rows_scored) AS rows, max(r.finished_at) AS finished_at"
+        " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+        f" WHERE {_CURRENT} AND r.model_name = %(name)s AND r.profile IS NOT NULL GROUP BY 1, 2) AS s"
+        " FULL JOIN (SELECT day, model_version AS version, max(rows) AS rows, max(measured_at) AS measured_at"
+        " FROM apex.drift WHERE scope = 'day' AND kind = 'prediction' AND model_name = %(name)s GROUP BY 1, 2) AS f"
+        " ON (f.day, f.version) = (s.day, s.version)"
+        " WHERE coalesce(s.rows, 0) <> coalesce(f.rows, 0) OR s.finished_at > f.measured_at ORDER BY 1, 2",
+        {"name": model_name},
     )
     return [(day, int(version)) for day, version in cursor.fetchall()]
 
 
 def runs_of_day(cursor: Any, model_name: str, day: date, version: int) -> list[Run]:
-    """The runs of a version that finished on a day."""
+    """The current runs of a version that finished on a day."""
     cursor.execute(
-        f"{_RUNS} WHERE r.model_name = %s AND r.model_version = %s AND r.profile IS NOT NULL"
+        f"{_RUNS} WHERE {_CURRENT} AND r.model_name = %s AND r.model_version = %s AND r.profile IS NOT NULL"
         " AND (r.finished_at AT TIME ZONE 'UTC')::date = %s ORDER BY 1",
         (model_name, version, day),
     )
     return [Run(*row) for row in cursor.fetchall()]
+
+
+def forget_drift(cursor: Any, scope: str, subjects: Sequence[str]) -> None:
+    """Remove the verdicts about subjects of which nothing is left."""
+    cursor.execute("DELETE FROM apex.drift WHERE scope = %s AND subject = ANY(%s)", (scope, list(subjects)))
 
 
 _ONLINE = (
