@@ -1,4 +1,7 @@
-"""The steps as commands: `apex validate`, `apex elt`, … Each prints its result as one line, ``APEX_RESULT {json}``."""
+"""The steps as commands: `apex validate`, `apex elt`, …
+
+Each prints its result as one line, ``APEX_RESULT {json}``, for the program that started it; at a terminal, as text.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,15 +22,20 @@ from apex_ml.adapters.storage.local import full_disk_is_told
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
+from apex_ml.steps.result_text import result_text
 from apex_ml.text import VisibleFormatter
 
+if TYPE_CHECKING:  # a step imports its libraries when it begins
+    from apex_ml.steps.folder import StepContext
+
+logger = logging.getLogger(__name__)
 RESULT_MARK = "APEX_RESULT"
 _RUN = click.option(
     "--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed."
 )
 
 
-def _start(step: str, run: str) -> Any:
+def _start(step: str, run: str) -> StepContext:
     """Settings, contract and logging of a step's process."""
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
@@ -75,11 +83,27 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
 def _print(result: dict[str, Any]) -> None:
     # the reports of single files and the profile stay in the manifest: the result line is small
     small = {k: v for k, v in result.items() if k not in ("reports", "profile")}
-    click.echo(f"{RESULT_MARK} {json_text(small, default=str)}")
+    click.echo(result_text(small) if sys.stdout.isatty() else f"{RESULT_MARK} {json_text(small, default=str)}")
+
+
+def _say_what_follows(context: StepContext, result: dict[str, Any], done: str) -> None:
+    """Say when a command by hand is followed by monitoring: only the tasks of Airflow wake the DAGs that wait for them.
+
+    `done` names the entry of the result that says whether there is something to monitor.
+    """
+    from apex_ml.steps.by_hand import BY_HAND
+
+    if context.run == BY_HAND and result.get(done):
+        schedule = context.settings.monitor_schedule
+        logger.info("A command by hand does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
+        logger.info("To look at drift and quality now: apex monitor")
 
 
 def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **arguments: Any) -> None:
-    _print(work(_start(step, run), **arguments))
+    context = _start(step, run)
+    result = work(context, **arguments)
+    _print(result)
+    _say_what_follows(context, result, "moved")
 
 
 @click.command()
@@ -244,7 +268,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
         raise ConfigError("--bad-later goes with --drops")
     context = _start("score", run)
     if rescore is not None:
-        _print(again(context, rescore))
+        _print_scored(context, again(context, rescore))
     elif only_list:
         _print(list_drops(context))
     elif report:
@@ -252,7 +276,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
     elif drops is None:
         listed = list_drops(context)
         names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
-        _print(work(context, names, before=listed["bad"]) if names or listed["bad"] else listed)
+        _print_scored(context, work(context, names, before=listed["bad"]) if names or listed["bad"] else listed)
     else:
         try:
             names = json.loads(drops)
@@ -260,7 +284,12 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
             raise ConfigError(f'--drops {drops[:80]!r}: not JSON; give a list such as ["a.parquet"]') from error
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ConfigError(f"--drops {drops[:80]!r}: give a JSON list of names")
-        _print(work(context, names, bad_is_error=not bad_later))
+        _print_scored(context, work(context, names, bad_is_error=not bad_later))
+
+
+def _print_scored(context: StepContext, result: dict[str, Any]) -> None:
+    _print(result)
+    _say_what_follows(context, result, "scored")
 
 
 @click.command()
