@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 import duckdb
 import numpy as np
@@ -21,6 +21,8 @@ from apex_ml.core.profile import Profile
 from apex_ml.services.scorer import Scorer
 
 BATCH_ROWS = 65_536
+MAX_DAYS_AHEAD = 60
+"""A row dated more days after the history snapshot is worth a warning: its date is wrong, or the history is old."""
 
 
 class Tally:
@@ -31,6 +33,10 @@ class Tally:
         self.rows = 0
         self.days = 0
         """Sum of the orders' dates, in days since 1970-01-01."""
+        self.newest: date | None = None
+        """The latest date of all rows."""
+        self.far_ahead = 0
+        """Rows dated more than MAX_DAYS_AHEAD after the history snapshot."""
         self.predict_seconds = 0.0
         self.features_seconds = 0.0
         self.row_us: list[tuple[float, int]] = []
@@ -49,6 +55,16 @@ class Tally:
         self.rows += n
         self.predict_seconds += seconds
         self.row_us.append((seconds * 1e6 / max(n, 1), n))
+
+    def add_dates(self, dates: pa.ChunkedArray, as_of: date) -> None:
+        """Count the dates of one batch that are far after the history snapshot."""
+        newest = pc.max(dates).as_py()
+        if newest is None:
+            return
+        self.newest = newest if self.newest is None else max(self.newest, newest)
+        limit = as_of + timedelta(days=MAX_DAYS_AHEAD)
+        if newest > limit:
+            self.far_ahead += pc.sum(pc.greater(dates, pa.scalar(limit))).as_py() or 0
 
     def confidence(self, of_class: int | None = None) -> tuple[int, float, float]:
         """Orders, mean and median confidence of all, or of a predicted class; NaN where there is no order."""
@@ -95,6 +111,7 @@ def score_batches(
             featured = time.monotonic()
             tally.features_seconds += featured - begun
             made = scorer.model.predict(features)
+            tally.add_dates(table.column(contract.timestamp), scorer.as_of)
             days = pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
             tally.add(time.monotonic() - featured, features, days, made)
             p, n = made.probabilities, table.num_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,11 +30,13 @@ from apex_ml.faults import reach
 from apex_ml.json_text import json_text
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
-from apex_ml.services.score_batches import Tally, score_batches, scored_schema
+from apex_ml.services.score_batches import MAX_DAYS_AHEAD, Tally, score_batches, scored_schema
 from apex_ml.services.scorer import Scorer
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.sql.quote import identifier, literals
 from apex_ml.wording import counted
+
+logger = logging.getLogger(__name__)
 
 
 class ChangedError(TransientError):
@@ -130,6 +133,9 @@ def score_file(
             run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
             if alert := alert_unknown_values(scorer, con, cursor, tally.profile.features, report.query, name):
                 run["input_alert"] = alert
+            if warning := _input_warning(report, tally, scorer.as_of):
+                logger.warning("drop_odd name=%s warning=%s", name, warning)
+                run["input_warning"] = warning
             run |= {
                 "ms_total": (finished - started) * 1e3,
                 "ms_check": (checked - started) * 1e3,
@@ -147,7 +153,8 @@ def score_file(
                 partitions.attach_own(cursor, run_id)
         shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
         told = {"reasons": report.reasons, "warnings": report.warnings}
-        return {key: run[key] for key in shown} | told | ({"alert": alert} if alert else {})
+        notes = {"alert": alert, "warning": warning}
+        return {key: run[key] for key in shown} | told | {key: text for key, text in notes.items() if text}
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
@@ -205,6 +212,20 @@ def _run_row(
         "profile": json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
         "started_at": started_at,
     }
+
+
+def _input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
+    """What is odd about a drop that is scored all the same; None when nothing is."""
+    if not report.rows:
+        return "the file has no rows: nothing was scored. If it should have some, deliver it again under the same name"
+    if not tally.far_ahead:
+        return None
+    return (
+        f"{tally.far_ahead:,} of {counted(tally.rows, 'row')} are dated more than {MAX_DAYS_AHEAD} days after the"
+        f" history that they were scored with, which ends before {as_of} (newest date: {tally.newest})."
+        " If the dates are wrong, deliver a corrected file under the same name;"
+        " if they are right, retrain with newer data: apex retrain"
+    )
 
 
 def _lag_days(scorer: Scorer, tally: Tally) -> float | None:

@@ -109,6 +109,8 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
     console.print(table)
     if summary["input_alert"]:
         console.print(f"[bold red]Alert:[/] {escape(summary['input_alert'])}", soft_wrap=True)
+    if summary["input_warning"]:
+        console.print(f"[bold yellow]Warning:[/] {escape(summary['input_warning'])}", soft_wrap=True)
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
     for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):

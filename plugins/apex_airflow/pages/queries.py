@@ -58,7 +58,7 @@ SELECT s.*, (SELECT jsonb_agg(jsonb_build_object('predicted', predicted, 'share'
              FROM apex.drop_classes AS c WHERE c.drop_id = s.drop_id) AS classes
 FROM (
     SELECT drop_id, name, state, reason, superseded_by, run_id, model_version, rows_scored, rows_quarantined,
-           confidence_mean, row_us_mean, ms_total, received_at, finished_at, input_alert
+           confidence_mean, row_us_mean, ms_total, received_at, finished_at, input_alert, input_warning
     FROM apex.drop_summary ORDER BY drop_id DESC LIMIT %(shown)s
 ) AS s ORDER BY drop_id DESC
 """
