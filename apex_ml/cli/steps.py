@@ -19,14 +19,14 @@ import click
 
 from apex_ml import faults
 from apex_ml.adapters.storage.local import full_disk_is_told
+from apex_ml.cli.result_text import result_text
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
-from apex_ml.steps.result_text import result_text
 from apex_ml.text import VisibleFormatter
 
 if TYPE_CHECKING:  # a step imports its libraries when it begins
-    from apex_ml.steps.folder import StepContext
+    from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
 RESULT_MARK = "APEX_RESULT"

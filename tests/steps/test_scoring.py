@@ -450,3 +450,23 @@ def test_the_reader_sees_the_scored_orders_and_changes_none(scoring: Apex, put_d
             for statement in ("DELETE FROM apex.scored_orders", "UPDATE apex.drops SET name = 'x'"):
                 with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                     cursor.execute(statement)
+
+
+def test_a_drop_without_rows_or_with_dates_far_ahead_carries_a_warning(
+    scoring: Apex, put_drop: Drop, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_drop("empty.parquet", changed=lambda table: table.slice(0, 0))
+    put_drop("far.parquet", seed=2, day=date(2025, 6, 20))
+    put_drop("near.parquet", seed=3)
+    result = run(scoring, "empty.parquet", "far.parquet", "near.parquet")
+    assert result["scored"] == 3
+    found = dict(scoring.sql("SELECT name, input_warning FROM apex.drop_summary"))  # type: ignore[arg-type]
+    assert found["near.parquet"] is None
+    assert found["empty.parquet"].startswith("the file has no rows: nothing was scored")
+    assert found["far.parquet"].startswith(
+        f"{ROWS} of {ROWS} rows are dated more than 60 days after the history that they were scored with"
+    )
+    assert "(newest date: 2025-06-20)" in found["far.parquet"] and "apex retrain" in found["far.parquet"]
+    assert {row["drop"]: row.get("warning") for row in result["drops"]} == found
+    assert all(f"drop_odd name={name}" in caplog.text for name in ("empty.parquet", "far.parquet"))
+    assert scoring.sql("SELECT count(*) FROM apex.open_alerts") == [(0,)]

@@ -1,0 +1,73 @@
+"""A person who calls a step reads a summary, and when the rest follows; a program reads the result line."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from apex_ml.cli.result_text import MAX_ITEMS, result_text
+from apex_ml.settings import CODE_ROOT
+from tests.support.apex_home import COMMAND, Apex, Done
+from tests.support.ledger import ROWS
+
+
+def at_a_terminal(apex: Apex, *arguments: str) -> Done:
+    """Run `apex ARGUMENTS` with a terminal as its standard output; the log goes to a pipe."""
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *arguments], env=apex.environment(), cwd=CODE_ROOT, stdout=its, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(its)
+        _, log = process.communicate(timeout=300)
+    shown = b""
+    try:
+        while part := os.read(ours, 65_536):
+            shown += part
+    except OSError:  # the other end is closed and all is read
+        pass
+    os.close(ours)
+    return Done(process.returncode, None, log, shown.decode())
+
+
+FOLLOWS = "A command by hand does not start apex_monitor. It runs next at 0 5 * * * (cron, UTC)."
+
+
+def test_scoring_by_hand_says_what_was_done_and_when_it_is_monitored(
+    scoring: Apex, put_drop: Callable[..., Path]
+) -> None:
+    put_drop("a.parquet")
+    done = at_a_terminal(scoring, "score")
+    assert done.code == 0 and "APEX_RESULT" not in done.out and "{" not in done.out, done.err
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert lines[0] == "score: done (run by-hand)" and f"rows scored {ROWS}" in lines
+    assert any(line.startswith("drops drop a.parquet, state scored, ") for line in lines)
+    assert FOLLOWS in done.err and "now: apex monitor" in done.err
+    # nothing is waiting: nothing follows
+    again = at_a_terminal(scoring, "score")
+    assert again.out.strip() == "score: nothing to do: no drops are waiting" and FOLLOWS not in again.err
+    # a program gets the line, and a task of Airflow wakes the DAG itself
+    put_drop("b.parquet", seed=2)
+    task = scoring.call("score", "--run", "score-sweep-1", "--drops", '["b.parquet"]')
+    assert task.result is not None and task.result["scored"] == 1 and FOLLOWS not in task.err
+
+
+@pytest.mark.parametrize(
+    ("result", "lines"),
+    [
+        ({"step": "elt", "run": "a", "examples": 90_000}, ["elt: done (run a)", "  examples  90,000"]),
+        ({"step": "score", "skip": "why\u200b", "chunks": []}, [r"score: nothing to do: why\u200b"]),
+        ({"step": "train", "log_loss": 0.51234567, "promotable": True}, ["log loss    0.5123", "promotable  yes"]),
+        ({"step": "promote", "reasons": ["one", "two"]}, ["  reasons  one", "           two"]),
+        ({"step": "promote", "evidence": {"n": 1, "deep": {"x": 1}}}, ["  evidence  n 1, … 1 more"]),
+        ({"step": "score", "drops": [{"drop": "a"}] * (MAX_ITEMS + 5)}, ["  drops  drop a", "… 5 more"]),
+    ],
+)
+def test_the_text_of_a_result(result: dict[str, object], lines: list[str]) -> None:
+    text = result_text(result)
+    assert all(line in text for line in lines), text
+    assert len(text.splitlines()) <= MAX_ITEMS + 3
