@@ -5,7 +5,6 @@ A setting that was renamed is still read under its former name, with a warning t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from apex_ml.env_syntax import EnvValue
 from apex_ml.setting_fields import SettingFields
+from apex_ml.wording import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ RENAMED: Mapping[str, str] = {
 """Former variable → present variable. Rename a setting by renaming its field and adding a line here."""
 OTHER_VARIABLES = re.compile(r"APEX_(SUPERVISED|TEST_\w+|DIGEST_\w+)")
 """Variables with the prefix that are not settings: the mark of a process, those of the tests and the compose file."""
-MISSPELLING_SIMILARITY = 0.75
-"""A variable of the environment at least this similar to a setting is taken for a misspelling of it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def unknown_names(stored: Mapping[str, EnvValue], env_file: Path, home: Path) ->
             continue
         where = f"{env_file}, line {value.line}"
         if not _is_variable(name):
-            yield f"{name} is not a setting; did you mean {nearest(name)}? `apex settings` lists all ({where})"
+            yield _not_a_setting(name, where)
         elif name == "APEX_HOME" and value.text and env_file == home / ".env":
             if Path(value.text).expanduser().resolve() != home:
                 yield f"APEX_HOME={value.text!r}: names the folder of this file: give it in the environment ({where})"
@@ -102,21 +100,26 @@ def misspelt_variables() -> Iterator[str]:
     for name in sorted(os.environ):
         if not name.upper().startswith("APEX_") or _is_variable(name) or not os.environ[name]:
             continue
-        if similar := nearest(name, MISSPELLING_SIMILARITY):
-            yield f"{name} is not a setting; did you mean {similar}? `apex settings` lists all (environment)"
+        if nearest_variable(name):
+            yield _not_a_setting(name, "environment")
         else:
             _warn_of_unknown_variable(name)
 
 
-def nearest(name: str, cutoff: float = 0.0) -> str | None:
-    """Return the variable with the most similar name; None when none is as similar as `cutoff`, from 0 to 1.
+def nearest_variable(name: str) -> str | None:
+    """Return the variable that was probably meant by a name; None when no setting is similar enough.
 
-    >>> nearest("APEX_TRAILS"), nearest("APEX_SOMETHING_ELSE", MISSPELLING_SIMILARITY)
-    ('APEX_TRIALS', None)
+    >>> nearest_variable("APEX_TRAILS"), nearest_variable("apex_trials"), nearest_variable("APEX_SOMETHING_ELSE")
+    ('APEX_TRIALS', 'APEX_TRIALS', None)
     """
-    bare = name.upper().removeprefix("APEX_")
-    similar = difflib.get_close_matches(bare, [field.upper() for field in SettingFields.model_fields], 1, cutoff)
-    return f"APEX_{similar[0]}" if similar else None
+    similar = nearest(name[len("APEX_") :], [field.upper() for field in SettingFields.model_fields])
+    return f"APEX_{similar}" if similar else None
+
+
+def _not_a_setting(name: str, where: str) -> str:
+    similar = nearest_variable(name)
+    question = f"did you mean {similar}? " if similar else ""
+    return f"{name} is not a setting; {question}`apex settings` lists all ({where})"
 
 
 def _is_variable(name: str) -> bool:
@@ -128,7 +131,7 @@ def _is_variable(name: str) -> bool:
 
 @functools.cache
 def _warn_of_unknown_variable(name: str) -> None:
-    logger.warning("%s is not a setting of Apex and is not read; the nearest is %s (environment)", name, nearest(name))
+    logger.warning("%s is not a setting of Apex and is not read (environment); `apex settings` lists all", name)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from apex_ml.env_syntax import EnvSyntaxError, read_env_file
 from apex_ml.errors import ConfigError
 from apex_ml.setting_fields import CODE_ROOT, SettingFields
 from apex_ml.setting_sources import Given, given_values, misspelt_variables, unknown_names, variable_of
+from apex_ml.wording import violated_rule
 
 __all__ = ["CODE_ROOT", "FOLDERS", "PORTS", "Settings"]
 
@@ -83,7 +84,7 @@ class Settings(SettingFields):
         secret = name in cls.model_fields and isinstance(cls.model_fields[name].default, SecretStr)
         hidden = secret or name in ("serving_keys", "database_url", "reader_database_url")
         shown = "" if hidden else f"={error['input']!r}"
-        message = str(error["msg"]).removeprefix("Value error, ")
+        message = violated_rule(error)
         return f"{variable}{shown}: {message}" + (f" ({source.where})" if source else "")
 
     def _absolute(self, overrides: Mapping[str, object], home: Path) -> dict[str, object]:

@@ -1,13 +1,41 @@
-"""Words of messages that people read: numbers with their nouns, and the name that was probably meant."""
+"""Words of messages that people read: numbers with their nouns, the name that was probably meant, broken rules."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
+from typing import Any
 
 ALIKE = 0.75
 """Share of two names that must agree before one is suggested for the other."""
+
+_KINDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of at most 4,300 digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "missing": "is missing",
+}
+"""What pydantic says in the words of a programmer, by the type of its error."""
+
+
+def violated_rule(error: Mapping[str, Any]) -> str:
+    """The rule that a value breaks, in our own words, from an error of pydantic.
+
+    >>> violated_rule({"type": "int_parsing", "msg": "Input should be a valid integer, unable to parse string as …"})
+    'must be a whole number'
+    >>> violated_rule({"type": "less_than_equal", "msg": "Input should be less than or equal to 1"})
+    'must be less than or equal to 1'
+    """
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return _KINDS.get(str(error["type"])) or text.replace("Input should ", "must ", 1)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -27,7 +27,10 @@ def serve_key() -> None:
     key, sha256 = make_key()
     click.echo(f"key     {key}")
     click.echo(f"sha256  {sha256}")
-    click.echo("Give the key to who asks. Add the sha256 to APEX_SERVING_KEYS in .env, after a comma, then: make up")
+    click.echo(
+        "Give the key to the client. Add the sha256 to APEX_SERVING_KEYS in .env; a comma separates two of them."
+    )
+    click.echo("A running service reads the changed .env by itself. If it does not run: make up")
 
 
 @click.command()

@@ -17,7 +17,7 @@ import yaml
 
 from apex_ml.contract.part import Place
 from apex_ml.errors import ConfigError
-from apex_ml.wording import counted, did_you_mean
+from apex_ml.wording import counted, did_you_mean, violated_rule
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT = f"{_TAG}str"
@@ -228,13 +228,13 @@ def _joined(texts: list[str]) -> str:
         return next(text for text in texts if " is read by YAML as " in text)
     ends = {text.partition("; ")[2] for text in texts}
     if len(texts) > 1 and len(ends) == 1:
-        starts = [text.partition("; ")[0].removeprefix("Input should be ") for text in texts]
-        return f"Input should be {' or '.join(starts)}; {ends.pop()}"
+        starts = [text.partition("; ")[0].removeprefix("must be ") for text in texts]
+        return f"must be {' or '.join(starts)}; {ends.pop()}"
     return " or ".join(texts)
 
 
 def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    kind, text = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+    kind, text = str(error["type"]), violated_rule(error)
     if kind == "extra_forbidden":
         keys = _keys_at(schema, place[:-1])
         return f"not permitted: no such key here; the keys are {', '.join(keys)}{did_you_mean(str(place[-1]), keys)}"
@@ -249,13 +249,13 @@ def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schem
         noun = next((_NOUNS[part] for part in place if part in _NOUNS), "")
         return f"{text}: {noun}{_trap(node)}"
     if kind == "too_short":
-        text = f"Input should have at least {counted(error['ctx']['min_length'], 'item')}"
+        text = f"must have at least {counted(error['ctx']['min_length'], 'item')}"
     elif kind == "tuple_type":
-        text = "Input should be a list, as [a, b]"
+        text = "must be a list, as [a, b]"
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
-        text = "Input should be a valid dictionary: keys with values"
+        text = "must be keys with values"
     elif kind == "bool_type":
-        text = f"{text}, true or false without quotes"
+        text = f"{text}, without quotes"
     if kind == "value_error":
         return text
     if kind in ("float_type", "int_type") and isinstance(node, yaml.ScalarNode) and _is_number(node.value):

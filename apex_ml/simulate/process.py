@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from apex_ml.errors import ConfigError
+from apex_ml.wording import violated_rule
 
 DEFAULT_PROCESS = Path(__file__).with_name("orders.yaml")
 TOLERANCE = 1e-9
@@ -285,9 +286,7 @@ class Process(Model):
 
 def explain(error: ValidationError) -> str:
     """One line for at most five violations: key and rule."""
-    found = [
-        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-    ]
+    found = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {violated_rule(e)}" for e in error.errors()]
     return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 

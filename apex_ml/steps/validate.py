@@ -201,7 +201,11 @@ def _check_files(
     if unreadable:
         if reports:
             _keep_evidence(context, quarantine, reports)
-        raise DataError(f"{len(unreadable)} of {len(shas)} raw files cannot be used:\n" + "\n".join(unreadable))
+        lines = "\n".join(unreadable)
+        raise DataError(
+            f"{len(unreadable)} of {len(shas)} raw files cannot be used; deliver them again or remove them (one whose"
+            f" name begins with _ is not read):\n{lines}"
+        )
     return reports
 
 

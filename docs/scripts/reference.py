@@ -124,5 +124,7 @@ def exit_codes() -> str:
     kinds = [errors.DataError, errors.TransientError, errors.ConfigError]
     rows = [("0", "", "Done. Also when there was nothing to do, or when a challenger was rejected.")]
     rows += [(str(kind.exit_code), f"`{kind.__name__}`", (kind.__doc__ or "").split("\n\n")[0]) for kind in kinds]
+    usage = "The command line is wrong: no such command or option, or a value that it does not take. Nothing was done."
+    rows.append((str(click.UsageError.exit_code), "usage", usage))
     rows.append((str(errors.ApexError.exit_code), "any other", "A fault of Apex itself, with a traceback."))
     return table(["exit code", "error", "meaning"], rows)

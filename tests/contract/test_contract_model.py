@@ -27,7 +27,7 @@ CONTRADICTIONS = [
         "columns.pais_cd.colour",
         "not permitted",
     ),
-    ("version: 1", "version: one", "version: one", "version", "integer"),
+    ("version: 1", "version: one", "version: one", "version", "whole number"),
     ("version: 1", "version: 0", "version: 0", "version", "greater than or equal to 1"),
     ("name: orders", "name: Orders 2", "name: Orders 2", "name", "pattern"),
     (
@@ -49,7 +49,7 @@ CONTRADICTIONS = [
         "levels: [1, 2]",
         "levels: [1, 2]",
         "columns.frecuencia_visitas_cd.domain.levels.0",
-        "string",
+        "text",
     ),
     (
         'regex: "C[0-9]{6,9}"',
@@ -205,7 +205,7 @@ CONTRADICTIONS = [
         "limit: {train: 0.01}",
         "limit: {train: 0.01}",
         "quarantine.limit.score",
-        "Field required",
+        "is missing",
     ),
     ("    - pais_cd\n", "    - pais\n", "    - pais\n", "features.attributes.0", "pais is not a column"),
     ("    - pais_cd\n", "    - cajas_fisicas\n", "    - cajas_fisicas\n", "features.attributes.0", "role attribute"),
@@ -268,7 +268,9 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         load_contract(write(tmp_path, text))
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "not YAML"), ("", "dictionary"), ("- 1", "dictionary")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "not YAML"), ("", "keys with values"), ("- 1", "keys with values")]
+)
 def test_a_file_that_holds_no_contract(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_contract(write(tmp_path, text))

@@ -57,7 +57,7 @@ def test_the_file_itself_is_right(tmp_path: Path) -> None:
 
 
 # (the line, what is written instead, what is said of it)
-VALUE = "Input should be a valid string: "
+VALUE = "must be text: "
 TRAPS = [
     ("levels: [A, B]", "levels: [A, NO]", f"{VALUE}the level NO is read by YAML as false; quote it: 'NO'"),
     ("levels: [A, B]", "levels: [A, Yes]", f"{VALUE}the level Yes is read by YAML as true; quote it: 'Yes'"),
@@ -93,7 +93,7 @@ TRAPS = [
     (
         "Days ahead.",
         "",
-        "Input should be a valid string; nothing stands here: write a text, or remove the key",
+        "must be text; nothing stands here: write a text, or remove the key",
     ),
     ("decimals: 2", "decimals: 010", "010 is read by YAML as the number 8; write that number"),
     ("margin: 0.001", "margin: 1:30.5", "1:30.5 is read by YAML as the number 90.5; write that number"),
@@ -104,7 +104,7 @@ TRAPS = [
     ),
     ("name: shop", "name: !shop shop", "the tag !shop is not known; remove it"),
     ("margin: 0.001", "margin: 2024-13-01", "2024-13-01 is no timestamp: month must be in 1..12"),
-    ("margin: 0.001", "margin: .inf", "Input should be a finite number; found .inf, read by YAML as the number inf"),
+    ("margin: 0.001", "margin: .inf", "must be a finite number; found .inf, read by YAML as the number inf"),
 ]
 
 
@@ -141,7 +141,7 @@ MISSPELT = [
     ("    role: attribute", "    role: atribute", "found 'atribute'; did you mean attribute?"),
     ("    role: attribute", "    rolle: attribute", f"not permitted: no such key here; the keys are {KEYS};"),
     ("    role: attribute", "    rolle: attribute", "did you mean role?"),
-    ("type: double", "type: duoble", "Input should be 'string', 'double', 'int64' or 'date'; found 'duoble'; did you"),
+    ("type: double", "type: duoble", "must be 'string', 'double', 'int64' or 'date'; found 'duoble'; did you"),
     ("rule: unique", "rule: uniqe", "did you mean unique?"),
     ("quarantine:", "quarantene:", "did you mean quarantine?"),
     ("limit: 0.5", "limits: 0.5", "the keys are limit; did you mean limit?"),
@@ -257,19 +257,18 @@ def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
     told = faults(tmp_path, text)
     assert told == [
         "the contract contradicts itself:",
-        "2: version: Input should be a valid integer; found 'one'",
+        "2: version: must be a whole number; found 'one'",
         "4: columns: exactly one column has the role entity, found none: give it to the column that names whose orders"
         " they are",
         "4: columns: exactly one column has the role timestamp, found none: give it to the column that holds the date"
         " of an order",
         "4: columns: exactly one column has the role target, found none: give it to the column that is predicted",
-        "13: columns.kind.domain.levels.1: Input should be a valid string: the level NO is read by YAML as false; quote"
-        " it: 'NO'",
+        "13: columns.kind.domain.levels.1: must be text: the level NO is read by YAML as false; quote it: 'NO'",
         "18: columns.amount: a double measure needs decimals, so that its sums do not depend on the order of rows: add"
         " them",
         "23: features.attributes.0: lead_time is not a column with the role attribute: there is no such column; did you"
         " mean leadtime?",
-        "25: promotion.margin: Input should be greater than or equal to 0; found -1",
+        "25: promotion.margin: must be greater than or equal to 0; found -1",
     ]
 
 
@@ -293,9 +292,7 @@ def test_a_column_that_cannot_be_read_makes_no_other_faults(tmp_path: Path) -> N
     told = faults(
         tmp_path, TEXT.replace("    type: string\n    role: attribute", "    type: text\n    role: attribute")
     )
-    assert told[1:] == [
-        "16: columns.leadtime.type: Input should be 'string', 'double', 'int64' or 'date'; found 'text'"
-    ]
+    assert told[1:] == ["16: columns.leadtime.type: must be 'string', 'double', 'int64' or 'date'; found 'text'"]
 
 
 def test_merge_keys_and_aliases_are_read(tmp_path: Path) -> None:

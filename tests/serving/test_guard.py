@@ -68,6 +68,7 @@ def test_the_command_makes_a_key_and_its_hash() -> None:
     key, sha256 = re.search(r"key +(\S+)", out)[1], re.search(r"sha256 +(\S+)", out)[1]  # type: ignore[index]
     assert hash_of(key) == sha256 and Keys(sha256).admitted(key) == sha256[:8] and len(key) > 40
     assert CliRunner().invoke(serve_key).output != out
+    assert "A running service reads the changed .env by itself" in out  # as the guide to the service says
 
 
 def test_every_route_but_health_and_ready_asks_for_a_key(bare: Any) -> None:

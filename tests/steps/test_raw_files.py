@@ -198,6 +198,7 @@ def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> N
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="2 of 4 raw files cannot be used") as told:
         check(apex, "next")
+    assert "one whose name begins with _ is not read" in str(told.value).splitlines()[0]
     assert [line.split(": a truncated")[0] for line in str(told.value).splitlines()[1:]] == [names[1], names[3]]
 
 

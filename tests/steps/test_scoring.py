@@ -121,7 +121,7 @@ def cut(path: Path) -> Path:
 
 BAD = {
     "cut.parquet": (lambda p: cut(p), "cut.parquet: a truncated parquet file"),
-    "text.parquet": (lambda p: p.write_text("a,b"), "text.parquet: not a parquet file"),
+    "text.parquet": (lambda p: p.write_text("a,b"), "text.parquet: not a parquet file (3 bytes); deliver it again"),
     "empty.parquet": (lambda p: p.write_bytes(b""), "empty.parquet: not a parquet file"),
     "column.parquet": (
         lambda p: pq.write_table(pq.read_table(p).drop_columns("cliente_id"), p),

@@ -319,7 +319,7 @@ def check_parquet(path: Path) -> None:
     if head == ENCRYPTED_MAGIC:
         raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")
     if head != PARQUET_MAGIC:
-        raise DataError(f"{path.name}: not a parquet file ({size} bytes); remove it or rename it with a leading _")
+        raise DataError(f"{path.name}: not a parquet file ({size} bytes); deliver it again as parquet")
     if tail != PARQUET_MAGIC or size < SMALLEST_PARQUET:
         raise DataError(f"{path.name}: a truncated parquet file ({size} bytes, no footer); deliver it again")
 
