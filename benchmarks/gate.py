@@ -19,12 +19,13 @@ import pyarrow as pa
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import load_contract
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.estimator import Encoder
-from apex_ml.core.features import FeatureColumn, feature_columns
+from apex_ml.core.features import feature_columns
 from apex_ml.core.promotion import Contender, Holdout, Serving, decide, level_of_look
 from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.settings import Settings

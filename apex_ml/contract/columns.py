@@ -64,6 +64,11 @@ class Column(ContractPart):
         """Arrow type of the column after the cast."""
         return ARROW_TYPES[self.type]
 
+    @property
+    def scale(self) -> int:
+        """Smallest units of a measure in one, a power of ten."""
+        return int(10 ** (self.decimals or 0))
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if faults := list(self._faults()):

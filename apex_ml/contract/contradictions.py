@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from apex_ml.contract.batch import BatchRule, LoneFutureRule
 from apex_ml.contract.columns import Column, Role
-from apex_ml.contract.features import HistoryRecipe, MeanRecipe, TargetTrendRecipe
 from apex_ml.contract.part import Place
+from apex_ml.contract.recipes.interface import Recipe
 from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, Rule
 from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
@@ -35,7 +35,7 @@ class Parts:
     rules: Sequence[tuple[int, Rule]]
     attributes: Sequence[Any]
     calendar: Sequence[Any]
-    history: Sequence[tuple[int, HistoryRecipe]]
+    history: Sequence[tuple[int, Recipe]]
     batch: Sequence[tuple[int, BatchRule]]
     forbidden: Sequence[Any]
     match: Any = "exact"
@@ -74,7 +74,7 @@ class Parts:
 
     def _attribute_faults(self) -> Iterator[tuple[Place, str]]:
         for nr, name in enumerate(self.attributes):
-            if fault := self._lacks(name, "attribute"):
+            if fault := self.role_fault(name, "attribute"):
                 yield ("features", "attributes", nr), fault
             elif name in self.attributes[:nr]:
                 yield ("features", "attributes", nr), f"{name} stands twice: remove one"
@@ -82,7 +82,7 @@ class Parts:
             if part in self.calendar[:nr]:
                 yield ("features", "calendar", nr), f"{part} stands twice: remove one"
 
-    def _lacks(self, name: Any, role: Role) -> str:
+    def role_fault(self, name: Any, role: Role) -> str:
         """What is wrong when a name should be that of a column with a role."""
         if not isinstance(name, str) or self.roles.get(name) == role:
             return ""
@@ -94,33 +94,21 @@ class Parts:
             return f"{text}: its role is {self.roles[name]}"
         return f"{text}: there is no such column{did_you_mean(name, among)}"
 
-    def _recipe_faults(self) -> Iterator[tuple[Place, str]]:
-        made: set[str] = set()
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes; None of a target that cannot be read."""
         target = next((c for n, c in self.columns.items() if self.roles[n] == "target"), None)
-        classes = target.domain.levels if target is not None and target.domain is not None else None
+        return target.domain.levels if target is not None and target.domain is not None else None
+
+    def _recipe_faults(self) -> Iterator[tuple[Place, str]]:
+        products: set[str] = set()
         for nr, recipe in self.history:
             place: Place = ("features", "history", nr)
-            names: list[str] = [recipe.recipe]
-            if isinstance(recipe, MeanRecipe):
-                names = [f"mean of {name}" for name in recipe.columns]
-                for name in recipe.columns:
-                    if fault := self._lacks(name, "measure"):
-                        yield (*place, "columns"), fault
-                    elif (column := self.columns[name]) is not None and column.type not in ("double", "int64"):
-                        yield (
-                            (*place, "columns"),
-                            f"{name} is of type {column.type}, which has no mean: use double or int64",
-                        )
-            if isinstance(recipe, TargetTrendRecipe):
-                names = [f"target_trend of {recipe.level}"]
-                if classes is not None and recipe.level not in classes:
-                    meant = did_you_mean(recipe.level, classes)
-                    text = f"{recipe.level} is not a class; the classes are {', '.join(classes)}{meant}"
-                    yield (*place, "level"), text
-            for name in names:
-                if name in made:
-                    yield place, f"the feature {name} is made twice: remove one"
-                made.add(name)
+            yield from (((*place, *below), fault) for below, fault in recipe.faults(self))
+            for product in recipe.products():
+                if product in products:
+                    yield place, f"the feature {product} is made twice: remove one"
+                products.add(product)
 
     def _batch_faults(self) -> Iterator[tuple[Place, str]]:
         shares = {rule.share: nr for nr, rule in self.batch if isinstance(rule, LoneFutureRule)}

@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from apex_ml.contract.part import ContractPart
+from apex_ml.contract.recipes import HistoryRecipe
 
 CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weekend"]
-
-
-class CountRecipe(ContractPart):
-    """Number of earlier orders."""
-
-    recipe: Literal["count"]
-
-
-class DaysSinceLastRecipe(ContractPart):
-    """Days since the latest earlier order."""
-
-    recipe: Literal["days_since_last"]
-
-
-class LastTargetRecipe(ContractPart):
-    """Target of the latest earlier order; of several on one day the level that stands last in the domain."""
-
-    recipe: Literal["last_target"]
-
-
-class TargetShareRecipe(ContractPart):
-    """Share of each target level among earlier orders, smoothed towards equal shares by `smoothing` orders."""
-
-    recipe: Literal["target_share"]
-    smoothing: float = Field(gt=0)
-
-
-class MeanRecipe(ContractPart):
-    """Mean of measures over earlier orders."""
-
-    recipe: Literal["mean"]
-    columns: tuple[str, ...] = Field(min_length=1)
-
-
-class TargetTrendRecipe(ContractPart):
-    """Change of a target level's share per year over earlier orders.
-
-    The slope of the level's indicator on time by least squares, with `shrinkage` (in squared years) added to the sum of
-    squares of time; 0 when the earlier orders are of fewer than two days.
-    """
-
-    recipe: Literal["target_trend"]
-    level: str
-    shrinkage: float = Field(gt=0, allow_inf_nan=False)
-
-
-HistoryRecipe = Annotated[
-    CountRecipe | DaysSinceLastRecipe | LastTargetRecipe | TargetShareRecipe | MeanRecipe | TargetTrendRecipe,
-    Field(discriminator="recipe"),
-]
 
 
 class Features(ContractPart):

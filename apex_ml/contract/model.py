@@ -69,8 +69,9 @@ class Contract(ContractPart):
             self.match,
         )
         faults = list(parts.contradictions())
-        if ("columns",) not in [place for place, _ in faults]:  # every role has its one column
-            faults += name_faults(self)
+        places = [place for place, _ in faults]
+        if ("columns",) not in places:  # every role has its one column
+            faults += name_faults(self, recipes=("features", "history") not in [place[:2] for place in places])
         if faults:
             raise ContradictionError(faults)
         return self

@@ -123,7 +123,7 @@ _ONLINE = (
 )
 
 
-def _taken_by_everything(contract: Contract) -> Iterator[tuple[str, str]]:
+def _taken_by_everything(contract: Contract, recipes: bool) -> Iterator[tuple[str, str]]:
     """Names that stand beside every column of the contract somewhere, each with what it is."""
     for name in (ROW_NR, IN_DOUBT):
         yield name, "a column of the row checks"
@@ -138,6 +138,10 @@ def _taken_by_everything(contract: Contract) -> Iterator[tuple[str, str]]:
         for of_measure in (sum_name, known_name, exact_name, mean_name):
             yield of_measure(measure), f"a column of the history, made from the measure {measure!r}"
     yield last_name(contract.target), "a feature, made from the target"
+    for recipe in contract.features.history if recipes else ():
+        for feature in recipe.features(contract):
+            for name in (feature.column.name, *(column.name for column in feature.reads)):
+                yield name, f"a column of the history, made by the recipe {recipe.recipe!r}"
     for part in contract.features.calendar:
         yield calendar_name(contract.timestamp, part), f"a feature, made from {contract.timestamp!r} (calendar: {part})"
 
@@ -163,10 +167,11 @@ def _probabilities(contract: Contract) -> Iterator[tuple[str, str]]:
         yield probability_column(level), f"the column of the probability of the class {level!r}"
 
 
-def name_faults(contract: Contract) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tuple[int | str, ...], str]]:
     """Every name of the contract that meets another one or one of the product's own: (place in the YAML, fault).
 
-    DuckDB and most clients of Postgres take names that differ by case alone for one.
+    DuckDB and most clients of Postgres take names that differ by case alone for one. Without `recipes`, as these have
+    faults, what only they make is left out.
     """
     columns = contract.columns
     yield from _meet(
@@ -183,7 +188,7 @@ def name_faults(contract: Contract) -> Iterator[tuple[tuple[int | str, ...], str
         ),
         key=probability_column,
     )
-    everything = _by_folded_name(_taken_by_everything(contract))
+    everything = _by_folded_name(_taken_by_everything(contract, recipes))
     of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_taken_by_scores, _taken_by_online))
     for name, column in columns.items():
         taken = dict(everything)
@@ -216,7 +221,10 @@ def _unfit(name: str, *, in_postgres: bool) -> str:
 
 
 def _by_folded_name(names: Iterator[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    return {name.lower(): (name, what) for name, what in names}
+    by_name: dict[str, tuple[str, str]] = {}
+    for name, what in names:
+        by_name.setdefault(name.lower(), (name, what))
+    return by_name
 
 
 def _meet(

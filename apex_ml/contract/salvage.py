@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from apex_ml.contract.batch import BatchRule
 from apex_ml.contract.columns import Column, repeated_levels
 from apex_ml.contract.contradictions import Parts
-from apex_ml.contract.features import HistoryRecipe
 from apex_ml.contract.part import ContradictionError, Place
+from apex_ml.contract.recipes import HistoryRecipe
 from apex_ml.contract.rules import Rule
 
 _TELLING = {"type", "role", "domain", "required", "nullable", "decimals"}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core import calibration as calibrating
 from apex_ml.core import decision
 from apex_ml.core.calibration import Calibration
@@ -27,7 +28,6 @@ from apex_ml.core.evaluation import (
     order_losses,
     prior_losses,
 )
-from apex_ml.core.features import FeatureColumn
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.legacy import LegacyRules
 from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import chi2_contingency, false_discovery_control, norm
 
-from apex_ml.core.features import FeatureColumn
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.profile import Bins
 
 SMALLEST_SHARE = 1e-4

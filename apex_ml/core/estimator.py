@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import ExplainedScorer, Scorer
 from apex_ml.core.decision import decide
-from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 

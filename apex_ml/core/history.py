@@ -1,6 +1,6 @@
 """The history state of many orders in one pass over the orders sorted by entity and day.
 
-What :func:`apex_ml.core.features.state_sql` finds by a join, for any dates that are asked, is here the difference of
+What :func:`apex_ml.sql.features.state_sql` finds by a join, for any dates that are asked, is here the difference of
 two running sums, as every order stands beside the entity's earlier ones. Both give the same integers.
 """
 
@@ -13,39 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.contract.model import Contract
-from apex_ml.contract.names import (
-    DAY,
-    DAYS,
-    DAYS_SQUARED,
-    LAST_DATE,
-    LAST_TARGET,
-    ORDERS,
-    PLACE,
-    POSITION,
-    count_name,
-    days_name,
-    exact_name,
-    known_name,
-    sum_name,
+from apex_ml.contract.history_state import (
+    Aggregate,
+    DaySum,
+    KnownValues,
+    LastDate,
+    LastTarget,
+    MeasureSum,
+    Rows,
+    state_columns,
 )
-from apex_ml.core.features import day_sql, exact_sql, mean_measures, place_sql, trend_levels
-from apex_ml.sql.quote import identifier
+from apex_ml.contract.model import Contract
+from apex_ml.contract.names import DAY, PLACE, POSITION, exact_name
 
 EPOCH = date(1970, 1, 1)
-
-
-def compact_sql(contract: Contract, orders: str) -> str:
-    """SQL: the orders with no more than their history needs, as integers. `orders` has the column `POSITION` too."""
-    columns = [f"o.{identifier(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
-    columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
-    columns += [f"{exact_sql(contract, m, 'o')} AS {identifier(exact_name(m))}" for m in contract.named("measure")]
-    return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
-
-
-def sorted_sql(contract: Contract, compact: str) -> str:
-    """SQL: the rows of :func:`compact_sql` by entity and day. A longer key would make the sort several times slower."""
-    return f"SELECT * FROM {compact} ORDER BY {identifier(contract.entity)}, {DAY}"
 
 
 def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
@@ -75,15 +56,6 @@ def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
     return table, bool(alike.any())
 
 
-def alike_sql(contract: Contract, compact: str) -> str:
-    """SQL: positions of the rows of :func:`compact_sql` that have another equal in entity, day, target and measures.
-
-    Only these can be repeated rows; a few others may be among them, as hashes are compared.
-    """
-    keys = [identifier(contract.entity), DAY, PLACE, *(identifier(exact_name(m)) for m in contract.named("measure"))]
-    return f"SELECT {POSITION} FROM {compact} QUALIFY count(*) OVER (PARTITION BY hash({', '.join(keys)})) > 1"
-
-
 def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
     """Cut a sorted stream anew, so that all rows of an entity are in one table."""
     kept: list[pa.RecordBatch] = []
@@ -109,10 +81,12 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 
 
 class Replay:
-    """Orders with what came before each; sorted by :func:`sorted_sql` and :func:`settle_ties`, entities whole.
+    """Orders with the history before each; entities whole.
+
+    The orders are sorted by :func:`~apex_ml.sql.history.sorted_sql` and :func:`settle_ties`.
 
     States are tables of the entity, the timestamp and the columns of
-    :func:`~apex_ml.core.features.state_columns`.
+    :func:`~apex_ml.contract.history_state.state_columns`.
     """
 
     def __init__(self, contract: Contract, table: pa.Table) -> None:
@@ -126,23 +100,30 @@ class Replay:
         # rows firsts[i] … ends[i] - 1 are those of entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         counted = np.arange(table.num_rows + 1)
-        self._sums = {n: counted if v is None else self._running(v) for n, v in self._summed()}
+        self._sums: dict[str, np.ndarray] = {}
+        for column in state_columns(contract):
+            if not isinstance(column.aggregate, LastDate | LastTarget):
+                values = self._summed(column.aggregate)
+                self._sums[column.name] = counted if values is None else self._running(values)
 
-    def _summed(self) -> Iterator[tuple[str, np.ndarray | None]]:
-        """What is summed a row; None stands for ones."""
-        contract = self.contract
-        for place, level in enumerate(contract.classes, 1):
-            yield count_name(level), self._places == place
-        for measure in mean_measures(contract):
-            values = self.table.column(exact_name(measure))
-            yield sum_name(measure), _integers(self.table, exact_name(measure))
-            yield known_name(measure), values.is_valid().to_numpy() if values.null_count else None
-        levels = trend_levels(contract)
-        if levels:
-            yield DAYS, self._days
-            yield DAYS_SQUARED, self._days * self._days
-        for level in levels:
-            yield days_name(level), np.where(self._places == contract.classes.index(level) + 1, self._days, 0)
+    def _summed(self, aggregate: Aggregate) -> np.ndarray | None:
+        """What an aggregate sums, one value an order; None stands for ones."""
+        match aggregate:
+            case Rows(str(level)):
+                return self._has_level(level)
+            case MeasureSum(measure):
+                return _integers(self.table, exact_name(measure))
+            case KnownValues(measure):
+                values = self.table.column(exact_name(measure))
+                return values.is_valid().to_numpy() if values.null_count else None
+            case DaySum(power, level):
+                days = self._days**power
+                return days if level is None else np.where(self._has_level(level), days, 0)
+        return None
+
+    def _has_level(self, level: str) -> np.ndarray:
+        equal: np.ndarray = self._places == self.contract.classes.index(level) + 1
+        return equal
 
     @staticmethod
     def _running(values: np.ndarray) -> np.ndarray:
@@ -168,11 +149,15 @@ class Replay:
         columns = {
             self.contract.entity: self._entities.take(pa.array(begins)),
             self.contract.timestamp: day(days),
-            ORDERS: pa.array(ends - begins),
-            LAST_DATE: day(self._days[latest], unknown),
-            LAST_TARGET: pa.array(self._places[latest], mask=unknown),
         }
-        columns |= {name: pa.array(sums[ends] - sums[begins]) for name, sums in self._sums.items()}
+        for column in state_columns(self.contract):
+            if isinstance(column.aggregate, LastDate):
+                columns[column.name] = day(self._days[latest], unknown)
+            elif isinstance(column.aggregate, LastTarget):
+                columns[column.name] = pa.array(self._places[latest], mask=unknown)
+            else:
+                sums = self._sums[column.name]
+                columns[column.name] = pa.array(sums[ends] - sums[begins])
         return pa.table(columns)
 
     def every_order(self) -> pa.Table:
@@ -183,7 +168,7 @@ class Replay:
     def last_orders(self) -> tuple[pa.Table, pa.Array]:
         """The state of each entity as of the day of its last order, with the order's position.
 
-        Of several orders on that day the one that :func:`~apex_ml.core.features.examples_sql` would choose. Where only
+        Of several orders on that day the one that :func:`~apex_ml.sql.features.examples_sql` would choose. Where only
         the attributes can tell the position is null, and the second result holds the positions to choose from.
         """
         last = self._ends - 1

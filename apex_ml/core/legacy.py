@@ -15,14 +15,16 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats.contingency import association, crosstab
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.model import Contract
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares, order_losses
-from apex_ml.core.features import FeatureColumn, calendar_part, exact_sql, unit
+from apex_ml.core.features import calendar_part
 from apex_ml.core.selection import FeatureVerdict
 from apex_ml.errors import ConfigError
+from apex_ml.sql.features import exact_sql
 from apex_ml.sql.quote import identifier
 
 CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
@@ -54,7 +56,7 @@ def legacy_sums_sql(contract: Contract, orders: str) -> str:
     Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
     """
     sums = [
-        f"sum({exact_sql(contract, measure, 'o')}) / {unit(contract, measure)} AS {identifier(measure)}"
+        f"sum({exact_sql(contract, measure, 'o')}) / {contract.columns[measure].scale} AS {identifier(measure)}"
         for measure in contract.named("measure")
     ]
     entity = identifier(contract.entity)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.core.features import FeatureColumn
+from apex_ml.contract.feature_column import FeatureColumn
 
 DECILES = 10
 CONFIDENCE_BINS = 20

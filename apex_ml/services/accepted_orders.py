@@ -11,8 +11,8 @@ from apex_ml.adapters.duckdb.accepted_rows import (
     accepted_files,
     delivered_once_sql,
 )
+from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import state_columns
 from apex_ml.sql.quote import identifier, identifiers, literal
 
 

@@ -7,9 +7,10 @@ import duckdb
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import statistics_are_not_trusted
 from apex_ml.contract.names import ROW_NR
-from apex_ml.core.features import state_needed, state_sql
+from apex_ml.core.features import state_needed
 from apex_ml.services.accepted_orders import load_orders, with_state_sql
 from apex_ml.services.scorer import Scorer
+from apex_ml.sql.features import state_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
 
 

@@ -11,8 +11,8 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.postgres import monitoring
 from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared
-from apex_ml.core.features import FeatureColumn
 from apex_ml.core.profile import Bins
 from apex_ml.services.drift_monitoring import MIN_EFFECT, Comparisons, drift_verdicts
 from apex_ml.services.run_folder import StepContext, latest_manifest

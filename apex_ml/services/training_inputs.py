@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.development import Examples, Options
 from apex_ml.core.evaluation import class_shares
-from apex_ml.core.features import FeatureColumn, feature_columns
+from apex_ml.core.features import feature_columns
 from apex_ml.core.legacy import legacy_columns, legacy_identifiers
 from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, candidate_names, missing_requirements
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.development import Development, Examples, Options, _folds, develop, mean_contributions
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
-from apex_ml.core.features import FeatureColumn
 from apex_ml.core.search import Budget
 from apex_ml.core.selection import NoiseTest, beats_noise
 from apex_ml.errors import ConfigError, DataError

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared, drift, judge, population_stability_index
-from apex_ml.core.features import FeatureColumn
 
 COLUMNS = (FeatureColumn("level", "categorical"), FeatureColumn("number", "numeric"))
 

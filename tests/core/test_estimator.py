@@ -13,11 +13,11 @@ import xgboost as xgb
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates.xgboost import TrainingSettings, balanced_weights, fit_xgboost
 from apex_ml.core.decision import decide
 from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model, distinct_rows
-from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 
 COLUMNS = (

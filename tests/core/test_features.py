@@ -12,20 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import (
-    LAST_DATE,
-    LAST_TARGET,
-    FeatureColumn,
-    calendar_part,
-    examples_sql,
-    feature_columns,
-    finish,
-    snapshot_sql,
-    state_columns,
-    state_needed,
-    state_sql,
-)
+from apex_ml.contract.names import LAST_DATE, LAST_TARGET
+from apex_ml.core.features import calendar_part, feature_columns, finish, state_needed
+from apex_ml.sql.features import examples_sql, snapshot_sql, state_sql
 from tests.support.features_by_hand import (
     EPOCH,
     FIRST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apex_ml.core.features import FeatureColumn
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.legacy import LegacyRules, cramers_v, pearson
 
 N = 400

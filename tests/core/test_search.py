@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Fitted, Part
-from apex_ml.core.features import FeatureColumn
 from apex_ml.core.search import Budget, search
 
 CONTEXT = FitContext(("a", "b"), (FeatureColumn("amount", "numeric"),), seed=5, early_stopping_rounds=5)

@@ -20,10 +20,11 @@ from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
 from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
-from apex_ml.core.features import feature_columns, finish, snapshot_sql
+from apex_ml.core.features import feature_columns, finish
 from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
+from apex_ml.sql.features import snapshot_sql
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples

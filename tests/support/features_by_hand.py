@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.contract.features import MeanRecipe, TargetShareRecipe
 from apex_ml.contract.model import Contract
+from apex_ml.contract.recipes.mean import MeanRecipe
+from apex_ml.contract.recipes.target_share import TargetShareRecipe
 
 FIRST = date(2024, 2, 20)
 EPOCH = date(1970, 1, 1)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import Contract
 from apex_ml.core.drift import judge
-from apex_ml.core.features import FeatureColumn, feature_columns, kind_of
+from apex_ml.core.features import feature_columns, kind_of
 from apex_ml.core.profile import RECENT, Bins, Profile, bins_of
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
 from apex_ml.services.drift_monitoring import WINDOW_RUNS, Batch, compared

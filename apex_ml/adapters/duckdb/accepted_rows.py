@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
-from apex_ml.core.history import alike_sql, compact_sql, settle_ties, sorted_sql, whole_entities
+from apex_ml.core.history import settle_ties, whole_entities
+from apex_ml.sql.history import alike_sql, compact_sql, sorted_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
 
 PLACED = "placed_orders"

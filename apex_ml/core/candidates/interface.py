@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 import numpy as np
 
-from apex_ml.core.features import FeatureColumn
+from apex_ml.contract.feature_column import FeatureColumn
 
 if TYPE_CHECKING:
     import optuna

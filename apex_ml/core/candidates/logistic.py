@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
-from apex_ml.core.features import FeatureColumn
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 

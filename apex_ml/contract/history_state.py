@@ -1,0 +1,88 @@
+"""The state of an entity's history: aggregates of its earlier orders, described as data.
+
+Two compilers read the description and give the same integers: :mod:`apex_ml.sql.features` makes SQL of it, and
+:mod:`apex_ml.core.history` running sums over sorted orders. State is exact: counts are integers and sums are integers
+of the measure's smallest unit, so that no result depends on the order in which rows are read or threads finish.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from apex_ml.contract.names import LAST_DATE, LAST_TARGET, ORDERS, count_name
+
+if TYPE_CHECKING:
+    from apex_ml.contract.model import Contract
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Number of orders; with `level` those that have this target."""
+
+    level: str | None = None
+
+
+@dataclass(frozen=True)
+class LastDate:
+    """Day of the latest order; null without orders."""
+
+
+@dataclass(frozen=True)
+class LastTarget:
+    """Place of the latest order's target among the classes, from 1; 0 for none of them, null without orders.
+
+    Of several orders on the latest day the one counts whose target is the last in the domain.
+    """
+
+
+@dataclass(frozen=True)
+class MeasureSum:
+    """Sum of a measure, in its smallest unit."""
+
+    measure: str
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """Number of orders that have a value of a measure."""
+
+    measure: str
+
+
+@dataclass(frozen=True)
+class DaySum:
+    """Sum of the orders' days since 1970-01-01, to a power; with `level` of the orders that have this target."""
+
+    power: Literal[1, 2] = 1
+    level: str | None = None
+
+
+Aggregate = Rows | LastDate | LastTarget | MeasureSum | KnownValues | DaySum
+
+
+class StateColumn(NamedTuple):
+    """One column of the state, with its type in DuckDB."""
+
+    name: str
+    type: Literal["BIGINT", "DATE"]
+    aggregate: Aggregate
+
+
+ORDER_COUNT = StateColumn(ORDERS, "BIGINT", Rows())
+LATEST_DATE = StateColumn(LAST_DATE, "DATE", LastDate())
+LATEST_TARGET = StateColumn(LAST_TARGET, "BIGINT", LastTarget())
+
+
+def level_count(level: str) -> StateColumn:
+    """Earlier orders with a target level."""
+    return StateColumn(count_name(level), "BIGINT", Rows(level))
+
+
+def state_columns(contract: Contract) -> tuple[StateColumn, ...]:
+    """The state of a contract's history: what every snapshot holds, and what the recipes read beyond it."""
+    columns = [ORDER_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
+    for recipe in contract.features.history:
+        for feature in recipe.features(contract):
+            columns += feature.reads
+    return tuple(dict.fromkeys(columns))

@@ -1,0 +1,73 @@
+"""What a recipe of features is: its parameters, and the features it makes from the state of an entity's history.
+
+A new recipe is one module of this package with one subclass of :class:`Recipe`. Its fields are the keys of the
+contract; its features name the state that they read.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.history_state import StateColumn
+from apex_ml.contract.names import LAST_DATE
+from apex_ml.contract.part import ContractPart, Place
+
+if TYPE_CHECKING:
+    from apex_ml.contract.contradictions import Parts
+    from apex_ml.contract.model import Contract
+
+
+@dataclass(frozen=True)
+class OrderStates:
+    """Orders with the state of their entities' histories, n rows; `days` are the orders' days since 1970-01-01."""
+
+    table: pa.Table
+    days: np.ndarray
+
+    def integers(self, column: StateColumn) -> np.ndarray:
+        """A state column as int64; null (an entity without history) is 0."""
+        values = self.table.column(column.name)
+        if column.name == LAST_DATE:
+            values = values.cast(pa.int32())
+        filled: np.ndarray = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
+        return filled.astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class HistoryFeature:
+    """A feature made from the state: `reads` are the state columns that `values` takes from the orders."""
+
+    column: FeatureColumn
+    reads: tuple[StateColumn, ...]
+    values: Callable[[OrderStates], pa.Array]
+
+
+class Recipe(ContractPart):
+    """One way to make features from an entity's earlier orders."""
+
+    recipe: str
+
+    @abstractmethod
+    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
+        """The features, in order."""
+
+    def products(self) -> tuple[str, ...]:
+        """What the recipe makes, in words; two recipes of a contract may not make the same."""
+        return (self.recipe,)
+
+    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
+        """Contradictions with other parts of the contract, each with its place below the recipe."""
+        yield from ()
+
+
+def numeric(values: np.ndarray, unknown: np.ndarray | None = None) -> pa.Array:
+    """Values of a numeric feature: float64, null where `unknown`."""
+    return pa.array(values.astype(np.float64), mask=unknown)

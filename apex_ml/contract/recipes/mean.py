@@ -1,0 +1,54 @@
+"""Mean of measures over earlier orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.history_state import KnownValues, MeasureSum, StateColumn
+from apex_ml.contract.names import known_name, mean_name, sum_name
+from apex_ml.contract.part import Place
+from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+
+if TYPE_CHECKING:
+    from apex_ml.contract.contradictions import Parts
+    from apex_ml.contract.model import Contract
+
+
+class MeanRecipe(Recipe):
+    """Mean of measures over earlier orders."""
+
+    recipe: Literal["mean"]
+    columns: tuple[str, ...] = Field(min_length=1)
+
+    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
+        """One feature a measure, null where no earlier order has a value."""
+        return tuple(_feature(measure, contract.columns[measure].scale) for measure in self.columns)
+
+    def products(self) -> tuple[str, ...]:
+        """One mean a measure."""
+        return tuple(f"mean of {name}" for name in self.columns)
+
+    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
+        """Columns that are no measures, or have no mean."""
+        for name in self.columns:
+            if fault := parts.role_fault(name, "measure"):
+                yield ("columns",), fault
+            elif (column := parts.columns[name]) is not None and column.type not in ("double", "int64"):
+                yield ("columns",), f"{name} is of type {column.type}, which has no mean: use double or int64"
+
+
+def _feature(measure: str, scale: int) -> HistoryFeature:
+    total = StateColumn(sum_name(measure), "BIGINT", MeasureSum(measure))
+    count = StateColumn(known_name(measure), "BIGINT", KnownValues(measure))
+
+    def values(orders: OrderStates) -> pa.Array:
+        known = orders.integers(count)
+        return numeric(orders.integers(total) / (np.maximum(known, 1) * scale), known == 0)
+
+    return HistoryFeature(FeatureColumn(mean_name(measure), "numeric"), (total, count), values)

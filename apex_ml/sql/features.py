@@ -1,0 +1,114 @@
+"""The history's state, the examples and the snapshot as DuckDB SQL, compiled from the contract.
+
+Pure text: nothing is read or run here. Only orders dated strictly before the order in question count.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+from apex_ml.contract.history_state import (
+    Aggregate,
+    DaySum,
+    KnownValues,
+    LastDate,
+    LastTarget,
+    MeasureSum,
+    Rows,
+    state_columns,
+)
+from apex_ml.contract.model import Contract
+from apex_ml.sql.quote import identifier, identifiers, literal
+
+
+def exact_sql(contract: Contract, measure: str, relation: str) -> str:
+    """SQL: a measure in its smallest unit, an integer."""
+    return f"CAST(round({relation}.{identifier(measure)} * {contract.columns[measure].scale}) AS BIGINT)"
+
+
+def place_sql(contract: Contract, relation: str) -> str:
+    """SQL: place of the target among the classes, from 1; 0 for none of them."""
+    cases = " ".join(f"WHEN {literal(level)} THEN {place}" for place, level in enumerate(contract.classes, 1))
+    return f"CASE {relation}.{identifier(contract.target)} {cases} ELSE 0 END"
+
+
+def day_sql(contract: Contract, relation: str) -> str:
+    """SQL: days from 1970-01-01 to the order."""
+    return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
+
+
+def _total(value: str) -> str:
+    return f"CAST(coalesce(sum({value}), 0) AS BIGINT)"
+
+
+def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
+    """SQL: an aggregate of the state over the rows `h` of the history."""
+    target, when, day = (
+        f"h.{identifier(contract.target)}",
+        f"h.{identifier(contract.timestamp)}",
+        day_sql(contract, "h"),
+    )
+    match aggregate:
+        case Rows(level):
+            return f"count({when})" if level is None else f"count(*) FILTER (WHERE {target} = {literal(level)})"
+        case LastDate():
+            return f"max({when})"
+        case LastTarget():
+            size = len(contract.classes) + 1
+            # the latest day first and the domain's order second, in one integer: its maximum is the last target
+            return f"max({day} * {size} + {place_sql(contract, 'h')}) % {size}"
+        case MeasureSum(measure):
+            return _total(exact_sql(contract, measure, "h"))
+        case KnownValues(measure):
+            return f"count(h.{identifier(measure)})"
+        case DaySum(power, level):
+            days = " * ".join([day] * power)
+            return _total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
+
+
+def state_sql(contract: Contract, asked: str, orders: str) -> str:
+    """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `orders`.
+
+    Only orders dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
+    counts and null dates.
+    """
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    lag = contract.features.history_lag_days
+    before = f"a.{when} - {lag}" if lag else f"a.{when}"
+    select = ", ".join(
+        f"{aggregate_sql(contract, column.aggregate)} AS {identifier(column.name)}"
+        for column in state_columns(contract)
+    )
+    return (
+        f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
+        f"LEFT JOIN {orders} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
+    )
+
+
+def examples_sql(contract: Contract, orders: str) -> str:
+    """SQL: the orders that become examples, each with the columns known before it and its target.
+
+    With the grain `last_order_per_entity`, of several orders on an entity's last day the one with the largest
+    measures, compared in the contract's order in their smallest unit, then the last target level, then the last
+    attributes is taken: a rule of the content alone.
+    """
+    entity, when = map(identifier, (contract.entity, contract.timestamp))
+    columns = identifiers(contract.named("entity", "timestamp", "target", "attribute"))
+    if contract.features.grain == "every_order":
+        return f"SELECT {columns} FROM {orders}"
+    ties = [f"{exact_sql(contract, m, 'o')} DESC NULLS LAST" for m in contract.named("measure")]
+    ties.append(f"{place_sql(contract, 'o')} DESC")
+    ties += [f"{identifier(name)} DESC NULLS LAST" for name in contract.named("attribute")]
+    last = f"SELECT {entity}, max({when}) AS {when} FROM {orders} GROUP BY {entity}"
+    return (
+        f"SELECT {columns} FROM {orders} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
+        f"QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {', '.join(ties)}) = 1"
+    )
+
+
+def snapshot_sql(contract: Contract, orders: str, as_of: date) -> str:
+    """SQL: the state of every entity as of a date, one row an entity, ordered by entity."""
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
+    names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])
+    return f"SELECT {names} FROM ({state_sql(contract, asked, orders)}) ORDER BY {entity}"

@@ -1,0 +1,118 @@
+"""A recipe of features is one class: a contract names it, and the state, features and checks follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import Field
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.features import Features
+from apex_ml.contract.history_state import MeasureSum, StateColumn, state_columns
+from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.names import POSITION
+from apex_ml.contract.part import Place
+from apex_ml.contract.recipes import RECIPES, register
+from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.core.features import feature_columns, finish, state_needed
+from apex_ml.core.history import Replay, settle_ties
+from apex_ml.errors import ConfigError
+from apex_ml.sql.features import snapshot_sql, state_sql
+from apex_ml.sql.history import compact_sql, sorted_sql
+from tests.support.features_by_hand import FIRST, as_table, random_orders
+
+if TYPE_CHECKING:
+    from apex_ml.contract.contradictions import Parts
+
+
+class TotalRecipe(Recipe):
+    """Sum of a measure over earlier orders, times a factor."""
+
+    recipe: Literal["total"]
+    column: str
+    factor: float = Field(1.0, gt=0)
+
+    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
+        total = StateColumn(f"history_total_{self.column}", "BIGINT", MeasureSum(self.column))
+        scale = contract.columns[self.column].scale
+
+        def values(orders: OrderStates) -> pa.Array:
+            return numeric(orders.integers(total) / scale * self.factor)
+
+        return (HistoryFeature(FeatureColumn(f"history_sum_of_{self.column}", "numeric"), (total,), values),)
+
+    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
+        if fault := parts.role_fault(self.column, "measure"):
+            yield ("column",), fault
+
+
+@pytest.fixture
+def total_recipe() -> Iterator[None]:
+    """The recipe `total`, known while a test runs."""
+
+    def rebuild() -> None:
+        Features.model_rebuild(force=True)
+        Contract.model_rebuild(force=True)
+
+    register(TotalRecipe)
+    rebuild()
+    yield
+    del RECIPES["total"]
+    rebuild()
+
+
+def contract_with(tmp_path: Path, recipe: str) -> Contract:
+    text = Path("apex_ml/contract/orders.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "contract.yaml"
+    path.write_text(text.replace("    - {recipe: count}\n", f"    - {{recipe: count}}\n    - {recipe}\n"))
+    return load_contract(path)
+
+
+@pytest.mark.usefixtures("total_recipe")
+def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Path) -> None:
+    contract = contract_with(tmp_path, "{recipe: total, column: cajas_fisicas, factor: 2}")
+    rows = random_orders(contract, 7, clients=6, orders=80, days=9)
+    orders = as_table(contract, rows)
+    with duckdb.connect() as con:
+        con.register("orders", orders)
+        asked = con.sql(state_sql(contract, "orders", "orders")).to_arrow_table()
+        con.execute(f"CREATE VIEW placed AS SELECT *, row_number() OVER () AS {POSITION} FROM orders")
+        compact = con.sql(sorted_sql(contract, f"({compact_sql(contract, 'placed')})")).to_arrow_table()
+        snapshot = con.sql(snapshot_sql(contract, "orders", FIRST)).to_arrow_table()
+    states = Replay(contract, settle_ties(contract, compact)[0]).every_order().drop_columns([POSITION])
+    assert "history_total_cajas_fisicas" in [c.name for c in state_columns(contract)]
+    assert "history_total_cajas_fisicas" in snapshot.column_names
+    name = "history_sum_of_cajas_fisicas"
+    assert name in [c.name for c in feature_columns(contract)]
+    assert state_needed(contract, [name]) == ("history_total_cajas_fisicas",)
+    for table in (asked, states):
+        found = finish(contract, table, [name]).column(name).to_pylist()
+        keys = zip(table[contract.entity].to_pylist(), table[contract.timestamp].to_pylist(), strict=True)
+        expected = [
+            2 * sum(
+                r["cajas_fisicas"] or 0
+                for r in rows
+                if r[contract.entity] == client and r[contract.timestamp] < day
+            )
+            for client, day in keys
+        ]  # fmt: skip
+        assert np.allclose(found, expected)
+
+
+@pytest.mark.usefixtures("total_recipe")
+def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"features\.history\.1.*column: pais_cd is not a column with the role meas"):
+        contract_with(tmp_path, "{recipe: total, column: pais_cd}")
+    with pytest.raises(ConfigError, match=r"greater than 0"):
+        contract_with(tmp_path, "{recipe: total, column: cajas_fisicas, factor: 0}")
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'count', 'days_since_last', 'last_target', 'mean', 'target_share'"):
+        contract_with(tmp_path, "{recipe: total, column: cajas_fisicas}")
