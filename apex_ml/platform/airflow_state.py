@@ -5,15 +5,12 @@ A person can delete or change each of them in Airflow's UI, and a task without i
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import psycopg2
-
-from apex_ml.errors import TransientError
+from apex_ml.adapters.postgres import administration
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
 
@@ -63,24 +60,7 @@ def needed_dags(settings: Settings) -> tuple[str, ...]:
 
 def make_pools(settings: Settings) -> None:
     """Make the pools that are missing; slots that a person changed stay."""
-    with contextlib.closing(airflow_database(settings)) as connection, connection, connection.cursor() as cursor:
-        # a missing pool would leave its tasks scheduled for ever
-        for name, (slots, description) in POOLS.items():
-            cursor.execute(
-                "INSERT INTO slot_pool (pool, slots, description, include_deferred) "
-                "SELECT %(name)s, %(slots)s, %(description)s, false "
-                "WHERE NOT EXISTS (SELECT FROM slot_pool WHERE pool = %(name)s)",
-                {"name": name, "slots": slots, "description": description},
-            )
-
-
-def airflow_database(settings: Settings) -> psycopg2.extensions.connection:
-    """Connect to Airflow's database as its owner. Raises TransientError when it does not answer."""
-    url = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
-    try:
-        return psycopg2.connect(url, connect_timeout=10)
-    except psycopg2.OperationalError as error:
-        raise TransientError(f"Airflow's database does not answer on port {settings.pg_port}: {error}") from error
+    administration.make_pools(settings, POOLS)  # a missing pool would leave its tasks scheduled for ever
 
 
 def findings(settings: Settings, api: AirflowApi) -> list[Finding]:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from apex_ml import __version__
+from apex_ml.adapters.postgres.administration import drop_databases
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.platform.embedded import postgres, start
@@ -91,8 +92,8 @@ def restore(settings: Settings, file: Path) -> None:
     with opened(file) as parts:
         start.down(settings)
         with _postgres_alone(settings) as server:
-            for name in DATABASES:
-                _sql(settings, server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            with contextlib.closing(postgres.superuser(settings, server)) as connection:
+                drop_databases(connection, DATABASES)
             postgres.ensure_databases(settings, server)
             for name in DATABASES:
                 dump = str(parts / "databases" / f"{name}.dump")
@@ -171,13 +172,6 @@ def _client(settings: Settings, server: postgres.Server, program: str, *argument
     if done.returncode:
         down = "; start Postgres with: make up" if "connection to server" in done.stderr else ""
         raise TransientError(f"{program} {arguments[-1]} failed: {done.stderr.strip()[-1000:]}{down}")
-
-
-def _sql(settings: Settings, server: postgres.Server, statement: str) -> None:
-    with contextlib.closing(postgres.superuser(settings, server)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
 
 
 def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.local import check_parquet, data_files, hidden, local_folder, write_atomically
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
@@ -347,7 +348,7 @@ def _held_back_drop(settings: Settings, console: Console, validated: dict[str, A
     return _Drop(f"held-back-{held['day']}.parquet", path.read_bytes(), what)
 
 
-def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Drop) -> job.Row | None:
+def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: _Drop) -> ViewRow | None:
     """Put a drop in the inbox and wait for apex_score to notice it; return its summary, None when that failed.
 
     One whose content was scored before is not put there again.

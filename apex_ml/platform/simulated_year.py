@@ -17,11 +17,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
+from apex_ml.adapters.postgres import simulated_calendar
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import start
@@ -266,44 +266,17 @@ class _Year:
         write_part(rows.select(names), partial, plain=frozenset({self.contract.entity}))
         partial.rename(path)
 
-    def _sql(self, query: str, parameters: dict[str, Any] | tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with (
-            closing(psycopg2.connect(self.settings.writer_url)) as connection,
-            connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(query, parameters)
-            return cursor.fetchall() if cursor.description else []
-
     def _clock(self, week: int) -> None:
         """Put what was written just now on the Monday of the simulated calendar on which it would have happened."""
-        now = datetime.combine(self.plan.monday(week), time(3), UTC)
-        real = datetime.now(UTC) - timedelta(days=1)  # the simulated calendar ends before it
-        for table, columns in (
-            ("scoring_runs", ("started_at", "finished_at")),
-            ("drops", ("received_at", "delivered_at")),
-            ("promotions", ("decided_at", "done_at")),
-            ("alerts", ("raised_at", "last_seen_at", "resolved_at")),
-            ("drift", ("measured_at",)),
-            ("model_versions", ("recorded_at",)),
-        ):
-            for column in columns:
-                self._sql(f"UPDATE apex.{table} SET {column} = %s WHERE {column} > %s", (now, real))
+        monday = datetime.combine(self.plan.monday(week), time(3), UTC)
+        # the simulated calendar ends before yesterday
+        simulated_calendar.move_times(self.settings, after=datetime.now(UTC) - timedelta(days=1), to=monday)
 
     def _drifted(self, week: int) -> list[str]:
-        found = self._sql(
-            "SELECT DISTINCT f.feature FROM apex.drift AS f JOIN apex.scoring_runs AS r ON f.subject = r.run_id::text"
-            " AND f.scope = 'drop' JOIN apex.drops AS d USING (drop_id) WHERE f.drifted AND d.name = %s ORDER BY 1",
-            (f"week-{week:02}.parquet",),
-        )
-        return [feature for (feature,) in found]
+        return simulated_calendar.drifted_features(self.settings, f"week-{week:02}.parquet")
 
     def _quality(self, week: int, version: int) -> tuple[float | None, bool]:
-        found = self._sql(
-            "SELECT log_loss, worse FROM apex.model_quality WHERE week = %s AND model_version = %s",
-            (self.plan.monday(week), version),
-        )
-        return found[0] if found else (None, False)
+        return simulated_calendar.week_quality(self.settings, self.plan.monday(week), version)
 
     def _forget(self, week: int) -> None:
         old = Path(self.settings.processed) / self._run(week - KEPT_RUNS)

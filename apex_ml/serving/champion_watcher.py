@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import date
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, ModelVersion, Registry
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.connection import ping
 from apex_ml.contract.requests import Orders
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
@@ -94,7 +94,7 @@ class Follower:
         if self._looked - self._asked_postgres >= POSTGRES_EVERY_SECONDS:
             self._asked_postgres = self._looked
             try:
-                warehouse.rows(self._context.settings, "SELECT 1")
+                ping(self._context.settings)
             except ApexError as error:
                 self._tell("postgres", "postgres: does not answer", str(error))
             else:

@@ -102,7 +102,7 @@ class Recorder:
             part: list[_Waiting] = []
             for waiting in list(self._queue):
                 same = waiting.judge is key[0] and waiting.answered_at.date() == key[1]
-                if not same or len(part) == online.MOST_REQUESTS:
+                if not same or len(part) == online.MAX_REQUESTS:
                     break
                 part.append(waiting)
             rows = sum(len(waiting.chosen) for waiting in part)

@@ -17,7 +17,7 @@ from apex_ml.wording import counted
 
 async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
     """Raise the alert; runs in the triggerer."""
-    from apex_ml.adapters.postgres.warehouse import raise_alert
+    from apex_ml.adapters.postgres.alerts import raise_alert
 
     await asyncio.to_thread(raise_alert, Settings.load(), kind, subject, message)
 

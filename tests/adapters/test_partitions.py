@@ -106,7 +106,7 @@ def test_small_drops_share_a_partition_and_large_ones_have_their_own(apex: Apex,
 def test_every_partition_has_the_indexes_and_no_leftover_of_its_making(apex: Apex, contract: Contract) -> None:
     for size in (SMALL, LARGE, LARGE, LARGE):
         fill(apex, contract, size)
-    partitions.merge_closed(apex.settings, contract, most=3)
+    partitions.merge_closed(apex.settings, contract, limit=3)
     found = apex.sql(
         "SELECT t.relname::text, array_agg(replace(pg_get_indexdef(x.indexrelid), t.relname, '') ORDER BY 1),"
         " bool_and(EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))"
@@ -121,7 +121,7 @@ def test_partitions_are_few_after_many_drops_and_hold_what_they_held(apex: Apex,
         fill(apex, contract, LARGE if nr % 3 else SMALL, rows=1 + nr % 4)
     before = contents(apex)
     many = len(parts(apex))
-    assert partitions.merge_closed(apex.settings, contract, most=5) == many - 5
+    assert partitions.merge_closed(apex.settings, contract, limit=5) == many - 5
     assert len(parts(apex)) == 5
     assert contents(apex) == before
     newest = fill(apex, contract, LARGE)
@@ -154,14 +154,14 @@ def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Con
     before, rows = parts(apex), contents(apex)
     with closing(psycopg2.connect(apex.settings.writer_url)) as reader, reader.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM apex.scored_orders")
-        assert partitions.merge_closed(apex.settings, contract, most=2) == 0
+        assert partitions.merge_closed(apex.settings, contract, limit=2) == 0
         with pytest.raises(TransientError, match="the scored orders are in use"):
             partitions.drop(
                 apex.settings, partitions.droppable(apex.settings, datetime.now(UTC) + timedelta(1)), "50ms"
             )
         reader.rollback()
     assert parts(apex) == before and contents(apex) == rows
-    assert partitions.merge_closed(apex.settings, contract, most=2) == 2
+    assert partitions.merge_closed(apex.settings, contract, limit=2) == 2
     assert contents(apex) == rows
 
 
@@ -192,13 +192,13 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
         for _ in range(2):
             fill(apex, contract, LARGE)
         fill(apex, contract, SMALL)
-        partitions.merge_closed(apex.settings, contract, most=1)
+        partitions.merge_closed(apex.settings, contract, limit=1)
         made = orders(contract, run_id, 2)
         scores.write_orders(cursor, made.schema, made.to_batches(), table=table)
         partitions.index_own(cursor, contract, run_id)
         partitions.attach_own(cursor, run_id)
     assert len(contents(apex)) == 5 * 3 + 2
-    partitions.merge_closed(apex.settings, contract, most=2)
+    partitions.merge_closed(apex.settings, contract, limit=2)
     assert len(parts(apex)) == 2 and len(contents(apex)) == 5 * 3 + 2
 
 
@@ -209,9 +209,9 @@ def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Co
         raise RuntimeError
     fill(apex, contract, LARGE)
     fill(apex, contract, SMALL)
-    assert partitions.merge_closed(apex.settings, contract, most=2) == 0
+    assert partitions.merge_closed(apex.settings, contract, limit=2) == 0
     apex.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '2 days' WHERE low = 2")
-    assert partitions.merge_closed(apex.settings, contract, most=2) == 1
+    assert partitions.merge_closed(apex.settings, contract, limit=2) == 1
     assert len(contents(apex)) == 9
 
 
@@ -272,7 +272,7 @@ def test_new_partitions_are_analysed_once_also_a_merged_one(apex: Apex, contract
         "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'apex' AND tablename LIKE 'scored_orders%%'"
     )
     assert apex.sql(known) == [(3,)]
-    assert partitions.merge_closed(apex.settings, contract, most=2) == 1
+    assert partitions.merge_closed(apex.settings, contract, limit=2) == 1
     assert partitions.analyse_new(apex.settings) == 1
     assert apex.sql(known) == [(2,)]
 
@@ -331,7 +331,7 @@ def polled(apex: Apex) -> Iterator[list[int]]:
 def merge(settings: Settings, contract: Contract, point: str) -> None:
     faults.arm(point)
     try:
-        partitions.merge_closed(settings, contract, most=MERGED_TO)
+        partitions.merge_closed(settings, contract, limit=MERGED_TO)
     except TransientError as error:
         sys.exit(error.exit_code)
 
@@ -369,7 +369,7 @@ def test_a_merge_that_is_killed_with_its_process_or_with_postgres_changes_nothin
 ) -> None:
     many(apex, contract)
     before = len(parts(apex))
-    assert partitions.merge_closed(apex.settings, contract, most=MERGED_TO) == before - MERGED_TO
+    assert partitions.merge_closed(apex.settings, contract, limit=MERGED_TO) == before - MERGED_TO
     undisturbed, own = shape(apex), Apex(own_postgres.settings)
     many(own, contract)
     rows, whole = contents(own), shape(own)
@@ -392,7 +392,7 @@ def test_a_merge_that_is_killed_with_its_process_or_with_postgres_changes_nothin
             if point != "merge_committed":
                 assert shape(own) == whole
             until(lambda looked=polls[0]: polls[0] >= looked + 2)  # type: ignore[misc]
-        assert partitions.merge_closed(own.settings, contract, most=MERGED_TO) == before - MERGED_TO - 1
+        assert partitions.merge_closed(own.settings, contract, limit=MERGED_TO) == before - MERGED_TO - 1
     assert shape(own) == undisturbed
     assert contents(own) == rows
 
@@ -428,7 +428,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
                         partitions.attach_own(cursor, run_id)
                 runs += 1
             if night % 90 not in range(9):
-                partitions._merge(connection, contract, partitions.MOST)
+                partitions._merge(connection, contract, partitions.MAX_PARTITIONS)
             with connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'apex.scored_orders'::regclass")
                 ((found,),) = cursor.fetchall()

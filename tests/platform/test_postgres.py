@@ -15,11 +15,11 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres import connection
+from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.embedded import postgres, psql, start, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
-from apex_ml.platform.reports import job
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
@@ -133,21 +133,22 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
 
         number, text = open_all("apex_reader")
         assert number == settings.pg_reader_connections and 'too many connections for role "apex_reader"' in text
-        assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
-        # people and metrics go on: what reads as the reader reads as the writer, who may only read
-        assert job.fetch(settings, "SELECT current_user AS who, current_setting('transaction_read_only') AS ro") == [
-            {"who": "apex_writer", "ro": "on"}
-        ]
-        with pytest.raises(TransientError) as told, warehouse.told_when_down(settings.reader_url, settings.writer_url):
+        connection.ping(settings)
+        # people and metrics go on: the queries of the reader run as the writer, who may only read
+        with connection.reading(settings) as session:
+            rows = session.fetch_dicts("SELECT current_user AS who, current_setting('transaction_read_only') AS ro")
+        assert rows == [{"who": "apex_writer", "ro": "on"}]
+        urls = settings.reader_url, settings.writer_url
+        with pytest.raises(TransientError) as told, connection.map_driver_errors(*urls):
             psycopg2.connect(settings.reader_url)
         assert "too many connections" in str(told.value) and f"apex_reader {number} (bi-pool)" in str(told.value)
         assert "make up" not in str(told.value)
         # the others may take all but the slots of the writer
         _, text = open_all("airflow")
         assert "remaining connection slots are reserved" in text
-        assert warehouse.rows(settings, "SELECT 1 AS one") == [{"one": 1}]
-        with scores.transaction(settings) as cursor:
-            cursor.execute("SELECT 1")
+        connection.ping(settings)
+        with bulk_transaction(settings) as session:
+            assert session.fetch("SELECT 1") == [(1,)]
     assert _query(settings, "apex_reader", "apex", "SELECT 1") == [(1,)]
 
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from apex_airflow.pages import metrics
 from apex_airflow.pages.web import create_app
+from apex_ml.adapters.postgres.alerts import raise_alert
 from apex_ml.contract.model import Contract
 from apex_ml.serving.metrics import Figures
 from apex_ml.settings import CODE_ROOT, Settings
@@ -123,10 +124,7 @@ def test_without_postgres(home: Any) -> None:
 
 def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
     kind = 'a"} 1\nevil{x="\\'
-    with metrics.queries.reading(settings.model_copy(update={"reader_database_url": settings.database_url})) as writer:
-        writer.set_session(readonly=False)
-        with writer, writer.cursor() as cursor:
-            cursor.execute("INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, 'x', 'x')", (kind,))
+    raise_alert(settings, kind, "x", "x")
     found = values(metrics.exposition(settings).decode())
     assert found[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in found
 

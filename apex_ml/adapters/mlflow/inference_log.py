@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from math import isfinite
 from typing import Any
 
-import psycopg2.extras
-
 from apex_ml.adapters.mlflow.client import MlflowClient
 from apex_ml.adapters.mlflow.registry import MAX_METRICS, metric_key, parse_version
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.outbox import ClassTotal, Outbox, OutboxRun, open_outbox
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.faults import reach
 from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
-from apex_ml.sql.tables import SCORED
 
 logger = logging.getLogger(__name__)
 EXPERIMENT = "apex_score"
@@ -31,8 +27,6 @@ BATCH_TAG = "apex.batch"
 SAMPLE_ROWS = 100
 RUNS_LISTED = 1000
 BUCKETS = 20
-OUTBOX_LOCK = 7_261_004
-"""Key of the advisory lock under which one process at a time sends."""
 
 
 def send_outbox(settings: Settings) -> int:
@@ -42,149 +36,100 @@ def send_outbox(settings: Settings) -> int:
     call tries again. When another process is sending already, nothing is done.
     """
     sent = 0
-    with _only_sender(settings) as cursor:
-        if cursor is None:
+    with open_outbox(settings) as outbox:
+        if outbox is None:
             return 0
-        cursor.execute("SELECT batch FROM apex.mlflow_outbox WHERE sent_at IS NULL GROUP BY batch ORDER BY min(run_id)")
-        for row in cursor.fetchall():
+        for batch in outbox.unsent_batches():
             try:
-                _send(cursor, InferenceLog(settings), row["batch"])
+                _send(outbox, InferenceLog(settings), batch)
                 sent += 1
             except ApexError as error:
-                cursor.execute(
-                    "UPDATE apex.mlflow_outbox SET attempts = attempts + 1, last_error = %s"
-                    " WHERE batch = %s AND sent_at IS NULL",
-                    (str(error), row["batch"]),
-                )
-                logger.warning("mlflow_not_told batch=%s reason=%s", row["batch"], error)
+                outbox.note_failure(batch, str(error))
+                logger.warning("mlflow_not_told batch=%s reason=%s", batch, error)
                 break
     return sent
 
 
-@contextmanager
-def _only_sender(settings: Settings) -> Iterator[Any]:
-    """A cursor that commits each statement, with the lock on the outbox; None when another process has it."""
-    with warehouse.connect(settings) as connection:
-        connection.autocommit = True
-        with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-            cursor.execute("SELECT WHERE pg_try_advisory_lock(%s)", (OUTBOX_LOCK,))
-            yield cursor if cursor.rowcount else None
-
-
-def _send(cursor: Any, log: InferenceLog, batch: str) -> None:
+def _send(outbox: Outbox, log: InferenceLog, batch: str) -> None:
     """Send one batch: all of its scoring runs, those that were sent before included."""
-    cursor.execute(
-        "SELECT r.*, d.name AS drop_name, d.sha256 AS drop_sha256, o.origin FROM apex.mlflow_outbox AS o"
-        " JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
-        " WHERE o.batch = %s ORDER BY r.run_id",
-        (batch,),
-    )
-    runs = [dict(row) for row in cursor.fetchall()]
-    ids = [run["run_id"] for run in runs]
-    run_id = log.begin(batch, _name(runs), _tags(batch, runs), min(r["started_at"] for r in runs))
+    runs = outbox.runs(batch)
+    ids = [run.run_id for run in runs]
+    run_id = log.begin(batch, _name(runs), _tags(batch, runs), min(r.started_at for r in runs))
     reach("outbox_begun")
-    cursor.execute(
-        "SELECT predicted, sum(orders)::bigint AS orders, sum(orders * mean_confidence) / nullif(sum(orders), 0)"
-        " AS mean_confidence FROM apex.scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
-        (ids,),
-    )
-    classes = {row.pop("predicted"): dict(row) for row in cursor.fetchall()}
+    classes = outbox.class_totals(ids)
     log.metrics(run_id, _metrics(runs, classes))
-    log.artifact(run_id, "inference_results.json", _results(cursor, ids))
-    log.artifact(run_id, "inference_distributions.json", _distributions(cursor, runs, classes))
+    log.artifact(run_id, "inference_results.json", outbox.first_rows(ids, SAMPLE_ROWS))
+    log.artifact(run_id, "inference_distributions.json", _distributions(outbox, ids, classes))
     reach("outbox_logged")
-    log.end(run_id, max(r["finished_at"] for r in runs))
-    cursor.execute(
-        "UPDATE apex.mlflow_outbox SET sent_at = now(), mlflow_run_id = %s, last_error = NULL WHERE run_id = ANY(%s)",
-        (run_id, ids),
-    )
+    log.end(run_id, max(r.finished_at for r in runs))
+    outbox.mark_sent(ids, run_id)
     logger.info("mlflow_told batch=%s scoring_runs=%s mlflow_run=%s", batch, len(ids), run_id)
 
 
-def _name(runs: list[dict[str, Any]]) -> str:
-    first = str(runs[0]["drop_name"])
+def _name(runs: list[OutboxRun]) -> str:
+    first = str(runs[0].drop_name)
     return first if len(runs) == 1 else f"{first} +{len(runs) - 1}"
 
 
-def _tags(batch: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+def _tags(batch: str, runs: list[OutboxRun]) -> dict[str, str]:
     first = runs[0]
     tags = {
         BATCH_TAG: batch,
-        "apex.step_run": first["step_run"],
-        "apex.model_name": first["model_name"],
-        "apex.model_version": str(first["model_version"]),
-        "apex.training_run_id": first["mlflow_run_id"],
-        "apex.feature_snapshot": first["feature_snapshot"],
-        "apex.scoring_runs": f"{runs[0]['run_id']}-{runs[-1]['run_id']}",
-        "apex.airflow_run_url": first["origin"],
+        "apex.step_run": first.step_run,
+        "apex.model_name": first.model_name,
+        "apex.model_version": str(first.model_version),
+        "apex.training_run_id": first.mlflow_run_id,
+        "apex.feature_snapshot": first.feature_snapshot,
+        "apex.scoring_runs": f"{runs[0].run_id}-{runs[-1].run_id}",
+        "apex.airflow_run_url": first.origin,
     }
     if len(runs) == 1:
-        tags |= {"apex.drop": first["drop_name"], "apex.drop_sha256": first["drop_sha256"]}
+        tags |= {"apex.drop": first.drop_name, "apex.drop_sha256": first.drop_sha256}
     return {name: value for name, value in tags.items() if value}
 
 
-def _metrics(runs: list[dict[str, Any]], classes: dict[str, dict[str, Any]]) -> dict[str, float]:
+def _metrics(runs: list[OutboxRun], classes: dict[str, ClassTotal]) -> dict[str, float]:
     """Sums over the batch; means are weighted by rows, percentiles are those of the slowest drop."""
-    rows_in, samples = sum(r["rows_in"] for r in runs), sum(r["rows_scored"] for r in runs)
-    total = sum(r["ms_total"] for r in runs)
+    rows_in, samples = sum(r.rows_in for r in runs), sum(r.rows_scored for r in runs)
+    total = sum(r.ms_total for r in runs)
     found: dict[str, float | None] = {
         "inference_samples": samples,
         "inference_total_time_ms": total,
         "inference_avg_time_ms": total / samples if samples else None,
         "inference_success_rate": samples / rows_in if rows_in else 1.0,
         "inference_drops": len(runs),
-        "inference_rows_quarantined": sum(r["rows_quarantined"] for r in runs),
+        "inference_rows_quarantined": sum(r.rows_quarantined for r in runs),
     }
     for phase in ("check", "features", "predict", "write"):
-        found[f"inference_{phase}_time_ms"] = sum(r[f"ms_{phase}"] for r in runs)
+        found[f"inference_{phase}_time_ms"] = sum(getattr(r, f"ms_{phase}") for r in runs)
     for name in ("row_us_mean", "confidence_mean", "confidence_median"):
-        known = [(r[name], r["rows_scored"]) for r in runs if r[name] is not None]
+        known = [(getattr(r, name), r.rows_scored) for r in runs if getattr(r, name) is not None]
         weight = sum(n for _, n in known)
         found[f"inference_{name}"] = sum(v * n for v, n in known) / weight if weight else None
     for name in ("row_us_p50", "row_us_p95", "row_us_p99"):
-        found[f"inference_{name}"] = max((r[name] for r in runs if r[name] is not None), default=None)
+        found[f"inference_{name}"] = max((getattr(r, name) for r in runs if getattr(r, name) is not None), default=None)
     for level, row in classes.items():
-        found[f"pred_count_{level}"] = row["orders"]
-        found[f"pred_confidence_{level}"] = row["mean_confidence"]
+        found[f"pred_count_{level}"] = row.orders
+        found[f"pred_confidence_{level}"] = row.mean_confidence
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _results(cursor: Any, ids: list[int]) -> Any:
-    """The first scored orders of the batch."""
-    cursor.execute(
-        f"SELECT * FROM {SCORED} WHERE run_id = ANY(%s) ORDER BY run_id, row_nr LIMIT %s", (ids, SAMPLE_ROWS)
-    )
-    return [dict(row) for row in cursor.fetchall()]
-
-
-def _distributions(cursor: Any, runs: list[dict[str, Any]], classes: dict[str, dict[str, Any]]) -> Any:
-    """Counts and confidence by class, a histogram of the confidence, outcomes beside predictions, figures a drop."""
-    ids = [run["run_id"] for run in runs]
-    cursor.execute(
-        f"SELECT predicted, least(width_bucket(confidence, 0, 1, {BUCKETS}), {BUCKETS}) - 1 AS bucket, count(*) AS n"
-        f" FROM {SCORED} WHERE run_id = ANY(%s) GROUP BY 1, 2",
-        (ids,),
-    )
+def _distributions(outbox: Outbox, ids: list[int], classes: dict[str, ClassTotal]) -> dict[str, Any]:
+    """Counts and confidence by class, a histogram of the confidence, outcomes by prediction, figures of each drop."""
     histogram = {level: [0] * BUCKETS for level in classes}
-    for row in cursor.fetchall():
-        histogram.setdefault(row["predicted"], [0] * BUCKETS)[row["bucket"]] = row["n"]
-    cursor.execute(
-        "SELECT s.predicted, o.observed, count(*) AS n"
-        f" FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) WHERE run_id = ANY(%s)"
-        " GROUP BY 1, 2 ORDER BY 1, 2",
-        (ids,),
-    )
+    for predicted, bucket, n in outbox.confidence_histogram(ids, BUCKETS):
+        histogram.setdefault(predicted, [0] * BUCKETS)[bucket] = n
     outcomes: dict[str, dict[str, int]] = {}
-    for row in cursor.fetchall():
-        outcomes.setdefault(row["predicted"], {})[row["observed"]] = row["n"]
-    total = sum(row["orders"] for row in classes.values())
+    for predicted, observed, n in outbox.outcomes(ids):
+        outcomes.setdefault(predicted, {})[observed] = n
+    total = sum(row.orders for row in classes.values())
     return {
         "orders": total,
-        "predicted": {k: {**v, "share": v["orders"] / total if total else None} for k, v in classes.items()},
+        "predicted": {k: {**asdict(v), "share": v.orders / total if total else None} for k, v in classes.items()},
         "confidence_edges": [i / BUCKETS for i in range(BUCKETS + 1)],
         "confidence_counts": histogram,
         "observed_by_predicted": outcomes,
-        "drops": [{k: v for k, v in run.items() if k not in ("origin", "step_run")} for run in runs[:RUNS_LISTED]],
+        "drops": [{k: v for k, v in row.items() if k != "step_run"} for row in outbox.run_rows(ids[:RUNS_LISTED])],
     }
 
 

@@ -24,7 +24,8 @@ from apex_ml.adapters.mlflow.registry import (
     gone_model,
     metric_key,
 )
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.names import probability_column
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.estimator import Model
@@ -89,7 +90,9 @@ def refuse_deleted(settings: Settings, model_name: str) -> None:
     registry.experiment(EXPERIMENT)
     if registry.has_model():
         return
-    if known := warehouse.newest_version(settings):
+    with transaction(settings) as session:
+        known = PostgresVersions(session, model_name).newest()
+    if known:
         raise ConfigError(gone_model(settings, model_name, f"version {known} was trained"))
 
 

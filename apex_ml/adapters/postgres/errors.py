@@ -1,4 +1,4 @@
-"""What Postgres says, as an error that tells what to do: wait, mend the settings, or mend the data."""
+"""An error of Postgres as one of ours, by what to do about it: wait, correct the settings, or correct the data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from apex_ml.errors import ApexError, ConfigError, DataError, TransientError
 
 DISK_FULL = "53100"
 LOCKED = "55P03"
-"""A lock was not to be had in the time that was given."""
+"""A lock was not available within the time limit."""
 NO_POSTGRES = ("received invalid response", "expected authentication request")
-"""What libpq says of a server that speaks another protocol."""
+"""Messages of libpq about a server that speaks another protocol."""
 START_IT = "start it with: make up"
 FULL = (
     "too many connections for role",
@@ -16,7 +16,7 @@ FULL = (
     "sorry, too many clients already",
     "remaining connection slots are reserved",
 )
-"""What the server says to whom it has no connection left; the driver gives no code with it."""
+"""Messages of a server without a free connection; the driver gives no code with them."""
 _REFUSED = {
     "password authentication failed": "the password is not that of the role: `apex up` sets those of .env",
     "no pg_hba.conf entry": "the server does not take connections from here: see its pg_hba.conf",
@@ -25,27 +25,26 @@ _REFUSED = {
     'database "': "make the databases: `apex up`, or deployment/postgres/roles.sql on a server of yours",
     'role "': "make the roles: `apex up`, or deployment/postgres/roles.sql on a server of yours",
 }
-"""Beginnings of what the server says to whom it refuses, which it would refuse again; each with the remedy."""
+"""How messages about a refused login begin, which would be refused again; each with the remedy."""
 _TRANSIENT = ("08", "25P", "40", "53", "55", "57", "58", "XX")
-"""Classes of codes for what may be otherwise a moment later: connection, time limit, deadlock, resources, locks."""
+"""Classes of codes for what may pass by itself: connection, time limit, deadlock, resources, locks."""
 _LOST = ("08", "57P")
 """Codes of a connection that the server ended, or that broke."""
 _OF_DATA = ("22", "23")
-"""Classes of codes for a value that does not fit: out of range, not JSON, a second time."""
+"""Classes of codes for a value that does not fit: out of range, not JSON, a duplicate key."""
 
 
 def is_full(text: str) -> bool:
-    """Whether the server says that no connection is left."""
-    return any(said in text for said in FULL)
+    """Whether a message says that the server has no free connection."""
+    return any(message in text for message in FULL)
 
 
 def as_apex_error(url: str, text: str, code: str | None, outcome: str = "", others: str = "") -> ApexError:
-    """The error of a text and a code of Postgres. `outcome` says what the failed work left behind.
+    """The error for a message and a code of Postgres.
 
-    `others` says who holds the connections, or the lock, where that is known.
-
-    Only what may be otherwise a moment later is a TransientError. A value that Postgres refuses is a DataError; a
-    statement, a name or a role that it refuses is a ConfigError: the same call would fail again.
+    `outcome` says what the failed work left behind, `others` who holds the connections or the lock, where that is
+    known. What may pass by itself is a TransientError. A refused value is a DataError. A refused statement, name or
+    role is a ConfigError: the same call would fail again.
     """
     where = f"Postgres at {url.rsplit('@', 1)[-1]}"
     first = (text.strip().splitlines() or ["no message"])[0]
@@ -58,14 +57,14 @@ def as_apex_error(url: str, text: str, code: str | None, outcome: str = "", othe
             " raise the limit (apex_reader: APEX_PG_READER_CONNECTIONS)"
         )
     if code is None or code.startswith(_LOST):
-        for said, remedy in _REFUSED.items():
-            if f"FATAL:  {said}" in text and (not said.endswith('"') or "does not exist" in text):
+        for message, remedy in _REFUSED.items():
+            if f"FATAL:  {message}" in text and (not message.endswith('"') or "does not exist" in text):
                 return ConfigError(f"{where} (APEX_DATABASE_URL) refuses the connection: {first}; {remedy}")
         another = any(sign in text for sign in NO_POSTGRES)
         remedy = "another program listens there: stop it or set another port, then: make up" if another else START_IT
         return TransientError(f"{where} (APEX_DATABASE_URL, APEX_PG_PORT) does not answer: {first}{outcome}; {remedy}")
     if code == LOCKED:
-        return TransientError(f"{where}: {first}{outcome}; what stands in the way: {others or 'nothing any more'}")
+        return TransientError(f"{where}: {first}{outcome}; the lock is held by: {others or 'nobody any more'}")
     if code.startswith(_TRANSIENT):
         return TransientError(f"{where}: {first} ({code}){outcome}; run again")
     if code.startswith(_OF_DATA):

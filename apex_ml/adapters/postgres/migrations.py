@@ -7,13 +7,13 @@ import logging
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from apex_ml.adapters.postgres.sessions import LOCK_TIMEOUT, patiently
+from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
+from apex_ml.adapters.postgres.connection import Connection, connect
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
@@ -22,7 +22,7 @@ from apex_ml.sql.tables import scored_orders_ddl
 logger = logging.getLogger(__name__)
 
 FOLDER = CODE_ROOT / "deployment" / "migrations"
-_MADE = re.compile(r"^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) (apex\.\w+)")
+_CREATED = re.compile(r"^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) (apex\.\w+)")
 LOCK = 7_261_001
 """Key of the advisory lock under which one process at a time migrates."""
 
@@ -38,20 +38,18 @@ def migrate(settings: Settings) -> None:
     Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
     afterwards, as the database would then no longer be what the files say.
     """
-    from apex_ml.adapters.postgres.warehouse import connect
-
     contract = load_contract(settings.contract)
     with connect(settings) as connection:
         apply(connection, migration_files(), scored_orders_ddl(contract))
 
 
-def apply(connection: psycopg2.extensions.connection, files: list[tuple[int, Path]], generated: list[str]) -> None:
+def apply(connection: Connection, files: list[tuple[int, Path]], generated: list[str]) -> None:
     """Apply numbered files and then generated statements on an open connection."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         cursor.execute("SELECT to_regclass('apex.migrations') IS NULL OR to_regclass('apex.generated') IS NULL")
         if cursor.fetchone() == (True,):
-            _begin(cursor)
+            _create_schema(cursor)
         cursor.execute("SELECT number, sha256 FROM apex.migrations")
         applied = dict(cursor.fetchall())
     for number, path in files:
@@ -63,11 +61,15 @@ def apply(connection: psycopg2.extensions.connection, files: list[tuple[int, Pat
                     f"{path.name}: changed after it was applied; restore it and add a new migration instead"
                 )
             continue
-        patiently(connection, f"{path.name} cannot be applied", partial(_apply_file, number, path.name, text, sha256))
-    patiently(connection, "the views cannot be brought to the contract's state", partial(_apply_generated, generated))
+        with_lock_retries(
+            connection, f"{path.name} cannot be applied", partial(_apply_file, number, path.name, text, sha256)
+        )
+    with_lock_retries(
+        connection, "the views cannot be brought to the contract's state", partial(_apply_generated, generated)
+    )
 
 
-def _begin(cursor: Any) -> None:
+def _create_schema(cursor: psycopg2.extensions.cursor) -> None:
     cursor.execute("CREATE SCHEMA IF NOT EXISTS apex")
     cursor.execute(
         "CREATE TABLE IF NOT EXISTS apex.migrations (number integer PRIMARY KEY, name text NOT NULL,"
@@ -84,13 +86,13 @@ def _begin(cursor: Any) -> None:
     cursor.execute("GRANT USAGE ON SCHEMA apex TO apex_reader")
 
 
-def _lock(cursor: Any) -> None:
-    """Wait for another process that migrates; then, for people who use the tables, only a while."""
+def _lock(cursor: psycopg2.extensions.cursor) -> None:
+    """Wait for another process that migrates; later, wait only LOCK_TIMEOUT for people who use the tables."""
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
     cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
 
 
-def _apply_file(number: int, name: str, text: str, sha256: str, cursor: Any) -> None:
+def _apply_file(number: int, name: str, text: str, sha256: str, cursor: psycopg2.extensions.cursor) -> None:
     _lock(cursor)
     cursor.execute("SELECT 1 FROM apex.migrations WHERE number = %s", (number,))
     if cursor.fetchone():  # another process was faster
@@ -99,19 +101,19 @@ def _apply_file(number: int, name: str, text: str, sha256: str, cursor: Any) -> 
         cursor.execute(text)
     except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{name} fails: {first}; nothing of it was applied, mend it") from error
+        raise ConfigError(f"{name} fails: {first}; nothing of it was applied; correct it") from error
     cursor.execute("INSERT INTO apex.migrations (number, name, sha256) VALUES (%s, %s, %s)", (number, name, sha256))
     logger.info("migration_applied name=%s", name)
 
 
-def _apply_generated(statements: list[str], cursor: Any) -> None:
-    """Run the statements, unless exactly these were run last and what they made is there."""
+def _apply_generated(statements: list[str], cursor: psycopg2.extensions.cursor) -> None:
+    """Run the statements, unless exactly these were run last and what they create exists."""
     _lock(cursor)
     sha256 = hashlib.sha256("\0".join(statements).encode()).hexdigest()
     cursor.execute("SELECT sha256 FROM apex.generated")
-    made = sorted({name for statement in statements for name in _MADE.findall(statement)})
+    created = sorted({name for statement in statements for name in _CREATED.findall(statement)})
     if cursor.fetchone() == (sha256,):
-        cursor.execute("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) AS name", (made,))
+        cursor.execute("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) AS name", (created,))
         if cursor.fetchone() == (True,):
             return
     for statement in statements:

@@ -1,4 +1,4 @@
-"""What the online service answered, as it is kept in Postgres: a sample of its orders, and counts of them by day."""
+"""Recorded answers of the online service: a sample of its rows, and counts of them by day."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.profile import add_counts
@@ -19,15 +20,15 @@ from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import ONLINE, online_columns
 
-MOST_REQUESTS = 2000
-"""So many requests are written in one transaction."""
+MAX_REQUESTS = 2000
+"""Requests that are written in one transaction."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What is kept of one request. `places` are those of n orders in it, shape (n,); `columns` has all its orders.
+    """What is kept of one request: `places` of n of its rows, shape (n,); `columns` hold all its rows.
 
-    The probabilities have the shape (n, k); the others, of the same n orders, the shape (n,).
+    The probabilities have the shape (n, k); the others, of the same n rows, the shape (n,).
     """
 
     request_id: str
@@ -55,26 +56,25 @@ def record(
     Raises :class:`~apex_ml.errors.TransientError` when Postgres does not answer.
     """
     table = _table(contract, model_name, version, answers)
-    with scores.transaction(settings) as cursor:
-        cursor.adbc_ingest(ONLINE.split(".")[1], table, mode="append", db_schema_name="apex")
+    with bulk_transaction(settings) as session:
+        session.ingest(ONLINE.split(".")[1], table.schema, table.to_batches())
         key = (day.isoformat(), model_name, version)
-        # a first row to be held: two that come at once are written one after the other
-        cursor.execute(
+        # a first row to lock: two writers at once write one after the other
+        session.execute(
             "INSERT INTO apex.online_profiles (day, model_name, model_version, feature_snapshot, answers, profile)"
-            " VALUES ($1::text::date, $2, $3::bigint, $4, 0, '{}') ON CONFLICT DO NOTHING",
+            " VALUES (%s::text::date, %s, %s::bigint, %s, 0, '{}') ON CONFLICT DO NOTHING",
             (*key, snapshot),
         )
-        cursor.execute(
-            "SELECT answers, profile::text FROM apex.online_profiles WHERE day = $1::text::date AND model_name = $2"
-            " AND model_version = $3::bigint FOR UPDATE",
+        ((before, text),) = session.fetch(
+            "SELECT answers, profile::text FROM apex.online_profiles WHERE day = %s::text::date AND model_name = %s"
+            " AND model_version = %s::bigint FOR UPDATE",
             key,
         )
-        before, text = cursor.fetchone()
         profile = add_counts(json.loads(text), int(before), counts, table.num_rows)
-        cursor.execute(
-            "UPDATE apex.online_profiles SET feature_snapshot = $4, answers = $5::bigint, profile = $6::text::jsonb,"
-            " recorded_at = now() WHERE day = $1::text::date AND model_name = $2 AND model_version = $3::bigint",
-            (*key, snapshot, int(before) + table.num_rows, json_text(profile)),
+        session.execute(
+            "UPDATE apex.online_profiles SET feature_snapshot = %s, answers = %s::bigint, profile = %s::text::jsonb,"
+            " recorded_at = now() WHERE day = %s::text::date AND model_name = %s AND model_version = %s::bigint",
+            (snapshot, int(before) + table.num_rows, json_text(profile), *key),
         )
 
 
@@ -88,7 +88,7 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
 
     moments = [a.answered_at for a in answers for _ in a.places]
     p = np.concatenate([a.probabilities for a in answers])
-    made: dict[str, pa.Array] = {
+    values: dict[str, pa.Array] = {
         "request_id": pa.array([a.request_id for a in answers for _ in a.places]),
         "place": each([a.places.astype(np.int32) for a in answers]),
         "known_client": each([a.known for a in answers]),
@@ -99,23 +99,27 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
         "answered_at": pa.array(moments, pa.timestamp("us", "UTC")),
     }
     for index, level in enumerate(contract.classes):
-        made[probability_column(level)] = pa.array(np.ascontiguousarray(p[:, index]))
+        values[probability_column(level)] = pa.array(np.ascontiguousarray(p[:, index]))
     for name in online_columns(contract):
-        if name not in made:
-            values = [a.columns[name][place] for a in answers for place in a.places.tolist()]
+        if name not in values:
+            cells = [a.columns[name][place] for a in answers for place in a.places.tolist()]
             if contract.columns[name].type == "string":  # Postgres holds no NUL
-                values = [v.replace("\0", "") if v else v for v in values]
-            made[name] = pa.array(values, contract.columns[name].arrow_type)
-    return pa.table({name: made[name] for name in online_columns(contract)})
+                cells = [v.replace("\0", "") if v else v for v in cells]
+            values[name] = pa.array(cells, contract.columns[name].arrow_type)
+    return pa.table({name: values[name] for name in online_columns(contract)})
 
 
-def old_answers(settings: Settings, before: datetime) -> int:
+def count_answers_before(settings: Settings, before: datetime) -> int:
     """How many recorded answers were given before a moment."""
-    (row,) = warehouse.rows(settings, f"SELECT count(*) AS answers FROM {ONLINE} WHERE answered_at < %s", (before,))
-    return int(row["answers"])
+    with transaction(settings) as session:
+        ((answers,),) = session.fetch(f"SELECT count(*) FROM {ONLINE} WHERE answered_at < %s", (before,))
+    return int(answers)
 
 
-def drop_answers(settings: Settings, before: datetime) -> None:
+def delete_answers_before(settings: Settings, before: datetime) -> None:
     """Delete the answers that were given before a moment; the counts by day stay."""
-    with warehouse.connect(settings) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {ONLINE} WHERE answered_at < %s", (before,))
+    with transaction(settings) as session:
+        session.execute(f"DELETE FROM {ONLINE} WHERE answered_at < %s", (before,))
+
+
+old_answers, drop_answers = count_answers_before, delete_answers_before

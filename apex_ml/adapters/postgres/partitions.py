@@ -1,7 +1,7 @@
-"""The partitions of the scored orders: a large drop gets its own, small ones share one, closed ones are merged.
+"""The partitions of the scored rows: a large drop gets its own, small ones share one, closed ones are merged.
 
-A partition of its own is filled before it is attached: rows stream into a plain table, indexes are built over them at
-once, and only then does anybody else meet it.
+A partition of its own is filled before it is attached: rows stream into a plain table, then its indexes are built at
+once, and only then do others see it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg2.errors
+from typing_extensions import override
 
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.bulk import AdbcSession
+from apex_ml.adapters.postgres.connection import Connection, autocommitted, begin, connect, transaction
+from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.faults import reach
@@ -22,15 +25,17 @@ from apex_ml.sql.tables import SCORED, SHADOW, partition_indexes
 
 logger = logging.getLogger(__name__)
 OWN_ROWS = 50_000
-"""A drop of so many rows gets a partition of its own; below it, building indexes row by row costs no more."""
-MOST = 48
+"""A drop with this many rows gets its own partition; below it, building indexes row by row costs no more."""
+MAX_PARTITIONS = 48
 """Partitions above this number are merged."""
 MERGE_LOCK = 7_261_006
 """Key of the advisory lock under which one process at a time merges or prunes."""
 ATTACH_TIMEOUT = "30s"
-"""How long a new partition waits for who changes the whole table."""
-PATIENCE = "500ms"
-"""How long merging waits for a lock: less than deadlock_timeout, so that it gives way and never a writer."""
+"""How long a new partition waits for a change of the whole table."""
+MERGE_TIMEOUT = "500ms"
+"""How long merging waits for a lock: less than deadlock_timeout, so that merging gives way and never a writer."""
+PRUNE_TIMEOUT = "10s"
+"""How long dropping a partition waits for the queries that use the table."""
 
 
 @dataclass(frozen=True)
@@ -48,85 +53,108 @@ class Partition:
         return f"apex.scored_orders_{self.low}"
 
 
-def take_run_id(connection: warehouse.Connection, rows: int) -> int:
-    """Take the next run_id, at once and for good: one that is not used leaves a gap.
+class Partitions(Protocol):
+    """The partitions as one transaction sees and changes them."""
 
-    Raises psycopg2's LockNotAvailable when a new partition cannot be made for long: the next call may do it.
-    """
-    with connection, connection.cursor() as cursor:
-        # the log is written in order: whoever commits rows under this id has flushed the taking of it, too
-        cursor.execute(
-            f"SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}';"
-            " SELECT apex.take_run_id(%s)",
-            (rows >= OWN_ROWS,),
+    def create_own(self, run_id: int) -> str:
+        """Create the table of a run's own partition, without indexes; return its name in the schema."""
+        ...
+
+    def index_own(self, contract: Contract, run_id: int) -> None:
+        """Index the filled table of a run's own partition."""
+
+    def attach_own(self, run_id: int) -> None:
+        """Attach a run's own partition: the last statement of its transaction, as the next to attach waits for its end.
+
+        It waits for a change of the whole table only for a limited time: then the transaction fails, and the step tries
+        later.
+        """
+
+    def attached(self) -> list[Partition]:
+        """All partitions that hold rows or may hold them, by their ranges."""
+        ...
+
+
+class PostgresPartitions(Partitions):
+    """The partitions of apex.scored_orders."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @override
+    def create_own(self, run_id: int) -> str:
+        name = f"scored_orders_{run_id:d}"
+        _create_table(self._session, f"apex.{name}", run_id, run_id + 1)
+        return name
+
+    @override
+    def index_own(self, contract: Contract, run_id: int) -> None:
+        _index(self._session, contract, f"apex.scored_orders_{run_id:d}")
+
+    @override
+    def attach_own(self, run_id: int) -> None:
+        self._session.execute(f"SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
+        _attach(self._session, f"apex.scored_orders_{run_id:d}", run_id, run_id + 1)
+        reach("partition_attached")
+
+    @override
+    def attached(self) -> list[Partition]:
+        rows = self._session.fetch(
+            "SELECT p.low, p.high, pg_relation_size(c.oid), (SELECT max(r.finished_at) FROM apex.scoring_runs AS r"
+            " WHERE r.run_id >= p.low AND r.run_id < p.high) FROM apex.scored_partitions AS p"
+            " JOIN pg_class AS c ON c.oid = to_regclass('apex.scored_orders_' || p.low) AND c.relispartition ORDER BY 1"
         )
-        row = cursor.fetchone()
+        return [Partition(*row) for row in rows]
+
+
+def _create_table(session: Session, table: str, low: int, high: int) -> None:
+    # thanks to the constraint, attaching the table does not read its rows
+    session.execute(
+        f"CREATE TABLE {table} (LIKE {SCORED} INCLUDING DEFAULTS INCLUDING CONSTRAINTS,"
+        f" CONSTRAINT own_range CHECK (run_id >= {low:d} AND run_id < {high:d}))"
+    )
+
+
+def _index(session: Session, contract: Contract, table: str) -> None:
+    session.execute("SET LOCAL maintenance_work_mem = '256MB'")
+    for statement in partition_indexes(contract, table):
+        session.execute(statement)
+
+
+def _attach(session: Session, table: str, low: int, high: int) -> None:
+    session.execute(f"ALTER TABLE {SCORED} ATTACH PARTITION {table} FOR VALUES FROM ({low:d}) TO ({high:d})")
+    session.execute(f"ALTER TABLE {table} DROP CONSTRAINT own_range")
+
+
+def take_run_id(connection: Connection, rows: int) -> int:
+    """Take the next run_id in a transaction of its own; one that is not used leaves a gap.
+
+    Raises psycopg2's LockNotAvailable when a new partition cannot be created for long: the next call may do it.
+    """
+    with begin(connection) as session:
+        # the log is written in order: a commit of rows under this id flushes the taking of it, too
+        session.execute(f"SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
+        row = session.fetch_one("SELECT apex.take_run_id(%s)", (rows >= OWN_ROWS,))
     assert row is not None  # the function always returns
     return int(row[0])
 
 
-def make_own(cursor: Any, run_id: int) -> str:
-    """Make the table of a run's own partition, without indexes; returns its name in the schema."""
-    name = f"scored_orders_{run_id:d}"
-    # the check spares attaching it a look at every row
-    cursor.execute(
-        f"CREATE TABLE apex.{name} (LIKE {SCORED} INCLUDING DEFAULTS INCLUDING CONSTRAINTS,"
-        f" CONSTRAINT own_range CHECK (run_id >= {run_id:d} AND run_id < {run_id + 1:d}))"
-    )
-    return name
+def merge_closed(settings: Settings, contract: Contract, limit: int = MAX_PARTITIONS) -> int:
+    """Merge neighbours, the smallest first, until there are at most `limit` partitions; return how many went.
 
-
-def index_own(cursor: Any, contract: Contract, run_id: int) -> None:
-    """Index the filled table of a run's own partition."""
-    cursor.execute("SET LOCAL maintenance_work_mem = '256MB'")
-    for statement in partition_indexes(contract, f"apex.scored_orders_{run_id:d}"):
-        cursor.execute(statement)
-
-
-def attach_own(cursor: Any, run_id: int) -> None:
-    """Attach a run's own partition: the last statement of its transaction, as the next to attach waits for its end.
-
-    It does not wait for ever for who works on the whole table: then the transaction fails, and the step tries later.
+    The newest partition is left alone. Writers and readers of the table wait only while the names change. When the
+    lock is not free at once, the rest is left for the next call.
     """
-    cursor.execute(f"SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
-    for statement in _attaching(f"apex.scored_orders_{run_id:d}", run_id, run_id + 1):
-        cursor.execute(statement)
-    reach("partition_attached")
+    with connect(settings) as connection:
+        return _merge(connection, contract, limit)
 
 
-def _attaching(table: str, low: int, high: int) -> list[str]:
-    return [
-        f"ALTER TABLE {SCORED} ATTACH PARTITION {table} FOR VALUES FROM ({low:d}) TO ({high:d})",
-        f"ALTER TABLE {table} DROP CONSTRAINT own_range",
-    ]
-
-
-def attached(cursor: Any) -> list[Partition]:
-    """All partitions that hold rows or may, by their ranges."""
-    cursor.execute(
-        "SELECT p.low, p.high, pg_relation_size(c.oid), (SELECT max(r.finished_at) FROM apex.scoring_runs AS r"
-        " WHERE r.run_id >= p.low AND r.run_id < p.high) FROM apex.scored_partitions AS p"
-        " JOIN pg_class AS c ON c.oid = to_regclass('apex.scored_orders_' || p.low) AND c.relispartition ORDER BY 1"
-    )
-    return [Partition(*row) for row in cursor.fetchall()]
-
-
-def merge_closed(settings: Settings, contract: Contract, most: int = MOST) -> int:
-    """Merge neighbours, the smallest first, until there are at most `most` partitions; returns how many went.
-
-    The newest partition is left alone. Writers and readers of the table wait only while the names change; when that is
-    not to be had at once, the rest is left for the next call.
-    """
-    with warehouse.connect(settings) as connection:
-        return _merge(connection, contract, most)
-
-
-def _merge(connection: warehouse.Connection, contract: Contract, most: int) -> int:
+def _merge(connection: Connection, contract: Contract, limit: int) -> int:
     merged = 0
     try:
         while True:
-            with connection, connection.cursor() as cursor:
-                if not _only_one(cursor) or not _merge_one(cursor, contract, most):
+            with begin(connection) as session:
+                if not _lock_merging(session) or not _merge_one(session, contract, limit):
                     return merged
             merged += 1
             reach("merge_committed")
@@ -135,106 +163,121 @@ def _merge(connection: warehouse.Connection, contract: Contract, most: int) -> i
     return merged
 
 
-def _only_one(cursor: Any) -> bool:
-    cursor.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
-    cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (MERGE_LOCK,))
-    return bool(cursor.fetchone()[0])
+def _lock_merging(session: Session) -> bool:
+    session.execute(f"SET LOCAL lock_timeout = '{MERGE_TIMEOUT}'")
+    return session.fetch_one("SELECT pg_try_advisory_xact_lock(%s)", (MERGE_LOCK,)) == (True,)
 
 
-def _merge_one(cursor: Any, contract: Contract, most: int) -> bool:
+def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
     # a range without a table belongs to a transaction that is under way, or to one that was rolled back long ago
-    cursor.execute(
+    session.execute(
         "DELETE FROM apex.scored_partitions AS p WHERE opened_at < now() - interval '1 day' AND low <"
         " (SELECT max(low) FROM apex.scored_partitions) AND to_regclass('apex.scored_orders_' || low) IS NULL"
         " AND NOT EXISTS (SELECT FROM apex.scoring_runs AS r WHERE r.run_id >= p.low AND r.run_id < p.high)"
     )
-    found = attached(cursor)
-    if len(found) <= most:
+    pair = _smallest_pair(session, limit)
+    if pair is None:
         return False
-    cursor.execute("SELECT low FROM apex.scored_partitions ORDER BY low")
-    follows = dict(zip(lows := [row[0] for row in cursor.fetchall()], lows[1:], strict=False))
-    closed = found[:-1]
-    pairs = [(a, b) for a, b in zip(closed, closed[1:], strict=False) if follows[a.low] == b.low]
-    if not pairs:
-        return False
-    a, b = min(pairs, key=lambda pair: (pair[0].bytes + pair[1].bytes, pair[0].low))
-    made = "apex.scored_orders_merging"
-    cursor.execute("SET LOCAL maintenance_work_mem = '256MB'")
-    cursor.execute(f"LOCK TABLE {a.table}, {b.table} IN SHARE MODE")
-    cursor.execute(
-        f"CREATE TABLE {made} (LIKE {SCORED} INCLUDING DEFAULTS INCLUDING CONSTRAINTS,"
-        f" CONSTRAINT own_range CHECK (run_id >= {a.low} AND run_id < {b.high}))"
-    )
-    for part in (a, b):
-        cursor.execute(f"INSERT INTO {made} SELECT * FROM {part.table}")
-    for statement in partition_indexes(contract, made):
-        cursor.execute(statement)
+    a, b = pair
+    merging = "apex.scored_orders_merging"
+    session.execute(f"LOCK TABLE {a.table}, {b.table} IN SHARE MODE")
+    _create_table(session, merging, a.low, b.high)
+    for part in pair:
+        session.execute(f"INSERT INTO {merging} SELECT * FROM {part.table}")
+    _index(session, contract, merging)
     reach("merge_filled")
-    cursor.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
-    for part in (a, b):
-        cursor.execute(f"ALTER TABLE {SCORED} DETACH PARTITION {part.table}")
-    for statement in _attaching(made, a.low, b.high):
-        cursor.execute(statement)
-    cursor.execute(f"DROP TABLE {a.table}, {b.table}")
-    cursor.execute(f"ALTER TABLE {made} RENAME TO scored_orders_{a.low}")
-    cursor.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (b.low,))
-    cursor.execute("UPDATE apex.scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
+    session.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
+    for part in pair:
+        session.execute(f"ALTER TABLE {SCORED} DETACH PARTITION {part.table}")
+    _attach(session, merging, a.low, b.high)
+    session.execute(f"DROP TABLE {a.table}, {b.table}")
+    session.execute(f"ALTER TABLE {merging} RENAME TO scored_orders_{a.low}")
+    session.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (b.low,))
+    session.execute("UPDATE apex.scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
     reach("merge_swapped")
     logger.info("partitions_merged low=%s high=%s bytes=%s", a.low, b.high, a.bytes + b.bytes)
     return True
 
 
-def analyse_new(settings: Settings) -> int:
-    """Gather the planner's statistics of partitions that have none; returns of how many.
+def _smallest_pair(session: Session, limit: int) -> tuple[Partition, Partition] | None:
+    """The two closed neighbours to merge next; None when there are few enough partitions."""
+    attached = PostgresPartitions(session).attached()
+    if len(attached) <= limit:
+        return None
+    lows = [low for (low,) in session.fetch("SELECT low FROM apex.scored_partitions ORDER BY low")]
+    following = dict(zip(lows, lows[1:], strict=False))
+    closed = attached[:-1]
+    pairs = [(a, b) for a, b in zip(closed, closed[1:], strict=False) if following[a.low] == b.low]
+    return min(pairs, key=lambda pair: (pair[0].bytes + pair[1].bytes, pair[0].low), default=None)
 
-    Without them a query for one client's orders reads a whole index; autovacuum comes minutes later.
+
+def analyse_new(settings: Settings) -> int:
+    """Gather the planner's statistics of partitions that have none; return how many those are.
+
+    Without them a query for one entity's rows reads a whole index; autovacuum comes minutes later.
     """
-    with warehouse.connect(settings) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = '{PATIENCE}'")
-            cursor.execute(
-                "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
-                " WHERE i.inhparent = %s::regclass AND pg_relation_size(c.oid) > 0 AND NOT EXISTS"
-                " (SELECT FROM pg_stats AS s WHERE s.schemaname = 'apex' AND s.tablename = c.relname)",
-                (SCORED,),
-            )
-            found = [str(row[0]) for row in cursor.fetchall()]
-            try:
-                for name in found:
-                    cursor.execute(f'ANALYZE apex."{name}"')
-            except (psycopg2.errors.LockNotAvailable, psycopg2.errors.UndefinedTable):
-                logger.info("partitions_in_use")  # somebody merges or prunes: the next call comes
-    return len(found)
+    with autocommitted(settings) as session:
+        session.execute(f"SET lock_timeout = '{MERGE_TIMEOUT}'")
+        rows = session.fetch(
+            "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = %s::regclass AND pg_relation_size(c.oid) > 0 AND NOT EXISTS"
+            " (SELECT FROM pg_stats AS s WHERE s.schemaname = 'apex' AND s.tablename = c.relname)",
+            (SCORED,),
+        )
+        try:
+            for (name,) in rows:
+                session.execute(f'ANALYZE apex."{name}"')
+        except (psycopg2.errors.LockNotAvailable, psycopg2.errors.UndefinedTable):
+            logger.info("partitions_in_use")  # another process merges or prunes: the next call analyses
+    return len(rows)
 
 
 def droppable(settings: Settings, before: datetime) -> list[Partition]:
     """The closed partitions whose runs all ended before a moment."""
-    with warehouse.connect(settings) as connection, connection.cursor() as cursor:
-        return [p for p in attached(cursor)[:-1] if p.newest is None or p.newest < before]
+    with transaction(settings) as session:
+        attached = PostgresPartitions(session).attached()
+    return [part for part in attached[:-1] if part.newest is None or part.newest < before]
 
 
-def drop(settings: Settings, partitions: list[Partition], patience: str = "10s") -> None:
+def drop_partitions(settings: Settings, partitions: list[Partition], timeout: str = PRUNE_TIMEOUT) -> None:
     """Drop partitions with all that refers to their rows, each in one transaction; ledger and statistics stay.
 
-    Raises :class:`~apex_ml.errors.TransientError` when the table is in use for longer than it waits.
+    Raises :class:`~apex_ml.errors.TransientError` when the table is in use for longer than the timeout.
     """
-    with warehouse.connect(settings) as connection:
+    with connect(settings) as connection:
         for part in partitions:
             try:
-                with connection, connection.cursor() as cursor:
-                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", (patience,))
-                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (MERGE_LOCK,))
-                    if part in attached(cursor)[:-1]:  # else it was merged meanwhile
-                        _drop_one(cursor, part)
+                with begin(connection) as session:
+                    session.execute("SELECT set_config('lock_timeout', %s, true)", (timeout,))
+                    session.execute("SELECT pg_advisory_xact_lock(%s)", (MERGE_LOCK,))
+                    if part in PostgresPartitions(session).attached()[:-1]:  # else it was merged meanwhile
+                        _drop_one(session, part)
             except psycopg2.errors.LockNotAvailable as error:
                 raise TransientError("the scored orders are in use; run again when the long query has ended") from error
 
 
-def _drop_one(cursor: Any, part: Partition) -> None:
-    cursor.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
-    cursor.execute(f"DROP TABLE {part.table}")
+def _drop_one(session: Session, part: Partition) -> None:
+    session.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
+    session.execute(f"DROP TABLE {part.table}")
     for table in ("apex.outcomes", SHADOW):
-        cursor.execute(f"DELETE FROM {table} WHERE run_id >= %s AND run_id < %s", (part.low, part.high))
-    cursor.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (part.low,))
+        session.execute(f"DELETE FROM {table} WHERE run_id >= %s AND run_id < %s", (part.low, part.high))
+    session.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (part.low,))
     logger.info("partition_dropped low=%s high=%s bytes=%s", part.low, part.high, part.bytes)
+
+
+drop = drop_partitions
+
+
+def make_own(cursor: Any, run_id: int) -> str:
+    """Create the table of a run's own partition."""
+    return PostgresPartitions(AdbcSession(cursor)).create_own(run_id)
+
+
+def index_own(cursor: Any, contract: Contract, run_id: int) -> None:
+    """Index the table of a run's own partition."""
+    PostgresPartitions(AdbcSession(cursor)).index_own(contract, run_id)
+
+
+def attach_own(cursor: Any, run_id: int) -> None:
+    """Attach the table of a run's own partition."""
+    PostgresPartitions(AdbcSession(cursor)).attach_own(run_id)

@@ -17,8 +17,8 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apex_ml.adapters.postgres.blockers import blockers as others
 from apex_ml.adapters.postgres.errors import as_apex_error
-from apex_ml.adapters.postgres.sessions import others
 from apex_ml.adapters.postgres.warehouse import BAD_DROP, UNKNOWN_VALUES
 from apex_ml.adapters.storage.local import new_file
 from apex_ml.contract.model import Contract

@@ -14,8 +14,8 @@ import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
+from apex_ml.adapters.postgres.blockers import blockers as others
 from apex_ml.adapters.postgres.errors import as_apex_error
-from apex_ml.adapters.postgres.sessions import others
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings

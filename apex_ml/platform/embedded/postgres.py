@@ -25,9 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import psycopg2
 
-from apex_ml.adapters.postgres.errors import is_full
+from apex_ml.adapters.postgres.administration import LoginError, can_log_in, connect_superuser, password_statement
+from apex_ml.adapters.postgres.connection import Connection
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.embedded.paths import home_hash, private_folder, short_folder, temporary_root
 from apex_ml.settings import CODE_ROOT, Settings
@@ -156,16 +156,9 @@ def locate(settings: Settings, make: bool = False) -> Server:
     return Server(binaries, base, _socket_folder(settings, base), ACCOUNT)
 
 
-def superuser(settings: Settings, server: Server, database: str = "postgres") -> psycopg2.extensions.connection:
-    """A connection of the superuser, who enters by the socket alone. Raises psycopg2's OperationalError."""
-    return psycopg2.connect(
-        host=str(server.socket),
-        port=settings.pg_port,
-        user=ADMIN,
-        password=settings.pg_admin_password.get_secret_value(),
-        dbname=database,
-        connect_timeout=5,
-    )
+def superuser(settings: Settings, server: Server, database: str = "postgres") -> Connection:
+    """A connection of the superuser, who enters by the socket alone. Raises LoginError."""
+    return connect_superuser(settings, server.socket, ADMIN, database)
 
 
 def remove(settings: Settings) -> None:
@@ -314,10 +307,10 @@ def _heal_admin_password(settings: Settings, server: Server) -> None:
     stamp = server.data / "apex_admin.sha256"
     if (stamp.exists() and stamp.read_text() == _admin_digest(settings)) or _running(server):
         return
-    quoted = settings.pg_admin_password.get_secret_value().replace("'", "''")
+    statement = password_statement(ADMIN, settings.pg_admin_password.get_secret_value())
     command = [str(server.binaries / "postgres"), "--single", "-D", str(server.data)]
     command += ["-c", "log_min_error_statement=panic", "postgres"]
-    made = _run(command, server.account, stdin=f"ALTER ROLE {ADMIN} PASSWORD '{quoted}';\n")
+    made = _run(command, server.account, stdin=statement)
     if made.returncode != 0 or "ERROR:" in made.stderr:
         raise ConfigError(f"cannot set the password of {ADMIN} in {server.data}: {_tail(made.stderr)}")
     _stamp_admin_password(settings, server.data, server.account)
@@ -370,7 +363,7 @@ def wait_ready(settings: Settings, server: Server, timeout: float = 60) -> None:
         try:
             superuser(settings, server).close()
             return
-        except psycopg2.OperationalError as error:
+        except LoginError as error:
             if "password authentication failed" in str(error):
                 raise ConfigError(
                     f"the running Postgres has another password of {ADMIN} than {settings.env_file}: "
@@ -420,13 +413,7 @@ def _reached(settings: Settings) -> bool:
         ("apex_writer", settings.pg_writer_password, "apex"),
         ("apex_reader", settings.pg_reader_password, "apex"),
     ]
-    for role, password, database in roles:
-        try:
-            psycopg2.connect(settings.postgres_url(role, password, database), connect_timeout=5).close()
-        except psycopg2.OperationalError as error:
-            if not is_full(str(error)):  # people hold them all: then the role can log in
-                return False
-    return True
+    return all(can_log_in(settings.postgres_url(role, password, database)) for role, password, database in roles)
 
 
 def answers(settings: Settings, timeout: int = 3) -> tuple[bool, str]:

@@ -6,9 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-import psycopg2
-from psycopg2.extensions import make_dsn, parse_dsn
-
+from apex_ml.adapters.postgres.administration import split_url
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.environment import inherited
 from apex_ml.platform.embedded.postgres import wheel_binaries
@@ -23,10 +21,9 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
     if not settings.reader_database_url and not settings.pg_reader_password.get_secret_value():
         raise ConfigError(f"role apex_reader has no password in {settings.env_file}: `apex up` makes it")
     try:
-        parts = parse_dsn(settings.reader_url)
-    except psycopg2.ProgrammingError as error:
-        raise ConfigError(f"APEX_READER_DATABASE_URL: {str(error).strip()}") from error
-    password = str(parts.pop("password", ""))
+        address, password = split_url(settings.reader_url)
+    except ConfigError as error:
+        raise ConfigError(f"APEX_READER_DATABASE_URL: {error}") from error
     environment = {
         **inherited(settings),
         "PGOPTIONS": "-c search_path=apex",
@@ -35,7 +32,7 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
     }
     if password:
         environment["PGPASSWORD"] = password
-    return [str(wheel_binaries() / "psql"), "-X", "-d", make_dsn(**parts), *arguments], environment
+    return [str(wheel_binaries() / "psql"), "-X", "-d", address, *arguments], environment
 
 
 def become_psql(settings: Settings, arguments: Sequence[str]) -> NoReturn:

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import psutil
 
+from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.local import full_disk_is_told
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
-from apex_ml.platform.airflow_state import airflow_database, make_pools, repair
+from apex_ml.platform.airflow_state import make_pools, repair
 from apex_ml.platform.embedded import health, postgres
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited, write_airflow_passwords
@@ -209,14 +210,8 @@ def _migrate_airflow(settings: Settings, phases: Phases) -> None:
     """Migrate Airflow's database, unless this version did it already, and make the pools."""
     stamp = settings.state / "airflow" / "migrated"
     wanted = version("apache-airflow-core")
-    with phases.phase("Airflow's tables"), contextlib.closing(airflow_database(settings)) as connection:
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
-            (migrated,) = cursor.fetchone() or (False,)
-            revision = ""
-            if migrated:
-                cursor.execute("SELECT version_num FROM alembic_version")
-                (revision,) = cursor.fetchone() or ("",)
+    with phases.phase("Airflow's tables"), airflow_database(settings) as connection:
+        revision = airflow_revision(connection)
         # the revision is compared too: the database may be an older one than the stamp, after a restore
         if not revision or not stamp.exists() or stamp.read_text() != f"{wanted} {revision}":
             done = airflow_command(settings, "db", "migrate")
@@ -224,10 +219,7 @@ def _migrate_airflow(settings: Settings, phases: Phases) -> None:
             log.write_text(done.stdout + done.stderr)
             if done.returncode != 0:
                 raise ConfigError(f"`airflow db migrate` failed, see {log}:\n{_last_lines(log)}")
-            with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT version_num FROM alembic_version")
-                (revision,) = cursor.fetchone() or ("",)
-            stamp.write_text(f"{wanted} {revision}")
+            stamp.write_text(f"{wanted} {airflow_revision(connection)}")
     make_pools(settings)
 
 

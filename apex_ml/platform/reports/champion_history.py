@@ -10,18 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres.connection import reading
+from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
-from apex_ml.platform.reports.job import Row, champion, fetch
+from apex_ml.platform.reports.job import champion
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.settings import Settings
-
-HISTORY = """
-SELECT promotion_id, decided_at, done_at, who, action, from_version, to_version, state, reasons, evidence, step_run
-FROM apex.model_history
-WHERE model_name = %(model)s AND (action <> 'reject' OR NOT %(moves_only)s)
-ORDER BY promotion_id DESC LIMIT %(lines)s
-"""
 
 
 def heal(settings: Settings) -> str:
@@ -39,19 +34,20 @@ def heal(settings: Settings) -> str:
     return ""
 
 
-def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[Row]:
+def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[ViewRow]:
     """The last decisions about the champion, the newest first."""
-    return fetch(settings, HISTORY, model=settings.model_name, lines=lines, moves_only=moves_only)
+    with reading(settings) as session:
+        return PostgresViews(session, settings.model_name).history(lines, moves_only=moves_only)
 
 
-def as_json(settings: Settings, found: list[Row]) -> str:
+def as_json(settings: Settings, found: list[ViewRow]) -> str:
     """The same as one JSON object with the keys model, champion (a version or null) and history."""
     current = champion(settings)
     content = {"model": settings.model_name, "champion": current.version if current else None, "history": found}
     return json_text(content, indent=1, default=lambda value: value.isoformat())
 
 
-def show(settings: Settings, found: list[Row]) -> None:
+def show(settings: Settings, found: list[ViewRow]) -> None:
     """Print the champion and a table of the history."""
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg2
-import psycopg2.extras
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from apex_ml.adapters.postgres.sessions import connect_reader
-from apex_ml.adapters.postgres.warehouse import told_when_down
+from apex_ml.adapters.postgres.connection import reading
+from apex_ml.adapters.postgres.views import ChampionMove, PostgresViews, ViewRow
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext, recent_manifests
 from apex_ml.settings import Settings
 from apex_ml.text import visible
-
-CHAMPION = """
-SELECT to_version AS version, action, decided_at FROM apex.model_history
-WHERE model_name = %(model)s AND state = 'done' AND action <> 'reject'
-ORDER BY promotion_id DESC LIMIT 1
-"""
-# The champion as last measured: as the challenger that was promoted, or as the champion it was then compared with.
-LOSSES = """
-SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion_log_loss END AS log_loss,
-       prior_log_loss, holdout_orders, decided_at
-FROM apex.model_history
-WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL
-  AND ((action IN ('promote', 'force') AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)
-       OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))
-ORDER BY promotion_id DESC LIMIT 1
-"""
-DROP = "SELECT * FROM apex.drop_summary WHERE sha256 = %(sha256)s"
-CLASSES = (
-    "SELECT predicted, orders, share, mean_confidence FROM apex.drop_classes WHERE drop_id = %(drop_id)s ORDER BY 1"
-)
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,38 +23,29 @@ class Champion:
     """The version in charge and how it did on the newest orders it was measured on."""
 
     version: int
+    move: ChampionMove
     log_loss: float | None
     prior_log_loss: float | None
     holdout_orders: int | None
 
 
-def fetch(settings: Settings, query: str, **values: object) -> list[Row]:
-    """Run a query as the reader; return its rows by column name."""
-    with told_when_down(settings.reader_url, settings.writer_url):
-        connection = connect_reader(settings, connect_timeout=10, application_name="apex")
-        try:
-            with connection, connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-                cursor.execute(query, values)
-                return [dict(row) for row in cursor.fetchall()]
-        finally:
-            connection.close()
-
-
 def champion(settings: Settings) -> Champion | None:
     """Return the champion by the ledger of promotions, None when there is none yet."""
-    found = fetch(settings, CHAMPION, model=settings.model_name)
-    if not found or found[0]["version"] is None:
-        return None
-    version = int(found[0]["version"])
-    measured = fetch(settings, LOSSES, model=settings.model_name, version=version)
-    losses: Row = measured[0] if measured else {}
-    return Champion(version, losses.get("log_loss"), losses.get("prior_log_loss"), losses.get("holdout_orders"))
+    with reading(settings) as session:
+        views = PostgresViews(session, settings.model_name)
+        move = views.champion()
+        if move is None or move.version is None:
+            return None
+        losses = views.champion_losses(move.version)
+    if losses is None:
+        return Champion(move.version, move, None, None, None)
+    return Champion(move.version, move, losses.log_loss, losses.prior_log_loss, losses.holdout_orders)
 
 
-def drop_summary(settings: Settings, sha256: str) -> Row | None:
+def drop_summary(settings: Settings, sha256: str) -> ViewRow | None:
     """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
-    found = fetch(settings, DROP, sha256=sha256)
-    return found[0] if found else None
+    with reading(settings) as session:
+        return PostgresViews(session, settings.model_name).drop(sha256)
 
 
 def print_champion(console: Console, settings: Settings, found: Champion) -> None:
@@ -95,7 +61,7 @@ def print_champion(console: Console, settings: Settings, found: Champion) -> Non
     console.print(table)
 
 
-def print_drop(console: Console, settings: Settings, summary: Row) -> None:
+def print_drop(console: Console, settings: Settings, summary: ViewRow) -> None:
     """Print a scored drop: counts, confidence by class, latency."""
     table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
     table.add_row(
@@ -113,7 +79,9 @@ def print_drop(console: Console, settings: Settings, summary: Row) -> None:
         console.print(f"[bold yellow]Warning:[/] {escape(summary['input_warning'])}", soft_wrap=True)
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
-    for row in fetch(settings, CLASSES, drop_id=summary["drop_id"]):
+    with reading(settings) as session:
+        classes = PostgresViews(session, settings.model_name).drop_classes(summary["drop_id"])
+    for row in classes:
         table.add_row(
             escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
         )

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import psutil
-import psycopg2
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from apex_ml.adapters.postgres.warehouse import BAD_DROP
+from apex_ml.adapters.postgres.alerts import BAD_DROP
+from apex_ml.adapters.postgres.connection import DriverError, reading
+from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox, printable
 from apex_ml.adapters.storage.local import hidden, is_temporary
 from apex_ml.errors import ApexError, ConfigError
@@ -28,13 +29,6 @@ from apex_ml.platform.reports.deadlines import late
 from apex_ml.settings import Settings
 from apex_ml.text import visible_lines
 
-RUNS = """
-SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at
-FROM apex.drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT 5
-"""
-ALERTS = (
-    "SELECT alert_id, kind, subject, message, raised_at FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC"
-)
 SHOWN = 5
 MOST_ALERTS = 50
 LONGEST_MESSAGE = 200
@@ -69,7 +63,7 @@ def show(settings: Settings, console: Console) -> bool:
         try:
             # None: what a part shows is no matter of health
             well &= part(settings, console) is not False
-        except (ApexError, psycopg2.Error, OSError) as error:
+        except (ApexError, DriverError, OSError) as error:
             well = False
             reason = str(error).strip()
             if not isinstance(error, ConfigError):  # of a service's own message the first line says enough
@@ -172,7 +166,8 @@ def _airflow(settings: Settings, console: Console) -> bool:
 
 def _alerts(settings: Settings, console: Console) -> bool:
     """Show failed drops and the other open alerts."""
-    alerts = job.fetch(settings, ALERTS)
+    with reading(settings) as session:
+        alerts = PostgresViews(session, settings.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     folder = inbox(settings)
@@ -239,15 +234,14 @@ def _champion(settings: Settings, console: Console) -> None:
     if found is None:
         console.print("champion: none yet; `make train` trains one")
         return
-    (row,) = job.fetch(settings, job.CHAMPION, model=settings.model_name)
     losses = (
         "not measured"
         if found.log_loss is None or found.prior_log_loss is None
         else f"log loss {found.log_loss:.4f} (class prior's {found.prior_log_loss:.4f})"
     )
-    since = row["decided_at"].astimezone(UTC).strftime("%F %T")
+    since = found.move.decided_at.astimezone(UTC).strftime("%F %T")
     console.print(
-        f"champion: {settings.model_name} version {found.version}, since {since} UTC ({row['action']}), {losses}",
+        f"champion: {settings.model_name} version {found.version}, since {since} UTC ({found.move.action}), {losses}",
         markup=False,
         soft_wrap=True,
     )
@@ -282,13 +276,15 @@ def _retrain_runs(settings: Settings, console: Console) -> None:
 
 
 def _scoring_runs(settings: Settings, console: Console) -> None:
+    with reading(settings) as session:
+        runs = PostgresViews(session, settings.model_name).latest_runs(SHOWN)
     _rows(
         console,
         "last scoring runs",
         [
             f"{_time(row['finished_at'])}  {row['name']}: {row['rows_scored']:,} scored, "
             f"{row['rows_quarantined']:,} quarantined, version {row['model_version']}, {row['ms_total'] / 1000:.1f} s"
-            for row in job.fetch(settings, RUNS)
+            for row in runs
         ],
     )
 

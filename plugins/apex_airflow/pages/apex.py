@@ -11,14 +11,18 @@ from urllib.parse import quote
 
 import jinja2
 
-from apex_airflow.pages import charts, queries
+from apex_airflow.pages import charts
 from apex_airflow.triggers.drops import inbox_folder, look
+from apex_ml.adapters.postgres.page import PostgresPageQueries
+from apex_ml.adapters.postgres.views import PostgresViews, ViewRow, read_snapshot
 from apex_ml.settings import Settings
 from apex_ml.text import visible_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 MISSING = "–"
 Scope = Literal["day", "drop", "raw", "online"]
+MAX_ROWS = 12
+"""Rows of a table on the page."""
 DRIFT_COLUMNS = 18
 WEEKS = 16
 DAYS, LEAST_DAYS = 45, 14
@@ -136,13 +140,13 @@ def gain(evidence: dict[str, Any] | None) -> dict[str, float] | None:
     return None
 
 
-def is_framed(cell: queries.Row) -> bool:
+def is_framed(cell: ViewRow) -> bool:
     """Whether a cell of the drift map is framed: its feature has drifted, by an effect that matters."""
     effect, least = cell["effect"], cell["min_effect"]
     return bool(cell["drifted"]) and (effect is None or least is None or effect >= least)
 
 
-def heat(cell: queries.Row) -> str:
+def heat(cell: ViewRow) -> str:
     """The color of a cell of the drift map: 0 and 1 for a feature that has not drifted, 3 to 5 for one that has.
 
     The steps are multiples of the effect from which a change matters. Empty where there was no test.
@@ -172,7 +176,7 @@ def effect(value: float | None) -> str:
     return decimal(value, 2 if value < UNIT_EFFECT else 0)
 
 
-def verdict(row: queries.Row) -> str:
+def verdict(row: ViewRow) -> str:
     """The verdict on a week, also on one that was evaluated before verdicts were kept."""
     if row["verdict"]:
         return str(row["verdict"])
@@ -181,7 +185,7 @@ def verdict(row: queries.Row) -> str:
     return "not evaluated" if row["log_loss"] is None else "as expected"
 
 
-def interval(row: queries.Row) -> charts.Interval:
+def interval(row: ViewRow) -> charts.Interval:
     """The log loss of a week with the interval that its verdict compares, which is a point where none was computed."""
     low, high = row["compared_low"], row["compared_high"]
     if low is None or high is None:
@@ -190,7 +194,7 @@ def interval(row: queries.Row) -> charts.Interval:
     return value, value if low is None else low, value if high is None else high
 
 
-def expectation(row: queries.Row) -> charts.Interval | float | None:
+def expectation(row: ViewRow) -> charts.Interval | float | None:
     """The expected log loss of a week with its own interval, where it was kept."""
     value, low, high = row["expected_log_loss"], row["expected_low"], row["expected_high"]
     return value if value is None or low is None or high is None else (value, low, high)
@@ -220,7 +224,7 @@ def environment() -> jinja2.Environment:
 ENVIRONMENT = environment()
 
 
-def drift_map(rows: list[queries.Row]) -> queries.Row:
+def drift_map(rows: list[ViewRow]) -> ViewRow:
     """Rows of drift as a table: a line a feature, the most drifting first; a column a subject, the newest at last."""
     subjects = {row["subject"]: row for row in rows}
     cells = {(row["feature"], row["subject"]): row for row in rows}
@@ -236,7 +240,7 @@ def days_until(today: date, first: date) -> list[date]:
     return [today - timedelta(days=back) for back in reversed(range(length))]
 
 
-def channel_mix(rows: list[queries.Row], classes: list[str], today: date) -> queries.Row | None:
+def channel_mix(rows: list[ViewRow], classes: list[str], today: date) -> ViewRow | None:
     """Shares of the predicted classes by day of scoring, as a chart with its legend; None without any."""
     if not rows:
         return None
@@ -255,7 +259,7 @@ def channel_mix(rows: list[queries.Row], classes: list[str], today: date) -> que
     }
 
 
-def confidence(rows: list[queries.Row], today: date) -> charts.Markup | None:
+def confidence(rows: list[ViewRow], today: date) -> charts.Markup | None:
     """Mean confidence of the predictions by day of scoring; None without any."""
     known = {row["day"]: row["confidence"] for row in rows if row["confidence"] is not None}
     if not known:
@@ -265,12 +269,12 @@ def confidence(rows: list[queries.Row], today: date) -> charts.Markup | None:
     return charts.lines("Mean confidence by day of scoring", days, values, {}, places=2)
 
 
-def quality(rows: list[queries.Row]) -> queries.Row | None:
+def quality(rows: list[ViewRow]) -> ViewRow | None:
     """Quality by week as two charts: the log loss, and how far it is from what was expected; None without outcomes.
 
     Of several versions in a week the one with the most outcomes is drawn.
     """
-    drawn: dict[Any, queries.Row] = {}
+    drawn: dict[Any, ViewRow] = {}
     for row in rows:  # of a week the one with most outcomes comes first
         if row["log_loss"] is not None:
             drawn.setdefault(row["week"], row)
@@ -324,31 +328,32 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
 
     The drift is that of a scope; of the first that has any when none is named.
 
-    Raises :class:`~apex_airflow.pages.queries.DatabaseDownError` when Postgres does not answer.
+    Raises :class:`~apex_ml.adapters.postgres.views.DatabaseDownError` when Postgres does not answer.
     """
     now = now or datetime.now(UTC)
     model = settings.model_name
-    with queries.reading(settings) as connection:
-        champion = queries.first(connection, queries.CHAMPION, model=model)
-        version = champion["version"] if champion else None
-        context = {
+    with read_snapshot(settings) as session:
+        queries = PostgresPageQueries(session, model)
+        champion = PostgresViews(session, model).champion()
+        version = champion.version if champion else None
+        context: dict[str, Any] = {
             "champion": champion,
-            "evidence": queries.first(connection, queries.EVIDENCE, model=model, version=version),
-            "earlier": queries.rows(connection, queries.EARLIER, model=model, version=version, shown=queries.SHOWN),
-            "challenger": queries.first(connection, queries.CHALLENGER, model=model),
-            "history": queries.rows(connection, queries.HISTORY, model=model, shown=queries.SHOWN),
-            "totals": queries.first(connection, queries.TOTALS),
-            "drops": queries.rows(connection, queries.DROPS, shown=queries.SHOWN),
-            "alerts": queries.rows(connection, queries.ALERTS, shown=queries.SHOWN),
-            "mix": queries.rows(connection, queries.MIX, now=now, days=DAYS),
-            "confidence": confidence(queries.rows(connection, queries.CONFIDENCE, now=now, days=DAYS), now.date()),
-            "weeks": queries.rows(connection, queries.QUALITY, model=model),
+            "evidence": queries.evidence(version),
+            "earlier": queries.earlier_champions(version, MAX_ROWS),
+            "challenger": queries.challenger(),
+            "history": queries.decisions(MAX_ROWS),
+            "totals": queries.drop_totals(),
+            "drops": queries.drops(MAX_ROWS),
+            "alerts": queries.alerts(MAX_ROWS),
+            "mix": queries.class_mix(now, DAYS),
+            "confidence": confidence(queries.confidence(now, DAYS), now.date()),
+            "weeks": queries.quality(),
         }
-        drift: list[queries.Row] = []
-        for looked_at in [scope] if scope else get_args(Scope):
-            drift = queries.drift(connection, looked_at, DRIFT_COLUMNS)
+        drift: list[ViewRow] = []
+        for shown_scope in [scope] if scope else get_args(Scope):
+            drift = queries.drift(shown_scope, DRIFT_COLUMNS)
             if drift:
-                scope = looked_at
+                scope = shown_scope
                 break
     named = [*context["mix"], *(c for drop in context["drops"] for c in drop["classes"] or [])]
     classes = sorted({one["predicted"] for one in named})

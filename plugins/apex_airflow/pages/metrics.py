@@ -9,15 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from apex_airflow.pages import queries
 from apex_airflow.pages.apex import waiting
+from apex_ml.adapters.postgres.views import DatabaseDownError, PostgresViews, read_snapshot
 from apex_ml.settings import Settings
 
 STATES = ("done", "failed")
-TOTALS = "SELECT runs, rows_scored, rows_quarantined, newest FROM apex.scoring_totals"
-ALERTS = "SELECT kind, raised, open, newest FROM apex.alert_totals ORDER BY kind"
-DROPS = "SELECT state, count(*) AS drops FROM apex.drop_summary GROUP BY state"
-DECISION = "SELECT max(decided_at) AS newest FROM apex.model_history WHERE action IN ('promote', 'reject')"
 
 
 class ApexCollector(Collector):
@@ -37,36 +33,34 @@ class ApexCollector(Collector):
             yield _gauge("apex_drops_waiting", "Files in the inbox.", files)
         try:
             found = list(self._of_postgres())
-        except queries.DatabaseDownError:
+        except DatabaseDownError:
             yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 0)
             return
         yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 1)
         yield from found
 
     def _of_postgres(self) -> Iterator[Metric]:
-        with queries.reading(self._settings) as connection:
-            champion = queries.first(connection, queries.CHAMPION, model=self._settings.model_name)
-            totals = queries.rows(connection, TOTALS)[0]
-            decision = queries.rows(connection, DECISION)[0]["newest"]
-            states = {row["state"]: row["drops"] for row in queries.rows(connection, DROPS)}
-            alerts = queries.rows(connection, ALERTS)
-        if champion and champion["version"]:
-            seconds = (datetime.now(UTC) - champion["decided_at"]).total_seconds()
-            yield _gauge("apex_champion_version", "Version of the champion.", champion["version"])
+        with read_snapshot(self._settings) as session:
+            views = PostgresViews(session, self._settings.model_name)
+            champion, totals, decided_at = views.champion(), views.totals(), views.last_decision_at()
+            states, alerts = views.drops_by_state(), views.alert_totals()
+        if champion and champion.version:
+            seconds = (datetime.now(UTC) - champion.decided_at).total_seconds()
+            yield _gauge("apex_champion_version", "Version of the champion.", champion.version)
             yield _gauge("apex_champion_age_seconds", "Seconds since the champion became it.", seconds)
-        yield CounterMetricFamily("apex_scoring_runs", "Scoring runs.", totals["runs"])
-        yield CounterMetricFamily("apex_rows_scored", "Orders scored.", totals["rows_scored"])
-        yield CounterMetricFamily("apex_rows_quarantined", "Rows of drops set aside.", totals["rows_quarantined"])
+        yield CounterMetricFamily("apex_scoring_runs", "Scoring runs.", totals.runs)
+        yield CounterMetricFamily("apex_rows_scored", "Orders scored.", totals.rows_scored)
+        yield CounterMetricFamily("apex_rows_quarantined", "Rows of drops set aside.", totals.rows_quarantined)
         yield _labelled(
             "apex_drops", "Drops in the ledger.", "state", {state: states.get(state, 0) for state in STATES}
         )
-        yield _labelled("apex_open_alerts", "Open alerts.", "kind", {row["kind"]: row["open"] for row in alerts})
+        yield _labelled("apex_open_alerts", "Open alerts.", "kind", {total.kind: total.open for total in alerts})
         moments = {
-            "apex_last_scoring_timestamp_seconds": ("When the newest scoring run ended.", totals["newest"]),
-            "apex_last_decision_timestamp_seconds": ("When the gate decided last.", decision),
+            "apex_last_scoring_timestamp_seconds": ("When the newest scoring run ended.", totals.newest),
+            "apex_last_decision_timestamp_seconds": ("When the gate decided last.", decided_at),
             "apex_last_alert_timestamp_seconds": (
                 "When the newest alert was raised, open or over.",
-                max((row["newest"] for row in alerts), default=None),
+                max((total.newest for total in alerts), default=None),
             ),
         }
         for name, (told, moment) in moments.items():

@@ -17,7 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from apex_airflow.pages import apex, metrics
-from apex_airflow.pages.queries import DatabaseDownError
+from apex_ml.adapters.postgres.views import DatabaseDownError
 from apex_ml.settings import Settings
 
 PREFIX = "/apex"
@@ -90,7 +90,7 @@ def _page(settings: Settings) -> APIRouter:
     router = _for_users()
 
     @router.get("/")
-    def apex(user: GetUserDep, drift: apex.Scope | None = None) -> Response:
+    def show_page(user: GetUserDep, drift: apex.Scope | None = None) -> Response:
         """The page; without Postgres, one that says so."""
         # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
         may_act = get_auth_manager().is_authorized_dag(

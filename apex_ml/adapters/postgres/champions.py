@@ -1,0 +1,255 @@
+"""The ledger of the champion: every decision about it, and every move from one version to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from typing_extensions import override
+
+from apex_ml.adapters.postgres.connection import autocommitted
+from apex_ml.adapters.postgres.session import Session
+from apex_ml.json_text import json_text
+from apex_ml.settings import Settings
+
+CHAMPION_LOCK = 7_261_002
+"""First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
+_COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reasons, evidence, decided_at"
+
+
+@dataclass(frozen=True)
+class NewDecision:
+    """A decision that is about to be recorded; its state is `pending` for a move that still has to be made."""
+
+    action: str
+    state: Literal["pending", "done"]
+    step_run: str
+    who: str
+    reasons: tuple[str, ...]
+    from_version: int | None = None
+    to_version: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    data_sha256: str | None = None
+    contract_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A finished decision of the ledger."""
+
+    promotion_id: int
+    action: str
+    step_run: str
+    from_version: int | None
+    to_version: int | None
+    who: str
+    reasons: list[str]
+    evidence: dict[str, Any]
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class PendingMove:
+    """A move that was begun and not finished."""
+
+    promotion_id: int
+    from_version: int | None
+    to_version: int
+
+
+@dataclass(frozen=True)
+class DecidedInput:
+    """What a decision of the gate was about: the run, when, and the digests of its data and contract."""
+
+    step_run: str
+    decided_at: datetime
+    data_sha256: str | None
+    contract_sha256: str | None
+
+
+class ChampionLedger(Protocol):
+    """The decisions about the champion of one model, in the order in which they were taken."""
+
+    def champion(self) -> int | None:
+        """The champion's version: the target of the latest finished move."""
+        ...
+
+    def challenger(self) -> int | None:
+        """The challenger's version, by the view apex.challenger."""
+        ...
+
+    def pending_move(self) -> PendingMove | None:
+        """The move that was begun and not finished; there is at most one."""
+        ...
+
+    def record(self, decision: NewDecision) -> int:
+        """Append a decision; return its id."""
+        ...
+
+    def finish_move(self, promotion_id: int) -> None:
+        """Mark a pending move as done."""
+
+    def abort_move(self, promotion_id: int, reason: str) -> None:
+        """Mark a pending move as one that will not be finished, and why."""
+
+    def moves(self) -> list[Decision]:
+        """Every finished change of the champion, oldest first."""
+        ...
+
+    def latest_move_to(self, version: int | None) -> Decision | None:
+        """The latest finished change that made a version champion; with None the one that left no champion."""
+        ...
+
+    def decision_of(self, step_run: str, to_version: int) -> Decision | None:
+        """The gate's finished decision of a run about a version; None when it has not been taken."""
+        ...
+
+    def latest_decision_about(self, to_version: int) -> Decision | None:
+        """The gate's latest decision about a version; None when there was none."""
+        ...
+
+    def latest_input(self) -> DecidedInput | None:
+        """What the gate's latest decision was about; None before the first one."""
+        ...
+
+    def rejections_since_last_move(self) -> int:
+        """How many challengers were rejected since the champion last changed."""
+        ...
+
+
+class PostgresChampions(ChampionLedger):
+    """The ledger in the table apex.promotions."""
+
+    def __init__(self, session: Session, model_name: str) -> None:
+        self._session = session
+        self._model_name = model_name
+
+    @override
+    def champion(self) -> int | None:
+        return self._version(
+            "SELECT to_version FROM apex.promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject'"
+            " ORDER BY promotion_id DESC LIMIT 1"
+        )
+
+    @override
+    def challenger(self) -> int | None:
+        return self._version("SELECT version FROM apex.challenger WHERE model_name = %s")
+
+    def _version(self, query: str) -> int | None:
+        row = self._session.fetch_one(query, (self._model_name,))
+        return row[0] if row else None
+
+    @override
+    def pending_move(self) -> PendingMove | None:
+        row = self._session.fetch_one(
+            "SELECT promotion_id, from_version, to_version FROM apex.promotions"
+            " WHERE model_name = %s AND state = 'pending'",
+            (self._model_name,),
+        )
+        return None if row is None else PendingMove(*row)
+
+    @override
+    def record(self, decision: NewDecision) -> int:
+        values = {
+            "model_name": self._model_name,
+            "action": decision.action,
+            "state": decision.state,
+            "step_run": decision.step_run,
+            "who": decision.who,
+            "reasons": list(decision.reasons),
+            "from_version": decision.from_version,
+            "to_version": decision.to_version,
+            "evidence": json_text(dict(decision.evidence)),
+            "data_sha256": decision.data_sha256,
+            "contract_sha256": decision.contract_sha256,
+        }
+        row = self._session.fetch_one(
+            f"INSERT INTO apex.promotions ({', '.join(values)}, done_at) VALUES"
+            f" ({', '.join(f'%({name})s' for name in values)}, CASE %(state)s WHEN 'done' THEN now() END)"
+            " RETURNING promotion_id",
+            values,
+        )
+        assert row is not None  # RETURNING yields the inserted row
+        return int(row[0])
+
+    @override
+    def finish_move(self, promotion_id: int) -> None:
+        self._session.execute(
+            "UPDATE apex.promotions SET state = 'done', done_at = now() WHERE promotion_id = %s AND state = 'pending'",
+            (promotion_id,),
+        )
+
+    @override
+    def abort_move(self, promotion_id: int, reason: str) -> None:
+        self._session.execute(
+            "UPDATE apex.promotions SET state = 'aborted', done_at = now(), reasons = array_append(reasons, %s)"
+            " WHERE promotion_id = %s AND state = 'pending'",
+            (reason, promotion_id),
+        )
+
+    def _decisions(self, condition: str, *values: object) -> list[Decision]:
+        rows = self._session.fetch(
+            f"SELECT {_COLUMNS} FROM apex.promotions WHERE model_name = %s AND state = 'done' AND {condition}",
+            (self._model_name, *values),
+        )
+        return [Decision(*row) for row in rows]
+
+    def _first(self, condition: str, *values: object) -> Decision | None:
+        decisions = self._decisions(condition, *values)
+        return decisions[0] if decisions else None
+
+    @override
+    def moves(self) -> list[Decision]:
+        return self._decisions("action <> 'reject' ORDER BY promotion_id")
+
+    @override
+    def latest_move_to(self, version: int | None) -> Decision | None:
+        return self._first(
+            "action <> 'reject' AND to_version IS NOT DISTINCT FROM %s ORDER BY promotion_id DESC LIMIT 1", version
+        )
+
+    @override
+    def decision_of(self, step_run: str, to_version: int) -> Decision | None:
+        return self._first(
+            "action IN ('promote', 'reject') AND step_run = %s AND to_version = %s", step_run, to_version
+        )
+
+    @override
+    def latest_decision_about(self, to_version: int) -> Decision | None:
+        return self._first(
+            "action IN ('promote', 'reject') AND to_version = %s ORDER BY promotion_id DESC LIMIT 1", to_version
+        )
+
+    @override
+    def latest_input(self) -> DecidedInput | None:
+        row = self._session.fetch_one(
+            "SELECT step_run, decided_at, data_sha256, contract_sha256 FROM apex.promotions WHERE model_name = %s"
+            " AND action IN ('promote', 'reject') AND state = 'done' ORDER BY promotion_id DESC LIMIT 1",
+            (self._model_name,),
+        )
+        return None if row is None else DecidedInput(*row)
+
+    @override
+    def rejections_since_last_move(self) -> int:
+        row = self._session.fetch_one(
+            "SELECT count(*) FROM apex.promotions WHERE model_name = %(name)s AND state = 'done' AND action = 'reject'"
+            " AND promotion_id > coalesce((SELECT max(promotion_id) FROM apex.promotions WHERE model_name = %(name)s"
+            " AND state = 'done' AND action <> 'reject'), 0)",
+            {"name": self._model_name},
+        )
+        return int(row[0]) if row else 0
+
+
+@contextmanager
+def champion_lock(settings: Settings, *, shared: bool = False) -> Iterator[ChampionLedger]:
+    """Hold the lock on the champion during the block; each change of the ledger is committed by itself.
+
+    Exclusive for whoever may move the alias, shared for whoever only reads it. A process that dies releases it.
+    """
+    function = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
+    with autocommitted(settings) as session:
+        session.execute(f"SELECT {function}(%s, hashtext(%s))", (CHAMPION_LOCK, settings.model_name))
+        yield PostgresChampions(session, settings.model_name)

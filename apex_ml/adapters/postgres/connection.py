@@ -1,0 +1,136 @@
+"""Connections of psycopg2 as the roles apex_writer and apex_reader, and the transactions on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+from typing_extensions import override
+
+from apex_ml.adapters.postgres.blockers import blockers
+from apex_ml.adapters.postgres.errors import as_apex_error, is_full
+from apex_ml.adapters.postgres.session import Parameters, Row, Session
+from apex_ml.settings import Settings
+
+Connection = psycopg2.extensions.connection
+DriverError = psycopg2.Error
+"""What psycopg2 raises outside of :func:`map_driver_errors`."""
+
+
+class PsycopgSession(Session):
+    """A session on a cursor of psycopg2."""
+
+    def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
+        self._cursor = cursor
+
+    @override
+    def execute(self, statement: str, parameters: Parameters = ()) -> None:
+        # psycopg2 looks for placeholders only when it is given parameters
+        self._cursor.execute(statement, parameters or None)
+
+    @override
+    def fetch(self, statement: str, parameters: Parameters = ()) -> list[Row]:
+        self.execute(statement, parameters)
+        return self._cursor.fetchall()
+
+    def fetch_dicts(self, statement: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
+        """Run a statement and return its rows by column name: for what becomes JSON or a page as it is."""
+        rows = self.fetch(statement, parameters)
+        names = [column.name for column in self._cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def execute_values(self, statement: str, rows: Iterable[Sequence[object]], template: str | None = None) -> None:
+        """Run a statement whose ``VALUES %s`` stands for many rows, a thousand at a time."""
+        psycopg2.extras.execute_values(self._cursor, statement, rows, template, page_size=1000)
+
+
+@contextmanager
+def map_driver_errors(url: str, other_url: str = "") -> Iterator[None]:
+    """Turn an error of psycopg2 into one of ours that names the server and the remedy.
+
+    A call that never reached the server is a fault of the caller and raised as it is. `other_url` is of another role
+    on the same server: by it the error finds out who holds the connections when none is left.
+    """
+    try:
+        yield
+    except psycopg2.Error as error:
+        if error.pgcode is None and isinstance(error, psycopg2.ProgrammingError):
+            raise
+        text = str(error) or type(error).__name__
+        raise as_apex_error(url, text, error.pgcode, others=blockers(url, text, error.pgcode, other_url)) from error
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[Connection]:
+    """Open a connection as the writer; the caller owns its transactions.
+
+    Raises :class:`~apex_ml.errors.TransientError` naming the address when Postgres does not answer, also half way, and
+    as :func:`~apex_ml.adapters.postgres.errors.as_apex_error` does for what it refuses.
+    """
+    url = settings.writer_url
+    with map_driver_errors(url, settings.reader_url):
+        connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options="-c timezone=UTC")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def begin(connection: Connection) -> Iterator[PsycopgSession]:
+    """Run the block as one transaction of a connection: commit at its end, roll back when it raises."""
+    with connection, connection.cursor() as cursor:
+        yield PsycopgSession(cursor)
+
+
+@contextmanager
+def transaction(settings: Settings) -> Iterator[PsycopgSession]:
+    """Connect as the writer and run the block as one transaction."""
+    with connect(settings) as connection, begin(connection) as session:
+        yield session
+
+
+@contextmanager
+def autocommitted(settings: Settings) -> Iterator[PsycopgSession]:
+    """Connect as the writer; each statement of the block is committed by itself."""
+    with connect(settings) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield PsycopgSession(cursor)
+
+
+def ping(settings: Settings) -> None:
+    """Ask Postgres for an answer. Raises as :func:`connect` does."""
+    with transaction(settings) as session:
+        session.execute("SELECT 1")
+
+
+def connect_reader(settings: Settings, options: str = "", **arguments: Any) -> Connection:
+    """Connect as the reader; when people hold all connections of that role, as the writer who may only read.
+
+    Raises psycopg2's OperationalError.
+    """
+    try:
+        connection: Connection = psycopg2.connect(settings.reader_url, options=options, **arguments)
+    except psycopg2.OperationalError as error:
+        if not is_full(str(error)):
+            raise
+        read_only = f"{options} -c default_transaction_read_only=on".strip()
+        connection = psycopg2.connect(settings.writer_url, options=read_only, **arguments)
+    return connection
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[PsycopgSession]:
+    """Connect as the reader and run the block as one transaction. Raises as :func:`connect` does."""
+    with map_driver_errors(settings.reader_url, settings.writer_url):
+        connection = connect_reader(settings, connect_timeout=10, application_name="apex")
+        try:
+            with begin(connection) as session:
+                yield session
+        finally:
+            connection.close()

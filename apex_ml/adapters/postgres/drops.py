@@ -1,0 +1,187 @@
+"""The ledger of drops: which contents were delivered, and which of them are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from typing_extensions import override
+
+from apex_ml.adapters.postgres.alerts import BAD_DROP, UNKNOWN_VALUES, PostgresAlerts
+from apex_ml.adapters.postgres.session import Session
+from apex_ml.errors import DataError
+
+NAME_LOCK = 7_261_003
+"""Mixed into the key of the advisory lock on a drop's name."""
+
+
+@dataclass(frozen=True)
+class KnownDrop:
+    """The ledger row of a delivered content; its state is `done` or `failed`."""
+
+    drop_id: int
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class ScoredDrop:
+    """A drop that is scored."""
+
+    drop_id: int
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RemovableDrop:
+    """A drop of the ledger, with the number of its scored rows."""
+
+    drop_id: int
+    name: str
+    sha256: str
+    state: str
+    orders: int
+
+
+class DropLedger(Protocol):
+    """The ledger of drops. A drop is its content, whatever its name."""
+
+    def claim(self, sha256: str, name: str, size: int, rows: int) -> int | None:
+        """Insert the row of a content and return its id; None when this content is scored already.
+
+        A second transaction with the same content waits here until the first one ends: that is what makes scoring
+        exactly once. An older drop of the same name is marked as superseded, as the new content corrects it. The
+        alerts about the name are resolved.
+        """
+        ...
+
+    def lock_for_rescoring(self, drop: ScoredDrop) -> None:
+        """Lock the row of a drop that is scored again; resolve the alerts about it."""
+
+    def by_content(self, sha256: str) -> KnownDrop | None:
+        """The row of a content; None when it is new."""
+        ...
+
+    def find_scored(self, text: str) -> ScoredDrop:
+        """The scored drop with this name (the newest), this id or this beginning of its sha256.
+
+        Raises :class:`~apex_ml.errors.DataError` when there is none, or when the beginning fits several.
+        """
+        ...
+
+    def count_delivery(self, sha256: str) -> None:
+        """Note that a content was delivered once more."""
+
+    def fail(self, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
+        """Record a drop that cannot be scored and raise its alert; a later claim of the same content may succeed."""
+
+    def removable(self, names: Sequence[str], prefix: str | None = None) -> list[RemovableDrop]:
+        """Every content delivered under one of these names, or under a name with the prefix."""
+        ...
+
+    def lock(self, drop_ids: Sequence[int]) -> None:
+        """Lock the rows of some drops until the transaction ends."""
+
+    def remove(self, drop_ids: Sequence[int]) -> None:
+        """Remove the rows of drops without scoring runs; a drop that one of them superseded is current again."""
+
+
+class PostgresDrops(DropLedger):
+    """The ledger in the table apex.drops."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._alerts = PostgresAlerts(session)
+
+    @override
+    def claim(self, sha256: str, name: str, size: int, rows: int) -> int | None:
+        # two contents of one name are claimed one after the other, so that the later one supersedes the earlier
+        self._session.execute("SELECT pg_advisory_xact_lock(%s::bigint # hashtextextended(%s, 0))", (NAME_LOCK, name))
+        row = self._session.fetch_one(
+            "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES (%s, %s, %s, %s, 'done')"
+            " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL"
+            " WHERE drops.state = 'failed' RETURNING drop_id",
+            (sha256, name, size, rows),
+        )
+        if row is None:
+            return None
+        drop_id = int(row[0])
+        self._session.execute(
+            "UPDATE apex.drops SET superseded_by = %(drop_id)s WHERE name = %(name)s AND state = 'done'"
+            " AND superseded_by IS NULL AND drop_id <> %(drop_id)s",
+            {"drop_id": drop_id, "name": name},
+        )
+        self._resolve_alerts(name)
+        return drop_id
+
+    def _resolve_alerts(self, name: str) -> None:
+        self._alerts.resolve((BAD_DROP, UNKNOWN_VALUES), [name])
+
+    @override
+    def lock_for_rescoring(self, drop: ScoredDrop) -> None:
+        self.lock([drop.drop_id])
+        self._resolve_alerts(drop.name)
+
+    @override
+    def by_content(self, sha256: str) -> KnownDrop | None:
+        row = self._session.fetch_one("SELECT drop_id, name, state FROM apex.drops WHERE sha256 = %s", (sha256,))
+        return None if row is None else KnownDrop(*row)
+
+    @override
+    def find_scored(self, text: str) -> ScoredDrop:
+        rows = self._session.fetch(
+            "SELECT drop_id, name, sha256, name = %(text)s OR drop_id::text = %(text)s AS exact FROM apex.drops"
+            " WHERE state = 'done' AND (name = %(text)s OR drop_id::text = %(text)s"
+            " OR length(%(text)s) >= 8 AND starts_with(sha256, lower(%(text)s)))"
+            " ORDER BY name = %(text)s DESC, exact DESC, drop_id DESC",
+            {"text": text},
+        )
+        if not rows:
+            raise DataError(
+                f"{text}: no scored drop has this name, id or sha256; see: apex sql -c 'TABLE drop_summary'"
+            )
+        drop_id, name, sha256, exact = rows[0]
+        if not exact and len(rows) > 1:
+            raise DataError(f"{text}: {len(rows)} drops begin like this; give more of the sha256")
+        return ScoredDrop(drop_id, name, sha256)
+
+    @override
+    def count_delivery(self, sha256: str) -> None:
+        self._session.execute(
+            "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = now() WHERE sha256 = %s", (sha256,)
+        )
+
+    @override
+    def fail(self, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
+        self._session.execute(
+            "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (%s, %s, %s, 'failed', %s)"
+            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
+            " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
+            (sha256, name, size, reason),
+        )
+        self._alerts.raise_bad_drop(name, reason, run)
+
+    @override
+    def removable(self, names: Sequence[str], prefix: str | None = None) -> list[RemovableDrop]:
+        rows = self._session.fetch(
+            "SELECT d.drop_id, d.name, d.sha256, d.state, coalesce(sum(r.rows_scored), 0)::bigint"
+            " FROM apex.drops AS d LEFT JOIN apex.scoring_runs AS r USING (drop_id)"
+            " WHERE d.name = ANY(%(names)s::text[]) OR (%(by_prefix)s AND starts_with(d.name, %(prefix)s))"
+            " GROUP BY d.drop_id ORDER BY d.drop_id",
+            {"names": list(names), "by_prefix": prefix is not None, "prefix": prefix or ""},
+        )
+        return [RemovableDrop(*row) for row in rows]
+
+    @override
+    def lock(self, drop_ids: Sequence[int]) -> None:
+        self._session.execute(
+            "SELECT drop_id FROM apex.drops WHERE drop_id = ANY(%s::bigint[]) FOR UPDATE", (list(drop_ids),)
+        )
+
+    @override
+    def remove(self, drop_ids: Sequence[int]) -> None:
+        ids = (list(drop_ids),)
+        self._session.execute("UPDATE apex.drops SET superseded_by = NULL WHERE superseded_by = ANY(%s::bigint[])", ids)
+        self._session.execute("DELETE FROM apex.drops WHERE drop_id = ANY(%s::bigint[])", ids)

@@ -1,0 +1,100 @@
+"""Registered versions of the model: what each was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from apex_ml.adapters.postgres.session import Session
+from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """What a registered version was made from; `about` is what was recorded about it in training."""
+
+    model_version: int
+    mlflow_run_id: str
+    data_sha256: str
+    contract_sha256: str
+    git_commit: str | None
+    step_run: str
+    about: Mapping[str, Any]
+
+
+class VersionLedger(Protocol):
+    """The registered versions of one model."""
+
+    def record(self, version: VersionRecord) -> None:
+        """Keep what a version was made from; a version that is known stays as it is.
+
+        Raises :class:`~apex_ml.errors.ConfigError` when the version is known as another run's.
+        """
+
+    def newest(self) -> int | None:
+        """The newest version that any ledger names; None when there is none."""
+        ...
+
+    def about(self) -> dict[int, dict[str, Any]]:
+        """What was recorded about every version in training."""
+        ...
+
+    def runs_in_use(self) -> dict[str, int]:
+        """The runs of the newest version and of every version that was ever champion, each with its version."""
+        ...
+
+
+class PostgresVersions(VersionLedger):
+    """The versions in the table apex.model_versions."""
+
+    def __init__(self, session: Session, model_name: str) -> None:
+        self._session = session
+        self._model_name = model_name
+
+    @override
+    def record(self, version: VersionRecord) -> None:
+        values = asdict(version) | {"model_name": self._model_name, "about": json_text(version.about)}
+        marks = ", ".join(f"%({name})s" for name in values)
+        self._session.execute(
+            f"INSERT INTO apex.model_versions ({', '.join(values)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
+        )
+        row = self._session.fetch_one(
+            "SELECT mlflow_run_id FROM apex.model_versions WHERE model_name = %s AND model_version = %s",
+            (self._model_name, version.model_version),
+        )
+        if row != (version.mlflow_run_id,):
+            raise ConfigError(
+                f"version {version.model_version} of {self._model_name} was trained before, by MLflow's run"
+                f" {row and row[0]}: the registered model was deleted in MLflow and made anew, which counts from 1"
+                " again; begin anew under another name with APEX_MODEL_NAME"
+            )
+
+    @override
+    def newest(self) -> int | None:
+        row = self._session.fetch_one(
+            "SELECT greatest((SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s),"
+            " (SELECT max(to_version) FROM apex.promotions WHERE model_name = %(name)s))",
+            {"name": self._model_name},
+        )
+        return row[0] if row else None
+
+    @override
+    def about(self) -> dict[int, dict[str, Any]]:
+        rows = self._session.fetch(
+            "SELECT model_version, about FROM apex.model_versions WHERE model_name = %s", (self._model_name,)
+        )
+        return dict(rows)
+
+    @override
+    def runs_in_use(self) -> dict[str, int]:
+        rows = self._session.fetch(
+            "SELECT step_run, model_version FROM apex.model_versions WHERE model_name = %(name)s AND (model_version IN"
+            " (SELECT to_version FROM apex.promotions WHERE model_name = %(name)s AND action <> 'reject')"
+            " OR model_version = (SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s))",
+            {"name": self._model_name},
+        )
+        return dict(rows)
