@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apex_ml.settings import CODE_ROOT
+from tests.support.airflow_ui import browsing
 
 LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href"), ("object", "data")}
 NOT_LOADED = {"canonical", "next", "prev", "alternate"}
@@ -61,6 +65,35 @@ def test_styles_load_nothing_from_another_host(site: Path) -> None:
     for style in site.rglob("*.css"):
         text = style.read_text(encoding="utf-8")
         assert re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", text) == [], style
+
+
+@pytest.mark.browser
+def test_a_browser_asks_no_other_host(site: Path) -> None:
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browsing() as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        asked: list[str] = []
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        for place in ("index.html", "architecture.html", "reference/settings.html", "how-to/query.html"):
+            page.goto(address + place, wait_until="networkidle")
+        server.shutdown()
+    assert len(asked) > 8
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_drawings_load_nothing_from_another_host() -> None:
+    for drawing in (CODE_ROOT / "docs" / "assets").glob("*.svg"):
+        text = drawing.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert "://" not in text, drawing
 
 
 def test_every_page_is_in_the_navigation() -> None:
