@@ -70,8 +70,9 @@ test-docker: setup ## The platform in containers, really run; needs a Docker eng
 	@$(BIN)/python -m pytest tests/docker/engine
 
 check: lint docs ## Lint, types, layers, doctests, documents
-	@$(BIN)/mypy --strict apex_ml
+	@$(BIN)/mypy --strict apex_ml plugins dags
 	@$(BIN)/lint-imports
+	@PYTHONPATH=plugins:. $(BIN)/lint-imports --no-cache plugins/importlinter.toml
 	@deployment/docker/check.sh
 	@$(BIN)/python -m pytest -q --doctest-modules apex_ml
 

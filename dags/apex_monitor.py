@@ -1,4 +1,4 @@
-"""Watch what is scored: drift, quality once outcomes are known, alerts, and a retraining when the champion degrades."""
+"""Monitor scored orders: drift, quality once outcomes are known, alerts, and a retraining of a degraded champion."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ with DAG(
     description="scored orders → drift, quality, alerts → a retraining, when the champion degrades",
     doc_md="""
 ### Monitoring
-Daily, after every scoring, and after every change of the champion, whose baselines count from then on. `outcomes`
-matches the newest raw orders with their scores; `monitor` judges drift of every drop, day and raw week, and the quality
-of every week whose outcomes became known. Alerts stand in `apex.open_alerts`, in the log, and go to the webhook and by
-mail when those are set.
+Runs daily, after every scoring, and after every change of the champion, whose baselines apply from then on. `outcomes`
+matches the newest raw orders with their scores. `monitor` measures the drift of every drop, day and raw week, and the
+quality of every week whose outcomes are known. Alerts appear in `apex.open_alerts` and in the log, and are sent to the
+webhook and by mail when these are configured.
 
-When enough of the champion's newest weeks were significantly worse than at its promotion, or many weeks were a little
-worse, `retrain` triggers `apex_retrain` with **force** and the reason in the run's note: once an alert. Otherwise that
+When enough of the champion's newest weeks were significantly worse than at its promotion, or many weeks were slightly
+worse, `retrain` triggers `apex_retrain` with **force** and the reason in the run's note, once per alert. Otherwise that
 task is skipped.
 Results: `select * from apex.drift_latest`, `select * from apex.model_quality_weekly`.
 """,
@@ -31,7 +31,7 @@ Results: `select * from apex.drift_latest`, `select * from apex.model_quality_we
     ),
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # it finds nothing to do before the first drop
+    is_paused_upon_creation=False,  # it has nothing to do before the first drop
     default_args={**step_defaults(settings), "pool": "apex_monitoring"},
     tags=["apex", "monitoring"],
 ) as dag:
@@ -46,14 +46,14 @@ Results: `select * from apex.drift_latest`, `select * from apex.model_quality_we
         step="monitor",
         returns="retrain",
         trigger_rule="all_done",
-        doc_md="Drift, quality, alerts. It also runs when `outcomes` failed, on what is known.",
+        doc_md="Measure drift and quality, raise alerts. Also runs when `outcomes` failed.",
     )
     retrain = TriggerDagRunOperator.partial(
         task_id="retrain",
         trigger_dag_id="apex_retrain",
         conf={"force": True},
         skip_when_already_exists=True,
-        doc_md="Retrain as the champion degrades; skipped when it does not, or when the alert was answered before.",
+        doc_md="Retrain when the champion degrades. Skipped when it does not, or when this alert already caused a run.",
     ).expand_kwargs(monitor.output)
 
     outcomes >> monitor >> retrain

@@ -17,22 +17,22 @@ settings = Settings.load()
 
 with DAG(
     dag_id="apex_retrain",
-    description="raw orders → checked → examples → challenger → champion, if it proves better",
+    description="raw orders → checks → examples → challenger → champion, if it is better",
     doc_md="""
 ### Nightly retraining
-`validate → elt → split → train → promote`, each task one `apex` command in a process of its own. Its result is the
-task's XCom; the button *Data Docs* or *MLflow run* on a task leads to what it made. Beside them `outcomes` looks up
-what became of orders that were scored before; `promote` waits for it, and goes on even when it fails.
+`validate → elt → split → train → promote`. Each task runs one `apex` command in its own process. The result of a task
+is its XCom; the buttons *Data Docs* and *MLflow run* on a task open its output. In parallel, `outcomes` looks up the
+true outcomes of orders that were scored before. `promote` waits for it, and continues even when it fails.
 
-A night without new raw data ends early, as a success: `validate` is skipped and says since when. Tick **force** to
-retrain all the same. A challenger that does not prove better is rejected; that too is a success. A new champion wakes
-`apex_score`.
+A night without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
+retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
+triggers `apex_score`.
 
-With `APEX_APPROVAL` a person is asked before a promotion: the task `approve` waits under *Required Actions* with the
-reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers in `APEX_APPROVAL_HOURS`.
+With `APEX_APPROVAL` a user must approve a promotion: the task `approve` waits under *Required Actions* with the
+reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers within `APEX_APPROVAL_HOURS`.
 """,
-    # Without a start date the first run is the coming night's, not one at the moment the DAG is switched on. The ten
-    # minutes keep that first night from being passed over when this file is parsed just then.
+    # Without a start date the first run is the coming night's; switching the DAG on starts no run. The ten minutes make
+    # sure that the first night is not skipped when this file is parsed at that moment.
     schedule=CronTriggerTimetable(settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
@@ -44,7 +44,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         "split": Param(
             settings.split,
             enum=["temporal", "stratified_random", "legacy"],
-            description="How examples are split; legacy is the original project's way. Only temporal can be promoted.",
+            description="How examples are split; legacy: as the original project did. Only temporal can be promoted.",
         ),
         "trials": Param(
             settings.trials, type="integer", minimum=0, description="Hyper-parameter trials; 0: the fixed parameters."
@@ -53,7 +53,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
             None, type=["null", "string"], description="Folder of raw parquet files. Empty: the one in the settings."
         ),
         "without_newest_day": Param(
-            False, type="boolean", description="Hold the newest day back from training: `make run` scores it as a drop."
+            False, type="boolean", description="Hold back the newest day from training; `make run` scores it as a drop."
         ),
     },
 ) as dag:
@@ -71,24 +71,24 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
     elt = StepOperator(
         task_id="elt",
         step="elt",
-        doc_md="Make one example a client, its last order, with features known just before that order.",
+        doc_md="Build one example per client from its last order, with features known just before that order.",
     )
     outcomes = StepOperator(
         task_id="outcomes",
         step="outcomes",
-        doc_md="Match the channels of raw orders with their scores, where client and date are unique on both sides. "
-        "The coverage is in the XCom and in `apex.outcome_coverage`. A failure here is red, but stops nothing.",
+        doc_md="Match the channels of raw orders with their scores where client and date are unique on both sides. "
+        "The coverage is in the XCom and in `apex.outcome_coverage`. A failure does not stop the other tasks.",
     )
-    outcomes_over = EmptyOperator(
-        task_id="outcomes_over",
+    outcomes_done = EmptyOperator(
+        task_id="outcomes_done",
         trigger_rule="all_done",
-        doc_md="Does nothing; it comes after `outcomes` however that ended, so that a failure does not stop `promote`.",
+        doc_md="Does nothing. It runs after `outcomes` succeeds or fails, so that a failure does not stop `promote`.",
     )
     split = StepOperator(
         task_id="split",
         step="split",
         args=["--strategy={{ params.split }}"],
-        doc_md="Part the examples into train, validation and test; by default each later in time than the one before.",
+        doc_md="Split the examples into train, validation and test; by default each part is later than the one before.",
     )
     train = StepOperator(
         task_id="train",
@@ -100,39 +100,39 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         task_id="promote",
         step="promote",
         args=answer_args("approve") if settings.approval else [],
-        announces=CHAMPION,
-        announces_if="promoted",
+        emits=CHAMPION,
+        emits_if="promoted",
         doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
         "both the class prior and the champion by the margin. The reasons are in the XCom and in `apex.promotions`.",
     )
 
     validate >> elt >> split >> train
-    elt >> outcomes >> outcomes_over
+    elt >> outcomes >> outcomes_done
     if settings.approval:
         decide = StepOperator(
             task_id="decide",
             step="promote",
             args=["--hold"],
-            doc_md="Decide as `promote` does, and apply nothing but a rejection.",
+            doc_md="Decide as `promote` does; apply only a rejection.",
         )
         approve = ApprovalOperator(
             task_id="approve",
             decided_by="decide",
             response_timeout=timedelta(hours=settings.approval_hours),
             defaults=settings.approval_default,
-            doc_md="Wait for a person's answer under *Required Actions*. Nothing is asked when the gate did not "
-            "promote. A refusal is recorded by `promote`.",
+            doc_md="Wait for a user's answer under *Required Actions*. Nothing is asked when the gate did not "
+            "promote. `promote` records a rejection.",
         )
-        [train, outcomes_over] >> decide >> approve >> promote
+        [train, outcomes_done] >> decide >> approve >> promote
     else:
-        [train, outcomes_over] >> promote
+        [train, outcomes_done] >> promote
     if settings.shadow_days:
         reconsider = StepOperator(
             task_id="reconsider",
             step="reconsider",
-            announces=CHAMPION,
-            announces_if="promoted",
-            doc_md="Bring the newest challenger that scored drops in the shadow before the gate once more, on the "
-            "orders whose outcome arrived since. Skipped when too few are known.",
+            emits=CHAMPION,
+            emits_if="promoted",
+            doc_md="Evaluate the newest challenger that scored drops in shadow at the gate once more, on the "
+            "orders whose outcome has arrived since. Skipped when too few outcomes are known.",
         )
         promote >> reconsider

@@ -1,4 +1,4 @@
-"""Make an earlier champion champion again, from a form."""
+"""Make a former champion champion again, from a form."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ settings = Settings.load()
 
 with DAG(
     dag_id="apex_rollback",
-    description="back to an earlier champion, with a reason",
+    description="back to a former champion, with a reason",
     doc_md="""
 ### Rollback
-Trigger it and fill in the form: why, and to which version; by default the champion before this one. The ledger keeps
-who did it and why (`apex champion`, or `select * from apex.model_history`). A drop that is being scored ends on the
-version it began with; the next one is scored by the version gone back to.
+Trigger it and fill in the form: the reason, and the version; by default the previous champion. The ledger records who
+did it and why (`apex champion`, or `select * from apex.model_history`). A drop that is being scored keeps the version
+it started with; the next drop is scored by the restored version.
 
 The next `apex_retrain` may promote a challenger over that version, on evidence as always. Pause `apex_retrain` to
-prevent it.
+prevent this.
 """,
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # a rollback that waits for somebody to switch its DAG on is none
+    is_paused_upon_creation=False,  # a rollback must not wait for somebody to switch its DAG on
     default_args={**step_defaults(settings), "pool": "apex_champion"},
     tags=["apex", "champion"],
     params={
-        "reason": Param(type="string", minLength=3, description="Why; kept in the ledger."),
+        "reason": Param(type="string", minLength=3, description="Reason; recorded in the ledger."),
         "version": Param(
             None,
             type=["null", "integer"],
             minimum=1,
-            description="Version to go back to. Empty: the champion before the present one.",
+            description="Version to restore. Empty: the previous champion.",
         ),
     },
 ) as dag:
@@ -46,7 +46,7 @@ prevent it.
             "{{ '--to=' ~ params.version if params.version }}",
             "{{ '--who=' ~ dag_run.triggering_user_name ~ ' in Airflow' if dag_run.triggering_user_name }}",
         ],
-        announces=CHAMPION,
-        announces_if="moved",
+        emits=CHAMPION,
+        emits_if="moved",
         doc_md="Move the alias `champion` to the version, by the protocol of every promotion, and record who and why.",
     )

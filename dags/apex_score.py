@@ -18,24 +18,24 @@ with DAG(
     description="drops in the inbox → predictions in Postgres",
     doc_md="""
 ### Scoring
-Woken by a new file in the inbox, by a new champion, and by a sweep in case either was missed. `list_drops` asks the
-ledger what is left to do; `score` then runs once a chunk of drops. A file whose content was scored before is not
-scored again, whatever its name.
+Triggered by a new file in the inbox, by a new champion, and by a periodic sweep in case an event was missed.
+`list_drops` lists the drops that the ledger does not have as done. `score` then runs once for each chunk of drops. A
+file whose content was scored before is not scored again, whatever its name.
 
-`report` announces that something was scored, which starts `apex_monitor`, and lists the drops that could not be scored.
-`bad_drops` has a red task for each of them, with its name and the reason; the drop is in `quarantine/` beside a
-`.reason.json`, or still in the inbox when its disk fails. When it is mended or its alert is closed (`apex alerts`),
-clear `report` to make the run green.
+`report` emits an event that starts `apex_monitor` when something was scored, and lists the drops that could not be
+scored. `bad_drops` has a failed task for each of them, with its name and the reason. Such a drop is in `quarantine/`
+beside a `.reason.json`, or still in the inbox when its disk fails. After you fix the drop or close its alert
+(`apex alerts`), clear `report` to make the run green.
 
-Without a champion the drops wait, and are scored when there is one. Nothing to do: the tasks are skipped, the run is
-a success. Results: `select * from apex.drop_summary`.
+Without a champion the drops wait until there is one. When there is nothing to do, the tasks are skipped and the run
+succeeds. Results: `select * from apex.drop_summary`.
 """,
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable(settings.sweep_schedule, timezone="UTC"), assets=inbox(settings) | CHAMPION
     ),
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # a drop that comes before the first run is scored when there is a champion
+    is_paused_upon_creation=False,  # a drop that arrives before the first run is scored as soon as there is a champion
     deadline=deadline(settings, "score_late", "apex_score", settings.drop_deadline_minutes),
     default_args={**step_defaults(settings), "pool": "apex_scoring"},
     tags=["apex", "scoring"],
@@ -45,34 +45,34 @@ a success. Results: `select * from apex.drop_summary`.
         step="score",
         args=["--list"],
         returns="chunks",
-        doc_md="Ask the ledger which drops of the inbox are not done and part them into chunks.",
+        doc_md="List the drops in the inbox that the ledger does not have as done, in chunks.",
     )
     score = StepOperator.partial(
         task_id="score",
         step="score",
         args=["--bad-later", "--drops={{ task.chunk.drops | tojson }}"],
         map_index_template="{{ task.chunk.label }}",
-        doc_md="Score a chunk of drops with the champion: rows and ledger in one transaction for every drop.",
+        doc_md="Score a chunk of drops with the champion. Each drop is one transaction: its rows and its ledger entry.",
     ).expand(chunk=list_drops.output)
     report = StepOperator(
         task_id="report",
         step="score",
         args=["--report"],
         returns="bad",
-        announces=SCORED,
-        announces_if="scored",
+        emits=SCORED,
+        emits_if="scored",
         trigger_rule="all_done",
-        doc_md="Announce what the run has scored, also when a chunk failed, and list its bad drops.",
+        doc_md="Emit the event of what the run has scored, also when a chunk failed, and list its bad drops.",
     )
     bad_drops = BadDropOperator.partial(
         task_id="bad_drops",
         map_index_template="{{ task.bad.label }}",
-        doc_md="One red task for each drop that could not be scored, with the reason. It stops nothing.",
+        doc_md="One failed task for each drop that could not be scored, with the reason. It does not stop other tasks.",
     ).expand(bad=report.output)
     all_scored = EmptyOperator(
         task_id="all_scored",
         trigger_rule="none_failed",
-        doc_md="Makes the run red when the drops could not be listed or a chunk failed, whatever `report` has to say.",
+        doc_md="Fails the run when the drops could not be listed or a chunk failed, whatever the state of `report`.",
     )
 
     list_drops >> score >> report >> bad_drops

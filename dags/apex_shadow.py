@@ -14,9 +14,9 @@ with DAG(
     description="challengers score what the champion has scored",
     doc_md="""
 ### Shadow
-With `APEX_SHADOW_DAYS` above 0, every challenger that was not promoted scores, for so many days after its training,
-the drops that the champion has scored. It runs on the sweep's schedule, on its own slot, after a drop is committed:
-no drop waits for it or fails with it. Compare with `select * from apex.shadow_comparison`.
+With `APEX_SHADOW_DAYS` above 0, every challenger that was not promoted also scores the drops that the champion has
+scored, for that many days after its training. It runs on the sweep's schedule, in its own pool, after a drop is
+committed: no drop waits for it or fails because of it. Compare with `select * from apex.shadow_comparison`.
 """,
     schedule=CronTriggerTimetable(settings.sweep_schedule, timezone="UTC") if settings.shadow_days else None,
     catchup=False,

@@ -1,4 +1,4 @@
-"""Registers with Airflow what Apex adds to its UI."""
+"""The Airflow plugin: links, the Apex page and the Data Docs."""
 
 from __future__ import annotations
 

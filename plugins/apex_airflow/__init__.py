@@ -1,4 +1,4 @@
-"""All that knows Airflow: the step operator, the drop trigger, the assets and the links.
+"""The Airflow side of Apex: operators, runtimes, triggers, pages, assets and links.
 
-A step is reached only as a command, so that Airflow's own image needs no ML package.
+Steps run only as commands, so Airflow's own image needs no ML package.
 """

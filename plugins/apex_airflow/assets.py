@@ -1,33 +1,30 @@
-"""The assets, each declared here and nowhere else.
+"""The assets. Each is declared only here.
 
-An asset declared a second time without its watcher makes Airflow drop and restart the trigger at every parse.
+Declaring an asset a second time without its watcher makes Airflow drop and restart the trigger at every parse.
 """
 
 from __future__ import annotations
 
-import os
-from urllib.parse import unquote, urlparse
-
 from airflow.sdk import Asset, AssetWatcher
 
+from apex_airflow.inbox import inbox_folder
 from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.settings import Settings
 
 CHAMPION = Asset(name="apex_champion", group="apex")
-"""A new champion. Its event is a nudge: the steps ask the ledger which version that is."""
+"""A new champion. The event only starts a DAG; the steps read the version from the ledger."""
 
 SCORED = Asset(name="apex_scored", group="apex")
-"""A run of apex_score has scored something. Its event is a nudge, too."""
+"""A run of apex_score has scored something. This event only starts a DAG, too."""
 
 
 def inbox(settings: Settings) -> Asset:
-    """Return the asset of drops that wait in the inbox, watched when the inbox is a local folder.
+    """Return the asset of waiting drops, with a watcher when the inbox is a local folder.
 
-    A remote inbox (``s3://…``) has no watcher and is seen by the sweep of apex_score.
+    A remote inbox (``s3://…``) has no watcher; the sweep of apex_score finds its drops.
     """
-    url = urlparse(settings.drops)
-    if url.scheme not in ("", "file"):
+    folder = inbox_folder(settings.drops)
+    if folder is None:
         return Asset(name="apex_inbox", group="apex")
-    folder = unquote(url.path) if url.scheme else settings.drops
-    trigger = DropTrigger(inbox=os.path.join(folder, "inbox"), poll_seconds=settings.inbox_poll_seconds)
+    trigger = DropTrigger(inbox=folder, poll_seconds=settings.inbox_poll_seconds)
     return Asset(name="apex_inbox", group="apex", watchers=[AssetWatcher(name="apex_inbox_watcher", trigger=trigger)])

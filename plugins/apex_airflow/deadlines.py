@@ -1,6 +1,6 @@
 """Deadlines that Airflow watches: a run that takes too long becomes an alert beside those of apex_monitor.
 
-They can stop after a DAG is edited (a known fault of Airflow), so `apex status --check` looks at the same from outside.
+They can stop after a DAG is edited (a known fault of Airflow), so `apex status --check` checks them from outside.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # not in its stub
 
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
@@ -23,7 +23,7 @@ async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
 
 
 def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
-    """The alert for a run of a DAG that has not ended so many minutes after it was queued; None when switched off."""
+    """Return the alert for a run not ended `minutes` after it was queued; None when alerts are switched off."""
     if not settings.deadline_alerts:
         return None
     message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"

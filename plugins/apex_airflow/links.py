@@ -1,4 +1,4 @@
-"""Buttons on a task that lead to what its step made."""
+"""Buttons on a task that lead to the results of its step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.sdk.types import TaskInstanceKey
 
 RESULT_KEY = "step_result"
-"""XCom key of a step's whole result, also where ``return_value`` is a list to map over."""
+"""XCom key of a step's whole result, also when ``return_value`` is a list to map over."""
 
 
 class ResultLink(BaseOperatorLink):
@@ -46,7 +46,7 @@ class MlflowRunLink(ResultLink):
 
 
 class ModelVersionLink(ResultLink):
-    """The registered version, with its description, that the step made or judged."""
+    """The registered version that the step trained or compared, with its description."""
 
     name = "Model version"
     field = "model_version_url"

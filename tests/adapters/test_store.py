@@ -19,6 +19,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import read_schema
 from apex_ml.adapters.storage import local
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.file_names import hidden
 from apex_ml.settings import CODE_ROOT, Settings
 
 
@@ -30,7 +31,7 @@ def test_a_folder_appears_when_its_block_ends_well(tmp_path: Path) -> None:
     with local.new_folder(tmp_path / "out") as partial:
         (partial / "a").write_text("1")
         assert not (tmp_path / "out").exists()
-        assert local.hidden(partial.name)
+        assert hidden(partial.name)
     assert names(tmp_path) == ["out"] and (tmp_path / "out" / "a").read_text() == "1"
 
 
@@ -64,7 +65,7 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=CODE_ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     (dead,) = tmp_path.iterdir()
-    assert local.hidden(dead.name) and not (tmp_path / "out").exists()
+    assert hidden(dead.name) and not (tmp_path / "out").exists()
     living = tmp_path / f".out.{os.getppid()}-abcdef.partial"
     living.mkdir()
     foreign = tmp_path / ".other.1-abcdef.partial"
@@ -149,7 +150,7 @@ HIDDEN = {
 
 @pytest.mark.parametrize(("name", "is_hidden"), HIDDEN.items())
 def test_which_files_are_never_data(name: str, is_hidden: bool) -> None:
-    assert local.hidden(name) is is_hidden
+    assert hidden(name) is is_hidden
 
 
 def test_data_files_are_found_in_folders_and_hidden_ones_are_not(tmp_path: Path) -> None:

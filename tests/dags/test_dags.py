@@ -44,7 +44,7 @@ SNAPSHOT: dict[str, Any] = {
             ],
             "elt": ["elt"],
             "outcomes": ["outcomes"],
-            "outcomes_over": None,
+            "outcomes_done": None,
             "split": ["split", "--strategy={{ params.split }}"],
             "train": ["train", "--trials={{ params.trials }}"],
             "promote": ["promote"],
@@ -53,12 +53,12 @@ SNAPSHOT: dict[str, Any] = {
             ("validate", "elt"),
             ("elt", "outcomes"),
             ("elt", "split"),
-            ("outcomes", "outcomes_over"),
-            ("outcomes_over", "promote"),
+            ("outcomes", "outcomes_done"),
+            ("outcomes_done", "promote"),
             ("split", "train"),
             ("train", "promote"),
         ],
-        "outlets": {"promote": ["apex_champion_news"]},
+        "outlets": {"promote": ["apex_champion_events"]},
     },
     "apex_rollback": {
         "schedule": "none",
@@ -75,7 +75,7 @@ SNAPSHOT: dict[str, Any] = {
             ]
         },
         "edges": [],
-        "outlets": {"rollback": ["apex_champion_news"]},
+        "outlets": {"rollback": ["apex_champion_events"]},
     },
     "apex_score": {
         "schedule": "*/15 * * * * UTC",
@@ -98,7 +98,7 @@ SNAPSHOT: dict[str, Any] = {
             ("score", "report"),
             ("report", "bad_drops"),
         ],
-        "outlets": {"report": ["apex_scored_news"]},
+        "outlets": {"report": ["apex_scored_events"]},
     },
     "apex_shadow": {
         "schedule": "none",
@@ -194,7 +194,7 @@ def test_a_bad_drop_is_a_task_of_its_own_that_holds_up_nothing(bag: DagBag) -> N
     dag = bag.dags["apex_score"]
     report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
     assert report.trigger_rule == "all_done" and report.returns == "bad"
-    assert (report.announces.name, report.announces_if) == ("apex_scored", "scored")
+    assert (report.emits.name, report.emits_if) == ("apex_scored", "scored")
     assert bad.is_mapped and bad.map_index_template == "{{ task.bad.label }}" and bad.upstream_task_ids == {"report"}
     assert all_scored.trigger_rule == "none_failed" and {task.task_id for task in dag.leaves} == {
         "bad_drops",
@@ -287,7 +287,7 @@ def test_with_approval_a_person_is_asked_between_decision_and_promotion(
     bag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder")
     assert bag.import_errors == {}
     dag = bag.dags["apex_retrain"]
-    edges = {"train": {"decide"}, "outcomes_over": {"decide"}, "decide": {"approve"}, "approve": {"promote"}}
+    edges = {"train": {"decide"}, "outcomes_done": {"decide"}, "decide": {"approve"}, "approve": {"promote"}}
     for task, down in (edges | {"promote": set()}).items():
         assert dag.get_task(task).downstream_task_ids == down
     approve, decide = dag.get_task("approve"), dag.get_task("decide")
@@ -300,7 +300,7 @@ def test_with_approval_a_person_is_asked_between_decision_and_promotion(
 def test_retraining_goes_on_whatever_becomes_of_the_outcomes(bag: DagBag) -> None:
     dag = bag.dags["apex_retrain"]
     rules = {task.task_id: task.trigger_rule.value for task in dag.tasks}
-    assert rules.pop("outcomes_over") == "all_done" and set(rules.values()) == {"all_success"}
+    assert rules.pop("outcomes_done") == "all_done" and set(rules.values()) == {"all_success"}
     assert "outcomes" not in {task.task_id for task in dag.leaves}  # a red leaf would make the whole run red
 
 

@@ -18,7 +18,7 @@ from apex_ml.platform.embedded.home_record import (
     refuse_contradiction,
     remember_given,
 )
-from apex_ml.platform.main_job import simulated_raw
+from apex_ml.platform.raw_data import simulated_raw
 from apex_ml.settings import CODE_ROOT, Settings
 
 ORDERS = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text()

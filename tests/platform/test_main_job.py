@@ -17,15 +17,9 @@ from rich.console import Console
 from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
 from apex_ml.platform.airflow_api import DagRun, TaskLog, TaskRun
-from apex_ml.platform.main_job import (
-    check_drop,
-    has_generated_raw,
-    next_run_number,
-    only_bad_drops,
-    print_failures,
-    raw_folder,
-    simulated_raw,
-)
+from apex_ml.platform.follow import only_bad_drops, print_failures
+from apex_ml.platform.job_drop import check_drop, next_run_number
+from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings
 

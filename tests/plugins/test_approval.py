@@ -62,7 +62,7 @@ def test_the_question_shows_reasons_and_evidence(approval: ApprovalOperator, mon
     assert waits.value.timeout == timedelta(hours=2)
     assert asked["subject"] == "May version 7 become champion?"
     assert (asked["options"], asked["defaults"]) == ([APPROVE, REJECT], [REJECT])
-    for words in ("present champion is version 3", "- better by 0.01", "| gain | 0.01 |"):
+    for words in ("current champion is version 3", "- better by 0.01", "| gain | 0.01 |"):
         assert words in asked["body"]
     assert "classes" not in asked["body"]
 

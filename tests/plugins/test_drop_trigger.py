@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from apex_airflow.assets import CHAMPION, inbox
-from apex_airflow.triggers.drops import DropTrigger, look
+from apex_airflow.inbox import list_files
+from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.settings import Settings
 
@@ -79,7 +80,7 @@ def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
     names += ["~$orders.parquet", ".hidden", "_SUCCESS", "~orders.parquet", "apart"]
     for name in names:
         (inbox_of_scoring.inbox / name).write_bytes(b"1")
-    found = list(look(str(inbox_of_scoring.inbox)))
+    found = list(list_files(str(inbox_of_scoring.inbox)))
     assert found == sorted(drop.name for drop in inbox_of_scoring.look())
     assert found == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
 

@@ -21,7 +21,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from markupsafe import Markup
 
-from apex_airflow.pages import apex, charts
+from apex_airflow.pages import charts, drift, formats, page, predictions, quality
 from apex_airflow.pages.web import create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
@@ -92,9 +92,9 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
         "For 9 days",
         "+0.00312 nats",
         "+0.00220 to +0.00404",
-        "surely at least +0.00208",
+        "lower bound of the gate +0.00208",
         "Challenger: <a",
-        "Turned down 24 hours ago",
+        "Rejected 24 hours ago",
         "PSI 0.41 against the training data",
         "the column of the client is missing",
         "23 minutes ago",
@@ -127,7 +127,9 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
         assert told in text, told
     drops = visit(filled).get("/", params={"drift": "drop"}).text
     assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
-    assert "No drift was measured of online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
+    assert (
+        "No drift has been measured for online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
+    )
     assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
 
 
@@ -237,7 +239,7 @@ def test_an_earlier_champion_stays_within_reach(empty: Settings, visit: Open) ->
     text = visit(empty).get("/").text
     options = re.findall(r'<option value="(\d*)">([^<]+?)(?: \d\d\d\d-.{11})?<', text)
     assert options == [("", "choose …"), ("1", "version 1, champion until"), ("2", "version 2, champion until")]
-    assert "The gate has not measured this version." in text
+    assert "The gate has not evaluated this version." in text
 
 
 def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
@@ -341,12 +343,12 @@ def test_the_page_is_quick_with_ten_thousand_runs(
         assert min(took) < 0.9, shown
 
 
-@pytest.mark.parametrize("module", [apex, charts])
+@pytest.mark.parametrize("module", [charts, drift, formats, page, predictions, quality])
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
 
 
 def test_names_with_characters_that_cannot_be_seen_are_shown_with_them() -> None:
-    template = apex.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
+    template = page.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
     text = template.render(name="a\u200b&.parquet", html=Markup("<b>\u200b</b>"))
     assert text == "a\\u200b&amp;.parquet &lt;b&gt; <b>\u200b</b> 1"

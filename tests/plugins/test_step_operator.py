@@ -166,9 +166,9 @@ def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
 
 
 @pytest.mark.parametrize(("promoted", "events"), [("true", 1), ("false", 0)])
-def test_announces_only_when_so(task: Any, promoted: str, events: int) -> None:
+def test_an_event_is_emitted_only_when_the_result_says_so(task: Any, promoted: str, events: int) -> None:
     champion = Asset("apex_champion")
-    made = task(announces=champion, announces_if="promoted")
+    made = task(emits=champion, emits_if="promoted")
     made.run(f'print(\'APEX_RESULT {{"promoted": {promoted}, "version": 4}}\')')
     assert made.operator.outlets == [made.operator.alias]
     accessors = made.outlet_events._dict.values()
@@ -188,7 +188,7 @@ def test_time_limit(task: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"), [({"runtime": "moon"}, "'moon'"), ({"announces_if": "promoted"}, "go together")]
+    ("kwargs", "message"), [({"runtime": "moon"}, "'moon'"), ({"emits_if": "promoted"}, "go together")]
 )
 def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

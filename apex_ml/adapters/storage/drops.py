@@ -15,7 +15,6 @@ from typing import Any
 
 from apex_ml.adapters.storage.local import (
     full_disk_is_told,
-    hidden,
     lacks_footer,
     local_folder,
     open_file,
@@ -26,6 +25,7 @@ from apex_ml.adapters.storage.local import (
     write_atomically,
 )
 from apex_ml.errors import ApexError, ConfigError, DataError
+from apex_ml.file_names import hidden
 from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
 

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlparse
 
 from apex_ml.adapters.storage.table_formats import DELTA_LOG, SINK_LOG, Listed, listed_files, table_above
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
 from apex_ml.text import visible
 from apex_ml.wording import counted
@@ -29,11 +30,6 @@ from apex_ml.wording import counted
 PARQUET_MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 SMALLEST_PARQUET = 12
 """Bytes: the magic number at both ends and the length of the footer."""
-TEMPORARY = (
-    *(".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", "._copying_"),
-    *(".swp", "~"),
-)
-"""Ends of the names under which WinSCP, browsers, Hadoop and editors write; in any case."""
 _NO_FILE = frozenset((errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
 """What is said of a name that leads to no file: it stays so until a person mends it."""
 _KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
@@ -109,23 +105,6 @@ def local_folder(url: str, setting: str) -> Path:
     if "://" in url:
         raise ConfigError(f"{setting}={url}: the scheme {parsed.scheme}:// is not supported; use a folder or file://")
     return Path(url).absolute()
-
-
-def hidden(name: str) -> bool:
-    """Whether a file is never data: a marker (``_SUCCESS``), a dot file, a checksum, or an upload under way.
-
-    The only rule on names: the raw folder, the inbox and the trigger that watches it all ask here.
-    """
-    return name.startswith(("_", ".")) or name.lower().endswith(".crc") or is_temporary(name)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether an upload, a download or an editor writes under this name until it renames the file.
-
-    >>> [is_temporary(name) for name in ("a.parquet.filepart", "A.PARQUET.PART", "~$orders.parquet", "a.parquet")]
-    [True, True, True, False]
-    """
-    return name.startswith("~$") or name.lower().endswith(TEMPORARY)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import DriverError, reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox, printable
-from apex_ml.adapters.storage.local import hidden, is_temporary
 from apex_ml.errors import ApexError, ConfigError
+from apex_ml.file_names import hidden, is_temporary
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import RETRAIN, findings
 from apex_ml.platform.embedded import health
 from apex_ml.platform.embedded.supervision import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
-from apex_ml.platform.main_job import inbox
+from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.settings import Settings

@@ -1,4 +1,4 @@
-"""A person's word before a challenger that proved better becomes champion."""
+"""Approval by a user before a better challenger becomes champion."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ APPROVE, REJECT = "Approve", "Reject"
 
 
 class ApprovalOperator(HITLOperator):
-    """Ask whether the gate's decision may be applied; the task waits without a worker slot.
+    """Ask a user whether to apply the gate's decision. The task waits without a worker slot.
 
-    The question shows the reasons and the evidence of the step that decided. Nothing is asked when that step does not
-    want to promote. The answer is the task's XCom, ``{"asked": bool, "approved": bool, "by": str}``; a refusal does
-    not skip what follows, as the refusal is recorded there. When nobody answers in ``response_timeout`` the option in
+    The question shows the reasons and the evidence of the step that decided. Nothing is asked when that step did not
+    promote. The answer is the task's XCom, ``{"asked": bool, "approved": bool, "by": str}``. A rejection does not
+    skip the following tasks, because they record it. When nobody answers within ``response_timeout`` the option in
     ``defaults`` is taken, and ``by`` says so.
 
     :param decided_by: task_id of the step ``promote --hold``.
@@ -39,7 +39,7 @@ class ApprovalOperator(HITLOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer; raise when Airflow could not take it."""
+        """Return the answer; raise when Airflow could not process it."""
         answer = super().execute_complete(context, event)
         user = answer["responded_by_user"]
         by = f"{_name(user)} in Airflow" if user else f"the default after {self.response_timeout} without an answer"
@@ -49,11 +49,11 @@ class ApprovalOperator(HITLOperator):
 
 
 def question(decision: Mapping[str, Any]) -> str:
-    """Return the decision as Markdown: the reasons, then what was measured.
+    """Return the decision as Markdown: the reasons, then the evidence.
 
     >>> print(question({"reasons": ["better"], "champion_version": 3,
     ...                 "evidence": {"gain": 0.01234, "looks": 2, "classes": {}}}))
-    The present champion is version 3. The gate would promote:
+    The current champion is version 3. The gate would promote:
     - better
     <BLANKLINE>
     | evidence | |
@@ -62,7 +62,7 @@ def question(decision: Mapping[str, Any]) -> str:
     | looks | 2 |
     """
     champion = decision.get("champion_version")
-    present = f"The present champion is version {champion}." if champion else "There is no champion."
+    present = f"The current champion is version {champion}." if champion else "There is no champion."
     reasons = "".join(f"\n- {reason}" for reason in decision.get("reasons", ()))
     evidence = {k: v for k, v in decision.get("evidence", {}).items() if isinstance(v, int | float | str)}
     rows = "".join(f"\n| {k} | {f'{v:.6g}' if isinstance(v, float) else v} |" for k, v in evidence.items())
@@ -70,12 +70,12 @@ def question(decision: Mapping[str, Any]) -> str:
 
 
 def _name(user: Any) -> str:
-    found = user if isinstance(user, Mapping) else vars(user)
-    return str(found.get("name") or found.get("id"))
+    fields = user if isinstance(user, Mapping) else vars(user)
+    return str(fields.get("name") or fields.get("id"))
 
 
 def answer_args(task_id: str) -> list[str]:
-    """Return the templated arguments by which ``apex promote`` learns a person's answer."""
+    """Return the templated arguments that pass a user's answer to ``apex promote``."""
     pulled = f"ti.xcom_pull(task_ids='{task_id}')"
     return [
         f"{{{{ '--who=' ~ {pulled}.by if {pulled}.approved }}}}",

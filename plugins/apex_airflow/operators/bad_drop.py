@@ -1,4 +1,4 @@
-"""A red task for a drop that could not be scored, so that it is seen without stopping what follows the others."""
+"""A failed task for each drop that could not be scored; it does not stop the tasks that follow the other drops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 
 class BadDropOperator(BaseOperator):
-    """Fail at once, naming a drop and the reason; it is not retried, for the same bytes would fail again.
+    """Fail with the name of a drop and the reason. It is not retried: the same bytes would fail again.
 
     :param bad: the drop: ``drop``, ``reason`` and ``label``, one item of the list mapped over.
     """

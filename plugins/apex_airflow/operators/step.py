@@ -20,15 +20,15 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
 RUNTIMES: dict[str, Callable[[], Runner]] = {"local": LocalRunner, "docker": ContainerRunner}
-"""Where a step can run."""
-SIGNED = frozenset({"promote", "reconsider", "rollback"})
-"""Steps that record who asked for them, by ``--who``."""
-LOGGED = 2000
-"""Characters of the command that the log shows."""
+"""Runners by the value of APEX_RUNTIME."""
+ATTRIBUTED_STEPS = frozenset({"promote", "reconsider", "rollback"})
+"""Steps that record who started them, by ``--who``."""
+MAX_LOGGED = 2000
+"""Characters of the command that are logged."""
 
 
 def step_defaults(settings: Settings) -> dict[str, Any]:
-    """Return the ``default_args`` of a DAG of steps: owner, runtime, time limit, retries (of transient errors only)."""
+    """Return the ``default_args`` of a DAG of steps: owner, runtime, time limit, retries of transient errors."""
     return {
         "owner": "apex",
         "runtime": settings.runtime,
@@ -50,7 +50,7 @@ def run_slug(dag_id: str, run_id: str) -> str:
 
 
 def run_name(dag_id: str, run_type: str, user: str | None) -> str:
-    """Return who asked for what a task records: the DAG run, and the person who started it if there is one.
+    """Return who started what a task records: the DAG run, and the user who triggered it if there is one.
 
     >>> run_name("apex_retrain", "scheduled", None)
     'apex_retrain in Airflow, scheduled run'
@@ -67,9 +67,9 @@ class StepOperator(BaseOperator):
     """Run one step as a command and return its result.
 
     The command is ``apex STEP --run SLUG ARG…``; arguments are templated, and those that render to nothing are left
-    out. A step in SIGNED also gets ``--who`` with the DAG run, unless an argument names a person. What the step prints
-    goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is pushed as ``step_result``
-    and returned. A result with the key ``skip`` skips the task, for the reason in it.
+    out. A step in ATTRIBUTED_STEPS also gets ``--who`` with the DAG run, unless an argument names a person. The output
+    of the step goes to the task log line by line. Its result, the last ``APEX_RESULT {json}`` line, is pushed as
+    ``step_result`` and returned. A result with the key ``skip`` skips the task and holds the reason.
 
     Exit code 20 raises AirflowException, which Airflow retries, and so does a step killed by a signal. Bad data (10),
     a wrong configuration (30), any other exit code, a missing result and a timeout raise AirflowFailException: the
@@ -80,7 +80,7 @@ class StepOperator(BaseOperator):
     :param with_run: whether the step takes ``--run``.
     :param chunk: what a mapped task works on, one item of the list mapped over.
     :param returns: key of the result to return, a list for a task to map over; the whole result by default.
-    :param announces: asset to announce, with the result, when ``announces_if`` is true in the result.
+    :param emits: asset whose event is emitted, with the result, when ``emits_if`` is true in the result.
     :param runtime: where to run, a key of RUNTIMES.
     """
 
@@ -97,17 +97,17 @@ class StepOperator(BaseOperator):
         with_run: bool = True,
         chunk: Mapping[str, Any] | None = None,
         returns: str | None = None,
-        announces: Asset | None = None,
-        announces_if: str | None = None,
+        emits: Asset | None = None,
+        emits_if: str | None = None,
         runtime: str = "local",
         **kwargs: Any,
     ) -> None:
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime={runtime!r} of step {step!r}: expected one of {sorted(RUNTIMES)}")
-        if (announces is None) != (announces_if is None):
-            raise ValueError(f"step {step!r}: announces and announces_if go together")
-        # Through an alias the event is optional; a plain outlet would announce at every success.
-        self.alias = AssetAlias(f"{announces.name}_news", group="apex") if announces is not None else None
+        if (emits is None) != (emits_if is None):
+            raise ValueError(f"step {step!r}: emits and emits_if go together")
+        # Through an alias the event is optional; a plain outlet would emit one at every success.
+        self.alias = AssetAlias(f"{emits.name}_events", group="apex") if emits is not None else None
         if self.alias is not None:
             kwargs["outlets"] = [*(kwargs.get("outlets") or ()), self.alias]
         super().__init__(**kwargs)
@@ -116,8 +116,8 @@ class StepOperator(BaseOperator):
         self.with_run = with_run
         self.chunk = chunk
         self.returns = returns
-        self.announces = announces
-        self.announces_if = announces_if
+        self.emits = emits
+        self.emits_if = emits_if
         self.runtime = runtime
         self._runner: Runner | None = None
 
@@ -131,9 +131,9 @@ class StepOperator(BaseOperator):
         *,
         who: str = "",
     ) -> StepCommand:
-        """Describe the command of this task in a DAG run that `who` asked for."""
+        """Return the command of this task in a DAG run that `who` started."""
         run = ("--run", run_slug(dag_id, run_id)) if self.with_run else ()
-        if who and self.step in SIGNED and not any(arg.startswith("--who=") for arg in self.args):
+        if who and self.step in ATTRIBUTED_STEPS and not any(arg.startswith("--who=") for arg in self.args):
             run = (*run, f"--who={who}")
         origin = f"{settings.airflow_address}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         return StepCommand(
@@ -145,14 +145,15 @@ class StepOperator(BaseOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Run the step; return its result, or raise what Airflow should do about its end."""
+        """Run the step; return its result, or raise the exception that makes Airflow retry or fail the task."""
         run = context["dag_run"]
         task = context["ti"]
         run_type = str(getattr(run.run_type, "value", run.run_type))
         who = run_name(run.dag_id, run_type, run.triggering_user_name)
-        command = self.command(run.dag_id, run.run_id, Settings.load(), task.map_index, task.try_number, who=who)
+        index = -1 if task.map_index is None else task.map_index
+        command = self.command(run.dag_id, run.run_id, Settings.load(), index, task.try_number, who=who)
         line = " ".join(command.args)  # a chunk may name a thousand drops
-        self.log.info("apex %s", line if len(line) <= LOGGED else f"{line[:LOGGED]} …")
+        self.log.info("apex %s", line if len(line) <= MAX_LOGGED else f"{line[:MAX_LOGGED]} …")
         self._runner = RUNTIMES[self.runtime]()
         try:
             outcome = self._runner.run(command, lambda line: self.log.info("%s", line))
@@ -168,12 +169,12 @@ class StepOperator(BaseOperator):
         context["ti"].xcom_push(key=RESULT_KEY, value=result)
         if result.get("skip"):
             raise AirflowSkipException(str(result["skip"]))
-        if self.alias is not None and self.announces is not None and result.get(str(self.announces_if)):
-            context["outlet_events"][self.alias].add(self.announces, extra=result)
+        if self.alias is not None and self.emits is not None and result.get(str(self.emits_if)):
+            context["outlet_events"][self.alias].add(self.emits, extra=result)
         return result[self.returns] if self.returns else result
 
     def result_of(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the result of a step that ended well; raise for one that did not."""
+        """Return the result of a step that succeeded; raise for one that did not."""
         if outcome.stopped and outcome.exit_code:
             raise AirflowException(f"apex {self.step}: stopped by Airflow")
         if outcome.exit_code < 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import pairwise
@@ -14,12 +13,10 @@ import pygal
 from markupsafe import Markup
 from pygal.style import Style
 
-# pygal's finder of maps is of a kind that Python warns of at each later import, and no map is drawn here
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 LONE_BAND = 24
 """Half the width of the band of a single week."""
-LABELS = 6
-"""At most so many labels on the axis of time."""
+MAX_LABELS = 6
+"""Maximum number of labels on the time axis."""
 
 
 def stacked_shares(title: str, days: Sequence[date], shares: Mapping[str, Sequence[float | None]]) -> Markup:
@@ -108,7 +105,7 @@ def _point(row: Interval, shown: Callable[[float], str], name: str = "") -> dict
 
 def _chart(kind: type[pygal.Graph], title: str, dates: Sequence[date], **options: object) -> pygal.Graph:
     moments = [f"{day:%m-%d}" for day in dates]
-    every = max(1, math.ceil(len(moments) / LABELS))
+    every = max(1, math.ceil(len(moments) / MAX_LABELS))
     chart = kind(
         width=560,
         height=220,

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from apex_airflow.pages.apex import waiting
+from apex_airflow.inbox import count_waiting
 from apex_ml.adapters.postgres.views import DatabaseDownError, PostgresViews, read_snapshot
 from apex_ml.settings import Settings
 
@@ -28,7 +28,7 @@ class ApexCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the inbox, then Postgres."""
-        files = waiting(self._settings)
+        files = count_waiting(self._settings)
         if files is not None:
             yield _gauge("apex_drops_waiting", "Files in the inbox.", files)
         try:
@@ -50,33 +50,33 @@ class ApexCollector(Collector):
             yield _gauge("apex_champion_age_seconds", "Seconds since the champion became it.", seconds)
         yield CounterMetricFamily("apex_scoring_runs", "Scoring runs.", totals.runs)
         yield CounterMetricFamily("apex_rows_scored", "Orders scored.", totals.rows_scored)
-        yield CounterMetricFamily("apex_rows_quarantined", "Rows of drops set aside.", totals.rows_quarantined)
+        yield CounterMetricFamily("apex_rows_quarantined", "Quarantined rows of drops.", totals.rows_quarantined)
         yield _labelled(
             "apex_drops", "Drops in the ledger.", "state", {state: states.get(state, 0) for state in STATES}
         )
         yield _labelled("apex_open_alerts", "Open alerts.", "kind", {total.kind: total.open for total in alerts})
         moments = {
             "apex_last_scoring_timestamp_seconds": ("When the newest scoring run ended.", totals.newest),
-            "apex_last_decision_timestamp_seconds": ("When the gate decided last.", decided_at),
+            "apex_last_decision_timestamp_seconds": ("When the gate last decided.", decided_at),
             "apex_last_alert_timestamp_seconds": (
-                "When the newest alert was raised, open or over.",
+                "When the newest alert was raised, open or closed.",
                 max((total.newest for total in alerts), default=None),
             ),
         }
-        for name, (told, moment) in moments.items():
+        for name, (description, moment) in moments.items():
             if moment is not None:
-                yield _gauge(name, told, moment.timestamp())
+                yield _gauge(name, description, moment.timestamp())
 
 
-def _labelled(name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
-    made = GaugeMetricFamily(name, told, labels=[label])
+def _labelled(name: str, description: str, label: str, values: Mapping[str, float]) -> Metric:
+    made = GaugeMetricFamily(name, description, labels=[label])
     for value, count in values.items():
         made.add_metric([value], count)
     return made
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, told, value)
+def _gauge(name: str, description: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, description, value)
 
 
 def exposition(settings: Settings) -> bytes:

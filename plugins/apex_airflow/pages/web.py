@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from apex_airflow.pages import apex, metrics
+from apex_airflow.pages import metrics, page
 from apex_ml.adapters.postgres.views import DatabaseDownError
 from apex_ml.settings import Settings
 
@@ -90,16 +90,16 @@ def _page(settings: Settings) -> APIRouter:
     router = _for_users()
 
     @router.get("/")
-    def show_page(user: GetUserDep, drift: apex.Scope | None = None) -> Response:
+    def apex_page(user: GetUserDep, drift: page.Scope | None = None) -> Response:
         """The page; without Postgres, one that says so."""
         # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
         may_act = get_auth_manager().is_authorized_dag(
             method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
         )
         try:
-            return HTMLResponse(apex.render(settings, may_act=may_act, scope=drift), headers=PAGE_HEADERS)
+            return HTMLResponse(page.render(settings, may_act=may_act, scope=drift), headers=PAGE_HEADERS)
         except DatabaseDownError as down:
-            return HTMLResponse(apex.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
+            return HTMLResponse(page.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:

@@ -33,14 +33,14 @@ document.addEventListener("click", follow);
 const PATIENCE = 180;
 
 function say(text, url) {
-  const told = document.getElementById("told");
-  told.textContent = text;
+  const answer = document.getElementById("answer");
+  answer.textContent = text;
   if (!url) return;
   const link = document.createElement("a");
   link.href = url;
   link.dataset.top = "";
   link.textContent = "See the run";
-  told.append(" ", link);
+  answer.append(" ", link);
 }
 
 async function refusal(answer) {

@@ -1,0 +1,113 @@
+"""Follow a DAG run in the terminal until it ends, and print why it failed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from apex_ml.errors import TransientError
+from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.embedded.paths import service_log
+from apex_ml.platform.reports.task_board import TaskBoard
+from apex_ml.settings import Settings
+
+BAD_DROPS = "bad_drops"
+"""Task of apex_score that is mapped over the drops that cannot be scored, and fails for each."""
+POLL_SECONDS = 0.7
+STUCK_SECONDS = 180.0
+ERROR_LINES = 15
+SCHEDULER_LINES = 400
+NO_TEXT = "no text: its process ended before it could write a log (see `make logs S=airflow-scheduler`)"
+
+
+def follow_run(
+    api: AirflowApi, console: Console, dag_id: str, run_id: str, limit_seconds: float
+) -> tuple[DagRun, list[TaskRun]]:
+    """Show a run until it is finished; raise TransientError when it makes no progress or takes too long."""
+    began = progressed = time.monotonic()
+    retries = RetryReporter(api, console)
+    with TaskBoard(console, f"{dag_id}  {api.run_url(dag_id, run_id)}") as board:
+        while True:
+            run = api.dag_run(dag_id, run_id)
+            tasks = api.task_runs(dag_id, run_id)
+            others = [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
+            waits = run.state == "queued" and bool(others)
+            awaits_answer = any(task.state == "awaiting_input" for task in tasks)
+            note = f"waiting for the run {others[0].run_id} to end" if waits else ""
+            if awaits_answer:
+                note = f"waiting for an answer: {api.pages}/required_actions"
+            board.show(tasks, note)
+            retries.report(run, tasks)
+            if run.finished:
+                return run, tasks
+            now = time.monotonic()
+            if waits or any(task.state in ("running", "up_for_retry", "restarting") for task in tasks):
+                progressed = now
+            if awaits_answer:  # the time of the user does not count
+                began = progressed = now
+            if now - progressed > STUCK_SECONDS:
+                raise TransientError(
+                    f"{dag_id}: no task has run for {STUCK_SECONDS:.0f} s although the run is {run.state}: "
+                    "`make status` shows whether the scheduler is healthy; a pool without free slots also causes this "
+                    f"({api.pages}/pools)"
+                )
+            if now - began > limit_seconds:
+                raise TransientError(
+                    f"{dag_id}: not finished after {limit_seconds / 60:.0f} minutes; it continues at "
+                    f"{api.run_url(dag_id, run_id)} (the limit follows APEX_STEP_TIMEOUT_MINUTES)"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def only_bad_drops(tasks: Sequence[TaskRun]) -> bool:
+    """Whether a run of apex_score failed for bad drops only: the other drops are scored, and scoring continues."""
+    return {task.task_id for task in tasks if task.state == "failed"} == {BAD_DROPS}
+
+
+class RetryReporter:
+    """Prints why a task is retried, once per try: the retry is minutes away, and a user may fix the cause meanwhile."""
+
+    def __init__(self, api: AirflowApi, console: Console) -> None:
+        self._api = api
+        self._console = console
+        self._reported: set[tuple[str, str, int, int]] = set()
+
+    def report(self, run: DagRun, tasks: Sequence[TaskRun]) -> None:
+        """Print the error of every task that waits for its next try and was not reported yet."""
+        for task in tasks:
+            key = (run.run_id, task.task_id, task.map_index, task.try_number)
+            if task.state == "up_for_retry" and key not in self._reported:
+                self._reported.add(key)
+                errors = self._api.log(run.dag_id, run.run_id, task).errors
+                why = errors[-1] if errors else NO_TEXT
+                self._console.print(f"  {task.task_id} will be retried after: {why}", markup=False)
+
+
+def print_failures(
+    api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]
+) -> None:
+    """Print the error and the log file of every failed task of a run; without an error, the scheduler's errors."""
+    failed = [task for task in tasks if task.state == "failed"]
+    console.print(f"[bold red]{run.dag_id} failed[/]: {api.run_url(run.dag_id, run.run_id)}", highlight=False)
+    for task in failed:
+        log = api.log(run.dag_id, run.run_id, task)
+        lines = list(dict.fromkeys(log.errors)) or [*(log.lines or [NO_TEXT]), *_scheduler_errors(settings)]
+        console.print(f"task {task.name}, try {task.try_number}:", markup=False)
+        for line in "\n".join(lines).splitlines()[-ERROR_LINES:]:
+            console.print(f"  {line}", markup=False, highlight=False)
+        if log.path:
+            console.print(f"  log: {log.path}", markup=False, highlight=False)
+
+
+def _scheduler_errors(settings: Settings) -> list[str]:
+    """Return the last errors in the log of the scheduler, which starts the tasks; none when it runs elsewhere."""
+    log = service_log(settings, "airflow-scheduler")
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-SCHEDULER_LINES:]
+    except OSError:
+        return []
+    errors = [line.strip() for line in lines if re.search(r"error|exception|refused|timed out", line, re.IGNORECASE)]
+    return [f"from {log}:", *errors[-5:]] if errors else [f"nothing in {log} either"]

@@ -1,0 +1,120 @@
+"""The drop of the main job: a file that a user names, generated orders, or the newest day of the raw data."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from apex_ml.adapters.storage.local import check_parquet, local_folder, write_atomically
+from apex_ml.contract.model import load_contract
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.file_names import hidden
+from apex_ml.json_text import json_text
+from apex_ml.pipelines import load_pipeline
+from apex_ml.services.held_back import find_held_back
+from apex_ml.services.run_folder import StepContext, latest_manifest
+from apex_ml.settings import Settings
+from apex_ml.steps.removal import INVENTED
+from apex_ml.wording import counted
+
+DROP_ORDERS = 100_000
+
+
+@dataclass(frozen=True)
+class JobDrop:
+    """A drop to score: the name under which it goes into the inbox, its content, and its description for the user."""
+
+    name: str
+    content: bytes
+    description: str
+
+    @property
+    def sha256(self) -> str:
+        """The key of the drop in the ledger."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def inbox(settings: Settings) -> Path:
+    """Return the folder where drops arrive."""
+    return local_folder(settings.drops, "APEX_DROPS_URL") / "inbox"
+
+
+def check_drop(path: Path) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` for a drop that the inbox would not accept."""
+    if not path.is_file():
+        raise ConfigError(f"--drop {path}: there is no such file")
+    if hidden(path.name):
+        raise ConfigError(f"--drop {path}: its name is that of an unfinished file; rename it")
+    try:
+        check_parquet(path)
+    except DataError as error:
+        raise ConfigError(f"--drop {path}: {error}") from error
+
+
+def next_run_number(settings: Settings) -> int:
+    """Return 1, 2, 3, … over all main jobs of this home; concurrent callers get different numbers."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    counter = settings.state / "run_counter.json"
+    with (settings.state / "run_counter.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            number = int(json.loads(counter.read_text())["runs"]) + 1
+        except FileNotFoundError:
+            number = 1
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{counter}: damaged, expected {{"runs": N}}; remove it to count from 1 again') from error
+        write_atomically(counter, json_text({"runs": number}).encode())
+    return number
+
+
+def named_drop(path: Path) -> JobDrop:
+    """Return a file of the user as the drop."""
+    return JobDrop(path.name, path.read_bytes(), f"the file {path}")
+
+
+def generated_drop(settings: Settings) -> JobDrop:
+    """Generate orders of the clients of the raw data, dated the day after its newest."""
+    from apex_ml.simulate.drop import make_drop
+
+    number, as_of = next_run_number(settings), _as_of(settings)
+    with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
+        path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
+        generated = make_drop(settings.raw, as_of, DROP_ORDERS, number, path, load_contract(settings.contract))
+        orders, clients = counted(generated.rows, "invented order"), counted(generated.clients, "client")
+        description = f"{orders} of {clients} dated {as_of}, seed {number}"
+        return JobDrop(path.name, path.read_bytes(), description)
+
+
+def held_back_drop(settings: Settings, console: Console, validated: dict[str, Any]) -> JobDrop | None:
+    """Return the newest day of the raw data, which validate held back, now or in an earlier run; None without one."""
+    held_back = find_held_back(
+        StepContext(settings, load_pipeline(settings), "main"), str(validated.get("data_sha256"))
+    )
+    if held_back is None:
+        console.print(
+            "No drop: the raw data holds one day only, or the run that held its newest day back was removed. "
+            "Put a file into the inbox, or name one: DROP=file.parquet make run",
+            markup=False,
+        )
+        return None
+    held, path = held_back
+    description = (
+        f"the {held['orders']:,} orders of {held['day']}, the newest day of the raw data, held back from training"
+    )
+    return JobDrop(f"held-back-{held['day']}.parquet", path.read_bytes(), description)
+
+
+def _as_of(settings: Settings) -> date:
+    """Return the day after the newest order of the training data."""
+    manifest = latest_manifest(StepContext(settings, load_pipeline(settings), "main"), "elt", lambda _: True)
+    if manifest is None:
+        raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
+    return date.fromisoformat(manifest["result"]["as_of"])

@@ -1,0 +1,60 @@
+"""The inbox as Airflow's processes see it: where it is, and the files in it that may be drops."""
+
+from __future__ import annotations
+
+import os
+import stat
+from urllib.parse import unquote, urlparse
+
+from apex_ml.file_names import hidden
+from apex_ml.settings import Settings
+
+FileStates = dict[str, tuple[int, int]]
+"""File name to (bytes, mtime in ns)."""
+
+
+def inbox_folder(drops: str) -> str | None:
+    """Return the inbox below a folder or URL of drops; None when that is not a local folder."""
+    url = urlparse(drops)
+    if url.scheme not in ("", "file"):
+        return None
+    return os.path.join(unquote(url.path) if url.scheme else drops, "inbox")
+
+
+def list_files(inbox: str) -> FileStates:
+    """Return size and mtime of every file in the inbox that may be a drop, in order of name; folders are left out.
+
+    A file that cannot be read is included: apex_score reports and quarantines it.
+    """
+    files: FileStates = {}
+    with os.scandir(inbox) as entries:
+        for entry in entries:
+            if hidden(entry.name):
+                continue
+            try:
+                status = _stat(entry)
+            except FileNotFoundError:  # it was moved to done/ after the listing
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                files[entry.name] = (status.st_size, status.st_mtime_ns)
+    return dict(sorted(files.items()))
+
+
+def count_waiting(settings: Settings) -> int | None:
+    """Return the number of files that wait in the inbox; None when it cannot be listed from here."""
+    folder = inbox_folder(settings.drops)
+    if folder is None:
+        return None
+    try:
+        return len(list_files(folder))
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # a broken link, a link to itself, or a failing disk
+        return entry.stat(follow_symlinks=False)

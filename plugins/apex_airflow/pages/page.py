@@ -1,0 +1,147 @@
+"""The Apex page: the champion, its quality, what was scored, and what needs attention."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import quote
+
+import jinja2
+
+from apex_airflow.inbox import count_waiting
+from apex_airflow.pages import formats
+from apex_airflow.pages.drift import drift_map, heat, is_framed
+from apex_airflow.pages.predictions import MAX_DAYS, channel_mix, confidence
+from apex_airflow.pages.quality import interval, quality, verdict
+from apex_ml.adapters.postgres.page import PageQueries, PostgresPageQueries
+from apex_ml.adapters.postgres.views import PostgresViews, ViewRow, read_snapshot
+from apex_ml.settings import Settings
+from apex_ml.text import visible_lines
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_ROWS = 12
+"""Rows of a table on the page."""
+DRIFT_COLUMNS = 18
+Scope = Literal["day", "drop", "raw", "online"]
+SCOPE_NAMES: dict[Scope, str] = {
+    "day": "days of scoring",
+    "drop": "drops",
+    "raw": "weeks of raw orders",
+    "online": "online answers",
+}
+ACTIONS = {
+    "promote": "promoted",
+    "reject": "rejected",
+    "rollback": "rolled back",
+    "force": "promoted manually",
+    "manual": "moved in MLflow",
+}
+
+
+def gain(evidence: dict[str, Any] | None) -> dict[str, float] | None:
+    """The gain that a decision rests on, with its 95 % interval and the bound that the gate asks of it.
+
+    Over the champion of that time; without one, over the class prior. None when nothing was measured.
+    """
+    known = evidence or {}
+    for over, mean, low in (
+        ("champion", "gain", "gain_low"),
+        ("class prior", "gain_over_prior", "gain_over_prior_low"),
+    ):
+        if isinstance(known.get(mean), int | float) and isinstance(known.get(low), int | float):
+            return {"over": over, "mean": known[mean], "low": known[low], "error": known.get("gain_error")}
+    return None
+
+
+def _visible(value: Any) -> Any:
+    """A value for the page; invisible characters of a name or message are replaced by their code points."""
+    return visible_lines(value) if type(value) is str else value
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates; every value that they show is escaped."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    for function in (
+        *(formats.number, formats.decimal, formats.percent, formats.duration, formats.age, formats.when),
+        *(formats.effect, verdict, interval, heat),
+    ):
+        templates.filters[function.__name__] = function
+    templates.tests["framed"] = is_framed
+    return templates
+
+
+ENVIRONMENT = environment()
+
+
+def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now: datetime | None = None) -> str:
+    """Return the page as HTML, with the rollback form for a user who may act.
+
+    The drift is that of `scope`; by default of the first scope that has any.
+
+    Raises :class:`~apex_ml.adapters.postgres.views.DatabaseDownError` when Postgres does not answer.
+    """
+    now = now or datetime.now(UTC)
+    with read_snapshot(settings) as session:
+        queries = PostgresPageQueries(session, settings.model_name)
+        model = _model(queries, PostgresViews(session, settings.model_name))
+        drops = queries.drops(MAX_ROWS)
+        scoring = {"totals": queries.drop_totals(), "drops": drops, "alerts": queries.alerts(MAX_ROWS)}
+        mix, confidences = queries.class_mix(now, MAX_DAYS), queries.confidence(now, MAX_DAYS)
+        weeks = queries.quality()
+        scope, drift = _drift(queries, scope)
+    predictions = [*mix, *(share for drop in drops for share in drop["classes"] or [])]
+    classes = sorted({prediction["predicted"] for prediction in predictions})
+    return ENVIRONMENT.get_template("page.html.j2").render(
+        **model,
+        **scoring,
+        mix=channel_mix(mix, classes, now.date()),
+        confidence=confidence(confidences, now.date()),
+        weeks=weeks,
+        quality=quality(weeks),
+        drift=drift_map(drift),
+        scope=scope,
+        scopes=SCOPE_NAMES,
+        settings=settings,
+        now=now,
+        may_act=may_act,
+        actions=ACTIONS,
+        colors={name: place for place, name in enumerate(classes)},
+        waiting=count_waiting(settings),
+        gain=gain,
+        mlflow=settings.mlflow_address,
+        model_url=f"{settings.mlflow_address}/#/models/{quote(settings.model_name, safe='')}",
+    )
+
+
+def _model(queries: PageQueries, views: PostgresViews) -> dict[str, Any]:
+    """Champion and challenger with their evidence, and the history of promotions."""
+    champion = views.champion()
+    version = champion.version if champion else None
+    return {
+        "champion": champion,
+        "evidence": queries.evidence(version),
+        "earlier": queries.earlier_champions(version, MAX_ROWS),
+        "challenger": queries.challenger(),
+        "history": queries.decisions(MAX_ROWS),
+    }
+
+
+def _drift(queries: PageQueries, scope: Scope | None) -> tuple[Scope | None, list[ViewRow]]:
+    """The drift of a scope, or of the first scope that has any, with that scope."""
+    for candidate in [scope] if scope else get_args(Scope):
+        if rows := queries.drift(candidate, DRIFT_COLUMNS):
+            return candidate, rows
+    return scope, []
+
+
+def render_down(reason: str) -> str:
+    """Return the page that is shown while Postgres does not answer."""
+    return ENVIRONMENT.get_template("down.html.j2").render(reason=reason)
