@@ -85,21 +85,27 @@ def record(command: Sequence[str], folder: Path, environment: Mapping[str, str])
         os.chdir(folder)
         os.execvpe(command[0], list(command), dict(environment))
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
-    began, lines, rest = time.monotonic(), [], ""
+    began, lines, rest, code = time.monotonic(), [], "", None
     while True:
+        ready, _, _ = select.select([terminal], [], [], 0.5)
+        if not ready and code is not None:  # what the command left running may keep the terminal open
+            break
         try:
-            ready, _, _ = select.select([terminal], [], [], 1.0)
             chunk = os.read(terminal, 65536) if ready else None
         except OSError as error:
-            if error.errno != errno.EIO:  # the command has closed its side
+            if error.errno != errno.EIO:  # everybody has closed the other side
                 raise
-            break
-        if chunk == b"":
-            break
+            chunk = b""
         rest += (chunk or b"").decode("utf-8", "replace")
         *complete, rest = rest.split("\n")
         lines += [Line(time.monotonic() - began, final_text(text)) for text in complete]
-    return lines, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code is None:
+            ended, status = os.waitpid(pid, 0 if chunk == b"" else os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if ended else None
+        if chunk == b"":
+            break
+    os.close(terminal)
+    return lines, 1 if code is None else code
 
 
 def final_text(text: str) -> str:
