@@ -41,7 +41,7 @@ INSERT INTO apex.scoring_runs (drop_id, step_run, model_name, model_version, mlf
     finished_at)
 SELECT drop_id, 'score-1', 'digital_orders_xgboost', 1, 'f0', repeat('d', 64), '2024-08-24', 3, 2, 1, 0.67, 5, 1, 1, 1,
     2, 1, 1, 1, 1, 0.6, 0.6, now(), now()
-FROM apex.drops WHERE state = 'done';
+FROM apex.drops WHERE state = 'done' ORDER BY drop_id;
 INSERT INTO apex.scoring_run_classes SELECT run_id, 'DIGITAL', 2, 0.6 FROM apex.scoring_runs;
 SELECT apex.take_run_id(false);
 INSERT INTO apex.scored_orders
