@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from apex_ml.platform.embedded.supervision import family
+from apex_ml.platform.embedded.processes import family
 from apex_ml.settings import Settings
 
 PERIOD_SECONDS = 1.0

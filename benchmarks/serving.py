@@ -36,7 +36,8 @@ CLIENT = """
 import asyncio, json, sys
 from pathlib import Path
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import Plan, ask, asked_orders
+from apex_ml.serving.loadtest import Plan, ask
+from apex_ml.serving.loadtest_orders import load_orders
 from apex_ml.settings import Settings
 url, orders, plan = sys.argv[1], int(sys.argv[2]), Plan(**json.loads(sys.argv[3]))
 target = Target(url)

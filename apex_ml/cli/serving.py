@@ -69,11 +69,12 @@ def loadtest(
     """
     from apex_ml.serving import loadtest as work
     from apex_ml.serving.client import Target
+    from apex_ml.serving.loadtest_orders import load_orders
 
     settings = Settings.load()
     target = Target(url or settings.serving_url, settings.serving_key.get_secret_value())
     plan = work.Plan(concurrency, per_request, rate, seconds)
-    asked = work.asked_orders(settings, target, orders, path, seed)
+    asked = load_orders(settings, target, orders, path, seed)
     found = asyncio.run(work.ask(target, plan, asked))
     for line in found.lines():
         click.echo(line)

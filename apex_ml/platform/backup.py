@@ -27,7 +27,8 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.platform.embedded import postgres, start
 from apex_ml.platform.embedded.env_file import ensure_env
-from apex_ml.platform.embedded.supervision import POSTGRES, Supervisor, programs, render, services
+from apex_ml.platform.embedded.supervision import POSTGRES, programs, render, services
+from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.settings import Settings
 
 DATABASES = ("apex", "mlflow", "airflow")

@@ -22,7 +22,7 @@ from apex_ml.adapters.postgres import warehouse
 from apex_ml.cli import platform
 from apex_ml.errors import ConfigError
 from apex_ml.platform import airflow_state
-from apex_ml.platform.embedded import health, start, supervision
+from apex_ml.platform.embedded import health, processes, start, supervision, supervisor_client
 from apex_ml.platform.embedded.ports import listener
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import open_folder, throwaway
@@ -143,7 +143,7 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 _call(settings, "/auth/token", {"username": "admin", "password": "wrong"})
 
-            family = supervision.family(settings)
+            family = processes.family(settings)
             addresses = set()
             secrets = [settings.pg_airflow_password, settings.pg_mlflow_password, settings.airflow_jwt_secret]
             for process in family:
@@ -155,9 +155,9 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             assert addresses == {"127.0.0.1"}
 
             # a second `up` leaves everything alone, also with another platform's shell around it
-            before = supervision.Supervisor(settings).states()
+            before = supervisor_client.Supervisor(settings).states()
             start.up(Settings.load(home=home, **_ports(settings)))
-            assert {s.pid for s in supervision.Supervisor(settings).states().values()} == {
+            assert {s.pid for s in supervisor_client.Supervisor(settings).states().values()} == {
                 s.pid for s in before.values()
             }
 
@@ -176,7 +176,7 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             assert CliRunner().invoke(platform.mlflow_ui).output.strip() == settings.tracking_uri
 
             assert start.down(settings)
-            assert supervision.family(settings) == []
+            assert processes.family(settings) == []
             assert all(listener(port) is None for port in _ports(settings).values())
             status = CliRunner().invoke(platform.status, ["--check"])
             assert status.exit_code == 20 and "The platform is down" in status.output
@@ -191,7 +191,7 @@ def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
         held.listen(1)
         with pytest.raises(ConfigError, match="APEX_AIRFLOW_PORT"):
             start.up(settings)
-    assert supervision.family(settings) == []
+    assert processes.family(settings) == []
     assert not (settings.state / "postgres").exists()
 
 

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from apex_ml.adapters.postgres import connection
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform.embedded import postgres, psql, start, supervision, watchdog
+from apex_ml.platform.embedded import postgres, processes, psql, start, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
@@ -225,7 +225,7 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             _wait_for(lambda: not database.supervisor.running())
             assert postgres.postmaster(database.server) is not None
             assert start.down(settings)
-            assert supervision.family(settings) == []
+            assert processes.family(settings) == []
             assert not list((settings.state / "run").iterdir())
             assert not (database.server.data / "postmaster.pid").exists()
             assert not start.down(settings)

@@ -22,7 +22,7 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
 from apex_ml.platform.reports import status
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import model_of
+from apex_ml.serving.loadtest_orders import model_of
 from apex_ml.settings import Settings
 
 HTML = b"<html>[/red] somebody else</html>"

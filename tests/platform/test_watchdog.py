@@ -6,7 +6,7 @@ import io
 
 from apex_ml.platform.embedded import watchdog
 from apex_ml.platform.embedded.health import Health
-from apex_ml.platform.embedded.supervision import State
+from apex_ml.platform.embedded.supervisor_client import State
 
 BAD, GOOD, UNKNOWN = Health(False, "no answer"), Health(True), Health(None)
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
-from apex_ml.serving.loadtest import orders_of
+from apex_ml.serving.loadtest_orders import orders_of
 from tests.support.apex_home import Apex
 from tests.support.champion_home import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
 from tests.support.online_service import served

@@ -21,7 +21,9 @@ import pytest
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import Asked, Found, Plan, ask, orders_of
+from apex_ml.serving.loadtest import Plan, ask
+from apex_ml.serving.loadtest_orders import LoadtestOrders, orders_of
+from apex_ml.serving.loadtest_results import LoadtestResults
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.by_hand import force, rollback
 from apex_ml.steps.promote import promote
@@ -34,16 +36,16 @@ WITHIN = 5.0
 
 
 @pytest.fixture
-def asked(raw: Path, contract: Contract, tmp_path: Path) -> Asked:
+def asked(raw: Path, contract: Contract, tmp_path: Path) -> LoadtestOrders:
     path = tmp_path / "orders.parquet"
     make_drop(str(raw), date(2024, 8, 24), 300, 1, path, contract)
     return orders_of(contract, pq.read_table(path), path.name)
 
 
 @contextmanager
-def load(service: Running, asked: Asked, seconds: float) -> Iterator[Callable[[], Found]]:
+def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Callable[[], LoadtestResults]]:
     """Ask a hundred times a second beside what the block does; the call waits for the end and returns the figures."""
-    found: list[Found] = []
+    found: list[LoadtestResults] = []
 
     def work() -> None:
         plan = Plan(concurrency=4, rate=100, seconds=seconds)
@@ -52,7 +54,7 @@ def load(service: Running, asked: Asked, seconds: float) -> Iterator[Callable[[]
     worker = threading.Thread(target=work)
     worker.start()
 
-    def end() -> Found:
+    def end() -> LoadtestResults:
         worker.join(60)
         return found[0]
 
@@ -60,7 +62,9 @@ def load(service: Running, asked: Asked, seconds: float) -> Iterator[Callable[[]
     worker.join(60)
 
 
-def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails(nights: Any, asked: Asked) -> None:
+def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails(
+    nights: Any, asked: LoadtestOrders
+) -> None:
     apex: Apex = nights.apex
     with running(apex) as service:
         told = service.ready(ready=False)
@@ -84,7 +88,7 @@ def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails
 
 
 def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
-    scoring: Apex, asked: Asked, mlflow_server: str
+    scoring: Apex, asked: LoadtestOrders, mlflow_server: str
 ) -> None:
     settings = scoring.settings
     with Relay(mlflow_server) as mlflow, Relay(settings.writer_url) as postgres:
@@ -105,7 +109,7 @@ def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
             service.ready(ready=True, problems=[], seconds=40)
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: Any, asked: Asked) -> None:
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: Any, asked: LoadtestOrders) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     first = nights.versions["one"]
@@ -120,7 +124,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: An
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 
 
-def test_a_newer_snapshot_is_taken_up(nights: Any, chain: Any, asked: Asked) -> None:
+def test_a_newer_snapshot_is_taken_up(nights: Any, chain: Any, asked: LoadtestOrders) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     with running(apex) as service:

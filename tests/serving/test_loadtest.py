@@ -20,7 +20,9 @@ from apex_ml.cli.serving import loadtest
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import EXPERIMENT, Asked, Found, Plan, ask, model_of
+from apex_ml.serving.loadtest import EXPERIMENT, Plan, ask
+from apex_ml.serving.loadtest_orders import LoadtestOrders, model_of
+from apex_ml.serving.loadtest_results import LoadtestResults
 from benchmarks.serving import Service, Soaked, grown, run_soak
 from tests.support.apex_home import Apex
 from tests.support.online_service import running
@@ -76,14 +78,14 @@ def test_it_measures_and_logs(
         assert more.exit_code == 0 and "requests             10 in" in more.output
 
 
-async def _count(url: str, asked: Asked, plan: Plan) -> Any:
+async def _count(url: str, asked: LoadtestOrders, plan: Plan) -> Any:
     return await ask(Target(url), plan, asked)
 
 
 def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
     with running(scoring) as service:
         service.ready(ready=True)
-        asked = Asked([{"nothing": 1}] * 6, [None] * 6, ("A",))
+        asked = LoadtestOrders([{"nothing": 1}] * 6, [None] * 6, ("A",))
         found = asyncio.run(_count(service.url, asked, Plan(concurrency=2, rate=500)))
     assert found.success_rate == 0 and found.orders == 6
     ((reason, count),) = found.failures.items()
@@ -111,6 +113,6 @@ def test_memory_that_rises_is_told_from_memory_that_is_filled_once() -> None:
 
 
 def test_an_answer_that_is_no_json_is_a_failed_request() -> None:
-    found = Found(("A", "B"), datetime.now(UTC))
+    found = LoadtestResults(("A", "B"), datetime.now(UTC))
     found.add(200, b"<html>somebody else</html>", 1.0, [None, None])
     assert found.success_rate == 0 and dict(found.failures) == {"200 an answer that is no JSON": 1}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 
 from apex_ml.faults import HALT
-from apex_ml.platform.embedded import supervision
+from apex_ml.platform.embedded import supervision, supervisor_client
 from apex_ml.settings import Settings
 
 
@@ -32,7 +32,7 @@ def fault_for_steps(settings: Settings, point: str) -> Iterator[None]:
 
 def kill_service(settings: Settings, name: str) -> None:
     """End a service as by kill -9; of MLflow also the process that answers."""
-    service = psutil.Process(supervision.Supervisor(settings).states()[name].pid)
+    service = psutil.Process(supervisor_client.Supervisor(settings).states()[name].pid)
     family = [service, *(service.children(recursive=True) if name == supervision.MLFLOW else [])]
     for process in family:
         process.kill()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from apex_ml.platform.embedded import postgres, start, supervision
+from apex_ml.platform.embedded import postgres, start, supervision, supervisor_client
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.settings import Settings
 
@@ -45,7 +45,7 @@ class Database:
 
     settings: Settings
     server: postgres.Server
-    supervisor: supervision.Supervisor
+    supervisor: supervisor_client.Supervisor
 
 
 def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
@@ -54,7 +54,7 @@ def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
     postgres.forget_dead(server)
     programs = supervision.programs(settings, server, [supervision.POSTGRES])
     programs = [dataclasses.replace(program, stop_seconds=stop_seconds) for program in programs]
-    supervisor = supervision.Supervisor(settings)
+    supervisor = supervisor_client.Supervisor(settings)
     supervisor.launch(supervision.render(settings, programs))
     supervisor.start([supervision.POSTGRES])
     postgres.wait_ready(settings, server)

@@ -12,7 +12,7 @@ from typing import Any
 
 from apex_ml.platform.embedded import postgres
 from apex_ml.platform.embedded.ports import listener, stranger
-from apex_ml.platform.embedded.supervision import family
+from apex_ml.platform.embedded.processes import family
 from apex_ml.settings import Settings
 
 TIMEOUT = 5.0

@@ -39,6 +39,7 @@ from apex_ml.platform.embedded.home_record import (
 )
 from apex_ml.platform.embedded.paths import run_folder, service_log, supervisor_config, supervisor_socket
 from apex_ml.platform.embedded.ports import check_ports
+from apex_ml.platform.embedded.processes import alive, family
 from apex_ml.platform.embedded.progress import Phases
 from apex_ml.platform.embedded.supervision import (
     AIRFLOW,
@@ -46,14 +47,12 @@ from apex_ml.platform.embedded.supervision import (
     POSTGRES,
     SERVING,
     WATCHDOG,
-    Supervisor,
-    alive,
     encoded,
-    family,
     programs,
     render,
     services,
 )
+from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import Settings
 

@@ -1,37 +1,28 @@
-"""The programs of the platform, and supervisor, which keeps them running."""
+"""The programs of the platform and supervisor's configuration, which starts them and keeps them running."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import shlex
-import socket
-import subprocess
 import sys
-import time
-import xmlrpc.client
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import jinja2
-import psutil
 
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import postgres
 from apex_ml.platform.embedded.environment import (
     MARK,
     airflow_environment,
     apex_variables,
     common,
-    inherited,
     mlflow_environment,
     supervisor_pairs,
 )
 from apex_ml.platform.embedded.paths import (
-    private_folder,
     run_folder,
     service_log,
     supervisor_config,
@@ -41,10 +32,20 @@ from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
 TEMPLATE = CODE_ROOT / "deployment" / "local" / "supervisord.conf.j2"
+
+
 WATCHDOG = "watchdog"
+
+
 POSTGRES = "postgres"
+
+
 MLFLOW = "mlflow"
+
+
 SERVING = "serving"
+
+
 AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
 
 
@@ -64,17 +65,6 @@ class Program:
     stop_group: bool = True
 
 
-@dataclass(frozen=True)
-class State:
-    """What supervisor knows of a program."""
-
-    name: str
-    state: str
-    pid: int
-    since: int
-    why: str
-
-
 def services(settings: Settings) -> tuple[str, ...]:
     """The services this platform runs itself; one that settings point at elsewhere is left out."""
     mlflow = () if settings.mlflow_tracking_uri else (MLFLOW,)
@@ -86,71 +76,67 @@ def services(settings: Settings) -> tuple[str, ...]:
 
 
 def programs(settings: Settings, server: postgres.Server, names: Collection[str] | None = None) -> list[Program]:
-    """The programs of the named services, by default of all that this platform runs itself."""
-    wanted = services(settings) if names is None else names
-    folder = run_folder(settings)
-    binaries = Path(sys.executable).parent
-    base = common(settings)
-    made: list[Program] = []
-    if POSTGRES in wanted:
-        environment = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", MARK: str(settings.home)}
-        made.append(
-            Program(
-                POSTGRES,
-                server.command(settings),
-                environment,
-                service_log(settings, POSTGRES),
-                # the run folder is closed to the server's OS user
-                Path("/"),
-                user=server.user,
-                stop_signal="INT",  # fast shutdown: disconnects clients, then a checkpoint
-                stop_seconds=60,
-                stop_group=False,
-            )
-        )
-    if MLFLOW in wanted:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host]
-        command += [
-            "--port",
-            str(settings.mlflow_port),
-            "--workers",
-            "1",
-            "--serve-artifacts",
-            "--allowed-hosts",
-            _allowed_hosts(settings),
-        ]
-        command += ["--artifacts-destination", str(settings.state / "mlflow" / "artifacts")]
-        made.append(
-            Program(MLFLOW, command, {**base, **mlflow_environment(settings)}, service_log(settings, MLFLOW), folder)
-        )
-    for name in AIRFLOW:
-        if name not in wanted:
-            continue
-        command = [str(binaries / "airflow"), name.removeprefix("airflow-")]
-        if name in ("airflow-scheduler", "airflow-triggerer"):
-            command.append("--skip-serve-logs")  # their log servers would listen on every interface
-        made.append(
-            Program(
-                name,
-                command,
-                {**base, **airflow_environment(settings)},
-                service_log(settings, name),
-                folder,
-                # the scheduler waits for its running steps to end
-                stop_seconds=20 if name == "airflow-scheduler" else 8,
-            )
-        )
-    if SERVING in wanted:
-        # one thread: it answers one request at a time, and threads that meet at barriers would only add to its time
-        environment = {**base, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        # told here, so that `up` sees a change of them in .env; new keys the service finds there by itself
-        environment |= {variable_of(n): str(getattr(settings, n)) for n in Settings.model_fields if _told(n)}
-        command = [str(binaries / "apex"), "serve"]
-        made.append(Program(SERVING, command, environment, service_log(settings, SERVING), folder, stop_seconds=10))
-    return made
+    """Return the programs of the named services, by default of all that this platform runs itself."""
+    builders: dict[str, Callable[[], Program]] = {
+        POSTGRES: lambda: _postgres(settings, server),
+        MLFLOW: lambda: _mlflow(settings),
+    }
+    builders |= {name: partial(_airflow, settings, name) for name in AIRFLOW}
+    builders[SERVING] = lambda: _serving(settings)
+    chosen = services(settings) if names is None else names
+    return [build() for name, build in builders.items() if name in chosen]
 
 
-def _told(name: str) -> bool:
+def _postgres(settings: Settings, server: postgres.Server) -> Program:
+    return Program(
+        POSTGRES,
+        server.command(settings),
+        {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC", MARK: str(settings.home)},
+        service_log(settings, POSTGRES),
+        # the run folder is closed to the server's OS user
+        Path("/"),
+        user=server.user,
+        stop_signal="INT",  # fast shutdown: disconnects clients, then a checkpoint
+        stop_seconds=60,
+        stop_group=False,
+    )
+
+
+def _mlflow(settings: Settings) -> Program:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
+    command += ["--workers", "1", "--serve-artifacts", "--allowed-hosts", _allowed_hosts(settings)]
+    command += ["--artifacts-destination", str(settings.state / "mlflow" / "artifacts")]
+    environment = {**common(settings), **mlflow_environment(settings)}
+    return Program(MLFLOW, command, environment, service_log(settings, MLFLOW), run_folder(settings))
+
+
+def _airflow(settings: Settings, name: str) -> Program:
+    command = [str(Path(sys.executable).parent / "airflow"), name.removeprefix("airflow-")]
+    if name in ("airflow-scheduler", "airflow-triggerer"):
+        command.append("--skip-serve-logs")  # their log servers would listen on every interface
+    return Program(
+        name,
+        command,
+        {**common(settings), **airflow_environment(settings)},
+        service_log(settings, name),
+        run_folder(settings),
+        # the scheduler waits for its running steps to end
+        stop_seconds=20 if name == "airflow-scheduler" else 8,
+    )
+
+
+def _serving(settings: Settings) -> Program:
+    # one thread: it answers one request at a time, and threads that meet at barriers would only add to its time
+    environment = {**common(settings), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    # `up` compares them to notice a change in .env; the service itself notices new keys there
+    passed = [name for name in Settings.model_fields if _is_passed_to_serving(name)]
+    environment |= {variable_of(name): str(getattr(settings, name)) for name in passed}
+    command = [str(Path(sys.executable).parent / "apex"), "serve"]
+    log = service_log(settings, SERVING)
+    return Program(SERVING, command, environment, log, run_folder(settings), stop_seconds=10)
+
+
+def _is_passed_to_serving(name: str) -> bool:
     return name.startswith("serving_") and name not in ("serving_key", "serving_keys")
 
 
@@ -214,168 +200,3 @@ def write_config(settings: Settings, text: str) -> None:
     with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(encoded(text))
     os.replace(half, target)
-
-
-class _SocketConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=90)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-class _SocketTransport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _SocketConnection(self._path)
-        self._connection = host, connection  # what close() closes
-        return connection
-
-
-class Supervisor:
-    """The supervisor of one home, reached by its socket."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def _call(self, method: str, *arguments: object) -> Any:
-        """One remote call. Raises TransientError when supervisor is not there, ConfigError when it refuses."""
-        path = str(supervisor_socket(self.settings))
-        # a proxy for each call: the waiting threads of `up` must not share a connection
-        with xmlrpc.client.ServerProxy("http://localhost", transport=_SocketTransport(path)) as proxy:
-            try:
-                return getattr(proxy, f"supervisor.{method}")(*arguments)
-            except xmlrpc.client.Fault as error:
-                raise ConfigError(f"supervisor: {method} {arguments}: {error.faultString}") from error
-            except (OSError, http.client.HTTPException) as error:
-                raise TransientError(f"supervisor does not answer on {path}: {error}") from error
-
-    def running(self) -> bool:
-        """Whether it answers."""
-        if not supervisor_socket(self.settings).exists():
-            return False
-        try:
-            self._call("getState")
-        except TransientError:
-            return False
-        return True
-
-    def pid(self) -> int:
-        """Process id of supervisor."""
-        return cast(int, self._call("getPID"))
-
-    def states(self) -> dict[str, State]:
-        """State of every program, by name."""
-        return {
-            info["name"]: State(
-                info["name"], info["statename"], info["pid"], info["start"], info["spawnerr"] or info["description"]
-            )
-            for info in self._call("getAllProcessInfo")
-        }
-
-    def start(self, names: Iterable[str]) -> None:
-        """Start the named programs that do not run; does not wait."""
-        states = self.states()
-        for name in names:
-            if states[name].state not in ("RUNNING", "STARTING"):
-                # a fault here means that it was started or failed in between: the wait for health tells
-                with contextlib.suppress(ConfigError):
-                    self._call("startProcess", name, False)
-
-    def stop(self, names: Iterable[str], timeout: float = 75) -> None:
-        """Stop the named programs at the same time and wait until they are gone or ``timeout`` has passed."""
-        wanted = set(names) & set(self.states())
-        for name in wanted:
-            with contextlib.suppress(ConfigError):  # not running
-                self._call("stopProcess", name, False)
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            states = self.states()
-            if not any(states[name].state in ("RUNNING", "STARTING", "STOPPING", "BACKOFF") for name in wanted):
-                return
-            time.sleep(0.1)
-
-    def restart(self, name: str) -> None:
-        """Stop one program, by force if need be, and start it again."""
-        self.stop([name])
-        self.start([name])
-
-    def shutdown(self) -> None:
-        """Stop everything left, then supervisor itself; does not wait."""
-        with contextlib.suppress(TransientError, ConfigError):
-            self._call("shutdown")
-
-    def launch(self, text: str) -> None:
-        """Start supervisor, as a daemon, with this configuration; no program is started.
-
-        Raises ConfigError with what it printed when it does not come up.
-        """
-        private_folder(run_folder(self.settings))
-        self.settings.logs.mkdir(parents=True, exist_ok=True)
-        write_config(self.settings, text)
-        started = subprocess.run(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(supervisor_config(self.settings))],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            # its own files, and those of every service, are UTF-8 whatever the caller's locale
-            env={**inherited(self.settings), "PYTHONUTF8": "1"},
-        )
-        deadline = time.monotonic() + 10
-        while started.returncode == 0 and time.monotonic() < deadline:
-            if self.running():
-                return
-            time.sleep(0.02)
-        printed = (started.stderr or started.stdout).strip()
-        raise ConfigError(f"supervisor did not start: {printed or service_log(self.settings, 'supervisord')}")
-
-
-def family(settings: Settings) -> list[psutil.Process]:
-    """Every live process of this home's platform, also those that supervisor lost (it was killed, or they moved away).
-
-    Recognised by descent from supervisor, by the mark in their environment, by their working folder, and the
-    database server by its data folder.
-    """
-    home, folder = str(settings.home), str(run_folder(settings))
-    found: dict[int, psutil.Process] = {}
-    python = os.path.realpath(sys.executable)
-    for process in psutil.process_iter():
-        try:
-            # a process title may have overwritten the environment: then the folder and the interpreter tell
-            marked = process.environ().get(MARK) == home
-            if marked or (process.cwd() == folder and os.path.realpath(process.exe()) == python):
-                found[process.pid] = process
-        except (psutil.Error, OSError):
-            continue
-    with contextlib.suppress(TransientError, ConfigError, psutil.Error):
-        if supervisor_socket(settings).exists():
-            supervisor = psutil.Process(Supervisor(settings).pid())
-            found[supervisor.pid] = supervisor
-    server = postgres.postmaster(postgres.locate(settings))
-    if server is not None:
-        found[server.pid] = server
-    for process in list(found.values()):
-        with contextlib.suppress(psutil.Error):
-            found |= {child.pid: child for child in process.children(recursive=True)}
-    myself = psutil.Process()
-    for relative in [myself, *myself.parents()]:
-        found.pop(relative.pid, None)
-    return [process for process in found.values() if alive(process)]
-
-
-def alive(process: psutil.Process) -> bool:
-    """Whether it still runs; a zombie does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

@@ -14,7 +14,8 @@ from typing import TextIO
 
 from apex_ml.errors import ApexError
 from apex_ml.platform.embedded import health
-from apex_ml.platform.embedded.supervision import WATCHDOG, State, Supervisor
+from apex_ml.platform.embedded.supervision import WATCHDOG
+from apex_ml.platform.embedded.supervisor_client import State, Supervisor
 from apex_ml.settings import Settings
 
 FAILURES = 3

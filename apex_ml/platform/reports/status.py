@@ -22,7 +22,8 @@ from apex_ml.file_names import hidden, is_temporary
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import RETRAIN, findings
 from apex_ml.platform.embedded import health
-from apex_ml.platform.embedded.supervision import AIRFLOW, MLFLOW, POSTGRES, SERVING, State, Supervisor, services
+from apex_ml.platform.embedded.supervision import AIRFLOW, MLFLOW, POSTGRES, SERVING, services
+from apex_ml.platform.embedded.supervisor_client import State, Supervisor
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.deadlines import late

@@ -1,0 +1,119 @@
+"""The orders that a load test sends: the rows of a file, or orders drawn from the raw data."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.storage.local import check_parquet
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.requests import number_text
+from apex_ml.errors import DataError, TransientError
+from apex_ml.json_text import json_text
+from apex_ml.serving.client import Target
+from apex_ml.settings import Settings
+from apex_ml.simulate.drop import make_drop
+
+
+@dataclass(frozen=True)
+class LoadtestOrders:
+    """Orders as JSON-able objects, and the class of each where it is known."""
+
+    orders: list[dict[str, Any]]
+    truth: list[str | None]
+    classes: tuple[str, ...]
+
+    def requests(self, target: Target, size: int) -> list[tuple[bytes, int, int]]:
+        """Whole requests with the places of their orders: from, to."""
+        made = []
+        for begin in range(0, len(self.orders), size):
+            part = self.orders[begin : begin + size]
+            body = json_text({"orders": part}, separators=(",", ":")).encode()
+            made.append((target.request("POST", "/predict", body), begin, begin + len(part)))
+        return made
+
+
+def load_orders(settings: Settings, target: Target, count: int, path: Path | None, seed: int) -> LoadtestOrders:
+    """The first orders of a file, or orders drawn from the raw ones and dated on the day of the service's snapshot.
+
+    Raises :class:`~apex_ml.errors.TransientError` when the service is not ready,
+    :class:`~apex_ml.errors.DataError` for a file that cannot be used.
+    """
+    contract = load_contract(settings.contract)
+    if path is not None:
+        check_parquet(path)
+        return orders_of(contract, pq.ParquetFile(path).read().slice(0, count), path.name)
+    day = date.fromisoformat(model_of(target)["snapshot_as_of"])
+    with tempfile.TemporaryDirectory(prefix="apex-loadtest-") as folder:
+        drawn = Path(folder) / "orders.parquet"
+        make_drop(settings.raw, day, count, seed, drawn, contract)
+        return orders_of(contract, pq.read_table(drawn), drawn.name)
+
+
+def orders_of(contract: Contract, table: pa.Table, name: str) -> LoadtestOrders:
+    """The rows of a table as a request has them; the target is kept apart, measures stay behind."""
+    sent = [c for c in contract.columns.values() if c.role in ("entity", "timestamp", "attribute")]
+    if missing := [c.name for c in sent if c.name not in table.column_names and c.required.score]:
+        raise DataError(f"{name}: required columns are missing: {', '.join(missing)}")
+    columns = {}
+    for column in sent:
+        if column.name not in table.column_names:
+            continue
+        values = table.column(column.name)
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if column.type == "date":
+            columns[column.name] = [None if v is None else v.isoformat() for v in values.cast(pa.date32()).to_pylist()]
+        else:
+            columns[column.name] = [_sent(column, v) for v in values.to_pylist()]
+    known = set(contract.classes)
+    target = contract.target
+    truth = table.column(target).cast(pa.string()).to_pylist() if target in table.column_names else []
+    orders = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return LoadtestOrders(orders, [t if t in known else None for t in truth] or [None] * len(orders), contract.classes)
+
+
+def _sent(column: Column, value: Any) -> Any:
+    """A value of a file as JSON: a number in a text column as its text, a decimal as the number that it is."""
+    if column.type == "string":
+        return value if value is None or isinstance(value, str) else number_text(value)
+    if isinstance(value, Decimal):
+        return int(value) if column.type == "int64" and value == int(value) else float(value)
+    return value
+
+
+def model_of(target: Target) -> dict[str, Any]:
+    """What the service says of its model. Raises :class:`~apex_ml.errors.TransientError` when it has none."""
+    try:
+        # as the requests that are measured: to the service itself, by no proxy
+        answer = httpx.get(f"{target.url}/model", headers=target.headers, timeout=10, trust_env=False, verify=False)
+    except httpx.RemoteProtocolError as error:
+        raise TransientError(
+            f"{target.url} answers something else than HTTP: {error}; stop what has the online service's port, or set"
+            " APEX_SERVING_PORT; then: make up"
+        ) from error
+    except httpx.HTTPError as error:
+        raise TransientError(
+            f"the online service at {target.url} does not answer: {error}; start it: make up"
+        ) from error
+    if answer.status_code != 200:
+        raise TransientError(f"the online service at {target.url} answers {answer.status_code}: {answer.text[:300]}")
+    try:
+        found = answer.json()
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise TransientError(
+            f"{target.url} answers with no JSON object: {answer.text[:100]!r}; is it the online service that listens"
+            " there? Stop what has its port, or set APEX_SERVING_PORT; then: make up"
+        ) from error
+    return found

@@ -1,0 +1,134 @@
+"""What a load test measures: latencies, failures and predictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pydantic_core import from_json
+
+from apex_ml.adapters.mlflow.inference_log import SAMPLE_ROWS
+from apex_ml.wording import counted
+
+NO_JSON = "an answer that is no JSON"
+
+
+@dataclass
+class LoadtestResults:
+    """What was measured. Times are in milliseconds, one a request."""
+
+    classes: tuple[str, ...]
+    started: datetime
+    seconds: float = 0.0
+    orders: int = 0
+    answered: int = 0
+    requests: int = 0
+    times: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    predicted: Counter[str] = field(default_factory=Counter)
+    confidence_of: dict[str, float] = field(default_factory=dict)
+    truth: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(true class, predicted class) of orders whose class is known."""
+    versions: Counter[int] = field(default_factory=Counter)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def success_rate(self) -> float:
+        """Orders that were answered, of those that were sent."""
+        return self.answered / self.orders if self.orders else 1.0
+
+    def quantile(self, q: float) -> float:
+        """A quantile of the times; nan without any."""
+        return float(np.quantile(self.times, q)) if self.times else float("nan")
+
+    def metrics(self) -> dict[str, float]:
+        """The figures under the names that scoring logs them by."""
+        found = {
+            "inference_samples": float(self.answered),
+            "inference_total_time_ms": self.seconds * 1e3,
+            "inference_success_rate": self.success_rate,
+            "inference_requests": float(self.requests),
+            "inference_orders_per_second": self.answered / self.seconds if self.seconds else 0.0,
+        }
+        if self.times:
+            found |= {
+                "inference_avg_time_ms": float(np.mean(self.times)),
+                "inference_time_ms_p50": self.quantile(0.5),
+                "inference_time_ms_p95": self.quantile(0.95),
+                "inference_time_ms_p99": self.quantile(0.99),
+                "inference_time_ms_max": max(self.times),
+            }
+        if self.confidences:
+            found |= {
+                "inference_confidence_mean": float(np.mean(self.confidences)),
+                "inference_confidence_median": float(np.median(self.confidences)),
+            }
+        for level in self.classes:
+            found[f"pred_count_{level}"] = float(self.predicted[level])
+            if self.predicted[level]:
+                found[f"pred_confidence_{level}"] = self.confidence_of[level] / self.predicted[level]
+        known = sum(self.truth.values())
+        if known:
+            found["inference_known"] = float(known)
+            found["inference_accuracy"] = sum(n for (true, said), n in self.truth.items() if true == said) / known
+            for level in self.classes:
+                found[f"true_count_{level}"] = float(sum(n for (true, _), n in self.truth.items() if true == level))
+        return found
+
+    def lines(self) -> Iterator[str]:
+        """The figures for people."""
+        each = self.requests / self.seconds
+        yield f"requests             {self.requests:,} in {self.seconds:.1f} s, {each:,.0f} a second"
+        yield f"orders               {self.orders:,}, {self.answered / self.seconds:,.0f} answered a second"
+        yield f"success rate         {self.success_rate:.2%}"
+        for reason, count in self.failures.most_common(10):
+            yield f"  failed             {counted(count, 'request')}: {reason}"
+        if self.times:
+            yield (
+                f"latency              mean {np.mean(self.times):.2f} ms, median {self.quantile(0.5):.2f},"
+                f" p95 {self.quantile(0.95):.2f}, p99 {self.quantile(0.99):.2f}, max {max(self.times):.2f}"
+            )
+        if self.confidences:
+            yield f"confidence           mean {np.mean(self.confidences):.4f}, median {np.median(self.confidences):.4f}"
+        yield "model version        " + (
+            ", ".join(f"{v} ({counted(n, 'request')})" for v, n in sorted(self.versions.items())) or "none"
+        )
+        for level in self.classes:
+            true = sum(n for (t, _), n in self.truth.items() if t == level)
+            right = self.truth[(level, level)]
+            beside = f", true {true:,}, of them named so {right:,}" if self.truth else ""
+            yield f"  {level:<18} predicted {self.predicted[level]:,}{beside}"
+
+    def add(self, status: int, body: bytes, milliseconds: float, truth: Sequence[str | None]) -> None:
+        """Count one answer."""
+        self.requests += 1
+        self.orders += len(truth)
+        self.times.append(milliseconds)
+        if status != 200:
+            try:
+                told = from_json(body)["message"]
+            except (ValueError, KeyError, TypeError):
+                told = ""
+            self.failures[f"{status} {told}".strip()] += 1
+            return
+        try:
+            answer = from_json(body)
+        except ValueError:
+            self.failures[f"200 {NO_JSON}"] += 1
+            return
+        self.answered += len(answer["predictions"])
+        self.versions[answer["model"]["version"]] += 1
+        for said, true in zip(answer["predictions"], truth, strict=True):
+            named, confidence = said["predicted"], said["confidence"]
+            self.predicted[named] += 1
+            self.confidence_of[named] = self.confidence_of.get(named, 0.0) + confidence
+            self.confidences.append(confidence)
+            if true is not None:
+                self.truth[(true, named)] += 1
+        if len(self.sample) < SAMPLE_ROWS:
+            self.sample += answer["predictions"][: SAMPLE_ROWS - len(self.sample)]
