@@ -24,6 +24,7 @@ from apex_ml.setting_types import (
     Mail,
     Mails,
     MailServerUrl,
+    SplitName,
     WebhookUrl,
     WebUrl,
 )
@@ -221,9 +222,10 @@ class SettingFields(BaseSettings):
 
     # training
     seed: int = Field(42, description="Seed of the split, the search and the training.")
-    split: Literal["temporal", "stratified_random", "legacy"] = Field(
+    split: SplitName = Field(
         "temporal",
-        description="How examples are split; legacy: the original project's way. Only temporal is promotable.",
+        description="How examples are split: temporal, stratified_random or legacy (as the original project did). Only"
+        " temporal is promotable.",
     )
     trials: int = Field(
         0, ge=0, description="Hyper-parameter trials of a training; 0: train with the fixed parameters."

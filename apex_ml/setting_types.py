@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-from apex_ml.discovery import module_names
+from apex_ml.discovery import ALERT_CHANNELS, CANDIDATES, SPLIT_STRATEGIES, module_names
 
 PRESETS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 CRON_FIELDS = 5
@@ -113,10 +113,17 @@ def check_fernet_key(value: SecretStr) -> SecretStr:
 def check_candidates(value: str) -> str:
     """Return names of contenders with commas between, each once."""
     names = [part.strip() for part in value.split(",")]
-    known = module_names("apex_ml.core.candidates", besides=("interface",))
+    known = module_names(CANDIDATES)
     wrong = [name for name in names if name not in known]
     if wrong or len(set(names)) < len(names):
         raise ValueError(f"expected {', '.join(known)}, each at most once, with commas between")
+    return value
+
+
+def check_split(value: str) -> str:
+    """Return the name of a split strategy."""
+    if value not in (names := module_names(SPLIT_STRATEGIES)):
+        raise ValueError(f"expected one of {', '.join(names)}")
     return value
 
 
@@ -130,7 +137,7 @@ def check_channel_options(value: SecretStr) -> SecretStr:
         options = None
     if not isinstance(options, dict) or not all(isinstance(option, str) for option in options.values()):
         raise ValueError('is no JSON object of text by the name of a channel, such as {"pager": "https://…"}')
-    known = module_names("apex_ml.adapters.alerts", besides=("channel", "notify"))
+    known = module_names(ALERT_CHANNELS)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"names no channel: {', '.join(unknown)}; there are {', '.join(known)}")
     return value
@@ -175,6 +182,7 @@ EngineUrl = Annotated[str, AfterValidator(_url("unix", "tcp", "http", "https", "
 WebhookUrl = Annotated[SecretStr, AfterValidator(_secret_url("http", "https"))]
 MailServerUrl = Annotated[SecretStr, AfterValidator(_secret_url("smtp", "smtps"))]
 FernetKey = Annotated[SecretStr, AfterValidator(check_fernet_key)]
+SplitName = Annotated[str, AfterValidator(check_split)]
 ChannelOptions = Annotated[SecretStr, AfterValidator(check_channel_options)]
 Mail = Annotated[str, AfterValidator(check_mail)]
 Mails = Annotated[str, AfterValidator(check_mails)]

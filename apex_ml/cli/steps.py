@@ -20,6 +20,7 @@ import click
 from apex_ml import faults
 from apex_ml.adapters.storage.local import full_disk_is_told
 from apex_ml.cli.result_text import result_text
+from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -147,7 +148,7 @@ def outcomes(run: str, newest: bool) -> None:
 @_RUN
 @click.option(
     "--strategy",
-    type=click.Choice(["temporal", "stratified_random", "legacy"]),
+    type=click.Choice(module_names(SPLIT_STRATEGIES)),
     help="Default: APEX_SPLIT. Only temporal is promotable.",
 )
 def split(run: str, strategy: str | None) -> None:

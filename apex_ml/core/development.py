@@ -29,10 +29,9 @@ from apex_ml.core.evaluation import (
     prior_losses,
 )
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
-from apex_ml.core.legacy import LegacyRules
 from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of
 from apex_ml.core.search import Budget, Trial, search
-from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise
+from apex_ml.core.selection import FeatureRules, FeatureVerdict, NoiseTest, beats_noise
 from apex_ml.core.training_keys import order_keys, pack_keys
 from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 from apex_ml.errors import ConfigError, DataError
@@ -49,14 +48,15 @@ class Options:
     """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
 
     A feature that alone removes the share `suspicious_gain` of the class prior's log loss is refused as a leak; None
-    only reports. `identifiers` are columns that the selection `legacy` reports as dropped. `fixed` are settings of
-    candidates that are taken as they are, without a search. With `search_folds` above 1 the search scores settings by
+    only reports. `rules` select the features in place of the noise test. `fixed` are settings of candidates
+    that are taken as they are, without a search. With `search_folds` above 1 the search scores settings by
     rolling-origin cross-validation inside the training part instead of on validation.
     """
 
     contenders: tuple[str, ...] = ("xgboost",)
-    selection: Literal["noise", "none", "legacy"] = "noise"
-    identifiers: tuple[str, ...] = ()
+    selection: str = "noise"
+    """``noise``, ``none``, or the name of the `rules`."""
+    rules: FeatureRules | None = None
     suspicious_gain: float | None = None
     budget: Budget = field(default_factory=lambda: Budget(0))
     search_folds: int = 1
@@ -229,10 +229,10 @@ def _select(
     classes: int,
     options: Options,
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
-    if options.selection == "none":
+    if options.rules is not None:
+        verdicts = options.rules(encoder.columns, fit[0])
+    elif options.selection == "none":
         return encoder, ()
-    if options.selection == "legacy":
-        verdicts = LegacyRules().judge(encoder.columns, fit[0], options.identifiers)
     else:
         noise_test = NoiseTest(seed=options.seed, threads=options.threads)
         verdicts = beats_noise(encoder.names, fit, judge, classes, noise_test)

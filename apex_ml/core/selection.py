@@ -8,7 +8,7 @@ Boruta, importance is measured on the validation part, by how much the loss grow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import xgboost as xgb
 from scipy.stats import binom
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.evaluation import order_losses
 
 
@@ -37,6 +38,10 @@ class FeatureVerdict:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able values."""
         return asdict(self)
+
+
+FeatureRules = Callable[[Sequence[FeatureColumn], np.ndarray], tuple[FeatureVerdict, ...]]
+"""Rules that evaluate features by the encoded training part, shape (n, len(columns))."""
 
 
 @dataclass(frozen=True)

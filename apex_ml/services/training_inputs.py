@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -14,14 +13,13 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.local import scratch_folder
-from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.development import Examples, Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.features import feature_columns
-from apex_ml.core.legacy import legacy_columns, legacy_identifiers
 from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
+from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import class_indexes
 from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
 from apex_ml.services.run_layout import ACCEPTED
@@ -29,11 +27,6 @@ from apex_ml.sql.quote import identifier, literal
 
 RECENT_WEEKS, MIN_RECENT_ROWS = 4, 5_000
 """Weeks of the newest orders whose attributes a model keeps: one, or up to so many until there are so many orders."""
-
-
-def strategy_columns(context: StepContext, strategy: str) -> tuple[FeatureColumn, ...]:
-    """Features of a split strategy: the contract's, or those of the original project for `legacy`."""
-    return legacy_columns(context.contract) if strategy == "legacy" else feature_columns(context.contract)
 
 
 def training_options(context: StepContext, trials: int, strategy: str) -> Options:
@@ -51,11 +44,7 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
         seed=settings.seed,
         threads=settings.threads,
     )
-    if strategy != "legacy":
-        return options
-    # as the original did: its rules, balanced weights, and no look at what a feature gives away
-    identifiers = legacy_identifiers(context.contract)
-    return replace(options, selection="legacy", identifiers=identifiers, class_weights="balanced", suspicious_gain=None)
+    return split_strategy(strategy).options(context.contract, options)
 
 
 def load_examples(context: StepContext) -> dict[str, Examples]:

@@ -13,9 +13,9 @@ from apex_ml.adapters.storage.simulated_truth import read_truth
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.evaluation import against_optimum
 from apex_ml.core.features import feature_columns
-from apex_ml.core.legacy import compare
 from apex_ml.core.model_card import Provenance
 from apex_ml.core.profile import PROFILE
+from apex_ml.core.strategies import split_strategy
 from apex_ml.json_text import json_file, json_text
 from apex_ml.services.run_folder import StepContext, read_manifest
 from apex_ml.services.training_inputs import training_options
@@ -93,7 +93,10 @@ def write_training_report(folder: Path, context: StepContext, done: Development)
         plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
     plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")
     plots.confusion_matrix(
-        tables["confusion_weighted"], classes, "class named with decision weights", folder / "confusion_weighted.png"
+        tables["confusion_weighted"],
+        classes,
+        "class predicted with weights",
+        folder / "confusion_weighted.png",
     )
     reliability = {"before": tables["reliability_before"], "after": tables["reliability_after"]}
     plots.reliability(reliability, classes, "Reliability, test part", folder / "reliability.png")
@@ -125,7 +128,8 @@ def compare_with_own_features(
     contract = context.contract
     options = replace(training_options(context, 0, "temporal"), suspicious_gain=None)
     ours = develop(parts, feature_columns(contract), contract.classes, (), options, about)
-    rows = compare(done.model, ours.model, {name: (part.table, part.y) for name, part in parts.items()})
+    tables = {name: (part.table, part.y) for name, part in parts.items()}
+    rows = split_strategy(about["split"]).compare(done.model, ours.model, tables) or []
     for row in rows:
         logger.info(
             "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]

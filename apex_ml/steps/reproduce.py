@@ -8,9 +8,10 @@ from typing import Any
 
 from apex_ml.core.development import develop
 from apex_ml.core.estimator import Model
+from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
 from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
-from apex_ml.services.training_inputs import load_examples, strategy_columns, training_options
+from apex_ml.services.training_inputs import load_examples, training_options
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     )
     parts = load_examples(context)
     contract = context.contract
-    columns = strategy_columns(context, before.about["split"])
+    columns = split_strategy(before.about["split"]).columns(context.contract)
     done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.about)
     files, again = before.to_files(), done.model.to_files()
     differing = sorted(name for name in files if files[name] != again.get(name))

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.core.drift import drift
-from apex_ml.core.features import feature_columns
-from apex_ml.core.legacy import legacy_columns, legacy_examples, legacy_sums_sql
-from apex_ml.core.split import PARTS, stratified_random, temporal
+from apex_ml.core.split import PARTS
+from apex_ml.core.strategies import split_strategy
 from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.run_folder import StepContext, read_manifest, run_step
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
@@ -27,8 +26,7 @@ EPOCH = date(1970, 1, 1)
 def split(context: StepContext, *, strategy: str) -> dict[str, Any]:
     """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell sizes, dates and class mix.
 
-    `strategy` is ``temporal``, ``stratified_random`` or ``legacy``: the random split, with the original
-    project's features beside ours. Only the first is promotable.
+    `strategy` is the name of a module in :mod:`apex_ml.core.strategies`.
     """
     made = read_manifest(context.folder("elt"))
     inputs = {"elt": made["key"], "strategy": strategy, "seed": context.settings.seed}
@@ -39,27 +37,24 @@ def _day(days: int) -> str:
     return (EPOCH + timedelta(days=days)).isoformat()
 
 
-def _with_legacy_features(context: StepContext, folder: Path, examples: pa.Table) -> pa.Table:
-    contract = context.contract
+def _query_orders(context: StepContext, folder: Path, sql: str) -> pa.Table:
+    """The result of SQL over the accepted orders, which are the table `orders`."""
     with engine.connect(context.settings, folder.parent) as con, engine.errors_name("split"):
-        load_orders(con, contract, context.folder("validate") / ACCEPTED)
-        sums = con.sql(legacy_sums_sql(contract, "orders")).to_arrow_table()
-    return legacy_examples(contract, examples, sums)
+        load_orders(con, context.contract, context.folder("validate") / ACCEPTED)
+        return con.sql(sql).to_arrow_table()
 
 
 def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
     contract = context.contract
-    table = pq.read_table(context.folder("elt") / EXAMPLES)
-    if strategy == "legacy":
-        table = _with_legacy_features(context, folder, table)
+    way = split_strategy(strategy)
+    table = way.extend(
+        contract, pq.read_table(context.folder("elt") / EXAMPLES), lambda sql: _query_orders(context, folder, sql)
+    )
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
-    if strategy == "temporal":
-        parts, _ = temporal(days, contract.split)
-    else:
-        target = table.column(contract.target).to_numpy(zero_copy_only=False)
-        parts = stratified_random(target, contract.split, context.settings.seed)
-    result: dict[str, Any] = {"strategy": strategy, "promotable": strategy == "temporal", "parts": {}}
-    columns = legacy_columns(contract) if strategy == "legacy" else feature_columns(contract)
+    target = table.column(contract.target).to_numpy(zero_copy_only=False)
+    parts = way.assign(days, target, contract.split, context.settings.seed)
+    result: dict[str, Any] = {"strategy": strategy, "promotable": way.promotable, "parts": {}}
+    columns = way.columns(contract)
     reference = table.filter(pa.array(parts == 0))
     for index, part in enumerate(PARTS):
         rows = table.filter(pa.array(parts == index))

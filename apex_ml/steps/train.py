@@ -14,9 +14,10 @@ from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Options, develop
 from apex_ml.core.model_card import model_card
 from apex_ml.core.search import Trial
+from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
 from apex_ml.services.run_folder import StepContext, read_manifest, run_step
-from apex_ml.services.training_inputs import load_examples, model_about, strategy_columns, training_options
+from apex_ml.services.training_inputs import load_examples, model_about, training_options
 from apex_ml.services.training_record import (
     compare_with_optimum,
     compare_with_own_features,
@@ -73,7 +74,7 @@ def _work(
 
     done = develop(
         parts,
-        strategy_columns(context, about["split"]),
+        split_strategy(about["split"]).columns(contract),
         contract.classes,
         segment_columns(contract),
         options,
@@ -81,7 +82,7 @@ def _work(
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
         told=told,
     )
-    if about["split"] == "legacy":
+    if split_strategy(about["split"]).is_compared:
         done = compare_with_own_features(context, done, parts, about)
     if truth is not None:
         done = compare_with_optimum(context, done, parts["test"], truth)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from apex_ml.adapters.mlflow.tracking import OF_EVERY_MODEL, TrainingRecord, log_and_register
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.development import Examples, Options, develop
-from apex_ml.core.features import FeatureColumn
 
 COLUMNS = (FeatureColumn("ripeness", "categorical", ("low", "high")), FeatureColumn("amount", "numeric"))
 

@@ -121,7 +121,7 @@ def folder_of_channels(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_one_file_adds_a_channel(folder_of_channels: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="APEX_ALERT_CHANNELS.*names no channel: pager; there are mail, webhook"):
+    with pytest.raises(ConfigError, match="APEX_ALERT_CHANNELS.*names no channel: pager; there are webhook, mail"):
         Settings.load(alert_channels=json.dumps({"pager": "x"}))
     (folder_of_channels / "pager.py").write_text(CHANNEL_FILE)
     assert channels(Settings.load()) == []

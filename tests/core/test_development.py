@@ -18,6 +18,7 @@ from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.search import Budget
 from apex_ml.core.selection import NoiseTest, beats_noise
+from apex_ml.core.strategies.legacy.rules import LegacyRules
 from apex_ml.errors import ConfigError, DataError
 
 CLASSES = ("a", "b", "c")
@@ -191,7 +192,7 @@ def test_no_features_are_one_clear_error() -> None:
         developed(parts(300), columns=())
     given = {n: replace(p, table=p.table.set_column(1, "country", [["x"] * len(p.y)])) for n, p in parts(300).items()}
     with pytest.raises(DataError, match="no feature is left: country: near-constant"):
-        developed(given, columns=(COLUMNS[1],), selection="legacy")
+        developed(given, columns=(COLUMNS[1],), selection="legacy", rules=LegacyRules().evaluate)
 
 
 def _class_missing_in_validation(given: dict[str, Examples]) -> None:

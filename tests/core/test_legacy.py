@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.core.legacy import LegacyRules, cramers_v, pearson
+from apex_ml.core.strategies.legacy.rules import LegacyRules, cramers_v, pearson
 
 N = 400
 RANDOM = np.random.default_rng(5)
@@ -18,7 +18,7 @@ def judged(**columns: np.ndarray) -> dict[str, str]:
     """Reason by name of the dropped features; names that start with c_ are categorical."""
     kinds = tuple(FeatureColumn(n, "categorical" if n.startswith("c_") else "numeric") for n in columns)
     x = np.column_stack(list(columns.values())).astype(np.float32)
-    return {v.name: v.reason for v in LegacyRules().judge(kinds, x, ("who",)) if not v.kept and v.name != "who"}
+    return {v.name: v.reason for v in LegacyRules().evaluate(kinds, x, ("who",)) if not v.kept and v.name != "who"}
 
 
 def of_share(share: float) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_of_two_associated_categories_the_later_by_name_goes_and_a_chain_keeps_w
 
 def test_identifiers_go_with_and_without_data() -> None:
     columns = (FeatureColumn("who", "categorical"), FeatureColumn("a", "numeric"))
-    verdicts = LegacyRules().judge(columns, np.column_stack([CODES, NUMBERS]), ("who", "where"))
+    verdicts = LegacyRules().evaluate(columns, np.column_stack([CODES, NUMBERS]), ("who", "where"))
     assert [(v.name, v.kept) for v in verdicts] == [("who", False), ("a", True), ("where", False)]
     assert {v.reason for v in verdicts if not v.kept} == {"an identifier"}
 

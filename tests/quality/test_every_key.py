@@ -36,9 +36,9 @@ from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import feature_columns
 from apex_ml.core.leakage import SingleFeature, refuse_leaks
-from apex_ml.core.legacy import legacy_identifiers
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
 from apex_ml.core.split import temporal
+from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifiers, literal

@@ -14,8 +14,8 @@ import pytest
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
-from apex_ml.core.legacy import LegacyRules, legacy_columns, legacy_identifiers
 from apex_ml.core.split import PARTS
+from apex_ml.core.strategies.legacy import LegacyRules, legacy_columns, legacy_identifiers
 from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
@@ -139,7 +139,7 @@ def test_the_eight_features_and_the_known_counts_of_the_real_files(
     train = parts(apex)["train"]
     encoder = Encoder.fit(legacy_columns(contract), train)
     verdicts = {
-        v.name: v for v in LegacyRules().judge(encoder.columns, encoder.encode(train), legacy_identifiers(contract))
+        v.name: v for v in LegacyRules().evaluate(encoder.columns, encoder.encode(train), legacy_identifiers(contract))
     }
     assert [name for name, v in verdicts.items() if v.kept] == EIGHT
     reasons = {name: v.reason for name, v in verdicts.items() if not v.kept}

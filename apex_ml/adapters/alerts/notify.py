@@ -7,22 +7,18 @@ from importlib import import_module
 
 from apex_ml.adapters.alerts.channel import Channel
 from apex_ml.adapters.postgres.monitoring import Alert
-from apex_ml.discovery import module_names
+from apex_ml.discovery import ALERT_CHANNELS, module_names
 from apex_ml.settings import Settings
-
-PACKAGE = "apex_ml.adapters.alerts"
-FIRST = "webhook"
-"""The channel that is tried first; the others follow by name."""
 
 
 def channel_names() -> list[str]:
     """Names of all channels, whether they are configured or not."""
-    return sorted(module_names(PACKAGE, besides=("channel", "notify")), key=lambda name: (name != FIRST, name))
+    return list(module_names(ALERT_CHANNELS))
 
 
 def channel(name: str) -> Channel:
     """The channel of a name."""
-    loaded: Channel = import_module(f"{PACKAGE}.{name}").CHANNEL
+    loaded: Channel = import_module(f"{ALERT_CHANNELS}.{name}").CHANNEL
     return loaded
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_ml.discovery import module_names
+from apex_ml.discovery import CANDIDATES, module_names
 from apex_ml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ ALWAYS_REPORTED = ("prior", "logistic")
 
 def candidate_names() -> tuple[str, ...]:
     """Names of all candidates, whether their libraries are installed or not."""
-    return module_names(__name__, besides=("interface",))
+    return module_names(CANDIDATES)
 
 
 @lru_cache

@@ -1,0 +1,58 @@
+"""What a split strategy is: how examples are divided, and which features a model of these parts uses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.model import Contract
+from apex_ml.contract.split import Split
+from apex_ml.core.estimator import Model
+from apex_ml.core.features import feature_columns
+
+if TYPE_CHECKING:
+    from apex_ml.core.development import Options
+
+Query = Callable[[str], pa.Table]
+"""Runs SQL over the accepted orders, which are the table `orders`."""
+
+
+class SplitStrategy(ABC):
+    """One way to divide examples. One module or folder a strategy, with the instance in STRATEGY."""
+
+    name: ClassVar[str]
+    """Name in settings and commands: that of the module."""
+    promotable: ClassVar[bool] = False
+    """Whether a model of these parts may become champion: only where no part knows the future of another."""
+
+    @abstractmethod
+    def assign(self, days: np.ndarray, target: np.ndarray, split: Split, seed: int) -> np.ndarray:
+        """Part of each example as an index into PARTS, -1 for none, shape (n,); from its day and class, (n,) each."""
+
+    def columns(self, contract: Contract) -> tuple[FeatureColumn, ...]:
+        """The features of a model of these parts."""
+        return feature_columns(contract)
+
+    def extend(self, contract: Contract, examples: pa.Table, query: Query) -> pa.Table:
+        """The examples with the features that only this strategy has."""
+        return examples
+
+    def options(self, contract: Contract, options: Options) -> Options:
+        """How a model of these parts is developed, given the usual options."""
+        return options
+
+    def compare(
+        self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]
+    ) -> list[dict[str, Any]] | None:
+        """Rows that compare the model with one of the contract's features; None where there is nothing to compare."""
+        return None
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether :meth:`compare` has rows, so that a model of the contract's features is needed too."""
+        return type(self).compare is not SplitStrategy.compare

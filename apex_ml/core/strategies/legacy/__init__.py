@@ -1,0 +1,60 @@
+"""What the original project did: its random split, its features and its selection rules, kept for comparison.
+
+It took each client's last order, summed the measures over *all* of the client's orders, the target order included, and
+split at random. Both leak the target, so that nothing made this way may be promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.model import Contract
+from apex_ml.core.estimator import Model
+from apex_ml.core.strategies.interface import Query
+from apex_ml.core.strategies.legacy.comparison import compare
+from apex_ml.core.strategies.legacy.features import (
+    legacy_columns,
+    legacy_examples,
+    legacy_identifiers,
+    legacy_sums_sql,
+)
+from apex_ml.core.strategies.legacy.rules import LegacyRules
+from apex_ml.core.strategies.stratified_random import StratifiedRandom
+
+if TYPE_CHECKING:
+    from apex_ml.core.development import Options
+
+
+class Legacy(StratifiedRandom):
+    """The original project's features beside ours, on random parts."""
+
+    name = "legacy"
+
+    def columns(self, contract: Contract) -> tuple[FeatureColumn, ...]:
+        """Attributes, sums of measures, two parts of the date."""
+        return legacy_columns(contract)
+
+    def extend(self, contract: Contract, examples: pa.Table, query: Query) -> pa.Table:
+        """Add the original features. Our own stay, so that both are compared on the same orders."""
+        return legacy_examples(contract, examples, query(legacy_sums_sql(contract, "orders")))
+
+    def options(self, contract: Contract, options: Options) -> Options:
+        """The original rules and balanced weights, and no look for features that know the target."""
+        rules = partial(LegacyRules().evaluate, identifiers=legacy_identifiers(contract))
+        return replace(options, selection=self.name, rules=rules, class_weights="balanced", suspicious_gain=None)
+
+    def compare(
+        self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]
+    ) -> list[dict[str, Any]]:
+        """The original way as it was scored, corrected, and our features."""
+        return compare(model, ours, parts)
+
+
+STRATEGY = Legacy()

@@ -1,0 +1,76 @@
+"""The features of the original project: attributes, measures summed over all orders of a client, parts of the date."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.features import CalendarPart
+from apex_ml.contract.model import Contract
+from apex_ml.core.features import calendar_part
+from apex_ml.errors import ConfigError
+from apex_ml.sql.features import exact_sql
+from apex_ml.sql.quote import identifier
+
+CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
+
+
+def legacy_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
+    """The features before selection: attributes, the summed measures, two parts of the date."""
+    attributes = [contract.columns[name] for name in contract.features.attributes]
+    return (
+        *(
+            FeatureColumn(c.name, "categorical", c.domain.levels if c.domain else None)
+            if c.type == "string"
+            else FeatureColumn(c.name, "numeric")
+            for c in attributes
+        ),
+        *(FeatureColumn(name, "numeric") for name in contract.named("measure")),
+        *(FeatureColumn(f"{contract.timestamp}_{part}", "numeric") for part in CALENDAR),
+    )
+
+
+def legacy_identifiers(contract: Contract) -> tuple[str, ...]:
+    """The columns that name things: the entity, and attributes marked as identifiers."""
+    return (contract.entity, *(n for n in contract.named("attribute") if contract.columns[n].identifier))
+
+
+def legacy_sums_sql(contract: Contract, orders: str) -> str:
+    """SQL: the sum of each measure over all orders of an entity, one row an entity. It knows the target order: a leak.
+
+    Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
+    """
+    sums = [
+        f"sum({exact_sql(contract, measure, 'o')}) / {contract.columns[measure].scale} AS {identifier(measure)}"
+        for measure in contract.named("measure")
+    ]
+    entity = identifier(contract.entity)
+    return f"SELECT {', '.join([f'o.{entity}', *sums])} FROM {orders} AS o GROUP BY o.{entity}"
+
+
+def legacy_examples(contract: Contract, examples: pa.Table, sums: pa.Table) -> pa.Table:
+    """The examples, one a client, with the sums of :func:`legacy_sums_sql` and the parts of the date beside them.
+
+    The features as of the moment stay in the table, so that both ways are compared on the same orders. Raises
+    :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example a client.
+    """
+    if contract.features.grain != "last_order_per_entity":
+        raise ConfigError(
+            f"split: legacy takes one example a client; the contract's features have the grain "
+            f"{contract.features.grain}: set grain: last_order_per_entity, or choose another strategy"
+        )
+    order = pa.table({contract.entity: examples.column(contract.entity), "place": np.arange(examples.num_rows)})
+    joined = order.join(sums, contract.entity).sort_by("place")
+    for name in contract.named("measure"):
+        examples = _with(examples, name, joined.column(name).cast(pa.float64()))
+    days = examples.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    for part in CALENDAR:
+        values = calendar_part(days, part).astype(np.float64)
+        examples = _with(examples, f"{contract.timestamp}_{part}", pa.chunked_array([values]))
+    return examples
+
+
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.append_column(name, values) if place < 0 else table.set_column(place, name, values)
