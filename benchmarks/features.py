@@ -13,7 +13,7 @@ from typing import Any, Literal
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
 from apex_ml.adapters.duckdb.row_checks import check_file
-from apex_ml.adapters.storage.local import data_files
+from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier, literal

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import Source, check_file, look, read_schema, statistics_are_not_trusted
-from apex_ml.adapters.storage.local import data_files
+from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.checks import PatternCheck, RangeCheck
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.contract.rules import PairsRule

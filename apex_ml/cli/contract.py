@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from apex_ml.adapters.storage.local import write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.model import json_schema, load_contract
 from apex_ml.settings import Settings
 

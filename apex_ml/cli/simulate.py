@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters.storage.local import local_folder
+from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import OPTIMUM_PREFIX, identity, truth_beside, write_truth
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apex_ml import faults
-from apex_ml.adapters.storage.local import full_disk_is_told
+from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.cli.result_text import result_text
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
@@ -71,7 +71,7 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     root.handlers = [console]
-    with full_disk_is_told(settings.logs):
+    with map_disk_errors(settings.logs):
         settings.logs.mkdir(parents=True, exist_ok=True)
     file = _LogFile(settings.logs / "steps.log", encoding="utf-8", delay=True)
     line = f"%(asctime)s.%(msecs)03dZ %(levelname)s step={step} run={run} pid=%(process)d %(message)s"

@@ -13,7 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from apex_ml.adapters.storage.local import check_parquet, local_folder, write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden

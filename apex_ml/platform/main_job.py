@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from apex_ml.adapters.postgres.views import ViewRow
-from apex_ml.adapters.storage.local import write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE

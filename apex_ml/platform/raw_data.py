@@ -11,7 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from apex_ml.adapters.storage.local import check_parquet, data_files, local_folder
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files, delivered_once_sql
-from apex_ml.adapters.storage.local import digest, sha256_of
+from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK

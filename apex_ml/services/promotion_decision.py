@@ -12,7 +12,7 @@ import numpy as np
 from apex_ml.adapters.mlflow import training_report
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.storage.local import new_folder
+from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns

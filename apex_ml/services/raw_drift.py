@@ -10,7 +10,7 @@ import pyarrow as pa
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.postgres import monitoring
-from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared
 from apex_ml.core.profile import Bins

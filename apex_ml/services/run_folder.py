@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from apex_ml import __version__
-from apex_ml.adapters.storage.local import digest, local_folder, new_folder, refuse_file, sha256_of, write_atomically
+from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
+from apex_ml.adapters.storage.files import digest, sha256_of
+from apex_ml.adapters.storage.locations import local_folder, refuse_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError, DataError

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report, statistics_are_not_trusted
 from apex_ml.adapters.postgres import partitions, scores, warehouse
+from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Waiting, seen
-from apex_ml.adapters.storage.local import UnreadableError, scratch_folder
+from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.core.profile import Profile

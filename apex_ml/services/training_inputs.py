@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
-from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.core.development import Examples, Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.features import feature_columns

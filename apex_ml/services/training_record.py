@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_ml.adapters.mlflow import plots, training_report
-from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.adapters.storage.simulated_truth import read_truth
 from apex_ml.core.development import Development, Examples, Options, develop
 from apex_ml.core.evaluation import against_optimum

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from apex_ml.adapters.storage.local import local_folder
+from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
 from apex_ml.core.evaluation import order_losses
 from apex_ml.services.run_folder import StepContext, read_manifest

@@ -15,4 +15,4 @@ def quarantine_unreadable(context: StepContext, inbox: Inbox, name: str, reason:
     """Move a file that cannot be read to quarantine, so that it does not hold up the other drops; raise an alert."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
     warehouse.alert_bad_drop(context.settings, printable(name), reason, context.run)
-    inbox.set_aside(name, {"reason": reason})
+    inbox.quarantine_unreadable(name, {"reason": reason})

@@ -13,7 +13,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.storage.local import check_parquet
+from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.contract.requests import number_text

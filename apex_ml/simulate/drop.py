@@ -16,7 +16,10 @@ import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
 from apex_ml.adapters.duckdb.engine import errors_name
-from apex_ml.adapters.storage.local import check_parquet, data_files, local_folder, write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.files import write_part

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.storage.local import new_folder
+from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.errors import ConfigError
 from apex_ml.file_names import hidden
 from apex_ml.wording import counted

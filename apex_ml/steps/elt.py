@@ -22,7 +22,7 @@ from apex_ml.adapters.duckdb.accepted_rows import (
     SortedOrders,
     accepted_files,
 )
-from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
 from apex_ml.core.features import finish

@@ -8,7 +8,7 @@ from typing import Any
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable
-from apex_ml.adapters.storage.local import UnreadableError
+from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.drop_chunks import MAX_BAD, chunks

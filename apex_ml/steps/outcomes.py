@@ -18,7 +18,7 @@ import pyarrow as pa
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.postgres import scores
-from apex_ml.adapters.storage.local import scratch_folder
+from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach

@@ -13,7 +13,7 @@ from typing import Any
 
 from apex_ml.adapters.postgres import online, partitions, warehouse
 from apex_ml.adapters.postgres.partitions import Partition
-from apex_ml.adapters.storage.local import full_disk_is_told
+from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
 from apex_ml.services.run_layout import SNAPSHOT
 
@@ -61,7 +61,7 @@ def prune(context: StepContext, found: Prunable) -> None:
     if found.answers:
         online.drop_answers(context.settings, found.before)
     for folder in found.folders:
-        with full_disk_is_told(folder.parent):
+        with map_disk_errors(folder.parent):
             going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
             folder.rename(going)  # at once out of everybody's sight
             shutil.rmtree(going)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from apex_ml.adapters.postgres import monitoring, warehouse
 from apex_ml.adapters.postgres.monitoring import DRIFT
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.errors import DataError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.sql.tables import SCORED, SHADOW

@@ -14,7 +14,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.postgres import partitions, warehouse
 from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable, seen
-from apex_ml.adapters.storage.local import UnreadableError, sha256_of
+from apex_ml.adapters.storage.files import UnreadableError, sha256_of
 from apex_ml.errors import ApexError, DataError
 from apex_ml.faults import reach
 from apex_ml.services.alert_delivery import send_alerts
@@ -65,7 +65,7 @@ def score(
       itself fails.
 
     Each raises an alert. In the end :class:`~apex_ml.errors.DataError` names the bad ones and those of `before`, which
-    were moved to quarantine earlier; :class:`~apex_ml.adapters.storage.local.UnreadableError` names what a failing
+    were moved to quarantine earlier; :class:`~apex_ml.adapters.storage.files.UnreadableError` names what a failing
     disk left, and a fault of Apex itself is raised as it is. Without `bad_is_error` they are only in the result:
     :func:`report` names them.
 

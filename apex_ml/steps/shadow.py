@@ -20,8 +20,9 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import check_file, statistics_are_not_trusted
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.local import UnreadableError, scratch_folder
+from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.features import finish
@@ -41,7 +42,7 @@ def shadow(context: StepContext) -> dict[str, Any]:
     """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
 
     Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
-    again. :class:`~apex_ml.adapters.storage.local.UnreadableError` then names the files whose disk fails. A lost
+    again. :class:`~apex_ml.adapters.storage.files.UnreadableError` then names the files whose disk fails. A lost
     service raises :class:`~apex_ml.errors.TransientError`.
     """
     days = context.settings.shadow_days

@@ -9,7 +9,7 @@ from typing import Any
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.mlflow.tracking import TrainingRecord, log_and_register, refuse_deleted
 from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Options, develop
 from apex_ml.core.model_card import model_card

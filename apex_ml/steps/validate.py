@@ -15,16 +15,10 @@ from apex_ml.adapters.duckdb.profile import profile_batch
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
 from apex_ml.adapters.expectations import project
 from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.storage.local import (
-    RawFiles,
-    digest,
-    errors_call_it,
-    local_folder,
-    new_folder,
-    raw_files,
-    sha256_of,
-    write_atomically,
-)
+from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
+from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
@@ -60,7 +54,7 @@ def validate(
     shas: dict[str, Path] = {}
     copies: dict[Path, list[str]] = {}
     for path in raw_folder.files:
-        with errors_call_it(path, raw_folder.name(path)):
+        with name_errors(path, raw_folder.name(path)):
             first = shas.setdefault(sha256_of(path), path)
         if first != path:
             copies.setdefault(first, []).append(raw_folder.name(path))

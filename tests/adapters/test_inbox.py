@@ -166,14 +166,14 @@ def test_a_file_that_took_the_name_of_a_drop_just_scored_is_not_moved_with_it(in
 def test_what_can_be_read_after_all_is_not_set_aside(inbox: Inbox) -> None:
     """As when another file took the name of a pipe just then."""
     path = put(inbox, "a.parquet", "good")
-    inbox.set_aside("a.parquet", {"reason": "a.parquet: is a pipe"})
+    inbox.quarantine_unreadable("a.parquet", {"reason": "a.parquet: is a pipe"})
     assert path.read_text() == "good"
     path.unlink()
     os.mkfifo(path)
     assert [w.name for w in inbox.settled(0.01)] == ["a.parquet"]
-    inbox.set_aside("a.parquet", {"reason": "a.parquet: is a pipe"})
+    inbox.quarantine_unreadable("a.parquet", {"reason": "a.parquet: is a pipe"})
     assert inbox.look() == [] and (inbox.quarantine / "a.parquet").is_fifo()
-    inbox.set_aside("a.parquet", {"reason": "gone"})
+    inbox.quarantine_unreadable("a.parquet", {"reason": "gone"})
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])

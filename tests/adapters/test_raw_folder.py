@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.local import RawFiles, UnreadableError, errors_call_it, raw_files
+from apex_ml.adapters.storage.files import UnreadableError, name_errors
+from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.settings import Settings
 from tests.support.apex_home import context_of
@@ -282,7 +283,7 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
 def test_errors_call_a_file_by_its_path_from_the_folder(kind: type[DataError], raw: Path) -> None:
     path = raw / "day=1" / "part-00000.parquet"
     with pytest.raises(kind, match=r"^day=1/part-00000\.parquet: a truncated"):
-        with errors_call_it(path, "day=1/part-00000.parquet"):
+        with name_errors(path, "day=1/part-00000.parquet"):
             raise kind("part-00000.parquet: a truncated parquet file")
 
 
@@ -290,7 +291,7 @@ def test_a_folder_that_may_not_be_read_is_no_empty_one(raw: Path) -> None:
     put(raw, "open/a.parquet", "closed/b.parquet")
     (raw / "closed").chmod(0)
     code = (
-        "from pathlib import Path; from apex_ml.adapters.storage.local import data_files; "
+        "from pathlib import Path; from apex_ml.adapters.storage.raw_folder import data_files; "
         f"data_files(Path({str(raw)!r}), 'X')"
     )
     command = [*(NO_RIGHTS if os.geteuid() == 0 else []), sys.executable, "-c", code]

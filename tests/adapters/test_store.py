@@ -17,7 +17,11 @@ import pytest
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import read_schema
-from apex_ml.adapters.storage import local
+from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
+from apex_ml.adapters.storage.files import digest
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.file_names import hidden
 from apex_ml.settings import CODE_ROOT, Settings
@@ -28,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_folder_appears_when_its_block_ends_well(tmp_path: Path) -> None:
-    with local.new_folder(tmp_path / "out") as partial:
+    with new_folder(tmp_path / "out") as partial:
         (partial / "a").write_text("1")
         assert not (tmp_path / "out").exists()
         assert hidden(partial.name)
@@ -36,7 +40,7 @@ def test_a_folder_appears_when_its_block_ends_well(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_failed_block_vanishes(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="half way"), local.new_folder(tmp_path / "out") as partial:
+    with pytest.raises(RuntimeError, match="half way"), new_folder(tmp_path / "out") as partial:
         (partial / "a").write_text("1")
         raise RuntimeError("half way")
     assert names(tmp_path) == []
@@ -44,7 +48,7 @@ def test_a_folder_of_a_failed_block_vanishes(tmp_path: Path) -> None:
 
 def test_a_folder_that_stands_there_is_kept_beside(tmp_path: Path) -> None:
     for content in "abc":
-        with local.new_folder(tmp_path / "out") as partial:
+        with new_folder(tmp_path / "out") as partial:
             (partial / "a").write_text(content)
     assert names(tmp_path) == ["out", "out.replaced-1", "out.replaced-2"]
     assert [(tmp_path / n / "a").read_text() for n in names(tmp_path)] == ["c", "a", "b"]
@@ -53,7 +57,7 @@ def test_a_folder_that_stands_there_is_kept_beside(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from apex_ml.adapters.storage.local import new_folder, write_atomically
+from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
 place = Path(sys.argv[1])
 with new_folder(place / "out") as partial:
     (partial / "a").write_text("half")
@@ -70,15 +74,15 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     living.mkdir()
     foreign = tmp_path / ".other.1-abcdef.partial"
     foreign.mkdir()
-    with local.new_folder(tmp_path / "out"):
+    with new_folder(tmp_path / "out"):
         assert not dead.exists()
     assert names(tmp_path) == sorted([living.name, foreign.name, "out"])
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.json"
-    local.write_atomically(path, b"one")
-    local.write_atomically(path, b"two")
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
     assert path.read_bytes() == b"two" and names(path.parent) == ["file.json"]
 
 
@@ -100,11 +104,11 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_names_the_folder_and_leaves_nothing(full_disk: Path) -> None:
     path = full_disk / "file.bin"
-    local.write_atomically(path, b"small")
+    write_atomically(path, b"small")
     with pytest.raises(TransientError, match=rf"{full_disk}: the disk is full; free space"):
-        local.write_atomically(path, bytes(200_000))
+        write_atomically(path, bytes(200_000))
     assert names(full_disk) == ["file.bin"] and path.read_bytes() == b"small"
-    with pytest.raises(TransientError, match="the disk is full"), local.new_folder(full_disk / "out") as partial:
+    with pytest.raises(TransientError, match="the disk is full"), new_folder(full_disk / "out") as partial:
         (partial / "a").write_bytes(bytes(200_000))
     assert names(full_disk) == ["file.bin"]
 
@@ -158,7 +162,7 @@ def test_data_files_are_found_in_folders_and_hidden_ones_are_not(tmp_path: Path)
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [str(p.relative_to(tmp_path)) for p in local.data_files(tmp_path, "APEX_RAW_URL")]
+    found = [str(p.relative_to(tmp_path)) for p in data_files(tmp_path, "APEX_RAW_URL")]
     assert found == sorted([*(n for n, h in HIDDEN.items() if not h), "day=1/b.parquet"])
 
 
@@ -169,20 +173,20 @@ def test_no_data_names_folder_setting_and_remedy(tmp_path: Path, make: bool, wor
         folder.mkdir()
         (folder / "_SUCCESS").touch()
     with pytest.raises(DataError, match=rf"APEX_RAW_URL={folder}: {words}"):
-        local.data_files(folder, "APEX_RAW_URL")
+        data_files(folder, "APEX_RAW_URL")
 
 
 @pytest.mark.parametrize(
     ("url", "folder"), [("/a/b", "/a/b"), ("file:///a/b", "/a/b"), ("file:///a%20b", "/a b"), ("/a b/c", "/a b/c")]
 )
 def test_locations(url: str, folder: str) -> None:
-    assert local.local_folder(url, "X") == Path(folder)
+    assert local_folder(url, "X") == Path(folder)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/raw", "http://host/a", "hdfs://a"])
 def test_a_scheme_that_can_not_be_opened(url: str) -> None:
     with pytest.raises(ConfigError, match=rf"APEX_RAW_URL={url}: the scheme"):
-        local.local_folder(url, "APEX_RAW_URL")
+        local_folder(url, "APEX_RAW_URL")
 
 
 def damaged(kind: str, whole: bytes) -> bytes:
@@ -200,7 +204,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("empty", r"not a parquet file \(0 bytes\); remove it"),
+        ("empty", r"not a parquet file \(0 bytes\); deliver it again as parquet"),
         ("text", r"not a parquet file \(8 bytes\)"),
         ("cut", "a truncated parquet file .*no footer.*deliver it again"),
         ("head only", "a truncated parquet file"),
@@ -218,14 +222,14 @@ def test_a_bad_file_names_itself_and_the_remedy(tmp_path: Path, kind: str, words
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone.parquet: the file was removed"):
-        local.check_parquet(tmp_path / "gone.parquet")
+        check_parquet(tmp_path / "gone.parquet")
 
 
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "proc").symlink_to("/proc")
     with pytest.raises((ConfigError, FileNotFoundError)):
-        local.write_atomically(tmp_path / "proc" / "x", b"")
+        write_atomically(tmp_path / "proc" / "x", b"")
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
-    assert local.digest({"a": 1, "b": [2]}) == local.digest({"b": [2], "a": 1}) != local.digest({"a": 1, "b": [3]})
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})

@@ -807,7 +807,7 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
     "segment_orders": (
         "margin: 0, segment_orders: 5000, max_ece: 1, max_bias: 1",
         "margin: 0, segment_orders: 500, max_ece: 1, max_bias: 1",
-        "orders with half two surely lose",
+        "orders with half two lose beyond chance",
         lambda: (
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", towards_prior(0.4), TRUTH)),
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", TRUTH, towards_prior(1.0))),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
-from apex_ml.adapters.storage.local import sha256_of
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError, DataError

@@ -29,7 +29,7 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert first["promoted"] and nights.champion() == nights.versions["one"]
     second = decide(nights, "two")
     assert not second["promoted"] and second["champion_version"] == nights.versions["one"]
-    assert "+0.00000 nats" in second["reasons"][0] and "not surely more than the margin" in second["reasons"][0]
+    assert "+0.00000 nats" in second["reasons"][0] and "not above the margin" in second["reasons"][0]
     assert second["evidence"]["gain"] == 0
     assert nights.champion() == nights.versions["one"]
     assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
@@ -68,7 +68,7 @@ def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> No
     }
     assert {answer.status_code for answer in found.values()} == {200}
     page = found["report.html"].text
-    assert f"Version {version.version} does not become champion" in page and "not surely more than the margin" in page
+    assert f"Version {version.version} does not become champion" in page and "not above the margin" in page
     assert page.count("data:image/png;base64,") == 4 and "http" not in page.split("<h1>")[1].split("<figure>")[0]
     told = json.loads(found["decision.json"].text)
     assert told["evidence"]["gain"] == 0 and set(told["reliability"]) == {"challenger", "champion"}

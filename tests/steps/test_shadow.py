@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.storage.local import UnreadableError
+from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, errors_name, one_row, reason_of
-from apex_ml.adapters.storage.local import check_parquet, errors_call_it
+from apex_ml.adapters.storage.files import name_errors
+from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.storage.time_zones import on_own_clock, shared_hours
@@ -239,7 +240,7 @@ def check_file(
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, is not what its checksums say, or lacks a
     required column.
     """
-    with errors_call_it(path, name or path.name):
+    with name_errors(path, name or path.name):
         report = _check(con, path, contract, use, as_of, accepted, quarantined, with_row_nr, copy)
     return replace(report, name=name or path.name)
 

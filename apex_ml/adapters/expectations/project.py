@@ -23,7 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.storage.local import write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import expectations, suite_name

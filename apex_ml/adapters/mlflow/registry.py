@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from apex_ml.adapters.mlflow.client import MlflowClient
-from apex_ml.adapters.storage.local import new_folder
+from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.contract.names import encoded
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings

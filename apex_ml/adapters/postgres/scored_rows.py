@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.session import BulkSession, Session
-from apex_ml.adapters.storage.local import new_file
+from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import SCORED, SHADOW

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.postgres.blockers import blockers as others
 from apex_ml.adapters.postgres.errors import as_apex_error
 from apex_ml.adapters.postgres.warehouse import BAD_DROP, UNKNOWN_VALUES
-from apex_ml.adapters.storage.local import new_file
+from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.faults import reach

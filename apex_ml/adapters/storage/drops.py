@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 import uuid
 from contextlib import suppress
@@ -13,25 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters.storage.local import (
-    full_disk_is_told,
-    lacks_footer,
-    local_folder,
-    open_file,
-    refuse_file,
-    refuse_other_than_file,
-    sha256_of,
-    unreadable_is_told,
-    write_atomically,
-)
+from apex_ml.adapters.storage.files import map_disk_errors, map_os_errors, open_file, sha256_of
+from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, local_stat, put_back, with_digest
+from apex_ml.adapters.storage.locations import local_folder, refuse_file
+from apex_ml.adapters.storage.parquet_files import lacks_footer
+from apex_ml.adapters.storage.storage import Storage, StoredFile
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
 
+INBOX, DONE, QUARANTINE = "inbox", "done", "quarantine"
 REASON = ".reason.json"
-LONGEST_NAME = 255
-"""Bytes of a file's name that every usual file system takes."""
 BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
 """Bytes that the name of its reason has more while that is written."""
 
@@ -45,7 +37,19 @@ class Waiting:
     mtime_ns: int
     arrived_ns: int = field(default=0, compare=False)
     """When it came here under this name, or was last written if that was later. A copy may keep the modification time
-    of its origin, and a move to another folder changes this one, so that it says nothing of the content."""
+    of its origin. A move to another folder changes this time, so that it says nothing about the content."""
+    version: str = ""
+    """Version of the content, as the storage gives it."""
+
+    @classmethod
+    def of(cls, file: StoredFile) -> Waiting:
+        """The drop that is this file."""
+        return cls(file.name, file.size, file.modified_ns, file.arrived_ns, file.version)
+
+    @property
+    def file(self) -> StoredFile:
+        """The file in the inbox that is this drop."""
+        return StoredFile(f"{INBOX}/{self.name}", self.size, self.version, self.mtime_ns, self.arrived_ns)
 
     def minutes(self, now: float) -> float:
         """Minutes since it arrived or was last written, at a time in seconds."""
@@ -56,12 +60,9 @@ def seen(path: Path, name: str) -> Waiting:
     """A file as it is now, under the name of its drop.
 
     Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` for what is no file, or none that may
-    be read, and :class:`~apex_ml.adapters.storage.local.UnreadableError` when its disk fails.
+    be read, and :class:`~apex_ml.adapters.storage.files.UnreadableError` when its disk fails.
     """
-    with unreadable_is_told(path):
-        found, link = path.stat(), path.lstat()
-    refuse_other_than_file(path.name, found.st_mode)
-    return _waiting(name, found, link)
+    return Waiting.of(local_stat(path, name))
 
 
 def printable(name: str) -> str:
@@ -80,14 +81,15 @@ class Inbox:
 
     def __init__(self, settings: Settings) -> None:
         self.root = refuse_file(local_folder(settings.drops, "APEX_DROPS_URL"), "APEX_DROPS_URL")
+        self.storage: Storage = LocalStorage(self.root)
         self.upload_minutes = settings.upload_minutes
-        self.inbox = self.root / "inbox"
-        self.done = self.root / "done"
-        self.quarantine = self.root / "quarantine"
+        self.inbox = self.root / INBOX
+        self.done = self.root / DONE
+        self.quarantine = self.root / QUARANTINE
 
     def prepare(self) -> None:
         """Make the folders. Raises ConfigError when drops could not be moved to one."""
-        with full_disk_is_told(self.root):
+        with map_disk_errors(self.root):
             for folder in (self.inbox, self.done, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
                 if not os.access(folder, os.W_OK | os.X_OK):
@@ -117,11 +119,10 @@ class Inbox:
     def look(self) -> list[Waiting]:
         """Every visible name in the inbox but folders, oldest first; what vanishes meanwhile is left out.
 
-        What cannot be read is among them: it is told when its turn has come.
+        What cannot be read is among them. Its error is reported when it is scored.
         """
-        with full_disk_is_told(self.inbox), os.scandir(self.inbox) as entries:
-            found = [_look_at(entry) for entry in entries if not hidden(entry.name)]
-        return sorted((w for w in found if w), key=lambda w: (w.mtime_ns, w.name))
+        drops = [Waiting.of(file) for file in self.storage.list(f"{INBOX}/") if not hidden(file.name)]
+        return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
         """The drops that have waited longer than so many minutes since they arrived, each with a message."""
@@ -137,7 +138,7 @@ class Inbox:
         """Why a drop is left alone for now: it is a parquet file whose footer has not arrived yet.
 
         None when it is whole, is no parquet from its first bytes, or has not changed for APEX_UPLOAD_MINUTES. What
-        cannot be read is none either: it is reported when its turn has come.
+        cannot be read is none either: it is reported when it is scored.
         """
         minutes = max(0.0, drop.minutes(time.time() if now is None else now))
         if minutes >= self.upload_minutes:
@@ -173,7 +174,7 @@ class Inbox:
 
         Raises :class:`~apex_ml.errors.DataError` when no file of this content is there any more.
         """
-        for path in (self.done / name, _with_sha(self.done, name, sha256), self.inbox / name):
+        for path in (self.done / name, with_digest(self.done, name, sha256), self.inbox / name):
             if path.exists() and sha256_of(path) == sha256:
                 return path if path.parent == self.done else None
         raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
@@ -185,70 +186,32 @@ class Inbox:
     def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> Path:
         """Move a bad drop to quarantine/ with a ``.reason.json`` beside it."""
         target = _free(self.quarantine, drop.name, sha256, LONGEST_NAME - BESIDE_A_NAME)
-        self._tell(target, {"drop": drop.name, "sha256": sha256, **reason})
+        self._write_reason(target, {"drop": drop.name, "sha256": sha256, **reason})
         return self._move(drop, target)
 
-    def set_aside(self, name: str, reason: dict[str, Any]) -> Path:
+    def quarantine_unreadable(self, name: str, reason: dict[str, Any]) -> Path:
         """Move what cannot be read to quarantine/ as it is, file or not, with a ``.reason.json`` beside it.
 
         One that can be read after all, as it was mended or another one took its name, is left in the inbox. Raises
-        :class:`~apex_ml.adapters.storage.local.UnreadableError` when it cannot be moved either.
+        :class:`~apex_ml.adapters.storage.files.UnreadableError` when it cannot be moved either.
         """
         path, shown = self.inbox / name, printable(name)
         target = _free(self.quarantine, shown, uuid.uuid4().hex, LONGEST_NAME - BESIDE_A_NAME)
-        self._tell(target, {"drop": shown, "sha256": None, **reason})
-        with suppress(FileNotFoundError), unreadable_is_told(path), full_disk_is_told(self.quarantine):
+        self._write_reason(target, {"drop": shown, "sha256": None, **reason})
+        with suppress(FileNotFoundError), map_os_errors(path), map_disk_errors(self.quarantine):
             path.rename(target)
             if shown == name and not target.is_symlink() and _can_be_read(target):
-                self._put_back(target, name)
+                put_back(target, path)
         return target
 
-    def _tell(self, target: Path, content: dict[str, Any]) -> None:
+    def _write_reason(self, target: Path, content: dict[str, Any]) -> None:
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomically(target.with_name(target.name + REASON), json_file(content))
+        self.storage.put(f"{QUARANTINE}/{target.name}{REASON}", json_file(content))
 
     def _move(self, drop: Waiting, target: Path) -> Path:
-        with full_disk_is_told(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # another worker may have moved it, or its owner taken it away: its rows are in the ledger either way
-            with suppress(FileNotFoundError):
-                (self.inbox / drop.name).rename(target)
-                if not _is_still(target, drop):
-                    self._put_back(target, drop.name)
+        # whether it was moved here or by another worker, its rows are in the ledger
+        self.storage.move(drop.file.key, target.relative_to(self.root).as_posix(), expected=drop.file)
         return target
-
-    def _put_back(self, moved: Path, name: str) -> None:
-        """Return what took the name of a drop after it was read: it is another content and not scored yet."""
-        path = self.inbox / name
-        try:
-            os.link(moved, path, follow_symlinks=False)
-        except FileExistsError:  # a third one has come
-            os.link(moved, _with_sha(self.inbox, name, uuid.uuid4().hex), follow_symlinks=False)
-        except PermissionError:  # of a folder there is no second name
-            moved.rename(path)
-            return
-        moved.unlink()
-
-
-def _look_at(entry: os.DirEntry[str]) -> Waiting | None:
-    try:
-        link = found = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    with suppress(OSError):  # a link to nothing or to itself, a failing disk: it is told when its turn has come
-        found = entry.stat()
-    return None if stat.S_ISDIR(found.st_mode) else _waiting(entry.name, found, link)
-
-
-def _waiting(name: str, found: os.stat_result, link: os.stat_result) -> Waiting:
-    return Waiting(name, found.st_size, found.st_mtime_ns, max(found.st_ctime_ns, link.st_ctime_ns))
-
-
-def _is_still(path: Path, drop: Waiting) -> bool:
-    try:
-        return seen(path, drop.name) == drop
-    except (ApexError, FileNotFoundError):
-        return path.is_symlink()  # it was read where it was, and leads elsewhere from here
 
 
 def _can_be_read(path: Path) -> bool:
@@ -265,11 +228,4 @@ def _free(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> 
     target = folder / name
     if len(os.fsencode(name)) <= longest and not os.path.lexists(target):
         return target
-    return _with_sha(folder, name, sha256, longest)
-
-
-def _with_sha(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
-    """The name with a part of a sha256 before its suffix, cut where it would be too long."""
-    kind = Path(name).suffix if len(Path(name).suffix) <= len(".parquet") else ""
-    stem = os.fsencode(name.removesuffix(kind))[: longest - len(f".{sha256[:12]}{kind}".encode())]
-    return folder / f"{stem.decode('utf-8', 'ignore')}.{sha256[:12]}{kind}"
+    return with_digest(folder, name, sha256, longest)

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from apex_ml.adapters.duckdb.engine import errors_name, one_row
-from apex_ml.adapters.storage.local import open_file
+from apex_ml.adapters.storage.files import open_file
 from apex_ml.errors import DataError
 from apex_ml.sql.quote import literal
 from apex_ml.wording import counted

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.storage.local import digest, full_disk_is_told, sha256_of
+from apex_ml.adapters.storage.files import digest, map_disk_errors, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier, literal
@@ -46,7 +46,7 @@ def identity(files: Iterable[Path]) -> str:
 def write_truth(table: pa.Table, path: Path, data_sha256: str) -> None:
     """Write the truth of the data of that identity, under a hidden name first, so that no half of it is ever there."""
     draft = path.with_name(f".{path.name}.tmp")
-    with full_disk_is_told(path.parent):
+    with map_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             pq.write_table(table.replace_schema_metadata({DATA_KEY: data_sha256}), draft)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from apex_ml.adapters.storage.local import write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import is_loopback
 from apex_ml.contract.model import load_contract
 from apex_ml.core.candidates import missing_requirements

@@ -22,7 +22,7 @@ import psutil
 
 from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.local import full_disk_is_told
+from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import make_pools, repair
@@ -122,7 +122,7 @@ def make_folders(settings: Settings) -> None:
     Inbox(settings).prepare()
     if not settings.raw_url:
         raw = Path(settings.raw)
-        with full_disk_is_told(raw.parent):
+        with map_disk_errors(raw.parent):
             raw.mkdir(parents=True, exist_ok=True)
 
 

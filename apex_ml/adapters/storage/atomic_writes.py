@@ -1,0 +1,79 @@
+"""Write files and folders so that they are there whole or not at all: the only place that does.
+
+Everything is written beside its place under a hidden name, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apex_ml.adapters.storage.files import map_disk_errors
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden path for the block to write, that becomes `path` when it ends well, and vanishes otherwise."""
+    with map_disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder that becomes `path` when the block ends well, and vanishes otherwise.
+
+    A folder that already stands at `path` is kept beside it as ``<name>.replaced-<n>``.
+    """
+    with scratch_folder(path.parent, path.name) as temporary:
+        yield temporary
+        if path.exists():
+            n = 1
+            while (aside := path.with_name(f"{path.name}.replaced-{n}")).exists():
+                n += 1
+            path.rename(aside)
+        temporary.rename(path)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a hidden folder that is removed at the end; leftovers of a process that was killed are removed first."""
+    with map_disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f".{name}.*.partial"):
+            if not _alive(left):
+                shutil.rmtree(left, ignore_errors=True)
+        temporary = parent / f".{name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial"
+        temporary.mkdir()
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _alive(partial: Path) -> bool:
+    try:
+        pid = int(partial.name.removesuffix(".partial").rsplit(".", 1)[1].split("-")[0])
+        os.kill(pid, 0)
+    except (ValueError, IndexError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()

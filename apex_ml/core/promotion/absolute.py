@@ -1,0 +1,181 @@
+"""What a challenger must be, whoever is champion: servable, better than the class prior, honest and calibrated."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from apex_ml.contract.policy import Promotion
+from apex_ml.core.calibration import calibration_noise, expected_calibration_error
+from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
+from apex_ml.core.uncertainty import Clusters
+from apex_ml.wording import counted
+
+SUM_TOLERANCE = 1e-3
+
+
+def probability_fault(p: np.ndarray, classes: int) -> str:
+    """Why these are no probabilities of so many classes, (n, k); empty when they are."""
+    if p.ndim != 2 or p.shape[1] != classes:
+        return f"probabilities of {p.shape[-1]} classes, not of {classes} classes as the contract has"
+    if not np.isfinite(p).all():
+        return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'order')}"
+    wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
+    return f"probabilities that do not add up to 1, for {counted(int(wrong.sum()), 'order')}" if wrong.any() else ""
+
+
+def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -> list[str]:
+    """Reasons that have nothing to do with how good the model is."""
+    against = []
+    if not challenger.promotable:
+        against.append("the run's split is not temporal: reported, never promoted")
+    if challenger.classes != serving.classes:
+        against.append(
+            f"its classes {', '.join(challenger.classes)} are not those of tables and API: {', '.join(serving.classes)}"
+        )
+    if forbidden := sorted(set(challenger.features) & set(policy.forbidden_features)):
+        against.append(f"it uses forbidden features: {', '.join(forbidden)}")
+    if unknown := sorted(set(challenger.features) - set(serving.features)):
+        against.append(f"it needs features that scoring does not have: {', '.join(unknown)}")
+    if challenger.us_per_order is not None and challenger.us_per_order > policy.max_us_per_order:
+        against.append(
+            f"it takes {challenger.us_per_order:.0f} µs an order, more than the budget of {policy.max_us_per_order:g}"
+        )
+    return against
+
+
+def absolute_gates(
+    p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, seed: int
+) -> tuple[list[str], dict[str, Any]]:
+    """Reasons against a model, whoever is champion, and the evidence; `p` are its probabilities, (n, k)."""
+    evidence: dict[str, Any] = {}
+    against = _prior_faults(losses, holdout, policy, evidence)
+    against += _floor_faults(losses, p.shape[1], holdout, policy, evidence)
+    against += _optimum_faults(losses, holdout, policy, evidence)
+    against += _calibration_faults(p, holdout, policy, evidence, seed)
+    against += _swapped_classes(p, losses, holdout, policy, serving)
+    against += _biased_classes(p, holdout, policy, serving, evidence)
+    return against, evidence
+
+
+def _prior_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]) -> list[str]:
+    prior = prior_losses(holdout.prior, holdout.y)
+    gain, loss = Clusters.of(prior - losses, holdout.entities), float(losses.mean())
+    low = gain.lower(policy.alpha)
+    evidence |= {
+        "prior_log_loss": float(prior.mean()),
+        "challenger_log_loss": loss,
+        "gain_over_prior": gain.mean,
+        "gain_over_prior_low": low,
+    }
+    if low > 0:
+        return []
+    return [
+        f"the class prior is not beaten beyond chance: {loss:.4f} against {prior.mean():.4f}"
+        f" ({confidence(policy.alpha)} lower bound of the gain {low:+.5f})"
+    ]
+
+
+def _floor_faults(
+    losses: np.ndarray, classes: int, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]
+) -> list[str]:
+    if policy.floor is None:
+        return []
+    # against the holdout's own class shares: a model that learned that they have shifted does not know the target
+    shares = prior_losses(class_shares(holdout.y, classes), holdout.y)
+    floor = policy.floor * float(shares.mean())
+    evidence["floor_log_loss"] = floor
+    if Clusters.of(losses - policy.floor * shares, holdout.entities).upper(policy.alpha) >= 0:
+        return []
+    return [
+        f"its log loss {losses.mean():.4f} is below {floor:.4f} beyond chance, {policy.floor:.1%} of what the class"
+        f" shares alone give, {shares.mean():.4f} (promotion.floor). Nothing honest reaches that on this data: it must"
+        " know the target. Where another model of these orders honestly does as well, lower promotion.floor in the"
+        " contract"
+    ]
+
+
+def _optimum_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]) -> list[str]:
+    if holdout.optimum is None or not (known := np.isfinite(holdout.optimum)).any():
+        return []
+    best = holdout.optimum[known]
+    excess = Clusters.of(losses[known] - best, None if holdout.entities is None else holdout.entities[known])
+    evidence["excess_over_optimum"] = excess.mean
+    if excess.upper(policy.alpha) >= 0:
+        return []
+    return [
+        f"its log loss {losses[known].mean():.4f} is below {best.mean():.4f} beyond chance, the best that can be known"
+        " of these orders: it must know the target"
+    ]
+
+
+def _calibration_faults(
+    p: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any], seed: int
+) -> list[str]:
+    error = expected_calibration_error(p, holdout.y)
+    evidence["challenger_ece"] = error
+    if error <= policy.max_ece:
+        return []
+    noise = calibration_noise(p, level=policy.alpha, seed=seed)
+    evidence["calibration_noise"] = noise
+    if error - noise <= policy.max_ece:
+        return []
+    return [
+        f"its calibration error is {error:.3f}, of which {noise:.3f} may be chance: the rest is more than"
+        f" {policy.max_ece:g} (promotion.max_ece)"
+    ]
+
+
+def _swapped_classes(
+    p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving
+) -> list[str]:
+    """Pairs of classes whose probabilities fit better the other way round."""
+    against = []
+    k = len(serving.classes)
+    for a, b in combinations(range(k), 2):
+        swapped = p.copy()
+        swapped[:, [a, b]] = p[:, [b, a]]
+        gain = Clusters.of(losses - order_losses(swapped, holdout.y), holdout.entities)
+        if gain.lower(policy.alpha / k) > 0:
+            against.append(
+                f"{serving.classes[a]} and {serving.classes[b]} look swapped: read the other way round its log loss"
+                f" falls from {losses.mean():.4f} to {losses.mean() - gain.mean:.4f}"
+            )
+    return against
+
+
+def _biased_classes(
+    p: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, evidence: dict[str, Any]
+) -> list[str]:
+    """Classes whose mean probability is far from their observed share."""
+    against = []
+    k = len(serving.classes)
+    observed = np.eye(k)[holdout.y]
+    shares, means = observed.mean(axis=0), p.mean(axis=0, dtype=np.float64)
+    evidence["classes"] = {
+        name: {"share": float(shares[i]), "mean_probability": float(means[i])} for i, name in enumerate(serving.classes)
+    }
+    for i, name in enumerate(serving.classes):
+        bias = Clusters.of(p[:, i].astype(np.float64) - observed[:, i], holdout.entities)
+        bias_low = abs(bias.mean) - bias.half_width(policy.alpha / k)
+        if shares[i] > 0 and bias_low > 0 and means[i] < policy.collapse * shares[i]:
+            against.append(
+                f"{name} has collapsed: {means[i]:.1%} mean probability where {shares[i]:.1%} of the orders are"
+            )
+        elif bias_low > policy.max_bias:
+            against.append(
+                f"{name} is off by {bias.mean:+.1%}: {means[i]:.1%} mean probability, {shares[i]:.1%} of the orders"
+            )
+    return against
+
+
+def confidence(alpha: float) -> str:
+    """The confidence of a one-sided bound, as text.
+
+    >>> confidence(0.05)
+    '95 %'
+    """
+    return f"{100 * (1 - alpha):g} %"

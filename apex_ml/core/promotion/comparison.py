@@ -1,0 +1,96 @@
+"""The challenger against the champion: recall by class, segments, and a champion that has become old."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from apex_ml.contract.policy import Promotion
+from apex_ml.core.promotion.absolute import confidence
+from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
+from apex_ml.core.uncertainty import Clusters, lower_bound
+from apex_ml.wording import counted
+
+
+def lower_recalls(
+    predicted: tuple[np.ndarray, np.ndarray], holdout: Holdout, policy: Promotion, serving: Serving
+) -> tuple[list[str], dict[str, Any]]:
+    """Classes with a lower recall, beyond chance; `predicted` are the classes of challenger and champion, (n,) each.
+
+    The level is divided by the number of classes (Bonferroni).
+    """
+    against: list[str] = []
+    ours, theirs = predicted
+    recalls: dict[str, Any] = {}
+    for i, name in enumerate(serving.classes):
+        chosen = holdout.y == i
+        if not chosen.any():
+            continue
+        change = (ours[chosen] == i).astype(np.float64) - (theirs[chosen] == i)
+        clusters = Clusters.of(change, None if holdout.entities is None else holdout.entities[chosen])
+        recalls[name] = {
+            "challenger": float((ours[chosen] == i).mean()),
+            "champion": float((theirs[chosen] == i).mean()),
+        }
+        if clusters.upper(policy.alpha / len(serving.classes)) < -policy.max_recall_drop:
+            against.append(
+                f"it finds fewer orders of {name}: recall {recalls[name]['challenger']:.3f} against"
+                f" {recalls[name]['champion']:.3f}"
+            )
+    return against, recalls
+
+
+def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], list[dict[str, Any]]]:
+    """Segments that lose more than the margin, beyond chance, by the paired differences, (n,).
+
+    The level is divided by the number of segments (Bonferroni).
+    """
+    against: list[str] = []
+    levels = [(name, level) for name, values in holdout.segments.items() for level in np.unique(values)]
+    segments = []
+    for name, level in levels:
+        chosen = holdout.segments[name] == level
+        if chosen.sum() < policy.segment_orders:
+            continue
+        gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
+        if len(gain) < 2:  # of one entity alone: the error of the mean is not defined
+            continue
+        far = gain.half_width(policy.alpha / len(levels))
+        segments.append(
+            {
+                "segment": name,
+                "level": str(level),
+                "orders": int(chosen.sum()),
+                "gain": gain.mean,
+                "low": gain.mean - far,
+                "high": gain.mean + far,
+            }
+        )
+        if gain.mean + far < -policy.margin:
+            against.append(f"orders with {name} {level} lose beyond chance: {gain.mean:+.5f} nats")
+    return against, segments
+
+
+def stale_reason(
+    challenger: Contender,
+    champion: Contender | None,
+    difference: np.ndarray,
+    holdout: Holdout,
+    policy: Promotion,
+    seed: int,
+) -> str:
+    """The reason for replacing an old champion by a model that is no worse; empty where that does not hold."""
+    if champion is None or policy.stale_after_days is None or challenger.as_of is None or champion.as_of is None:
+        return ""
+    age = challenger.as_of - champion.as_of
+    if age <= policy.stale_after_days:
+        return ""
+    bound = lower_bound(Clusters.of(difference, holdout.entities), policy.alpha, seed)
+    if not bound.low > -policy.non_inferiority:
+        return ""
+    return (
+        f"the champion is {counted(age, 'day')} old, more than {policy.stale_after_days}, and the challenger is not"
+        f" worse by more than {policy.non_inferiority:g} nats ({confidence(policy.alpha)} lower bound of the gain"
+        f" {bound.low:+.5f})"
+    )

@@ -1,0 +1,103 @@
+"""What the gate compares: the holdout, the models, and what can be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The newest orders, whose outcome is known.
+
+    `y` are class indexes (n,), `prior` the class shares of the challenger's training (k,), `entities` what to cluster
+    by (n,), `days` the orders' days (n,), `segments` levels by the name of an attribute, (n,) each. `orders` are keys
+    of the orders, as in :func:`~apex_ml.core.training_keys.order_keys`. `optimum` are the losses of the best possible
+    model, which a simulator knows, and NaN where it is unknown; (n,) each.
+    """
+
+    y: np.ndarray
+    prior: np.ndarray
+    entities: np.ndarray | None = None
+    days: np.ndarray | None = None
+    segments: Mapping[str, np.ndarray] = field(default_factory=dict)
+    orders: np.ndarray | None = None
+    optimum: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: np.ndarray) -> Holdout:
+        """The chosen rows."""
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return Holdout(
+            self.y[rows],
+            self.prior,
+            of(self.entities),
+            of(self.days),
+            {name: levels[rows] for name, levels in self.segments.items()},
+            of(self.orders),
+            of(self.optimum),
+        )
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model under comparison: its probabilities on the holdout, (n, k), and the facts that the gate needs.
+
+    `tuned_until` is the last day of its training and validation; `as_of` the point in time of its data; both in days
+    since 1970-01-01. `seen` are the keys of the orders it was fitted and tuned on, sorted. `promotable` is False for a
+    run whose split leaks the future; then only the keys say what it has seen. `weights` are its decision weights.
+    """
+
+    p: np.ndarray
+    classes: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    tuned_until: int | None = None
+    as_of: int | None = None
+    us_per_order: float | None = None
+    promotable: bool = True
+    seen: np.ndarray | None = None
+    weights: tuple[float, ...] = ()
+
+    def has_seen(self, holdout: Holdout) -> np.ndarray:
+        """Which holdout orders it was fitted or tuned on, (n,)."""
+        seen = np.zeros(len(holdout), bool)
+        if self.tuned_until is not None and holdout.days is not None and self.promotable:
+            seen |= holdout.days <= self.tuned_until
+        if self.seen is not None and holdout.orders is not None:
+            seen |= np.isin(holdout.orders, self.seen)
+        return seen
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the tables and the API can serve: the contract's classes and features."""
+
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+
+
+def drop_seen(
+    challenger: Contender, champion: Contender | None, holdout: Holdout
+) -> tuple[np.ndarray, np.ndarray | None, Holdout, dict[str, Any]]:
+    """Drop the orders that either model was fitted or tuned on, by their dates and by their keys, and count them."""
+    theirs = None if champion is None else champion.p
+    ours_seen = challenger.has_seen(holdout)
+    theirs_seen = np.zeros(len(holdout), bool) if champion is None else champion.has_seen(holdout)
+    dropped = ours_seen | theirs_seen
+    evidence = {
+        "seen_orders_dropped": int(dropped.sum()),
+        "seen_by_challenger": int(ours_seen.sum()),
+        "seen_by_champion": int(theirs_seen.sum()),
+    }
+    if not dropped.any():
+        return challenger.p, theirs, holdout, evidence
+    kept = np.flatnonzero(~dropped)
+    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), evidence

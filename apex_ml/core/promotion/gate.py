@@ -1,0 +1,190 @@
+"""The gate decides whether the challenger becomes champion. Pure: every number is an argument.
+
+Both models score the same newest orders. The decision follows from the lower bound of the mean paired difference of
+their losses, with orders of one client taken together: it must exceed the margin. A gate that looks every night would
+err more and more often. Therefore the error level of one night is a part of the level of the year.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from apex_ml.contract.policy import Promotion
+from apex_ml.core.calibration import reliability
+from apex_ml.core.decision import decide as predict_class
+from apex_ml.core.evaluation import order_losses, prior_losses
+from apex_ml.core.promotion.absolute import absolute_gates, probability_fault, serving_faults
+from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, stale_reason
+from apex_ml.core.promotion.contenders import Contender, Holdout, Serving, drop_seen
+from apex_ml.core.uncertainty import Clusters, lower_bound
+
+
+@dataclass(frozen=True)
+class PromotionDecision:
+    """The decision, its reasons and its evidence. With `promote` the reasons speak for it, otherwise against.
+
+    `figures` is the data of the report's plots: reliability of each model, as
+    :func:`~apex_ml.core.calibration.reliability` gives it.
+    """
+
+    promote: bool
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def level_of_look(policy: Promotion, looks: int) -> float:
+    """Error probability that the gate may spend on its look number `looks` (from 1) since the last promotion.
+
+    `single` spends all of `alpha` on every look. `sequential` spends half of it early, as 1 / (k (k + 1)), when a new
+    kind of model is likeliest to be better, and the other half evenly over the looks of a year, so that a late
+    improvement is found, too. By Boole's inequality, which holds under any dependence of the looks, the year since the
+    last promotion errs with a probability of at most `alpha`, and a later one of at most half of that. Spending by
+    looks: Lan and DeMets, Biometrika 1983.
+    """
+    if policy.mode == "single":
+        return policy.alpha
+    k = max(looks, 1)
+    return policy.alpha / 2 * (1 / (k * (k + 1)) + 1 / policy.looks_a_year)
+
+
+def decide(
+    challenger: Contender,
+    champion: Contender | None,
+    holdout: Holdout,
+    policy: Promotion,
+    serving: Serving,
+    *,
+    looks: int = 1,
+    seed: int = 0,
+) -> PromotionDecision:
+    """Decide by the policy whether the challenger replaces the champion.
+
+    Orders that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
+    not numbers, only the absolute gates apply, and nothing is compared. The decision gives all reasons against.
+    Evidence that is not finite rejects the challenger and is left out.
+    """
+    decision = _decide(challenger, champion, holdout, policy, serving, looks, seed)
+    evidence, unknown = _finite(decision.evidence)
+    if not unknown:
+        return decision
+    fault = f"too few orders, these values are not finite: {', '.join(unknown)}"
+    reasons = (fault,) if decision.promote else (*decision.reasons, fault)
+    return replace(decision, promote=False, reasons=reasons, evidence=evidence)
+
+
+def _finite(evidence: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The evidence without what holds a number that is not finite, and the names of what was left out."""
+    unknown = [name for name, value in evidence.items() if not _is_finite(value)]
+    return {name: value for name, value in evidence.items() if name not in unknown}, unknown
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _decide(
+    challenger: Contender,
+    champion: Contender | None,
+    holdout: Holdout,
+    policy: Promotion,
+    serving: Serving,
+    looks: int,
+    seed: int,
+) -> PromotionDecision:
+    p, champion_p, holdout, evidence = drop_seen(challenger, champion, holdout)
+    evidence |= {"holdout_orders": len(holdout), "margin": policy.margin, "looks": looks, "mode": policy.mode}
+    against = serving_faults(challenger, policy, serving)
+    if fault := _holdout_fault(p, holdout, serving):
+        return PromotionDecision(False, (fault, *against), evidence)
+    losses = order_losses(p, holdout.y)
+    faults, absolute = absolute_gates(p, losses, holdout, policy, serving, seed)
+    against += faults
+    evidence |= absolute
+    figures = {"challenger": reliability(p, holdout.y)}
+    prior = f"the class prior is beaten: {evidence['challenger_log_loss']:.4f} against {evidence['prior_log_loss']:.4f}"
+    reason = "there is no champion"
+    if champion_p is not None and (fault := probability_fault(champion_p, len(serving.classes))):
+        evidence["champion_fault"] = fault
+        reason, champion_p = f"the champion gives {fault}, so that it is not compared", None
+    if champion is None or champion_p is None:
+        return PromotionDecision(not against, tuple(against) or (f"{reason} and {prior}",), evidence, figures)
+    figures["champion"] = reliability(champion_p, holdout.y)
+    pair = (replace(challenger, p=p), replace(champion, p=champion_p))
+    reason, faults, compared = _compare(*pair, losses, holdout, policy, serving, looks, seed)
+    against += faults
+    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence | compared, figures)
+
+
+def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
+    """Why the challenger cannot be evaluated on these orders; empty when it can."""
+    if not len(holdout):
+        return "the holdout is empty: no order is newer than both models' data"
+    if fault := probability_fault(p, len(serving.classes)):
+        return f"the challenger gives {fault}"
+    present = np.unique(holdout.y)
+    if len(present) == 1:
+        only = serving.classes[int(present[0])]
+        return f"the holdout has orders of one class only ({only}): no model can be evaluated on it"
+    if holdout.entities is not None and len(np.unique(holdout.entities)) < 2:
+        return (
+            f"the holdout's {len(holdout)} orders are all of one entity: chance cannot be distinguished from progress;"
+            " give raw files with orders of more"
+        )
+    return ""
+
+
+def _compare(
+    challenger: Contender,
+    champion: Contender,
+    losses: np.ndarray,
+    holdout: Holdout,
+    policy: Promotion,
+    serving: Serving,
+    looks: int,
+    seed: int,
+) -> tuple[str, list[str], dict[str, Any]]:
+    """The reason for the challenger, the reasons against it, and the evidence, from the paired losses."""
+    champion_losses = order_losses(champion.p, holdout.y)
+    differences = champion_losses - losses
+    clusters = Clusters.of(differences, holdout.entities)
+    gain = lower_bound(clusters, level_of_look(policy, looks), seed)
+    predicted = _predicted(challenger), _predicted(champion)
+    lower, recalls = lower_recalls(predicted, holdout, policy, serving)
+    losing, segments = losing_segments(differences, holdout, policy)
+    # a champion that is worse than the prior has a high recall only because it predicts the class too often
+    over_champion = Clusters.of(champion_losses - prior_losses(holdout.prior, holdout.y), holdout.entities)
+    is_behind_prior = lower_bound(over_champion, policy.alpha, seed).low > 0
+    evidence: dict[str, Any] = {
+        "champion_log_loss": float(champion_losses.mean()),
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_error": clusters.standard_error,
+        "level": gain.level,
+        "method": gain.method,
+        "recall": recalls,
+        "segments": segments,
+        "champion_behind_prior": is_behind_prior,
+    }
+    against = losing if is_behind_prior else lower + losing
+    bound = f"{gain.mean:+.5f} nats, lower bound {gain.low:+.5f} (level {gain.level:.2g}, {gain.method})"
+    if gain.low > policy.margin:
+        return f"the gain over the champion is {bound}: above the margin {policy.margin:g}", against, evidence
+    if stale := stale_reason(challenger, champion, differences, holdout, policy, seed):
+        return stale, against, evidence | {"stale": True}
+    against.append(f"the gain over the champion is {bound}: not above the margin {policy.margin:g}")
+    return "", against, evidence
+
+
+def _predicted(model: Contender) -> np.ndarray:
+    """Index of the predicted class of each order, by the model's decision weights."""
+    return predict_class(model.p, model.weights or (1.0,) * model.p.shape[1])
