@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import to_json
 
 from apex_ml.contract.model import Contract
-from apex_ml.serving.predictor import Judge, Judged
+from apex_ml.serving.predictor import Judge, Predicted
 
 
 class FaultAnswer(BaseModel):
@@ -100,7 +100,7 @@ def answer_model(contract: Contract) -> type[BaseModel]:
     )
 
 
-def answer_bytes(judge: Judge, judged: Judged, request_id: str, begun: float) -> bytes:
+def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float) -> bytes:
     """A successful answer; `begun` is by time.perf_counter."""
     classes, warnings = judge.contract.classes, judged.orders.warnings
     # a float32 is a double exactly: what is written is read back to the last bit

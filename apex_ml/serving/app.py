@@ -23,10 +23,10 @@ from apex_ml.contract.requests import RefusedError, RequestReader
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving import pages
 from apex_ml.serving.answers import Lineage, Live, Ready, Refused, answer_bytes, answer_model, lineage_of
-from apex_ml.serving.champion_watcher import Follower
-from apex_ml.serving.guard import INTERNAL, NOTES, Guard, Refusal, refused
+from apex_ml.serving.champion_watcher import ChampionWatcher
+from apex_ml.serving.guard import INTERNAL, REQUEST_STATE, Guard, Problem, refused
 from apex_ml.serving.keys import KeyFile
-from apex_ml.serving.metrics import Figures
+from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.serving.recorder import Recorder
 from apex_ml.wording import counted
 
@@ -47,8 +47,8 @@ class Service:
         self.keys = KeyFile(context.settings)
         # one for the event loop and one for the thread beside it: what a reader remembers is not shared
         self.reader, self.reader_beside = RequestReader(contract), RequestReader(contract)
-        self.figures = Figures(contract.classes)
-        self.follower = Follower(context, self.keys.look)
+        self.figures = ServingMetrics(contract.classes)
+        self.follower = ChampionWatcher(context, self.keys.look)
         self.recorder = Recorder(context, self.figures)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self.figures.watch(
@@ -144,10 +144,10 @@ def _routes(app: FastAPI, service: Service) -> None:
     )
     async def predict(request: Request) -> Response:
         """Judge up to a thousand orders by the champion. A request is judged as a whole, or refused as a whole."""
-        notes: dict[str, Any] = request.scope[NOTES]
+        notes: dict[str, Any] = request.scope[REQUEST_STATE]
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refusal(415, "not_json", "send the orders as JSON, with the content type application/json")
+            raise Problem(415, "not_json", "send the orders as JSON, with the content type application/json")
         body = await request.body()
         if len(body) <= FEW_BYTES:
             status, answer = service.predict(service.reader, body, notes)
@@ -191,7 +191,7 @@ def _routes(app: FastAPI, service: Service) -> None:
             return _refused(request, 503, "not_ready", service.follower.waiting, {})
         return JSONResponse(lineage_of(judge))
 
-    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses={**common})
+    @app.get("/metrics", summary="ServingMetrics for Prometheus", response_class=Response, responses={**common})
     async def metrics() -> Response:
         """Requests, times, orders, predictions, problems, in Prometheus' text format."""
         return Response(service.figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -242,8 +242,8 @@ def _documents(app: FastAPI, service: Service) -> None:
     async def told(request: Request, error: HTTPException) -> Response:
         return _refused(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
 
-    @app.exception_handler(Refusal)
-    async def said_no(request: Request, error: Refusal) -> Response:
+    @app.exception_handler(Problem)
+    async def said_no(request: Request, error: Problem) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return _refused(request, error.status, error.error, error.message, headers)
 
@@ -257,5 +257,5 @@ def _documents(app: FastAPI, service: Service) -> None:
 
 
 def _refused(request: Request, status: int, error: str, message: str, headers: dict[str, str]) -> Response:
-    body = refused(error, message, request.scope[NOTES]["request_id"])
+    body = refused(error, message, request.scope[REQUEST_STATE]["request_id"])
     return Response(body, status, headers, "application/json")

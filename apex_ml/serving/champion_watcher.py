@@ -28,7 +28,7 @@ LATE_SECONDS = 15.0
 NO_CHAMPION = "there is no champion yet; train one: make train"
 
 
-class Follower:
+class ChampionWatcher:
     """Holds the judge of the champion in `judge`: None until there is one. Looks in a thread of its own."""
 
     def __init__(

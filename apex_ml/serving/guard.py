@@ -15,7 +15,7 @@ from typing import Any
 from apex_ml.api_keys import is_loopback
 from apex_ml.json_text import json_text
 from apex_ml.serving.keys import KeyFile
-from apex_ml.serving.metrics import Figures
+from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -31,7 +31,7 @@ OPEN = frozenset(("/health", "/ready"))
 DOCUMENTS = ("/docs", "/openapi.json")
 """Shown without a key, as a browser that opens a page cannot send one: the contract's names and levels, the text of
 the service, an order that is made up. Nothing of a client, an order or a model is in them."""
-NOTES = "apex"
+REQUEST_STATE = "apex"
 """Key of the scope under which a route leaves what the log tells of it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MOST_BUCKETS = 10_000
@@ -74,7 +74,7 @@ class Buckets:
         return 0.0 if taken else (1 - left) / self._rate
 
 
-class Refusal(Exception):  # noqa: N818  an answer, not a fault
+class Problem(Exception):  # noqa: N818  an answer, not a fault
     """An answer that says no: status, a short name, what is wrong, and headers."""
 
     def __init__(self, status: int, error: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -90,7 +90,9 @@ def refused(error: str, message: str, request_id: str, **more: Any) -> bytes:
 class Guard:
     """ASGI: checks a request, lets it through, and tells of it."""
 
-    def __init__(self, app: App, settings: Settings, keys: KeyFile, figures: Figures, routes: frozenset[str]) -> None:
+    def __init__(
+        self, app: App, settings: Settings, keys: KeyFile, figures: ServingMetrics, routes: frozenset[str]
+    ) -> None:
         self._app, self._settings, self._keys, self._figures = app, settings, keys, figures
         self._routes = routes
         self._buckets = Buckets(settings.serving_rate)
@@ -106,7 +108,7 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        notes = scope[NOTES] = {"request_id": request_id}
+        notes = scope[REQUEST_STATE] = {"request_id": request_id}
         status, arrived, size = 0, False, 0
 
         async def counted() -> Message:
@@ -126,22 +128,22 @@ class Guard:
                 message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
 
-        refusal: Refusal | None = None
+        refusal: Problem | None = None
         try:
             notes["key"] = self._check(scope, headers)
             async with asyncio.timeout(self._settings.serving_timeout_seconds):
                 await self._app(scope, counted, marked)
-        except Refusal as error:
+        except Problem as error:
             refusal = error
         except TimeoutError:
             what = "the answer took" if arrived else "the request took"
             seconds = self._settings.serving_timeout_seconds
-            refusal = Refusal(503 if arrived else 408, "timeout", f"{what} longer than {seconds:g} s", CLOSE)
+            refusal = Problem(503 if arrived else 408, "timeout", f"{what} longer than {seconds:g} s", CLOSE)
         except asyncio.CancelledError:
             raise
         except Exception:
             logger.exception("request_failed request_id=%s", request_id)
-            refusal = Refusal(500, *INTERNAL)
+            refusal = Problem(500, *INTERNAL)
         if refusal is not None and not status:
             await _answer(marked, refusal, request_id)
         seconds = time.perf_counter() - begun
@@ -153,9 +155,9 @@ class Guard:
         access.info(json_text({**told, **{k: v for k, v in notes.items() if v is not None}}))
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
-        """Raise Refusal, or return the id of the key."""
+        """Raise Problem, or return the id of the key."""
         if self._hosts is not None and _without_port(headers.get(b"host", b"")) not in self._hosts:
-            raise Refusal(421, "misdirected", "the Host header names another machine; ask 127.0.0.1 or localhost")
+            raise Problem(421, "misdirected", "the Host header names another machine; ask 127.0.0.1 or localhost")
         path = scope["path"]
         key, keys = None, self._keys.keys
         if keys:
@@ -166,7 +168,7 @@ class Guard:
             key = keys.admitted(given) if given else None
         who = key or (scope.get("client") or ("",))[0]
         if path not in OPEN and (wait := self._buckets.wait(who, time.monotonic())):
-            raise Refusal(
+            raise Problem(
                 429,
                 "too_many",
                 f"more than APEX_SERVING_RATE={self._settings.serving_rate:g} requests a second",
@@ -174,7 +176,7 @@ class Guard:
             )
         document = path in DOCUMENTS or path.startswith("/docs/")
         if keys and key is None and path not in OPEN and not (document and scope["method"] in ("GET", "HEAD")):
-            raise Refusal(
+            raise Problem(
                 401,
                 "unauthorized",
                 "an API key is needed, in the header X-API-Key or as a bearer token",
@@ -185,10 +187,10 @@ class Guard:
             raise self._too_large()
         return key
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self) -> Problem:
         kb = self._settings.serving_body_kb
         text = f"the body is larger than {kb} KiB (APEX_SERVING_BODY_KB); send fewer orders"
-        return Refusal(413, "too_large", text, CLOSE)
+        return Problem(413, "too_large", text, CLOSE)
 
 
 def _hosts(settings: Settings) -> frozenset[bytes]:
@@ -203,7 +205,7 @@ def _without_port(host: bytes) -> bytes:
     return name if colon and port.isdigit() and not name.endswith(b":") else host.lower()
 
 
-async def _answer(send: Send, refusal: Refusal, request_id: str) -> None:
+async def _answer(send: Send, refusal: Problem, request_id: str) -> None:
     body = refused(refusal.error, refusal.message, request_id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *refusal.headers]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -1,4 +1,4 @@
-"""Figures of the service for Prometheus."""
+"""ServingMetrics of the service for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMESPACE = "apex_serving"
 BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
-class Figures:
+class ServingMetrics:
     """Counters, gauges and a histogram of this process. No label holds what a client sent."""
 
     def __init__(self, classes: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from apex_ml.serving.history import History
 
 
 @dataclass(frozen=True)
-class Judged:
+class Predicted:
     """What was said of the orders of a request. `table` has what their features are made from."""
 
     orders: Orders
@@ -47,7 +47,7 @@ class Judge:
         """The contract."""
         return self.scorer.context.contract
 
-    def judge(self, orders: Orders) -> Judged:
+    def judge(self, orders: Orders) -> Predicted:
         """Judge orders.
 
         Raises :class:`~apex_ml.contract.requests.RefusedError` naming every order dated before the snapshot: its
@@ -65,7 +65,7 @@ class Judge:
                 columns[name] = pa.array(orders.columns[name], contract.columns[name].arrow_type)
         table = pa.table(columns | self.history.states(places))
         said = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
-        return Judged(orders, table, said, places >= 0)
+        return Predicted(orders, table, said, places >= 0)
 
 
 def load_judge(context: StepContext, registry: Registry, version: ModelVersion, before: Judge | None = None) -> Judge:

@@ -15,8 +15,8 @@ from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.services.run_folder import StepContext
-from apex_ml.serving.metrics import Figures
-from apex_ml.serving.predictor import Judge, Judged
+from apex_ml.serving.metrics import ServingMetrics
+from apex_ml.serving.predictor import Judge, Predicted
 
 logger = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
@@ -27,7 +27,7 @@ AGAIN_SECONDS = 5.0
 class _Waiting:
     request_id: str
     judge: Judge
-    judged: Judged
+    judged: Predicted
     chosen: np.ndarray
     """Places of the sampled orders, ascending."""
     answered_at: datetime
@@ -36,7 +36,7 @@ class _Waiting:
 class Recorder:
     """A bounded queue and the thread that empties it. Without a share to record it does nothing."""
 
-    def __init__(self, context: StepContext, figures: Figures) -> None:
+    def __init__(self, context: StepContext, figures: ServingMetrics) -> None:
         settings = context.settings
         self._context, self._figures = context, figures
         self._share, self._most = settings.serving_record_share, settings.serving_record_queue
@@ -67,7 +67,7 @@ class Recorder:
         if self._share:
             self._thread.join(timeout=5)
 
-    def offer(self, request_id: str, judge: Judge, judged: Judged) -> None:
+    def offer(self, request_id: str, judge: Judge, judged: Predicted) -> None:
         """Take a sample of the answers of a request; never waits."""
         if not self._share:
             return

@@ -11,7 +11,7 @@ import pytest
 from apex_airflow.pages.metrics import exposition
 from apex_ml.contract.model import Contract
 from apex_ml.platform.reports.settings_table import markdown_table
-from apex_ml.serving.metrics import Figures
+from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import Settings
 from docs.scripts import reference
 from tests.support.page_rows import fill
@@ -48,7 +48,7 @@ def test_metrics_of_the_platform(lasting_databases: Any, contract: Contract, tmp
 
 
 def test_metrics_of_the_online_service(contract: Contract) -> None:
-    figures = Figures(contract.classes)
+    figures = ServingMetrics(contract.classes)
     figures.answered("/predict", 200, 0.001)
     figures.judged(np.array([0]), np.array([True]), 0)
     _check("metrics.md", "service-metrics", reference.metrics(figures.text()))

@@ -19,7 +19,7 @@ from apex_airflow.pages import metrics
 from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.alerts import raise_alert
 from apex_ml.contract.model import Contract
-from apex_ml.serving.metrics import Figures
+from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.page_rows import fill
 from tests.support.throwaway_home import free_ports
@@ -132,7 +132,7 @@ def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
 def test_the_rules_name_metrics_that_there_are(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
     told = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
-    figures = Figures(contract.classes)
+    figures = ServingMetrics(contract.classes)
     figures.answered("/predict", 503, 0.1)
     families = text_string_to_metric_families(figures.text().decode())
     told |= {sample.name for family in families for sample in family.samples}

@@ -188,12 +188,12 @@ def test_without_a_champion_it_lives_and_tells_why_it_waits(nights: Any) -> None
 def test_an_error_of_the_service_tells_no_trace(
     bare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from apex_ml.serving.metrics import Figures
+    from apex_ml.serving.metrics import ServingMetrics
 
-    def fails(self: Figures) -> bytes:
+    def fails(self: ServingMetrics) -> bytes:
         raise RuntimeError("a secret place")
 
-    monkeypatch.setattr(Figures, "text", fails)
+    monkeypatch.setattr(ServingMetrics, "text", fails)
     with bare() as client:
         answer = client.get("/metrics", headers={"X-Request-ID": "mine-1"})
     assert answer.status_code == 500 and answer.json()["request_id"] == "mine-1"

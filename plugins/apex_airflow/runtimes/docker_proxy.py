@@ -1,4 +1,4 @@
-"""The gate to the Docker engine: lets the step operator run steps, and nothing else.
+"""The proxy to the Docker engine: it lets the step operator run steps, and nothing else.
 
 It alone has the engine's socket, and speaks the part of its API that :mod:`step_container` needs. A container is
 created only if image, command, mounts, network and limits are those of a step; a container that is no step of this
@@ -73,7 +73,7 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
     return None if labels.get(LABEL) == settings.project else f"Labels are {labels!r:.200}"
 
 
-class Gate:
+class DockerProxy:
     """Passes requests on to the engine, when they are about a step."""
 
     def __init__(self, settings: Settings, socket: str = SOCKET) -> None:
@@ -86,7 +86,7 @@ class Gate:
         self._background: set[asyncio.Task[None]] = set()
 
     def app(self) -> Starlette:
-        """The gate as a web application."""
+        """Return the proxy as a web application."""
         version = f"/v{API_VERSION}/containers"
         return Starlette(
             routes=[
@@ -200,7 +200,7 @@ def main() -> None:
     import uvicorn
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    uvicorn.run(Gate(Settings.load()).app(), host="0.0.0.0", port=PORT, access_log=False, log_level="warning")
+    uvicorn.run(DockerProxy(Settings.load()).app(), host="0.0.0.0", port=PORT, access_log=False, log_level="warning")
 
 
 if __name__ == "__main__":
