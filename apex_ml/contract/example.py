@@ -11,7 +11,9 @@ from typing import Any
 from apex_ml.contract.checks import PatternCheck, RangeCheck
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
-from apex_ml.contract.requests import RefusedError, RequestReader, date_formats
+from apex_ml.contract.requests.faults import RefusedError
+from apex_ml.contract.requests.reader import RequestReader
+from apex_ml.contract.requests.values import date_formats
 from apex_ml.contract.rules import PairsRule
 from apex_ml.json_text import json_text
 

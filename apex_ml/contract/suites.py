@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from keyword import iskeyword
 from typing import Any
 
-from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.conditions import (
+    AS_OF,
+    Condition,
+    HoldsNul,
+    IsNull,
+    NotAllowedWith,
+    NotIn,
+    NotMatching,
+    OnOrAfter,
+    Outside,
+    column_rules,
+    row_rules,
+)
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import Severity, Use
-from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,8 @@ class Expectation:
     type: str
     severity: Severity
     kwargs: dict[str, Any] = field(default_factory=dict)
+    rule: str = ""
+    """The columns and the text of the contract's rule, as reports of row checks and answers to requests have them."""
 
 
 def suite_name(contract: Contract, use: Use) -> str:
@@ -53,7 +67,7 @@ def _flags_first(regex: str) -> tuple[str, str]:
 
 
 def expectations(contract: Contract, use: Use) -> list[Expectation]:
-    """What an accepted batch must be: the row rules once more, by an independent judge, and rules of the batch.
+    """What an accepted batch must be: the row rules once more, by an independent engine, and rules of the batch.
 
     The parameter ``as_of`` is given at run time.
     """
@@ -63,43 +77,47 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
             "expect_table_columns_to_match_set", "error", {"column_set": list(contract.columns), "exact_match": True}
         ),
     ]
-    for column in contract.columns.values():
-        named = {"column": column.name}
-        if not column.nullable.on(use):
-            found.append(Expectation("expect_column_values_to_not_be_null", "error", named))
-        if column.domain is not None:
-            severity: Severity = "error" if column.domain.closed.on(use) else "warning"
-            values = {**named, "value_set": list(column.domain.levels)}
-            found.append(Expectation("expect_column_values_to_be_in_set", severity, values))
-        for check in column.checks:
-            if isinstance(check, PatternCheck):
-                # \Z, as $ would let a line break at the end pass; flags must stand first
-                flags, regex = _flags_first(check.regex)
-                pattern = {**named, "regex": rf"{flags}^(?:{regex})\Z"}
-                found.append(Expectation("expect_column_values_to_match_regex", check.severity.on(use), pattern))
-            elif isinstance(check, RangeCheck) and column.type == "date":
-                # by the extremes: the expectation on values compares dates one by one in Python
-                for extreme, limit in (("min", check.min), ("max", check.max)):
-                    if limit is not None:
-                        kind = f"expect_column_{extreme}_to_be_between"
-                        bound = {**named, f"{extreme}_value": _bound(limit)}
-                        found.append(Expectation(kind, check.severity.on(use), bound))
-            elif isinstance(check, RangeCheck):
-                bounds = {
-                    k: _bound(v) for k, v in (("min_value", check.min), ("max_value", check.max)) if v is not None
-                }
-                found.append(
-                    Expectation("expect_column_values_to_be_between", check.severity.on(use), {**named, **bounds})
-                )
-    for rule in contract.rules:
-        if isinstance(rule, PairsRule):
-            # one conditional set a value: the expectation on pairs walks the rows in Python, over a minute a million
-            first, second = rule.columns
-            for value, allowed in rule.allowed.items():
-                condition = {"row_condition": f"{_asked(first)} == {_text(value)}", "condition_parser": "pandas"}
-                within = {"column": second, "value_set": list(allowed), **condition}
-                found.append(Expectation("expect_column_values_to_be_in_set", rule.severity.on(use), within))
-        elif isinstance(rule, BeforeAsOfRule):
-            newest = {"column": rule.columns[0], "max_value": {"$PARAMETER": "as_of"}, "strict_max": True}
-            found.append(Expectation("expect_column_max_to_be_between", rule.severity.on(use), newest))
+    rules = [rule for column in contract.columns.values() for rule in column_rules(column, use)]
+    for rule in [*rules, *row_rules(contract, use, AS_OF)]:
+        label = f"{rule.label}: {rule.text}"
+        found += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(rule.broken)]
     return found
+
+
+def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The expectations that fail where a condition is true, as (type, arguments)."""
+    match broken:
+        case IsNull(column):
+            yield "expect_column_values_to_not_be_null", {"column": column}
+        case HoldsNul():
+            return  # a row check alone
+        case NotIn(column, levels):
+            yield "expect_column_values_to_be_in_set", {"column": column, "value_set": list(levels)}
+        case NotMatching(column, regex):
+            # \Z, as $ would let a line break at the end pass; flags must stand first
+            flags, rest = _flags_first(regex)
+            yield "expect_column_values_to_match_regex", {"column": column, "regex": rf"{flags}^(?:{rest})\Z"}
+        case Outside(column, low, high):
+            yield from _within(column, low, high)
+        case OnOrAfter(column, day):
+            limit = {"$PARAMETER": day} if isinstance(day, str) else _bound(day)
+            bounds = {"column": column, "max_value": limit, "strict_max": True}
+            yield "expect_column_max_to_be_between", bounds
+        case NotAllowedWith(first, second, allowed):
+            # one conditional set a value: the expectation on pairs walks the rows in Python, over a minute a million
+            for value, among in allowed:
+                condition = {"row_condition": f"{_asked(first)} == {_text(value)}", "condition_parser": "pandas"}
+                within = {"column": second, "value_set": list(among), **condition}
+                yield "expect_column_values_to_be_in_set", within
+
+
+def _within(column: str, low: float | date | None, high: float | date | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(low, date) or isinstance(high, date):
+        # by the extremes: the expectation on values compares dates one by one in Python
+        for extreme, limit in (("min", low), ("max", high)):
+            if limit is not None:
+                bound = {"column": column, f"{extreme}_value": _bound(limit)}
+                yield f"expect_column_{extreme}_to_be_between", bound
+        return
+    bounds = {name: _bound(limit) for name, limit in (("min_value", low), ("max_value", high)) if limit is not None}
+    yield "expect_column_values_to_be_between", {"column": column, **bounds}

@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 
 from apex_ml import __version__
 from apex_ml.contract.example import example_order
-from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.contract.requests.faults import RefusedError
+from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving import pages
 from apex_ml.serving.answers import Lineage, Live, Ready, Refused, answer_bytes, answer_model, lineage_of

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract, load_contract
-from apex_ml.contract.requests import number_text
+from apex_ml.contract.requests.values import number_text
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target

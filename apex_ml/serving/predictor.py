@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.contract.model import Contract
-from apex_ml.contract.requests import Orders, RefusedError, early
+from apex_ml.contract.requests.faults import RefusedError, early_order
+from apex_ml.contract.requests.reader import Orders
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.services.run_folder import StepContext
@@ -50,14 +51,14 @@ class Judge:
     def judge(self, orders: Orders) -> Predicted:
         """Judge orders.
 
-        Raises :class:`~apex_ml.contract.requests.RefusedError` naming every order dated before the snapshot: its
+        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` naming every order dated before the snapshot: its
         history would hold what came after it.
         """
         contract, scorer = self.contract, self.scorer
         days: list[date] = orders.columns[contract.timestamp]
         if min(days) < self.history.as_of:
             name, since = contract.timestamp, self.history.as_of
-            raise RefusedError([early(place, name, day, since) for place, day in enumerate(days) if day < since])
+            raise RefusedError([early_order(place, name, day, since) for place, day in enumerate(days) if day < since])
         places = self.history.places(orders.columns[contract.entity])
         columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
         for name in contract.features.attributes:

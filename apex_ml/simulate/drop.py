@@ -24,7 +24,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.files import write_part
 from apex_ml.simulate.generate import stream
-from apex_ml.sql.row_checks import number_text
+from apex_ml.sql.file_types import number_text
 
 MEMORY_LIMIT = "512MB"
 SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}

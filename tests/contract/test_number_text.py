@@ -21,7 +21,8 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
-from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.contract.requests.faults import RefusedError
+from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.serving.loadtest_orders import orders_of
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop

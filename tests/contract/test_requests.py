@@ -18,7 +18,9 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import upper
-from apex_ml.contract.requests import MOST_FAULTS, MOST_ORDERS, RefusedError, RequestReader
+from apex_ml.contract.requests.faults import MAX_FAULTS, RefusedError
+from apex_ml.contract.requests.model import MAX_ORDERS
+from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.settings import Settings
 
 ALPHABET = "abcLMIVé ñß\u00a0\tıſ1.0-/ESTRELASestrelas"
@@ -140,11 +142,11 @@ def test_what_is_no_request_is_refused(reader: RequestReader, content: bytes, pa
 def test_too_many_orders_are_refused_and_their_faults_are_bounded(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:
-    assert len(reader.read(body(*[order] * MOST_ORDERS))) == MOST_ORDERS
-    told = refused(reader, body(*[order | {contract.timestamp: 5}] * (MOST_ORDERS + 1)))
+    assert len(reader.read(body(*[order] * MAX_ORDERS))) == MAX_ORDERS
+    told = refused(reader, body(*[order | {contract.timestamp: 5}] * (MAX_ORDERS + 1)))
     assert told.faults[0].path == "orders"
-    told = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MOST_ORDERS))
-    assert (told.total, len(told.faults)) == (2 * MOST_ORDERS, MOST_FAULTS)
+    told = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MAX_ORDERS))
+    assert (told.total, len(told.faults)) == (2 * MAX_ORDERS, MAX_FAULTS)
     long = refused(reader, body(order | {contract.entity: "x" * 100_000}))
     assert len(long.faults[0].value) < 300
 

@@ -29,7 +29,8 @@ from apex_ml.adapters.storage.time_zones import on_own_clock
 from apex_ml.contract.example import example_order
 from apex_ml.contract.model import Contract, json_schema, load_contract
 from apex_ml.contract.per_use import USES, Use
-from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.contract.requests.faults import RefusedError
+from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.contract.suites import suite_name
 from apex_ml.core.batch import Profile, judge
 from apex_ml.core.estimator import Encoder

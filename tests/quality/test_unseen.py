@@ -20,7 +20,8 @@ import pytest
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES
-from apex_ml.contract.requests import RefusedError, RequestReader
+from apex_ml.contract.requests.faults import RefusedError
+from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.errors import DataError
 from apex_ml.text import TRIMMED, VisibleFormatter, visible
 from tests.support.order_files import order_table

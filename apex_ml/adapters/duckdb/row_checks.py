@@ -25,8 +25,9 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
+from apex_ml.sql.file_types import WIDEST_DECIMAL
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.row_checks import WIDEST_DECIMAL, RawColumn, Reason, RowChecks, UniqueColumns, compile_row_checks
+from apex_ml.sql.row_checks import RawColumn, Reason, RowChecks, UniqueColumns, compile_row_checks
 from apex_ml.text import ESCAPED_RE2, visible
 from apex_ml.wording import nearest
 

@@ -16,8 +16,9 @@ from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.adapters.storage.parquet_pages import columns_of_type
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
+from apex_ml.sql.file_types import zone_sql
 from apex_ml.sql.quote import literal
-from apex_ml.sql.row_checks import RowChecks, zone_sql
+from apex_ml.sql.row_checks import RowChecks
 from apex_ml.text import visible
 
 _TYPES = {

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, errors_name, one_row
+from apex_ml.contract.column_names import match_columns
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
+from apex_ml.sql.file_types import local_time
 from apex_ml.sql.quote import identifier, literal
-from apex_ml.sql.row_checks import local_time, match_columns
 
 logger = logging.getLogger(__name__)
 SPARK_ZONE = b"org.apache.spark.timeZone"

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, reason_of
 from apex_ml.errors import DataError
+from apex_ml.sql.file_types import holds_text
 from apex_ml.sql.quote import identifier, literal
-from apex_ml.sql.row_checks import holds_text, undecodable
+from apex_ml.sql.row_checks import undecodable
 from apex_ml.text import visible, visible_bytes
 
 PLACEHOLDER = "(cannot be decoded)"

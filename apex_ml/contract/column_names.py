@@ -1,0 +1,42 @@
+"""Find the contract's columns among the names of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apex_ml.contract.model import Contract
+from apex_ml.text import folded
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Where a file has the contract's columns.
+
+    `near` holds the near names of absent columns, `ambiguous` all names of a file that may mean the same column.
+    """
+
+    places: dict[str, int]
+    near: dict[str, tuple[str, ...]]
+    ambiguous: dict[str, tuple[str, ...]]
+
+
+def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
+    """Find the contract's columns in a file: by their exact names, or as `folded` when the contract says so."""
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name not in contract.columns:
+            alike.setdefault(folded(name), []).append(place)
+    found = Matched({}, {}, {})
+    for column in contract.columns:
+        exact = [place for place, name in enumerate(names) if name == column]
+        near = alike.get(folded(column), [])
+        if near and (exact or (contract.match == "insensitive" and len(near) > 1)):
+            found.ambiguous[column] = tuple(names[place] for place in exact + near)
+        elif contract.match == "insensitive" and near:
+            found.places[column] = near[0]
+        elif len(exact) == 1:
+            found.places[column] = exact[0]
+        elif near:
+            found.near[column] = tuple(names[place] for place in near)
+    return found

@@ -1,0 +1,159 @@
+"""The rules of a contract for one row, in the one form that every check is compiled from.
+
+A condition says which rows break a rule. Three compilers read it: :mod:`apex_ml.sql.conditions` for files,
+:mod:`apex_ml.contract.predicates` for requests, :mod:`apex_ml.contract.suites` for Great Expectations. Of a null no
+condition is true, but for :class:`IsNull`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import Severity, Use
+from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
+from apex_ml.text import NO_NUL
+
+AS_OF: Literal["as_of"] = "as_of"
+"""Stands for the day from which a run looks, where it is not known yet."""
+
+
+@dataclass(frozen=True)
+class IsNull:
+    """There is no value."""
+
+    column: str
+
+
+@dataclass(frozen=True)
+class HoldsNul:
+    """A text holds a NUL character."""
+
+    column: str
+
+
+@dataclass(frozen=True)
+class NotIn:
+    """A text is none of some values."""
+
+    column: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NotMatching:
+    """A text does not match a regular expression as a whole."""
+
+    column: str
+    regex: str
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A number or a day lies outside of two bounds, both included; a bound that is None bars nothing."""
+
+    column: str
+    low: float | date | None
+    high: float | date | None
+
+
+@dataclass(frozen=True)
+class OnOrAfter:
+    """A day is not before another; of ``AS_OF`` the other one is a parameter of the run."""
+
+    column: str
+    day: date | Literal["as_of"]
+
+
+@dataclass(frozen=True)
+class NotAllowedWith:
+    """The value of the second column is none of those that the value of the first one allows.
+
+    A value of the first column that is no key of `allowed` allows everything: it is that column's own fault.
+    """
+
+    first: str
+    second: str
+    allowed: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+Condition = IsNull | HoldsNul | NotIn | NotMatching | Outside | OnOrAfter | NotAllowedWith
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """One rule for a row: `broken` is true for a row that breaks it, `text` is what people read of it."""
+
+    columns: tuple[str, ...]
+    text: str
+    severity: Severity
+    broken: Condition
+
+    @property
+    def label(self) -> str:
+        """The columns, as reports name them."""
+        return " + ".join(self.columns)
+
+
+NOT_NULL = "not_null"
+
+
+def column_rules(column: Column, use: Use) -> Iterator[RowRule]:
+    """The rules for the values of one column in their normal form, in the order in which they are reported."""
+    of = (column.name,)
+    if column.type == "string" and column.role == "entity" and not passes_only_normal_forms(column):
+        yield RowRule(of, NO_NUL, "error", HoldsNul(column.name))
+    if not column.nullable.on(use):
+        yield RowRule(of, NOT_NULL, "error", IsNull(column.name))
+    if column.domain is not None:
+        levels = column.domain.levels
+        closed = column.domain.closed.on(use)
+        text = f"domain: one of {', '.join(levels)}" + ("" if closed else "; taken as unknown")
+        yield RowRule(of, text, "error" if closed else "warning", NotIn(column.name, levels))
+    for check in column.checks:
+        severity = check.severity.on(use)
+        if isinstance(check, PatternCheck):
+            yield RowRule(of, f"pattern: {check.regex}", severity, NotMatching(column.name, check.regex))
+        else:
+            yield RowRule(of, range_text(check), severity, Outside(column.name, check.min, check.max))
+
+
+def row_rules(contract: Contract, use: Use, as_of: date | Literal["as_of"] | None) -> Iterator[RowRule]:
+    """The rules between columns, and of dates before the day a run looks from; without `as_of` those are left out."""
+    for rule in contract.rules:
+        severity = rule.severity.on(use)
+        if isinstance(rule, PairsRule):
+            broken = NotAllowedWith(*rule.columns, tuple(rule.allowed.items()))
+            yield RowRule(rule.columns, f"{rule.name}: {rule.description}", severity, broken)
+        elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
+            (when,) = rule.columns
+            yield RowRule(rule.columns, f"{rule.name}: before {as_of}", severity, OnOrAfter(when, as_of))
+
+
+def range_text(check: RangeCheck) -> str:
+    """A range in words."""
+    bounds = [f">= {check.min}"] if check.min is not None else []
+    bounds += [f"<= {check.max}"] if check.max is not None else []
+    return "range: " + " and ".join(bounds)
+
+
+def trims_or_uppers(column: Column) -> bool:
+    """Whether a column is trimmed or brought into upper case, and nothing else."""
+    return all(step in ("trim", "upper") for step in column.normalise)
+
+
+def passes_only_normal_forms(column: Column) -> bool:
+    """Whether a pattern lets pass only what is trimmed and in upper case: all of it lies between '!' and '`'."""
+    return trims_or_uppers(column) and any(
+        isinstance(check, PatternCheck)
+        and re.fullmatch("[!-`]+", check.regex)
+        and not set(check.regex) & set(".\\^$")
+        and not re.fullmatch(check.regex, "")
+        for check in column.checks
+    )

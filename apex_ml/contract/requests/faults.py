@@ -1,0 +1,113 @@
+"""What is wrong with a request, with the place, the rule, the value and what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
+from apex_ml.text import visible
+from apex_ml.wording import counted
+
+MAX_FAULTS = 1000
+"""So many faults of a request are reported; the others are counted."""
+MAX_SHOWN = 200
+"""Characters shown of a value."""
+AROUND = 40
+"""Characters shown on either side of what is no JSON."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a request: where, which rule, the value as text with what is invisible escaped, what to do."""
+
+    path: str
+    rule: str
+    value: str
+    remedy: str = ""
+
+
+class RefusedError(DataError):
+    """A request breaks the contract. `faults` are its first ones in order, `total` counts them all."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults, self.total = tuple(faults[:MAX_FAULTS]), len(faults)
+        first = "; ".join(f"{f.path}: {f.rule}" for f in faults[:3])
+        super().__init__(f"{counted(self.total, 'fault')}: {first}")
+
+
+def early_order(place: int, name: str, day: date, since: date) -> Fault:
+    """What is said of an order dated before the history snapshot."""
+    rule = f"on or after {since}, the day of the history snapshot"
+    remedy = "send a day from then on, or score the order in a drop: a file may hold earlier ones"
+    return Fault(order_path(place, name), rule, day.isoformat(), remedy)
+
+
+def repeated_keys(body: bytes) -> list[Fault]:
+    """Keys that stand twice in an object of the body; JSON readers keep the last one without a word."""
+    found: list[Fault] = []
+
+    class Pairs(dict[str, Any]):
+        twice: tuple[str, ...] = ()
+
+    def pairs(items: list[tuple[str, Any]]) -> Pairs:
+        made = Pairs(items)
+        if len(made) < len(items):
+            made.twice = tuple(name for name, n in Counter(name for name, _ in items).items() if n > 1)
+        return made
+
+    def look(value: Any, path: str) -> None:
+        if isinstance(value, Pairs):
+            for name in value.twice:
+                place = f"{path}.{name[:MAX_SHOWN]}".removeprefix(".")
+                found.append(Fault(place, "the key stands twice", shown(value[name]), "send it once"))
+            for name, below in value.items():
+                look(below, f"{path}.{name}".removeprefix("."))
+        elif isinstance(value, list):
+            for nr, below in enumerate(value):
+                look(below, f"{path}[{nr}]")
+
+    look(json.loads(body, object_pairs_hook=pairs), "")
+    return found
+
+
+def order_path(place: int, name: str) -> str:
+    """A value of an order in the body, as ``orders[3].name``."""
+    return f"orders[{place}].{name}"
+
+
+def body_path(loc: Sequence[int | str]) -> str:
+    """A place in the body, as ``orders[3].name``."""
+    path = ""
+    for part in loc:
+        # a key of the sender's own may be as long as the body
+        path += f"[{part}]" if isinstance(part, int) else f".{visible(part[:MAX_SHOWN])}"
+    return path.removeprefix(".") or "body"
+
+
+def shown(value: Any) -> str:
+    """A value as text: cut when it is long, and what cannot be seen escaped."""
+    if isinstance(value, str):
+        text = f"'{value}'"
+    elif isinstance(value, float) and not math.isfinite(value):
+        text = str(value)  # no JSON, but what was sent
+    else:
+        text = json_text(value, ensure_ascii=False, default=repr)
+    text = visible(text[: MAX_SHOWN + 1])
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def excerpt(body: Any, message: str) -> str:
+    """The part of a body that is no JSON, around the place that a message names."""
+    text = bytes(body).decode("utf-8", "backslashreplace") if isinstance(body, bytes | bytearray) else str(body)
+    found = re.search(r"line (\d+) column (\d+)", message)
+    lines = text.splitlines() or [""]
+    line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[0]
+    middle = int(found[2]) if found else 0
+    first = max(0, min(middle, len(line)) - AROUND)
+    return f"{'…' if first else ''}{visible(line[first : middle + AROUND])}{'…' if len(line) > middle + AROUND else ''}"

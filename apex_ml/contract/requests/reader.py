@@ -1,0 +1,245 @@
+"""Read the orders of a request: an order is a row of a drop as a JSON object, under the same rules.
+
+The rules are compiled to Python from the same conditions as the row checks of files. Rules over the rows of a file
+(`unique`, `before_as_of`) are none of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
+
+from apex_ml.contract.columns import Column
+from apex_ml.contract.conditions import NOT_NULL, NotAllowedWith, row_rules
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import Severity
+from apex_ml.contract.predicates import predicate
+from apex_ml.contract.requests.faults import (
+    Fault,
+    RefusedError,
+    body_path,
+    early_order,
+    excerpt,
+    order_path,
+    repeated_keys,
+    shown,
+)
+from apex_ml.contract.requests.model import MAX_ORDERS, NO_TEXT, field_names, request_model
+from apex_ml.contract.requests.values import ValueReader
+from apex_ml.json_text import json_text
+from apex_ml.text import folded
+from apex_ml.wording import counted, did_you_mean
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The orders of a request: values by column, all of one length, and warnings by order."""
+
+    columns: dict[str, list[Any]]
+    warnings: dict[int, list[str]]
+
+    def __len__(self) -> int:
+        """Number of orders."""
+        return len(next(iter(self.columns.values())))
+
+
+class RequestReader:
+    """Reads the body of a request: `model` is its shape, for people and for OpenAPI. For one thread at a time."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._fields = field_names(contract)
+        self.model: type[BaseModel] = request_model(contract)
+        self._validate = self.model.__pydantic_validator__.validate_json
+        self._readers = {c.name: ValueReader(c) for c in contract.columns.values()}
+        self._pairs = [
+            (rule, rule.broken, predicate(rule.broken))
+            for rule in row_rules(contract, "score", None)
+            if isinstance(rule.broken, NotAllowedWith)
+        ]
+        self._keys = [json_text(name).encode() for name in contract.columns]
+
+    def read(self, body: bytes, since: date | None = None) -> Orders:
+        """Read the orders of a JSON body; none may be dated before `since`.
+
+        Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
+        """
+        try:
+            found: Any = self._validate(body)
+        except ValidationError as error:
+            if (renamed := self._renamed(body, error)) is not None:
+                return self.read(renamed, since)
+            raise RefusedError(self._faults(body, error, since)) from None
+        rows = [order.__dict__ for order in found.orders]
+        # only a key that is there more often than there are orders can stand twice; a level may have its name, though
+        often = body.count(b'"orders"') > 1 or any(body.count(key) > len(rows) for key in self._keys)
+        if often and (twice := repeated_keys(body)):
+            raise RefusedError([*twice, *self._read_faults(from_json(body)["orders"], set(), since)])
+        columns, faults, warnings = self._columns(rows)
+        if since is not None:
+            name = self._contract.timestamp
+            days = enumerate(columns[name])
+            faults += [
+                (place, early_order(place, name, day, since)) for place, day in days if day is not None and day < since
+            ]
+        for place, fault, severity in self._broken_pairs(columns):
+            if severity == "error":
+                faults.append((place, fault))
+            else:
+                warnings.setdefault(place, []).append(f"{fault.path.split('.', 1)[1]}: {fault.rule}")
+        if faults:
+            raise RefusedError([fault for _, fault in sorted(faults, key=lambda f: f[0])])
+        return Orders(columns, warnings)
+
+    def _columns(
+        self, rows: Sequence[dict[str, Any]]
+    ) -> tuple[dict[str, list[Any]], list[tuple[int, Fault]], dict[int, list[str]]]:
+        """The values of every column, the faults of single values, and the warnings, by order."""
+        columns: dict[str, list[Any]] = {}
+        faults: list[tuple[int, Fault]] = []
+        warnings: dict[int, list[str]] = {}
+        for name, reader in self._readers.items():
+            field = self._fields[name]
+            columns[name], noted = reader.values([row[field] for row in rows])
+            for place, cell in noted:
+                value = rows[place][field]
+                if cell.error is not None and (value is not None or self._is_needed(name)):
+                    faults.append((place, self._fault(place, name, cell.error, value)))
+                elif cell.warning is not None:
+                    warnings.setdefault(place, []).append(f"{name}: {cell.warning} (found {shown(value)})")
+        return columns, faults, warnings
+
+    def accepts(self, name: str, value: Any) -> bool:
+        """Whether a value of JSON breaks no rule of its column, not even one that only warns."""
+        reader = self._readers[name]
+        return reader.takes(value) and reader.read(value)[1:] == (None, None)
+
+    def _renamed(self, body: bytes, error: ValidationError) -> bytes | None:
+        """The body with the contract's own names where it has unknown keys that only nearly are, if any may be taken.
+
+        A key beside another one that means the same column stays, and is refused.
+        """
+        unknown = any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False, include_input=False))
+        if self._contract.match != "insensitive" or not unknown or repeated_keys(body):
+            return None
+        own: dict[str, str] = {folded(name): name for name in self._contract.columns}
+        content = from_json(body)  # it was JSON, or else its keys were not known to be wrong
+        changed = False
+        for nr, order in enumerate(content["orders"] if isinstance(content.get("orders"), list) else []):
+            if not isinstance(order, dict):
+                continue
+            meant: dict[str, list[str]] = {}
+            for key in map(str, order):
+                meant.setdefault(own.get(folded(key), key), []).append(key)
+            names = {keys[0]: name for name, keys in meant.items() if len(keys) == 1}
+            if any(names.get(key, key) != key for key in order):
+                content["orders"][nr] = {names.get(key, key): value for key, value in order.items()}
+                changed = True
+        return to_json(content) if changed else None
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether a null is a fault: one of a column that may be left out is not."""
+        return self._contract.columns[name].required.score
+
+    def _broken_pairs(self, columns: dict[str, list[Any]]) -> Iterator[tuple[int, Fault, Severity]]:
+        """Every pair of values that breaks a rule, with the order's place and the rule's severity."""
+        for rule, pairs, is_broken in self._pairs:
+            first, second = pairs.first, pairs.second
+            for place, (one, other) in enumerate(zip(columns[first], columns[second], strict=True)):
+                if is_broken(one, other):
+                    path = f"{order_path(place, first)} + {second}"
+                    remedy = f"with {first} {one} send one of {', '.join(dict(pairs.allowed)[one])}"
+                    yield place, Fault(path, rule.text, f"{one} / {other}", remedy), rule.severity
+
+    def _fault(self, place: int, name: str, rule: str, value: Any) -> Fault:
+        return Fault(order_path(place, name), rule, shown(value), self._readers[name].remedy(rule, value))
+
+    def _faults(self, body: bytes, error: ValidationError, since: date | None) -> list[Fault]:
+        """What is wrong with the shape, and with every value whose shape is right."""
+        found: list[tuple[int, Fault]] = []
+        wrong: set[tuple[int, str]] = set()
+        for e in error.errors(include_url=False):
+            place = e["loc"][1] if len(e["loc"]) > 1 and isinstance(e["loc"][1], int) else -1
+            if len(e["loc"]) > 2:
+                if len(e["loc"]) > 3 and (place, str(e["loc"][2])) in wrong:
+                    continue  # a value that stands for text has an error for each type that it may have
+                wrong.add((place, str(e["loc"][2])))
+            found.append((place, self._shape_fault(place, e)))
+        try:
+            twice = repeated_keys(body)
+            orders = from_json(body)["orders"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return [fault for _, fault in found]
+        found += [(-1, fault) for fault in twice]
+        found += [(place, fault) for place, fault in self._read(orders, wrong, since)]
+        return [fault for _, fault in sorted(found, key=lambda f: f[0])]
+
+    def _read_faults(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> list[Fault]:
+        return [fault for _, fault in sorted(self._read(orders, wrong, since), key=lambda f: f[0])]
+
+    def _read(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
+        """What is wrong with the values of orders, but for those that are wrong already."""
+        when = self._contract.timestamp
+        for place, order in enumerate(orders[:MAX_ORDERS] if isinstance(orders, list) else []):
+            right: dict[str, list[Any]] = {name: [None] for name in self._readers}
+            for name, reader in self._readers.items() if isinstance(order, dict) else ():
+                if name not in order or (place, name) in wrong or not reader.takes(order[name]):
+                    continue
+                cell = reader.read(order[name])
+                if cell.error is None:
+                    right[name] = [cell.value]
+                elif order[name] is not None or self._is_needed(name):
+                    yield place, self._fault(place, name, cell.error, order[name])
+            (day,) = right[when]
+            if since is not None and day is not None and day < since:
+                yield place, early_order(place, when, day, since)
+            for _, fault, severity in self._broken_pairs(right):
+                if severity == "error":
+                    yield place, fault._replace(path=fault.path.replace(order_path(0, ""), order_path(place, ""), 1))
+
+    def _shape_fault(self, place: int, error: Any) -> Fault:
+        """A fault of the shape, in the words of the contract."""
+        kind, loc, value = error["type"], error["loc"], error["input"]
+        path, about = body_path(loc[:3]), error.get("ctx", {})
+        column = self._contract.columns.get(str(loc[2])) if len(loc) > 2 else None
+        if kind == "json_invalid":
+            rule, text = str(error["msg"]).replace("Invalid JSON", "not JSON"), excerpt(value, str(error["msg"]))
+            return Fault(path, rule, text, 'send JSON in UTF-8: {"orders": [{…}]}')
+        if kind == "extra_forbidden":
+            known = ["orders"] if len(loc) == 1 else list(self._contract.columns)
+            name = str(loc[-1])
+            rule = f"unknown key; the keys are {', '.join(known)}"
+            if near := [k for k in known if folded(k) == folded(name)]:
+                return Fault(path, f"{rule}; it is nearly {near[0]}", shown(value), f"write the key as {near[0]}")
+            return Fault(path, rule, shown(value), f"remove it{did_you_mean(name, known)}")
+        if kind == "missing":
+            of = self._contract.columns.get(str(loc[-1]))
+            null = ", null where nothing is known" if of is not None and of.nullable.score else ""
+            return Fault(path, f"required: the key must be there{null}", "", "add the key")
+        if kind in ("too_long", "too_short"):
+            most = kind == "too_long"
+            limit = counted(about["max_length" if most else "min_length"], "order")
+            rule = f"at {'most' if most else 'least'} {limit} in a request"
+            return Fault(path, rule, counted(len(value), "order"), "send more requests" if most else "send an order")
+        if column is not None:
+            return self._fault(place, column.name, self._rule_of(column, kind, value), value)
+        if loc in ((), ("orders",)) or len(loc) == 2:
+            wanted = "a list of orders" if loc == ("orders",) else "an object, with keys and values"
+            return Fault(path, f"type: not {wanted}", shown(value), f"send {wanted}")
+        return Fault(path, str(error["msg"]), shown(value))
+
+    def _rule_of(self, column: Column, kind: str, value: Any) -> str:
+        """The rule of the contract that a value breaks of which pydantic says that its shape is wrong."""
+        reader = self._readers[column.name]
+        if value is None:
+            return NOT_NULL
+        if column.type == "string":
+            return NO_TEXT
+        if kind in ("greater_than_equal", "less_than_equal") and reader.takes(value):
+            return reader.read(value).error or f"type: not {column.type}"
+        return f"type: not {column.type}"

@@ -1,0 +1,84 @@
+"""Declared changes of values in SQL, and cheap tests whether a value needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from apex_ml.contract.columns import Column
+from apex_ml.contract.conditions import trims_or_uppers
+from apex_ml.contract.normalisation import MapValues, StripSuffix
+from apex_ml.sql.casts import cast_sql
+from apex_ml.sql.file_types import holds_text, local_time
+from apex_ml.sql.quote import literal, literals
+from apex_ml.text import INVISIBLE_RE2
+
+_UNSEEN_ENDS = f"^[{INVISIBLE_RE2}]+|[{INVISIBLE_RE2}]+$"
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """One declared change of values. `condition` is SQL that is true for a changed row."""
+
+    column: str
+    how: str
+    condition: str
+
+
+def text_steps_sql(column: Column, value: str) -> list[tuple[str, str]]:
+    """The declared changes of a string, each as (name, SQL of the value after it)."""
+    steps: list[tuple[str, str]] = []
+    for step in column.normalise:
+        if step == "trim":
+            value = f"nullif(regexp_replace({value}, '{_UNSEEN_ENDS}', '', 'g'), '')"
+            steps.append(("trim", value))
+        elif step == "upper":
+            value = f"upper({value})"
+            steps.append(("upper", value))
+        elif isinstance(step, StripSuffix):
+            end = literal(step.strip_suffix)
+            value = (
+                f"CASE WHEN ends_with({value}, {end}) THEN left({value}, -{len(step.strip_suffix)}) ELSE {value} END"
+            )
+            steps.append((f"strip_suffix {step.strip_suffix.strip()}", value))
+        elif isinstance(step, MapValues):
+            cases = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in step.map.items())
+            value = f"CASE {value} {cases} ELSE {value} END"
+            steps.append(("map", value))
+    return steps
+
+
+def not_normal_sql(column: Column, source: str, value: str) -> str:
+    """SQL that is true when a string may not be in its normal form. Much cheaper than to normalise it.
+
+    White space and control characters sort before '!', and so does the empty string.
+    """
+    if not column.normalise:
+        return "false"
+    if column.domain is not None:
+        return f"{source} NOT IN ({literals(column.domain.levels)})"
+    if not trims_or_uppers(column):
+        return f"{source} IS DISTINCT FROM {value}"
+    tests = []
+    if "trim" in column.normalise:
+        beyond = f"{source} > '~' OR {source}[-1] > '~'"
+        unseen = f"regexp_matches({source}, '{_UNSEEN_ENDS}')"
+        tests += [f"{source} < '!'", f"{source}[-1] < '!'", f"CASE WHEN {beyond} THEN {unseen} ELSE false END"]
+    if "upper" in column.normalise:
+        tests.append(f"{source} <> upper({source})")
+    return " OR ".join(tests)
+
+
+def normalised(column: Column, kind: pa.DataType, source: str, name: str, bad: str | None) -> list[Normalised]:
+    """The declared changes of a column's values, counted by its own value `source` and the value after it, `name`."""
+    if column.type == "string" and (steps := text_steps_sql(column, source)):
+        how = " + ".join(step for step, _ in steps)
+        changed = f"{cast_sql(column, kind, source)} IS DISTINCT FROM {name}"
+        return [Normalised(column.name, how, f"{changed} AND {bad} IS NULL" if bad else changed)]
+    if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
+        local = local_time(kind, source)
+        return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
+    if column.type == "date" and holds_text(kind):
+        return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]
+    return []
