@@ -64,7 +64,7 @@ images: ## Build the images of the platform in containers (BASE_IMAGE=…)
 	@deployment/docker/platform.sh images
 
 test: check ## Everything that CI runs: check, then all tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --durations=10
 
 test-docker: setup ## The platform in containers, really run; needs a Docker engine
 	@$(BIN)/python -m pytest tests/docker/engine

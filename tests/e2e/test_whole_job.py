@@ -2,110 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import closing
-from datetime import date
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT
-from apex_ml.contract.model import load_contract
-from apex_ml.platform.airflow_api import AirflowApi, TaskRun
-from apex_ml.platform.embedded import health, start, supervision
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.embedded import health, supervision
 from apex_ml.settings import CODE_ROOT, Settings
-from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import SIMULATED
 from apex_ml.steps.list_drops import list_drops
-from tests.support.apex_home import context_of
+from tests.support.apex_home import COMMAND, context_of
+from tests.support.bad_drops import REASONS, FailedRuns, deliver_bad_drops, scored_events
+from tests.support.dag_runs import is_idle, report_runs
 from tests.support.service_kills import fault_for_steps, halted_step, kill_service
-from tests.support.throwaway_home import open_folder, throwaway
 from tests.support.waiting import until
+from tests.support.whole_platform import WholePlatform, whole_platform
 
-APEX = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
-
-
-class Home:
-    """One throwaway platform and the command that drives it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("APEX_")}
-        ports = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
-        self.env = kept | {f"APEX_{p.upper()}": str(getattr(settings, p)) for p in ports}
-        self.env |= {"APEX_HOME": str(settings.home), "COLUMNS": "160"}
-
-    def apex(self, *arguments: str, seconds: int = 280) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*APEX, *arguments],
-            env=self.env,
-            cwd=CODE_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-
-    @property
-    def whole(self) -> Settings:
-        """The settings with the passwords of the home's own .env."""
-        ports = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
-        return Settings.load(home=self.settings.home, **{p: getattr(self.settings, p) for p in ports})
-
-    def page(self) -> str:
-        """The Apex page, as the viewer sees it."""
-        settings = Settings.load(home=self.settings.home)
-        with httpx.Client(base_url=self.settings.airflow, trust_env=False, timeout=30) as client:
-            user = {"username": "viewer", "password": settings.airflow_viewer_password.get_secret_value()}
-            token = client.post("/auth/token", json=user).json()["access_token"]
-            answer = client.get("/apex/", headers={"Authorization": f"Bearer {token}"})
-        assert answer.status_code == 200, answer.text
-        return answer.text
-
-    def sql(self, query: str, *parameters: object, writer: bool = False) -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(self.whole.writer_url if writer else self.whole.reader_url)) as connection:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(query, parameters or None)
-                return cursor.fetchall()
-
-    @property
-    def inbox(self) -> Path:
-        return Path(self.settings.drops) / "inbox"
-
-
-def _of(folder: Path) -> list[psutil.Process]:
-    """Processes whose command line names the folder."""
-    return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
+LANDED_ROWS = 10_000
+SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s"
 
 
 @pytest.fixture
-def home() -> Iterator[Home]:
-    with open_folder() as folder:
-        settings = throwaway(folder)
-        try:
-            yield Home(settings)
-        finally:
-            start.destroy(settings)
-        _gone, alive = psutil.wait_procs(_of(folder), timeout=15)
-        assert not alive
+def home() -> Iterator[WholePlatform]:
+    with whole_platform() as platform:
+        yield platform
 
 
 BATCHES = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM apex.mlflow_outbox GROUP BY 1 ORDER BY 1"
 
 
-def as_a_teams_own_raw_files(home: Home, raw: Path) -> list[str]:
+def uses_raw_files_of_a_team(home: WholePlatform, raw: Path) -> list[str]:
     """Of raw data that is not generated the newest day is held back and scored, once; invented drops can go.
 
     Returns the batches of the removed drops, whose runs stay in MLflow.
@@ -131,49 +67,64 @@ def as_a_teams_own_raw_files(home: Home, raw: Path) -> list[str]:
     return sorted(gone)
 
 
-LANDED_ROWS = 10_000
-SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s"
+def deliver(home: WholePlatform, raw: Path, name: str, seed: int) -> None:
+    """Put a drop into the inbox, where it appears as a whole."""
+    home.make_drop(raw, home.inbox / name, LANDED_ROWS, seed)
 
 
-def put(home: Home, raw: Path, name: str, seed: int) -> None:
-    """Make a drop; it appears in the inbox as a whole."""
-    [(as_of,)] = home.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
-    assert isinstance(as_of, date)
-    make_drop(str(raw), as_of, LANDED_ROWS, seed, home.inbox / name, load_contract(home.settings.contract))
+def scores_what_lands(home: WholePlatform, raw: Path) -> None:
+    """A file lands; some seconds later its rows are visible. The benchmarks measure how many, on a quiet machine."""
+    deliver(home, raw, "lands.parquet", 101)
+    assert wait_for_score(home, "lands.parquet") == [("done", LANDED_ROWS)]
 
 
-def lands(home: Home, raw: Path) -> None:
-    """A file lands; some seconds later its rows are seen. How many is measured by the benches, on a quiet machine."""
-    put(home, raw, "lands.parquet", 101)
-    assert until(lambda: home.sql(SCORED, "lands.parquet"), 60) == [("done", LANDED_ROWS)]
+def wait_for_score(home: WholePlatform, name: str) -> object:
+    return until(lambda: home.sql(SCORED, name), 60, f"{name} is scored", pause=0.3, explain=lambda: report(home))
 
 
-def killed_while_it_scores(home: Home, raw: Path, removed: list[str]) -> None:
+def report(home: WholePlatform) -> str:
+    """What Airflow knows of scoring and monitoring, and which drops lie where; for a test that fails."""
+    with AirflowApi(home.whole, patience=10) as api:
+        runs = report_runs(api, "apex_score", "apex_monitor")
+    folders = (home.inbox, home.inbox.parent / "done", home.inbox.parent / "quarantine")
+    return "\n".join(
+        [runs, *(f"{folder.name}: {sorted(path.name for path in folder.iterdir())!a}" for folder in folders)]
+    )
+
+
+def survives_kills(home: WholePlatform, raw: Path, removed: list[str]) -> None:
     """The scheduler is killed while a step scores a drop, and MLflow while another does.
 
-    The step outlives its scheduler and stands still: the one that the next scheduler begins waits for it at the claim.
+    The step outlives its scheduler and stands still: the one that the next scheduler starts waits for it at the claim.
     """
     with fault_for_steps(home.whole, "score_written"):
-        put(home, raw, "scheduler.parquet", 102)
-        step = until(lambda: halted_step(home.settings), 90)
+        deliver(home, raw, "scheduler.parquet", 102)
+        step = until(
+            lambda: halted_step(home.settings), 90, "a step stands still", pause=0.3, explain=lambda: report(home)
+        )
     kill_service(home.whole, "airflow-scheduler")
-    mlflow_is_killed(home, raw)
+    survives_mlflow(home, raw)
     waiting = (
         "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%%pg_advisory_xact_lock%%'"
     )
-    until(lambda: home.sql(waiting, writer=True), 150)
+    until(
+        lambda: home.sql(waiting, writer=True),
+        150,
+        "a step waits at the claim",
+        pause=0.3,
+        explain=lambda: report(home),
+    )
     assert home.sql(SCORED, "scheduler.parquet") == []
     step.send_signal(signal.SIGCONT)
     with AirflowApi(home.whole, patience=60) as api:
-        # one look for both: a sweep may be queued between two
-        runs = until(lambda: (seen := api.dag_runs("apex_score")) and all(run.finished for run in seen) and seen, 120)
-        assert {run.state for run in runs} == {"success"}
-    once_each(home, removed, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
+        until(lambda: is_idle(api, "apex_score"), 120, "scoring is idle", pause=0.5, explain=lambda: report(home))
+        assert {run.state for run in api.dag_runs("apex_score")} == {"success"}
+    check_scored_once(home, removed, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
 
 
-def mlflow_is_killed(home: Home, raw: Path) -> None:
-    put(home, raw, "mlflow.parquet", 103)
-    command = [*APEX, "score", "--drops", '["mlflow.parquet"]']
+def survives_mlflow(home: WholePlatform, raw: Path) -> None:
+    deliver(home, raw, "mlflow.parquet", 103)
+    command = [*COMMAND, "score", "--drops", '["mlflow.parquet"]']
     fault = home.env | {"APEX_FAULT": "score_written:halt"}
     with subprocess.Popen(command, env=fault, cwd=CODE_ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -191,7 +142,7 @@ def mlflow_is_killed(home: Home, raw: Path) -> None:
     until(lambda: health.check(home.whole, [supervision.MLFLOW])[supervision.MLFLOW].ok, 90)
 
 
-def once_each(home: Home, removed: list[str], *names: str) -> None:
+def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> None:
     """Every drop has one row in the ledger, one run, all its rows, and with its batch one run in MLflow.
 
     `removed` are batches of drops that were removed.
@@ -217,84 +168,77 @@ def once_each(home: Home, removed: list[str], *names: str) -> None:
     assert {run["info"]["status"] for run in told} == {"FINISHED"}
 
 
-BAD = {
-    "junk.parquet": "junk.parquet: not a parquet file",
-    "no such file.parquet": "no such file.parquet: is a link to nothing",
-    "order\ufffd.parquet": "order\ufffd.parquet: its name is not UTF-8",
-}
+def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> None:
+    """Bad drops beside a good one: it is scored and monitored, and each of them is a failed task of its own.
 
-
-def bad_drops_mute_nothing(home: Home, raw: Path, tmp_path: Path) -> None:
-    """Bad drops beside a good one: it is scored and monitored, and each of them is a red task of its own.
-
-    Bad drops alone announce nothing, so that monitoring is not started for nothing. An upload that has stalled
+    Bad drops alone announce nothing, so that monitoring does not start for nothing. An upload that has stalled
     meanwhile is no bad drop: it is scored when it goes on.
     """
-
-    def deliver_bad() -> None:
-        (home.inbox / "junk.parquet").write_bytes(b"junk")
-        (home.inbox / "no such file.parquet").symlink_to("nothing")
-        (home.inbox / os.fsdecode(b"order\xff.parquet")).write_bytes(b"any")
-
-    def scored_events() -> int:
-        found = api._call("GET", "/assets/events", params={"limit": 100})["asset_events"]
-        return sum(event["name"] == "apex_scored" for event in found)
-
-    def red_run() -> tuple[str, dict[str, str | None], dict[str | None, TaskRun]] | None:
-        """The first run of apex_score that is not in `before` and has ended with bad drops."""
-        for run in api.dag_runs("apex_score"):
-            tasks = api.task_runs("apex_score", run.run_id)
-            bad = {task.label: task for task in tasks if task.task_id == "bad_drops" and task.map_index >= 0}
-            if run.finished and run.run_id not in before and bad:
-                assert run.state == "failed"
-                return run.run_id, {task.task_id: task.state for task in tasks}, bad
-        return None
-
-    make, slow_upload = tmp_path / "good.parquet", tmp_path / "slow.parquet"
-    [(as_of,)] = home.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
-    for seed, path in ((104, make), (105, slow_upload)):
-        make_drop(str(raw), as_of, LANDED_ROWS, seed, path, load_contract(home.settings.contract))
+    good, slow_upload = home.inbox / ".good.parquet.tmp", tmp_path / "slow.parquet"
+    for seed, path in ((104, good), (105, slow_upload)):
+        home.make_drop(raw, path, LANDED_ROWS, seed)
+    slow = slow_upload.read_bytes()
     with AirflowApi(home.whole, patience=60) as api:
-        until(lambda: all(run.finished for run in api.dag_runs("apex_score")), 120)
-        before = {run.run_id for run in api.dag_runs("apex_score")}
-        monitored = {run.run_id for run in api.dag_runs("apex_monitor", limit=50)}
-        events = scored_events()
-        shutil.copy(make, home.inbox / ".good.parquet.tmp")
-        slow = slow_upload.read_bytes()
+
+        def runs_of_monitoring() -> set[str]:
+            return {run.run_id for run in api.dag_runs("apex_monitor", limit=50)}
+
+        def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+            return until(condition, seconds, what, pause=0.5, explain=lambda: report(home))
+
+        failed_runs = FailedRuns(api, lambda: report(home))
+        # a run that begins meanwhile, for an event that waited, would list the first of these files without the others
+        wait(lambda: is_idle(api, "apex_score"), 120, "scoring is idle")
+        monitored, events = runs_of_monitoring(), scored_events(api)
         (home.inbox / "slow.parquet").write_bytes(slow[: len(slow) // 2])
-        deliver_bad()
-        (home.inbox / ".good.parquet.tmp").rename(home.inbox / "good.parquet")
-        run_id, states, bad = until(red_run, 120)
+        deliver_bad_drops(home.inbox)
+        good.rename(home.inbox / "good.parquet")
+        run, states, bad = wait(failed_runs.next, 120, "a run with bad drops")
         assert home.sql(SCORED, "good.parquet") == [("done", LANDED_ROWS)]
-        assert bad.keys() == BAD.keys() and {(t.state, t.try_number) for t in bad.values()} == {("failed", 1)}
+        assert bad.keys() == REASONS.keys() and {(t.state, t.try_number) for t in bad.values()} == {("failed", 1)}
         assert {name: states[name] for name in ("list_drops", "score", "report", "all_scored")} == dict.fromkeys(
             ("list_drops", "score", "report", "all_scored"), "success"
         )
-        for name, reason in BAD.items():
-            assert reason in " ".join(api.log("apex_score", run_id, bad[name]).errors)
-        assert scored_events() == events + 1
-        new = until(lambda: {run.run_id for run in api.dag_runs("apex_monitor", limit=50)} - monitored, 60)
-        until(lambda: [run for run in api.dag_runs("apex_monitor") if run.run_id in new and run.finished], 120)
-        assert home.sql(
-            "SELECT count(*) > 0 FROM apex.drift_history WHERE scope = 'drop' AND subject ="
-            " (SELECT run_id::text FROM apex.drop_summary WHERE name = 'good.parquet')"
-        ) == [(True,)]
+        for name, reason in REASONS.items():
+            assert reason in " ".join(api.log("apex_score", run.run_id, bad[name]).errors)
+        assert scored_events(api) == events + 1
 
-        before |= {run.run_id for run in api.dag_runs("apex_score")}
-        deliver_bad()
-        _, states, bad = until(red_run, 120)
-        assert bad.keys() == BAD.keys() and states["report"] == "success"
-        assert scored_events() == events + 1
-
+        # bad drops alone, while the good one is monitored
+        wait(lambda: is_idle(api, "apex_score"), 120, "scoring is idle")
+        deliver_bad_drops(home.inbox)
         assert "waits for the rest of its upload" in home.apex("status").stdout
+        _, states, bad = wait(failed_runs.next, 120, "a run with nothing but bad drops")
+        assert bad.keys() == REASONS.keys() and states["report"] == "success"
+        assert scored_events(api) == events + 1
+
         with (home.inbox / "slow.parquet").open("ab") as file:
             file.write(slow[len(slow) // 2 :])
-        assert until(lambda: home.sql(SCORED, "slow.parquet"), 60) == [("done", LANDED_ROWS)]
+        monitored_good = (
+            "SELECT count(*) > 0 FROM apex.drift_history WHERE scope = 'drop' AND subject ="
+            " (SELECT run_id::text FROM apex.drop_summary WHERE name = 'good.parquet')"
+        )
+        # a run of monitoring may be about an earlier drop
+        wait(lambda: home.sql(monitored_good) == [(True,)], 180, "the good drop is monitored")
+        wait(
+            lambda: [r for r in api.dag_runs("apex_monitor") if r.finished and r.run_id not in monitored],
+            120,
+            "a run of monitoring has ended",
+        )
+        assert wait_for_score(home, "slow.parquet") == [("done", LANDED_ROWS)]
+
+
+def refuses_raw_that_is_no_parquet(home: WholePlatform, raw: Path) -> None:
+    """The run fails, and says which file, why, and where the log is."""
+    (raw / "notes.txt").write_text("not parquet")
+    failed = home.apex("run")
+    assert failed.returncode != 0
+    assert "notes.txt" in failed.stdout + failed.stderr
+    assert "validate" in failed.stdout + failed.stderr
 
 
 @pytest.mark.platform
 @pytest.mark.timeout(900)
-def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
+def test_main_job_end_to_end(home: WholePlatform, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     made = home.apex(
         "simulate", "--out", str(raw), "--orders", "150000", "--clients", "20000", "--files", "3", "--seed", "5"
@@ -331,15 +275,9 @@ def test_main_job_end_to_end(home: Home, tmp_path: Path) -> None:
     assert status.returncode == 0
     assert "version 1" in status.stdout
 
-    removed = as_a_teams_own_raw_files(home, raw)
-    lands(home, raw)
-    killed_while_it_scores(home, raw, removed)
-    bad_drops_mute_nothing(home, raw, tmp_path)
-
-    # a raw file that is no parquet: the run fails, and says which file, why, and where the log is
-    (raw / "notes.txt").write_text("not parquet")
-    failed = home.apex("run")
-    assert failed.returncode != 0
-    assert "notes.txt" in failed.stdout + failed.stderr
-    assert "validate" in failed.stdout + failed.stderr
+    removed = uses_raw_files_of_a_team(home, raw)
+    scores_what_lands(home, raw)
+    survives_kills(home, raw, removed)
+    bad_drops_stop_nothing(home, raw, tmp_path)
+    refuses_raw_that_is_no_parquet(home, raw)
     assert home.apex("down").returncode == 0

@@ -1,4 +1,4 @@
-"""Wait for what comes by itself."""
+"""Wait for something that happens on its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(done: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """Wait for something that is not nothing; returns it."""
+def until(
+    condition: Callable[[], Any],
+    seconds: float,
+    what: str = "",
+    *,
+    pause: float = 0.1,
+    explain: Callable[[], str] | None = None,
+) -> Any:
+    """Poll a condition until it returns a true value, and return that value.
+
+    Raises AssertionError after `seconds`, with `what` was expected and what `explain` reports of the state by then.
+    """
     deadline = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"not after {seconds:.0f} s{what and ': '}{what}"
-        time.sleep(0.1)
-    return found
+    while not (value := condition()):
+        if time.monotonic() >= deadline:
+            message = f"not after {seconds:.0f} s{what and ': '}{what}"
+            raise AssertionError(f"{message}\n{explain()}" if explain else message)
+        time.sleep(pause)
+    return value
