@@ -26,9 +26,10 @@ from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
 from apex_ml.sql.file_types import WIDEST_DECIMAL
+from apex_ml.sql.quarantine import is_true, own_values_sql, reasons_sql, value_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.row_checks import RawColumn, Reason, RowChecks, UniqueColumns, compile_row_checks
-from apex_ml.text import ESCAPED_RE2, visible
+from apex_ml.sql.row_checks import Reason, RowChecks, UniqueColumns, compile_row_checks
+from apex_ml.text import visible
 from apex_ml.wording import nearest
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,7 @@ logger = logging.getLogger(__name__)
 HELD_ROWS = 65_536
 """A file of at most so many rows is held in memory while it is looked at."""
 HELD = "held_rows"
-_LONGEST_TEXT = 10_000  # characters kept of a quarantined value
-_LONGEST_VALUE, _LONGEST_EXAMPLE = 200, 40
+_LONGEST_EXAMPLE = 40
 _EXAMPLES = 3
 
 
@@ -136,65 +136,6 @@ def _refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> No
     if near:
         lines.append("  or write match: insensitive into the contract, so that such names are taken")
     raise DataError("\n".join(lines))
-
-
-def _when(condition: str) -> str:
-    return f"coalesce({condition}, false)"
-
-
-def visible_sql(text: str) -> str:
-    """SQL of a text for people, as :func:`apex_ml.text.visible` has it but for blanks and line breaks."""
-    code = "lower(to_hex(unicode(letter)))"
-    number = (
-        f"CASE WHEN unicode(letter) < 128 THEN '\\x' || lpad({code}, 2, '0')"
-        f" WHEN unicode(letter) < 65536 THEN '\\u' || lpad({code}, 4, '0') ELSE '\\U' || lpad({code}, 8, '0') END"
-    )
-    # letter by letter would need a list as long as the text
-    letters = f"list_distinct(regexp_extract_all({text}, '[{ESCAPED_RE2}]'))"
-    return f"list_reduce({letters}, lambda shown, letter: replace(shown, letter, {number}), {text})"
-
-
-def _text(column: RawColumn, longest: int = _LONGEST_TEXT) -> str:
-    """SQL of a file's own value as text for people, cut when it is very long."""
-    text = f"left(CAST({column.source} AS VARCHAR), {longest})"
-    if pa.types.is_binary(column.kind) or pa.types.is_fixed_size_binary(column.kind):
-        # a blob is cast to text with every byte beyond ASCII as a number
-        text = f"coalesce(left(TRY(decode({column.source})), {longest}), {text})"
-    shown = visible_sql(text)
-    return f"coalesce({shown}, left({column.undecodable}, {longest}))" if column.undecodable else shown
-
-
-def _value(reason: Reason, checks: RowChecks, longest: int) -> str:
-    """SQL of the values that a reason is about, as text for people."""
-    known = {c.column: c for c in checks.raw_columns}
-    parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
-    return " || ' / ' || ".join(f"coalesce({_text(c, longest)}, 'null')" for c in parts) or "'absent'"
-
-
-def _details(reasons: list[Reason], checks: RowChecks) -> str:
-    """SQL of the list of all reasons of a row, each with column, value and rule."""
-    items = []
-    for reason in reasons:
-        value = f"left({_value(reason, checks, _LONGEST_VALUE)}, {_LONGEST_VALUE})"
-        struct = f"{{'column': {literal(reason.column)}, 'value': {value}, 'rule': {literal(reason.rule)}}}"
-        items.append(f"CASE WHEN {_when(reason.condition)} THEN {struct} END")
-    return f"list_filter([{', '.join(items)}], lambda reason: reason IS NOT NULL)"
-
-
-def _own_values(checks: RowChecks) -> str:
-    """SQL of a row's own values as a JSON object that Postgres takes: numbers where JSON has them, else text."""
-    pairs = []
-    for column in checks.raw_columns:
-        kind = column.kind
-        if (pa.types.is_boolean(kind) or pa.types.is_integer(kind)) and not column.undecodable:
-            value = f"to_json({column.source})"
-        elif pa.types.is_floating(kind) and not column.undecodable:
-            finite = f"isfinite({column.source})"
-            value = f"CASE WHEN {finite} THEN to_json({column.source}) ELSE to_json({_text(column)}) END"
-        else:
-            value = f"to_json({_text(column)})"
-        pairs.append(f"{literal(visible(column.name))}, {value}")
-    return f"json_object({', '.join(pairs)})"
 
 
 _distrusting: set[int] = set()
@@ -390,8 +331,8 @@ def _split(
     errors = [r for r in reasons if r.severity == "error"]
     warnings = [r for r in reasons if r.severity == "warning"]
     # a row without doubt breaks no rule but that of repeats
-    closely = " OR ".join(["coalesce((" + checks.doubt + "), false)", *(_when(r.condition) for r in again)])
-    bad = " OR ".join(_when(r.condition) for r in errors) or "false"
+    closely = " OR ".join(["coalesce((" + checks.doubt + "), false)", *(is_true(r.condition) for r in again)])
+    bad = " OR ".join(is_true(r.condition) for r in errors) or "false"
     conditions = [bad, *(r.condition for r in [*errors, *warnings]), *(n.condition for n in checks.normalised)]
     counters = ", ".join(f"count(*) FILTER (WHERE {c})" for c in conditions)
     bad_rows, *counts = one_row(con, f"{source.staged(closely)} SELECT {counters} FROM staged")
@@ -402,7 +343,7 @@ def _split(
         con.execute(f"CREATE OR REPLACE TEMP TABLE bad_rows AS {query}")
         among = f"{ROW_NR} IN (SELECT {ROW_NR} FROM bad_rows)"
         keep = f"WHERE NOT {among}"
-        row = f"to_json({_details(errors, checks)}) AS reasons, {_own_values(checks)} AS row"
+        row = f"to_json({reasons_sql(errors, checks)}) AS reasons, {own_values_sql(checks)} AS row"
         _copy(con, f"{source.staged(among)} SELECT {ROW_NR}, {row} FROM staged", quarantined)
     _copy(con, f"{source.staged()} SELECT {columns} FROM staged {keep}", accepted)
     found = iter(counts)
@@ -420,9 +361,9 @@ def _examples(
     told = [r for r in broken if len(r.columns) <= 2]
     if not told:
         return {}
-    longest = _LONGEST_EXAMPLE
+    size = _LONGEST_EXAMPLE
     tops = [
-        f"approx_top_k(left({_value(r, source.checks, longest)}, {longest}), {_EXAMPLES}) FILTER (WHERE {r.condition})"
+        f"approx_top_k(left({value_sql(r, source.checks, size)}, {size}), {_EXAMPLES}) FILTER (WHERE {r.condition})"
         for r in told
     ]
     found = one_row(con, f"{source.staged(closely)} SELECT {', '.join(tops)} FROM staged")
