@@ -23,6 +23,7 @@ from apex_ml.cli.result_text import result_text
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
+from apex_ml.services.json_record import JsonRecord
 from apex_ml.settings import Settings
 from apex_ml.text import VisibleFormatter
 
@@ -81,26 +82,26 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
     root.addHandler(file)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: JsonRecord) -> None:
     # the reports of single files and the profile stay in the manifest: the result line is small
-    small = {k: v for k, v in result.items() if k not in ("reports", "profile")}
+    small = {k: v for k, v in result.to_json().items() if k not in ("reports", "profile")}
     click.echo(result_text(small) if sys.stdout.isatty() else f"{RESULT_MARK} {json_text(small, default=str)}")
 
 
-def _say_what_follows(context: StepContext, result: dict[str, Any], done: str) -> None:
+def _say_what_follows(context: StepContext, result: JsonRecord, done: str) -> None:
     """Say when a command by hand is followed by monitoring: only the tasks of Airflow wake the DAGs that wait for them.
 
     `done` names the entry of the result that says whether there is something to monitor.
     """
     from apex_ml.steps.by_hand import BY_HAND
 
-    if context.run == BY_HAND and result.get(done):
+    if context.run == BY_HAND and result.to_json().get(done):
         schedule = context.settings.monitor_schedule
         logger.info("A command by hand does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
         logger.info("To look at drift and quality now: apex monitor")
 
 
-def _command(step: str, work: Callable[..., dict[str, Any]], run: str, **arguments: Any) -> None:
+def _command(step: str, work: Callable[..., JsonRecord], run: str, **arguments: Any) -> None:
     context = _start(step, run)
     result = work(context, **arguments)
     _print(result)
@@ -276,8 +277,8 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
         _print(tell(context))
     elif drops is None:
         listed = list_drops(context)
-        names = [name for chunk in listed["chunks"] for name in chunk["drops"]]
-        _print_scored(context, work(context, names, before=listed["bad"]) if names or listed["bad"] else listed)
+        names = [name for chunk in listed.chunks for name in chunk.drops]
+        _print_scored(context, work(context, names, before=listed.bad) if names or listed.bad else listed)
     else:
         try:
             names = json.loads(drops)
@@ -288,7 +289,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
         _print_scored(context, work(context, names, bad_is_error=not bad_later))
 
 
-def _print_scored(context: StepContext, result: dict[str, Any]) -> None:
+def _print_scored(context: StepContext, result: JsonRecord) -> None:
     _print(result)
     _say_what_follows(context, result, "scored")
 

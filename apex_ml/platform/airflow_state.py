@@ -12,6 +12,7 @@ from typing import Literal
 
 from apex_ml.adapters.postgres import administration
 from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
 
 RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = "apex_retrain", "apex_score", "apex_monitor", "apex_rollback", "apex_shadow"
@@ -120,7 +121,7 @@ def _was_validated(settings: Settings) -> bool:
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext, latest_manifest
 
-    return latest_manifest(StepContext(settings, load_pipeline(settings), "status"), "validate") is not None
+    return latest_manifest(StepContext(settings, load_pipeline(settings), "status"), ValidateResult) is not None
 
 
 def _wait_for_dags(settings: Settings, api: AirflowApi, say: Callable[[str], None], seconds: float) -> None:

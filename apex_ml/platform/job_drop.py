@@ -22,6 +22,7 @@ from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.held_back import find_held_back
+from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
 from apex_ml.steps.removal import INVENTED
@@ -108,15 +109,13 @@ def held_back_drop(settings: Settings, console: Console, validated: dict[str, An
         )
         return None
     held, path = held_back
-    description = (
-        f"the {held['orders']:,} orders of {held['day']}, the newest day of the raw data, held back from training"
-    )
-    return JobDrop(f"held-back-{held['day']}.parquet", path.read_bytes(), description)
+    description = f"the {held.orders:,} orders of {held.day}, the newest day of the raw data, held back from training"
+    return JobDrop(f"held-back-{held.day}.parquet", path.read_bytes(), description)
 
 
 def _as_of(settings: Settings) -> date:
     """Return the day after the newest order of the training data."""
-    manifest = latest_manifest(StepContext(settings, load_pipeline(settings), "main"), "elt", lambda _: True)
+    manifest = latest_manifest(StepContext(settings, load_pipeline(settings), "main"), EltResult)
     if manifest is None:
         raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
-    return date.fromisoformat(manifest["result"]["as_of"])
+    return manifest.result.as_of

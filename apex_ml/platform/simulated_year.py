@@ -201,10 +201,10 @@ class _Year:
         self._data(number)
         self._clock(number + 1)
         seen = monitor(self._context(number))
-        week.alerts = seen["alerts_raised"]
+        week.alerts = list(seen.alerts_raised)
         week.drifted = self._drifted(number)
         week.log_loss, week.worse = self._quality(number, week.version)
-        if seen["alerts_raised"] and any(a.startswith("version") for a in seen["alerts_raised"]):
+        if seen.alerts_raised and any(a.startswith("version") for a in seen.alerts_raised):
             week.retrained = "degraded"
         elif number % self.plan.retrain_every == 0:
             week.retrained = "scheduled"
@@ -243,7 +243,7 @@ class _Year:
         split(context, strategy="temporal")
         train(context, trials=0)
         decided = promote(context, who="simulated year")
-        return self._champion() if decided["promoted"] else None
+        return self._champion() if decided.promoted else None
 
     def _champion(self) -> int:
         version = Registry(self.settings, self.settings.model_name).by_alias(CHAMPION)

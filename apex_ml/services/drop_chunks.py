@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from apex_ml.adapters.storage.drops import Waiting
 from apex_ml.json_text import json_text
+from apex_ml.services.scoring_results import DropChunk
 
 MAX_NAMES_LENGTH = 100_000
 """Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
@@ -15,7 +16,7 @@ MAX_BAD = 200
 """Bad drops of a run that get a mapped task each; Airflow maps over 1,024 items at most, and each takes a second."""
 
 
-def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> list[dict[str, Any]]:
+def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> tuple[DropChunk, ...]:
     """Cut a list of drops into chunks of bounded number and size; a single larger drop is a chunk of its own."""
     parts: list[list[Waiting]] = []
     size = names = 0
@@ -27,10 +28,11 @@ def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> list[dict[
         parts[-1].append(drop)
         size += drop.size
         names += name
-    return [{"label": chunk_label([d.name for d in c]), "drops": [d.name for d in c]} for c in parts]
+    names_of_parts = [tuple(drop.name for drop in part) for part in parts]
+    return tuple(DropChunk(label=chunk_label(part), drops=part) for part in names_of_parts)
 
 
-def chunk_label(names: list[str]) -> str:
+def chunk_label(names: Sequence[str]) -> str:
     """Label of a chunk in the task list: its first drop, and how many more there are."""
     first = short_label(names[0])
     return first if len(names) == 1 else f"{first} +{len(names) - 1}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files, delivered_once_sql
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
+from apex_ml.services.results import HeldBack, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK
 from apex_ml.sql.quote import identifier, literal
@@ -57,18 +57,18 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     return int(held)
 
 
-def describe(folder: Path, newest: date) -> dict[str, Any]:
+def describe(folder: Path, newest: date) -> HeldBack:
     """Day, number and sha256 of the orders that :func:`hold_back` wrote."""
     path = folder / HELD_BACK
-    return {"day": newest.isoformat(), "orders": pq.read_metadata(path).num_rows, "sha256": sha256_of(path)}
+    return HeldBack(day=newest, orders=pq.read_metadata(path).num_rows, sha256=sha256_of(path))
 
 
-def find_held_back(context: StepContext, data_sha256: str) -> tuple[dict[str, Any], Path] | None:
+def find_held_back(context: StepContext, data_sha256: str) -> tuple[HeldBack, Path] | None:
     """What a finished run held back of raw files with this identity, and the file; None when there is none."""
     manifest = latest_manifest(
-        context, "validate", lambda m: m["result"]["data_sha256"] == data_sha256 and bool(m["result"].get("held_back"))
+        context, ValidateResult, lambda m: m.result.data_sha256 == data_sha256 and m.result.held_back is not None
     )
-    if manifest is None:
+    if manifest is None or manifest.result.held_back is None:
         return None
-    path = context.processed / manifest["run"] / "validate" / HELD_BACK
-    return (manifest["result"]["held_back"], path) if path.is_file() else None
+    path = context.processed / manifest.run / "validate" / HELD_BACK
+    return (manifest.result.held_back, path) if path.is_file() else None

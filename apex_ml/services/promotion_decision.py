@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -21,6 +22,7 @@ from apex_ml.core.promotion import Contender, PromotionDecision, Serving
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.results import PromoteResult
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def carry_out(
     *,
     who: str,
     step: str = "promote",
-) -> dict[str, Any]:
+) -> PromoteResult:
     """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
     settings = context.settings
     write_decision_report(context, challenger, current, decision, step)
@@ -73,18 +75,21 @@ def carry_out(
     if not decision.promote:
         protocol.reject(settings, registry, decision, row)
     logger.info("%s", _in_words(challenger.version, current, decision))
-    result = decision_result(
-        context, challenger.version, decision.promote, list(decision.reasons), dict(decision.evidence), current
+    result = replace(
+        decision_result(context, challenger.version, decision.promote, decision.reasons, decision.evidence, current),
+        step=step,
+        decision_report_url=publish(context, registry, challenger, step),
     )
-    result |= {"step": step, "decision_report_url": publish(context, registry, challenger, step)}
     describe_decision(registry, challenger, result, who)
     return result
 
 
-def describe_decision(registry: Registry, challenger: ModelVersion, result: dict[str, Any], who: str) -> None:
+def describe_decision(registry: Registry, challenger: ModelVersion, result: PromoteResult, who: str) -> None:
     """Put the decision into the version's description."""
-    told = (result["promoted"], who, result["reasons"], result["decision_report_url"])
-    registry.describe(challenger.version, with_decision(challenger.description, *told))
+    description = with_decision(
+        challenger.description, result.promoted, who, list(result.reasons), result.decision_report_url or ""
+    )
+    registry.describe(challenger.version, description)
 
 
 def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:
@@ -128,24 +133,24 @@ def decision_result(
     context: StepContext,
     version: int,
     promoted: bool,
-    reasons: list[str],
-    evidence: dict[str, Any],
+    reasons: Sequence[str],
+    evidence: Mapping[str, Any],
     current: ModelVersion | None,
-) -> dict[str, Any]:
+) -> PromoteResult:
     """The result of a step that asked the gate about a version; `current` is the champion before."""
     champion = version if promoted else (current.version if current else None)
-    return {
-        "run": context.run,
-        "step": "promote",
-        "promoted": promoted,
-        "challenger_version": version,
-        "champion_version": champion,
-        "reasons": reasons,
-        "evidence": evidence,
-    }
+    return PromoteResult(
+        run=context.run,
+        step="promote",
+        promoted=promoted,
+        challenger_version=version,
+        champion_version=champion,
+        reasons=tuple(reasons),
+        evidence=dict(evidence),
+    )
 
 
-def recorded(context: StepContext, version: int) -> dict[str, Any] | None:
+def recorded(context: StepContext, version: int) -> PromoteResult | None:
     """The result of the decision that this run took about a version; None when it took none."""
     with warehouse.connect(context.settings) as connection:
         found = warehouse.decision_of(connection, context.model_name, context.run, version)
@@ -153,7 +158,7 @@ def recorded(context: StepContext, version: int) -> dict[str, Any] | None:
             return None
         promoted = found["action"] == "promote"
         result = decision_result(context, version, promoted, found["reasons"], found["evidence"], None)
-        return result | {"champion_version": found["to_version"] if promoted else found["from_version"]}
+        return replace(result, champion_version=found["to_version"] if promoted else found["from_version"])
 
 
 def serving(contract: Contract) -> Serving:

@@ -15,6 +15,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared
 from apex_ml.core.profile import Bins
 from apex_ml.services.drift_monitoring import MIN_EFFECT, Comparisons, drift_verdicts
+from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.sql.quote import identifier, literal
@@ -25,13 +26,13 @@ RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 
 def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
     """Judge target and measures of the newest week of accepted raw orders against the four weeks before it."""
-    validated = latest_manifest(context, "validate")
-    if validated is None:
+    validated = latest_manifest(context, ValidateResult)
+    if validated is None or validated.result.as_of is None:
         return 0
-    newest = date.fromisoformat(validated["result"]["as_of"])
+    newest = validated.result.as_of
     first = newest - timedelta(days=RAW_DAYS)
     subject = f"{first} to {newest - timedelta(days=1)}"
-    files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
+    files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
     if not files or monitoring.judged(cursor, "raw", subject):
         return 0
     contract, settings = context.contract, context.settings

@@ -11,8 +11,8 @@ import logging
 import re
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_file
+from apex_ml.services.manifest import CodeVersion, Manifest, OutputFile, R
 from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
@@ -93,77 +94,81 @@ def git_commit() -> tuple[str | None, bool]:
     return commit, bool(changed)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a finished step's manifest.
+def read_manifest(folder: Path, kind: type[R]) -> Manifest[R]:
+    """Read the manifest of a finished step, whose result is of this kind.
 
-    Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command that makes it.
+    Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command that makes it, and when
+    the manifest is damaged.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest.from_json(json.loads((folder / MANIFEST).read_text(encoding="utf-8")), kind)
     except FileNotFoundError as error:
         step, run = folder.name, folder.parent.name
         # without --force `validate` would have nothing to do until new raw data comes, and this error would come again
         command = f"apex {step}{' --force' if step == 'validate' else ''} --run {run}"
         raise DataError(f"run {run}: the step {step} has not finished; run: {command}") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
         raise DataError(f"{folder / MANIFEST}: damaged; remove {folder} and run the step again") from error
-    return manifest
 
 
-def run_step(
-    context: StepContext, step: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]]
-) -> dict[str, Any]:
+def step_manifest(context: StepContext, kind: type[R]) -> Manifest[R]:
+    """Manifest of a step of this run, as :func:`read_manifest` reads it."""
+    return read_manifest(context.folder(kind.STEP), kind)
+
+
+def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], work: Callable[[Path], R]) -> R:
     """Do the work of a step once and return its result.
 
     `inputs` is everything the result depends on, as JSON-able values; the contract is added. `work` gets the folder to
-    write into and returns a small JSON-able result. Output files are listed with their sha256 in the manifest.
+    write into and returns a small result. Output files are listed with their sha256 in the manifest.
     """
-    folder = context.folder(step)
+    step, folder = kind.STEP, context.folder(kind.STEP)
     inputs = {**inputs, "contract_sha256": context.contract.digest()}
     key = digest(inputs)
     if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        if manifest["key"] == key:
+        manifest = read_manifest(folder, kind)
+        if manifest.key == key:
             logger.info("step_found step=%s run=%s", step, context.run)
-            result: dict[str, Any] = manifest["result"]
-            return result
+            return manifest.result
         logger.info("step_inputs_changed step=%s run=%s", step, context.run)
     started = time.monotonic()
     commit, dirty = git_commit()
     with new_folder(folder) as partial:
-        result = {"run": context.run, "step": step, **work(partial)}
+        result = work(partial)
         outputs = {
-            str(path.relative_to(partial)): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            str(path.relative_to(partial)): OutputFile(sha256=sha256_of(path), bytes=path.stat().st_size)
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
         seconds = round(time.monotonic() - started, 3)
-        result["seconds"] = seconds
-        manifest = {
-            "step": step,
-            "run": context.run,
-            "key": key,
-            "inputs": inputs,
-            "code": {"version": __version__, "git_commit": commit, "dirty": dirty},
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": seconds,
-            "outputs": outputs,
-            "result": result,
-        }
-        write_atomically(partial / MANIFEST, json_file(manifest))
+        result = replace(result, seconds=seconds)
+        manifest = Manifest(
+            step=step,
+            run=context.run,
+            key=key,
+            inputs=inputs,
+            code=CodeVersion(version=__version__, git_commit=commit, dirty=dirty),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=seconds,
+            outputs=outputs,
+            result=result,
+        )
+        write_atomically(partial / MANIFEST, json_file(manifest.to_json()))
     logger.info("step_done step=%s run=%s seconds=%s", step, context.run, seconds)
     return result
 
 
-def recent_manifests(context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def recent_manifests(
+    context: StepContext, kind: type[R], accept: Callable[[Manifest[R]], bool] = lambda _: True
+) -> list[Manifest[R]]:
     """The finished manifests of a step over all runs that `accept` takes, by as_of and time, newest first."""
-    found = [read_manifest(path.parent) for path in context.processed.glob(f"*/{step}/{MANIFEST}")]
-    kept = [manifest for manifest in found if accept(manifest)]
-    return sorted(kept, key=lambda m: (m["result"].get("as_of", ""), m["finished_at"], m["run"]), reverse=True)
+    manifests = [read_manifest(path.parent, kind) for path in context.processed.glob(f"*/{kind.STEP}/{MANIFEST}")]
+    accepted = [manifest for manifest in manifests if accept(manifest)]
+    return sorted(accepted, key=lambda m: (m.as_of, m.finished_at, m.run), reverse=True)
 
 
 def latest_manifest(
-    context: StepContext, step: str, accept: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> dict[str, Any] | None:
+    context: StepContext, kind: type[R], accept: Callable[[Manifest[R]], bool] = lambda _: True
+) -> Manifest[R] | None:
     """The newest of :func:`recent_manifests`; None when there is none."""
-    return next(iter(recent_manifests(context, step, accept)), None)
+    return next(iter(recent_manifests(context, kind, accept)), None)

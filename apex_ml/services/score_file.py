@@ -33,6 +33,7 @@ from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import MAX_DAYS_AHEAD, Tally, score_batches, scored_schema
 from apex_ml.services.scorer import Scorer
+from apex_ml.services.scoring_results import ScoredDrop
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.sql.quote import identifier, literals
 from apex_ml.wording import counted
@@ -79,7 +80,7 @@ def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
 
 def score_file(
     scorer: Scorer, tools: ScoringTools, path: Path, drop: Waiting, sha256: str, again: int | None = None
-) -> dict[str, Any] | None:
+) -> ScoredDrop | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
 
     `again` is the ledger's id of a drop that is scored anew on purpose.
@@ -152,10 +153,18 @@ def score_file(
                 )
             if own:
                 partitions.attach_own(cursor, run_id)
-        shown = ("run_id", "rows_in", "rows_scored", "rows_quarantined", "confidence_mean", "ms_total")
-        told = {"reasons": report.reasons, "warnings": report.warnings}
-        notes = {"alert": alert, "warning": warning}
-        return {key: run[key] for key in shown} | told | {key: text for key, text in notes.items() if text}
+        return ScoredDrop(
+            run_id=run_id,
+            rows_in=report.rows,
+            rows_scored=tally.rows,
+            rows_quarantined=report.quarantined,
+            confidence_mean=run["confidence_mean"],
+            ms_total=run["ms_total"],
+            reasons=report.reasons,
+            warnings=report.warnings,
+            alert=alert or None,
+            warning=warning or None,
+        )
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from apex_ml.core.estimator import Model
 from apex_ml.core.profile import PROFILE, Bins, bins_from
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
 
@@ -65,23 +66,23 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
             f"score: version {version.version} predicts {', '.join(model.classes)}, and the classes of the contract are"
             f" {', '.join(context.contract.classes)}; the drops wait until a model knows them: apex retrain --force"
         )
-    wanted = model.about["features_sha256"]
-    manifest = latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted))
+    features = model.about["features_sha256"]
+    manifest = latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features)
     if manifest is None:
         raise TransientError(
             f"score: no history snapshot under {context.processed} fits the features of version"
             f" {version.version}; make one: make train"
         )
-    folder = context.processed / manifest["run"]
-    result = manifest["result"]
+    folder = context.processed / manifest.run
+    result = manifest.result
     counted = {*model.encoder.names, *context.contract.features.attributes}
     return Scorer(
         context=context,
         version=version,
         model=model,
         snapshot=folder / "elt" / SNAPSHOT,
-        snapshot_sha256=result["snapshot_sha256"],
-        as_of=date.fromisoformat(result["as_of"]),
+        snapshot_sha256=result.snapshot_sha256,
+        as_of=result.as_of,
         accepted=folder / "validate" / ACCEPTED,
         bins=bins_from(model.about.get(PROFILE, {}), counted),
     )

@@ -21,7 +21,8 @@ from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import class_indexes
-from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
+from apex_ml.services.results import EltResult, SplitResult, ValidateResult
+from apex_ml.services.run_folder import StepContext, git_commit, step_manifest
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.sql.quote import identifier, literal
 
@@ -59,29 +60,29 @@ def load_examples(context: StepContext) -> dict[str, Examples]:
     return found
 
 
-def model_about(context: StepContext, divided: dict[str, Any], parts: dict[str, Examples]) -> dict[str, Any]:
+def model_about(context: StepContext, divided: SplitResult, parts: dict[str, Examples]) -> dict[str, Any]:
     """Facts about a model's data, stored with the model."""
-    made = read_manifest(context.folder("elt"))["result"]
-    dates = divided["result"]["parts"]
+    history = step_manifest(context, EltResult).result
+    dates = divided.parts
     commit, dirty = git_commit()
     return {
         "run": context.run,
-        "as_of": made["as_of"],
-        "data_sha256": made["data_sha256"],
+        "as_of": history.as_of.isoformat(),
+        "data_sha256": history.data_sha256,
         "contract_sha256": context.contract.digest(),
-        "features_sha256": made["features_sha256"],
-        "split": divided["result"]["strategy"],
-        "promotable": divided["result"]["promotable"],
-        "train_first": dates["train"]["first"],
-        "train_last": dates["train"]["last"],
-        "validation_last": dates["validation"]["last"],
-        "test_first": dates["test"]["first"],
-        "test_last": dates["test"]["last"],
+        "features_sha256": history.features_sha256,
+        "split": divided.strategy,
+        "promotable": divided.promotable,
+        "train_first": dates["train"].first.isoformat(),
+        "train_last": dates["train"].last.isoformat(),
+        "validation_last": dates["validation"].last.isoformat(),
+        "test_first": dates["test"].first.isoformat(),
+        "test_last": dates["test"].last.isoformat(),
         "class_shares": class_shares(parts["train"].y, len(context.contract.classes)).tolist(),
         "seed": context.settings.seed,
         "git_commit": commit,
         "dirty": dirty,
-        PROFILE: {RECENT: recent_profile(context, date.fromisoformat(made["as_of"]), parts["train"].table)},
+        PROFILE: {RECENT: recent_profile(context, history.as_of, parts["train"].table)},
     }
 
 
@@ -98,7 +99,8 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
     files = accepted_files(context.folder("validate") / ACCEPTED)
     if not attributes or not files:
         return {}
-    end = min(as_of, date.fromisoformat(read_manifest(context.folder("validate"))["result"]["newest"]) + timedelta(1))
+    newest = step_manifest(context, ValidateResult).result.newest
+    end = as_of if newest is None else min(as_of, newest + timedelta(1))
     when = identifier(contract.timestamp)
     names = ", ".join(identifier(column.name) for column in attributes)
     listed = ", ".join(literal(str(file)) for file in files)

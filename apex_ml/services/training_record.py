@@ -17,7 +17,8 @@ from apex_ml.core.model_card import Provenance
 from apex_ml.core.profile import PROFILE
 from apex_ml.core.strategies import split_strategy
 from apex_ml.json_text import json_file, json_text
-from apex_ml.services.run_folder import StepContext, read_manifest
+from apex_ml.services.results import ValidateResult
+from apex_ml.services.run_folder import StepContext, step_manifest
 from apex_ml.services.training_inputs import training_options
 from apex_ml.settings import CODE_ROOT
 
@@ -41,17 +42,17 @@ def logged_params(done: Development, options: Options, about: dict[str, Any]) ->
 
 def provenance(context: StepContext) -> Provenance:
     """Where the data of a run comes from, for the model card."""
-    validated = read_manifest(context.folder("validate"))["result"]
+    validated = step_manifest(context, ValidateResult).result
     return Provenance(
         run=context.run,
-        data_url=validated.get("raw", context.pipeline.locations.raw),
-        data_sha256=validated["data_sha256"],
-        files=validated["files"],
-        rows=validated["rows"],
-        accepted=validated["accepted"],
-        quarantined=validated["quarantined"],
+        data_url=validated.raw or context.pipeline.locations.raw,
+        data_sha256=validated.data_sha256,
+        files=validated.files or 0,
+        rows=validated.rows or 0,
+        accepted=validated.accepted or 0,
+        quarantined=validated.quarantined or 0,
         airflow_url=context.settings.origin,
-        data_docs_url=validated["data_docs_url"],
+        data_docs_url=validated.data_docs_url or "",
     )
 
 

@@ -10,14 +10,15 @@ import pyarrow as pa
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
 from apex_ml.core.evaluation import order_losses
-from apex_ml.services.run_folder import StepContext, read_manifest
+from apex_ml.services.results import EltResult
+from apex_ml.services.run_folder import StepContext, step_manifest
 
 
 def truth_file(context: StepContext) -> Path | None:
     """File with the simulator's true probabilities of this run's raw rows; None where they are not known."""
-    made = read_manifest(context.folder("elt"))["result"]
-    raw = made.get("raw") or context.pipeline.locations.raw
-    return find_truth(local_folder(raw, "APEX_RAW_URL"), made["data_sha256"])
+    source = step_manifest(context, EltResult).result
+    raw = source.raw or context.pipeline.locations.raw
+    return find_truth(local_folder(raw, "APEX_RAW_URL"), source.data_sha256)
 
 
 def optimum_losses(context: StepContext, test: pa.Table, y: np.ndarray) -> np.ndarray | None:

@@ -13,13 +13,14 @@ from apex_ml.adapters.postgres import warehouse
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError
 from apex_ml.services import champion_ledger as protocol
+from apex_ml.services.results import EltResult, MoveResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 
 BY_HAND = "by-hand"
 """Name of the run of a command that was given none; of a run of any other name a second call moves nothing."""
 
 
-def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> dict[str, Any]:
+def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> MoveResult:
     """Make an earlier version champion; without `to` the one before the present champion, and so on back.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is nothing to go back to, the version cannot serve or is
@@ -44,7 +45,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     return _move(context, registry, "rollback", current, to, reason, who, {})
 
 
-def force(context: StepContext, *, version: int | None, reason: str, who: str) -> dict[str, Any]:
+def force(context: StepContext, *, version: int | None, reason: str, who: str) -> MoveResult:
     """Make a version champion whatever the gate said of it; without `version` the latest challenger.
 
     The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
@@ -73,7 +74,7 @@ def _move(
     reason: str,
     who: str,
     evidence: dict[str, Any],
-) -> dict[str, Any]:
+) -> MoveResult:
     if not reason.strip():
         raise ConfigError(f"{action}: --reason is empty; the ledger keeps why a person moved the champion")
     if current is not None and current.version == to:
@@ -108,8 +109,8 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
             f"{action}: version {version} tells {', '.join(model.classes)}, the contract wants"
             f" {', '.join(context.contract.classes)}"
         )
-    wanted = about["features_sha256"]
-    if latest_manifest(context, "elt", lambda m: bool(m["result"]["features_sha256"] == wanted)) is None:
+    features = about["features_sha256"]
+    if latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features) is None:
         raise ConfigError(
             f"{action}: no history snapshot under {context.processed} fits the features of version {version}:"
             " scoring would stop; go back to the contract it was trained with and run: apex retrain --force"
@@ -117,7 +118,7 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     return about
 
 
-def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> MoveResult | None:
     """The result of this run's move, when an earlier try of the run made it."""
     if context.run == BY_HAND:
         return None
@@ -127,12 +128,5 @@ def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> dic
     return None
 
 
-def _result(context: StepContext, action: str, before: int | None, to: int, told: str) -> dict[str, Any]:
-    return {
-        "run": context.run,
-        "step": action,
-        "moved": True,
-        "from_version": before,
-        "champion_version": to,
-        "told": told,
-    }
+def _result(context: StepContext, action: str, before: int | None, to: int, told: str) -> MoveResult:
+    return MoveResult(run=context.run, step=action, moved=True, from_version=before, champion_version=to, told=told)

@@ -28,26 +28,27 @@ from apex_ml.contract.names import POSITION
 from apex_ml.core.features import finish
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
-from apex_ml.services.run_folder import StepContext, read_manifest, run_step
+from apex_ml.services.results import EltResult, ValidateResult
+from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, SNAPSHOT
 
 logger = logging.getLogger(__name__)
 
 
-def elt(context: StepContext) -> dict[str, Any]:
+def elt(context: StepContext) -> EltResult:
     """Build one example an order that the contract's grain asks for, and one row a client of history as of `as_of`.
 
     Rows that a second file delivers again are left out and counted; equal rows of one file all stay. Raises
     :class:`~apex_ml.errors.DataError` when no order lies before `as_of`.
     """
-    validated = read_manifest(context.folder("validate"))
-    inputs = {"validate": validated["key"], "data_sha256": validated["result"]["data_sha256"]}
-    as_of = date.fromisoformat(validated["result"]["as_of"])
-    return run_step(context, "elt", inputs, lambda folder: _work(context, folder, as_of, validated["result"]))
+    validated = step_manifest(context, ValidateResult)
+    inputs = {"validate": validated.key, "data_sha256": validated.result.data_sha256}
+    return run_step(context, EltResult, inputs, lambda folder: _work(context, folder, validated.result))
 
 
-def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, Any]) -> dict[str, Any]:
-    contract, settings = context.contract, context.settings
+def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltResult:
+    contract, settings, as_of = context.contract, context.settings, validated.as_of
+    assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
     with engine.connect(settings, folder.parent) as con, engine.errors_name("elt"):
         orders = SortedOrders(con, contract, files)
@@ -59,17 +60,19 @@ def _work(context: StepContext, folder: Path, as_of: date, validated: dict[str, 
     logger.info(
         "elt rows=%s repeated=%s examples=%s entities=%s", orders.rows, orders.repeated, examples.rows, snapshot.rows
     )
-    return {
-        "raw": validated.get("raw"),
-        "rows": orders.rows,
-        "repeated": orders.repeated,
-        "examples": examples.rows,
-        "entities": snapshot.rows,
-        "as_of": as_of.isoformat(),
-        "data_sha256": validated["data_sha256"],
-        "features_sha256": contract.features_digest(),
-        "snapshot_sha256": sha256_of(folder / SNAPSHOT),
-    }
+    return EltResult(
+        run=context.run,
+        step="elt",
+        raw=validated.raw,
+        rows=orders.rows,
+        repeated=orders.repeated,
+        examples=examples.rows,
+        entities=snapshot.rows,
+        as_of=as_of,
+        data_sha256=validated.data_sha256,
+        features_sha256=contract.features_digest(),
+        snapshot_sha256=sha256_of(folder / SNAPSHOT),
+    )
 
 
 class ParquetSink:

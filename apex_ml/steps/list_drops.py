@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
 
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.mlflow.registry import Registry
@@ -13,13 +13,14 @@ from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.drop_chunks import MAX_BAD, chunks
 from apex_ml.services.run_folder import StepContext
+from apex_ml.services.scoring_results import BadDrop, ListDropsResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 
 
-def list_drops(context: StepContext) -> dict[str, Any]:
+def list_drops(context: StepContext) -> ListDropsResult:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
     With no champion there are no chunks and the reason stands in `note`: the drops wait for one. An upload that has
@@ -28,7 +29,7 @@ def list_drops(context: StepContext) -> dict[str, Any]:
     """
     inbox = Inbox(context.settings)
     inbox.prepare()
-    bad: list[dict[str, str]] = []
+    bad: list[BadDrop] = []
     unfinished: list[str] = []
     waiting = []
     for drop in inbox.settled():
@@ -39,25 +40,30 @@ def list_drops(context: StepContext) -> dict[str, Any]:
             unfinished.append(reason)
         else:
             waiting.append(drop)
-    result: dict[str, Any] = {
-        "step": "score",
-        "waiting": len(waiting),
-        "chunks": [],
-        "bad": bad,
-        "unfinished": unfinished[:MAX_BAD],
-    }
+    result = ListDropsResult(
+        step="score",
+        waiting=len(waiting),
+        chunks=(),
+        bad=tuple(bad),
+        unfinished=tuple(unfinished[:MAX_BAD]),
+    )
     send_outbox(context.settings)  # what could not be sent when it was scored
     if not waiting:
-        return result | {"note" if bad else "skip": "; ".join(unfinished[:3]) or "no drops are waiting"}
+        return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
     if protocol.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
-        gone = protocol.why_none(context.settings)
-        note = f"{gone or 'no champion yet'}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
-        return result | {"note" if bad else "skip": note}
-    result["chunks"] = chunks(waiting, context.settings.score_chunk_drops, context.settings.score_chunk_mb * 2**20)
-    return result
+        cause = protocol.why_none(context.settings) or "no champion yet"
+        note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
+        return _without_chunks(result, note)
+    settings = context.settings
+    return replace(result, chunks=chunks(waiting, settings.score_chunk_drops, settings.score_chunk_mb * 2**20))
 
 
-def has_valid_name(context: StepContext, inbox: Inbox, name: str, bad: list[dict[str, str]]) -> bool:
+def _without_chunks(result: ListDropsResult, reason: str) -> ListDropsResult:
+    """Why nothing is scored: a note beside bad drops, which are still to be reported, else the skip of the step."""
+    return replace(result, note=reason) if result.bad else replace(result, skip=reason)
+
+
+def has_valid_name(context: StepContext, inbox: Inbox, name: str, bad: list[BadDrop]) -> bool:
     """Whether a name can be passed to a task; one that cannot is moved to quarantine and added to `bad`."""
     try:
         refuse_unprintable(name)
@@ -66,6 +72,6 @@ def has_valid_name(context: StepContext, inbox: Inbox, name: str, bad: list[dict
             quarantine_unreadable(context, inbox, name, str(error))
         except UnreadableError as stays:  # it cannot be moved either; the alert is raised
             logger.error("drop_not_moved name=%s reason=%s", printable(name), stays)
-        bad.append({"drop": printable(name), "reason": str(error)})
+        bad.append(BadDrop(drop=printable(name), reason=str(error)))
         return False
     return True

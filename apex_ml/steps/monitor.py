@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import monitoring, warehouse
@@ -23,13 +22,14 @@ from apex_ml.services.drift_monitoring import check_drift_of_days, check_drift_o
 from apex_ml.services.quality_monitoring import degradation_alerts, evaluate_weeks
 from apex_ml.services.raw_drift import check_drift_of_raw_rows
 from apex_ml.services.run_folder import StepContext
+from apex_ml.services.scoring_results import MonitorResult, RetrainRequest
 
 logger = logging.getLogger(__name__)
 
 QUALITY = "quality"
 
 
-def monitor(context: StepContext) -> dict[str, Any]:
+def monitor(context: StepContext) -> MonitorResult:
     """Look at what is new since the last call; again, and nothing changes.
 
     Every scoring run of enough orders, every day of scoring, every day of recorded online answers and the newest week
@@ -72,21 +72,20 @@ def monitor(context: StepContext) -> dict[str, Any]:
             monitoring.resolve_small_drops(cursor)
     for subject in (*raised, *more, *late, *blind):
         logger.warning("alert_raised subject=%s", subject)
-    result = {
-        "run": context.run,
-        "step": "monitor",
-        "runs_judged": runs,
-        "days_judged": days,
-        "online_days_judged": online,
-        "raw_weeks_judged": raw,
-        "weeks_judged": weeks,
-        "alerts_raised": [*raised, *more, *late, *blind],
-        "alerts_resolved": [*resolved, *gone, *in_time, *seen],
-        "sent": send_alerts(settings),
-    }
-    # named after the alert, so that a second call asks for no second run
-    result["retrain"] = [{"trigger_run_id": f"degraded__alert_{a.alert_id}", "note": a.message} for a in alerts]
-    return result
+    return MonitorResult(
+        run=context.run,
+        step="monitor",
+        runs_judged=runs,
+        days_judged=days,
+        online_days_judged=online,
+        raw_weeks_judged=raw,
+        weeks_judged=weeks,
+        alerts_raised=(*raised, *more, *late, *blind),
+        alerts_resolved=(*resolved, *gone, *in_time, *seen),
+        sent=tuple(send_alerts(settings)),
+        # named after the alert, so that a second call asks for no second run
+        retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in alerts),
+    )
 
 
 @contextmanager

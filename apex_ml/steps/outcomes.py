@@ -22,8 +22,10 @@ from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
-from apex_ml.services.run_folder import StepContext, latest_manifest, read_manifest
+from apex_ml.services.results import ValidateResult
+from apex_ml.services.run_folder import StepContext, latest_manifest, step_manifest
 from apex_ml.services.run_layout import ACCEPTED
+from apex_ml.services.scoring_results import Coverage, OutcomesResult
 from apex_ml.sql.quote import identifier, identifiers, literal, literals
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
+def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
     """Add to apex.outcomes what a run's accepted raw orders tell of the current scores; again, and nothing is added.
 
     The current scores are those of the latest run of every drop that is not superseded. Each of them whose client and
@@ -54,11 +56,11 @@ def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
     `newest` the raw orders are those of the newest validated run, whichever it is; without one there is a `skip`. One
     transaction; raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
-    validated = latest_manifest(context, "validate") if newest else read_manifest(context.folder("validate"))
-    if validated is None:
-        return {"run": context.run, "step": "outcomes", "skip": "no raw orders have been validated yet"}
-    files = accepted_files(context.processed / validated["run"] / "validate" / ACCEPTED)
-    as_of = date.fromisoformat(validated["result"]["as_of"])
+    validated = latest_manifest(context, ValidateResult) if newest else step_manifest(context, ValidateResult)
+    if validated is None or validated.result.as_of is None:
+        return OutcomesResult(run=context.run, step="outcomes", skip="no raw orders have been validated yet")
+    files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
+    as_of = validated.result.as_of
     with (
         scratch_folder(context.processed, "outcomes") as scratch,
         engine.connect(context.settings, scratch) as con,
@@ -77,21 +79,24 @@ def outcomes(context: StepContext, *, newest: bool = False) -> dict[str, Any]:
         reach("outcomes_written")
         covered = coverage_by_age(scores.coverage(cursor), as_of)
     logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
-    return {
-        "run": context.run,
-        "step": "outcomes",
-        "raw_run": validated["run"],
-        **counts,
-        "as_of": as_of.isoformat(),
-        "coverage": covered,
-    }
+    return OutcomesResult(
+        run=context.run,
+        step="outcomes",
+        raw_run=validated.run,
+        matched=counts["matched"],
+        already_known=counts["already_known"],
+        ambiguous=counts["ambiguous"],
+        contradicted=counts["contradicted"],
+        as_of=as_of,
+        coverage=covered,
+    )
 
 
-def coverage_by_age(days: Sequence[tuple[date, int, int]], as_of: date) -> dict[str, dict[str, Any]]:
+def coverage_by_age(days: Sequence[tuple[date, int, int]], as_of: date) -> dict[str, Coverage]:
     """Add up (day, scored, with outcome) by age; ages without an order are left out.
 
     >>> days = [(date(2024, 8, 1), 8, 6), (date(2024, 8, 20), 4, 1), (date(2024, 8, 24), 5, 0)]
-    >>> {age: row["share"] for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
+    >>> {age: row.share for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
     {'coming': 0.0, '1-7': 0.25, '15-30': 0.75}
     """
     sums = {name: [0, 0] for name in (*(name for name, _ in AGES), OLDER)}
@@ -100,7 +105,7 @@ def coverage_by_age(days: Sequence[tuple[date, int, int]], as_of: date) -> dict[
         total = sums[next((name for name, last in AGES if age <= last), OLDER)]
         total[0] += orders
         total[1] += known
-    return {n: {"scored": s, "with_outcome": k, "share": round(k / s, 4)} for n, (s, k) in sums.items() if s}
+    return {n: Coverage(scored=s, with_outcome=k, share=round(k / s, 4)) for n, (s, k) in sums.items() if s}
 
 
 def _source(files: Sequence[Path]) -> str:

@@ -29,49 +29,55 @@ from apex_ml.services.promotion_decision import (
     serving,
     write_decision_report,
 )
-from apex_ml.services.run_folder import StepContext, read_manifest
+from apex_ml.services.results import PromoteResult, TrainResult
+from apex_ml.services.run_folder import StepContext, step_manifest
 from apex_ml.services.true_outcomes import optimum_losses
 
 logger = logging.getLogger(__name__)
 
 TIMED_ORDERS = 1000
-"""Holdout orders from which on the time an order takes is worth telling."""
+"""Holdout rows from which on the time a row takes is reported."""
 
 
-def promote(context: StepContext, *, who: str, hold: bool = False, declined: str | None = None) -> dict[str, Any]:
+def promote(context: StepContext, *, who: str, hold: bool = False, declined: str | None = None) -> PromoteResult:
     """Decide whether the run's model becomes champion, and make it so.
 
     A rejection is a success. Called again for the same run it returns the recorded decision and, if the process was
-    killed in between, finishes it. With `hold` a promotion is only told, by `held` in the result, for a person to
+    killed in between, finishes it. With `hold` a promotion is only reported, by `held` in the result, for a person to
     approve; a later call decides anew, against whoever is champion by then. `declined` names who refused: the
     challenger is rejected for that reason, with the evidence.
     """
     settings = context.settings
-    trained = read_manifest(context.folder("train"))["result"]
+    trained = step_manifest(context, TrainResult).result
     registry = Registry(settings, context.model_name)
-    challenger = protocol.require(registry.by_version(trained["model_version"]), f"version {trained['model_version']}")
+    challenger = protocol.require(registry.by_version(trained.model_version), f"version {trained.model_version}")
     current = protocol.resolve(settings, registry)
-    places = {name: trained[name] for name in ("mlflow_run_url", "model_version_url") if name in trained}
     done = recorded(context, challenger.version)
     if done is not None:
         protocol.align_challenger(settings, registry)
-        done |= {"decision_report_url": publish(context, registry, challenger)}
+        done = replace(done, decision_report_url=publish(context, registry, challenger))
         if DECISION not in challenger.description:  # killed after the ledger's row
             describe_decision(registry, challenger, done, who)
-        return done | places
-    decision, about = _judge(context, registry, challenger, current)
+        return _with_addresses(done, trained)
+    decision, about = _decide(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
         write_decision_report(context, challenger, current, decision, "promote")
-        held = {"held": True, "decision_report_url": publish(context, registry, challenger)}
-        reasons, evidence = list(decision.reasons), dict(decision.evidence)
-        return decision_result(context, challenger.version, False, reasons, evidence, current) | held | places
+        held = decision_result(context, challenger.version, False, decision.reasons, decision.evidence, current)
+        held = replace(held, held=True, decision_report_url=publish(context, registry, challenger))
+        return _with_addresses(held, trained)
     if decision.promote and declined:
         decision = replace(decision, promote=False, reasons=(f"not approved: {declined}", *decision.reasons))
-    return carry_out(context, registry, challenger, current, decision, about, who=who) | places
+    result = carry_out(context, registry, challenger, current, decision, about, who=who)
+    return _with_addresses(result, trained)
 
 
-def _judge(
+def _with_addresses(result: PromoteResult, trained: TrainResult) -> PromoteResult:
+    """The result with the addresses of the challenger's training in MLflow."""
+    return replace(result, mlflow_run_url=trained.mlflow_run_url, model_version_url=trained.model_version_url)
+
+
+def _decide(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
 ) -> tuple[PromotionDecision, dict[str, Any]]:
     """Score both models on the orders of the test part; the gate drops those that either was fitted or tuned on."""

@@ -9,11 +9,11 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from apex_ml.adapters.postgres import online, partitions, warehouse
 from apex_ml.adapters.postgres.partitions import Partition
 from apex_ml.adapters.storage.files import map_disk_errors
+from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
 from apex_ml.services.run_layout import SNAPSHOT
 
@@ -85,17 +85,17 @@ def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
     )
     found |= {row["step_run"]: f"model version {row['model_version']}" for row in versions}
     used = _snapshots_in_use(context, dropped)
-    newest: set[Any] = set()
-    for manifest in recent_manifests(context, "elt", lambda _: True):
-        result = manifest["result"]
-        if result.get("features_sha256") not in newest:
-            newest.add(result.get("features_sha256"))
-            found.setdefault(manifest["run"], "the newest history snapshot of its features")
-        if result.get("snapshot_sha256") in used:
-            found.setdefault(manifest["run"], f"scored orders made with its {SNAPSHOT}")
-    recent = recent_manifests(context, "validate", lambda _: True)[: context.contract.batch.recent]
-    for manifest in recent:
-        found.setdefault(manifest["run"], "the next raw data is compared with it")
+    newest: set[str] = set()
+    for manifest in recent_manifests(context, EltResult):
+        result = manifest.result
+        if result.features_sha256 not in newest:
+            newest.add(result.features_sha256)
+            found.setdefault(manifest.run, "the newest history snapshot of its features")
+        if result.snapshot_sha256 in used:
+            found.setdefault(manifest.run, f"scored orders made with its {SNAPSHOT}")
+    recent = recent_manifests(context, ValidateResult)[: context.contract.batch.recent]
+    for validated in recent:
+        found.setdefault(validated.run, "the next raw data is compared with it")
     return found
 
 

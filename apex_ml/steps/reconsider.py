@@ -6,7 +6,7 @@ no order can be newer to either model.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,14 @@ from apex_ml.core.promotion import Holdout, decide
 from apex_ml.core.training_keys import order_keys
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.promotion_decision import carry_out, contender, publish, recorded, serving
+from apex_ml.services.results import PromoteResult, ReconsiderSkipped
 from apex_ml.services.run_folder import StepContext
 
-ENOUGH = 1000
+MIN_OUTCOMES = 1000
 """Orders with an outcome from which on a challenger is reconsidered."""
 
 
-def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[str, Any]:
+def reconsider(context: StepContext, *, version: int | None, who: str) -> PromoteResult | ReconsiderSkipped:
     """Decide anew on a challenger, by the outcomes of orders that it scored in the champion's shadow.
 
     Without `version` it is the newest challenger with enough outcomes. A look of the gate like any other: it counts,
@@ -36,29 +37,27 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> dict[s
     settings, contract = context.settings, context.contract
     registry = Registry(settings, context.model_name)
     current = protocol.resolve(settings, registry)
-    result = {"run": context.run, "step": "reconsider", "promoted": False}
     if current is None:
-        return result | {"skip": "there is no champion to compare with"}
+        return ReconsiderSkipped(run=context.run, step="reconsider", skip="there is no champion to compare with")
     known = warehouse.shadowed_versions(settings, current.version)
     wanted = [row for row in known if version is None or row["model_version"] == version]
-    enough = [row for row in wanted if row["outcomes"] >= ENOUGH]
+    enough = [row for row in wanted if row["outcomes"] >= MIN_OUTCOMES]
     if not enough:
         most = max((row["outcomes"] for row in wanted), default=0)
         whose = "no challenger" if version is None else f"version {version}"
-        return result | {
-            "skip": f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"
-            f" {ENOUGH:,}"
-        }
+        reason = (
+            f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"
+            f" {MIN_OUTCOMES:,}"
+        )
+        return ReconsiderSkipped(run=context.run, step="reconsider", skip=reason)
     challenger = protocol.require(
         registry.by_version(enough[0]["model_version"]), f"version {enough[0]['model_version']}"
     )
     done = recorded(context, challenger.version)
     if done is not None:
         protocol.align_challenger(settings, registry)
-        return done | {
-            "step": "reconsider",
-            "decision_report_url": publish(context, registry, challenger, "reconsider"),
-        }
+        address = publish(context, registry, challenger, "reconsider")
+        return replace(done, step="reconsider", decision_report_url=address)
     ours, theirs = (Model.from_files(registry.files(found)) for found in (challenger, current))
     orders = shadow_outcomes(settings, contract, challenger.version, current.version)
     holdout = _holdout(context, ours, orders)

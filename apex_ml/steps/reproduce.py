@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from apex_ml.core.development import develop
 from apex_ml.core.estimator import Model
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
-from apex_ml.services.run_folder import StepContext, git_commit, read_manifest
+from apex_ml.services.results import ReproduceResult, TrainResult
+from apex_ml.services.run_folder import StepContext, git_commit, step_manifest
 from apex_ml.services.training_inputs import load_examples, training_options
 
 logger = logging.getLogger(__name__)
 
 
-def reproduce(context: StepContext) -> dict[str, Any]:
+def reproduce(context: StepContext) -> ReproduceResult:
     """Develop the run's model again from its parts, with the settings its record holds, and compare the bytes.
 
     The search is not replayed. Nothing is registered or written. Raises :class:`~apex_ml.errors.DataError` when the
     run's training has not finished.
     """
-    recorded = read_manifest(context.folder("train"))
-    used = recorded["inputs"]
+    recorded = step_manifest(context, TrainResult)
+    used = recorded.inputs
     bundle = context.folder("train") / "bundle"
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
     options = replace(
@@ -34,7 +34,7 @@ def reproduce(context: StepContext) -> dict[str, Any]:
         early_stopping_rounds=used["early_stopping_rounds"],
         device=used["device"],
         seed=used["seed"],
-        fixed=recorded["result"]["chosen"],
+        fixed=recorded.result.chosen,
     )
     parts = load_examples(context)
     contract = context.contract
@@ -44,14 +44,14 @@ def reproduce(context: StepContext) -> dict[str, Any]:
     differing = sorted(name for name in files if files[name] != again.get(name))
     commit, dirty = git_commit()
     same_code = commit == before.about["git_commit"] and not dirty and not before.about["dirty"]
-    told = "the same bytes" if not differing else f"{', '.join(differing)} differ"
-    logger.info("reproduced match=%s: %s", not differing, told)
-    return {
-        "run": context.run,
-        "step": "train",
-        "reproduced": not differing,
-        "differing": differing,
-        "same_code": same_code,
-        "recorded_log_loss": recorded["result"]["test_log_loss"],
-        "log_loss": done.metrics["test_log_loss"],
-    }
+    comparison = "the same bytes" if not differing else f"{', '.join(differing)} differ"
+    logger.info("reproduced match=%s: %s", not differing, comparison)
+    return ReproduceResult(
+        run=context.run,
+        step="train",
+        reproduced=not differing,
+        differing=tuple(differing),
+        same_code=same_code,
+        recorded_log_loss=recorded.result.test_log_loss,
+        log_loss=done.metrics["test_log_loss"],
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import adbc_driver_postgresql.dbapi as adbc
 import psycopg2
@@ -22,15 +22,18 @@ from apex_ml.services.drop_chunks import MAX_BAD, short_label
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools, file_status, score_file, scoring_tools
 from apex_ml.services.scorer import Scorer, load_scorer
+from apex_ml.services.scoring_results import BadDrop, DropOutcome, MoreDrops, ScoreReport, ScoreResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
+MAX_SHOWN = 20
+"""Drops that the result, and the error about bad drops, name."""
 SHARED_FAULTS = (ApexError, psycopg2.Error, adbc.Error, OSError)
 """What says nothing of the drop at which it comes: a service or a disk that is lost is lost to all of them."""
 
 
-def report(context: StepContext) -> dict[str, Any]:
+def report(context: StepContext) -> ScoreReport:
     """What a run has scored and its bad drops, as the ledger knows them; new alerts about those are sent.
 
     `scored` is the number of drops; `bad` names each drop that the run could not score, with the reason and a label
@@ -38,24 +41,24 @@ def report(context: StepContext) -> dict[str, Any]:
     `skip`.
     """
     found = warehouse.bad_drops(context.settings, context.run)
-    bad = [{"label": short_label(row["drop"]), **row} for row in found[:MAX_BAD]]
+    bad = [BadDrop(label=short_label(row["drop"]), drop=row["drop"], reason=row["reason"]) for row in found[:MAX_BAD]]
     if more := len(found) - len(bad):
         text = f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: apex alerts"
-        bad.append({"label": f"{more} more", "drop": f"{more} more", "reason": text})
+        bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
     scored_now = warehouse.scored_drops(context.settings, context.run)
-    result: dict[str, Any] = {"run": context.run, "step": "score", "scored": scored_now, "bad": bad}
-    if not bad:
-        return result if scored_now else result | {"skip": "nothing was scored, and no drop is bad"}
-    return result | {"sent": send_alerts(context.settings)}
+    result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
+    if bad:
+        return replace(result, sent=tuple(send_alerts(context.settings)))
+    return result if scored_now else replace(result, skip="nothing was scored, and no drop is bad")
 
 
 def score(
     context: StepContext,
     names: list[str],
     *,
-    before: Sequence[Mapping[str, str]] = (),
+    before: Sequence[BadDrop] = (),
     bad_is_error: bool = True,
-) -> dict[str, Any]:
+) -> ScoreResult:
     """Score the named drops of the inbox.
 
     A drop whose content is in the ledger is not scored again, only moved. One drop never stops the others:
@@ -75,8 +78,8 @@ def score(
     started = time.monotonic()
     inbox = Inbox(context.settings)
     inbox.prepare()
-    outcomes: list[dict[str, Any]] = []
-    bad = [f"{row['drop']}: {row['reason']}" for row in before]
+    outcomes: list[DropOutcome] = []
+    bad = [f"{drop.drop}: {drop.reason}" for drop in before]
     left: list[str] = []
     faults: list[Exception] = []
     version = None
@@ -89,11 +92,11 @@ def score(
                     outcomes.append(score_drop(scorer, tools, inbox, name))
                 except DataError as error:
                     bad.append(f"{printable(name)}: {error}")
-                    outcomes.append({"drop": name, "state": "failed", "reason": str(error)})
+                    outcomes.append(DropOutcome(drop=name, state="failed", reason=str(error)))
                 except (UnreadableError, engine.OutOfMemoryError) as error:
                     warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
                     left.append(f"{name}: {error}")
-                    outcomes.append({"drop": name, "state": "unreadable", "reason": str(error)})
+                    outcomes.append(DropOutcome(drop=name, state="unreadable", reason=str(error)))
                 except SHARED_FAULTS:
                     raise
                 except Exception as error:  # told in the end; until then the other drops have their turn
@@ -101,25 +104,26 @@ def score(
                     logger.exception("drop_fault name=%s", name)
                     warehouse.alert_bad_drop(context.settings, name, reason, context.run)
                     faults.append(error)
-                    outcomes.append({"drop": name, "state": "fault", "reason": reason})
+                    outcomes.append(DropOutcome(drop=name, state="fault", reason=reason))
         after_commit(context)
-    rows = sum(o.get("rows_scored", 0) for o in outcomes)
-    result = {
-        "run": context.run,
-        "step": "score",
-        "model_version": version,
-        "drops": outcomes if len(outcomes) <= 20 else outcomes[:20] + [{"more": len(outcomes) - 20}],
-        "scored": sum(o["state"] == "scored" for o in outcomes),
-        "already": sum(o["state"] == "already" for o in outcomes),
-        "failed": len(bad) + len(left) + len(faults),
-        "with_alert": sum("alert" in o for o in outcomes),
-        "rows_scored": rows,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    more = [MoreDrops(more=len(outcomes) - MAX_SHOWN)] if len(outcomes) > MAX_SHOWN else []
+    committed = [outcome.scored for outcome in outcomes if outcome.scored is not None]
+    result = ScoreResult(
+        run=context.run,
+        step="score",
+        model_version=version,
+        drops=(*outcomes[:MAX_SHOWN], *more),
+        scored=sum(outcome.state == "scored" for outcome in outcomes),
+        already=sum(outcome.state == "already" for outcome in outcomes),
+        failed=len(bad) + len(left) + len(faults),
+        with_alert=sum(drop.alert is not None for drop in committed),
+        rows_scored=sum(drop.rows_scored for drop in committed),
+        seconds=round(time.monotonic() - started, 3),
+    )
     if not bad_is_error:
         return result
     total = len(names) + len(before)
-    lines = "the others are scored:\n" + "\n".join((bad + left)[:20])
+    lines = "the others are scored:\n" + "\n".join((bad + left)[:MAX_SHOWN])
     stay = f"{len(left)} of {total} drops cannot be read for now and stay in {inbox.inbox}, "
     if faults:
         for line in bad + left:  # the fault is raised in their place
@@ -143,7 +147,7 @@ def after_commit(context: StepContext) -> None:
         logger.warning("left_for_later reason=%s", error)
 
 
-def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> dict[str, Any]:
+def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> DropOutcome:
     """Score one drop of the inbox and move its file; returns its name, its state and what was scored."""
     path = inbox.path(name)
     try:
@@ -152,19 +156,19 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
         sha256 = sha256_of(path)
     except FileNotFoundError:
         logger.info("drop_gone name=%s", name)
-        return {"drop": name, "state": "gone"}
+        return DropOutcome(drop=name, state="gone")
     except DataError as error:
         quarantine_unreadable(scorer.context, inbox, name, str(error))
         raise
     if reason := inbox.unfinished(drop):
         logger.warning("drop_unfinished name=%s reason=%s", name, reason)
-        return {"drop": name, "state": "unfinished", "reason": reason}
+        return DropOutcome(drop=name, state="unfinished", reason=reason)
     known = warehouse.known_drop(tools.ledger, sha256)
     if known and known["state"] == "done":
         warehouse.count_delivery(tools.ledger, sha256)
         inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known["name"])
-        return {"drop": name, "state": "already", "sha256": sha256, "scored_as": known["name"]}
+        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known["name"])
     reach("score_begun")
     try:
         run = score_file(scorer, tools, path, drop, sha256)
@@ -172,10 +176,10 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
         now = file_status(path, drop)
         if now == "gone":
             logger.info("drop_gone name=%s", name)
-            return {"drop": name, "state": "gone"}
+            return DropOutcome(drop=name, state="gone")
         if isinstance(error, ChangedError) or now == "changed":
             logger.warning("drop_changed name=%s", name)
-            return {"drop": name, "state": "changed"}
+            return DropOutcome(drop=name, state="changed")
         if isinstance(error, DataError):
             refused = error.rows if isinstance(error, RefusedError) else warehouse.RefusedRows()
             settings, run_name = scorer.context.settings, scorer.context.run
@@ -186,13 +190,13 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
     if run is None:
         warehouse.count_delivery(tools.ledger, sha256)
         inbox.finish(drop, sha256)
-        return {"drop": name, "state": "already", "sha256": sha256}
+        return DropOutcome(drop=name, state="already", sha256=sha256)
     inbox.finish(drop, sha256)
-    logger.info("drop_scored name=%s rows=%s version=%s", name, run["rows_scored"], scorer.version.version)
-    return {"drop": name, "state": "scored", "sha256": sha256, **run}
+    logger.info("drop_scored name=%s rows=%s version=%s", name, run.rows_scored, scorer.version.version)
+    return DropOutcome(drop=name, state="scored", sha256=sha256, scored=run)
 
 
-def rescore(context: StepContext, given: str) -> dict[str, Any]:
+def rescore(context: StepContext, given: str) -> ScoreResult:
     """Score a finished drop once more with today's champion, as a new run; the older runs stay.
 
     `given` is its name, id or the beginning of its sha256. Raises :class:`~apex_ml.errors.DataError` when there is no
@@ -207,7 +211,8 @@ def rescore(context: StepContext, given: str) -> dict[str, Any]:
     with scoring_tools(context) as tools:
         run = score_file(scorer, tools, path, drop, known["sha256"], again=known["drop_id"])
     assert run is not None  # only a claim can find that another process was faster
-    logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run["rows_scored"], scorer.version.version)
+    logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run.rows_scored, scorer.version.version)
     after_commit(context)
-    drops = [{"drop": drop.name, "state": "scored", "sha256": known["sha256"], **run}]
-    return {"run": context.run, "step": "score", "model_version": scorer.version.version, "drops": drops, "scored": 1}
+    outcome = DropOutcome(drop=drop.name, state="scored", sha256=known["sha256"], scored=run)
+    version = scorer.version.version
+    return ScoreResult(run=context.run, step="score", model_version=version, drops=(outcome,), scored=1)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -33,12 +33,13 @@ from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import BATCH_ROWS
 from apex_ml.services.scorer import Scorer, build_scorer
+from apex_ml.services.scoring_results import ShadowResult
 
 logger = logging.getLogger(__name__)
-TOLD = 20
+MAX_SHOWN = 20
 
 
-def shadow(context: StepContext) -> dict[str, Any]:
+def shadow(context: StepContext) -> ShadowResult:
     """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
 
     Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
@@ -46,12 +47,12 @@ def shadow(context: StepContext) -> dict[str, Any]:
     service raises :class:`~apex_ml.errors.TransientError`.
     """
     days = context.settings.shadow_days
-    result: dict[str, Any] = {"run": context.run, "step": "shadow", "shadowed": 0, "rows_scored": 0, "later": 0}
+    result = ShadowResult(run=context.run, step="shadow")
     if not days:
-        return result | {"skip": "challengers do not score drops: APEX_SHADOW_DAYS is 0"}
+        return replace(result, skip="challengers do not score drops: APEX_SHADOW_DAYS is 0")
     due = warehouse.due_for_shadow(context.settings, days)
     if not due:
-        return result | {"skip": "no challenger has a drop to score"}
+        return replace(result, skip="no challenger has a drop to score")
     registry, inbox = Registry(context.settings, context.model_name), Inbox(context.settings)
     scorers: dict[int, Scorer] = {}
     bad: list[str] = []
@@ -61,7 +62,7 @@ def shadow(context: StepContext) -> dict[str, Any]:
         try:
             path = inbox.scored(name, pair["sha256"])
             if path is None:  # its scorer is about to move it
-                result["later"] += 1
+                result = replace(result, later=result.later + 1)
                 continue
             if version not in scorers:
                 found = protocol.require(registry.by_version(version), f"challenger version {version}")
@@ -77,16 +78,15 @@ def shadow(context: StepContext) -> dict[str, Any]:
             unreadable.append(str(error))
             continue
         if rows is not None:
-            result["shadowed"] += 1
-            result["rows_scored"] += rows
+            result = replace(result, shadowed=result.shadowed + 1, rows_scored=result.rows_scored + rows)
             logger.info("drop_shadowed name=%s rows=%s version=%s", name, rows, version)
     if bad:
         raise DataError(
             f"{len(bad)} of {len(due)} could not be scored in the shadow; the drops themselves are scored:\n"
-            + "\n".join((bad + unreadable)[:TOLD])
+            + "\n".join((bad + unreadable)[:MAX_SHOWN])
         )
     if unreadable:
-        raise UnreadableError("\n".join(unreadable[:TOLD]))
+        raise UnreadableError("\n".join(unreadable[:MAX_SHOWN]))
     return result
 
 

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.contract.model import Contract
 from apex_ml.core.drift import drift
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.accepted_orders import load_orders
-from apex_ml.services.run_folder import StepContext, read_manifest, run_step
+from apex_ml.services.results import EltResult, SplitPart, SplitResult
+from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
 
 logger = logging.getLogger(__name__)
 EPOCH = date(1970, 1, 1)
 
 
-def split(context: StepContext, *, strategy: str) -> dict[str, Any]:
-    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and tell sizes, dates and class mix.
+def split(context: StepContext, *, strategy: str) -> SplitResult:
+    """Write ``train.parquet``, ``validation.parquet`` and ``test.parquet`` and report sizes, dates and class mix.
 
     `strategy` is the name of a module in :mod:`apex_ml.core.strategies`.
     """
-    made = read_manifest(context.folder("elt"))
-    inputs = {"elt": made["key"], "strategy": strategy, "seed": context.settings.seed}
-    return run_step(context, "split", inputs, lambda folder: _work(context, folder, strategy))
+    source = step_manifest(context, EltResult)
+    inputs = {"elt": source.key, "strategy": strategy, "seed": context.settings.seed}
+    return run_step(context, SplitResult, inputs, lambda folder: _work(context, folder, strategy))
 
 
-def _day(days: int) -> str:
-    return (EPOCH + timedelta(days=days)).isoformat()
+def _day(days: int) -> date:
+    return EPOCH + timedelta(days=days)
 
 
 def _query_orders(context: StepContext, folder: Path, sql: str) -> pa.Table:
@@ -44,7 +46,7 @@ def _query_orders(context: StepContext, folder: Path, sql: str) -> pa.Table:
         return con.sql(sql).to_arrow_table()
 
 
-def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
+def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     contract = context.contract
     way = split_strategy(strategy)
     table = way.extend(
@@ -53,26 +55,37 @@ def _work(context: StepContext, folder: Path, strategy: str) -> dict[str, Any]:
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
     target = table.column(contract.target).to_numpy(zero_copy_only=False)
     parts = way.assign(days, target, contract.split, context.settings.seed)
-    result: dict[str, Any] = {"strategy": strategy, "promotable": way.promotable, "parts": {}}
     columns = way.columns(contract)
     reference = table.filter(pa.array(parts == 0))
+    described = {}
     for index, part in enumerate(PARTS):
         rows = table.filter(pa.array(parts == index))
         pq.write_table(rows, folder / f"{part}.parquet", compression="zstd")
-        counts = {c["values"]: c["counts"] for c in rows.column(contract.target).value_counts().to_pylist()}
-        chosen = days[parts == index]
-        result["parts"][part] = {
-            "examples": rows.num_rows,
-            "first": _day(int(chosen.min())),
-            "last": _day(int(chosen.max())),
-            "classes": {level: int(counts.get(level, 0)) for level in contract.classes},
-        }
+        described[part] = _describe(contract, rows, days[parts == index])
         if index and rows.num_rows:
-            # what moves between the parts by nature (calendar, history) moves here too: it is told, not judged
-            found = drift(columns, reference, rows)
-            result["parts"][part]["drift_from_train"] = {name: round(psi, 4) for name, psi in found.items()}
-            name, psi = next(iter(found.items()))
-            logger.info("drift part=%s largest=%s psi=%.3f", part, name, psi)
+            # what moves between the parts by nature (calendar, history) moves here too: it is reported, not tested
+            psi = drift(columns, reference, rows)
+            described[part] = replace(
+                described[part], drift_from_train={name: round(value, 4) for name, value in psi.items()}
+            )
+            name, largest = next(iter(psi.items()))
+            logger.info("drift part=%s largest=%s psi=%.3f", part, name, largest)
         logger.info("part=%s examples=%s", part, rows.num_rows)
-    result["left_out"] = int(np.sum(parts < 0))
-    return result
+    return SplitResult(
+        run=context.run,
+        step="split",
+        strategy=strategy,
+        promotable=way.promotable,
+        parts=described,
+        left_out=int(np.sum(parts < 0)),
+    )
+
+
+def _describe(contract: Contract, rows: pa.Table, days: np.ndarray) -> SplitPart:
+    counts = {c["values"]: c["counts"] for c in rows.column(contract.target).value_counts().to_pylist()}
+    return SplitPart(
+        examples=rows.num_rows,
+        first=_day(int(days.min())),
+        last=_day(int(days.max())),
+        classes={level: int(counts.get(level, 0)) for level in contract.classes},
+    )

@@ -16,7 +16,9 @@ from apex_ml.core.model_card import model_card
 from apex_ml.core.search import Trial
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
-from apex_ml.services.run_folder import StepContext, read_manifest, run_step
+from apex_ml.services.manifest import Manifest
+from apex_ml.services.results import SplitResult, TrainResult
+from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.training_inputs import load_examples, model_about, training_options
 from apex_ml.services.training_record import (
     compare_with_optimum,
@@ -32,16 +34,16 @@ from apex_ml.services.true_outcomes import truth_file
 logger = logging.getLogger(__name__)
 
 
-def train(context: StepContext, *, trials: int) -> dict[str, Any]:
+def train(context: StepContext, *, trials: int) -> TrainResult:
     """Train and register a model version; returns its version and log losses on validation and test.
 
     With `trials` the hyper-parameters are searched on validation first; a search that was interrupted goes on. The test
     part is never seen by the fit. Raises :class:`~apex_ml.errors.DataError` when there is nothing to learn.
     """
-    divided = read_manifest(context.folder("split"))
-    options = training_options(context, trials, divided["result"]["strategy"])
-    inputs = {
-        "split": divided["key"],
+    divided = step_manifest(context, SplitResult)
+    options = training_options(context, trials, divided.result.strategy)
+    inputs: dict[str, Any] = {
+        "split": divided.key,
         "trials": trials,
         "search_seconds": options.budget.seconds,
         "search_folds": options.search_folds,
@@ -56,17 +58,17 @@ def train(context: StepContext, *, trials: int) -> dict[str, Any]:
     truth = truth_file(context)
     if truth is not None:
         inputs["truth_sha256"] = sha256_of(truth)
-    return run_step(context, "train", inputs, lambda folder: _work(context, folder, options, divided, truth))
+    return run_step(context, TrainResult, inputs, lambda folder: _work(context, folder, options, divided, truth))
 
 
 def _work(
-    context: StepContext, folder: Path, options: Options, divided: dict[str, Any], truth: Path | None
-) -> dict[str, Any]:
+    context: StepContext, folder: Path, options: Options, divided: Manifest[SplitResult], truth: Path | None
+) -> TrainResult:
     contract, settings = context.contract, context.settings
     refuse_deleted(settings, context.model_name)
     parts = load_examples(context)
-    about = model_about(context, divided, parts)
-    search_file = context.processed / context.run / f".search-{divided['key'][:16]}.db"
+    about = model_about(context, divided.result, parts)
+    search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
 
     def told(trial: Trial) -> None:
         value = "pruned" if trial.value is None else f"{trial.value:.5f}"
@@ -103,7 +105,7 @@ def _work(
         tags=version_tags(about) | source.tags(),
         data_source=source.data_url,
         data_sha256=about["data_sha256"],
-        description=model_card(source, about, divided["result"]["parts"], done.metrics, model_summary(done)),
+        description=model_card(source, about, divided.result.to_json()["parts"], done.metrics, model_summary(done)),
         sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
     )
@@ -133,23 +135,30 @@ def _work(
         metrics["test_log_loss"],
         metrics["test_prior_log_loss"],
     )
-    shown = ("validation_log_loss", "validation_prior_log_loss", "test_log_loss", "test_prior_log_loss", "test_ece")
-    return {
-        "model_version": registered.version,
-        "mlflow_run_id": registered.run_id,
-        "mlflow_run_url": registry.run_url(registered.run_id, registered.experiment_id),
-        "model_version_url": registry.version_url(registered.version),
-        "winner": done.winner,
-        "candidates": done.candidates,
-        "chosen": {name: dict(params) for name, params in done.chosen.items()},
-        "features": list(done.model.encoder.names),
-        "calibration": done.model.calibration.method,
-        "decision_weights": dict(zip(contract.classes, done.model.weights, strict=True)),
-        **{name: metrics[name] for name in shown},
-        "test_accuracy": metrics["test_accuracy"],
-        "test_macro_f1": metrics["test_macro_f1"],
-        "test_weighted_macro_f1": metrics["test_weighted_macro_f1"],
-        **{n: metrics[n] for n in ("test_optimum_log_loss", "test_excess_percent") if n in metrics},
-        **({"comparison": done.tables["comparison"]} if "comparison" in done.tables else {}),
-        "bundle": {path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
-    }
+    comparison = done.tables.get("comparison")
+    return TrainResult(
+        run=context.run,
+        step="train",
+        model_version=registered.version,
+        mlflow_run_id=registered.run_id,
+        mlflow_run_url=registry.run_url(registered.run_id, registered.experiment_id),
+        model_version_url=registry.version_url(registered.version),
+        winner=done.winner,
+        candidates=done.candidates,
+        chosen={name: dict(params) for name, params in done.chosen.items()},
+        features=tuple(done.model.encoder.names),
+        calibration=done.model.calibration.method,
+        decision_weights=dict(zip(contract.classes, done.model.weights, strict=True)),
+        validation_log_loss=metrics["validation_log_loss"],
+        validation_prior_log_loss=metrics["validation_prior_log_loss"],
+        test_log_loss=metrics["test_log_loss"],
+        test_prior_log_loss=metrics["test_prior_log_loss"],
+        test_ece=metrics["test_ece"],
+        test_accuracy=metrics["test_accuracy"],
+        test_macro_f1=metrics["test_macro_f1"],
+        test_weighted_macro_f1=metrics["test_weighted_macro_f1"],
+        test_optimum_log_loss=metrics.get("test_optimum_log_loss"),
+        test_excess_percent=metrics.get("test_excess_percent"),
+        comparison=None if comparison is None else tuple(comparison),
+        bundle={path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
+    )

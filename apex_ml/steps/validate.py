@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from apex_ml.core.batch import Profile, judge
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
 from apex_ml.services.held_back import describe, find_held_back, held_identity, hold_back
+from apex_ml.services.results import CheckedExpectations, ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
 from apex_ml.wording import counted
@@ -37,7 +39,7 @@ MOST_NAMED = 100
 
 def validate(
     context: StepContext, *, raw: str | None, as_of: date | None, force: bool, without_newest_day: bool = False
-) -> dict[str, Any]:
+) -> ValidateResult:
     """Check every raw file on its own, the accepted rows by Great Expectations, and the batch beside recent ones.
 
     Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
@@ -69,21 +71,21 @@ def validate(
         since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
-        skipped = {"run": context.run, "step": "validate", "skip": reason, "data_sha256": data_sha256}
-        return skipped | {"left_out": shortened(raw_folder.left_out)}
+        left_out = shortened(raw_folder.left_out)
+        return ValidateResult(run=context.run, step="validate", skip=reason, data_sha256=data_sha256, left_out=left_out)
     inputs: dict[str, Any] = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
     if without_newest_day:
         inputs["without_newest_day"] = True
     return run_step(
         context,
-        "validate",
+        ValidateResult,
         inputs,
-        lambda folder: {
-            **_work(context, folder, url, raw_folder, shas, copies, data_sha256, as_of, without_newest_day),
-            "redelivered": sorted(name for names in copies.values() for name in names),
-            "left_out": shortened(raw_folder.left_out),
-            "links": shortened(raw_folder.links),
-        },
+        lambda folder: replace(
+            _work(context, folder, url, raw_folder, shas, copies, data_sha256, as_of, without_newest_day),
+            redelivered=tuple(sorted(name for names in copies.values() for name in names)),
+            left_out=shortened(raw_folder.left_out),
+            links=shortened(raw_folder.links),
+        ),
     )
 
 
@@ -97,7 +99,7 @@ def _work(
     data_sha256: str,
     as_of: date | None,
     without_newest_day: bool,
-) -> dict[str, Any]:
+) -> ValidateResult:
     accepted, quarantine = folder / ACCEPTED, folder / QUARANTINE
     accepted.mkdir()
     quarantine.mkdir()
@@ -127,32 +129,31 @@ def _work(
             _keep_evidence(context, quarantine, reports)
             raise
     site = project.docs_index(context.settings).parent
-    return {
-        "raw": url,
-        "files": len(reports),
-        "rows": rows,
-        "accepted": rows - bad - held,
-        "quarantined": bad,
-        "reasons": _total(r.reasons for r in reports),
-        "warnings": _total(r.warnings for r in reports),
-        "normalised": _total(r.normalised for r in reports),
-        "batch_warnings": batch_warnings,
-        "expectations": {
-            "evaluated": checked.evaluated,
-            "failed": len(checked.warnings),
-            "rows": checked.rows,
-            "of_rows": checked.of_rows,
-        },
-        "data_docs": str(checked.page),
-        "data_docs_url": f"{context.settings.airflow_address}/apex/data-docs/"
-        + checked.page.relative_to(site).as_posix(),
-        "data_sha256": data_sha256,
-        "newest": profile.newest.isoformat(),
-        "as_of": looks_from.isoformat(),
-        "profile": profile.as_dict(),
-        "reports": [r.as_dict() for r in reports],
-        **({"held_back": describe(folder, profile.newest)} if held else {}),
-    }
+    page = checked.page.relative_to(site).as_posix()
+    return ValidateResult(
+        run=context.run,
+        step="validate",
+        raw=url,
+        files=len(reports),
+        rows=rows,
+        accepted=rows - bad - held,
+        quarantined=bad,
+        reasons=_total(r.reasons for r in reports),
+        warnings=_total(r.warnings for r in reports),
+        normalised=_total(r.normalised for r in reports),
+        batch_warnings=tuple(batch_warnings),
+        expectations=CheckedExpectations(
+            evaluated=checked.evaluated, failed=len(checked.warnings), rows=checked.rows, of_rows=checked.of_rows
+        ),
+        data_docs=str(checked.page),
+        data_docs_url=f"{context.settings.airflow_address}/apex/data-docs/{page}",
+        data_sha256=data_sha256,
+        newest=profile.newest,
+        as_of=looks_from,
+        profile=profile.as_dict(),
+        reports=tuple(r.as_dict() for r in reports),
+        held_back=describe(folder, profile.newest) if held else None,
+    )
 
 
 def _check_files(
@@ -260,9 +261,9 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int,
 def _judge_batch(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
     """Compare with the batches of earlier runs on other data; returns the warnings."""
     earlier = recent_manifests(
-        context, "validate", lambda m: m["run"] != context.run and m["result"]["data_sha256"] != data_sha256
+        context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256
     )
-    recent = [Profile.from_dict(m["result"]["profile"]) for m in earlier if "profile" in m["result"]]
+    recent = [Profile.from_dict(dict(m.result.profile)) for m in earlier if m.result.profile is not None]
     findings = judge(context.contract.batch, profile, recent, datetime.now(UTC).date())
     warnings = [f"{f.rule}: {f.text}" for f in findings if f.severity == "warning"]
     errors = [f"  {f.rule}: {f.text}" for f in findings if f.severity == "error"]

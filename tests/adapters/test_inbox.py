@@ -205,15 +205,15 @@ def test_chunks_are_bounded_and_keep_the_order(
     for nr, length in enumerate(sizes):
         put(inbox, str(nr), "x" * length, age=-nr)
     found = chunks(inbox.look(), drops, size)
-    assert [c["drops"] for c in found] == expected
-    assert [c["label"] for c in found] == [c[0] if len(c) == 1 else f"{c[0]} +{len(c) - 1}" for c in expected]
+    assert [list(c.drops) for c in found] == expected
+    assert [c.label for c in found] == [c[0] if len(c) == 1 else f"{c[0]} +{len(c) - 1}" for c in expected]
 
 
 @pytest.mark.parametrize("name", ["plain-{:04d}" + "x" * 200, "<&'ñ>{:04d}" + "&" * 200])
 def test_the_names_of_a_chunk_fit_into_an_argument(name: str) -> None:
     waiting = [Waiting(name.format(nr), 1, nr) for nr in range(1000)]
     found = chunks(waiting, 1000, 2**30)
-    assert [n for c in found for n in c["drops"]] == [w.name for w in waiting]
+    assert [n for c in found for n in c.drops] == [w.name for w in waiting]
     assert len(found) > 1
     for chunk in found:
-        assert len(f"--drops={htmlsafe_json_dumps(chunk['drops'])}".encode()) < 128 * 1024
+        assert len(f"--drops={htmlsafe_json_dumps(chunk.drops)}".encode()) < 128 * 1024

@@ -85,7 +85,7 @@ class Nights:
         self.patch.setattr(project, "check_batch", lambda *_: verdict)
         context = context_of(self.settings, name)
         try:
-            night.result = step.validate(context, raw=str(folder), as_of=as_of, force=True)
+            night.result = step.validate(context, raw=str(folder), as_of=as_of, force=True).to_json()
         except DataError as error:
             night.error = str(error)
         self._nothing_is_lost(folder, night)

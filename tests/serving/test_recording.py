@@ -133,15 +133,15 @@ def test_a_day_of_answers_is_judged_as_a_day_of_drops_is(
         ask(client, drop_orders[:300])
         ask(client, drop_orders[300:])
         wait_recorded(client, ROWS)
-    assert score(watched.context("s"), ["a.parquet"])["scored"] == 1
+    assert score(watched.context("s"), ["a.parquet"]).to_json()["scored"] == 1
     ((online,),) = watched.sql("SELECT profile FROM apex.online_profiles")
     ((batch,),) = watched.sql("SELECT profile FROM apex.scoring_runs")
     assert online == batch  # the same orders count the same, whichever way they came
-    result = monitor(watched.context("look"))
+    result = monitor(watched.context("look")).to_json()
     assert (result["online_days_judged"], result["days_judged"]) == (1, 1)
     verdicts = dict(watched.sql("SELECT feature, drifted FROM apex.drift WHERE scope = 'online'"))
     assert {PREDICTION, CONFIDENCE, *contract.features.attributes} <= set(verdicts) and not any(verdicts.values())
-    assert monitor(watched.context("look"))["online_days_judged"] == 0
+    assert monitor(watched.context("look")).to_json()["online_days_judged"] == 0
     subjects = watched.sql("SELECT DISTINCT subject FROM apex.drift_latest WHERE scope = 'online'")
     assert len(subjects) == 1
 
@@ -153,7 +153,7 @@ def test_a_drift_of_online_orders_raises_an_alert_with_its_source(
     with served(watched, serving_record_share=1) as client:
         ask(client, [order | {name: None} for order in drop_orders])
         wait_recorded(client, ROWS)
-    assert name in monitor(watched.context("look"))["alerts_raised"]
+    assert name in monitor(watched.context("look")).to_json()["alerts_raised"]
     ((message,),) = watched.sql("SELECT message FROM apex.open_alerts WHERE subject = %s", (name,))
     assert message.startswith("online answers of ")
     # the next day is healthy
@@ -164,4 +164,4 @@ def test_a_drift_of_online_orders_raises_an_alert_with_its_source(
     with served(watched, serving_record_share=1) as client:
         ask(client, drop_orders)
         wait_recorded(client, ROWS)
-    assert name in monitor(watched.context("look"))["alerts_resolved"]
+    assert name in monitor(watched.context("look")).to_json()["alerts_resolved"]

@@ -38,11 +38,11 @@ RACERS = 20
 
 
 def back(nights: Any, run: str = BY_HAND, to: int | None = None) -> dict[str, Any]:
-    return rollback(nights.apex.context(run), to=to, reason="it is worse in the field", who="ann")
+    return rollback(nights.apex.context(run), to=to, reason="it is worse in the field", who="ann").to_json()
 
 
 def forced(nights: Any, version: int | None = None, run: str = BY_HAND) -> dict[str, Any]:
-    return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann")
+    return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann").to_json()
 
 
 def move(expected: int | None, to: int) -> protocol.Move:
@@ -185,7 +185,7 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
 
 def test_a_rejected_challenger_can_be_forced_and_the_ledger_keeps_what_the_gate_measured(nights: Any) -> None:
     promote(nights.apex.context("one"), who="test")
-    rejected = promote(nights.apex.context("two"), who="test")
+    rejected = promote(nights.apex.context("two"), who="test").to_json()
     assert not rejected["promoted"]
     assert forced(nights)["champion_version"] == 2 == nights.champion()
     assert nights.ledger()[-1] == ("force", 1, 2, "done")
@@ -220,7 +220,7 @@ def test_moves_that_cannot_be_are_refused_with_the_remedy(nights: Any) -> None:
         (lambda: back(nights, to=98), "has no version 98"),
         (lambda: forced(nights, 99), "has no version 99"),
         (lambda: forced(nights, 1), "version 1 is champion already"),
-        (lambda: force(nights.apex.context("r"), version=2, reason=" ", who="ann"), "--reason is empty"),
+        (lambda: force(nights.apex.context("r"), version=2, reason=" ", who="ann").to_json(), "--reason is empty"),
     ):
         with pytest.raises(ConfigError, match=words):
             wrong()
@@ -286,26 +286,26 @@ def test_a_drop_that_is_being_scored_ends_on_the_version_it_began_with(
             assert back(scoring_night)["champion_version"] == 1  # does not wait for the scoring
             assert not running.done()
             blocker.rollback()
-            assert running.result(30)["model_version"] == 2
+            assert running.result(30).model_version == 2
     make_drop(str(raw), date(2024, 8, 24), 300, 2, apex.inbox / "b.parquet", contract)
-    assert score(apex.context("scoring"), ["b.parquet"])["model_version"] == 1
+    assert score(apex.context("scoring"), ["b.parquet"]).to_json()["model_version"] == 1
     assert versions_used(apex) == [("a.parquet", 2, [2], 300), ("b.parquet", 1, [1], 300)]
 
 
 def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
     one, two = (nights.apex.context(run) for run in ("one", "two"))
     for _ in range(2):
-        held = promote(one, who="test", hold=True)
+        held = promote(one, who="test", hold=True).to_json()
         assert held["held"] and not held["promoted"] and held["champion_version"] is None
     assert nights.ledger() == [] and nights.champion() is None
-    declined = promote(two, who="test", declined="ann in Airflow")
+    declined = promote(two, who="test", declined="ann in Airflow").to_json()
     assert not declined["promoted"] and declined["reasons"][0] == "not approved: ann in Airflow"
     assert len(declined["reasons"]) == 2 and declined["evidence"]["holdout_orders"] > 0
-    assert promote(two, who="test")["reasons"] == declined["reasons"]
-    assert promote(one, who="ann in Airflow")["promoted"]
-    assert promote(one, who="test", declined="bob")["promoted"]  # what was decided stays
+    assert promote(two, who="test").to_json()["reasons"] == declined["reasons"]
+    assert promote(one, who="ann in Airflow").to_json()["promoted"]
+    assert promote(one, who="test", declined="bob").to_json()["promoted"]  # what was decided stays
     assert nights.ledger() == [("reject", None, 2, "done"), ("promote", None, 1, "done")]
-    again = promote(nights.apex.context("two"), who="test", hold=True)
+    again = promote(nights.apex.context("two"), who="test", hold=True).to_json()
     assert "held" not in again and not again["promoted"]
 
 
@@ -405,7 +405,7 @@ def test_a_run_that_a_person_deleted_does_not_stop_the_gate(nights: Any) -> None
     assert version is not None
     mlflow(nights, "POST", "runs/delete", run_id=version.run_id)
     try:
-        assert promote(nights.apex.context("one"), who="test")["promoted"]
+        assert promote(nights.apex.context("one"), who="test").to_json()["promoted"]
         assert load_scorer(nights.apex.context("scoring")).version.version == version.version
     finally:
         mlflow(nights, "POST", "runs/restore", run_id=version.run_id)

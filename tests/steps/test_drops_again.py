@@ -30,7 +30,7 @@ Drop = Callable[..., Path]
 
 
 def again(apex: Apex, given: str) -> dict[str, Any]:
-    return rescore(apex.context("again"), given)
+    return rescore(apex.context("again"), given).to_json()
 
 
 def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, chain: Any, put_drop: Drop) -> None:
@@ -88,7 +88,7 @@ def test_a_repaired_file_of_the_same_name_is_picked_up_and_ends_the_alert(scorin
     ((kind, subject, message),) = scoring.sql("SELECT kind, subject, message FROM apex.open_alerts")
     assert (kind, subject) == ("bad_drop", "a.parquet") and "not a parquet file" in message
     put_drop()
-    assert list_drops(scoring.context("sweep"))["chunks"] == [{"label": "a.parquet", "drops": ["a.parquet"]}]
+    assert list_drops(scoring.context("sweep")).to_json()["chunks"] == [{"label": "a.parquet", "drops": ["a.parquet"]}]
     assert run(scoring)["scored"] == 1
     assert scoring.sql("SELECT count(*) FROM apex.open_alerts") == [(0,)]
     assert scoring.sql("SELECT count(*) FROM apex.alerts WHERE resolved_at IS NOT NULL") == [(1,)]

@@ -34,7 +34,7 @@ def apex(raw: Path, databases: Any, tmp_path: Path) -> Apex:
 
 
 def check(apex: Apex, name: str, without: bool = True) -> dict[str, Any]:
-    return validate(apex.context(name), raw=None, as_of=None, force=False, without_newest_day=without)
+    return validate(apex.context(name), raw=None, as_of=None, force=False, without_newest_day=without).to_json()
 
 
 def decide(apex: Apex, name: str, result: dict[str, Any]) -> None:

@@ -103,20 +103,20 @@ def hostile(
     apex = Apex(settings)
     context = apex.context(RUN)
     results = {
-        "validate": validate(context, raw=None, as_of=None, force=False),
-        "elt": elt(context),
-        "split": split(context, strategy="temporal"),
+        "validate": validate(context, raw=None, as_of=None, force=False).to_json(),
+        "elt": elt(context).to_json(),
+        "split": split(context, strategy="temporal").to_json(),
     }
     trained = apex.call("train", "--run", RUN)
     assert trained.code == 0, trained.err
     assert trained.result is not None
-    results |= {"train": trained.result, "promote": promote(context, who="test")}
+    results |= {"train": trained.result, "promote": promote(context, who="test").to_json()}
     make_drop(str(raw), date(2024, 8, 24), 201, 1, folder / "drop.parquet", contract)
     drop = pq.read_table(folder / "drop.parquet")
     clients = ["nobody", *drop.column(contract.entity).to_pylist()[1:]]
     place = drop.schema.get_field_index(contract.entity)
     pq.write_table(drop.set_column(place, contract.entity, pa.array(clients)), apex.inbox / "a.parquet")
-    results["score"] = score(context, ["a.parquet"])
+    results["score"] = score(context, ["a.parquet"]).to_json()
     return Hostile(apex, raw, results)
 
 
@@ -169,7 +169,7 @@ def test_mlflow_has_a_metric_of_every_class(hostile: Hostile) -> None:
 
 def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
     settings, context = hostile.apex.settings, hostile.apex.context(RUN)
-    assert outcomes(context)["matched"] == 0
+    assert outcomes(context).to_json()["matched"] == 0
     monitor(context)
     assert monitoring.orders_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
     assert scores.shadow_outcomes(settings, context.contract, 2, 1).num_rows == 0

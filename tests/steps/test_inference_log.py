@@ -101,7 +101,7 @@ def test_without_mlflow_a_drop_stays_scored_and_the_sweep_tells_later(scoring: A
     assert send_outbox(deaf.settings) == 0
     ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
     assert attempts == 1 and "does not answer" in error
-    assert list_drops(scoring.context("sweep"))["waiting"] == 0
+    assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0
     assert unsent(scoring) == 0 and len(told(scoring)) == 1
     assert scoring.sql("SELECT last_error FROM apex.mlflow_outbox") == [(None,)]
 

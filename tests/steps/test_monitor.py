@@ -43,11 +43,11 @@ def watched(scoring: Apex, chain: Any) -> Apex:
 
 
 def look(apex: Apex) -> dict[str, Any]:
-    return monitor(apex.context("look"))
+    return monitor(apex.context("look")).to_json()
 
 
 def scored(apex: Apex, *names: str) -> None:
-    assert score(apex.context("s"), list(names))["scored"] == len(names)
+    assert score(apex.context("s"), list(names)).to_json()["scored"] == len(names)
 
 
 def drifted(apex: Apex) -> list[tuple[str, str]]:

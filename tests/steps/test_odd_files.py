@@ -124,7 +124,7 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
     (scoring.inbox / "failing.parquet").symlink_to("/proc/self/mem")
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
     context = scoring.context("score-sweep-1")
-    listed = list_drops(context)
+    listed = list_drops(context).to_json()
     assert listed["bad"][0]["drop"] == "order\ufffd.parquet" and "skip" not in listed
     done = call(
         scoring, "score", "--run", context.run, "--bad-later", "--drops", json.dumps(listed["chunks"][0]["drops"])
@@ -139,11 +139,11 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
         == alerts(scoring)
     )
     assert {row["drop"] for row in told["bad"]} == {"order\ufffd.parquet", "bad.parquet", "failing.parquet"}
-    assert report(scoring.context("another")).keys() >= {"skip"}
+    assert report(scoring.context("another")).to_json().keys() >= {"skip"}
     (scoring.inbox / "failing.parquet").unlink()
     put_drop("failing.parquet", seed=2)
     assert run(scoring, "failing.parquet")["scored"] == 1
-    assert [row["drop"] for row in report(context)["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
+    assert [row["drop"] for row in report(context).to_json()["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
 
 
 def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Apex, put_drop: Drop) -> None:
@@ -151,7 +151,7 @@ def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Ape
     content = put_drop("slow.parquet", seed=1).read_bytes()
     path = scoring.inbox / "slow.parquet"
     path.write_bytes(content[: len(content) // 2])
-    listed = list_drops(patient.context("sweep"))
+    listed = list_drops(patient.context("sweep")).to_json()
     assert listed["chunks"] == [] and listed["skip"].startswith("slow.parquet: waits for the rest of its upload")
     by_hand = call(patient, "score")
     assert by_hand.code == 0 and by_hand.result is not None and by_hand.result["skip"] == listed["skip"]
@@ -175,16 +175,16 @@ def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Ape
 def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
     context = scoring.context("score-sweep-2")
-    listed = list_drops(context)
+    listed = list_drops(context).to_json()
     assert (listed["waiting"], listed["chunks"], "skip" in listed) == (0, [], False)
-    assert report(context)["scored"] == 0 and len(report(context)["bad"]) == 1
-    assert "skip" in list_drops(context)
+    assert report(context).to_json()["scored"] == 0 and len(report(context).to_json()["bad"]) == 1
+    assert "skip" in list_drops(context).to_json()
     scoring.sql(
         "INSERT INTO apex.alerts (kind, subject, message, seen_in)"
         " SELECT 'bad_drop', 'drop-' || n, 'why', %s FROM generate_series(1, 500) AS n",
         (context.run,),
     )
-    many = report(context)["bad"]  # Airflow maps over a bounded number
+    many = report(context).to_json()["bad"]  # Airflow maps over a bounded number
     assert len(many) == MAX_BAD + 1 and many[-1]["reason"] == "301 more drops are bad; all of them: apex alerts"
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
     done = call(scoring, "score")
@@ -208,7 +208,7 @@ def test_a_drop_at_which_apex_itself_fails_stops_no_other(
     with pytest.raises(RuntimeError, match="unforeseen"):
         run(scoring, *names)
     assert places(scoring)["inbox"] == ["fault.parquet"] and places(scoring)["done"] == ["good.parquet"]
-    result = score(scoring.context("again"), names, bad_is_error=False)
+    result = score(scoring.context("again"), names, bad_is_error=False).to_json()
     assert [row["state"] for row in result["drops"]] == ["fault", "gone"]
     assert alerts(scoring) == {"fault.parquet": "Apex itself fails at this drop, RuntimeError: unforeseen"}
     monkeypatch.undo()
@@ -255,7 +255,7 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
     closed = call(scoring, "alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
     assert closed.code == 0 and "bad.parquet" in closed.out
     assert alerts(scoring) == {} and "No alert is open" in call(scoring, "alerts").out
-    assert list_drops(scoring.context("sweep"))["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
+    assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
     kept = "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM apex.alert_history ORDER BY alert_id"
     assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
     again = call(scoring, "alerts", "close", str(number), "--reason", "again")
@@ -269,7 +269,7 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
 def test_names_of_any_length_are_moved(scoring: Apex, put_drop: Drop) -> None:
     name = "é" * ((LONGEST_NAME - 8) // 2) + ".parquet"
     put_drop(seed=1).rename(scoring.inbox / name)
-    (chunk,) = list_drops(scoring.context("list"))["chunks"]
+    (chunk,) = list_drops(scoring.context("list")).to_json()["chunks"]
     assert chunk["drops"] == [name] and len(chunk["label"]) <= MAX_LABEL + 1
     assert run(scoring, name)["scored"] == 1
     put_drop(seed=2).rename(scoring.inbox / name)  # another content under the same name

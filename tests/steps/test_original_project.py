@@ -51,7 +51,7 @@ def divided(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_fact
     context = Apex(settings).context("legacy")
     validate(context, raw=None, as_of=None, force=False)
     elt(context)
-    assert not split(context, strategy="legacy")["promotable"]
+    assert not split(context, strategy="legacy").to_json()["promotable"]
     return Apex(settings)
 
 
@@ -105,7 +105,7 @@ def test_the_run_is_registered_reported_beside_ours_and_never_promoted(divided: 
     assert again.code == 0 and again.result is not None, again.err
     assert again.result["reproduced"]
 
-    decided = promote(divided.context("legacy"), who="test")
+    decided = promote(divided.context("legacy"), who="test").to_json()
     assert not decided["promoted"] and decided["champion_version"] is None
     assert any("not temporal" in reason for reason in decided["reasons"])
 
@@ -133,8 +133,8 @@ def test_the_eight_features_and_the_known_counts_of_the_real_files(
     apex = Apex(settings.model_copy(update={"model_name": "real_original"}))
     context = apex.context("legacy")
     validate(context, raw=None, as_of=None, force=False)
-    assert elt(context)["examples"] == 149_960
-    counts = split(context, strategy="legacy")["parts"]
+    assert elt(context).to_json()["examples"] == 149_960
+    counts = split(context, strategy="legacy").to_json()["parts"]
     assert [p["examples"] for p in counts.values()] == [89_976, 29_992, 29_992]
     train = parts(apex)["train"]
     encoder = Encoder.fit(legacy_columns(contract), train)

@@ -77,7 +77,7 @@ class Ledger:
 
     def match(self, run: str = "night", **options: Any) -> dict[str, int]:
         """Call the step; its counts."""
-        result = outcomes(self.apex.context(run), **options)
+        result = outcomes(self.apex.context(run), **options).to_json()
         return {kind: result[kind] for kind in NONE}
 
     def known(self) -> list[tuple[Any, ...]]:
@@ -174,7 +174,7 @@ def test_coverage_by_age_and_by_day(ledger: Ledger) -> None:
     ledger.drop(("C000001", DAY), ("C000002", DAY), ("C000001", AS_OF))
     ledger.drop(("C000003", DAY - timedelta(days=120)))
     ledger.raw("night", [("C000001", DAY, "DIGITAL"), ("C000003", DAY, "DIGITAL")])
-    result = outcomes(ledger.apex.context("night"))
+    result = outcomes(ledger.apex.context("night")).to_json()
     assert result["coverage"] == {
         "coming": {"scored": 1, "with_outcome": 0, "share": 0.0},
         "8-14": {"scored": 2, "with_outcome": 1, "share": 0.5},
@@ -212,7 +212,7 @@ def test_killed_before_the_commit_nothing_is_written(ledger: Ledger) -> None:
 
 
 def test_the_newest_validated_run_can_be_asked_for(ledger: Ledger) -> None:
-    nothing = outcomes(ledger.apex.context("any"), newest=True)
+    nothing = outcomes(ledger.apex.context("any"), newest=True).to_json()
     assert nothing["skip"] == "no raw orders have been validated yet"
     with pytest.raises(DataError, match="validate has not finished; run: apex validate --force --run any"):
         ledger.match("any")

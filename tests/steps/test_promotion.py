@@ -21,7 +21,7 @@ from tests.support.throwaway_home import free_ports
 
 
 def decide(nights: Any, run: str) -> dict[str, Any]:
-    return promote(nights.apex.context(run), who="test")
+    return promote(nights.apex.context(run), who="test").to_json()
 
 
 def test_an_identical_second_model_is_rejected(nights: Any) -> None:

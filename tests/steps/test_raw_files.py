@@ -38,7 +38,7 @@ def parts(apex: Apex) -> list[Path]:
 
 
 def check(apex: Apex, run: str = "night", **arguments: Any) -> dict[str, Any]:
-    return validate(apex.context(run), **({"raw": None, "as_of": None, "force": False} | arguments))
+    return validate(apex.context(run), **({"raw": None, "as_of": None, "force": False} | arguments)).to_json()
 
 
 def change(path: Path, name: str, values: Callable[[pa.ChunkedArray], Any]) -> None:
@@ -156,7 +156,7 @@ def test_few_bad_rows_are_quarantined_and_the_rest_goes_on(apex: Apex) -> None:
     assert sorted(found["reasons"].values()) == [10, 20]
     assert found["redelivered"] == ["redelivered.parquet"]
     assert apex.sql("SELECT count(*)::int FROM apex.quarantined_rows") == [(30,)]
-    assert elt(apex.context("night"))["rows"] == 19_970
+    assert elt(apex.context("night")).to_json()["rows"] == 19_970
 
 
 def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
@@ -168,7 +168,7 @@ def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
     found = check(apex)
     assert found["accepted"] == 20_000
     assert sum(n for rule, n in found["normalised"].items() if rule.startswith("estrellas_txt")) == 500
-    made = elt(apex.context("night"))
+    made = elt(apex.context("night")).to_json()
     assert (made["rows"], made["repeated"]) == (20_000, 0)
 
 
@@ -176,7 +176,7 @@ def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
     table = pq.read_table(parts(apex)[0])
     pq.write_table(table.slice(0, 700), Path(apex.settings.raw) / "late.parquet")
     assert check(apex)["accepted"] == 20_700
-    made = elt(apex.context("night"))
+    made = elt(apex.context("night")).to_json()
     assert (made["rows"], made["repeated"]) == (20_700, 700)
 
 
@@ -282,7 +282,7 @@ def test_a_full_disk_is_named_leaves_nothing_and_with_room_the_next_run_heals(ap
         elt(full.context("night"))
     assert full.leftovers() == []
     (small_disk / "ballast").unlink()
-    assert elt(full.context("night"))["examples"] > 0
+    assert elt(full.context("night")).to_json()["examples"] > 0
 
 
 def test_a_step_killed_half_way_leaves_no_result_and_the_next_run_heals(apex: Apex) -> None:

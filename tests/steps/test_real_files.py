@@ -42,13 +42,13 @@ def test_the_chain_on_the_real_files(
     )
     apex = Apex(settings.model_copy(update={"model_name": "real"}))
     context = apex.context("real")
-    found = validate(context, raw=None, as_of=None, force=False)
+    found = validate(context, raw=None, as_of=None, force=False).to_json()
     assert (found["files"], found["rows"], found["quarantined"]) == (8, 1_250_000, 0)
     assert found["newest"] == "2024-08-23"
-    made = elt(context)
+    made = elt(context).to_json()
     assert (made["rows"], made["repeated"], made["examples"]) == (1_250_000, 0, 149_960)
 
-    random = split(context, strategy="stratified_random")
+    random = split(context, strategy="stratified_random").to_json()
     assert [p["examples"] for p in random["parts"].values()] == [89_976, 29_992, 29_992]
     assert not random["promotable"]
 

@@ -328,13 +328,13 @@ def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(
     apex: Apex = nights.apex
     path = apex.inbox / "early.parquet"
     make_drop(str(raw), date(2024, 8, 24), 50, 1, path, contract)
-    listed = list_drops(apex.context("scoring"))
+    listed = list_drops(apex.context("scoring")).to_json()
     assert listed["chunks"] == [] and "no champion yet: 1 drop waits for one" in listed["skip"]
     with pytest.raises(TransientError, match="there is no champion yet"):
         run(apex, "early.parquet")
     assert path.exists() and counts(apex) == (0, 0, 0)
     promote(apex.context("one"), who="test")
-    listed = list_drops(apex.context("scoring"))
+    listed = list_drops(apex.context("scoring")).to_json()
     assert listed["chunks"] == [{"label": "early.parquet", "drops": ["early.parquet"]}]
     assert run(apex, "early.parquet")["rows_scored"] == 50
 

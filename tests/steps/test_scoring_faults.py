@@ -353,7 +353,7 @@ def test_mlflow_that_dies_at_any_request_is_told_once_when_it_is_back(
         ((attempts, error),) = apex.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
         assert attempts == 1 and "does not answer" in error
         relay.cut, relay.dead = "", False
-        assert list_drops(apex.context("sweep"))["waiting"] == 0  # the sweep tells what is left
+        assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep tells what is left
         assert send_outbox(apex.settings) == 0
         assert tables(apex) == of(undisturbed, SMALL[0])
         (one,) = told(apex)

@@ -22,7 +22,7 @@ from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.by_hand import force
 from apex_ml.steps.promote import promote
-from apex_ml.steps.reconsider import ENOUGH, reconsider
+from apex_ml.steps.reconsider import MIN_OUTCOMES, reconsider
 from apex_ml.steps.score import score
 from apex_ml.steps.shadow import shadow
 from tests.support.apex_home import Apex
@@ -43,10 +43,10 @@ class Night:
     put: Callable[..., Path]
 
     def shadow(self) -> dict[str, Any]:
-        return shadow(self.apex.context("shadow"))
+        return shadow(self.apex.context("shadow")).to_json()
 
     def score(self, name: str = "a.parquet") -> None:
-        assert score(self.apex.context("scoring"), [name])["scored"] == 1
+        assert score(self.apex.context("scoring"), [name]).to_json()["scored"] == 1
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_drop_that_is_not_moved_yet_is_left_for_the_next_time(night: Night) ->
     (night.apex.inbox.parent / "done" / "a.parquet").unlink()
     path.write_bytes(content)
     assert (night.shadow()["later"], night.apex.sql("SELECT 1 FROM apex.shadow_runs")) == (1, [])
-    assert score(night.apex.context("scoring"), ["a.parquet"])["already"] == 1
+    assert score(night.apex.context("scoring"), ["a.parquet"]).to_json()["already"] == 1
     assert night.shadow()["shadowed"] == 1
 
 
@@ -210,7 +210,7 @@ def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
 
 
 def look_again(night: Night, run: str = "again", version: int | None = None) -> dict[str, Any]:
-    return reconsider(night.apex.context(run), version=version, who="test")
+    return reconsider(night.apex.context(run), version=version, who="test").to_json()
 
 
 def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night: Night) -> None:
@@ -240,7 +240,7 @@ def test_too_few_outcomes_decide_nothing(night: Night) -> None:
     night.put()
     night.score()
     night.shadow()
-    assert f"{ROWS - ROWS // 3:,} of {ENOUGH:,}" in look_again(night, version=2)["skip"]
+    assert f"{ROWS - ROWS // 3:,} of {MIN_OUTCOMES:,}" in look_again(night, version=2)["skip"]
     assert "version 9 scored" not in look_again(night)["skip"]
     assert "version 9 scored enough" in look_again(night, version=9)["skip"]
     assert night.apex.sql("SELECT count(*) FROM apex.promotions") == [(2,)]

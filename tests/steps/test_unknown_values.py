@@ -116,7 +116,7 @@ def test_a_corrected_delivery_and_a_new_scoring_end_it(scoring: Apex, put_drop: 
     put_drop(changed=replaced(attribute, lambda values: ["QQ"] * len(values)))
     run(scoring)
     assert len(open_alerts(scoring)) == 1
-    assert "alert" in rescore(scoring.context("again"), "a.parquet")["drops"][0]
+    assert "alert" in rescore(scoring.context("again"), "a.parquet").to_json()["drops"][0]
     assert len(open_alerts(scoring)) == 1  # about the newest scoring
     put_drop()
     run(scoring)

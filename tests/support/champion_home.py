@@ -63,14 +63,14 @@ def _make(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factor
     apex = Apex(settings)
     context = apex.context(RUN)
     results = {
-        "validate": validate(context, raw=None, as_of=None, force=False),
-        "elt": elt(context),
-        "split": split(context, strategy="temporal"),
+        "validate": validate(context, raw=None, as_of=None, force=False).to_json(),
+        "elt": elt(context).to_json(),
+        "split": split(context, strategy="temporal").to_json(),
     }
     # in a process of its own: importing MLflow warns, and stays
     trained = apex.call("train", "--run", RUN)
     assert trained.code == 0, trained.err
-    results |= {"train": trained.result, "promote": promote(context, who="test")}
+    results |= {"train": trained.result, "promote": promote(context, who="test").to_json()}
     return Chain(apex, results)
 
 

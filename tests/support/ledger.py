@@ -11,7 +11,7 @@ ROWS = 500
 
 
 def run(apex: Apex, *names: str) -> dict[str, Any]:
-    return score(apex.context("scoring"), list(names) or ["a.parquet"])
+    return score(apex.context("scoring"), list(names) or ["a.parquet"]).to_json()
 
 
 def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:

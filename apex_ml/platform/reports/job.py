@@ -13,6 +13,7 @@ from rich.table import Table
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import ChampionMove, PostgresViews, ViewRow
 from apex_ml.pipelines import load_pipeline
+from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests
 from apex_ml.settings import Settings
 from apex_ml.text import visible
@@ -136,6 +137,6 @@ def _count(value: int | None) -> str:
 def newest_data_docs(settings: Settings) -> str | None:
     """Address of the page about the batch that was checked last; None before the first one."""
     # not by the date that a batch looks from: it is a day earlier where the newest day was held back
-    found = recent_manifests(StepContext(settings, load_pipeline(settings), "report"), "validate", lambda _: True)
-    newest = max(found, key=lambda manifest: str(manifest["finished_at"]), default=None)
-    return None if newest is None else newest["result"].get("data_docs_url")
+    found = recent_manifests(StepContext(settings, load_pipeline(settings), "report"), ValidateResult)
+    newest = max(found, key=lambda manifest: manifest.finished_at, default=None)
+    return None if newest is None else newest.result.data_docs_url

@@ -1,0 +1,196 @@
+"""Results of the steps. Their JSON is the line that a step prints and, of steps with a run folder, its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, ClassVar
+
+from apex_ml.services.json_record import JsonRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult(JsonRecord):
+    """What every result has. With `skip` there was nothing to do, and it says why."""
+
+    run: str
+    step: str
+    skip: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderResult(StepResult):
+    """Result of a step that leaves a run folder."""
+
+    STEP: ClassVar[str]
+    """Name of the step and of its folder."""
+
+    seconds: float | None = None
+    """Duration of the step, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldBack(JsonRecord):
+    """The orders of the newest day that were held back from training."""
+
+    day: date
+    orders: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedExpectations(JsonRecord):
+    """Expectations that were evaluated on the accepted batch, `rows` of `of_rows`, and how many failed as warnings."""
+
+    evaluated: int
+    failed: int
+    rows: int
+    of_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateResult(FolderResult):
+    """Counts of rows and reasons; identity, day and profile of the accepted batch. A skip has only the identity."""
+
+    STEP: ClassVar[str] = "validate"
+    data_sha256: str
+    left_out: Mapping[str, str] | None = None
+    raw: str | None = None
+    files: int | None = None
+    rows: int | None = None
+    accepted: int | None = None
+    quarantined: int | None = None
+    reasons: Mapping[str, int] | None = None
+    warnings: Mapping[str, int] | None = None
+    normalised: Mapping[str, int] | None = None
+    batch_warnings: tuple[str, ...] | None = None
+    expectations: CheckedExpectations | None = None
+    data_docs: str | None = None
+    data_docs_url: str | None = None
+    newest: date | None = None
+    as_of: date | None = None
+    profile: Mapping[str, Any] | None = None
+    """JSON of :class:`~apex_ml.core.batch.Profile`."""
+    reports: tuple[Mapping[str, Any], ...] | None = None
+    """JSON of each file's :class:`~apex_ml.adapters.duckdb.row_checks.FileReport`."""
+    held_back: HeldBack | None = None
+    redelivered: tuple[str, ...] | None = None
+    links: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EltResult(FolderResult):
+    """Counts of rows, examples and entities; identity of data, features and history snapshot."""
+
+    STEP: ClassVar[str] = "elt"
+
+    as_of: date
+    data_sha256: str
+    features_sha256: str = ""
+    snapshot_sha256: str = ""
+    rows: int = 0
+    repeated: int = 0
+    examples: int = 0
+    entities: int = 0
+    raw: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPart(JsonRecord):
+    """One part of the examples: size, first and last day, examples of each class, PSI of each feature from train."""
+
+    examples: int
+    first: date
+    last: date
+    classes: Mapping[str, int]
+    drift_from_train: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult(FolderResult):
+    """Parts of the examples. A model of a split that is not promotable never becomes champion."""
+
+    STEP: ClassVar[str] = "split"
+
+    strategy: str
+    promotable: bool
+    parts: Mapping[str, SplitPart]
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(FolderResult):
+    """The registered version, how it was chosen and its losses, in nats, on validation and test."""
+
+    STEP: ClassVar[str] = "train"
+
+    model_version: int
+    mlflow_run_id: str
+    mlflow_run_url: str | None = None
+    model_version_url: str | None = None
+    winner: str
+    candidates: Mapping[str, float]
+    chosen: Mapping[str, Mapping[str, Any]]
+    """Hyper-parameters of each candidate."""
+    features: tuple[str, ...]
+    calibration: str
+    decision_weights: Mapping[str, float]
+    validation_log_loss: float
+    validation_prior_log_loss: float
+    test_log_loss: float
+    test_prior_log_loss: float
+    test_ece: float
+    test_accuracy: float
+    test_macro_f1: float
+    test_weighted_macro_f1: float
+    test_optimum_log_loss: float | None = None
+    test_excess_percent: float | None = None
+    comparison: tuple[Mapping[str, Any], ...] | None = None
+    """Rows of the comparison with the original project's features."""
+    bundle: Mapping[str, str]
+    """sha256 of each file of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceResult(StepResult):
+    """Whether the same model came out again, byte by byte, and which files differ."""
+
+    reproduced: bool
+    differing: tuple[str, ...]
+    same_code: bool
+    recorded_log_loss: float
+    log_loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteResult(StepResult):
+    """A decision of the gate with its reasons and evidence; `held` waits for the approval of a person."""
+
+    promoted: bool
+    challenger_version: int
+    champion_version: int | None
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any]
+    held: bool | None = None
+    decision_report_url: str | None = None
+    mlflow_run_url: str | None = None
+    model_version_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconsiderSkipped(StepResult):
+    """No decision: there was nothing to compare."""
+
+    promoted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveResult(StepResult):
+    """A move of the champion that a person asked for."""
+
+    moved: bool
+    from_version: int | None
+    champion_version: int | None
+    told: str
+    """What happened, in words."""
