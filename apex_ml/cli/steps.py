@@ -129,7 +129,7 @@ def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, wit
 @click.command()
 @_RUN
 def elt(run: str) -> None:
-    """Make examples with features as of the moment, and the history snapshot for scoring."""
+    """Make examples with features point in time, and the history snapshot for scoring."""
     from apex_ml.steps.elt import elt as work
 
     _command("elt", work, run)
@@ -139,7 +139,7 @@ def elt(run: str) -> None:
 @_RUN
 @click.option("--newest", is_flag=True, help="Take the raw orders of the newest validated run instead of RUN's own.")
 def outcomes(run: str, newest: bool) -> None:
-    """Match the channel that raw orders had with their scores, where client and date are unique on both sides."""
+    """Match the outcomes in raw orders with their scores, where client and date are unique on both sides."""
     from apex_ml.steps.outcomes import outcomes as work
 
     _command("outcomes", work, run, newest=newest)
@@ -195,12 +195,12 @@ def promote(
     declined: str | None,
     version: int | None,
 ) -> None:
-    """Compare the run's model with the champion and promote it on evidence; or, with --force, on a person's word.
+    """Compare the run's model with the champion and promote it on evidence; or, with --force, by manual override.
 
     Examples: apex promote --run NAME; apex promote --force --reason "the new region needs it" 7
     """
-    from apex_ml.steps.by_hand import BY_HAND
-    from apex_ml.steps.by_hand import force as forced
+    from apex_ml.steps.manual_override import MANUAL
+    from apex_ml.steps.manual_override import force as forced
     from apex_ml.steps.promote import promote as work
 
     who = who or getpass.getuser()
@@ -209,7 +209,7 @@ def promote(
     if force:
         if not reason:
             raise ConfigError("promote --force: give --reason; the ledger keeps why the gate was not asked")
-        _command("promote", forced, run or BY_HAND, version=version, reason=reason, who=who)
+        _command("promote", forced, run or MANUAL, version=version, reason=reason, who=who)
         return
     if run is None:
         raise ConfigError("promote: give --run, the run whose model comes before the gate; or --force --reason")
@@ -239,15 +239,15 @@ def reconsider(run: str, who: str | None, version: int | None) -> None:
 @_WHO
 def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> None:
     """Make an earlier version champion again. A drop that is being scored ends on the version it began with."""
-    from apex_ml.steps.by_hand import BY_HAND
-    from apex_ml.steps.by_hand import rollback as work
+    from apex_ml.steps.manual_override import MANUAL
+    from apex_ml.steps.manual_override import rollback as work
 
-    _command("rollback", work, run or BY_HAND, to=to, reason=reason, who=who or getpass.getuser())
+    _command("rollback", work, run or MANUAL, to=to, reason=reason, who=who or getpass.getuser())
 
 
 @click.command()
 @click.option(
-    "--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores."
+    "--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, kept with the scores."
 )
 @click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
 @click.option("--drops", metavar="JSON", help="Names of drops in the inbox, as a JSON list. Default: all that wait.")
@@ -260,7 +260,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
     Bad drops are moved to quarantine and named in the end, with exit code 10; the others are scored all the same.
     """
     from apex_ml.steps.list_drops import list_drops
-    from apex_ml.steps.score import report as tell
+    from apex_ml.steps.score import report as report_run
     from apex_ml.steps.score import rescore as again
     from apex_ml.steps.score import score as work
 
@@ -274,7 +274,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
     elif only_list:
         _print(list_drops(context))
     elif report:
-        _print(tell(context))
+        _print(report_run(context))
     elif drops is None:
         listed = list_drops(context)
         names = [name for chunk in listed.chunks for name in chunk.drops]
@@ -296,7 +296,7 @@ def _print_scored(context: StepContext, result: JsonRecord) -> None:
 
 @click.command()
 @click.option(
-    "--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, kept with the scores."
+    "--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, kept with the scores."
 )
 def shadow(run: str) -> None:
     """Let challengers score the drops that the champion has scored, for APEX_SHADOW_DAYS after their training."""
@@ -306,9 +306,9 @@ def shadow(run: str) -> None:
 
 
 @click.command()
-@click.option("--run", metavar="RUN", default="by-hand", show_default=True, help="Name of the run, told in the result.")
+@click.option("--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, shown in the result.")
 def monitor(run: str) -> None:
-    """Judge drift and quality of what is new; raise, resolve and send alerts."""
+    """Check drift and quality of what is new; raise, resolve and send alerts."""
     from apex_ml.steps.monitor import monitor as work
 
     _command("monitor", work, run)

@@ -24,7 +24,7 @@ from apex_ml.wording import counted
 def export(what: str, out: Path | None) -> None:
     """Write the scored orders of a run to a parquet file.
 
-    A number is a run_id; a name is a drop's, of which the latest run is taken. The file's own metadata tells drop,
+    A number is a run_id; a name is a drop's, of which the latest run is taken. The file's own metadata names drop,
     model version and MLflow run.
     """
     from apex_ml.adapters.postgres import scores, warehouse
@@ -38,7 +38,9 @@ def export(what: str, out: Path | None) -> None:
 
 @click.command()
 @click.option("--keep", default="90d", show_default=True, metavar="DAYS", help="What is younger stays: 90d, 12w.")
-@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+@click.option(
+    "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
+)
 def prune(keep: str, really: bool) -> None:
     """Drop old partitions of scored orders, old online answers, and folders of old runs that nothing refers to.
 
@@ -77,7 +79,9 @@ def prune(keep: str, really: bool) -> None:
 @click.command("remove-drop")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--invented", is_flag=True, help="All drops of orders that `apex run` invented.")
-@click.option("--apply", "really", is_flag=True, help="Do it. Without, it is only told what would go.")
+@click.option(
+    "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
+)
 def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
     """Remove drops that never should have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
 

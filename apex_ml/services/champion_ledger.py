@@ -1,8 +1,8 @@
 """Who is champion: the protocol by which the alias in MLflow and the ledger in Postgres stay one.
 
 A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
-an exclusive advisory lock. Whoever reads the champion finishes what a killed process left pending, and adopts an alias
-that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more, as its version was
+an exclusive advisory lock. A reader of the champion finishes a move that a killed process left pending, and adopts an
+alias that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more, as its version was
 deleted or a person moved the alias elsewhere meanwhile, is marked `aborted` with the reason.
 """
 
@@ -56,7 +56,7 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
 
 
 def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
-    """Finish a pending move; adopt an alias that was moved by hand. Holds the exclusive lock."""
+    """Finish a pending move; adopt an alias that was moved in MLflow. Holds the exclusive lock."""
     name = registry.model_name
     champion = registry.by_alias(CHAMPION)
     pending = warehouse.pending_move(connection, name)
@@ -66,7 +66,7 @@ def _heal(settings: Settings, registry: Registry, connection: warehouse.Connecti
         if target is None:
             _abort(connection, promotion_id, f"version {to_version} is gone from the registry")
         elif champion is not None and champion.version not in (from_version, to_version):
-            # a person moved the alias after the process was killed: theirs is the later word
+            # a person moved the alias after the process was killed: that move is the later one
             _abort(connection, promotion_id, f"before it was finished the alias was moved to {_v(champion.version)}")
         else:
             registry.set_alias(CHAMPION, to_version)

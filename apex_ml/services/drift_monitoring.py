@@ -82,7 +82,7 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     What differs from them is tested beside the newest orders before the training, too: a change that these show is one
     that the model was trained after, and no drift. History, which grows, and what follows from it
     stand beside the window: healthy runs of the model before, as far from their snapshot. What the calendar gives
-    follows from the date alone: it is counted, never judged.
+    follows from the date alone: it is counted, never tested.
     """
     fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
     newest = {name: np.asarray(counts) for name, counts in model.get(RECENT, {}).items()}
@@ -130,12 +130,12 @@ def _window(run: Run, before: Sequence[Run]) -> Batch | None:
 def drift_verdicts(settings: Settings, held: Comparisons) -> list[tuple[Drift, str, str | None]]:
     """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
     comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
-    found = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
-    for verdict in found:
+    verdicts = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
+    for verdict in verdicts:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
     named = {name: (kind, reference) for name, (_, kind, reference) in held.items()}
-    return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in found]
+    return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in verdicts]
 
 
 def _check_drift(
@@ -147,7 +147,7 @@ def _check_drift(
     runs: list[Run],
     before: Sequence[Run] | None = None,
 ) -> None:
-    """Judge the sum of some runs of one version and one day, beside those `before`: by default earlier scoring runs."""
+    """Test the sum of some runs of one version and day beside the runs `before`, by default earlier scoring runs."""
     batch, first = batch_of(runs), runs[0]
     assert batch is not None
     settings = context.settings
@@ -182,7 +182,7 @@ def check_drift_of_days(context: StepContext, cursor: Any, about: Mapping[int, d
 
 
 def check_drift_of_online_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
-    """Judge the recorded answers of the online service by day and version, beside healthy days of such answers."""
+    """Test the recorded answers of the online service by day and version, beside healthy days of answers."""
     name = context.model_name
     days = monitoring.unjudged_online(cursor, name)
     for run in days:

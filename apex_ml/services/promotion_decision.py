@@ -54,7 +54,7 @@ def carry_out(
     }
     if decision.promote:
         registry.fetch(challenger)
-        applied, told = protocol.apply(
+        applied, message = protocol.apply(
             settings,
             registry,
             protocol.Move(
@@ -70,7 +70,7 @@ def carry_out(
             ),
         )
         if not applied:
-            decision = replace(decision, promote=False, reasons=(told,))
+            decision = replace(decision, promote=False, reasons=(message,))
             write_decision_report(context, challenger, current, decision, step)
     if not decision.promote:
         protocol.reject(settings, registry, decision, row)

@@ -51,8 +51,8 @@ def _evaluate_weeks_together(
     context: StepContext, cursor: Any, version: int, expected: Expectation | None, rule: Rule
 ) -> None:
     """Evaluate a version's weeks by the rule over several weeks."""
-    judged = monitoring.judged_weeks(cursor, context.model_name, version, rule.min_orders)
-    points = [(w.week, w.log_loss, w.log_loss_error) for w in judged if w.log_loss_error is not None]
+    evaluated = monitoring.judged_weeks(cursor, context.model_name, version, rule.min_orders)
+    points = [(w.week, w.log_loss, w.log_loss_error) for w in evaluated if w.log_loss_error is not None]
     if not expected or not points:
         return
     losses = [(loss, error) for _, loss, error in points]

@@ -25,7 +25,7 @@ RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 
 
 def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
-    """Judge target and measures of the newest week of accepted raw orders against the four weeks before it."""
+    """Test target and measures of the newest week of accepted raw rows for drift; returns the number of weeks."""
     validated = latest_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
         return 0

@@ -44,7 +44,7 @@ class Tally:
         self._predicted = np.empty(orders, np.int8)
 
     def add(self, seconds: float, features: pa.Table, days: int, made: Prediction) -> None:
-        """Count one batch: its features, the sum of its dates and what the model said of it in how many seconds."""
+        """Count one batch: its features, the sum of its dates its predictions, and the seconds that they took."""
         n = len(made.named)
         if self.rows + n <= len(self._predicted):  # else the caller, who compares the numbers, refuses the file
             self._confidences[self.rows : self.rows + n] = made.confidence

@@ -85,16 +85,14 @@ def score_file(
 
     `again` is the ledger's id of a drop that is scored anew on purpose.
     """
-    name = drop.name
-    con, contract = tools.con, scorer.context.contract
-    started_at, started = datetime.now(UTC), time.monotonic()
+    started = _Start(datetime.now(UTC), time.monotonic())
     # names of its own: DuckDB may keep what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
         report = check_file(
-            con,
+            tools.con,
             path,
-            contract,
+            scorer.context.contract,
             "score",
             as_of=None,
             accepted=accepted,
@@ -103,53 +101,37 @@ def score_file(
             copy=False,
         )
         log_report(report, "score")
-        _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
+        _refuse(report, scorer.context.contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
         checked = time.monotonic()
-        query = features_query(con, scorer, report.query, name)
-        tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
+        query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as cursor:
             if again is None:
-                drop_id = scores.claim_drop(cursor, sha256, name, drop.size, report.rows)
+                drop_id = scores.claim_drop(cursor, sha256, drop.name, drop.size, report.rows)
                 if drop_id is None:
                     return None
             else:
-                scores.hold_drop(cursor, drop_id := again, name, sha256)
+                scores.hold_drop(cursor, drop_id := again, drop.name, sha256)
             reach("score_claimed")
             run_id = partitions.take_run_id(tools.ledger, report.rows)
             own = report.rows >= partitions.OWN_ROWS
-            table = partitions.make_own(cursor, run_id) if own else "scored_orders"
-            batches = score_batches(con, query, scorer, run_id, started_at, tally, name)
-            written = scores.write_orders(cursor, scored_schema(contract), batches, table=table)
-            if written != report.accepted or tally.rows != report.accepted:
-                raise TransientError(
-                    f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written"
-                )
-            if own:
-                partitions.index_own(cursor, contract, run_id)
-            if contract.target not in report.filled:
-                scores.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+            tally = _write_rows(scorer, tools, cursor, report, query, run_id, started.at, drop.name)
             if report.quarantined:
-                scores.write_quarantined(cursor, sha256, name, pq.read_table(quarantined))
+                scores.write_quarantined(cursor, sha256, drop.name, pq.read_table(quarantined))
             reach("score_written")
             finished = time.monotonic()
-            run = _run_row(scorer, report, tally, run_id, drop_id, started_at)
-            if alert := alert_unknown_values(scorer, con, cursor, tally.profile.features, report.query, name):
+            run = _run_row(scorer, report, tally, run_id, drop_id, started.at)
+            features = tally.profile.features
+            if alert := alert_unknown_values(scorer, tools.con, cursor, features, report.query, drop.name):
                 run["input_alert"] = alert
             if warning := _input_warning(report, tally, scorer.as_of):
-                logger.warning("drop_odd name=%s warning=%s", name, warning)
+                logger.warning("drop_odd name=%s warning=%s", drop.name, warning)
                 run["input_warning"] = warning
-            run |= {
-                "ms_total": (finished - started) * 1e3,
-                "ms_check": (checked - started) * 1e3,
-                "ms_features": tally.features_seconds * 1e3,
-                "ms_predict": tally.predict_seconds * 1e3,
-                "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
-                "finished_at": datetime.now(UTC),
-            }
-            scores.write_run(cursor, run, _classes(contract, tally), scorer.batch, scorer.context.settings.origin)
+            run |= _durations(tally, started.clock, checked, finished)
+            classes = _classes(scorer.context.contract, tally)
+            scores.write_run(cursor, run, classes, scorer.batch, scorer.context.settings.origin)
             if file_status(path, drop) != "same":
                 raise ChangedError(
-                    f"{name}: the file changed or went away while it was being scored; nothing was written"
+                    f"{drop.name}: the file changed or went away while it was being scored; nothing was written"
                 )
             if own:
                 partitions.attach_own(cursor, run_id)
@@ -168,6 +150,52 @@ def score_file(
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """When the work on a file began: the time, and the reading of the monotonic clock in seconds."""
+
+    at: datetime
+    clock: float
+
+
+def _write_rows(
+    scorer: Scorer,
+    tools: ScoringTools,
+    cursor: Any,
+    report: FileReport,
+    query: str,
+    run_id: int,
+    scored_at: datetime,
+    name: str,
+) -> Tally:
+    """Stream the rows through the model into Postgres, with the outcomes that the drop itself brings."""
+    con, contract = tools.con, scorer.context.contract
+    tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
+    own = report.rows >= partitions.OWN_ROWS
+    table = partitions.make_own(cursor, run_id) if own else "scored_orders"
+    batches = score_batches(con, query, scorer, run_id, scored_at, tally, name)
+    written = scores.write_orders(cursor, scored_schema(contract), batches, table=table)
+    if written != report.accepted or tally.rows != report.accepted:
+        raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
+    if own:
+        partitions.index_own(cursor, contract, run_id)
+    if contract.target not in report.filled:
+        scores.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+    return tally
+
+
+def _durations(tally: Tally, started: float, checked: float, finished: float) -> dict[str, Any]:
+    """Milliseconds of each phase of a scoring run, and when it ended."""
+    return {
+        "ms_total": (finished - started) * 1e3,
+        "ms_check": (checked - started) * 1e3,
+        "ms_features": tally.features_seconds * 1e3,
+        "ms_predict": tally.predict_seconds * 1e3,
+        "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
+        "finished_at": datetime.now(UTC),
+    }
 
 
 def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int) -> None:

@@ -117,8 +117,8 @@ def compare_with_optimum(context: StepContext, done: Development, test: Examples
     p = done.model.probabilities(test.table)
     found = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
     if "optimum_log_loss" in found:
-        told = (found["optimum_log_loss"], found["truth_log_loss"], found["excess_percent"])
-        logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *told)
+        losses = (found["optimum_log_loss"], found["truth_log_loss"], found["excess_percent"])
+        logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *losses)
     return replace(done, metrics={**done.metrics, **{f"test_{name}": value for name, value in found.items()}})
 
 

@@ -1,7 +1,7 @@
 """At scoring time: does a drop hold far more unknown values or nulls than the training examples of the champion?
 
 The scores are written all the same, since other features still say something and the exact rows stay on record. The
-alert is part of the drop's own transaction: whoever sees the scores sees the alert.
+alert is part of the drop's own transaction: the scores and the alert become visible together.
 """
 
 from __future__ import annotations

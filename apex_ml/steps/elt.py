@@ -1,4 +1,4 @@
-"""Step elt: accepted orders to examples with features as of the moment, and the history snapshot for scoring."""
+"""Step elt: accepted orders to examples with features point in time, and the history snapshot for scoring."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def make_examples(
     over part by part, by entity. Rows stream; of an entity one row of integers is kept.
     """
     contract, files = orders.contract, orders.files
-    wanted = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
+    names = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)
@@ -122,7 +122,7 @@ def make_examples(
     unsettled: list[pa.Array] = []
     with ThreadPoolExecutor(1) as aside:
         # read while the orders are sorted
-        columns = aside.submit(CodedColumns, contract, files, wanted)
+        columns = aside.submit(CodedColumns, contract, files, names)
         for part, positions, snapshot in in_order(replay, orders.tables(), threads):
             if on_snapshot is not None and snapshot is not None:
                 on_snapshot(snapshot)
@@ -163,7 +163,7 @@ def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> 
 
 
 def _settled(contract: Contract, files: Sequence[Path], states: pa.Table, unsettled: pa.Array) -> pa.Table:
-    """Give the last orders that only their attributes tell apart a position."""
+    """Give a position to the last orders that differ in their attributes only."""
     if not len(unsettled):
         return states
     rows = CodedColumns(contract, files, contract.named("entity", "attribute")).take(unsettled.to_numpy())

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def list_drops(context: StepContext) -> ListDropsResult:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
-    With no champion there are no chunks and the reason stands in `note`: the drops wait for one. An upload that has
+    With no champion there are no chunks and the reason is in `note`: the drops wait for one. An upload that has
     stopped half way is left alone for a while and named in `unfinished`. A file whose name cannot be passed to a task
     is moved to quarantine and named in `bad`. With nothing left to report, the note is a `skip`.
     """

@@ -30,11 +30,10 @@ QUALITY = "quality"
 
 
 def monitor(context: StepContext) -> MonitorResult:
-    """Look at what is new since the last call; again, and nothing changes.
+    """Check what is new since the last call. A second call changes nothing.
 
-    Every scoring run of enough orders, every day of scoring, every day of recorded online answers and the newest week
-    of raw orders are judged for drift; every week of orders in which outcomes were added is judged for quality. Alerts
-    are raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read stop nothing else:
+    Drift is tested for every scoring run of enough orders, every day of scoring, every day of recorded online answers
+    and the newest week of raw orders; quality is evaluated for every week of orders with new outcomes. Alerts are raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read stop nothing else:
     they are an alert of their own. While the champion counts as degraded, `retrain` in the result holds one dictionary
     with the run to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is
     triggered once.

@@ -1,4 +1,4 @@
-"""Step outcomes: what became of scored orders, as the accepted raw orders of later files tell it.
+"""Step outcomes: find the outcome of scored rows in the accepted raw rows of later files.
 
 A raw order and a score belong together when they are of one client and one date and nothing else is: no other current
 score, no other raw order. Whatever is not unique stays without an outcome and is counted.
@@ -30,7 +30,7 @@ from apex_ml.sql.quote import identifier, identifiers, literal, literals
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 131_072
-TOLD = 5
+LOGGED_EXAMPLES = 5
 KINDS = ("matched", "already_known", "ambiguous", "contradicted")
 AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
 """Names of the ages of an order in days, each with its last day; older is the next one."""
@@ -41,10 +41,10 @@ _SCHEMA = pa.schema(
 
 
 def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
-    """Add to apex.outcomes what a run's accepted raw orders tell of the current scores; again, and nothing is added.
+    """Add the outcomes of current scores from a run's accepted raw orders. A second call adds nothing.
 
     The current scores are those of the latest run of every drop that is not superseded. Each of them whose client and
-    date stand in raw is counted once:
+    date are in raw is counted once:
 
     - `matched`: unique on both sides and new: added, with the source ``raw``;
     - `already_known`: it has an outcome, and raw agrees;
@@ -52,7 +52,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
       has another target now as well. The outcome stays;
     - `ambiguous`: not unique on one side or the other. Repeated raw rows, equal in every column, are one order.
 
-    `coverage` tells the current scores of every age, in days before the run's `as_of`, with and without outcome. With
+    `coverage` counts the current scores by age, in days before the run's `as_of`, with and without outcome. With
     `newest` the raw orders are those of the newest validated run, whichever it is; without one there is a `skip`. One
     transaction; raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
@@ -75,7 +75,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
                 con.execute("SELECT kind, count(*) FROM matches WHERE kind IS NOT NULL GROUP BY 1").fetchall()
             )
             _add(con, cursor)
-            _tell_contradictions(con, counts["contradicted"])
+            _log_contradictions(con, counts["contradicted"])
         reach("outcomes_written")
         covered = coverage_by_age(scores.coverage(cursor), as_of)
     logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
@@ -124,7 +124,7 @@ def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract
     rows = 0
     con.register("part", reader.schema.empty_table())
     con.execute("CREATE TEMP TABLE scores AS SELECT * FROM part")
-    for batch in reader:  # not read by DuckDB itself, which would tell a lost Postgres as an error of its own
+    for batch in reader:  # not read by DuckDB itself, which would report a lost Postgres as an error of its own
         con.register("part", pa.Table.from_batches([batch]))
         con.execute("INSERT INTO scores SELECT * FROM part")
         rows += batch.num_rows
@@ -132,7 +132,7 @@ def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract
 
 
 def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> None:
-    """Make the table `matches`: the scores whose client and date stand in raw, with what raw tells and its kind.
+    """Make the table `matches`: the scores whose client and date are in raw, with the outcomes in raw and its kind.
 
     The kind is null where raw has the one order but not its target.
     """
@@ -143,14 +143,14 @@ def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[P
     # only rows of scored clients and dates are compared as a whole, to take a repeated one once
     con.execute(
         f"CREATE TEMP TABLE raw_keys AS SELECT {key}, count(*) AS orders, min({target}) AS observed,"
-        f" coalesce(list(DISTINCT {target}) FILTER ({target} IS NOT NULL), []) AS told"
+        f" coalesce(list(DISTINCT {target}) FILTER ({target} IS NOT NULL), []) AS outcomes"
         f" FROM (SELECT DISTINCT {columns} FROM {_source(files)} SEMI JOIN score_keys USING ({key})) GROUP BY {key}"
     )
     con.execute(
         f"""CREATE TEMP TABLE matches AS
-            SELECT run_id, {ROW_NR}, known, observed, told,
+            SELECT run_id, {ROW_NR}, known, observed, outcomes,
                    CASE WHEN known IS NOT NULL
-                        THEN CASE WHEN NOT list_contains(told, known) OR source = 'raw' AND len(told) > 1
+                        THEN CASE WHEN NOT list_contains(outcomes, known) OR source = 'raw' AND len(outcomes) > 1
                                   THEN 'contradicted' ELSE 'already_known' END
                         WHEN scores > 1 OR orders > 1 THEN 'ambiguous'
                         WHEN observed IN ({levels}) THEN 'matched' END AS kind
@@ -159,7 +159,7 @@ def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[P
 
 
 def _add(con: duckdb.DuckDBPyConnection, cursor: Any) -> None:
-    """Add the new outcomes, and let MLflow be told of their scoring runs once more."""
+    """Add the new outcomes, and send their scoring runs to MLflow once more."""
     found = con.sql(f"SELECT run_id, {ROW_NR}, observed, 'raw' AS source FROM matches WHERE kind = 'matched'")
     batches = (batch.cast(_SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
     scores.write_orders(cursor, _SCHEMA, batches, table="outcomes")
@@ -167,13 +167,13 @@ def _add(con: duckdb.DuckDBPyConnection, cursor: Any) -> None:
     scores.tell_again(cursor, [run_id for (run_id,) in runs])
 
 
-def _tell_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:
+def _log_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:
     if not number:
         return
     logger.warning("outcomes_contradicted orders=%s; the first outcome stays, as in:", number)
     examples = con.execute(
-        f"SELECT run_id, {ROW_NR}, known, list_sort(told) FROM matches WHERE kind = 'contradicted'"
-        f" ORDER BY 1, 2 LIMIT {TOLD}"
+        f"SELECT run_id, {ROW_NR}, known, list_sort(outcomes) FROM matches WHERE kind = 'contradicted'"
+        f" ORDER BY 1, 2 LIMIT {LOGGED_EXAMPLES}"
     )
-    for run_id, row_nr, known, told in examples.fetchall():
-        logger.warning("outcome_contradicted run_id=%s row_nr=%s known=%s raw=%s", run_id, row_nr, known, told)
+    for run_id, row_nr, known, observed in examples.fetchall():
+        logger.warning("outcome_contradicted run_id=%s row_nr=%s known=%s raw=%s", run_id, row_nr, known, observed)

@@ -44,7 +44,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
 
     A rejection is a success. Called again for the same run it returns the recorded decision and, if the process was
     killed in between, finishes it. With `hold` a promotion is only reported, by `held` in the result, for a person to
-    approve; a later call decides anew, against whoever is champion by then. `declined` names who refused: the
+    approve; a later call decides anew, against the champion of that time. `declined` names the person who refused: the
     challenger is rejected for that reason, with the evidence.
     """
     settings = context.settings

@@ -1,4 +1,4 @@
-"""Step reconsider: a challenger that scored drops in the shadow comes before the gate again, on what became known.
+"""Step reconsider: the gate decides again on a challenger, by the outcomes of drops that it scored in the shadow.
 
 The orders are those that both it and the present champion scored when they came in, and whose outcome arrived since:
 no order can be newer to either model.
@@ -25,7 +25,7 @@ from apex_ml.services.results import PromoteResult, ReconsiderSkipped
 from apex_ml.services.run_folder import StepContext
 
 MIN_OUTCOMES = 1000
-"""Orders with an outcome from which on a challenger is reconsidered."""
+"""Rows with an outcome that a challenger needs to be reconsidered."""
 
 
 def reconsider(context: StepContext, *, version: int | None, who: str) -> PromoteResult | ReconsiderSkipped:
@@ -40,10 +40,10 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     if current is None:
         return ReconsiderSkipped(run=context.run, step="reconsider", skip="there is no champion to compare with")
     known = warehouse.shadowed_versions(settings, current.version)
-    wanted = [row for row in known if version is None or row["model_version"] == version]
-    enough = [row for row in wanted if row["outcomes"] >= MIN_OUTCOMES]
+    candidates = [row for row in known if version is None or row["model_version"] == version]
+    enough = [row for row in candidates if row["outcomes"] >= MIN_OUTCOMES]
     if not enough:
-        most = max((row["outcomes"] for row in wanted), default=0)
+        most = max((row["outcomes"] for row in candidates), default=0)
         whose = "no challenger" if version is None else f"version {version}"
         reason = (
             f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import adbc_driver_postgresql.dbapi as adbc
 import psycopg2
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
 """Drops that the result, and the error about bad drops, name."""
 SHARED_FAULTS = (ApexError, psycopg2.Error, adbc.Error, OSError)
-"""What says nothing of the drop at which it comes: a service or a disk that is lost is lost to all of them."""
+"""Errors that are not about the drop at hand: a service or a disk that is lost is lost to all drops."""
 
 
 def report(context: StepContext) -> ScoreReport:
-    """What a run has scored and its bad drops, as the ledger knows them; new alerts about those are sent.
+    """Report what a run scored and its bad drops, as the ledger has them; send new alerts about those.
 
     `scored` is the number of drops; `bad` names each drop that the run could not score, with the reason and a label
     for its mapped task. It counts what any try of any task did, also one that was killed. Without either there is a
@@ -79,32 +79,13 @@ def score(
     inbox = Inbox(context.settings)
     inbox.prepare()
     outcomes: list[DropOutcome] = []
-    bad = [f"{drop.drop}: {drop.reason}" for drop in before]
-    left: list[str] = []
-    faults: list[Exception] = []
+    problems = _Problems(bad=[f"{drop.drop}: {drop.reason}" for drop in before])
     version = None
     if names or not before:  # a call without any drop still clears what a killed one left
         scorer = load_scorer(context)
         version = scorer.version.version
         with scoring_tools(context) as tools:
-            for name in names:
-                try:
-                    outcomes.append(score_drop(scorer, tools, inbox, name))
-                except DataError as error:
-                    bad.append(f"{printable(name)}: {error}")
-                    outcomes.append(DropOutcome(drop=name, state="failed", reason=str(error)))
-                except (UnreadableError, engine.OutOfMemoryError) as error:
-                    warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
-                    left.append(f"{name}: {error}")
-                    outcomes.append(DropOutcome(drop=name, state="unreadable", reason=str(error)))
-                except SHARED_FAULTS:
-                    raise
-                except Exception as error:  # told in the end; until then the other drops have their turn
-                    reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
-                    logger.exception("drop_fault name=%s", name)
-                    warehouse.alert_bad_drop(context.settings, name, reason, context.run)
-                    faults.append(error)
-                    outcomes.append(DropOutcome(drop=name, state="fault", reason=reason))
+            outcomes = [_try_drop(scorer, tools, inbox, name, problems) for name in names]
         after_commit(context)
     more = [MoreDrops(more=len(outcomes) - MAX_SHOWN)] if len(outcomes) > MAX_SHOWN else []
     committed = [outcome.scored for outcome in outcomes if outcome.scored is not None]
@@ -115,30 +96,65 @@ def score(
         drops=(*outcomes[:MAX_SHOWN], *more),
         scored=sum(outcome.state == "scored" for outcome in outcomes),
         already=sum(outcome.state == "already" for outcome in outcomes),
-        failed=len(bad) + len(left) + len(faults),
+        failed=len(problems.bad) + len(problems.left) + len(problems.faults),
         with_alert=sum(drop.alert is not None for drop in committed),
         rows_scored=sum(drop.rows_scored for drop in committed),
         seconds=round(time.monotonic() - started, 3),
     )
-    if not bad_is_error:
-        return result
-    total = len(names) + len(before)
+    if bad_is_error:
+        _raise_problems(problems, inbox, len(names) + len(before))
+    return result
+
+
+@dataclass
+class _Problems:
+    """What went wrong with single drops of a call: bad ones, those left in the inbox, and faults of Apex itself."""
+
+    bad: list[str]
+    left: list[str] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+
+
+def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, problems: _Problems) -> DropOutcome:
+    """Score one drop; a problem of this drop alone is noted, so that the next one has its turn."""
+    context = scorer.context
+    try:
+        return score_drop(scorer, tools, inbox, name)
+    except DataError as error:
+        problems.bad.append(f"{printable(name)}: {error}")
+        return DropOutcome(drop=name, state="failed", reason=str(error))
+    except (UnreadableError, engine.OutOfMemoryError) as error:
+        warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
+        problems.left.append(f"{name}: {error}")
+        return DropOutcome(drop=name, state="unreadable", reason=str(error))
+    except SHARED_FAULTS:
+        raise
+    except Exception as error:  # raised when all drops had their turn
+        reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
+        logger.exception("drop_fault name=%s", name)
+        warehouse.alert_bad_drop(context.settings, name, reason, context.run)
+        problems.faults.append(error)
+        return DropOutcome(drop=name, state="fault", reason=reason)
+
+
+def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:
+    """Raise one error that names the drops with problems; without any nothing happens."""
+    bad, left = problems.bad, problems.left
     lines = "the others are scored:\n" + "\n".join((bad + left)[:MAX_SHOWN])
     stay = f"{len(left)} of {total} drops cannot be read for now and stay in {inbox.inbox}, "
-    if faults:
+    if problems.faults:
         for line in bad + left:  # the fault is raised in their place
             logger.error("drop_not_scored %s", line)
-        raise faults[0]
+        raise problems.faults[0]
     if bad:
         moved = f"{len(bad)} of {total} drops are bad and were moved to {inbox.quarantine}, "
         raise DataError(moved + (stay if left else "") + lines)
     if left:
         raise UnreadableError(stay + lines)
-    return result
 
 
 def after_commit(context: StepContext) -> None:
-    """What follows the commit: MLflow is told, partitions are merged and analysed. None of it undoes what is scored."""
+    """Work after the commit: send to MLflow, merge and analyse partitions. A failure here does not undo the scores."""
     try:
         send_outbox(context.settings)
         partitions.merge_closed(context.settings, context.contract)

@@ -2,7 +2,7 @@
 
 A version that the gate did not promote scores, for so many days after it was registered, every drop that was scored in
 that time. Nothing waits for it: the drop is committed and its file moved before, and a failure is kept in shadow_runs
-and told, but touches no row of the drop.
+and reported, but touches no row of the drop.
 """
 
 from __future__ import annotations

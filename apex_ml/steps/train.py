@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.mlflow.tracking import TrainingRecord, log_and_register, refuse_deleted
+from apex_ml.adapters.mlflow.tracking import Registered, TrainingRecord, log_and_register, refuse_deleted
 from apex_ml.adapters.postgres import warehouse
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.core.degradation import EXPECTED
-from apex_ml.core.development import Options, develop
+from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.model_card import model_card
 from apex_ml.core.search import Trial
 from apex_ml.core.strategies import split_strategy
@@ -64,36 +64,26 @@ def train(context: StepContext, *, trials: int) -> TrainResult:
 def _work(
     context: StepContext, folder: Path, options: Options, divided: Manifest[SplitResult], truth: Path | None
 ) -> TrainResult:
-    contract, settings = context.contract, context.settings
+    settings = context.settings
     refuse_deleted(settings, context.model_name)
     parts = load_examples(context)
     about = model_about(context, divided.result, parts)
     search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
-
-    def told(trial: Trial) -> None:
-        value = "pruned" if trial.value is None else f"{trial.value:.5f}"
-        logger.info("trial number=%s log_loss=%s seconds=%.1f", trial.number + 1, value, trial.seconds)
-
     done = develop(
         parts,
-        split_strategy(about["split"]).columns(contract),
-        contract.classes,
-        segment_columns(contract),
+        split_strategy(about["split"]).columns(context.contract),
+        context.contract.classes,
+        segment_columns(context.contract),
         options,
         about,
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
-        told=told,
+        told=_log_trial,
     )
     if split_strategy(about["split"]).is_compared:
         done = compare_with_own_features(context, done, parts, about)
     if truth is not None:
         done = compare_with_optimum(context, done, parts["test"], truth)
-    strongest = done.single_features[0]
-    logger.info("strongest_feature name=%s gain_alone=%.4f", strongest.name, strongest.gain)
-    for verdict in done.verdicts:
-        logger.info("feature name=%s kept=%s reason=%s", verdict.name, verdict.kept, verdict.reason)
-    for name, loss in done.candidates.items():
-        logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
+    _log_development(done)
     write_training_report(folder / "report", context, done)
     source = provenance(context)
     record = TrainingRecord(
@@ -114,8 +104,28 @@ def _work(
     (folder / "bundle").mkdir()
     for name, content in done.model.to_files().items():
         (folder / "bundle" / name).write_bytes(content)
+    _record_version(context, done, registered, about)
+    return _result(context, folder, done, registered)
+
+
+def _log_trial(trial: Trial) -> None:
+    value = "pruned" if trial.value is None else f"{trial.value:.5f}"
+    logger.info("trial number=%s log_loss=%s seconds=%.1f", trial.number + 1, value, trial.seconds)
+
+
+def _log_development(done: Development) -> None:
+    strongest = done.single_features[0]
+    logger.info("strongest_feature name=%s gain_alone=%.4f", strongest.name, strongest.gain)
+    for verdict in done.verdicts:
+        logger.info("feature name=%s kept=%s reason=%s", verdict.name, verdict.kept, verdict.reason)
+    for name, loss in done.candidates.items():
+        logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
+
+
+def _record_version(context: StepContext, done: Development, registered: Registered, about: dict[str, Any]) -> None:
+    """Record in Postgres what the version was made from."""
     warehouse.record_version(
-        settings,
+        context.settings,
         {
             "model_name": context.model_name,
             "model_version": registered.version,
@@ -127,7 +137,10 @@ def _work(
             "about": {**done.model.about, EXPECTED: done.expected.as_dict()},
         },
     )
-    metrics, registry = done.metrics, Registry(settings, context.model_name)
+
+
+def _result(context: StepContext, folder: Path, done: Development, registered: Registered) -> TrainResult:
+    metrics, registry = done.metrics, Registry(context.settings, context.model_name)
     logger.info(
         "trained version=%s validation_log_loss=%.5f test_log_loss=%.5f prior=%.5f",
         registered.version,
@@ -148,7 +161,7 @@ def _work(
         chosen={name: dict(params) for name, params in done.chosen.items()},
         features=tuple(done.model.encoder.names),
         calibration=done.model.calibration.method,
-        decision_weights=dict(zip(contract.classes, done.model.weights, strict=True)),
+        decision_weights=dict(zip(context.contract.classes, done.model.weights, strict=True)),
         validation_log_loss=metrics["validation_log_loss"],
         validation_prior_log_loss=metrics["validation_prior_log_loss"],
         test_log_loss=metrics["test_log_loss"],

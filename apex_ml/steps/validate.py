@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 REPORT = "report.json"
-MOST_NAMED = 100
-"""So many files that are left out, and so many links, are named in the log and in the result."""
+MAX_NAMED = 100
+"""Files that are left out, and links, that the log and the result name."""
 
 
 def validate(
@@ -44,15 +44,15 @@ def validate(
 
     Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
     raw files whatever their names. With `skip` in the result there is no raw data that the last run has not seen.
-    `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result tells
-    of them, and of raw files whose newest day was held back before there is nothing new either.
+    `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result
+    describes them; raw files whose newest day was held back before are not new either.
     Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
     expectation of severity error that the batch fails, or a batch too unlike the recent ones; the quarantined rows and
     the report are kept even then.
     """
     url = raw or context.pipeline.locations.raw
     raw_folder = raw_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL", context.contract.columns)
-    report_unread(raw_folder)
+    log_skipped_files(raw_folder)
     shas: dict[str, Path] = {}
     copies: dict[Path, list[str]] = {}
     for path in raw_folder.files:
@@ -112,7 +112,7 @@ def _work(
             _refuse_too_many(context, reports, rows, bad)
             profile = profile_batch(con, contract, accepted)
             looks_from = as_of or profile.newest + timedelta(days=1)
-            batch_warnings = _judge_batch(context, profile, data_sha256)
+            batch_warnings = _check_batch(context, profile, data_sha256)
             held = hold_back(con, contract, accepted, profile.newest, folder) if without_newest_day else 0
             if held:
                 looks_from = as_of or profile.newest
@@ -204,8 +204,8 @@ def _check_files(
     return reports
 
 
-def report_unread(found: RawFiles) -> None:
-    """Log what of a raw folder is not read, and which links lead to another place."""
+def log_skipped_files(found: RawFiles) -> None:
+    """Log the files of a raw folder that are not read, and its links to other places."""
     for name, reason in shortened(found.left_out).items():
         logger.warning("file_left_out file=%s reason=%s", name, reason)
     for name, target in shortened(found.links).items():
@@ -214,9 +214,9 @@ def report_unread(found: RawFiles) -> None:
 
 def shortened(entries: dict[str, str]) -> dict[str, str]:
     """The first entries, and how many more there are."""
-    if len(entries) <= MOST_NAMED:
+    if len(entries) <= MAX_NAMED:
         return entries
-    return dict(list(entries.items())[:MOST_NAMED]) | {"…": f"and {len(entries) - MOST_NAMED} more"}
+    return dict(list(entries.items())[:MAX_NAMED]) | {"…": f"and {len(entries) - MAX_NAMED} more"}
 
 
 def _total(counts: Any) -> dict[str, int]:
@@ -258,7 +258,7 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int,
     )
 
 
-def _judge_batch(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
+def _check_batch(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
     """Compare with the batches of earlier runs on other data; returns the warnings."""
     earlier = recent_manifests(
         context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256

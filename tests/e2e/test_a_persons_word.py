@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from apex_ml.errors import ApexError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import start
-from apex_ml.steps.by_hand import force
+from apex_ml.steps.manual_override import force
 from tests.support.airflow_ui import browsing, keep, log_in, open_apex
 from tests.support.apex_home import Apex
 from tests.support.throwaway_home import open_folder, throwaway
@@ -95,7 +95,7 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
     (_, _, _, who, _) = ledger()[-1]
     assert who == "apex_retrain in Airflow, started by admin"
 
-    force(apex.context("by-hand"), version=2, reason="to have something to go back from", who="ann")
+    force(apex.context("manual"), version=2, reason="to have something to go back from", who="ann")
     with pytest.raises(ApexError, match="reason"):
         api.trigger("apex_rollback")
     back = api.trigger("apex_rollback", {"reason": "worse in the field"})

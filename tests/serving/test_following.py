@@ -25,7 +25,7 @@ from apex_ml.serving.loadtest import Plan, ask
 from apex_ml.serving.loadtest_orders import LoadtestOrders, orders_of
 from apex_ml.serving.loadtest_results import LoadtestResults
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps.by_hand import force, rollback
+from apex_ml.steps.manual_override import force, rollback
 from apex_ml.steps.promote import promote
 from tests.support.apex_home import Apex
 from tests.support.champion_home import register

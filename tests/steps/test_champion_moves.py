@@ -27,7 +27,7 @@ from apex_ml.platform.reports import champion_history
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.scorer import load_scorer
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps.by_hand import BY_HAND, force, rollback
+from apex_ml.steps.manual_override import MANUAL, force, rollback
 from apex_ml.steps.promote import promote
 from apex_ml.steps.score import score
 from apex_ml.steps.train import train
@@ -37,11 +37,11 @@ from tests.support.throwaway_home import free_ports
 RACERS = 20
 
 
-def back(nights: Any, run: str = BY_HAND, to: int | None = None) -> dict[str, Any]:
+def back(nights: Any, run: str = MANUAL, to: int | None = None) -> dict[str, Any]:
     return rollback(nights.apex.context(run), to=to, reason="it is worse in the field", who="ann").to_json()
 
 
-def forced(nights: Any, version: int | None = None, run: str = BY_HAND) -> dict[str, Any]:
+def forced(nights: Any, version: int | None = None, run: str = MANUAL) -> dict[str, Any]:
     return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann").to_json()
 
 
@@ -247,7 +247,7 @@ def test_a_champion_changed_meanwhile_is_told_with_name_and_time(nights: Any, mo
         return looked_up(self, version)
 
     monkeypatch.setattr(Registry, "by_version", meanwhile)
-    with pytest.raises(ConfigError, match=rf"found version {third}: force by ann \(run by-hand\) at 20\d\d-.* UTC"):
+    with pytest.raises(ConfigError, match=rf"found version {third}: force by ann \(run manual\) at 20\d\d-.* UTC"):
         forced(nights, 2)
     assert nights.champion() == third
 

@@ -1,4 +1,4 @@
-"""Later raw orders tell what became of scored ones: where there is no doubt, once, and never over what is known."""
+"""Outcomes of scored orders from later raw orders: where there is no doubt, once, and never over a known outcome."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.simulate.drop import make_drop
-from apex_ml.steps.by_hand import force
+from apex_ml.steps.manual_override import force
 from apex_ml.steps.promote import promote
 from apex_ml.steps.reconsider import MIN_OUTCOMES, reconsider
 from apex_ml.steps.score import score

@@ -1,4 +1,4 @@
-"""Tell MLflow of scoring by its REST API: one run a batch of drops, from the outbox committed with the scores.
+"""Send scoring to MLflow by its REST API: one run for each batch of drops, from the outbox committed with the scores.
 
 All figures are read from Postgres when they are sent. The MLflow run is found by a tag, so that sending a batch again,
 also after a crash half way, repeats the same values in the same run.
@@ -158,7 +158,7 @@ class InferenceLog(MlflowClient):
         version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
         known = parse_version(self.get_json("GET", "model-versions/get", params=version))
         if known is not None:  # a version that was deleted meanwhile cannot be linked
-            # also in a run that was found: whoever made it may have got no further
+            # also in a run that was found: the process that made it may have got no further
             self.get_json("POST", "runs/log-inputs", json={"run_id": run_id, "models": [{"model_id": known.model_id}]})
         return run_id
 

@@ -76,7 +76,7 @@ class Registry(MlflowClient):
         self.model_name = model_name
 
     def by_alias(self, alias: str) -> ModelVersion | None:
-        """The version an alias stands on; None when the model or the alias does not exist."""
+        """The version of an alias; None when the model or the alias does not exist."""
         name = self.model_name
         return parse_version(self.get_json("GET", "registered-models/alias", params={"name": name, "alias": alias}))
 
@@ -137,7 +137,7 @@ class Registry(MlflowClient):
             raise DataError(
                 f"{version.name} version {version.version} was not registered by Apex: it has no tag {FILES_TAG}"
             )
-        wanted: dict[str, str] = json.loads(version.tags[FILES_TAG])
+        shas: dict[str, str] = json.loads(version.tags[FILES_TAG])
         folder = self._settings.state / "models" / version.name / f"{version.version}-{version.model_id}"
         if not folder.exists():
             answer = self.get_json("GET", f"logged-models/{version.model_id}")
@@ -145,14 +145,14 @@ class Registry(MlflowClient):
                 raise DataError(f"{version.name} version {version.version}: MLflow has no model {version.model_id}")
             base = self._served(answer["model"]["info"]["artifact_uri"])
             with new_folder(folder) as partial:
-                for file in wanted:
+                for file in shas:
                     path = f"/api/2.0/mlflow-artifacts/artifacts/{base}/artifacts/{BUNDLE}/{file}"
                     response = self._call("GET", path)
                     if response.status_code != 200:
                         raise DataError(f"{version.name} version {version.version}: MLflow lost {BUNDLE}/{file}")
                     (partial / file).write_bytes(response.content)
             logger.info("model_fetched name=%s version=%s", version.name, version.version)
-        for file, sha256 in wanted.items():
+        for file, sha256 in shas.items():
             found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
             if found != sha256:
                 raise DataError(

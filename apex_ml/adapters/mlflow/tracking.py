@@ -105,23 +105,12 @@ def log_and_register(settings: Settings, model_name: str, model: Model, record: 
     _prepare(settings)
     import mlflow
     from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_USER
+    from mlflow.utils.mlflow_tags import MLFLOW_USER
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets its own
     mlflow.set_tracking_uri(settings.tracking_uri)
     files = model.to_files()
     shas = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    inputs = Schema(
-        [
-            ColSpec("string" if c.kind == "categorical" else "double", c.name, required=False)
-            for c in model.encoder.columns
-        ]
-    )
-    outputs = Schema(
-        [ColSpec("double", probability_column(level)) for level in model.classes] + [ColSpec("string", "predicted")]
-    )
     # without this MLflow names the OS user, who for a run of Airflow is nobody that asked for it
     user = {MLFLOW_USER: "Airflow"} if settings.origin else None
     try:
@@ -133,29 +122,7 @@ def log_and_register(settings: Settings, model_name: str, model: Model, record: 
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
             ) as folder,
         ):
-            mlflow.set_tags({**record.tags, MLFLOW_RUN_NOTE: record.description})
-            mlflow.log_params(dict(record.params))
-            dataset = mlflow.data.from_pandas(
-                record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
-            )
-            mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
-            metrics = [(metric_key(k), v) for k, v in record.metrics.items() if math.isfinite(v)]
-            for start in range(0, len(metrics), MAX_METRICS):
-                mlflow.log_metrics(dict(metrics[start : start + MAX_METRICS]))
-            for part, values in record.curves.items():
-                client = mlflow.MlflowClient()
-                stamp = int(run.info.start_time)
-                points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
-                for start in range(0, len(points), MAX_METRICS):
-                    client.log_batch(run.info.run_id, metrics=points[start : start + MAX_METRICS])
-            for trial in record.trials:
-                with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True, tags=user):
-                    mlflow.log_params(dict(trial.params))
-                    if trial.value is None:
-                        mlflow.set_tag("apex.pruned", "true")
-                    else:
-                        mlflow.log_metrics({"validation_log_loss": trial.value, "seconds": trial.seconds})
-            mlflow.log_artifacts(str(record.artifacts))
+            _log_run(mlflow, run, record, user)
             bundle = Path(folder) / BUNDLE
             bundle.mkdir()
             for name, content in files.items():
@@ -164,7 +131,7 @@ def log_and_register(settings: Settings, model_name: str, model: Model, record: 
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={BUNDLE: str(bundle)},
-                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                signature=_signature(model),
                 pip_requirements=pins(model.candidate),
                 code_paths=[str(CODE_ROOT / "apex_ml")],
             )
@@ -182,6 +149,52 @@ def log_and_register(settings: Settings, model_name: str, model: Model, record: 
             f"MLflow at {settings.tracking_uri} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): {first}; see whether it"
             " runs and who has its port: make status"
         ) from error
+
+
+def _log_run(mlflow: Any, run: Any, record: TrainingRecord, user: dict[str, str] | None) -> None:
+    """Log description, parameters, dataset, metrics, curves, trials and report of a training run."""
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+    mlflow.set_tags({**record.tags, MLFLOW_RUN_NOTE: record.description})
+    mlflow.log_params(dict(record.params))
+    dataset = mlflow.data.from_pandas(
+        record.sample, source=record.data_source, name="examples", digest=record.data_sha256[:32]
+    )
+    mlflow.log_input(dataset, context="training", tags={"data_sha256": record.data_sha256})
+    metrics = [(metric_key(k), v) for k, v in record.metrics.items() if math.isfinite(v)]
+    for start in range(0, len(metrics), MAX_METRICS):
+        mlflow.log_metrics(dict(metrics[start : start + MAX_METRICS]))
+    for part, values in record.curves.items():
+        client = mlflow.MlflowClient()
+        stamp = int(run.info.start_time)
+        points = [mlflow.entities.Metric(f"log_loss_{part}", v, stamp, i) for i, v in enumerate(values)]
+        for start in range(0, len(points), MAX_METRICS):
+            client.log_batch(run.info.run_id, metrics=points[start : start + MAX_METRICS])
+    for trial in record.trials:
+        with mlflow.start_run(run_name=f"trial {trial.number + 1}", nested=True, tags=user):
+            mlflow.log_params(dict(trial.params))
+            if trial.value is None:
+                mlflow.set_tag("apex.pruned", "true")
+            else:
+                mlflow.log_metrics({"validation_log_loss": trial.value, "seconds": trial.seconds})
+    mlflow.log_artifacts(str(record.artifacts))
+
+
+def _signature(model: Model) -> Any:
+    """Names and types of a model's features and outputs: string and double, as MLflow enforces no other well."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = Schema(
+        [
+            ColSpec("string" if c.kind == "categorical" else "double", c.name, required=False)
+            for c in model.encoder.columns
+        ]
+    )
+    outputs = Schema(
+        [ColSpec("double", probability_column(level)) for level in model.classes] + [ColSpec("string", "predicted")]
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def pins(name: str) -> list[str]:

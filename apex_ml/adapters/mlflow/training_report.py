@@ -49,12 +49,14 @@ def decision_report(
             "Recall: orders of a class that are named so",
             folder / "2_recall.png",
         )
-    if told := evidence.get("classes"):
+    if found := evidence.get("classes"):
         means = {
-            "mean probability": [c["mean_probability"] for c in told.values()],
-            "share of the orders": [c["share"] for c in told.values()],
+            "mean probability": [c["mean_probability"] for c in found.values()],
+            "share of the orders": [c["share"] for c in found.values()],
         }
-        plots.classes_beside(list(told), means, "Challenger's probabilities beside what came", folder / "3_classes.png")
+        plots.classes_beside(
+            list(found), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
+        )
     if figures:
         plots.reliability(figures, classes, "Reliability on the holdout", folder / "4_reliability.png")
     return _write(folder, "decision", run=run, challenger=challenger, champion=champion, decision=decision, e=evidence)

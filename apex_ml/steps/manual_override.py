@@ -1,7 +1,7 @@
-"""Moves of the champion that a person asks for: back to an earlier version, or on to one that the gate did not take.
+"""Manual override of the gate: roll back to an earlier version, or promote one that the gate did not take.
 
-Both go by the protocol of :mod:`apex_ml.services.champion_ledger`.
-The gate is not asked; that the version can serve is checked.
+Both move the champion by the protocol of :mod:`apex_ml.services.champion_ledger`. The gate is skipped; the step checks
+that the version can serve.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.results import EltResult, MoveResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 
-BY_HAND = "by-hand"
-"""Name of the run of a command that was given none; of a run of any other name a second call moves nothing."""
+MANUAL = "manual"
+"""Default name of the run. A second call with any other name moves nothing."""
 
 
 def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> MoveResult:
-    """Make an earlier version champion; without `to` the one before the present champion, and so on back.
+    """Make an earlier version champion; by default the one before the current champion.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is nothing to go back to, the version cannot serve or is
     champion already, or somebody changed the champion meanwhile.
@@ -46,7 +46,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
 
 
 def force(context: StepContext, *, version: int | None, reason: str, who: str) -> MoveResult:
-    """Make a version champion whatever the gate said of it; without `version` the latest challenger.
+    """Make a version champion without the gate; by default the latest challenger.
 
     The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
     """
@@ -91,14 +91,14 @@ def _move(
         data_sha256=about.get("data_sha256"),
         contract_sha256=about.get("contract_sha256"),
     )
-    applied, told = protocol.apply(context.settings, registry, move)
+    applied, message = protocol.apply(context.settings, registry, move)
     if not applied:
-        raise ConfigError(f"{action}: nothing was moved: {told}; look at apex champion before you try again")
-    return _result(context, action, move.expected, to, told)
+        raise ConfigError(f"{action}: nothing was moved: {message}; look at apex champion before you try again")
+    return _result(context, action, move.expected, to, message)
 
 
 def _servable(context: StepContext, registry: Registry, action: str, version: int) -> dict[str, Any]:
-    """What the version was made from; ConfigError when scoring would stop with it as champion."""
+    """Facts about the version's data. Raises ConfigError when scoring would stop with it as champion."""
     found = registry.by_version(version)
     if found is None:
         raise ConfigError(f"{action}: {context.model_name} has no version {version} in MLflow")
@@ -106,7 +106,7 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     about: dict[str, Any] = dict(model.about)
     if tuple(model.classes) != tuple(context.contract.classes):
         raise ConfigError(
-            f"{action}: version {version} tells {', '.join(model.classes)}, the contract wants"
+            f"{action}: version {version} predicts {', '.join(model.classes)}, the classes of the contract are"
             f" {', '.join(context.contract.classes)}"
         )
     features = about["features_sha256"]
@@ -120,7 +120,7 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
 
 def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> MoveResult | None:
     """The result of this run's move, when an earlier try of the run made it."""
-    if context.run == BY_HAND:
+    if context.run == MANUAL:
         return None
     for move in moves:
         if (move["action"], move["step_run"]) == (action, context.run):
@@ -128,5 +128,5 @@ def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> Mov
     return None
 
 
-def _result(context: StepContext, action: str, before: int | None, to: int, told: str) -> MoveResult:
-    return MoveResult(run=context.run, step=action, moved=True, from_version=before, champion_version=to, told=told)
+def _result(context: StepContext, action: str, before: int | None, to: int, message: str) -> MoveResult:
+    return MoveResult(run=context.run, step=action, moved=True, from_version=before, champion_version=to, told=message)
