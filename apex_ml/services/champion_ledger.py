@@ -2,8 +2,8 @@
 
 A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
 an exclusive advisory lock. A reader of the champion finishes a move that a killed process left pending, and adopts an
-alias that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more, as its version was
-deleted or a person moved the alias elsewhere meanwhile, is marked `aborted` with the reason.
+alias that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more is marked
+`aborted` with the reason: its version was deleted, or a person moved the alias elsewhere meanwhile.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ def monitor(context: StepContext) -> MonitorResult:
     """Check what is new since the last call. A second call changes nothing.
 
     Drift is tested for every scoring run of enough orders, every day of scoring, every day of recorded online answers
-    and the newest week of raw orders; quality is evaluated for every week of orders with new outcomes. Alerts are raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read stop nothing else:
-    they are an alert of their own. While the champion counts as degraded, `retrain` in the result holds one dictionary
+    and the newest week of raw orders; quality is evaluated for every week of orders with new outcomes. Alerts are
+    raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read raise an alert of
+    their own and stop nothing else. While the champion counts as degraded, `retrain` in the result holds one dictionary
     with the run to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is
     triggered once.
     """
