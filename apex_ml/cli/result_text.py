@@ -17,8 +17,8 @@ MAX_TEXT = 200
 def result_text(result: Mapping[str, Any]) -> str:
     """A title, then a line a field. Long lists are cut and nested evidence is counted: the ledger holds all of it.
 
-    >>> print(result_text({"step": "score", "run": "by-hand", "scored": 1, "rows_scored": 1200, "failed": 0}))
-    score: done (run by-hand)
+    >>> print(result_text({"step": "score", "run": "manual", "scored": 1, "rows_scored": 1200, "failed": 0}))
+    score: done (run manual)
       scored       1
       rows scored  1,200
       failed       0

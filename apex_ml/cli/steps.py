@@ -93,9 +93,9 @@ def _say_what_follows(context: StepContext, result: JsonRecord, done: str) -> No
 
     `done` names the entry of the result that says whether there is something to monitor.
     """
-    from apex_ml.steps.by_hand import BY_HAND
+    from apex_ml.steps.manual_override import MANUAL
 
-    if context.run == BY_HAND and result.to_json().get(done):
+    if context.run == MANUAL and result.to_json().get(done):
         schedule = context.settings.monitor_schedule
         logger.info("A command by hand does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
         logger.info("To look at drift and quality now: apex monitor")

@@ -44,7 +44,7 @@ def test_scoring_by_hand_says_what_was_done_and_when_it_is_monitored(
     done = at_a_terminal(scoring, "score")
     assert done.code == 0 and "APEX_RESULT" not in done.out and "{" not in done.out, done.err
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
-    assert lines[0] == "score: done (run by-hand)" and f"rows scored {ROWS}" in lines
+    assert lines[0] == "score: done (run manual)" and f"rows scored {ROWS}" in lines
     assert any(line.startswith("drops drop a.parquet, state scored, ") for line in lines)
     assert FOLLOWS in done.err and "now: apex monitor" in done.err
     # nothing is waiting: nothing follows

@@ -182,8 +182,8 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_mended(
     column = contract.columns["cliente_id"].model_copy(update={"checks": ()})
     taken = contract.model_copy(update={"columns": contract.columns | {"cliente_id": column}})
     context = scoring.context("taken")
-    mended = replace(context, pipeline=replace(context.pipeline, contract=taken))
-    assert score(mended, ["bad.parquet"])["scored"] == 1
+    context = replace(context, pipeline=replace(context.pipeline, contract=taken))
+    assert score(context, ["bad.parquet"]).to_json()["scored"] == 1
     assert scoring.sql(rows) == [(0, None, None)]
     assert scoring.sql("SELECT state, rows_in, rows_scored, rows_quarantined FROM apex.drop_summary") == [
         ("done", ROWS, ROWS, 0)
