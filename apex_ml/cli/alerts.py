@@ -19,17 +19,20 @@ def alerts(context: click.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from apex_ml.adapters.alerts import notify
-    from apex_ml.adapters.postgres import monitoring
+    from apex_ml.adapters.postgres.alerts import PostgresAlerts
+    from apex_ml.adapters.postgres.connection import transaction
 
     settings = Settings.load()
-    found, channels = monitoring.list_open(settings), notify.channels(settings)
+    channels = notify.channels(settings)
+    with transaction(settings) as session:
+        found = PostgresAlerts(session).list_open()
     if not found:
         click.echo("No alert is open.")
     for row in found:
-        times = f"raised {row['raised_at']:%F %H:%M} UTC, last seen {row['last_seen_at']:%F %H:%M} UTC"
-        if missing := [channel for channel in channels if channel not in row["channels"]]:
+        times = f"raised {row.raised_at:%F %H:%M} UTC, last seen {row.last_seen_at:%F %H:%M} UTC"
+        if missing := [channel for channel in channels if channel not in row.channels]:
             times += f", not sent by {' and '.join(missing)} yet"
-        click.echo(f"{row['alert_id']}  {row['kind']}  {row['subject']}  ({times})\n    {row['message']}")
+        click.echo(f"{row.alert_id}  {row.kind}  {row.subject}  ({times})\n    {row.message}")
 
 
 @alerts.command()

@@ -27,12 +27,15 @@ def export(what: str, out: Path | None) -> None:
     A number is a run_id; a name is a drop's, of which the latest run is taken. The file's own metadata names drop,
     model version and MLflow run.
     """
-    from apex_ml.adapters.postgres import scores, warehouse
+    from apex_ml.adapters.postgres.connection import transaction
+    from apex_ml.adapters.postgres.scored_rows import export_run
+    from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 
     settings = Settings.load()
-    facts = warehouse.run_facts(settings, what)
+    with transaction(settings) as session:
+        facts = PostgresScoringRuns(session).facts(what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
-    written = scores.export_run(settings, int(facts["run_id"]), path, facts)
+    written = export_run(settings, int(facts["run_id"]), path, facts)
     click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 

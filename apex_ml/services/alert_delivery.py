@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from apex_ml.adapters.alerts import notify
-from apex_ml.adapters.postgres import monitoring
+from apex_ml.adapters.postgres.alerts import PostgresAlerts, only_sender
+from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.errors import ApexError
 from apex_ml.settings import Settings
 
@@ -21,19 +22,23 @@ def send_alerts(settings: Settings) -> list[str]:
     Many alerts go in several messages, so that one that a receiver refuses, as it is too long, holds back few others.
     """
     channels, used = notify.channels(settings), []
-    with monitoring.sending(settings):
-        for alert in monitoring.unsent_alerts(settings):
+    with only_sender(settings):
+        with transaction(settings) as session:
+            unsent = PostgresAlerts(session).unsent()
+        for alert in unsent:
             logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
         for channel in channels:
             if _send_by(settings, channel):
                 used.append(channel)
-        monitoring.mark_sent(settings, channels)
+        with transaction(settings) as session:
+            PostgresAlerts(session).mark_sent(channels)
     return used
 
 
 def _send_by(settings: Settings, channel: str) -> int:
     """Send what a channel has not taken yet; returns how many alerts it took."""
-    alerts = monitoring.undelivered(settings, channel)
+    with transaction(settings) as session:
+        alerts = PostgresAlerts(session).undelivered(channel)
     taken = failures = 0
     for first in range(0, len(alerts), MAX_IN_MESSAGE):
         batch = alerts[first : first + MAX_IN_MESSAGE]
@@ -45,6 +50,7 @@ def _send_by(settings: Settings, channel: str) -> int:
             if failures > 1:  # not this message: the receiver is away
                 break
             continue
-        monitoring.mark_delivered(settings, channel, batch)
+        with transaction(settings) as session:
+            PostgresAlerts(session).mark_delivered(channel, [alert.alert_id for alert in batch])
         taken, failures = taken + len(batch), 0
     return taken

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
-from apex_ml.adapters.postgres import warehouse
-from apex_ml.core.promotion import PromotionDecision
+from apex_ml.adapters.postgres.champions import ChampionLedger, NewDecision, champion_lock, champions
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
@@ -43,66 +42,62 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
 
     Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
     """
-    with warehouse.champion_lock(settings, shared=True) as connection:
+    with champion_lock(settings, registry.model_name, shared=True) as ledger:
         champion = registry.by_alias(CHAMPION)
-        pending = warehouse.pending_move(connection, registry.model_name)
-        ledger = warehouse.ledger_champion(connection, registry.model_name)
-        if champion is None and ledger is not None and not registry.has_model():
-            raise ConfigError(gone_model(settings, registry.model_name, f"version {ledger} is champion"))
-        if pending is None and ledger == (champion.version if champion else None):
+        recorded = ledger.champion()
+        if champion is None and recorded is not None and not registry.has_model():
+            raise ConfigError(gone_model(settings, registry.model_name, f"version {recorded} is champion"))
+        if ledger.pending_move() is None and recorded == (champion.version if champion else None):
             return champion
-    with warehouse.champion_lock(settings) as connection:
-        return _heal(settings, registry, connection)
+    with champion_lock(settings, registry.model_name) as ledger:
+        return _heal(registry, ledger)
 
 
-def _heal(settings: Settings, registry: Registry, connection: warehouse.Connection) -> ModelVersion | None:
+def _heal(registry: Registry, ledger: ChampionLedger) -> ModelVersion | None:
     """Finish a pending move; adopt an alias that was moved in MLflow. Holds the exclusive lock."""
-    name = registry.model_name
     champion = registry.by_alias(CHAMPION)
-    pending = warehouse.pending_move(connection, name)
+    pending = ledger.pending_move()
     if pending is not None:
-        promotion_id, from_version, to_version = pending
+        promotion_id, to_version = pending.promotion_id, pending.to_version
         target = registry.by_version(to_version)
         if target is None:
-            _abort(connection, promotion_id, f"version {to_version} is gone from the registry")
-        elif champion is not None and champion.version not in (from_version, to_version):
+            _abort(ledger, promotion_id, f"version {to_version} is gone from the registry")
+        elif champion is not None and champion.version not in (pending.from_version, to_version):
             # a person moved the alias after the process was killed: that move is the later one
-            _abort(connection, promotion_id, f"before it was finished the alias was moved to {_v(champion.version)}")
+            _abort(ledger, promotion_id, f"before it was finished the alias was moved to {_v(champion.version)}")
         else:
             registry.set_alias(CHAMPION, to_version)
-            warehouse.finish_move(connection, promotion_id)
+            ledger.finish_move(promotion_id)
             champion = target
-            _align_challenger(settings, registry, connection)
+            _align_challenger(registry, ledger)
             logger.warning("pending_move_finished promotion_id=%s version=%s", promotion_id, to_version)
-    ledger = warehouse.ledger_champion(connection, name)
+    recorded = ledger.champion()
     version = champion.version if champion else None
-    if version != ledger:
-        warehouse.record_decision(
-            connection,
-            {
-                "model_name": name,
-                "action": "manual",
-                "from_version": ledger,
-                "to_version": version,
-                "state": "done",
-                "step_run": "",
-                "who": "unknown, by the MLflow UI or API",
-                "reasons": [_why_moved(registry, ledger, champion)],
-            },
+    if version != recorded:
+        ledger.record(
+            NewDecision(
+                action="manual",
+                state="done",
+                step_run="",
+                who="unknown, by the MLflow UI or API",
+                reasons=(_why_moved(registry, recorded, champion),),
+                from_version=recorded,
+                to_version=version,
+            )
         )
-        logger.warning("manual_move_adopted from=%s to=%s", ledger, version)
-        _align_challenger(settings, registry, connection)
+        logger.warning("manual_move_adopted from=%s to=%s", recorded, version)
+        _align_challenger(registry, ledger)
     return champion
 
 
 def align_challenger(settings: Settings, registry: Registry) -> None:
     """Put the alias `challenger` where the ledger says; a killed process may have left it behind."""
-    with warehouse.champion_lock(settings) as connection:
-        _align_challenger(settings, registry, connection)
+    with champion_lock(settings, registry.model_name) as ledger:
+        _align_challenger(registry, ledger)
 
 
-def _align_challenger(settings: Settings, registry: Registry, connection: warehouse.Connection) -> None:
-    version = warehouse.ledger_challenger(connection, registry.model_name)
+def _align_challenger(registry: Registry, ledger: ChampionLedger) -> None:
+    version = ledger.challenger()
     if version is not None and registry.by_version(version) is None:  # deleted in MLflow since
         version = None
     challenger = registry.by_alias(CHALLENGER)
@@ -114,27 +109,28 @@ def _align_challenger(settings: Settings, registry: Registry, connection: wareho
         registry.set_alias(CHALLENGER, version)
 
 
-def _why_moved(registry: Registry, ledger: int | None, champion: ModelVersion | None) -> str:
-    if champion is not None or ledger is None:
+def _why_moved(registry: Registry, recorded: int | None, champion: ModelVersion | None) -> str:
+    if champion is not None or recorded is None:
         return "the alias was found moved; adopted"
-    if registry.by_version(ledger) is None:
-        return f"version {ledger}, the champion, was deleted in MLflow; adopted"
-    return f"the alias {CHAMPION} was removed from version {ledger} in MLflow; adopted"
+    if registry.by_version(recorded) is None:
+        return f"version {recorded}, the champion, was deleted in MLflow; adopted"
+    return f"the alias {CHAMPION} was removed from version {recorded} in MLflow; adopted"
 
 
-def why_none(settings: Settings) -> str:
+def why_none(settings: Settings, model_name: str) -> str:
     """Why there is no champion, when there was one, and what to do; empty when there never was one."""
-    moves = warehouse.finished_moves(settings)
-    if not moves or moves[-1]["to_version"] is not None:
+    with champions(settings, model_name) as ledger:
+        moves = ledger.moves()
+    if not moves or moves[-1].to_version is not None:
         return ""
     return (
-        f"there is no champion any more ({moves[-1]['reasons'][0]}); make a version champion: apex promote --force"
+        f"there is no champion any more ({moves[-1].reasons[0]}); make a version champion: apex promote --force"
         " --reason TEXT VERSION (apex champion lists them), or train one: make train"
     )
 
 
-def _abort(connection: warehouse.Connection, promotion_id: int, reason: str) -> None:
-    warehouse.abort_move(connection, promotion_id, reason)
+def _abort(ledger: ChampionLedger, promotion_id: int, reason: str) -> None:
+    ledger.abort_move(promotion_id, reason)
     logger.warning("pending_move_aborted promotion_id=%s reason=%s", promotion_id, reason)
 
 
@@ -143,75 +139,57 @@ def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str
 
     Returns (applied, what happened). A refused move changes nothing; the text says who changed the champion.
     """
-    with warehouse.champion_lock(settings) as connection:
-        current = _heal(settings, registry, connection)
+    with champion_lock(settings, registry.model_name) as ledger:
+        current = _heal(registry, ledger)
         version = current.version if current else None
         if version == move.to_version:
             return True, f"version {move.to_version} is already champion"
         if version != move.expected:
-            return (
-                False,
-                f"expected champion {_v(move.expected)}, found {_v(version)}: "
-                f"{_who(settings, registry.model_name, version)}",
+            mover = _who(ledger, version)
+            return False, f"expected champion {_v(move.expected)}, found {_v(version)}: {mover}"
+        promotion_id = ledger.record(
+            NewDecision(
+                action=move.action,
+                state="pending",
+                step_run=move.step_run,
+                who=move.who,
+                reasons=move.reasons,
+                from_version=version,
+                to_version=move.to_version,
+                evidence=move.evidence,
+                data_sha256=move.data_sha256,
+                contract_sha256=move.contract_sha256,
             )
-        row = {
-            "model_name": registry.model_name,
-            "action": move.action,
-            "from_version": version,
-            "to_version": move.to_version,
-            "state": "pending",
-            "step_run": move.step_run,
-            "who": move.who,
-            "reasons": list(move.reasons),
-            "evidence": move.evidence,
-            "data_sha256": move.data_sha256,
-            "contract_sha256": move.contract_sha256,
-        }
-        promotion_id = warehouse.record_decision(connection, row)
+        )
         reach("promotion_pending")
         registry.set_alias(CHAMPION, move.to_version)
         reach("promotion_alias_moved")
-        warehouse.finish_move(connection, promotion_id)
+        ledger.finish_move(promotion_id)
         reach("promotion_done")
-        _align_challenger(settings, registry, connection)
+        _align_challenger(registry, ledger)
     logger.info("champion_moved action=%s from=%s to=%s", move.action, _v(version), _v(move.to_version))
     return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
 
 
-def reject(settings: Settings, registry: Registry, decision: PromotionDecision, row: dict[str, Any]) -> None:
+def reject(settings: Settings, registry: Registry, rejection: NewDecision) -> None:
     """Record that a challenger was not promoted, once a run."""
-    with warehouse.champion_lock(settings) as connection:
-        if warehouse.decision_of(connection, registry.model_name, row["step_run"], row["to_version"]):
+    assert rejection.to_version is not None
+    with champion_lock(settings, registry.model_name) as ledger:
+        if ledger.decision_of(rejection.step_run, rejection.to_version):
             return
-        warehouse.record_decision(
-            connection,
-            {
-                **row,
-                "model_name": registry.model_name,
-                "action": "reject",
-                "state": "done",
-                "reasons": list(decision.reasons),
-                "evidence": dict(decision.evidence),
-            },
-        )
-        _align_challenger(settings, registry, connection)
+        ledger.record(rejection)
+        _align_challenger(registry, ledger)
 
 
 def _v(version: int | None) -> str:
     return "none" if version is None else f"version {version}"
 
 
-def _who(settings: Settings, model_name: str, version: int | None) -> str:
-    found = warehouse.rows(
-        settings,
-        "SELECT action, who, step_run, decided_at FROM apex.promotions WHERE model_name = %s AND action <> 'reject'"
-        " AND state = 'done' AND to_version IS NOT DISTINCT FROM %s ORDER BY promotion_id DESC LIMIT 1",
-        (model_name, version),
-    )
-    if not found:
+def _who(ledger: ChampionLedger, version: int | None) -> str:
+    move = ledger.latest_move_to(version)
+    if move is None:
         return "no record of who changed it"
-    row = found[0]
-    return f"{row['action']} by {row['who']} (run {row['step_run'] or 'none'}) at {row['decided_at']:%F %T} UTC"
+    return f"{move.action} by {move.who} (run {move.step_run or 'none'}) at {move.decided_at:%F %T} UTC"
 
 
 def require(version: ModelVersion | None, what: str) -> ModelVersion:

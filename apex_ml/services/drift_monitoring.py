@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from apex_ml.adapters.postgres import monitoring
-from apex_ml.adapters.postgres.monitoring import Run
+from apex_ml.adapters.postgres.drift import DriftLedger, DriftSubject, Verdict
+from apex_ml.adapters.postgres.scoring_profiles import ProfileStore, Run
 from apex_ml.contract.model import Contract
-from apex_ml.core.drift import Compared, Drift, judge
+from apex_ml.core.drift import Compared, judge
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import PROFILE, RECENT
 from apex_ml.services.run_folder import StepContext
@@ -127,7 +127,7 @@ def _window(run: Run, before: Sequence[Run]) -> Batch | None:
     return batch_of(near)
 
 
-def drift_verdicts(settings: Settings, held: Comparisons) -> list[tuple[Drift, str, str | None]]:
+def drift_verdicts(settings: Settings, held: Comparisons) -> list[Verdict]:
     """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
     comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
     verdicts = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
@@ -138,54 +138,54 @@ def drift_verdicts(settings: Settings, held: Comparisons) -> list[tuple[Drift, s
     return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in verdicts]
 
 
-def _check_drift(
-    context: StepContext,
-    cursor: Any,
-    about: Mapping[int, dict[str, Any]],
-    scope: str,
-    subject: str,
-    runs: list[Run],
-    before: Sequence[Run] | None = None,
-) -> None:
-    """Test the sum of some runs of one version and day beside the runs `before`, by default earlier scoring runs."""
-    batch, first = batch_of(runs), runs[0]
-    assert batch is not None
-    settings = context.settings
-    model = about.get(first.version, {}).get(PROFILE, {})
-    if before is None:
-        before = monitoring.runs_before(cursor, first.run_id, context.model_name, first.version, MAX_RUNS)
-    held = compared(context.contract, batch, model, _window(first, before))
-    verdicts = drift_verdicts(settings, held)
-    monitoring.write_drift(cursor, scope, subject, first.day, first.version, context.model_name, verdicts)
+@dataclass(frozen=True)
+class DriftCheck:
+    """What the checks of scored rows share: the ledgers of one transaction, and what is known of the versions."""
+
+    context: StepContext
+    profiles: ProfileStore
+    ledger: DriftLedger
+    about: Mapping[int, Mapping[str, Any]]
+    """By version: what was recorded about it in training."""
+
+    def check(self, subject: DriftSubject, runs: list[Run], before: Sequence[Run]) -> None:
+        """Test the sum of some runs of one version and one day beside those before."""
+        batch, first = batch_of(runs), runs[0]
+        assert batch is not None
+        model = self.about.get(first.version, {}).get(PROFILE, {})
+        held = compared(self.context.contract, batch, model, _window(first, before))
+        self.ledger.write(subject, drift_verdicts(self.context.settings, held))
+
+    def runs_before(self, run: Run) -> list[Run]:
+        """The scoring runs of the same version before a run."""
+        return self.profiles.runs_before(run.run_id, run.version, MAX_RUNS)
 
 
-def check_drift_of_runs(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+def check_drift_of_runs(drift: DriftCheck) -> int:
     """Test every scoring run with enough rows that has no verdict yet; returns how many."""
-    settings = context.settings
-    runs = monitoring.unjudged_runs(cursor, context.model_name, settings.drift_min_rows)
+    runs = drift.profiles.unchecked_runs(drift.context.settings.drift_min_rows)
     for run in runs:
-        _check_drift(context, cursor, about, "drop", str(run.run_id), [run])
+        subject = DriftSubject("drop", str(run.run_id), run.day, run.version)
+        drift.check(subject, [run], drift.runs_before(run))
     return len(runs)
 
 
-def check_drift_of_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+def check_drift_of_days(drift: DriftCheck) -> int:
     """Test every day of scoring and version whose current runs have no verdict yet; returns how many."""
-    name = context.model_name
-    days = monitoring.unjudged_days(cursor, name)
+    days = drift.profiles.unchecked_days()
     for day, version in days:
-        subject = f"{day} v{version}"
-        if runs := monitoring.runs_of_day(cursor, name, day, version):
-            _check_drift(context, cursor, about, "day", subject, runs)
+        subject = DriftSubject("day", f"{day} v{version}", day, version)
+        if runs := drift.profiles.runs_of_day(day, version):
+            drift.check(subject, runs, drift.runs_before(runs[0]))
         else:
-            monitoring.forget_drift(cursor, "day", [subject])
+            drift.ledger.delete("day", [subject.subject])
     return len(days)
 
 
-def check_drift_of_online_days(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
-    """Test the recorded answers of the online service by day and version, beside healthy days of answers."""
-    name = context.model_name
-    days = monitoring.unjudged_online(cursor, name)
+def check_drift_of_online_days(drift: DriftCheck) -> int:
+    """Test the recorded answers of the online service by day and version, beside healthy days of such answers."""
+    days = drift.profiles.unchecked_online_days()
     for run in days:
-        before = monitoring.online_before(cursor, run, name, MAX_RUNS)
-        _check_drift(context, cursor, about, "online", f"{run.day} v{run.version}", [run], before)
+        subject = DriftSubject("online", f"{run.day} v{run.version}", run.day, run.version)
+        drift.check(subject, [run], drift.profiles.online_days_before(run, MAX_RUNS))
     return len(days)

@@ -12,7 +12,7 @@ import numpy as np
 
 from apex_ml.adapters.mlflow import training_report
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
@@ -44,14 +44,18 @@ def carry_out(
     """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
     settings = context.settings
     write_decision_report(context, challenger, current, decision, step)
-    row = {
-        "from_version": current.version if current else None,
-        "to_version": challenger.version,
-        "step_run": context.run,
-        "who": who,
-        "data_sha256": about["data_sha256"],
-        "contract_sha256": about["contract_sha256"],
-    }
+    rejection = NewDecision(
+        action="reject",
+        state="done",
+        step_run=context.run,
+        who=who,
+        reasons=decision.reasons,
+        from_version=current.version if current else None,
+        to_version=challenger.version,
+        evidence=dict(decision.evidence),
+        data_sha256=about["data_sha256"],
+        contract_sha256=about["contract_sha256"],
+    )
     if decision.promote:
         registry.fetch(challenger)
         applied, message = protocol.apply(
@@ -59,21 +63,22 @@ def carry_out(
             registry,
             protocol.Move(
                 action="promote",
-                expected=row["from_version"],
+                expected=rejection.from_version,
                 to_version=challenger.version,
                 step_run=context.run,
                 who=who,
                 reasons=decision.reasons,
                 evidence=dict(decision.evidence),
-                data_sha256=row["data_sha256"],
-                contract_sha256=row["contract_sha256"],
+                data_sha256=rejection.data_sha256,
+                contract_sha256=rejection.contract_sha256,
             ),
         )
         if not applied:
             decision = replace(decision, promote=False, reasons=(message,))
             write_decision_report(context, challenger, current, decision, step)
     if not decision.promote:
-        protocol.reject(settings, registry, decision, row)
+        rejection = replace(rejection, reasons=decision.reasons, evidence=dict(decision.evidence))
+        protocol.reject(settings, registry, rejection)
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = replace(
         decision_result(context, challenger.version, decision.promote, decision.reasons, decision.evidence, current),
@@ -152,13 +157,13 @@ def decision_result(
 
 def recorded(context: StepContext, version: int) -> PromoteResult | None:
     """The result of the decision that this run took about a version; None when it took none."""
-    with warehouse.connect(context.settings) as connection:
-        found = warehouse.decision_of(connection, context.model_name, context.run, version)
-        if found is None:
-            return None
-        promoted = found["action"] == "promote"
-        result = decision_result(context, version, promoted, found["reasons"], found["evidence"], None)
-        return replace(result, champion_version=found["to_version"] if promoted else found["from_version"])
+    with champions(context.settings, context.model_name) as ledger:
+        decision = ledger.decision_of(context.run, version)
+    if decision is None:
+        return None
+    promoted = decision.action == "promote"
+    result = decision_result(context, version, promoted, decision.reasons, decision.evidence, None)
+    return replace(result, champion_version=decision.to_version if promoted else decision.from_version)
 
 
 def serving(contract: Contract) -> Serving:

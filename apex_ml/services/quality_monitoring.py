@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.adapters.postgres import monitoring
+from apex_ml.adapters.postgres.quality import QualityLedger, SustainedVerdict, rows_with_outcome
 from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import EXPECTED, Expectation, Rule, degraded, sustained, week_quality
 from apex_ml.services.run_folder import StepContext
@@ -18,14 +18,15 @@ from apex_ml.services.run_folder import StepContext
 logger = logging.getLogger(__name__)
 
 
-def evaluate_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[str, Any]]) -> int:
+def evaluate_weeks(context: StepContext, ledger: QualityLedger, about: Mapping[int, dict[str, Any]]) -> int:
     """Evaluate every version and week of rows whose outcomes changed; returns how many."""
     settings, contract = context.settings, context.contract
     rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_min_rows, settings.quality_year_alpha)
-    weeks = monitoring.changed_weeks(cursor, contract, context.model_name)
+    weeks = ledger.changed_weeks(contract)
     classes = pa.array(contract.classes)
-    for version, week, orders, _ in weeks:
-        table = monitoring.orders_with_outcome(settings, contract, version, week)
+    for changed in weeks:
+        version, week = changed.version, changed.week
+        table = rows_with_outcome(settings, contract, version, week)
         p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
         y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
         known = pc.is_valid(y).to_numpy(zero_copy_only=False)  # an outcome may be a class that the contract lost
@@ -40,27 +41,26 @@ def evaluate_weeks(context: StepContext, cursor: Any, about: Mapping[int, dict[s
             _expectation(about, version),
             rule,
         )
-        monitoring.write_quality(cursor, context.model_name, version, week, orders, found)
+        ledger.write(changed, found)
         logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
-    for version in sorted({version for version, *_ in weeks}):
-        _evaluate_weeks_together(context, cursor, version, _expectation(about, version), rule)
+    for version in sorted({changed.version for changed in weeks}):
+        _evaluate_weeks_together(ledger, version, _expectation(about, version), rule)
     return len(weeks)
 
 
-def _evaluate_weeks_together(
-    context: StepContext, cursor: Any, version: int, expected: Expectation | None, rule: Rule
-) -> None:
+def _evaluate_weeks_together(ledger: QualityLedger, version: int, expected: Expectation | None, rule: Rule) -> None:
     """Evaluate a version's weeks by the rule over several weeks."""
-    evaluated = monitoring.judged_weeks(cursor, context.model_name, version, rule.min_orders)
+    evaluated = ledger.weeks(version, rule.min_orders)
     points = [(w.week, w.log_loss, w.log_loss_error) for w in evaluated if w.log_loss_error is not None]
     if not expected or not points:
         return
     losses = [(loss, error) for _, loss, error in points]
     found = sustained(losses, expected.log_loss, expected.standard_error, rule)
     rows = [
-        (week, s.alarm, s.evidence, points[s.first][0], s.excess) for (week, _, _), s in zip(points, found, strict=True)
+        SustainedVerdict(week, s.alarm, s.evidence, points[s.first][0], s.excess)
+        for (week, _, _), s in zip(points, found, strict=True)
     ]
-    monitoring.write_sustained(cursor, context.model_name, version, rows)
+    ledger.write_sustained(version, rows)
 
 
 def _expectation(about: Mapping[int, dict[str, Any]], version: int) -> Expectation | None:
@@ -68,10 +68,10 @@ def _expectation(about: Mapping[int, dict[str, Any]], version: int) -> Expectati
     return Expectation.from_dict(recorded) if recorded else None
 
 
-def degradation_alerts(context: StepContext, cursor: Any, version: int) -> dict[str, str]:
+def degradation_alerts(context: StepContext, ledger: QualityLedger, version: int) -> dict[str, str]:
     """The alert about the champion when enough of its newest weeks were worse, or several were a little worse."""
     settings = context.settings
-    weeks = monitoring.judged_weeks(cursor, context.model_name, version, settings.quality_min_rows)
+    weeks = ledger.weeks(version, settings.quality_min_rows)
     needed, of = settings.quality_worse_weeks, settings.quality_window_weeks
     reasons = []
     if degraded([week.worse for week in weeks], weeks=needed, of=of):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Any
 
 import pyarrow as pa
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
-from apex_ml.adapters.postgres import monitoring
+from apex_ml.adapters.postgres.drift import DriftLedger, DriftSubject
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared
@@ -24,7 +23,7 @@ RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 """Whole weeks, so that every weekday is in both."""
 
 
-def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
+def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
     """Test target and measures of the newest week of accepted raw rows for drift; returns the number of weeks."""
     validated = latest_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
@@ -33,7 +32,7 @@ def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
     first = newest - timedelta(days=RAW_DAYS)
     subject = f"{first} to {newest - timedelta(days=1)}"
     files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
-    if not files or monitoring.judged(cursor, "raw", subject):
+    if not files or ledger.is_measured("raw", subject):
         return 0
     contract, settings = context.contract, context.settings
     columns = [FeatureColumn(contract.target, "categorical")]
@@ -62,5 +61,5 @@ def check_drift_of_raw_rows(context: StepContext, cursor: Any) -> int:
         kind = "target" if column.name == contract.target else "measure"
         observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
         held[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
-    monitoring.write_drift(cursor, "raw", subject, first, None, None, drift_verdicts(settings, held))
+    ledger.write(DriftSubject("raw", subject, first), drift_verdicts(settings, held))
     return 1

@@ -6,11 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,7 +17,15 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report, statistics_are_not_trusted
-from apex_ml.adapters.postgres import partitions, scores, warehouse
+from apex_ml.adapters.postgres.bulk import bulk_transactions
+from apex_ml.adapters.postgres.connection import Connection, connect
+from apex_ml.adapters.postgres.drops import DropRow, PostgresDrops
+from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
+from apex_ml.adapters.postgres.partitions import OWN_ROWS, PostgresPartitions, take_run_id
+from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
+from apex_ml.adapters.postgres.scored_rows import SCORED_ORDERS, write_scores
+from apex_ml.adapters.postgres.scoring_runs import ClassFigures, PostgresScoringRuns, ScoringRun
+from apex_ml.adapters.postgres.session import BulkSession, Session
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Waiting, seen
 from apex_ml.adapters.storage.files import UnreadableError
@@ -48,9 +54,9 @@ class ChangedError(TransientError):
 class RefusedError(DataError):
     """Too many rows of a drop break the contract."""
 
-    def __init__(self, reason: str, rows: warehouse.RefusedRows) -> None:
+    def __init__(self, reason: str, rows: int, quarantined: int, bad_rows: pa.Table) -> None:
         super().__init__(reason)
-        self.rows = rows
+        self.rows, self.quarantined, self.bad_rows = rows, quarantined, bad_rows
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ class ScoringTools:
     """Connections and a folder that the drops of one call share: opening them takes longer than a small drop."""
 
     con: duckdb.DuckDBPyConnection
-    ledger: warehouse.Connection
-    begin: Callable[[], AbstractContextManager[Any]]
+    ledger: Connection
+    begin: Callable[[], AbstractContextManager[BulkSession]]
     """Begins a transaction of its own for each drop."""
     scratch: Path
 
@@ -72,18 +78,18 @@ def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
         scratch_folder(context.processed, "scoring") as scratch,
         engine.connect(settings, scratch) as con,
         statistics_are_not_trusted(con),
-        warehouse.connect(settings) as ledger,
-        scores.transactions(settings) as begin,
+        connect(settings) as ledger,
+        bulk_transactions(settings) as begin,
     ):
         yield ScoringTools(con, ledger, begin, scratch)
 
 
 def score_file(
-    scorer: Scorer, tools: ScoringTools, path: Path, drop: Waiting, sha256: str, again: int | None = None
+    scorer: Scorer, tools: ScoringTools, path: Path, drop: Waiting, sha256: str, again: DropRow | None = None
 ) -> ScoredDrop | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
 
-    `again` is the ledger's id of a drop that is scored anew on purpose.
+    `again` is a drop that is scored anew on purpose.
     """
     started = _Start(datetime.now(UTC), time.monotonic())
     # names of its own: DuckDB may keep what it read of a file by its name
@@ -104,44 +110,44 @@ def score_file(
         _refuse(report, scorer.context.contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
-        with tools.begin() as cursor:
-            if again is None:
-                drop_id = scores.claim_drop(cursor, sha256, drop.name, drop.size, report.rows)
-                if drop_id is None:
-                    return None
-            else:
-                scores.hold_drop(cursor, drop_id := again, drop.name, sha256)
+        with tools.begin() as session:
+            if (drop_id := _claim(session, drop, sha256, report.rows, again)) is None:
+                return None
             reach("score_claimed")
-            run_id = partitions.take_run_id(tools.ledger, report.rows)
-            own = report.rows >= partitions.OWN_ROWS
-            tally = _write_rows(scorer, tools, cursor, report, query, run_id, started.at, drop.name)
+            run_id = take_run_id(tools.ledger, report.rows)
+            tally = _write_rows(scorer, tools, session, report, query, run_id, started.at, drop.name)
             if report.quarantined:
-                scores.write_quarantined(cursor, sha256, drop.name, pq.read_table(quarantined))
+                rows = pq.read_table(quarantined).to_batches()
+                PostgresQuarantine(session).keep("drop", sha256, drop.name, rows)
             reach("score_written")
             finished = time.monotonic()
-            run = _run_row(scorer, report, tally, run_id, drop_id, started.at)
             features = tally.profile.features
-            if alert := alert_unknown_values(scorer, tools.con, cursor, features, report.query, drop.name):
-                run["input_alert"] = alert
+            alert = alert_unknown_values(scorer, tools.con, session, features, report.query, drop.name)
             if warning := _input_warning(report, tally, scorer.as_of):
                 logger.warning("drop_odd name=%s warning=%s", drop.name, warning)
-                run["input_warning"] = warning
-            run |= _durations(tally, started.clock, checked, finished)
+            run = replace(
+                _scoring_run(scorer, report, tally, run_id, drop_id, started.at),
+                input_alert=alert,
+                input_warning=warning,
+                ms_total=(finished - started.clock) * 1e3,
+                ms_check=(checked - started.clock) * 1e3,
+                ms_write=(finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
+            )
             classes = _classes(scorer.context.contract, tally)
-            scores.write_run(cursor, run, classes, scorer.batch, scorer.context.settings.origin)
+            PostgresScoringRuns(session).write(run, classes, scorer.batch, scorer.context.settings.origin)
             if file_status(path, drop) != "same":
                 raise ChangedError(
                     f"{drop.name}: the file changed or went away while it was being scored; nothing was written"
                 )
-            if own:
-                partitions.attach_own(cursor, run_id)
+            if report.rows >= OWN_ROWS:
+                PostgresPartitions(session).attach_own(run_id)
         return ScoredDrop(
             run_id=run_id,
             rows_in=report.rows,
             rows_scored=tally.rows,
             rows_quarantined=report.quarantined,
-            confidence_mean=run["confidence_mean"],
-            ms_total=run["ms_total"],
+            confidence_mean=run.confidence_mean,
+            ms_total=run.ms_total,
             reasons=report.reasons,
             warnings=report.warnings,
             alert=alert or None,
@@ -163,7 +169,7 @@ class _Start:
 def _write_rows(
     scorer: Scorer,
     tools: ScoringTools,
-    cursor: Any,
+    session: BulkSession,
     report: FileReport,
     query: str,
     run_id: int,
@@ -173,29 +179,27 @@ def _write_rows(
     """Stream the rows through the model into Postgres, with the outcomes that the drop itself brings."""
     con, contract = tools.con, scorer.context.contract
     tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
-    own = report.rows >= partitions.OWN_ROWS
-    table = partitions.make_own(cursor, run_id) if own else "scored_orders"
+    partitions = PostgresPartitions(session)
+    own = report.rows >= OWN_ROWS
+    table = partitions.create_own(run_id) if own else SCORED_ORDERS
     batches = score_batches(con, query, scorer, run_id, scored_at, tally, name)
-    written = scores.write_orders(cursor, scored_schema(contract), batches, table=table)
+    written = write_scores(session, scored_schema(contract), batches, table=table)
     if written != report.accepted or tally.rows != report.accepted:
         raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
     if own:
-        partitions.index_own(cursor, contract, run_id)
+        partitions.index_own(contract, run_id)
     if contract.target not in report.filled:
-        scores.write_outcomes(cursor, run_id, _observed(con, contract, report.query))
+        PostgresOutcomes(session).add(_observed(con, contract, report.query, run_id).to_batches())
     return tally
 
 
-def _durations(tally: Tally, started: float, checked: float, finished: float) -> dict[str, Any]:
-    """Milliseconds of each phase of a scoring run, and when it ended."""
-    return {
-        "ms_total": (finished - started) * 1e3,
-        "ms_check": (checked - started) * 1e3,
-        "ms_features": tally.features_seconds * 1e3,
-        "ms_predict": tally.predict_seconds * 1e3,
-        "ms_write": (finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
-        "finished_at": datetime.now(UTC),
-    }
+def _claim(session: Session, drop: Waiting, sha256: str, rows: int, again: DropRow | None) -> int | None:
+    """Claim the content, or lock a drop that is scored again; the id of its ledger row, None when it is scored."""
+    drops = PostgresDrops(session)
+    if again is None:
+        return drops.claim(sha256, drop.name, drop.size, rows)
+    drops.lock_for_rescoring(again)
+    return again.drop_id
 
 
 def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int) -> None:
@@ -204,52 +208,62 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
         top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
-        with pq.ParquetFile(quarantined) as file:
-            rows = (row for batch in file.iter_batches(10_000) for row in batch.to_pylist())
-            kept = list(islice(rows, max_kept))
+        bad_rows = pq.read_table(quarantined).slice(0, max_kept)
         raise RefusedError(
             f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}",
-            warehouse.RefusedRows(report.rows, report.quarantined, kept),
+            report.rows,
+            report.quarantined,
+            bad_rows,
         )
 
 
-def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str) -> pa.Table:
+def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str, run_id: int) -> pa.Table:
     target = identifier(contract.target)
     levels = literals(contract.classes)
-    query = f"SELECT {ROW_NR}, {target} AS observed FROM ({accepted}) WHERE {target} IN ({levels})"
+    query = (
+        f"SELECT {run_id:d}::BIGINT AS run_id, {ROW_NR}::BIGINT AS {ROW_NR}, {target} AS observed, 'drop' AS source"
+        f" FROM ({accepted}) WHERE {target} IN ({levels})"
+    )
     with statistics_are_not_trusted(con):
         return con.sql(query).to_arrow_table()
 
 
-def _run_row(
+def _scoring_run(
     scorer: Scorer, report: FileReport, tally: Tally, run_id: int, drop_id: int, started_at: datetime
-) -> dict[str, Any]:
+) -> ScoringRun:
+    """The statistics of a run, without the phases that only the caller measures."""
     row_us = np.array([us for us, _ in tally.row_us])
     weights = np.array([n for _, n in tally.row_us], dtype=float)
     known, mean, median = tally.confidence()
     quantiles = np.quantile(row_us, [0.5, 0.95, 0.99]) if known else [float("nan")] * 3
-    return {
-        "run_id": run_id,
-        "drop_id": drop_id,
-        "step_run": scorer.context.run,
-        "model_name": scorer.version.name,
-        "model_version": scorer.version.version,
-        "mlflow_run_id": scorer.version.run_id,
-        "feature_snapshot": scorer.snapshot_sha256,
-        "snapshot_as_of": scorer.as_of.isoformat(),
-        "rows_in": report.rows,
-        "rows_scored": tally.rows,
-        "rows_quarantined": report.quarantined,
-        "success_rate": tally.rows / report.rows if report.rows else 1.0,
-        "row_us_mean": float(np.average(row_us, weights=weights)) if known else float("nan"),
-        "row_us_p50": float(quantiles[0]),
-        "row_us_p95": float(quantiles[1]),
-        "row_us_p99": float(quantiles[2]),
-        "confidence_mean": mean,
-        "confidence_median": median,
-        "profile": json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
-        "started_at": started_at,
-    }
+    return ScoringRun(
+        run_id=run_id,
+        drop_id=drop_id,
+        step_run=scorer.context.run,
+        model_name=scorer.version.name,
+        model_version=scorer.version.version,
+        mlflow_run_id=scorer.version.run_id,
+        feature_snapshot=scorer.snapshot_sha256,
+        snapshot_as_of=scorer.as_of,
+        rows_in=report.rows,
+        rows_scored=tally.rows,
+        rows_quarantined=report.quarantined,
+        success_rate=tally.rows / report.rows if report.rows else 1.0,
+        row_us_mean=float(np.average(row_us, weights=weights)) if known else float("nan"),
+        row_us_p50=float(quantiles[0]),
+        row_us_p95=float(quantiles[1]),
+        row_us_p99=float(quantiles[2]),
+        confidence_mean=mean,
+        confidence_median=median,
+        profile=json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        ms_total=0.0,
+        ms_check=0.0,
+        ms_features=tally.features_seconds * 1e3,
+        ms_predict=tally.predict_seconds * 1e3,
+        ms_write=0.0,
+    )
 
 
 def _input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
@@ -273,8 +287,8 @@ def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
     return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
 
 
-def _classes(contract: Contract, tally: Tally) -> dict[str, scores.ClassFigures]:
-    return {level: scores.ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
+def _classes(contract: Contract, tally: Tally) -> dict[str, ClassFigures]:
+    return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
 
 
 def file_status(path: Path, drop: Waiting) -> str:

@@ -49,7 +49,7 @@ def load_scorer(context: StepContext) -> Scorer:
     registry = Registry(context.settings, context.model_name)
     version = protocol.resolve(context.settings, registry)
     if version is None:
-        gone = protocol.why_none(context.settings)
+        gone = protocol.why_none(context.settings, context.model_name)
         raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
     return build_scorer(context, registry, version)
 

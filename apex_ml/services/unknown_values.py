@@ -16,8 +16,9 @@ import numpy as np
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import statistics_are_not_trusted
-from apex_ml.adapters.postgres import scores
-from apex_ml.adapters.postgres.warehouse import SMALL_DROPS
+from apex_ml.adapters.postgres.alerts import SMALL_DROPS, UNKNOWN_VALUES, PostgresAlerts
+from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
+from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import PROFILE, RECENT, Bins
@@ -41,7 +42,7 @@ REMEDY = (
 def alert_unknown_values(
     scorer: Scorer,
     con: duckdb.DuckDBPyConnection,
-    cursor: Any,
+    session: Session,
     counts: Mapping[str, np.ndarray],
     accepted: str,
     name: str,
@@ -62,7 +63,9 @@ def alert_unknown_values(
     jumps = unknown_jumps(counts, references, kinds, categorical, alpha=settings.drift_alpha)
     subject, drops = name, f"drop {name} ({rows:,} rows)"
     if not jumps and rows < SMALL_DROP_ROWS and _may_be_jump(counts, references, kinds, categorical):
-        earlier = scores.small_profiles(cursor, scorer.version.name, scorer.version.version, SMALL_DROP_ROWS)
+        earlier = PostgresScoringRuns(session).small_profiles(
+            scorer.version.name, scorer.version.version, SMALL_DROP_ROWS
+        )
         together = summed([{"features": counts}, *earlier])
         jumps = unknown_jumps(together, references, kinds, categorical, alpha=settings.drift_alpha)
         subject = f"{SMALL_DROPS}, version {scorer.version.version}"
@@ -75,7 +78,7 @@ def alert_unknown_values(
         f"{_consequence(scorer, jumps)}. {REMEDY}"
     )
     logger.error("unknown_values drop=%s message=%s", name, message)
-    scores.alert_unknown_values(cursor, subject, message)
+    PostgresAlerts(session).raise_unless_open(UNKNOWN_VALUES, subject, message)
     return message
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.alerts import raise_bad_drop
 from apex_ml.adapters.storage.drops import Inbox, printable
 from apex_ml.services.run_folder import StepContext
 
@@ -14,5 +14,5 @@ logger = logging.getLogger(__name__)
 def quarantine_unreadable(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
     """Move a file that cannot be read to quarantine, so that it does not hold up the other drops; raise an alert."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
-    warehouse.alert_bad_drop(context.settings, printable(name), reason, context.run)
+    raise_bad_drop(context.settings, printable(name), reason, context.run)
     inbox.quarantine_unreadable(name, {"reason": reason})

@@ -51,7 +51,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
     if not waiting:
         return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
     if protocol.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
-        cause = protocol.why_none(context.settings) or "no champion yet"
+        cause = protocol.why_none(context.settings, context.model_name) or "no champion yet"
         note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return _without_chunks(result, note)
     settings = context.settings

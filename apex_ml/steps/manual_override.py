@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.champions import Decision, champions
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError
 from apex_ml.services import champion_ledger as protocol
@@ -28,7 +28,8 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     """
     registry = Registry(context.settings, context.model_name)
     current = protocol.resolve(context.settings, registry)
-    moves = warehouse.finished_moves(context.settings)
+    with champions(context.settings, context.model_name) as ledger:
+        moves = ledger.moves()
     done = _done(context, "rollback", moves)
     if done is not None:
         protocol.align_challenger(context.settings, registry)
@@ -36,7 +37,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     if current is None:
         raise ConfigError("rollback: there is no champion to go back from; train one: make train")
     if to is None:
-        to = protocol.previous((m["action"], m["to_version"]) for m in moves)
+        to = protocol.previous((m.action, m.to_version) for m in moves)
         if to is None:
             raise ConfigError(
                 f"rollback: version {current.version} is the first champion; name another with --to,"
@@ -52,16 +53,19 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
     """
     registry = Registry(context.settings, context.model_name)
     current = protocol.resolve(context.settings, registry)
-    done = _done(context, "force", warehouse.finished_moves(context.settings))
+    with champions(context.settings, context.model_name) as ledger:
+        moves, challenger = ledger.moves(), ledger.challenger()
+    done = _done(context, "force", moves)
     if done is not None:
         protocol.align_challenger(context.settings, registry)
         return done
     if version is None:
-        with warehouse.connect(context.settings) as connection:
-            version = warehouse.ledger_challenger(connection, context.model_name)
+        version = challenger
         if version is None:
             raise ConfigError("promote --force: there is no challenger; name a version")
-    evidence = warehouse.last_evidence(context.settings, version)
+    with champions(context.settings, context.model_name) as ledger:
+        gate = ledger.latest_decision_about(version)
+    evidence = {**gate.evidence, "decided_in": gate.promotion_id} if gate else {}
     return _move(context, registry, "force", current, version, reason, who, evidence)
 
 
@@ -118,13 +122,13 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     return about
 
 
-def _done(context: StepContext, action: str, moves: list[dict[str, Any]]) -> MoveResult | None:
+def _done(context: StepContext, action: str, moves: list[Decision]) -> MoveResult | None:
     """The result of this run's move, when an earlier try of the run made it."""
     if context.run == MANUAL:
         return None
     for move in moves:
-        if (move["action"], move["step_run"]) == (action, context.run):
-            return _result(context, action, move["from_version"], move["to_version"], "moved by this run before")
+        if (move.action, move.step_run) == (action, context.run) and move.to_version is not None:
+            return _result(context, action, move.from_version, move.to_version, "moved by this run before")
     return None
 
 

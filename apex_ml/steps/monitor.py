@@ -11,22 +11,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres import monitoring, warehouse
-from apex_ml.adapters.postgres.monitoring import DRIFT
+from apex_ml.adapters.postgres.alerts import DRIFT, DROP_LATE, QUALITY, UNSEEN, PostgresAlerts
+from apex_ml.adapters.postgres.connection import begin, connect
+from apex_ml.adapters.postgres.drift import PostgresDrift
+from apex_ml.adapters.postgres.quality import PostgresQuality
+from apex_ml.adapters.postgres.scoring_profiles import PostgresProfiles
+from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.alert_delivery import send_alerts
-from apex_ml.services.drift_monitoring import check_drift_of_days, check_drift_of_online_days, check_drift_of_runs
+from apex_ml.services.drift_monitoring import (
+    DriftCheck,
+    check_drift_of_days,
+    check_drift_of_online_days,
+    check_drift_of_runs,
+)
 from apex_ml.services.quality_monitoring import degradation_alerts, evaluate_weeks
 from apex_ml.services.raw_drift import check_drift_of_raw_rows
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scoring_results import MonitorResult, RetrainRequest
 
 logger = logging.getLogger(__name__)
-
-QUALITY = "quality"
 
 
 def monitor(context: StepContext) -> MonitorResult:
@@ -43,33 +50,36 @@ def monitor(context: StepContext) -> MonitorResult:
     champion = protocol.resolve(settings, Registry(settings, context.model_name))
     unseen: dict[str, str] = {}
     version = champion.version if champion else None
-    with warehouse.connect(settings) as connection:
-        with connection, connection.cursor() as cursor:
-            monitoring.lock(cursor)
-            about = monitoring.known_about(cursor, context.model_name)
-            runs = check_drift_of_runs(context, cursor, about)
-            days = check_drift_of_days(context, cursor, about)
-            online = check_drift_of_online_days(context, cursor, about)
+    with connect(settings) as connection:
+        with begin(connection) as session:
+            alerts, ledger = PostgresAlerts(session), PostgresDrift(session, context.model_name)
+            ledger.lock()
+            about = PostgresVersions(session, context.model_name).about()
+            drift = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, about)
+            runs = check_drift_of_runs(drift)
+            days = check_drift_of_days(drift)
+            online = check_drift_of_online_days(drift)
             raw = 0
             with _noted(unseen, "raw orders"):
-                raw = check_drift_of_raw_rows(context, cursor)
-            drifting = monitoring.drifting(cursor, context.model_name, version)
-            raised, resolved = monitoring.set_alerts(cursor, DRIFT, drifting)
+                raw = check_drift_of_raw_rows(context, ledger)
+            raised, resolved = alerts.set_open(DRIFT, ledger.drifting(version))
             reach("drift_written")
-        with connection, connection.cursor() as cursor:
-            monitoring.lock(cursor)
-            weeks = evaluate_weeks(context, cursor, about)
-            worse = {} if version is None else degradation_alerts(context, cursor, version)
-            more, gone = monitoring.set_alerts(cursor, QUALITY, worse)
-            alerts = monitoring.open_alerts(cursor, QUALITY)
+        with begin(connection) as session:
+            alerts = PostgresAlerts(session)
+            PostgresDrift(session, context.model_name).lock()
+            quality = PostgresQuality(session, context.model_name)
+            weeks = evaluate_weeks(context, quality, about)
+            worse = {} if version is None else degradation_alerts(context, quality, version)
+            more, gone = alerts.set_open(QUALITY, worse)
+            degraded = alerts.open_of_kind(QUALITY)
             late: list[str] = []
             in_time: list[str] = []
             with _noted(unseen, "inbox"):
                 waiting = Inbox(settings).late(settings.drop_deadline_minutes)
-                late, in_time = monitoring.set_alerts(cursor, monitoring.DROP_LATE, waiting)
-            blind, seen = monitoring.set_alerts(cursor, monitoring.UNSEEN, unseen)
-            monitoring.resolve_late(cursor)
-            monitoring.resolve_small_drops(cursor)
+                late, in_time = alerts.set_open(DROP_LATE, waiting)
+            blind, seen = alerts.set_open(UNSEEN, unseen)
+            alerts.resolve_late()
+            alerts.resolve_small_drops()
     for subject in (*raised, *more, *late, *blind):
         logger.warning("alert_raised subject=%s", subject)
     return MonitorResult(
@@ -84,7 +94,7 @@ def monitor(context: StepContext) -> MonitorResult:
         alerts_resolved=(*resolved, *gone, *in_time, *seen),
         sent=tuple(send_alerts(settings)),
         # named after the alert, so that a second call asks for no second run
-        retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in alerts),
+        retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in degraded),
     )
 
 

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
-from apex_ml.adapters.postgres import scores
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.outcomes import SCHEMA, DayCoverage, OutcomeStore, PostgresOutcomes
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
@@ -35,9 +35,6 @@ KINDS = ("matched", "already_known", "ambiguous", "contradicted")
 AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
 """Names of the ages of an order in days, each with its last day; older is the next one."""
 OLDER = "91-"
-_SCHEMA = pa.schema(
-    [("run_id", pa.int64()), (ROW_NR, pa.int64()), ("observed", pa.string()), ("source", pa.string())]  # of the table
-)
 
 
 def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
@@ -65,19 +62,20 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
         scratch_folder(context.processed, "outcomes") as scratch,
         engine.connect(context.settings, scratch) as con,
         engine.errors_name("outcomes"),
-        scores.transaction(context.settings) as cursor,
+        bulk_transaction(context.settings) as session,
     ):
-        scores.lock_outcomes(cursor)
+        store = PostgresOutcomes(session)
+        store.lock()
         counts = dict.fromkeys(KINDS, 0)
-        if _load_scores(con, cursor, context.contract, files):
+        if _load_scores(con, store, context.contract, files):
             _match(con, context.contract, files)
             counts |= dict(
                 con.execute("SELECT kind, count(*) FROM matches WHERE kind IS NOT NULL GROUP BY 1").fetchall()
             )
-            _add(con, cursor)
+            _add(con, store)
             _log_contradictions(con, counts["contradicted"])
         reach("outcomes_written")
-        covered = coverage_by_age(scores.coverage(cursor), as_of)
+        covered = coverage_by_age(store.coverage(), as_of)
     logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
     return OutcomesResult(
         run=context.run,
@@ -92,19 +90,19 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
     )
 
 
-def coverage_by_age(days: Sequence[tuple[date, int, int]], as_of: date) -> dict[str, Coverage]:
-    """Add up (day, scored, with outcome) by age; ages without an order are left out.
+def coverage_by_age(days: Sequence[DayCoverage], as_of: date) -> dict[str, Coverage]:
+    """Add up the coverage of days by age; ages without an order are left out.
 
-    >>> days = [(date(2024, 8, 1), 8, 6), (date(2024, 8, 20), 4, 1), (date(2024, 8, 24), 5, 0)]
+    >>> days = [DayCoverage(date(2024, 8, d), n, known) for d, n, known in ((1, 8, 6), (20, 4, 1), (24, 5, 0))]
     >>> {age: row.share for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
     {'coming': 0.0, '1-7': 0.25, '15-30': 0.75}
     """
     sums = {name: [0, 0] for name in (*(name for name, _ in AGES), OLDER)}
-    for day, orders, known in days:
-        age = (as_of - day).days
+    for day in days:
+        age = (as_of - day.day).days
         total = sums[next((name for name, last in AGES if age <= last), OLDER)]
-        total[0] += orders
-        total[1] += known
+        total[0] += day.scored
+        total[1] += day.with_outcome
     return {n: Coverage(scored=s, with_outcome=k, share=round(k / s, 4)) for n, (s, k) in sums.items() if s}
 
 
@@ -112,7 +110,7 @@ def _source(files: Sequence[Path]) -> str:
     return f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
 
 
-def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract, files: Sequence[Path]) -> int:
+def _load_scores(con: duckdb.DuckDBPyConnection, store: OutcomeStore, contract: Contract, files: Sequence[Path]) -> int:
     """Make the table `scores` of the current scores of the days that raw spans; returns its rows."""
     when = identifier(contract.timestamp)
     first, last = (
@@ -120,7 +118,7 @@ def _load_scores(con: duckdb.DuckDBPyConnection, cursor: Any, contract: Contract
     )
     if first is None:
         return 0
-    reader = scores.current_orders(cursor, contract, first, last)
+    reader = store.current_scores(contract, first, last)
     rows = 0
     con.register("part", reader.schema.empty_table())
     con.execute("CREATE TEMP TABLE scores AS SELECT * FROM part")
@@ -158,13 +156,13 @@ def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[P
     )
 
 
-def _add(con: duckdb.DuckDBPyConnection, cursor: Any) -> None:
+def _add(con: duckdb.DuckDBPyConnection, store: OutcomeStore) -> None:
     """Add the new outcomes, and send their scoring runs to MLflow once more."""
     found = con.sql(f"SELECT run_id, {ROW_NR}, observed, 'raw' AS source FROM matches WHERE kind = 'matched'")
-    batches = (batch.cast(_SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
-    scores.write_orders(cursor, _SCHEMA, batches, table="outcomes")
+    batches = (batch.cast(SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
+    store.add(batches)
     runs = con.execute("SELECT DISTINCT run_id FROM matches WHERE kind = 'matched' ORDER BY 1").fetchall()
-    scores.tell_again(cursor, [run_id for (run_id,) in runs])
+    store.send_again([run_id for (run_id,) in runs])
 
 
 def _log_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:

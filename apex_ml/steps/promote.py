@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.champions import champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import DECISION
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, decide
@@ -97,8 +97,8 @@ def _decide(
         orders=order_keys(entities, days),
         optimum=optimum_losses(context, test, y),
     )
-    with warehouse.connect(settings) as connection:
-        looks = 1 + warehouse.looks_since_last_move(connection, context.model_name)
+    with champions(settings, context.model_name) as ledger:
+        looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
         _contender(ours, test),
         None if theirs is None else _contender(theirs, test),

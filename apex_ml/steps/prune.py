@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from apex_ml.adapters.postgres import online, partitions, warehouse
-from apex_ml.adapters.postgres.partitions import Partition
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.online import count_answers_before, delete_answers_before
+from apex_ml.adapters.postgres.partitions import Partition, drop_partitions, droppable
+from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
+from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
@@ -39,7 +42,7 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
     orders, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
     """
     before = (now or datetime.now(UTC)) - keep
-    parts = partitions.droppable(context.settings, before)
+    parts = droppable(context.settings, before)
     referred = _referred(context, {p.low for p in parts})
     folders, kept = [], {}
     for folder in sorted(p for p in context.processed.glob("*") if p.is_dir()):
@@ -52,14 +55,14 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
             else:
                 folders.append(folder)
     size = sum(p.bytes for p in parts) + sum(f.stat().st_size for d in folders for f in d.rglob("*") if f.is_file())
-    return Prunable(parts, folders, size, kept, online.old_answers(context.settings, before), before)
+    return Prunable(parts, folders, size, kept, count_answers_before(context.settings, before), before)
 
 
 def prune(context: StepContext, found: Prunable) -> None:
     """Drop the partitions, delete the answers and remove the folders; killed half way, the next call goes on."""
-    partitions.drop(context.settings, found.partitions)
+    drop_partitions(context.settings, found.partitions)
     if found.answers:
-        online.drop_answers(context.settings, found.before)
+        delete_answers_before(context.settings, found.before)
     for folder in found.folders:
         with map_disk_errors(folder.parent):
             going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
@@ -76,15 +79,10 @@ def _last_used(folder: Path) -> datetime:
 def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
     """Runs that something refers to, with what."""
     found: dict[str, str] = {}
-    versions = warehouse.rows(
-        context.settings,
-        "SELECT step_run, model_version FROM apex.model_versions WHERE model_name = %(name)s AND (model_version IN"
-        " (SELECT to_version FROM apex.promotions WHERE model_name = %(name)s AND action <> 'reject')"
-        " OR model_version = (SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s))",
-        {"name": context.model_name},
-    )
-    found |= {row["step_run"]: f"model version {row['model_version']}" for row in versions}
-    used = _snapshots_in_use(context, dropped)
+    with transaction(context.settings) as session:
+        versions = PostgresVersions(session, context.model_name).runs_in_use()
+        used = PostgresScoringRuns(session).snapshots_in_use(sorted(dropped))
+    found |= {run: f"model version {version}" for run, version in versions.items()}
     newest: set[str] = set()
     for manifest in recent_manifests(context, EltResult):
         result = manifest.result
@@ -97,17 +95,6 @@ def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
     for validated in recent:
         found.setdefault(validated.run, "the next raw data is compared with it")
     return found
-
-
-def _snapshots_in_use(context: StepContext, dropped: set[int]) -> set[str]:
-    """Snapshots that the scored orders of the partitions that stay were made with."""
-    rows = warehouse.rows(
-        context.settings,
-        "SELECT DISTINCT r.feature_snapshot FROM apex.scoring_runs AS r JOIN apex.scored_partitions AS p"
-        " ON r.run_id >= p.low AND r.run_id < p.high WHERE NOT p.low = ANY(%s::bigint[])",
-        (sorted(dropped),),
-    )
-    return {row["feature_snapshot"] for row in rows}
 
 
 def run_of(folder: Path) -> str:

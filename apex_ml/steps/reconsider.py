@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres import warehouse
-from apex_ml.adapters.postgres.scores import shadow_outcomes
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.champions import champions
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.shadow import PostgresShadow, shadow_outcomes
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
@@ -39,30 +41,30 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     current = protocol.resolve(settings, registry)
     if current is None:
         return ReconsiderSkipped(run=context.run, step="reconsider", skip="there is no champion to compare with")
-    known = warehouse.shadowed_versions(settings, current.version)
-    candidates = [row for row in known if version is None or row["model_version"] == version]
-    enough = [row for row in candidates if row["outcomes"] >= MIN_OUTCOMES]
+    with transaction(settings) as session:
+        known = PostgresShadow(session, context.model_name).versions_beside(current.version)
+    candidates = [row for row in known if version is None or row.model_version == version]
+    enough = [row for row in candidates if row.outcomes >= MIN_OUTCOMES]
     if not enough:
-        most = max((row["outcomes"] for row in candidates), default=0)
+        most = max((row.outcomes for row in candidates), default=0)
         whose = "no challenger" if version is None else f"version {version}"
         reason = (
             f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"
             f" {MIN_OUTCOMES:,}"
         )
         return ReconsiderSkipped(run=context.run, step="reconsider", skip=reason)
-    challenger = protocol.require(
-        registry.by_version(enough[0]["model_version"]), f"version {enough[0]['model_version']}"
-    )
+    challenger = protocol.require(registry.by_version(enough[0].model_version), f"version {enough[0].model_version}")
     done = recorded(context, challenger.version)
     if done is not None:
         protocol.align_challenger(settings, registry)
         address = publish(context, registry, challenger, "reconsider")
         return replace(done, step="reconsider", decision_report_url=address)
     ours, theirs = (Model.from_files(registry.files(found)) for found in (challenger, current))
-    orders = shadow_outcomes(settings, contract, challenger.version, current.version)
+    with bulk_transaction(settings) as bulk:
+        orders = shadow_outcomes(bulk, contract, challenger.version, current.version)
     holdout = _holdout(context, ours, orders)
-    with warehouse.connect(settings) as connection:
-        looks = 1 + warehouse.looks_since_last_move(connection, context.model_name)
+    with champions(settings, context.model_name) as ledger:
+        looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
         contender(ours, _probabilities(orders, "s_", context)),
         contender(theirs, _probabilities(orders, "c_", context)),

@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import adbc_driver_postgresql.dbapi as adbc
-import psycopg2
-
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.mlflow.inference_log import send_outbox
-from apex_ml.adapters.postgres import partitions, warehouse
+from apex_ml.adapters.postgres import bulk, connection
+from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_bad_drop
+from apex_ml.adapters.postgres.drops import FailedDrop, PostgresDrops
+from apex_ml.adapters.postgres.failed_drops import fail_drop
+from apex_ml.adapters.postgres.partitions import analyse_new, merge_closed
+from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable, seen
 from apex_ml.adapters.storage.files import UnreadableError, sha256_of
 from apex_ml.errors import ApexError, DataError
@@ -29,7 +31,7 @@ from apex_ml.wording import counted
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
 """Drops that the result, and the error about bad drops, name."""
-SHARED_FAULTS = (ApexError, psycopg2.Error, adbc.Error, OSError)
+SHARED_FAULTS = (ApexError, connection.DriverError, bulk.DriverError, OSError)
 """Errors that are not about the drop at hand: a service or a disk that is lost is lost to all drops."""
 
 
@@ -40,12 +42,13 @@ def report(context: StepContext) -> ScoreReport:
     for its mapped task. It counts what any try of any task did, also one that was killed. Without either there is a
     `skip`.
     """
-    found = warehouse.bad_drops(context.settings, context.run)
-    bad = [BadDrop(label=short_label(row["drop"]), drop=row["drop"], reason=row["reason"]) for row in found[:MAX_BAD]]
+    with connection.transaction(context.settings) as session:
+        found = PostgresAlerts(session).bad_drops(context.run)
+        scored_now = PostgresScoringRuns(session).drops_scored(context.run)
+    bad = [BadDrop(label=short_label(row.drop), drop=row.drop, reason=row.reason) for row in found[:MAX_BAD]]
     if more := len(found) - len(bad):
         text = f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: apex alerts"
         bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
-    scored_now = warehouse.scored_drops(context.settings, context.run)
     result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
     if bad:
         return replace(result, sent=tuple(send_alerts(context.settings)))
@@ -124,7 +127,7 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
         problems.bad.append(f"{printable(name)}: {error}")
         return DropOutcome(drop=name, state="failed", reason=str(error))
     except (UnreadableError, engine.OutOfMemoryError) as error:
-        warehouse.alert_bad_drop(context.settings, name, str(error), context.run)
+        raise_bad_drop(context.settings, name, str(error), context.run)
         problems.left.append(f"{name}: {error}")
         return DropOutcome(drop=name, state="unreadable", reason=str(error))
     except SHARED_FAULTS:
@@ -132,7 +135,7 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
     except Exception as error:  # raised when all drops had their turn
         reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
         logger.exception("drop_fault name=%s", name)
-        warehouse.alert_bad_drop(context.settings, name, reason, context.run)
+        raise_bad_drop(context.settings, name, reason, context.run)
         problems.faults.append(error)
         return DropOutcome(drop=name, state="fault", reason=reason)
 
@@ -157,8 +160,8 @@ def after_commit(context: StepContext) -> None:
     """Work after the commit: send to MLflow, merge and analyse partitions. A failure here does not undo the scores."""
     try:
         send_outbox(context.settings)
-        partitions.merge_closed(context.settings, context.contract)
-        partitions.analyse_new(context.settings)
+        merge_closed(context.settings, context.contract)
+        analyse_new(context.settings)
     except ApexError as error:
         logger.warning("left_for_later reason=%s", error)
 
@@ -179,12 +182,13 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
     if reason := inbox.unfinished(drop):
         logger.warning("drop_unfinished name=%s reason=%s", name, reason)
         return DropOutcome(drop=name, state="unfinished", reason=reason)
-    known = warehouse.known_drop(tools.ledger, sha256)
-    if known and known["state"] == "done":
-        warehouse.count_delivery(tools.ledger, sha256)
+    with connection.begin(tools.ledger) as session:
+        known = PostgresDrops(session).by_content(sha256)
+    if known and known.state == "done":
+        _count_delivery(tools, sha256)
         inbox.finish(drop, sha256)
-        logger.info("drop_already_scored name=%s as=%s", name, known["name"])
-        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known["name"])
+        logger.info("drop_already_scored name=%s as=%s", name, known.name)
+        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known.name)
     reach("score_begun")
     try:
         run = score_file(scorer, tools, path, drop, sha256)
@@ -197,19 +201,25 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
             logger.warning("drop_changed name=%s", name)
             return DropOutcome(drop=name, state="changed")
         if isinstance(error, DataError):
-            refused = error.rows if isinstance(error, RefusedError) else warehouse.RefusedRows()
-            settings, run_name = scorer.context.settings, scorer.context.run
-            warehouse.fail_drop(settings, sha256, name, drop.size, str(error), run_name, refused)
+            failed, bad_rows = FailedDrop(sha256, name, drop.size, str(error)), None
+            if isinstance(error, RefusedError):
+                failed, bad_rows = replace(failed, rows=error.rows, quarantined=error.quarantined), error.bad_rows
+            fail_drop(scorer.context.settings, failed, scorer.context.run, bad_rows)
             inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")
     if run is None:
-        warehouse.count_delivery(tools.ledger, sha256)
+        _count_delivery(tools, sha256)
         inbox.finish(drop, sha256)
         return DropOutcome(drop=name, state="already", sha256=sha256)
     inbox.finish(drop, sha256)
     logger.info("drop_scored name=%s rows=%s version=%s", name, run.rows_scored, scorer.version.version)
     return DropOutcome(drop=name, state="scored", sha256=sha256, scored=run)
+
+
+def _count_delivery(tools: ScoringTools, sha256: str) -> None:
+    with connection.begin(tools.ledger) as session:
+        PostgresDrops(session).count_delivery(sha256)
 
 
 def rescore(context: StepContext, given: str) -> ScoreResult:
@@ -219,16 +229,17 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     such drop or its file is not in done/.
     """
     inbox = Inbox(context.settings)
-    known = warehouse.find_drop(context.settings, given)
-    if (path := inbox.scored(known["name"], known["sha256"])) is None:
-        raise DataError(f"{known['name']}: still lies in {inbox.inbox}; finish it first: apex score")
+    with connection.transaction(context.settings) as session:
+        known = PostgresDrops(session).find_scored(given)
+    if (path := inbox.scored(known.name, known.sha256)) is None:
+        raise DataError(f"{known.name}: still lies in {inbox.inbox}; finish it first: apex score")
     scorer = load_scorer(context)
-    drop = seen(path, known["name"])
+    drop = seen(path, known.name)
     with scoring_tools(context) as tools:
-        run = score_file(scorer, tools, path, drop, known["sha256"], again=known["drop_id"])
+        run = score_file(scorer, tools, path, drop, known.sha256, again=known)
     assert run is not None  # only a claim can find that another process was faster
     logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run.rows_scored, scorer.version.version)
     after_commit(context)
-    outcome = DropOutcome(drop=drop.name, state="scored", sha256=known["sha256"], scored=run)
+    outcome = DropOutcome(drop=drop.name, state="scored", sha256=known.sha256, scored=run)
     version = scorer.version.version
     return ScoreResult(run=context.run, step="score", model_version=version, drops=(outcome,), scored=1)

@@ -19,7 +19,10 @@ import pyarrow as pa
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.row_checks import check_file, statistics_are_not_trusted
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.scored_rows import SHADOW_SCORES, write_scores
+from apex_ml.adapters.postgres.shadow import PostgresShadow
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError
@@ -50,7 +53,8 @@ def shadow(context: StepContext) -> ShadowResult:
     result = ShadowResult(run=context.run, step="shadow")
     if not days:
         return replace(result, skip="challengers do not score drops: APEX_SHADOW_DAYS is 0")
-    due = warehouse.due_for_shadow(context.settings, days)
+    with transaction(context.settings) as session:
+        due = PostgresShadow(session, context.model_name).due(days)
     if not due:
         return replace(result, skip="no challenger has a drop to score")
     registry, inbox = Registry(context.settings, context.model_name), Inbox(context.settings)
@@ -58,18 +62,19 @@ def shadow(context: StepContext) -> ShadowResult:
     bad: list[str] = []
     unreadable: list[str] = []
     for pair in due:
-        version, name = pair["challenger_version"], pair["name"]
+        version, name = pair.challenger_version, pair.name
         try:
-            path = inbox.scored(name, pair["sha256"])
+            path = inbox.scored(name, pair.sha256)
             if path is None:  # its scorer is about to move it
                 result = replace(result, later=result.later + 1)
                 continue
             if version not in scorers:
                 found = protocol.require(registry.by_version(version), f"challenger version {version}")
                 scorers[version] = build_scorer(context, registry, found)
-            rows = _one_drop(scorers[version], path, name, pair["run_id"])
+            rows = _one_drop(scorers[version], path, name, pair.run_id)
         except DataError as error:
-            warehouse.fail_shadow(context.settings, pair["run_id"], version, context.run, str(error))
+            with transaction(context.settings) as session:
+                PostgresShadow(session, context.model_name).fail(pair.run_id, version, context.run, str(error))
             logger.warning("shadow_failed name=%s version=%s reason=%s", name, version, error)
             bad.append(f"{name} by version {version}: {error}")
             continue
@@ -108,9 +113,8 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             copy=False,
         )
         query = features_query(con, scorer, report.query, name)
-        with scores.transaction(settings) as cursor:
-            claimed = scores.claim_shadow(
-                cursor,
+        with bulk_transaction(settings) as session:
+            claimed = PostgresShadow(session, context.model_name).claim(
                 run_id,
                 scorer.version.version,
                 scorer.version.run_id,
@@ -121,7 +125,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             if not claimed:
                 return None
             batches = _batches(con, query, scorer, run_id, name)
-            written = scores.write_orders(cursor, _schema(contract), batches, table="shadow_scores")
+            written = write_scores(session, _schema(contract), batches, table=SHADOW_SCORES)
             if written != report.accepted:
                 raise TransientError(f"{name}: {report.accepted} rows accepted but {written} written in the shadow")
             reach("shadow_written")

@@ -8,7 +8,8 @@ from typing import Any
 
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.mlflow.tracking import Registered, TrainingRecord, log_and_register, refuse_deleted
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.versions import PostgresVersions, VersionRecord
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Options, develop
@@ -124,19 +125,17 @@ def _log_development(done: Development) -> None:
 
 def _record_version(context: StepContext, done: Development, registered: Registered, about: dict[str, Any]) -> None:
     """Record in Postgres what the version was made from."""
-    warehouse.record_version(
-        context.settings,
-        {
-            "model_name": context.model_name,
-            "model_version": registered.version,
-            "mlflow_run_id": registered.run_id,
-            "data_sha256": about["data_sha256"],
-            "contract_sha256": about["contract_sha256"],
-            "git_commit": about["git_commit"],
-            "step_run": context.run,
-            "about": {**done.model.about, EXPECTED: done.expected.as_dict()},
-        },
+    version = VersionRecord(
+        model_version=registered.version,
+        mlflow_run_id=registered.run_id,
+        data_sha256=about["data_sha256"],
+        contract_sha256=about["contract_sha256"],
+        git_commit=about["git_commit"],
+        step_run=context.run,
+        about={**done.model.about, EXPECTED: done.expected.as_dict()},
     )
+    with transaction(context.settings) as session:
+        PostgresVersions(session, context.model_name).record(version)
 
 
 def _result(context: StepContext, folder: Path, done: Development, registered: Registered) -> TrainResult:

@@ -15,7 +15,9 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.profile import profile_batch
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
 from apex_ml.adapters.expectations import project
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.champions import DecidedInput, champions
+from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
 from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
 from apex_ml.adapters.storage.locations import local_folder
@@ -64,11 +66,12 @@ def validate(
     whole = digest(sorted(shas))
     data_sha256 = held_identity(sorted(shas)) if without_newest_day else whole
     contract_sha256 = context.contract.digest()
-    seen = warehouse.last_decision(context.settings, data_sha256, contract_sha256)
-    if without_newest_day and not seen and find_held_back(context, data_sha256):
-        seen = warehouse.last_decision(context.settings, whole, contract_sha256)
-    if seen and seen["step_run"] != context.run and not force:
-        since = f"{seen['decided_at']:%Y-%m-%d %H:%M} UTC (run {seen['step_run']})"
+    decided = latest_input(context)
+    seen = decided is not None and decided.is_about(data_sha256, contract_sha256)
+    if decided is not None and without_newest_day and not seen and find_held_back(context, data_sha256):
+        seen = decided.is_about(whole, contract_sha256)
+    if decided is not None and seen and decided.step_run != context.run and not force:
+        since = f"{decided.decided_at:%Y-%m-%d %H:%M} UTC (run {decided.step_run})"
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
         left_out = shortened(raw_folder.left_out)
@@ -191,8 +194,7 @@ def _check_files(
         reports.append(report)
         log_report(report, "train")
         if kept.exists():
-            most = context.settings.quarantine_rows_in_sql
-            warehouse.keep_quarantined(context.settings, "raw", sha256, name, pq.ParquetFile(kept), most)
+            keep_quarantined(context, sha256, name, kept)
     if unreadable:
         if reports:
             _keep_evidence(context, quarantine, reports)
@@ -274,3 +276,16 @@ def _check_batch(context: StepContext, profile: Profile, data_sha256: str) -> li
             "the batch is too unlike the recent ones (rules under `batch` of the contract):\n" + "\n".join(errors)
         )
     return warnings
+
+
+def latest_input(context: StepContext) -> DecidedInput | None:
+    """What the gate's latest decision was about; None before the first one."""
+    with champions(context.settings, context.model_name) as ledger:
+        return ledger.latest_input()
+
+
+def keep_quarantined(context: StepContext, sha256: str, name: str, file: Path) -> None:
+    """Keep the first quarantined rows of a raw file in Postgres."""
+    limit = context.settings.quarantine_rows_in_sql
+    with bulk_transaction(context.settings) as session, pq.ParquetFile(file) as rows:
+        PostgresQuarantine(session).keep("raw", sha256, name, rows.iter_batches(10_000), limit)

@@ -12,7 +12,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from apex_ml.adapters.postgres import migrations, warehouse
+from apex_ml.adapters.postgres import migrations
+from apex_ml.adapters.postgres.connection import connect
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.sql.tables import scored_orders_ddl
@@ -74,7 +75,7 @@ def write(folder: Path, **texts: str) -> list[tuple[int, Path]]:
 
 
 def bring(apex: Apex, files: list[tuple[int, Path]], generated: list[str] | None = None) -> None:
-    with warehouse.connect(apex.settings) as connection:
+    with connect(apex.settings) as connection:
         migrations.apply(connection, files, generated or [])
 
 

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from apex_ml.adapters import alerts as package
 from apex_ml.adapters.alerts.notify import channels, send
-from apex_ml.adapters.postgres.monitoring import Alert
+from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 from tests.support.mail_server import Mailbox, mail_server

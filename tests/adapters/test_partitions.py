@@ -19,7 +19,11 @@ import pyarrow as pa
 import pytest
 
 from apex_ml import faults
-from apex_ml.adapters.postgres import migrations, partitions, scores, warehouse
+from apex_ml.adapters.postgres import migrations, partitions
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.connection import begin, connect
+from apex_ml.adapters.postgres.partitions import PostgresPartitions
+from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
@@ -57,21 +61,21 @@ def orders(contract: Contract, run_id: int, rows: int) -> pa.Table:
 
 
 def taken(apex: Apex, size: int) -> int:
-    with warehouse.connect(apex.settings) as connection:
+    with connect(apex.settings) as connection:
         return partitions.take_run_id(connection, size)
 
 
 def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0) -> int:
     """One run of a drop of `size` rows that ended so many days ago; a few stand for all its rows."""
-    with scores.transaction(apex.settings) as cursor:
+    with bulk_transaction(apex.settings) as session:
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
-        table = partitions.make_own(cursor, run_id) if own else "scored_orders"
+        table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
         made = orders(contract, run_id, rows)
-        scores.write_orders(cursor, made.schema, made.to_batches(), table=table)
+        write_scores(session, made.schema, made.to_batches(), table=table)
         if own:
-            partitions.index_own(cursor, contract, run_id)
-            partitions.attach_own(cursor, run_id)
+            PostgresPartitions(session).index_own(contract, run_id)
+            PostgresPartitions(session).attach_own(run_id)
     sha = f"{run_id:064x}"
     apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (%s, %s, 1, 'done')", (sha, f"{run_id}"))
     ((drop_id,),) = apex.sql("SELECT drop_id FROM apex.drops WHERE sha256 = %s", (sha,))
@@ -156,7 +160,7 @@ def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Con
         cursor.execute("SELECT count(*) FROM apex.scored_orders")
         assert partitions.merge_closed(apex.settings, contract, limit=2) == 0
         with pytest.raises(TransientError, match="the scored orders are in use"):
-            partitions.drop(
+            partitions.drop_partitions(
                 apex.settings, partitions.droppable(apex.settings, datetime.now(UTC) + timedelta(1)), "50ms"
             )
         reader.rollback()
@@ -186,17 +190,17 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
     """Its table is not there yet: a merge over its range would shut it out."""
     for _ in range(2):
         fill(apex, contract, LARGE)
-    with scores.transaction(apex.settings) as cursor:
+    with bulk_transaction(apex.settings) as session:
         run_id = taken(apex, LARGE)
-        table = partitions.make_own(cursor, run_id)
+        table = PostgresPartitions(session).create_own(run_id)
         for _ in range(2):
             fill(apex, contract, LARGE)
         fill(apex, contract, SMALL)
         partitions.merge_closed(apex.settings, contract, limit=1)
         made = orders(contract, run_id, 2)
-        scores.write_orders(cursor, made.schema, made.to_batches(), table=table)
-        partitions.index_own(cursor, contract, run_id)
-        partitions.attach_own(cursor, run_id)
+        write_scores(session, made.schema, made.to_batches(), table=table)
+        PostgresPartitions(session).index_own(contract, run_id)
+        PostgresPartitions(session).attach_own(run_id)
     assert len(contents(apex)) == 5 * 3 + 2
     partitions.merge_closed(apex.settings, contract, limit=2)
     assert len(parts(apex)) == 2 and len(contents(apex)) == 5 * 3 + 2
@@ -204,8 +208,8 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
 
 def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Contract) -> None:
     fill(apex, contract, LARGE)
-    with pytest.raises(RuntimeError), scores.transaction(apex.settings) as cursor:
-        partitions.make_own(cursor, taken(apex, LARGE))
+    with pytest.raises(RuntimeError), bulk_transaction(apex.settings) as session:
+        PostgresPartitions(session).create_own(taken(apex, LARGE))
         raise RuntimeError
     fill(apex, contract, LARGE)
     fill(apex, contract, SMALL)
@@ -221,7 +225,7 @@ def test_old_partitions_go_whole_with_what_refers_to_them(apex: Apex, contract: 
     newest = fill(apex, contract, LARGE, days=100)  # the newest is never dropped
     found = partitions.droppable(apex.settings, datetime.now(UTC) - timedelta(days=90))
     assert [p.low for p in found] == [old[0]]
-    partitions.drop(apex.settings, found)
+    partitions.drop_partitions(apex.settings, found)
     kept = {old[1], shared, newest}
     assert {row[0] for row in contents(apex)} == kept
     assert {row[0] for row in apex.sql("SELECT run_id FROM apex.outcomes")} == kept
@@ -236,14 +240,14 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
     table, *_ = scored_orders_ddl(contract)
     shared = "CREATE TABLE apex.scored_orders_shared PARTITION OF apex.scored_orders DEFAULT"
     shared = shared.replace("DEFAULT", "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)")
-    with warehouse.connect(apex.settings) as connection:
+    with connect(apex.settings) as connection:
         migrations.apply(connection, files[:1], [table, shared])
     apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')")
     own_id = RUN.replace("(run_id, drop_id,", "(drop_id,").replace("OVERRIDING SYSTEM VALUE VALUES (%s, ", "VALUES (")
     apex.sql(own_id, (1, 0))
     made = orders(contract, 1, 5)
-    with scores.transaction(apex.settings) as cursor:
-        scores.write_orders(cursor, made.schema, made.to_batches())
+    with bulk_transaction(apex.settings) as session:
+        write_scores(session, made.schema, made.to_batches())
     before = contents(apex)
     migrations.migrate(apex.settings)
     assert contents(apex) == before
@@ -253,12 +257,11 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
 
 
 def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
-    with pytest.raises(TransientError), scores.transaction(apex.settings) as cursor:
-        partitions.make_own(cursor, taken(apex, LARGE))
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
+    with pytest.raises(TransientError), bulk_transaction(apex.settings) as session:
+        PostgresPartitions(session).create_own(taken(apex, LARGE))
+        ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
-        partitions.make_own(cursor, 999)
+        PostgresPartitions(session).create_own(999)
     assert apex.sql("SELECT relname FROM pg_class WHERE relname LIKE 'scored_orders_%%' AND relkind = 'r'") == []
 
 
@@ -420,12 +423,12 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
             own = night % 3 == 0
             run_id = partitions.take_run_id(connection, LARGE if own else SMALL)
             if night % 24 != 0:  # else the drop was bad: its range stays empty
-                with connection, connection.cursor() as cursor:
-                    table = partitions.make_own(cursor, run_id) if own else "scored_orders"
-                    cursor.execute(insert.format(table), (run_id,))
+                with begin(connection) as session:
+                    table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
+                    session.execute(insert.format(table), (run_id,))
                     if own:
-                        partitions.index_own(cursor, contract, run_id)
-                        partitions.attach_own(cursor, run_id)
+                        PostgresPartitions(session).index_own(contract, run_id)
+                        PostgresPartitions(session).attach_own(run_id)
                 runs += 1
             if night % 90 not in range(9):
                 partitions._merge(connection, contract, partitions.MAX_PARTITIONS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.connection import connect
 from apex_ml.adapters.postgres.migrations import apply
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
@@ -27,7 +27,7 @@ def columns(apex: Apex) -> list[tuple[Any, ...]]:
 
 
 def bring(settings: Settings, contract: Contract) -> None:
-    with warehouse.connect(settings) as connection:
+    with connect(settings) as connection:
         apply(connection, [], scored_orders_ddl(contract))
 
 

@@ -25,7 +25,7 @@ def alerts(settings: Settings) -> list[str]:
 
 
 def raise_alert(settings: Settings, subject: str) -> None:
-    from apex_ml.adapters.postgres.warehouse import raise_alert
+    from apex_ml.adapters.postgres.alerts import raise_alert
 
     raise_alert(settings, "late", subject, "made by a test")
 

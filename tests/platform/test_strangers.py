@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres import bulk, connection
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
@@ -131,7 +131,7 @@ def test_clients_of_the_services_raise_what_names_the_setting(kind: str, tmp_pat
         calls = {"APEX_AIRFLOW_PORT": lambda: _airflow(settings)}
         if kind != "silent":  # their patience is long
             calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
-            calls["APEX_PG_PORT"] = lambda: warehouse.rows(settings, "SELECT 1")
+            calls["APEX_PG_PORT"] = lambda: connection.ping(settings)
             calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, settings.model_name).by_alias("champion")
         for setting, call in calls.items():
             with pytest.raises(ApexError) as caught:
@@ -147,11 +147,11 @@ def _airflow(settings: Settings) -> None:
 
 @pytest.mark.parametrize("kind", ["garbage", "silent"])
 def test_bulk_writes_do_not_wait_for_a_stranger(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "CONNECT_SECONDS", 2)  # the least that libpq takes
+    monkeypatch.setattr(bulk, "CONNECT_SECONDS", 2)  # the least that libpq takes
     with (
         strangers(kind) as ports,
         pytest.raises(TransientError, match="APEX_PG_PORT.* nothing was written.*make up"),
-        scores.transaction(on(ports, tmp_path)),
+        bulk.bulk_transaction(on(ports, tmp_path)),
     ):
         pass
 

@@ -15,7 +15,6 @@ import pytest
 
 from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
 from apex_ml.adapters.expectations import project
-from apex_ml.adapters.postgres import warehouse
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import part_files
@@ -80,8 +79,8 @@ class Nights:
 
         verdict = project.BatchVerdict(0, (), (), project.docs_index(self.settings))
         self.patch.setattr(step, "check_file", spy)
-        self.patch.setattr(warehouse, "last_decision", lambda *_: None)
-        self.patch.setattr(warehouse, "keep_quarantined", lambda *_: None)
+        self.patch.setattr(step, "latest_input", lambda *_: None)
+        self.patch.setattr(step, "keep_quarantined", lambda *_: None)
         self.patch.setattr(project, "check_batch", lambda *_: verdict)
         context = context_of(self.settings, name)
         try:

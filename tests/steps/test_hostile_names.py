@@ -18,8 +18,10 @@ import yaml
 from rich.console import Console
 
 from apex_ml.adapters.mlflow.registry import metric_key
-from apex_ml.adapters.postgres import monitoring, scores
+from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.migrations import migrate
+from apex_ml.adapters.postgres.quality import rows_with_outcome
+from apex_ml.adapters.postgres.shadow import shadow_outcomes
 from apex_ml.contract.model import load_contract
 from apex_ml.platform.reports import job
 from apex_ml.settings import CODE_ROOT, Settings
@@ -171,8 +173,9 @@ def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
     settings, context = hostile.apex.settings, hostile.apex.context(RUN)
     assert outcomes(context).to_json()["matched"] == 0
     monitor(context)
-    assert monitoring.orders_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
-    assert scores.shadow_outcomes(settings, context.contract, 2, 1).num_rows == 0
+    assert rows_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
+    with bulk_transaction(settings) as session:
+        assert shadow_outcomes(session, context.contract, 2, 1).num_rows == 0
     assert hostile.apex.sql("SELECT * FROM apex.shadow_comparison") == []
 
 

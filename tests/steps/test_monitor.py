@@ -19,8 +19,8 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
-from apex_ml.adapters.postgres import monitoring, warehouse
-from apex_ml.adapters.postgres.warehouse import raise_alert
+from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_alert
+from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
@@ -318,8 +318,8 @@ def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
         return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {seen} FROM apex.open_alerts")
 
     def say(kind: str, message: str) -> tuple[list[str], list[str]]:
-        with warehouse.connect(watched.settings) as connection, connection, connection.cursor() as cursor:
-            return monitoring.set_alerts(cursor, kind, {"estrellas_txt": message})
+        with transaction(watched.settings) as session:
+            return PostgresAlerts(session).set_open(kind, {"estrellas_txt": message})
 
     assert say("drift", "version 1: PSI 0.3") == (["estrellas_txt"], [])
     watched.sql(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.services import champion_ledger as protocol
@@ -49,9 +49,9 @@ def test_orders_of_one_client_alone_are_a_rejection_in_the_ledger(nights: Any, c
 
 
 def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None:
-    with warehouse.connect(nights.apex.settings) as connection, connection:
-        row = {"model_name": "m", "action": "reject", "to_version": 1, "state": "done", "step_run": "r", "who": "w"}
-        warehouse.record_decision(connection, {**row, "reasons": ["x"], "evidence": {"low": float("-inf"), "n": 1}})
+    decision = NewDecision("reject", "done", "r", "w", ("x",), to_version=1, evidence={"low": float("-inf"), "n": 1})
+    with champions(nights.apex.settings, "m") as ledger:
+        ledger.record(decision)
     assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]
 
 
@@ -154,10 +154,8 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
     decide(nights, "one")
     nights.more(1)
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    row = {"model_name": settings.model_name, "action": "promote", "from_version": 1, "to_version": to}
-    row |= {"state": "pending", "step_run": "r", "who": "test", "reasons": ["x"]}
-    with warehouse.connect(settings) as connection, connection:
-        warehouse.record_decision(connection, row)
+    with champions(settings, settings.model_name) as ledger:
+        ledger.record(NewDecision("promote", "pending", "r", "test", ("x",), from_version=1, to_version=to))
     if alias is not None:
         registry.set_alias(CHAMPION, alias)
     for _ in range(2):

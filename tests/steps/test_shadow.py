@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.postgres import warehouse
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.versions import PostgresVersions, VersionRecord
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
@@ -53,9 +54,9 @@ class Night:
 def night(nights: Any, raw: Path, contract: Contract) -> Night:
     apex: Apex = nights.apex.but(shadow_days=3)
     for run, version in nights.versions.items():
-        row = {"model_name": apex.settings.model_name, "model_version": version, "mlflow_run_id": "f0"}
-        row |= {"data_sha256": "d", "contract_sha256": "c", "step_run": run, "about": {"promotable": True}}
-        warehouse.record_version(apex.settings, row)
+        record = VersionRecord(version, "f0", "d", "c", None, run, {"promotable": True})
+        with transaction(apex.settings) as session:
+            PostgresVersions(session, apex.settings.model_name).record(record)
         promote(apex.context(run), who="test")
 
     def put(name: str = "a.parquet", seed: int = 1, rows: int = ROWS) -> Path:
@@ -200,13 +201,13 @@ def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
     scores = apex.sql("SELECT run_id, row_nr, p_digital, p_telefono, p_vendedor FROM apex.shadow_scores ORDER BY 1, 2")
     p = np.array([row[2:] for row in scores])
     drawn = (np.random.default_rng(3).random((orders, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    with warehouse.connect(apex.settings) as connection, connection, connection.cursor() as cursor:
+    with transaction(apex.settings) as session:
         for (run_id, row_nr, *_), k in zip(scores, drawn, strict=True):
             observed = ("DIGITAL", "TELEFONO", "VENDEDOR")[k]
-            cursor.execute("INSERT INTO apex.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
+            session.execute("INSERT INTO apex.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
         if blurred:
             mixed = ", ".join(f"{c} = 0.05 * {c} + 0.95 / 3" for c in ("p_digital", "p_telefono", "p_vendedor"))
-            cursor.execute(f"UPDATE apex.scored_orders SET {mixed}")
+            session.execute(f"UPDATE apex.scored_orders SET {mixed}")
 
 
 def look_again(night: Night, run: str = "again", version: int | None = None) -> dict[str, Any]:

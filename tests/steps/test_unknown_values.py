@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from apex_ml.adapters.postgres.scores import transaction
+from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.contract.model import Contract
 from apex_ml.core.profile import PROFILE, bins_from
 from apex_ml.core.unknown_values import unknown_jumps
@@ -80,9 +80,9 @@ def test_clients_by_another_name_are_an_alert_that_shows_both_names(
     bins = bins_from(scorer.model.about[PROFILE], {feature})
     path = put_drop(changed=replaced(contract.entity, lambda values: [f"C9{v[2:]}" for v in values]))
     counts = {feature: np.array([0] * (len(bins[feature]) - 1) + [ROWS])}
-    with duckdb.connect() as con, transaction(scoring.settings) as cursor:
+    with duckdb.connect() as con, bulk_transaction(scoring.settings) as session:
         drop = f"SELECT * FROM read_parquet('{path}')"
-        told = alert_unknown_values(replace(scorer, bins=bins), con, cursor, counts, drop, path.name)
+        told = alert_unknown_values(replace(scorer, bins=bins), con, session, counts, drop, path.name)
     ((_, _, message),) = open_alerts(scoring)
     assert told == message and f"100.0% of the rows have no history of their {contract.entity}" in message
     assert (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from apex_ml.adapters.postgres.monitoring import Alert
+from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.settings import Settings
 
 TIMEOUT = 10.0

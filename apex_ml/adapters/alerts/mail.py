@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from apex_ml.adapters.alerts.channel import TIMEOUT, Channel, as_text
-from apex_ml.adapters.postgres.monitoring import Alert
+from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from apex_ml.adapters.alerts.channel import Channel
-from apex_ml.adapters.postgres.monitoring import Alert
+from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.discovery import ALERT_CHANNELS, module_names
 from apex_ml.settings import Settings
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from apex_ml.adapters.alerts.channel import TIMEOUT, Channel, as_text
-from apex_ml.adapters.postgres.monitoring import Alert
+from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.errors import TransientError
 from apex_ml.settings import Settings
 

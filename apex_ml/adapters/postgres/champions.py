@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
-from apex_ml.adapters.postgres.connection import autocommitted
+from apex_ml.adapters.postgres.connection import autocommitted, transaction
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -68,6 +68,10 @@ class DecidedInput:
     decided_at: datetime
     data_sha256: str | None
     contract_sha256: str | None
+
+    def is_about(self, data_sha256: str, contract_sha256: str) -> bool:
+        """Whether the decision was about exactly this data and contract."""
+        return (self.data_sha256, self.contract_sha256) == (data_sha256, contract_sha256)
 
 
 class ChampionLedger(Protocol):
@@ -244,12 +248,19 @@ class PostgresChampions(ChampionLedger):
 
 
 @contextmanager
-def champion_lock(settings: Settings, *, shared: bool = False) -> Iterator[ChampionLedger]:
+def champion_lock(settings: Settings, model_name: str, *, shared: bool = False) -> Iterator[ChampionLedger]:
     """Hold the lock on the champion during the block; each change of the ledger is committed by itself.
 
     Exclusive for whoever may move the alias, shared for whoever only reads it. A process that dies releases it.
     """
     function = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
     with autocommitted(settings) as session:
-        session.execute(f"SELECT {function}(%s, hashtext(%s))", (CHAMPION_LOCK, settings.model_name))
-        yield PostgresChampions(session, settings.model_name)
+        session.execute(f"SELECT {function}(%s, hashtext(%s))", (CHAMPION_LOCK, model_name))
+        yield PostgresChampions(session, model_name)
+
+
+@contextmanager
+def champions(settings: Settings, model_name: str) -> Iterator[ChampionLedger]:
+    """The ledger of a model in a transaction of its own, without the lock."""
+    with transaction(settings) as session:
+        yield PostgresChampions(session, model_name)

@@ -9,6 +9,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.alerts import BAD_DROP, UNKNOWN_VALUES, PostgresAlerts
+from apex_ml.adapters.postgres.quarantine import delete_quarantined
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.errors import DataError
 
@@ -26,12 +27,24 @@ class KnownDrop:
 
 
 @dataclass(frozen=True)
-class ScoredDrop:
+class DropRow:
     """A drop that is scored."""
 
     drop_id: int
     name: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class FailedDrop:
+    """A drop that cannot be scored; the numbers of rows are None for a file that could not be read."""
+
+    sha256: str
+    name: str
+    size: int
+    reason: str
+    rows: int | None = None
+    quarantined: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +66,18 @@ class DropLedger(Protocol):
 
         A second transaction with the same content waits here until the first one ends: that is what makes scoring
         exactly once. An older drop of the same name is marked as superseded, as the new content corrects it. The
-        alerts about the name are resolved.
+        alerts about the name are resolved, and the rows that were quarantined when the content was refused go.
         """
         ...
 
-    def lock_for_rescoring(self, drop: ScoredDrop) -> None:
-        """Lock the row of a drop that is scored again; resolve the alerts about it."""
+    def lock_for_rescoring(self, drop: DropRow) -> None:
+        """Lock the row of a drop that is scored again; its alerts are resolved, its quarantined rows go."""
 
     def by_content(self, sha256: str) -> KnownDrop | None:
         """The row of a content; None when it is new."""
         ...
 
-    def find_scored(self, text: str) -> ScoredDrop:
+    def find_scored(self, text: str) -> DropRow:
         """The scored drop with this name (the newest), this id or this beginning of its sha256.
 
         Raises :class:`~apex_ml.errors.DataError` when there is none, or when the beginning fits several.
@@ -74,8 +87,13 @@ class DropLedger(Protocol):
     def count_delivery(self, sha256: str) -> None:
         """Note that a content was delivered once more."""
 
-    def fail(self, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
-        """Record a drop that cannot be scored and raise its alert; a later claim of the same content may succeed."""
+    def fail(self, drop: FailedDrop, run: str = "") -> bool:
+        """Record a drop that cannot be scored and raise its alert; a later claim of the same content may succeed.
+
+        What was recorded of an earlier delivery of this content is replaced. False when the content was scored
+        meanwhile: then only the alert is raised.
+        """
+        ...
 
     def removable(self, names: Sequence[str], prefix: str | None = None) -> list[RemovableDrop]:
         """Every content delivered under one of these names, or under a name with the prefix."""
@@ -101,8 +119,8 @@ class PostgresDrops(DropLedger):
         self._session.execute("SELECT pg_advisory_xact_lock(%s::bigint # hashtextextended(%s, 0))", (NAME_LOCK, name))
         row = self._session.fetch_one(
             "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES (%s, %s, %s, %s, 'done')"
-            " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL"
-            " WHERE drops.state = 'failed' RETURNING drop_id",
+            " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL,"
+            " rows_quarantined = NULL WHERE drops.state = 'failed' RETURNING drop_id",
             (sha256, name, size, rows),
         )
         if row is None:
@@ -113,16 +131,17 @@ class PostgresDrops(DropLedger):
             " AND superseded_by IS NULL AND drop_id <> %(drop_id)s",
             {"drop_id": drop_id, "name": name},
         )
-        self._resolve_alerts(name)
+        self._forget(sha256, name)  # what was kept of a delivery that was refused
         return drop_id
 
-    def _resolve_alerts(self, name: str) -> None:
+    def _forget(self, sha256: str, name: str) -> None:
+        delete_quarantined(self._session, "drop", [sha256])
         self._alerts.resolve((BAD_DROP, UNKNOWN_VALUES), [name])
 
     @override
-    def lock_for_rescoring(self, drop: ScoredDrop) -> None:
+    def lock_for_rescoring(self, drop: DropRow) -> None:
         self.lock([drop.drop_id])
-        self._resolve_alerts(drop.name)
+        self._forget(drop.sha256, drop.name)
 
     @override
     def by_content(self, sha256: str) -> KnownDrop | None:
@@ -130,7 +149,7 @@ class PostgresDrops(DropLedger):
         return None if row is None else KnownDrop(*row)
 
     @override
-    def find_scored(self, text: str) -> ScoredDrop:
+    def find_scored(self, text: str) -> DropRow:
         rows = self._session.fetch(
             "SELECT drop_id, name, sha256, name = %(text)s OR drop_id::text = %(text)s AS exact FROM apex.drops"
             " WHERE state = 'done' AND (name = %(text)s OR drop_id::text = %(text)s"
@@ -145,7 +164,7 @@ class PostgresDrops(DropLedger):
         drop_id, name, sha256, exact = rows[0]
         if not exact and len(rows) > 1:
             raise DataError(f"{text}: {len(rows)} drops begin like this; give more of the sha256")
-        return ScoredDrop(drop_id, name, sha256)
+        return DropRow(drop_id, name, sha256)
 
     @override
     def count_delivery(self, sha256: str) -> None:
@@ -154,14 +173,17 @@ class PostgresDrops(DropLedger):
         )
 
     @override
-    def fail(self, sha256: str, name: str, size: int, reason: str, run: str = "") -> None:
-        self._session.execute(
-            "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (%s, %s, %s, 'failed', %s)"
+    def fail(self, drop: FailedDrop, run: str = "") -> bool:
+        recorded = self._session.fetch_one(
+            "INSERT INTO apex.drops (sha256, name, bytes, state, reason, rows, rows_quarantined)"
+            " VALUES (%s, %s, %s, 'failed', %s, %s::bigint, %s::bigint)"
             " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
-            " reason = EXCLUDED.reason WHERE drops.state = 'failed'",
-            (sha256, name, size, reason),
+            " reason = EXCLUDED.reason, rows = EXCLUDED.rows, rows_quarantined = EXCLUDED.rows_quarantined"
+            " WHERE drops.state = 'failed' RETURNING drop_id",
+            (drop.sha256, drop.name, drop.size, drop.reason, drop.rows, drop.quarantined),
         )
-        self._alerts.raise_bad_drop(name, reason, run)
+        self._alerts.raise_bad_drop(drop.name, drop.reason, run)
+        return recorded is not None
 
     @override
     def removable(self, names: Sequence[str], prefix: str | None = None) -> list[RemovableDrop]:

@@ -120,6 +120,3 @@ def delete_answers_before(settings: Settings, before: datetime) -> None:
     """Delete the answers that were given before a moment; the counts by day stay."""
     with transaction(settings) as session:
         session.execute(f"DELETE FROM {ONLINE} WHERE answered_at < %s", (before,))
-
-
-old_answers, drop_answers = count_answers_before, delete_answers_before

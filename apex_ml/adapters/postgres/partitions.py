@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import psycopg2.errors
 from typing_extensions import override
 
-from apex_ml.adapters.postgres.bulk import AdbcSession
 from apex_ml.adapters.postgres.connection import Connection, autocommitted, begin, connect, transaction
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.model import Contract
@@ -263,21 +262,3 @@ def _drop_one(session: Session, part: Partition) -> None:
         session.execute(f"DELETE FROM {table} WHERE run_id >= %s AND run_id < %s", (part.low, part.high))
     session.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (part.low,))
     logger.info("partition_dropped low=%s high=%s bytes=%s", part.low, part.high, part.bytes)
-
-
-drop = drop_partitions
-
-
-def make_own(cursor: Any, run_id: int) -> str:
-    """Create the table of a run's own partition."""
-    return PostgresPartitions(AdbcSession(cursor)).create_own(run_id)
-
-
-def index_own(cursor: Any, contract: Contract, run_id: int) -> None:
-    """Index the table of a run's own partition."""
-    PostgresPartitions(AdbcSession(cursor)).index_own(contract, run_id)
-
-
-def attach_own(cursor: Any, run_id: int) -> None:
-    """Attach the table of a run's own partition."""
-    PostgresPartitions(AdbcSession(cursor)).attach_own(run_id)

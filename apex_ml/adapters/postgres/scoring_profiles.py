@@ -32,19 +32,23 @@ class ProfileStore(Protocol):
     """The profiles of one model, and which of them drift was not measured on yet."""
 
     def unchecked_runs(self, min_rows: int) -> list[Run]:
-        """Runs of enough rows whose drift was not measured yet, in the order in which they finished."""
+        """Current runs of enough rows whose drift was not measured yet, in the order in which they finished."""
         ...
 
     def runs_before(self, run_id: int, version: int, limit: int) -> list[Run]:
-        """The newest runs of a version before a run, whatever their size."""
+        """The newest current runs of a version before a run, whatever their size."""
         ...
 
     def unchecked_days(self) -> list[tuple[date, int]]:
-        """Day and version of which more rows were scored than drift was measured on, in order."""
+        """Day and version whose current runs are not those that drift was measured on, in order.
+
+        That is a day on which more was scored since, and one of whose drops a corrected one has replaced since: of such
+        a day there may be no current run left.
+        """
         ...
 
     def runs_of_day(self, day: date, version: int) -> list[Run]:
-        """The runs of a version that finished on a day."""
+        """The current runs of a version that finished on a day."""
         ...
 
     def unchecked_online_days(self) -> list[Run]:
@@ -56,6 +60,11 @@ class ProfileStore(Protocol):
         ...
 
 
+_CURRENT = (
+    "d.superseded_by IS NULL"
+    " AND NOT EXISTS (SELECT FROM apex.scoring_runs AS n WHERE n.drop_id = r.drop_id AND n.run_id > r.run_id)"
+)
+"""The newest run of a drop that no corrected one has replaced: each delivered row counts once."""
 _RUNS = (
     "SELECT r.run_id, d.name, (r.finished_at AT TIME ZONE 'UTC')::date, r.model_version, r.rows_in, r.rows_quarantined,"
     " r.rows_scored, r.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND"
@@ -64,7 +73,7 @@ _RUNS = (
     " AND q.verdict IN ('as expected', 'better') AND NOT coalesce(q.sustained, false) AND q.week ="
     " date_trunc('week', r.snapshot_as_of + (r.profile->>'lag_days')::float8 * interval '1 day')::date)))"
     " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
-    " WHERE r.model_name = %(name)s AND r.profile IS NOT NULL"
+    f" WHERE {_CURRENT} AND r.model_name = %(name)s AND r.profile IS NOT NULL"
 )
 _ONLINE = (
     "SELECT o.day, o.model_version, o.answers, o.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'online'"
@@ -105,11 +114,15 @@ class PostgresProfiles(ProfileStore):
     @override
     def unchecked_days(self) -> list[tuple[date, int]]:
         rows = self._fetch(
-            "SELECT day, model_version FROM (SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, model_version,"
-            " sum(rows_scored) AS rows FROM apex.scoring_runs WHERE model_name = %(name)s AND profile IS NOT NULL"
-            " GROUP BY 1, 2) AS s"
-            " WHERE rows > coalesce((SELECT max(f.rows) FROM apex.drift AS f WHERE f.scope = 'day' AND"
-            " f.subject = s.day || ' v' || s.model_version AND f.kind = 'prediction'), 0) ORDER BY 1, 2"
+            "SELECT coalesce(s.day, f.day), coalesce(s.version, f.version) FROM"
+            " (SELECT (r.finished_at AT TIME ZONE 'UTC')::date AS day, r.model_version AS version,"
+            " sum(r.rows_scored) AS rows, max(r.finished_at) AS finished_at"
+            " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+            f" WHERE {_CURRENT} AND r.model_name = %(name)s AND r.profile IS NOT NULL GROUP BY 1, 2) AS s"
+            " FULL JOIN (SELECT day, model_version AS version, max(rows) AS rows, max(measured_at) AS measured_at"
+            " FROM apex.drift WHERE scope = 'day' AND kind = 'prediction' AND model_name = %(name)s GROUP BY 1, 2) AS f"
+            " ON (f.day, f.version) = (s.day, s.version)"
+            " WHERE coalesce(s.rows, 0) <> coalesce(f.rows, 0) OR s.finished_at > f.measured_at ORDER BY 1, 2"
         )
         return [(day, int(version)) for day, version in rows]
 

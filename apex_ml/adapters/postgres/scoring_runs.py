@@ -59,6 +59,7 @@ class ScoringRun:
     ms_predict: float
     ms_write: float
     input_alert: str | None = None
+    input_warning: str | None = None
 
 
 class ScoringRunLedger(Protocol):

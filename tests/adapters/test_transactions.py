@@ -1,4 +1,4 @@
-"""The warehouse and the writing of scored orders tell a lost Postgres as one that may come back."""
+"""A lost Postgres is a transient error; claims, locks and quarantined rows across transactions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.postgres import scores, warehouse
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.champions import NewDecision, PendingMove, champion_lock, champions
+from apex_ml.adapters.postgres.connection import connect, ping, transaction
+from apex_ml.adapters.postgres.drops import FailedDrop, PostgresDrops
 from apex_ml.adapters.postgres.errors import as_apex_error
+from apex_ml.adapters.postgres.failed_drops import fail_drop
+from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
+from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
@@ -34,11 +40,11 @@ def nowhere(home: Any) -> Settings:
 
 
 CALLS: dict[str, Callable[[Settings], Any]] = {
-    "rows": lambda s: warehouse.rows(s, "SELECT 1"),
-    "last_decision": lambda s: warehouse.last_decision(s, "a", "b"),
-    "champion_lock": lambda s: warehouse.champion_lock(s).__enter__(),
-    "connect": lambda s: warehouse.connect(s).__enter__(),
-    "transaction": lambda s: scores.transaction(s).__enter__(),
+    "ping": ping,
+    "champions": lambda s: champions(s, "m").__enter__(),
+    "champion_lock": lambda s: champion_lock(s, "m").__enter__(),
+    "connect": lambda s: connect(s).__enter__(),
+    "transaction": lambda s: bulk_transaction(s).__enter__(),
 }
 
 
@@ -53,24 +59,23 @@ def test_a_postgres_that_is_not_there(nowhere: Settings, call: str) -> None:
 
 def test_a_connection_that_is_lost_half_way(apex: Apex) -> None:
     with pytest.raises(TransientError, match="does not answer"):
-        with warehouse.connect(apex.settings) as connection, connection.cursor() as cursor:
+        with connect(apex.settings) as connection, connection.cursor() as cursor:
             apex.sql("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
             cursor.execute("SELECT 1")
 
 
 def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
-    with pytest.raises(TransientError, match="nothing was written"), scores.transaction(apex.settings) as cursor:
-        assert scores.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1) is not None
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
+    with pytest.raises(TransientError, match="nothing was written"), bulk_transaction(apex.settings) as session:
+        assert PostgresDrops(session).claim("a" * 64, "a.parquet", 1, 1) is not None
+        ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
-        scores.claim_drop(cursor, "b" * 64, "b.parquet", 1, 1)
+        PostgresDrops(session).claim("b" * 64, "b.parquet", 1, 1)
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
 def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
-    with pytest.raises(RuntimeError, match="mine"), scores.transaction(apex.settings) as cursor:
-        scores.claim_drop(cursor, "a" * 64, "a.parquet", 1, 1)
+    with pytest.raises(RuntimeError, match="mine"), bulk_transaction(apex.settings) as session:
+        PostgresDrops(session).claim("a" * 64, "a.parquet", 1, 1)
         raise RuntimeError("mine")
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
@@ -82,34 +87,31 @@ def test_a_batch_that_can_not_be_made_is_told_as_what_it_is(apex: Apex) -> None:
         raise DataError("a.parquet: cannot be read")
         yield
 
-    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), scores.transaction(apex.settings) as cursor:
-        scores.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
-        scores.write_orders(cursor, schema, broken())
+    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), bulk_transaction(apex.settings) as session:
+        PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
+        write_scores(session, schema, broken())
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
 def claim(apex: Apex, sha256: str, name: str) -> int | None:
-    with scores.transaction(apex.settings) as cursor:
-        return scores.claim_drop(cursor, sha256, name, 1, 1)
+    with bulk_transaction(apex.settings) as session:
+        return PostgresDrops(session).claim(sha256, name, 1, 1)
 
 
-def test_a_content_is_claimed_once_and_a_name_corrects_its_elder(apex: Apex) -> None:
-    first = claim(apex, "1" * 64, "a.parquet")
-    assert claim(apex, "1" * 64, "b.parquet") is None
-    second = claim(apex, "2" * 64, "a.parquet")
-    third = claim(apex, "3" * 64, "c.parquet")
-    found = dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops"))
-    assert found == {first: second, second: None, third: None}
-
-
-def test_a_failed_content_may_be_claimed_later(apex: Apex) -> None:
-    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "no champion of its kind")
-    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "again")
-    assert apex.sql("SELECT state, deliveries, reason FROM apex.drops") == [("failed", 2, "again")]
+def test_a_scored_content_does_not_fail_later_and_keeps_its_rows(apex: Apex, tmp_path: Path) -> None:
+    drop = FailedDrop("1" * 64, "a.parquet", 1, "too many bad rows", 5, 3)
+    with quarantined_file(tmp_path, 3) as file:
+        for _ in range(2):
+            fail_drop(apex.settings, drop, "run", file.read())
+    assert apex.sql("SELECT state, rows, rows_quarantined, deliveries FROM apex.drops") == [("failed", 5, 3, 2)]
+    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(3,)]
     assert claim(apex, "1" * 64, "a.parquet") is not None
-    assert apex.sql("SELECT state, reason FROM apex.drops") == [("done", None)]
-    warehouse.fail_drop(apex.settings, "1" * 64, "a.parquet", 1, "late")
-    assert apex.sql("SELECT state, reason FROM apex.drops") == [("done", None)]
+    assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
+    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
+    with quarantined_file(tmp_path, 3) as file:
+        fail_drop(apex.settings, drop, "run", file.read())
+    assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
+    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_a_failed_content_may_be_claimed_later(apex: Apex) -> None:
 )
 def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256: str, name: str) -> None:
     found: list[int | None] = []
-    with scores.transaction(apex.settings) as cursor:
-        first = scores.claim_drop(cursor, "1" * 64, "a.parquet", 1, 1)
+    with bulk_transaction(apex.settings) as session:
+        first = PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
         other = threading.Thread(target=lambda: found.append(claim(apex, sha256, name)))
         other.start()
         deadline = time.monotonic() + 10
@@ -139,10 +141,10 @@ def test_who_only_reads_the_champion_shares_the_lock(apex: Apex, shared: bool, w
     inside = threading.Event()
 
     def second() -> None:
-        with warehouse.champion_lock(apex.settings, shared=shared):
+        with champion_lock(apex.settings, "m", shared=shared):
             inside.set()
 
-    with warehouse.champion_lock(apex.settings, shared=True):
+    with champion_lock(apex.settings, "m", shared=True):
         other = threading.Thread(target=second)
         other.start()
         assert inside.wait(0.5 if waits else 10) is not waits
@@ -151,24 +153,17 @@ def test_who_only_reads_the_champion_shares_the_lock(apex: Apex, shared: bool, w
 
 
 def test_a_lock_is_of_one_model(apex: Apex) -> None:
-    other = apex.but(model_name="another")
-    with warehouse.champion_lock(apex.settings), warehouse.champion_lock(other.settings):
+    with champion_lock(apex.settings, "m"), champion_lock(apex.settings, "another"):
         pass
 
 
 def test_only_one_move_is_pending(apex: Apex) -> None:
-    row = {"model_name": "m", "action": "promote", "to_version": 1, "state": "pending", "step_run": "r", "who": "w"}
-    with warehouse.connect(apex.settings) as connection:
-        with connection:
-            number = warehouse.record_decision(connection, {**row, "reasons": ["better"]})
-        with pytest.raises(warehouse.psycopg2.errors.UniqueViolation), connection:
-            warehouse.record_decision(connection, {**row, "to_version": 2, "reasons": ["better"]})
-        with connection:
-            assert warehouse.pending_move(connection, "m") == (number, None, 1)
-            assert warehouse.ledger_champion(connection, "m") is None
-            warehouse.finish_move(connection, number)
-            assert warehouse.pending_move(connection, "m") is None
-            assert warehouse.ledger_champion(connection, "m") == 1
+    with champions(apex.settings, "m") as ledger:
+        number = ledger.record(NewDecision("promote", "pending", "r", "w", ("better",), to_version=1))
+    with pytest.raises(DataError, match="promotions_one_pending"), champions(apex.settings, "m") as ledger:
+        ledger.record(NewDecision("promote", "pending", "r", "w", ("better",), to_version=2))
+    with champions(apex.settings, "m") as ledger:
+        assert ledger.pending_move() == PendingMove(number, None, 1)
 
 
 def quarantined_file(folder: Path, rows: int) -> pq.ParquetFile:
@@ -184,38 +179,18 @@ def test_quarantined_rows_are_kept_once_up_to_a_limit(
     apex: Apex, tmp_path: Path, rows: int, most: int, kept: int
 ) -> None:
     for _ in range(2):
-        with quarantined_file(tmp_path, rows) as file:
-            warehouse.keep_quarantined(apex.settings, "raw", "1" * 64, "a.parquet", file, most)
+        with quarantined_file(tmp_path, rows) as file, bulk_transaction(apex.settings) as session:
+            PostgresQuarantine(session).keep("raw", "1" * 64, "a.parquet", file.iter_batches(10_000), most)
     assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(kept,)]
     assert apex.sql("SELECT DISTINCT value, row FROM apex.quarantine") == [("v", {"c": r"v\u0000"})][: min(kept, 1)]
 
 
 def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Path) -> None:
-    with quarantined_file(tmp_path, 3) as file, scores.transaction(apex.settings) as cursor:
-        scores.write_quarantined(cursor, "1" * 64, "a.parquet", file.read())
+    with quarantined_file(tmp_path, 3) as file, bulk_transaction(apex.settings) as session:
+        PostgresQuarantine(session).keep("drop", "1" * 64, "a.parquet", file.iter_batches())
     assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
         ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
     ]
-
-
-VERSION = {
-    "model_name": "m",
-    "model_version": 1,
-    "mlflow_run_id": "one",
-    "data_sha256": "d",
-    "contract_sha256": "c",
-    "git_commit": None,
-    "step_run": "r",
-    "about": {"low": float("-inf")},
-}
-
-
-def test_a_version_is_never_taken_for_another_one_of_its_number(apex: Apex) -> None:
-    warehouse.record_version(apex.settings, VERSION)
-    warehouse.record_version(apex.settings, VERSION)
-    with pytest.raises(ConfigError, match=r"version 1 of m was trained before, by MLflow's run one.*APEX_MODEL_NAME"):
-        warehouse.record_version(apex.settings, VERSION | {"mlflow_run_id": "two"})
-    assert apex.sql("SELECT mlflow_run_id, about FROM apex.model_versions") == [("one", {"low": None})]
 
 
 @pytest.mark.parametrize(
@@ -235,10 +210,9 @@ def test_a_version_is_never_taken_for_another_one_of_its_number(apex: Apex) -> N
 def test_what_postgres_refuses_is_not_tried_again(
     apex: Apex, statement: str, kind: type[Exception], words: str
 ) -> None:
-    with pytest.raises(kind, match=words):
-        warehouse.rows(apex.settings, statement)
-    with pytest.raises(kind, match=words), scores.transaction(apex.settings) as cursor:
-        cursor.execute(statement)
+    for begin in (transaction, bulk_transaction):
+        with pytest.raises(kind, match=words), begin(apex.settings) as session:
+            session.execute(statement)
 
 
 @pytest.mark.parametrize(("password", "words"), [("wrong", "password authentication failed.*apex up")])
