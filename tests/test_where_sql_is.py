@@ -51,7 +51,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("path", modules(), ids=str)
+@pytest.mark.parametrize("path", list(modules()), ids=str)
 def test_no_sql_of_postgres_and_no_driver(path: Path) -> None:
     tree = ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))
     found = [

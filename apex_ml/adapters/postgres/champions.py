@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ from typing import Any, Literal, Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import autocommitted, transaction
-from apex_ml.adapters.postgres.session import Session
+from apex_ml.adapters.postgres.session import Row, Session
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
-_COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reasons, evidence, decided_at"
+_COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reasons, evidence::text, decided_at"
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,10 @@ class PostgresChampions(ChampionLedger):
             "data_sha256": decision.data_sha256,
             "contract_sha256": decision.contract_sha256,
         }
+        marks = ", ".join(f"%({name})s" + ("::text::jsonb" if name == "evidence" else "") for name in values)
         row = self._session.fetch_one(
-            f"INSERT INTO apex.promotions ({', '.join(values)}, done_at) VALUES"
-            f" ({', '.join(f'%({name})s' for name in values)}, CASE %(state)s WHEN 'done' THEN now() END)"
+            f"INSERT INTO apex.promotions ({', '.join(values)}, done_at)"
+            f" VALUES ({marks}, CASE %(state)s::text WHEN 'done' THEN now() END)"
             " RETURNING promotion_id",
             values,
         )
@@ -199,7 +201,7 @@ class PostgresChampions(ChampionLedger):
             f"SELECT {_COLUMNS} FROM apex.promotions WHERE model_name = %s AND state = 'done' AND {condition}",
             (self._model_name, *values),
         )
-        return [Decision(*row) for row in rows]
+        return [_decision(row) for row in rows]
 
     def _first(self, condition: str, *values: object) -> Decision | None:
         decisions = self._decisions(condition, *values)
@@ -245,6 +247,12 @@ class PostgresChampions(ChampionLedger):
             {"name": self._model_name},
         )
         return int(row[0]) if row else 0
+
+
+def _decision(row: Row) -> Decision:
+    promotion_id, action, step_run, from_version, to_version, who, reasons, evidence, decided_at = row
+    about = json.loads(evidence)  # one driver reads jsonb as text
+    return Decision(promotion_id, action, step_run, from_version, to_version, who, reasons, about, decided_at)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class PostgresShadow(ShadowLedger):
         rows = self._session.fetch(
             "SELECT r.run_id, d.name, d.sha256, v.model_version"
             " FROM apex.model_versions AS v JOIN apex.scoring_runs AS r ON r.model_name = v.model_name"
-            " AND r.finished_at >= v.recorded_at AND r.finished_at < v.recorded_at + make_interval(days => %(days)s)"
+            " AND r.finished_at >= v.recorded_at"
+            " AND r.finished_at < v.recorded_at + make_interval(days => %(days)s::integer)"
             " JOIN apex.drops AS d USING (drop_id)"
             " WHERE v.model_name = %(name)s AND v.about ->> 'promotable' = 'true' AND d.superseded_by IS NULL"
             f" AND v.model_version <> r.model_version AND NOT {_WAS_CHAMPION.format(version='v.model_version')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class PostgresVersions(VersionLedger):
     @override
     def record(self, version: VersionRecord) -> None:
         values = asdict(version) | {"model_name": self._model_name, "about": json_text(version.about)}
-        marks = ", ".join(f"%({name})s" for name in values)
+        marks = ", ".join(f"%({name})s" + ("::text::jsonb" if name == "about" else "") for name in values)
         self._session.execute(
             f"INSERT INTO apex.model_versions ({', '.join(values)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
         )
@@ -85,9 +86,9 @@ class PostgresVersions(VersionLedger):
     @override
     def about(self) -> dict[int, dict[str, Any]]:
         rows = self._session.fetch(
-            "SELECT model_version, about FROM apex.model_versions WHERE model_name = %s", (self._model_name,)
+            "SELECT model_version, about::text FROM apex.model_versions WHERE model_name = %s", (self._model_name,)
         )
-        return dict(rows)
+        return {version: json.loads(about) for version, about in rows}
 
     @override
     def runs_in_use(self) -> dict[str, int]:
