@@ -41,10 +41,11 @@ from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Servin
 from apex_ml.core.split import temporal
 from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import DataError
+from apex_ml.services import score_file
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifiers, literal
 from apex_ml.sql.row_checks import ROW_NR, compile_row_checks
-from apex_ml.steps import score, validate
+from apex_ml.steps import validate
 from apex_ml.steps.elt import make_examples
 
 AS_OF = date(2024, 6, 1)
@@ -558,12 +559,14 @@ def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
     context: Any = SimpleNamespace(contract=contract, processed=tmp_path, run="r")
     report = FileReport("f", 100, 75, 25, {"x: r": 25}, {}, {}, (), (), ())
     validate._refuse_too_many(context, [report], 100, 25)
-    score._refuse(report, contract)
+    bad_rows = tmp_path / "quarantined.parquet"
+    pq.write_table(pa.table({"row_nr": range(26)}), bad_rows)
+    score_file._refuse(report, contract, bad_rows, 3)
     more = replace(report, accepted=74, quarantined=26)
     with pytest.raises(DataError, match=r"26 of 100 rows .* more than the limit of 25"):
         validate._refuse_too_many(context, [more], 100, 26)
     with pytest.raises(DataError, match="26 of 100 rows .* more than the limit of 25"):
-        score._refuse(more, contract)
+        score_file._refuse(more, contract, bad_rows, 3)
 
 
 # batches
@@ -762,23 +765,23 @@ GAIN = float((order_losses(WORSE.p, Y) - order_losses(TRUTH, Y)).mean())
 SHARP = np.where(TRUTH > 0.5, 0.96, 0.04)
 GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | None]]]] = {
     # key: (promoted under, not under, word of the reason, challenger and champion)
-    "margin": ("margin: 0.001", f"margin: {GAIN:.4f}", "more than the margin", lambda: (CHALLENGER, WORSE)),
+    "margin": ("margin: 0.001", f"margin: {GAIN:.4f}", "not above the margin", lambda: (CHALLENGER, WORSE)),
     "alpha": (
         "margin: 0.0023, alpha: 0.4, mode: single",
         "margin: 0.0023, alpha: 0.0001, mode: single",
-        "more than the margin",
+        "not above the margin",
         lambda: (CHALLENGER, contender(towards_prior(0.25))),
     ),
     "mode": (
         "margin: 0.0028, mode: single",
         "margin: 0.0028, mode: sequential",
-        "more than the margin",
+        "not above the margin",
         lambda: (CHALLENGER, contender(towards_prior(0.25))),
     ),
     "looks_a_year": (
         "margin: 0.0026, looks_a_year: 1",
         "margin: 0.0026, looks_a_year: 100000",
-        "more than the margin",
+        "not above the margin",
         lambda: (CHALLENGER, contender(towards_prior(0.25))),
     ),
     "max_ece": (
@@ -829,13 +832,13 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
     "stale_after_days": (
         "margin: 0.001, stale_after_days: 9",
         "margin: 0.001, stale_after_days: 10",
-        "more than the margin",
+        "not above the margin",
         lambda: (contender(TRUTH, as_of=110), contender(TRUTH, as_of=100)),
     ),
     "non_inferiority": (
         "margin: 0.001, stale_after_days: 9, non_inferiority: 0.1",
         "margin: 0.001, stale_after_days: 9, non_inferiority: 0.0001",
-        "more than the margin",
+        "not above the margin",
         lambda: (contender(towards_prior(0.2), as_of=110), contender(TRUTH, as_of=100)),
     ),
     "floor": (

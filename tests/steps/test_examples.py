@@ -225,7 +225,12 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     context = context_of(home(), "scoring")
     model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})  # one that reads every feature
     places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
-    scorer = Scorer(replace(context, contract=wanted), ModelVersion("m", 1, "", "", {}), model, *places)
+    scorer = Scorer(
+        replace(context, pipeline=replace(context.pipeline, contract=wanted)),
+        ModelVersion("m", 1, "", "", {}),
+        model,
+        *places,
+    )
     with duckdb.connect() as con:
         query = features_query(con, scorer, f"SELECT * FROM '{tmp_path / 'drop.parquet'}'", "drop")
         states = con.sql(query).to_arrow_table()

@@ -44,7 +44,10 @@ def test_orders_of_one_client_alone_are_a_rejection_in_the_ledger(nights: Any, c
     alone = pa.array(["C000001"] * table.num_rows)
     pq.write_table(table.set_column(place, contract.entity, alone), path)
     found = decide(nights, "one")
-    assert not found["promoted"] and "all of one entity: chance cannot be told from progress" in found["reasons"][0]
+    assert (
+        not found["promoted"]
+        and "all of one entity: chance cannot be distinguished from progress" in found["reasons"][0]
+    )
     assert nights.ledger() == [("reject", None, 1, "done")]
 
 
