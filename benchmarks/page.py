@@ -21,7 +21,7 @@ import sys, time
 from airflow.api_fastapi.auth.managers.simple import simple_auth_manager, user
 from airflow.api_fastapi.core_api import security
 from fastapi.testclient import TestClient
-from apex_airflow import web
+from apex_airflow.pages import web
 from apex_ml.settings import Settings
 security.get_auth_manager = web.get_auth_manager = simple_auth_manager.SimpleAuthManager
 app = web.create_app(Settings.load())

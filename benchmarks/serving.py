@@ -41,7 +41,7 @@ from apex_ml.serving.loadtest_orders import load_orders
 from apex_ml.settings import Settings
 url, orders, plan = sys.argv[1], int(sys.argv[2]), Plan(**json.loads(sys.argv[3]))
 target = Target(url)
-found = asyncio.run(ask(target, plan, asked_orders(Settings.load(), target, orders, None, 1)))
+found = asyncio.run(ask(target, plan, load_orders(Settings.load(), target, orders, None, 1)))
 print("FOUND " + json.dumps({**found.metrics(), "failures": dict(found.failures)}))
 """
 

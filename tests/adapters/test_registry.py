@@ -47,7 +47,7 @@ def test_what_does_not_exist(settings: Settings) -> None:
     assert registry.by_version(3) is None
     with pytest.raises(DataError, match="has no version 3 in MLflow"):
         registry.set_alias(CHAMPION, 3)
-    other = Registry(settings.model_copy(update={"model_name": "unknown"}))
+    other = Registry(settings, "unknown")
     assert other.by_alias(CHAMPION) is None and other.by_version(1) is None
 
 
@@ -74,7 +74,7 @@ CALLS: dict[str, Callable[[Registry], Any]] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_an_mlflow_that_is_not_there(home: Any, call: str) -> None:
     (port,) = free_ports(1)
-    registry = Registry(home(mlflow_tracking_uri=f"http://127.0.0.1:{port}"))
+    registry = Registry(home(mlflow_tracking_uri=f"http://127.0.0.1:{port}"), "orders")
     with pytest.raises(TransientError, match=rf"MLflow at http://127\.0\.0\.1:{port} \(APEX_MLFLOW_TRACKING_URI"):
         CALLS[call](registry)
 

@@ -374,7 +374,7 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
     mlflow(nights, "POST", "registered-models/rename", name=name, new_name=f"{name}_renamed")
     for call in (
         lambda: load_scorer(nights.apex.context("scoring")),
-        lambda: refuse_deleted(nights.apex.settings),
+        lambda: refuse_deleted(nights.apex.settings, name),
         lambda: back(nights),
     ):
         with pytest.raises(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_what_nothing_refers_to_goes_and_the_rest_stays_with_a_reason(aged: Apex
     # the checks compare new raw data with recent runs
     assert [p.name for p in find_prunable(context, OLD - timedelta(1)).folders] == ["unfinished"]
     small = context.contract.model_copy(update={"batch": context.contract.batch.model_copy(update={"recent": 0})})
-    context = type(context)(context.settings, small, "prune")
+    context = replace(context, pipeline=replace(context.pipeline, contract=small))
     assert find_prunable(context, OLD + timedelta(1)).folders == []
     found = find_prunable(context, OLD - timedelta(1))
     assert [p.name for p in found.folders] == ["rejected", "unfinished"] and found.partitions == []
