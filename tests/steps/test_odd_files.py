@@ -260,7 +260,7 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
     assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
     again = call(scoring, "alerts", "close", str(number), "--reason", "again")
     assert again.code == ConfigError.exit_code and "is over since" in again.err
-    assert "there is none of this number" in call(scoring, "alerts", "close", "999", "--reason", "x").err
+    assert "there is none with this number" in call(scoring, "alerts", "close", "999", "--reason", "x").err
     deliver()  # unless it fails again
     assert alerts(scoring).keys() == {"bad.parquet"}
     assert scoring.sql(kept)[1:] == [("bad.parquet", None, None, False)]
