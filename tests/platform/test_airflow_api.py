@@ -15,6 +15,7 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform import airflow_state
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
+from tests.support.manifests import leave_manifest
 
 TASK = {
     "task_id": "score",
@@ -221,10 +222,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow: Airflow, api: AirflowApi, tmp_path: Path, ran: bool, event: Any, kind: str
 ) -> None:
     if ran:
-        folder = tmp_path / "data" / "processed" / "one" / "validate"
-        folder.mkdir(parents=True)
-        manifest = {"run": "one", "result": {}, "finished_at": "2026-01-02"}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        leave_manifest(tmp_path / "data" / "processed" / "one", "validate", "2026-01-02", data_sha256="")
     entries = {
         "dags": [{"dag_id": name, "is_paused": name == "apex_retrain"} for name in airflow_state.DAGS],
         "pools": [{"name": name, "slots": 1} for name in airflow_state.POOLS],

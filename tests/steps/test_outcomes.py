@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -17,6 +16,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError, TransientError
 from apex_ml.steps.outcomes import outcomes
 from tests.support.apex_home import Apex
+from tests.support.manifests import leave_manifest
 
 DAY = date(2024, 8, 1)
 NEXT = DAY + timedelta(days=1)
@@ -72,17 +72,7 @@ class Ledger:
             ]
             table = pa.Table.from_pylist(rows, self.contract.arrow_schema())
             pq.write_table(table, folder / "accepted" / f"part-{number:05d}.parquet")
-        manifest = {
-            "step": "validate",
-            "run": run,
-            "key": "",
-            "inputs": {},
-            "code": {"version": "", "git_commit": None, "dirty": False},
-            "finished_at": run,
-            "outputs": {},
-            "result": {"run": run, "step": "validate", "data_sha256": run, "as_of": as_of.isoformat()},
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        leave_manifest(folder.parent, "validate", run, data_sha256=run, as_of=as_of.isoformat())
 
     def match(self, run: str = "night", **options: Any) -> dict[str, int]:
         """Call the step; its counts."""
