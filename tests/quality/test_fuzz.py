@@ -37,7 +37,7 @@ from apex_ml.simulate.files import write_part
 
 CASES = int(os.environ.get("APEX_TEST_FUZZ", "500"))
 PARTS = 4
-SECONDS_A_CASE = 20.0
+SECONDS_A_CASE = 60.0
 
 
 @pytest.fixture(scope="module")
