@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
+from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.env_syntax import EnvSyntaxError, read_env_file
 from apex_ml.errors import ConfigError
 from apex_ml.setting_fields import CODE_ROOT, SettingFields
@@ -30,6 +31,11 @@ FOLDERS = ("raw_url", "processed_url", "drops_url")
 
 def _home(given: object) -> Path:
     return Path(str(given or os.environ.get("APEX_HOME") or CODE_ROOT)).expanduser().resolve()
+
+
+def split_strategies() -> tuple[str, ...]:
+    """Names that the setting `split` may have, the default first."""
+    return module_names(SPLIT_STRATEGIES)
 
 
 class Settings(SettingFields):

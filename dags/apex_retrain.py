@@ -11,8 +11,7 @@ from apex_airflow.assets import CHAMPION
 from apex_airflow.deadlines import deadline
 from apex_airflow.operators.approval import ApprovalOperator, answer_args
 from apex_airflow.operators.step import StepOperator, step_defaults
-from apex_ml.discovery import SPLIT_STRATEGIES, module_names
-from apex_ml.settings import Settings
+from apex_ml.settings import Settings, split_strategies
 
 settings = Settings.load()
 
@@ -44,7 +43,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
         "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
         "split": Param(
             settings.split,
-            enum=list(module_names(SPLIT_STRATEGIES)),
+            enum=list(split_strategies()),
             description="How examples are split; legacy: as the original project did. Only temporal can be promoted.",
         ),
         "trials": Param(

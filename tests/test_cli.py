@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from apex_ml.cli.main import COMMANDS, expected_error, main
+from apex_ml.cli.main import COMMANDS, apex, expected_error, main
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
@@ -96,3 +98,16 @@ def test_a_place_that_the_system_refuses(number: int, code: int, words: str) -> 
 def test_a_file_that_apex_itself_lacks_is_a_fault_with_its_traceback() -> None:
     assert expected_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b")) is None
     assert expected_error(OSError("no number")) is None
+
+
+def test_every_option_with_choices_has_some() -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        yield command
+        if isinstance(command, click.Group):
+            with click.Context(command) as ctx:
+                for name in command.list_commands(ctx):
+                    yield from commands(command.get_command(ctx, name) or command)
+
+    kinds = [option.type for command in commands(apex) for option in command.params]
+    choices = [kind.choices for kind in kinds if isinstance(kind, click.Choice)]
+    assert choices and all(choices)

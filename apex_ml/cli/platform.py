@@ -7,14 +7,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import get_args
 
 import click
 
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.settings import Settings
-
-SPLITS = get_args(Settings.model_fields["split"].annotation)
+from apex_ml.settings import Settings, split_strategies
 
 
 @contextlib.contextmanager
@@ -179,7 +176,7 @@ def mlflow_ui() -> None:
 
 @click.command()
 @click.option("--force", is_flag=True, help="Retrain also when there is no new raw data.")
-@click.option("--split", type=click.Choice(SPLITS), help="How examples are split in this run.")
+@click.option("--split", type=click.Choice(split_strategies()), help="How examples are split in this run.")
 @click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials of this run.")
 @click.pass_context
 def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | None) -> None:

@@ -20,11 +20,10 @@ import click
 from apex_ml import faults
 from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.cli.result_text import result_text
-from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.services.json_record import JsonRecord
-from apex_ml.settings import Settings
+from apex_ml.settings import Settings, split_strategies
 from apex_ml.text import VisibleFormatter
 
 if TYPE_CHECKING:  # a step imports its libraries when it begins
@@ -149,7 +148,7 @@ def outcomes(run: str, newest: bool) -> None:
 @_RUN
 @click.option(
     "--strategy",
-    type=click.Choice(module_names(SPLIT_STRATEGIES)),
+    type=click.Choice(split_strategies()),
     help="Default: APEX_SPLIT. Only temporal is promotable.",
 )
 def split(run: str, strategy: str | None) -> None:
