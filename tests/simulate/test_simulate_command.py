@@ -207,7 +207,7 @@ def test_more_refusals(tmp_path: Path) -> None:
 
 def test_the_exit_code_of_apex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main.main(["simulate", "--out", str(tmp_path / "raw"), "--mode", "nothing"])
+        main(["simulate", "--out", str(tmp_path / "raw"), "--mode", "nothing"])
     assert caught.value.code == 30
     assert "ConfigError: mode 'nothing'" in capsys.readouterr().err
 
