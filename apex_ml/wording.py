@@ -65,8 +65,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("roll", ["role", "type"]), did_you_mean("x", ["role"])
     ('; did you mean role?', '')
     """
-    found = nearest(name, names)
-    return f"; did you mean {found}?" if found else ""
+    suggestion = nearest(name, names)
+    return f"; did you mean {suggestion}?" if suggestion else ""
 
 
 def _folded(name: str) -> str:

@@ -24,14 +24,14 @@ def drift(scene: Scene) -> Iterator[Row]:
     """2,000 healthy nights, also after a settled change; a tenth more of an attribute's largest level, 200 times."""
     contract = load_contract(Settings.load().contract)
     orders = population()
-    alarms = sum(bool(found) for seed in range(MODELS) for found in Nights(contract, seed, orders).healthy(NIGHTS))
+    alarms = sum(bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders).healthy(NIGHTS))
     nights = MODELS * NIGHTS
     upper = proportion_confint(alarms, nights, alpha=0.1, method="beta")[1]
     note = f"Clopper-Pearson, one-sided; {alarms} alarms in {nights:,} nights"
     yield Row("drift: false alarms a night, upper 95 % bound", 100 * upper, "%", 1.0, None, note)
     change = (contract.features.attributes[3], 1.3)
     settled = sum(
-        bool(found) for seed in range(MODELS) for found in Nights(contract, seed, orders, change).healthy(NIGHTS)
+        bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders, change).healthy(NIGHTS)
     )
     upper = proportion_confint(settled, nights, alpha=0.1, method="beta")[1]
     note = f"a change before the training; {settled} alarms in {nights:,} nights"
@@ -48,10 +48,10 @@ def healthy_years(scene: Scene) -> Iterator[Row]:
     rule = Rule()
     worse = slightly = alarms = 0
     for seed in range(YEARS):
-        weeks, found = Year(seed, orders_a_week=3_000).live(rule)
+        weeks, result = Year(seed, orders_a_week=3_000).live(rule)
         worse += sum(week.worse for week in weeks)
         slightly += sum(week.verdict == SLIGHTLY_WORSE for week in weeks)
-        alarms += first_alarm(found) is not None
+        alarms += first_alarm(result) is not None
     weeks_lived = YEARS * WEEKS_A_YEAR
     for name, count, number, target in (
         ("weeks called worse", worse, weeks_lived, 1.0),
@@ -63,8 +63,8 @@ def healthy_years(scene: Scene) -> Iterator[Row]:
     delays, single = [], 0
     for seed in range(YEARS // 10):
         year = Year(seed, clients=30_000, test_orders=15_000, orders_a_week=5_000)
-        weeks, found = year.live(rule, spoiled=0.06, since=10)
-        alarm = first_alarm(found)
+        weeks, result = year.live(rule, spoiled=0.06, since=10)
+        alarm = first_alarm(result)
         delays.append(WEEKS_A_YEAR if alarm is None else alarm - 9)
         single += sum(week.worse for week in weeks[10:])
     share = 100 * single / (len(delays) * (WEEKS_A_YEAR - 10))

@@ -89,10 +89,10 @@ def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
             orders = SortedOrders(con, contract, files)
             examples = sum(t.num_rows for t in make_examples(orders, settings.threads))
             seconds["features"].append(time.perf_counter() - began)
-    found = {name: median(values) for name, values in seconds.items() if values}
+    result = {name: median(values) for name, values in seconds.items() if values}
     # round by round, as others may work on the machine
     ratios = [ours / floor for ours, floor in zip(seconds["features"], seconds["floor"], strict=False)]
-    print("\n" + json.dumps({"examples": examples, "ratio": median(ratios) if ratios else None, **found}))
+    print("\n" + json.dumps({"examples": examples, "ratio": median(ratios) if ratios else None, **result}))
 
 
 def _call(name: str, *arguments: str, numbers: tuple[Any, ...] = ()) -> Any:
@@ -109,14 +109,14 @@ def features(scene: Scene) -> Iterator[Row]:
     _call("multiply", accepted, tenfold)
     for grain, target in GRAINS.items():
         ended = _call("make", accepted, grain, numbers=(ROUNDS, True))
-        found = json.loads(ended.output.splitlines()[-1])
-        floor = Beside("DuckDB, last channel of every client, s", found["floor"])
-        note = f"{found['examples']:,} examples, median of {ROUNDS}"
-        yield Row(f"features, {grain} / floor", found["ratio"], "×", target, floor, note)
-        yield Row(f"features, {grain}", found["features"], "s", None, floor, note)
-        once, many = (_call("make", files, grain, numbers=(1, False)) for files in (accepted, tenfold))
-        seconds = [json.loads(done.output.splitlines()[-1])["features"] for done in (once, many)]
-        yield Row(f"features, {grain}, peak memory", once.peak_mib, "MiB", 600.0)
+        content = json.loads(ended.output.splitlines()[-1])
+        floor = Beside("DuckDB, last channel of every client, s", content["floor"])
+        note = f"{content['examples']:,} examples, median of {ROUNDS}"
+        yield Row(f"features, {grain} / floor", content["ratio"], "×", target, floor, note)
+        yield Row(f"features, {grain}", content["features"], "s", None, floor, note)
+        first, many = (_call("make", files, grain, numbers=(1, False)) for files in (accepted, tenfold))
+        seconds = [json.loads(done.output.splitlines()[-1])["features"] for done in (first, many)]
+        yield Row(f"features, {grain}, peak memory", first.peak_mib, "MiB", 600.0)
         beside = Beside("once, s", seconds[0])
         yield Row(f"features, {grain}, {TIMES} × the rows", seconds[1] / seconds[0], "×", 11.0, beside)
         yield Row(
@@ -124,5 +124,5 @@ def features(scene: Scene) -> Iterator[Row]:
             many.peak_mib,
             "MiB",
             None,
-            Beside("once", once.peak_mib),
+            Beside("once", first.peak_mib),
         )

@@ -151,7 +151,7 @@ def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS
     """
     expected = np.array([world.true_loss(losses) for losses in world.losses])
     window = WINDOW * nightly // NIGHTLY
-    found = []
+    results = []
     for seed in seeds:
         random = np.random.default_rng([2, seed])
         places, y = world.drawn(window + (nights - 1) * nightly, random)
@@ -169,13 +169,13 @@ def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS
             ):
                 false += bool(expected[champion] - expected[challenger] <= policy.margin)
                 champion, look = challenger, 0
-        found.append(false)
-    return found
+        results.append(false)
+    return results
 
 
 def delay(world: World, policy: Promotion, gap: float, first: int, seeds: range, *, most: int = NIGHTS) -> list[int]:
     """Nights until a kind of model that is truly better by `gap` nats, tried from look `first` on, is champion."""
-    found = []
+    results = []
     for seed in seeds:
         random = np.random.default_rng([3, seed])
         champion = world.worse(world.losses[int(random.integers(len(world.losses)))], gap)
@@ -189,8 +189,8 @@ def delay(world: World, policy: Promotion, gap: float, first: int, seeds: range,
                 challenger, champion, places[rows], y[rows], policy, first + night
             ):
                 break
-        found.append(night + 1)
-    return found
+        results.append(night + 1)
+    return results
 
 
 _world: World | None = None

@@ -36,11 +36,11 @@ def platform_with_champion(scene: Scene, **more: Any) -> Iterator[tuple[Home, da
     """A whole platform of its own after its first night, and the day up to which its history goes."""
     with open_folder() as folder:
         ports = dict(zip(("pg_port", "mlflow_port", "airflow_port", "serving_port"), free_ports(4), strict=True))
-        given: dict[str, Any] = {"home": folder, "raw_url": str(scene.raw), **ports, **more}
-        settings = Settings.load(**given)
+        inputs: dict[str, Any] = {"home": folder, "raw_url": str(scene.raw), **ports, **more}
+        settings = Settings.load(**inputs)
         try:
             settings = start.up(settings)
-            home = Home(settings, clean_environment(**{f"APEX_{k.upper()}": str(v) for k, v in given.items()}))
+            home = Home(settings, clean_environment(**{f"APEX_{k.upper()}": str(v) for k, v in inputs.items()}))
             night = {"validate": ["--force"], "elt": [], "split": [], "train": [], "promote": []}
             ended = {step: home.apex(step, "--run", "bench", *arguments) for step, arguments in night.items()}
             yield home, date.fromisoformat(ended["elt"].result["as_of"])

@@ -46,8 +46,8 @@ def run(scene: Scene) -> Iterator[Row]:
 
 def _clone(target: Path) -> str:
     subprocess.run(["git", "clone", "--quiet", str(CODE_ROOT), str(target)], check=True)
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=target, capture_output=True, text=True)
-    return told.stdout.strip()
+    output = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=target, capture_output=True, text=True)
+    return output.stdout.strip()
 
 
 @dataclass(frozen=True)

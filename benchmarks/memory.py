@@ -35,14 +35,14 @@ def sampled_peak(settings: Settings, root: int) -> Iterator[Peak]:
 
     def sample() -> None:
         while not stop.wait(PERIOD_SECONDS):
-            found = {process.pid: process for process in family(settings)}
+            result = {process.pid: process for process in family(settings)}
             with contextlib.suppress(psutil.Error):
                 tree = psutil.Process(root)
-                found |= {process.pid: process for process in [tree, *tree.children(recursive=True)]}
-            mib = sum(map(_bytes, found.values())) / 2**20
+                result |= {process.pid: process for process in [tree, *tree.children(recursive=True)]}
+            mib = sum(map(_bytes, result.values())) / 2**20
             peak.samples += 1
             if mib > peak.mib:
-                peak.mib, peak.processes = mib, len(found)
+                peak.mib, peak.processes = mib, len(result)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()

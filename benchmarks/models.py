@@ -32,8 +32,8 @@ def models(scene: Scene) -> Iterator[Row]:
     others = sorted(set(trained["features"]) - {TABLE_OF})
     yield Row(f"features kept beside {TABLE_OF}", len(others), "", 0, None, ", ".join(others))
 
-    found = {mode: _simulated(scene, mode) for mode in ("base", "signal")}
-    base, signal = found["base"], found["signal"]
+    result = {mode: _simulated(scene, mode) for mode in ("base", "signal")}
+    base, signal = result["base"], result["signal"]
     note = f"{base['examples']:,} training examples, expectation, not a draw"
     yield Row("base process: log loss above the best possible", 100 * base["excess"], "%", 0.15, None, note)
     without = Beside("the same without history, %", 100 * signal["without_history"])
@@ -57,7 +57,7 @@ def main(mode: str, folder: str) -> None:
 
     contract = load_contract(Settings.load(home=folder).contract)
     night = simulated_night(contract, Path(folder), mode, **SIMULATED)
-    found = {"examples": len(night.parts["train"].y), "excess": night.excess(night.develop())}
+    result = {"examples": len(night.parts["train"].y), "excess": night.excess(night.develop())}
     if mode != "base":
-        found["without_history"] = night.excess(night.develop(history=False))
-    print("\n" + json.dumps(found))
+        result["without_history"] = night.excess(night.develop(history=False))
+    print("\n" + json.dumps(result))

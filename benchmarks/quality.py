@@ -98,16 +98,16 @@ def quality(scene: Scene) -> Iterator[Row]:
     code = "import sys; from benchmarks.quality import main; main(*sys.argv[1:])"
     env = clean_environment(PYTHONPATH=f"{CODE_ROOT}:{CODE_ROOT / 'plugins'}")
     ended = run_measured([sys.executable, "-c", code, str(scene.raw), str(scene.folder)], env)
-    found = json.loads(ended.output.splitlines()[-1])
-    floor = Beside("DuckDB, one aggregate pass, s", found["floor"])
-    note = f"{found['rows']:,} rows, median of {ROUNDS}"
-    yield Row("row masks / aggregate floor", found["masks"] / found["floor"], "×", 2.5, floor, note)
-    yield Row("row masks", found["masks"], "s", None, floor, note)
-    yield Row("row masks, checksums and writing accepted rows", found["check"], "s", None, floor, note)
+    content = json.loads(ended.output.splitlines()[-1])
+    floor = Beside("DuckDB, one aggregate pass, s", content["floor"])
+    note = f"{content['rows']:,} rows, median of {ROUNDS}"
+    yield Row("row masks / aggregate floor", content["masks"] / content["floor"], "×", 2.5, floor, note)
+    yield Row("row masks", content["masks"], "s", None, floor, note)
+    yield Row("row masks, checksums and writing accepted rows", content["check"], "s", None, floor, note)
     yield Row("row checks, peak memory", ended.peak_mib, "MiB", MIB_600)
     code = "import sys; from benchmarks.quality import expectations; expectations(*sys.argv[1:])"
-    judged = run_measured([sys.executable, "-c", code, str(scene.folder)], env)
-    gx = json.loads(judged.output.splitlines()[-1])
+    evaluated = run_measured([sys.executable, "-c", code, str(scene.folder)], env)
+    gx = json.loads(evaluated.output.splitlines()[-1])
     yield Row("Great Expectations on the accepted batch", gx["seconds"], "s", None, floor, f"{gx['evaluated']} of them")
 
 

@@ -18,24 +18,24 @@ STEPS = (*DATA_STEPS, "train", "promote")
 def retrain(scene: Scene) -> Iterator[Row]:
     """validate → promote with 20 trials, each step in a process of its own; then the data steps ten times as large."""
     more = {"validate": ("--force",), "train": ("--trials", str(TRIALS))}
-    once = {step: scene.home.apex(step, "--run", "searched", *more.get(step, ())) for step in STEPS}
-    shares = ", ".join(f"{step} {ended.seconds:.1f}" for step, ended in once.items())
+    first = {step: scene.home.apex(step, "--run", "searched", *more.get(step, ())) for step in STEPS}
+    shares = ", ".join(f"{step} {ended.seconds:.1f}" for step, ended in first.items())
     # what it would take at least on two cores of its own: tells how much of the time others took
-    alone = Beside("half of its CPU seconds", sum(e.cpu_seconds for e in once.values()) / 2)
-    yield Row(f"retrain with {TRIALS} trials", sum(e.seconds for e in once.values()), "s", 90.0, alone, shares)
-    peaks = ", ".join(f"{step} {ended.peak_mib:.0f}" for step, ended in once.items())
-    yield Row("retrain, peak memory", max(e.peak_mib for e in once.values()), "MiB", 1536.0, None, peaks)
+    alone = Beside("half of its CPU seconds", sum(e.cpu_seconds for e in first.values()) / 2)
+    yield Row(f"retrain with {TRIALS} trials", sum(e.seconds for e in first.values()), "s", 90.0, alone, shares)
+    peaks = ", ".join(f"{step} {ended.peak_mib:.0f}" for step, ended in first.items())
+    yield Row("retrain, peak memory", max(e.peak_mib for e in first.values()), "MiB", 1536.0, None, peaks)
 
     raw = scene.folder / "raw-tenfold"
     multiply_raw(scene.raw, raw)
     # a folder of its own: a batch of ten times the rows is refused beside the nights before
     home = replace(scene.home, env=scene.home.env | {"APEX_PROCESSED_URL": str(scene.folder / "processed-tenfold")})
-    given = {"validate": ("--force", "--raw", str(raw))}
-    many = {step: home.apex(step, "--run", "tenfold", *given.get(step, ())) for step in DATA_STEPS}
-    small, large = (sum(ended[step].seconds for step in DATA_STEPS) for ended in (once, many))
-    shares = ", ".join(f"{step} {many[step].seconds / once[step].seconds:.1f} ×" for step in DATA_STEPS)
+    inputs = {"validate": ("--force", "--raw", str(raw))}
+    many = {step: home.apex(step, "--run", "tenfold", *inputs.get(step, ())) for step in DATA_STEPS}
+    small, large = (sum(ended[step].seconds for step in DATA_STEPS) for ended in (first, many))
+    shares = ", ".join(f"{step} {many[step].seconds / first[step].seconds:.1f} ×" for step in DATA_STEPS)
     yield Row(f"data steps, {TIMES} × the rows", large / small, "×", 10.5, Beside("once, s", small), shares)
     peaks = ", ".join(f"{step} {ended.peak_mib:.0f}" for step, ended in many.items())
-    beside = Beside("once", max(once[step].peak_mib for step in DATA_STEPS))
+    beside = Beside("once", max(first[step].peak_mib for step in DATA_STEPS))
     peak = max(ended.peak_mib for ended in many.values())
     yield Row(f"data steps, {TIMES} × the rows, peak memory", peak, "MiB", 1536.0, beside, peaks)

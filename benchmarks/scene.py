@@ -43,8 +43,8 @@ class Ended:
     def result(self) -> dict[str, Any]:
         """The APEX_RESULT line of a step."""
         marked = [line for line in self.output.splitlines() if line.startswith("APEX_RESULT ")]
-        found: dict[str, Any] = json.loads(marked[-1].split(" ", 1)[1])
-        return found
+        content: dict[str, Any] = json.loads(marked[-1].split(" ", 1)[1])
+        return content
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -146,7 +146,7 @@ class Scene:
         """Postgres and MLflow on a home of their own; Airflow is not needed by the steps."""
         folder = self.stack.enter_context(open_folder())
         pg_port, mlflow_port = free_ports(2)
-        given = {
+        inputs = {
             "home": folder,
             "pg_port": pg_port,
             "mlflow_port": mlflow_port,
@@ -155,10 +155,10 @@ class Scene:
             "raw_url": str(self.raw),
             **self.given,
         }
-        settings = Settings.load(**given)
+        settings = Settings.load(**inputs)
         self.stack.callback(destroy, settings, folder)
         settings = start.up(settings)
-        return Home(settings, clean_environment(**{f"APEX_{k.upper()}": str(v) for k, v in given.items()}))
+        return Home(settings, clean_environment(**{f"APEX_{k.upper()}": str(v) for k, v in inputs.items()}))
 
     @cached_property
     def chain(self) -> dict[str, Ended]:

@@ -198,9 +198,9 @@ def _peer(scene: Scene, name: str, path: Path) -> float:
     code = f"import sys; from benchmarks.score_large import {name}; {name}(*sys.argv[1:])"
     env = scene.home.env | clean_environment(PYTHONPATH=f"{CODE_ROOT}:{CODE_ROOT / 'plugins'}")
     ended = run_measured([sys.executable, "-W", "ignore", "-c", code, str(scene.home.settings.home), str(path)], env)
-    found = json.loads(ended.output.splitlines()[-1])
-    assert found["rows"] == ORDERS, found
-    return float(found["seconds"])
+    content = json.loads(ended.output.splitlines()[-1])
+    assert content["rows"] == ORDERS, content
+    return float(content["seconds"])
 
 
 def _rounds(scene: Scene, peers: Sequence[str]) -> tuple[dict[str, list[float]], list[Ended]]:
@@ -291,8 +291,8 @@ def many_features(scene: Scene) -> Iterator[Row]:
         contract["promotion"]["floor"] = 0.01  # these orders can be told better than the real ones
         (folder / "orders.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
         run_measured([*APEX, "simulate", "--mode", "signal", "--out", str(folder / "raw")], clean_environment())
-        given = {"contract": str(folder / "orders.yaml"), "selection": "none"}
-        yield from _many_features(Scene(folder / "raw", stack, given))
+        inputs = {"contract": str(folder / "orders.yaml"), "selection": "none"}
+        yield from _many_features(Scene(folder / "raw", stack, inputs))
 
 
 def _many_features(scene: Scene) -> Iterator[Row]:

@@ -61,10 +61,10 @@ class Service:
         lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
         if not lines:
             raise CommandError(done.stderr[-1500:])
-        found: dict[str, Any] = json.loads(lines[0][6:])
-        if found["failures"]:
-            raise CommandError(f"requests failed: {found['failures']}")
-        return found
+        content: dict[str, Any] = json.loads(lines[0][6:])
+        if content["failures"]:
+            raise CommandError(f"requests failed: {content['failures']}")
+        return content
 
     @property
     def mib(self) -> float:
@@ -105,29 +105,29 @@ def service(scene: Scene, **more: str) -> Iterator[Service]:
 @measurement
 def serving(scene: Scene) -> Iterator[Row]:
     """Single orders at 200 requests a second, bodies of 500 as fast as they go, and 32 clients with 50,000 orders."""
-    with service(scene) as found:
-        found.load(2000, concurrency=4)
-        single = found.load(RATE * RATE_SECONDS, concurrency=32, rate=RATE)
+    with service(scene) as instance:
+        instance.load(2000, concurrency=4)
+        single = instance.load(RATE * RATE_SECONDS, concurrency=32, rate=RATE)
         original = Beside("the original project, about", ORIGINAL_MS)
         note = f"{single['inference_samples']:,.0f} requests, slowest {single['inference_time_ms_max']:.1f} ms"
         yield Row("one order, p50 at 200 requests/s", single["inference_time_ms_p50"], "ms", 3.0, original, note)
         yield Row("one order, p99 at 200 requests/s", single["inference_time_ms_p99"], "ms", 15.0)
-        large = found.load(20 * BODY, concurrency=2, per_request=BODY, seconds=BODY_SECONDS)
+        large = instance.load(20 * BODY, concurrency=2, per_request=BODY, seconds=BODY_SECONDS)
         speed = large["inference_orders_per_second"]
         note = f"{speed:,.0f} orders a second"
         floor = Beside("the same orders by the model alone", _floor(scene))
         yield Row("an order in bodies of 500", 1e6 / speed, "µs", 1e6 / 20_000, floor, note)
-        crowd = found.load(ORDERS, concurrency=32)
+        crowd = instance.load(ORDERS, concurrency=32)
         note = f"{crowd['inference_requests'] / crowd['inference_total_time_ms'] * 1e3:,.0f} requests a second"
         yield Row("one order, mean of 32 clients at once", crowd["inference_avg_time_ms"], "ms", None, None, note)
-        yield Row("memory of the service", found.mib, "MiB")
+        yield Row("memory of the service", instance.mib, "MiB")
 
 
 @measurement
 def soak(scene: Scene) -> Iterator[Row]:
     """Single orders at 200 requests/s and large bodies beside them, for ten minutes: is the memory flat?"""
-    with service(scene) as found:
-        soaked = run_soak(found, SOAK_SECONDS)
+    with service(scene) as instance:
+        soaked = run_soak(instance, SOAK_SECONDS)
     note = f"{soaked.seconds:.0f} s, {soaked.requests:,} requests, {soaked.orders:,} orders, at most"
     note += f" {max(soaked.mib):.0f} MiB"
     yield Row("memory, second half over first", grown(soaked), "MiB", SOAK_MIB, None, note)

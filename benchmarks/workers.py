@@ -38,10 +38,10 @@ def workers(scene: Scene) -> Iterator[Row]:
                 print(f"  {count} workers: {seconds:.1f} s, of which scored for {scoring:.1f} s", flush=True)
     alone = median(took[1])
     for count in WORKERS:
-        found = median(took[count])
-        note = f"{alone / found:.2f} × one worker; {DROPS} drops of {ROWS:,} orders, a container each"
+        result = median(took[count])
+        note = f"{alone / result:.2f} × one worker; {DROPS} drops of {ROWS:,} orders, a container each"
         beside = Beside("scoring itself, one after the other", median(inside[count]))
-        yield Row(f"drops scored by {count} workers", found, "s", None, beside, note)
+        yield Row(f"drops scored by {count} workers", result, "s", None, beside, note)
 
 
 def _scored(stack: Stack, count: int, turn: int) -> tuple[float, float]:

@@ -137,10 +137,10 @@ def raw(orders: pa.Table, contract: Contract, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PlainDatabase]:
-    with plain_postgres() as found:
+    with plain_postgres() as instance:
         # the database of the roles script, migrated once, is what the tests' own databases are copied from
-        migrate(found.settings)
-        yield found
+        migrate(instance.settings)
+        yield instance
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ def lasting_databases(postgres_server: PlainDatabase) -> Databases:
 @pytest.fixture
 def databases(lasting_databases: Databases) -> Iterator[Databases]:
     """Databases of one test."""
-    made = Databases(lasting_databases.server, lasting_databases.numbers)
-    yield made
-    made.drop()
+    created = Databases(lasting_databases.server, lasting_databases.numbers)
+    yield created
+    created.drop()
 
 
 @pytest.fixture(scope="session")

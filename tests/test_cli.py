@@ -30,11 +30,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_and_an_unknown_option(capsys: pytest.CaptureFixture[str], nowhere: Path, command: str) -> None:
-    code, said = called(capsys, command, "--help")
-    assert code == 0 and said.startswith(f"Usage: apex {command}")
+    code, message = called(capsys, command, "--help")
+    assert code == 0 and message.startswith(f"Usage: apex {command}")
     if command != "sql":  # what apex does not know goes to psql
-        code, said = called(capsys, command, "--no-such-option")
-        assert code == 2 and "No such option '--no-such-option'" in said
+        code, message = called(capsys, command, "--no-such-option")
+        assert code == 2 and "No such option '--no-such-option'" in message
 
 
 WRONG = [
@@ -70,16 +70,18 @@ def test_a_wrong_argument_is_told_with_what_to_do(
     file = nowhere / "file"
     file.write_text("x")
     places = {"home": str(nowhere), "file": str(file)}
-    found, said = called(capsys, *(argument.format(**places) for argument in arguments))
-    assert found == code and words.format(**places) in said, said
-    assert "Traceback" not in said
+    result, message = called(capsys, *(argument.format(**places) for argument in arguments))
+    assert result == code and words.format(**places) in message, message
+    assert "Traceback" not in message
 
 
 def test_a_wrong_setting_keeps_no_platform_up(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
     (nowhere / ".env").write_text("APEX_TRAILS=5\nAPEX_RETRAIN_SCHEDULE=never\n")
     assert called(capsys, "status")[0] == 30
-    found, said = called(capsys, "down")
-    assert found in (0, None) and "did you mean APEX_TRIALS" in said and "The platform was not up." in said, said
+    result, message = called(capsys, "down")
+    assert result in (0, None) and "did you mean APEX_TRIALS" in message and "The platform was not up." in message, (
+        message
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,8 @@ def test_a_wrong_setting_keeps_no_platform_up(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_a_place_that_the_system_refuses(number: int, code: int, words: str) -> None:
-    found = expected_error(OSError(number, os.strerror(number), "/a/b"))
-    assert found is not None and found.exit_code == code and words in str(found)
+    result = expected_error(OSError(number, os.strerror(number), "/a/b"))
+    assert result is not None and result.exit_code == code and words in str(result)
 
 
 def test_a_file_that_apex_itself_lacks_is_a_fault_with_its_traceback() -> None:

@@ -27,11 +27,11 @@ def test_what_is_finite_is_written_as_python_writes_it() -> None:
 
 
 def test_nobody_else_writes_json() -> None:
-    found = []
+    results = []
     for path in FILES:
         if path == CODE_ROOT / "apex_ml" / "json_text.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and ast.unparse(node.value) == "json":
-                found.append(f"{path}:{node.lineno}")
-    assert found == []
+                results.append(f"{path}:{node.lineno}")
+    assert results == []

@@ -64,8 +64,8 @@ def test_a_line_has_one_meaning(line: str, value: str) -> None:
 def test_what_is_written_is_read_back_by_us_and_by_a_shell(value: str) -> None:
     line = f"A={format_value(value)}"
     assert parse_env(line, ".env")["A"].text == value
-    told = subprocess.run(["sh", "-c", f'{line}; printf %s "$A"'], capture_output=True, check=True, timeout=10)
-    assert told.stdout.decode() == value
+    output = subprocess.run(["sh", "-c", f'{line}; printf %s "$A"'], capture_output=True, check=True, timeout=10)
+    assert output.stdout.decode() == value
 
 
 def test_both_readers_of_the_file_agree(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_both_readers_of_the_file_agree(tmp_path: Path) -> None:
         "APEX_RAW_URL": "/data/${X}/y",
     }
     remember(ensure_env(settings), "APEX_TRIALS", "6")
-    again = Settings.load(home=tmp_path)
-    assert (again.trials, again.pg_reader_password.get_secret_value()) == (6, "pa${HOME}ss$1")
+    second = Settings.load(home=tmp_path)
+    assert (second.trials, second.pg_reader_password.get_secret_value()) == (6, "pa${HOME}ss$1")
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
     ],
 )
 def test_each_setting_is_checked_by_its_type(tmp_path: Path, line: str, message: str) -> None:
-    said = refusal(tmp_path, f"{line}\n")
-    assert line.partition("=")[0] in said and re.search(message, said)
-    assert "geheim" not in said
+    answer = refusal(tmp_path, f"{line}\n")
+    assert line.partition("=")[0] in answer and re.search(message, answer)
+    assert "geheim" not in answer
 
 
 def test_all_faults_are_in_one_error(tmp_path: Path) -> None:
-    said = refusal(tmp_path, "APEX_RETRAIN_SCHEDULE='0 25 * * *'\nAPEX_TRIALS=many\nAPEX_SEEED=1\n")
-    assert all(part in said for part in ("APEX_RETRAIN_SCHEDULE", "line 1", "APEX_TRIALS='many'", "APEX_SEED?"))
+    message = refusal(tmp_path, "APEX_RETRAIN_SCHEDULE='0 25 * * *'\nAPEX_TRIALS=many\nAPEX_SEEED=1\n")
+    assert all(part in message for part in ("APEX_RETRAIN_SCHEDULE", "line 1", "APEX_TRIALS='many'", "APEX_SEED?"))
 
 
 def test_a_line_that_cannot_be_understood_hides_no_other_fault(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_a_cron_that_comes_every_second_or_at_random_is_refused(expression: str)
 
 
 def test_every_candidate_can_be_named(tmp_path: Path) -> None:
-    named = load(tmp_path, f"APEX_CANDIDATES={','.join(candidate_names())}\n")
-    assert named.candidates == ",".join(candidate_names())
+    name = load(tmp_path, f"APEX_CANDIDATES={','.join(candidate_names())}\n")
+    assert name.candidates == ",".join(candidate_names())
 
 
 def test_a_relative_path_means_one_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", list(modules()), ids=str)
 def test_no_sql_of_postgres_and_no_driver(path: Path) -> None:
     tree = ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))
-    found = [
+    result = [
         f"{path}:{line}: {text}"
         for line, text in texts(tree)
         if ADVICE not in text and (TABLE.search(text) or STATEMENT.search(text))
@@ -62,5 +62,5 @@ def test_no_sql_of_postgres_and_no_driver(path: Path) -> None:
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        found += [f"{path}:{node.lineno}: import {name}" for name in names if name.split(".")[0] in DRIVERS]  # type: ignore[attr-defined]
-    assert found == []
+        result += [f"{path}:{node.lineno}: import {name}" for name in names if name.split(".")[0] in DRIVERS]  # type: ignore[attr-defined]
+    assert result == []

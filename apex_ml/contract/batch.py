@@ -41,10 +41,10 @@ class CategoryShareRule(ContractPart):
     severity: Severity = "error"
 
 
-class LoneFutureRule(ContractPart):
+class FutureDateOutlierRule(ContractPart):
     """The newest date is not far beyond nearly all others, as it would move the moment the run looks from."""
 
-    rule: Literal["lone_future"]
+    rule: Literal["future_date_outlier"]
     max_days: int = Field(
         ge=1, description="Days the newest date may lie beyond the date that `share` of rows precede."
     )
@@ -61,7 +61,7 @@ class FreshnessRule(ContractPart):
 
 
 BatchRule = Annotated[
-    RowCountRule | NullRateRule | CategoryShareRule | LoneFutureRule | FreshnessRule, Field(discriminator="rule")
+    RowCountRule | NullRateRule | CategoryShareRule | FutureDateOutlierRule | FreshnessRule, Field(discriminator="rule")
 ]
 
 

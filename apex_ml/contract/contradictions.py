@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from apex_ml.contract.batch import BatchRule, LoneFutureRule
+from apex_ml.contract.batch import BatchRule, FutureDateOutlierRule
 from apex_ml.contract.columns import Column, Role
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
@@ -111,12 +111,12 @@ class Parts:
                 products.add(product)
 
     def _batch_faults(self) -> Iterator[tuple[Place, str]]:
-        shares = {rule.share: nr for nr, rule in self.batch if isinstance(rule, LoneFutureRule)}
+        shares = {rule.share: nr for nr, rule in self.batch if isinstance(rule, FutureDateOutlierRule)}
         if len(shares) > 1:
             written = " and ".join(f"{share:g}" for share in shares)
             yield (
                 ("batch", "rules", max(shares.values())),
-                f"rules lone_future with the shares {written}: use the same share",
+                f"rules future_date_outlier with the shares {written}: use the same share",
             )
 
     def _faults_of(self, rule: Rule) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Is this batch like the recent ones? Pure: profiles in, findings out."""
+"""Compare a batch with the recent ones. Pure: profiles in, findings out."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from apex_ml.contract.batch import Batch, CategoryShareRule, FreshnessRule, LoneFutureRule, NullRateRule, RowCountRule
+from apex_ml.contract.batch import (
+    Batch,
+    CategoryShareRule,
+    FreshnessRule,
+    FutureDateOutlierRule,
+    NullRateRule,
+    RowCountRule,
+)
 from apex_ml.contract.per_use import Severity
 from apex_ml.wording import counted
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is kept of a batch: rows, nulls a column, rows a level of columns with a domain, and its dates.
+    """Summary of a batch: its rows, nulls by column, rows by level of columns with a domain, and its dates.
 
-    `nearly_newest` is the date that the share of rows stated in the rule precede.
+    `nearly_newest` is the date that the rule's share of rows does not exceed.
     """
 
     rows: int
@@ -27,32 +34,32 @@ class Profile:
     nearly_newest: date
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able values, for a manifest."""
+        """Values for the JSON of a manifest."""
         dates = {"newest": self.newest.isoformat(), "nearly_newest": self.nearly_newest.isoformat()}
         return {"rows": self.rows, "nulls": self.nulls, "levels": self.levels, **dates}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Profile:
-        """Read what :meth:`as_dict` gave."""
+        """Read the result of :meth:`as_dict`."""
         newest, nearly = (date.fromisoformat(values[k]) for k in ("newest", "nearly_newest"))
         return cls(values["rows"], values["nulls"], values["levels"], newest, nearly)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One broken rule of the batch, in words."""
+    """One rule that the batch violates, as text."""
 
     severity: Severity
     rule: str
     text: str
 
 
-def judge(batch: Batch, profile: Profile, recent: Sequence[Profile], today: date) -> list[Finding]:
-    """Compare a batch with the recent ones, newest first; rules that need some are silent without.
+def check_batch(batch: Batch, profile: Profile, recent: Sequence[Profile], today: date) -> list[Finding]:
+    """Compare a batch with the recent ones, newest first. Without recent ones the rules that need them find nothing.
 
-    `today` serves the freshness warning alone.
+    Only the freshness warning uses `today`.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     recent = recent[: batch.recent]
     for rule in batch.rules:
         if isinstance(rule, RowCountRule):
@@ -61,12 +68,12 @@ def judge(batch: Batch, profile: Profile, recent: Sequence[Profile], today: date
             texts = _null_rate(rule, profile, recent)
         elif isinstance(rule, CategoryShareRule):
             texts = _category_share(rule, profile, recent)
-        elif isinstance(rule, LoneFutureRule):
-            texts = _lone_future(rule, profile)
+        elif isinstance(rule, FutureDateOutlierRule):
+            texts = _future_date_outlier(rule, profile)
         else:
             texts = _freshness(rule, profile, today)
-        found += [Finding(rule.severity, rule.rule, text) for text in texts]
-    return found
+        findings += [Finding(rule.severity, rule.rule, text) for text in texts]
+    return findings
 
 
 def _row_count(rule: RowCountRule, profile: Profile, recent: Sequence[Profile]) -> list[str]:
@@ -77,7 +84,7 @@ def _row_count(rule: RowCountRule, profile: Profile, recent: Sequence[Profile]) 
         return []
     band = f"{rule.low * usual:,.0f} to {rule.high * usual:,.0f}"
     before = counted(len(recent), "recent batch", "recent batches")
-    return [f"{counted(profile.rows, 'row')}; the median of {before} is {usual:,.0f}, allowed are {band}"]
+    return [f"{counted(profile.rows, 'row')}; the median of {before} is {usual:,.0f}; {band} are allowed"]
 
 
 def _null_rate(rule: NullRateRule, profile: Profile, recent: Sequence[Profile]) -> list[str]:
@@ -89,7 +96,7 @@ def _null_rate(rule: NullRateRule, profile: Profile, recent: Sequence[Profile]) 
         rate, before = nulls / max(profile.rows, 1), max(known)
         if rate > before + rule.max_rise:
             texts.append(
-                f"{column}: {rate:.1%} nulls, at most {before:.1%} before; a rise of {rule.max_rise:.1%} is allowed"
+                f"{column}: {rate:.1%} nulls, at most {before:.1%} before; {rule.max_rise:.1%} more is allowed"
             )
     return texts
 
@@ -112,13 +119,13 @@ def _category_share(rule: CategoryShareRule, profile: Profile, recent: Sequence[
     return texts
 
 
-def _lone_future(rule: LoneFutureRule, profile: Profile) -> list[str]:
+def _future_date_outlier(rule: FutureDateOutlierRule, profile: Profile) -> list[str]:
     days = (profile.newest - profile.nearly_newest).days
     if days <= rule.max_days:
         return []
     return [
-        f"the newest date {profile.newest} lies {counted(days, 'day')} beyond {profile.nearly_newest},"
-        f" which {rule.share:.1%} of the rows do not pass; at most {rule.max_days} are allowed: correct the dates, or"
+        f"the newest date {profile.newest} is {counted(days, 'day')} after {profile.nearly_newest},"
+        f" the latest date of {rule.share:.1%} of the rows; at most {rule.max_days} are allowed: correct the dates, or"
         " give --as-of"
     ]
 
@@ -126,7 +133,7 @@ def _lone_future(rule: LoneFutureRule, profile: Profile) -> list[str]:
 def _freshness(rule: FreshnessRule, profile: Profile, today: date) -> list[str]:
     age = (today - profile.newest).days
     if age > rule.max_days:
-        return [f"the newest date {profile.newest} is {counted(age, 'day')} old; {rule.max_days} are usual"]
+        return [f"the newest date {profile.newest} is {counted(age, 'day')} old; at most {rule.max_days} are usual"]
     if age < -1:
-        return [f"the newest date {profile.newest} lies {counted(-age, 'day')} ahead of today"]
+        return [f"the newest date {profile.newest} is {counted(-age, 'day')} after today"]
     return []

@@ -1,4 +1,4 @@
-"""Calibrated probabilities: corrected to the true prior, then none, temperature or isotonic, as validation prefers.
+"""Calibrated probabilities: correct to the true prior, then apply no method, temperature or isotonic, the best one.
 
 Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017. Isotonic, one class against the
 rest and renormalised: Zadrozny and Elkan, KDD 2002. Rows of `p` are probability vectors, shape (n, k); `y` are class
@@ -21,14 +21,14 @@ Method = Literal["none", "temperature", "isotonic"]
 METHODS: tuple[Method, ...] = ("none", "temperature", "isotonic")
 FOLDS = 5
 SMALLEST = 1e-6
-"""Floor of an isotonic probability: a level set without a case of a class must not make an infinite loss."""
+"""Floor of an isotonic probability, which keeps the loss finite for a class without cases."""
 WORTH = 1e-4
-"""Nats by which a method must beat a simpler one on held-out folds; below that the simpler one is taken."""
+"""Nats by which a method must beat a simpler one on held-out folds. Otherwise the simpler one wins."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A map from a model's probabilities to calibrated ones. `knots` are (x, y) of each class, for isotonic."""
+    """A map from a model's probabilities to calibrated ones. `knots` are (x, y) by class, for isotonic."""
 
     method: Method = "none"
     temperature: float = 1.0
@@ -51,7 +51,7 @@ class Calibration:
         return calibrated
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
+        """Values for JSON."""
         return {
             "method": self.method,
             "temperature": self.temperature,
@@ -61,7 +61,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Calibration:
-        """Read what :meth:`as_dict` gave."""
+        """Read the result of :meth:`as_dict`."""
         knots = tuple((tuple(x), tuple(y)) for x, y in values["knots"])
         return cls(values["method"], values["temperature"], knots, tuple(values["prior_ratio"]))
 
@@ -77,15 +77,15 @@ def _tempered(q: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, ...] = ()) -> Calibration:
-    """Fit one method. `prior_ratio` is true prior over training prior, a class, where training was weighted."""
+    """Fit one method. `prior_ratio` is true prior over training prior by class, where training was weighted."""
     corrected = Calibration(prior_ratio=prior_ratio).apply(p.astype(np.float64))
     if method == "temperature":
 
         def loss(log_temperature: float) -> float:
             return float(order_losses(_tempered(corrected, float(np.exp(log_temperature))), y).mean())
 
-        found = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-4})
-        return Calibration("temperature", float(np.exp(found.x)), (), prior_ratio)
+        optimum = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-4})
+        return Calibration("temperature", float(np.exp(optimum.x)), (), prior_ratio)
     if method == "isotonic":
         knots = []
         for k in range(p.shape[1]):
@@ -100,8 +100,8 @@ def choose(
 ) -> tuple[Calibration, dict[str, float]]:
     """Choose the method by its log loss on held-out folds of the validation part, and fit it on all of it.
 
-    Held-out folds, as a flexible map fitted and judged on the same orders always looks best. Returns the calibration
-    and the log loss of every method.
+    It uses held-out folds because a flexible map always looks best on the orders that it was fitted on. Returns the
+    calibration and the log loss of every method.
     """
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     losses: dict[str, float] = {}
@@ -123,12 +123,12 @@ def choose(
 
 def reliability(p: np.ndarray, y: np.ndarray, bins: int = 15) -> list[list[tuple[float, float, int]]]:
     """For each class, equal-mass bins of its probability as (mean probability, observed share, orders)."""
-    found = []
+    curves = []
     for k in range(p.shape[1]):
         order = np.argsort(p[:, k], kind="stable")
         parts = [part for part in np.array_split(order, bins) if len(part)]
-        found.append([(float(p[i, k].mean()), float((y[i] == k).mean()), len(i)) for i in parts])
-    return found
+        curves.append([(float(p[i, k].mean()), float((y[i] == k).mean()), len(i)) for i in parts])
+    return curves
 
 
 def expected_calibration_error(p: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
@@ -152,10 +152,10 @@ def calibration_error_interval(
 
 
 def calibration_noise(p: np.ndarray, *, level: float, seed: int, repeats: int = 200, bins: int = 15) -> float:
-    """Expected calibration error that chance alone exceeds with probability `level`, were `p` the truth.
+    """Expected calibration error that chance alone exceeds with probability `level` if `p` is the truth.
 
-    Few orders in a bin make an error of any model. Source: consistency resampling, Bröcker and Smith, Weather and
-    Forecasting 2007.
+    With few orders in a bin even a perfect model has an error. Source: consistency resampling, Bröcker and Smith,
+    Weather and Forecasting 2007.
     """
     rng = np.random.default_rng(seed)
     n, k = p.shape

@@ -1,7 +1,7 @@
-"""Decision weights: which class to name, kept apart from the probabilities.
+"""Decision weights choose the predicted class. They do not change the probabilities.
 
-The most probable class of an imbalanced problem may never be the rare one. The named class is the argmax of weight ×
-probability, with weights tuned for macro-F1 on validation; the probabilities stay what they are.
+On imbalanced data a rare class may never be the most probable one. The predicted class is therefore the argmax of
+weight × probability, with weights tuned for macro-F1 on validation.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ GRID = np.exp(np.linspace(np.log(0.25), np.log(4.0), 33))
 
 
 def decide(p: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Index of the named class, shape (n,); of equal products the first class is named."""
-    named: np.ndarray = (p * np.asarray(weights, p.dtype)).argmax(axis=1)
-    return named
+    """Index of the predicted class, shape (n,). Of equal products the first class wins."""
+    predicted: np.ndarray = (p * np.asarray(weights, p.dtype)).argmax(axis=1)
+    return predicted
 
 
-def macro_f1(y: np.ndarray, named: np.ndarray, classes: int) -> float:
-    """Mean of the classes' F1; a class that is neither true nor named counts as 0."""
-    return float(f1_score(y, named, labels=np.arange(classes), average="macro", zero_division=0))
+def macro_f1(y: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Mean F1 over the classes; a class that is neither observed nor predicted counts as 0."""
+    return float(f1_score(y, predicted, labels=np.arange(classes), average="macro", zero_division=0))
 
 
 def tune(p: np.ndarray, y: np.ndarray, sweeps: int = 3) -> tuple[float, ...]:
     """Weights that give the highest macro-F1, by coordinate ascent over a fixed grid; the first class has weight 1.
 
-    Deterministic. Equal weights are returned unless others are better by more than 0.001.
+    Deterministic. Returns equal weights unless others are better by more than 0.001.
     """
     classes = p.shape[1]
     plain = np.ones(classes)
@@ -51,8 +51,8 @@ def tune(p: np.ndarray, y: np.ndarray, sweeps: int = 3) -> tuple[float, ...]:
 
 def _fast_macro_f1(p: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     classes = p.shape[1]
-    named = (p * weights.astype(p.dtype)).argmax(axis=1)
-    counts = np.bincount(y * classes + named, minlength=classes * classes).reshape(classes, classes)
+    predicted = (p * weights.astype(p.dtype)).argmax(axis=1)
+    counts = np.bincount(y * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     hits = np.diag(counts)
     total = counts.sum(axis=0) + counts.sum(axis=1)
     return float(np.mean(2 * hits / np.maximum(total, 1)))

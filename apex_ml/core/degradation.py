@@ -1,7 +1,7 @@
-"""How good the scores of one week were, and whether a model has become worse than it was at promotion.
+"""Measure the quality of one week's scores, and detect a model that is worse than it was at promotion.
 
 Two rules. The first looks at one week alone and detects a large change at once. The second adds up evidence over weeks
-and detects a small change that stays.
+and detects a small lasting change.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ WEEKS_A_YEAR = 52
 MAX_ERRORS = 2.0
 """Standard errors that one week adds, at most, to the evidence over several weeks."""
 MAX_LOG_EVIDENCE = 200.0
-"""Keeps the evidence a finite number."""
+"""Upper limit that keeps the evidence finite."""
 TOLERATED_SHARE = 0.25
-"""Share of the margin by which a model may stay worse for ever, even when its expectation is known exactly."""
+"""Share of the margin that is always tolerated, even when the expectation is known exactly."""
 BETTER, AS_EXPECTED, SLIGHTLY_WORSE, WORSE = "better", "as expected", "slightly worse", "worse"
 NOT_EVALUATED, NO_EXPECTATION = "not evaluated", "no expectation"
 
@@ -54,7 +54,7 @@ class Expectation:
     """Log loss on the test part: what monitoring expects of a model. `sd` is the losses' standard deviation.
 
     `error` is the cluster-robust standard error of `log_loss`. It is None where it is not defined (one client) and for
-    models of earlier versions; then the orders are taken as independent.
+    models of earlier versions; then monitoring treats the orders as independent.
     """
 
     orders: int
@@ -74,13 +74,13 @@ class Expectation:
         return float(self.error or self.sd / np.sqrt(self.orders))
 
     def as_dict(self) -> dict[str, float]:
-        """JSON-able values."""
+        """Values for JSON."""
         values = {"orders": self.orders, "log_loss": self.log_loss, "sd": self.sd}
         return values | ({} if self.error is None else {"error": self.error})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`as_dict` gave."""
+        """Read the result of :meth:`as_dict`."""
         return cls(int(values["orders"]), float(values["log_loss"]), float(values["sd"]), values.get("error"))
 
 
@@ -99,7 +99,7 @@ class WeekQuality:
     """Quality of one week's orders whose outcome is known; `low` and `high` are bounds of 95 % intervals.
 
     The verdict compares two intervals, `compared` (of the log loss) and `expected`. The week is slightly worse when the
-    first lies wholly above the second, and worse when it lies wholly above `upper_limit`. The error of the log loss,
+    first is entirely above the second, and worse when it is entirely above `upper_limit`. The error of the log loss,
     and what follows from it, is None when all orders are of one client.
     """
 
@@ -170,8 +170,8 @@ def week_quality(
 ) -> WeekQuality:
     """Evaluate n >= 1 orders: probabilities (n, k), indexes of observed and predicted class (n,), clients (n,).
 
-    The prior is the class shares of the week itself, which no model could know before: a model that is worse than these
-    by more than chance says nothing about the target.
+    The prior is the class shares of the week itself. No model could know them before. A model that is significantly
+    worse than this prior does not help to predict the target.
     """
     losses = order_losses(p, y)
     prior = prior_losses(class_shares(y, len(classes)), y)
@@ -243,7 +243,7 @@ class Sustained:
 
     @property
     def alarm(self) -> bool:
-        """Whether the evidence is enough."""
+        """Whether the evidence is at least 1."""
         return self.evidence >= 1
 
 
@@ -256,7 +256,7 @@ def sustained(
     the error of the expectation itself, at half of `year_alpha`, and at least a quarter of the margin. The alternative,
     for each possible first week: a constant excess since that week, whose size is half normal on the scale of that
     week's error; the evidence is its mixture likelihood ratio. A week counts for at most two of its errors, so that an
-    alarm takes five weeks or more: one bad week is left to the first rule. Each ratio is a supermartingale under the
+    alarm takes five weeks or more: the first rule detects a single bad week. Each ratio is a supermartingale under the
     null hypothesis. Therefore their sum exceeds 52 / (`year_alpha` / 2) within 52 weeks with a probability of at most
     the other half of `year_alpha`.
 

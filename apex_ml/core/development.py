@@ -1,7 +1,7 @@
-"""From three parts of examples to a model with its evidence. Pure: tables in, model and numbers out.
+"""Develop a model from three parts of examples. Pure: tables in, model and metrics out.
 
-Selection, search, early stopping, calibration and decision weights see training and validation only; the test part is
-scored once, at the end, and nothing is fitted on it.
+Selection, search, early stopping, calibration and decision weights use training and validation only. The test part is
+scored once, at the end. Nothing is fitted on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 from apex_ml.errors import ConfigError, DataError
 
 WORTH = 1e-4
-"""Nats by which a contender must beat one that is named before it."""
+"""Nats by which a contender must beat an earlier one in the list."""
 
 EXPLAINED_ROWS = 2_000
 """Orders of the test part whose contributions are averaged: enough for two digits of each mean."""
@@ -45,12 +45,12 @@ EXPLAINED_ROWS = 2_000
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is developed. Of the contenders the best on validation wins, ties in the order given.
+    """Options of a development. The best contender on validation wins; of equal ones the first in the list.
 
-    A feature that alone removes the share `suspicious_gain` of the class prior's log loss is refused as a leak; None
-    only reports. `rules` select the features in place of the noise test. `fixed` are settings of candidates
-    that are taken as they are, without a search. With `search_folds` above 1 the search scores settings by
-    rolling-origin cross-validation inside the training part instead of on validation.
+    A feature that alone removes the share `suspicious_gain` of the class prior's log loss is a leak and raises an
+    error; with None it is only reported. `rules` replace the noise test of the feature selection. `fixed` holds
+    parameters of candidates that are used without a search. With `search_folds` above 1 the search scores parameters
+    by rolling-origin cross-validation inside the training part instead of on validation.
     """
 
     contenders: tuple[str, ...] = ("xgboost",)
@@ -70,7 +70,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Examples:
-    """One part: features of n orders, class indexes (n,), what to cluster by (n,), and days (n,) for rolling folds."""
+    """One part: features of n orders, class indexes (n,), clusters (n,), and days (n,) for rolling folds."""
 
     table: pa.Table
     y: np.ndarray
@@ -80,7 +80,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Development:
-    """A model and everything that is told about how it came about."""
+    """A model and the record of its development."""
 
     model: Model
     winner: str
@@ -106,13 +106,13 @@ def develop(
     about: Mapping[str, Any],
     *,
     storage: str | None = None,
-    told: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> Development:
     """Develop a model from the parts ``train``, ``validation`` and ``test``.
 
-    `segments` are columns of the test table by which the loss is told apart. Raises
-    :class:`~apex_ml.errors.DataError` when a part is empty, there is nothing to learn, no feature is left, or one
-    tells the target; :class:`~apex_ml.errors.ConfigError` without `columns`.
+    `segments` are columns of the test table; the loss is reported for each of their values. Raises
+    :class:`~apex_ml.errors.DataError` when a part is empty, the target is constant, no feature is left, or one leaks
+    the target; :class:`~apex_ml.errors.ConfigError` without `columns`.
     """
     if not columns:
         raise ConfigError(
@@ -121,11 +121,11 @@ def develop(
     _refuse_hopeless(parts, classes)
     train, validation = parts["train"], parts["validation"]
     encoder = Encoder.fit(columns, train.table)
-    fit, judge = ((encoder.encode(part.table), part.y) for part in (train, validation))
-    single_features = single_feature_gains(encoder.names, fit, judge, len(classes))
+    fit, held_out = ((encoder.encode(part.table), part.y) for part in (train, validation))
+    single_features = single_feature_gains(encoder.names, fit, held_out, len(classes))
     if options.suspicious_gain is not None:
         refuse_leaks(single_features, options.suspicious_gain)
-    encoder, verdicts = _select(encoder, fit, judge, len(classes), options)
+    encoder, verdicts = _select(encoder, fit, held_out, len(classes), options)
     x = {name: Part(encoder.encode(part.table), part.y) for name, part in parts.items()}
     context = FitContext(
         classes=classes,
@@ -146,8 +146,8 @@ def develop(
         params = {**kind.defaults(context), **options.fixed.get(name, {})}
         if name in options.contenders and options.budget.trials and params and name not in options.fixed:
             folds = _folds(x["train"], train.days, options.search_folds) or [(x["train"], x["validation"])]
-            params, found = search(kind, folds, context, options.budget, storage=storage, told=told)
-            trials += found
+            params, tried = search(kind, folds, context, options.budget, storage=storage, on_trial=on_trial)
+            trials += tried
         chosen[name] = params
         fits[name] = kind.fit(params, x["train"], x["validation"], context)
         raw = kind.load(fits[name].content).predict(x["validation"].x)
@@ -156,7 +156,9 @@ def develop(
     for name in options.contenders[1:]:
         if losses[name] < losses[winner] - WORTH:
             winner = name
-    model = Model(encoder, fits[winner].content, classes, about, candidate=winner, seen=_keys(train, validation))
+    model = Model(
+        encoder, fits[winner].content, classes, about, candidate=winner, training_keys=_keys(train, validation)
+    )
     raw = model.raw_probabilities(validation.table)
     ratio = _prior_ratio(train.y, classes, options)
     calibration, calibration_losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
@@ -185,11 +187,11 @@ def develop(
 
 
 def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> dict[str, Any]:
-    """How the examples spread that the model was fitted on, and what it names on newer ones."""
+    """Profile of the features of the training examples, and of the predictions on newer ones."""
     profile = Profile(bins_of(columns, train.table), len(model.classes))
     profile.add_features(train.table)
-    made = model.predict(validation.table)
-    profile.add_predictions(made.named, made.confidence)
+    prediction = model.predict(validation.table)
+    profile.add_predictions(prediction.predicted, prediction.confidence)
     return profile.as_dict()
 
 
@@ -199,7 +201,7 @@ def _keys(*parts: Examples) -> bytes:
 
 
 def _folds(part: Part, days: np.ndarray | None, folds: int) -> list[tuple[Part, Part]]:
-    """Rolling origins: fold i is fitted on the first i of equal blocks in time and judged on the next one."""
+    """Rolling origins: fold i is fitted on the first i of equal blocks in time and scored on the next one."""
     if folds < 2 or days is None:
         return []
     cuts = np.quantile(days, np.linspace(0, 1, folds + 2)[1:-1])
@@ -219,13 +221,13 @@ def _refuse_hopeless(parts: Mapping[str, Examples], classes: tuple[str, ...]) ->
     present = np.bincount(parts["train"].y, minlength=len(classes)) > 0
     if present.sum() < 2:
         only = classes[int(present.argmax())]
-        raise DataError(f"train: every training order has the same target, {only}; there is nothing to learn")
+        raise DataError(f"train: every training order has the same target, {only}, so no model can be fitted")
 
 
 def _select(
     encoder: Encoder,
     fit: tuple[np.ndarray, np.ndarray],
-    judge: tuple[np.ndarray, np.ndarray],
+    held_out: tuple[np.ndarray, np.ndarray],
     classes: int,
     options: Options,
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
@@ -235,7 +237,7 @@ def _select(
         return encoder, ()
     else:
         noise_test = NoiseTest(seed=options.seed, threads=options.threads)
-        verdicts = beats_noise(encoder.names, fit, judge, classes, noise_test)
+        verdicts = beats_noise(encoder.names, fit, held_out, classes, noise_test)
     kept = {v.name for v in verdicts if v.kept}
     if not kept:
         raise DataError("train: no feature is left: " + "; ".join(f"{v.name}: {v.reason}" for v in verdicts))
@@ -243,7 +245,7 @@ def _select(
 
 
 def _prior_ratio(y: np.ndarray, classes: tuple[str, ...], options: Options) -> tuple[float, ...]:
-    """True prior over the prior of balanced training, a class; nothing where training was not weighted."""
+    """True prior over the prior of balanced training, by class; empty where training was not weighted."""
     if options.class_weights == "none":
         return ()
     counts = np.bincount(y, minlength=len(classes))
@@ -261,22 +263,22 @@ def _corrected(raw: np.ndarray, y: np.ndarray, classes: tuple[str, ...], options
 def evaluate(
     model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and tables of a model: all parts by log loss, the test part in full."""
+    """Metrics and tables of a model: the log loss of all parts, all metrics of the test part."""
     metrics: dict[str, float] = {}
     shares = np.asarray(model.about.get("class_shares") or class_shares(parts["train"].y, len(model.classes)))
     for name, part in parts.items():
         p = model.probabilities(part.table)
         if not np.isfinite(p).all():
-            raise DataError(f"train: the model gives probabilities that are not numbers on the {name} part")
+            raise DataError(f"train: the model returns non-finite probabilities on the {name} part")
         metrics[f"{name}_log_loss"] = float(order_losses(p, part.y).mean())
         metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
     test = parts["test"]
-    made = model.predict(test.table)
-    p, named = made.probabilities, made.named
+    prediction = model.predict(test.table)
+    p, predicted = prediction.probabilities, prediction.predicted
     losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
     metrics |= {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
-    metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, named, len(model.classes))
-    metrics["test_weighted_accuracy"] = float((named == test.y).mean())
+    metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, predicted, len(model.classes))
+    metrics["test_weighted_accuracy"] = float((predicted == test.y).mean())
     low, high = bootstrap_interval(Clusters.of(losses, test.entities), seed)
     gain_low, gain_high = bootstrap_interval(Clusters.of(prior - losses, test.entities), seed)
     raw = model.raw_probabilities(test.table)
@@ -294,7 +296,7 @@ def evaluate(
     }
     tables = {
         "confusion": confusion(p, test.y, model.classes),
-        "confusion_weighted": _confusion_of(named, test.y, len(model.classes)),
+        "confusion_weighted": _confusion_of(predicted, test.y, len(model.classes)),
         "reliability_before": calibrating.reliability(raw, test.y),
         "reliability_after": calibrating.reliability(p, test.y),
         "segments": {name: _segment(test.table.column(name), losses, prior) for name in segments},
@@ -308,15 +310,15 @@ def evaluate(
 def mean_contributions(model: Model, table: pa.Table, seed: int, rows: int = EXPLAINED_ROWS) -> list[dict[str, Any]]:
     """Mean absolute contribution of each feature to the margin of each class, largest sum over the classes first.
 
-    In log odds before calibration, on at most `rows` orders drawn without replacement; empty when the candidate cannot
-    tell.
+    In log odds before calibration, on at most `rows` orders drawn without replacement. Empty when the candidate has no
+    contributions.
     """
     n = table.num_rows
     chosen = np.arange(n) if n <= rows else np.sort(np.random.default_rng(seed).choice(n, rows, replace=False))
-    found = model.contributions(table.take(pa.array(chosen)))
-    if found is None:
+    contributions = model.contributions(table.take(pa.array(chosen)))
+    if contributions is None:
         return []
-    mean = np.abs(found).mean(axis=0, dtype=np.float64)
+    mean = np.abs(contributions).mean(axis=0, dtype=np.float64)
     order = np.argsort(-mean.sum(axis=0), kind="stable")
     names = model.encoder.names
     return [
@@ -329,9 +331,9 @@ def mean_contributions(model: Model, table: pa.Table, seed: int, rows: int = EXP
     ]
 
 
-def _confusion_of(named: np.ndarray, y: np.ndarray, classes: int) -> list[list[int]]:
+def _confusion_of(predicted: np.ndarray, y: np.ndarray, classes: int) -> list[list[int]]:
     counts: list[list[int]] = (
-        np.bincount(y * classes + named, minlength=classes * classes).reshape(classes, classes).tolist()
+        np.bincount(y * classes + predicted, minlength=classes * classes).reshape(classes, classes).tolist()
     )
     return counts
 
@@ -353,16 +355,16 @@ def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> 
 
 
 def permutation_importance(model: Model, part: Examples, seed: int, repeats: int = 3) -> dict[str, float]:
-    """Rise of the log loss when a feature is permuted, mean over repeats, in nats (Breiman, Random Forests, 2001)."""
+    """Mean increase of the log loss when a feature is permuted, in nats (Breiman, Random Forests, 2001)."""
     rng = np.random.default_rng(seed)
     base = float(order_losses(model.probabilities(part.table), part.y).mean())
     rises: dict[str, float] = {}
     for name in model.encoder.names:
-        found = []
+        increases = []
         for _ in range(repeats):
             place = part.table.schema.get_field_index(name)
             shuffled = part.table.column(name).take(pa.array(rng.permutation(part.table.num_rows)))
             table = part.table.set_column(place, part.table.schema.field(place), shuffled)
-            found.append(float(order_losses(model.probabilities(table), part.y).mean()) - base)
-        rises[name] = float(np.mean(found))
+            increases.append(float(order_losses(model.probabilities(table), part.y).mean()) - base)
+        rises[name] = float(np.mean(increases))
     return rises

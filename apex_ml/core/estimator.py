@@ -1,7 +1,7 @@
-"""The model: an encoder that knows the unknown, a fitted candidate on its codes, calibration and decision weights.
+"""The model: an encoder with a code for unknown levels, a fitted candidate, calibration and decision weights.
 
-XGBoost's own categoricals score an unseen level silently as another one, so the encoding is ours: code 0 is the unknown
-level (null included), 1… are the levels. The same table gives the same codes everywhere.
+XGBoost's own categoricals score an unknown level as another one without a warning. Therefore Apex encodes by itself:
+code 0 is the unknown level (null included), 1… are the levels. The same table gives the same codes everywhere.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 
 MODEL_FILE = "model.json"
-SEEN_FILE = "seen.u64"
+TRAINING_KEYS_FILE = "seen.u64"
 LEVELS_LIMIT = 1000
-"""Levels learned for a column without a domain; rarer ones are the unknown level."""
+"""Maximum levels of a column without a domain. Rarer ones become the unknown level."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, columns: tuple[FeatureColumn, ...], table: pa.Table) -> Encoder:
-        """Learn the levels of categorical columns that have none: the most frequent ones, ties by name."""
+        """Learn the levels of categorical columns without a domain: the most frequent ones, ties by name."""
         learned = []
         for column in columns:
             if column.kind == "categorical" and column.levels is None:
@@ -56,9 +56,9 @@ class Encoder:
         return tuple(c.name for c in self.columns)
 
     def encode(self, table: pa.Table) -> np.ndarray:
-        """Encode n rows. Raises :class:`~apex_ml.errors.DataError` naming every feature that the table lacks."""
+        """Encode n rows. Raises :class:`~apex_ml.errors.DataError` that names every missing feature."""
         if lacking := [n for n in self.names if n not in table.column_names]:
-            raise DataError(f"the model needs features that the table lacks: {', '.join(lacking)}")
+            raise DataError(f"the table has no columns for these features of the model: {', '.join(lacking)}")
         matrix = np.empty((table.num_rows, len(self.columns)), np.float32)
         for index, column in enumerate(self.columns):
             values = table.column(column.name)
@@ -71,47 +71,47 @@ class Encoder:
 
 
 def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions of the distinct rows of a float32 matrix (n, f), and for each row which of them it is, shape (n,).
+    """Positions of the distinct rows of a float32 matrix (n, f), and for each row the index of its distinct row, (n,).
 
-    Rows are the same when their bits are. None when more than half of the rows are distinct: then it is not worth it.
+    Rows are equal when their bits are. None when more than half of the rows are distinct: then it saves no time.
     """
     bits = x.view(np.uint32)
-    # odd multipliers mix the columns into one number a row; that equal numbers mean equal rows is checked below
+    # odd multipliers mix the columns into one number per row; the last line checks that equal numbers are equal rows
     mixed = np.zeros(len(x), np.uint64)
     for column in bits.T:
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    found = pa.array(mixed).dictionary_encode()
-    if 2 * len(found.dictionary) > len(x):
+    encoded = pa.array(mixed).dictionary_encode()
+    if 2 * len(encoded.dictionary) > len(x):
         return None
-    inverse = found.indices.to_numpy()
-    first = np.empty(len(found.dictionary), np.int64)
+    inverse = encoded.indices.to_numpy()
+    first = np.empty(len(encoded.dictionary), np.int64)
     first[inverse] = np.arange(len(x))
     return (first, inverse) if np.array_equal(bits[first][inverse], bits) else None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of n orders."""
+    """A model's prediction for n orders."""
 
     probabilities: np.ndarray
     """Calibrated probability of each of k classes, float32, shape (n, k)."""
-    named: np.ndarray
-    """Index of the class that is named, shape (n,)."""
+    predicted: np.ndarray
+    """Index of the predicted class, shape (n,)."""
     confidence: np.ndarray
-    """Probability of the named class, float32, shape (n,)."""
+    """Probability of the predicted class, float32, shape (n,)."""
 
     def take(self, rows: np.ndarray) -> Prediction:
         """The prediction of some of the orders, by position."""
-        return Prediction(np.take(self.probabilities, rows, axis=0), self.named[rows], self.confidence[rows])
+        return Prediction(np.take(self.probabilities, rows, axis=0), self.predicted[rows], self.confidence[rows])
 
 
 @dataclass(frozen=True)
 class Model:
-    """Everything needed to score, and what the model was made from.
+    """Everything that scoring needs, and the record of the training.
 
-    `booster` is the content of the fitted candidate; without weights the most probable class is named. `seen` are the
-    keys of the orders it was fitted and tuned on: sorted, 8 bytes each, little-endian.
+    `booster` is the content of the fitted candidate. Without weights the model predicts the most probable class.
+    `training_keys` are the keys of the orders that it was fitted and tuned on: sorted, 8 bytes each, little-endian.
     """
 
     encoder: Encoder
@@ -122,7 +122,7 @@ class Model:
     candidate: str = "xgboost"
     calibration: Calibration = field(default_factory=Calibration)
     weights: tuple[float, ...] = ()
-    seen: bytes = field(default=b"", repr=False)
+    training_keys: bytes = field(default=b"", repr=False)
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -134,13 +134,13 @@ class Model:
         return raw if inverse is None else np.take(raw, inverse, axis=0)
 
     def _raw_distinct(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
-        """Raw probabilities of the distinct rows, and for each row which of them it is; None: each is its own."""
+        """Raw probabilities of the distinct rows, and the index of its distinct row for each row; None: all differ."""
         if table.num_rows == 0:
             return np.empty((0, len(self.classes)), np.float32), None
         x = self.encoder.encode(table)
-        if (found := distinct_rows(x)) is None:
+        if (distinct := distinct_rows(x)) is None:
             return self._scorer.predict(x), None
-        first, inverse = found
+        first, inverse = distinct
         return self._scorer.predict(x[first]), inverse
 
     def probabilities(self, table: pa.Table) -> np.ndarray:
@@ -148,28 +148,28 @@ class Model:
         return self.predict(table).probabilities
 
     def predict(self, table: pa.Table) -> Prediction:
-        """Score n rows of features: the one function behind batch scoring, shadow scoring and serving."""
+        """Score n rows of features. Batch scoring, shadow scoring and serving all use this function."""
         raw, inverse = self._raw_distinct(table)
         p = self.calibration.apply(raw)
-        named = self.named(p)
-        found = Prediction(p, named, p[np.arange(len(p)), named])
-        return found if inverse is None else found.take(inverse)
+        predicted = self.predict_class(p)
+        prediction = Prediction(p, predicted, p[np.arange(len(p)), predicted])
+        return prediction if inverse is None else prediction.take(inverse)
 
     def contributions(self, table: pa.Table) -> np.ndarray | None:
-        """What each feature adds to the margin of each class before calibration, float32, shape (n, k, f).
+        """Contribution of each feature to the margin of each class before calibration, float32, shape (n, k, f).
 
-        None when the candidate cannot tell.
+        None when the candidate has no contributions.
         """
         if not isinstance(self._scorer, ExplainedScorer):
             return None
         return self._scorer.contributions(self.encoder.encode(table))
 
-    def named(self, p: np.ndarray) -> np.ndarray:
-        """Index of the class to name for each row of probabilities, by the decision weights, shape (n,)."""
+    def predict_class(self, p: np.ndarray) -> np.ndarray:
+        """Index of the predicted class for each row of probabilities, by the decision weights, shape (n,)."""
         return decide(p, self.weights or (1.0,) * len(self.classes))
 
     def to_files(self) -> dict[str, bytes]:
-        """The model as named files: XGBoost's own format and JSON, nothing pickled."""
+        """The model as files by name: XGBoost's own format and JSON, no pickle."""
         content = {
             "classes": self.classes,
             "features": [asdict(c) for c in self.encoder.columns],
@@ -180,13 +180,13 @@ class Model:
         }
         return {
             candidate(self.candidate).file: self.booster,
-            SEEN_FILE: self.seen,
+            TRAINING_KEYS_FILE: self.training_keys,
             MODEL_FILE: json_text(content, indent=1, sort_keys=True).encode(),
         }
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Model:
-        """Read what :meth:`to_files` wrote."""
+        """Load the files that :meth:`to_files` returned."""
         content = json.loads(files[MODEL_FILE])
         columns = tuple(
             FeatureColumn(c["name"], c["kind"], None if c["levels"] is None else tuple(c["levels"]))
@@ -200,5 +200,5 @@ class Model:
             candidate=content["candidate"],
             calibration=Calibration.from_dict(content["calibration"]),
             weights=tuple(content["weights"]),
-            seen=files.get(SEEN_FILE, b""),
+            training_keys=files.get(TRAINING_KEYS_FILE, b""),
         )

@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 
 SMALLEST_PROBABILITY = 1e-15
-"""Floor under a probability before its logarithm; scikit-learn's log_loss does the same in double precision."""
+"""Floor of a probability before its logarithm; scikit-learn's log_loss does the same in double precision."""
 
 
 def order_losses(p: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -21,7 +21,7 @@ def order_losses(p: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def class_shares(y: np.ndarray, classes: int) -> np.ndarray:
-    """Share of each class, shape (classes,); a class without orders gets half of one: no loss is infinite."""
+    """Share of each class, shape (classes,); a class without orders counts as half an order."""
     counts = np.bincount(y, minlength=classes).astype(np.float64)
     counts = np.maximum(counts, 0.5)
     shares: np.ndarray = counts / counts.sum()
@@ -55,11 +55,11 @@ def classification(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> di
 def against_optimum(
     p: np.ndarray, y: np.ndarray, true: np.ndarray, optimum: np.ndarray, clusters: np.ndarray, *, seed: int
 ) -> dict[str, float]:
-    """Log loss of a model, `p`, beside the probabilities that classes were drawn with and the best a model can know.
+    """Compare the log loss of a model, `p`, with the probabilities that drew the classes and the best possible model.
 
-    All are (n, k); orders whose `optimum` is not known (NaN) are left out and `clusters` (n,) are resampled for the
-    interval. The excess is in percent of the optimum's loss: as it came out, and as expected under the optimum (its
-    cross-entropy with `p` over its own entropy), which is free of the noise of the outcomes.
+    All are (n, k). Orders with an unknown `optimum` (NaN) are left out, and `clusters` (n,) are resampled for the
+    interval. The excess is in percent of the optimum's loss: as observed, and as expected under the optimum (its
+    cross-entropy with `p` over its own entropy), which does not have the noise of the outcomes.
     """
     known = np.isfinite(optimum).all(axis=1)
     if not known.any():

@@ -1,8 +1,8 @@
-"""Features of an order as of just before it.
+"""Features of an order from what was known just before it.
 
-The recipes of the contract say which *state* of an entity's history they read, strictly before the order's date:
-:mod:`apex_ml.sql.features` and :mod:`apex_ml.core.history` compute it. :func:`finish` then adds what depends on the
-order's own date. Training, batch scoring and serving all go through it, so that they cannot differ.
+The recipes of the contract name the *state* of an entity's history that they read, strictly before the order's date.
+:mod:`apex_ml.sql.features` and :mod:`apex_ml.core.history` compute it. :func:`finish` then adds the features that
+depend on the order's own date. Training, batch scoring and serving all call it, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def kind_of(contract: Contract, feature: str) -> Literal["attribute", "calendar"
 
 
 def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
-    """Every feature that :func:`finish` yields, in order."""
+    """Every feature that :func:`finish` returns, in order."""
     columns: list[FeatureColumn] = []
     for name in contract.features.attributes:
         column = contract.columns[name]
@@ -65,40 +65,40 @@ def calendar_part(days: np.ndarray, part: CalendarPart) -> np.ndarray:
 
 
 def _attribute(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """An attribute as a feature: strings as they are, numbers as float64, a date as days since 1970-01-01."""
+    """An attribute as a feature: strings unchanged, numbers as float64, a date as days since 1970-01-01."""
     if column.type == "string":
         return values
     return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
 
 
 def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
-    """The state columns that :func:`finish` reads for these features, in the order of the state; of all for none."""
+    """The state columns that :func:`finish` reads for these features, in the order of the state. None: all features."""
     features = [feature for recipe in contract.features.history for feature in recipe.features(contract)]
     needed = {column for f in features if not names or f.column.name in names for column in f.reads}
     return tuple(column.name for column in state_columns(contract) if column in needed)
 
 
 def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = None) -> pa.Table:
-    """Add the features that depend on the order's own date; the one function behind training and scoring.
+    """Add the features that depend on the order's own date. Training and scoring both use this function.
 
     `table` has the timestamp, the attributes and the state columns, n rows. Returns n rows of the columns of
-    :func:`feature_columns`: strings, and float64 with null where nothing is known. With `only`, those features alone
-    are made, and of the state the columns of :func:`state_needed` suffice; an empty one means all.
+    :func:`feature_columns`: strings, and float64 with null for unknown values. `only` limits the result to these
+    features, which need only the columns of :func:`state_needed`; an empty one means all.
     """
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
 
-    def wanted(name: str) -> bool:
+    def is_needed(name: str) -> bool:
         return not only or name in only
 
-    for name in filter(wanted, contract.features.attributes):
+    for name in filter(is_needed, contract.features.attributes):
         columns[name] = _attribute(contract.columns[name], table.column(name))
     for part in contract.features.calendar:
-        if wanted(name := calendar_name(contract.timestamp, part)):
+        if is_needed(name := calendar_name(contract.timestamp, part)):
             columns[name] = numeric(calendar_part(days, part))
     orders = OrderStates(table, days)
     for recipe in contract.features.history:
         for feature in recipe.features(contract):
-            if wanted(feature.column.name):
+            if is_needed(feature.column.name):
                 columns[feature.column.name] = feature.values(orders)
     return pa.table(columns)

@@ -1,7 +1,7 @@
 """The history state of many orders in one pass over the orders sorted by entity and day.
 
-What :func:`apex_ml.sql.features.state_sql` finds by a join, for any dates that are asked, is here the difference of
-two running sums, as every order stands beside the entity's earlier ones. Both give the same integers.
+:func:`apex_ml.sql.features.state_sql` computes the same state with a join, for any dates. Here the orders of an entity
+are sorted, so that the state is the difference of two running sums. Both give the same integers.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ EPOCH = date(1970, 1, 1)
 
 
 def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
-    """Rows sorted by entity and day with those of one entity and day by target, measures (null last) and position.
+    """Sort rows of the same entity and day by target, measures (null last) and position.
 
-    Also tells whether rows are equal in all of these but the position: only then one can repeat another.
+    Also returns whether some rows are equal in all of these except the position. Only such rows can be duplicates.
     """
     entities, days = table.column(contract.entity).combine_chunks(), table.column(DAY).to_numpy()
     tied = np.zeros(table.num_rows + 1, bool)
@@ -57,7 +57,7 @@ def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
 
 
 def whole_entities(batches: Iterable[pa.RecordBatch], entity: str) -> Iterator[pa.Table]:
-    """Cut a sorted stream anew, so that all rows of an entity are in one table."""
+    """Cut a sorted stream again, so that all rows of an entity are in one table."""
     kept: list[pa.RecordBatch] = []
     for batch in batches:
         if not batch.num_rows:
@@ -81,7 +81,7 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 
 
 class Replay:
-    """Orders with the history before each; entities whole.
+    """The history before each order. All orders of an entity are in the same table.
 
     The orders are sorted by :func:`~apex_ml.sql.history.sorted_sql` and :func:`settle_ties`.
 
@@ -97,7 +97,7 @@ class Replay:
         if table.num_rows:
             changes[1:-1] = pc.not_equal(self._entities[1:], self._entities[:-1]).to_numpy(zero_copy_only=False)
         bounds = np.flatnonzero(changes)
-        # rows firsts[i] … ends[i] - 1 are those of entity i
+        # rows firsts[i] … ends[i] - 1 belong to entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         counted = np.arange(table.num_rows + 1)
         self._sums: dict[str, np.ndarray] = {}
@@ -107,7 +107,7 @@ class Replay:
                 self._sums[column.name] = counted if values is None else self._running(values)
 
     def _summed(self, aggregate: Aggregate) -> np.ndarray | None:
-        """What an aggregate sums, one value an order; None stands for ones."""
+        """The values that an aggregate sums, one per order; None means ones."""
         match aggregate:
             case Rows(str(level)):
                 return self._has_level(level)
@@ -132,10 +132,10 @@ class Replay:
         return sums
 
     def _state(self, entities: np.ndarray, days: np.ndarray) -> pa.Table:
-        """The state of the entities, numbers from 0, as of the days; both of shape (n,)."""
+        """The state of the entities (numbers from 0) before the days; both have shape (n,)."""
         begins = self._firsts[entities]
         before = days - self.contract.features.history_lag_days
-        # entities lie so far apart on this one rising scale that no day asked for reaches a neighbour
+        # the entities are so far apart on this scale that no requested day reaches a neighbour
         oldest = min(int(self._days.min()), int(before.min()))
         apart = max(int(self._days.max()), int(before.max())) - oldest + 1
         numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
@@ -161,15 +161,15 @@ class Replay:
         return pa.table(columns)
 
     def every_order(self) -> pa.Table:
-        """The state of each order as of its own day, with the order's position."""
+        """The state of each order before its own day, with the order's position."""
         numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
         return self._state(numbers, self._days).append_column(POSITION, self.table.column(POSITION))
 
     def last_orders(self) -> tuple[pa.Table, pa.Array]:
-        """The state of each entity as of the day of its last order, with the order's position.
+        """The state of each entity before the day of its last order, with the order's position.
 
-        Of several orders on that day the one that :func:`~apex_ml.sql.features.examples_sql` would choose. Where only
-        the attributes can tell the position is null, and the second result holds the positions to choose from.
+        Of several orders on that day it takes the one that :func:`~apex_ml.sql.features.examples_sql` chooses. Where
+        the choice depends on the attributes, the position is null, and the second result holds the candidates.
         """
         last = self._ends - 1
         state = self._state(np.arange(len(last)), self._days[last])
@@ -179,7 +179,7 @@ class Replay:
         return state.append_column(POSITION, settled), positions.take(pa.array(open_rows))
 
     def _settle(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row of each entity's last order, -1 where it stays open; and the rows of the open ones."""
+        """Row of each entity's last order, -1 where it is not decided, and the candidate rows of these entities."""
         chosen = last.copy()
         several = last > self._firsts
         several[several] = self._days[last[several] - 1] == self._days[last[several]]
@@ -202,13 +202,13 @@ class Replay:
         return chosen, rows[equal & still[ranks[0]]]
 
     def snapshot(self, as_of: date) -> pa.Table:
-        """The state of every entity as of one day, without the day."""
+        """The state of every entity before one day, without the day."""
         days = np.full(len(self._firsts), (as_of - EPOCH).days)
         return self._state(np.arange(len(days)), days).drop_columns([self.contract.timestamp])
 
 
 def settle_by_attributes(contract: Contract, rows: pa.Table) -> pa.Table:
-    """Of rows that only their attributes tell apart the one an entity whose attributes stand last, nulls first."""
+    """For each entity, choose the row whose attributes sort last (nulls first)."""
     keys = [(contract.entity, "ascending"), *((name, "descending") for name in contract.named("attribute"))]
     ordered = rows.take(pc.sort_indices(rows, sort_keys=keys, null_placement="at_end"))
     names = ordered.column(contract.entity).combine_chunks()

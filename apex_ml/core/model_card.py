@@ -1,4 +1,4 @@
-"""The description of a model version: what it was made from, how good it is, and where to look further."""
+"""The description of a model version: its data, its metrics, and links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DECISION = "\n### Decision\n"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from. An address is empty where there is none: a step called by hand has no Airflow run."""
+    """Origin of a model. An address is empty where there is none: a step run on the command line has no Airflow run."""
 
     run: str
     data_url: str
@@ -23,18 +23,18 @@ class Provenance:
     rows: int
     accepted: int
     quarantined: int
-    """The other rows were held back: orders of the newest day, which the training left out."""
+    """The other rows are held back: the orders of the newest day are not used for training."""
     airflow_url: str = ""
     data_docs_url: str = ""
 
     def tags(self) -> dict[str, str]:
-        """As tags of a run and a version; empty addresses are left out."""
-        found = {
+        """Tags of a run and a version; empty addresses are left out."""
+        tags = {
             "apex.data_url": self.data_url,
             "apex.airflow_run_url": self.airflow_url,
             "apex.data_docs_url": self.data_docs_url,
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in tags.items() if value}
 
 
 def model_card(
@@ -46,14 +46,14 @@ def model_card(
 ) -> str:
     """Markdown about a model version.
 
-    `about` is the model's own record, `parts` the split's (first, last, examples of each part), `model` names and
-    values to show as they are (candidate, features, …).
+    `about` is the model's own record, `parts` that of the split (first, last, examples of each part). `model` holds
+    names and values that are shown unchanged (candidate, features, …).
     """
     source = provenance
     dirty = ", with changes that are not committed" if about["dirty"] else ""
     commit = f"`{about['git_commit']}`{dirty}" if about["git_commit"] else "unknown: not a checkout"
     links = [
-        _link("Airflow run", source.airflow_url) or "no Airflow run: called by hand",
+        _link("Airflow run", source.airflow_url) or "no Airflow run: started on the command line",
         _link("Great Expectations: this validation", source.data_docs_url) or "no Data Docs",
     ]
     rows = [
@@ -67,7 +67,10 @@ def model_card(
             for name in PARTS
             if name in parts
         ),
-        ("Looked from", f"{about['as_of']}, split {about['split']}{'' if about['promotable'] else ', not promotable'}"),
+        (
+            "Point in time",
+            f"{about['as_of']}, split {about['split']}{'' if about['promotable'] else ', not promotable'}",
+        ),
         ("Contract", f"sha256 `{about['contract_sha256']}`, features `{about['features_sha256']}`"),
         ("Code", f"git {commit}, seed {about['seed']}"),
         *((name.capitalize(), value) for name, value in model.items()),
@@ -83,7 +86,7 @@ def model_card(
 
 
 def with_decision(card: str, promoted: bool, who: str, reasons: Sequence[str], report_url: str = "") -> str:
-    """The description with the gate's decision as its last section, in place of an earlier one."""
+    """The description with the gate's decision as its last section, which replaces an earlier one."""
     verdict = f"{'Promoted' if promoted else 'Rejected'} by {who}:\n"
     listed = "".join(f"- {reason}\n" for reason in reasons)
     report = _link("Report", report_url)

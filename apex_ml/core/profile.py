@@ -1,7 +1,7 @@
-"""Profiles: how the rows of a table spread over the levels and bins of each feature, small enough to keep for ever.
+"""Profiles: counts of a table's rows over the levels and bins of each feature. They are small enough to keep forever.
 
-A model keeps the bins and the profile of its training examples; every scoring run counts its orders over the same
-bins. Counts over one set of bins can be added, so that a day is the sum of its drops.
+A model stores the bins and the profile of its training examples. Every scoring run counts its orders over the same
+bins. Counts over the same bins can be added, so that a day is the sum of its drops.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 DECILES = 10
 CONFIDENCE_BINS = 20
 PROFILE = "profile"
-"""Key of a model's own profile in what is told about it."""
+"""Key of a model's own profile in its record."""
 RECENT = "recent"
 """Key, in a model's profile, of the counts of the newest orders before its training."""
 
@@ -28,7 +28,7 @@ RECENT = "recent"
 class Bins:
     """The bins of one feature: its levels, or the edges between its numbers; then one for unknown levels, and null.
 
-    A number belongs right of an edge that it equals.
+    A number equal to an edge belongs to the bin on its right.
     """
 
     levels: tuple[str, ...] | None = None
@@ -69,19 +69,19 @@ class Bins:
         return counts
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
+        """Values for JSON."""
         return {"edges": list(self.edges)} if self.levels is None else {"levels": list(self.levels)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Read what :meth:`as_dict` wrote."""
+        """Read the result of :meth:`as_dict`."""
         levels = content.get("levels")
         return cls(None if levels is None else tuple(levels), tuple(content.get("edges", ())))
 
 
 def _floats(values: pa.ChunkedArray) -> np.ndarray:
-    found: np.ndarray = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
-    return found
+    numbers: np.ndarray = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+    return numbers
 
 
 def bins_of(columns: Sequence[FeatureColumn], table: pa.Table) -> dict[str, Bins]:
@@ -110,7 +110,7 @@ class Profile:
         self.confidence += np.bincount(places, minlength=CONFIDENCE_BINS)
 
     def counts(self) -> dict[str, Any]:
-        """The counts alone, JSON-able; the bins are the model's."""
+        """The counts without the bins, for JSON; the model stores the bins."""
         return {
             "features": {name: counts.tolist() for name, counts in self.features.items()},
             "predicted": self.predicted.tolist(),
@@ -118,17 +118,17 @@ class Profile:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Bins and counts, JSON-able."""
+        """Bins and counts, for JSON."""
         return {"bins": {name: bins.as_dict() for name, bins in self.bins.items()}, **self.counts()}
 
 
 def bins_from(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Bins]:
-    """The bins of some features out of what :meth:`Profile.as_dict` made; those that it lacks are left out."""
+    """The bins of some features from the result of :meth:`Profile.as_dict`, without the features that it lacks."""
     return {name: Bins.from_dict(bins) for name, bins in content.get("bins", {}).items() if name in names}
 
 
 def add_counts(before: Mapping[str, Any], rows: int, more: Mapping[str, Any], more_rows: int) -> dict[str, Any]:
-    """Counts over the same bins added up; `lag_days` becomes the mean over all rows. An empty `before` counts nothing.
+    """Add counts over the same bins; `lag_days` becomes the mean over all rows. An empty `before` adds nothing.
 
     >>> one = {"features": {"a": [1, 0]}, "predicted": [1, 0], "confidence": [0, 1], "lag_days": 2.0}
     >>> add_counts(one, 1, {**one, "lag_days": 8.0}, 2)

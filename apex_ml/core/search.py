@@ -15,7 +15,7 @@ from apex_ml.core.evaluation import order_losses
 
 @dataclass(frozen=True)
 class Trial:
-    """One tried setting; `value` is its validation log loss, None when it was pruned."""
+    """One trial; `value` is its validation log loss, None when it was pruned."""
 
     number: int
     value: float | None
@@ -25,7 +25,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to try: the number of trials and, if not 0, seconds. With a time limit results depend on the machine."""
+    """Limits of the search: trials and, if not 0, seconds. With a time limit the result depends on the machine."""
 
     trials: int
     seconds: float = 0.0
@@ -38,13 +38,13 @@ def search(
     budget: Budget,
     *,
     storage: str | None = None,
-    told: Callable[[Trial], None] | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> tuple[dict[str, Any], list[Trial]]:
-    """Try settings of a candidate, its defaults first, and return the best ones and all trials.
+    """Try parameters of a candidate, its defaults first, and return the best ones and all trials.
 
-    Each pair of `folds` is (train, validation) and a trial's value is the mean over them; one pair is the rule, several
+    Each pair of `folds` is (train, validation), and a trial's value is the mean over them. One pair is usual; several
     are a rolling-origin cross-validation. Deterministic for the context's seed when nothing interrupts it. With
-    `storage`, a URL of a database, an interrupted search goes on where it stopped.
+    `storage`, a URL of a database, an interrupted search continues where it stopped.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -52,14 +52,14 @@ def search(
         sampler=optuna.samplers.TPESampler(seed=context.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, interval_steps=5),
     )
-    # the study runs in memory, as pruning reports every round; only finished trials are worth a write to the database
-    kept = (
+    # the study runs in memory, as pruning reports every round; the database gets finished trials only
+    stored_study = (
         optuna.create_study(study_name=candidate.name, storage=storage, load_if_exists=True, direction="minimize")
         if storage
         else None
     )
-    if kept is not None:
-        study.add_trials(t for t in kept.get_trials() if t.state.is_finished())
+    if stored_study is not None:
+        study.add_trials(t for t in stored_study.get_trials() if t.state.is_finished())
     defaults = candidate.defaults(context)
     if not study.trials:
         study.enqueue_trial(defaults)
@@ -70,7 +70,7 @@ def search(
         for number, (train, validation) in enumerate(folds):
 
             def report(step: int, value: float, first: bool = number == 0) -> None:
-                if first:  # later folds would report the same steps again
+                if first:  # later folds would repeat the same steps
                     trial.report(value, step)
                     if trial.should_prune():
                         raise optuna.TrialPruned
@@ -80,11 +80,11 @@ def search(
             losses.append(float(order_losses(p, validation.y).mean()))
         return float(np.mean(losses))
 
-    def tell(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if kept is not None:
-            kept.add_trial(trial)
-        if told is not None:
-            told(_trial(trial))
+    def after_trial(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if stored_study is not None:
+            stored_study.add_trial(trial)
+        if on_trial is not None:
+            on_trial(_trial(trial))
 
     done = sum(t.state.is_finished() for t in study.trials)
     if done < budget.trials:
@@ -92,7 +92,7 @@ def search(
             objective,
             n_trials=budget.trials - done,
             timeout=budget.seconds or None,
-            callbacks=[tell],
+            callbacks=[after_trial],
         )
     trials = [_trial(t) for t in study.trials if t.state.is_finished()]
     best = {**defaults, **study.best_params} if any(t.value is not None for t in trials) else defaults

@@ -1,9 +1,9 @@
-"""Which features stay: those that beat noise, or those that the original rules keep.
+"""Feature selection: keep the features that beat noise, or those that the original rules keep.
 
 The noise test follows Boruta (Kursa and Rudnicki, Feature Selection with the Boruta Package, JSS 2010): every feature
-gets a shadow, a permuted copy that cannot know anything, and stays only if it does better than the best shadow. Unlike
-Boruta, importance is measured on the validation part, by how much the loss grows when the column is permuted
-(Breiman, Random Forests, 2001), so that what was learned by heart on the training part counts for nothing.
+gets a shadow, a permuted copy without information, and is kept only if it is better than the best shadow. Unlike
+Boruta, Apex measures importance on the validation part, by the increase of the loss when the column is permuted
+(Breiman, Random Forests, 2001). Therefore overfitting to the training part does not count.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from apex_ml.core.evaluation import order_losses
 
 @dataclass(frozen=True)
 class FeatureVerdict:
-    """What became of one feature and why.
+    """Whether one feature is kept, and why.
 
-    `importance` is in nats of validation log loss, mean over the repeats; None where a rule judged without a fit.
+    `importance` is in nats of validation log loss, mean over the repeats; None where a rule decided without a fit.
     """
 
     name: str
@@ -36,7 +36,7 @@ class FeatureVerdict:
     repeats: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
+        """Values for JSON."""
         return asdict(self)
 
 
@@ -46,7 +46,7 @@ FeatureRules = Callable[[Sequence[FeatureColumn], np.ndarray], tuple[FeatureVerd
 
 @dataclass(frozen=True)
 class NoiseTest:
-    """How the test is run. `rows` bounds the orders used of each part, as the test needs no more to see a signal."""
+    """Options of the test. `rows` limits the orders of each part, because more do not improve the test."""
 
     repeats: int = 7
     alpha: float = 0.01
@@ -64,13 +64,12 @@ def beats_noise(
     classes: int,
     test: NoiseTest,
 ) -> tuple[FeatureVerdict, ...]:
-    """Judge every feature against the best of all shadows.
+    """Compare every feature with the best of all shadows.
 
     Each part is (matrix (n, f), class indexes (n,)). A repeat fits a booster on features and fresh shadows; a feature
-    wins it when its importance exceeds the largest of the shadows'. One without any signal wins with probability
-    1 / (f + 1); a feature stays when as many wins would come by chance with a probability below alpha / f (Bonferroni).
-    When none stays, the most important one does, and the verdict says so. No more is repeated once nothing can change
-    what stays.
+    wins it when its importance exceeds the largest of the shadows'. A feature without any signal wins with probability
+    1 / (f + 1). A feature is kept when the probability of its wins by chance is below alpha / f (Bonferroni). If no
+    feature passes, the most important one is kept, and its verdict says so. The repeats end when the result is certain.
     """
     (x, y), (xv, yv) = train, validation
     rng = np.random.default_rng(test.seed)
@@ -78,7 +77,7 @@ def beats_noise(
     wins = np.zeros(features, int)
     real = np.zeros((test.repeats, features))
     noise = np.zeros(test.repeats)
-    chance = binom.sf(np.arange(test.repeats), test.repeats, 1 / (features + 1))  # of 1 … repeats wins or more
+    chance = binom.sf(np.arange(test.repeats), test.repeats, 1 / (features + 1))  # of at least 1 … repeats wins
     enough = 1 + int((chance >= test.alpha / features).sum())
     done = 0
     while not done or ((wins < enough) & (wins + test.repeats - done >= enough)).any():
@@ -114,8 +113,8 @@ def _reason(kept: bool, only: bool, wins: int, repeats: int) -> str:
     return f"{won}: {'more than chance' if kept else 'no more than chance'}"
 
 
-def _some(rng: np.random.Generator, n: int, most: int) -> np.ndarray:
-    chosen: np.ndarray = np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+def _some(rng: np.random.Generator, n: int, limit: int) -> np.ndarray:
+    chosen: np.ndarray = np.arange(n) if n <= limit else np.sort(rng.choice(n, limit, replace=False))
     return chosen
 
 
@@ -128,7 +127,7 @@ def _importance(
     classes: int,
     test: NoiseTest,
 ) -> np.ndarray:
-    """Rise of the validation log loss when a column is permuted, features first and shadows after, shape (2 f,)."""
+    """Increase of the validation log loss when a column is permuted, features first and shadows after, shape (2 f,)."""
     features = x.shape[1]
     shadow = np.stack([rng.permutation(x[:, i]) for i in range(features)], axis=1)
     shadow_v = np.stack([rng.permutation(xv[:, i]) for i in range(features)], axis=1)
@@ -151,8 +150,8 @@ def _importance(
     used = {int(name[1:]) for name in booster.get_score(importance_type="weight")}
     rises = np.zeros(2 * features)
     for column in sorted(used):
-        held = full_v[:, column].copy()
-        full_v[:, column] = rng.permutation(held)
+        original = full_v[:, column].copy()
+        full_v[:, column] = rng.permutation(original)
         rises[column] = order_losses(booster.inplace_predict(full_v), yv).mean() - base
-        full_v[:, column] = held
+        full_v[:, column] = original
     return rises

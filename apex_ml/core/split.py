@@ -16,9 +16,8 @@ def temporal(days: np.ndarray, split: Split) -> tuple[np.ndarray, dict[str, tupl
     """Assign each example by its day: every day belongs to one part, train before validation before test.
 
     `days` are int days, shape (n,). Returns the parts, shape (n,), as indexes into PARTS, with -1 in a gap; and the
-    first and last day of each part. The cut is the day at which the share of examples comes closest to the stated
-    fraction. Raises :class:`~apex_ml.errors.DataError` when there are fewer than three days, as then no such split
-    exists.
+    first and last day of each part. Each cut is the day whose share of examples is closest to the given fraction.
+    Raises :class:`~apex_ml.errors.DataError` when there are fewer than three days.
     """
     unique, counts = np.unique(days, return_counts=True)
     if len(unique) < 3:
@@ -45,10 +44,10 @@ def temporal(days: np.ndarray, split: Split) -> tuple[np.ndarray, dict[str, tupl
 
 
 def stratified_random(target: np.ndarray, split: Split, seed: int) -> np.ndarray:
-    """Assign examples at random with equal class shares: for comparison with others' results, never promotable.
+    """Assign examples at random with equal class shares. The result is for comparison only and never promotable.
 
     First the test part is drawn, then validation from the rest. Returns indexes into PARTS, shape (n,). Raises
-    :class:`~apex_ml.errors.DataError` when a class is too rare to stand in every part.
+    :class:`~apex_ml.errors.DataError` when a class is too rare for three parts.
     """
     rows = np.arange(len(target))
     fractions = split.fractions

@@ -1,6 +1,7 @@
-"""Keys of orders, by which a model remembers what it was fitted and tuned on.
+"""Keys of the orders that a model was fitted and tuned on.
 
-Dates alone do not tell: a file may come again with other dates, and an alias may be put on a model of a random split.
+Dates alone are not enough: a file can arrive again with other dates, and an alias can point to a model of a random
+split.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ def order_keys(entities: np.ndarray, days: np.ndarray) -> np.ndarray:
 
 
 def pack_keys(keys: np.ndarray) -> bytes:
-    """Keys as a model's file: sorted, without repetition, little-endian."""
+    """Keys as a model's file: sorted, unique, little-endian."""
     return np.unique(keys).astype("<u8").tobytes()
 
 
 def unpack_keys(content: bytes) -> np.ndarray:
-    """What :func:`pack_keys` packed, uint64."""
+    """The keys in a file of :func:`pack_keys`, uint64."""
     return np.frombuffer(content, "<u8")

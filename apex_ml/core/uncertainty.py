@@ -1,7 +1,7 @@
 """Uncertainty of a mean over orders when the orders of one client (a cluster) may be alike.
 
-One standard error and one bootstrap for the whole product: the gate, the evaluation, the calibration and the monitoring
-of quality all use these. Orders of different clusters are taken as independent; within a cluster anything is allowed.
+The gate, the evaluation, the calibration and the monitoring of quality all use this standard error and this bootstrap.
+Orders of different clusters count as independent. Within a cluster any dependence is allowed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RESAMPLES = 2000
 MIN_TAIL_RESAMPLES = 20
 """Resamples that must lie beyond a bound; with fewer the bootstrap is too coarse and Student's t is used."""
 GROUPED_DRAW_COST = 10
-"""Drawing the number of equal clusters costs about as much as drawing this many single clusters."""
+"""To draw the number of equal clusters costs about as much as to draw this number of single clusters."""
 DRAWS_AT_ONCE = 300_000
 
 
@@ -30,7 +30,7 @@ class Clusters:
 
     @classmethod
     def of(cls, values: np.ndarray, entities: np.ndarray | None) -> Clusters:
-        """Sum the values, shape (n,), of every entity. Without entities every order is a cluster of its own."""
+        """Sum the values, shape (n,), of every entity. Without entities every order is its own cluster."""
         if entities is None:
             return cls(np.asarray(values, np.float64), np.ones(len(values)))
         _, codes = np.unique(entities, return_inverse=True)
@@ -84,7 +84,7 @@ class LowerBound:
 def lower_bound(clusters: Clusters, level: float, seed: int) -> LowerBound:
     """Lower bound of the mean that lies above the true mean with a probability of at most `level`.
 
-    By the percentile of the cluster bootstrap where enough resamples lie beyond it, otherwise by
+    Uses the percentile of the cluster bootstrap where enough resamples are beyond it, otherwise
     :meth:`Clusters.lower`.
     """
     if RESAMPLES * level >= MIN_TAIL_RESAMPLES and len(clusters) > 1:
@@ -106,7 +106,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
 
 
 def bootstrap_means(clusters: Clusters, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means of resamples of whole clusters, shape (resamples,). Where many clusters are equal, draws their number.
+    """Means of resamples of whole clusters, shape (resamples,). Of many equal clusters it draws the number.
 
     Source: Field and Welsh, Bootstrapping clustered data, JRSS B 2007.
     """
@@ -141,6 +141,6 @@ def bootstrap_rows(entities: np.ndarray, seed: int, resamples: int) -> Iterator[
     for _ in range(resamples):
         drawn = rng.integers(0, len(sizes), len(sizes))
         drawn_sizes = sizes[drawn]
-        # position of every row within its cluster: a running number that starts anew with each cluster
+        # position of every row within its cluster: a running number that restarts with each cluster
         within = np.arange(drawn_sizes.sum()) - np.repeat(np.cumsum(drawn_sizes) - drawn_sizes, drawn_sizes)
         yield rows[np.repeat(starts[drawn], drawn_sizes) + within]

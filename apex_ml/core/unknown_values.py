@@ -1,6 +1,6 @@
-"""Values that the model does not know: do they, or nulls, come far more often in a drop than in training?
+"""Detect drops with far more unknown values or nulls than the training data.
 
-The daily check of drift finds this too, but hours later. This test is cheap enough for every drop, at scoring time.
+The daily drift check detects this too, but hours later. This test is fast enough to run on every drop while scoring.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from apex_ml.text import visible
 
 MIN_LOST = {"attribute": 0.05, "history": 0.5}
-"""Share of the values that training knew which a drop must have lost; history also varies with new clients."""
+"""Minimum share of the known values that a drop lost; history features also vary with new clients."""
 MAX_SHOWN = 60
-"""Characters of a value that are shown."""
+"""Maximum characters shown of a value."""
 USUAL_UNKNOWN = 0.01
-"""So many unknown values or nulls are usual, even where training had none: new levels appear now and then."""
+"""Share of unknown values or nulls that is usual even when training had none, because new levels appear."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ def unknown_jumps(
 ) -> list[UnknownJump]:
     """Find the features of a drop whose share of unknown values or of nulls is far above that of every reference.
 
-    All counts are over the same bins, whose last two are unknown values (categorical features only) and nulls. A jump
+    All counts use the same bins, the last two of which are unknown values (categorical only) and nulls. A jump
     must be significant, with `alpha` shared among all tests, and matter: :data:`MIN_LOST`. `kinds` names the features
     to test.
     """
     tests = [(f, place) for f in kinds if f in observed for place in ((-2, -1) if categorical[f] else (-1,))]
-    found = []
+    jumps = []
     for name, place in tests:
         rows = int(observed[name][place])
-        if not rows:  # as of nearly every feature of nearly every drop
+        if not rows:  # the usual case
             continue
         all_rows = int(np.sum(observed[name]))
         known = [r[name] for r in references if name in r and np.sum(r[name])]
@@ -61,12 +61,12 @@ def unknown_jumps(
         usual_rows, usual_all = int(usual[place]), int(np.sum(usual))
         if is_jump(rows, all_rows, usual_rows, usual_all, MIN_LOST[kinds[name]], alpha / len(tests)):
             kind: Literal["unknown", "null"] = "null" if place == -1 else "unknown"
-            found.append(UnknownJump(name, kind, rows, rows / all_rows, usual_rows / usual_all))
-    return found
+            jumps.append(UnknownJump(name, kind, rows, rows / all_rows, usual_rows / usual_all))
+    return jumps
 
 
 def matters(rows: int, all_rows: int, usual_rows: int, usual_all: int, min_lost: float) -> bool:
-    """Whether at least a share `min_lost` of the values that were known is lost."""
+    """Whether at least the share `min_lost` of the known values is lost."""
     if not all_rows or not usual_all or usual_rows == usual_all:
         return False
     usual = usual_rows / usual_all
@@ -76,8 +76,8 @@ def matters(rows: int, all_rows: int, usual_rows: int, usual_all: int, min_lost:
 def is_jump(rows: int, all_rows: int, usual_rows: int, usual_all: int, min_lost: float, alpha: float) -> bool:
     """Whether `rows` of `all_rows` are significantly more than `usual_rows` of `usual_all`, and matter.
 
-    The p-value is bounded by exp(-G), where G is the log likelihood ratio of two shares against one; the usual share
-    counts as at least :data:`USUAL_UNKNOWN`. One row alone is no jump, three unknown of three are:
+    The p-value is at most exp(-G), where G is the log likelihood ratio of two shares against one; the usual share
+    counts as at least :data:`USUAL_UNKNOWN`. One unknown row is no jump, but three of three are:
 
     >>> [is_jump(n, n, 0, 90_000, 0.05, 1e-4) for n in (1, 2, 3)]
     [False, False, True]
@@ -102,13 +102,13 @@ def _divergence(share: float, other: float) -> float:
 
 
 def summed(profiles: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The counts of several runs over the same bins, added up by feature."""
+    """Sum of the counts of several runs over the same bins, by feature."""
     names = set.intersection(*(set(p["features"]) for p in profiles)) if profiles else set()
     return {name: np.sum([p["features"][name] for p in profiles], axis=0) for name in sorted(names)}
 
 
 def escaped(value: str) -> str:
-    """A value in quotes, with what cannot be seen or stored in it, such as NUL or a zero-width space, as an escape.
+    """A value in quotes. Characters that are invisible or not storable, such as NUL, are shown as escapes.
 
     >>> print(escaped("EC" + chr(0)), escaped("PE" + chr(0x200B)), escaped("España"))
     'EC\\x00' 'PE\\u200b' 'España'

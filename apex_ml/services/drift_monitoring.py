@@ -12,7 +12,7 @@ import numpy as np
 from apex_ml.adapters.postgres.drift import DriftLedger, DriftSubject, Verdict
 from apex_ml.adapters.postgres.scoring_profiles import ProfileStore, Run
 from apex_ml.contract.model import Contract
-from apex_ml.core.drift import Compared, judge
+from apex_ml.core.drift import Compared, detect_drift
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import PROFILE, RECENT
 from apex_ml.services.run_folder import StepContext
@@ -130,7 +130,7 @@ def _window(run: Run, before: Sequence[Run]) -> Batch | None:
 def drift_verdicts(settings: Settings, held: Comparisons) -> list[Verdict]:
     """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
     comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
-    verdicts = judge(comparisons, alpha=settings.drift_alpha, least_rows=settings.drift_min_rows)
+    verdicts = detect_drift(comparisons, alpha=settings.drift_alpha, min_rows=settings.drift_min_rows)
     for verdict in verdicts:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)

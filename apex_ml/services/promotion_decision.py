@@ -182,7 +182,7 @@ def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) ->
         as_of=_days(about.get("as_of")),
         us_per_order=us_per_order,
         promotable=bool(about["promotable"]),
-        seen=unpack_keys(model.seen),
+        training_keys=unpack_keys(model.training_keys),
         weights=model.weights,
     )
 

@@ -45,12 +45,12 @@ class Tally:
 
     def add(self, seconds: float, features: pa.Table, days: int, made: Prediction) -> None:
         """Count one batch: its features, the sum of its dates its predictions, and the seconds that they took."""
-        n = len(made.named)
+        n = len(made.predicted)
         if self.rows + n <= len(self._predicted):  # else the caller, who compares the numbers, refuses the file
             self._confidences[self.rows : self.rows + n] = made.confidence
-            self._predicted[self.rows : self.rows + n] = made.named
+            self._predicted[self.rows : self.rows + n] = made.predicted
         self.profile.add_features(features)
-        self.profile.add_predictions(made.named, made.confidence)
+        self.profile.add_predictions(made.predicted, made.confidence)
         self.days += days
         self.rows += n
         self.predict_seconds += seconds
@@ -118,7 +118,7 @@ def score_batches(
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
             columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
             columns += [
-                classes.take(pa.array(made.named)),
+                classes.take(pa.array(made.predicted)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
             columns += [pa.array(made.confidence), pa.array(np.full(n, scorer.version.version, np.int32))]

@@ -115,7 +115,7 @@ def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float)
             "warnings": warnings.get(place, ()),
         }
         for place, (index, row, confidence, known) in enumerate(
-            zip(judged.said.named.tolist(), rows, sure, judged.known.tolist(), strict=True)
+            zip(judged.said.predicted.tolist(), rows, sure, judged.known.tolist(), strict=True)
         )
     ]
     version = judge.version

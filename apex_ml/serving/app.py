@@ -79,7 +79,7 @@ class Service:
             return 422, refused("refused", message, request_id, faults=faults, total=error.total)
         notes["orders"] = len(orders)
         answer = answer_bytes(judge, judged, request_id, begun)
-        self.figures.judged(judged.said.named, judged.known, len(orders.warnings))
+        self.figures.judged(judged.said.predicted, judged.known, len(orders.warnings))
         self.recorder.offer(request_id, judge, judged)
         return 200, answer
 

@@ -128,7 +128,7 @@ class Recorder:
             chosen, judged = waiting.chosen, waiting.judged
             table = judged.table.take(chosen)
             profile.add_features(finish(contract, table, scorer.features))
-            profile.add_predictions(judged.said.named[chosen], judged.said.confidence[chosen])
+            profile.add_predictions(judged.said.predicted[chosen], judged.said.confidence[chosen])
             dates = [judged.orders.columns[contract.timestamp][place] for place in chosen.tolist()]
             days += sum((day - scorer.as_of).days for day in dates)
             answers.append(
@@ -137,7 +137,7 @@ class Recorder:
                     chosen,
                     judged.orders.columns,
                     judged.said.probabilities[chosen],
-                    judged.said.named[chosen],
+                    judged.said.predicted[chosen],
                     judged.said.confidence[chosen],
                     judged.known[chosen],
                     waiting.answered_at,

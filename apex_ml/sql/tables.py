@@ -1,4 +1,4 @@
-"""DDL that depends on the contract: the table of scored orders and the views over it. Changed only by adding."""
+"""DDL that depends on the contract: the table of scored orders and its views. Columns are only added, never changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scored_columns(contract: Contract) -> dict[str, str]:
 
 
 def partition_indexes(contract: Contract, table: str) -> list[str]:
-    """Statements that index a filled table as a partition of the scored orders is indexed."""
+    """Statements that give a filled table the indexes of a partition of the scored orders."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
 
@@ -38,7 +38,7 @@ def _comment(kind: str, name: str, text: str) -> str:
 
 
 def scored_orders_ddl(contract: Contract) -> list[str]:
-    """Statements that bring table and views to the contract's state; running them again changes nothing."""
+    """Statements that bring table and views to the contract's state. They can run again without effect."""
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
@@ -48,7 +48,9 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
         _comment(
-            "TABLE", SCORED, "One row a scored order of a scoring run; row_nr is its position in the drop, from 0."
+            "TABLE",
+            SCORED,
+            "One row for each order of a scoring run. row_nr is its position in the drop, from 0.",
         ),
         f"""CREATE OR REPLACE VIEW apex.scored_orders_current AS
             SELECT r.drop_id, r.mlflow_run_id, s.* FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
@@ -56,14 +58,16 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW",
             "apex.scored_orders_current",
-            "One row an order of every drop that is not superseded, from the latest run.",
+            "One row for each order of every drop that is not superseded, from the latest run.",
         ),
         f"""CREATE OR REPLACE VIEW apex.channel_mix_daily AS
             SELECT {when} AS day, predicted, count(*) AS orders,
                    count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
             FROM apex.scored_orders_current GROUP BY 1, 2""",
         _comment(
-            "VIEW", "apex.channel_mix_daily", "One row an order day and predicted channel, with its share of that day."
+            "VIEW",
+            "apex.channel_mix_daily",
+            "One row for each order day and predicted channel, with its share of that day.",
         ),
         f"""CREATE OR REPLACE VIEW apex.confidence_daily AS
             SELECT {when} AS day, model_version, count(*) AS orders, avg(confidence) AS mean_confidence,
@@ -72,7 +76,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW",
             "apex.confidence_daily",
-            "One row an order day and model version, with the confidence of its predictions.",
+            "One row for each order day and model version, with the confidence of its predictions.",
         ),
         f"""CREATE OR REPLACE VIEW apex.lineage AS
             SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
@@ -82,7 +86,9 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
             LEFT JOIN apex.model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",
         _comment(
-            "VIEW", "apex.lineage", "One row a scored order, back to its drop, model version, training data and code."
+            "VIEW",
+            "apex.lineage",
+            "One row for each scored order: drop, model version, training data and code.",
         ),
         f"""CREATE OR REPLACE VIEW apex.drop_outcomes AS
             SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
@@ -92,7 +98,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW",
             "apex.drop_outcomes",
-            "One row a drop, predicted and observed class: orders of the latest run whose truth is known.",
+            "One row for each drop, predicted class and observed class: orders of the latest run with a known outcome.",
         ),
         f"""CREATE OR REPLACE VIEW apex.outcome_coverage AS
             SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
@@ -101,7 +107,7 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW",
             "apex.outcome_coverage",
-            "One row an order day: orders scored, and how many of them have a known outcome.",
+            "One row for each order day: scored orders, and how many of them have a known outcome.",
         ),
     ]
     statements += _shadow_ddl(contract)
@@ -120,12 +126,12 @@ def scored_orders_ddl(contract: Contract) -> list[str]:
 
 
 def _shadow_ddl(contract: Contract) -> list[str]:
-    """The scores of challengers, and how they compare with the champion's on the same orders."""
+    """The scores of shadow challengers, and their comparison with the champion's on the same orders."""
     columns = {probability_column(level): level for level in contract.classes}
     body = ", ".join(f"{identifier(name)} real" for name in columns)
 
     def loss(table: str) -> str:
-        # a float32 probability may be 0, of which there is no logarithm; without an outcome there is no loss either
+        # a float32 probability can be 0, which has no logarithm; without an outcome the loss is null
         observed = " ".join(
             f"WHEN {literal(level)} THEN CASE WHEN {table}.{identifier(name)} < 1e-15 THEN 1e-15 ELSE"
             f" {table}.{identifier(name)}::double precision END"
@@ -138,7 +144,9 @@ def _shadow_ddl(contract: Contract) -> list[str]:
         f" row_nr bigint NOT NULL, predicted text NOT NULL, {body}, PRIMARY KEY (run_id, model_version, row_nr))",
         *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {identifier(n)} real" for n in columns),
         _comment(
-            "TABLE", SHADOW, "One row an order and challenger that scored it in the shadow; keys as in scored_orders."
+            "TABLE",
+            SHADOW,
+            "One row for each order and shadow challenger. The keys are those of scored_orders.",
         ),
         f"""CREATE OR REPLACE VIEW apex.shadow_comparison AS
             SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
@@ -154,8 +162,8 @@ def _shadow_ddl(contract: Contract) -> list[str]:
         _comment(
             "VIEW",
             "apex.shadow_comparison",
-            "One row a scored drop and challenger: predictions that agree, and both log losses where the target became"
-            " known.",
+            "One row for each scored drop and challenger: share of equal predictions, and both log losses where the"
+            " outcome is known.",
         ),
     ]
 
@@ -186,13 +194,13 @@ def _online_ddl(contract: Contract) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {ONLINE} (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
         *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
-        _comment("TABLE", ONLINE, "One row an order that the online service judged and that was sampled to be kept."),
-        # all columns of the table: what is added to the contract later comes last in both
+        _comment("TABLE", ONLINE, "One row for each sampled order that the online service scored."),
+        # all columns of the table: later columns of the contract come last in both
         f"CREATE OR REPLACE VIEW apex.online_answers AS SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
         _comment(
             "VIEW",
             "apex.online_answers",
-            "One row a recorded answer of the online service: the order at its place in the request, from 0, what was"
-            " said of it and by which model version. A sample, by APEX_SERVING_RECORD_SHARE.",
+            "One row for each recorded answer of the online service: the order, its place in the request (from 0), the"
+            " prediction and the model version. A sample, by APEX_SERVING_RECORD_SHARE.",
         ),
     ]

@@ -152,7 +152,7 @@ def _batches(
                 pa.array(np.full(n, run_id)),
                 pa.array(np.full(n, scorer.version.version, np.int32)),
                 table.column(ROW_NR).cast(pa.int64()).combine_chunks(),
-                classes.take(pa.array(made.named)),
+                classes.take(pa.array(made.predicted)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -78,7 +78,7 @@ def _work(
         options,
         about,
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
-        told=_log_trial,
+        on_trial=_log_trial,
     )
     if split_strategy(about["split"]).is_compared:
         done = compare_with_own_features(context, done, parts, about)

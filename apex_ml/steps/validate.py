@@ -22,7 +22,7 @@ from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
 from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
-from apex_ml.core.batch import Profile, judge
+from apex_ml.core.batch import Profile, check_batch
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
 from apex_ml.services.held_back import describe, find_held_back, held_identity, hold_back
@@ -266,7 +266,7 @@ def _check_batch(context: StepContext, profile: Profile, data_sha256: str) -> li
         context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256
     )
     recent = [Profile.from_dict(dict(m.result.profile)) for m in earlier if m.result.profile is not None]
-    findings = judge(context.contract.batch, profile, recent, datetime.now(UTC).date())
+    findings = check_batch(context.contract.batch, profile, recent, datetime.now(UTC).date())
     warnings = [f"{f.rule}: {f.text}" for f in findings if f.severity == "warning"]
     errors = [f"  {f.rule}: {f.text}" for f in findings if f.severity == "error"]
     for warning in warnings:

@@ -53,11 +53,11 @@ def consumer_of(url: str) -> bytes:
     place = urlsplit(url)
     with socket.create_connection((place.hostname or "", place.port or 6379), timeout=5) as connection:
         connection.sendall(b"AUTH %b\r\nCLIENT LIST\r\nQUIT\r\n" % redis_password().encode())
-        told = b"".join(iter(lambda: connection.recv(65536), b""))
+        message = b"".join(iter(lambda: connection.recv(65536), b""))
         me = connection.getsockname()[0]
-    if not told.startswith(b"+OK"):
-        raise OSError(told.split(b"\r\n", 1)[0].decode())
-    mine = [line for line in told.splitlines() if f" addr={me}:".encode() in line]
+    if not message.startswith(b"+OK"):
+        raise OSError(message.split(b"\r\n", 1)[0].decode())
+    mine = [line for line in message.splitlines() if f" addr={me}:".encode() in line]
     if not any(re.search(rb" cmd=(brpop|p?subscribe)\b", line) for line in mine):
         raise NoConsumerError("no worker of this container waits for tasks")
     return b"\n".join(mine)
@@ -65,8 +65,8 @@ def consumer_of(url: str) -> bytes:
 
 def redis_password() -> str:
     """The password in the settings of this container."""
-    found = re.search(r"^APEX_REDIS_PASSWORD=(.*)$", SETTINGS.read_text(), re.MULTILINE)
-    return found[1].strip("'") if found else ""
+    match = re.search(r"^APEX_REDIS_PASSWORD=(.*)$", SETTINGS.read_text(), re.MULTILINE)
+    return match[1].strip("'") if match else ""
 
 
 def count_failure() -> None:

@@ -33,8 +33,10 @@ def main() -> None:
             if user:
                 security.reset_password(user.id, password)
             else:
-                made = security.add_user(name, name, "apex", f"{name}@apex.invalid", security.find_role(role), password)
-                if not made:
+                created = security.add_user(
+                    name, name, "apex", f"{name}@apex.invalid", security.find_role(role), password
+                )
+                if not created:
                     raise SystemExit(f"Airflow did not make the user {name}")
 
 

@@ -95,18 +95,19 @@ def _paragraphs(text: str | None) -> str:
 
 def views(read: Read) -> str:
     """Every view that the reader may select from, with its columns."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    results: dict[str, tuple[str, list[str]]] = {}
     for view, comment, column, kind in read(VIEWS):
-        found.setdefault(view, (comment or "", []))[1].append(f"`{column}` {kind}")
+        results.setdefault(view, (comment or "", []))[1].append(f"`{column}` {kind}")
     return "\n".join(
-        f"### `apex.{view}`\n\n{_cell(comment)}\n\n{', '.join(columns)}\n" for view, (comment, columns) in found.items()
+        f"### `apex.{view}`\n\n{_cell(comment)}\n\n{', '.join(columns)}\n"
+        for view, (comment, columns) in results.items()
     )
 
 
 def metrics(exposition: bytes) -> str:
     """Every metric of a text that Prometheus would scrape."""
-    found = text_string_to_metric_families(exposition.decode())
-    families = [family for family in found if not family.name.endswith("_created")]  # when each counter began
+    result = text_string_to_metric_families(exposition.decode())
+    families = [family for family in result if not family.name.endswith("_created")]  # when each counter began
     return table(
         ["metric", "type", "what it is"],
         sorted((_metric(family), family.type, family.documentation) for family in families),

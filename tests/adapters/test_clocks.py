@@ -78,8 +78,8 @@ def read(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) -> 
         )  # fmt: skip
         assert report.quarantined == 0
         with statistics_are_not_trusted(con):
-            found = con.execute(f"SELECT {contract.timestamp} FROM ({report.query})").fetchall()
-        return report, [day for (day,) in found]
+            rows = con.execute(f"SELECT {contract.timestamp} FROM ({report.query})").fetchall()
+        return report, [day for (day,) in rows]
 
     return run
 
@@ -111,9 +111,9 @@ def test_days_of_an_unknown_zone_are_refused_with_both_remedies(
     read: Read, use: Use, form: str, footer: str | None, zone: str
 ) -> None:
     hours = "22:00 or 23:00" if zone == MADRID else "00:00 or 23:00"
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         read(midnights(zone), form, footer=footer, use=use)
-    text = str(told.value)
+    text = str(raised.value)
     assert text.startswith(
         f"orders.parquet: column fecha_pedido_dt: nearly all values are at {hours} on the clock of UTC"
     )

@@ -41,8 +41,8 @@ def test_a_larger_one_by_the_same_sample_each_time(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
     limit = 2_000
-    (table, of_rows), (again, _) = (rows_to_judge(home(expectation_rows=limit), contract, accepted) for _ in range(2))
-    assert of_rows == ROWS and table.equals(again)
+    (table, of_rows), (second, _) = (rows_to_judge(home(expectation_rows=limit), contract, accepted) for _ in range(2))
+    assert of_rows == ROWS and table.equals(second)
     assert table.column_names == list(contract.columns)
     assert abs(table.num_rows - limit) < 5 * (limit * (1 - limit / ROWS)) ** 0.5
     known = [set(map(str, pq.read_table(path).to_pylist())) for path in sorted(accepted.glob("*.parquet"))]

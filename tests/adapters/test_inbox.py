@@ -21,9 +21,9 @@ SHA = "ab" * 32
 
 @pytest.fixture
 def inbox(home: Any) -> Inbox:
-    made = Inbox(home())
-    made.prepare()
-    return made
+    settings = Inbox(home())
+    settings.prepare()
+    return settings
 
 
 def put(inbox: Inbox, name: str, content: str = "x", age: int = 0) -> Path:
@@ -58,11 +58,11 @@ def test_a_file_that_grows_is_left_for_later(inbox: Inbox) -> None:
     writer.start()
     try:
         time.sleep(0.05)
-        found = [w.name for w in inbox.settled(0.3)]
+        result = [w.name for w in inbox.settled(0.3)]
     finally:
         end.set()
         writer.join()
-    assert found == ["whole.parquet"]
+    assert result == ["whole.parquet"]
     assert len(inbox.settled(0.05)) == 2
 
 
@@ -204,16 +204,16 @@ def test_chunks_are_bounded_and_keep_the_order(
 ) -> None:
     for nr, length in enumerate(sizes):
         put(inbox, str(nr), "x" * length, age=-nr)
-    found = chunks(inbox.look(), drops, size)
-    assert [list(c.drops) for c in found] == expected
-    assert [c.label for c in found] == [c[0] if len(c) == 1 else f"{c[0]} +{len(c) - 1}" for c in expected]
+    result = chunks(inbox.look(), drops, size)
+    assert [list(c.drops) for c in result] == expected
+    assert [c.label for c in result] == [c[0] if len(c) == 1 else f"{c[0]} +{len(c) - 1}" for c in expected]
 
 
 @pytest.mark.parametrize("name", ["plain-{:04d}" + "x" * 200, "<&'ñ>{:04d}" + "&" * 200])
 def test_the_names_of_a_chunk_fit_into_an_argument(name: str) -> None:
     waiting = [Waiting(name.format(nr), 1, nr) for nr in range(1000)]
-    found = chunks(waiting, 1000, 2**30)
-    assert [n for c in found for n in c.drops] == [w.name for w in waiting]
-    assert len(found) > 1
-    for chunk in found:
+    result = chunks(waiting, 1000, 2**30)
+    assert [n for c in result for n in c.drops] == [w.name for w in waiting]
+    assert len(result) > 1
+    for chunk in result:
         assert len(f"--drops={htmlsafe_json_dumps(chunk.drops)}".encode()) < 128 * 1024

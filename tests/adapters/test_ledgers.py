@@ -140,8 +140,8 @@ def test_a_drop_that_is_bad_in_two_ways_has_two_alerts(apex: Apex, ledgers: Ledg
         alerts = ledgers.alerts(session)
         for reason, run in (("one", "r1"), ("two", "r2"), ("one", "r3")):
             alerts.raise_bad_drop("a.parquet", reason, run)
-        found = {run: [bad.reason for bad in alerts.bad_drops(run)] for run in ("r1", "r2", "r3")}
-        assert found == {"r1": [], "r2": ["two"], "r3": ["one"]}
+        result = {run: [bad.reason for bad in alerts.bad_drops(run)] for run in ("r1", "r2", "r3")}
+        assert result == {"r1": [], "r2": ["two"], "r3": ["one"]}
         alerts.resolve([BAD_DROP], ["another"])
         assert len(alerts.open_of_kind(BAD_DROP)) == 2
         alerts.resolve([BAD_DROP, UNKNOWN_VALUES], ["a.parquet"])
@@ -241,8 +241,8 @@ def test_the_ledger_keeps_decisions_apart_from_moves(apex: Apex, ledgers: Ledger
         champions.record(decision("reject", 2, run="second", before=1))
         champions.record(decision("reject", 3, run="third", before=1))
         assert champions.champion() == 1 and champions.rejections_since_last_move() == 2
-        found = champions.decision_of("second", 2)
-        assert found is not None and (found.action, found.from_version) == ("reject", 1)
+        result = champions.decision_of("second", 2)
+        assert result is not None and (result.action, result.from_version) == ("reject", 1)
         assert champions.decision_of("second", 3) is None and champions.decision_of("none", 2) is None
         champions.record(decision("force", 2, run="by hand", before=1))
         assert champions.champion() == 2 and champions.rejections_since_last_move() == 0

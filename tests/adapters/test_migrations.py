@@ -136,7 +136,7 @@ def test_a_change_names_the_session_that_is_in_its_way(apex: Apex, monkeypatch: 
     migrations.migrate(apex.settings)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
     with idle_reader(apex) as pid:
-        with pytest.raises(TransientError) as told:
+        with pytest.raises(TransientError) as raised:
             bring(apex, migrations.migration_files(), changed_views(apex))
         for part in (
             f"session {pid} of apex_reader",
@@ -148,7 +148,7 @@ def test_a_change_names_the_session_that_is_in_its_way(apex: Apex, monkeypatch: 
             "SELECT count(*) FROM apex.lineage",
             "pg_terminate_backend",
         ):
-            assert part in str(told.value), told.value
+            assert part in str(raised.value), raised.value
         # whoever reads meanwhile is not held up by the one who waits
         assert apex.sql("SELECT count(*) FROM apex.lineage") == [(0,)]
     bring(apex, migrations.migration_files(), changed_views(apex))

@@ -45,17 +45,17 @@ def test_all_alerts_come_in_one_mail_to_every_receiver() -> None:
 
 
 def test_a_password_with_signs_of_urls_is_given_as_it_is() -> None:
-    given = []
+    inputs = []
 
     def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: LoginPassword) -> AuthResult:
-        given.append((data.login, data.password))
+        inputs.append((data.login, data.password))
         return AuthResult(success=data.password == PASSWORD.encode(), handled=False)
 
     mailbox = Mailbox()
     options = {"authenticator": authenticate, "auth_require_tls": False}
     with mail_server(mailbox, **options) as server:
         send(settings_of(server.port, "apex:p%40ss%3Aword%2F1@"), ALERTS[:1])
-        assert given == [(b"apex", PASSWORD.encode())] and len(mailbox.envelopes) == 1
+        assert inputs == [(b"apex", PASSWORD.encode())] and len(mailbox.envelopes) == 1
         with pytest.raises(TransientError, match="APEX_ALERT_SMTP_URL.*SMTPAuthenticationError") as refused:
             send(settings_of(server.port, "apex:wrong-secret@"), ALERTS[:1])
         assert "wrong-secret" not in str(refused.value) and len(mailbox.envelopes) == 1

@@ -71,8 +71,8 @@ def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
         table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
-        made = orders(contract, run_id, rows)
-        write_scores(session, made.schema, made.to_batches(), table=table)
+        created = orders(contract, run_id, rows)
+        write_scores(session, created.schema, created.to_batches(), table=table)
         if own:
             PostgresPartitions(session).index_own(contract, run_id)
             PostgresPartitions(session).attach_own(run_id)
@@ -111,12 +111,12 @@ def test_every_partition_has_the_indexes_and_no_leftover_of_its_making(apex: Ape
     for size in (SMALL, LARGE, LARGE, LARGE):
         fill(apex, contract, size)
     partitions.merge_closed(apex.settings, contract, limit=3)
-    found = apex.sql(
+    rows = apex.sql(
         "SELECT t.relname::text, array_agg(replace(pg_get_indexdef(x.indexrelid), t.relname, '') ORDER BY 1),"
         " bool_and(EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))"
         " FROM pg_index AS x JOIN pg_class AS t ON t.oid = x.indrelid WHERE t.relispartition GROUP BY 1"
     )
-    assert len(found) == 3 and all(len(indexes) == 2 and inherited for _, indexes, inherited in found)
+    assert len(rows) == 3 and all(len(indexes) == 2 and inherited for _, indexes, inherited in rows)
     assert apex.sql("SELECT conname FROM pg_constraint WHERE contype = 'c' AND conname = 'own_range'") == []
 
 
@@ -139,17 +139,17 @@ def test_a_month_is_a_partition_of_its_own(apex: Apex, contract: Contract) -> No
 
 
 def test_many_at_once_get_ids_of_their_own(apex: Apex) -> None:
-    found: list[int] = []
+    results: list[int] = []
     sizes = [SMALL, LARGE] * 10
     threads = [
-        threading.Thread(target=lambda s=s: found.append(taken(apex, s)))  # type: ignore[misc]
+        threading.Thread(target=lambda s=s: results.append(taken(apex, s)))  # type: ignore[misc]
         for s in sizes
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len(set(found)) == len(sizes)
+    assert len(set(results)) == len(sizes)
 
 
 def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Contract) -> None:
@@ -197,8 +197,8 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
             fill(apex, contract, LARGE)
         fill(apex, contract, SMALL)
         partitions.merge_closed(apex.settings, contract, limit=1)
-        made = orders(contract, run_id, 2)
-        write_scores(session, made.schema, made.to_batches(), table=table)
+        created = orders(contract, run_id, 2)
+        write_scores(session, created.schema, created.to_batches(), table=table)
         PostgresPartitions(session).index_own(contract, run_id)
         PostgresPartitions(session).attach_own(run_id)
     assert len(contents(apex)) == 5 * 3 + 2
@@ -223,9 +223,9 @@ def test_old_partitions_go_whole_with_what_refers_to_them(apex: Apex, contract: 
     old = [fill(apex, contract, LARGE, days=100), fill(apex, contract, SMALL, days=100)]
     shared = fill(apex, contract, SMALL, days=1)  # in the partition of the second: it keeps it
     newest = fill(apex, contract, LARGE, days=100)  # the newest is never dropped
-    found = partitions.droppable(apex.settings, datetime.now(UTC) - timedelta(days=90))
-    assert [p.low for p in found] == [old[0]]
-    partitions.drop_partitions(apex.settings, found)
+    result = partitions.droppable(apex.settings, datetime.now(UTC) - timedelta(days=90))
+    assert [p.low for p in result] == [old[0]]
+    partitions.drop_partitions(apex.settings, result)
     kept = {old[1], shared, newest}
     assert {row[0] for row in contents(apex)} == kept
     assert {row[0] for row in apex.sql("SELECT run_id FROM apex.outcomes")} == kept
@@ -245,9 +245,9 @@ def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, h
     apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')")
     own_id = RUN.replace("(run_id, drop_id,", "(drop_id,").replace("OVERRIDING SYSTEM VALUE VALUES (%s, ", "VALUES (")
     apex.sql(own_id, (1, 0))
-    made = orders(contract, 1, 5)
+    created = orders(contract, 1, 5)
     with bulk_transaction(apex.settings) as session:
-        write_scores(session, made.schema, made.to_batches())
+        write_scores(session, created.schema, created.to_batches())
     before = contents(apex)
     migrations.migrate(apex.settings)
     assert contents(apex) == before
@@ -308,18 +308,18 @@ def seen_by_people(apex: Apex) -> list[tuple[Any, ...]]:
 @contextmanager
 def polled(apex: Apex) -> Iterator[list[int]]:
     """A reader that must see the same all along; a server that is away for a while is no fault."""
-    wanted = seen_by_people(apex)
+    expected = seen_by_people(apex)
     end, polls, wrong = threading.Event(), [0], []
 
     def poll() -> None:
         while not end.wait(0.01):
             try:
-                found = seen_by_people(apex)
+                result = seen_by_people(apex)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 continue
             polls[0] += 1
-            if found != wanted:
-                wrong.append(found)
+            if result != expected:
+                wrong.append(result)
 
     reader = threading.Thread(target=poll)
     reader.start()
@@ -357,9 +357,9 @@ _FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.po
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
-    with plain_postgres() as found:
-        migrations.migrate(found.settings)
-        yield found
+    with plain_postgres() as instance:
+        migrations.migrate(instance.settings)
+        yield instance
 
 
 def many(apex: Apex, contract: Contract) -> None:
@@ -434,7 +434,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
                 partitions._merge(connection, contract, partitions.MAX_PARTITIONS)
             with connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'apex.scored_orders'::regclass")
-                ((found,),) = cursor.fetchall()
-            most = max(most, found)
+                ((rows,),) = cursor.fetchall()
+            most = max(most, rows)
     assert 40 < most <= 64, most
     assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders") == [(2 * runs, runs)]

@@ -267,9 +267,9 @@ def test_hidden_data_is_reported_and_the_reasons_are_in_the_message(raw: Path) -
 def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> None:
     file = tmp_path / "orders.parquet"
     file.touch()
-    told = "this" if not below else str(file)
+    message = "this" if not below else str(file)
     with pytest.raises(
-        DataError, match=rf"APEX_RAW_URL={file}{below}: {told} is a file, no folder; set APEX_RAW_URL to"
+        DataError, match=rf"APEX_RAW_URL={file}{below}: {message} is a file, no folder; set APEX_RAW_URL to"
     ):
         found(Path(f"{file}{below}"))
     settings = Settings.load(home=tmp_path / "home", drops_url=f"{file}{below}", processed_url=f"{file}{below}")

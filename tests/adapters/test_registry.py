@@ -21,16 +21,18 @@ _numbers: Iterator[int] = count(1)
 @pytest.fixture
 def settings(mlflow_server: str, home: Any) -> Settings:
     """A registered name of the test's own, with two versions that hold no files."""
-    made: Settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"plain {next(_numbers)}/ñ".replace("/", "-"))
+    configured: Settings = home(
+        mlflow_tracking_uri=mlflow_server, model_name=f"plain {next(_numbers)}/ñ".replace("/", "-")
+    )
     base = f"{mlflow_server}/api/2.0/mlflow"
-    httpx.post(f"{base}/registered-models/create", json={"name": made.model_name}).raise_for_status()
+    httpx.post(f"{base}/registered-models/create", json={"name": configured.model_name}).raise_for_status()
     answer = httpx.post(f"{base}/runs/create", json={"experiment_id": "0"})
     run = answer.raise_for_status().json()["run"]["info"]
     for nr in (1, 2):
-        content = {"name": made.model_name, "source": run["artifact_uri"], "run_id": run["run_id"]}
+        content = {"name": configured.model_name, "source": run["artifact_uri"], "run_id": run["run_id"]}
         content["tags"] = [{"key": "nr", "value": str(nr)}]
         httpx.post(f"{base}/model-versions/create", json=content).raise_for_status()
-    return made
+    return configured
 
 
 def test_aliases_are_read_and_moved(settings: Settings) -> None:
@@ -38,8 +40,8 @@ def test_aliases_are_read_and_moved(settings: Settings) -> None:
     assert registry.by_alias(CHAMPION) is None
     for version in (1, 2, 2):
         registry.set_alias(CHAMPION, version)
-        found = registry.by_alias(CHAMPION)
-        assert found is not None and (found.version, found.tags["nr"]) == (version, str(version))
+        result = registry.by_alias(CHAMPION)
+        assert result is not None and (result.version, result.tags["nr"]) == (version, str(version))
 
 
 def test_what_does_not_exist(settings: Settings) -> None:
@@ -84,12 +86,12 @@ def test_a_deleted_experiment_is_no_passing_fault_and_its_remedy_works(settings:
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
     log = InferenceLog(settings, name)
     assert log.experiment(name) is None
-    made = log._experiment()
-    httpx.post(f"{base}/experiments/delete", json={"experiment_id": made}).raise_for_status()
-    with pytest.raises(ConfigError, match=rf"{name} was deleted.*mlflow experiments restore --experiment-id {made}"):
+    created = log._experiment()
+    httpx.post(f"{base}/experiments/delete", json={"experiment_id": created}).raise_for_status()
+    with pytest.raises(ConfigError, match=rf"{name} was deleted.*mlflow experiments restore --experiment-id {created}"):
         log._experiment()
-    httpx.post(f"{base}/experiments/restore", json={"experiment_id": made}).raise_for_status()
-    assert log._experiment() == made
+    httpx.post(f"{base}/experiments/restore", json={"experiment_id": created}).raise_for_status()
+    assert log._experiment() == created
 
 
 def test_more_metrics_than_mlflow_takes_at_once_are_logged(settings: Settings) -> None:
@@ -99,8 +101,8 @@ def test_more_metrics_than_mlflow_takes_at_once_are_logged(settings: Settings) -
     answer = httpx.post(f"{base}/runs/create", json={"experiment_id": log._experiment()}).raise_for_status()
     run_id = answer.json()["run"]["info"]["run_id"]
     log.metrics(run_id, {f"pred_count_{n}": float(n) for n in range(1001)} | {"lost": float("nan")})
-    found = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]["data"]["metrics"]
-    assert len(found) == 1001
+    content = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]["data"]["metrics"]
+    assert len(content) == 1001
 
 
 def test_a_run_that_is_gone_is_named(settings: Settings) -> None:

@@ -20,8 +20,8 @@ BYTES = b"PAR1" + bytes(range(256)) * 5000
 
 @pytest.fixture(params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    made: Storage = request.param(tmp_path)
-    return made
+    created: Storage = request.param(tmp_path)
+    return created
 
 
 def read(storage: Storage, key: str) -> bytes:

@@ -136,13 +136,13 @@ RAW_ERRORS = [
 
 @pytest.mark.parametrize("raised", RAW_ERRORS, ids=[type(e).__name__ for e in RAW_ERRORS])
 def test_an_error_of_duckdb_becomes_a_message_with_a_remedy(raised: Exception) -> None:
-    with pytest.raises(DataError) as told, engine.errors_name("c.parquet"):
+    with pytest.raises(DataError) as error, engine.errors_name("c.parquet"):
         raise raised
-    text = str(told.value)
+    text = str(error.value)
     assert text.startswith("c.parquet: ") and re.search("; (write|correct) ", text)
     assert not re.search("Error:|LINE 1|Stack|/a/b|\n", text)
-    said = re.search("value .x|Timestamp|Overflow in 12|compression|no column .day|index 3", str(raised))
-    assert said is None or said[0] in text
+    message = re.search("value .x|Timestamp|Overflow in 12|compression|no column .day|index 3", str(raised))
+    assert message is None or message[0] in text
 
 
 HIDDEN = {
@@ -162,8 +162,8 @@ def test_data_files_are_found_in_folders_and_hidden_ones_are_not(tmp_path: Path)
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [str(p.relative_to(tmp_path)) for p in data_files(tmp_path, "APEX_RAW_URL")]
-    assert found == sorted([*(n for n, h in HIDDEN.items() if not h), "day=1/b.parquet"])
+    result = [str(p.relative_to(tmp_path)) for p in data_files(tmp_path, "APEX_RAW_URL")]
+    assert result == sorted([*(n for n, h in HIDDEN.items() if not h), "day=1/b.parquet"])
 
 
 @pytest.mark.parametrize(("make", "words"), [(False, "no such folder"), (True, "no data files; put parquet files")])

@@ -50,11 +50,11 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_postgres_that_is_not_there(nowhere: Settings, call: str) -> None:
-    with pytest.raises(TransientError) as told:
+    with pytest.raises(TransientError) as raised:
         CALLS[call](nowhere)
     address = nowhere.database_url.rsplit("@", 1)[1]
-    assert f"Postgres at {address}" in str(told.value) and "APEX_DATABASE_URL" in str(told.value)
-    assert "secret" not in str(told.value)
+    assert f"Postgres at {address}" in str(raised.value) and "APEX_DATABASE_URL" in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_connection_that_is_lost_half_way(apex: Apex) -> None:
@@ -118,22 +118,22 @@ def test_a_scored_content_does_not_fail_later_and_keeps_its_rows(apex: Apex, tmp
     ("sha256", "name"), [("1" * 64, "a.parquet"), ("1" * 64, "b.parquet"), ("2" * 64, "a.parquet")]
 )
 def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256: str, name: str) -> None:
-    found: list[int | None] = []
+    results: list[int | None] = []
     with bulk_transaction(apex.settings) as session:
         first = PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
-        other = threading.Thread(target=lambda: found.append(claim(apex, sha256, name)))
+        other = threading.Thread(target=lambda: results.append(claim(apex, sha256, name)))
         other.start()
         deadline = time.monotonic() + 10
         while not apex.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert found == []
+        assert results == []
     other.join(10)
     if sha256 == "1" * 64:  # the same content, by whatever name
-        assert found == [None]
+        assert results == [None]
     else:  # a correction: the later claim supersedes the earlier one
-        assert found != [None]
-        assert dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops")) == {first: found[0], found[0]: None}
+        assert results != [None]
+        assert dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops")) == {first: results[0], results[0]: None}
 
 
 @pytest.mark.parametrize(("shared", "waits"), [(True, False), (False, True)])

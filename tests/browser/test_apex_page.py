@@ -55,8 +55,8 @@ FAINT = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with browsing() as found:
-        yield found
+    with browsing() as instance:
+        yield instance
 
 
 @contextmanager
@@ -87,8 +87,8 @@ def served(settings: Settings) -> Iterator[str]:
 def url(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings.load(home=tmp_path_factory.mktemp("home"), **lasting_databases.migrated())
     fill(settings, contract.classes)
-    with served(settings) as found:
-        yield found
+    with served(settings) as instance:
+        yield instance
 
 
 @contextmanager
@@ -96,13 +96,13 @@ def opened(browser: Browser, **options: Any) -> Iterator[Page]:
     """A page in which neither the console nor a script may complain."""
     with closing(browser.new_context(**options)) as context:
         page = context.new_page()
-        told: list[str] = []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
+        expected: list[str] = []
+        page.on("console", lambda message: expected.append(message.text))
+        page.on("pageerror", lambda error: expected.append(str(error)))
         # which a browser asks for by itself, of Airflow
         page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
         yield page
-        assert told == []
+        assert expected == []
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_a_refusal_is_told(browser: Browser, url: str, status: int, body: str, t
 
 
 def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
     with closing(browser.new_context()) as context:
         page = context.new_page()
 
         def answer(route: Any) -> None:
             request = route.request
-            asked.append((request.method, request.url.split("/", 3)[3], request.post_data_json))
+            requests.append((request.method, request.url.split("/", 3)[3], request.post_data_json))
             route.fulfill(json={"dag_run_id": "manual__a+b", "state": "failed"})
 
         page.route("**/api/v2/**", answer)
@@ -187,7 +187,7 @@ def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
     why = "worse in the field"
     body = {"logical_date": None, "conf": {"reason": why, "version": 1}, "note": why}
     runs = "api/v2/dags/apex_rollback/dagRuns"
-    assert asked == [("POST", runs, body), ("GET", f"{runs}/manual__a%2Bb", None)]
+    assert requests == [("POST", runs, body), ("GET", f"{runs}/manual__a%2Bb", None)]
     assert link == "../dags/apex_rollback/runs/manual__a%2Bb"
 
 

@@ -255,10 +255,10 @@ def test_a_contradiction_is_refused_with_file_line_key_and_rule(
     text = TEXT.replace(old, new, 1)
     line = text[: text.index(at)].count("\n") + 1
     path = write(tmp_path, text)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         load_contract(path)
-    lines = [found for found in str(told.value).splitlines() if found.strip().startswith(f"{path}:{line}: {key}")]
-    assert lines, f"no line for {path.name}:{line}: {key} in: {told.value}"
+    lines = [result for result in str(raised.value).splitlines() if result.strip().startswith(f"{path}:{line}: {key}")]
+    assert lines, f"no line for {path.name}:{line}: {key} in: {raised.value}"
     assert words in lines[0]
 
 

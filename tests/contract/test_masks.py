@@ -34,8 +34,8 @@ class Checked:
     quarantined: list[dict[str, Any]]
 
     def reasons(self, row_nr: int) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = next(r["reasons"] for r in self.quarantined if r["row_nr"] == row_nr)
-        return found
+        results: list[dict[str, str]] = next(r["reasons"] for r in self.quarantined if r["row_nr"] == row_nr)
+        return results
 
 
 Check = Callable[..., Checked]
@@ -185,11 +185,11 @@ def test_which_columns_may_be_absent(check: Check, contract: Contract, column: s
 
 def test_all_missing_columns_are_told_with_names_that_come_near(check: Check) -> None:
     table = order_table(rows=1).rename_columns({CLIENT: "Cliente_ID", COUNTRY: "country"})
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         check(table)
-    assert "cliente_id (string) → Cliente_ID (rename it)" in str(told.value)
-    assert "pais_cd (string) → nothing" in str(told.value)
-    assert "unknown to the contract: Cliente_ID, country" in str(told.value)
+    assert "cliente_id (string) → Cliente_ID (rename it)" in str(raised.value)
+    assert "pais_cd (string) → nothing" in str(raised.value)
+    assert "unknown to the contract: Cliente_ID, country" in str(raised.value)
 
 
 @pytest.mark.parametrize("use", USES)
@@ -225,8 +225,8 @@ def test_orders_of_the_day_the_run_looks_from_or_later(check: Check, use: Use, a
 
 def test_of_equal_rows_the_first_is_kept(check: Check) -> None:
     first = order_table(rows=3)
-    again = pa.concat_tables([first, first.slice(1, 1), first.slice(0, 1), first.slice(0, 1)])
-    checked = check(again)
+    second = pa.concat_tables([first, first.slice(1, 1), first.slice(0, 1), first.slice(0, 1)])
+    checked = check(second)
     assert checked.accepted["row_nr"].to_pylist() == [0, 1, 2]
     assert [r["row_nr"] for r in checked.quarantined] == [3, 4, 5]
     assert "unique_row" in checked.reasons(3)[0]["rule"]

@@ -106,9 +106,9 @@ MEETING = [
 @pytest.mark.parametrize(("old", "new", "other"), MEETING, ids=[f"{old}-{new[:20]!r}" for old, new, _ in MEETING])
 def test_a_column_that_meets_a_name_of_the_product_is_refused(tmp_path: Path, old: str, new: str, other: str) -> None:
     path = changed(tmp_path, lambda content: rename(content, old, new))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         load_contract(path)
-    assert repr(new) in str(told.value) and other in str(told.value) and "rename" in str(told.value)
+    assert repr(new) in str(raised.value) and other in str(raised.value) and "rename" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_classes_that_share_a_column_are_refused(tmp_path: Path, one: str, other
         content["columns"]["canal_pedido_cd"]["normalise"] = []
         content["columns"]["canal_pedido_cd"]["domain"]["levels"] = [one, "DIGITAL", other]
 
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         load_contract(changed(tmp_path, change))
     for text in (repr(one), repr(other), probability_column(one), "normalise"):
-        assert text in str(told.value)
+        assert text in str(raised.value)

@@ -21,12 +21,12 @@ FILES = [
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(CODE_ROOT)) for p in FILES])
 def test_no_column_of_the_orders_is_named(contract: Contract, path: Path) -> None:
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, contract.columns))})")
-    found = [
+    result = [
         f"{number}: {line.strip()}"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if pattern.search(line)
     ]
-    assert not found
+    assert not result
 
 
 def test_the_search_has_something_to_look_at() -> None:

@@ -78,8 +78,8 @@ def asked(contract: Contract, literals: Sequence[str]) -> list[Any]:
     order = {c.name: c.domain.levels[0] if c.domain else "R1" for c in contract.columns.values() if c.required.score}
     order |= {contract.entity: "C000001", contract.timestamp: "2024-08-24", ROUTE: 0}
     orders = [json.dumps(order).replace(f'"{ROUTE}": 0', f'"{ROUTE}": {text}') for text in literals]
-    found = RequestReader(contract).read(f'{{"orders": [{", ".join(orders)}]}}'.encode())
-    return found.columns[ROUTE]
+    result = RequestReader(contract).read(f'{{"orders": [{", ".join(orders)}]}}'.encode())
+    return result.columns[ROUTE]
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_the_same_numbers_in_files_and_requests(checked: Checked, contract: Cont
     @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(floats, min_size=1, max_size=60))
     def compare(values: list[float]) -> None:
-        _, found = checked(pa.array(values, pa.float64()))
-        assert found == asked(contract, [repr(v) for v in values])
-        for value, text in zip(values, found, strict=True):
+        _, result = checked(pa.array(values, pa.float64()))
+        assert result == asked(contract, [repr(v) for v in values])
+        for value, text in zip(values, result, strict=True):
             assert not set("eE+") & set(text) and (float(text) == value)
             assert text == "0" or (not text.startswith("-0.0") or value) and not text.endswith((".0", "."))
             if value.is_integer() and abs(value) < 2**127:
@@ -146,22 +146,22 @@ def test_zero_has_no_sign(checked: Checked, contract: Contract) -> None:
 
 @pytest.mark.parametrize("use", USES)
 def test_what_is_no_number_is_quarantined(checked: Checked, use: Use) -> None:
-    report, found = checked(pa.array([math.nan, math.inf, 240.0, -math.inf, None]), use)
-    assert report.reasons == {f"{ROUTE}: type: not a finite number": 3} and found == ["240", None]
+    report, result = checked(pa.array([math.nan, math.inf, 240.0, -math.inf, None]), use)
+    assert report.reasons == {f"{ROUTE}: type: not a finite number": 3} and result == ["240", None]
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "[1]", "{}"])
 def test_what_is_no_number_is_refused_once(contract: Contract, value: str) -> None:
-    with pytest.raises(RefusedError) as told:
+    with pytest.raises(RefusedError) as raised:
         asked(contract, [value])
-    assert [(f.path, f.rule) for f in told.value.faults] == [
+    assert [(f.path, f.rule) for f in raised.value.faults] == [
         (f"orders[0].{ROUTE}", "Input should be a string, a finite number, true or false")
     ]
 
 
 def test_a_truth_value_is_none_of_the_numbers(checked: Checked, contract: Contract) -> None:
-    found = checked(pa.array([True, False]))[1]
-    assert found == ["TRUE", "FALSE"] == asked(contract, ["true", "false"])
+    result = checked(pa.array([True, False]))[1]
+    assert result == ["TRUE", "FALSE"] == asked(contract, ["true", "false"])
     assert asked(contract, ["1", "true", "1.0", "0", "false"]) == ["1", "TRUE", "1", "0", "FALSE"]
 
 
@@ -176,11 +176,11 @@ def test_a_demonstration_drop_has_the_texts_of_its_raw_files(
 ) -> None:
     values = pa.array([Decimal(v) for v in (240, 241, 242, 243)]).cast(kind)
     write_orders(tmp_path / "raw" / "part.parquet", order_table({ROUTE: values}))
-    made = make_drop(
+    created = make_drop(
         str(tmp_path / "raw"), order_table(rows=1)[contract.timestamp][0].as_py().date(), 4, 1,
         tmp_path / "drop.parquet", contract,
     )  # fmt: skip
-    assert sorted(pq.read_table(made.path)[ROUTE].to_pylist()) == ["240", "241", "242", "243"]
+    assert sorted(pq.read_table(created.path)[ROUTE].to_pylist()) == ["240", "241", "242", "243"]
 
 
 @pytest.mark.parametrize("kind", [pa.int16(), pa.float64(), pa.decimal128(10, 2)])

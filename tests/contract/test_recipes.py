@@ -81,7 +81,7 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
     orders = as_table(contract, rows)
     with duckdb.connect() as con:
         con.register("orders", orders)
-        asked = con.sql(state_sql(contract, "orders", "orders")).to_arrow_table()
+        requested = con.sql(state_sql(contract, "orders", "orders")).to_arrow_table()
         con.execute(f"CREATE VIEW placed AS SELECT *, row_number() OVER () AS {POSITION} FROM orders")
         compact = con.sql(sorted_sql(contract, f"({compact_sql(contract, 'placed')})")).to_arrow_table()
         snapshot = con.sql(snapshot_sql(contract, "orders", FIRST)).to_arrow_table()
@@ -91,8 +91,8 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
     name = "history_sum_of_cajas_fisicas"
     assert name in [c.name for c in feature_columns(contract)]
     assert state_needed(contract, [name]) == ("history_total_cajas_fisicas",)
-    for table in (asked, states):
-        found = finish(contract, table, [name]).column(name).to_pylist()
+    for table in (requested, states):
+        result = finish(contract, table, [name]).column(name).to_pylist()
         keys = zip(table[contract.entity].to_pylist(), table[contract.timestamp].to_pylist(), strict=True)
         expected = [
             2 * sum(
@@ -102,7 +102,7 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
             )
             for client, day in keys
         ]  # fmt: skip
-        assert np.allclose(found, expected)
+        assert np.allclose(result, expected)
 
 
 @pytest.mark.usefixtures("total_recipe")

@@ -34,11 +34,11 @@ def reader(contract: Contract) -> RequestReader:
 @pytest.fixture(scope="module")
 def order(contract: Contract) -> dict[str, Any]:
     """An order that nothing is wrong with."""
-    made: dict[str, Any] = {}
+    created: dict[str, Any] = {}
     for column in contract.columns.values():
         if column.required.score:
-            made[column.name] = column.domain.levels[0] if column.domain else "R1"
-    return made | {contract.entity: "C000001", contract.timestamp: "2024-08-24"}
+            created[column.name] = column.domain.levels[0] if column.domain else "R1"
+    return created | {contract.entity: "C000001", contract.timestamp: "2024-08-24"}
 
 
 def body(*orders: Any) -> bytes:
@@ -46,9 +46,9 @@ def body(*orders: Any) -> bytes:
 
 
 def refused(reader: RequestReader, content: bytes) -> RefusedError:
-    with pytest.raises(RefusedError) as told:
+    with pytest.raises(RefusedError) as raised:
         reader.read(content)
-    return told.value
+    return raised.value
 
 
 def strings(contract: Contract) -> st.SearchStrategy[dict[str, Any]]:
@@ -90,11 +90,11 @@ def test_a_request_is_read_as_a_drop_is(
         accepted = {row.pop("row_nr"): row for row in pq.read_table(kept).to_pylist()}
         for place, order in enumerate(orders):
             try:
-                found = reader.read(body(order))
+                result = reader.read(body(order))
             except RefusedError:
                 assert place not in accepted, order
             else:
-                assert {n: v[0] for n, v in found.columns.items()} == accepted[place], order
+                assert {n: v[0] for n, v in result.columns.items()} == accepted[place], order
         assert report.rows == len(orders)
 
     compare()
@@ -106,8 +106,8 @@ def test_every_fault_is_told_at_once_with_its_path(
     attribute, measure = contract.features.attributes[0], contract.named("measure")[0]
     bad = order | {contract.entity: "nobody", attribute: [3], measure: -1, "extra": 1, contract.timestamp: "2014-01-01"}
     lacking = {k: v for k, v in order.items() if k != attribute}
-    told = refused(reader, body(order, bad, lacking, 7))
-    rules = {fault.path: fault.rule for fault in told.faults}
+    messages = refused(reader, body(order, bad, lacking, 7))
+    rules = {fault.path: fault.rule for fault in messages.faults}
     assert set(rules) == {
         *(f"orders[1].{n}" for n in (contract.entity, attribute, measure, "extra", contract.timestamp)),
         f"orders[2].{attribute}",
@@ -117,8 +117,8 @@ def test_every_fault_is_told_at_once_with_its_path(
     assert rules[f"orders[1].{contract.timestamp}"].startswith("range: ")
     assert rules["orders[1].extra"].startswith("unknown key; the keys are ")
     assert "null where nothing is known" in rules[f"orders[2].{attribute}"]
-    assert {f.value for f in told.faults} >= {"'nobody'", "[3]", "-1", "7"}
-    assert told.total == len(told.faults) == 7
+    assert {f.value for f in messages.faults} >= {"'nobody'", "[3]", "-1", "7"}
+    assert messages.total == len(messages.faults) == 7
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def test_too_many_orders_are_refused_and_their_faults_are_bounded(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:
     assert len(reader.read(body(*[order] * MAX_ORDERS))) == MAX_ORDERS
-    told = refused(reader, body(*[order | {contract.timestamp: 5}] * (MAX_ORDERS + 1)))
-    assert told.faults[0].path == "orders"
-    told = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MAX_ORDERS))
-    assert (told.total, len(told.faults)) == (2 * MAX_ORDERS, MAX_FAULTS)
+    messages = refused(reader, body(*[order | {contract.timestamp: 5}] * (MAX_ORDERS + 1)))
+    assert messages.faults[0].path == "orders"
+    messages = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MAX_ORDERS))
+    assert (messages.total, len(messages.faults)) == (2 * MAX_ORDERS, MAX_FAULTS)
     long = refused(reader, body(order | {contract.entity: "x" * 100_000}))
     assert len(long.faults[0].value) < 300
 
@@ -158,9 +158,9 @@ def test_faults_of_every_kind_are_told_together(
     first, second = next(r for r in contract.rules if r.rule == "pairs").columns
     measure, when = contract.named("measure")[0], contract.timestamp
     bad = order | {measure: True, when: "2024-01-01", second: "SIERRA", first: "PE"}
-    with pytest.raises(RefusedError) as told:
+    with pytest.raises(RefusedError) as raised:
         reader.read(body(bad, order | {contract.entity: None}), date(2024, 8, 1))
-    rules = {fault.path: (fault.rule, fault.value, fault.remedy) for fault in told.value.faults}
+    rules = {fault.path: (fault.rule, fault.value, fault.remedy) for fault in raised.value.faults}
     assert rules == {
         f"orders[0].{measure}": ("type: not double", "true", "write a finite number, without quotes"),
         f"orders[0].{when}": (
@@ -170,7 +170,7 @@ def test_faults_of_every_kind_are_told_together(
         ),
         f"orders[1].{contract.entity}": ("not_null", "null", "send a value"),
     }
-    assert str(told.value).startswith("3 faults: orders[0]")
+    assert str(raised.value).startswith("3 faults: orders[0]")
 
 
 @pytest.mark.parametrize("twice", ["an order", "the body"])
@@ -183,8 +183,8 @@ def test_a_key_that_stands_twice_is_refused(reader: RequestReader, order: dict[s
         path = f"orders[0].{name}"
     else:
         content, path = f'{{"orders": [{inner}], "orders": [{inner}]}}', "orders"
-    told = refused(reader, content.encode())
-    assert [(f.path, f.rule, f.remedy) for f in told.faults][0] == (path, "the key stands twice", "send it once")
+    messages = refused(reader, content.encode())
+    assert [(f.path, f.rule, f.remedy) for f in messages.faults][0] == (path, "the key stands twice", "send it once")
 
 
 def test_a_value_that_is_called_as_a_key_is_no_key(reader: RequestReader, order: dict[str, Any]) -> None:
@@ -204,8 +204,8 @@ def test_values_are_read_again_after_many_others(
 ) -> None:
     attribute = contract.features.attributes[0]
     for n in range(0, 42_000, 1000):
-        found = reader.read(body(*[order | {attribute: f"level {n + i}"} for i in range(1000)]))
-        assert len(found.warnings) == 1000
+        result = reader.read(body(*[order | {attribute: f"level {n + i}"} for i in range(1000)]))
+        assert len(result.warnings) == 1000
     assert reader.read(body(order)).warnings == {}
 
 
@@ -215,10 +215,10 @@ def test_the_schema_tells_what_the_contract_says(reader: RequestReader, contract
     assert list(order["properties"]) == list(contract.columns) and order["additionalProperties"] is False
     assert order["required"] == [c.name for c in contract.columns.values() if c.required.score]
     for column in contract.columns.values():
-        told = order["properties"][column.name]
-        assert told["description"].startswith(column.description) and told["x-role"] == column.role
+        message = order["properties"][column.name]
+        assert message["description"].startswith(column.description) and message["x-role"] == column.role
         if column.domain:
-            assert told["examples"] == list(column.domain.levels)
+            assert message["examples"] == list(column.domain.levels)
 
 
 def test_upper_case_is_that_of_sql() -> None:

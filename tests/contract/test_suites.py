@@ -18,28 +18,28 @@ def of_kind(contract: Contract, use: Use, kind: str) -> list[Expectation]:
 
 @pytest.mark.parametrize("use", USES)
 def test_every_column_that_must_not_be_null_is_expected_so(contract: Contract, use: Use) -> None:
-    found = {e.kwargs["column"] for e in of_kind(contract, use, "expect_column_values_to_not_be_null")}
-    assert found == {c.name for c in contract.columns.values() if not c.nullable.on(use)}
-    assert (contract.target in found) == (use == "train")
+    result = {e.kwargs["column"] for e in of_kind(contract, use, "expect_column_values_to_not_be_null")}
+    assert result == {c.name for c in contract.columns.values() if not c.nullable.on(use)}
+    assert (contract.target in result) == (use == "train")
 
 
 @pytest.mark.parametrize(("use", "severity"), [("train", "error"), ("score", "warning")])
 def test_an_unknown_level_is_grave_only_where_the_domain_is_closed(contract: Contract, use: Use, severity: str) -> None:
-    found = [e for e in of_kind(contract, use, "expect_column_values_to_be_in_set") if "row_condition" not in e.kwargs]
-    assert {e.kwargs["column"] for e in found} == {c.name for c in contract.columns.values() if c.domain}
-    assert {e.severity for e in found} == {severity}
+    result = [e for e in of_kind(contract, use, "expect_column_values_to_be_in_set") if "row_condition" not in e.kwargs]
+    assert {e.kwargs["column"] for e in result} == {c.name for c in contract.columns.values() if c.domain}
+    assert {e.severity for e in result} == {severity}
 
 
 def test_pairs_become_one_conditional_set_a_value(contract: Contract) -> None:
-    found = [e for e in of_kind(contract, "train", "expect_column_values_to_be_in_set") if "row_condition" in e.kwargs]
+    result = [e for e in of_kind(contract, "train", "expect_column_values_to_be_in_set") if "row_condition" in e.kwargs]
     rule = next(r for r in contract.rules if r.rule == "pairs")
-    assert [tuple(e.kwargs["value_set"]) for e in found] == list(rule.allowed.values())
+    assert [tuple(e.kwargs["value_set"]) for e in result] == list(rule.allowed.values())
 
 
 def test_bounds_of_severity_warning_stay_warnings(contract: Contract) -> None:
-    found = of_kind(contract, "train", "expect_column_values_to_be_between")
-    assert {e.severity for e in found if "max_value" in e.kwargs} == {"warning"}
-    assert {e.severity for e in found if "min_value" in e.kwargs} == {"error"}
+    result = of_kind(contract, "train", "expect_column_values_to_be_between")
+    assert {e.severity for e in result if "max_value" in e.kwargs} == {"warning"}
+    assert {e.severity for e in result if "min_value" in e.kwargs} == {"error"}
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -54,6 +54,6 @@ def test_the_committed_project_is_exactly_what_the_contract_gives(contract: Cont
     stray = tmp_path / "expectations" / "stray.json"
     stray.parent.mkdir()
     stray.write_text("{}")
-    made = build_project(contract, tmp_path)
-    assert {str(p.relative_to(tmp_path)) for p in made} == set(texts(tmp_path)) - {".gitignore"}
+    created = build_project(contract, tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in created} == set(texts(tmp_path)) - {".gitignore"}
     assert texts(tmp_path) == texts(PROJECT)

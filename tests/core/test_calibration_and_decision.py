@@ -17,8 +17,8 @@ def drawn(n: int, seed: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
     logits = random.normal(0, 1, (n, 3))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     y = (random.random((n, 1)) > true.cumsum(axis=1)).sum(axis=1)
-    told = np.exp(sharpness * logits)
-    return (told / told.sum(axis=1, keepdims=True)).astype(np.float32), y
+    message = np.exp(sharpness * logits)
+    return (message / message.sum(axis=1, keepdims=True)).astype(np.float32), y
 
 
 @pytest.mark.parametrize(("sharpness", "temperature"), [(1.0, 1.0), (2.0, 2.0), (0.5, 0.5)])

@@ -39,11 +39,11 @@ EXPECTED = Expectation(orders=30_000, log_loss=ENTROPY, sd=0.6)
 def test_a_week_is_worse_only_beyond_chance_and_margin(
     n: int, spoiled: float, expected: Expectation | None, worse: bool, note: str
 ) -> None:
-    found = week_quality(*week(1, n, spoiled), CLASSES, expected, Rule())
-    assert found.worse is worse and note in found.note and bool(note) == bool(found.note)
-    assert found.log_loss_low < found.log_loss < found.log_loss_high
-    assert found.accuracy_low < found.accuracy < found.accuracy_high
-    assert sum(c.orders for c in found.classes.values()) == found.outcomes == n
+    quality = week_quality(*week(1, n, spoiled), CLASSES, expected, Rule())
+    assert quality.worse is worse and note in quality.note and bool(note) == bool(quality.note)
+    assert quality.log_loss_low < quality.log_loss < quality.log_loss_high
+    assert quality.accuracy_low < quality.accuracy < quality.accuracy_high
+    assert sum(c.orders for c in quality.classes.values()) == quality.outcomes == n
 
 
 def test_healthy_weeks_are_seldom_called_worse() -> None:

@@ -67,15 +67,15 @@ def test_rolling_folds_go_forward_in_time() -> None:
     part = Part(days[:, None].astype(np.float32), np.arange(len(days)) % 2)
     folds = _folds(part, days, 3)
     assert len(folds) == 3
-    for fitted, judged in folds:
-        assert fitted.x.max() < judged.x.min()
+    for fitted, evaluated in folds:
+        assert fitted.x.max() < evaluated.x.min()
     assert [len(f.y) for f, _ in folds] == sorted(len(f.y) for f, _ in folds)
     assert _folds(part, days, 1) == [] == _folds(part, None, 3)
 
 
 def test_a_search_may_be_scored_by_rolling_folds() -> None:
-    given = parts(900)
-    dated = {name: replace(part, days=np.arange(len(part.y))) for name, part in given.items()}
+    inputs = parts(900)
+    dated = {name: replace(part, days=np.arange(len(part.y))) for name, part in inputs.items()}
     done = developed(dated, budget=Budget(2), search_folds=2)
     assert len(done.trials) == 2
     assert done.trials[0].value != developed(dated, budget=Budget(2)).trials[0].value
@@ -98,27 +98,27 @@ def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Deve
 
 
 def test_contributions_add_up_to_the_margin_and_name_the_feature_that_matters() -> None:
-    given = parts(3_000)
-    done = developed(given, selection="none")
-    model, table = done.model, given["test"].table
-    found = model.contributions(table)
-    assert found is not None and found.shape == (1_000, 3, 3)
+    inputs = parts(3_000)
+    done = developed(inputs, selection="none")
+    model, table = done.model, inputs["test"].table
+    result = model.contributions(table)
+    assert result is not None and result.shape == (1_000, 3, 3)
     # with the same bias for every order, differences of the sums are differences of the log odds
     odds = np.log(model.raw_probabilities(table))
-    told = found.sum(axis=2)
-    rest = (odds - odds[:, :1]) - (told - told[:, :1])
+    message = result.sum(axis=2)
+    rest = (odds - odds[:, :1]) - (message - message[:, :1])
     assert np.ptp(rest, axis=0) == pytest.approx(np.zeros(3), abs=1e-4)
     rows = done.tables["contributions"]
     assert rows[0]["feature"] == "ripeness"
-    assert rows[0]["classes"]["b"] == pytest.approx(np.abs(found[:, 1, 0]).mean(), abs=1e-6)
+    assert rows[0]["classes"]["b"] == pytest.approx(np.abs(result[:, 1, 0]).mean(), abs=1e-6)
     assert {r["orders"] for r in rows} == {1_000}
 
 
 def test_contributions_are_averaged_over_a_bounded_sample_that_repeats(usual: Development) -> None:
     assert usual.tables["contributions"][0]["orders"] == 2_000  # of 4,000 test orders
     table = examples(500, 8).table
-    once, again = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
-    assert once == again != mean_contributions(usual.model, table, 4, rows=100)
+    first, second = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
+    assert first == second != mean_contributions(usual.model, table, 4, rows=100)
 
 
 def test_a_candidate_that_cannot_tell_contributions_reports_none() -> None:
@@ -126,15 +126,15 @@ def test_a_candidate_that_cannot_tell_contributions_reports_none() -> None:
 
 
 def test_the_same_input_gives_the_same_bytes_twice() -> None:
-    once, again = (developed(parts(), budget=Budget(3)) for _ in range(2))
-    assert once.model.to_files() == again.model.to_files()
-    assert once.metrics == again.metrics
+    first, second = (developed(parts(), budget=Budget(3)) for _ in range(2))
+    assert first.model.to_files() == second.model.to_files()
+    assert first.metrics == second.metrics
 
 
 def test_the_test_part_changes_nothing_about_the_model() -> None:
-    given = parts()
-    other = {**given, "test": examples(500, 99)}
-    assert developed(given).model.to_files() == developed(other).model.to_files()
+    inputs = parts()
+    other = {**inputs, "test": examples(500, 99)}
+    assert developed(inputs).model.to_files() == developed(other).model.to_files()
 
 
 @pytest.mark.parametrize("name", candidate_names())
@@ -156,16 +156,18 @@ def test_every_candidate_fits_scores_and_survives_its_bytes(name: str) -> None:
 
 
 def test_an_unknown_candidate_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no such candidate 'forest'; there are lightgbm, logistic, prior, xgboost"):
+    with pytest.raises(
+        ConfigError, match="no candidate 'forest'; the candidates are lightgbm, logistic, prior, xgboost"
+    ):
         candidate("forest")
 
 
 def test_balanced_weights_are_corrected_back_to_the_true_prior() -> None:
-    given = parts(9_000)
-    plain, balanced = developed(given, selection="none"), developed(given, selection="none", class_weights="balanced")
+    inputs = parts(9_000)
+    plain, balanced = developed(inputs, selection="none"), developed(inputs, selection="none", class_weights="balanced")
     assert balanced.metrics["test_log_loss"] < plain.metrics["test_log_loss"] * 1.02
-    mean = balanced.model.probabilities(given["test"].table).mean(axis=0)
-    assert mean == pytest.approx(np.bincount(given["test"].y) / len(given["test"].y), abs=0.04)
+    mean = balanced.model.probabilities(inputs["test"].table).mean(axis=0)
+    assert mean == pytest.approx(np.bincount(inputs["test"].y) / len(inputs["test"].y), abs=0.04)
 
 
 def _constant_target(given: dict[str, Examples]) -> None:
@@ -178,21 +180,21 @@ def _empty_test(given: dict[str, Examples]) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(_constant_target, "the same target, a; there is nothing to learn"), (_empty_test, "the test part is empty")],
+    [(_constant_target, "the same target, a, so no model can be fitted"), (_empty_test, "the test part is empty")],
 )
 def test_what_cannot_be_learned_is_one_clear_error(spoil: Any, message: str) -> None:
-    given = parts(600)
-    spoil(given)
+    inputs = parts(600)
+    spoil(inputs)
     with pytest.raises(DataError, match=message):
-        developed(given)
+        developed(inputs)
 
 
 def test_no_features_are_one_clear_error() -> None:
     with pytest.raises(ConfigError, match="declares no feature: name some under features"):
         developed(parts(300), columns=())
-    given = {n: replace(p, table=p.table.set_column(1, "country", [["x"] * len(p.y)])) for n, p in parts(300).items()}
+    inputs = {n: replace(p, table=p.table.set_column(1, "country", [["x"] * len(p.y)])) for n, p in parts(300).items()}
     with pytest.raises(DataError, match="no feature is left: country: near-constant"):
-        developed(given, columns=(COLUMNS[1],), selection="legacy", rules=LegacyRules().evaluate)
+        developed(inputs, columns=(COLUMNS[1],), selection="legacy", rules=LegacyRules().evaluate)
 
 
 def _class_missing_in_validation(given: dict[str, Examples]) -> None:
@@ -214,10 +216,10 @@ def _class_missing_in_train(given: dict[str, Examples]) -> None:
 @pytest.mark.parametrize("spoil", [_class_missing_in_validation, _class_with_three_rows, _class_missing_in_train])
 @pytest.mark.parametrize("contenders", [("xgboost",), ("logistic", "xgboost")])
 def test_rare_and_missing_classes_give_finite_probabilities(spoil: Any, contenders: tuple[str, ...]) -> None:
-    given = parts(900)
-    spoil(given)
-    done = developed(given, contenders=contenders)
-    p = done.model.probabilities(given["test"].table)
+    inputs = parts(900)
+    spoil(inputs)
+    done = developed(inputs, contenders=contenders)
+    p = done.model.probabilities(inputs["test"].table)
     assert np.isfinite(p).all()
     assert (p > 0).all()
     assert np.isfinite(list(done.metrics.values())).all()
@@ -230,16 +232,16 @@ def test_fifty_rows_in_all_are_enough_to_end() -> None:
 
 def test_an_all_null_feature_and_an_id_with_very_many_levels_do_no_harm() -> None:
     n = 6_000
-    given = {
+    inputs = {
         name: examples(
             size, i, nothing=pa.nulls(size, pa.float64()), who=pa.array([f"c{j * 7919 % 100_000}" for j in range(size)])
         )
         for i, (name, size) in enumerate((("train", n), ("validation", n // 3), ("test", n // 3)))
     }
     columns = (*COLUMNS, FeatureColumn("nothing", "numeric"), FeatureColumn("who", "categorical"))
-    done = developed(given, columns)
+    done = developed(inputs, columns)
     assert done.model.encoder.names == ("ripeness",)
-    everything = developed(given, columns, selection="none", contenders=("logistic",))
+    everything = developed(inputs, columns, selection="none", contenders=("logistic",))
     assert np.isfinite(everything.metrics["test_log_loss"])
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.core.drift import Compared, drift, judge, population_stability_index
+from apex_ml.core.drift import Compared, detect_drift, drift, population_stability_index
 
 COLUMNS = (FeatureColumn("level", "categorical"), FeatureColumn("number", "numeric"))
 
@@ -52,13 +52,13 @@ def test_a_change_that_the_newest_orders_before_training_show_is_no_drift() -> N
     """The training examples hold both regimes, the newest orders the new one only."""
     both, new = np.array([6_000, 4_000]), np.array([2_500, 7_500])
     drop = np.array([1_000, 3_000])
-    (alone,) = judge({"a": Compared(drop, both, 0.03)}, alpha=0.002, least_rows=100)
-    (settled,) = judge({"a": Compared(drop, both, 0.03, settled=new)}, alpha=0.002, least_rows=100)
+    (alone,) = detect_drift({"a": Compared(drop, both, 0.03)}, alpha=0.002, min_rows=100)
+    (settled,) = detect_drift({"a": Compared(drop, both, 0.03, settled=new)}, alpha=0.002, min_rows=100)
     assert alone.drifted and not settled.drifted
     assert settled.settled and settled.psi == pytest.approx(0.0) and settled.reference_rows == 10_000
     assert "as in the newest orders before the training" in settled.note
     # unlike both, beside too few newest orders, and back in the old regime, which the model knows
     for observed, newer, drifted in (([100, 3_900], new, True), (drop, new // 1_000, True), ([600, 400], new, False)):
         compared = Compared(np.array(observed), both, 0.03, settled=newer)
-        (found,) = judge({"a": compared}, alpha=0.002, least_rows=100)
-        assert found.drifted is drifted and not found.settled
+        (verdict,) = detect_drift({"a": compared}, alpha=0.002, min_rows=100)
+        assert verdict.drifted is drifted and not verdict.settled

@@ -83,7 +83,7 @@ def test_levels_without_a_domain_are_learned_most_frequent_first_ties_by_name() 
 
 
 def test_a_lacking_feature_is_named() -> None:
-    with pytest.raises(DataError, match="lacks: stars, route"):
+    with pytest.raises(DataError, match="no columns for these features of the model: stars, route"):
         Encoder(COLUMNS).encode(pa.table({"amount": [1.0]}))
 
 
@@ -149,10 +149,10 @@ def test_without_early_stopping_every_round_is_kept() -> None:
 
 
 def test_the_same_data_and_seed_give_the_same_bytes() -> None:
-    once, again = (fit_xgboost(*parts(), 3, QUICK) for _ in range(2))
-    assert once.booster == again.booster and once.curve == again.curve
+    first, second = (fit_xgboost(*parts(), 3, QUICK) for _ in range(2))
+    assert first.booster == second.booster and first.curve == second.curve
     other = fit_xgboost(*parts(), 3, replace(QUICK, seed=43))
-    assert other.booster != once.booster
+    assert other.booster != first.booster
 
 
 @pytest.mark.parametrize("counts", [(50, 30, 20), (98, 1, 1), (60, 0, 40), (10, 10, 10)])
@@ -203,10 +203,10 @@ MATRICES = [
 @pytest.mark.parametrize(("make", "worth_it"), MATRICES)
 def test_distinct_rows_lead_back_to_every_bit(make: Any, worth_it: bool) -> None:
     x = make(np.random.default_rng(3))
-    found = distinct_rows(x)
-    assert (found is not None) is worth_it
-    if found is not None:
-        first, inverse = found
+    distinct = distinct_rows(x)
+    assert (distinct is not None) is worth_it
+    if distinct is not None:
+        first, inverse = distinct
         assert x[first][inverse].tobytes() == x.tobytes()
         assert len(first) == len({row.tobytes() for row in x})
 
@@ -229,7 +229,7 @@ def test_scoring_distinct_rows_changes_no_bit(
     assert distinct_rows(x) is not None and distinct_rows(model.encoder.encode(table)) is None
     plain = xgb.Booster(model_file=bytearray(model.booster)).inplace_predict(x)
     assert model.raw_probabilities(few).tobytes() == plain.tobytes()
-    made, p = model.predict(few), calibration.apply(plain)
-    assert made.probabilities.tobytes() == p.tobytes()
-    assert np.array_equal(made.named, decide(p, model.weights))
-    assert made.confidence.tobytes() == p[np.arange(len(p)), made.named].tobytes()
+    prediction, p = model.predict(few), calibration.apply(plain)
+    assert prediction.probabilities.tobytes() == p.tobytes()
+    assert np.array_equal(prediction.predicted, decide(p, model.weights))
+    assert prediction.confidence.tobytes() == p[np.arange(len(p)), prediction.predicted].tobytes()

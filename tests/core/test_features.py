@@ -56,24 +56,24 @@ def test_last_orders_and_their_features_equal_brute_force(
 ) -> None:
     contract = with_features(contract, history_lag_days=lag)
     rows = random_orders(contract, seed, clients=25, orders=300, days=20)
-    asked, features = examples(con, contract, rows)
+    requested, features = examples(con, contract, rows)
     clients = sorted({r[contract.entity] for r in rows})
-    assert [a[contract.entity] for a in asked] == clients
-    for found, made in zip(asked, features, strict=True):
-        wanted = reference_example(contract, rows, found[contract.entity])
+    assert [a[contract.entity] for a in requested] == clients
+    for result, created in zip(requested, features, strict=True):
+        expected = reference_example(contract, rows, result[contract.entity])
         for name in contract.named("timestamp", "target", "attribute"):
-            assert found[name] == wanted[name]
-        assert made == pytest.approx(reference_features(contract, rows, wanted), abs=1e-9)
+            assert result[name] == expected[name]
+        assert created == pytest.approx(reference_features(contract, rows, expected), abs=1e-9)
     assert list(features[0]) == [c.name for c in feature_columns(contract)]
 
 
 def test_every_order_as_an_example(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     contract = with_features(contract, grain="every_order")
     rows = random_orders(contract, 3, clients=8, orders=60, days=12)
-    asked, features = examples(con, contract, rows)
-    assert len(asked) == 60
-    for found, made in zip(asked, features, strict=True):
-        assert made == pytest.approx(reference_features(contract, rows, found), abs=1e-9)
+    requested, features = examples(con, contract, rows)
+    assert len(requested) == 60
+    for result, created in zip(requested, features, strict=True):
+        assert created == pytest.approx(reference_features(contract, rows, result), abs=1e-9)
 
 
 def test_orders_of_the_same_day_or_later_change_no_feature(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
@@ -96,10 +96,10 @@ def test_orders_of_the_same_day_or_later_change_no_feature(con: duckdb.DuckDBPyC
 
 def test_result_depends_on_the_rows_and_not_on_their_order(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     rows = random_orders(contract, 5, clients=10, orders=400, days=5)
-    once = examples(con, contract, rows)
+    first = examples(con, contract, rows)
     for seed in range(3):
         shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-        assert examples(con, contract, shuffled) == once
+        assert examples(con, contract, shuffled) == first
 
 
 def test_snapshot_is_the_state_of_every_client_as_of_the_day(
@@ -108,14 +108,14 @@ def test_snapshot_is_the_state_of_every_client_as_of_the_day(
     rows = random_orders(contract, 6, clients=12, orders=150, days=15)
     as_of = FIRST + timedelta(days=8)
     con.register("orders", as_table(contract, rows))
-    found = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table()
+    result = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table()
     clients = sorted({r[contract.entity] for r in rows})
-    assert found[contract.entity].to_pylist() == clients
-    asked = [{**rows[0], contract.entity: client, contract.timestamp: as_of} for client in clients]
-    con.register("asked", as_table(contract, asked))
+    assert result[contract.entity].to_pylist() == clients
+    requested = [{**rows[0], contract.entity: client, contract.timestamp: as_of} for client in clients]
+    con.register("asked", as_table(contract, requested))
     when = contract.timestamp
     states = con.sql(f"SELECT * EXCLUDE ({when}) FROM ({state_sql(contract, 'asked', 'orders')}) ORDER BY 1")
-    assert found.to_pylist() == states.to_arrow_table().to_pylist()
+    assert result.to_pylist() == states.to_arrow_table().to_pylist()
 
 
 def test_a_client_without_history_is_told_by_nulls_and_equal_shares(contract: Contract) -> None:
@@ -125,11 +125,11 @@ def test_a_client_without_history_is_told_by_nulls_and_equal_shares(contract: Co
         + [pa.field(n, pa.date32() if kind == "DATE" else pa.int64()) for n, kind, _ in state_columns(contract)]
     )
     state = {n: None for n, _, _ in state_columns(contract)}
-    (made,) = finish(contract, pa.Table.from_pylist([row | state], schema=schema)).to_pylist()
-    assert made["history_orders"] == 0
-    assert made["history_days_since_last"] is None and made[f"history_last_{contract.target}"] is None
-    assert [made[f"history_share_{c}"] for c in contract.classes] == pytest.approx([1 / 3] * 3)
-    assert all(made[f"history_mean_{m}"] is None for m in contract.named("measure"))
+    (created,) = finish(contract, pa.Table.from_pylist([row | state], schema=schema)).to_pylist()
+    assert created["history_orders"] == 0
+    assert created["history_days_since_last"] is None and created[f"history_last_{contract.target}"] is None
+    assert [created[f"history_share_{c}"] for c in contract.classes] == pytest.approx([1 / 3] * 3)
+    assert all(created[f"history_mean_{m}"] is None for m in contract.named("measure"))
 
 
 PARTS = {

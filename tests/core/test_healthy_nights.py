@@ -17,15 +17,15 @@ def orders() -> pa.Table:
 
 def test_healthy_nights_raise_no_alarm(contract: Contract, orders: pa.Table) -> None:
     """Growing history, a weekday a night, holidays. At 0.2 % a night, more than 3 alarms come once in 2,000 times."""
-    alarms = [found for seed in range(4) for found in Nights(contract, seed, orders).healthy(40) if found]
+    alarms = [result for seed in range(4) for result in Nights(contract, seed, orders).healthy(40) if result]
     assert len(alarms) <= 3, alarms
 
 
 def test_a_change_that_came_before_the_training_is_no_drift_after_it(contract: Contract, orders: pa.Table) -> None:
     name = contract.features.attributes[3]
     nights = Nights(contract, 5, orders, settled=(name, 1.3))
-    found = list(nights.healthy(12))
-    assert sum(map(bool, found)) <= 1
+    result = list(nights.healthy(12))
+    assert sum(map(bool, result)) <= 1
     assert not nights.unknown_jumps(nights.score(13))
     nights.model.pop(RECENT)
     assert name in nights.judge(nights.score(14))  # beside the training examples alone it would be, for ever

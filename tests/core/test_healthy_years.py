@@ -17,22 +17,22 @@ def test_healthy_years_raise_few_false_alarms() -> None:
     """20 years of 52 weeks. At 1 % a week and 5 % a year, more than 26 worse weeks or 4 alarms are very unlikely."""
     worse = alarms = 0
     for seed in range(20):
-        weeks, found = Year(seed, clients=6_000, orders_a_week=1_500).live(RULE)
+        weeks, result = Year(seed, clients=6_000, orders_a_week=1_500).live(RULE)
         worse += sum(week.worse for week in weeks)
-        alarms += first_alarm(found) is not None
+        alarms += first_alarm(result) is not None
     assert worse <= 26 and alarms <= 4, (worse, alarms)
 
 
 def test_a_small_change_that_stays_is_found_by_the_rule_over_weeks_and_hardly_by_the_other() -> None:
-    found = late = worse = 0
+    result = late = worse = 0
     for seed in range(5):
         year = Year(seed, clients=20_000, test_orders=15_000, orders_a_week=5_000, weeks=30)
         weeks, evidence = year.live(RULE, spoiled=0.06, since=5)
         alarm = first_alarm(evidence)
-        found += alarm is not None and alarm >= 5
+        result += alarm is not None and alarm >= 5
         late += alarm is None or alarm > 20
         worse += sum(week.worse for week in weeks[5:])
-    assert (found, late) == (5, 0)
+    assert (result, late) == (5, 0)
     assert worse < 5 * 25 / 2
 
 
@@ -49,17 +49,17 @@ def test_an_excess_within_a_quarter_of_the_margin_is_tolerated_for_ever() -> Non
 
 
 def test_one_bad_week_however_bad_is_no_alarm_over_several_weeks() -> None:
-    found = sustained([(0.90, 0.005)] * 5 + [(2.0, 0.005)] + [(0.90, 0.005)] * 5, 0.90, 0.001, RULE)
-    assert not any(s.alarm for s in found)
+    result = sustained([(0.90, 0.005)] * 5 + [(2.0, 0.005)] + [(0.90, 0.005)] * 5, 0.90, 0.001, RULE)
+    assert not any(s.alarm for s in result)
     assert [s.alarm for s in sustained([(2.0, 0.005)] * 6, 0.90, 0.001, RULE)] == [False] * 4 + [True] * 2
 
 
 def test_the_alarm_names_since_when_and_by_how_much_and_ends_when_the_weeks_are_good_again() -> None:
     weeks = [(0.90, 0.005)] * 10 + [(0.92, 0.005)] * 6 + [(0.89, 0.005)] * 12
-    found = sustained(weeks, 0.90, 0.001, RULE)
-    alarms = [n for n, s in enumerate(found) if s.alarm]
+    result = sustained(weeks, 0.90, 0.001, RULE)
+    alarms = [n for n, s in enumerate(result) if s.alarm]
     assert 11 <= alarms[0] <= 15 and alarms[-1] < 27
-    assert found[15].first == 10 and found[15].excess == pytest.approx(0.02)
+    assert result[15].first == 10 and result[15].excess == pytest.approx(0.02)
 
 
 def test_the_sum_of_the_ratios_keeps_its_bound() -> None:

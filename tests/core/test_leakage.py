@@ -22,8 +22,8 @@ def judged(make: Any, n: int = N, seed: int = 5) -> SingleFeature:
     for size in (n, n // 3):
         y = random.choice(CLASSES, size, p=SHARES)
         parts.append((make(random, y).astype(np.float32).reshape(-1, 1), y))
-    (found,) = single_feature_gains(["f"], *parts, CLASSES)
-    return found
+    (gains,) = single_feature_gains(["f"], *parts, CLASSES)
+    return gains
 
 
 def _mostly(random: np.random.Generator, y: np.ndarray) -> np.ndarray:
@@ -51,17 +51,17 @@ HONEST = {
 
 @pytest.mark.parametrize("make", LEAKS.values(), ids=LEAKS)
 def test_a_feature_that_tells_the_target_is_refused_by_name(make: Any) -> None:
-    found = judged(make)
-    assert found.low > 0.5
+    gains = judged(make)
+    assert gains.low > 0.5
     with pytest.raises(DataError, match=r"f \(\d+%\) alone removes at least 50%.*suspicious_gain"):
-        refuse_leaks([found], 0.5)
+        refuse_leaks([gains], 0.5)
 
 
 @pytest.mark.parametrize("make", HONEST.values(), ids=HONEST)
 def test_an_honest_feature_passes(make: Any) -> None:
-    found = judged(make)
-    assert -0.1 < found.gain < 0.2
-    refuse_leaks([found], 0.5)
+    gains = judged(make)
+    assert -0.1 < gains.gain < 0.2
+    refuse_leaks([gains], 0.5)
 
 
 def test_luck_on_a_few_orders_is_no_leak() -> None:
@@ -71,16 +71,16 @@ def test_luck_on_a_few_orders_is_no_leak() -> None:
 
 def test_the_gain_is_that_of_the_table_by_hand() -> None:
     x, y = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([0, 0, 1, 1])
-    (found,) = single_feature_gains(["f"], (x, y), (x, y), 2)
+    (gains,) = single_feature_gains(["f"], (x, y), (x, y), 2)
     # two orders of the level's own class, ten of the prior's (1/2, 1/2): 7 of 12
-    assert found.gain == pytest.approx(1 - np.log(7 / 12) / np.log(1 / 2))
+    assert gains.gain == pytest.approx(1 - np.log(7 / 12) / np.log(1 / 2))
 
 
 def test_all_leaks_are_named_at_once_the_best_first() -> None:
-    found = single_feature_gains(["a", "b", "c"], *[(np.column_stack([y, y * 0, y]), y) for y in _two()], CLASSES)
-    assert [f.name for f in found] == ["a", "c", "b"]
+    gains = single_feature_gains(["a", "b", "c"], *[(np.column_stack([y, y * 0, y]), y) for y in _two()], CLASSES)
+    assert [f.name for f in gains] == ["a", "c", "b"]
     with pytest.raises(DataError, match=r"a \(\d+%\), c \(\d+%\)"):
-        refuse_leaks(found, 0.5)
+        refuse_leaks(gains, 0.5)
 
 
 def _two() -> list[np.ndarray]:

@@ -45,15 +45,15 @@ def test_a_feature_that_is_mostly_unknown_is_near_constant() -> None:
 
 @pytest.mark.parametrize(("r", "dropped"), [(0.81, True), (-0.81, True), (0.79, False)])
 def test_of_two_correlated_numbers_the_later_by_name_goes(r: float, dropped: bool) -> None:
-    found = judged(z=NUMBERS, b=of_correlation(r))
-    assert set(found) == ({"z"} if dropped else set())
+    gains = judged(z=NUMBERS, b=of_correlation(r))
+    assert set(gains) == ({"z"} if dropped else set())
     if dropped:
-        assert found["z"] == f"the correlation with b is {r:+.3f}"
+        assert gains["z"] == f"the correlation with b is {r:+.3f}"
 
 
 def test_of_two_associated_categories_the_later_by_name_goes_and_a_chain_keeps_what_is_free() -> None:
-    found = judged(c_z=CODES, c_b=CODES % 3, c_free=RANDOM.integers(1, 4, N))
-    assert found == {"c_z": "Cramér's V with c_b is 1.000"}
+    gains = judged(c_z=CODES, c_b=CODES % 3, c_free=RANDOM.integers(1, 4, N))
+    assert gains == {"c_z": "Cramér's V with c_b is 1.000"}
     # b goes for a; c resembles b alone, which is gone, and so it stays
     a = of_correlation(0.85)
     c = np.asarray(2 * NUMBERS * 0.85 - a)

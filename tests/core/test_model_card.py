@@ -76,7 +76,7 @@ def test_what_is_not_there_is_said() -> None:
 
 def test_the_last_decision_stands_once() -> None:
     first = with_decision(card(), False, "airflow", ["no better"])
-    again = with_decision(first, True, "a person", ["better", "not worse for any class"], "http://m/report.html")
-    assert again.startswith(card()) and again.count("### Decision") == 1
-    assert again.endswith("[Report](http://m/report.html)\n") and "Report" not in first
-    assert "Promoted by a person:\n\n- better\n- not worse" in again and "no better" not in again
+    second = with_decision(first, True, "a person", ["better", "not worse for any class"], "http://m/report.html")
+    assert second.startswith(card()) and second.count("### Decision") == 1
+    assert second.endswith("[Report](http://m/report.html)\n") and "Report" not in first
+    assert "Promoted by a person:\n\n- better\n- not worse" in second and "no better" not in second

@@ -35,19 +35,19 @@ def test_losses_of_single_orders(chosen: float, loss: float) -> None:
 def test_classification_equals_scikit_learn(seed: int) -> None:
     p, y = random_case(seed)
     best = p.argmax(axis=1)
-    found = classification(p, y, CLASSES)
-    assert found["accuracy"] == pytest.approx(accuracy_score(y, best))
-    assert found["macro_f1"] == pytest.approx(f1_score(y, best, average="macro"))
-    assert [found[f"precision_{c}"] for c in CLASSES] == pytest.approx(precision_score(y, best, average=None))
-    assert [found[f"recall_{c}"] for c in CLASSES] == pytest.approx(recall_score(y, best, average=None))
-    assert [found[f"support_{c}"] for c in CLASSES] == [(y == k).sum() for k in range(3)]
+    metrics = classification(p, y, CLASSES)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(y, best))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(y, best, average="macro"))
+    assert [metrics[f"precision_{c}"] for c in CLASSES] == pytest.approx(precision_score(y, best, average=None))
+    assert [metrics[f"recall_{c}"] for c in CLASSES] == pytest.approx(recall_score(y, best, average=None))
+    assert [metrics[f"support_{c}"] for c in CLASSES] == [(y == k).sum() for k in range(3)]
     assert confusion(p, y, CLASSES) == confusion_matrix(y, best).tolist()
 
 
 def test_classes_that_never_occur_count_as_zero() -> None:
     p = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
-    found = classification(p, np.array([0, 0]), CLASSES)
-    assert found["precision_c"] == found["recall_c"] == found["support_c"] == 0
+    metrics = classification(p, np.array([0, 0]), CLASSES)
+    assert metrics["precision_c"] == metrics["recall_c"] == metrics["support_c"] == 0
     assert confusion(p, np.array([0, 0]), CLASSES) == [[2, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
@@ -55,8 +55,8 @@ def test_classes_that_never_occur_count_as_zero() -> None:
     ("y", "shares"), [([0, 0, 1, 2], [0.5, 0.25, 0.25]), ([0, 0], [0.8 / 1.2, 0.2 / 1.2, 0.2 / 1.2]), ([], [1 / 3] * 3)]
 )
 def test_class_shares_are_positive(y: list[int], shares: list[float]) -> None:
-    found = class_shares(np.array(y, np.int64), 3)
-    assert found == pytest.approx(shares) and found.sum() == pytest.approx(1)
+    result = class_shares(np.array(y, np.int64), 3)
+    assert result == pytest.approx(shares) and result.sum() == pytest.approx(1)
 
 
 def test_prior_loss_is_the_entropy_of_the_shares() -> None:
@@ -69,13 +69,13 @@ def test_against_the_optimum_by_hand() -> None:
     """Two orders with odds 3 : 1, one of them not in the truth, and a model that says 1 : 1."""
     p, y = np.full((3, 2), 0.5), np.array([0, 1, 0])
     optimum = np.array([[0.75, 0.25], [0.75, 0.25], [np.nan, np.nan]])
-    found = against_optimum(p, y, optimum, optimum, np.arange(3), seed=1)
+    comparison = against_optimum(p, y, optimum, optimum, np.arange(3), seed=1)
     best = -(np.log(0.75) + np.log(0.25)) / 2
-    assert found["optimum_orders"] == 2
-    assert found["optimum_log_loss"] == found["truth_log_loss"] == pytest.approx(best)
-    assert found["excess_percent"] == pytest.approx(100 * (np.log(2) / best - 1))
+    assert comparison["optimum_orders"] == 2
+    assert comparison["optimum_log_loss"] == comparison["truth_log_loss"] == pytest.approx(best)
+    assert comparison["excess_percent"] == pytest.approx(100 * (np.log(2) / best - 1))
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert found["expected_excess_percent"] == pytest.approx(100 * (np.log(2) / entropy - 1))
+    assert comparison["expected_excess_percent"] == pytest.approx(100 * (np.log(2) / entropy - 1))
     assert against_optimum(p[2:], y[2:], optimum[2:], optimum[2:], y[2:], seed=1) == {"optimum_orders": 0.0}
     same = against_optimum(optimum[:2], y[:2], optimum[:2], optimum[:2], y[:2], seed=1)
     assert same["excess_percent"] == same["excess_percent_low"] == same["expected_excess_percent"] == 0

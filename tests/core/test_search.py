@@ -28,27 +28,29 @@ FOLDS = [(part(1), part(2))]
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    once, again = (search(LOGISTIC, FOLDS, CONTEXT, Budget(6)) for _ in range(2))
-    assert once[0] == again[0]
-    assert [(t.value, t.params) for t in once[1]] == [(t.value, t.params) for t in again[1]]
+    first, second = (search(LOGISTIC, FOLDS, CONTEXT, Budget(6)) for _ in range(2))
+    assert first[0] == second[0]
+    assert [(t.value, t.params) for t in first[1]] == [(t.value, t.params) for t in second[1]]
 
 
 @pytest.mark.parametrize("trials", [1, 6])
 def test_the_defaults_are_tried_first_and_the_best_is_chosen(trials: int) -> None:
-    best, found = search(LOGISTIC, FOLDS, CONTEXT, Budget(trials))
-    assert len(found) == trials
-    assert found[0].params == LOGISTIC.defaults(CONTEXT)
-    finished = [t for t in found if t.value is not None]
+    best, result = search(LOGISTIC, FOLDS, CONTEXT, Budget(trials))
+    assert len(result) == trials
+    assert result[0].params == LOGISTIC.defaults(CONTEXT)
+    finished = [t for t in result if t.value is not None]
     assert dict(min(finished, key=lambda t: t.value or 0).params) == best
 
 
-def test_an_interrupted_search_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_search_continues(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'search.db'}"
-    told: list[int] = []
-    search(LOGISTIC, FOLDS, CONTEXT, Budget(2), storage=storage, told=lambda t: told.append(t.number))
-    _, found = search(LOGISTIC, FOLDS, CONTEXT, Budget(5), storage=storage, told=lambda t: told.append(t.number))
-    assert len(found) == 5
-    assert told == [0, 1, 2, 3, 4]
+    reported: list[int] = []
+    search(LOGISTIC, FOLDS, CONTEXT, Budget(2), storage=storage, on_trial=lambda t: reported.append(t.number))
+    _, trials = search(
+        LOGISTIC, FOLDS, CONTEXT, Budget(5), storage=storage, on_trial=lambda t: reported.append(t.number)
+    )
+    assert len(trials) == 5
+    assert reported == [0, 1, 2, 3, 4]
 
 
 def test_a_hopeless_trial_is_pruned() -> None:
@@ -65,9 +67,9 @@ def test_a_hopeless_trial_is_pruned() -> None:
             fitted: Fitted = super().fit(params, train, validation, context)
             return fitted
 
-    _, found = search(Worsening(), FOLDS, CONTEXT, Budget(7))
-    assert len(found) == 7
-    assert [t.number for t in found if t.value is None]
+    _, trials = search(Worsening(), FOLDS, CONTEXT, Budget(7))
+    assert len(trials) == 7
+    assert [t.number for t in trials if t.value is None]
 
 
 def test_several_folds_are_averaged() -> None:

@@ -46,7 +46,9 @@ def folder_of_strategies(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_one_file_adds_a_strategy(folder_of_strategies: Path, contract: Contract) -> None:
-    with pytest.raises(ConfigError, match="no such split strategy 'thirds'; there are temporal, legacy, stratified"):
+    with pytest.raises(
+        ConfigError, match="no split strategy 'thirds'; the strategies are temporal, legacy, stratified"
+    ):
         split_strategy("thirds")
     (folder_of_strategies / "thirds.py").write_text(STRATEGY_FILE)
     assert check_split("thirds") == "thirds"

@@ -60,10 +60,10 @@ def test_repeated_orders_of_a_client_add_no_certainty() -> None:
 
 
 def test_clusters_by_hand() -> None:
-    found = Clusters.of(np.array([1.0, 2.0, 6.0]), np.array(["a", "b", "a"]))
-    assert found.mean == 3
+    clusters = Clusters.of(np.array([1.0, 2.0, 6.0]), np.array(["a", "b", "a"]))
+    assert clusters.mean == 3
     # cluster sums less the mean a order: 7 - 6 = 1 and 2 - 3 = -1
-    assert found.standard_error == pytest.approx(np.sqrt(2 / 1 * 2) / 3)
+    assert clusters.standard_error == pytest.approx(np.sqrt(2 / 1 * 2) / 3)
     assert Clusters.of(np.array([1.0]), None).standard_error == float("inf")
 
 
@@ -71,12 +71,12 @@ def test_clusters_by_hand() -> None:
 def test_bootstrap_and_normal_bounds_agree(level: float) -> None:
     random = np.random.default_rng(5)
     clusters = Clusters.of(random.normal(0, 0.05, 20_000), random.integers(0, 8_000, 20_000))
-    found = lower_bound(clusters, level, seed=1)
-    assert found.method == "bootstrap"
+    bound = lower_bound(clusters, level, seed=1)
+    assert bound.method == "bootstrap"
     normal = lower_bound(clusters, 1e-9, seed=1)
-    assert normal.method == "normal" and normal.low < found.low
-    by_hand = clusters.mean - {0.05: 1.645, 0.01: 2.326}[level] * clusters.standard_error
-    assert found.low == pytest.approx(by_hand, abs=0.1 * clusters.standard_error)
+    assert normal.method == "normal" and normal.low < bound.low
+    expected = clusters.mean - {0.05: 1.645, 0.01: 2.326}[level] * clusters.standard_error
+    assert bound.low == pytest.approx(expected, abs=0.1 * clusters.standard_error)
 
 
 def test_orders_that_are_alike_within_a_client_widen_the_bound() -> None:

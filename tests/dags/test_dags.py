@@ -121,11 +121,11 @@ def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             patch.delenv(name)
         patch.setenv("APEX_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("APEX_RUNTIME", request.param)
-        made = DagBag(str(DAGS), bundle_name="dags-folder")
-        steps = [task for dag in made.dags.values() for task in dag.tasks if task.task_type == "StepOperator"]
+        created = DagBag(str(DAGS), bundle_name="dags-folder")
+        steps = [task for dag in created.dags.values() for task in dag.tasks if task.task_type == "StepOperator"]
         runtimes = {(task.unmap({"chunk": {}}) if task.is_mapped else task).runtime for task in steps}
         assert runtimes == {request.param} and len(steps) == 13
-        return made
+        return created
 
 
 def describe(dag: Any) -> dict[str, Any]:

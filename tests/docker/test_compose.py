@@ -19,8 +19,8 @@ ONCE = {"secrets", "prepare-postgres", "prepare", "prepare-airflow", "apex", "gp
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     text = (CODE_ROOT / "docker-compose.yaml").read_text()
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    results: dict[str, Any] = yaml.safe_load(text)
+    return results
 
 
 def test_every_service_has_limits_and_no_privileges(compose: dict[str, Any]) -> None:
@@ -95,19 +95,19 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
     pin = re.compile(r"^([a-z0-9._-]+)==([^ ;\\]+)", re.M)
     ours = dict(pin.findall((CODE_ROOT / "requirements.txt").read_text()))
     text = (CODE_ROOT / "deployment" / "docker" / name).read_text()
-    found = dict(pin.findall(text))
-    assert len(found) > 100 and "://" not in text
+    matches = dict(pin.findall(text))
+    assert len(matches) > 100 and "://" not in text
     # Flask-AppBuilder, Airflow's logins on a server, wants python-dateutil 2
-    different = {package for package, version in found.items() if ours.get(package, version) != version}
+    different = {package for package, version in matches.items() if ours.get(package, version) != version}
     assert different <= ({"python-dateutil"} if name == "airflow.txt" else set())
     if name == "airflow.txt":
-        assert not {"numpy", "pandas", "pyarrow", "xgboost", "mlflow", "scikit-learn", "duckdb"} & set(found)
-        assert "apache-airflow-providers-fab" in found and "apache-airflow-providers-celery" in found
+        assert not {"numpy", "pandas", "pyarrow", "xgboost", "mlflow", "scikit-learn", "duckdb"} & set(matches)
+        assert "apache-airflow-providers-fab" in matches and "apache-airflow-providers-celery" in matches
     else:
-        assert "apache-airflow" not in found and "xgboost" in found
-        assert ("nvidia-nccl-cu12 ; sys_platform == 'never'" in text.replace(f"=={found['nvidia-nccl-cu12']}", "")) == (
-            name == "ml.txt"
-        )
+        assert "apache-airflow" not in matches and "xgboost" in matches
+        assert (
+            "nvidia-nccl-cu12 ; sys_platform == 'never'" in text.replace(f"=={matches['nvidia-nccl-cu12']}", "")
+        ) == (name == "ml.txt")
 
 
 @pytest.mark.parametrize(

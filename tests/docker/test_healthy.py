@@ -104,8 +104,8 @@ def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
             if self.rfile.readline() != b"AUTH right\r\n":
                 self.wfile.write(b"-WRONGPASS invalid username-password pair\r\n")
                 return
-            told = server.told.encode()  # type: ignore[attr-defined]
-            self.wfile.write(b"+OK\r\n$%d\r\n%b\r\n+OK\r\n" % (len(told), told))
+            message = server.told.encode()  # type: ignore[attr-defined]
+            self.wfile.write(b"+OK\r\n$%d\r\n%b\r\n+OK\r\n" % (len(message), message))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
         server.url = f"redis://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]

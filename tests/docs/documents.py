@@ -29,7 +29,7 @@ class Document:
 
     def blocks(self, language: str) -> list[str]:
         """The fenced blocks of a language."""
-        return [body for found, body in FENCE.findall(self.text) if found == language]
+        return [body for matches, body in FENCE.findall(self.text) if matches == language]
 
     @property
     def prose(self) -> str:

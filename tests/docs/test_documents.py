@@ -42,8 +42,8 @@ def test_reader_changes_nothing(reader: Any) -> None:
 
 @each_document
 def test_make_targets_exist(document: Document) -> None:
-    named = {word for text in document.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
-    assert named <= TARGETS
+    names = {word for text in document.commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
+    assert names <= TARGETS
 
 
 @each_document
@@ -64,26 +64,26 @@ def test_apex_commands_and_options_exist(document: Document) -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         if command.ignore_unknown_options:  # what apex does not know goes to psql
             continue
-        given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-        assert given <= known, call
+        inputs = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert inputs <= known, call
 
 
 def test_every_command_is_documented() -> None:
     """Those that only an image calls are not for people."""
-    named = {
+    names = {
         word
         for document in DOCUMENTS
         for text in document.written_commands
         for word in re.findall(r"(?<![\w./])apex ([a-z][a-z-]*)", text)
     }
-    assert set(COMMANDS) - named == set()
+    assert set(COMMANDS) - names == set()
 
 
 def test_every_make_target_is_documented() -> None:
-    named = {
+    names = {
         word for d in DOCUMENTS for text in d.written_commands for word in re.findall(r"\bmake ([a-z][a-z-]*)", text)
     }
-    assert TARGETS - named == set()
+    assert TARGETS - names == set()
 
 
 MESSAGES = [
@@ -102,7 +102,7 @@ def test_every_documented_error_is_one_of_the_code() -> None:
     """What a table of messages says is said: each part between its dots is in a text of the code."""
     texts = list(_texts_of_the_code())
     assert len(MESSAGES) > 40
-    assert [found for found in MESSAGES if not any(found[1].strip() in text for text in texts)] == []
+    assert [results for results in MESSAGES if not any(results[1].strip() in text for text in texts)] == []
 
 
 def _texts_of_the_code() -> Iterator[str]:
@@ -148,8 +148,8 @@ def test_files_named_in_code_exist(document: Document) -> None:
 @each_document
 def test_views_exist(reader: Any, document: Document) -> None:
     there = {row[0] for row in reader.read("SELECT relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace")}
-    named = {name for text in document.commands for name in re.findall(r"\bapex\.([a-z_]+)", text)}
-    assert named <= there
+    names = {name for text in document.commands for name in re.findall(r"\bapex\.([a-z_]+)", text)}
+    assert names <= there
 
 
 @each_document

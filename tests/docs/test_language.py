@@ -23,9 +23,9 @@ AVOIDED = {
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[d.name for d in DOCUMENTS])
 def test_documents_are_in_plain_english(document: Document) -> None:
     text = re.sub(r"`[^`]*`", "", document.written)  # names of the code are what the code has
-    found = [
+    result = [
         f"{match[0]!r}: write {better}"
         for word, better in AVOIDED.items()
         for match in re.finditer(word, text, re.IGNORECASE)
     ]
-    assert found == []
+    assert result == []

@@ -73,14 +73,14 @@ def test_a_browser_asks_no_other_host(site: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browsing() as browser:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
-        asked: list[str] = []
+        requests: list[str] = []
         page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         for place in ("index.html", "architecture.html", "reference/settings.html", "how-to/query.html"):
             page.goto(address + place, wait_until="networkidle")
         server.shutdown()
-    assert len(asked) > 8
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert len(requests) > 8
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -78,9 +78,9 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
     parked(apex)
     assert ledger() == []
     place = f"/dags/apex_retrain/dagRuns/{first}/taskInstances/approve/-1/hitlDetails"
-    asked = api._call("GET", place)
-    assert asked["subject"] == "May version 1 become champion?" and "There is no champion" in asked["body"]
-    assert (asked["options"], asked["defaults"]) == (["Approve", "Reject"], ["Reject"])
+    requested = api._call("GET", place)
+    assert requested["subject"] == "May version 1 become champion?" and "There is no champion" in requested["body"]
+    assert (requested["options"], requested["defaults"]) == (["Approve", "Reject"], ["Reject"])
     api._call("PATCH", place, json={"chosen_options": ["Approve"], "params_input": {}})
     assert set(wait(api, "apex_retrain", first).values()) == {"success"}
     assert (api.result("apex_retrain", first, "promote") or {})["promoted"]

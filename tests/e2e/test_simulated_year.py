@@ -20,10 +20,10 @@ def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
         try:
             done = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, timeout=280, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
-            found = json.loads((home / "year.json").read_text())
-            assert found["false_alarms"] == 0, found["weeks"]
-            assert (found["weeks_until_drift_found"], found["weeks_until_degradation_found"]) == (0, 1)
-            assert [week["retrained"] for week in found["weeks"]] == ["", "", "", "degraded", ""]
+            content = json.loads((home / "year.json").read_text())
+            assert content["false_alarms"] == 0, content["weeks"]
+            assert (content["weeks_until_drift_found"], content["weeks_until_degradation_found"]) == (0, 1)
+            assert [week["retrained"] for week in content["weeks"]] == ["", "", "", "degraded", ""]
             assert "week  3" in done.stdout and "drift:" in done.stdout
         finally:
             start.destroy(Settings.load(home=home))
@@ -34,14 +34,14 @@ def test_the_figures_of_a_year() -> None:
     weeks[0].alerts = ["a"]
     weeks[2].alerts, weeks[3].alerts, weeks[3].retrained, weeks[3].promoted = ["a"], ["version 1"], "degraded", 2
     weeks[3].worse = weeks[4].worse = True
-    found = summary(Plan(weeks=7, drift_week=3), weeks)
-    assert found["false_alarms"] == 1
+    result = summary(Plan(weeks=7, drift_week=3), weeks)
+    assert result["false_alarms"] == 1
     assert [
-        found[f"weeks_until_{what}"] for what in ("drift_found", "degradation_found", "promotion", "recovered")
+        result[f"weeks_until_{what}"] for what in ("drift_found", "degradation_found", "promotion", "recovered")
     ] == [
         0,
         1,
         1,
         3,
     ]
-    assert (found["trainings"], found["trainings_without_promotion"]) == (1, 0)
+    assert (result["trainings"], result["trainings_without_promotion"]) == (1, 0)

@@ -149,23 +149,23 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
     """
     settings = home.whole
     list_drops(context_of(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
-    found = home.sql(
+    rows = home.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
         " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
         " WHERE d.name = ANY(%s) GROUP BY 1, 2 ORDER BY 1",
         list(names),
         writer=True,
     )
-    assert found == [(name, "done", 1, 1, LANDED_ROWS, LANDED_ROWS) for name in sorted(names)]
+    assert rows == [(name, "done", 1, 1, LANDED_ROWS, LANDED_ROWS) for name in sorted(names)]
     assert list(home.inbox.iterdir()) == [] and {*names} <= {p.name for p in (home.inbox.parent / "done").iterdir()}
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
-    named = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
-    search = {"experiment_ids": [named["experiment"]["experiment_id"]]}
-    told = httpx.post(f"{base}/runs/search", json=search).json()["runs"]
-    batches = [tag["value"] for run in told for tag in run["data"]["tags"] if tag["key"] == BATCH_TAG]
+    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
+    message = httpx.post(f"{base}/runs/search", json=search).json()["runs"]
+    batches = [tag["value"] for run in message for tag in run["data"]["tags"] if tag["key"] == BATCH_TAG]
     sent = home.sql(BATCHES, writer=True)
     assert sorted([*sent, *((batch, True) for batch in removed)]) == [(batch, True) for batch in sorted(batches)]
-    assert {run["info"]["status"] for run in told} == {"FINISHED"}
+    assert {run["info"]["status"] for run in message} == {"FINISHED"}
 
 
 def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def refuses_raw_that_is_no_parquet(home: WholePlatform, raw: Path) -> None:
 @pytest.mark.timeout(900)
 def test_main_job_end_to_end(home: WholePlatform, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    made = home.apex(
+    created = home.apex(
         "simulate", "--out", str(raw), "--orders", "150000", "--clients", "20000", "--files", "3", "--seed", "5"
     )
-    assert made.returncode == 0, made.stderr
+    assert created.returncode == 0, created.stderr
 
     first = home.apex("run", "--raw", str(raw))
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]

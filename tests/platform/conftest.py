@@ -24,5 +24,5 @@ PLACES = ["open", pytest.param("closed", marks=pytest.mark.skipif(os.geteuid() !
 @pytest.fixture(scope="module", params=PLACES)
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A running Postgres, once in each kind of place."""
-    with running_postgres(request.param) as found:
-        yield found
+    with running_postgres(request.param) as instance:
+        yield instance

@@ -202,8 +202,8 @@ def test_who_paused_a_dag(
     run = {"dag_id": "apex_score", "state": "success", "start_date": None, "end_date": None}
     answers = [(200, {"event_logs": [one] if one else []}) for one in (event, event_of_all)]
     airflow.answers["GET", "/eventLogs"] = answers
-    found = [run | {"dag_run_id": run_id} for run_id in runs]
-    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": found})]
+    result = [run | {"dag_run_id": run_id} for run_id in runs]
+    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": result})]
     assert api.paused_by("apex_score") == who
 
 
@@ -235,12 +235,12 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow.answers["GET", "/dags/apex_retrain/dagRuns"] = [(200, {"dag_runs": []})]
     airflow.answers["PATCH", "/dags/apex_retrain"] = [(200, {})]
     settings = Settings.load(home=tmp_path)
-    (found,) = airflow_state.findings(settings, api)
-    assert found.kind == kind
-    said: list[str] = []
-    airflow_state.repair(settings, api, said.append)
+    (result,) = airflow_state.findings(settings, api)
+    assert result.kind == kind
+    message: list[str] = []
+    airflow_state.repair(settings, api, message.append)
     switched_on = ("PATCH", "/api/v2/dags/apex_retrain", {"is_paused": False}) in airflow.seen
-    assert switched_on == (kind == "new") and bool(said) == (kind != "first run")
+    assert switched_on == (kind == "new") and bool(message) == (kind != "first run")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_findings(
 ) -> None:
     """Each is a change of a platform that is well; None is what was deleted."""
     paused = dict.fromkeys(airflow_state.DAGS, False) | dags
-    slots = {name: made for name, (made, _) in airflow_state.POOLS.items()} | pools
+    slots = {name: created for name, (created, _) in airflow_state.POOLS.items()} | pools
     entries: dict[str, list[Any]] = {
         "dags": [{"dag_id": name, "is_paused": value} for name, value in paused.items() if value is not None],
         "pools": [{"name": name, "slots": value} for name, value in slots.items() if value is not None],

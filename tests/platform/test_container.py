@@ -86,7 +86,7 @@ def test_a_digest_changes_with_the_settings_of_its_service_alone(tmp_path: Path)
 
 def test_digests_are_the_same_in_every_process() -> None:
     text = completed("APEX_RETRAIN_SCHEDULE='0 3 * * 1'\nAPEX_EXECUTOR=CeleryExecutor\nAPEX_DEVICE=cuda\n")
-    told = {
+    expected = {
         subprocess.run(
             [*COMMAND, "container", "digests"],
             input=text,
@@ -97,7 +97,7 @@ def test_digests_are_the_same_in_every_process() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    [lines] = told
+    [lines] = expected
     assert set(re.findall(r"^APEX_DIGEST_(\w+)=[0-9a-f]{16}$", lines, re.M)) == {kind.upper() for kind in PARTS}
 
 
@@ -117,19 +117,19 @@ def test_missing_secrets_are_named(tmp_path: Path) -> None:
 
 def test_completing_adds_only_what_is_missing() -> None:
     text = "# mine\nAPEX_PG_ADMIN_PASSWORD=kept"
-    made = completed(text)
-    assert made.startswith(text + "\n") and completed(made) == made
-    names = [line.partition("=")[0] for line in made.splitlines() if not line.startswith("#")]
+    created = completed(text)
+    assert created.startswith(text + "\n") and completed(created) == created
+    names = [line.partition("=")[0] for line in created.splitlines() if not line.startswith("#")]
     assert sorted(names) == sorted(EVERY)
 
 
 def test_airflow_in_a_container(tmp_path: Path) -> None:
-    made = container_airflow_environment(parted(tmp_path, completed("APEX_EXECUTOR=CeleryExecutor\n"))["airflow"])
-    assert made["AIRFLOW__CORE__AUTH_MANAGER"].endswith("FabAuthManager")
-    assert made["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
-    assert made["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-api-server:8080/execution/"
-    assert "@postgres:5432/airflow" in made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-    assert not any("SIMPLE_AUTH" in name for name in made)
+    created = container_airflow_environment(parted(tmp_path, completed("APEX_EXECUTOR=CeleryExecutor\n"))["airflow"])
+    assert created["AIRFLOW__CORE__AUTH_MANAGER"].endswith("FabAuthManager")
+    assert created["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
+    assert created["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow-api-server:8080/execution/"
+    assert "@postgres:5432/airflow" in created["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert not any("SIMPLE_AUTH" in name for name in created)
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ def test_the_script_reads_the_file_as_the_settings_do(tmp_path: Path, line: str,
     (tmp_path / "env").write_bytes(line.encode())
     script = CODE_ROOT / "deployment" / "docker" / "platform.sh"
     ask = f"""eval "$(sed -n '/^value() {{/,/^}}/p' '{script}')"; value WORKERS 2"""
-    told = subprocess.run(
+    output = subprocess.run(
         ["bash", "-c", ask],
         env={"PATH": os.environ["PATH"], "APEX_ENV_FILE": str(tmp_path / "env")},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout == f"{value}\n"
-    found = parse_env(line.removeprefix("\ufeff"), ".env").get("WORKERS")
-    assert (found.text if found and found.text else "2") == value
+    assert output.stdout == f"{value}\n"
+    result = parse_env(line.removeprefix("\ufeff"), ".env").get("WORKERS")
+    assert (result.text if result and result.text else "2") == value
 
 
 def test_a_file_that_is_not_utf8_is_refused_by_its_line() -> None:

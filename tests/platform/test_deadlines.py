@@ -67,9 +67,9 @@ def test_a_drop_that_waits_too_long(tmp_path: Path) -> None:
     elsewhere.rename(inbox.inbox / "moved.parquet")
     (inbox.inbox / "link.parquet").symlink_to(inbox.inbox / "moved.parquet")
     assert inbox.late(60) == {} and inbox.late(60, now + 59 * 60) == {}
-    found = inbox.late(60, now + 61 * 60)
-    assert list(found) == ["link.parquet", "moved.parquet", "copied.parquet"]
-    assert "has waited in" in found["moved.parquet"] and "61 minutes" in found["moved.parquet"]
+    result = inbox.late(60, now + 61 * 60)
+    assert list(result) == ["link.parquet", "moved.parquet", "copied.parquet"]
+    assert "has waited in" in result["moved.parquet"] and "61 minutes" in result["moved.parquet"]
 
 
 def test_a_late_name_that_is_no_utf8_can_be_stored_and_shown(tmp_path: Path) -> None:

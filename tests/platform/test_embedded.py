@@ -87,8 +87,8 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert up.exit_code == 0 and "up already" in up.output, up.output
     assert "DAG apex_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
-    made = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
-    assert {name: sizes[name] for name in made} == made | {"apex_champion": 3}
+    created = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
+    assert {name: sizes[name] for name in created} == created | {"apex_champion": 3}
     assert admin.is_paused("apex_score") and admin.is_paused("apex_retrain") and not admin.is_paused("apex_monitor")
 
     # switched off by Airflow itself when it creates a DAG, as every release before did
@@ -129,8 +129,8 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
         settings = throwaway(home)
         try:
             settings = start.up(settings)
-            found = health.check(settings, supervision.services(settings))
-            assert {name: one.ok for name, one in found.items()} == dict.fromkeys(supervision.services(settings), True)
+            states = health.check(settings, supervision.services(settings))
+            assert {name: one.ok for name, one in states.items()} == dict.fromkeys(supervision.services(settings), True)
 
             admin, viewer = _token(settings, "admin"), _token(settings, "viewer")
             pools = _call(settings, "/api/v2/pools", token=admin)

@@ -41,16 +41,16 @@ def test_fernet_key_is_valid(settings: Settings) -> None:
 
 def test_missing_secret_is_added_and_nothing_else_changes(settings: Settings) -> None:
     settings.env_file.write_text("# mine\nAPEX_TRIALS=7\nAPEX_PG_ADMIN_PASSWORD='it is \"mine\"'\n")
-    found = ensure_env(Settings.load(home=settings.home))
-    assert found.pg_admin_password.get_secret_value() == 'it is "mine"'
+    configured = ensure_env(Settings.load(home=settings.home))
+    assert configured.pg_admin_password.get_secret_value() == 'it is "mine"'
     assert settings.env_file.read_text().startswith("# mine\nAPEX_TRIALS=7\nAPEX_PG_ADMIN_PASSWORD='it is \"mine\"'\n")
     assert len(file_values(settings)) == len(SECRETS) + 1
 
 
 def test_secret_of_the_environment_is_used_and_not_written(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_PG_READER_PASSWORD", "from-outside")
-    found = ensure_env(Settings.load(home=settings.home))
-    assert found.pg_reader_password.get_secret_value() == "from-outside"
+    configured = ensure_env(Settings.load(home=settings.home))
+    assert configured.pg_reader_password.get_secret_value() == "from-outside"
     assert "from-outside" not in settings.env_file.read_text()
 
 
@@ -60,8 +60,8 @@ def _made(home: Path) -> dict[str, str]:
 
 def test_concurrent_calls_agree(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        found = pool.map(_made, [tmp_path] * 8)
-    assert all(one == found[0] for one in found)
+        result = pool.map(_made, [tmp_path] * 8)
+    assert all(one == result[0] for one in result)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".env.")]
 
 

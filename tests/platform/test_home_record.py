@@ -41,11 +41,11 @@ def test_what_the_environment_gave_once_holds_for_the_next_command(
         }.items():  # fmt: skip
             shell.setenv(name, value)
         remember_given(Settings.load(home=tmp_path))
-    again = Settings.load(home=tmp_path)
-    assert (again.airflow_port, again.contract, again.model_name, again.trials) == (18081, foreign, "kunden", 0)
+    second = Settings.load(home=tmp_path)
+    assert (second.airflow_port, second.contract, second.model_name, second.trials) == (18081, foreign, "kunden", 0)
     # what is the default is not written
-    assert again.raw == str(tmp_path / "mine")
-    assert set(file_values(again)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME", "APEX_RAW_URL"}
+    assert second.raw == str(tmp_path / "mine")
+    assert set(file_values(second)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME", "APEX_RAW_URL"}
     monkeypatch.setenv("APEX_AIRFLOW_PORT", "8080")
     remember_given(Settings.load(home=tmp_path))
     monkeypatch.delenv("APEX_AIRFLOW_PORT")

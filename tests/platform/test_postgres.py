@@ -88,9 +88,9 @@ def test_server_listens_on_loopback_only(database: Database) -> None:
 
 def test_data_and_sockets_are_private_and_not_roots(database: Database) -> None:
     for folder in (database.server.data, database.server.socket):
-        found = folder.stat()
-        assert stat.S_IMODE(found.st_mode) == 0o700
-        assert found.st_uid != 0
+        result = folder.stat()
+        assert stat.S_IMODE(result.st_mode) == 0o700
+        assert result.st_uid != 0
     process = postgres.postmaster(database.server)
     assert process is not None and process.uids().real != 0
 
@@ -139,10 +139,10 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
             rows = session.fetch_dicts("SELECT current_user AS who, current_setting('transaction_read_only') AS ro")
         assert rows == [{"who": "apex_writer", "ro": "on"}]
         urls = settings.reader_url, settings.writer_url
-        with pytest.raises(TransientError) as told, connection.map_driver_errors(*urls):
+        with pytest.raises(TransientError) as raised, connection.map_driver_errors(*urls):
             psycopg2.connect(settings.reader_url)
-        assert "too many connections" in str(told.value) and f"apex_reader {number} (bi-pool)" in str(told.value)
-        assert "make up" not in str(told.value)
+        assert "too many connections" in str(raised.value) and f"apex_reader {number} (bi-pool)" in str(raised.value)
+        assert "make up" not in str(raised.value)
         # the others may take all but the slots of the writer
         _, text = open_all("airflow")
         assert "remaining connection slots are reserved" in text

@@ -89,8 +89,8 @@ def stranger(kind: str) -> Iterator[int]:
 @pytest.fixture(params=list(ANSWERS))
 def ports(request: pytest.FixtureRequest) -> Iterator[dict[str, int]]:
     """The ports where each kind listens."""
-    with strangers(request.param) as found:
-        yield found
+    with strangers(request.param) as instance:
+        yield instance
 
 
 def on(ports: dict[str, int], home: Path, **more: Any) -> Settings:
@@ -102,13 +102,13 @@ def test_health_names_port_setting_holder_and_remedy(
     ports: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(health, "TIMEOUT", 0.3)
-    found = health.check(on(ports, tmp_path), SERVICES)
+    states = health.check(on(ports, tmp_path), SERVICES)
     web = request.node.callspec.params["ports"] in ("web", "list")
     for service, setting, port in zip(SERVICES, SETTINGS, ports.values(), strict=True):
         if web and service in ("mlflow", "serving"):  # it answers as a healthy server does
             continue
-        detail = found[service].detail
-        assert found[service].ok is False and f"port {port} ({setting})" in detail, detail
+        detail = states[service].detail
+        assert states[service].ok is False and f"port {port} ({setting})" in detail, detail
         assert f"pid {os.getpid()}" in detail and "make up" in detail and str(tmp_path / ".env") in detail
 
 

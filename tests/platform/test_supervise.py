@@ -101,8 +101,8 @@ def test_supervisor_reads_what_was_rendered(rendered: tuple[Settings, str]) -> N
     finally:
         folder.rmdir()
     for name in supervision.AIRFLOW:
-        wanted = {**environment.common(settings), **environment.airflow_environment(settings)}
-        assert read[name] == wanted
+        expected = {**environment.common(settings), **environment.airflow_environment(settings)}
+        assert read[name] == expected
 
 
 def test_services_bind_to_the_host_and_serve_no_logs(rendered: tuple[Settings, str]) -> None:
@@ -173,8 +173,8 @@ def test_rendering_is_stable(rendered: tuple[Settings, str]) -> None:
     """`up` compares it with the running one: any chance difference would restart the platform every time."""
     settings, text = rendered
     server = postgres.Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
-    again = ensure_env(Settings.load(home=settings.home, **_ports(settings)))
-    assert supervision.render(again, supervision.programs(again, server)) == text
+    second = ensure_env(Settings.load(home=settings.home, **_ports(settings)))
+    assert supervision.render(second, supervision.programs(second, server)) == text
     assert io.StringIO(text).readline().startswith(";")
 
 
@@ -189,15 +189,15 @@ def test_supervisor_itself_reads_a_home_with_odd_characters(name: str) -> None:
         run_folder(settings).mkdir(parents=True)
         settings.logs.mkdir()
         server = postgres.Server(Path("/pg/bin"), settings.state / "postgres", settings.state / "socket", None)
-        wanted = supervision.programs(settings, server)
+        expected = supervision.programs(settings, server)
         config = folder / "supervisord.conf"
-        config.write_text(supervision.render(settings, wanted))
+        config.write_text(supervision.render(settings, expected))
         options = ServerOptions()
         options.realize(["-c", str(config)])
-        found = {program.name: program for group in options.process_group_configs for program in group.process_configs}
-        for program in wanted:
-            read = found[program.name]
+        result = {program.name: program for group in options.process_group_configs for program in group.process_configs}
+        for program in expected:
+            read = result[program.name]
             assert read.stdout_logfile == str(program.log) and read.directory == str(program.folder)
             assert shlex.split(read.command) == program.command
             assert read.environment == program.environment
-        assert found["watchdog"].stderr_logfile == str(settings.logs / "watchdog.log")
+        assert result["watchdog"].stderr_logfile == str(settings.logs / "watchdog.log")

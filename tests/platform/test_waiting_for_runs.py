@@ -56,8 +56,8 @@ def test_a_run_that_was_under_way_before_the_bad_drops_is_found_with_them() -> N
     assert failed_runs.next() is None
     airflow.runs = {"b": "failed", "a": "success"}
     airflow.bad = {"b": ["junk.parquet"]}
-    found = failed_runs.next()
-    assert found is not None and found[0].run_id == "b" and set(found[2]) == {"junk.parquet"}
+    match = failed_runs.next()
+    assert match is not None and match[0].run_id == "b" and set(match[2]) == {"junk.parquet"}
     assert failed_runs.next() is None
     assert airflow.asked == ["a", "b"]  # once each, after its end
 

@@ -55,16 +55,16 @@ def test_nothing_is_asked_when_the_gate_did_not_promote(approval: ApprovalOperat
 
 
 def test_the_question_shows_reasons_and_evidence(approval: ApprovalOperator, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **kwargs: asked.update(kwargs))
+    requested: dict[str, Any] = {}
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **kwargs: requested.update(kwargs))
     with pytest.raises(TaskAwaitingInput) as waits:
         approval.execute(context(HELD))
     assert waits.value.timeout == timedelta(hours=2)
-    assert asked["subject"] == "May version 7 become champion?"
-    assert (asked["options"], asked["defaults"]) == ([APPROVE, REJECT], [REJECT])
+    assert requested["subject"] == "May version 7 become champion?"
+    assert (requested["options"], requested["defaults"]) == ([APPROVE, REJECT], [REJECT])
     for words in ("current champion is version 3", "- better by 0.01", "| gain | 0.01 |"):
-        assert words in asked["body"]
-    assert "classes" not in asked["body"]
+        assert words in requested["body"]
+    assert "classes" not in requested["body"]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
     async def scene() -> list[list[str]]:
         trigger = DropTrigger(inbox=str(folder), poll_seconds=POLL)
         announced: list[str] = []
-        heard: list[list[str]] = []
+        received: list[list[str]] = []
 
         async def listen() -> None:
             async for event in trigger.run():
@@ -39,9 +39,9 @@ def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
             act()
             await asyncio.sleep(POLL * 8)
             assert not listener.done(), listener.exception()
-            heard.append(list(announced))
+            received.append(list(announced))
         listener.cancel()
-        return heard
+        return received
 
     return asyncio.run(scene())
 
@@ -50,7 +50,7 @@ def test_each_settled_file_is_announced_once(tmp_path: Path) -> None:
     waiting = tmp_path / "waiting.parquet"
     waiting.write_bytes(b"1")
     new = tmp_path / "new.parquet"
-    heard = watch(
+    received = watch(
         tmp_path,
         lambda: None,
         lambda: new.write_bytes(b"22"),
@@ -59,7 +59,7 @@ def test_each_settled_file_is_announced_once(tmp_path: Path) -> None:
         waiting.unlink,
         lambda: waiting.write_bytes(b"1"),
     )
-    assert heard == [["waiting.parquet"], ["new.parquet"], [], ["new.parquet"], [], ["waiting.parquet"]]
+    assert received == [["waiting.parquet"], ["new.parquet"], [], ["new.parquet"], [], ["waiting.parquet"]]
 
 
 def test_names_that_are_no_drops(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
     names += ["~$orders.parquet", ".hidden", "_SUCCESS", "~orders.parquet", "apart"]
     for name in names:
         (inbox_of_scoring.inbox / name).write_bytes(b"1")
-    found = list(list_files(str(inbox_of_scoring.inbox)))
-    assert found == sorted(drop.name for drop in inbox_of_scoring.look())
-    assert found == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
+    result = list(list_files(str(inbox_of_scoring.inbox)))
+    assert result == sorted(drop.name for drop in inbox_of_scoring.look())
+    assert result == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
 
 
 def test_what_cannot_be_read_is_announced_and_hides_nothing(tmp_path: Path) -> None:
@@ -100,21 +100,21 @@ def test_what_cannot_be_read_is_announced_and_hides_nothing(tmp_path: Path) -> N
 def test_a_growing_file_waits_until_it_has_settled(tmp_path: Path) -> None:
     async def scene() -> tuple[bool, bool]:
         trigger = DropTrigger(inbox=str(tmp_path), poll_seconds=POLL)
-        heard: list[Any] = []
+        received: list[Any] = []
 
         async def listen() -> None:
             async for event in trigger.run():
-                heard.append(event.payload)
+                received.append(event.payload)
 
         listener = asyncio.create_task(listen())
         with (tmp_path / "growing.parquet").open("wb", buffering=0) as file:
             for _ in range(60):
                 file.write(b"x")
                 await asyncio.sleep(POLL / 4)
-        early = bool(heard)
+        early = bool(received)
         await asyncio.sleep(POLL * 8)
         listener.cancel()
-        return early, heard == [{"count": 1, "files": ["growing.parquet"]}]
+        return early, received == [{"count": 1, "files": ["growing.parquet"]}]
 
     assert asyncio.run(scene()) == (False, True)
 
@@ -137,8 +137,8 @@ def test_a_missing_inbox_is_logged_once_and_waited_for(tmp_path: Path, capfd: py
         folder.mkdir()
         (folder / "a.parquet").write_bytes(b"1")
 
-    heard = watch(folder, lambda: None, arrive, lambda: shutil.rmtree(folder), arrive)
-    assert heard == [[], ["a.parquet"], [], ["a.parquet"]]
+    received = watch(folder, lambda: None, arrive, lambda: shutil.rmtree(folder), arrive)
+    assert received == [[], ["a.parquet"], [], ["a.parquet"]]
     log = "".join(capfd.readouterr())
     assert log.count("cannot be read") == 2 and log.count("can be read again") == 2
 

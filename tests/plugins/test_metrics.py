@@ -47,8 +47,8 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
 
 @pytest.fixture
 def settings(databases: Any, home: Any) -> Settings:
-    found: Settings = home(metrics_token=SecretStr(TOKEN), **databases.migrated())
-    return found
+    configured: Settings = home(metrics_token=SecretStr(TOKEN), **databases.migrated())
+    return configured
 
 
 def values(text: str) -> dict[str, float]:
@@ -92,10 +92,10 @@ def test_an_empty_platform(settings: Settings, visit: Any) -> None:
     answer = visit(settings, "VIEWER").get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
-    found = values(answer.text)
-    assert found["apex_postgres_up"] == 1 and found["apex_drops_waiting"] == 0
-    assert found["apex_drops[done]"] == found["apex_drops[failed]"] == found["apex_rows_scored_total"] == 0
-    assert "apex_champion_version" not in found and "apex_last_scoring_timestamp_seconds" not in found
+    samples = values(answer.text)
+    assert samples["apex_postgres_up"] == 1 and samples["apex_drops_waiting"] == 0
+    assert samples["apex_drops[done]"] == samples["apex_drops[failed]"] == samples["apex_rows_scored_total"] == 0
+    assert "apex_champion_version" not in samples and "apex_last_scoring_timestamp_seconds" not in samples
 
 
 def test_values(settings: Settings, contract: Contract) -> None:
@@ -103,17 +103,19 @@ def test_values(settings: Settings, contract: Contract) -> None:
     inbox = Path(settings.drops) / "inbox"
     inbox.mkdir(parents=True)
     (inbox / "a.parquet").write_text("x")
-    found = values(metrics.exposition(settings).decode())
-    now = max(found["apex_last_alert_timestamp_seconds"], found["apex_last_scoring_timestamp_seconds"])
-    assert found["apex_drops_waiting"] == 1
-    assert found["apex_champion_version"] == 3
-    assert found["apex_champion_age_seconds"] == pytest.approx(9 * 86400, abs=60)
-    assert found["apex_drops[done]"] + found["apex_drops[failed]"] == 200
-    assert found["apex_scoring_runs_total"] == found["apex_drops[done]"]
-    assert found["apex_rows_scored_total"] + found["apex_rows_quarantined_total"] == 1000 * found["apex_drops[done]"]
-    assert found["apex_open_alerts[drift]"] == found["apex_open_alerts[quality]"] == 1
-    assert found["apex_open_alerts[drop_late]"] == 0  # it is over
-    assert now - found["apex_last_decision_timestamp_seconds"] == pytest.approx(86400, abs=3600)
+    samples = values(metrics.exposition(settings).decode())
+    now = max(samples["apex_last_alert_timestamp_seconds"], samples["apex_last_scoring_timestamp_seconds"])
+    assert samples["apex_drops_waiting"] == 1
+    assert samples["apex_champion_version"] == 3
+    assert samples["apex_champion_age_seconds"] == pytest.approx(9 * 86400, abs=60)
+    assert samples["apex_drops[done]"] + samples["apex_drops[failed]"] == 200
+    assert samples["apex_scoring_runs_total"] == samples["apex_drops[done]"]
+    assert (
+        samples["apex_rows_scored_total"] + samples["apex_rows_quarantined_total"] == 1000 * samples["apex_drops[done]"]
+    )
+    assert samples["apex_open_alerts[drift]"] == samples["apex_open_alerts[quality]"] == 1
+    assert samples["apex_open_alerts[drop_late]"] == 0  # it is over
+    assert now - samples["apex_last_decision_timestamp_seconds"] == pytest.approx(86400, abs=3600)
 
 
 def test_without_postgres(home: Any) -> None:
@@ -125,22 +127,22 @@ def test_without_postgres(home: Any) -> None:
 def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
     kind = 'a"} 1\nevil{x="\\'
     raise_alert(settings, kind, "x", "x")
-    found = values(metrics.exposition(settings).decode())
-    assert found[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in found
+    samples = values(metrics.exposition(settings).decode())
+    assert samples[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in samples
 
 
 def test_the_rules_name_metrics_that_there_are(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
-    told = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
+    expected = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
     figures = ServingMetrics(contract.classes)
     figures.answered("/predict", 503, 0.1)
     families = text_string_to_metric_families(figures.text().decode())
-    told |= {sample.name for family in families for sample in family.samples}
+    expected |= {sample.name for family in families for sample in family.samples}
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]
     assert len(names) == len(set(names)) >= 14
-    asked = {name for rule in rules for name in re.findall(r"\bapex_\w+", rule["expr"])}
-    assert asked <= told
+    requested = {name for rule in rules for name in re.findall(r"\bapex_\w+", rule["expr"])}
+    assert requested <= expected
     for rule in rules:
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         assert rule["annotations"]["summary"] and rule["annotations"]["description"]

@@ -49,8 +49,8 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
 
 @pytest.fixture
 def empty(databases: Any, home: Any) -> Settings:
-    found: Settings = home(**databases.migrated())
-    return found
+    settings: Settings = home(**databases.migrated())
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,13 @@ def test_every_route_refuses_anonymous_people(empty: Settings, visit: Open) -> N
 def test_an_empty_platform_says_what_to_do(empty: Settings, visit: Open) -> None:
     answer = visit(empty).get("/")
     assert answer.status_code == 200
-    for told in ("There is no champion yet", "make train", "make run", "No decision yet", "Nothing needs attention"):
-        assert told in answer.text, told
+    for text in ("There is no champion yet", "make train", "make run", "No decision yet", "Nothing needs attention"):
+        assert text in answer.text, text
 
 
 def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open) -> None:
     text = visit(filled).get("/").text
-    for told in (
+    for expected in (
         "Champion: <a",
         "/versions/3",
         "For 9 days",
@@ -100,7 +100,7 @@ def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open)
         "23 minutes ago",
         'title="100.0% of region is unknown to the model, 0.0% in training">unknown values</span>',
     ):
-        assert told in text, told
+        assert expected in text, expected
     assert "no drop for 26 hours" not in text  # it is over
 
 
@@ -109,7 +109,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert "\\u" not in text and re.search(r"\d %", text)  # numbers of the page's own are no unseen characters
     assert text.count("<svg xmlns") == 5
     assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
-    for told in (
+    for expected in (
         *(f"</span>{name} <span" for name in contract.classes),
         "expected at promotion, with its own interval as a band",
         "class prior of the week",
@@ -124,7 +124,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
         "too few rows for a test: 40 of at least 100",
         'aria-current="true">days of scoring<',
     ):
-        assert told in text, told
+        assert expected in text, expected
     drops = visit(filled).get("/", params={"drift": "drop"}).text
     assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
     assert (
@@ -146,8 +146,8 @@ def test_the_drawing_of_a_week_is_its_verdict(filled: Settings, visit: Open) -> 
             if x not in bands:
                 assert mark == ""
                 continue
-            seen = "worse" if bottom < limits[x] else "slightly-worse" if bottom < bands[x][0] else ""
-            assert mark == seen, (x, bottom, limits[x], bands[x])
+            observed = "worse" if bottom < limits[x] else "slightly-worse" if bottom < bands[x][0] else ""
+            assert mark == observed, (x, bottom, limits[x], bands[x])
             verdicts.append(mark)
         assert (verdicts.count("worse"), verdicts.count("slightly-worse")) == (1, 3)
 
@@ -155,18 +155,18 @@ def test_the_drawing_of_a_week_is_its_verdict(filled: Settings, visit: Open) -> 
 def drawn(chart: str, color: int) -> dict[float, tuple[float, float, str]]:
     """By horizontal place: top and bottom of what is drawn of a series' intervals, and the mark of its dot."""
     series = ElementTree.fromstring(chart).findall(f".//{{*}}g[@class='series serie-{color} color-{color}']")
-    found = {}
+    results = {}
     for group in series:
         for path in (p for p in group.iter() if p.get("class") in ("nofill reactive", "band")):
             n = [float(v) for v in re.findall(r"-?\d+\.?\d*", path.get("d", ""))]
             band = path.get("class") == "band"
             x, top, bottom = (round((n[0] + n[2]) / 2, 1), n[1], n[3]) if band else (round(n[0], 1), n[1], n[11])
-            found[x] = (top, bottom, "")
+            results[x] = (top, bottom, "")
         for dot in (c for c in group.iter() if c.tag.endswith("circle")):
             x = round(float(dot.get("cx", "0")), 1)
-            if x in found:
-                found[x] = (*found[x][:2], dot.get("class", "").removeprefix("dot reactive").strip())
-    return {x: (*ends, mark if mark in ("worse", "slightly-worse") else "") for x, (*ends, mark) in found.items()}
+            if x in results:
+                results[x] = (*results[x][:2], dot.get("class", "").removeprefix("dot reactive").strip())
+    return {x: (*ends, mark if mark in ("worse", "slightly-worse") else "") for x, (*ends, mark) in results.items()}
 
 
 def line(chart: str, color: int) -> list[tuple[float, float]]:
@@ -194,8 +194,8 @@ def test_the_colors_of_drift_are_its_verdict(empty: Settings, visit: Open) -> No
             *(feature, psi, effect, q, drifted, least),
         )
     text = visit(empty).get("/").text
-    found = re.findall(r'<td class="(heat-[^"]*)" title="([^,]*),[^>]*>([^<]*)<', text)
-    shown = {name: (css, number) for css, name, number in found}
+    matches = re.findall(r'<td class="(heat-[^"]*)" title="([^,]*),[^>]*>([^<]*)<', text)
+    shown = {name: (css, number) for css, name, number in matches}
     assert shown == {
         "large": ("heat-3 drifted", "0.03"),
         "huge": ("heat-5 drifted", "0.70"),

@@ -95,5 +95,5 @@ def test_every_link_of_the_operator_is_one_that_airflow_can_resolve(monkeypatch:
     key: Any = None
     shown = {link.get_link(object(), ti_key=key): link.name for link in StepOperator.operator_extra_links}
     assert shown == {f"http://x/{field}": name for field, name in fields.items()}
-    named = [type(link) for link in ApexPlugin.operator_extra_links]
-    assert named == [type(link) for link in StepOperator.operator_extra_links]
+    names = [type(link) for link in ApexPlugin.operator_extra_links]
+    assert names == [type(link) for link in StepOperator.operator_extra_links]

@@ -45,8 +45,10 @@ def test_the_request() -> None:
 
 
 def test_only_training_gets_a_gpu() -> None:
-    asked = {step: "DeviceRequests" in host_config(settings(device="cuda"), step) for step in ("train", "score", "elt")}
-    assert asked == {"train": True, "score": False, "elt": False}
+    requested = {
+        step: "DeviceRequests" in host_config(settings(device="cuda"), step) for step in ("train", "score", "elt")
+    }
+    assert requested == {"train": True, "score": False, "elt": False}
     assert "DeviceRequests" not in host_config(settings(), "train")
 
 

@@ -65,11 +65,15 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_command(task: Any, tmp_path: Path) -> None:
-    made = task(
+    operator = task(
         args=["--split={{ params.split }}", "{{ '--force' if params.force }}", "--drops={{ params.drops | tojson }}"]
     )
-    made.context["params"] = {"split": "temporal", "force": False, "drops": ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"]}
-    result = made.run(
+    operator.context["params"] = {
+        "split": "temporal",
+        "force": False,
+        "drops": ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"],
+    }
+    result = operator.run(
         "import json, os, sys\n"
         "print('APEX_RESULT', json.dumps({'args': sys.argv[1:], 'home': os.environ['APEX_HOME'],"
         " 'origin': os.environ['APEX_ORIGIN'], 'drops': json.loads(sys.argv[-1].partition('=')[2])}))"
@@ -79,7 +83,7 @@ def test_the_command(task: Any, tmp_path: Path) -> None:
     assert result["drops"] == ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"]
     assert result["home"] == str(tmp_path)
     assert result["origin"].endswith(":8081/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00")
-    assert made.pushed == {"step_result": result}
+    assert operator.pushed == {"step_result": result}
 
 
 ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv[4:]}))"
@@ -105,9 +109,9 @@ ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv
 def test_a_step_that_moves_the_champion_learns_who_asked(
     task: Any, step: str, args: list[str], run_type: Any, user: str | None, who: list[str]
 ) -> None:
-    made = task(step=step, args=args)
-    made.context["dag_run"].run_type, made.context["dag_run"].triggering_user_name = run_type, user
-    assert made.run(ARGUMENTS)["args"] == who
+    operator = task(step=step, args=args)
+    operator.context["dag_run"].run_type, operator.context["dag_run"].triggering_user_name = run_type, user
+    assert operator.run(ARGUMENTS)["args"] == who
 
 
 @pytest.mark.parametrize(
@@ -133,25 +137,25 @@ def test_no_result_is_a_failure(task: Any) -> None:
 
 
 def test_skip(task: Any) -> None:
-    made = task()
+    operator = task()
     with pytest.raises(AirflowSkipException, match="^no new raw data since 2026-01-01$"):
-        made.run('print(\'APEX_RESULT {"skip": "no new raw data since 2026-01-01"}\')')
-    assert made.pushed["step_result"]["skip"].startswith("no new")
+        operator.run('print(\'APEX_RESULT {"skip": "no new raw data since 2026-01-01"}\')')
+    assert operator.pushed["step_result"]["skip"].startswith("no new")
 
 
 def test_a_list_to_map_over(task: Any) -> None:
-    made = task(returns="chunks", with_run=False, args=["--list"])
-    assert made.run('import sys\nprint(\'APEX_RESULT {"chunks": [{"label": "a"}], "waiting": 0}\', sys.argv)') == [
+    operator = task(returns="chunks", with_run=False, args=["--list"])
+    assert operator.run('import sys\nprint(\'APEX_RESULT {"chunks": [{"label": "a"}], "waiting": 0}\', sys.argv)') == [
         {"label": "a"}
     ]
-    assert made.pushed["step_result"]["waiting"] == 0
+    assert operator.pushed["step_result"]["waiting"] == 0
     with pytest.raises(AirflowFailException, match="no 'chunks'"):
-        made.run("print('APEX_RESULT {}')")
+        operator.run("print('APEX_RESULT {}')")
 
 
 def test_a_chunk_reaches_the_arguments(task: Any) -> None:
-    made = task(args=["--drops={{ task.chunk.drops | tojson }}"], chunk={"label": "a +1", "drops": ["a", "b"]})
-    result = made.run("import json, sys\nprint('APEX_RESULT', json.dumps({'last': sys.argv[-1]}))")
+    operator = task(args=["--drops={{ task.chunk.drops | tojson }}"], chunk={"label": "a +1", "drops": ["a", "b"]})
+    result = operator.run("import json, sys\nprint('APEX_RESULT', json.dumps({'last': sys.argv[-1]}))")
     assert result["last"] == '--drops=["a", "b"]'
 
 
@@ -168,20 +172,20 @@ def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
 @pytest.mark.parametrize(("promoted", "events"), [("true", 1), ("false", 0)])
 def test_an_event_is_emitted_only_when_the_result_says_so(task: Any, promoted: str, events: int) -> None:
     champion = Asset("apex_champion")
-    made = task(emits=champion, emits_if="promoted")
-    made.run(f'print(\'APEX_RESULT {{"promoted": {promoted}, "version": 4}}\')')
-    assert made.operator.outlets == [made.operator.alias]
-    accessors = made.outlet_events._dict.values()
+    operator = task(emits=champion, emits_if="promoted")
+    operator.run(f'print(\'APEX_RESULT {{"promoted": {promoted}, "version": 4}}\')')
+    assert operator.operator.outlets == [operator.operator.alias]
+    accessors = operator.outlet_events._dict.values()
     announced = [event for accessor in accessors for event in accessor.asset_alias_events]
     assert len(announced) == events
     assert all(event.dest_asset_key.name == "apex_champion" and event.extra["version"] == 4 for event in announced)
 
 
 def test_time_limit(task: Any, tmp_path: Path) -> None:
-    made = task(execution_timeout=timedelta(seconds=1))
+    operator = task(execution_timeout=timedelta(seconds=1))
     began = time.monotonic()
     with pytest.raises(AirflowFailException, match="stopped after 0:00:01 .APEX_STEP_TIMEOUT_MINUTES"):
-        made.run(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)")
+        operator.run(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)")
     assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -53,25 +53,25 @@ def violations(table: pa.Table, contract: Contract, use: Use, as_of: date | None
     """Everything in which the accepted rows of one file break the contract, one line a kind of fault."""
     if table.column_names != list(contract.columns):
         return [f"columns {table.column_names}"]
-    found = []
+    results = []
     values = {}
     for name, column in contract.columns.items():
         if table.schema.field(name).type != STORED_TYPES[column.type]:
-            found.append(f"{name}: stored as {table.schema.field(name).type}")
+            results.append(f"{name}: stored as {table.schema.field(name).type}")
         values[name] = table.column(name).to_pylist()
         faults = {(fault, value) for value in set(values[name]) if (fault := _fault_of_value(column, use, value))}
-        found += [f"{name}: {value!r} is {fault}" for fault, value in sorted(faults, key=str)[:5]]
+        results += [f"{name}: {value!r} is {fault}" for fault, value in sorted(faults, key=str)[:5]]
     for rule in contract.rules:
         if getattr(rule.severity, use) != "error":
             continue
         if isinstance(rule, PairsRule):
             pairs = set(zip(*(values[name] for name in rule.columns), strict=True))
             bad = [(a, b) for a, b in pairs if a in rule.allowed and b is not None and b not in rule.allowed[a]]
-            found += [f"{rule.name}: {pair}" for pair in bad]
+            results += [f"{rule.name}: {pair}" for pair in bad]
         elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
-            found += [f"{rule.name}: {day}" for day in set(values[rule.columns[0]]) if day >= as_of]
+            results += [f"{rule.name}: {day}" for day in set(values[rule.columns[0]]) if day >= as_of]
         elif isinstance(rule, UniqueRule):
             names = list(contract.columns) if rule.columns == "all" else list(rule.columns)
             counts = Counter(zip(*(values[name] for name in names), strict=True))
-            found += [f"{rule.name}: {n} times {row}" for row, n in counts.items() if n > 1][:3]
-    return found
+            results += [f"{rule.name}: {n} times {row}" for row, n in counts.items() if n > 1][:3]
+    return results

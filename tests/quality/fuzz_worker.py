@@ -37,8 +37,8 @@ def verdict(
     try:
         report = check_file(con, case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
     except DataError as error:
-        named = str(error).startswith(case.path.name)
-        return {"state": "refused"} if named else {"state": "wrong", "why": f"the file is not named: {error}"}
+        names_file = str(error).startswith(case.path.name)
+        return {"state": "refused"} if names_file else {"state": "wrong", "why": f"the file is not named: {error}"}
     except BaseException as error:  # noqa: BLE001  whatever else it is, it is the finding
         return {"state": "wrong", "why": f"{type(error).__module__}.{type(error).__name__}: {error}"}
     table = pq.read_table(accepted)
@@ -52,8 +52,8 @@ def verdict(
         for row in quarantined.slice(0, 200).to_pylist():
             if not json.loads(row["reasons"]) or "NaN" in json.dumps(json.loads(row["row"])):
                 return {"state": "wrong", "why": f"quarantined badly: {row}"}
-    if found := violations(table, contract, use):
-        return {"state": "wrong", "why": f"accepted against the contract: {found[:3]}"}
+    if result := violations(table, contract, use):
+        return {"state": "wrong", "why": f"accepted against the contract: {result[:3]}"}
     return {"state": "right", "rows": report.rows, "quarantined": report.quarantined}
 
 
@@ -65,10 +65,10 @@ def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) ->
             print(json.dumps({"at": number}), flush=True)
             case = corrupt(number, sources, folder)
             began = time.monotonic()
-            found = verdict(con, case, number, contract, folder)
+            result = verdict(con, case, number, contract, folder)
             seconds = round(time.monotonic() - began, 2)
             case.path.unlink()
-            print(json.dumps({"number": number, "what": case.what, "seconds": seconds, **found}), flush=True)
+            print(json.dumps({"number": number, "what": case.what, "seconds": seconds, **result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ class Night:
 
     def total(self, kind: str) -> dict[str, int]:
         """Counts of `reasons`, `warnings` or `normalised` over all files, by rule."""
-        found: dict[str, int] = {}
+        results: dict[str, int] = {}
         for report in self.reports.values():
             for rule, n in getattr(report, kind).items():
-                found[rule] = found.get(rule, 0) + n
-        return found
+                results[rule] = results.get(rule, 0) + n
+        return results
 
     @property
     def rows(self) -> pa.Table:

@@ -32,7 +32,7 @@ from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.contract.suites import suite_name
-from apex_ml.core.batch import Profile, judge
+from apex_ml.core.batch import Profile, check_batch
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.features import feature_columns
@@ -336,12 +336,12 @@ def test_a_key_of_a_column_in_a_file(con: duckdb.DuckDBPyConnection, tmp_path: P
     contract = contract_of(tmp_path, {"x": case.column})
     report, rows = checked(con, tmp_path, contract, use, table_of(len(case.delivered), {"x": case.delivered}))
     expected = case.expected(use)
-    for found, wanted in zip(rows, expected, strict=True):
-        if isinstance(wanted, Bad):
-            assert isinstance(found, list) and found[0].startswith(f"x: {wanted.rule.split(' >')[0]}"), found
+    for result, requested in zip(rows, expected, strict=True):
+        if isinstance(requested, Bad):
+            assert isinstance(result, list) and result[0].startswith(f"x: {requested.rule.split(' >')[0]}"), result
         else:
-            assert isinstance(found, dict), found
-            assert found["x"] == (wanted.value if isinstance(wanted, Warned) else wanted)
+            assert isinstance(result, dict), result
+            assert result["x"] == (requested.value if isinstance(requested, Warned) else requested)
     assert sum(report.warnings.values()) == sum(isinstance(e, Warned) for e in expected)
 
 
@@ -349,22 +349,24 @@ def test_a_key_of_a_column_in_a_file(con: duckdb.DuckDBPyConnection, tmp_path: P
 def test_a_key_of_a_column_in_a_request(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     reader = RequestReader(contract_of(tmp_path, {"x": case.column}))
-    given = case.delivered.to_pylist() if case.request is None else case.request
-    for value, wanted in zip(given, case.expected("score"), strict=True):
+    inputs = case.delivered.to_pylist() if case.request is None else case.request
+    for value, expected in zip(inputs, case.expected("score"), strict=True):
         if value is ASIDE:
             continue
         value = value.isoformat() if isinstance(value, date) else value
         body = json.dumps({"orders": [{"client": "c", "day": "2024-03-05", "x": value}]}).encode()
-        if isinstance(wanted, Bad):
-            with pytest.raises(RefusedError) as told:
+        if isinstance(expected, Bad):
+            with pytest.raises(RefusedError) as raised:
                 reader.read(body)
-            (fault,) = told.value.faults
-            assert fault.path == "orders[0].x" and fault.rule.startswith((wanted.request or wanted.rule).split(" >")[0])
+            (fault,) = raised.value.faults
+            assert fault.path == "orders[0].x" and fault.rule.startswith(
+                (expected.request or expected.rule).split(" >")[0]
+            )
             continue
         orders = reader.read(body)
-        assert orders.columns["x"] == [wanted.value if isinstance(wanted, Warned) else wanted]
-        assert [w.startswith(f"x: {wanted.rule}") for w in orders.warnings.get(0, [])] == (
-            [True] if isinstance(wanted, Warned) else []
+        assert orders.columns["x"] == [expected.value if isinstance(expected, Warned) else expected]
+        assert [w.startswith(f"x: {expected.rule}") for w in orders.warnings.get(0, [])] == (
+            [True] if isinstance(expected, Warned) else []
         )
 
 
@@ -379,7 +381,7 @@ def test_the_example_of_the_documentation_is_taken(tmp_path: Path, name: str) ->
         assert len(orders) == 1 and orders.warnings == {}
 
 
-# the suite: one wide contract with a column a case, judged once for each use
+# the suite: one wide contract with a column per case, checked once for each use
 
 
 def _padded(case: Case, rows: int) -> pa.Array:
@@ -436,14 +438,14 @@ def test_every_key_in_the_suite_finds_what_the_row_checks_find(
         if not r.success:
             kind = str(getattr(r.expectation_config.severity, "value", r.expectation_config.severity))
             failed.setdefault(r.expectation_config.kwargs["column"], set()).add(kind)
-    wanted: dict[str, set[str]] = {"z": {"critical"}, "day": {"critical" if use == "train" else "warning"}}
+    expected: dict[str, set[str]] = {"z": {"critical"}, "day": {"critical" if use == "train" else "warning"}}
     for name, case in names.items():
-        told = [e for e in case.expected(use) if isinstance(e, Bad | Warned)]
+        reported = [e for e in case.expected(use) if isinstance(e, Bad | Warned)]
         # what is lost in the cast is null afterwards: a fault, as none of these columns may be null
-        kinds = {"warning" if isinstance(e, Warned) else "critical" for e in told}
+        kinds = {"warning" if isinstance(e, Warned) else "critical" for e in reported}
         if kinds:
-            wanted[name] = kinds
-    assert failed == wanted
+            expected[name] = kinds
+    assert failed == expected
 
 
 # rules over columns
@@ -469,8 +471,8 @@ def test_pairs(con: duckdb.DuckDBPyConnection, tmp_path: Path, severity: str, us
     )
     contract = contract_of(tmp_path, PAIR, rules=rule)
     report, rows = checked(con, tmp_path, contract, use, table_of(6, {n: PAIRS.column(n) for n in ("x", "y")}))
-    told = {"x + y: fits: y fits x.": 1}
-    assert (report.reasons, report.warnings) == ((told, {}) if bad else ({}, told))
+    expected = {"x + y: fits: y fits x.": 1}
+    assert (report.reasons, report.warnings) == ((expected, {}) if bad else ({}, expected))
     assert [isinstance(row, list) for row in rows] == [False, bad, False, False, False, False]
     orders = [
         {"client": "c", "day": "2024-03-05", "x": x, "y": y} for x, y in zip(*PAIRS.to_pydict().values(), strict=True)
@@ -490,8 +492,8 @@ def test_before_as_of(con: duckdb.DuckDBPyConnection, tmp_path: Path, severity: 
     days = pa.array([date(2024, 5, 31), AS_OF])
     contract = contract_of(tmp_path, rules=rule)
     report, rows = checked(con, tmp_path, contract, "train", table_of(2, {"day": days}))
-    told = {"day: past: before 2024-06-01": 1}
-    assert (report.reasons, report.warnings) == ((told, {}) if bad else ({}, told))
+    expected = {"day: past: before 2024-06-01": 1}
+    assert (report.reasons, report.warnings) == ((expected, {}) if bad else ({}, expected))
     assert [isinstance(row, list) for row in rows] == [False, bad]
 
 
@@ -585,7 +587,7 @@ def profile(rows: int = 100, nulls: int = 0, a: int = 50, newest: date = DAY, ne
         ("rule: null_rate, max_rise: 0.1", profile(nulls=10), profile(nulls=11)),
         ("rule: category_share, max_change: 0.1", profile(a=60), profile(a=61)),
         (
-            "rule: lone_future, max_days: 3, share: 0.9",
+            "rule: future_date_outlier, max_days: 3, share: 0.9",
             profile(nearly=date(2024, 3, 2)),
             profile(nearly=date(2024, 3, 1)),
         ),
@@ -599,21 +601,21 @@ def test_rules_of_a_batch(tmp_path: Path, rule: str, good: Profile, bad: Profile
     contract = contract_of(tmp_path, batch=f"{{recent: 1, rules: [{{{rule}, severity: {severity}}}]}}")
     today = date(2024, 3, 7)
     # of the recent batches the newest one counts
-    assert judge(contract.batch, good, [profile(), profile(10_000, a=1)], today) == []
-    found = judge(contract.batch, bad, [profile(), profile(10_000, a=1)], today)
-    assert {(f.severity, f.rule) for f in found} == {(severity, rule.split(",")[0].removeprefix("rule: "))}
+    assert check_batch(contract.batch, good, [profile(), profile(10_000, a=1)], today) == []
+    result = check_batch(contract.batch, bad, [profile(), profile(10_000, a=1)], today)
+    assert {(f.severity, f.rule) for f in result} == {(severity, rule.split(",")[0].removeprefix("rule: "))}
 
 
-def test_the_share_of_a_lone_future_is_that_of_the_rule(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    rules = "{recent: 1, rules: [{rule: lone_future, max_days: 3, share: 0.6}]}"
+def test_the_share_of_a_future_date_outlier_is_that_of_the_rule(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    rules = "{recent: 1, rules: [{rule: future_date_outlier, max_days: 3, share: 0.6}]}"
     contract = contract_of(tmp_path, batch=rules)
     folder = tmp_path / "accepted"
     folder.mkdir()
     days = [date(2024, 1, 1)] * 6 + [date(2024, 2, 1)] * 4
     pq.write_table(table_of(10, {"day": pa.array(days)}), folder / "a.parquet")
-    found = profile_batch(con, contract, folder)
-    assert (found.newest, found.nearly_newest) == (date(2024, 2, 1), date(2024, 1, 1))
-    assert found.levels == {"kind": {"A": 10, "B": 0}}
+    result = profile_batch(con, contract, folder)
+    assert (result.newest, result.nearly_newest) == (date(2024, 2, 1), date(2024, 1, 1))
+    assert result.levels == {"kind": {"A": 10, "B": 0}}
 
 
 # features
@@ -624,13 +626,13 @@ def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) ->
     path = folder / "accepted.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=contract.arrow_schema()), path)
     with duckdb.connect() as connection:
-        made = pa.concat_tables(make_examples(SortedOrders(connection, contract, [path]), 1))
+        created = pa.concat_tables(make_examples(SortedOrders(connection, contract, [path]), 1))
     names = [c.name for c in feature_columns(contract)]
-    assert set(names) <= set(made.column_names)
+    assert set(names) <= set(created.column_names)
     # whatever a contract names as a feature can be encoded
-    encoder = Encoder.fit(feature_columns(contract), made)
-    assert encoder.encode(made).shape == (made.num_rows, len(names))
-    return made.to_pylist()
+    encoder = Encoder.fit(feature_columns(contract), created)
+    assert encoder.encode(created).shape == (created.num_rows, len(names))
+    return created.to_pylist()
 
 
 ORDERS = [
@@ -678,17 +680,17 @@ LAST = {
 @pytest.mark.parametrize("features", LAST)
 def test_recipes(tmp_path: Path, features: str) -> None:
     contract = contract_of(tmp_path, MEASURES, features=f"{{grain: last_order_per_entity, {features}}}")
-    made = {row["client"]: row for row in features_of(tmp_path, contract, ORDERS)}
-    assert sorted(made) == ["a", "b"] and made["a"]["day"] == date(2024, 11, 30)
+    created = {row["client"]: row for row in features_of(tmp_path, contract, ORDERS)}
+    assert sorted(created) == ["a", "b"] and created["a"]["day"] == date(2024, 11, 30)
     for name, values in LAST[features].items():
-        found = [made[client][name] for client in ("a", "b")]
-        assert found == pytest.approx(values) if not isinstance(values[0], str) else found == list(values)
+        result = [created[client][name] for client in ("a", "b")]
+        assert result == pytest.approx(values) if not isinstance(values[0], str) else result == list(values)
 
 
 def test_every_order_is_an_example(tmp_path: Path) -> None:
     contract = contract_of(tmp_path, MEASURES, features="{grain: every_order, history: [{recipe: count}]}")
-    made = sorted((r["client"], r["day"], r["history_orders"]) for r in features_of(tmp_path, contract, ORDERS))
-    assert made == [
+    created = sorted((r["client"], r["day"], r["history_orders"]) for r in features_of(tmp_path, contract, ORDERS))
+    assert created == [
         ("a", date(2024, 3, 1), 0),
         ("a", date(2024, 3, 9), 1),
         ("a", date(2024, 11, 30), 2),
@@ -705,9 +707,9 @@ def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
         features="{grain: every_order, attributes: [s, f, i, d]}",
     )
     row = {"client": "a", "day": DAY, "kind": "A", "s": "x", "f": 1.5, "i": 7, "d": date(1970, 1, 11)}
-    (made,) = features_of(tmp_path, contract, [row])
-    assert [made[name] for name in kinds] == ["x", 1.5, 7.0, 10.0]
-    assert [type(made[name]) for name in kinds] == [str, float, float, float]
+    (created,) = features_of(tmp_path, contract, [row])
+    assert [created[name] for name in kinds] == ["x", 1.5, 7.0, 10.0]
+    assert [type(created[name]) for name in kinds] == [str, float, float, float]
     assert [c.kind for c in feature_columns(contract)] == ["categorical", "numeric", "numeric", "numeric"]
 
 
@@ -854,8 +856,8 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
 def test_keys_of_the_policy(tmp_path: Path, key: str) -> None:
     good, bad, words, models = GATE[key]
     assert decided(good, tmp_path, *models()).promote, decided(good, tmp_path, *models()).reasons
-    found = decided(bad, tmp_path, *models())
-    assert not found.promote and any(words in reason for reason in found.reasons), found.reasons
+    result = decided(bad, tmp_path, *models())
+    assert not result.promote and any(words in reason for reason in result.reasons), result.reasons
 
 
 # nothing is left out
@@ -904,7 +906,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         *rule("RowCountRule", "rule=row_count", "low", "high"),
         *rule("NullRateRule", "rule=null_rate", "max_rise"),
         *rule("CategoryShareRule", "rule=category_share", "max_change"),
-        *rule("LoneFutureRule", "rule=lone_future", "max_days", "share"),
+        *rule("FutureDateOutlierRule", "rule=future_date_outlier", "max_days", "share"),
         *rule("FreshnessRule", "rule=freshness", "max_days", "severity=warning", warnings=False),
     ),
     test_recipes: (

@@ -47,19 +47,19 @@ def sources(healthy_orders: pa.Table, tmp_path_factory: pytest.TempPathFactory) 
     orders = healthy_orders.slice(0, 2_000)
     write_part(orders, folder / "spark.parquet", plain=frozenset({"cliente_id"}))
     pq.write_table(orders, folder / "sums.parquet", write_page_checksum=True, compression="none", use_dictionary=False)
-    found = sorted(folder.iterdir())
+    files = sorted(folder.iterdir())
     if raw := os.environ.get("APEX_TEST_RAW"):
         for nr, path in enumerate(sorted(Path(raw).glob("*.parquet"))[:2]):
             piece = pq.read_table(path).slice(7_000 * nr, 2_000)
             target = folder / f"real-{nr}.parquet"
             pq.write_table(piece, target, use_deprecated_int96_timestamps=True, store_schema=False)
-            found.append(target)
-    return found
+            files.append(target)
+    return files
 
 
 def run(numbers: range, sources: list[Path], folder: Path) -> list[dict[str, Any]]:
     """What became of the damaged files of these numbers; a worker that dies or hangs is told, and another goes on."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     first = numbers.start
     while first < numbers.stop:
         log = folder / f"{first}.jsonl"
@@ -77,28 +77,28 @@ def run(numbers: range, sources: list[Path], folder: Path) -> list[dict[str, Any
                 worker.kill()
             worker.wait()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        found += [line for line in lines if "number" in line]
+        results += [line for line in lines if "number" in line]
         if worker.returncode == 0:
             break
         at = lines[-1].get("at") if lines else None
         words = (folder / "stderr").read_text()[-1_500:]
         assert at is not None, f"the worker failed between files: {words}"
         why = f"hangs for {SECONDS_A_CASE:g} s" if hangs else f"ends with {worker.returncode}: {words}"
-        found.append({"number": at, "what": f"number {at}", "state": "wrong", "why": why})
+        results.append({"number": at, "what": f"number {at}", "state": "wrong", "why": why})
         first = at + numbers.step
-    return found
+    return results
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_damaged_file_is_refused_or_read_right(sources: list[Path], tmp_path: Path, part: int) -> None:
     numbers = range(part, CASES, PARTS)
-    found = run(numbers, sources, tmp_path)
-    assert sorted(line["number"] for line in found) == list(numbers)
-    wrong = [f"{line['what']}: {line['why']}" for line in found if line["state"] == "wrong"]
+    result = run(numbers, sources, tmp_path)
+    assert sorted(line["number"] for line in result) == list(numbers)
+    wrong = [f"{line['what']}: {line['why']}" for line in result if line["state"] == "wrong"]
     assert not wrong, "\n".join(wrong[:10])
-    states = Counter(line["state"] for line in found)
-    if len(found) >= 100:  # neither is everything refused, nor everything read
-        assert min(states["refused"], states["right"]) > 0.2 * len(found), states
+    states = Counter(line["state"] for line in result)
+    if len(result) >= 100:  # neither is everything refused, nor everything read
+        assert min(states["refused"], states["right"]) > 0.2 * len(result), states
 
 
 def test_real_files_with_changed_bytes_are_refused(real_raw: Path, tmp_path: Path) -> None:

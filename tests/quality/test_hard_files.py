@@ -73,8 +73,8 @@ def test_statistics_that_lie_hide_no_bad_value(split: Checker, some: pa.Table, t
     table = replaced(some, COUNT, pa.array([-5, *[3] * 199], pa.int64()))
     pq.write_table(replaced(table, COUNTRY, ["AA", *["EC"] * 199]), path, use_dictionary=False)
     assert in_the_footer(path, struct.pack("<q", -5), struct.pack("<q", 3)) and in_the_footer(path, b"\2AA", b"\2EC")
-    found = split(path)
-    assert [r["row_nr"] for r in found.quarantined if "range" in r["reasons"] and "domain" in r["reasons"]] == [0]
+    result = split(path)
+    assert [r["row_nr"] for r in result.quarantined if "range" in r["reasons"] and "domain" in r["reasons"]] == [0]
 
 
 def test_a_changed_page_is_told_by_its_checksum(split: Checker, some: pa.Table, tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_a_number_is_cast_without_loss_or_not_at_all(
     split: Checker, some: pa.Table, tmp_path: Path, column: str, delivered: pa.Array, accepted: list[Any]
 ) -> None:
     pq.write_table(replaced(some.slice(0, 3), column, delivered), tmp_path / "numbers.parquet")
-    found = split(tmp_path / "numbers.parquet")
-    assert found.accepted.column(column).to_pylist() == [v for v in accepted if v is not None]
-    assert [r["row_nr"] for r in found.quarantined] == [nr for nr, v in enumerate(accepted) if v is None]
+    result = split(tmp_path / "numbers.parquet")
+    assert result.accepted.column(column).to_pylist() == [v for v in accepted if v is not None]
+    assert [r["row_nr"] for r in result.quarantined] == [nr for nr, v in enumerate(accepted) if v is None]
 
 
 @pytest.mark.parametrize("column", [CLIENT, "fecha_pedido_dt", "canal_pedido_cd"])
@@ -178,8 +178,8 @@ def test_rows_that_become_equal_with_other_faults_beside(split: Checker, some: p
     lower = [v.lower() if nr >= 200 else v for nr, v in enumerate(table.column(CLIENT).to_pylist())]
     broken = [None if nr in (1, 201) else v for nr, v in enumerate(table.column("canal_pedido_cd").to_pylist())]
     pq.write_table(replaced(replaced(table, CLIENT, lower), "canal_pedido_cd", broken), tmp_path / "equal.parquet")
-    found = split(tmp_path / "equal.parquet")
-    reasons = {r["row_nr"]: [f["column"] for f in json.loads(r["reasons"])] for r in found.quarantined}
+    result = split(tmp_path / "equal.parquet")
+    reasons = {r["row_nr"]: [f["column"] for f in json.loads(r["reasons"])] for r in result.quarantined}
     assert reasons == {
         1: ["canal_pedido_cd"],
         200: ["all columns"],
@@ -200,13 +200,13 @@ def test_columns_with_odd_names_are_reported_and_ignored(split: Checker, some: p
     for name in ODD_NAMES:
         table = table.append_column(name, pa.array(["odd"] * 200))
     pq.write_table(table.select(table.column_names[::-1]), tmp_path / "odd.parquet")
-    found = split(tmp_path / "odd.parquet")
-    assert sorted(found.report.added) == sorted(ODD_NAMES)
-    assert [r["row_nr"] for r in found.quarantined] == [0]
-    assert {n: v for n, v in json.loads(found.quarantined[0]["row"]).items() if n in ODD_NAMES} == dict.fromkeys(
+    result = split(tmp_path / "odd.parquet")
+    assert sorted(result.report.added) == sorted(ODD_NAMES)
+    assert [r["row_nr"] for r in result.quarantined] == [0]
+    assert {n: v for n, v in json.loads(result.quarantined[0]["row"]).items() if n in ODD_NAMES} == dict.fromkeys(
         ODD_NAMES, "odd"
     )
-    assert found.accepted.equals(split(tmp_path / "plain.parquet").accepted.slice(1))
+    assert result.accepted.equals(split(tmp_path / "plain.parquet").accepted.slice(1))
 
 
 @pytest.mark.parametrize("name", [COUNTRY, AMOUNT])
@@ -225,8 +225,8 @@ def test_paths_are_no_patterns_and_no_partitions(split: Checker, some: pa.Table,
     path.parent.mkdir(exist_ok=True)
     pq.write_table(some, path)
     pq.write_table(some, tmp_path / "a1x.parquet")
-    found = split(path)
-    assert (found.report.rows, found.report.accepted, found.report.added) == (200, 200, ())
+    result = split(path)
+    assert (result.report.rows, result.report.accepted, result.report.added) == (200, 200, ())
 
 
 def test_row_counts_that_contradict_each_other_are_refused(tmp_path: Path, some: pa.Table, split: Checker) -> None:
@@ -237,7 +237,7 @@ def test_row_counts_that_contradict_each_other_are_refused(tmp_path: Path, some:
     content = path.read_bytes()
     length = struct.unpack("<I", content[-8:-4])[0] + 8
     footer = content[-length:]
-    found = 0
+    result = 0
     for at in [i for i in range(length) if footer.startswith(b"\x90\x03", i)]:  # 200 as zigzag varint
         path.write_bytes(content[:-length] + footer[:at] + b"\x92\x03" + footer[at + 2 :])
         try:
@@ -245,7 +245,7 @@ def test_row_counts_that_contradict_each_other_are_refused(tmp_path: Path, some:
         except (OSError, pa.ArrowInvalid):
             continue
         if changed:
-            found += 1
+            result += 1
             with pytest.raises(DataError, match="do not add up to 201 rows"):
                 split(path)
-    assert found == 1
+    assert result == 1

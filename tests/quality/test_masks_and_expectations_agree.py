@@ -113,11 +113,11 @@ def judges(contract: Contract) -> dict[Use, Judge]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     source = context.data_sources.add_pandas("frames")
-    found: dict[Use, Judge] = {}
+    results: dict[Use, Judge] = {}
     for use in USES:
         batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
-        found[use] = Judge(batch, context.suites.add(make_suite(contract, use)))
-    return found
+        results[use] = Judge(batch, context.suites.add(make_suite(contract, use)))
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -139,21 +139,21 @@ def normalised(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract, u
 
 def as_the_masks_say(contract: Contract, use: Use, reasons: set[tuple[str, str, Severity]]) -> Broken:
     """The rules that both know, in the words of :func:`_broken_of`."""
-    named = {rule.name: rule for rule in contract.rules}
-    found: Broken = set()
+    names = {rule.name: rule for rule in contract.rules}
+    result: Broken = set()
     for column, rule, severity in reasons:
         kind = rule.split(":")[0]
         if kind == "type":  # the value is null afterwards
             if not contract.columns[column].nullable.on(use):
-                found.add((column, "not_null", severity))
-        elif kind in named:
-            if isinstance(named[kind], PairsRule):
-                found.add((column.split(" + ")[1], "pairs", severity))
-            elif isinstance(named[kind], BeforeAsOfRule):
-                found.add((column, "before_as_of", severity))
+                result.add((column, "not_null", severity))
+        elif kind in names:
+            if isinstance(names[kind], PairsRule):
+                result.add((column.split(" + ")[1], "pairs", severity))
+            elif isinstance(names[kind], BeforeAsOfRule):
+                result.add((column, "before_as_of", severity))
         else:
-            found.add((column, kind, severity))
-    return found
+            result.add((column, kind, severity))
+    return result
 
 
 @settings(
@@ -183,14 +183,14 @@ def test_masks_and_expectations_agree(
     pq.write_table(table, path)
 
     report = check_file(connection, path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad)
-    told = {(*label.split(": ", 1), "error") for label in report.reasons}
-    told |= {(*label.split(": ", 1), "warning") for label in report.warnings}
-    by_masks = as_the_masks_say(contract, use, told)
+    expected = {(*label.split(": ", 1), "error") for label in report.reasons}
+    expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
+    by_masks = as_the_masks_say(contract, use, expected)
     by_expectations, passes = judges[use].broken(normalised(connection, path, contract, use))
 
     assert by_expectations == by_masks
     assert passes == (not any(severity == "error" for _, _, severity in by_masks))
-    lossy_only = {rule.split(":")[0] for _, rule, severity in told if severity == "error"} <= {"type", "unique_row"}
+    lossy_only = {rule.split(":")[0] for _, rule, severity in expected if severity == "error"} <= {"type", "unique_row"}
     assert passes == (report.quarantined == 0) or lossy_only
     if report.accepted:
         broken, passes = judges[use].broken(pq.read_table(accepted))
@@ -215,9 +215,9 @@ def test_both_find_every_kind_of_fault_at_once(
     path, accepted, bad = (tmp_path / f"{name}.parquet" for name in ("file", "accepted", "bad"))
     pq.write_table(pa.table({n: pa.array(v, orders.schema.field(n).type) for n, v in values.items()}), path)
     report = check_file(connection, path, contract, "train", as_of=AS_OF, accepted=accepted, quarantined=bad)
-    told = {(*label.split(": ", 1), "error") for label in report.reasons}
-    told |= {(*label.split(": ", 1), "warning") for label in report.warnings}
-    by_masks = as_the_masks_say(contract, "train", told)
+    expected = {(*label.split(": ", 1), "error") for label in report.reasons}
+    expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
+    by_masks = as_the_masks_say(contract, "train", expected)
     by_expectations, _ = judges["train"].broken(normalised(connection, path, contract, "train"))
     assert by_expectations == by_masks
     table_only = {"expect_table_row_count_to_be_between", "expect_table_columns_to_match_set"}

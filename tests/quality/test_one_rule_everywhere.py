@@ -98,7 +98,7 @@ def faults_of_file(
     staged = f"WITH source AS ({source}), staged AS ({checks.staged})"
     tests = ", ".join(f"coalesce({reason.condition}, false)" for reason in checks.reasons)
     rows = con.execute(f"{staged} SELECT {tests} FROM staged ORDER BY {ROW_NR}").fetchall()
-    found = []
+    results = []
     for row in rows:
         faults: tuple[Faults, Faults] = ({}, {})
         for reason, broken in zip(checks.reasons, row, strict=True):
@@ -106,9 +106,9 @@ def faults_of_file(
                 of_kind = faults[0 if reason.severity == "error" else 1]
                 earlier = of_kind.get(reason.column)
                 of_kind[reason.column] = f"{earlier}; {reason.rule}" if earlier else reason.rule
-        found.append(faults)
+        results.append(faults)
     query = f"{staged} SELECT {identifiers(checks.columns)} FROM staged ORDER BY {ROW_NR}"
-    return found, con.sql(query).to_arrow_table()
+    return results, con.sql(query).to_arrow_table()
 
 
 def faults_of_request(reader: RequestReader, order: dict[str, Any]) -> tuple[Faults, Faults | None]:

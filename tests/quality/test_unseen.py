@@ -51,7 +51,7 @@ class Split:
     def reasons(self) -> list[tuple[int, str, str, str]]:
         """Row, column, value and rule of every reason."""
         rows = [(row["row_nr"], json.loads(row["reasons"])) for row in self.quarantined]
-        return [(nr, r["column"], r["value"], r["rule"]) for nr, found in rows for r in found]
+        return [(nr, r["column"], r["value"], r["rule"]) for nr, result in rows for r in result]
 
 
 Splitter = Callable[..., Split]
@@ -87,19 +87,19 @@ def renamed(names: dict[str, str]) -> pa.Table:
 def test_a_name_that_is_nearly_a_column_of_the_contract_is_refused(
     split: Splitter, name: str, shown: str, use: Any
 ) -> None:
-    for column, near, told in ((TARGET, name, shown), (AMOUNT, AMOUNT.upper(), AMOUNT.upper())):
+    for column, near, message in ((TARGET, name, shown), (AMOUNT, AMOUNT.upper(), AMOUNT.upper())):
         with pytest.raises(DataError) as error:
             split(renamed({column: near}), use)
-        assert f"{column} (" in str(error.value) and f"→ {told} (rename it)" in str(error.value)
+        assert f"{column} (" in str(error.value) and f"→ {message} (rename it)" in str(error.value)
         assert "match: insensitive" in str(error.value)
 
 
 @pytest.mark.parametrize("name", [n for n, _ in NEAR], ids=[n.encode("unicode_escape").decode() for n, _ in NEAR])
 def test_such_a_name_is_taken_where_the_contract_says_so(split: Splitter, contract: Contract, name: str) -> None:
     own = contract.model_copy(update={"match": "insensitive"})
-    found = split(renamed({TARGET: name, CLIENT: CLIENT.upper()}), "train", own)
-    assert found.accepted.column(TARGET).to_pylist() == ["DIGITAL"] * 4
-    assert found.report.added == found.report.filled == () and found.report.quarantined == 0
+    result = split(renamed({TARGET: name, CLIENT: CLIENT.upper()}), "train", own)
+    assert result.accepted.column(TARGET).to_pylist() == ["DIGITAL"] * 4
+    assert result.report.added == result.report.filled == () and result.report.quarantined == 0
     twice = renamed({TARGET: name}).append_column(TARGET, pa.array(["DIGITAL"] * 4))
     with pytest.raises(DataError, match=r"several columns may be meant(?s:.*)canal_pedido_cd: 'canal_pedido_cd', '"):
         split(twice, "train", own)
@@ -117,9 +117,9 @@ def test_a_near_name_beside_the_column_itself_is_refused(
     table = order_table({TARGET: values}).append_column(name, pa.array(["OTHER"] * 4))
     with pytest.raises(DataError) as error:
         split(table, use, contract.model_copy(update={"match": match}))
-    title, found, remedy = str(error.value).splitlines()
+    title, result, remedy = str(error.value).splitlines()
     assert title == "file.parquet: several columns may be meant by one name of the contract; deliver each once"
-    assert found == f"  {TARGET}: '{TARGET}', '{shown}'"
+    assert result == f"  {TARGET}: '{TARGET}', '{shown}'"
     assert "remove or rename the others" in remedy
 
 
@@ -156,13 +156,13 @@ def test_unseen_characters_around_a_value_are_trimmed_and_counted(
     countries = padded("ec")
     rows = len(countries)
     table = order_table({COUNTRY: countries, ROUTE: padded("r1"), CLIENT: padded("c123456")}, rows=rows)
-    found = split(table)
-    assert found.report.quarantined == 0 and found.report.warnings == {
+    result = split(table)
+    assert result.report.quarantined == 0 and result.report.warnings == {
         "all columns: unique_row: stands once in a file": rows - 28
     }
     for column, value in ((COUNTRY, "EC"), (ROUTE, "R1"), (CLIENT, "C123456")):
-        assert set(found.accepted.column(column).to_pylist()) == {value}
-        assert found.report.normalised[f"{column}: trim + upper"] == rows
+        assert set(result.accepted.column(column).to_pylist()) == {value}
+        assert result.report.normalised[f"{column}: trim + upper"] == rows
     reader = RequestReader(contract)
     order = {c.name: None for c in contract.columns.values() if c.required.score} | {DAY: "2024-08-24"}
     orders = [order | {CLIENT: c, COUNTRY: v} for c, v in zip(padded("c123456"), countries, strict=True)]
@@ -174,10 +174,10 @@ def test_unseen_characters_around_a_value_are_trimmed_and_counted(
 def test_unseen_characters_inside_a_value_are_an_unknown_level_that_is_shown(
     split: Splitter, contract: Contract
 ) -> None:
-    found = split(order_table({COUNTRY: ["E\u200bC", "E\u0000C", "EC", "EC"]}))
-    ((label, rows),) = ((k, n) for k, n in found.report.warnings.items() if k.startswith(COUNTRY + ":"))
-    assert rows == 2 and set(found.report.examples[label]) == {r"E\u200bC", r"E\x00C"}
-    assert r"'E\u200bC'" in found.report.with_examples(label)
+    result = split(order_table({COUNTRY: ["E\u200bC", "E\u0000C", "EC", "EC"]}))
+    ((label, rows),) = ((k, n) for k, n in result.report.warnings.items() if k.startswith(COUNTRY + ":"))
+    assert rows == 2 and set(result.report.examples[label]) == {r"E\u200bC", r"E\x00C"}
+    assert r"'E\u200bC'" in result.report.with_examples(label)
     order = {c.name: None for c in contract.columns.values() if c.required.score}
     order |= {CLIENT: "C000001", DAY: "2024-08-24", COUNTRY: "E\u200bC"}
     read = RequestReader(contract).read(json.dumps({"orders": [order]}).encode())
@@ -192,9 +192,9 @@ def test_a_null_character_in_a_client_of_any_form_is_refused_where_the_database_
 ) -> None:
     columns = contract.columns | {CLIENT: contract.columns[CLIENT].model_copy(update={"checks": ()})}
     own = contract.model_copy(update={"columns": columns})
-    found = split(order_table({CLIENT: ["A\0B", "A", "B", "\0C\0"]}), own=own)
-    assert found.reasons() == [(0, CLIENT, r"A\x00B", "text: holds a NUL character, which the database cannot store")]
-    assert found.accepted.column(CLIENT).to_pylist() == ["A", "B", "C"]
+    result = split(order_table({CLIENT: ["A\0B", "A", "B", "\0C\0"]}), own=own)
+    assert result.reasons() == [(0, CLIENT, r"A\x00B", "text: holds a NUL character, which the database cannot store")]
+    assert result.accepted.column(CLIENT).to_pylist() == ["A", "B", "C"]
     order = {c.name: None for c in contract.columns.values() if c.required.score}
     order |= {CLIENT: "A\0B", DAY: "2024-08-24"}
     with pytest.raises(RefusedError, match="holds a NUL"):
@@ -221,16 +221,16 @@ def test_an_undecodable_value_in_an_unknown_column_bars_nothing(
 ) -> None:
     table = order_table({"extra": values})
     assert split(table, use).report.accepted == 4
-    found = split(order_table({"extra": values, COUNTRY: ["ec", "EC", "EC", "EC"], CLIENT: ["X", *["C000001"] * 3]}))
-    assert (found.report.accepted, found.report.quarantined) == (3, 1)
-    assert json.loads(found.quarantined[0]["row"])["extra"] == shown
+    result = split(order_table({"extra": values, COUNTRY: ["ec", "EC", "EC", "EC"], CLIENT: ["X", *["C000001"] * 3]}))
+    assert (result.report.accepted, result.report.quarantined) == (3, 1)
+    assert json.loads(result.quarantined[0]["row"])["extra"] == shown
 
 
 def test_a_list_of_undecodable_texts_has_a_placeholder(split: Splitter) -> None:
     values = pa.ListArray.from_arrays([0, 1, 2, 3, 4], not_utf8([b"\xff", b"x", b"x", b"x"]))
-    found = split(order_table({"extra": values, CLIENT: ["C000001", "X", "C000002", "C000003"]}))
-    assert found.report.quarantined == 1
-    assert json.loads(found.quarantined[0]["row"])["extra"] == "(cannot be decoded)"
+    result = split(order_table({"extra": values, CLIENT: ["C000001", "X", "C000002", "C000003"]}))
+    assert result.report.quarantined == 1
+    assert json.loads(result.quarantined[0]["row"])["extra"] == "(cannot be decoded)"
 
 
 @pytest.mark.parametrize("use", USES)
@@ -241,11 +241,11 @@ def test_an_undecodable_text_bars_its_row_alone(
 ) -> None:
     good = order_table().column(column).to_pylist()
     values = not_utf8([good[0].encode(), b"Espa\xf1a", good[2].lower().encode(), good[3].encode()])
-    found = split(order_table({column: values}), use, **options)
-    assert found.reasons() == [(1, column, r"Espa\xf1a", "encoding: cannot be decoded; write it as text in UTF-8")]
-    assert found.accepted.column(column).to_pylist() == [good[0], good[2], good[3]]
-    assert found.report.normalised == {f"{column}: trim + upper": 1}
-    assert json.loads(found.quarantined[0]["row"])[column] == r"Espa\xf1a"
+    result = split(order_table({column: values}), use, **options)
+    assert result.reasons() == [(1, column, r"Espa\xf1a", "encoding: cannot be decoded; write it as text in UTF-8")]
+    assert result.accepted.column(column).to_pylist() == [good[0], good[2], good[3]]
+    assert result.report.normalised == {f"{column}: trim + upper": 1}
+    assert json.loads(result.quarantined[0]["row"])[column] == r"Espa\xf1a"
 
 
 @pytest.mark.parametrize("int96", [False, True])
@@ -263,10 +263,10 @@ def test_an_instant_out_of_range_bars_its_row_alone(split: Splitter, tmp_path: P
     else:
         ms = int((day - datetime(1970, 1, 1)).total_seconds() * 1000)
         pq.write_table(order_table({DAY: pa.array([ms, 2**62, ms, ms], pa.int64()).view(pa.timestamp("ms"))}), path)
-    found = split(path)
-    ((row, column, value, rule),) = found.reasons()
+    result = split(path)
+    ((row, column, value, rule),) = result.reasons()
     assert (row, column) == (1, DAY) and value.endswith(" ms since 1970-01-01") and rule.startswith("type: not date")
-    assert found.accepted.column(DAY).to_pylist() == [day.date()] * 3
+    assert result.accepted.column(DAY).to_pylist() == [day.date()] * 3
 
 
 def test_a_column_that_nobody_can_read_is_named_with_its_row_group(
@@ -305,9 +305,9 @@ def test_encrypted_files_are_refused_as_such_unless_nobody_needs_the_column(spli
     half = encrypted(tmp_path / "half.parquet", table, [CLIENT, COUNTRY, "extra"], plain_footer=True)
     with pytest.raises(DataError, match=r"half\.parquet: encrypted columns: cliente_id, pais_cd; .*without encryption"):
         split(half)
-    found = split(encrypted(tmp_path / "extra.parquet", table, ["extra"], plain_footer=True))
-    assert (found.report.accepted, found.report.quarantined) == (3, 1)
-    assert json.loads(found.quarantined[0]["row"])["extra"] == "(encrypted)"
+    result = split(encrypted(tmp_path / "extra.parquet", table, ["extra"], plain_footer=True))
+    assert (result.report.accepted, result.report.quarantined) == (3, 1)
+    assert json.loads(result.quarantined[0]["row"])["extra"] == "(encrypted)"
 
 
 @pytest.mark.parametrize("zone", ["tzlocal()", "SA Pacific Standard Time", "Perú/Lima\u200b"])
@@ -315,9 +315,10 @@ def test_a_zone_that_is_none_is_named(split: Splitter, zone: str) -> None:
     values = pa.array([datetime(2024, 3, 5)] * 4, pa.timestamp("us", zone))
     with pytest.raises(DataError) as error:
         split(order_table({DAY: values}))
-    told = str(error.value)
+    message = str(error.value)
     assert (
-        f"file.parquet: column {DAY}: the time zone '{visible(zone)}' is not known" in told and "write an IANA" in told
+        f"file.parquet: column {DAY}: the time zone '{visible(zone)}' is not known" in message
+        and "write an IANA" in message
     )
     assert split(order_table({"extra": values, CLIENT: ["X", *["C000001"] * 3]})).report.quarantined == 1
 
@@ -326,9 +327,9 @@ def test_messages_and_logs_show_what_cannot_be_seen(split: Splitter, caplog: pyt
     assert str(DataError("a\u200b.parquet:\nb\x00")) == "a\\u200b.parquet:\nb\\x00"
     shown = VisibleFormatter("%(message)s").format(logging.makeLogRecord({"msg": "x=%s", "args": ("\ufeffEC",)}))
     assert shown == r"x=\ufeffEC"
-    found = split(order_table({COUNTRY: ["E\u200bC", "ec\u00a0", "EC", "EC"], "more": ["x"] * 4}))
+    result = split(order_table({COUNTRY: ["E\u200bC", "ec\u00a0", "EC", "EC"], "more": ["x"] * 4}))
     with caplog.at_level(logging.INFO):
-        log_report(found.report, "score")
+        log_report(result.report, "score")
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any(line.startswith("rows_warned file=file.parquet rows=1 rule=pais_cd: domain") for line in lines)
     assert any(r"(found 'E\u200bC')" in line for line in lines)
@@ -357,7 +358,7 @@ def test_messages_name_a_remedy(split: Splitter, contract: Contract) -> None:
         (DAY, pa.array([20240305] * 4), contract, "int64 is not date; deliver dates or timestamps"),
     ]
     for column, values, own, remedy in cases:
-        found = split(order_table({column: values}), own=own)
-        assert {r[1] for r in found.reasons()} == {column} and remedy in found.reasons()[0][3], remedy
-        label = f"{column}: {found.reasons()[0][3]}"
-        assert found.report.examples[label] and "(found '" in found.report.with_examples(label)
+        result = split(order_table({column: values}), own=own)
+        assert {r[1] for r in result.reasons()} == {column} and remedy in result.reasons()[0][3], remedy
+        label = f"{column}: {result.reasons()[0][3]}"
+        assert result.report.examples[label] and "(found '" in result.report.with_examples(label)

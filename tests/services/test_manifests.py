@@ -112,9 +112,9 @@ def test_a_manifest_of_the_previous_version_is_read_and_written_alike(kind: type
     content = written(kind, tmp_path / kind.STEP)
     manifest: Manifest[Any] = read_manifest(tmp_path / kind.STEP, kind)
     assert isinstance(manifest.result, kind) and manifest.result.run == "first"
-    again = manifest.to_json()
-    assert list(again) == list(content)
-    assert again == content
+    second = manifest.to_json()
+    assert list(second) == list(content)
+    assert second == content
 
 
 def test_values_have_types(tmp_path: Path) -> None:

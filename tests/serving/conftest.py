@@ -26,5 +26,5 @@ def drop_orders(put_drop: Callable[..., Path], contract: Contract) -> list[dict[
 @pytest.fixture
 def client(scoring: Apex) -> Iterator[TestClient]:  # noqa: F811
     """The service in this process."""
-    with served(scoring) as found:
-        yield found
+    with served(scoring) as instance:
+        yield instance

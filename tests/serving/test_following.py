@@ -45,18 +45,18 @@ def asked(raw: Path, contract: Contract, tmp_path: Path) -> LoadtestOrders:
 @contextmanager
 def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Callable[[], LoadtestResults]]:
     """Ask a hundred times a second beside what the block does; the call waits for the end and returns the figures."""
-    found: list[LoadtestResults] = []
+    results: list[LoadtestResults] = []
 
     def work() -> None:
         plan = Plan(concurrency=4, rate=100, seconds=seconds)
-        found.append(asyncio.run(ask(Target(service.url), plan, asked)))
+        results.append(asyncio.run(ask(Target(service.url), plan, asked)))
 
     worker = threading.Thread(target=work)
     worker.start()
 
     def end() -> LoadtestResults:
         worker.join(60)
-        return found[0]
+        return results[0]
 
     yield end
     worker.join(60)
@@ -67,7 +67,7 @@ def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails
 ) -> None:
     apex: Apex = nights.apex
     with running(apex) as service:
-        told = service.ready(ready=False)
+        message = service.ready(ready=False)
         first, second = nights.versions["one"], nights.versions["two"]
         promote(apex.context("one"), who="test")
         service.ready(ready=True, model_version=first)  # healed by itself
@@ -81,10 +81,10 @@ def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails
             begun = time.monotonic()
             service.ready(ready=True, model_version=first)
             assert time.monotonic() - begun < WITHIN
-            found = end()
-        assert found.success_rate == 1 and not found.failures and found.requests > 500
-        assert set(found.versions) == {first, second}
-        assert told["model_version"] is None
+            result = end()
+        assert result.success_rate == 1 and not result.failures and result.requests > 500
+        assert set(result.versions) == {first, second}
+        assert message["model_version"] is None
 
 
 def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
@@ -97,12 +97,12 @@ def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
             mlflow.cut()
             postgres.cut()
             with load(service, asked, 6) as end:
-                told = service.ready(
+                message = service.ready(
                     problems=["postgres: does not answer", "registry: does not answer as it should"], seconds=30
                 )
-                assert told["ready"] and told["model_version"] == version
-                found = end()
-            assert found.success_rate == 1 and not found.failures
+                assert message["ready"] and message["model_version"] == version
+                result = end()
+            assert result.success_rate == 1 and not result.failures
             assert httpx.get(f"{service.url}/ready").status_code == 200
             mlflow.mend()
             postgres.mend()

@@ -25,7 +25,7 @@ CHECKS = [not_a_server_error, response_schema_conformance, content_type_conforma
 
 def fuzz(operation: Any, mode: GenerationMode, url: str) -> set[int]:
     """Call one operation with many requests; returns the statuses that came."""
-    seen: set[int] = set()
+    observed: set[int] = set()
 
     @settings(
         max_examples=EXAMPLES,
@@ -38,11 +38,11 @@ def fuzz(operation: Any, mode: GenerationMode, url: str) -> set[int]:
     @given(case=operation.as_strategy(generation_mode=mode))
     def call(case: Any) -> None:
         answer = case.call(base_url=url)
-        seen.add(answer.status_code)
+        observed.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
 
     call()
-    return seen
+    return observed
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -50,7 +50,7 @@ def test_no_request_makes_an_error_of_the_service(scoring: Apex) -> None:
     with running(scoring) as service:
         service.ready(ready=True)
         schema = schemathesis.openapi.from_dict(httpx.get(f"{service.url}/openapi.json").json())
-        operations = {found.ok().label: found.ok() for found in schema.get_all_operations()}
+        operations = {result.ok().label: result.ok() for result in schema.get_all_operations()}
         predict = operations.pop("POST /predict")
         assert fuzz(predict, GenerationMode.NEGATIVE, service.url) & {415, 422}
         assert fuzz(predict, GenerationMode.POSITIVE, service.url) & {200, 422}

@@ -58,9 +58,9 @@ def test_without_a_key_only_loopback_is_served(home: Any) -> None:
 
 def test_a_key_in_place_of_its_hash_is_refused_and_not_repeated(home: Any) -> None:
     key, sha256 = make_key()
-    with pytest.raises(ConfigError, match="entry 2 of 2 is no sha256") as told:
+    with pytest.raises(ConfigError, match="entry 2 of 2 is no sha256") as raised:
         create_app(context_of(home(serving_keys=f"{sha256}, {key}"), "serving"))
-    assert key not in str(told.value)
+    assert key not in str(raised.value)
 
 
 def test_the_command_makes_a_key_and_its_hash() -> None:
@@ -93,10 +93,10 @@ def test_a_browser_without_a_key_can_read_the_documentation_and_learns_of_no_cli
         for path in ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json"):
             assert client.get(path).status_code == 200, path
             assert client.post(path).status_code == 401, path
-        told = client.get("/openapi.json").json()
+        message = client.get("/openapi.json").json()
         # the page has a field for the key
-        assert told["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
-        assert told["paths"]["/predict"]["post"]["security"] == [{"key": []}, {"bearer": []}]
+        assert message["components"]["securitySchemes"]["key"]["name"] == "X-API-Key"
+        assert message["paths"]["/predict"]["post"]["security"] == [{"key": []}, {"bearer": []}]
         assert client.get("/openapi.json", headers={"Host": "evil.test"}).status_code == 421
 
 
@@ -226,10 +226,13 @@ def test_the_page_of_the_api_loads_nothing_from_elsewhere(bare: Any) -> None:
             answer = client.get(f"/{place}")
             assert answer.status_code == 200 and answer.content, place
         assert (ASSETS / "swagger-ui-bundle.js").stat().st_size > 100_000
-        told = client.get("/openapi.json").json()
-        assert set(told["paths"]) == {"/predict", "/health", "/ready", "/model", "/metrics"}
-        reference = told["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        assert reference.rsplit("/", 1)[1] in told["components"]["schemas"] and "Order" in told["components"]["schemas"]
+        message = client.get("/openapi.json").json()
+        assert set(message["paths"]) == {"/predict", "/health", "/ready", "/model", "/metrics"}
+        reference = message["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert (
+            reference.rsplit("/", 1)[1] in message["components"]["schemas"]
+            and "Order" in message["components"]["schemas"]
+        )
 
 
 def test_slow_senders_lose_their_connection(scoring: Apex) -> None:

@@ -39,8 +39,8 @@ def call(apex: Apex, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 
 def logged(apex: Apex) -> list[dict[str, Any]]:
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
-    found = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
-    search = {"experiment_ids": [found["experiment"]["experiment_id"]]}
+    content = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    search = {"experiment_ids": [content["experiment"]["experiment_id"]]}
     return httpx.post(f"{base}/runs/search", json=search).json()["runs"]  # type: ignore[no-any-return]
 
 
@@ -85,12 +85,12 @@ async def _count(url: str, asked: LoadtestOrders, plan: Plan) -> Any:
 def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
     with running(scoring) as service:
         service.ready(ready=True)
-        asked = LoadtestOrders([{"nothing": 1}] * 6, [None] * 6, ("A",))
-        found = asyncio.run(_count(service.url, asked, Plan(concurrency=2, rate=500)))
-    assert found.success_rate == 0 and found.orders == 6
-    ((reason, count),) = found.failures.items()
+        requested = LoadtestOrders([{"nothing": 1}] * 6, [None] * 6, ("A",))
+        result = asyncio.run(_count(service.url, requested, Plan(concurrency=2, rate=500)))
+    assert result.success_rate == 0 and result.orders == 6
+    ((reason, count),) = result.failures.items()
     assert reason.startswith("422 ") and count == 6
-    gone = asyncio.run(_count(service.url, asked, Plan(concurrency=1)))
+    gone = asyncio.run(_count(service.url, requested, Plan(concurrency=1)))
     assert gone.success_rate == 0 and sum(gone.failures.values()) == 6
     assert "success rate         0.00%" in list(gone.lines())
     with pytest.raises(TransientError, match="make up"):
@@ -101,8 +101,8 @@ def test_a_short_soak_asks_both_ways_and_no_request_fails(scoring: Apex) -> None
     """The bench's own soak, for seconds; ten minutes are `python -m benchmarks --only soak`."""
     with running(scoring) as service:
         service.ready(ready=True)
-        found = Service(service.url, psutil.Process(service.process.pid), service.apex.environment())
-        soaked = run_soak(found, 6)
+        result = Service(service.url, psutil.Process(service.process.pid), service.apex.environment())
+        soaked = run_soak(result, 6)
     assert soaked.requests > 300 and soaked.orders > soaked.requests and len(soaked.mib) > 3
 
 
@@ -113,6 +113,6 @@ def test_memory_that_rises_is_told_from_memory_that_is_filled_once() -> None:
 
 
 def test_an_answer_that_is_no_json_is_a_failed_request() -> None:
-    found = LoadtestResults(("A", "B"), datetime.now(UTC))
-    found.add(200, b"<html>somebody else</html>", 1.0, [None, None])
-    assert found.success_rate == 0 and dict(found.failures) == {"200 an answer that is no JSON": 1}
+    result = LoadtestResults(("A", "B"), datetime.now(UTC))
+    result.add(200, b"<html>somebody else</html>", 1.0, [None, None])
+    assert result.success_rate == 0 and dict(result.failures) == {"200 an answer that is no JSON": 1}

@@ -80,8 +80,8 @@ def test_what_an_order_was_is_checked_and_not_used(
 ) -> None:
     order = drop_orders[0]
     plain = ask(client, [order])["predictions"]
-    told = order | {contract.target: contract.classes[-1]} | dict.fromkeys(contract.named("measure"), 3)
-    assert ask(client, [told])["predictions"] == plain
+    message = order | {contract.target: contract.classes[-1]} | dict.fromkeys(contract.named("measure"), 3)
+    assert ask(client, [message])["predictions"] == plain
     bad = client.post("/predict", json={"orders": [order | {contract.named("measure")[0]: -1}]})
     assert bad.status_code == 422
 
@@ -118,9 +118,9 @@ def test_every_fault_of_a_request_is_told_at_once_with_its_remedy(
     odd = good | {contract.entity: "C1\u200b", first + "x": 1}
     answer = client.post("/predict", json={"orders": [early, 7, odd]})
     assert answer.status_code == 422
-    told = answer.json()
-    assert told["message"] == "the request has 4 faults; none of its orders was scored" and told["total"] == 4
-    faults = {fault["path"]: fault for fault in told["faults"]}
+    message = answer.json()
+    assert message["message"] == "the request has 4 faults; none of its orders was scored" and message["total"] == 4
+    faults = {fault["path"]: fault for fault in message["faults"]}
     assert list(faults) == [
         f"orders[0].{day}", "orders[1]", f"orders[2].{first}x", f"orders[2].{contract.entity}",
     ]  # fmt: skip
@@ -142,18 +142,18 @@ def test_broken_json_is_shown_as_text(client: TestClient) -> None:
 
 
 def test_the_model_is_told_with_its_lineage(chain: Any, client: TestClient) -> None:
-    told, trained, elt = client.get("/model").json(), chain.results["train"], chain.results["elt"]
-    assert (told["version"], told["mlflow_run_id"]) == (trained["model_version"], trained["mlflow_run_id"])
-    assert (told["snapshot_sha256"], told["clients"]) == (elt["snapshot_sha256"], elt["entities"])
-    assert told["data_sha256"] == elt["data_sha256"] and told["contract_sha256"] and told["features"]
+    message, trained, elt = client.get("/model").json(), chain.results["train"], chain.results["elt"]
+    assert (message["version"], message["mlflow_run_id"]) == (trained["model_version"], trained["mlflow_run_id"])
+    assert (message["snapshot_sha256"], message["clients"]) == (elt["snapshot_sha256"], elt["entities"])
+    assert message["data_sha256"] == elt["data_sha256"] and message["contract_sha256"] and message["features"]
 
 
 def test_a_client_without_history_is_a_normal_case(
     client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
 ) -> None:
     answer = ask(client, [drop_orders[0] | {contract.entity: "C999999999"}])
-    (said,) = answer["predictions"]
-    assert said["known_client"] is False and sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
-    assert said["confidence"] == said["probabilities"][said["predicted"]]
+    (message,) = answer["predictions"]
+    assert message["known_client"] is False and sum(message["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert message["confidence"] == message["probabilities"][message["predicted"]]
     assert answer["ms"] > 0 and answer["request_id"]
     assert "apex_serving_unknown_clients_total 1.0" in client.get("/metrics").text

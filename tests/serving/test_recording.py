@@ -77,9 +77,9 @@ def test_answers_are_recorded_as_they_were_given_and_the_reader_sees_them(
         assert cursor.fetchall() == [(20,)]
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cursor.execute("SELECT * FROM apex.online_orders")
-    said = first["predictions"] + second["predictions"]
+    message = first["predictions"] + second["predictions"]
     assert [r[:3] for r in rows] == [("online", "one", n) for n in range(15)] + [("online", "two", n) for n in range(5)]
-    for order, row, answer in zip(sent, rows, said, strict=True):
+    for order, row, answer in zip(sent, rows, message, strict=True):
         assert row[3] == order[contract.entity].upper()
         assert (row[5], row[6]) == (answer["known_client"], answer["predicted"])
         assert row[8] == first["model"]["version"]
@@ -95,9 +95,9 @@ def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders
     with served(scoring, serving_record_share=1) as client:
         ask(client, drop_orders[:10])
     scoring.sql("UPDATE apex.online_orders SET answered_at = answered_at - interval '100 days' WHERE place < 4")
-    found = find_prunable(scoring.context("prune"), timedelta(days=90))
-    assert found.answers == 4
-    prune(scoring.context("prune"), replace(found, folders=[], partitions=[]))
+    match = find_prunable(scoring.context("prune"), timedelta(days=90))
+    assert match.answers == 4
+    prune(scoring.context("prune"), replace(match, folders=[], partitions=[]))
     assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(6,)]
     assert scoring.sql("SELECT answers FROM apex.online_days") == [(10,)]
 

@@ -107,19 +107,19 @@ def test_the_truth_beside_the_folder_holds_the_optimum_and_names_its_data(
     path = find_truth(raw, identity(files))
     assert path == tmp_path / "raw.truth.parquet"
     orders, expected = simulate_orders(process, orders=2_000, clients=300, seed=3, mode="signal", probabilities=True)
-    asked = pa.table(
+    requested = pa.table(
         {
             process.entity: orders[process.entity].cast(pa.string()),
             process.timestamp: orders[process.timestamp].cast(pa.timestamp("s")).cast(pa.date32()),
         }
     )
-    some = asked.take(pa.array([1_500, 3, 700]))
-    found = read_truth(Settings.load(home=tmp_path / "home"), contract, path, some)
-    assert found is not None
+    some = requested.take(pa.array([1_500, 3, 700]))
+    settings = read_truth(Settings.load(home=tmp_path / "home"), contract, path, some)
+    assert settings is not None
     assert contract.classes == tuple(process.classes)
-    np.testing.assert_allclose(found.true, truth_matrix(expected)[[1_500, 3, 700]])
+    np.testing.assert_allclose(settings.true, truth_matrix(expected)[[1_500, 3, 700]])
     best = posterior_predictive(process, orders, mode="signal")
-    np.testing.assert_allclose(found.optimum, best[[1_500, 3, 700]], atol=1e-12)
+    np.testing.assert_allclose(settings.optimum, best[[1_500, 3, 700]], atol=1e-12)
     strangers = some.set_column(0, process.entity, pa.array(["C999999"] * 3))
     missing = read_truth(Settings.load(home=tmp_path / "home"), contract, path, strangers)
     assert missing is not None and np.isnan(missing.optimum).all()

@@ -56,9 +56,9 @@ def test_the_seed_decides_not_the_files(contract: Contract, process: Process, or
         raw.mkdir()
         write_parts(rows, raw, 1 + 4 * number, label="x", entity=process.entity)
     first = make_drop(str(tmp_path / "raw0"), AS_OF, 100, 1, tmp_path / "a.parquet", contract)
-    again = make_drop((tmp_path / "raw1").as_uri(), AS_OF, 100, 1, tmp_path / "b.parquet", contract)
+    second = make_drop((tmp_path / "raw1").as_uri(), AS_OF, 100, 1, tmp_path / "b.parquet", contract)
     other = make_drop(str(tmp_path / "raw0"), AS_OF, 100, 2, tmp_path / "c.parquet", contract)
-    assert first.sha256 == again.sha256 != other.sha256
+    assert first.sha256 == second.sha256 != other.sha256
 
 
 def test_attributes_are_the_newest(

@@ -67,7 +67,7 @@ def check_values(process: Process, quirk: str, before: pa.Table, after: pa.Table
 
 
 def test_all_are_registered_and_described(process: Process) -> None:
-    named = [
+    names = [
         "nulls",
         "estrellas_suffix",
         "estrellas_decimal",
@@ -94,7 +94,7 @@ def test_all_are_registered_and_described(process: Process) -> None:
         "empty_file",
         "duplicated_rows",
     ]
-    assert set(named) <= set(QUIRKS)
+    assert set(names) <= set(QUIRKS)
     assert all(quirk.description.endswith(".") and quirk.name == name for name, quirk in QUIRKS.items())
     assert set(process.quirks) <= set(QUIRKS)
 
@@ -256,9 +256,9 @@ def test_files_that_come_twice(process: Process, folder: Path, rate: Rate, files
     assert (len(part_files(folder)), hashes()) == (4 + files, first)
     for path in copies:
         path.unlink()
-    again = apply_quirk(folder, "redelivered_file", rate, 1, process)
+    second = apply_quirk(folder, "redelivered_file", rate, 1, process)
     assert (len(part_files(folder)), len(hashes())) == (4 + files, 4 + files)
-    for path in again:
+    for path in second:
         origin = path.with_name(path.name.replace("_again", ""))
         rows, old = pq.read_table(path), pq.read_table(origin)
         keys = [(name, "ascending") for name in old.column_names]

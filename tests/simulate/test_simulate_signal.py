@@ -84,8 +84,8 @@ def test_persistence_is_a_bonus_for_the_class_of_the_last_earlier_day(process: P
 def test_drift_starts_on_its_day(process: Process) -> None:
     day = date(2024, 1, 1)
     amount = next(iter(process.named(AbsNormal)))
-    given = process.named(Choice)[process.given]
-    mix = dict(zip(given.levels, (0.2, 0.3, 0.5), strict=True))
+    inputs = process.named(Choice)[process.given]
+    mix = dict(zip(inputs.levels, (0.2, 0.3, 0.5), strict=True))
     drift = {
         "logits": Drift(day=day, logits={"TELEFONO": 1.0}),
         "mix": Drift(day=day, mix={process.given: mix}),

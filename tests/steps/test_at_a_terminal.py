@@ -48,8 +48,8 @@ def test_scoring_by_hand_says_what_was_done_and_when_it_is_monitored(
     assert any(line.startswith("drops drop a.parquet, state scored, ") for line in lines)
     assert FOLLOWS in done.err and "now: apex monitor" in done.err
     # nothing is waiting: nothing follows
-    again = at_a_terminal(scoring, "score")
-    assert again.out.strip() == "score: nothing to do: no drops are waiting" and FOLLOWS not in again.err
+    second = at_a_terminal(scoring, "score")
+    assert second.out.strip() == "score: nothing to do: no drops are waiting" and FOLLOWS not in second.err
     # a program gets the line, and a task of Airflow wakes the DAG itself
     put_drop("b.parquet", seed=2)
     task = scoring.call("score", "--run", "score-sweep-1", "--drops", '["b.parquet"]')

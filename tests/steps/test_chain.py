@@ -52,8 +52,8 @@ def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
     assert 0.975 < trained["test_log_loss"] < trained["test_prior_log_loss"]
     assert promoted["promoted"] and promoted["champion_version"] == trained["model_version"]
     registry = Registry(chain.apex.settings, chain.apex.settings.model_name)
-    found = registry.by_alias(CHAMPION)
-    assert found is not None and found.version == trained["model_version"]
+    result = registry.by_alias(CHAMPION)
+    assert result is not None and result.version == trained["model_version"]
     assert registry.by_alias(CHALLENGER) is None
     assert promoted["evidence"]["holdout_orders"] == chain.results["split"]["parts"]["test"]["examples"]
 
@@ -64,8 +64,8 @@ def test_every_output_stands_in_the_manifest(chain: Any, step: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
     assert set(manifest["outputs"]) == files
-    for name, told in manifest["outputs"].items():
-        assert told == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+    for name, message in manifest["outputs"].items():
+        assert message == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
     assert json.loads(json.dumps(manifest["result"])) == manifest["result"]
 
 
@@ -77,28 +77,31 @@ def test_nothing_half_written_is_left(chain: Any) -> None:
 def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, contract: Contract) -> None:
     context: StepContext = chain.apex.context(RUN)
     folders = {step: context.folder(step).stat().st_ino for step in STEPS}
-    again = {
+    second = {
         "validate": validate(context, raw=None, as_of=None, force=False).to_json(),
         "elt": elt(context).to_json(),
         "split": split(context, strategy="temporal").to_json(),
         "train": train(context, trials=0).to_json(),
         "promote": promote(context, who="another").to_json(),
     }
-    told = {**chain.results, "validate": {k: v for k, v in again["validate"].items() if k in chain.results["validate"]}}
-    assert again["validate"]["data_sha256"] == told["validate"]["data_sha256"]
+    expected = {
+        **chain.results,
+        "validate": {k: v for k, v in second["validate"].items() if k in chain.results["validate"]},
+    }
+    assert second["validate"]["data_sha256"] == expected["validate"]["data_sha256"]
     for step in ("elt", "split"):
-        assert again[step] == chain.results[step]
-    assert {k: v for k, v in again["train"].items() if k in chain.results["train"]} == chain.results["train"]
+        assert second[step] == chain.results[step]
+    assert {k: v for k, v in second["train"].items() if k in chain.results["train"]} == chain.results["train"]
     promotes = ("promoted", "champion_version", "challenger_version", "reasons")
-    assert {k: again["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
+    assert {k: second["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
     assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
     assert Registry(chain.apex.settings, chain.apex.settings.model_name).by_version(2) is None
     assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
 
 
 def test_data_that_a_night_has_seen_end_the_next_one_early(chain: Any) -> None:
-    found = validate(chain.apex.context("second"), raw=None, as_of=None, force=False).to_json()
-    assert "no new raw data since" in found["skip"] and "(run first)" in found["skip"]
+    content = validate(chain.apex.context("second"), raw=None, as_of=None, force=False).to_json()
+    assert "no new raw data since" in content["skip"] and "(run first)" in content["skip"]
     assert not chain.apex.context("second").folder("validate").exists()
 
 

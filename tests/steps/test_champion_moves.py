@@ -57,8 +57,8 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
 
     def watch(seen: list[int | None]) -> None:
         while not ended.is_set():
-            found = protocol.resolve(settings, Registry(settings, settings.model_name))
-            seen.append(found.version if found else None)
+            result = protocol.resolve(settings, Registry(settings, settings.model_name))
+            seen.append(result.version if result else None)
 
     winners: list[int] = []
     with ThreadPoolExecutor(RACERS + 2) as pool:
@@ -134,11 +134,11 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
 
     def challengers() -> tuple[int | None, list[int]]:
-        found = registry.by_alias(CHALLENGER)
+        result = registry.by_alias(CHALLENGER)
         rows = nights.apex.sql(
             "SELECT version FROM apex.challenger WHERE model_name = %s", (nights.apex.settings.model_name,)
         )
-        return (found.version if found else None), [version for (version,) in rows]
+        return (result.version if result else None), [version for (version,) in rows]
 
     assert challengers() == (None, [])
     promote(nights.apex.context("one"), who="test")
@@ -176,8 +176,8 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
     assert nights.ledger()[-1] == ("rollback", 2, 1, state) and nights.champion() == alias
     settings = nights.apex.settings
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings, settings.model_name)), range(8)))
-    assert {f.version for f in found if f} == {1} and None not in found
+        result = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings, settings.model_name)), range(8)))
+    assert {f.version for f in result if f} == {1} and None not in result
     assert back(nights, run="r")["champion_version"] == 1
     assert nights.champion() == 1
     assert [row for row in nights.ledger() if row[0] == "rollback"] == [("rollback", 2, 1, "done")]
@@ -305,8 +305,8 @@ def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
     assert promote(one, who="ann in Airflow").to_json()["promoted"]
     assert promote(one, who="test", declined="bob").to_json()["promoted"]  # what was decided stays
     assert nights.ledger() == [("reject", None, 2, "done"), ("promote", None, 1, "done")]
-    again = promote(nights.apex.context("two"), who="test", hold=True).to_json()
-    assert "held" not in again and not again["promoted"]
+    second = promote(nights.apex.context("two"), who="test", hold=True).to_json()
+    assert "held" not in second and not second["promoted"]
 
 
 def test_the_history_tells_when_who_what_why(nights: Any) -> None:
@@ -388,16 +388,18 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
 
 def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) -> None:
     settings = nights.apex.settings
-    made = Registry(settings, settings.model_name).experiment(EXPERIMENT)
-    mlflow(nights, "POST", "experiments/delete", experiment_id=made)
+    created = Registry(settings, settings.model_name).experiment(EXPERIMENT)
+    mlflow(nights, "POST", "experiments/delete", experiment_id=created)
     try:
         (nights.apex.processed / "three").mkdir()
         for step in ("elt", "split"):
             shutil.copytree(nights.apex.processed / "one" / step, nights.apex.processed / "three" / step)
-        with pytest.raises(ConfigError, match=f"{EXPERIMENT} was deleted.*experiments restore --experiment-id {made}"):
+        with pytest.raises(
+            ConfigError, match=f"{EXPERIMENT} was deleted.*experiments restore --experiment-id {created}"
+        ):
             train(nights.apex.context("three"), trials=0)
     finally:
-        mlflow(nights, "POST", "experiments/restore", experiment_id=made)
+        mlflow(nights, "POST", "experiments/restore", experiment_id=created)
 
 
 def test_a_run_that_a_person_deleted_does_not_stop_the_gate(nights: Any) -> None:

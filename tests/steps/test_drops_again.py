@@ -63,8 +63,8 @@ def test_a_drop_to_score_again_is_named_by_id_or_sha256_too(scoring: Apex, put_d
     put_drop()
     run(scoring)
     ((drop_id, sha256),) = scoring.sql("SELECT drop_id, sha256 FROM apex.drops")
-    for given in (str(drop_id), sha256[:10]):
-        assert again(scoring, given)["drops"][0]["drop"] == "a.parquet"
+    for inputs in (str(drop_id), sha256[:10]):
+        assert again(scoring, inputs)["drops"][0]["drop"] == "a.parquet"
     assert counts(scoring) == (1, 3, 3 * ROWS)
 
 
@@ -160,12 +160,12 @@ def test_a_run_is_exported_with_where_it_came_from(
         if name.startswith("APEX_"):
             monkeypatch.setenv(name, value)
     out = tmp_path / "run.parquet"
-    told = CliRunner().invoke(export, ["a.parquet", "--out", str(out)], catch_exceptions=False)
-    assert f"{ROWS} orders of run" in told.output
+    message = CliRunner().invoke(export, ["a.parquet", "--out", str(out)], catch_exceptions=False)
+    assert f"{ROWS} orders of run" in message.output
     table = pq.read_table(out)
     names = [n for n in table.column_names if not n.startswith("p_") and n != "confidence"]
-    wanted = scoring.sql(f"SELECT {', '.join(names)} FROM apex.scored_orders ORDER BY row_nr")
-    assert [tuple(row.values()) for row in table.select(names).to_pylist()] == wanted
+    expected = scoring.sql(f"SELECT {', '.join(names)} FROM apex.scored_orders ORDER BY row_nr")
+    assert [tuple(row.values()) for row in table.select(names).to_pylist()] == expected
     assert table["confidence"].to_pylist() == pytest.approx([row[8] for row in scored_rows(scoring)])
     assert table.schema.metadata[b"run_id"].decode() == str(result["drops"][0]["run_id"])
     assert table.schema.metadata[b"drop"] == b"a.parquet"

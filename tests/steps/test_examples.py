@@ -94,29 +94,30 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int) -> None:
-    wanted = with_features(contract, grain=grain, history_lag_days=lag)
-    rows = list({tuple(r.items()): r for r in random_orders(wanted, seed, clients=25, orders=600, days=30)}.values())
+    requested = with_features(contract, grain=grain, history_lag_days=lag)
+    rows = list({tuple(r.items()): r for r in random_orders(requested, seed, clients=25, orders=600, days=30)}.values())
     if grain == "every_order":
         chosen = rows
     else:
-        chosen = [reference_example(wanted, rows, c) for c in sorted({r[wanted.entity] for r in rows})]
+        chosen = [reference_example(requested, rows, c) for c in sorted({r[requested.entity] for r in rows})]
     expected = [
-        {n: r[n] for n in (wanted.entity, wanted.timestamp, wanted.target)} | reference_features(wanted, rows, r)
+        {n: r[n] for n in (requested.entity, requested.timestamp, requested.target)}
+        | reference_features(requested, rows, r)
         for r in chosen
     ]
-    found, _, repeated = made(wanted, rows, tmp_path / "a")
+    result, _, repeated = made(requested, rows, tmp_path / "a")
     assert repeated == 0
-    assert_alike(keyed(wanted, found), keyed(wanted, expected))
+    assert_alike(keyed(requested, result), keyed(requested, expected))
 
 
 @pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
 def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, grain: str) -> None:
-    wanted = with_features(contract, grain=grain)
-    rows = random_orders(wanted, 5, clients=30, orders=500, days=12)
+    expected = with_features(contract, grain=grain)
+    rows = random_orders(expected, 5, clients=30, orders=500, days=12)
     rows += rows[:40]
-    whole = made(wanted, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
+    whole = made(expected, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
     for size in (1, 50, 170):
-        assert made(wanted, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
+        assert made(expected, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
     assert whole[2] >= 40
 
 
@@ -134,30 +135,30 @@ DELIVERIES = [
 def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
     contract: Contract, tmp_path: Path, files: list[tuple[int, ...]], taken: tuple[int, ...], range_rows: int
 ) -> None:
-    wanted = with_features(contract, grain="every_order")
+    requested = with_features(contract, grain="every_order")
     attribute = contract.features.attributes[0]
-    base = random_orders(wanted, 4, clients=1, orders=1, days=1)[0]
+    base = random_orders(requested, 4, clients=1, orders=1, days=1)[0]
     # equal in all that their history needs: only the attribute tells them apart
     rows = [{**base, attribute: level} for level in ("EC", "GT", None)]
     for nr, counts in enumerate(files):
-        table = as_table(wanted, [row for row, n in zip(rows, counts, strict=True) for _ in range(n)])
+        table = as_table(requested, [row for row, n in zip(rows, counts, strict=True) for _ in range(n)])
         pq.write_table(table, tmp_path / f"part-{nr}.parquet")
     delivered, expected = sum(map(sum, files)), Counter(dict(zip(("EC", "GT", None), taken, strict=True)))
     with duckdb.connect() as con:
-        orders = SortedOrders(con, wanted, accepted_files(tmp_path), range_rows)
+        orders = SortedOrders(con, requested, accepted_files(tmp_path), range_rows)
         examples = [row for part in make_examples(orders, 2) for row in part.to_pylist()]
         assert Counter(r[attribute] for r in examples) == +expected
         assert orders.repeated == delivered - sum(taken)
-        assert load_orders(con, wanted, tmp_path) == (delivered, orders.repeated)
+        assert load_orders(con, requested, tmp_path) == (delivered, orders.repeated)
         assert Counter(level for (level,) in con.execute(f"SELECT {attribute} FROM orders").fetchall()) == +expected
 
 
 def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
     rows = list({tuple(r.items()): r for r in random_orders(contract, 3, clients=8, orders=200, days=6)}.values())
-    once, snapshot, _ = made(contract, rows, tmp_path / "once", as_of=AS_OF)
-    again, same, repeated = made(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
+    first, snapshot, _ = made(contract, rows, tmp_path / "once", as_of=AS_OF)
+    second, same, repeated = made(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
     assert repeated == 70
-    assert (again, same) == (once, snapshot)
+    assert (second, same) == (first, snapshot)
 
 
 @pytest.mark.parametrize("lag", [0, 7])
@@ -166,33 +167,34 @@ def test_no_feature_of_the_past_moves_when_the_future_does(
     contract: Contract, tmp_path: Path, grain: str, lag: int
 ) -> None:
     """Shuffled, removed and added orders of the future leave every example before them as it was, bit for bit."""
-    wanted = with_features(contract, grain=grain, history_lag_days=lag)
-    rows = random_orders(wanted, 7, clients=12, orders=300, days=40)
+    expected = with_features(contract, grain=grain, history_lag_days=lag)
+    rows = random_orders(expected, 7, clients=12, orders=300, days=40)
     cut = FIRST + timedelta(days=25)
-    past = [r for r in rows if r[wanted.timestamp] < cut]
-    future = [r for r in rows if r[wanted.timestamp] >= cut]
+    past = [r for r in rows if r[expected.timestamp] < cut]
+    future = [r for r in rows if r[expected.timestamp] >= cut]
     random = np.random.default_rng(1)
     shuffled = [
-        {n: future[int(random.integers(len(future)))][n] if n != wanted.timestamp else r[n] for n in r} for r in future
+        {n: future[int(random.integers(len(future)))][n] if n != expected.timestamp else r[n] for n in r}
+        for r in future
     ]
-    added = random_orders(wanted, 8, clients=12, orders=100, days=10)
-    added = [{**r, wanted.timestamp: r[wanted.timestamp] + (cut - FIRST)} for r in added]
-    names = [c.name for c in feature_columns(wanted)]
+    added = random_orders(expected, 8, clients=12, orders=100, days=10)
+    added = [{**r, expected.timestamp: r[expected.timestamp] + (cut - FIRST)} for r in added]
+    names = [c.name for c in feature_columns(expected)]
     # one order a client and day to ask for, whose own day is the first of the future
-    clients = sorted({r[wanted.entity] for r in past})
-    asked = [{**past[0], wanted.entity: c, wanted.timestamp: cut} for c in clients]
-    found = []
+    clients = sorted({r[expected.entity] for r in past})
+    requested = [{**past[0], expected.entity: c, expected.timestamp: cut} for c in clients]
+    results = []
     for nr, others in enumerate(([], future, shuffled, added, future[: len(future) // 2])):
-        given = past + (others if grain == "every_order" else []) + (asked if grain != "every_order" else [])
+        inputs = past + (others if grain == "every_order" else []) + (requested if grain != "every_order" else [])
         if grain != "every_order":
             # the last order must be the asked one: the future is what shares its day
-            given += [{**r, wanted.timestamp: cut} for r in others]
-        examples, _, _ = made(wanted, given, tmp_path / str(nr))
-        seen = [r for r in examples if r[wanted.timestamp] < cut or (grain != "every_order")]
+            inputs += [{**r, expected.timestamp: cut} for r in others]
+        examples, _, _ = made(expected, inputs, tmp_path / str(nr))
+        observed = [r for r in examples if r[expected.timestamp] < cut or (grain != "every_order")]
         history = [n for n in names if n.startswith("history_")]
-        kept = [{n: r[n] for n in (wanted.entity, wanted.timestamp, *history)} for r in seen]
-        found.append(keyed(wanted, [r for r in kept if r[wanted.entity] in clients]))
-    assert found[0] and all(f == found[0] for f in found[1:])
+        kept = [{n: r[n] for n in (expected.entity, expected.timestamp, *history)} for r in observed]
+        results.append(keyed(expected, [r for r in kept if r[expected.entity] in clients]))
+    assert results[0] and all(f == results[0] for f in results[1:])
 
 
 def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contract, tmp_path: Path) -> None:
@@ -210,23 +212,23 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     contract: Contract, home: Any, tmp_path: Path, lag: int
 ) -> None:
     """From the snapshot for orders of its day, as of their own date for earlier ones."""
-    wanted = with_features(contract, grain="every_order", history_lag_days=lag)
-    rows = list({tuple(r.items()): r for r in random_orders(wanted, 11, clients=15, orders=400, days=30)}.values())
+    expected = with_features(contract, grain="every_order", history_lag_days=lag)
+    rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
-    columns = [wanted.entity, wanted.timestamp, *(c.name for c in feature_columns(wanted))]
-    trained = [r for r in made(wanted, rows, tmp_path / "training")[0] if r[wanted.timestamp] <= as_of]
+    columns = [expected.entity, expected.timestamp, *(c.name for c in feature_columns(expected))]
+    trained = [r for r in made(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= as_of]
 
-    known = [r for r in rows if r[wanted.timestamp] < as_of]
-    _, snapshot, _ = made(wanted, known, tmp_path / "accepted", as_of=as_of)
+    known = [r for r in rows if r[expected.timestamp] < as_of]
+    _, snapshot, _ = made(expected, known, tmp_path / "accepted", as_of=as_of)
     pq.write_table(pa.Table.from_pylist(snapshot), tmp_path / "snapshot.parquet")
-    drop = as_table(wanted, [r for r in rows if r[wanted.timestamp] <= as_of])
+    drop = as_table(expected, [r for r in rows if r[expected.timestamp] <= as_of])
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
     context = context_of(home(), "scoring")
-    model = Model(Encoder(feature_columns(wanted)), b"", wanted.classes, {})  # one that reads every feature
+    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, {})  # one that reads every feature
     places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
     scorer = Scorer(
-        replace(context, pipeline=replace(context.pipeline, contract=wanted)),
+        replace(context, pipeline=replace(context.pipeline, contract=expected)),
         ModelVersion("m", 1, "", "", {}),
         model,
         *places,
@@ -234,8 +236,8 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     with duckdb.connect() as con:
         query = features_query(con, scorer, f"SELECT * FROM '{tmp_path / 'drop.parquet'}'", "drop")
         states = con.sql(query).to_arrow_table()
-    features = finish(wanted, states, model.encoder.names)
-    for name in (wanted.entity, wanted.timestamp):
+    features = finish(expected, states, model.encoder.names)
+    for name in (expected.entity, expected.timestamp):
         features = features.append_column(name, states.column(name))
     scored = features.to_pylist()
 
@@ -243,7 +245,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
         # repr tells every bit of a float
         return sorted(repr([r[n] for n in columns]) for r in found)
 
-    assert {r[wanted.timestamp] == as_of for r in scored} == {True, False}
+    assert {r[expected.timestamp] == as_of for r in scored} == {True, False}
     assert bits(scored) == bits(trained)
 
 
@@ -252,7 +254,7 @@ def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, d
     rows = random_orders(contract, 10, clients=3, orders=20, days=5)
     odd = {**rows[0], contract.timestamp: day}
     every = with_features(contract, grain="every_order")
-    found, _, _ = made(every, [*rows, odd], tmp_path / "a")
+    result, _, _ = made(every, [*rows, odd], tmp_path / "a")
     expected = reference_features(every, [*rows, odd], odd)
-    (ours,) = [r for r in found if r[contract.timestamp] == day]
+    (ours,) = [r for r in result if r[contract.timestamp] == day]
     assert_alike([{n: ours[n] for n in expected}], [expected])

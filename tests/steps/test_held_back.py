@@ -61,13 +61,13 @@ def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contra
     assert result["accepted"] == len(raw) - raw.count(newest) - result["quarantined"]
     folder = apex.processed / "held"
     assert max(days(sorted((folder / "validate" / ACCEPTED).glob("*.parquet")), contract)) < newest
-    found = find_held_back(apex.context("other"), result["data_sha256"])
-    assert found is not None
-    drop = pq.read_table(found[1])
+    match = find_held_back(apex.context("other"), result["data_sha256"])
+    assert match is not None
+    drop = pq.read_table(match[1])
     assert set(drop.column_names) == {
         name for name, column in contract.columns.items() if column.role in ("entity", "timestamp", "attribute")
     }
-    assert {*days([found[1]], contract)} == {newest} and drop.num_rows == raw.count(newest)
+    assert {*days([match[1]], contract)} == {newest} and drop.num_rows == raw.count(newest)
     elt(apex.context("held"))
     examples = pq.read_table(folder / "elt" / EXAMPLES)
     assert pc.max(examples[contract.timestamp]).as_py() < newest
@@ -101,9 +101,9 @@ def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> No
     assert "skip" not in night and "held_back" not in night and night["data_sha256"] != held["data_sha256"]
     decide(apex, "night", night)
     assert "no new raw data" in check(apex, "night_2", without=False)["skip"]
-    again = check(apex, "day_2")
-    assert "no new raw data" in again["skip"]
-    assert find_held_back(apex.context("x"), again["data_sha256"]) is not None
+    second = check(apex, "day_2")
+    assert "no new raw data" in second["skip"]
+    assert find_held_back(apex.context("x"), second["data_sha256"]) is not None
 
 
 def test_of_raw_data_of_one_day_nothing_is_held_back(apex: Apex, contract: Contract, tmp_path: Path) -> None:

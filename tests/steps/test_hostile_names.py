@@ -134,11 +134,11 @@ def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
 
 
 def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> None:
-    found = hostile.apex.sql(
+    rows = hostile.apex.sql(
         "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'apex'"
         " AND table_name = 'scored_orders' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
     )
-    columns = [name for (name,) in found]
+    columns = [name for (name,) in rows]
     assert columns[1] == "p_tel_xe9_fono_x2f_100_x20__x25__x5c_"
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,61}", name) for name in columns) and len(set(columns)) == 3
     predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM apex.scored_orders_current")}
@@ -163,8 +163,8 @@ def test_mlflow_has_a_metric_of_every_class(hostile: Hostile) -> None:
     answer = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]
     keys = {metric["key"] for metric in answer["data"]["metrics"]}
     assert {metric_key(f"test_recall_{level}") for level in CLASSES.values()} <= keys
-    ((told,),) = hostile.apex.sql("SELECT mlflow_run_id FROM apex.mlflow_outbox WHERE last_error IS NULL")
-    answer = httpx.get(f"{base}/runs/get", params={"run_id": told}).json()["run"]
+    ((message,),) = hostile.apex.sql("SELECT mlflow_run_id FROM apex.mlflow_outbox WHERE last_error IS NULL")
+    answer = httpx.get(f"{base}/runs/get", params={"run_id": message}).json()["run"]
     keys = {metric["key"] for metric in answer["data"]["metrics"]}
     assert {metric_key(f"pred_count_{level}") for level in CLASSES.values()} <= keys
 
@@ -185,9 +185,9 @@ def test_the_online_service_answers_and_records(hostile: Hostile) -> None:
     with served(hostile.apex, serving_record_share=1) as client:
         answer = client.post("/predict", json={"orders": [order]})
         assert answer.status_code == 200, answer.text
-        said = answer.json()["predictions"][0]
-        assert set(said["probabilities"]) == set(CLASSES.values())
-        label = said["predicted"].replace("\\", r"\\").replace('"', r"\"")
+        message = answer.json()["predictions"][0]
+        assert set(message["probabilities"]) == set(CLASSES.values())
+        label = message["predicted"].replace("\\", r"\\").replace('"', r"\"")
         assert f'="{label}"' in client.get("/metrics").text
     recorded = hostile.apex.sql("SELECT predicted FROM apex.online_answers")
-    assert recorded == [(said["predicted"],)]
+    assert recorded == [(message["predicted"],)]

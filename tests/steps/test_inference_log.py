@@ -31,13 +31,13 @@ def told(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox")]
     experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": EXPERIMENT})
-    found = []
+    results = []
     for batch in batches:
         search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
         search["filter"] = f"tags.`{BATCH_TAG}` = '{batch}'"
         ids = [one["info"]["run_id"] for one in api(apex, "POST", "runs/search", json=search).get("runs", [])]
-        found += [api(apex, "GET", "runs/get", params={"run_id": run_id})["run"] for run_id in ids]
-    return found
+        results += [api(apex, "GET", "runs/get", params={"run_id": run_id})["run"] for run_id in ids]
+    return results
 
 
 def metrics(told_run: dict[str, Any]) -> dict[str, float]:
@@ -52,8 +52,8 @@ def artifact(apex: Apex, told_run: dict[str, Any], name: str) -> Any:
 
 
 def unsent(apex: Apex) -> int:
-    ((found,),) = apex.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL")
-    return int(found)
+    ((rows,),) = apex.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL")
+    return int(rows)
 
 
 def test_one_run_a_call_with_the_figures_of_its_drops(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
@@ -68,18 +68,18 @@ def test_one_run_a_call_with_the_figures_of_its_drops(scoring: Apex, put_drop: D
     assert (tags["apex.model_version"], tags["apex.training_run_id"]) == (str(version), trained)
     assert len(one["inputs"]["model_inputs"]) == 1  # the version's own model
     rows = scored_rows(scoring)
-    found = metrics(one)
+    result = metrics(one)
     ((total,),) = scoring.sql("SELECT sum(ms_total) FROM apex.scoring_runs")
-    assert found["inference_samples"] == len(rows) == 2 * ROWS
-    assert found["inference_total_time_ms"] == pytest.approx(total)
-    assert found["inference_avg_time_ms"] == pytest.approx(total / len(rows))
-    assert found["inference_success_rate"] == 1.0
+    assert result["inference_samples"] == len(rows) == 2 * ROWS
+    assert result["inference_total_time_ms"] == pytest.approx(total)
+    assert result["inference_avg_time_ms"] == pytest.approx(total / len(rows))
+    assert result["inference_success_rate"] == 1.0
     for level in contract.classes:
-        assert found[f"pred_count_{level}"] == [r[4] for r in rows].count(level)
-    assert found["inference_confidence_mean"] == pytest.approx(sum(r[8] for r in rows) / len(rows), abs=1e-6)
+        assert result[f"pred_count_{level}"] == [r[4] for r in rows].count(level)
+    assert result["inference_confidence_mean"] == pytest.approx(sum(r[8] for r in rows) / len(rows), abs=1e-6)
     sample = artifact(scoring, one, "inference_results.json")
-    wanted = scoring.sql("SELECT cliente_id, predicted, confidence FROM apex.scored_orders ORDER BY run_id, row_nr")
-    assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == wanted[:100]
+    expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM apex.scored_orders ORDER BY run_id, row_nr")
+    assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == expected[:100]
     shown = artifact(scoring, one, "inference_distributions.json")
     assert shown["orders"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
     confusion = scoring.sql(

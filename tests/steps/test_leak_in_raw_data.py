@@ -41,7 +41,7 @@ def test_a_copy_of_the_target_is_caught_by_name(
     done = apex.call("train", "--run", "leak")
     assert done.code == 10 and done.result is None
     assert f"{COPY} (" in done.err and "suspicious_gain" in done.err and "Traceback" not in done.err
-    found = httpx.get(f"{mlflow_server}/api/2.0/mlflow/registered-models/get", params={"name": "leaking"})
-    assert found.status_code == 404
+    result = httpx.get(f"{mlflow_server}/api/2.0/mlflow/registered-models/get", params={"name": "leaking"})
+    assert result.status_code == 404
     assert apex.sql("SELECT count(*) FROM apex.model_versions") == [(0,)]
     assert apex.leftovers() == [] and not (apex.processed / "leak" / "train").exists()

@@ -64,14 +64,14 @@ def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_
     result = look(watched)
     assert (result["runs_judged"], result["days_judged"], result["raw_weeks_judged"]) == (1, 1, 1)
     assert drifted(watched) == [] and open_alerts(watched) == [] and result["retrain"] == []
-    judged = dict(watched.sql("SELECT feature, reference FROM apex.drift WHERE scope = 'drop'"))
+    evaluated = dict(watched.sql("SELECT feature, reference FROM apex.drift WHERE scope = 'drop'"))
     for name in contract.features.attributes:
-        assert judged[name] == "the champion's training examples"
-    assert {PREDICTION, CONFIDENCE, QUARANTINE} <= set(judged)
+        assert evaluated[name] == "the champion's training examples"
+    assert {PREDICTION, CONFIDENCE, QUARANTINE} <= set(evaluated)
     raw = {name for (name,) in watched.sql("SELECT feature FROM apex.drift WHERE scope = 'raw'")}
     assert raw == {contract.target, *contract.named("measure")}
-    again = look(watched)
-    assert (again["runs_judged"], again["days_judged"], again["raw_weeks_judged"]) == (0, 0, 0)
+    second = look(watched)
+    assert (second["runs_judged"], second["days_judged"], second["raw_weeks_judged"]) == (0, 0, 0)
 
 
 def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
@@ -131,8 +131,8 @@ def test_small_drops_are_judged_by_their_day(watched: Apex, put_drop: Put, contr
     }
     scored(apex, *names[2:])
     assert (look(apex)["runs_judged"], look(apex)["days_judged"]) == (0, 0)
-    judged = apex.sql("SELECT rows, q_value IS NOT NULL FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")
-    assert set(judged) == {(400, True)}
+    evaluated = apex.sql("SELECT rows, q_value IS NOT NULL FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")
+    assert set(evaluated) == {(400, True)}
 
 
 def outcomes(apex: Apex, contract: Contract, *, right: bool) -> None:
@@ -174,9 +174,9 @@ def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_d
         result = look(watched)
         assert bool(result["retrain"]) == (week == 1), result
     ((alert_id, message),) = watched.sql("SELECT alert_id, message FROM apex.open_alerts WHERE kind = 'quality'")
-    asked = {"trigger_run_id": f"degraded__alert_{alert_id}", "note": message}
-    assert result["retrain"] == [asked] and "at promotion" in message and "class prior" in message
-    assert look(watched)["retrain"] == [asked]  # the same name: it is triggered once
+    requested = {"trigger_run_id": f"degraded__alert_{alert_id}", "note": message}
+    assert result["retrain"] == [requested] and "at promotion" in message and "class prior" in message
+    assert look(watched)["retrain"] == [requested]  # the same name: it is triggered once
 
 
 def test_many_weeks_a_little_worse_are_an_alert_that_says_since_when(
@@ -314,8 +314,8 @@ def test_a_message_that_a_receiver_refuses_holds_back_no_other(watched: Apex) ->
 
 def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
     def renewed() -> list[Any]:
-        seen = "last_seen_at > now() - interval '1 minute'"
-        return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {seen} FROM apex.open_alerts")
+        observed = "last_seen_at > now() - interval '1 minute'"
+        return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {observed} FROM apex.open_alerts")
 
     def say(kind: str, message: str) -> tuple[list[str], list[str]]:
         with transaction(watched.settings) as session:

@@ -35,8 +35,8 @@ NOT_UTF8 = os.fsdecode(b"order\xff.parquet")
 def bind(path: Path) -> None:
     """A socket; the name that is bound may be no longer than a hundred characters."""
     here = os.open(path.parent, os.O_RDONLY)
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(f"/proc/self/fd/{here}/{path.name}")
+    with socket.socket(socket.AF_UNIX) as created:
+        created.bind(f"/proc/self/fd/{here}/{path.name}")
     os.close(here)
 
 
@@ -72,23 +72,23 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_sco
     put_drop("last.parquet", seed=2)
     done = scoring.call("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
-    told = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
+    expected = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
     # the one whose name no task could be told was moved when they were listed: it is among them
-    assert f"{len(told)} of {len(told) + 2} drops are bad" in done.err
+    assert f"{len(expected)} of {len(expected) + 2} drops are bad" in done.err
     assert scoring.sql("SELECT name FROM apex.drops WHERE state = 'done' ORDER BY 1") == [
         ("first.parquet",),
         ("last.parquet",),
     ]
     assert counts(scoring)[1:] == (2, 2 * ROWS)
-    found = places(scoring)
-    assert found["inbox"] == ["folder.parquet"] and found["done"] == ["first.parquet", "last.parquet"]
+    result = places(scoring)
+    assert result["inbox"] == ["folder.parquet"] and result["done"] == ["first.parquet", "last.parquet"]
     raised = alerts(scoring)
-    assert raised.keys() == told.keys()
+    assert raised.keys() == expected.keys()
     quarantine = scoring.inbox.parent / "quarantine"
     reasons = [json.loads(path.read_text()) for path in quarantine.glob("*.reason.json")]
     assert {r["drop"]: r["reason"] for r in reasons} == raised
-    assert all(why in raised[name] for name, why in told.items()), raised
-    assert len(found["quarantine"]) == 2 * len(told)
+    assert all(why in raised[name] for name, why in expected.items()), raised
+    assert len(result["quarantine"]) == 2 * len(expected)
     # mended and delivered again, it is scored and the alert is over
     (quarantine / "denied.parquet").unlink()
     put_drop("denied.parquet", seed=3)
@@ -131,14 +131,14 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
     )
     assert done.code == 0 and done.result is not None, done.err
     assert (done.result["scored"], done.result["failed"]) == (1, 2)
-    told = call(scoring, "score", "--run", context.run, "--report").result
-    assert told is not None and told["scored"] == 1
+    message = call(scoring, "score", "--run", context.run, "--report").result
+    assert message is not None and message["scored"] == 1
     assert (
-        {row["label"]: row["reason"] for row in told["bad"]}
-        == {row["drop"]: row["reason"] for row in told["bad"]}
+        {row["label"]: row["reason"] for row in message["bad"]}
+        == {row["drop"]: row["reason"] for row in message["bad"]}
         == alerts(scoring)
     )
-    assert {row["drop"] for row in told["bad"]} == {"order\ufffd.parquet", "bad.parquet", "failing.parquet"}
+    assert {row["drop"] for row in message["bad"]} == {"order\ufffd.parquet", "bad.parquet", "failing.parquet"}
     assert report(scoring.context("another")).to_json().keys() >= {"skip"}
     (scoring.inbox / "failing.parquet").unlink()
     put_drop("failing.parquet", seed=2)
@@ -153,8 +153,8 @@ def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Ape
     path.write_bytes(content[: len(content) // 2])
     listed = list_drops(patient.context("sweep")).to_json()
     assert listed["chunks"] == [] and listed["skip"].startswith("slow.parquet: waits for the rest of its upload")
-    by_hand = call(patient, "score")
-    assert by_hand.code == 0 and by_hand.result is not None and by_hand.result["skip"] == listed["skip"]
+    expected = call(patient, "score")
+    assert expected.code == 0 and expected.result is not None and expected.result["skip"] == listed["skip"]
     put_drop("good.parquet", seed=2)
     result = run(patient, "slow.parquet", "good.parquet")
     assert [row["state"] for row in result["drops"]] == ["unfinished", "scored"] and alerts(scoring) == {}
@@ -258,8 +258,8 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
     kept = "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM apex.alert_history ORDER BY alert_id"
     assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
-    again = call(scoring, "alerts", "close", str(number), "--reason", "again")
-    assert again.code == ConfigError.exit_code and "is over since" in again.err
+    second = call(scoring, "alerts", "close", str(number), "--reason", "again")
+    assert second.code == ConfigError.exit_code and "is over since" in second.err
     assert "there is none with this number" in call(scoring, "alerts", "close", "999", "--reason", "x").err
     deliver()  # unless it fails again
     assert alerts(scoring).keys() == {"bad.parquet"}
@@ -278,6 +278,6 @@ def test_names_of_any_length_are_moved(scoring: Apex, put_drop: Drop) -> None:
         (scoring.inbox / name).write_bytes(content)
         with pytest.raises(DataError, match="1 of 1 drops are bad"):
             run(scoring, name)
-    found = places(scoring)
-    assert found["inbox"] == [] and len(found["done"]) == 2 and name in found["done"]
-    assert len(found["quarantine"]) == 4
+    result = places(scoring)
+    assert result["inbox"] == [] and len(result["done"]) == 2 and name in result["done"]
+    assert len(result["quarantine"]) == 4

@@ -101,9 +101,9 @@ def test_the_run_is_registered_reported_beside_ours_and_never_promoted(divided: 
     report = (divided.processed / "legacy" / "train" / "report" / "report.html").read_text()
     assert "The original way beside ours" in report and "agencia_id" in report and "an identifier" in report
 
-    again = divided.call("train", "--run", "legacy", "--reproduce")
-    assert again.code == 0 and again.result is not None, again.err
-    assert again.result["reproduced"]
+    second = divided.call("train", "--run", "legacy", "--reproduce")
+    assert second.code == 0 and second.result is not None, second.err
+    assert second.result["reproduced"]
 
     decided = promote(divided.context("legacy"), who="test").to_json()
     assert not decided["promoted"] and decided["champion_version"] is None

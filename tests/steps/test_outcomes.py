@@ -144,10 +144,10 @@ def test_superseded_drops_and_older_runs_do_not_count(ledger: Ledger) -> None:
     old, _ = ledger.drop(("C000001", DAY))
     new, _ = ledger.drop(("C000001", DAY))
     ledger.apex.sql("UPDATE apex.drops SET superseded_by = %s WHERE drop_id = %s", (new, old))
-    _, again = ledger.drop(("C000001", DAY), drop_id=new)
+    _, second = ledger.drop(("C000001", DAY), drop_id=new)
     ledger.raw("night", [("C000001", DAY, "VENDEDOR")])
     assert ledger.match() == NONE | {"matched": 1}
-    assert ledger.known() == [(again, 0, "VENDEDOR", "raw")]
+    assert ledger.known() == [(second, 0, "VENDEDOR", "raw")]
 
 
 def test_another_truth_is_told_and_does_not_overwrite(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:

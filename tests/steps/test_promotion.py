@@ -43,10 +43,10 @@ def test_orders_of_one_client_alone_are_a_rejection_in_the_ledger(nights: Any, c
     place = table.schema.get_field_index(contract.entity)
     alone = pa.array(["C000001"] * table.num_rows)
     pq.write_table(table.set_column(place, contract.entity, alone), path)
-    found = decide(nights, "one")
+    decision = decide(nights, "one")
     assert (
-        not found["promoted"]
-        and "all of one entity: chance cannot be distinguished from progress" in found["reasons"][0]
+        not decision["promoted"]
+        and "all of one entity, so that significance cannot be tested" in decision["reasons"][0]
     )
     assert nights.ledger() == [("reject", None, 1, "done")]
 
@@ -65,16 +65,16 @@ def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> No
     version = registry.by_version(nights.versions["two"])
     assert version is not None
     base = f"{nights.apex.settings.tracking_uri}/get-artifact"
-    found = {
+    result = {
         name: httpx.get(base, params={"run_id": version.run_id, "path": f"decision/{name}"})
         for name in ("report.html", "decision.json", "1_gains.png", "4_reliability.png")
     }
-    assert {answer.status_code for answer in found.values()} == {200}
-    page = found["report.html"].text
+    assert {answer.status_code for answer in result.values()} == {200}
+    page = result["report.html"].text
     assert f"Version {version.version} does not become champion" in page and "not above the margin" in page
     assert page.count("data:image/png;base64,") == 4 and "http" not in page.split("<h1>")[1].split("<figure>")[0]
-    told = json.loads(found["decision.json"].text)
-    assert told["evidence"]["gain"] == 0 and set(told["reliability"]) == {"challenger", "champion"}
+    message = json.loads(result["decision.json"].text)
+    assert message["evidence"]["gain"] == 0 and set(message["reliability"]) == {"challenger", "champion"}
     assert second["decision_report_url"].endswith(f"/runs/{version.run_id}/artifacts/decision/report.html")
     assert decide(nights, "two")["decision_report_url"] == second["decision_report_url"]
 
@@ -97,8 +97,10 @@ def test_a_killed_promotion_is_finished_by_whoever_comes_next(
     assert nights.champion() == alias_after
     assert nights.ledger() == [("promote", None, 1, "pending")]
     if healer == "another step":
-        found = protocol.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name))
-        assert found is not None and found.version == 1
+        outcome = protocol.resolve(
+            nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
+        )
+        assert outcome is not None and outcome.version == 1
     result = decide(nights, "one")
     assert result["promoted"] and result["champion_version"] == 1
     assert nights.champion() == 1
@@ -110,8 +112,8 @@ def test_an_alias_moved_by_hand_is_adopted_and_recorded(nights: Any) -> None:
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     registry.set_alias(CHAMPION, 2)
     for _ in range(2):
-        found = protocol.resolve(nights.apex.settings, registry)
-        assert found is not None and found.version == 2
+        result = protocol.resolve(nights.apex.settings, registry)
+        assert result is not None and result.version == 2
     assert nights.ledger() == [("promote", None, 1, "done"), ("manual", 1, 2, "done")]
 
 
@@ -122,9 +124,9 @@ def move(expected: int | None, to: int) -> protocol.Move:
 def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> None:
     decide(nights, "one")
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    applied, told = protocol.apply(settings, registry, move(None, 2))
+    applied, message = protocol.apply(settings, registry, move(None, 2))
     assert not applied
-    assert "expected champion none, found version 1: promote by test (run one)" in told
+    assert "expected champion none, found version 1: promote by test (run one)" in message
     assert nights.champion() == 1 and len(nights.ledger()) == 1
 
 
@@ -162,8 +164,8 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
     if alias is not None:
         registry.set_alias(CHAMPION, alias)
     for _ in range(2):
-        found = protocol.resolve(settings, registry)
-        assert found is not None and found.version == champion
+        result = protocol.resolve(settings, registry)
+        assert result is not None and result.version == champion
     manual = [("manual", 1, 3, "done")] if alias else []
     assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]
     assert nights.apex.sql("SELECT reasons FROM apex.promotions WHERE state = 'aborted'") == [(["x", told],)]

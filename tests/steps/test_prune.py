@@ -69,10 +69,10 @@ def test_what_nothing_refers_to_goes_and_the_rest_stays_with_a_reason(aged: Apex
     small = context.contract.model_copy(update={"batch": context.contract.batch.model_copy(update={"recent": 0})})
     context = replace(context, pipeline=replace(context.pipeline, contract=small))
     assert find_prunable(context, OLD + timedelta(1)).folders == []
-    found = find_prunable(context, OLD - timedelta(1))
-    assert [p.name for p in found.folders] == ["rejected", "unfinished"] and found.partitions == []
-    assert found.kept["used"].startswith("scored orders made with") and set(found.kept) == {"first", "used"}
-    prune(context, found)
+    match = find_prunable(context, OLD - timedelta(1))
+    assert [p.name for p in match.folders] == ["rejected", "unfinished"] and match.partitions == []
+    assert match.kept["used"].startswith("scored orders made with") and set(match.kept) == {"first", "used"}
+    prune(context, match)
     assert folders(aged) == ["first", "used"]
     put_drop("b.parquet", seed=2)
     assert run(aged, "b.parquet")["rows_scored"] == ROWS
@@ -86,11 +86,11 @@ def test_partitions_of_old_runs_go_and_their_drops_are_not_scored_again(aged: Ap
     put_drop("b.parquet", seed=2)
     run(aged, "b.parquet")
     shown = CliRunner(env={k: v for k, v in aged.environment().items() if k.startswith("APEX_")})
-    told = shown.invoke(command, ["--keep", "90d"], catch_exceptions=False).output
-    assert "partition  runs 1 to 1000" in told and "Nothing is removed yet: add --apply" in told
+    message = shown.invoke(command, ["--keep", "90d"], catch_exceptions=False).output
+    assert "partition  runs 1 to 1000" in message and "Nothing is removed yet: add --apply" in message
     assert counts(aged) == (2, 2, 2 * ROWS)
-    told = shown.invoke(command, ["--keep", "12w", "--apply"], catch_exceptions=False).output
-    assert "Removed 1 partition" in told
+    message = shown.invoke(command, ["--keep", "12w", "--apply"], catch_exceptions=False).output
+    assert "Removed 1 partition" in message
     assert counts(aged) == (2, 2, ROWS)
     put_drop("a.parquet")
     assert run(aged)["already"] == 1 and counts(aged) == (2, 2, ROWS)
@@ -99,9 +99,9 @@ def test_partitions_of_old_runs_go_and_their_drops_are_not_scored_again(aged: Ap
 def test_a_removal_that_was_killed_half_way_is_finished(aged: Apex) -> None:
     (aged.processed / "rejected").rename(aged.processed / ".rejected.pruned.tmp")
     context = aged.context("prune")
-    found = find_prunable(context, timedelta(days=10_000))
-    assert [p.name for p in found.folders] == [".rejected.pruned.tmp"]
-    prune(context, found)
+    match = find_prunable(context, timedelta(days=10_000))
+    assert [p.name for p in match.folders] == [".rejected.pruned.tmp"]
+    prune(context, match)
     assert folders(aged) == ["first", "unfinished", "used"]
 
 

@@ -130,8 +130,8 @@ def test_the_command_tells_it_by_its_exit_code_and_the_next_run_heals(apex: Apex
     (Path(apex.settings.raw) / "notes.csv").unlink()
     for path in parts(apex):
         shutil.copy(raw / path.name, path)
-    found = check(apex)
-    assert found["accepted"] == found["rows"] == 20_000
+    result = check(apex)
+    assert result["accepted"] == result["rows"] == 20_000
     assert apex.leftovers() == []
 
 
@@ -151,10 +151,10 @@ def test_few_bad_rows_are_quarantined_and_the_rest_goes_on(apex: Apex) -> None:
     change(first, "pais_cd", lambda c: pa.array(["XX"] * 20 + c.to_pylist()[20:]))
     change(second, "facturacion_usd_val", lambda c: pa.array([-1.0] * 10 + c.to_pylist()[10:]))
     shutil.copy(second, second.with_name("redelivered.parquet"))
-    found = check(apex)
-    assert (found["rows"], found["accepted"], found["quarantined"]) == (20_000, 19_970, 30)
-    assert sorted(found["reasons"].values()) == [10, 20]
-    assert found["redelivered"] == ["redelivered.parquet"]
+    result = check(apex)
+    assert (result["rows"], result["accepted"], result["quarantined"]) == (20_000, 19_970, 30)
+    assert sorted(result["reasons"].values()) == [10, 20]
+    assert result["redelivered"] == ["redelivered.parquet"]
     assert apex.sql("SELECT count(*)::int FROM apex.quarantined_rows") == [(30,)]
     assert elt(apex.context("night")).to_json()["rows"] == 19_970
 
@@ -165,19 +165,19 @@ def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
     for path, quirk in zip(files, ("int_as_double", "date_strings", "dictionary_strings", "tz_aware"), strict=True):
         apply_quirk(path, quirk, 1.0, 1, process)
     apply_quirk(files[0], "estrellas_suffix", 0.1, 2, process)
-    found = check(apex)
-    assert found["accepted"] == 20_000
-    assert sum(n for rule, n in found["normalised"].items() if rule.startswith("estrellas_txt")) == 500
-    made = elt(apex.context("night")).to_json()
-    assert (made["rows"], made["repeated"]) == (20_000, 0)
+    result = check(apex)
+    assert result["accepted"] == 20_000
+    assert sum(n for rule, n in result["normalised"].items() if rule.startswith("estrellas_txt")) == 500
+    created = elt(apex.context("night")).to_json()
+    assert (created["rows"], created["repeated"]) == (20_000, 0)
 
 
 def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
     table = pq.read_table(parts(apex)[0])
     pq.write_table(table.slice(0, 700), Path(apex.settings.raw) / "late.parquet")
     assert check(apex)["accepted"] == 20_700
-    made = elt(apex.context("night")).to_json()
-    assert (made["rows"], made["repeated"]) == (20_700, 700)
+    created = elt(apex.context("night")).to_json()
+    assert (created["rows"], created["repeated"]) == (20_700, 700)
 
 
 def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> None:
@@ -187,19 +187,19 @@ def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> N
         path.rename(folder / f"month={month}" / "part-00000.parquet")
     shutil.copytree(folder / "month=2", folder / "again")
     change(folder / "month=3" / "part-00000.parquet", "pais_cd", lambda c: pa.array(["XX"] * 20 + c.to_pylist()[20:]))
-    found = check(apex)
+    result = check(apex)
     names = ["again/part-00000.parquet", *(f"month={n}/part-00000.parquet" for n in (1, 3, 4))]
-    assert sorted(r["name"] for r in found["reports"]) == names and found["redelivered"] == [
+    assert sorted(r["name"] for r in result["reports"]) == names and result["redelivered"] == [
         "month=2/part-00000.parquet"
     ]
     assert apex.sql("SELECT DISTINCT source_name FROM apex.quarantine") == [("month=3/part-00000.parquet",)]
     for n in (1, 4):
         path = folder / f"month={n}" / "part-00000.parquet"
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match="2 of 4 raw files cannot be used") as told:
+    with pytest.raises(DataError, match="2 of 4 raw files cannot be used") as raised:
         check(apex, "next")
-    assert "one whose name begins with _ is not read" in str(told.value).splitlines()[0]
-    assert [line.split(": a truncated")[0] for line in str(told.value).splitlines()[1:]] == [names[1], names[3]]
+    assert "one whose name begins with _ is not read" in str(raised.value).splitlines()[0]
+    assert [line.split(": a truncated")[0] for line in str(raised.value).splitlines()[1:]] == [names[1], names[3]]
 
 
 def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
@@ -217,11 +217,11 @@ def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
     (folder / "_committed_1").write_text(json.dumps({"added": [names[0]], "removed": []}))
     (folder / "_committed_2").write_text(json.dumps({"added": [names[1]], "removed": [names[0]]}))
     with caplog.at_level("INFO"):
-        found = check(apex)
-    assert (found["files"], found["rows"]) == (2, 10_000)
-    assert sorted(r["name"] for r in found["reports"]) == ["2024-07/part-00000.parquet", names[1]]
+        result = check(apex)
+    assert (result["files"], result["rows"]) == (2, 10_000)
+    assert sorted(r["name"] for r in result["reports"]) == ["2024-07/part-00000.parquet", names[1]]
     left_out = {names[0]: "_committed_2 lists it as removed", names[2]: "_started_3 was never committed"}
-    assert found["left_out"] == left_out and found["links"] == {"2024-07": str(nas)}
+    assert result["left_out"] == left_out and result["links"] == {"2024-07": str(nas)}
     for name, reason in left_out.items():
         assert f"file_left_out file={name} reason={reason}" in caplog.text
     assert f"link_followed name=2024-07 to={nas}" in caplog.text
@@ -229,9 +229,9 @@ def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
 
 def test_orders_after_the_day_the_run_looks_from_are_quarantined(apex: Apex) -> None:
     day = date(2024, 8, 20)
-    found = check(apex, as_of=day)
-    assert found["as_of"] == "2024-08-20" and found["newest"] < "2024-08-20"
-    assert any("not_after_as_of" in reason for reason in found["reasons"])
+    result = check(apex, as_of=day)
+    assert result["as_of"] == "2024-08-20" and result["newest"] < "2024-08-20"
+    assert any("not_after_as_of" in reason for reason in result["reasons"])
 
 
 def test_a_stopped_postgres_is_named_and_the_next_run_heals(apex: Apex) -> None:

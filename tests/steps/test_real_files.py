@@ -23,14 +23,14 @@ KNOWN_BY = "madurez_digital_cd"
 
 def frequency_table_loss(contract: Contract, folder: Path, part: str) -> float:
     """Log loss on a part of the class shares of each digital maturity, counted on the training rows."""
-    train, judged = (pq.read_table(folder / f"{name}.parquet") for name in ("train", part))
-    y, yv = (class_indexes(t, contract.target, contract.classes) for t in (train, judged))
-    seen, asked = (np.array(t[KNOWN_BY].to_pylist()) for t in (train, judged))
+    train, evaluated = (pq.read_table(folder / f"{name}.parquet") for name in ("train", part))
+    y, yv = (class_indexes(t, contract.target, contract.classes) for t in (train, evaluated))
+    observed, requested = (np.array(t[KNOWN_BY].to_pylist()) for t in (train, evaluated))
     shares = {
-        level: np.bincount(y[seen == level], minlength=len(contract.classes)) / (seen == level).sum()
+        level: np.bincount(y[observed == level], minlength=len(contract.classes)) / (observed == level).sum()
         for level in contract.columns[KNOWN_BY].domain.levels  # type: ignore[union-attr]
     }
-    return float(order_losses(np.array([shares[level] for level in asked]), yv).mean())
+    return float(order_losses(np.array([shares[level] for level in requested]), yv).mean())
 
 
 @pytest.mark.real
@@ -42,11 +42,11 @@ def test_the_chain_on_the_real_files(
     )
     apex = Apex(settings.model_copy(update={"model_name": "real"}))
     context = apex.context("real")
-    found = validate(context, raw=None, as_of=None, force=False).to_json()
-    assert (found["files"], found["rows"], found["quarantined"]) == (8, 1_250_000, 0)
-    assert found["newest"] == "2024-08-23"
-    made = elt(context).to_json()
-    assert (made["rows"], made["repeated"], made["examples"]) == (1_250_000, 0, 149_960)
+    content = validate(context, raw=None, as_of=None, force=False).to_json()
+    assert (content["files"], content["rows"], content["quarantined"]) == (8, 1_250_000, 0)
+    assert content["newest"] == "2024-08-23"
+    created = elt(context).to_json()
+    assert (created["rows"], created["repeated"], created["examples"]) == (1_250_000, 0, 149_960)
 
     random = split(context, strategy="stratified_random").to_json()
     assert [p["examples"] for p in random["parts"].values()] == [89_976, 29_992, 29_992]

@@ -44,13 +44,13 @@ def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop
     table = pq.read_table(put_drop())
     result = run(scoring)
     assert (result["scored"], result["rows_scored"], result["failed"]) == (1, ROWS, 0)
-    found = scored_rows(scoring)
-    assert [r[1] for r in found] == list(range(ROWS))
-    assert [r[2] for r in found] == table[contract.entity].to_pylist()
-    p = np.array([r[5:8] for r in found])
+    outcome = scored_rows(scoring)
+    assert [r[1] for r in outcome] == list(range(ROWS))
+    assert [r[2] for r in outcome] == table[contract.entity].to_pylist()
+    p = np.array([r[5:8] for r in outcome])
     assert p.sum(axis=1) == pytest.approx(np.ones(ROWS), abs=1e-5)
-    assert [r[4] for r in found] == [contract.classes[k] for k in p.argmax(axis=1)]
-    assert [r[8] for r in found] == pytest.approx(p.max(axis=1))
+    assert [r[4] for r in outcome] == [contract.classes[k] for k in p.argmax(axis=1)]
+    assert [r[8] for r in outcome] == pytest.approx(p.max(axis=1))
     (summary,) = scoring.sql(
         "SELECT state, rows_in, rows_scored, rows_quarantined, success_rate, confidence_mean, confidence_median,"
         " model_version, row_us_mean > 0, row_us_p50 <= row_us_p95, row_us_p95 <= row_us_p99, ms_total >= ms_check"
@@ -60,7 +60,7 @@ def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop
     assert summary[5:7] == pytest.approx((p.max(axis=1).mean(), np.median(p.max(axis=1))), abs=1e-6)
     assert summary[7:] == (result["model_version"], True, True, True, True)
     classes = scoring.sql("SELECT predicted, orders, share FROM apex.drop_classes ORDER BY predicted")
-    assert {c: n for c, n, _ in classes} == {c: [r[4] for r in found].count(c) for c in contract.classes}
+    assert {c: n for c, n, _ in classes} == {c: [r[4] for r in outcome].count(c) for c in contract.classes}
     assert sum(share for _, _, share in classes) == pytest.approx(1)
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
     assert scoring.leftovers() == []
@@ -80,10 +80,10 @@ def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: A
 def test_a_row_is_led_back_to_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     run(scoring)
-    found = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM apex.lineage")
+    rows = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM apex.lineage")
     trained = chain.results["train"]
     snapshot = chain.results["elt"]["snapshot_sha256"]
-    assert found == [("a.parquet", trained["model_version"], trained["mlflow_run_id"], snapshot)]
+    assert rows == [("a.parquet", trained["model_version"], trained["mlflow_run_id"], snapshot)]
 
 
 def test_the_same_content_is_scored_once_whatever_its_name(scoring: Apex, put_drop: Drop) -> None:
@@ -140,10 +140,10 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
     for seed, (name, (spoil, _)) in enumerate(BAD.items(), 10):
         spoil(put_drop(name, seed=seed))
     put_drop("good.parquet")
-    with pytest.raises(DataError, match=r"5 of 6 drops are bad and were moved to .*quarantine") as told:
+    with pytest.raises(DataError, match=r"5 of 6 drops are bad and were moved to .*quarantine") as raised:
         run(scoring, *BAD, "good.parquet")
     for name, (_, words) in BAD.items():
-        assert words in str(told.value)
+        assert words in str(raised.value)
         reason = json.loads((scoring.inbox.parent / "quarantine" / f"{name}.reason.json").read_text())
         assert words in reason["reason"] and reason["drop"] == name
     assert counts(scoring) == (6, 1, ROWS)
@@ -171,8 +171,8 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_mended(
         path.write_bytes(content)
         with pytest.raises(DataError, match=f"{ROWS} of {ROWS} rows break the contract"):
             run(scoring.but(quarantine_rows_in_sql=most), "bad.parquet")
-        ((found, rule, value),) = scoring.sql(rows)
-        assert (found, value) == (min(most, ROWS), "?") and "pattern" in rule
+        ((result, rule, value),) = scoring.sql(rows)
+        assert (result, value) == (min(most, ROWS), "?") and "pattern" in rule
         (summary,) = scoring.sql(
             "SELECT state, rows_in, rows_scored, rows_quarantined, deliveries FROM apex.drop_summary"
         )
@@ -239,9 +239,9 @@ def test_the_observed_channel_is_not_used_to_score(scoring: Apex, put_drop: Drop
     put_drop("plain.parquet")
     put_drop("told.parquet", changed=lambda t: t.append_column("canal_pedido_cd", pa.array(["TELEFONO"] * ROWS)))
     run(scoring, "plain.parquet", "told.parquet")
-    found = scored_rows(scoring)
-    half = len(found) // 2
-    assert [r[1:9] for r in found[:half]] == [r[1:9] for r in found[half:]]
+    result = scored_rows(scoring)
+    half = len(result) // 2
+    assert [r[1:9] for r in result[:half]] == [r[1:9] for r in result[half:]]
 
 
 def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
@@ -258,10 +258,10 @@ def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
     pq.write_table(drop, scoring.inbox / "a.parquet")
     run(scoring)
     model = Model.from_files({p.name: p.read_bytes() for p in (folder / "train" / "bundle").iterdir()})
-    found = scored_rows(scoring)
-    stored = np.array([r[5:8] for r in found], np.float32)
+    result = scored_rows(scoring)
+    stored = np.array([r[5:8] for r in result], np.float32)
     assert np.array_equal(stored, model.probabilities(test))
-    assert [r[3] for r in found] == test[contract.timestamp].to_pylist()
+    assert [r[3] for r in result] == test[contract.timestamp].to_pylist()
 
 
 @pytest.mark.parametrize("wanted", ["history_", "history_trend_", "tipo_cliente_cd", ""])
@@ -284,16 +284,16 @@ def test_scoring_gives_a_model_the_features_of_its_training_whatever_it_needs(
     pq.write_table(drop, tmp_path / "drop.parquet")
     with engine.connect(scoring.settings) as con:
         query = features_query(con, scorer, f"SELECT * FROM '{tmp_path}/drop.parquet'", "drop")
-        asked = con.sql(f"SELECT * FROM ({query}) ORDER BY {ROW_NR}").to_arrow_table()
+        requested = con.sql(f"SELECT * FROM ({query}) ORDER BY {ROW_NR}").to_arrow_table()
         snapshot = con.sql(f"SELECT * FROM '{scorer.snapshot}'").to_arrow_table()
-    made = finish(contract, asked, scorer.model.encoder.names)
-    assert made.column_names == [c.name for c in columns]
-    for name in made.column_names:
-        assert made[name].slice(0, 300).to_pylist() == examples[name].to_pylist(), name
+    prediction = finish(contract, requested, scorer.model.encoder.names)
+    assert prediction.column_names == [c.name for c in columns]
+    for name in prediction.column_names:
+        assert prediction[name].slice(0, 300).to_pylist() == examples[name].to_pylist(), name
     states = pa.table({contract.entity: late[contract.entity]}).append_column("nr", pa.array(range(100)))
     states = states.join(snapshot, contract.entity).sort_by("nr").drop_columns([contract.entity])
     joined = pa.table({n: late[n] for n in names} | {n: states[n] for n in states.column_names})
-    assert made.slice(300).to_pylist() == finish(contract, joined, scorer.model.encoder.names).to_pylist()
+    assert prediction.slice(300).to_pylist() == finish(contract, joined, scorer.model.encoder.names).to_pylist()
 
 
 def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop) -> None:
@@ -306,11 +306,11 @@ def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop
 
     put_drop("b.parquet", rows=200, changed=doubled)
     run(scoring, "b.parquet")
-    again = scoring.sql(
+    second = scoring.sql(
         "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM apex.scored_orders"
         " JOIN apex.scoring_runs USING (run_id) JOIN apex.drops USING (drop_id) WHERE name = 'b.parquet'"
     )
-    assert len(again) == 250 and all(tuple(r[1:]) == tuple(alone[r[0]]) for r in again)
+    assert len(second) == 250 and all(tuple(r[1:]) == tuple(alone[r[0]]) for r in second)
 
 
 def test_an_empty_drop_is_a_drop(scoring: Apex, put_drop: Drop) -> None:
@@ -364,8 +364,8 @@ def test_a_killed_scoring_is_finished_by_the_next(
     committed = point == "score_committed"
     assert counts(scoring) == ((1, 1, ROWS) if committed else (0, 0, 0))
     assert "a.parquet" in places(scoring)["inbox"]
-    again = run(scoring)
-    assert (again["scored"], again["already"]) == ((0, 1) if committed else (1, 0))
+    second = run(scoring)
+    assert (second["scored"], second["already"]) == ((0, 1) if committed else (1, 0))
     assert scored_rows(scoring) == undisturbed["rows"]
     assert counts(scoring) == (1, 1, ROWS)
     assert places(scoring)["inbox"] == []
@@ -398,10 +398,10 @@ def test_stopped_services_are_named_nothing_is_half_written_and_the_next_run_hea
         ),
         (f"http://127.0.0.1:{port}", "APEX_MLFLOW_TRACKING_URI", f"MLflow at http://127.0.0.1:{port}"),
     ]
-    for url, setting, told in stopped:
+    for url, setting, message in stopped:
         done = scoring.call("score", **{setting: url})
         assert done.code == 20, done.err
-        assert "TransientError" in done.err and told in done.err and setting in done.err
+        assert "TransientError" in done.err and message in done.err and setting in done.err
         assert "Traceback" not in done.err
         assert counts(scoring) == (0, 0, 0) and places(scoring)["inbox"] == ["a.parquet"]
     assert scoring.leftovers() == []
@@ -462,13 +462,13 @@ def test_a_drop_without_rows_or_with_dates_far_ahead_carries_a_warning(
     put_drop("near.parquet", seed=3)
     result = run(scoring, "empty.parquet", "far.parquet", "near.parquet")
     assert result["scored"] == 3
-    found = dict(scoring.sql("SELECT name, input_warning FROM apex.drop_summary"))  # type: ignore[arg-type]
-    assert found["near.parquet"] is None
-    assert found["empty.parquet"].startswith("the file has no rows: nothing was scored")
-    assert found["far.parquet"].startswith(
+    rows = dict(scoring.sql("SELECT name, input_warning FROM apex.drop_summary"))  # type: ignore[arg-type]
+    assert rows["near.parquet"] is None
+    assert rows["empty.parquet"].startswith("the file has no rows: nothing was scored")
+    assert rows["far.parquet"].startswith(
         f"{ROWS} of {ROWS} rows are dated more than 60 days after the history that they were scored with"
     )
-    assert "(newest date: 2025-06-20)" in found["far.parquet"] and "apex retrain" in found["far.parquet"]
-    assert {row["drop"]: row.get("warning") for row in result["drops"]} == found
+    assert "(newest date: 2025-06-20)" in rows["far.parquet"] and "apex retrain" in rows["far.parquet"]
+    assert {row["drop"]: row.get("warning") for row in result["drops"]} == rows
     assert all(f"drop_odd name={name}" in caplog.text for name in ("empty.parquet", "far.parquet"))
     assert scoring.sql("SELECT count(*) FROM apex.open_alerts") == [(0,)]

@@ -52,7 +52,7 @@ BAD_EVERY = 90
 def contents(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Drops by name, made once: each has rows for the quarantine and rows whose outcome came with them."""
     folder = tmp_path_factory.mktemp("contents")
-    found = {}
+    results = {}
     for seed, name in enumerate((LARGE, *SMALL)):
         path = folder / name
         make_drop(str(raw), date(2024, 8, 24), OWN_ROWS if name == LARGE else SMALL_ROWS, seed, path, contract)
@@ -62,8 +62,8 @@ def contents(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFac
         table = table.set_column(table.schema.get_field_index(contract.entity), contract.entity, pa.array(clients))
         observed = pa.array([contract.classes[nr % 3] if nr % 5 == 0 else None for nr in range(len(clients))])
         pq.write_table(table.append_column(contract.target, observed), path)
-        found[name] = path.read_bytes()
-    return found
+        results[name] = path.read_bytes()
+    return results
 
 
 def put(apex: Apex, contents: dict[str, bytes], *names: str) -> None:
@@ -100,8 +100,8 @@ def undisturbed(
 
 def of(found: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, list[tuple[Any, ...]]]:
     """The part of the tables that belongs to some drops."""
-    wanted = {row[0] for row in found["drops"] if row[1] in names}
-    return {table: [row for row in rows if row[0] in wanted] for table, rows in found.items()}
+    expected = {row[0] for row in found["drops"] if row[1] in names}
+    return {table: [row for row in rows if row[0] in expected] for table, rows in found.items()}
 
 
 # ---- the process is killed
@@ -192,9 +192,9 @@ def test_a_file_that_goes_away_between_two_looks_is_gone(
 @pytest.fixture(scope="module")
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
-    with plain_postgres() as found:
-        migrate(found.settings)
-        yield found
+    with plain_postgres() as instance:
+        migrate(instance.settings)
+        yield instance
 
 
 def on(database: PlainDatabase, scoring: Apex) -> Apex:
@@ -274,16 +274,16 @@ class Relayed(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         now = bool(relay.cut) and relay.cut in self.path
         relay.dead |= now
-        found = None
+        result = None
         if not relay.dead or (now and relay.answered):
             kept = {k: v for k, v in self.headers.items() if k.lower() == "content-type"}
-            found = httpx.request(self.command, relay.upstream + self.path, content=content, headers=kept)
+            result = httpx.request(self.command, relay.upstream + self.path, content=content, headers=kept)
         if relay.dead:
             self.close_connection = True
             self.connection.close()
             return
-        assert found is not None
-        code, body = relay.instead if relay.instead and "runs/" in self.path else (found.status_code, found.content)
+        assert result is not None
+        code, body = relay.instead if relay.instead and "runs/" in self.path else (result.status_code, result.content)
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -299,12 +299,12 @@ for _method in ("GET", "POST", "PUT", "PATCH"):
 
 @pytest.fixture
 def relay(mlflow_server: str) -> Iterator[Relay]:
-    made = Relay(mlflow_server)
-    worker = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    created = Relay(mlflow_server)
+    worker = threading.Thread(target=created.serve_forever, kwargs={"poll_interval": 0.02})
     worker.start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    yield created
+    created.shutdown()
+    created.server_close()
     worker.join(30)
 
 
@@ -312,14 +312,14 @@ def told(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
     experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
-    found = []
+    results = []
     for (batch,) in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox"):
         search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
         search["filter"] = f"tags.`{BATCH_TAG}` = '{batch}'"
         ids = [one["info"]["run_id"] for one in httpx.post(f"{base}/runs/search", json=search).json().get("runs", [])]
         # the search leaves out the inputs
-        found += [httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"] for run_id in ids]
-    return found
+        results += [httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"] for run_id in ids]
+    return results
 
 
 REQUESTS = [
@@ -395,8 +395,8 @@ def disk(scoring: Apex) -> Iterator[SmallDisk]:
     """The home of the test on a small disk, with the champion's runs."""
     home = scoring.settings.home
     home.mkdir(parents=True)
-    with small_disk(home, megabytes=16) as found:
-        yield found
+    with small_disk(home, megabytes=16) as instance:
+        yield instance
 
 
 def test_a_home_on_a_full_disk_writes_nothing_says_so_and_scores_when_there_is_space(
@@ -474,8 +474,8 @@ def test_a_disk_that_is_full_when_files_are_moved_loses_none_and_scores_none_twi
         disk.free()
         done = score(scoring, SMALL[0], SMALL[1], "bad.parquet", disk=disk)
         assert done.code == DataError.exit_code, done.err
-        found = folders()
-        assert found == {
+        result = folders()
+        assert result == {
             "inbox": [],
             "done": [SMALL[0], SMALL[1]],
             "quarantine": ["bad.parquet", "bad.parquet.reason.json"],
@@ -570,29 +570,29 @@ def test_a_full_disk_under_the_log_of_postgres_writes_nothing_says_so_and_the_ne
 
 
 def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, raw: Path, contract: Contract) -> None:
-    seen: dict[str, list[str]] = {}
+    observed: dict[str, list[str]] = {}
     with reading(scoring):
         for turn in range(3):
             names = [f"{turn}_{nr:02d}.parquet" for nr in range(20)]
             for nr, name in enumerate(names):
                 make_drop(str(raw), date(2024, 8, 24), 20, 100 * turn + nr, scoring.inbox / name, contract)
-            given = [names, names if turn == 0 else names[::-1] if turn == 1 else names[10:] + names[:10]]
+            inputs = [names, names if turn == 0 else names[::-1] if turn == 1 else names[10:] + names[:10]]
             with ExitStack() as stack:
-                workers = [stack.enter_context(forked(scoring, "score", "--drops", json.dumps(g))) for g in given]
+                workers = [stack.enter_context(forked(scoring, "score", "--drops", json.dumps(g))) for g in inputs]
                 for worker in workers:
                     done = worker.ended()
                     assert done.code == 0 and done.result and "Traceback" not in done.err, done.err
                     for one in done.result["drops"]:
-                        seen.setdefault(one["drop"], []).append(one["state"])
-    assert len(seen) == 60
-    for name, states in seen.items():
+                        observed.setdefault(one["drop"], []).append(one["state"])
+    assert len(observed) == 60
+    for name, states in observed.items():
         assert sorted(states) in (["already", "scored"], ["gone", "scored"]), (name, states)
-    found = scoring.sql(
+    rows = scoring.sql(
         "SELECT d.name, d.state, d.deliveries, count(r.run_id), sum(r.rows_scored)::int FROM apex.drops AS d"
         " LEFT JOIN apex.scoring_runs AS r USING (drop_id) GROUP BY 1, 2, 3 ORDER BY 1"
     )
-    assert found == [(name, "done", 1 + seen[name].count("already"), 1, 20) for name in sorted(seen)]
-    assert places(scoring) == {"inbox": [], "done": sorted(seen), "quarantine": []}
+    assert rows == [(name, "done", 1 + observed[name].count("already"), 1, 20) for name in sorted(observed)]
+    assert places(scoring) == {"inbox": [], "done": sorted(observed), "quarantine": []}
     assert scoring.leftovers() == []
 
 

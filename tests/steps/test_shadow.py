@@ -216,11 +216,11 @@ def look_again(night: Night, run: str = "again", version: int | None = None) -> 
 
 def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night: Night) -> None:
     outcomes_known(night, 1500, blurred=True)
-    found = look_again(night)
-    assert found["promoted"], found["reasons"]
-    assert (found["challenger_version"], found["champion_version"]) == (2, 2)
-    assert found["evidence"]["holdout_orders"] == 1500 and found["evidence"]["looks"] == 2
-    assert found["decision_report_url"].endswith("/artifacts/decision_by_outcomes/report.html")
+    result = look_again(night)
+    assert result["promoted"], result["reasons"]
+    assert (result["challenger_version"], result["champion_version"]) == (2, 2)
+    assert result["evidence"]["holdout_orders"] == 1500 and result["evidence"]["looks"] == 2
+    assert result["decision_report_url"].endswith("/artifacts/decision_by_outcomes/report.html")
     assert night.apex.sql("SELECT action, to_version FROM apex.promotions ORDER BY promotion_id DESC LIMIT 1") == [
         ("promote", 2)
     ]
@@ -229,9 +229,9 @@ def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night:
 
 def test_an_equal_challenger_is_rejected_once_more_and_the_look_is_counted(night: Night) -> None:
     outcomes_known(night, 1200, blurred=False)
-    found = look_again(night)
-    assert not found["promoted"] and found["evidence"]["gain"] == 0 and found["evidence"]["looks"] == 2
-    assert look_again(night)["reasons"] == found["reasons"]
+    result = look_again(night)
+    assert not result["promoted"] and result["evidence"]["gain"] == 0 and result["evidence"]["looks"] == 2
+    assert look_again(night)["reasons"] == result["reasons"]
     assert look_again(night, "third", version=2)["evidence"]["looks"] == 3
     assert night.apex.sql("SELECT count(*) FROM apex.promotions WHERE action = 'reject'") == [(3,)]
 

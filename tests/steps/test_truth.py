@@ -71,7 +71,7 @@ def test_the_excess_over_the_optimum_is_told(
 
     # the file taken away, the same step is another one, without the comparison
     (tmp_path / "orders.truth.parquet").unlink()
-    again = apex.call("train", "--run", "known")
-    assert again.code == 0 and again.result is not None, again.err
-    assert "test_optimum_log_loss" not in again.result
-    assert again.result["test_log_loss"] == done.result["test_log_loss"]
+    second = apex.call("train", "--run", "known")
+    assert second.code == 0 and second.result is not None, second.err
+    assert "test_optimum_log_loss" not in second.result
+    assert second.result["test_log_loss"] == done.result["test_log_loss"]

@@ -82,9 +82,9 @@ def test_clients_by_another_name_are_an_alert_that_shows_both_names(
     counts = {feature: np.array([0] * (len(bins[feature]) - 1) + [ROWS])}
     with duckdb.connect() as con, bulk_transaction(scoring.settings) as session:
         drop = f"SELECT * FROM read_parquet('{path}')"
-        told = alert_unknown_values(replace(scorer, bins=bins), con, session, counts, drop, path.name)
+        reported = alert_unknown_values(replace(scorer, bins=bins), con, session, counts, drop, path.name)
     ((_, _, message),) = open_alerts(scoring)
-    assert told == message and f"100.0% of the rows have no history of their {contract.entity}" in message
+    assert reported == message and f"100.0% of the rows have no history of their {contract.entity}" in message
     assert (
         "most frequent without history: 'C9" in message and "the history snapshot holds values such as 'C0" in message
     )
@@ -138,12 +138,12 @@ def test_a_corrected_delivery_and_a_new_scoring_end_it(scoring: Apex, put_drop: 
     ],
 )
 def test_what_is_a_jump(observed: list[int], usual: list[int], kind: str, jump: bool) -> None:
-    found = unknown_jumps({"a": observed}, [{"a": [100 * n for n in usual]}], {"a": kind}, {"a": True}, alpha=0.002)
-    assert bool(found) is jump
+    result = unknown_jumps({"a": observed}, [{"a": [100 * n for n in usual]}], {"a": kind}, {"a": True}, alpha=0.002)
+    assert bool(result) is jump
 
 
 def test_what_the_newest_orders_before_training_held_is_no_jump() -> None:
     settled = {"a": [700, 0, 0, 300]}
     usual = {"a": [10_000, 0, 0, 0]}
-    found = unknown_jumps({"a": [70, 0, 0, 30]}, [usual, settled], {"a": "attribute"}, {"a": True}, alpha=0.002)
-    assert found == []
+    result = unknown_jumps({"a": [70, 0, 0, 30]}, [usual, settled], {"a": "attribute"}, {"a": True}, alpha=0.002)
+    assert result == []

@@ -62,12 +62,12 @@ class Apex:
     def environment(self, **extra: str) -> dict[str, str]:
         """Environment of the command: nothing of the developer's own settings."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("APEX_")}
-        given = {
+        inputs = {
             f"APEX_{name.upper()}": str(getattr(self.settings, name))
             for name in self.settings.model_fields_set
             if isinstance(getattr(self.settings, name), str | int | Path)
         }
-        return kept | given | {"PYTHONWARNINGS": "default"} | extra
+        return kept | inputs | {"PYTHONWARNINGS": "default"} | extra
 
     def call(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
         """Run `apex ARGUMENTS`, by the command `before` if given; keyword arguments are environment variables."""

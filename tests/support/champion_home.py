@@ -120,8 +120,8 @@ class Nights:
 
     def champion(self) -> int | None:
         """Version that the alias stands on."""
-        found = Registry(self.apex.settings, self.apex.settings.model_name).by_alias(CHAMPION)
-        return found.version if found else None
+        result = Registry(self.apex.settings, self.apex.settings.model_name).by_alias(CHAMPION)
+        return result.version if result else None
 
     def ledger(self) -> list[tuple[Any, ...]]:
         """(action, from, to, state), oldest first."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import Contract
-from apex_ml.core.drift import judge
+from apex_ml.core.drift import detect_drift
 from apex_ml.core.features import feature_columns, kind_of
 from apex_ml.core.profile import RECENT, Bins, Profile, bins_of
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
@@ -44,8 +44,8 @@ class Nights:
     def __post_init__(self) -> None:
         self.random = np.random.default_rng([self.seed, 7])
         self.recent = deque(maxlen=WINDOW_RUNS)
-        wanted = {*self.contract.features.attributes, COUNT, DAYS_SINCE, self.calendar}
-        self.columns: tuple[FeatureColumn, ...] = tuple(c for c in feature_columns(self.contract) if c.name in wanted)
+        expected = {*self.contract.features.attributes, COUNT, DAYS_SINCE, self.calendar}
+        self.columns: tuple[FeatureColumn, ...] = tuple(c for c in feature_columns(self.contract) if c.name in expected)
         older, newer = (self._orders(TRAINED_ON // 2, night=0, drift=change) for change in (None, self.settled))
         examples = pa.concat_tables([older, newer])
         bins: dict[str, Bins] = bins_of(self.columns, examples)
@@ -55,7 +55,7 @@ class Nights:
         recent = {name: newest.features[name] for name in self.contract.features.attributes}
         self.model = trained.as_dict() | {RECENT: recent}
         self.bins = bins
-        self.alpha, self.least_rows = Settings.load().drift_alpha, Settings.load().drift_min_rows
+        self.alpha, self.min_rows = Settings.load().drift_alpha, Settings.load().drift_min_rows
 
     @property
     def calendar(self) -> str:
@@ -102,8 +102,8 @@ class Nights:
         """The features that are found to have drifted in one drop, or in a day of several."""
         window = _summed(self.recent) if self.recent else None
         held = compared(self.contract, _summed(profiles), self.model, window)
-        found = judge({name: c for name, (c, _, _) in held.items()}, alpha=self.alpha, least_rows=self.least_rows)
-        return {verdict.feature for verdict in found if verdict.drifted}
+        verdicts = detect_drift({name: c for name, (c, _, _) in held.items()}, alpha=self.alpha, min_rows=self.min_rows)
+        return {verdict.feature for verdict in verdicts if verdict.drifted}
 
     def unknown_jumps(self, profile: Profile) -> list[UnknownJump]:
         """What the check at scoring time finds in a drop."""

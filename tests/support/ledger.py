@@ -26,11 +26,11 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
 
 def counts(apex: Apex) -> tuple[int, int, int]:
     """Drops, runs, scored orders."""
-    (found,) = apex.sql(
+    (rows,) = apex.sql(
         "SELECT (SELECT count(*) FROM apex.drops), (SELECT count(*) FROM apex.scoring_runs),"
         " (SELECT count(*) FROM apex.scored_orders)"
     )
-    return found  # type: ignore[return-value]
+    return rows  # type: ignore[return-value]
 
 
 def places(apex: Apex) -> dict[str, list[str]]:

@@ -34,22 +34,22 @@ class Running:
     def ready(self, seconds: float = 60, **wanted: Any) -> dict[str, Any]:
         """Wait until /ready tells these values; returns what it told."""
         deadline = time.monotonic() + seconds
-        told: dict[str, Any] = {}
+        expected: dict[str, Any] = {}
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                told = httpx.get(f"{self.url}/ready", timeout=5).json()
+                expected = httpx.get(f"{self.url}/ready", timeout=5).json()
             except httpx.HTTPError:
                 pass
             else:
-                if all(told[name] == value for name, value in wanted.items()):
-                    return told
+                if all(expected[name] == value for name, value in wanted.items()):
+                    return expected
             time.sleep(0.1)
-        raise AssertionError(f"{wanted} is not told by {told}: {self.log.read_text()[-3000:]}")
+        raise AssertionError(f"{wanted} is not told by {expected}: {self.log.read_text()[-3000:]}")
 
     def lines(self) -> list[dict[str, Any]]:
         """The access log."""
-        found = [line.split(" INFO ", 1)[-1] for line in self.log.read_text().splitlines()]
-        return [json.loads(line) for line in found if line.startswith('{"method"')]
+        content = [line.split(" INFO ", 1)[-1] for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in content if line.startswith('{"method"')]
 
 
 @contextmanager

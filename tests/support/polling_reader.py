@@ -71,8 +71,8 @@ class Reader(threading.Thread):
         with connection, connection.cursor() as cursor:
             cursor.execute(query)
             names = [column.name for column in cursor.description]
-            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        for one in found:
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        for one in rows:
             whole = (
                 one["done"]
                 and one["orders"] == one["rows_scored"] == one["of_classes"]
@@ -81,7 +81,7 @@ class Reader(threading.Thread):
             )
             if not whole:
                 self.wrong.append(one)
-        now = {(one["name"], one["run_id"]) for one in found}
+        now = {(one["name"], one["run_id"]) for one in rows}
         if lost := self._known - now:
             self.wrong.append(("was there before", lost))
         self._known |= now
@@ -89,10 +89,10 @@ class Reader(threading.Thread):
     def until_more(self, polls: int = 3) -> None:
         """Wait until it has looked some times more."""
         deadline = time.monotonic() + 30
-        wanted = self.polls + polls
-        while self.polls < wanted and time.monotonic() < deadline and self.is_alive():
+        expected = self.polls + polls
+        while self.polls < expected and time.monotonic() < deadline and self.is_alive():
             time.sleep(0.01)
-        assert self.polls >= wanted, self.failed
+        assert self.polls >= expected, self.failed
 
     def end(self) -> None:
         self._end.set()

@@ -22,13 +22,13 @@ PATIENCE = 8.0
 
 def of(folder: Path) -> list[psutil.Process]:
     """Processes that name the folder in their command, work in it, or were told of it."""
-    found = []
+    results = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            named = any(str(folder) in part for part in process.cmdline())
-            if process.pid != os.getpid() and (named or str(folder) in process.cwd()):
-                found.append(process)
-    return found
+            name = any(str(folder) in part for part in process.cmdline())
+            if process.pid != os.getpid() and (name or str(folder) in process.cwd()):
+                results.append(process)
+    return results
 
 
 def homes(folder: Path) -> list[Path]:

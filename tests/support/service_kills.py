@@ -14,8 +14,8 @@ from apex_ml.settings import Settings
 
 def halted_step(settings: Settings) -> psutil.Process | None:
     """The scoring step of this home that stands still at a fault point."""
-    found = psutil.process_iter(["status", "cmdline"])
-    halted = (p for p in found if p.info["status"] == psutil.STATUS_STOPPED and "score" in (p.info["cmdline"] or []))
+    result = psutil.process_iter(["status", "cmdline"])
+    halted = (p for p in result if p.info["status"] == psutil.STATUS_STOPPED and "score" in (p.info["cmdline"] or []))
     return next((p for p in halted if p.environ().get("APEX_HOME") == str(settings.home)), None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from apex_ml.adapters.duckdb.engine import errors_name, one_row
-from apex_ml.contract.batch import LoneFutureRule
+from apex_ml.contract.batch import FutureDateOutlierRule
 from apex_ml.contract.model import Contract
 from apex_ml.core.batch import Profile
 from apex_ml.errors import DataError
@@ -21,7 +21,7 @@ def profile_batch(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: 
     """
     source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
     when = identifier(contract.timestamp)
-    share = next((r.share for r in contract.batch.rules if isinstance(r, LoneFutureRule)), 0.999)
+    share = next((r.share for r in contract.batch.rules if isinstance(r, FutureDateOutlierRule)), 0.999)
     domains = [(c.name, c.domain.levels) for c in contract.columns.values() if c.domain is not None]
     select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
     select += [f"count(*) - count({identifier(name)})" for name in contract.columns]

@@ -30,7 +30,7 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         made = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
         names = [probability_column(c) for c in self._model.classes]
         out = pd.DataFrame(made.probabilities.astype("float64"), columns=names)
-        out["predicted"] = pd.Series([self._model.classes[i] for i in made.named], dtype=str)
+        out["predicted"] = pd.Series([self._model.classes[i] for i in made.predicted], dtype=str)
         return out
 
 

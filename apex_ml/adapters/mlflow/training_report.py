@@ -27,14 +27,14 @@ def decision_report(
     folder: Path, run: str, challenger: int, champion: int | None, decision: PromotionDecision, classes: tuple[str, ...]
 ) -> Path:
     """Write what was decided about a challenger and why: ``decision.json``, plots as PNG, and ``report.html``."""
-    evidence, figures = decision.evidence, decision.figures
+    evidence, curves = decision.evidence, decision.curves
     content = {
         "challenger": challenger,
         "champion": champion,
         "promote": decision.promote,
         "reasons": decision.reasons,
         "evidence": evidence,
-        "reliability": figures,
+        "reliability": curves,
     }
     (folder / "decision.json").write_bytes(json_file(content))
     if {"gain", "gain_error", "segments", "recall"} <= set(evidence):
@@ -57,8 +57,8 @@ def decision_report(
         plots.classes_beside(
             list(found), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
         )
-    if figures:
-        plots.reliability(figures, classes, "Reliability on the holdout", folder / "4_reliability.png")
+    if curves:
+        plots.reliability(curves, classes, "Reliability on the holdout", folder / "4_reliability.png")
     return _write(folder, "decision", run=run, challenger=challenger, champion=champion, decision=decision, e=evidence)
 
 

@@ -1,6 +1,6 @@
-"""The candidates: kinds of model that a training can compare. Adding one is adding one file to this folder.
+"""The candidates: kinds of model that a training can compare. To add one, add a file to this folder.
 
-The file's name is the candidate's name in `APEX_CANDIDATES`. It holds everything about the candidate: its packages, its
+The file name is the candidate's name in `APEX_CANDIDATES`. The file holds all about the candidate: its packages, its
 parameters and their search space, how it is fitted and loaded, and an instance of it in CANDIDATE. See
 :class:`~apex_ml.core.candidates.interface.Candidate`.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from apex_ml.core.candidates.interface import Candidate
 
 ALWAYS_REPORTED = ("prior", "logistic")
-"""Fitted beside every winner, for comparison."""
+"""Also fitted for every winner, for comparison."""
 
 
 def candidate_names() -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def candidate_names() -> tuple[str, ...]:
 
 @lru_cache
 def candidate(name: str) -> Candidate:
-    """The candidate of a name; its module is imported now and not before.
+    """Import the module of a candidate and return the candidate.
 
     Raises :class:`~apex_ml.errors.ConfigError` for an unknown name or a package that is not installed.
     """
@@ -48,7 +48,7 @@ def missing_requirements(name: str) -> list[str]:
 
 
 def image_requirements() -> list[str]:
-    """What the image of the steps must install, for all candidates that belong there."""
+    """Requirements that the image of the steps installs, of all candidates with `in_image`."""
     return sorted(
         {
             r
@@ -60,13 +60,13 @@ def image_requirements() -> list[str]:
 
 
 def declared(name: str, attribute: str, default: Any) -> Any:
-    """A literal that the candidate's class assigns, read from its source: importing it would import its library.
+    """Read a literal attribute of a candidate's class from its source, because an import would load its library.
 
     Raises :class:`~apex_ml.errors.ConfigError` for an unknown name.
     """
     spec = find_spec(f"{__name__}.{name}") if name in candidate_names() else None
     if spec is None or spec.origin is None:
-        raise ConfigError(f"no such candidate {name!r}; there are {', '.join(candidate_names())}")
+        raise ConfigError(f"no candidate {name!r}; the candidates are {', '.join(candidate_names())}")
     for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [attribute]:
             return ast.literal_eval(node.value)

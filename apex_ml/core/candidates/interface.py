@@ -1,4 +1,4 @@
-"""What a candidate is: a kind of model that can be fitted on codes, kept as bytes, and loaded to score."""
+"""The interface of a candidate: a kind of model that is fitted on codes, stored as bytes, and loaded to score."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What every candidate is fitted with. `report` takes (round, validation log loss) and may raise to prune."""
+    """Arguments of every fit. `report` takes (round, validation log loss) and may raise to prune the trial."""
 
     classes: tuple[str, ...]
     columns: tuple[FeatureColumn, ...]
@@ -39,7 +39,7 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted candidate: its bytes, what it was fitted with, and log loss by round where it has rounds."""
+    """A fitted candidate: its bytes, its parameters, and the log loss by round if it has rounds."""
 
     content: bytes
     params: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Fitted:
 
 
 class Scorer(Protocol):
-    """Something that scores codes."""
+    """A model that scores codes."""
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class, float32, shape (n, k)."""
@@ -56,40 +56,40 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class ExplainedScorer(Protocol):
-    """A scorer that can say what each feature adds to an order's margin."""
+    """A scorer that explains how much each feature adds to an order's margin."""
 
     def contributions(self, x: np.ndarray) -> np.ndarray:
-        """What each feature adds to the margin (log odds) of each class, float32, shape (n, k, f)."""
+        """Contribution of each feature to the margin (log odds) of each class, float32, shape (n, k, f)."""
         ...
 
 
 class Candidate(ABC):
-    """A kind of model. One module a candidate, with the instance in CANDIDATE."""
+    """A kind of model. Each candidate has its own module, with the instance in CANDIDATE."""
 
     name: ClassVar[str]
-    """Name in settings and reports: that of the module."""
+    """Name in settings and reports, the same as the module's."""
     file: ClassVar[str]
-    """Name of the file that holds a fitted one."""
+    """Name of the file that holds a fitted model."""
     requirements: ClassVar[tuple[str, ...]] = ()
-    """Packages that fitting and scoring need besides those of every model, with bounds where needed; a literal.
+    """Additional packages that fitting and scoring need, with version bounds if needed. It must be a literal.
 
-    A package is imported under its own name. A model version is logged with the versions it was fitted with.
+    The import name of a package must equal its name. MLflow logs a model version with the installed versions.
     """
     in_image: ClassVar[bool] = True
-    """Whether the image of the steps installs the requirements at the next `make lock`; a literal."""
+    """Whether the next `make lock` adds the requirements to the image of the steps. It must be a literal."""
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
-        """The settings that are tried first, and the only ones without a search."""
+        """Parameters that a search tries first. Without a search they are the only ones."""
         return {}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any] | None:
-        """Draw settings for a trial of the search; None when there is nothing to search."""
+        """Draw parameters for a trial of the search; None when there is nothing to search."""
         return None
 
     @abstractmethod
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
-        """Fit on the training part; validation may be used to stop, never to fit."""
+        """Fit on the training part. Use the validation part only for early stopping."""
 
     @abstractmethod
     def load(self, content: bytes) -> Scorer:
-        """Read a fitted one."""
+        """Load a fitted model."""

@@ -1,4 +1,4 @@
-"""LightGBM on integer codes. The library is optional and imported only when a model is fitted or loaded."""
+"""LightGBM on integer codes. The library is optional; only fitting or loading a model imports it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LightGBMTrees(Candidate):
         return {"num_leaves": 15, "learning_rate": 0.1, "min_child_samples": 50, "reg_lambda": 5.0}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draw settings."""
+        """Draw parameters."""
         return {
             "num_leaves": trial.suggest_int("num_leaves", 4, 63),
             "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),
@@ -53,7 +53,7 @@ class LightGBMTrees(Candidate):
         import lightgbm as lgb
 
         if len(np.unique(train.y)) < 2:
-            raise DataError("train: every training order has the same target; there is nothing to learn")
+            raise DataError("train: every training order has the same target, so no model can be fitted")
         settings = {
             "objective": "multiclass",
             "num_class": len(context.classes),

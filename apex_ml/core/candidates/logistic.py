@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on one-hot levels and standardised numbers: the honest linear baseline."""
+"""Multinomial logistic regression on one-hot levels and standardised numbers: the linear baseline."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import optuna
 
 ONE_HOT_LIMIT = 50
-"""Levels a column that get a column of their own; codes beyond, the rarest, share one with the unknown level."""
+"""Maximum one-hot columns of a feature. The rarest levels beyond it share one column with the unknown level."""
 
 
 def design(x: np.ndarray, widths: list[int], centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Design matrix. `widths` is the number of one-hot columns of each feature, 0 for a number.
 
-    A number gives its standardised value, 0 where unknown, and a column that tells so.
+    A number gives two columns: its standardised value, 0 where unknown, and whether it is unknown.
     """
     parts = []
     for index, width in enumerate(widths):
@@ -72,7 +72,7 @@ class Logistic(Candidate):
         """Fit by L-BFGS. Raises DataError when the training target is constant."""
         present = np.unique(train.y)
         if len(present) < 2:
-            raise DataError("train: every training order has the same target; there is nothing to learn")
+            raise DataError("train: every training order has the same target, so no model can be fitted")
         widths = [_width(column) for column in context.columns]
         numbers = np.asarray([not width for width in widths])
         known = np.where(np.isfinite(train.x), train.x, np.nan)
@@ -104,7 +104,7 @@ def _width(column: FeatureColumn) -> int:
 
 
 def _full(model: LogisticRegression, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of every class; one that training never saw gets a score so low that its probability is nothing."""
+    """Coefficients of every class. A class absent from training gets a score so low that its probability is 0."""
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         coefficients = np.vstack([-coefficients / 2, coefficients / 2])

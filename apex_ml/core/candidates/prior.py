@@ -1,4 +1,4 @@
-"""The class prior: the same probabilities for every order. Nothing that does worse is of use."""
+"""The class prior: the same probabilities for every order. A useful model must beat it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ClassPrior(Candidate):
     file = "prior.json"
 
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
-        """Count."""
+        """Count the classes."""
         shares = class_shares(train.y, len(context.classes))
         return Fitted(json_text(shares.tolist()).encode(), dict(params), {})
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a booster is trained. `rounds` is the most; early stopping may end sooner."""
+    """Training parameters of a booster. `rounds` is the maximum; early stopping may end the training before."""
 
     max_depth: int = 4
     learning_rate: float = 0.1
@@ -45,7 +45,7 @@ class Trained:
 
 
 def balanced_weights(y: np.ndarray, classes: int) -> np.ndarray:
-    """Weight of every order so that each class that occurs weighs the same, mean 1, shape (n,)."""
+    """Weight of every order that gives each present class the same total weight, mean 1, shape (n,)."""
     counts = np.bincount(y, minlength=classes)
     present = int((counts > 0).sum())
     weights: np.ndarray = len(y) / (present * np.maximum(counts, 1))[y]
@@ -53,13 +53,13 @@ def balanced_weights(y: np.ndarray, classes: int) -> np.ndarray:
 
 
 class _Reporting(xgb.callback.TrainingCallback):  # type: ignore[misc]
-    """Tells the validation log loss after every round."""
+    """Reports the validation log loss after every round."""
 
     def __init__(self, report: Callable[[int, float], None]) -> None:
         self._report = report
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        """Report and go on."""
+        """Report and continue the training."""
         self._report(epoch, float(evals_log["validation"]["mlogloss"][-1]))
         return False
 
@@ -73,15 +73,15 @@ def fit_xgboost(
 ) -> Trained:
     """Train multi:softprob on codes. Each part is (matrix (n, f), class indexes (n,)).
 
-    `report` is told (round, validation log loss) after every round and may raise to stop a hopeless trial; with it the
-    curve has no training loss.
-    Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant: there is nothing to learn.
+    `report` gets (round, validation log loss) after every round and may raise to stop a poor trial. With it the curve
+    has no training loss.
+    Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant.
     """
     (x, y), (xv, yv) = train, validation
     if not len(y) or not len(yv):
-        raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need some")
+        raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need at least one")
     if len(np.unique(y)) < 2:
-        raise DataError("train: every training order has the same target; there is nothing to learn")
+        raise DataError("train: every training order has the same target, so no model can be fitted")
     weights = balanced_weights(y, classes) if settings.class_weights == "balanced" else None
     dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
     dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)
@@ -105,7 +105,7 @@ def fit_xgboost(
         parameters,
         dtrain,
         num_boost_round=settings.rounds,
-        # of a trial nobody looks at the training loss, and telling it takes a fifth of the time
+        # a search does not use the training loss, and computing it takes a fifth of the time
         evals=[(dvalidation, "validation")] if report else [(dtrain, "train"), (dvalidation, "validation")],
         early_stopping_rounds=settings.early_stopping_rounds or None,
         evals_result=curve,
@@ -122,8 +122,8 @@ def fit_xgboost(
     )
 
 
-FEW_ROWS = 2048
-"""So many rows are scored before a second thread has begun."""
+SMALL_ROWS = 2048
+"""Up to this number of rows one thread is faster than several."""
 
 
 class _Booster:
@@ -131,17 +131,17 @@ class _Booster:
 
     def __init__(self, content: bytes) -> None:
         self._booster = xgb.Booster(model_file=bytearray(content))
-        self._for_few = xgb.Booster({"nthread": 1}, model_file=bytearray(content))
+        self._for_small = xgb.Booster({"nthread": 1}, model_file=bytearray(content))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class, float32, shape (n, k)."""
-        p: np.ndarray = (self._for_few if len(x) <= FEW_ROWS else self._booster).inplace_predict(x)
+        p: np.ndarray = (self._for_small if len(x) <= SMALL_ROWS else self._booster).inplace_predict(x)
         return p
 
     def contributions(self, x: np.ndarray) -> np.ndarray:
         """XGBoost's own SHAP values (Lundberg et al., Consistent Individualized Feature Attribution, 2018)."""
-        found: np.ndarray = self._booster.predict(xgb.DMatrix(x), pred_contribs=True, strict_shape=True)
-        return found[:, :, :-1]
+        contributions: np.ndarray = self._booster.predict(xgb.DMatrix(x), pred_contribs=True, strict_shape=True)
+        return contributions[:, :, :-1]
 
 
 SEARCHED = ("max_depth", "learning_rate", "min_child_weight", "subsample", "colsample_bytree", "reg_lambda")
@@ -155,11 +155,11 @@ class XGBoostTrees(Candidate):
     requirements = ("xgboost",)
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
-        """The settings that are tried first."""
+        """Parameters that a search tries first."""
         return {name: getattr(TrainingSettings(), name) for name in SEARCHED}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draw settings."""
+        """Draw parameters."""
         return {
             "max_depth": trial.suggest_int("max_depth", 2, 6),
             "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.3, log=True),

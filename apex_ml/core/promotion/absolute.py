@@ -1,4 +1,4 @@
-"""What a challenger must be, whoever is champion: servable, better than the class prior, honest and calibrated."""
+"""Gates that do not depend on the champion: servable, better than the class prior, without leak, calibrated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SUM_TOLERANCE = 1e-3
 
 
 def probability_fault(p: np.ndarray, classes: int) -> str:
-    """Why these are no probabilities of so many classes, (n, k); empty when they are."""
+    """Why `p`, (n, k), are not probabilities of this number of classes; empty when they are."""
     if p.ndim != 2 or p.shape[1] != classes:
-        return f"probabilities of {p.shape[-1]} classes, not of {classes} classes as the contract has"
+        return f"probabilities of {p.shape[-1]} classes, but the contract has {classes} classes"
     if not np.isfinite(p).all():
         return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'order')}"
     wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
@@ -28,7 +28,7 @@ def probability_fault(p: np.ndarray, classes: int) -> str:
 
 
 def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -> list[str]:
-    """Reasons that have nothing to do with how good the model is."""
+    """Reasons that do not depend on the quality of the model."""
     against = []
     if not challenger.promotable:
         against.append("the run's split is not temporal: reported, never promoted")
@@ -50,7 +50,7 @@ def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -
 def absolute_gates(
     p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, seed: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """Reasons against a model, whoever is champion, and the evidence; `p` are its probabilities, (n, k)."""
+    """Reasons against a model, independent of the champion, and the evidence; `p` are its probabilities, (n, k)."""
     evidence: dict[str, Any] = {}
     against = _prior_faults(losses, holdout, policy, evidence)
     against += _floor_faults(losses, p.shape[1], holdout, policy, evidence)
@@ -84,17 +84,16 @@ def _floor_faults(
 ) -> list[str]:
     if policy.floor is None:
         return []
-    # against the holdout's own class shares: a model that learned that they have shifted does not know the target
+    # compared with the holdout's own class shares: a model that learned that they shifted is not a leak
     shares = prior_losses(class_shares(holdout.y, classes), holdout.y)
     floor = policy.floor * float(shares.mean())
     evidence["floor_log_loss"] = floor
     if Clusters.of(losses - policy.floor * shares, holdout.entities).upper(policy.alpha) >= 0:
         return []
     return [
-        f"its log loss {losses.mean():.4f} is below {floor:.4f} beyond chance, {policy.floor:.1%} of what the class"
-        f" shares alone give, {shares.mean():.4f} (promotion.floor). Nothing honest reaches that on this data: it must"
-        " know the target. Where another model of these orders honestly does as well, lower promotion.floor in the"
-        " contract"
+        f"its log loss {losses.mean():.4f} is significantly below {floor:.4f}, {policy.floor:.1%} of the log loss of"
+        f" the class shares alone, {shares.mean():.4f} (promotion.floor). A model without a leak does not reach that"
+        " on this data. If the orders are really so easy to predict, lower promotion.floor in the contract"
     ]
 
 
@@ -132,7 +131,7 @@ def _calibration_faults(
 def _swapped_classes(
     p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving
 ) -> list[str]:
-    """Pairs of classes whose probabilities fit better the other way round."""
+    """Pairs of classes whose probabilities fit better when exchanged."""
     against = []
     k = len(serving.classes)
     for a, b in combinations(range(k), 2):
@@ -141,7 +140,7 @@ def _swapped_classes(
         gain = Clusters.of(losses - order_losses(swapped, holdout.y), holdout.entities)
         if gain.lower(policy.alpha / k) > 0:
             against.append(
-                f"{serving.classes[a]} and {serving.classes[b]} look swapped: read the other way round its log loss"
+                f"{serving.classes[a]} and {serving.classes[b]} look swapped: with the two exchanged its log loss"
                 f" falls from {losses.mean():.4f} to {losses.mean() - gain.mean:.4f}"
             )
     return against

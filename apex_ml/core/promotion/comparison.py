@@ -1,4 +1,4 @@
-"""The challenger against the champion: recall by class, segments, and a champion that has become old."""
+"""Compare the challenger with the champion: recall by class, segments, and the age of the champion."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> t
         if chosen.sum() < policy.segment_orders:
             continue
         gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
-        if len(gain) < 2:  # of one entity alone: the error of the mean is not defined
+        if len(gain) < 2:  # with one entity the error of the mean is not defined
             continue
         far = gain.half_width(policy.alpha / len(levels))
         segments.append(
@@ -80,7 +80,7 @@ def stale_reason(
     policy: Promotion,
     seed: int,
 ) -> str:
-    """The reason for replacing an old champion by a model that is no worse; empty where that does not hold."""
+    """The reason to replace an old champion by a model that is not worse; empty where there is none."""
     if champion is None or policy.stale_after_days is None or challenger.as_of is None or champion.as_of is None:
         return ""
     age = challenger.as_of - champion.as_of

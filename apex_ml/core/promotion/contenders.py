@@ -1,4 +1,4 @@
-"""What the gate compares: the holdout, the models, and what can be served."""
+"""Inputs of the gate: the holdout, the models, and what Apex can serve."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Holdout:
-    """The newest orders, whose outcome is known.
+    """The newest orders with a known outcome.
 
-    `y` are class indexes (n,), `prior` the class shares of the challenger's training (k,), `entities` what to cluster
-    by (n,), `days` the orders' days (n,), `segments` levels by the name of an attribute, (n,) each. `orders` are keys
-    of the orders, as in :func:`~apex_ml.core.training_keys.order_keys`. `optimum` are the losses of the best possible
-    model, which a simulator knows, and NaN where it is unknown; (n,) each.
+    `y` are class indexes (n,), `prior` the class shares of the challenger's training (k,), `entities` the clusters
+    (n,), `days` the orders' days (n,), `segments` levels by the name of an attribute, (n,) each. `orders` are keys of
+    the orders, as in :func:`~apex_ml.core.training_keys.order_keys`. `optimum` are the losses of the best possible
+    model, (n,), from a simulator; NaN where it is unknown.
     """
 
     y: np.ndarray
@@ -52,8 +52,8 @@ class Contender:
     """A model under comparison: its probabilities on the holdout, (n, k), and the facts that the gate needs.
 
     `tuned_until` is the last day of its training and validation; `as_of` the point in time of its data; both in days
-    since 1970-01-01. `seen` are the keys of the orders it was fitted and tuned on, sorted. `promotable` is False for a
-    run whose split leaks the future; then only the keys say what it has seen. `weights` are its decision weights.
+    since 1970-01-01. `training_keys` are the sorted keys of the orders that it was fitted and tuned on. `promotable` is
+    False for a run whose split leaks the future; then only the keys decide. `weights` are its decision weights.
     """
 
     p: np.ndarray
@@ -63,22 +63,22 @@ class Contender:
     as_of: int | None = None
     us_per_order: float | None = None
     promotable: bool = True
-    seen: np.ndarray | None = None
+    training_keys: np.ndarray | None = None
     weights: tuple[float, ...] = ()
 
     def has_seen(self, holdout: Holdout) -> np.ndarray:
-        """Which holdout orders it was fitted or tuned on, (n,)."""
-        seen = np.zeros(len(holdout), bool)
+        """Whether the model was fitted or tuned on each holdout order, (n,)."""
+        is_known = np.zeros(len(holdout), bool)
         if self.tuned_until is not None and holdout.days is not None and self.promotable:
-            seen |= holdout.days <= self.tuned_until
-        if self.seen is not None and holdout.orders is not None:
-            seen |= np.isin(holdout.orders, self.seen)
-        return seen
+            is_known |= holdout.days <= self.tuned_until
+        if self.training_keys is not None and holdout.orders is not None:
+            is_known |= np.isin(holdout.orders, self.training_keys)
+        return is_known
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What the tables and the API can serve: the contract's classes and features."""
+    """Classes and features of the contract, which the tables and the API can serve."""
 
     classes: tuple[str, ...]
     features: tuple[str, ...]

@@ -1,8 +1,8 @@
 """The gate decides whether the challenger becomes champion. Pure: every number is an argument.
 
-Both models score the same newest orders. The decision follows from the lower bound of the mean paired difference of
-their losses, with orders of one client taken together: it must exceed the margin. A gate that looks every night would
-err more and more often. Therefore the error level of one night is a part of the level of the year.
+Both models score the same newest orders. The lower bound of the mean paired difference of their losses, clustered by
+client, must exceed the margin. A gate that tests every night at the same level would err more and more often.
+Therefore the level of one night is a part of the level of the year.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from apex_ml.core.uncertainty import Clusters, lower_bound
 
 @dataclass(frozen=True)
 class PromotionDecision:
-    """The decision, its reasons and its evidence. With `promote` the reasons speak for it, otherwise against.
+    """The decision, its reasons and its evidence. With `promote` the reasons support it; otherwise they oppose it.
 
-    `figures` is the data of the report's plots: reliability of each model, as
+    `curves` is the data of the report's plots: the reliability of each model, as
     :func:`~apex_ml.core.calibration.reliability` gives it.
     """
 
     promote: bool
     reasons: tuple[str, ...]
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
 
 
 def level_of_look(policy: Promotion, looks: int) -> float:
     """Error probability that the gate may spend on its look number `looks` (from 1) since the last promotion.
 
     `single` spends all of `alpha` on every look. `sequential` spends half of it early, as 1 / (k (k + 1)), when a new
-    kind of model is likeliest to be better, and the other half evenly over the looks of a year, so that a late
-    improvement is found, too. By Boole's inequality, which holds under any dependence of the looks, the year since the
-    last promotion errs with a probability of at most `alpha`, and a later one of at most half of that. Spending by
-    looks: Lan and DeMets, Biometrika 1983.
+    kind of model is most likely to be better. It spends the other half evenly over the looks of a year, so that it also
+    finds a late improvement. By Boole's inequality, which holds under any dependence of the looks, the error
+    probability of the year since the last promotion is at most `alpha`, and that of a later year at most half of that.
+    Spending by looks: Lan and DeMets, Biometrika 1983.
     """
     if policy.mode == "single":
         return policy.alpha
@@ -66,8 +66,8 @@ def decide(
     """Decide by the policy whether the challenger replaces the champion.
 
     Orders that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
-    not numbers, only the absolute gates apply, and nothing is compared. The decision gives all reasons against.
-    Evidence that is not finite rejects the challenger and is left out.
+    not finite, only the absolute gates apply. A rejection gives all its reasons. Evidence that is not finite rejects
+    the challenger and is left out.
     """
     decision = _decide(challenger, champion, holdout, policy, serving, looks, seed)
     evidence, unknown = _finite(decision.evidence)
@@ -79,7 +79,7 @@ def decide(
 
 
 def _finite(evidence: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The evidence without what holds a number that is not finite, and the names of what was left out."""
+    """The evidence without its entries that are not finite, and the names of these entries."""
     unknown = [name for name, value in evidence.items() if not _is_finite(value)]
     return {name: value for name, value in evidence.items() if name not in unknown}, unknown
 
@@ -110,19 +110,19 @@ def _decide(
     faults, absolute = absolute_gates(p, losses, holdout, policy, serving, seed)
     against += faults
     evidence |= absolute
-    figures = {"challenger": reliability(p, holdout.y)}
+    curves = {"challenger": reliability(p, holdout.y)}
     prior = f"the class prior is beaten: {evidence['challenger_log_loss']:.4f} against {evidence['prior_log_loss']:.4f}"
     reason = "there is no champion"
     if champion_p is not None and (fault := probability_fault(champion_p, len(serving.classes))):
         evidence["champion_fault"] = fault
-        reason, champion_p = f"the champion gives {fault}, so that it is not compared", None
+        reason, champion_p = f"the champion gives {fault}, so there is no comparison", None
     if champion is None or champion_p is None:
-        return PromotionDecision(not against, tuple(against) or (f"{reason} and {prior}",), evidence, figures)
-    figures["champion"] = reliability(champion_p, holdout.y)
+        return PromotionDecision(not against, tuple(against) or (f"{reason} and {prior}",), evidence, curves)
+    curves["champion"] = reliability(champion_p, holdout.y)
     pair = (replace(challenger, p=p), replace(champion, p=champion_p))
     reason, faults, compared = _compare(*pair, losses, holdout, policy, serving, looks, seed)
     against += faults
-    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence | compared, figures)
+    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence | compared, curves)
 
 
 def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
@@ -137,8 +137,8 @@ def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
         return f"the holdout has orders of one class only ({only}): no model can be evaluated on it"
     if holdout.entities is not None and len(np.unique(holdout.entities)) < 2:
         return (
-            f"the holdout's {len(holdout)} orders are all of one entity: chance cannot be distinguished from progress;"
-            " give raw files with orders of more"
+            f"the holdout's {len(holdout)} orders are all of one entity, so that significance cannot be tested:"
+            " add raw files with orders of more"
         )
     return ""
 
@@ -153,7 +153,7 @@ def _compare(
     looks: int,
     seed: int,
 ) -> tuple[str, list[str], dict[str, Any]]:
-    """The reason for the challenger, the reasons against it, and the evidence, from the paired losses."""
+    """The reason for the challenger, the reasons against it, and the evidence of the paired losses."""
     champion_losses = order_losses(champion.p, holdout.y)
     differences = champion_losses - losses
     clusters = Clusters.of(differences, holdout.entities)

@@ -1,4 +1,4 @@
-"""The split strategies. Adding one is adding a file or folder here, named as the strategy is in `APEX_SPLIT`."""
+"""The split strategies. To add one, add a file or folder here. Its name is the strategy's name in `APEX_SPLIT`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 def split_strategy(name: str) -> SplitStrategy:
     """The strategy of a name. Raises :class:`~apex_ml.errors.ConfigError` for an unknown one."""
     if name not in (names := module_names(SPLIT_STRATEGIES)):
-        raise ConfigError(f"no such split strategy {name!r}; there are {', '.join(names)}")
+        raise ConfigError(f"no split strategy {name!r}; the strategies are {', '.join(names)}")
     strategy: SplitStrategy = import_module(f"{__name__}.{name}").STRATEGY
     return strategy

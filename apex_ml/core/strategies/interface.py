@@ -1,4 +1,4 @@
-"""What a split strategy is: how examples are divided, and which features a model of these parts uses."""
+"""The interface of a split strategy: how to divide examples, and which features the model uses."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from apex_ml.core.development import Options
 
 Query = Callable[[str], pa.Table]
-"""Runs SQL over the accepted orders, which are the table `orders`."""
+"""Runs SQL on the accepted orders, the table `orders`."""
 
 
 class SplitStrategy(ABC):
-    """One way to divide examples. One module or folder a strategy, with the instance in STRATEGY."""
+    """A way to divide examples. Each strategy has its own module or folder, with the instance in STRATEGY."""
 
     name: ClassVar[str]
-    """Name in settings and commands: that of the module."""
+    """Name in settings and commands, the same as the module's."""
     promotable: ClassVar[bool] = False
-    """Whether a model of these parts may become champion: only where no part knows the future of another."""
+    """Whether a model of these parts can become champion. False if one part knows the future of another."""
 
     @abstractmethod
     def assign(self, days: np.ndarray, target: np.ndarray, split: Split, seed: int) -> np.ndarray:
@@ -43,7 +43,7 @@ class SplitStrategy(ABC):
         return examples
 
     def options(self, contract: Contract, options: Options) -> Options:
-        """How a model of these parts is developed, given the usual options."""
+        """Options to develop a model of these parts, derived from the usual options."""
         return options
 
     def compare(

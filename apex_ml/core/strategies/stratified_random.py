@@ -1,4 +1,4 @@
-"""The random split with equal class shares: for comparison with results of others, never promotable."""
+"""The random split with equal class shares. It is for comparison only; its models are never promotable."""
 
 from __future__ import annotations
 

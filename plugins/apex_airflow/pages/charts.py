@@ -65,10 +65,10 @@ def lines(
         "measured", [p and (p | {"node": {"class": c}} if c else p) for p, c in zip(points, classes, strict=True)]
     )
     for name, values in beside.items():
-        made = [None if v is None else _point(v if isinstance(v, tuple) else (v,) * 3, shown, name) for v in values]
+        created = [None if v is None else _point(v if isinstance(v, tuple) else (v,) * 3, shown, name) for v in values]
         # a band hangs on its dots; a line of one week has nothing but its dot
         dots = len(weeks) == 1 or any(isinstance(v, tuple) for v in values)
-        chart.add(name, made, show_dots=dots, dots_size=1)
+        chart.add(name, created, show_dots=dots, dots_size=1)
     bands = [n for n, values in enumerate(beside.values(), 1) if any(isinstance(v, tuple) for v in values)]
     chart.add_xml_filter(lambda root: _as_bands(root, bands))
     return _svg(chart)
@@ -143,8 +143,8 @@ def _bare(root: Element, title: str) -> Element:
         if "value" in texts:
             for child in [c for c in parent if c.tag == "desc"]:
                 parent.remove(child)
-            told = SubElement(parent, "title")
-            told.text = ", ".join(t for t in (texts.get("x_label"), texts.get("label"), texts["value"]) if t)
+            message = SubElement(parent, "title")
+            message.text = ", ".join(t for t in (texts.get("x_label"), texts.get("label"), texts["value"]) if t)
     for child in list(root):
         if child.tag == "title":
             child.text = title

@@ -32,12 +32,12 @@ class ApexCollector(Collector):
         if files is not None:
             yield _gauge("apex_drops_waiting", "Files in the inbox.", files)
         try:
-            found = list(self._of_postgres())
+            result = list(self._of_postgres())
         except DatabaseDownError:
             yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 0)
             return
         yield _gauge("apex_postgres_up", "Whether Postgres answers the reader.", 1)
-        yield from found
+        yield from result
 
     def _of_postgres(self) -> Iterator[Metric]:
         with read_snapshot(self._settings) as session:
@@ -69,10 +69,10 @@ class ApexCollector(Collector):
 
 
 def _labelled(name: str, description: str, label: str, values: Mapping[str, float]) -> Metric:
-    made = GaugeMetricFamily(name, description, labels=[label])
+    created = GaugeMetricFamily(name, description, labels=[label])
     for value, count in values.items():
-        made.add_metric([value], count)
-    return made
+        created.add_metric([value], count)
+    return created
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:

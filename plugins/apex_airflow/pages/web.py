@@ -123,10 +123,10 @@ def _data_docs(settings: Settings) -> APIRouter:
     @router.get(f"/{DOCS}/{{path:path}}")
     def file(path: str) -> Response:
         """One file of the site; anything outside it, or not there, is not found."""
-        found = (site / (path or "index.html")).resolve()
-        if not found.is_relative_to(site.resolve()) or not found.is_file():
+        result = (site / (path or "index.html")).resolve()
+        if not result.is_relative_to(site.resolve()) or not result.is_file():
             raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
-        return FileResponse(found, headers=DOCS_HEADERS)
+        return FileResponse(result, headers=DOCS_HEADERS)
 
     return router
 

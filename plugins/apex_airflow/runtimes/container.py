@@ -47,7 +47,7 @@ def host_config(settings: Settings, step: str) -> dict[str, Any]:
     The gate to the engine lets exactly this pass. Only training gets a GPU, with ``APEX_DEVICE=cuda``.
     """
     memory = settings.step_memory_mb << 20
-    made: dict[str, Any] = {
+    created: dict[str, Any] = {
         "Memory": memory,
         "MemorySwap": memory,
         "NanoCpus": int(settings.step_cpus * 1e9),
@@ -67,8 +67,8 @@ def host_config(settings: Settings, step: str) -> dict[str, Any]:
         ],
     }
     if step == "train" and settings.device == "cuda":
-        made["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
-    return made
+        created["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
+    return created
 
 
 def container_body(settings: Settings, command: StepCommand) -> dict[str, Any]:
@@ -111,10 +111,10 @@ class ContainerRunner:
         with self._told(), contextlib.closing(self._client()) as client:
             self._remove_leftovers(client, command)
             self._stopped = False
-            made = client.create_container_from_config(
+            created = client.create_container_from_config(
                 container_body(self._settings, command), container_name(command, self._settings.project)
             )
-            self._container = container = made["Id"]
+            self._container = container = created["Id"]
             exit_code, printed, out_of_memory = -signal.SIGTERM, b"", False
             try:
                 client.start(container)
@@ -130,7 +130,7 @@ class ContainerRunner:
             finally:
                 stopped = self._stopped
                 self.kill()
-        results = [found for line in printed.split(b"\n") if (found := find_result(text_of(line))) is not None]
+        results = [match for line in printed.split(b"\n") if (match := find_result(text_of(line))) is not None]
         if out_of_memory:
             limit = f"killed at its memory limit of {self._settings.step_memory_mb} MB (APEX_STEP_MEMORY_MB)"
             output.tail.append(f"apex: {limit}")

@@ -52,20 +52,20 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
     step = list(command[3:] if command[:1] == ["timeout"] else command)
     if step[:1] != ["apex"] or len(step) < 2:
         return f"Cmd is {command!r:.200}, not a step of apex"
-    wanted = {
+    expected = {
         **container_body(settings, StepCommand(tuple(step[1:]))),
         "Cmd": command,
         "HostConfig": host_config(settings, step[1]),
     }
-    for name in sorted({*body, *wanted}):
+    for name in sorted({*body, *expected}):
         if name in ("Env", "Labels"):
             continue
-        asked, right = body.get(name), wanted.get(name)
-        if isinstance(asked, dict) and isinstance(right, dict):
-            asked = {key: value for key, value in asked.items() if key not in right or right[key] != value}
-            right = {key: value for key, value in wanted[name].items() if body[name].get(key) != value}
-        if asked != right:
-            return f"{name} is {asked!r:.300}, not {right!r:.300}"
+        requested, right = body.get(name), expected.get(name)
+        if isinstance(requested, dict) and isinstance(right, dict):
+            requested = {key: value for key, value in requested.items() if key not in right or right[key] != value}
+            right = {key: value for key, value in expected[name].items() if body[name].get(key) != value}
+        if requested != right:
+            return f"{name} is {requested!r:.300}, not {right!r:.300}"
     strange = {line.partition("=")[0] for line in body.get("Env") or []} - ENVIRONMENT
     if strange:
         return f"Env sets {sorted(strange)}"
@@ -101,9 +101,9 @@ class DockerProxy:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        found = await self._engine.get(f"/v{API_VERSION}/containers/json", params=self._of_us(all_of_them="1"))
-        found.raise_for_status()
-        for left in found.json():
+        content = await self._engine.get(f"/v{API_VERSION}/containers/json", params=self._of_us(all_of_them="1"))
+        content.raise_for_status()
+        for left in content.json():
             await self._take_down(left["Id"], "an earlier gate left it")
         yield
         if self._background:
@@ -117,8 +117,8 @@ class DockerProxy:
         return Response((await self._engine.get("/_ping")).text)
 
     async def _list(self, request: Request) -> Response:
-        asked = json.loads(request.query_params.get("filters") or "{}")
-        labels = [label for label in asked.get("label", []) if label != self._label]
+        requested = json.loads(request.query_params.get("filters") or "{}")
+        labels = [label for label in requested.get("label", []) if label != self._label]
         params = self._of_us(request.query_params.get("all", "0"), *labels)
         return _copy(await self._engine.get(request.url.path, params=params))
 
@@ -150,10 +150,10 @@ class DockerProxy:
         """The answer to a request about a container that is not there or no step of this platform."""
         if not CONTAINER.fullmatch(container):
             return _no("containers are named by their whole id")
-        found = await self._engine.get(f"/v{API_VERSION}/containers/{container}/json")
-        if found.status_code != 200:
-            return _copy(found)
-        labels = found.json()["Config"]["Labels"] or {}
+        content = await self._engine.get(f"/v{API_VERSION}/containers/{container}/json")
+        if content.status_code != 200:
+            return _copy(content)
+        labels = content.json()["Config"]["Labels"] or {}
         return None if labels.get(LABEL) == self._settings.project else _no("not a step of this platform")
 
     async def _logs(self, request: Request, container: str) -> Response:

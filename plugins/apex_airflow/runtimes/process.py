@@ -105,11 +105,11 @@ class ResultOfLines:
     def take(self, line: str) -> None:
         """Hand on one line."""
         self._emit(line)
-        found = find_result(line)
-        if found is None:
+        match = find_result(line)
+        if match is None:
             self.tail.append(line)
         else:
-            self.result = found
+            self.result = match
 
 
 class LocalRunner:

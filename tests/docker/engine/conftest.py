@@ -13,5 +13,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The platform, built and up, with a champion and one scored drop."""
     if reason := why_not():
         pytest.skip(f"Docker: {reason}")
-    with running(tmp_path_factory.mktemp("stack")) as made:
-        yield made
+    with running(tmp_path_factory.mktemp("stack")) as created:
+        yield created

@@ -41,8 +41,10 @@ def why_not() -> str:
         return "docker compose is not installed"
     if OF_A_REGISTRY:
         return ""
-    made = subprocess.run(["docker", "image", "inspect", *STANDINS], capture_output=True, check=False).returncode == 0
-    if not made and (os.geteuid() != 0 or shutil.which("debootstrap") is None):
+    created = (
+        subprocess.run(["docker", "image", "inspect", *STANDINS], capture_output=True, check=False).returncode == 0
+    )
+    if not created and (os.geteuid() != 0 or shutil.which("debootstrap") is None):
         return "the stand-in images are not made yet, which takes root and debootstrap"
     return ""
 
@@ -139,16 +141,16 @@ class Stack:
         """Ids of the containers of a service."""
         labels = (f"com.docker.compose.project={self.project}", f"com.docker.compose.service={service}")
         filters = [part for label in labels for part in ("--filter", f"label={label}")]
-        found = docker("ps", "--all", "--quiet", "--no-trunc", *filters).splitlines()
-        assert found, service
-        return found
+        result = docker("ps", "--all", "--quiet", "--no-trunc", *filters).splitlines()
+        assert result, service
+        return result
 
     def steps(self, *tasks: str) -> list[str]:
         """Ids of the containers of steps that are there, of these tasks or of all."""
         steps = f"label=apex.step={self.project}"
         labels = [f"label=apex.task={task}" for task in tasks] or [steps]
         listed = (docker("ps", "-aq", "--no-trunc", "--filter", steps, "--filter", label) for label in labels)
-        return [line for found in listed for line in found.splitlines()]
+        return [line for result in listed for line in result.splitlines()]
 
     def airflow(self, user: str = "") -> httpx.Client:
         """A client of Airflow's API; without a user an anonymous one."""
@@ -191,11 +193,11 @@ os.rename(half, inbox / "{name}")
 
     def left(self) -> list[str]:
         """Containers, volumes and networks of the project."""
-        found = docker("ps", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}}").splitlines()
-        found += self.steps()
+        result = docker("ps", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}}").splitlines()
+        result += self.steps()
         for kind in ("volume", "network"):
-            found += docker(kind, "ls", "--filter", f"name={self.project}", "--format", "{{.Name}}").splitlines()
-        return found
+            result += docker(kind, "ls", "--filter", f"name={self.project}", "--format", "{{.Name}}").splitlines()
+        return result
 
     def remove(self) -> None:
         """Take down the platform with its data."""
@@ -209,8 +211,8 @@ def running(folder: Path) -> Iterator[Stack]:
     Afterwards nothing is left of it but the images.
     """
     if not OF_A_REGISTRY:
-        made = subprocess.run([str(STANDIN / "make.sh")], capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr
+        created = subprocess.run([str(STANDIN / "make.sh")], capture_output=True, text=True, check=False)
+        assert created.returncode == 0, created.stderr
     stack = Stack(folder)
     try:
         stack.platform("images", seconds=1500)

@@ -48,19 +48,19 @@ def halted(stack: Stack) -> str | None:
 
 def runs(stack: Stack, dag: str) -> list[dict[str, Any]]:
     with stack.airflow("admin") as api:
-        found: list[dict[str, Any]] = api.get(f"/api/v2/dags/{dag}/dagRuns", params={"limit": 50}).json()["dag_runs"]
-        return found
+        content: list[dict[str, Any]] = api.get(f"/api/v2/dags/{dag}/dagRuns", params={"limit": 50}).json()["dag_runs"]
+        return content
 
 
 def once_each(stack: Stack, *names: str) -> None:
     """Every drop has one row in the ledger, one run, and all its rows once."""
     listed = ", ".join(f"'{name}'" for name in names)
-    found = stack.sql(
+    rows = stack.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
         " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
         f" WHERE d.name IN ({listed}) GROUP BY 1, 2 ORDER BY 1"
     )
-    assert found == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
+    assert rows == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
 
 
 def left_by(stack: Stack, name: str) -> list[list[str]]:
@@ -113,14 +113,14 @@ def test_the_online_service(stack: Stack) -> None:
     """It answers to its key, with the champion, and the command that measures it finds it."""
     contract = load_contract(Settings.load().contract)
     order = dict.fromkeys(contract.named("attribute")) | {contract.entity: "C000001", contract.timestamp: "2030-01-07"}
-    asked = {"orders": [order]}
+    requested = {"orders": [order]}
     with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports['APEX_SERVING_PORT']}", trust_env=False) as client:
-        assert client.post("/predict", json=asked).status_code == 401
-        assert client.post("/predict", json=asked, headers={"X-API-Key": "apex_guessed"}).status_code == 401
-        answer = client.post("/predict", json=asked, headers={"X-API-Key": stack.values["APEX_SERVING_KEY"]})
+        assert client.post("/predict", json=requested).status_code == 401
+        assert client.post("/predict", json=requested, headers={"X-API-Key": "apex_guessed"}).status_code == 401
+        answer = client.post("/predict", json=requested, headers={"X-API-Key": stack.values["APEX_SERVING_KEY"]})
     assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert said["model"]["version"] == 1 and len(said["predictions"]) == 1
+    message = answer.json()
+    assert message["model"]["version"] == 1 and len(message["predictions"]) == 1
     assert "100.0" in stack.platform("loadtest", "--orders", "2000", "--per-request", "100").stdout
     assert "serving" in stack.platform("status").stdout
 
@@ -144,17 +144,17 @@ def test_no_secret_is_shown(stack: Stack) -> None:
 def test_what_a_service_may(stack: Stack) -> None:
     services = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
     for service in (*services, "postgres", "docker-gate", "serving"):
-        found = json.loads(docker("inspect", stack.container(service)))[0]
-        host, config = found["HostConfig"], found["Config"]
+        content = json.loads(docker("inspect", stack.container(service)))[0]
+        host, config = content["HostConfig"], content["Config"]
         assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["Memory"] and host["PidsLimit"], service
         assert host["RestartPolicy"]["Name"] == "unless-stopped", service
-        binds = [mount["Source"] for mount in found["Mounts"] if mount["Type"] == "bind"]
+        binds = [mount["Source"] for mount in content["Mounts"] if mount["Type"] == "bind"]
         assert binds == (["/var/run/docker.sock"] if service == "docker-gate" else []), service
         assert service == "docker-gate" or config["User"] in ("10001:10001", "postgres"), service
-        published = [part["HostIp"] for parts in found["NetworkSettings"]["Ports"].values() for part in parts or []]
+        published = [part["HostIp"] for parts in content["NetworkSettings"]["Ports"].values() for part in parts or []]
         assert published == (["127.0.0.1"] if service in PUBLISHED else []), service
-    seen = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")
-    assert seen.split() == ["env"]
+    observed = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")
+    assert observed.split() == ["env"]
     for package in ("mlflow", "xgboost", "pandas", "numpy", "pyarrow", "great_expectations"):
         found_package = subprocess.run(
             ["docker", "run", "--rm", "--network", "none", "apex-airflow:test", "python3", "-c", f"import {package}"],
@@ -205,8 +205,8 @@ def test_nobody_outlives_its_task(stack: Stack) -> None:
         assert process.stdout is not None
         pid = int(process.stdout.readline().removeprefix("pid "))
         step = until(lambda: halted(stack), 120, "the step stands still")
-        found = json.loads(docker("inspect", step))[0]
-        assert found["HostConfig"]["Memory"] == 4096 << 20 and found["HostConfig"]["ReadonlyRootfs"]
+        content = json.loads(docker("inspect", step))[0]
+        assert content["HostConfig"]["Memory"] == 4096 << 20 and content["HostConfig"]["ReadonlyRootfs"]
         docker("exec", stack.container("airflow-scheduler"), "sh", "-c", f"kill -9 {pid}")
         process.communicate(timeout=30)
         until(lambda: step not in stack.steps(), 20, "the gate removes the step")

@@ -1,7 +1,7 @@
-"""What the original project did: its random split, its features and its selection rules, kept for comparison.
+"""The random split, the features and the selection rules of the original project, for comparison.
 
 It took each client's last order, summed the measures over *all* of the client's orders, the target order included, and
-split at random. Both leak the target, so that nothing made this way may be promoted.
+split at random. Both leak the target, so that such a model is never promoted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Legacy(StratifiedRandom):
-    """The original project's features beside ours, on random parts."""
+    """The original project's features and the contract's features, on random parts."""
 
     name = "legacy"
 
@@ -42,18 +42,18 @@ class Legacy(StratifiedRandom):
         return legacy_columns(contract)
 
     def extend(self, contract: Contract, examples: pa.Table, query: Query) -> pa.Table:
-        """Add the original features. Our own stay, so that both are compared on the same orders."""
+        """Add the original features. The contract's features stay, so that both are compared on the same orders."""
         return legacy_examples(contract, examples, query(legacy_sums_sql(contract, "orders")))
 
     def options(self, contract: Contract, options: Options) -> Options:
-        """The original rules and balanced weights, and no look for features that know the target."""
+        """The original rules and balanced weights, without the check for leaks."""
         rules = partial(LegacyRules().evaluate, identifiers=legacy_identifiers(contract))
         return replace(options, selection=self.name, rules=rules, class_weights="balanced", suspicious_gain=None)
 
     def compare(
         self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]
     ) -> list[dict[str, Any]]:
-        """The original way as it was scored, corrected, and our features."""
+        """Rows for the original model, the same model corrected, and the model of the contract's features."""
         return compare(model, ours, parts)
 
 

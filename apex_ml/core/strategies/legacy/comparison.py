@@ -1,4 +1,4 @@
-"""The original project's model beside ours, on the same orders."""
+"""Compare the original project's model with the model of the contract's features, on the same orders."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from apex_ml.core.evaluation import class_shares, order_losses
 
 
 def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]) -> list[dict[str, Any]]:
-    """Compare the original way with ours on the same orders; each part is (table, class indexes (n,)).
+    """Compare both models on the same orders; each part is (table, class indexes (n,)).
 
-    The original scored the output of a booster trained with balanced weights as it is: here, the probabilities before
-    the correction to the true prior and the calibration.
+    The original project used the output of a booster trained with balanced weights. Here these are the probabilities
+    before the correction to the true prior and the calibration.
     """
     shares = class_shares(parts["train"][1], len(legacy.classes))
     ways = {
-        "the original: balanced weights, scored as they are": (legacy.raw_probabilities, len(legacy.encoder.names)),
+        "the original: balanced weights, not corrected": (legacy.raw_probabilities, len(legacy.encoder.names)),
         "the same model, corrected to the true prior and calibrated": (legacy.probabilities, len(legacy.encoder.names)),
-        "features as of just before the order, our selection": (ours.probabilities, len(ours.encoder.names)),
+        "features from just before the order, selected by Apex": (ours.probabilities, len(ours.encoder.names)),
         "class prior": (lambda table: np.tile(shares, (table.num_rows, 1)), 0),
     }
     rows: list[dict[str, Any]] = []

@@ -32,12 +32,12 @@ def legacy_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
 
 
 def legacy_identifiers(contract: Contract) -> tuple[str, ...]:
-    """The columns that name things: the entity, and attributes marked as identifiers."""
+    """The identifiers: the entity, and attributes marked as identifiers."""
     return (contract.entity, *(n for n in contract.named("attribute") if contract.columns[n].identifier))
 
 
 def legacy_sums_sql(contract: Contract, orders: str) -> str:
-    """SQL: the sum of each measure over all orders of an entity, one row an entity. It knows the target order: a leak.
+    """SQL: the sum of each measure over all orders of each entity. It includes the target order, which is a leak.
 
     Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
     """
@@ -50,14 +50,14 @@ def legacy_sums_sql(contract: Contract, orders: str) -> str:
 
 
 def legacy_examples(contract: Contract, examples: pa.Table, sums: pa.Table) -> pa.Table:
-    """The examples, one a client, with the sums of :func:`legacy_sums_sql` and the parts of the date beside them.
+    """Add the sums of :func:`legacy_sums_sql` and the parts of the date to the examples, which are one per client.
 
-    The features as of the moment stay in the table, so that both ways are compared on the same orders. Raises
-    :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example a client.
+    The point-in-time features stay in the table, so that both models are compared on the same orders. Raises
+    :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example per client.
     """
     if contract.features.grain != "last_order_per_entity":
         raise ConfigError(
-            f"split: legacy takes one example a client; the contract's features have the grain "
+            f"split: legacy needs one example per client, but the grain of the contract's features is "
             f"{contract.features.grain}: set grain: last_order_per_entity, or choose another strategy"
         )
     order = pa.table({contract.entity: examples.column(contract.entity), "place": np.arange(examples.num_rows)})

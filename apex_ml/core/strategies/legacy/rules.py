@@ -18,18 +18,18 @@ class LegacyRules:
     """Thresholds of the original selection."""
 
     constant: float = 0.95
-    """A feature one value of which has this share or more is dropped."""
+    """A feature is dropped when one of its values has at least this share."""
     cramers_v: float = 0.80
-    """Of two categorical features associated so strongly or more, the one later by name is dropped."""
+    """Of two categorical features with at least this Cramér's V, the later one by name is dropped."""
     pearson: float = 0.80
-    """Of two numbers whose |correlation| is above, the one later by name is dropped."""
+    """Of two numbers with a larger |correlation|, the later one by name is dropped."""
 
     def evaluate(
         self, columns: Sequence[FeatureColumn], x: np.ndarray, identifiers: Collection[str] = ()
     ) -> tuple[FeatureVerdict, ...]:
         """Evaluate every feature by its column of the encoded training part, shape (n, len(columns)).
 
-        Identifiers need no data and may be missing among the columns; their verdicts come last.
+        Identifiers need no data and no column; their verdicts come last.
         """
         dropped = {c.name: "an identifier" for c in columns if c.name in identifiers}
         for index, column in enumerate(columns):
@@ -38,8 +38,8 @@ class LegacyRules:
             if column.name not in dropped and share >= self.constant:
                 dropped[column.name] = f"near-constant: one value has a share of {share:.3f}"
         for kind in ("categorical", "numeric"):
-            left = sorted((c.name, i) for i, c in enumerate(columns) if c.kind == kind and c.name not in dropped)
-            for (first, i), (second, j) in combinations(left, 2):
+            remaining = sorted((c.name, i) for i, c in enumerate(columns) if c.kind == kind and c.name not in dropped)
+            for (first, i), (second, j) in combinations(remaining, 2):
                 if first in dropped or second in dropped:
                     continue
                 if kind == "categorical":
@@ -52,7 +52,7 @@ class LegacyRules:
                         dropped[second] = f"the correlation with {first} is {strength:+.3f}"
         names = [*(c.name for c in columns), *(n for n in identifiers if n not in {c.name for c in columns})]
         dropped |= dict.fromkeys(identifiers, "an identifier")
-        kept = "no rule speaks against it"
+        kept = "no rule excludes it"
         return tuple(FeatureVerdict(n, n not in dropped, dropped.get(n, kept)) for n in names)
 
 
