@@ -10,11 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
-from pydantic import SecretStr, ValidationError
+from pydantic import PrivateAttr, SecretStr, ValidationError
 
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.env_syntax import EnvSyntaxError, read_env_file
@@ -44,6 +45,8 @@ class Settings(SettingFields):
     Construct it with :meth:`load`, which raises :class:`~apex_ml.errors.ConfigError` when a value is of the wrong type
     or out of range, naming the variable, the value and the rule.
     """
+
+    _clock_offset: timedelta = PrivateAttr(timedelta())
 
     @classmethod
     def load(cls, **overrides: object) -> Settings:
@@ -151,6 +154,24 @@ class Settings(SettingFields):
             "serving_port": not self.serving,
         }
         return bool(others[port])
+
+    def with_clock(self, now: datetime) -> Self:
+        """A copy whose clock shows another time from now on; only a simulation passes one.
+
+        The clock keeps running. Steps and the ledger in Postgres take the time from it.
+        """
+        copy = self.model_copy()
+        copy._clock_offset = now - datetime.now(UTC)
+        return copy
+
+    @property
+    def clock_offset(self) -> timedelta:
+        """How far the clock of these settings lies from the machine's; zero outside of a simulation."""
+        return self._clock_offset
+
+    def now(self) -> datetime:
+        """The time by the clock of these settings, in UTC."""
+        return datetime.now(UTC) + self._clock_offset
 
     # derived locations: an empty setting means the embedded default
     @property

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
-from apex_ml.adapters.postgres import simulated_calendar
+from apex_ml.adapters.postgres import simulated_results
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import start
@@ -175,6 +175,7 @@ class _Year:
         """The first champion from the history; then week after week."""
         for earlier in range(1 - self.plan.history_weeks, 1):
             self._arrive(earlier)
+        self._set_clock(1)
         self._data(0)
         if self._train(0) is None:
             raise ConfigError("the history gave no champion: give it more orders")
@@ -196,21 +197,21 @@ class _Year:
         week = Week(number, self.plan.monday(number).isoformat(), self._champion())
         name = f"week-{number:02}.parquet"
         self._write(self.inbox / name, self._of(number), only=("entity", "timestamp", "attribute"))
+        self._set_clock(number)
         score(self._context(number), [name])
         self._arrive(number)
+        self._set_clock(number + 1)
         self._data(number)
-        self._clock(number + 1)
-        seen = monitor(self._context(number))
-        week.alerts = list(seen.alerts_raised)
+        monitored = monitor(self._context(number))
+        week.alerts = list(monitored.alerts_raised)
         week.drifted = self._drifted(number)
         week.log_loss, week.worse = self._quality(number, week.version)
-        if seen.alerts_raised and any(a.startswith("version") for a in seen.alerts_raised):
+        if any(alert.startswith("version") for alert in week.alerts):
             week.retrained = "degraded"
         elif number % self.plan.retrain_every == 0:
             week.retrained = "scheduled"
         if week.retrained:
             week.promoted = self._train(number)
-        self._clock(number + 1)
         self._forget(number)
         return week
 
@@ -266,17 +267,16 @@ class _Year:
         write_part(rows.select(names), partial, plain=frozenset({self.contract.entity}))
         partial.rename(path)
 
-    def _clock(self, week: int) -> None:
-        """Put what was written just now on the Monday of the simulated calendar on which it would have happened."""
+    def _set_clock(self, week: int) -> None:
+        """Start a week of the simulated calendar: on its Monday at three, when the nightly run would start."""
         monday = datetime.combine(self.plan.monday(week), time(3), UTC)
-        # the simulated calendar ends before yesterday
-        simulated_calendar.move_times(self.settings, after=datetime.now(UTC) - timedelta(days=1), to=monday)
+        self.settings = self.settings.with_clock(monday)
 
     def _drifted(self, week: int) -> list[str]:
-        return simulated_calendar.drifted_features(self.settings, f"week-{week:02}.parquet")
+        return simulated_results.drifted_features(self.settings, f"week-{week:02}.parquet")
 
     def _quality(self, week: int, version: int) -> tuple[float | None, bool]:
-        return simulated_calendar.week_quality(self.settings, self.plan.monday(week), version)
+        return simulated_results.week_quality(self.settings, self.plan.monday(week), version)
 
     def _forget(self, week: int) -> None:
         old = Path(self.settings.processed) / self._run(week - KEPT_RUNS)

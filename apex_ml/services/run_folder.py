@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,7 @@ def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], wor
             key=key,
             inputs=inputs,
             code=CodeVersion(version=__version__, git_commit=commit, dirty=dirty),
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            finished_at=context.settings.now().isoformat(timespec="seconds"),
             seconds=seconds,
             outputs=outputs,
             result=result,

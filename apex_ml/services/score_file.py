@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
@@ -91,7 +91,7 @@ def score_file(
 
     `again` is a drop that is scored anew on purpose.
     """
-    started = _Start(datetime.now(UTC), time.monotonic())
+    started = _Start(scorer.context.settings.now(), time.monotonic())
     # names of its own: DuckDB may keep what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
@@ -257,7 +257,7 @@ def _scoring_run(
         confidence_median=median,
         profile=json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
         started_at=started_at,
-        finished_at=datetime.now(UTC),
+        finished_at=scorer.context.settings.now(),
         ms_total=0.0,
         ms_check=0.0,
         ms_features=tally.features_seconds * 1e3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +266,7 @@ def _check_batch(context: StepContext, profile: Profile, data_sha256: str) -> li
         context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256
     )
     recent = [Profile.from_dict(dict(m.result.profile)) for m in earlier if m.result.profile is not None]
-    findings = check_batch(context.contract.batch, profile, recent, datetime.now(UTC).date())
+    findings = check_batch(context.contract.batch, profile, recent, context.settings.now().date())
     warnings = [f"{f.rule}: {f.text}" for f in findings if f.severity == "warning"]
     errors = [f"  {f.rule}: {f.text}" for f in findings if f.severity == "error"]
     for warning in warnings:

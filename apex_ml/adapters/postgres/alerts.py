@@ -147,7 +147,7 @@ class PostgresAlerts(AlertLedger):
     def _renew_or_insert(self, kind: str, subject: str, message: str, which: str = "", run: str = "") -> None:
         values = {"kind": kind, "subject": subject, "message": message, "run": run}
         renewed = self._session.fetch(
-            "UPDATE apex.alerts SET message = %(message)s, last_seen_at = now(), seen_in = nullif(%(run)s, '')"
+            "UPDATE apex.alerts SET message = %(message)s, last_seen_at = apex.clock(), seen_in = nullif(%(run)s, '')"
             f" WHERE kind = %(kind)s AND subject = %(subject)s AND resolved_at IS NULL {which} RETURNING alert_id",
             values,
         )
@@ -179,7 +179,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def resolve(self, kinds: Sequence[str], subjects: Sequence[str]) -> None:
         self._session.execute(
-            "UPDATE apex.alerts SET resolved_at = now() WHERE resolved_at IS NULL AND kind = ANY(%s::text[])"
+            "UPDATE apex.alerts SET resolved_at = apex.clock() WHERE resolved_at IS NULL AND kind = ANY(%s::text[])"
             " AND subject = ANY(%s::text[])",
             (list(kinds), list(subjects)),
         )
@@ -188,7 +188,8 @@ class PostgresAlerts(AlertLedger):
     def resolve_late(self) -> None:
         for kind, event in _SETTLED_BY.items():
             self._session.execute(
-                "UPDATE apex.alerts AS a SET resolved_at = now() WHERE kind = %s AND resolved_at IS NULL AND EXISTS"
+                "UPDATE apex.alerts AS a SET resolved_at = apex.clock() WHERE kind = %s AND resolved_at IS NULL"
+                " AND EXISTS"
                 f" (SELECT FROM {event} > a.raised_at)",
                 (kind,),
             )
@@ -196,7 +197,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def resolve_small_drops(self) -> None:
         self._session.execute(
-            "UPDATE apex.alerts AS a SET resolved_at = now() WHERE kind = %s AND starts_with(subject, %s)"
+            "UPDATE apex.alerts AS a SET resolved_at = apex.clock() WHERE kind = %s AND starts_with(subject, %s)"
             " AND resolved_at IS NULL AND EXISTS (SELECT FROM apex.scoring_runs AS r"
             " WHERE r.finished_at > a.raised_at AND r.rows_scored > 0 AND r.input_alert IS NULL)",
             (UNKNOWN_VALUES, f"{SMALL_DROPS}, "),
@@ -240,7 +241,7 @@ class PostgresAlerts(AlertLedger):
                 " ends by itself when the cause is gone"
             )
         self._session.execute(
-            "UPDATE apex.alerts SET resolved_at = now(), closed_by = %s, closed_reason = %s WHERE alert_id = %s",
+            "UPDATE apex.alerts SET resolved_at = apex.clock(), closed_by = %s, closed_reason = %s WHERE alert_id = %s",
             (who, reason, alert_id),
         )
         return kind, subject

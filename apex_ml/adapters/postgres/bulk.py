@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
+from urllib.parse import quote
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.blockers import blockers
+from apex_ml.adapters.postgres.connection import clock_option
 from apex_ml.adapters.postgres.errors import as_apex_error
 from apex_ml.adapters.postgres.session import BulkSession, Parameters, Row
 from apex_ml.settings import Settings
@@ -113,7 +115,8 @@ def bulk_transactions(settings: Settings) -> Iterator[Callable[[], AbstractConte
     url = settings.writer_url
     with _mapped_errors(url, other_url=settings.reader_url):
         # without a limit a server that accepts and never answers would hold the step for ever
-        connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}connect_timeout={CONNECT_SECONDS}")
+        options = f"connect_timeout={CONNECT_SECONDS}&options={quote(clock_option(settings))}"
+        connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}{options}")
 
     @contextmanager
     def begin() -> Iterator[BulkSession]:

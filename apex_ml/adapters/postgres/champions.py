@@ -174,7 +174,7 @@ class PostgresChampions(ChampionLedger):
         marks = ", ".join(f"%({name})s" + ("::text::jsonb" if name == "evidence" else "") for name in values)
         row = self._session.fetch_one(
             f"INSERT INTO apex.promotions ({', '.join(values)}, done_at)"
-            f" VALUES ({marks}, CASE %(state)s::text WHEN 'done' THEN now() END)"
+            f" VALUES ({marks}, CASE %(state)s::text WHEN 'done' THEN apex.clock() END)"
             " RETURNING promotion_id",
             values,
         )
@@ -184,14 +184,15 @@ class PostgresChampions(ChampionLedger):
     @override
     def finish_move(self, promotion_id: int) -> None:
         self._session.execute(
-            "UPDATE apex.promotions SET state = 'done', done_at = now() WHERE promotion_id = %s AND state = 'pending'",
+            "UPDATE apex.promotions SET state = 'done', done_at = apex.clock()"
+            " WHERE promotion_id = %s AND state = 'pending'",
             (promotion_id,),
         )
 
     @override
     def abort_move(self, promotion_id: int, reason: str) -> None:
         self._session.execute(
-            "UPDATE apex.promotions SET state = 'aborted', done_at = now(), reasons = array_append(reasons, %s)"
+            "UPDATE apex.promotions SET state = 'aborted', done_at = apex.clock(), reasons = array_append(reasons, %s)"
             " WHERE promotion_id = %s AND state = 'pending'",
             (reason, promotion_id),
         )

@@ -64,6 +64,12 @@ def map_driver_errors(url: str, other_url: str = "") -> Iterator[None]:
         raise as_apex_error(url, text, error.pgcode, others=blockers(url, text, error.pgcode, other_url)) from error
 
 
+def clock_option(settings: Settings) -> str:
+    """The option of libpq by which the ledger follows the clock of the settings; empty when that is the machine's."""
+    offset = settings.clock_offset
+    return f"-c apex.clock_offset={offset.total_seconds():.6f}s" if offset else ""
+
+
 @contextmanager
 def connect(settings: Settings) -> Iterator[Connection]:
     """Open a connection as the writer; the caller owns its transactions.
@@ -73,7 +79,8 @@ def connect(settings: Settings) -> Iterator[Connection]:
     """
     url = settings.writer_url
     with map_driver_errors(url, settings.reader_url):
-        connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options="-c timezone=UTC")
+        options = f"-c timezone=UTC {clock_option(settings)}"
+        connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options=options)
         try:
             yield connection
         finally:

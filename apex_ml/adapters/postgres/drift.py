@@ -87,7 +87,7 @@ class PostgresDrift(DriftLedger):
             " EXCLUDED.measured_at)",
             rows,
             # the time of the statement, not of the transaction: it tells which subject of a scope is the newest
-            template=f"({', '.join(['%s'] * 17)}, clock_timestamp())",
+            template=f"({', '.join(['%s'] * 17)}, clock_timestamp() + (apex.clock() - now()))",
         )
 
     @override

@@ -169,7 +169,8 @@ class PostgresDrops(DropLedger):
     @override
     def count_delivery(self, sha256: str) -> None:
         self._session.execute(
-            "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = now() WHERE sha256 = %s", (sha256,)
+            "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = apex.clock() WHERE sha256 = %s",
+            (sha256,),
         )
 
     @override
@@ -177,7 +178,7 @@ class PostgresDrops(DropLedger):
         recorded = self._session.fetch_one(
             "INSERT INTO apex.drops (sha256, name, bytes, state, reason, rows, rows_quarantined)"
             " VALUES (%s, %s, %s, 'failed', %s, %s::bigint, %s::bigint)"
-            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = now(),"
+            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = apex.clock(),"
             " reason = EXCLUDED.reason, rows = EXCLUDED.rows, rows_quarantined = EXCLUDED.rows_quarantined"
             " WHERE drops.state = 'failed' RETURNING drop_id",
             (drop.sha256, drop.name, drop.size, drop.reason, drop.rows, drop.quarantined),

@@ -112,7 +112,7 @@ class PostgresQuality(QualityLedger):
         self._session.execute(
             f"INSERT INTO apex.model_quality ({', '.join(names)}) VALUES ({', '.join(f'%({n})s' for n in names)})"
             f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(f'{n} = EXCLUDED.{n}' for n in values)},"
-            " measured_at = now()",
+            " measured_at = apex.clock()",
             key | values,
         )
 

@@ -150,7 +150,7 @@ class PostgresScoringRuns(ScoringRunLedger):
         rows = self._session.fetch(
             "SELECT profile::text FROM apex.scoring_runs WHERE model_name = %(name)s AND model_version = %(version)s"
             " AND rows_scored > 0 AND rows_scored < %(rows)s AND profile IS NOT NULL"
-            " AND finished_at > now() - interval '1 day' ORDER BY run_id DESC LIMIT %(rows)s",
+            " AND finished_at > apex.clock() - interval '1 day' ORDER BY run_id DESC LIMIT %(rows)s",
             {"name": model_name, "version": version, "rows": max_rows},
         )
         return [json.loads(text) for (text,) in rows]

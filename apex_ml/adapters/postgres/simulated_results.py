@@ -1,28 +1,11 @@
-"""What a simulation of many weeks asks of Postgres: to move the times of what it wrote, and the results by week."""
+"""What the simulated year reads from Postgres: the drifted features of a drop, and the quality of a week."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.settings import Settings
-
-_TIMES = {
-    "scoring_runs": ("started_at", "finished_at"),
-    "drops": ("received_at", "delivered_at"),
-    "promotions": ("decided_at", "done_at"),
-    "alerts": ("raised_at", "last_seen_at", "resolved_at"),
-    "drift": ("measured_at",),
-    "model_versions": ("recorded_at",),
-}
-
-
-def move_times(settings: Settings, after: datetime, to: datetime) -> None:
-    """Set every time after a moment to another one."""
-    with transaction(settings) as session:
-        for table, columns in _TIMES.items():
-            for column in columns:
-                session.execute(f"UPDATE apex.{table} SET {column} = %s WHERE {column} > %s", (to, after))
 
 
 def drifted_features(settings: Settings, drop: str) -> list[str]:
