@@ -1,0 +1,37 @@
+-- What psql shows about each table and view, in one style: what one row is, then what its columns need explained.
+
+COMMENT ON TABLE apex.drops IS 'One row for each delivered file content. A drop is identified by its bytes, whatever its name. deliveries counts how often the content arrived.';
+COMMENT ON TABLE apex.scoring_runs IS 'One row for each scoring of a drop. ms_*: milliseconds for each phase. row_us_*: microseconds for each row; p50, p95 and p99 are over batches.';
+COMMENT ON TABLE apex.scoring_run_classes IS 'One row for each scoring run and predicted class.';
+COMMENT ON TABLE apex.quarantined_rows IS 'One row for each row that breaks the contract, with all its reasons. row_nr is its position in the file, counted from 0.';
+COMMENT ON TABLE apex.outcomes IS 'One row for each scored order whose true target is known.';
+COMMENT ON TABLE apex.promotions IS 'The champion ledger: one row for each decision about the champion. Rows are added, and only their state changes.';
+COMMENT ON VIEW apex.model_history IS 'One row for each decision about the champion, with the log losses that it compared.';
+COMMENT ON VIEW apex.drop_summary IS 'One row for each drop, with the metrics of its latest scoring run. A drop that was refused for its rows has counts only. A file that could not be read has state and reason only, and its counts are null.';
+COMMENT ON VIEW apex.drop_classes IS 'One row for each drop and predicted class, of the latest scoring run.';
+COMMENT ON VIEW apex.quarantine IS 'One row for each reason of a quarantined row.';
+COMMENT ON TABLE apex.model_versions IS 'One row for each registered model version that the gate evaluated, with its data, contract and code.';
+COMMENT ON TABLE apex.shadow_runs IS 'One row for each scoring run and challenger that scored the same drop in shadow.';
+COMMENT ON TABLE apex.alerts IS 'One row for each alert. message has the facts as of last_seen_at; seen_in is the step run that saw the cause last. resolved_at is set when the cause is gone or a person closed the alert; then closed_by and closed_reason say who and why. sent_at is set when every channel has it. Kinds, with their subject: bad_drop (a drop that cannot be scored), unknown_values (a scored drop whose values the model does not know), drift (feature), quality (model version), drop_late, score_late, retrain_late.';
+COMMENT ON VIEW apex.open_alerts IS 'One row for each alert that is not resolved.';
+COMMENT ON VIEW apex.alert_history IS 'One row for each alert, open or resolved. closed_by and closed_reason: the person who closed it, and why; null when its cause is gone.';
+COMMENT ON TABLE apex.alert_deliveries IS 'One row for each alert and channel that accepted it.';
+COMMENT ON VIEW apex.alert_totals IS 'One row for each kind of alert: how many were raised, how many are open, and when the newest was raised.';
+COMMENT ON TABLE apex.mlflow_outbox IS 'One row for each scoring run whose statistics go to MLflow. The drops of one call of the step are one batch and share one MLflow run.';
+COMMENT ON TABLE apex.scored_partitions IS 'One row for each partition of scored_orders. It holds the runs from low to below high. Small drops go into the newest partition while next is below high.';
+COMMENT ON FUNCTION apex.attach_scored_partition IS 'Creates an empty partition.';
+COMMENT ON FUNCTION apex.take_run_id IS 'Takes the next run_id in a transaction of its own: in the open partition, or, with own, in a new range whose table the caller creates.';
+COMMENT ON COLUMN apex.scoring_runs.profile IS 'Counts of the scored orders by level or bin of every feature, of the prediction and of its confidence. Null for runs that older versions of Apex wrote.';
+COMMENT ON COLUMN apex.scoring_runs.input_alert IS 'Message of the alert about the drop''s content: a feature has unknown or null values far more often than in training. Null: no alert.';
+COMMENT ON COLUMN apex.scoring_runs.input_warning IS 'Warning about the drop''s content: it has no rows, or rows dated far after the history that scored them. Null: no warning.';
+COMMENT ON COLUMN apex.drops.rows_quarantined IS 'Rows that break the contract, of a drop that was refused for them. Null for any other drop: scoring_runs counts those of a scored one.';
+COMMENT ON TABLE apex.drift IS 'One row for each feature of a scored drop, of a day of scoring, of a day of online answers, or of a week of raw orders: how far its distribution is from the reference. effect is Cohen''s w. q_value is the p-value corrected for the number of features. note says why there is no test.';
+COMMENT ON COLUMN apex.drift.min_effect IS 'Smallest effect that matters for this feature. It has drifted when effect is at least this and q_value is significant.';
+COMMENT ON VIEW apex.drift_latest IS 'One row for each feature of the newest drop that no other replaced, of the newest day of scoring, of the newest day of online answers and of the newest week of raw orders.';
+COMMENT ON VIEW apex.drift_history IS 'One row for each feature of every drop, day of scoring, day of online answers and week of raw orders: its distance from the reference.';
+COMMENT ON TABLE apex.model_quality IS 'One row for each model version and week, by its Monday, over the current scores of orders whose outcome is known. low and high of log loss and accuracy bound 95 % intervals. verdict compares compared_low to compared_high with expected_low to expected_high and with upper_limit. sustained: the version is worse over several weeks, since sustained_since, by sustained_excess nats on average; sustained_evidence is 1 at the alarm. Null verdict: an older version of Apex evaluated the week.';
+COMMENT ON VIEW apex.model_quality_weekly IS 'One row for each model version and week: the quality of its scores where the outcome is known, beside the expectation and the class prior of that week. classes: orders, precision, recall and F1 of each class.';
+COMMENT ON VIEW apex.scoring_totals IS 'One row: all scoring runs, including those that a later run or delivery replaced.';
+COMMENT ON TABLE apex.online_profiles IS 'One row for each UTC day and model version: recorded online answers, and counts of their orders by level or bin of every feature, of the prediction and of its confidence. feature_snapshot is that of the newest answer.';
+COMMENT ON VIEW apex.online_days IS 'One row for each UTC day and model version: how many answers of the online service were recorded.';
+COMMENT ON VIEW apex.challenger IS 'At most one row for each model: the version that the gate evaluated last, if it was rejected and did not become champion in another way. The alias challenger in MLflow points to it.';
