@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 export PYTHON
-# with it every process compiles all that it imports anew, which is two thirds of a step's start
+# without bytecode every process compiles its imports again, which takes two thirds of a step's start
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
@@ -100,7 +100,7 @@ docs-serve: setup ## Show the documentation on http://127.0.0.1:8000, rebuilt at
 	@$(BIN)/zensical serve --dev-addr 127.0.0.1:8000
 
 lock: export UV_SYSTEM_CERTS ?= true
-lock: setup ## Compile requirements.txt anew from pyproject.toml
+lock: setup ## Compile requirements.txt again from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.txt
 	@deployment/docker/lock.sh

@@ -1,7 +1,7 @@
 """Measure every target: ``python -m benchmarks [--only NAME] [--raw FOLDER]``.
 
-Prints a table and writes build/bench.json. Ends with 1 when a target is missed or a measurement failed. Everything it
-brings up goes away again, also after Ctrl-C or SIGTERM.
+Prints a table and writes build/bench.json. Exits with 1 when a target is missed or a measurement failed. It removes all
+that it starts, also after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ REPORT = CODE_ROOT / "build" / "bench.json"
     help="Folder of raw parquet files. Default: APEX_TEST_RAW, else 1,250,000 generated orders.",
 )
 def bench(only: tuple[str, ...], raw: Path | None) -> None:
-    """Measure every target that the project names, each beside a floor or a peer."""
+    """Measure every target of the project, each with a floor or a peer to compare."""
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -76,7 +76,7 @@ def bench(only: tuple[str, ...], raw: Path | None) -> None:
                     for row in MEASUREMENTS[name](scene):
                         rows.append({"measurement": name, **row.as_dict()})
                         console.print(f"  {_line(row)}", markup=False)
-                except Exception as error:  # noqa: BLE001  one that fails must not hide the others' figures
+                except Exception as error:  # noqa: BLE001  a failed measurement must not hide the others
                     failed[name] = f"{type(error).__name__}: {error}"
                     console.print(f"  failed: {failed[name]}", markup=False)
     finally:
@@ -95,7 +95,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _load() -> float:
-    """How many processes want the machine: more than its cores says that others work on it, too."""
+    """Number of running processes. More than the cores means that others use the machine, too."""
     return round(os.getloadavg()[0], 2)
 
 

@@ -1,4 +1,4 @@
-"""False alarms over healthy nights, and how often a drift is found, by the rules of the step monitor."""
+"""False alarms over simulated healthy nights, and how often the rules of the step monitor detect a drift."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ YEARS = 300
 
 @measurement
 def drift(scene: Scene) -> Iterator[Row]:
-    """2,000 healthy nights, also after a settled change; a tenth more of an attribute's largest level, 200 times."""
+    """2,000 healthy nights, also after a settled change; and 10 % more of an attribute's largest level, 200 times."""
     contract = load_contract(Settings.load().contract)
     orders = population()
     alarms = sum(bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders).healthy(NIGHTS))
@@ -44,7 +44,7 @@ def drift(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def healthy_years(scene: Scene) -> Iterator[Row]:
-    """300 healthy years of weekly quality: false alarms of both rules; then how soon a small change is found."""
+    """300 healthy years of weekly quality: false alarms of both rules; and the time to detect a small change."""
     rule = Rule()
     worse = slightly = alarms = 0
     for seed in range(YEARS):

@@ -1,4 +1,4 @@
-"""Features with all of the history beside the least that finds a client's last order, and ten times the rows."""
+"""Features with the full history, compared with the fastest query for a client's last order; and ten times the rows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def accept(raw: str, folder: str) -> None:
 
 
 def multiply(folder: str, target: str, times: int = TIMES) -> None:
-    """Write every file so many times, each time with clients of its own."""
+    """Write several copies of every file, each with other clients."""
     settings = Settings.load(home=target)
     entity = identifier(load_contract(settings.contract).entity)
     Path(target).mkdir()
@@ -66,12 +66,12 @@ def multiply(folder: str, target: str, times: int = TIMES) -> None:
 
 
 def multiply_raw(raw: Path, target: Path) -> None:
-    """Write the raw files so many times, in a process of its own."""
+    """Write several copies of the raw files, in a separate process."""
     _call("multiply", str(raw), str(target))
 
 
 def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
-    """Print the median seconds of making all examples and of the floor in the same rounds, and the median ratio."""
+    """Print the median seconds of all examples and of the floor in the same rounds, and their median ratio."""
     settings = Settings.load(home=Path(accepted).parent)
     contract = load_contract(settings.contract)
     contract = contract.model_copy(update={"features": contract.features.model_copy(update={"grain": grain})})
@@ -90,7 +90,7 @@ def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
             examples = sum(t.num_rows for t in make_examples(orders, settings.threads))
             seconds["features"].append(time.perf_counter() - began)
     result = {name: median(values) for name, values in seconds.items() if values}
-    # round by round, as others may work on the machine
+    # in alternating rounds, because others can use the machine
     ratios = [ours / floor for ours, floor in zip(seconds["features"], seconds["floor"], strict=False)]
     print("\n" + json.dumps({"examples": examples, "ratio": median(ratios) if ratios else None, **result}))
 
@@ -103,7 +103,7 @@ def _call(name: str, *arguments: str, numbers: tuple[Any, ...] = ()) -> Any:
 
 @measurement
 def features(scene: Scene) -> Iterator[Row]:
-    """All features of the accepted orders, in a process of its own a grain; then of ten times the orders."""
+    """All features of the accepted orders, in a separate process for each grain; then of ten times the orders."""
     _call("accept", str(scene.raw), str(scene.folder))
     accepted, tenfold = str(scene.folder / "accepted"), str(scene.folder / "tenfold")
     _call("multiply", accepted, tenfold)

@@ -1,4 +1,4 @@
-"""How often the gate errs, how often it finds a better model, and how late, on models and orders of the simulator.
+"""Error rate and power of the gate, and its delay, on models and orders of the simulator.
 
 What a model truly gains is known exactly: all looks draw their orders from one universe of feature vectors, whose true
 class probabilities the simulator tells.
@@ -37,12 +37,12 @@ from benchmarks.scene import Scene
 MODELS, UNIVERSE = 200, 200_000
 TRAINING, VALIDATION = 90_000, 30_000
 WINDOW, NIGHTLY = 30_000, 3_000
-"""Orders of a holdout, and how many of them are new each night: with 150,000 clients and 1.25 million orders a year the
-newest fifth of the clients' last orders is that of about ten days."""
+"""Orders of a holdout, and how many of them are new each night. With 150,000 clients and 1.25 million orders a year the
+newest fifth of the clients' last orders covers about ten days."""
 LOOKS, YEARS, NIGHTS = 2_000, 1_000, 365
 HARD_LOOKS, POWER_LOOKS, YEARS_WITHOUT_MARGIN = 500, 300, 100
 GAIN = 0.003
-"""Relative gain beyond the margin that must be found."""
+"""Relative gain beyond the margin that the gate must detect."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,20 @@ class World:
         return float((self.truth * losses).sum(axis=1).mean())
 
     def drawn(self, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Places of n vectors and the classes that came, (n,) each."""
+        """Places of n vectors and the drawn classes, (n,) each."""
         places = random.integers(0, len(self.truth), n)
         return places, pick_each(self.truth[places], random.random(n))
 
     def decided(
         self, ours: np.ndarray, theirs: np.ndarray, places: np.ndarray, y: np.ndarray, policy: Promotion, looks: int
     ) -> bool:
-        """What the gate says of two models, given by their losses, on drawn orders of as many clients."""
+        """The gate's decision about two models, given by their losses, on drawn orders of different clients."""
         contenders = [Contender(np.exp(-losses[places]), self.classes, ("a",)) for losses in (ours, theirs)]
         serving = Serving(self.classes, ("a",))
         return decide(*contenders, Holdout(y, self.shares), policy, serving, looks=looks, seed=looks).promote
 
     def worse(self, losses: np.ndarray, gap: float) -> np.ndarray:
-        """The model, blurred by a temperature until it expects `gap` nats more; it names the same classes."""
+        """The model, blurred by a temperature until it expects `gap` nats more; it predicts the same classes."""
         target = self.true_loss(losses) + gap
         return _blurred(losses, float(brentq(lambda w: self.true_loss(_blurred(losses, w)) - target, 0, 0.99)))
 
@@ -108,7 +108,7 @@ def build(models: int = MODELS, universe: int = UNIVERSE, training: int = TRAINI
     """Train models on separate samples of the base process, on all attributes, without a search."""
     _, y, truth = _orders(universe, seed=1)
     _, classes = _columns()
-    # started anew, as the threads of XGBoost do not survive a fork
+    # started as new processes, because the threads of XGBoost do not survive a fork
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         losses = list(pool.map(partial(_trained, universe, training), range(models)))
     return World(truth, losses, np.bincount(y, minlength=len(classes)) / universe, classes)
@@ -134,7 +134,7 @@ def _trained(universe: int, training: int, number: int) -> np.ndarray:
 
 
 def looks(world: World, policy: Promotion, gap: float | None, seeds: range) -> int:
-    """Promotions over single looks, one a seed, at two models of the pool, or at one and itself made worse by `gap`."""
+    """Promotions over single looks, one per seed, at two models of the pool, or at a model and a worse copy (`gap`)."""
     promoted = 0
     for seed in seeds:
         random = np.random.default_rng([1, seed])
@@ -145,9 +145,9 @@ def looks(world: World, policy: Promotion, gap: float | None, seeds: range) -> i
 
 
 def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS, nightly: int = NIGHTLY) -> list[int]:
-    """For every simulated year the number of false promotions: of models whose true gain is not above the margin.
+    """Number of false promotions in every simulated year: of models whose true gain is not above the margin.
 
-    Each night another model of the pool is challenger, on a holdout that moves on by `nightly` orders.
+    Each night another model of the pool is the challenger, on a holdout with `nightly` new orders.
     """
     expected = np.array([world.true_loss(losses) for losses in world.losses])
     window = WINDOW * nightly // NIGHTLY
@@ -161,7 +161,7 @@ def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS
             look += 1
             challenger = int(random.integers(len(world.losses)))
             rows = slice(night * nightly, night * nightly + window)
-            # the gate's own bound, which every promotion needs, saves the rest of most looks
+            # every promotion needs this bound; checking it first saves the rest of most looks
             ours, theirs = (world.losses[model].ravel()[flat[rows]] for model in (challenger, champion))
             bound = lower_bound(Clusters.of(theirs - ours, None), level_of_look(policy, look), look)
             if bound.low > policy.margin and world.decided(
@@ -174,7 +174,7 @@ def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS
 
 
 def delay(world: World, policy: Promotion, gap: float, first: int, seeds: range, *, most: int = NIGHTS) -> list[int]:
-    """Nights until a kind of model that is truly better by `gap` nats, tried from look `first` on, is champion."""
+    """Nights until a model that is truly better by `gap` nats, tried from look `first` on, becomes champion."""
     results = []
     for seed in seeds:
         random = np.random.default_rng([3, seed])
@@ -209,7 +209,7 @@ def _spread(pool: ProcessPoolExecutor, work: Callable[..., object], count: int) 
 
 @measurement
 def gate(scene: Scene) -> Iterator[Row]:
-    """Train 200 models on separate samples, and let the gate look at them for a thousand years."""
+    """Train 200 models on separate samples, and let the gate compare them for a thousand simulated years."""
     global _world
     _world = world = build()
     policy = load_contract(Settings.load().contract).promotion

@@ -1,4 +1,4 @@
-"""Services of a whole platform killed at every fault point of scoring; afterwards the tables are as if nothing was."""
+"""Kill services of a platform at every fault point of scoring, and compare the tables with those of a healthy run."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from tests.support.waiting import until
 EVERY = (supervision.POSTGRES, supervision.MLFLOW, *supervision.AIRFLOW)
 SERVICES = ("airflow-scheduler", supervision.MLFLOW, supervision.POSTGRES)
 SEEDS = 3
-"""Rounds over the points; in each a point meets another service."""
+"""Rounds over the points. In each round another service is killed at a point."""
 SMALL_ROWS = 2_000
-PATIENCE = 300.0
+RECOVERY_TIMEOUT = 300.0
 QUIET = "quiet"
 
 
 @measurement
 def kills(scene: Scene) -> Iterator[Row]:
-    """Scheduler, MLflow and Postgres killed at every point of scoring a drop, beside the same drops undisturbed."""
+    """Kill scheduler, MLflow and Postgres at every point of scoring a drop; compare with the same drops undisturbed."""
     waits: list[float] = []
     with (
         platform_with_champion(scene, retry_delay_seconds=5) as (home, as_of),
-        AirflowApi(home.settings, patience=PATIENCE) as api,
+        AirflowApi(home.settings, patience=RECOVERY_TIMEOUT) as api,
     ):
         apex = Apex(home.settings)
         api.unpause("apex_score")
@@ -62,7 +62,7 @@ def kills(scene: Scene) -> Iterator[Row]:
                 shutil.copy2(path, kept / path.name)
                 waits.append(_disturbed(apex, api, path, point, service, survives=chance.random() < 0.5))
                 print(f"  {point}, {service} killed: whole after {waits[-1]:.0f} s", flush=True)
-        apex.call("score", "--list")  # tells MLflow what it missed
+        apex.call("score", "--list")  # sends MLflow the missed metrics
         disturbed = tables(apex)
         reader.end()
         assert reader.failed == [], reader.failed
@@ -71,11 +71,11 @@ def kills(scene: Scene) -> Iterator[Row]:
     yield Row("tables unlike those of an undisturbed run", len(wrong), "", 0.0, None, ", ".join(sorted(wrong)))
     note = f"{len(waits)} kills, {reader.polls} polls"
     yield Row("partial runs seen while services are killed", len(reader.wrong), "", 0.0, None, note)
-    yield Row("a drop is whole after a kill, slowest", max(waits), "s", PATIENCE)
+    yield Row("a drop is whole after a kill, slowest", max(waits), "s", RECOVERY_TIMEOUT)
 
 
 def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str, seed: int) -> Path:
-    """Make a drop outside of the inbox, large where only a large one reaches the point."""
+    """Make a drop outside the inbox, a large one if only a large drop reaches the point."""
     rows = OWN_ROWS if point in LARGE_ONLY else SMALL_ROWS
     path = apex.settings.home / name
     make_drop(str(scene.raw), as_of, rows, seed, path, load_contract(apex.settings.contract))
@@ -83,33 +83,33 @@ def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str, seed: in
 
 
 def _disturbed(apex: Apex, api: AirflowApi, path: Path, point: str, service: str, survives: bool) -> float:
-    """Kill a service while the drop is scored; seconds from there until the drop is whole and Airflow at rest.
+    """Kill a service while the drop is scored. Returns the seconds until the drop is complete and Airflow is idle.
 
-    The step goes on, or it dies as with the machine that it ran on.
+    The step continues, or it is killed too, as in a crash of its machine.
     """
     with fault_for_steps(apex.settings, point):
         shutil.move(path, apex.inbox / path.name)
-        step = until(lambda: halted_step(apex.settings), PATIENCE)
+        step = until(lambda: halted_step(apex.settings), RECOVERY_TIMEOUT)
     began = time.monotonic()
     kill_service(apex.settings, service)
     with suppress(psutil.NoSuchProcess):
         step.send_signal(signal.SIGCONT if survives else signal.SIGKILL)
-    until(lambda: all(state.ok for state in health.check(apex.settings, EVERY).values()), PATIENCE)
-    while not _whole(apex, path.name):
-        assert time.monotonic() - began < PATIENCE, path.name
+    until(lambda: all(state.ok for state in health.check(apex.settings, EVERY).values()), RECOVERY_TIMEOUT)
+    while not _is_complete(apex, path.name):
+        assert time.monotonic() - began < RECOVERY_TIMEOUT, path.name
         if all(run.finished for run in api.dag_runs("apex_score")):
-            api.trigger("apex_score")  # as the sweep every quarter of an hour would
+            api.trigger("apex_score")  # like the sweep every 15 minutes
         time.sleep(1)
     return time.monotonic() - began
 
 
-def _whole(apex: Apex, name: str) -> bool:
+def _is_complete(apex: Apex, name: str) -> bool:
     done = apex.sql("SELECT count(*) FROM apex.drop_summary WHERE name = %s AND state = 'done'", (name,))
     return done == [(1,)] and not (apex.inbox / name).exists()
 
 
 def _undisturbed(apex: Apex, kept: Path) -> Apex:
-    """The same drops scored by one quiet call into a database of their own."""
+    """Score the same drops with one undisturbed call into a separate database."""
     settings = apex.settings
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
         connection.autocommit = True

@@ -1,4 +1,4 @@
-"""From the moment a drop lies in the inbox to its rows in Postgres, through the real scheduler."""
+"""Time from the arrival of a drop in the inbox to its rows in Postgres, with the real scheduler."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support.throwaway_home import free_ports, open_folder
 
 ROUNDS = 5
 ROWS = 10_000
-PATIENCE = 120.0
+VISIBLE_TIMEOUT = 120.0
 PAUSE = 0.05
-SEEN = (
+VISIBLE_ROWS = (
     "SELECT count(*), max(s.ms_total) / 1000 FROM apex.scored_orders_current JOIN apex.drop_summary AS s USING (run_id)"
     " WHERE s.name = %s"
 )
@@ -33,7 +33,7 @@ SEEN = (
 
 @contextmanager
 def platform_with_champion(scene: Scene, **more: Any) -> Iterator[tuple[Home, date]]:
-    """A whole platform of its own after its first night, and the day up to which its history goes."""
+    """A separate platform after its first run, and the day up to which its history goes."""
     with open_folder() as folder:
         ports = dict(zip(("pg_port", "mlflow_port", "airflow_port", "serving_port"), free_ports(4), strict=True))
         inputs: dict[str, Any] = {"home": folder, "raw_url": str(scene.raw), **ports, **more}
@@ -50,7 +50,7 @@ def platform_with_champion(scene: Scene, **more: Any) -> Iterator[tuple[Home, da
 
 @measurement
 def lands(scene: Scene) -> Iterator[Row]:
-    """A drop of 10,000 orders on a platform of its own: seconds until a reader sees its rows."""
+    """A drop of 10,000 orders on a separate platform: seconds until a reader sees its rows."""
     took, inside = [], []
     with platform_with_champion(scene) as (home, as_of), AirflowApi(home.settings) as api:
         api.unpause("apex_score")
@@ -58,8 +58,8 @@ def lands(scene: Scene) -> Iterator[Row]:
             path = Path(home.settings.drops) / "inbox" / f"lands-{seed}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             make_drop(str(scene.raw), as_of, ROWS, seed, path, load_contract(home.settings.contract))
-            seconds, step_seconds = _until_seen(home.settings, path.name)
-            if seed:  # the first one also waits for the DAG to be parsed
+            seconds, step_seconds = _wait_until_visible(home.settings, path.name)
+            if seed:  # the first drop also waits until the DAG is parsed
                 took.append(seconds)
                 inside.append(step_seconds)
             while not all(run.finished for run in api.dag_runs("apex_score")):
@@ -68,15 +68,15 @@ def lands(scene: Scene) -> Iterator[Row]:
     yield Row("a drop of 10,000 orders lands, rows seen", median(took), "s", 15.0, step, f"slowest {max(took):.1f} s")
 
 
-def _until_seen(settings: Settings, name: str) -> tuple[float, float]:
+def _wait_until_visible(settings: Settings, name: str) -> tuple[float, float]:
     """Seconds until a reader sees all rows of a drop, and seconds of the scoring in it."""
     began = time.monotonic()
     with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
-        while time.monotonic() - began < PATIENCE:
-            cursor.execute(SEEN, (name,))
+        while time.monotonic() - began < VISIBLE_TIMEOUT:
+            cursor.execute(VISIBLE_ROWS, (name,))
             ((rows, inside),) = cursor.fetchall()
             if rows == ROWS:
                 return time.monotonic() - began, float(inside)
             time.sleep(PAUSE)
-    raise CommandError(f"{name}: not seen after {PATIENCE:.0f} s")
+    raise CommandError(f"{name}: not visible after {VISIBLE_TIMEOUT:.0f} s")

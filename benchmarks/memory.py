@@ -17,7 +17,7 @@ PERIOD_SECONDS = 1.0
 
 @dataclass
 class Peak:
-    """The largest sum seen, in MiB, and of how many processes; `samples` tells how often was looked."""
+    """The largest observed sum, in MiB, and its number of processes; `samples` is the number of observations."""
 
     mib: float = 0.0
     processes: int = 0
@@ -28,7 +28,7 @@ class Peak:
 def sampled_peak(settings: Settings, root: int) -> Iterator[Peak]:
     """Sample the processes of a home's platform and the descendants of `root` until the block ends.
 
-    Pages that processes share count once (PSS), where the system can tell.
+    Pages that processes share count once (PSS), if the system reports it.
     """
     peak = Peak()
     stop = threading.Event()

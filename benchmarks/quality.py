@@ -94,7 +94,7 @@ def measure_masks(raw: Path, folder: Path) -> dict[str, Any]:
 
 @measurement
 def quality(scene: Scene) -> Iterator[Row]:
-    """Check the rows of all raw files, in a process of its own."""
+    """Check the rows of all raw files, in a separate process."""
     code = "import sys; from benchmarks.quality import main; main(*sys.argv[1:])"
     env = clean_environment(PYTHONPATH=f"{CODE_ROOT}:{CODE_ROOT / 'plugins'}")
     ended = run_measured([sys.executable, "-c", code, str(scene.raw), str(scene.folder)], env)

@@ -1,4 +1,4 @@
-"""A night's computing with a search, and the data steps on ten times the rows."""
+"""A retraining with a search, and the data steps on ten times the rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STEPS = (*DATA_STEPS, "train", "promote")
 
 @measurement
 def retrain(scene: Scene) -> Iterator[Row]:
-    """validate → promote with 20 trials, each step in a process of its own; then the data steps ten times as large."""
+    """validate → promote with 20 trials, each step in its own process; then the data steps on ten times the rows."""
     more = {"validate": ("--force",), "train": ("--trials", str(TRIALS))}
     first = {step: scene.home.apex(step, "--run", "searched", *more.get(step, ())) for step in STEPS}
     shares = ", ".join(f"{step} {ended.seconds:.1f}" for step, ended in first.items())
-    # what it would take at least on two cores of its own: tells how much of the time others took
+    # the minimum on two free cores: shows how much of the time others took
     alone = Beside("half of its CPU seconds", sum(e.cpu_seconds for e in first.values()) / 2)
     yield Row(f"retrain with {TRIALS} trials", sum(e.seconds for e in first.values()), "s", 90.0, alone, shares)
     peaks = ", ".join(f"{step} {ended.peak_mib:.0f}" for step, ended in first.items())
@@ -28,7 +28,7 @@ def retrain(scene: Scene) -> Iterator[Row]:
 
     raw = scene.folder / "raw-tenfold"
     multiply_raw(scene.raw, raw)
-    # a folder of its own: a batch of ten times the rows is refused beside the nights before
+    # a separate folder: the batch rules refuse ten times the rows of the earlier runs
     home = replace(scene.home, env=scene.home.env | {"APEX_PROCESSED_URL": str(scene.folder / "processed-tenfold")})
     inputs = {"validate": ("--force", "--raw", str(raw))}
     many = {step: home.apex(step, "--run", "tenfold", *inputs.get(step, ())) for step in DATA_STEPS}

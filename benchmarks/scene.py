@@ -1,4 +1,4 @@
-"""What measurements share: the raw files, throwaway platforms and clones. All of it goes away at the end."""
+"""Shared resources of measurements: raw files, throwaway platforms and clones. All are removed at the end."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOT_INHERITED = ("APEX_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "PYTHON")
 
 
 class CommandError(Exception):
-    """A measured command went wrong; the text is the end of its output."""
+    """A measured command failed; the text is the end of its output."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a measured process ended: wall and CPU seconds, peak MiB of the process itself, and its output."""
+    """Result of a measured process: wall and CPU seconds, peak MiB of the process itself, and its output."""
 
     seconds: float
     peak_mib: float
@@ -55,8 +55,8 @@ def clean_environment(**extra: str) -> dict[str, str]:
 def run_measured(command: Sequence[str], env: Mapping[str, str]) -> Ended:
     """Run a command to its end. Raises CommandError with the end of its output when it does not exit with 0.
 
-    The command is started by a small process of its own, since the kernel counts the memory of the parent that a new
-    process is forked from as the child's peak.
+    A small separate process starts the command, because the kernel counts the memory of the forking parent in the
+    child's peak.
     """
     with tempfile.NamedTemporaryFile("r", suffix=".json") as report:
         stub = [sys.executable, "-I", "-S", str(Path(__file__).with_name("rusage.py")), report.name, *command]
@@ -75,7 +75,7 @@ def run_python(code: str, *arguments: str) -> Ended:
 
 @contextlib.contextmanager
 def own_group(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a process group of its own that ends with the block, whatever happens."""
+    """Start a command in its own process group, which always ends with the block."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def own_group(command: Sequence[str], **options: Any) -> Iterator[subprocess.Pop
 
 
 def destroy(settings: Settings, folder: Path) -> None:
-    """Take a throwaway platform down, delete its database, and end what still runs from its folder."""
+    """Stop a throwaway platform, delete its database, and end all processes from its folder."""
     start.destroy(settings)
     left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     for process in left:
@@ -114,18 +114,18 @@ class Home:
     env: dict[str, str]
 
     def apex(self, *arguments: str) -> Ended:
-        """Run `apex ARGUMENTS` in a process of its own, measured."""
+        """Run `apex ARGUMENTS` in a separate process, measured."""
         return run_measured([*APEX, *arguments], self.env)
 
 
 @dataclass
 class Scene:
-    """Resources that are made at their first use and end with `stack`."""
+    """Resources that are created at their first use and end with `stack`."""
 
     given_raw: Path | None
     stack: ExitStack = field(default_factory=ExitStack)
     given: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the home beside those of its place and its ports."""
+    """Settings of the home, besides its folder and its ports."""
 
     @cached_property
     def folder(self) -> Path:
@@ -143,14 +143,14 @@ class Scene:
 
     @cached_property
     def home(self) -> Home:
-        """Postgres and MLflow on a home of their own; Airflow is not needed by the steps."""
+        """Postgres and MLflow of a separate home; the steps do not need Airflow."""
         folder = self.stack.enter_context(open_folder())
         pg_port, mlflow_port = free_ports(2)
         inputs = {
             "home": folder,
             "pg_port": pg_port,
             "mlflow_port": mlflow_port,
-            "airflow_url": "http://127.0.0.1:9",  # elsewhere: so that this platform does not run it
+            "airflow_url": "http://127.0.0.1:9",  # a remote address, so that this platform does not run Airflow
             "serving": False,
             "raw_url": str(self.raw),
             **self.given,
@@ -162,6 +162,6 @@ class Scene:
 
     @cached_property
     def chain(self) -> dict[str, Ended]:
-        """The first night on the raw files, step by step; afterwards there is a champion."""
+        """The first run on the raw files, step by step; afterwards there is a champion."""
         arguments = {"validate": ("--force",), "elt": (), "split": (), "train": (), "promote": ()}
         return {step: self.home.apex(step, "--run", "bench", *more) for step, more in arguments.items()}

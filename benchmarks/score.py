@@ -15,7 +15,7 @@ ORDERS = 100_000
 
 @measurement
 def score(scene: Scene) -> Iterator[Row]:
-    """Seconds of the whole command and of the drop itself, beside a server-side COPY of the same rows."""
+    """Seconds of the whole command and of the drop itself, compared with a server-side COPY of the same rows."""
     settings = scene.home.settings
     whole, inside, peaks, copies = [], [], [], []
     for seed in range(1, ROUNDS + 1):

@@ -1,4 +1,4 @@
-"""Large drops beside the server's own COPY and beside what others would write; queries over them; many tiny drops."""
+"""Large drops compared with the server's own COPY and with usual Python code; queries; many tiny drops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _contract(settings: Settings) -> Contract:
 
 
 def put(scene: Scene, name: str, rows: int, seed: int) -> Path:
-    """Put a drop of so many orders into the inbox."""
+    """Put a drop of `rows` orders into the inbox."""
     as_of = date.fromisoformat(scene.chain["elt"].result["as_of"])
     inbox = Path(scene.home.settings.drops) / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def put(scene: Scene, name: str, rows: int, seed: int) -> Path:
 
 
 def scored_once(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, Any]]:
-    """Score a drop of the inbox; returns how the command ended and what it says of the drop."""
+    """Score a drop of the inbox. Returns the measured command and its result for the drop."""
     ended = scene.home.apex("score", "--run", "bench", "--drops", json.dumps([name]))
     (drop,) = ended.result["drops"]
     assert (drop["state"], drop["rows_scored"]) == ("scored", rows), drop
@@ -76,7 +76,7 @@ def _indexed(cursor: Any, contract: Contract) -> None:
 
 
 def copied(settings: Settings, run_id: int) -> float:
-    """Seconds in which the server copies a run's rows from a file of its own into a table and indexes it."""
+    """Seconds of the server to copy a run's rows from a file into a table and to index it."""
     file = postgres.locate(settings).data / "bench.copy"
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute(f"COPY (SELECT * FROM {SCORED} WHERE run_id = {run_id:d}) TO '{file}' WITH (FORMAT binary)")
@@ -101,9 +101,9 @@ def _champion(settings: Settings) -> tuple[str, Model]:
 
 
 def _attributes(contract: Contract, model: Model) -> list[str]:
-    """Features of the champion, which the peers take from the drop as it is: they know no history."""
+    """Features of the champion, which the peers take directly from the drop, because they know no history."""
     names = list(model.encoder.names)
-    assert set(names) <= set(contract.named("attribute")), f"the peers know attributes alone, the champion has {names}"
+    assert set(names) <= set(contract.named("attribute")), f"the peers know only attributes, the champion has {names}"
     return names
 
 
@@ -204,7 +204,7 @@ def _peer(scene: Scene, name: str, path: Path) -> float:
 
 
 def _rounds(scene: Scene, peers: Sequence[str]) -> tuple[dict[str, list[float]], list[Ended]]:
-    """Seconds of ours, of COPY and of the peers in scoring the same drop, another in each round; and our commands."""
+    """Seconds of Apex, of COPY and of the peers to score the same drop, a new one per round; and Apex's commands."""
     settings = scene.home.settings
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", "copy", *peers)}
     commands = []
@@ -229,7 +229,7 @@ PANDAS, NATIVE = pandas_to_sql.__name__, native_with_adbc.__name__
 
 @measurement
 def large(scene: Scene) -> Iterator[Row]:
-    """A drop of 1,250,000 orders from file to committed rows, beside COPY and beside its peers, in the same rounds."""
+    """A drop of 1,250,000 orders from file to committed rows, compared with COPY and its peers in the same rounds."""
     settings = scene.home.settings
     seconds, commands = _rounds(scene, (PANDAS, NATIVE))
     middle = {name: median(values) for name, values in seconds.items()}
@@ -256,7 +256,7 @@ def large(scene: Scene) -> Iterator[Row]:
 
 
 def _queries(settings: Settings) -> Iterator[Row]:
-    """Queries as an analyst sends them, each planned anew."""
+    """Queries of an analyst, each planned again."""
     contract = _contract(settings)
     entity = identifier(contract.entity)
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
@@ -283,12 +283,12 @@ def _queries(settings: Settings) -> Iterator[Row]:
 
 @measurement
 def many_features(scene: Scene) -> Iterator[Row]:
-    """As large, with every attribute but no history, which the peer does not know, on orders in which they matter."""
+    """A drop of the same size with every attribute, on orders that depend on them. History is left out for the peer."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         contract = yaml.safe_load(Settings.load().contract.read_text(encoding="utf-8"))
         contract["features"] |= {"history": [], "calendar": []}
-        contract["promotion"]["floor"] = 0.01  # these orders can be told better than the real ones
+        contract["promotion"]["floor"] = 0.01  # these orders are easier to predict than the real ones
         (folder / "orders.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
         run_measured([*APEX, "simulate", "--mode", "signal", "--out", str(folder / "raw")], clean_environment())
         inputs = {"contract": str(folder / "orders.yaml"), "selection": "none"}
@@ -308,7 +308,7 @@ def _many_features(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def tiny(scene: Scene) -> Iterator[Row]:
-    """Ten thousand drops of ten orders, listed and then scored in chunks, two at a time as the pool allows."""
+    """Ten thousand drops of ten orders, listed and then scored in chunks, two at a time, as in Airflow's pool."""
     settings = scene.home.settings
     inbox = put(scene, "many.parquet", TINY_DROPS * TINY_ROWS, 7)
     orders = pq.read_table(inbox)

@@ -1,4 +1,4 @@
-"""The online service, load generator included: single orders, large bodies, and a long while of both."""
+"""The online service with its load generator: single orders, large bodies, and a long run of both."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ORDERS = 50_000
 RATE, RATE_SECONDS = 200, 30
 BODY, BODY_SECONDS = 500, 15
 SOAK_SECONDS = float(os.environ.get("APEX_TEST_SOAK_SECONDS", "600"))
-"""How long the soak takes; a run of a minute already tells a leak of a megabyte a second."""
+"""Duration of the soak. A minute is enough to detect a leak of a megabyte per second."""
 SOAK_MIB = 20.0
-"""The most that the second half of the soak may need more than the first: what a leak of 70 bytes a request needs."""
+"""Maximum growth from the first to the second half of the soak: a leak of 70 bytes per request."""
 ORIGINAL_MS = 15.0
-"""About what the original project's service took for a prediction."""
+"""Approximate time of a prediction in the original project's service."""
 CLIENT = """
 import asyncio, json, sys
 from pathlib import Path
@@ -48,14 +48,14 @@ print("FOUND " + json.dumps({**found.metrics(), "failures": dict(found.failures)
 
 @dataclass(frozen=True)
 class Service:
-    """A service in a process of its own."""
+    """A service in a separate process."""
 
     url: str
     process: psutil.Process
     env: dict[str, str]
 
     def load(self, orders: int, **plan: Any) -> dict[str, Any]:
-        """Ask it from a process of its own; returns the figures."""
+        """Send requests from a separate process; returns the metrics."""
         command = [sys.executable, "-W", "ignore", "-c", CLIENT, self.url, str(orders), json.dumps(plan)]
         done = subprocess.run(command, env=self.env, cwd=CODE_ROOT, capture_output=True, text=True, check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
@@ -104,7 +104,7 @@ def service(scene: Scene, **more: str) -> Iterator[Service]:
 
 @measurement
 def serving(scene: Scene) -> Iterator[Row]:
-    """Single orders at 200 requests a second, bodies of 500 as fast as they go, and 32 clients with 50,000 orders."""
+    """Single orders at 200 requests per second, bodies of 500 at full speed, and 32 clients with 50,000 orders."""
     with service(scene) as instance:
         instance.load(2000, concurrency=4)
         single = instance.load(RATE * RATE_SECONDS, concurrency=32, rate=RATE)
@@ -125,7 +125,7 @@ def serving(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def soak(scene: Scene) -> Iterator[Row]:
-    """Single orders at 200 requests/s and large bodies beside them, for ten minutes: is the memory flat?"""
+    """Single orders at 200 requests/s together with large bodies, for ten minutes: the memory must not grow."""
     with service(scene) as instance:
         soaked = run_soak(instance, SOAK_SECONDS)
     note = f"{soaked.seconds:.0f} s, {soaked.requests:,} requests, {soaked.orders:,} orders, at most"
@@ -137,7 +137,7 @@ def soak(scene: Scene) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Soaked:
-    """Resident MiB over time, and what was asked meanwhile."""
+    """Resident MiB over time, and the number of requests meanwhile."""
 
     mib: list[float]
     seconds: float
@@ -148,14 +148,14 @@ class Soaked:
 
 
 def grown(soaked: Soaked) -> float:
-    """MiB by which the median of the second half exceeds that of the first, its first quarter left out; at least 0."""
+    """Increase of the median MiB from the first half (without its first quarter) to the second half; at least 0."""
     rest = soaked.mib[len(soaked.mib) // 4 :]
     first, second = np.array_split(np.array(rest), 2)
     return max(0.0, float(np.median(second) - np.median(first)))
 
 
 def run_soak(found: Service, seconds: float) -> Soaked:
-    """Ask for so long, with one connection for large bodies beside many for single orders, and sample the memory."""
+    """Send requests for `seconds`, large bodies on one connection and single orders on many, and sample the memory."""
     results: dict[str, dict[str, Any]] = {}
 
     def ask(name: str, orders: int, **plan: Any) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a night, each in a process of its own, on the full raw data."""
+"""The steps of a retraining, each in its own process, on the full raw data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from apex_ml.contract.model import load_contract
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, run_python
 
-# the attribute that the target depends on in the orders at hand: a table of it is hard to beat
+# the attribute that determines the target in these orders: a table of it is hard to beat
 TABLE_OF = "madurez_digital_cd"
 
-# what each step cannot do without, done barely: read, aggregate or import
+# the minimum work of each step: read, aggregate or import
 FLOORS = {
     "validate": (
         "DuckDB copies the raw files",
@@ -39,7 +39,7 @@ FLOORS = {
 
 @measurement
 def steps(scene: Scene) -> Iterator[Row]:
-    """Seconds and peak memory of every step, and the log loss beside a frequency table's."""
+    """Seconds and peak memory of every step, and its log loss compared with a frequency table."""
     contract = load_contract(scene.home.settings.contract)
     ended = scene.chain
     folder = f"{scene.home.settings.processed}/bench"
@@ -56,7 +56,7 @@ def steps(scene: Scene) -> Iterator[Row]:
 
 
 def table_log_loss(parts: str, column: str, target: str, part: str) -> float:
-    """Log loss on a part of the class shares a level, counted on the training part."""
+    """Log loss on a part of the class shares by level, counted on the training part."""
     query = f"""
         WITH counts AS (SELECT {column}, {target}, count(*) AS n FROM '{parts}/train.parquet' GROUP BY ALL),
              shares AS (SELECT {column}, {target}, n / sum(n) OVER (PARTITION BY {column}) AS share FROM counts)

@@ -12,7 +12,7 @@ from benchmarks.scene import CommandError, Scene, clean_environment, own_group
 
 @measurement
 def suite(scene: Scene) -> Iterator[Row]:
-    """Seconds of `make test`, of which `make check` is the part without the tests."""
+    """Seconds of `make test`, and of `make check`, its part without the tests."""
     env = clean_environment()
     if scene.given_raw is not None:
         env["APEX_TEST_RAW"] = str(scene.given_raw)

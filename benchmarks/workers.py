@@ -17,12 +17,12 @@ from tests.support.waiting import until
 WORKERS = (1, 2, 4)
 ROUNDS = 3
 DROPS, ROWS = 8, 100_000
-PATIENCE = 600.0
+SCORED_TIMEOUT = 600.0
 
 
 @measurement
 def workers(scene: Scene) -> Iterator[Row]:
-    """Eight drops scored by 1, 2 and 4 workers, in turns; needs a Docker engine."""
+    """Eight drops scored by 1, 2 and 4 workers, alternating; needs a Docker engine."""
     if reason := why_not():
         print(f"  skipped: {reason}", flush=True)
         return
@@ -45,7 +45,7 @@ def workers(scene: Scene) -> Iterator[Row]:
 
 
 def _scored(stack: Stack, count: int, turn: int) -> tuple[float, float]:
-    """Seconds from the begin of Airflow's run to the last drop that is whole, and those that scoring itself took."""
+    """Seconds from the start of Airflow's run to the last complete drop, and the seconds of scoring itself."""
     stack.set(WORKERS=str(count))
     stack.platform("up")
     stack.pause("apex_score")
@@ -59,9 +59,11 @@ def _scored(stack: Stack, count: int, turn: int) -> tuple[float, float]:
         stack.pause("apex_score", False)
         mine = f"FROM apex.drops JOIN apex.scoring_runs USING (drop_id) WHERE name LIKE '{count}-{turn}-%'"
         whole = [[str(DROPS), str(DROPS * ROWS)]]
-        until(lambda: stack.sql(f"SELECT count(*), sum(rows_scored) {mine}") == whole, PATIENCE, f"{count} workers")
+        until(
+            lambda: stack.sql(f"SELECT count(*), sum(rows_scored) {mine}") == whole, SCORED_TIMEOUT, f"{count} workers"
+        )
         runs = api.get("/api/v2/dags/apex_score/dagRuns", params={"limit": 100, "order_by": "-start_date"}).json()
-    # the sweep may have been first
+    # the sweep can have been first
     starts = [datetime.fromisoformat(run["start_date"]).timestamp() for run in runs["dag_runs"] if run["start_date"]]
     [[scoring, last]] = stack.sql(f"SELECT sum(ms_total) / 1e3, extract(epoch FROM max(finished_at)) {mine}")
     return float(last) - min(start for start in starts if start >= before), float(scoring)

@@ -24,15 +24,15 @@ with DAG(
 is its XCom; the buttons *Data Docs* and *MLflow run* on a task open its output. In parallel, `outcomes` looks up the
 true outcomes of orders that were scored before. `promote` waits for it, and continues even when it fails.
 
-A night without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
+A run without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
 retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
 triggers `apex_score`.
 
 With `APEX_APPROVAL` a user must approve a promotion: the task `approve` waits under *Required Actions* with the
-reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers within `APEX_APPROVAL_HOURS`.
+reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` without an answer within `APEX_APPROVAL_HOURS`.
 """,
-    # Without a start date the first run is the coming night's; switching the DAG on starts no run. The ten minutes make
-    # sure that the first night is not skipped when this file is parsed at that moment.
+    # Without a start date the first run is that of the next night; unpausing the DAG starts no run. The ten minutes
+    # ensure that the first run is not skipped when this file is parsed at its scheduled time.
     schedule=CronTriggerTimetable(settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
@@ -132,7 +132,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` when nobody answers 
             step="reconsider",
             emits=CHAMPION,
             emits_if="promoted",
-            doc_md="Evaluate the newest challenger that scored drops in shadow at the gate once more, on the "
+            doc_md="Evaluate the newest challenger that scored drops in shadow at the gate again, on the "
             "orders whose outcome has arrived since. Skipped when too few outcomes are known.",
         )
         promote >> reconsider

@@ -25,7 +25,7 @@ prevent this.
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # a rollback must not wait for somebody to switch its DAG on
+    is_paused_upon_creation=False,  # a rollback must not wait until a user unpauses its DAG
     default_args={**step_defaults(settings), "pool": "apex_champion"},
     tags=["apex", "champion"],
     params={
@@ -48,5 +48,5 @@ prevent this.
         ],
         emits=CHAMPION,
         emits_if="moved",
-        doc_md="Move the alias `champion` to the version, by the protocol of every promotion, and record who and why.",
+        doc_md="Move the alias `champion` to the version, with the usual protocol, and record who did it and why.",
     )

@@ -20,7 +20,7 @@ with DAG(
 ### Scoring
 Triggered by a new file in the inbox, by a new champion, and by a periodic sweep in case an event was missed.
 `list_drops` lists the drops that the ledger does not have as done. `score` then runs once for each chunk of drops. A
-file whose content was scored before is not scored again, whatever its name.
+file whose content was scored before is not scored again, even under another name.
 
 `report` emits an event that starts `apex_monitor` when something was scored, and lists the drops that could not be
 scored. `bad_drops` has a failed task for each of them, with its name and the reason. Such a drop is in `quarantine/`
@@ -72,7 +72,7 @@ succeeds. Results: `select * from apex.drop_summary`.
     all_scored = EmptyOperator(
         task_id="all_scored",
         trigger_rule="none_failed",
-        doc_md="Fails the run when the drops could not be listed or a chunk failed, whatever the state of `report`.",
+        doc_md="Fails the run when `list_drops` or a chunk failed, independent of the state of `report`.",
     )
 
     list_drops >> score >> report >> bad_drops

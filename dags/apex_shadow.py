@@ -1,4 +1,4 @@
-"""Let challengers score the drops beside the champion, off the critical path."""
+"""Let challengers score the champion's drops in shadow, off the critical path."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from apex_ml.settings import Settings
 class ApexPlugin(AirflowPlugin):
     """The links of the step operator, the Apex page and the Data Docs.
 
-    Airflow resolves a stored link only when a plugin names its class.
+    Airflow resolves a stored link only when a plugin registers its class.
     """
 
     name = "apex"

@@ -1,4 +1,4 @@
-"""How a batch of accepted rows may differ from recent ones, and how much of it may be quarantined."""
+"""Rules for a batch of accepted rows: allowed differences from recent batches, allowed share of quarantine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from apex_ml.contract.per_use import FloatPerUse, Severity
 
 
 class Quarantine(ContractPart):
-    """How much of a batch may be quarantined."""
+    """Maximum quarantine of a batch."""
 
     limit: FloatPerUse
 
 
 class RowCountRule(ContractPart):
-    """The number of rows lies within a band around the median of recent batches."""
+    """The number of rows is within a band around the median of recent batches."""
 
     rule: Literal["row_count"]
     low: float = Field(gt=0, le=1, description="Lowest share of the recent median.")
@@ -26,7 +26,7 @@ class RowCountRule(ContractPart):
 
 
 class NullRateRule(ContractPart):
-    """The share of nulls of a column exceeds the highest of recent batches by no more than a limit."""
+    """The share of nulls of a column exceeds the maximum of recent batches by at most a limit."""
 
     rule: Literal["null_rate"]
     max_rise: float = Field(ge=0, le=1)
@@ -34,7 +34,7 @@ class NullRateRule(ContractPart):
 
 
 class CategoryShareRule(ContractPart):
-    """The share of each level of a column differs from the mean of recent batches by no more than a limit."""
+    """The share of each level of a column differs from the mean of recent batches by at most a limit."""
 
     rule: Literal["category_share"]
     max_change: float = Field(gt=0, le=1)
@@ -42,18 +42,18 @@ class CategoryShareRule(ContractPart):
 
 
 class FutureDateOutlierRule(ContractPart):
-    """The newest date is not far beyond nearly all others, as it would move the moment the run looks from."""
+    """The newest date is not far after nearly all others, because it would shift the run's point in time."""
 
     rule: Literal["future_date_outlier"]
     max_days: int = Field(
-        ge=1, description="Days the newest date may lie beyond the date that `share` of rows precede."
+        ge=1, description="Maximum days from the latest date of `share` of the rows to the newest date."
     )
     share: float = Field(0.999, gt=0.5, lt=1)
     severity: Severity = "error"
 
 
 class FreshnessRule(ContractPart):
-    """The newest date is recent by the clock on the wall. Old data is no fault of a run, so that it only warns."""
+    """The newest date is recent by the wall clock. Old data does not fail a run, so that this rule only warns."""
 
     rule: Literal["freshness"]
     max_days: int = Field(ge=0)
@@ -66,7 +66,7 @@ BatchRule = Annotated[
 
 
 class Batch(ContractPart):
-    """What a batch of accepted rows must be beside the recent ones."""
+    """Rules that compare a batch of accepted rows with the recent ones."""
 
-    recent: int = Field(ge=1, description="How many earlier batches are compared with.")
+    recent: int = Field(ge=1, description="Number of earlier batches to compare with.")
     rules: tuple[BatchRule, ...] = ()

@@ -15,11 +15,11 @@ from apex_ml.contract.part import ContractPart
 from apex_ml.contract.per_use import BOTH_ERROR, SeverityPerUse
 
 EXACT_INTEGERS = 2**53
-"""Beyond it a double no longer holds every integer."""
+"""A double holds every integer up to this limit exactly."""
 
 
 class RangeCheck(ContractPart):
-    """A value lies between two bounds, both included."""
+    """A value is between two bounds, both included."""
 
     rule: Literal["range"]
     min: float | date | None = None
@@ -30,13 +30,13 @@ class RangeCheck(ContractPart):
     @classmethod
     def _exact(cls, bound: Any) -> Any:
         if isinstance(bound, int) and abs(bound) > EXACT_INTEGERS:
-            raise ValueError(f"{bound} is more than a number holds exactly; at most {EXACT_INTEGERS} can be compared")
+            raise ValueError(f"{bound} is too large to be compared exactly; the maximum is {EXACT_INTEGERS}")
         return bound
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         if self.min is None and self.max is None:
-            raise ValueError("a range needs min or max: write the smallest or the largest value that is right")
+            raise ValueError("a range needs min or max: write the smallest or the largest valid value")
         if self.min is not None and self.max is not None:
             if isinstance(self.min, date) != isinstance(self.max, date):
                 raise ValueError(f"min {self.min} and max {self.max}: one is a date and the other a number")
@@ -55,7 +55,7 @@ class PatternCheck(ContractPart):
     @field_validator("regex")
     @classmethod
     def _compiles(cls, regex: str) -> str:
-        """Files are read by RE2, requests and expectations by Python: what one of them does not know is refused."""
+        """Refuse a pattern that RE2 (files) or Python (requests, expectations) does not know."""
         try:
             pc.match_substring_regex(pa.array([""]), regex)
             with warnings.catch_warnings():

@@ -11,9 +11,9 @@ from apex_ml.text import folded
 
 @dataclass(frozen=True)
 class Matched:
-    """Where a file has the contract's columns.
+    """The contract's columns in a file.
 
-    `near` holds the near names of absent columns, `ambiguous` all names of a file that may mean the same column.
+    `near` holds similar names for absent columns, `ambiguous` all names of a file that match the same column.
     """
 
     places: dict[str, int]
@@ -27,16 +27,16 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
     for place, name in enumerate(names):
         if name not in contract.columns:
             alike.setdefault(folded(name), []).append(place)
-    found = Matched({}, {}, {})
+    matched = Matched({}, {}, {})
     for column in contract.columns:
         exact = [place for place, name in enumerate(names) if name == column]
         near = alike.get(folded(column), [])
         if near and (exact or (contract.match == "insensitive" and len(near) > 1)):
-            found.ambiguous[column] = tuple(names[place] for place in exact + near)
+            matched.ambiguous[column] = tuple(names[place] for place in exact + near)
         elif contract.match == "insensitive" and near:
-            found.places[column] = near[0]
+            matched.places[column] = near[0]
         elif len(exact) == 1:
-            found.places[column] = exact[0]
+            matched.places[column] = exact[0]
         elif near:
-            found.near[column] = tuple(names[place] for place in near)
-    return found
+            matched.near[column] = tuple(names[place] for place in near)
+    return matched

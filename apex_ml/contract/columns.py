@@ -27,7 +27,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 
 
 class Domain(ContractPart):
-    """The levels a column may take."""
+    """The allowed levels of a column."""
 
     levels: tuple[str, ...] = Field(min_length=1)
     closed: BoolPerUse = Field(description="Closed: another value is quarantined. Open: it is the unknown level.")
@@ -49,14 +49,14 @@ class Column(ContractPart):
     role: Role
     unit: str | None = None
     decimals: int | None = Field(None, ge=0, le=9, description="Decimals of a double measure; its sums are exact.")
-    identifier: bool = Field(False, description="Names a thing; never a feature unless asked for.")
+    identifier: bool = Field(False, description="An identifier is a feature only if the contract lists it.")
     required: BoolPerUse = Field(ALWAYS, description="The column must be in the file.")
     nullable: BoolPerUse = Field(NEVER, description="A value may be null.")
     normalise: tuple[Normalisation, ...] = ()
     domain: Domain | None = None
     checks: tuple[Check, ...] = ()
     timezone: str | None = Field(
-        None, description="IANA zone on whose clock instants are read as days, where a file does not name its own."
+        None, description="IANA time zone that turns instants into days, unless the file names its own."
     )
 
     @property
@@ -66,7 +66,7 @@ class Column(ContractPart):
 
     @property
     def scale(self) -> int:
-        """Smallest units of a measure in one, a power of ten."""
+        """Number of smallest units in one unit of a measure, a power of ten."""
         return int(10 ** (self.decimals or 0))
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class Column(ContractPart):
         yield from self._domain_faults()
         yield from self._check_faults()
         if self.decimals is not None and self.type not in ("double", "int64"):
-            yield f"decimals are those of a number, the type is {self.type}: remove them"
+            yield f"decimals need a number type, not {self.type}: remove them"
         yield from self._role_faults()
         for use in USES:
             if not self.required.on(use) and not self.nullable.on(use):
@@ -90,7 +90,7 @@ class Column(ContractPart):
                     f" make it nullable for {use}, too"
                 )
         if self.role in ("entity", "timestamp") and (self.nullable.train or self.nullable.score):
-            yield f"the {self.role} can not be nullable: every row needs one; remove nullable"
+            yield f"the {self.role} cannot be nullable: every row needs one; remove nullable"
 
     def _normalisation_faults(self) -> Iterator[str]:
         for step in self.normalise:
@@ -105,8 +105,8 @@ class Column(ContractPart):
         if self.type != "date":
             yield f"a timezone is for dates, the type is {self.type}: remove it"
         elif self.timezone not in (zones := available_timezones()):
-            meant = did_you_mean(self.timezone, zones)
-            yield f"timezone {self.timezone!r} is no IANA zone, such as Europe/Madrid{meant}"
+            hint = did_you_mean(self.timezone, zones)
+            yield f"timezone {self.timezone!r} is no IANA zone, such as Europe/Madrid{hint}"
 
     def _domain_faults(self) -> Iterator[str]:
         if self.domain is None:
@@ -156,7 +156,7 @@ class Column(ContractPart):
             )
 
     def normal_form(self, text: str) -> str | None:
-        """A string as `normalise` leaves it; None for what becomes a null."""
+        """A string after `normalise`; None if it becomes null."""
         value: str | None = text
         for step in text_steps(self.normalise):
             if value is not None:
@@ -166,4 +166,4 @@ class Column(ContractPart):
 
 def repeated_levels(levels: Sequence[str]) -> str:
     """The fault of levels that are listed twice."""
-    return f"levels stand twice: {levels}"
+    return f"levels are listed twice: {levels}"

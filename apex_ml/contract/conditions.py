@@ -1,8 +1,8 @@
-"""The rules of a contract for one row, in the one form that every check is compiled from.
+"""The row rules of a contract as conditions, from which every check is compiled.
 
-A condition says which rows break a rule. Three compilers read it: :mod:`apex_ml.sql.conditions` for files,
-:mod:`apex_ml.contract.predicates` for requests, :mod:`apex_ml.contract.suites` for Great Expectations. Of a null no
-condition is true, but for :class:`IsNull`.
+A condition is true for a row that violates the rule. Three compilers read it: :mod:`apex_ml.sql.conditions` for files,
+:mod:`apex_ml.contract.predicates` for requests, :mod:`apex_ml.contract.suites` for Great Expectations. For a null only
+the condition :class:`IsNull` is true.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from apex_ml.contract.rules import BeforeAsOfRule, PairsRule
 from apex_ml.text import NO_NUL
 
 AS_OF: Literal["as_of"] = "as_of"
-"""Stands for the day from which a run looks, where it is not known yet."""
+"""Placeholder for a run's point in time, which is not known yet."""
 
 
 @dataclass(frozen=True)
 class IsNull:
-    """There is no value."""
+    """The value is missing."""
 
     column: str
 
 
 @dataclass(frozen=True)
 class HoldsNul:
-    """A text holds a NUL character."""
+    """A text contains a NUL character."""
 
     column: str
 
 
 @dataclass(frozen=True)
 class NotIn:
-    """A text is none of some values."""
+    """A text is not one of the allowed values."""
 
     column: str
     values: tuple[str, ...]
@@ -48,7 +48,7 @@ class NotIn:
 
 @dataclass(frozen=True)
 class NotMatching:
-    """A text does not match a regular expression as a whole."""
+    """A text does not fully match a regular expression."""
 
     column: str
     regex: str
@@ -56,7 +56,7 @@ class NotMatching:
 
 @dataclass(frozen=True)
 class Outside:
-    """A number or a day lies outside of two bounds, both included; a bound that is None bars nothing."""
+    """A number or a day is outside two bounds, both included. A bound of None is no limit."""
 
     column: str
     low: float | date | None
@@ -65,7 +65,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class OnOrAfter:
-    """A day is not before another; of ``AS_OF`` the other one is a parameter of the run."""
+    """A day is not before another. With ``AS_OF`` the other day is a parameter of the run."""
 
     column: str
     day: date | Literal["as_of"]
@@ -73,9 +73,9 @@ class OnOrAfter:
 
 @dataclass(frozen=True)
 class NotAllowedWith:
-    """The value of the second column is none of those that the value of the first one allows.
+    """The value of the first column does not allow the value of the second column.
 
-    A value of the first column that is no key of `allowed` allows everything: it is that column's own fault.
+    A value of the first column that is not in `allowed` allows everything, because another rule reports it.
     """
 
     first: str
@@ -88,7 +88,7 @@ Condition = IsNull | HoldsNul | NotIn | NotMatching | Outside | OnOrAfter | NotA
 
 @dataclass(frozen=True)
 class RowRule:
-    """One rule for a row: `broken` is true for a row that breaks it, `text` is what people read of it."""
+    """One rule for a row. `broken` is true for a row that violates it; `text` is its text in messages."""
 
     columns: tuple[str, ...]
     text: str
@@ -97,7 +97,7 @@ class RowRule:
 
     @property
     def label(self) -> str:
-        """The columns, as reports name them."""
+        """The names of the columns in reports."""
         return " + ".join(self.columns)
 
 
@@ -105,7 +105,7 @@ NOT_NULL = "not_null"
 
 
 def column_rules(column: Column, use: Use) -> Iterator[RowRule]:
-    """The rules for the values of one column in their normal form, in the order in which they are reported."""
+    """The rules for the normalised values of one column, in the order of the reports."""
     of = (column.name,)
     if column.type == "string" and column.role == "entity" and not passes_only_normal_forms(column):
         yield RowRule(of, NO_NUL, "error", HoldsNul(column.name))
@@ -125,7 +125,7 @@ def column_rules(column: Column, use: Use) -> Iterator[RowRule]:
 
 
 def row_rules(contract: Contract, use: Use, as_of: date | Literal["as_of"] | None) -> Iterator[RowRule]:
-    """The rules between columns, and of dates before the day a run looks from; without `as_of` those are left out."""
+    """The rules between columns and, with `as_of`, the rules for dates before the run's point in time."""
     for rule in contract.rules:
         severity = rule.severity.on(use)
         if isinstance(rule, PairsRule):
@@ -137,19 +137,19 @@ def row_rules(contract: Contract, use: Use, as_of: date | Literal["as_of"] | Non
 
 
 def range_text(check: RangeCheck) -> str:
-    """A range in words."""
+    """A range as text."""
     bounds = [f">= {check.min}"] if check.min is not None else []
     bounds += [f"<= {check.max}"] if check.max is not None else []
     return "range: " + " and ".join(bounds)
 
 
 def trims_or_uppers(column: Column) -> bool:
-    """Whether a column is trimmed or brought into upper case, and nothing else."""
+    """Whether `normalise` only trims a column or makes it upper case."""
     return all(step in ("trim", "upper") for step in column.normalise)
 
 
 def passes_only_normal_forms(column: Column) -> bool:
-    """Whether a pattern lets pass only what is trimmed and in upper case: all of it lies between '!' and '`'."""
+    """Whether a pattern matches only trimmed upper-case text: all its characters are between '!' and '`'."""
     return trims_or_uppers(column) and any(
         isinstance(check, PatternCheck)
         and re.fullmatch("[!-`]+", check.regex)

@@ -1,4 +1,4 @@
-"""Contradictions between the parts of a contract, each with its place in the file."""
+"""Contradictions between the parts of a contract, with their places in the file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
 
 _ONE_OF_EACH = {
-    "entity": "the column that names whose orders they are",
-    "timestamp": "the column that holds the date of an order",
+    "entity": "the column with the client of an order",
+    "timestamp": "the column with the date of an order",
     "target": "the column that is predicted",
 }
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a contract that refer to each other; of a faulty contract those parts that can be read.
+    """The parts of a contract that refer to each other. Of a faulty contract these are the readable parts.
 
-    A column that cannot be read is None, its role is then what the file says. Rules, recipes and batch rules stand
-    beside their places in the file.
+    A column that cannot be read is None; its role is then taken from the file. Rules, recipes and batch rules have
+    their places in the file.
     """
 
     columns: Mapping[str, Column | None]
@@ -41,35 +41,35 @@ class Parts:
     match: Any = "exact"
 
     def contradictions(self) -> Iterator[tuple[Place, str]]:
-        """Every way in which two parts disagree, as (place of the second one, text)."""
+        """Every contradiction of two parts, as (place of the second one, text)."""
         yield from self._column_faults()
         yield from self._rule_faults()
         yield from self._attribute_faults()
         yield from self._recipe_faults()
         yield from self._batch_faults()
-        made = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
+        prefixes = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
         for nr, name in enumerate(self.forbidden):
-            if isinstance(name, str) and name not in self.columns and not name.startswith(made):
-                meant = did_you_mean(name, self.columns)
-                yield ("promotion", "forbidden_features", nr), f"there is no column or feature {name}{meant}"
+            if isinstance(name, str) and name not in self.columns and not name.startswith(prefixes):
+                hint = did_you_mean(name, self.columns)
+                yield ("promotion", "forbidden_features", nr), f"there is no column or feature {name}{hint}"
 
     def _column_faults(self) -> Iterator[tuple[Place, str]]:
         for role, what in _ONE_OF_EACH.items():
-            names = [name for name, found in self.roles.items() if found == role]
+            names = [name for name, assigned in self.roles.items() if assigned == role]
             if len(names) != 1:
                 remedy = "leave it to one of them" if names else f"give it to {what}"
                 yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
         by_name: dict[str, str] = {}
         for name in self.columns if self.match == "insensitive" else ():
             if (other := by_name.setdefault(folded(name), name)) != name:
-                yield ("columns", name), f"match: insensitive cannot tell {name} from {other}: rename one"
+                yield ("columns", name), f"match: insensitive cannot distinguish {name} from {other}: rename one"
 
     def _rule_faults(self) -> Iterator[tuple[Place, str]]:
         names = Counter(rule.name for _, rule in self.rules)
         for nr, rule in self.rules:
             faults = [*self._faults_of(rule)]
             if names[rule.name] > 1:
-                faults.append("another rule has this name, too: give each its own, so that reasons can be told apart")
+                faults.append("another rule has the same name: rename one, so that their reasons differ")
             yield from ((("rules", nr), f"rule {rule.name}: {fault}") for fault in faults)
 
     def _attribute_faults(self) -> Iterator[tuple[Place, str]]:
@@ -77,26 +77,26 @@ class Parts:
             if fault := self.role_fault(name, "attribute"):
                 yield ("features", "attributes", nr), fault
             elif name in self.attributes[:nr]:
-                yield ("features", "attributes", nr), f"{name} stands twice: remove one"
+                yield ("features", "attributes", nr), f"{name} is listed twice: remove one"
         for nr, part in enumerate(self.calendar):
             if part in self.calendar[:nr]:
-                yield ("features", "calendar", nr), f"{part} stands twice: remove one"
+                yield ("features", "calendar", nr), f"{part} is listed twice: remove one"
 
     def role_fault(self, name: Any, role: Role) -> str:
-        """What is wrong when a name should be that of a column with a role."""
+        """Why a name is not a column with the role; empty when it is."""
         if not isinstance(name, str) or self.roles.get(name) == role:
             return ""
         if name in self.roles and self.roles[name] not in get_args(Role):
-            return ""  # the role is a fault of its own
-        among = [n for n, found in self.roles.items() if found == role]
+            return ""  # the role itself is reported as a fault
+        among = [n for n, assigned in self.roles.items() if assigned == role]
         text = f"{name} is not a column with the role {role}"
         if name in self.roles:
             return f"{text}: its role is {self.roles[name]}"
-        return f"{text}: there is no such column{did_you_mean(name, among)}"
+        return f"{text}: the contract has no such column{did_you_mean(name, among)}"
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The classes; None of a target that cannot be read."""
+        """The classes; None when the target cannot be read."""
         target = next((c for n, c in self.columns.items() if self.roles[n] == "target"), None)
         return target.domain.levels if target is not None and target.domain is not None else None
 
@@ -107,7 +107,7 @@ class Parts:
             yield from (((*place, *below), fault) for below, fault in recipe.faults(self))
             for product in recipe.products():
                 if product in products:
-                    yield place, f"the feature {product} is made twice: remove one"
+                    yield place, f"two recipes make the feature {product}: remove one"
                 products.add(product)
 
     def _batch_faults(self) -> Iterator[tuple[Place, str]]:
@@ -122,10 +122,10 @@ class Parts:
     def _faults_of(self, rule: Rule) -> Iterator[str]:
         names = [] if rule.columns == "all" else list(rule.columns)
         if unknown := [n for n in names if n not in self.columns]:
-            meant = "".join(did_you_mean(n, self.columns) for n in unknown)
-            yield f"no such column {unknown}{meant or ': the columns are ' + ', '.join(self.columns)}"
+            hint = "".join(did_you_mean(n, self.columns) for n in unknown)
+            yield f"no such column {unknown}{hint or ': the columns are ' + ', '.join(self.columns)}"
         for name in sorted({n for n in names if names.count(n) > 1}):
-            yield f"the column {name} stands twice: name each once"
+            yield f"the column {name} is listed twice: name each once"
         known = [self.columns.get(n) for n in names]
         if isinstance(rule, PairsRule):
             pairs = {v for values in rule.allowed.values() for v in values}
@@ -133,8 +133,8 @@ class Parts:
                 if column is not None and column.type != "string":
                     yield f"{column.name} is of type {column.type}: pairs are of strings"
                 elif column is not None and column.domain and (extra := sorted(levels - set(column.domain.levels))):
-                    meant = "".join(did_you_mean(level, column.domain.levels) for level in extra)
-                    yield f"{extra} are not levels of {column.name}{meant or ': add them there, or remove them here'}"
+                    hint = "".join(did_you_mean(level, column.domain.levels) for level in extra)
+                    yield f"{extra} are not levels of {column.name}{hint or ': add them there, or remove them here'}"
                 elif column is not None:
                     yield from (
                         f"{level!r} never occurs in {column.name}, as normalise makes it {normal!r}"

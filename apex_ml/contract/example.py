@@ -1,4 +1,4 @@
-"""An order that a contract takes, made from its rules alone: what the documentation of the API offers to send."""
+"""An example order that satisfies a contract, derived from its rules, for the documentation of the API."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from apex_ml.contract.rules import PairsRule
 from apex_ml.json_text import json_text
 
 TRIED = 2000
-"""So many combinations of values are tried at most."""
+"""Maximum combinations of values to try."""
 LETTERS = "A1a0 -_.@/"
 ALPHABET = [chr(n) for n in range(32, 127)]
 
 
 def example_order(contract: Contract, reader: RequestReader, since: date, today: date) -> dict[str, Any] | None:
-    """An order dated today or, where its rules do not take that or `since` comes later, on another day from `since` on.
+    """An order dated today or, if the rules or `since` exclude today, on another day from `since` on.
 
-    It has the keys that a request must have. None when the reader takes no combination of a few values of each column.
+    It has the required keys of a request. None when no combination of a few values of each column is valid.
     """
     day = max(since, today)
     needed = [c for c in contract.columns.values() if c.required.score]
@@ -45,7 +45,7 @@ def example_order(contract: Contract, reader: RequestReader, since: date, today:
 
 
 def _values(column: Column, day: date, since: date) -> Iterator[Any]:
-    """Values that a column may take, likely ones first."""
+    """Possible values of a column, likely ones first."""
     if column.domain is not None:
         yield from column.domain.levels
     bounds = [b for check in column.checks if isinstance(check, RangeCheck) for b in (check.min, check.max)]
@@ -66,19 +66,19 @@ def _values(column: Column, day: date, since: date) -> Iterator[Any]:
 
 
 def matching(regex: str) -> Iterator[str]:
-    """Texts that a regular expression is likely to match as a whole, short ones first.
+    """Texts that probably match a regular expression fully, short ones first.
 
     >>> next(matching("C[0-9]{6,9}")), next(matching("(?i)^(ab|c)+$")), next(matching(r"[^A]\\d?x*"))
     ('C000000', 'ab', '1')
     """
-    parser: Any = re._parser  # type: ignore[attr-defined]  # the standard library's own, which nothing else offers
+    parser: Any = re._parser  # type: ignore[attr-defined]  # the parser of the standard library; there is no public one
     tree = parser.parse(regex)
     for extra in (0, 1, 2):
         yield from (text for text in _texts(list(tree), extra) if re.fullmatch(regex, text, re.ASCII))
 
 
 def _texts(parts: list[Any], extra: int) -> Iterator[str]:
-    """A few texts of a parsed expression; what may be repeated is repeated `extra` times more than it must."""
+    """A few texts of a parsed expression, with `extra` repetitions above the minimum where more are allowed."""
     if not parts:
         yield ""
         return
@@ -98,8 +98,8 @@ def _of(kind: str, about: Any, extra: int) -> Iterator[str]:
     elif kind == "IN":
         yield from _of_a_set(about)
     elif kind in ("MAX_REPEAT", "MIN_REPEAT"):
-        least, most, what = about
-        times = min(least + extra, int(most))
+        lowest, highest, what = about
+        times = min(lowest + extra, int(highest))
         yield from ("".join([text] * times) for text in _texts(list(what), extra))
     elif kind == "SUBPATTERN":
         yield from _texts(list(about[-1]), extra)
@@ -108,7 +108,7 @@ def _of(kind: str, about: Any, extra: int) -> Iterator[str]:
             yield from islice(_texts(list(branch), extra), 2)
     elif kind == "CATEGORY":
         yield from _of_a_set([(kind, about)])
-    else:  # an anchor takes no letter
+    else:  # an anchor matches no letter
         yield ""
 
 

@@ -1,4 +1,4 @@
-"""What a model may know of an order: its attributes, its date, and the history of its client by recipes."""
+"""The features of an order: its attributes, its date, and recipes over the history of its client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weeke
 
 
 class Features(ContractPart):
-    """What a model may know of an order, as of just before it."""
+    """The features of an order, from what is known just before it."""
 
     grain: Literal["last_order_per_entity", "every_order"]
     history_lag_days: int = Field(0, ge=0)

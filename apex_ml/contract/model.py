@@ -1,6 +1,6 @@
-"""A data set's contract as a whole: read a YAML file, refuse contradictions with file, line and key.
+"""The contract of a data set: read a YAML file, and refuse contradictions with file, line and key.
 
-Everything that depends on the columns of the data set starts here. The model is frozen; derive, never change.
+All code that depends on the columns of the data set uses this model. The model is frozen.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from apex_ml.json_text import json_text
 
 
 class Contract(ContractPart):
-    """A data set's contract. Made by :func:`load_contract`."""
+    """The contract of a data set. :func:`load_contract` reads it."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     version: int = Field(ge=1)
     description: str
     match: Literal["exact", "insensitive"] = Field(
         "exact",
-        description="How names of columns are matched. exact: a name that nearly matches is refused. insensitive: case,"
+        description="Matching of column names. exact: a similar name is refused. insensitive: case,"
         " blanks, underscores and invisible characters do not count.",
     )
     columns: dict[str, Column]
@@ -98,7 +98,7 @@ class Contract(ContractPart):
     def classes(self) -> tuple[str, ...]:
         """The classes, in the order of every probability vector."""
         domain = self._only("target").domain
-        assert domain is not None  # the model refuses a target without one
+        assert domain is not None  # the model refuses a target without a domain
         return domain.levels
 
     def named(self, *roles: Role) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Contract(ContractPart):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def features_digest(self) -> str:
-        """Sha256 of what the features depend on: recipes, types and levels."""
+        """Sha256 of everything that the features depend on: recipes, types and levels."""
         columns = {c.name: [c.type, c.role, c.decimals] for c in self.columns.values()}
         features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
         content = {"features": features, "columns": columns, "classes": self.classes}
@@ -142,7 +142,7 @@ def _load(path: Path, content: bytes) -> Contract:
 def load_contract(path: Path) -> Contract:
     """Read a contract.
 
-    Raises :class:`~apex_ml.errors.ConfigError` naming file, line, key and rule for every fault at once.
+    Raises :class:`~apex_ml.errors.ConfigError` with file, line, key and rule of every fault.
     """
     try:
         content = path.read_bytes()

@@ -123,7 +123,7 @@ _ONLINE = (
 )
 
 
-def _taken_by_everything(contract: Contract, recipes: bool) -> Iterator[tuple[str, str]]:
+def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[str, str]]:
     """Names that stand beside every column of the contract somewhere, each with what it is."""
     for name in (ROW_NR, IN_DOUBT):
         yield name, "a column of the row checks"
@@ -146,7 +146,7 @@ def _taken_by_everything(contract: Contract, recipes: bool) -> Iterator[tuple[st
         yield calendar_name(contract.timestamp, part), f"a feature, made from {contract.timestamp!r} (calendar: {part})"
 
 
-def _taken_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
+def _reserved_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
     for name in _SCORED:
         yield name, "a column of apex.scored_orders"
     for name in _SCORED_VIEWS:
@@ -156,7 +156,7 @@ def _taken_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
     yield from _probabilities(contract)
 
 
-def _taken_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
+def _reserved_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
     for name in _ONLINE:
         yield name, "a column of apex.online_answers"
     yield from _probabilities(contract)
@@ -174,13 +174,13 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
     faults, what only they make is left out.
     """
     columns = contract.columns
-    yield from _meet(
+    yield from _collisions(
         {name: ("columns", name) for name in columns},
         lambda one, other: f"the columns {one!r} and {other!r} differ by case alone: rename one in the data",
     )
     target = ("columns", contract.target, "domain", "levels")
     places = {level: (*target, nr) for nr, level in enumerate(contract.classes)}
-    yield from _meet(
+    yield from _collisions(
         places,
         lambda one, other: (
             f"the classes {one!r} and {other!r} both have the column {probability_column(other)}: make them one with"
@@ -188,8 +188,8 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
         ),
         key=probability_column,
     )
-    everything = _by_folded_name(_taken_by_everything(contract, recipes))
-    of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_taken_by_scores, _taken_by_online))
+    everything = _by_folded_name(_reserved_everywhere(contract, recipes))
+    of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_reserved_by_scores, _reserved_by_online))
     for name, column in columns.items():
         taken = dict(everything)
         if column.role in ("entity", "timestamp"):
@@ -197,8 +197,8 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
         if column.role in ("entity", "timestamp", "attribute"):
             taken |= of_online
         at = ("columns", name)
-        if found := taken.get(name.lower()):
-            own, what = found
+        if reserved := taken.get(name.lower()):
+            own, what = reserved
             yield at, f"the column {name!r} meets {own!r}, {what}: rename the column in the data and here"
         elif re.fullmatch(r"raw [0-9]+", name.lower()):
             yield at, f"the column {name!r} meets 'raw <place>', a column of the row checks: rename it"
@@ -227,11 +227,13 @@ def _by_folded_name(names: Iterator[tuple[str, str]]) -> dict[str, tuple[str, st
     return by_name
 
 
-def _meet(
-    places: Mapping[str, tuple[int | str, ...]], told: Callable[[str, str], str], key: Callable[[str], str] = str.lower
+def _collisions(
+    places: Mapping[str, tuple[int | str, ...]],
+    message: Callable[[str, str], str],
+    key: Callable[[str], str] = str.lower,
 ) -> Iterator[tuple[tuple[int | str, ...], str]]:
     first: dict[str, str] = {}
     for name, place in places.items():
         other = first.setdefault(key(name), name)
         if other != name:
-            yield place, told(other, name)
+            yield place, message(other, name)

@@ -13,7 +13,7 @@ from apex_ml.contract.part import ContractPart
 from apex_ml.text import trimmed
 
 _FORMAT_PARTS = "YymdjHMSfbBaAIp%"
-"""Parts of a date that DuckDB and Python read alike, as in strptime."""
+"""Directives of strptime that DuckDB and Python read in the same way."""
 _PARTS_OF_A_DAY = {"year": "Yy", "month": "mbBj", "day": "dj"}
 
 
@@ -42,7 +42,7 @@ class DateFormats(ContractPart):
             if unknown := [f"%{part}" for part in used if part not in _FORMAT_PARTS]:
                 known = " ".join(f"%{part}" for part in _FORMAT_PARTS)
                 raise ValueError(
-                    f"{form!r} has {', '.join(unknown)}, which files and requests do not read alike: use {known}"
+                    f"{form!r} has {', '.join(unknown)}, which files and requests read differently: use {known}"
                 )
             lacking = [name for name, parts in _PARTS_OF_A_DAY.items() if not set(parts) & set(used)]
             if lacking:
@@ -53,7 +53,7 @@ class DateFormats(ContractPart):
 
 
 def _kind_of_step(step: Any) -> str | None:
-    """Which change of values a part of `normalise` asks for."""
+    """The key of a step of `normalise`."""
     if isinstance(step, str):
         return "name" if step in ("trim", "upper", "day_of_timestamp") else None
     if isinstance(step, ContractPart):
@@ -77,7 +77,7 @@ Normalisation = Annotated[
 
 
 def upper(text: str) -> str:
-    """Upper case letter by letter, as DuckDB has it: one that would become two stays, but for ß.
+    """Upper case letter by letter, as DuckDB does: a letter that would become two stays, except ß.
 
     >>> upper("lmi"), upper("ß"), upper("ñ"), upper("ŉ")
     ('LMI', 'ẞ', 'Ñ', 'ŉ')
@@ -88,7 +88,7 @@ def upper(text: str) -> str:
 
 
 def text_steps(normalise: Iterable[Any]) -> Iterator[Callable[[str], str | None]]:
-    """The changes of a string, in order; one that gives None ends them."""
+    """The steps for a string, in order. A step that returns None ends them."""
     for step in normalise:
         if isinstance(step, StripSuffix):
             yield partial(_without, step.strip_suffix)
@@ -109,5 +109,5 @@ def _mapped(values: Mapping[str, str], value: str) -> str:
 
 
 def key_of(step: Any) -> str:
-    """A part of `normalise` as the file has it."""
+    """A step of `normalise` as the file writes it."""
     return step if isinstance(step, str) else next(iter(type(step).model_fields))

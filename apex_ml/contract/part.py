@@ -1,4 +1,4 @@
-"""The base of every part of a contract, and the error of parts that disagree."""
+"""The base of every part of a contract, and the error for contradictions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 Place = tuple[int | str, ...]
-"""Where a part stands in a contract's file: its keys and places in lists."""
+"""Place of a part in a contract's file: its keys and its positions in lists."""
 
 
 class ContractPart(BaseModel):
-    """A part of a contract: frozen, with no key beyond its own and no value that has to be converted."""
+    """A part of a contract: frozen, without unknown keys and without conversion of values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ContradictionError(ValueError):
-    """Parts of a contract disagree. `faults` are (place below the part that was read, text)."""
+    """Parts of a contract contradict each other. `faults` are (place below the current part, text)."""
 
     def __init__(self, faults: Sequence[tuple[Place, str]]) -> None:
         super().__init__("; ".join(text for _, text in faults))

@@ -1,4 +1,4 @@
-"""One pipeline as data: its contract, its model and the places of its files. It is passed down; nothing looks it up."""
+"""One pipeline as data: its contract, its model and the places of its files. Callers pass it as an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Locations:
     """Folders or URLs of a pipeline's files."""
 
     raw: str
-    """Raw files that a run trains on."""
+    """Raw files for training."""
     processed: str
     """Folders of the runs."""
     drops: str
@@ -21,7 +21,7 @@ class Locations:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What steps and services need to know about the pipeline they work for."""
+    """The pipeline of a step or a service."""
 
     name: str
     contract: Contract

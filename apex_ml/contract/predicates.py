@@ -1,4 +1,4 @@
-"""Conditions compiled to Python, for a few rows at a time: to begin a query takes longer than to answer a request."""
+"""Conditions compiled to Python, for a few rows: starting a query takes longer than answering a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from apex_ml.contract.conditions import (
 )
 
 Predicate = Callable[..., bool]
-"""Takes the values of the rule's columns, in order; true where they break the rule."""
+"""A function of the values of the rule's columns, in order. True means that they violate the rule."""
 
 
 def predicate(condition: Condition) -> Predicate:

@@ -1,8 +1,8 @@
 """Read a contract's YAML file, and explain every fault with its line, its key and what to do.
 
-YAML reads some plain words as something else than text: `NO` is false, `010` is eight, `12:30` is 750, and of a key
-that stands twice it keeps the last one. Each of these is a fault here. The models of the contract say which values are
-right; this module knows the file.
+YAML does not read some plain words as text: `NO` is false, `010` is eight, `12:30` is 750. Of a repeated key it keeps
+the last one. Apex reports each of these as a fault. The models of the contract define the valid values; this module
+reads the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from apex_ml.wording import counted, did_you_mean, violated_rule
 _TAG = "tag:yaml.org,2002:"
 _TEXT = f"{_TAG}str"
 _BRANCH = re.compile(r"(float|int|date|str|literal\[.*|tuple\[.*|function-.*)")
-"""What pydantic calls the branches of a union: no part of a place that a person knows."""
+"""Pydantic's names for the branches of a union, which are not part of a place in the file."""
 _ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 """Numbers that YAML reads in base 8 or base 60."""
 _NOUNS = {"levels": "the level ", "map": "the value ", "allowed": "the value "}
@@ -31,7 +31,7 @@ _LONGEST = 80
 
 @dataclass
 class ContractFile:
-    """A file that is YAML: its content as plain values with tuples for lists, and what is wrong already.
+    """A YAML file: its content as plain values with tuples for lists, and the faults of its YAML.
 
     `faults` hold (line, place, text). `odd` are numbers that are faults only where a number is allowed.
     """
@@ -46,7 +46,7 @@ class ContractFile:
     def read(cls, path: Path, content: bytes) -> ContractFile:
         """Parse the content of a file.
 
-        Raises :class:`~apex_ml.errors.ConfigError` naming file and line for what is no YAML in UTF-8.
+        Raises :class:`~apex_ml.errors.ConfigError` with file and line for a file that is not YAML in UTF-8.
         """
         text = _decoded(path, content)
         try:
@@ -54,7 +54,7 @@ class ContractFile:
         except yaml.YAMLError as error:
             raise ConfigError(_not_yaml(path, error)) from error
         except RecursionError:
-            raise ConfigError(f"{path}: not YAML that can be read: it is nested too deep") from None
+            raise ConfigError(f"{path}: the YAML is nested too deeply to be read") from None
         file = cls(path, tree)
         file.data = None if tree is None else file._value(tree, (), ())
         return file
@@ -91,7 +91,7 @@ class ContractFile:
         return value
 
     def _mapping(self, node: yaml.MappingNode, place: Place, above: tuple[int, ...]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -106,29 +106,29 @@ class ContractFile:
             name, line = str(key.value), _line(key)
             if key.tag not in (_TEXT, f"{_TAG}value"):
                 self.faults.append((line, (*place, name), f"the key {_trap(key)}"))
-            if name in found:
-                text = f"the key {name} stands twice, first on line {lines[name]}; YAML would keep the last: remove one"
+            if name in values:
+                text = f"the key {name} occurs twice, first on line {lines[name]}; YAML would keep the last: remove one"
                 self.faults.append((line, (*place, name), text))
                 self._value(value, (*place, name), above)
                 continue
             lines[name] = line
-            found[name] = self._value(value, (*place, name), above)
-        return {**merged, **found}
+            values[name] = self._value(value, (*place, name), above)
+        return {**merged, **values}
 
     def node_at(self, place: Sequence[int | str]) -> yaml.Node | None:
-        """The node at exactly this place; the branch of a union, which is none of the file's, is left out."""
-        found = _along(self.tree, place)
-        return found[-1][1] if found and found[-1][0] == len(place) else None
+        """The node at exactly this place, without branches of unions."""
+        nodes = _along(self.tree, place)
+        return nodes[-1][1] if nodes and nodes[-1][0] == len(place) else None
 
     def line_of(self, place: Sequence[int | str]) -> int | None:
         """Line (from 1) of the deepest key of a place that is in the file."""
         return next((line for _, _, line in reversed(_along(self.tree, place))), None)
 
     def refuse(self, faults: Sequence[tuple[Place, str]]) -> ConfigError:
-        """The error that names every fault: the file's own, and `faults` by their places, in the order of lines."""
+        """The error with every fault, in the order of lines: those of the file, and `faults` by their places."""
         placed = [(self.line_of(place) or 0, place, text) for place, text in faults]
-        named = {place for place, _ in faults}
-        odd = [(line, place, text) for place, (line, text) in self.odd.items() if place not in named]
+        reported = {place for place, _ in faults}
+        odd = [(line, place, text) for place, (line, text) in self.odd.items() if place not in reported]
         lines = []
         for line, place, text in dict.fromkeys(sorted([*self.faults, *placed, *odd], key=lambda f: f[0])):
             where = f"{self.path}:{line}" if line else str(self.path)
@@ -153,7 +153,7 @@ def _not_yaml(path: Path, error: yaml.YAMLError) -> str:
     where = f"{path}:{mark.line + 1}" if mark else str(path)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     if "'\\t'" in problem:
-        return f"{where}: not YAML: a tab stands here; YAML indents with blanks only"
+        return f"{where}: not YAML: there is a tab; YAML indents with blanks only"
     context = getattr(error, "context", None)
     return f"{where}: not YAML: {f'{context}: ' if context else ''}{problem}"
 
@@ -181,7 +181,7 @@ def _read_as(node: yaml.Node) -> str:
     try:
         value = _constructed(node)
     except (yaml.YAMLError, ValueError):
-        return f"no {kind}"  # a fault of its own
+        return f"no {kind}"  # reported as a separate fault
     if kind == "bool":
         return str(value).lower()
     return f"the number {value}" if kind in ("int", "float") else f"the date {value}"
@@ -193,27 +193,27 @@ def _trap(node: yaml.Node) -> str:
 
 def _along(node: yaml.Node | None, place: Sequence[int | str]) -> list[tuple[int, yaml.Node, int]]:
     """The nodes on the way to a place: (parts of the place walked, node, line)."""
-    found: list[tuple[int, yaml.Node, int]] = []
+    nodes: list[tuple[int, yaml.Node, int]] = []
     for nr, part in enumerate(place, 1):
         if isinstance(node, yaml.MappingNode):
             match = [(k, v) for k, v in node.value if k.value == str(part)]
             if not match:
                 continue  # a name of pydantic's own, such as the branch of a union
-            found.append((nr, match[0][1], _line(match[0][0])))
+            nodes.append((nr, match[0][1], _line(match[0][0])))
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found.append((nr, node.value[part], _line(node.value[part])))
+            nodes.append((nr, node.value[part], _line(node.value[part])))
         else:
             continue
-        node = found[-1][1]
-    return found
+        node = nodes[-1][1]
+    return nodes
 
 
 def explained(file: ContractFile, errors: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> list[Any]:
-    """Every fault that pydantic found as (place, text): the rule, what was found, what to do."""
+    """Every fault of pydantic as (place, text): the rule, the value, what to do."""
     by_place: dict[Place, list[str]] = {}
     for error in errors:
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
-            continue  # its items are wrong, each with an error of its own
+            continue  # each of its items has its own error
         place: Place = tuple(error["loc"])
         while place and isinstance(place[-1], str) and _BRANCH.fullmatch(place[-1]):
             place = place[:-1]
@@ -223,7 +223,7 @@ def explained(file: ContractFile, errors: Sequence[Mapping[str, Any]], schema: M
 
 
 def _joined(texts: list[str]) -> str:
-    """What the branches of a union say of one value, in one sentence."""
+    """The messages of a union's branches about one value, as one sentence."""
     if any(" is read by YAML as " in text for text in texts):
         return next(text for text in texts if " is read by YAML as " in text)
     ends = {text.partition("; ")[2] for text in texts}
@@ -245,7 +245,7 @@ def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schem
     node = file.node_at(place)
     if kind == "string_type" and isinstance(node, yaml.ScalarNode) and node.style is None and node.tag != _TEXT:
         if not node.value:
-            return f"{text}; nothing stands here: write a text, or remove the key"
+            return f"{text}; the value is empty: write a text, or remove the key"
         noun = next((_NOUNS[part] for part in place if part in _NOUNS), "")
         return f"{text}: {noun}{_trap(node)}"
     if kind == "too_short":
@@ -259,15 +259,15 @@ def _explained(file: ContractFile, place: Place, error: Mapping[str, Any], schem
     if kind == "value_error":
         return text
     if kind in ("float_type", "int_type") and isinstance(node, yaml.ScalarNode) and _is_number(node.value):
-        wanted = repr(float(node.value)) if node.style is None else "it without quotes"
-        return f"{text}; {node.value!r} is read by YAML as text: write {wanted}"
+        suggestion = repr(float(node.value)) if node.style is None else "it without quotes"
+        return f"{text}; {node.value!r} is read by YAML as text: write {suggestion}"
     about = error.get("ctx", {})
     expected = re.findall(r"'([^']*)'", str(about.get("expected") or about.get("expected_tags") or error["msg"]))
-    given = about.get("tag") or error.get("input")
-    if kind == "normalise_step" and isinstance(given, dict):
-        given = next(iter(given), None)
-    meant = did_you_mean(given, expected) if isinstance(given, str) else ""
-    return f"{text}; found {_shown(node, error.get('input'))}{meant}"
+    value = about.get("tag") or error.get("input")
+    if kind == "normalise_step" and isinstance(value, dict):
+        value = next(iter(value), None)
+    hint = did_you_mean(value, expected) if isinstance(value, str) else ""
+    return f"{text}; found {_shown(node, error.get('input'))}{hint}"
 
 
 def _is_number(text: str) -> bool:
@@ -278,7 +278,7 @@ def _is_number(text: str) -> bool:
 
 
 def _shown(node: yaml.Node | None, value: Any) -> str:
-    """A value as the file has it, or as it was read."""
+    """A value as the file writes it, or as YAML read it."""
     text = repr(value)
     if isinstance(node, yaml.ScalarNode):
         text = node.value or "nothing"
@@ -307,7 +307,7 @@ def _keys_at(schema: Mapping[str, Any], place: Place) -> list[str]:
             yield part
 
     def tagged(part: Mapping[str, Any], tag: int | str) -> Iterator[Mapping[str, Any]]:
-        """The branch of a union that pydantic names by the value of its key rule or recipe."""
+        """The branch of a union, which pydantic names by the value of the key rule or recipe."""
         for properties in [part.get("properties", {})]:
             if any(properties.get(key, {}).get("const") == tag for key in ("rule", "recipe")):
                 yield part

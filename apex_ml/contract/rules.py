@@ -22,7 +22,7 @@ class PairsRule(ContractPart):
 
 
 class BeforeAsOfRule(ContractPart):
-    """A date lies before the moment the run looks from."""
+    """A date is before the run's point in time."""
 
     name: str
     description: str
@@ -32,7 +32,7 @@ class BeforeAsOfRule(ContractPart):
 
 
 class UniqueRule(ContractPart):
-    """A combination of columns stands once in a file; of several equal rows the first is kept."""
+    """A combination of columns is unique in a file. Of several equal rows the first is kept."""
 
     name: str
     description: str

@@ -1,4 +1,4 @@
-"""What can be read of a contract that is not valid as a whole, so that all its faults are shown at once."""
+"""Read the valid parts of an invalid contract, so that Apex reports all faults together."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
     """The parts of a contract that is not valid as a whole."""
 
     def below(*keys: str) -> Any:
-        found: Any = data
+        value: Any = data
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
     def items(*keys: str) -> tuple[Any, ...]:
-        found = below(*keys)
-        return found if isinstance(found, tuple) else ()
+        value = below(*keys)
+        return value if isinstance(value, tuple) else ()
 
     def each(kind: Any, *keys: str) -> list[tuple[int, Any]]:
         read = [(nr, salvage(kind, value)[0]) for nr, value in enumerate(items(*keys))]
@@ -82,7 +82,7 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
 
 
 def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:
-    """Contradictions that pydantic does not come to, as other keys of the same part are wrong."""
+    """Contradictions that pydantic does not reach, because other keys of the same part are invalid."""
     columns = data.get("columns") if isinstance(data, dict) else None
     if not isinstance(columns, dict):
         return
@@ -97,7 +97,7 @@ def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:
 
 
 def _readable_levels(column: Any) -> tuple[list[str], Any]:
-    """Levels that stand twice, and the column with each of its levels that is a text once."""
+    """Repeated levels, and the column with each of its text levels once."""
     domain = column.get("domain") if isinstance(column, dict) else None
     if not isinstance(domain, dict) or not isinstance(levels := domain.get("levels"), tuple):
         return [], column

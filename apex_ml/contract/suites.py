@@ -46,7 +46,7 @@ def _bound(value: float | date | None) -> float | str | None:
     return f"{value.isoformat()}T00:00:00" if isinstance(value, date) else value
 
 
-def _asked(column: str) -> str:
+def _pandas_column(column: str) -> str:
     """A column in a query of pandas, which needs other names than identifiers between backticks."""
     return column if column.isidentifier() and not iskeyword(column) else f"`{column.replace('`', '``')}`"
 
@@ -62,16 +62,16 @@ def _flags_first(regex: str) -> tuple[str, str]:
     >>> _flags_first("(?i)a(?i:b)"), _flags_first("a")
     (('(?i)', 'a(?i:b)'), ('', 'a'))
     """
-    found = re.match(r"\(\?[a-z]+\)", regex)
-    return (found[0], regex[found.end() :]) if found else ("", regex)
+    match = re.match(r"\(\?[a-z]+\)", regex)
+    return (match[0], regex[match.end() :]) if match else ("", regex)
 
 
 def expectations(contract: Contract, use: Use) -> list[Expectation]:
-    """What an accepted batch must be: the row rules once more, by an independent engine, and rules of the batch.
+    """The expectations for an accepted batch: the row rules again, by an independent engine, and rules of the batch.
 
     The parameter ``as_of`` is given at run time.
     """
-    found = [
+    suite = [
         Expectation("expect_table_row_count_to_be_between", "error", {"min_value": 1}),
         Expectation(
             "expect_table_columns_to_match_set", "error", {"column_set": list(contract.columns), "exact_match": True}
@@ -80,8 +80,8 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
     rules = [rule for column in contract.columns.values() for rule in column_rules(column, use)]
     for rule in [*rules, *row_rules(contract, use, AS_OF)]:
         label = f"{rule.label}: {rule.text}"
-        found += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(rule.broken)]
-    return found
+        suite += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(rule.broken)]
+    return suite
 
 
 def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,7 +94,7 @@ def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
         case NotIn(column, levels):
             yield "expect_column_values_to_be_in_set", {"column": column, "value_set": list(levels)}
         case NotMatching(column, regex):
-            # \Z, as $ would let a line break at the end pass; flags must stand first
+            # \Z, as $ would accept a line break at the end; flags must come first
             flags, rest = _flags_first(regex)
             yield "expect_column_values_to_match_regex", {"column": column, "regex": rf"{flags}^(?:{rest})\Z"}
         case Outside(column, low, high):
@@ -106,14 +106,17 @@ def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
         case NotAllowedWith(first, second, allowed):
             # one conditional set a value: the expectation on pairs walks the rows in Python, over a minute a million
             for value, among in allowed:
-                condition = {"row_condition": f"{_asked(first)} == {_text(value)}", "condition_parser": "pandas"}
+                condition = {
+                    "row_condition": f"{_pandas_column(first)} == {_text(value)}",
+                    "condition_parser": "pandas",
+                }
                 within = {"column": second, "value_set": list(among), **condition}
                 yield "expect_column_values_to_be_in_set", within
 
 
 def _within(column: str, low: float | date | None, high: float | date | None) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(low, date) or isinstance(high, date):
-        # by the extremes: the expectation on values compares dates one by one in Python
+        # by the extremes: the expectation on values compares each date in Python
         for extreme, limit in (("min", low), ("max", high)):
             if limit is not None:
                 bound = {"column": column, f"{extreme}_value": _bound(limit)}

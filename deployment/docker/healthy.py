@@ -1,14 +1,13 @@
-"""Health check of a container: `healthy.py [--restart] URL [NAME]`; what the answer says of NAME must be healthy.
+"""Health check of a container: `healthy.py [--restart] URL [NAME]`. The status of NAME in the answer must be healthy.
 
-With `redis://host:port` as URL it is that of a Celery worker: Redis must know a client of this container that waits for
-tasks or commands. Celery's own way to ask a worker takes seconds of a processor.
+With `redis://host:port` as URL it checks a Celery worker: Redis must have a client of this container that waits for
+tasks or commands. Celery's own check of a worker takes seconds of a processor.
 
-An engine does not restart what is alive and does not answer. With --restart this ends such a container, after it was
-well once and then not for three minutes, and its restart policy brings it back: the watchdog of the platform on one
-machine does the same. What the answer says of NAME, a part that may be another container, is no reason for that, nor is
-a Redis that is away.
+An engine does not restart a live container that does not answer. With --restart this check ends a container that was
+healthy before and has not answered for three minutes. Its restart policy then starts it again, as the watchdog does on
+one machine. An unhealthy NAME, which can be another container, or a Redis that is down does not end the container.
 
-Only the standard library, so that a check costs a few hundredths of a second.
+It uses only the standard library, so that a check takes a few hundredths of a second.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-FAILURES = Path("/tmp/healthy.failures")  # in memory: gone with the container's every start
+FAILURES = Path("/tmp/healthy.failures")  # in memory: every start of the container removes it
 SETTINGS = Path("/run/secrets/apex/env")
-MOST_BYTES = 1 << 20
-PATIENCE = 18
-"""Failed checks, ten seconds apart, after which the container is asked to end …"""
+MAX_BYTES = 1 << 20
+MAX_FAILURES = 18
+"""Failed checks, ten seconds apart, after which the container gets SIGTERM."""
 FORCE = 3
-"""… and so many later it is made to."""
+"""Further failed checks after which it gets SIGKILL."""
 
 
 def ask(url: str) -> bytes:
-    """The body of the answer. Raises OSError when there is none, or one that tells an error."""
+    """The body of the answer. Raises OSError without an answer or for an error status."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
-            body: bytes = answer.read(MOST_BYTES)
+            body: bytes = answer.read(MAX_BYTES)
     except http.client.HTTPException as error:
         raise OSError(f"answers something else than HTTP: {str(error)[:60]!r}") from error
     return body
 
 
 class NoConsumerError(OSError):
-    """Redis is there, and nobody of this container waits for what it has."""
+    """Redis answers, but no worker of this container waits for tasks."""
 
 
 def consumer_of(url: str) -> bytes:
-    """What Redis says of this container's clients. Raises NoConsumerError when none waits, OSError without Redis."""
+    """Redis's list of this container's clients. Raises NoConsumerError when none waits, OSError without Redis."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname or "", place.port or 6379), timeout=5) as connection:
         connection.sendall(b"AUTH %b\r\nCLIENT LIST\r\nQUIT\r\n" % redis_password().encode())
@@ -70,18 +69,18 @@ def redis_password() -> str:
 
 
 def count_failure() -> None:
-    """Count a failed check in a row; end the container when there are too many."""
-    with contextlib.suppress(FileNotFoundError):  # it was never well: it is starting
+    """Count consecutive failed checks; end the container when there are too many."""
+    with contextlib.suppress(FileNotFoundError):  # it was never healthy, so it is starting
         failures = int(FAILURES.read_text()) + 1
         FAILURES.write_text(str(failures))
-        if failures == PATIENCE:
+        if failures == MAX_FAILURES:
             os.kill(1, signal.SIGTERM)
-        if failures >= PATIENCE + FORCE:
-            os.kill(-1, signal.SIGKILL)  # all but the init, which ends when its child has
+        if failures >= MAX_FAILURES + FORCE:
+            os.kill(-1, signal.SIGKILL)  # all but the init process, which ends after its child
 
 
 def status_of(body: bytes, name: str) -> str:
-    """What an answer of Airflow says of one of its parts; that it is not Airflow's, when it says nothing."""
+    """Status of a component in Airflow's answer, or that the answer is not Airflow's."""
     try:
         return str(json.loads(body)[name]["status"])
     except (ValueError, KeyError, TypeError):

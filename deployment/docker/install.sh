@@ -13,7 +13,7 @@ if [ -d "$1" ]; then
 fi
 mkdir -p /opt/apex/project
 python3 -m venv --without-pip "$venv"
-# pip's configuration, when it was handed in, also tells uv where the index is
+# pip's configuration, if it was passed in, also gives uv the index
 index=$(/opt/uv/bin/pip config get global.index-url 2>/dev/null || true)
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 [ -s "$SSL_CERT_FILE" ] || unset SSL_CERT_FILE

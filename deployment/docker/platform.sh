@@ -111,7 +111,7 @@ images() {
     trap - EXIT
 }
 
-# an image with a name of its own comes from elsewhere; ours follows the code
+# an image with another name comes from elsewhere; the tag of ours follows the code
 ensure_images() {
     if [[ -n $(value APEX_STEP_IMAGE '') ]] && docker image inspect "$ml" "$airflow" >/dev/null 2>&1; then
         return
@@ -163,7 +163,7 @@ wait_healthy() {
     exit 20
 }
 
-# what the platform was brought up with: the settings, the compose files, the images
+# what the platform was started with: the settings, the compose files, the images
 fingerprint() {
     cat "$APEX_ENV_FILE" docker-compose*.yaml | sha256sum
     docker image inspect --format '{{.Id}}' "$ml" "$airflow"
@@ -252,14 +252,14 @@ as_admin() {
 
 restore() {
     [[ -f ${1:-} ]] || fail "FROM=${1:-}: there is no such file; \`make backup\` writes one"
-    local scratch database wanted
+    local scratch database expected
     scratch=$(mktemp -d)
     # shellcheck disable=SC2064 # the folder of now
     trap "rm -rf '$scratch'" EXIT
     tar -C "$scratch" -xf "$1" 2>/dev/null || fail "$1 is no backup of Apex"
     for database in apex mlflow airflow; do
-        wanted=$(grep -o "\"databases/$database.dump\": \"[0-9a-f]*\"" "$scratch/manifest.json" | cut -d'"' -f4)
-        [[ $(sha256sum "$scratch/databases/$database.dump" | cut -d' ' -f1) == "$wanted" ]] || fail "$1: $database.dump is damaged"
+        expected=$(grep -o "\"databases/$database.dump\": \"[0-9a-f]*\"" "$scratch/manifest.json" | cut -d'"' -f4)
+        [[ $(sha256sum "$scratch/databases/$database.dump" | cut -d' ' -f1) == "$expected" ]] || fail "$1: $database.dump is damaged"
     done
     ensure_images
     secrets
@@ -290,15 +290,15 @@ restore() {
 
 # compose without its progress lines, unless it fails
 quietly() {
-    local said
-    if ! said=$(compose "$@" 2>&1); then
-        echo "$said" >&2
+    local output
+    if ! output=$(compose "$@" 2>&1); then
+        echo "$output" >&2
         local name
         for name in $(containers --quiet --filter health=unhealthy); do
             docker inspect --format '{{.Name}}: {{range .State.Health.Log}}{{.Output}}{{end}}' "$name" | tail -n 5 >&2
             docker logs --tail 15 "$name" >&2
         done
-        echo "apex: TransientError: compose $1 failed, see above; \`RUNTIME=docker make logs S=SERVICE\` tells more" >&2
+        echo "apex: TransientError: compose $1 failed, see above; \`RUNTIME=docker make logs S=SERVICE\` shows more" >&2
         exit 20
     fi
 }

@@ -1,6 +1,7 @@
-"""Deadlines that Airflow watches: a run that takes too long becomes an alert beside those of apex_monitor.
+"""Deadlines that Airflow watches. A run that takes too long raises an alert, like those of apex_monitor.
 
-They can stop after a DAG is edited (a known fault of Airflow), so `apex status --check` checks them from outside.
+They can stop working after an edit of the DAG (a known bug of Airflow). Therefore `apex status --check` checks them,
+too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
 
 
 def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
-    """Return the alert for a run not ended `minutes` after it was queued; None when alerts are switched off."""
+    """Return the alert for a run that has not ended `minutes` after it was queued; None if alerts are disabled."""
     if not settings.deadline_alerts:
         return None
     message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"

@@ -1,4 +1,4 @@
-"""The inbox as Airflow's processes see it: where it is, and the files in it that may be drops."""
+"""The inbox for Airflow's processes: its path, and the files in it that can be drops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inbox_folder(drops: str) -> str | None:
 
 
 def list_files(inbox: str) -> FileStates:
-    """Return size and mtime of every file in the inbox that may be a drop, in order of name; folders are left out.
+    """Return size and mtime of every file in the inbox that can be a drop, by name; folders are left out.
 
     A file that cannot be read is included: apex_score reports and quarantines it.
     """
@@ -41,7 +41,7 @@ def list_files(inbox: str) -> FileStates:
 
 
 def count_waiting(settings: Settings) -> int | None:
-    """Return the number of files that wait in the inbox; None when it cannot be listed from here."""
+    """Return the number of files in the inbox; None when it is not a local folder or cannot be listed."""
     folder = inbox_folder(settings.drops)
     if folder is None:
         return None

@@ -1,4 +1,4 @@
-"""Buttons on a task that lead to the results of its step."""
+"""Buttons of a task that open the results of its step."""
 
 from __future__ import annotations
 

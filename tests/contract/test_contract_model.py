@@ -35,7 +35,7 @@ CONTRADICTIONS = [
         "levels: [EC, EC, PE, SV]",
         "levels: [EC, EC",
         "columns.pais_cd.domain.levels",
-        "stand twice: ['EC']",
+        "listed twice: ['EC']",
     ),
     (
         "levels: [L, LM, LMI, LMV]",
@@ -154,7 +154,7 @@ CONTRADICTIONS = [
         "    role: entity\n    nullable: true\n",
         "  cliente_id:\n",
         "columns.cliente_id",
-        "entity can not be nullable",
+        "entity cannot be nullable",
     ),
     ("    role: entity\n", "    role: attribute\n", "columns:\n", "columns", "exactly one column has the role entity"),
     (

@@ -93,14 +93,14 @@ TRAPS = [
     (
         "Days ahead.",
         "",
-        "must be text; nothing stands here: write a text, or remove the key",
+        "must be text; the value is empty: write a text, or remove the key",
     ),
     ("decimals: 2", "decimals: 010", "010 is read by YAML as the number 8; write that number"),
     ("margin: 0.001", "margin: 1:30.5", "1:30.5 is read by YAML as the number 90.5; write that number"),
     (
         "    role: attribute",
         "    role: attribute\n    role: measure",
-        "the key role stands twice, first on line 17; YAML would keep the last: remove one",
+        "the key role occurs twice, first on line 17; YAML would keep the last: remove one",
     ),
     ("name: shop", "name: !shop shop", "the tag !shop is not known; remove it"),
     ("margin: 0.001", "margin: 2024-13-01", "2024-13-01 is no timestamp: month must be in 1..12"),
@@ -125,7 +125,7 @@ def test_a_trap_of_yaml_is_named_with_its_line(tmp_path: Path, old: str, new: st
             TEXT.replace("When.", "Día").encode("latin-1"),
             "6: the byte 0xed is not UTF-8; save the file as UTF-8",
         ),
-        (TEXT.replace("  day:", "\tday:"), "6: not YAML: a tab stands here; YAML indents with blanks only"),
+        (TEXT.replace("  day:", "\tday:"), "6: not YAML: there is a tab; YAML indents with blanks only"),
         (TEXT + "---\nname: shop\n", "expected a single document"),
         ("a: " + "[" * 3000, "nested too deep"),
         (TEXT.replace("Who orders.", "\x01"), "not YAML: unacceptable character #x0001"),
@@ -146,12 +146,12 @@ MISSPELT = [
     ("quarantine:", "quarantene:", "did you mean quarantine?"),
     ("limit: 0.5", "limits: 0.5", "the keys are limit; did you mean limit?"),
     ("columns: all", "columns: [lead_time]", "no such column ['lead_time']; did you mean leadtime?"),
-    ("attributes: [leadtime]", "attributes: [lead_time]", "there is no such column; did you mean leadtime?"),
+    ("attributes: [leadtime]", "attributes: [lead_time]", "the contract has no such column; did you mean leadtime?"),
     ("attributes: [leadtime]", "attributes: [amount]", "not a column with the role attribute: its role is measure"),
     (
         "attributes: [leadtime]",
         "history: [{recipe: mean, columns: [Amount]}]",
-        "Amount is not a column with the role measure: there is no such column; did you mean amount?",
+        "Amount is not a column with the role measure: the contract has no such column; did you mean amount?",
     ),
     ("attributes: [leadtime]", "history: [{recipe: cuont}]", "did you mean count?"),
     ("attributes: [leadtime]", "history: [{recipe: target_trend, level: a, shrinkage: 1}]", "did you mean A?"),
@@ -200,19 +200,19 @@ LATE = [
     (
         TYPE,
         "type: int64\n    role: attribute\n    checks: [{rule: range, max: 9007199254740993}]",
-        "9007199254740993 is more than a number holds exactly",
+        "9007199254740993 is too large to be compared exactly",
     ),
     (
         TYPE,
         "type: double\n    role: attribute\n    checks: [{rule: range, max: .nan}]",
         "finite number",
     ),
-    (ATTRIBUTE, f"{ATTRIBUTE}\n    decimals: 2", "decimals are those of a number"),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    decimals: 2", "decimals need a number type"),
     (ATTRIBUTE, f"{ATTRIBUTE}\n    timezone: Europe/Madrid", "a timezone is for dates, the type is "),
     (DAY, f"{DAY}, timezone: Europe/Madird", "'Europe/Madird' is no IANA zone, such as Europe/Madrid; did you mean"),
     (DAY, f"{DAY}, timezone: Romance Standard Time", "'Romance Standard Time' is no IANA zone"),
     ("rule: unique, columns: all", "rule: unique, columns: []", "at least 1 item"),
-    ("rule: unique, columns: all", "rule: unique, columns: [day, day]", "the column day stands twice"),
+    ("rule: unique, columns: all", "rule: unique, columns: [day, day]", "the column day is listed twice"),
     ("rule: unique, columns: all", "rule: pairs, columns: [kind, leadtime], allowed: {}", "at least 1 item"),
     ("rule: unique, columns: all", "rule: pairs, columns: [kind, leadtime], allowed: {A: []}", "at least 1 item"),
     (
@@ -223,14 +223,14 @@ LATE = [
     (
         "rules:\n",
         "rules:\n  - {name: once, description: x, rule: unique, columns: [day]}\n",
-        "another rule has this name",
+        "another rule has the same name",
     ),
-    ("attributes: [leadtime]", "attributes: [leadtime, leadtime]", "leadtime stands twice"),
-    ("attributes: [leadtime]", "calendar: [month, month]", "month stands twice"),
+    ("attributes: [leadtime]", "attributes: [leadtime, leadtime]", "leadtime is listed twice"),
+    ("attributes: [leadtime]", "calendar: [month, month]", "month is listed twice"),
     (
         "attributes: [leadtime]",
         "history: [{recipe: target_share, smoothing: 1}, {recipe: target_share, smoothing: 2}]",
-        "target_share is made twice",
+        "two recipes make the feature target_share",
     ),
     (
         "recent: 3",
@@ -258,16 +258,16 @@ def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
     assert messages == [
         "the contract contradicts itself:",
         "2: version: must be a whole number; found 'one'",
-        "4: columns: exactly one column has the role entity, found none: give it to the column that names whose orders"
-        " they are",
-        "4: columns: exactly one column has the role timestamp, found none: give it to the column that holds the date"
+        "4: columns: exactly one column has the role entity, found none: give it to the column with the client"
+        " of an order",
+        "4: columns: exactly one column has the role timestamp, found none: give it to the column with the date"
         " of an order",
         "4: columns: exactly one column has the role target, found none: give it to the column that is predicted",
         "13: columns.kind.domain.levels.1: must be text: the level NO is read by YAML as false; quote it: 'NO'",
         "18: columns.amount: a double measure needs decimals, so that its sums do not depend on the order of rows: add"
         " them",
-        "23: features.attributes.0: lead_time is not a column with the role attribute: there is no such column; did you"
-        " mean leadtime?",
+        "23: features.attributes.0: lead_time is not a column with the role attribute: the contract has no such"
+        " column; did you mean leadtime?",
         "25: promotion.margin: must be greater than or equal to 0; found -1",
     ]
 
@@ -275,7 +275,7 @@ def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
 def test_every_fault_of_a_list_of_levels_is_told_at_once(tmp_path: Path) -> None:
     levels = "    normalise: [upper]\n    domain: {levels: [A, NO, B, 010, b, A]"
     _, *result = faults(tmp_path, TEXT.replace("    domain: {levels: [A, B]", levels))
-    expected = ["the level NO is", "the level 010 is", "levels stand twice: ['A']", "the level 'b' never occurs"]
+    expected = ["the level NO is", "the level 010 is", "levels are listed twice: ['A']", "the level 'b' never occurs"]
     assert len(result) == len(expected) and all(any(words in line for line in result) for words in expected), result
 
 

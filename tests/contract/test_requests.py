@@ -184,7 +184,7 @@ def test_a_key_that_stands_twice_is_refused(reader: RequestReader, order: dict[s
     else:
         content, path = f'{{"orders": [{inner}], "orders": [{inner}]}}', "orders"
     messages = refused(reader, content.encode())
-    assert [(f.path, f.rule, f.remedy) for f in messages.faults][0] == (path, "the key stands twice", "send it once")
+    assert [(f.path, f.rule, f.remedy) for f in messages.faults][0] == (path, "the key occurs twice", "send it once")
 
 
 def test_a_value_that_is_called_as_a_key_is_no_key(reader: RequestReader, order: dict[str, Any]) -> None:

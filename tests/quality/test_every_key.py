@@ -508,7 +508,7 @@ def test_unique(con: duckdb.DuckDBPyConnection, tmp_path: Path, columns: str, se
     report, rows = checked(con, tmp_path, contract, "train", table_of(5, {n: pa.array(v) for n, v in values.items()}))
     assert [nr for nr, row in enumerate(rows) if isinstance(row, list)] == bad
     assert sum(report.warnings.values()) == (3 if severity == "warning" else 0)
-    assert all("once: stands once in a file" in label for label in [*report.reasons, *report.warnings])
+    assert all("once: must be unique in a file" in label for label in [*report.reasons, *report.warnings])
 
 
 # columns that are not there, and what is told of a column

@@ -213,7 +213,7 @@ def test_columns_with_odd_names_are_reported_and_ignored(split: Checker, some: p
 def test_a_column_that_stands_twice_is_refused(split: Checker, some: pa.Table, tmp_path: Path, name: str) -> None:
     table = pa.table([*some.columns, some.column(name)], names=[*some.column_names, name])
     pq.write_table(table, tmp_path / "twice.parquet")
-    with pytest.raises(DataError, match=rf"twice\.parquet: columns stand twice: {name}"):
+    with pytest.raises(DataError, match=rf"twice\.parquet: repeated columns: {name}"):
         split(tmp_path / "twice.parquet")
 
 

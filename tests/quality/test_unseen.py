@@ -158,7 +158,7 @@ def test_unseen_characters_around_a_value_are_trimmed_and_counted(
     table = order_table({COUNTRY: countries, ROUTE: padded("r1"), CLIENT: padded("c123456")}, rows=rows)
     result = split(table)
     assert result.report.quarantined == 0 and result.report.warnings == {
-        "all columns: unique_row: stands once in a file": rows - 28
+        "all columns: unique_row: must be unique in a file": rows - 28
     }
     for column, value in ((COUNTRY, "EC"), (ROUTE, "R1"), (CLIENT, "C123456")):
         assert set(result.accepted.column(column).to_pylist()) == {value}

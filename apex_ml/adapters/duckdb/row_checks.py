@@ -106,7 +106,7 @@ def repr_visible(value: str) -> str:
 
 def _refuse_ambiguous(path: Path, contract: Contract, schema: pa.Schema) -> None:
     if twice := [name for name in contract.columns if schema.names.count(name) > 1]:
-        raise DataError(f"{path.name}: columns stand twice: {', '.join(twice)}; deliver each once")
+        raise DataError(f"{path.name}: repeated columns: {', '.join(twice)}; deliver each once")
 
 
 def _refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> None:
@@ -375,7 +375,7 @@ def _parquet(path: Path) -> str:
 
 
 def _stands_once(unique: UniqueColumns) -> str:
-    return f"{unique.name}: stands once in a file"
+    return f"{unique.name}: must be unique in a file"
 
 
 def _report(

@@ -13,11 +13,11 @@ from pydantic_core import CoreSchema
 from apex_ml.contract.recipes.interface import Recipe
 
 RECIPES: dict[str, type[Recipe]] = {}
-"""The classes of recipes by the names that contracts have for them."""
+"""The classes of recipes by their names in contracts."""
 
 
 def register(recipe: type[Recipe]) -> None:
-    """Make a recipe known by its name. Models of contracts that are already built have to be rebuilt."""
+    """Register a recipe under its name. Existing contract models must be rebuilt."""
     (name,) = recipe.model_fields["recipe"].annotation.__args__  # type: ignore[union-attr]  # it is a Literal
     RECIPES[name] = recipe
 

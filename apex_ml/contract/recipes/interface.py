@@ -1,4 +1,4 @@
-"""What a recipe of features is: its parameters, and the features it makes from the state of an entity's history.
+"""The interface of a recipe: its parameters, and the features that it makes from the state of an entity's history.
 
 A new recipe is one module of this package with one subclass of :class:`Recipe`. Its fields are the keys of the
 contract; its features name the state that they read.
@@ -51,7 +51,7 @@ class HistoryFeature:
 
 
 class Recipe(ContractPart):
-    """One way to make features from an entity's earlier orders."""
+    """A way to make features from an entity's earlier orders."""
 
     recipe: str
 
@@ -60,7 +60,7 @@ class Recipe(ContractPart):
         """The features, in order."""
 
     def products(self) -> tuple[str, ...]:
-        """What the recipe makes, in words; two recipes of a contract may not make the same."""
+        """The products of the recipe, as text. Two recipes of a contract must not have the same product."""
         return (self.recipe,)
 
     def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LastTargetRecipe(Recipe):
-    """Target of the latest earlier order; of several on one day the level that stands last in the domain."""
+    """Target of the latest earlier order. Of several orders on one day it is the last level of the domain."""
 
     recipe: Literal["last_target"]
 

@@ -27,15 +27,15 @@ class MeanRecipe(Recipe):
     columns: tuple[str, ...] = Field(min_length=1)
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """One feature a measure, null where no earlier order has a value."""
+        """One feature per measure, null where no earlier order has a value."""
         return tuple(_feature(measure, contract.columns[measure].scale) for measure in self.columns)
 
     def products(self) -> tuple[str, ...]:
-        """One mean a measure."""
+        """One mean per measure."""
         return tuple(f"mean of {name}" for name in self.columns)
 
     def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
-        """Columns that are no measures, or have no mean."""
+        """Columns that are not measures or have no mean."""
         for name in self.columns:
             if fault := parts.role_fault(name, "measure"):
                 yield ("columns",), fault

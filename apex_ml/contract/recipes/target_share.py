@@ -23,7 +23,7 @@ class TargetShareRecipe(Recipe):
     smoothing: float = Field(gt=0)
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """One feature a class; equal shares for an entity without history."""
+        """One feature per class; equal shares for an entity without history."""
         return tuple(self._feature(level, len(contract.classes)) for level in contract.classes)
 
     def _feature(self, level: str, classes: int) -> HistoryFeature:

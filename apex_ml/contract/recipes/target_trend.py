@@ -48,15 +48,15 @@ class TargetTrendRecipe(Recipe):
         return (HistoryFeature(FeatureColumn(trend_name(self.level), "numeric"), reads, values),)
 
     def products(self) -> tuple[str, ...]:
-        """One trend a level."""
+        """One trend per level."""
         return (f"target_trend of {self.level}",)
 
     def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
-        """A level that is no class."""
+        """A level that is not a class."""
         classes = parts.classes
         if classes is not None and self.level not in classes:
-            meant = did_you_mean(self.level, classes)
-            yield ("level",), f"{self.level} is not a class; the classes are {', '.join(classes)}{meant}"
+            hint = did_you_mean(self.level, classes)
+            yield ("level",), f"{self.level} is not a class; the classes are {', '.join(classes)}{hint}"
 
 
 def _slope(

@@ -16,7 +16,7 @@ from apex_ml.text import visible
 from apex_ml.wording import counted
 
 MAX_FAULTS = 1000
-"""So many faults of a request are reported; the others are counted."""
+"""Maximum reported faults of a request; the others are counted."""
 MAX_SHOWN = 200
 """Characters shown of a value."""
 AROUND = 40
@@ -42,30 +42,30 @@ class RefusedError(DataError):
 
 
 def early_order(place: int, name: str, day: date, since: date) -> Fault:
-    """What is said of an order dated before the history snapshot."""
+    """The fault of an order dated before the history snapshot."""
     rule = f"on or after {since}, the day of the history snapshot"
     remedy = "send a day from then on, or score the order in a drop: a file may hold earlier ones"
     return Fault(order_path(place, name), rule, day.isoformat(), remedy)
 
 
 def repeated_keys(body: bytes) -> list[Fault]:
-    """Keys that stand twice in an object of the body; JSON readers keep the last one without a word."""
-    found: list[Fault] = []
+    """Repeated keys in an object of the body. A JSON reader would keep the last one without an error."""
+    faults: list[Fault] = []
 
     class Pairs(dict[str, Any]):
         twice: tuple[str, ...] = ()
 
     def pairs(items: list[tuple[str, Any]]) -> Pairs:
-        made = Pairs(items)
-        if len(made) < len(items):
-            made.twice = tuple(name for name, n in Counter(name for name, _ in items).items() if n > 1)
-        return made
+        result = Pairs(items)
+        if len(result) < len(items):
+            result.twice = tuple(name for name, n in Counter(name for name, _ in items).items() if n > 1)
+        return result
 
     def look(value: Any, path: str) -> None:
         if isinstance(value, Pairs):
             for name in value.twice:
                 place = f"{path}.{name[:MAX_SHOWN]}".removeprefix(".")
-                found.append(Fault(place, "the key stands twice", shown(value[name]), "send it once"))
+                faults.append(Fault(place, "the key occurs twice", shown(value[name]), "send it once"))
             for name, below in value.items():
                 look(below, f"{path}.{name}".removeprefix("."))
         elif isinstance(value, list):
@@ -73,7 +73,7 @@ def repeated_keys(body: bytes) -> list[Fault]:
                 look(below, f"{path}[{nr}]")
 
     look(json.loads(body, object_pairs_hook=pairs), "")
-    return found
+    return faults
 
 
 def order_path(place: int, name: str) -> str:
@@ -91,7 +91,7 @@ def body_path(loc: Sequence[int | str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as text: cut when it is long, and what cannot be seen escaped."""
+    """A value as text: shortened when it is long, with invisible characters escaped."""
     if isinstance(value, str):
         text = f"'{value}'"
     elif isinstance(value, float) and not math.isfinite(value):
@@ -105,9 +105,9 @@ def shown(value: Any) -> str:
 def excerpt(body: Any, message: str) -> str:
     """The part of a body that is no JSON, around the place that a message names."""
     text = bytes(body).decode("utf-8", "backslashreplace") if isinstance(body, bytes | bytearray) else str(body)
-    found = re.search(r"line (\d+) column (\d+)", message)
+    match = re.search(r"line (\d+) column (\d+)", message)
     lines = text.splitlines() or [""]
-    line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[0]
-    middle = int(found[2]) if found else 0
+    line = lines[min(int(match[1]), len(lines)) - 1] if match else lines[0]
+    middle = int(match[2]) if match else 0
     first = max(0, min(middle, len(line)) - AROUND)
     return f"{'…' if first else ''}{visible(line[first : middle + AROUND])}{'…' if len(line) > middle + AROUND else ''}"

@@ -14,11 +14,11 @@ from apex_ml.contract.requests.values import date_formats
 MAX_ORDERS = 1000
 NO_TEXT = "Input should be a string, a finite number, true or false"
 TEXT = Annotated[str | int | Annotated[float, Field(allow_inf_nan=False)] | bool, Field(union_mode="left_to_right")]
-"""What stands for a string in JSON: a number becomes text as the same number in a file does."""
+"""A string in JSON. A number becomes text as the same number in a file does."""
 
 
 def field_names(contract: Contract) -> dict[str, str]:
-    """Name of each column's field: a column may be called as one of pydantic's own methods."""
+    """Name of each column's field, because a column's name can equal a method of pydantic."""
     return {name: f"c{place}" for place, name in enumerate(contract.columns)}
 
 
@@ -30,7 +30,7 @@ def request_model(contract: Contract) -> type[BaseModel]:
     order = create_model("Order", __config__=config, __doc__="An order, as a row of a drop.", **fields)
     orders = Annotated[list[order], Field(min_length=1, max_length=MAX_ORDERS, description="The orders.")]
     return create_model(
-        "PredictRequest", __config__=config, __doc__="Orders to be judged, in any order.", orders=(orders, ...)
+        "PredictRequest", __config__=config, __doc__="Orders to predict, in any order.", orders=(orders, ...)
     )
 
 
@@ -59,7 +59,7 @@ def _field(column: Column) -> tuple[Any, Any]:
         broken = rule.broken
         if isinstance(broken, NotMatching | Outside) and rule.severity == "error":
             text += f" {rule.text}."
-        # a value of another case or with blanks around it is brought into its normal form before it is matched
+        # a value of another case or with surrounding blanks is normalised before it is matched
         if isinstance(broken, NotMatching):
             extra["x-pattern"] = broken.regex
         elif isinstance(broken, Outside) and rule.severity == "error" and column.type != "date":

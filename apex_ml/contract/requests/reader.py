@@ -70,13 +70,13 @@ class RequestReader:
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
         try:
-            found: Any = self._validate(body)
+            request: Any = self._validate(body)
         except ValidationError as error:
             if (renamed := self._renamed(body, error)) is not None:
                 return self.read(renamed, since)
             raise RefusedError(self._faults(body, error, since)) from None
-        rows = [order.__dict__ for order in found.orders]
-        # only a key that is there more often than there are orders can stand twice; a level may have its name, though
+        rows = [order.__dict__ for order in request.orders]
+        # only a key with more occurrences than orders can be repeated; a level can have the same name, though
         often = body.count(b'"orders"') > 1 or any(body.count(key) > len(rows) for key in self._keys)
         if often and (twice := repeated_keys(body)):
             raise RefusedError([*twice, *self._read_faults(from_json(body)["orders"], set(), since)])
@@ -115,14 +115,14 @@ class RequestReader:
         return columns, faults, warnings
 
     def accepts(self, name: str, value: Any) -> bool:
-        """Whether a value of JSON breaks no rule of its column, not even one that only warns."""
+        """Whether a value of JSON satisfies every rule of its column, even those that only warn."""
         reader = self._readers[name]
         return reader.takes(value) and reader.read(value)[1:] == (None, None)
 
     def _renamed(self, body: bytes, error: ValidationError) -> bytes | None:
         """The body with the contract's own names where it has unknown keys that only nearly are, if any may be taken.
 
-        A key beside another one that means the same column stays, and is refused.
+        A key stays, and is refused, when another key matches the same column.
         """
         unknown = any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False, include_input=False))
         if self._contract.match != "insensitive" or not unknown or repeated_keys(body):
@@ -133,10 +133,10 @@ class RequestReader:
         for nr, order in enumerate(content["orders"] if isinstance(content.get("orders"), list) else []):
             if not isinstance(order, dict):
                 continue
-            meant: dict[str, list[str]] = {}
+            targets: dict[str, list[str]] = {}
             for key in map(str, order):
-                meant.setdefault(own.get(folded(key), key), []).append(key)
-            names = {keys[0]: name for name, keys in meant.items() if len(keys) == 1}
+                targets.setdefault(own.get(folded(key), key), []).append(key)
+            names = {keys[0]: name for name, keys in targets.items() if len(keys) == 1}
             if any(names.get(key, key) != key for key in order):
                 content["orders"][nr] = {names.get(key, key): value for key, value in order.items()}
                 changed = True
@@ -161,29 +161,29 @@ class RequestReader:
 
     def _faults(self, body: bytes, error: ValidationError, since: date | None) -> list[Fault]:
         """What is wrong with the shape, and with every value whose shape is right."""
-        found: list[tuple[int, Fault]] = []
+        faults: list[tuple[int, Fault]] = []
         wrong: set[tuple[int, str]] = set()
         for e in error.errors(include_url=False):
             place = e["loc"][1] if len(e["loc"]) > 1 and isinstance(e["loc"][1], int) else -1
             if len(e["loc"]) > 2:
                 if len(e["loc"]) > 3 and (place, str(e["loc"][2])) in wrong:
-                    continue  # a value that stands for text has an error for each type that it may have
+                    continue  # a value for a text column has an error for each allowed type
                 wrong.add((place, str(e["loc"][2])))
-            found.append((place, self._shape_fault(place, e)))
+            faults.append((place, self._shape_fault(place, e)))
         try:
             twice = repeated_keys(body)
             orders = from_json(body)["orders"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            return [fault for _, fault in found]
-        found += [(-1, fault) for fault in twice]
-        found += [(place, fault) for place, fault in self._read(orders, wrong, since)]
-        return [fault for _, fault in sorted(found, key=lambda f: f[0])]
+            return [fault for _, fault in faults]
+        faults += [(-1, fault) for fault in twice]
+        faults += [(place, fault) for place, fault in self._read(orders, wrong, since)]
+        return [fault for _, fault in sorted(faults, key=lambda f: f[0])]
 
     def _read_faults(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> list[Fault]:
         return [fault for _, fault in sorted(self._read(orders, wrong, since), key=lambda f: f[0])]
 
     def _read(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
-        """What is wrong with the values of orders, but for those that are wrong already."""
+        """Faults of the values of orders, except for values that already have a fault."""
         when = self._contract.timestamp
         for place, order in enumerate(orders[:MAX_ORDERS] if isinstance(orders, list) else []):
             right: dict[str, list[Any]] = {name: [None] for name in self._readers}
@@ -222,15 +222,17 @@ class RequestReader:
             null = ", null where nothing is known" if of is not None and of.nullable.score else ""
             return Fault(path, f"required: the key must be there{null}", "", "add the key")
         if kind in ("too_long", "too_short"):
-            most = kind == "too_long"
-            limit = counted(about["max_length" if most else "min_length"], "order")
-            rule = f"at {'most' if most else 'least'} {limit} in a request"
-            return Fault(path, rule, counted(len(value), "order"), "send more requests" if most else "send an order")
+            is_too_long = kind == "too_long"
+            limit = counted(about["max_length" if is_too_long else "min_length"], "order")
+            rule = f"at {'most' if is_too_long else 'least'} {limit} in a request"
+            return Fault(
+                path, rule, counted(len(value), "order"), "send more requests" if is_too_long else "send an order"
+            )
         if column is not None:
             return self._fault(place, column.name, self._rule_of(column, kind, value), value)
         if loc in ((), ("orders",)) or len(loc) == 2:
-            wanted = "a list of orders" if loc == ("orders",) else "an object, with keys and values"
-            return Fault(path, f"type: not {wanted}", shown(value), f"send {wanted}")
+            expected = "a list of orders" if loc == ("orders",) else "an object, with keys and values"
+            return Fault(path, f"type: not {expected}", shown(value), f"send {expected}")
         return Fault(path, str(error["msg"]), shown(value))
 
     def _rule_of(self, column: Column, kind: str, value: Any) -> str:

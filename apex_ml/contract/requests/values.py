@@ -55,8 +55,8 @@ def _as_text(value: Any) -> Any:
 
 def date_formats(column: Column) -> tuple[str, ...]:
     """The formats in which a date may be written, by strptime."""
-    found = [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
-    return tuple(found) or (ISO_DATE,)
+    formats = [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
+    return tuple(formats) or (ISO_DATE,)
 
 
 def parse_day(formats: Sequence[str], text: str) -> date | None:
@@ -99,7 +99,7 @@ class ValueReader:
         rules = [rule for rule in column_rules(column, "score") if not isinstance(rule.broken, IsNull)]
         self._rules = [(predicate(rule.broken), rule.severity, rule.text) for rule in rules]
         self.noted: dict[Any, Cell] = {}
-        # values that come again and again are read once; those of clients are too many to be kept
+        # repeated values are read once; values of clients are too many to cache
         self._known = None if column.role == "entity" else _Known(self)
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Cell]]]:
@@ -154,8 +154,8 @@ class ValueReader:
         if rule == NOT_NULL:
             return "send a value"
         if rule.startswith("domain") and column.domain is not None:
-            meant = did_you_mean(value, column.domain.levels) if isinstance(value, str) else ""
-            return f"send one of its levels{meant}"
+            hint = did_you_mean(value, column.domain.levels) if isinstance(value, str) else ""
+            return f"send one of its levels{hint}"
         if rule.startswith("pattern"):
             return "send a value that matches the pattern as a whole"
         if rule.startswith("range"):

@@ -18,7 +18,7 @@ class ApprovalOperator(HITLOperator):
 
     The question shows the reasons and the evidence of the step that decided. Nothing is asked when that step did not
     promote. The answer is the task's XCom, ``{"asked": bool, "approved": bool, "by": str}``. A rejection does not
-    skip the following tasks, because they record it. When nobody answers within ``response_timeout`` the option in
+    skip the following tasks, because they record it. Without an answer within ``response_timeout`` the option in
     ``defaults`` is taken, and ``by`` says so.
 
     :param decided_by: task_id of the step ``promote --hold``.
@@ -29,7 +29,7 @@ class ApprovalOperator(HITLOperator):
         self.decided_by = decided_by
 
     def execute(self, context: Context) -> Any:
-        """Ask, or return at once when there is nothing to approve."""
+        """Ask, or return immediately when there is nothing to approve."""
         decision = context["ti"].xcom_pull(task_ids=self.decided_by, key=RESULT_KEY)
         if not isinstance(decision, Mapping) or not decision.get("held"):
             self.log.info("The gate did not promote: nothing to approve")

@@ -39,7 +39,7 @@ def step_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def run_slug(dag_id: str, run_id: str) -> str:
-    """Return a folder name for a DAG run: readable, the same for all its tasks, and unlike that of any other run.
+    """Return a folder name for a DAG run: readable, the same for all its tasks, and unique.
 
     >>> run_slug("apex_retrain", "manual__2026-01-02T03:04:05+00:00")
     'retrain-manual__2026-01-02T03-04-05-00-00-530957'
@@ -152,7 +152,7 @@ class StepOperator(BaseOperator):
         who = run_name(run.dag_id, run_type, run.triggering_user_name)
         index = -1 if task.map_index is None else task.map_index
         command = self.command(run.dag_id, run.run_id, Settings.load(), index, task.try_number, who=who)
-        line = " ".join(command.args)  # a chunk may name a thousand drops
+        line = " ".join(command.args)  # a chunk can have a thousand drops
         self.log.info("apex %s", line if len(line) <= MAX_LOGGED else f"{line[:MAX_LOGGED]} …")
         self._runner = RUNTIMES[self.runtime]()
         try:
@@ -174,7 +174,7 @@ class StepOperator(BaseOperator):
         return result[self.returns] if self.returns else result
 
     def result_of(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the result of a step that succeeded; raise for one that did not."""
+        """Return the result of a successful step; raise an exception for a failed one."""
         if outcome.stopped and outcome.exit_code:
             raise AirflowException(f"apex {self.step}: stopped by Airflow")
         if outcome.exit_code < 0:

@@ -1,4 +1,4 @@
-"""Charts of the Apex page as inline SVG: shapes and classes only, their colours are those of the page's style sheet."""
+"""Charts of the Apex page as inline SVG: shapes and classes only. The style sheet of the page sets the colours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pygal
 from markupsafe import Markup
 from pygal.style import Style
 
-LONE_BAND = 24
+SINGLE_WEEK_BAND = 24
 """Half the width of the band of a single week."""
 MAX_LABELS = 6
 """Maximum number of labels on the time axis."""
 
 
 def stacked_shares(title: str, days: Sequence[date], shares: Mapping[str, Sequence[float | None]]) -> Markup:
-    """Bars that add up to 100 %, one a day; the series in the order given."""
+    """One bar per day that adds up to 100 %, with the series in the given order."""
     chart = _chart(pygal.StackedBar, title, days, spacing=0)
     chart.range = (0, 1)
     chart.y_labels = [0, 0.25, 0.5, 0.75, 1]
@@ -43,10 +43,10 @@ def lines(
     marks: Sequence[str] = (),
     shown: Callable[[float], str] | None = None,
 ) -> Markup:
-    """A measured line with its intervals, and lines beside it, some with intervals, which are drawn as a band.
+    """A measured line with its intervals, and other lines. Their intervals, if any, are drawn as a band.
 
     `marks` are classes of the measured dots, empty for none; `shown` formats values, with `places` decimals by default.
-    A line without any value keeps its color for the same line of another chart.
+    A line without any value keeps its color, so that the same line has the same color in another chart.
     """
     chart = _chart(pygal.Line, title, weeks, dots_size=3)
     known = [v for row in measured if row for v in row]
@@ -66,7 +66,7 @@ def lines(
     )
     for name, values in beside.items():
         created = [None if v is None else _point(v if isinstance(v, tuple) else (v,) * 3, shown, name) for v in values]
-        # a band hangs on its dots; a line of one week has nothing but its dot
+        # a band is drawn at its dots; a line of one week has only its dot
         dots = len(weeks) == 1 or any(isinstance(v, tuple) for v in values)
         chart.add(name, created, show_dots=dots, dots_size=1)
     bands = [n for n, values in enumerate(beside.values(), 1) if any(isinstance(v, tuple) for v in values)]
@@ -75,7 +75,7 @@ def lines(
 
 
 def _as_bands(root: Element, series: Sequence[int]) -> Element:
-    """Draw the intervals of some series as one band instead of bars with ends."""
+    """Draw the intervals of some series as a band instead of bars with ends."""
     for number in series:
         bars = [
             path
@@ -88,7 +88,7 @@ def _as_bands(root: Element, series: Sequence[int]) -> Element:
         # "top, right end, top, left end, top, bottom …" is how pygal draws a bar
         points = [[float(n) for n in re.findall(r"-?\d+\.?\d*", bar.get("d", ""))] for bar in bars]
         steps = [b[0] - a[0] for a, b in pairwise(points)]
-        half = min(steps, default=2 * LONE_BAND) / 2
+        half = min(steps, default=2 * SINGLE_WEEK_BAND) / 2
         for bar, xy in zip(bars, points, strict=True):
             x, top, bottom = xy[0], xy[1], xy[11]
             bar.set("d", f"M{x - half:.3f} {top} H{x + half:.3f} V{bottom} H{x - half:.3f} Z")
@@ -134,7 +134,7 @@ def _svg(chart: pygal.Graph) -> Markup:
 
 
 def _bare(root: Element, title: str) -> Element:
-    """Take out styles, scripts and what needs them; what a mark tells becomes its plain tooltip."""
+    """Remove styles, scripts and what needs them. The text of a mark becomes its plain tooltip."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag == "defs" or not isinstance(child.tag, str) or "tooltip-overlay" in child.get("class", ""):

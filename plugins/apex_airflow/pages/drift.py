@@ -10,7 +10,7 @@ from apex_ml.adapters.postgres.views import ViewRow
 HEAT_STEPS = (2, 5)
 """The color of a drift changes at these multiples of the minimum effect."""
 DEFAULT_MIN_EFFECT = 0.05
-"""The minimum effect of drift that was measured before it was stored with each measurement."""
+"""The minimum effect of old measurements, which did not store it."""
 
 
 def is_framed(cell: ViewRow) -> bool:
@@ -20,7 +20,7 @@ def is_framed(cell: ViewRow) -> bool:
 
 
 def heat(cell: ViewRow) -> str:
-    """The color of a cell of the drift map: 0 and 1 for a feature that has not drifted, 3 to 5 for one that has.
+    """The color of a cell of the drift map: 0 and 1 for a feature without drift, 3 to 5 for a drifted feature.
 
     The steps are multiples of the effect from which a change matters. Empty where there was no test.
 
@@ -39,7 +39,7 @@ def heat(cell: ViewRow) -> str:
 
 
 def drift_map(rows: list[ViewRow]) -> ViewRow:
-    """Rows of drift as a table: a line a feature, the most drifting first; a column a subject, the newest at last."""
+    """Rows of drift as a table: one line per feature, the largest drift first; one column per subject, newest last."""
     subjects = {row["subject"]: row for row in rows}
     cells = {(row["feature"], row["subject"]): row for row in rows}
     kinds = {row["feature"]: row["kind"] for row in rows}

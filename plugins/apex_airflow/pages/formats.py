@@ -1,4 +1,4 @@
-"""How the Apex page writes numbers, shares, durations and times."""
+"""Number, share, duration and time formats of the Apex page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def percent(value: float | None, places: int = 1) -> str:
 
 
 def duration(milliseconds: float | None) -> str:
-    """A time that something took.
+    """A duration in its unit.
 
     >>> [duration(ms) for ms in (812.3, 2410, 185_000, 0.5)]
     ['812 ms', '2.4 s', '3.1 min', '0.5 ms']

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the state of Apex, read anew at each scrape."""
+"""The metrics for Prometheus: the state of Apex, read again at each scrape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ApexCollector(Collector):
         self._settings = settings
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what there is depends on the state."""
+        """Describe nothing, because the metrics depend on the state."""
         return []
 
     def collect(self) -> Iterator[Metric]:

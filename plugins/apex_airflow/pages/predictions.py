@@ -14,7 +14,7 @@ MAX_DAYS, MIN_DAYS = 45, 14
 
 
 def days_until(today: date, first: date) -> list[date]:
-    """Every day from the first one to today, and at least so many that one day does not fill a chart."""
+    """Every day from the first one to today, and enough days that one day does not fill the chart."""
     length = min(max((today - first).days + 1, MIN_DAYS), MAX_DAYS)
     return [today - timedelta(days=back) for back in reversed(range(length))]
 

@@ -16,7 +16,7 @@ MARKS = {"worse": "worse", "slightly worse": "slightly-worse"}
 
 
 def verdict(row: ViewRow) -> str:
-    """The verdict on a week, also on one that was evaluated before verdicts were kept."""
+    """The verdict on a week, also for weeks from before verdicts were stored."""
     if row["verdict"]:
         return str(row["verdict"])
     if row["worse"]:
@@ -25,7 +25,7 @@ def verdict(row: ViewRow) -> str:
 
 
 def interval(row: ViewRow) -> charts.Interval:
-    """The log loss of a week with the interval that its verdict compares, which is a point where none was computed."""
+    """The log loss of a week with the interval that its verdict compares; a point where no interval was computed."""
     low, high = row["compared_low"], row["compared_high"]
     if low is None or high is None:
         low, high = row["log_loss_low"], row["log_loss_high"]
@@ -34,18 +34,18 @@ def interval(row: ViewRow) -> charts.Interval:
 
 
 def expectation(row: ViewRow) -> charts.Interval | float | None:
-    """The expected log loss of a week with its own interval, where it was kept."""
+    """The expected log loss of a week, with its interval if it was stored."""
     value, low, high = row["expected_log_loss"], row["expected_low"], row["expected_high"]
     return value if value is None or low is None or high is None else (value, low, high)
 
 
 def quality(rows: list[ViewRow]) -> ViewRow | None:
-    """Quality by week as two charts: the log loss, and how far it is from what was expected; None without outcomes.
+    """Quality by week as two charts: the log loss, and its difference from the expectation; None without outcomes.
 
-    Of several versions in a week the one with the most outcomes is drawn.
+    If a week has several versions, the chart shows the version with the most outcomes.
     """
     drawn: dict[Any, ViewRow] = {}
-    for row in rows:  # of a week the one with most outcomes comes first
+    for row in rows:  # the version of a week with the most outcomes comes first
         if row["log_loss"] is not None:
             drawn.setdefault(row["week"], row)
     weeks = sorted(drawn)[-MAX_WEEKS:]
@@ -89,5 +89,5 @@ def _power(exponent: float) -> str:
 
 
 def _less(value: Any, base: float) -> Any:
-    """A value, or a value with its interval, less another one."""
+    """A value, or a value with its interval, minus another value."""
     return tuple(v - base for v in value) if isinstance(value, tuple) else value - base

@@ -1,4 +1,4 @@
-"""What Apex adds to Airflow's web server, behind Airflow's own login: its page, the Data Docs and the metrics."""
+"""The routes that Apex adds to Airflow's web server, with Airflow's own login: its page, the Data Docs, the metrics."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from apex_ml.settings import Settings
 PREFIX = "/apex"
 DOCS = "data-docs"
 LOGIN = "/api/v2/auth/login"
-"""Airflow's address that leads to the login page of whichever auth manager is configured, and back to ``next``."""
+"""Airflow's address of the login page of the configured auth manager, which then returns to ``next``."""
 INVALID_TOKEN = "Invalid JWT token"
 """The detail with which Airflow refuses a token that it did not sign."""
 ROLLBACK = "apex_rollback"
-# The Data Docs show values of the data. Sandboxed they have an origin of their own: a script that came in with a value
-# could not act as the person who looks at it.
+# The Data Docs show values of the data. The sandbox gives them a separate origin, so that a script inside a value
+# cannot act as the logged-in user.
 DOCS_HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}
-# The page shows names and messages that came from outside. They are escaped; were one not, its script would not run.
+# The page shows names and messages from outside. They are escaped. If one were not, its script would still not run.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
     " img-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'",
@@ -47,7 +47,7 @@ def data_docs_folder(settings: Settings) -> Path:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Make the app that Airflow mounts under PREFIX; every route asks for a logged-in user."""
+    """Make the app that Airflow mounts under PREFIX. Every route requires a login."""
     app = FastAPI(title="Apex", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(_page(settings))
     app.include_router(_data_docs(settings))
@@ -60,14 +60,14 @@ def create_app(settings: Settings) -> FastAPI:
             return await http_exception_handler(request, error)
         root = str(request.scope.get("root_path", "")).removesuffix(PREFIX)
         page_url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        # relative to the host that the person uses: the login's cookie is of that host
+        # relative to the host in the browser, because the cookie of the login belongs to that host
         return RedirectResponse(f"{root}{LOGIN}?{urlencode({'next': page_url})}", status_code=302)
 
     return app
 
 
 def _lacks_login(error: HTTPException) -> bool:
-    """Whether nobody is logged in; a token that was signed with an older secret counts as no login."""
+    """Whether the request has no valid login. A token signed with an older secret is no login."""
     return error.status_code == 401 or (error.status_code == 403 and error.detail == INVALID_TOKEN)
 
 
@@ -82,7 +82,7 @@ def _is_page_view(request: Request) -> bool:
 
 
 def _for_users() -> APIRouter:
-    """Routes for whoever may look at plugins: Airflow lets in anonymous people unless it is told."""
+    """Routes for users with access to plugins. Without this check Airflow admits anonymous users."""
     return APIRouter(dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
 
 
@@ -91,8 +91,8 @@ def _page(settings: Settings) -> APIRouter:
 
     @router.get("/")
     def apex_page(user: GetUserDep, drift: page.Scope | None = None) -> Response:
-        """The page; without Postgres, one that says so."""
-        # Airflow itself asks the same when the run is triggered; here it only decides whether to show the form
+        """The page, or an error page when Postgres does not answer."""
+        # Airflow checks the permission again when the run is triggered; here it only decides whether to show the form
         may_act = get_auth_manager().is_authorized_dag(
             method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
         )
@@ -117,12 +117,12 @@ def _data_docs(settings: Settings) -> APIRouter:
 
     @router.get(f"/{DOCS}")
     def docs() -> Response:
-        """Lead to the front page; with a slash at its end, so that relative links work."""
+        """Redirect to the front page with a slash at the end, so that relative links work."""
         return RedirectResponse(f"{PREFIX}/{DOCS}/index.html")
 
     @router.get(f"/{DOCS}/{{path:path}}")
     def file(path: str) -> Response:
-        """One file of the site; anything outside it, or not there, is not found."""
+        """One file of the site; 404 for a missing file or a path outside the site."""
         result = (site / (path or "index.html")).resolve()
         if not result.is_relative_to(site.resolve()) or not result.is_file():
             raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
@@ -138,7 +138,7 @@ def _metrics(settings: Settings) -> APIRouter:
     async def may_scrape(
         request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
     ) -> None:
-        """Let in whoever has the token, if one is set, and everybody whom Airflow lets look at plugins."""
+        """Admit a request with the token, if one is set, and users with access to plugins."""
         if token and bearer and hmac.compare_digest(bearer.credentials.encode(), token):
             return
         users_only(request, await get_user(request, None, bearer))

@@ -1,4 +1,4 @@
-"""The runner that executes a step as a container of its own."""
+"""The runner that executes each step in its own container."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TASK_LABEL = "apex.task"
 HOME = "/apex"
 ENV_FILE = "/run/secrets/apex/env"
 ENVIRONMENT = frozenset({"APEX_HOME", "APEX_ENV_FILE", "APEX_ORIGIN"})
-"""What a step's container gets as variables. They can be read by `docker inspect`, so no secret is among them."""
+"""Environment variables of a step's container. `docker inspect` shows them, so none is a secret."""
 BEYOND = 30
-"""Seconds after Airflow's own time limit at which the container ends by itself, should Airflow be gone."""
+"""Seconds after Airflow's own time limit after which the container stops itself, in case Airflow is down."""
 API_VERSION = "1.41"
-PATIENCE = 60
-"""Seconds that a call to the engine may take."""
+ENGINE_TIMEOUT = 60
+"""Timeout of a call to the engine, in seconds."""
 
 
 def container_name(command: StepCommand, project: str) -> str:
-    """Return a name that no other try has.
+    """Return the unique name of a try.
 
     >>> container_name(StepCommand(("elt",), task="retrain-x-1.elt", number=2), "apex")
     'apex-retrain-x-1.elt-2-696d4c'
@@ -42,9 +42,9 @@ def container_name(command: StepCommand, project: str) -> str:
 
 
 def host_config(settings: Settings, step: str) -> dict[str, Any]:
-    """What the engine is told about a step's container: limits, two mounts, one network, no privileges.
+    """The host configuration of a step's container: limits, two mounts, one network, no privileges.
 
-    The gate to the engine lets exactly this pass. Only training gets a GPU, with ``APEX_DEVICE=cuda``.
+    The proxy to the engine accepts exactly this. Only training gets a GPU, with ``APEX_DEVICE=cuda``.
     """
     memory = settings.step_memory_mb << 20
     created: dict[str, Any] = {
@@ -59,7 +59,7 @@ def host_config(settings: Settings, step: str) -> dict[str, Any]:
         "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=1g,mode=1777"},
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
-        # the log is read and then removed with its container, whatever the engine does with others
+        # the log is read and then removed with its container, independent of the engine's default log driver
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "100m", "max-file": "1"}},
         "Mounts": [
             _volume(f"{settings.project}_home", HOME),
@@ -89,11 +89,11 @@ def _volume(source: str, target: str, read_only: bool = False) -> dict[str, Any]
 
 
 class ContainerRunner:
-    """Runs a step as a container of its own image, with limits of memory, processors and time.
+    """Runs a step as a container of the step image, with limits of memory, processors and time.
 
     The container is removed when the step has ended, is killed by :meth:`kill`, on any exception of the reader (a
-    timeout), and, behind the gate, when this process itself is killed. A try first removes what an earlier try of the
-    same task may have left.
+    timeout), and, behind the proxy, when this process itself is killed. A try first removes the leftovers of an earlier
+    try of the same task.
 
     :meth:`run` raises TransientError when the engine does not answer, and ConfigError when it refuses.
     """
@@ -104,11 +104,11 @@ class ContainerRunner:
         self._stopped = False
 
     def run(self, command: StepCommand, emit: Emit) -> Outcome:
-        """Run to the end; hand every line of stdout and stderr to ``emit`` as it comes."""
+        """Run to the end; pass every line of stdout and stderr to ``emit`` immediately."""
         from docker.errors import APIError
 
         output = ResultOfLines(emit)
-        with self._told(), contextlib.closing(self._client()) as client:
+        with self._map_engine_errors(), contextlib.closing(self._client()) as client:
             self._remove_leftovers(client, command)
             self._stopped = False
             created = client.create_container_from_config(
@@ -120,12 +120,12 @@ class ContainerRunner:
                 client.start(container)
                 for line in _lines(client.logs(container, stdout=True, stderr=True, stream=True, follow=True)):
                     output.take(line)
-                exit_code = client.wait(container, timeout=PATIENCE)["StatusCode"]
+                exit_code = client.wait(container, timeout=ENGINE_TIMEOUT)["StatusCode"]
                 out_of_memory = client.inspect_container(container)["State"].get("OOMKilled", False)
-                # by itself, stdout is whole: no byte of stderr stands within a line of it
+                # read alone, stdout is complete: no byte of stderr is inside one of its lines
                 printed = client.logs(container, stdout=True, stderr=False)
             except APIError:
-                if not self._stopped:  # killed, it is gone
+                if not self._stopped:  # a killed container is gone
                     raise
             finally:
                 stopped = self._stopped
@@ -134,23 +134,23 @@ class ContainerRunner:
         if out_of_memory:
             limit = f"killed at its memory limit of {self._settings.step_memory_mb} MB (APEX_STEP_MEMORY_MB)"
             output.tail.append(f"apex: {limit}")
-        # as a shell does, an engine tells a signal by 128 more
+        # like a shell, the engine adds 128 to the number of a signal
         code = 128 - exit_code if exit_code > 128 else exit_code
         return Outcome(code, results[-1] if results else None, tuple(output.tail), stopped)
 
     def kill(self) -> None:
-        """End the container and remove it. Safe to call at any time, also from a signal handler."""
+        """Stop the container and remove it. Safe to call at any time, also from a signal handler."""
         container, self._container = self._container, None
         if container is None:
             return
         self._stopped = True
-        # a client of its own: another may be in the middle of reading
+        # a separate client, because another one can be reading
         with contextlib.suppress(Exception), contextlib.closing(self._client(timeout=GRACE_SECONDS + 1)) as client:
             with contextlib.suppress(Exception):
                 client.stop(container, timeout=int(GRACE_SECONDS))
             client.remove_container(container, force=True, v=True)
 
-    def _client(self, timeout: float = PATIENCE) -> APIClient:
+    def _client(self, timeout: float = ENGINE_TIMEOUT) -> APIClient:
         from docker import APIClient
 
         return APIClient(base_url=self._settings.docker_host, version=API_VERSION, timeout=timeout)
@@ -161,8 +161,8 @@ class ContainerRunner:
             client.remove_container(left["Id"], force=True, v=True)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what the engine says into an error by what can be done about it."""
+    def _map_engine_errors(self) -> Iterator[None]:
+        """Map errors of the engine to TransientError or ConfigError."""
         from docker.errors import APIError, DockerException, ImageNotFound
         from requests.exceptions import RequestException
 

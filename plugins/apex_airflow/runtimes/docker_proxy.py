@@ -1,12 +1,12 @@
-"""The proxy to the Docker engine: it lets the step operator run steps, and nothing else.
+"""The proxy to the Docker engine. It lets the step operator run steps, and nothing else.
 
-It alone has the engine's socket, and speaks the part of its API that :mod:`step_container` needs. A container is
-created only if image, command, mounts, network and limits are those of a step; a container that is no step of this
-platform cannot be looked at, stopped or removed. So whoever takes over Airflow does not own the machine.
+Only the proxy has the engine's socket. It serves the part of the API that :mod:`step_container` needs. It creates a
+container only if image, command, mounts, network and limits are those of a step. It does not inspect, stop or remove
+containers that are not steps of this platform. Therefore an attacker who controls Airflow does not control the machine.
 
-It is also the leash of the steps. While a step runs, its runner reads the step's log through the gate; when that
-connection breaks, since the task was killed or its machine lost, the step is removed. What an earlier gate left is
-removed when the gate starts.
+It also ends steps without a runner. While a step runs, its runner reads the step's log through the proxy. When that
+connection breaks, because the task was killed or its machine failed, the proxy removes the step. A starting proxy
+removes the steps of an earlier one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ READS, ACTS = ("json", "logs"), ("start", "stop", "kill", "wait")
 
 
 def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
-    """Say why a request to create a container is not one of a step; None when it is.
+    """Return why a request does not create a container of a step; None when it does.
 
     >>> command = StepCommand(("elt", "--run", "x"), {"APEX_ORIGIN": "here"}, task="x.elt", seconds=60)
     >>> body = container_body(Settings(), command)
@@ -74,12 +74,12 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
 
 
 class DockerProxy:
-    """Passes requests on to the engine, when they are about a step."""
+    """Passes requests about steps on to the engine."""
 
     def __init__(self, settings: Settings, socket: str = SOCKET) -> None:
         self._settings = settings
         self._label = f"{LABEL}={settings.project}"
-        # a step may be silent for hours
+        # a step can run for hours without output
         self._engine = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://docker", timeout=httpx.Timeout(None)
         )
@@ -104,7 +104,7 @@ class DockerProxy:
         content = await self._engine.get(f"/v{API_VERSION}/containers/json", params=self._of_us(all_of_them="1"))
         content.raise_for_status()
         for left in content.json():
-            await self._take_down(left["Id"], "an earlier gate left it")
+            await self._take_down(left["Id"], "an earlier proxy left it")
         yield
         if self._background:
             await asyncio.wait(self._background, timeout=5)
@@ -134,7 +134,7 @@ class DockerProxy:
         container, verb = request.path_params["container"], request.path_params["verb"]
         if verb not in (READS if request.method == "GET" else ACTS):
             return _no(f"{request.method} {verb}")
-        if (stranger := await self._stranger(container)) is not None:
+        if (stranger := await self._refuse_foreign(container)) is not None:
             return stranger
         if verb == "logs":
             return await self._logs(request, container)
@@ -142,14 +142,14 @@ class DockerProxy:
         return _copy(await self._engine.request(request.method, request.url.path, params=params))
 
     async def _remove(self, request: Request) -> Response:
-        if (stranger := await self._stranger(request.path_params["container"])) is not None:
+        if (stranger := await self._refuse_foreign(request.path_params["container"])) is not None:
             return stranger
         return _copy(await self._engine.delete(request.url.path, params=dict(request.query_params)))
 
-    async def _stranger(self, container: str) -> Response | None:
-        """The answer to a request about a container that is not there or no step of this platform."""
+    async def _refuse_foreign(self, container: str) -> Response | None:
+        """The answer for a container that does not exist or is not a step of this platform; None for a step."""
         if not CONTAINER.fullmatch(container):
-            return _no("containers are named by their whole id")
+            return _no("a container must be addressed by its full id")
         content = await self._engine.get(f"/v{API_VERSION}/containers/{container}/json")
         if content.status_code != 200:
             return _copy(content)
@@ -169,8 +169,8 @@ class DockerProxy:
                 whole = True
             finally:
                 if follow and not whole:
-                    # a task of its own: this one is being cancelled
-                    task = asyncio.create_task(self._take_down(container, "nobody reads its log any more"))
+                    # a separate task, because this one is being cancelled
+                    task = asyncio.create_task(self._take_down(container, "its log has no reader any more"))
                     self._background.add(task)
                     task.add_done_callback(self._background.discard)
                 with contextlib.suppress(Exception, asyncio.CancelledError):
@@ -192,7 +192,7 @@ def _copy(answer: httpx.Response) -> Response:
 
 
 def _no(why: str) -> Response:
-    return JSONResponse({"message": f"the gate refuses: {why}"}, 403)
+    return JSONResponse({"message": f"the proxy refuses: {why}"}, 403)
 
 
 def main() -> None:

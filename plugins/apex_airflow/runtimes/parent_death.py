@@ -1,7 +1,7 @@
 """Become a command that dies with its parent: ``python -I -S parent_death.py PARENT_PID COMMAND ARG…``.
 
-An Airflow task that is killed with SIGKILL cannot stop its step any more; the kernel does it instead. Linux only,
-elsewhere the command simply runs.
+An Airflow task that is killed with SIGKILL cannot stop its step any more, so the kernel does it. This works on Linux
+only; elsewhere the command just runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(parent: int, argv: list[str]) -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the request
+        if os.getppid() != parent:  # the parent died before the request
             os._exit(128 + signal.SIGKILL)
     os.execv(argv[0], argv)
 

@@ -28,7 +28,7 @@ Emit = Callable[[str], None]
 class StepCommand:
     """One step to run: the arguments of ``apex`` and the variables to add to its environment.
 
-    ``task`` names the task (a mapped one with its index) among all of the platform, ``number`` counts its tries, and
+    ``task`` is the unique name of the task (with the index of a mapped one), ``number`` counts its tries, and
     ``seconds`` is the time limit that holds even when Airflow is gone.
     """
 
@@ -41,7 +41,7 @@ class StepCommand:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended. A negative exit code is the signal that killed it; ``stopped`` says that it was ours."""
+    """The end of a step. A negative exit code is the signal that killed it; ``stopped`` means that Airflow sent it."""
 
     exit_code: int
     result: dict[str, Any] | None
@@ -58,14 +58,14 @@ class Outcome:
 
 
 class Runner(Protocol):
-    """Runs a step somewhere and tells how it ended."""
+    """Runs a step and returns its outcome."""
 
     def run(self, command: StepCommand, emit: Emit) -> Outcome:
-        """Run to the end; hand every line of output to ``emit`` as it comes."""
+        """Run to the end; pass every line of output to ``emit`` immediately."""
         ...
 
     def kill(self) -> None:
-        """End the step and everything it started. Safe to call at any time, also from a signal handler."""
+        """Stop the step and everything it started. Safe to call at any time, also from a signal handler."""
         ...
 
 
@@ -95,7 +95,7 @@ def apex_program() -> tuple[str, ...]:
 
 
 class ResultOfLines:
-    """Looks for the result in a step's output, and keeps the last lines of the rest."""
+    """Reads the result from a step's output, and keeps the last lines of the rest."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -103,7 +103,7 @@ class ResultOfLines:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def take(self, line: str) -> None:
-        """Hand on one line."""
+        """Pass on one line."""
         self._emit(line)
         match = find_result(line)
         if match is None:
@@ -113,7 +113,7 @@ class ResultOfLines:
 
 
 class LocalRunner:
-    """Runs a step as a process group of its own on this machine.
+    """Runs a step in its own process group on this machine.
 
     The group ends with the step: killed by :meth:`kill`, on any exception of the reader (a timeout), and when this
     process itself is killed.
@@ -125,9 +125,9 @@ class LocalRunner:
         self._stopped = False
 
     def run(self, command: StepCommand, emit: Emit) -> Outcome:
-        """Run to the end; hand every line of stdout and stderr to ``emit`` as it comes."""
+        """Run to the end; pass every line of stdout and stderr to ``emit`` immediately."""
         guard = (sys.executable, "-I", "-S", str(Path(__file__).with_name("parent_death.py")), str(os.getpid()))
-        # Airflow's own secrets and settings are none of a step's business.
+        # A step does not need Airflow's secrets and settings.
         inherited = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW_")}
         self._process = subprocess.Popen(
             [*guard, *self.program, *command.args],
@@ -148,7 +148,7 @@ class LocalRunner:
         return Outcome(exit_code, output.result, tuple(output.tail), stopped)
 
     def kill(self) -> None:
-        """End the whole group: SIGTERM, and SIGKILL for what is left after two seconds."""
+        """End the whole group: SIGTERM, and after two seconds SIGKILL for the rest."""
         process = self._process
         if process is None:
             return
@@ -163,10 +163,10 @@ class LocalRunner:
 
 
 def _group_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait until no process of the group is left, at most so long."""
+    """Wait until the group has no process, at most for the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        process.poll()  # reap the step itself, or its zombie keeps the group alive
+        process.poll()  # reap the step itself, because its zombie would keep the group alive
         try:
             os.killpg(process.pid, 0)
         except (ProcessLookupError, PermissionError):
@@ -176,10 +176,10 @@ def _group_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def read_lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Yield the lines of a process as they come, until it ends.
+    """Yield the lines of a process immediately, until it ends.
 
-    A process that it left behind may hold the pipe open: the end of the process, not of the pipe, ends the lines.
-    Of a line redrawn with carriage returns (a progress bar) the last state is kept. Bytes that are not UTF-8 are
+    A child process can hold the pipe open, so the lines end with the process, not with the pipe. Of a line that is
+    redrawn with carriage returns (a progress bar) only the last state is returned. Bytes that are not UTF-8 are
     replaced.
     """
     assert process.stdout is not None

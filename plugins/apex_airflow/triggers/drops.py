@@ -19,9 +19,9 @@ class DropTrigger(BaseEventTrigger):
     """Fire once for every file in the inbox that has settled.
 
     A file has settled when its size and mtime are equal in two consecutive listings, so a file that is still being
-    written is left alone. Hidden and temporary names are ignored, by the same rule as in apex_score. Files that settle
-    in the same listing share one event, ``{"count": n, "files": [the first 20 names]}``. A file that returns with
-    another size or mtime counts as new.
+    written causes no event. Hidden and temporary names are ignored, by the same rule as in apex_score. Files that
+    settle in the same listing share one event, ``{"count": n, "files": [the first 20 names]}``. A file that returns
+    with another size or mtime counts as new.
 
     The event only wakes apex_score, which asks the ledger what to do. A restarted triggerer may therefore emit events
     for the same files again. An inbox that cannot be read is logged once; the trigger keeps trying.
@@ -37,7 +37,7 @@ class DropTrigger(BaseEventTrigger):
         return f"{__name__}.{type(self).__name__}", {"inbox": self.inbox, "poll_seconds": self.poll_seconds}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll for ever; yield an event whenever files have settled."""
+        """Poll forever; yield an event whenever files have settled."""
         previous: FileStates = {}
         emitted: FileStates = {}
         unreadable = False
@@ -53,12 +53,12 @@ class DropTrigger(BaseEventTrigger):
                     self.log.info("inbox %s can be read again", self.inbox)
                 unreadable = False
                 settled = [name for name, state in current.items() if previous.get(name) == state != emitted.get(name)]
-                # forget names that left the inbox: memory stays bounded, and a name that returns is new
+                # forget names that left the inbox, to limit the memory and to report a name that returns
                 emitted = {name: state for name, state in emitted.items() if name in current}
                 emitted.update({name: current[name] for name in settled})
                 previous = current
                 if settled:
-                    # a name may not be UTF-8; neither the log nor the database accepts that
+                    # a name can be invalid UTF-8, which the log and the database do not accept
                     names = [os.fsencode(name).decode("utf-8", "replace") for name in settled[:MAX_NAMES]]
                     self.log.info("new drops: %s (%s)", len(settled), ", ".join(names))
                     yield TriggerEvent({"count": len(settled), "files": names})

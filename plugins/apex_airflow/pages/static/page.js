@@ -30,7 +30,7 @@ function follow(event) {
 
 document.addEventListener("click", follow);
 
-const PATIENCE = 180;
+const TIMEOUT_SECONDS = 180;
 
 function say(text, url) {
   const answer = document.getElementById("answer");
@@ -78,7 +78,7 @@ async function rollBack(event) {
 
 async function ended(form, id) {
   const run = form.dataset.page + id;
-  for (let second = 0; second < PATIENCE; second += 1) {
+  for (let second = 0; second < TIMEOUT_SECONDS; second += 1) {
     say("apex_rollback runs …", run);
     await new Promise((resolve) => setTimeout(resolve, 1000));
     const answer = await fetch(`${form.dataset.runs}/${id}`, { credentials: "same-origin" });
