@@ -11,12 +11,12 @@ import pytest
 from apex_ml.adapters.postgres.alerts import BAD_DROP, DRIFT, UNKNOWN_VALUES
 from apex_ml.adapters.postgres.champions import NewDecision, PendingMove
 from apex_ml.adapters.postgres.drops import DropRow, FailedDrop, KnownDrop, RemovableDrop
-from apex_ml.adapters.postgres.scoring_runs import ClassFigures, ScoringRun
+from apex_ml.adapters.postgres.scoring_runs import ClassFigures
 from apex_ml.adapters.postgres.shadow import DueDrop
 from apex_ml.adapters.postgres.versions import VersionRecord
 from apex_ml.errors import ConfigError, DataError
 from tests.support.apex_home import Apex
-from tests.support.ledgers import IMPLEMENTATIONS, MODEL, Ledgers
+from tests.support.ledgers import IMPLEMENTATIONS, MODEL, Ledgers, run_of
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -29,31 +29,6 @@ def apex(databases: Any, home: Any) -> Apex:
 @pytest.fixture(params=IMPLEMENTATIONS)
 def ledgers(request: pytest.FixtureRequest) -> Ledgers:
     return IMPLEMENTATIONS[request.param]
-
-
-def run_of(run_id: int, drop_id: int, rows: int = 10, **changes: Any) -> ScoringRun:
-    now = datetime.now(UTC)
-    values: dict[str, Any] = {
-        "run_id": run_id,
-        "drop_id": drop_id,
-        "step_run": "scoring",
-        "model_name": MODEL,
-        "model_version": 1,
-        "mlflow_run_id": "f",
-        "feature_snapshot": f"snapshot {run_id}",
-        "snapshot_as_of": date(2024, 8, 24),
-        "rows_in": rows,
-        "rows_scored": rows,
-        "rows_quarantined": 0,
-        "success_rate": 1.0,
-        **dict.fromkeys(("row_us_mean", "row_us_p50", "row_us_p95", "row_us_p99"), math.nan),
-        **dict.fromkeys(("confidence_mean", "confidence_median"), 0.5),
-        "profile": '{"features": {}, "lag_days": 1.0}',
-        "started_at": now,
-        "finished_at": now,
-        **dict.fromkeys(("ms_total", "ms_check", "ms_features", "ms_predict", "ms_write"), 1.0),
-    }
-    return ScoringRun(**values | changes)
 
 
 # drops
