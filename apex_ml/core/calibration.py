@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from sklearn.isotonic import IsotonicRegression
 
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.uncertainty import bootstrap_rows, percentile_interval
@@ -80,6 +78,7 @@ def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, 
     """Fit one method. `prior_ratio` is true prior over training prior by class, where training was weighted."""
     corrected = Calibration(prior_ratio=prior_ratio).apply(p.astype(np.float64))
     if method == "temperature":
+        from scipy.optimize import minimize_scalar
 
         def loss(log_temperature: float) -> float:
             return float(order_losses(_tempered(corrected, float(np.exp(log_temperature))), y).mean())
@@ -87,6 +86,8 @@ def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, 
         optimum = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-4})
         return Calibration("temperature", float(np.exp(optimum.x)), (), prior_ratio)
     if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression
+
         knots = []
         for k in range(p.shape[1]):
             fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(corrected[:, k], y == k)

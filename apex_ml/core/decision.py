@@ -7,7 +7,6 @@ weight × probability, with weights tuned for macro-F1 on validation.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 GRID = np.exp(np.linspace(np.log(0.25), np.log(4.0), 33))
 
@@ -20,6 +19,8 @@ def decide(p: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
 
 def macro_f1(y: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """Mean F1 over the classes; a class that is neither observed nor predicted counts as 0."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(y, predicted, labels=np.arange(classes), average="macro", zero_division=0))
 
 

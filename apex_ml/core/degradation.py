@@ -13,8 +13,6 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import norm
-from sklearn.metrics import precision_recall_fscore_support
-from statsmodels.stats.proportion import proportion_confint
 
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
@@ -173,6 +171,9 @@ def week_quality(
     The prior is the class shares of the week itself. No model could know them before. A model that is significantly
     worse than this prior does not help to predict the target.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+    from statsmodels.stats.proportion import proportion_confint
+
     losses = order_losses(p, y)
     prior = prior_losses(class_shares(y, len(classes)), y)
     mean, error = float(losses.mean()), Clusters.of(losses, entities).standard_error

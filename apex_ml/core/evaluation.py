@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 
@@ -36,6 +35,8 @@ def prior_losses(shares: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def classification(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
     """Log loss, accuracy, macro-F1 and per-class precision, recall, F1 and support of the most probable class."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     predicted = p.argmax(axis=1)
     labels = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0)
@@ -82,6 +83,8 @@ def against_optimum(
 
 def confusion(p: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> list[list[int]]:
     """Counts of true class (row) by most probable class (column)."""
+    from sklearn.metrics import confusion_matrix
+
     counts: Any = confusion_matrix(y, p.argmax(axis=1), labels=np.arange(len(classes)))
     result: list[list[int]] = counts.tolist()
     return result

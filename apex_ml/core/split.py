@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from apex_ml.contract.split import Split
 from apex_ml.errors import DataError
@@ -49,6 +48,8 @@ def stratified_random(target: np.ndarray, split: Split, seed: int) -> np.ndarray
     First the test part is drawn, then validation from the rest. Returns indexes into PARTS, shape (n,). Raises
     :class:`~apex_ml.errors.DataError` when a class is too rare for three parts.
     """
+    from sklearn.model_selection import train_test_split
+
     rows = np.arange(len(target))
     fractions = split.fractions
     try:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
 
 RESAMPLES = 2000
 MIN_TAIL_RESAMPLES = 20
@@ -60,6 +59,8 @@ class Clusters:
 
     def half_width(self, level: float) -> float:
         """Distance of the mean from its one-sided bound at `level`: Student's t with g - 1 degrees of freedom."""
+        from scipy.stats import t as student
+
         return float(student.isf(level, max(len(self) - 1, 1))) * self.standard_error
 
     def lower(self, level: float) -> float:

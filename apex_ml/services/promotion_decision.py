@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from apex_ml.adapters.mlflow import training_report
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.adapters.storage.atomic_writes import new_folder
@@ -115,6 +114,8 @@ def write_decision_report(
     step: str,
 ) -> None:
     """Write the report of a decision into the folder of the step that asked for it."""
+    from apex_ml.adapters.mlflow import training_report
+
     with new_folder(context.folder(step)) as partial:
         champion = current.version if current else None
         training_report.decision_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from apex_ml.core.selection import FeatureVerdict
+if TYPE_CHECKING:
+    from apex_ml.core.selection import FeatureVerdict
 
 BLUE, ORANGE = "#1f6fb2", "#d9822b"
 matplotlib.rcParams["text.parse_math"] = False  # names of classes and columns are no formulas

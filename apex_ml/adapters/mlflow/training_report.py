@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from apex_ml.adapters.mlflow import plots
-from apex_ml.core.development import Development
 from apex_ml.core.promotion import PromotionDecision
 from apex_ml.json_text import json_file
+
+if TYPE_CHECKING:
+    from apex_ml.core.development import Development
 
 NORMAL_95 = 1.96
 """Standard errors on either side of a mean between which the truth lies 95 times in 100."""
