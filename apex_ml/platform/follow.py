@@ -33,8 +33,8 @@ def follow_run(
         while True:
             run = api.dag_run(dag_id, run_id)
             tasks = api.task_runs(dag_id, run_id)
-            others = [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
-            waits = run.state == "queued" and bool(others)
+            others = _running_others(api, dag_id, run_id) if run.state == "queued" else []
+            waits = bool(others)
             awaits_answer = any(task.state == "awaiting_input" for task in tasks)
             note = f"waiting for the run {others[0].run_id} to end" if waits else ""
             if awaits_answer:
@@ -60,6 +60,10 @@ def follow_run(
                     f"{api.run_url(dag_id, run_id)} (the limit follows APEX_STEP_TIMEOUT_MINUTES)"
                 )
             time.sleep(POLL_SECONDS)
+
+
+def _running_others(api: AirflowApi, dag_id: str, run_id: str) -> list[DagRun]:
+    return [other for other in api.dag_runs(dag_id) if other.state == "running" and other.run_id != run_id]
 
 
 def only_bad_drops(tasks: Sequence[TaskRun]) -> bool:
