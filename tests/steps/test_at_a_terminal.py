@@ -12,7 +12,8 @@ import pytest
 
 from apex_ml.cli.result_text import MAX_ITEMS, result_text
 from apex_ml.settings import CODE_ROOT
-from tests.support.apex_home import COMMAND, Apex, Done
+from tests.support.apex_home import COMMAND, Apex
+from tests.support.forked_command import Done
 from tests.support.ledger import ROWS
 
 

@@ -141,7 +141,7 @@ def test_an_inbox_that_cannot_be_written_is_told_before_anything_is_scored(scori
             probe = subprocess.run([*command, "true"], capture_output=True, check=False)
             if probe.returncode:
                 pytest.skip("root without the right to mount cannot be refused a folder")
-            done = scoring.call("score", before=command)
+            done = scoring.call_anew("score", before=command)
         else:
             done = scoring.call("score")
     finally:

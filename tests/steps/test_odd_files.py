@@ -23,7 +23,6 @@ from apex_ml.services.drop_chunks import MAX_BAD, MAX_LABEL
 from apex_ml.steps.list_drops import list_drops
 from apex_ml.steps.score import report, score
 from tests.support.apex_home import Apex
-from tests.support.forked_command import call
 from tests.support.ledger import ROWS, counts, places, run
 
 Drop = Callable[..., Path]
@@ -70,7 +69,7 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_sco
     for name, (make, _) in ODD.items():
         make(scoring.inbox / name)
     put_drop("last.parquet", seed=2)
-    done = scoring.call("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
+    done = scoring.call_anew("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
     expected = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
     # the one whose name no task could be told was moved when they were listed: it is among them
@@ -103,7 +102,7 @@ def test_a_file_whose_disk_fails_stays_and_is_scored_when_it_can_be_read(scoring
     put_drop("good.parquet", seed=1)
     (scoring.inbox / "bad.parquet").write_bytes(b"junk")
     names = ["failing.parquet", "bad.parquet", "good.parquet"]
-    done = call(scoring, "score", "--drops", json.dumps(names))
+    done = scoring.call("score", "--drops", json.dumps(names))
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
     assert "1 of 3 drops are bad" in done.err and "1 of 3 drops cannot be read for now and stay in" in done.err
     for _ in range(2):
@@ -126,12 +125,12 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
     context = scoring.context("score-sweep-1")
     listed = list_drops(context).to_json()
     assert listed["bad"][0]["drop"] == "order\ufffd.parquet" and "skip" not in listed
-    done = call(
-        scoring, "score", "--run", context.run, "--bad-later", "--drops", json.dumps(listed["chunks"][0]["drops"])
+    done = scoring.call(
+        "score", "--run", context.run, "--bad-later", "--drops", json.dumps(listed["chunks"][0]["drops"])
     )
     assert done.code == 0 and done.result is not None, done.err
     assert (done.result["scored"], done.result["failed"]) == (1, 2)
-    message = call(scoring, "score", "--run", context.run, "--report").result
+    message = scoring.call("score", "--run", context.run, "--report").result
     assert message is not None and message["scored"] == 1
     assert (
         {row["label"]: row["reason"] for row in message["bad"]}
@@ -153,7 +152,7 @@ def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Ape
     path.write_bytes(content[: len(content) // 2])
     listed = list_drops(patient.context("sweep")).to_json()
     assert listed["chunks"] == [] and listed["skip"].startswith("slow.parquet: waits for the rest of its upload")
-    expected = call(patient, "score")
+    expected = patient.call("score")
     assert expected.code == 0 and expected.result is not None and expected.result["skip"] == listed["skip"]
     put_drop("good.parquet", seed=2)
     result = run(patient, "slow.parquet", "good.parquet")
@@ -187,7 +186,7 @@ def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
     many = report(context).to_json()["bad"]  # Airflow maps over a bounded number
     assert len(many) == MAX_BAD + 1 and many[-1]["reason"] == "301 more drops are bad; all of them: apex alerts"
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
-    done = call(scoring, "score")
+    done = scoring.call("score")
     assert done.code == DataError.exit_code and "1 of 1 drops are bad" in done.err and "not UTF-8" in done.err
 
 
@@ -246,21 +245,21 @@ def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
 
     deliver()
     ((number,),) = scoring.sql("SELECT alert_id FROM apex.open_alerts")
-    listed = call(scoring, "alerts")
+    listed = scoring.call("alerts")
     assert f"{number}  bad_drop  bad.parquet" in listed.out and "not a parquet file" in listed.out
     assert "not sent" not in listed.out
-    assert "not sent by mail yet" in call(scoring, "alerts", APEX_ALERT_MAIL_TO="ops@example.org").out
-    unsaid = call(scoring, "alerts", "close", str(number), "--reason", " ")
+    assert "not sent by mail yet" in scoring.call("alerts", APEX_ALERT_MAIL_TO="ops@example.org").out
+    unsaid = scoring.call("alerts", "close", str(number), "--reason", " ")
     assert unsaid.code == ConfigError.exit_code and len(alerts(scoring)) == 1
-    closed = call(scoring, "alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
+    closed = scoring.call("alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
     assert closed.code == 0 and "bad.parquet" in closed.out
-    assert alerts(scoring) == {} and "No alert is open" in call(scoring, "alerts").out
+    assert alerts(scoring) == {} and "No alert is open" in scoring.call("alerts").out
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
     kept = "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM apex.alert_history ORDER BY alert_id"
     assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
-    second = call(scoring, "alerts", "close", str(number), "--reason", "again")
+    second = scoring.call("alerts", "close", str(number), "--reason", "again")
     assert second.code == ConfigError.exit_code and "is over since" in second.err
-    assert "there is none with this number" in call(scoring, "alerts", "close", "999", "--reason", "x").err
+    assert "there is none with this number" in scoring.call("alerts", "close", "999", "--reason", "x").err
     deliver()  # unless it fails again
     assert alerts(scoring).keys() == {"bad.parquet"}
     assert scoring.sql(kept)[1:] == [("bad.parquet", None, None, False)]

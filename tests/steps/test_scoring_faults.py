@@ -33,8 +33,8 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
-from tests.support.apex_home import Apex, Done
-from tests.support.forked_command import Forked, call, forked, go_on, halted
+from tests.support.apex_home import Apex
+from tests.support.forked_command import Done, Forked
 from tests.support.ledger import places, run
 from tests.support.polling_reader import reading
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
@@ -73,7 +73,7 @@ def put(apex: Apex, contents: dict[str, bytes], *names: str) -> None:
 
 def score(apex: Apex, *names: str, disk: SmallDisk | None = None, **extra: str) -> Done:
     """`apex score` of some drops."""
-    return call(apex, "score", "--drops", json.dumps(names), holder=disk.holder if disk else 0, **extra)
+    return apex.call("score", "--drops", json.dumps(names), holder=disk.holder if disk else 0, **extra)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def test_a_file_that_goes_away_or_changes_while_it_is_scored_leaves_nothing(
             path.rmdir()
         path.unlink(missing_ok=True)
         put(scoring, contents, path.name)
-        with reading(scoring), halted(scoring, point, "score", "--drops", json.dumps([path.name])) as command:
+        with reading(scoring), scoring.halted(point, "score", "--drops", json.dumps([path.name])) as command:
             change()
-            done = go_on(command)
+            done = command.go_on()
         assert done.code == 0 and done.result, done.err
         assert done.result["drops"] == [{"drop": path.name, "state": state}]
         assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)] and scoring.leftovers() == []
@@ -222,10 +222,10 @@ def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
     with reading(apex) as reader:
         for point, name in moments:
             put(apex, contents, name)
-            with halted(apex, point, "score", "--drops", json.dumps([name])) as command:
+            with apex.halted(point, "score", "--drops", json.dumps([name])) as command:
                 reader.until_more()
                 own_postgres.kill()
-                done = go_on(command)
+                done = command.go_on()
             own_postgres.start()
             reader.until_more()
             assert "Traceback" not in done.err, done.err
@@ -578,7 +578,7 @@ def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, r
                 make_drop(str(raw), date(2024, 8, 24), 20, 100 * turn + nr, scoring.inbox / name, contract)
             inputs = [names, names if turn == 0 else names[::-1] if turn == 1 else names[10:] + names[:10]]
             with ExitStack() as stack:
-                workers = [stack.enter_context(forked(scoring, "score", "--drops", json.dumps(g))) for g in inputs]
+                workers = [stack.enter_context(scoring.forked("score", "--drops", json.dumps(g))) for g in inputs]
                 for worker in workers:
                     done = worker.ended()
                     assert done.code == 0 and done.result and "Traceback" not in done.err, done.err
@@ -604,7 +604,7 @@ def test_a_second_process_waits_for_the_first_and_scores_only_what_that_one_did_
     @contextmanager
     def second(**extra: str) -> Iterator[Forked]:
         """Another one, that has come to the claim of the same drop."""
-        with forked(scoring, "score", "--drops", json.dumps([name]), **extra) as command:
+        with scoring.forked("score", "--drops", json.dumps([name]), **extra) as command:
             deadline = time.monotonic() + 60
             while not scoring.sql(waiting):
                 assert command.process.is_alive() and time.monotonic() < deadline, command.ended(0)
@@ -615,13 +615,13 @@ def test_a_second_process_waits_for_the_first_and_scores_only_what_that_one_did_
         for point, dies in (("score_claimed", False), ("score_written", False), ("score_written", True)):
             name = SMALL[len(places(scoring)["done"])]
             put(scoring, contents, name)
-            with halted(scoring, point, "score", "--drops", json.dumps([name])) as first:
+            with scoring.halted(point, "score", "--drops", json.dumps([name])) as first:
                 # the second one would die were it let in beside the first
                 with second(**({} if dies else {"APEX_FAULT": "score_claimed"})) as other:
                     if dies:
                         first.close()
                     else:
-                        assert (go_on(first).result or {})["scored"] == 1
+                        assert (first.go_on().result or {})["scored"] == 1
                     done = other.ended()
             assert done.code == 0 and done.result, done.err
             assert done.result["scored"] == int(dies) and done.result["failed"] == 0

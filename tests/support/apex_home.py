@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg2
 
+from apex_ml.faults import HALT
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.forked_command import Done, Forked, forked
 
 COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 
@@ -24,16 +27,6 @@ COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 def context_of(settings: Settings, run: str) -> StepContext:
     """What the command gives a step."""
     return StepContext(settings, load_pipeline(settings), run)
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended. `code` is negative for a signal; `result` is the APEX_RESULT line of `out`."""
-
-    code: int
-    result: dict[str, Any] | None
-    err: str
-    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +62,17 @@ class Apex:
         }
         return kept | inputs | {"PYTHONWARNINGS": "default"} | extra
 
-    def call(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
-        """Run `apex ARGUMENTS`, by the command `before` if given; keyword arguments are environment variables."""
+    def call(self, *arguments: str, holder: int = 0, **extra: str) -> Done:
+        """Run `apex ARGUMENTS` to its end; keyword arguments are environment variables.
+
+        The process is forked from one that has imported the steps, and is in the mount namespace of the process
+        `holder` if given.
+        """
+        with self.forked(*arguments, holder=holder, **extra) as command:
+            return command.ended()
+
+    def call_anew(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
+        """The same in a process that imports everything itself, begun by the command `before` if given."""
         done = subprocess.run(
             [*before, *COMMAND, *arguments],
             env=self.environment(**extra),
@@ -80,10 +82,23 @@ class Apex:
             timeout=300,
             check=False,
         )
-        marked = [line for line in done.stdout.splitlines() if line.startswith("APEX_RESULT ")]
-        return Done(
-            done.returncode, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, done.stderr, done.stdout
-        )
+        return Done.of(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def forked(self, *arguments: str, holder: int = 0, **extra: str) -> Iterator[Forked]:
+        """Begin the command as `call` does; it does not outlive the block."""
+        with forked(arguments, self.environment(**extra), holder) as command:
+            yield command
+
+    @contextmanager
+    def halted(self, point: str, *arguments: str) -> Iterator[Forked]:
+        """The command standing still at a fault point."""
+        with self.forked(*arguments, APEX_FAULT=point + HALT) as command:
+            deadline = time.monotonic() + 60
+            while psutil.Process(command.process.pid).status() != psutil.STATUS_STOPPED:
+                assert command.process.is_alive() and time.monotonic() < deadline, command.ended(0)
+                time.sleep(0.01)
+            yield command
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query as the writer."""

@@ -1,6 +1,7 @@
 """The `apex` command in processes that are forked from one which has imported it: to import it takes longest.
 
-Each is a real process: it is killed, halted and asked for its exit code as any other.
+Each is a real process: it is killed, halted and asked for its exit code as any other. What reads the environment while
+it is imported has read that of the tests, so a test about such variables starts a process of its own.
 """
 
 from __future__ import annotations
@@ -11,23 +12,34 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-from apex_ml.faults import HALT
 from apex_ml.settings import CODE_ROOT
-from tests.support.apex_home import Apex, Done
 from tests.support.throwaway_home import SESSION_FOLDER
 
 CLONE_NEWNS = 0x20000
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["apex_ml.cli.main", "apex_ml.cli.steps", "apex_ml.steps.score", "apex_ml.core.candidates.xgboost"]
-)
+_FORKS.set_forkserver_preload(["tests.support.forked_command", "tests.support.imported_steps"])
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended. `code` is negative for a signal; `result` is the APEX_RESULT line of `out`."""
+
+    code: int
+    result: dict[str, Any] | None
+    err: str
+    out: str = ""
+
+    @classmethod
+    def of(cls, code: int, out: str, err: str) -> Done:
+        """The same from the exit code and what was printed."""
+        marked = [line for line in out.splitlines() if line.startswith("APEX_RESULT ")]
+        return cls(code, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, err, out)
 
 
 def _main(arguments: tuple[str, ...], environment: Mapping[str, str], out: Path, err: Path, holder: int) -> None:
@@ -48,19 +60,24 @@ def _main(arguments: tuple[str, ...], environment: Mapping[str, str], out: Path,
 class Forked:
     """`apex ARGUMENTS` under way, in the mount namespace of the process `holder` if given."""
 
-    def __init__(self, apex: Apex, *arguments: str, holder: int = 0, **extra: str) -> None:
+    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], holder: int = 0) -> None:
         self._files = [Path(name) for name in (_file(), _file())]
-        self.process = _FORKS.Process(target=_main, args=(arguments, apex.environment(**extra), *self._files, holder))
+        self.process = _FORKS.Process(target=_main, args=(arguments, dict(environment), *self._files, holder))
         self.process.start()
 
     def ended(self, seconds: float = 120) -> Done:
         """How it ended, when it has."""
         self.process.join(seconds)
         code = self.process.exitcode
-        assert code is not None, "it does not end"
         out, err = (file.read_text() for file in self._files)
-        marked = [line for line in out.splitlines() if line.startswith("APEX_RESULT ")]
-        return Done(code, json.loads(marked[-1].split(" ", 1)[1]) if marked else None, err, out)
+        assert code is not None, f"it does not end: {err[-2000:]}"
+        return Done.of(code, out, err)
+
+    def go_on(self) -> Done:
+        """Let it go on to its end after it was halted."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGCONT)
+        return self.ended()
 
     def close(self) -> None:
         """Kill it if it is still there, and forget what it said."""
@@ -77,34 +94,10 @@ def _file() -> str:
 
 
 @contextmanager
-def forked(apex: Apex, *arguments: str, holder: int = 0, **extra: str) -> Iterator[Forked]:
+def forked(arguments: tuple[str, ...], environment: Mapping[str, str], holder: int = 0) -> Iterator[Forked]:
     """Begin the command; it does not outlive the block."""
-    command = Forked(apex, *arguments, holder=holder, **extra)
+    command = Forked(arguments, environment, holder)
     try:
         yield command
     finally:
         command.close()
-
-
-def call(apex: Apex, *arguments: str, holder: int = 0, **extra: str) -> Done:
-    """Run the command to its end."""
-    with forked(apex, *arguments, holder=holder, **extra) as command:
-        return command.ended()
-
-
-@contextmanager
-def halted(apex: Apex, point: str, *arguments: str) -> Iterator[Forked]:
-    """The command standing still at a fault point."""
-    with forked(apex, *arguments, APEX_FAULT=point + HALT) as command:
-        deadline = time.monotonic() + 60
-        while psutil.Process(command.process.pid).status() != psutil.STATUS_STOPPED:
-            assert command.process.is_alive() and time.monotonic() < deadline, command.ended(0)
-            time.sleep(0.01)
-        yield command
-
-
-def go_on(command: Forked) -> Done:
-    """Let a halted command go on to its end."""
-    assert command.process.pid is not None
-    os.kill(command.process.pid, signal.SIGCONT)
-    return command.ended()
