@@ -32,7 +32,7 @@ from apex_ml.simulate.process import load_process
 from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
 
 ORDERS, CLIENTS = 20_000, 4_000
-TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py")
+TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py", "tests/adapters/test_logged_model.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
 LONGEST = ("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/", "tests/quality/")
 """What runs first, so that no worker works for minutes after the others have ended. The whole jobs mostly wait, so they

@@ -6,9 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -31,6 +29,9 @@ def examples(rows: int, seed: int) -> Examples:
 def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
     name: str, mlflow_server: str, home: Any, tmp_path: Path
 ) -> None:
+    import mlflow
+    import pandas as pd
+
     if name == "lightgbm":
         pytest.importorskip("lightgbm", reason="the extra lightgbm is not installed")
     parts = {part: examples(1_000, seed) for seed, part in enumerate(("train", "validation", "test"))}

@@ -30,7 +30,6 @@ from apex_ml.setting_types import check_candidates
 from apex_ml.settings import CODE_ROOT
 
 FOLDER = CODE_ROOT / "apex_ml" / "core" / "candidates"
-DISTRIBUTIONS = packages_distributions()
 SCORES = """
 import sys
 class Only:
@@ -55,8 +54,9 @@ def imported(module: ast.Module) -> set[str]:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
     others = {name for name in names if name not in sys.stdlib_module_names and name not in ("apex_ml", "__future__")}
-    return {(DISTRIBUTIONS.get(name) or [name])[0].lower() for name in others}
+    return {(distributions.get(name) or [name])[0].lower() for name in others}
 
 
 @pytest.mark.parametrize("name", candidate_names())

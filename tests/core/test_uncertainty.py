@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 
 from apex_ml.core.uncertainty import (
     Clusters,
@@ -27,6 +26,8 @@ def _sample(n: int, clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_standard_error_is_that_of_statsmodels(n: int, clusters: int, seed: int) -> None:
     """A mean is a regression on a constant; statsmodels applies the factor g / (g - 1) · (n - 1) / (n - 1)."""
+    import statsmodels.api as sm
+
     values, entities = _sample(n, clusters, seed)
     fitted = sm.OLS(values, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": entities, "use_correction": True})
     ours = Clusters.of(values, entities)
