@@ -29,7 +29,9 @@ from apex_ml.core.features import feature_columns
 from apex_ml.core.promotion import Contender, Holdout, Serving, decide, level_of_look
 from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.settings import Settings
-from apex_ml.simulate.generate import class_codes, pick_each, simulate_orders, truth_matrix
+from apex_ml.simulate.draws import pick_each
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.log_loss import class_codes, truth_matrix
 from apex_ml.simulate.process import load_process
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene

@@ -22,8 +22,8 @@ from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
-from apex_ml.simulate.generate import stream
 from apex_ml.sql.file_types import number_text
 
 MEMORY_LIMIT = "512MB"

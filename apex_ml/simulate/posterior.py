@@ -11,8 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.simulate.generate import Codes, Days, Floats, Logits, Sequence, class_codes, remember
-from apex_ml.simulate.process import Choice, Mode, Process
+from apex_ml.simulate.draws import Codes, Days, Floats
+from apex_ml.simulate.log_loss import class_codes
+from apex_ml.simulate.logits import Logits
+from apex_ml.simulate.process import Mode, Process
+from apex_ml.simulate.process_columns import Choice
+from apex_ml.simulate.turns import Turns, remember
 from apex_ml.wording import counted
 
 ENTITIES_AT_ONCE = 4096  # keeps (entities, nodes, classes) under 100 MB at 15 nodes in two dimensions
@@ -85,7 +89,7 @@ def _predict(
     weights = np.tile(prior, (size, 1))
     last = np.full(size, -1, np.int8)
     result = np.empty_like(odds)
-    for rows in Sequence.of(entities, days):
+    for rows in Turns.of(entities, days):
         owners = entities[rows]
         turn, previous = odds[rows], last[owners]
         known = np.flatnonzero(previous >= 0)

@@ -24,7 +24,9 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.simulate.files import part_files
 from apex_ml.simulate.process import Process
-from apex_ml.simulate.quirks import QUIRKS, Rate, apply_quirk
+from apex_ml.simulate.quirks.apply import apply_quirk
+from apex_ml.simulate.quirks.catalog import QUIRKS
+from apex_ml.simulate.quirks.interface import Rate
 
 ROWS = 4_000
 RATES: tuple[Rate, ...] = ("one", 0.005, 1.0)

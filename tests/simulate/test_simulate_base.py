@@ -13,24 +13,11 @@ import pytest
 
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.simulate.generate import (
-    bayes_log_loss,
-    class_codes,
-    log_loss,
-    simulate_orders,
-    softmax,
-    truth_matrix,
-)
-from apex_ml.simulate.process import (
-    DEFAULT_PROCESS,
-    AbsNormal,
-    Branch,
-    Choice,
-    Integers,
-    Process,
-    load_process,
-    override_mode,
-)
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.log_loss import bayes_log_loss, class_codes, log_loss, truth_matrix
+from apex_ml.simulate.logits import softmax
+from apex_ml.simulate.process import DEFAULT_PROCESS, Process, load_process, override_mode
+from apex_ml.simulate.process_columns import AbsNormal, Branch, Choice, Integers
 
 ORDERS, CLIENTS = 1_250_000, 150_000
 

@@ -19,10 +19,11 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import part_files, staged_folder
-from apex_ml.simulate.generate import class_codes, log_loss, simulate_orders, truth_matrix
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.log_loss import class_codes, log_loss, truth_matrix
 from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import Process
-from apex_ml.simulate.quirks import QUIRKS
+from apex_ml.simulate.quirks.catalog import QUIRKS
 
 SMALL = ["--orders", "2000", "--clients", "300", "--files", "3"]
 

@@ -18,7 +18,7 @@ from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import part_files, write_parts
 from apex_ml.simulate.process import Process
-from apex_ml.simulate.quirks import apply_quirk
+from apex_ml.simulate.quirks.apply import apply_quirk
 
 AS_OF = date(2024, 8, 24)
 

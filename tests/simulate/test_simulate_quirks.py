@@ -14,8 +14,12 @@ import pytest
 
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.files import part_files
-from apex_ml.simulate.process import Choice, Process
-from apex_ml.simulate.quirks import QUIRKS, Rate, apply_quirk, choose, parse_quirk
+from apex_ml.simulate.process import Process
+from apex_ml.simulate.process_columns import Choice
+from apex_ml.simulate.quirks.apply import apply_quirk
+from apex_ml.simulate.quirks.catalog import QUIRKS, parse_quirk
+from apex_ml.simulate.quirks.interface import Rate
+from apex_ml.simulate.quirks.selection import choose
 
 RATES: list[Rate] = ["one", 0.005, 1.0]
 Expected = Callable[[Process, str, object], object]

@@ -10,10 +10,13 @@ import pyarrow.compute as pc
 import pytest
 
 from apex_ml.errors import ConfigError, DataError
-from apex_ml.simulate.generate import class_codes, log_loss, simulate_orders, softmax, truth_matrix
+from apex_ml.simulate.generate import simulate_orders
+from apex_ml.simulate.log_loss import class_codes, log_loss, truth_matrix
+from apex_ml.simulate.logits import softmax
 from apex_ml.simulate.posterior import effect_nodes, posterior_predictive
-from apex_ml.simulate.process import AbsNormal, Choice, Drift, Mode, Process, override_mode
-from apex_ml.simulate.quirks import apply_quirk
+from apex_ml.simulate.process import Drift, Mode, Process, override_mode
+from apex_ml.simulate.process_columns import AbsNormal, Choice
+from apex_ml.simulate.quirks.apply import apply_quirk
 
 
 def table_of(process: Process) -> np.ndarray:

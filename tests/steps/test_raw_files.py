@@ -18,7 +18,7 @@ import pytest
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
 from apex_ml.simulate.process import load_process
-from apex_ml.simulate.quirks import apply_quirk
+from apex_ml.simulate.quirks.apply import apply_quirk
 from apex_ml.steps.elt import elt
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import COMMAND, Apex

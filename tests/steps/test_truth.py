@@ -17,7 +17,8 @@ from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import order_losses
 from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
-from apex_ml.simulate.process import Choice, Target, load_process
+from apex_ml.simulate.process import load_process
+from apex_ml.simulate.process_columns import Choice, Target
 from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
