@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import start, stop
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.throwaway_home import free_ports, open_folder
 
@@ -98,7 +98,7 @@ def own_group(command: Sequence[str], **options: Any) -> Iterator[subprocess.Pop
 
 def destroy(settings: Settings, folder: Path) -> None:
     """Stop a throwaway platform, delete its database, and end all processes from its folder."""
-    start.destroy(settings)
+    stop.destroy(settings)
     left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -23,7 +23,8 @@ import yaml
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.core.estimator import Model
-from apex_ml.platform.embedded import postgres
+from apex_ml.platform.embedded.postgres.process import superuser_connection
+from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.sql.quote import identifier
@@ -62,7 +63,7 @@ def scored_once(scene: Scene, name: str, rows: int) -> tuple[Ended, dict[str, An
 
 def admin(settings: Settings) -> Any:
     """Return a connection of the database's superuser."""
-    return postgres.superuser(settings, postgres.locate(settings), "apex")
+    return superuser_connection(settings, locate_server(settings), "apex")
 
 
 def _made(cursor: Any) -> None:
@@ -77,7 +78,7 @@ def _indexed(cursor: Any, contract: Contract) -> None:
 
 def copied(settings: Settings, run_id: int) -> float:
     """Seconds of the server to copy a run's rows from a file into a table and to index it."""
-    file = postgres.locate(settings).data / "bench.copy"
+    file = locate_server(settings).data / "bench.copy"
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
         cursor.execute(f"COPY (SELECT * FROM {SCORED} WHERE run_id = {run_id:d}) TO '{file}' WITH (FORMAT binary)")
         connection.commit()

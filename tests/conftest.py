@@ -24,7 +24,7 @@ import pytest
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.contract.model import Contract, load_contract
-from apex_ml.platform.embedded import postgres
+from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
@@ -153,7 +153,7 @@ class Databases:
 
     def _admin(self, *statements: str) -> None:
         settings = self.server.settings
-        with closing(postgres.superuser(settings, self.server.server)) as connection:
+        with closing(superuser_connection(settings, self.server.server)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 for statement in statements:

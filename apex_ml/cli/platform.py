@@ -63,14 +63,14 @@ def up() -> None:
 @click.command()
 def down() -> None:
     """Stop the platform; data stays."""
-    from apex_ml.platform.embedded import start
+    from apex_ml.platform.embedded import stop
 
     try:
         settings = Settings.load()
     except ConfigError as error:  # a wrong line in .env must keep no platform up
         click.echo(f"{error}\nThe platform is stopped all the same.", err=True)
         settings = Settings.defaults_of_home()
-    stopped = start.down(settings)
+    stopped = stop.down(settings)
     click.echo("The platform is down." if stopped else "The platform was not up.")
 
 

@@ -25,8 +25,13 @@ from apex_ml import __version__
 from apex_ml.adapters.postgres.administration import drop_databases
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
-from apex_ml.platform.embedded import postgres, start
+from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
+from apex_ml.platform.embedded.postgres.data_folder import prepare_server
+from apex_ml.platform.embedded.postgres.databases import ensure_databases
+from apex_ml.platform.embedded.postgres.process import forget_dead_server, superuser_connection, wait_until_ready
+from apex_ml.platform.embedded.postgres.server import ADMIN, Server, locate_server
 from apex_ml.platform.embedded.supervision import POSTGRES, programs, render, services
 from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.settings import Settings
@@ -53,7 +58,7 @@ def backup(settings: Settings, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     made = datetime.now(UTC)
     target = folder / f"apex-{made:%Y%m%dT%H%M%SZ}.tar"
-    server = postgres.locate(settings)
+    server = locate_server(settings)
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as scratch:
         parts: dict[str, Path] = {}
         for name in DATABASES:
@@ -91,11 +96,11 @@ def restore(settings: Settings, file: Path) -> None:
     _refuse_elsewhere(settings)
     settings = ensure_env(settings)
     with opened(file) as parts:
-        start.down(settings)
+        stop.down(settings)
         with _postgres_alone(settings) as server:
-            with contextlib.closing(postgres.superuser(settings, server)) as connection:
+            with contextlib.closing(superuser_connection(settings, server)) as connection:
                 drop_databases(connection, DATABASES)
-            postgres.ensure_databases(settings, server)
+            ensure_databases(settings, server)
             for name in DATABASES:
                 dump = str(parts / "databases" / f"{name}.dump")
                 call = ("--clean", "--if-exists", "--exit-on-error", f"--dbname={name}", dump)
@@ -144,24 +149,24 @@ def _refuse_elsewhere(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _postgres_alone(settings: Settings) -> Iterator[postgres.Server]:
+def _postgres_alone(settings: Settings) -> Iterator[Server]:
     """Run the embedded Postgres without anything that uses it."""
-    server = postgres.prepare(settings)
-    postgres.forget_dead(server)
+    server = prepare_server(settings)
+    forget_dead_server(server)
     supervisor = Supervisor(settings)
     try:
         supervisor.launch(render(settings, programs(settings, server)))
         supervisor.start([POSTGRES])
-        postgres.wait_ready(settings, server)
+        wait_until_ready(settings, server)
         yield server
     finally:
-        start.down(settings)
+        stop.down(settings)
 
 
-def _client(settings: Settings, server: postgres.Server, program: str, *arguments: str, stdout: object = None) -> None:
+def _client(settings: Settings, server: Server, program: str, *arguments: str, stdout: object = None) -> None:
     """Run a program of Postgres as its superuser, through the socket."""
-    call = [str(postgres.wheel_binaries() / program), "--host", str(server.socket), "--port", str(settings.pg_port)]
-    call += ["--username", postgres.ADMIN, *arguments]
+    call = [str(wheel_binaries() / program), "--host", str(server.socket), "--port", str(settings.pg_port)]
+    call += ["--username", ADMIN, *arguments]
     environment: Mapping[str, str] = {
         "PATH": "/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from apex_ml.errors import TransientError
-from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.embedded.paths import service_log
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings

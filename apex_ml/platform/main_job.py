@@ -14,7 +14,8 @@ from rich.console import Console
 from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
 from apex_ml.platform.embedded.home_record import refuse_contradiction
 from apex_ml.platform.follow import POLL_SECONDS, RetryReporter, follow_run, only_bad_drops, print_failures

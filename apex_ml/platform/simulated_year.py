@@ -24,7 +24,7 @@ from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.adapters.postgres import simulated_results
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import start, stop
 from apex_ml.platform.embedded.env_file import ensure_env, remember
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import write_part
@@ -144,7 +144,7 @@ def _platform(home: Path) -> Iterator[Settings]:
     try:
         yield settings
     finally:
-        start.down(settings)
+        stop.down(settings)
 
 
 class _Year:

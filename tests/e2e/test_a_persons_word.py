@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from apex_ml.errors import ApexError
 from apex_ml.platform.airflow_api import AirflowApi
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import start, stop
 from apex_ml.steps.manual_override import force
 from tests.support.airflow_ui import browsing, keep, log_in, open_apex
 from tests.support.apex_home import Apex
@@ -57,7 +57,7 @@ def platform(raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
             with AirflowApi(settings, patience=120) as api:
                 yield api, Apex(settings)
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def ports(settings: Any) -> dict[str, int]:
@@ -78,10 +78,10 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
     parked(apex)
     assert ledger() == []
     place = f"/dags/apex_retrain/dagRuns/{first}/taskInstances/approve/-1/hitlDetails"
-    requested = api._call("GET", place)
+    requested = api.connection.call("GET", place)
     assert requested["subject"] == "May version 1 become champion?" and "There is no champion" in requested["body"]
     assert (requested["options"], requested["defaults"]) == (["Approve", "Reject"], ["Reject"])
-    api._call("PATCH", place, json={"chosen_options": ["Approve"], "params_input": {}})
+    api.connection.call("PATCH", place, json={"chosen_options": ["Approve"], "params_input": {}})
     assert set(wait(api, "apex_retrain", first).values()) == {"success"}
     assert (api.result("apex_retrain", first, "promote") or {})["promoted"]
     ((action, before, after, who, _),) = ledger()
@@ -106,7 +106,7 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
 @pytest.mark.platform
 def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex]) -> None:
     api, _ = platform
-    with httpx.Client(base_url=f"{api.url}/apex", trust_env=False) as client:
+    with httpx.Client(base_url=f"{api.connection.url}/apex", trust_env=False) as client:
         for path in ("/", "/static/page.css", "/data-docs/index.html", "/metrics"):
             assert client.get(path).status_code == 401, path
         for path in ("/", "/data-docs/index.html"):
@@ -127,15 +127,15 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
     [(loss,)] = apex.sql("SELECT challenger_log_loss FROM apex.model_history WHERE action = 'promote'")
     with browsing() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(f"{api.url}/apex/data-docs/index.html")
+        page.goto(f"{api.connection.url}/apex/data-docs/index.html")
         page.fill("input[name=username]", "viewer")
         page.fill("input[name=password]", settings.airflow_viewer_password.get_secret_value())
         page.keyboard.press("Enter")
-        page.wait_for_url(f"{api.url}/apex/data-docs/index.html")
+        page.wait_for_url(f"{api.connection.url}/apex/data-docs/index.html")
         page.context.close()
 
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        log_in(page, api.url, "viewer", settings.airflow_viewer_password.get_secret_value())
+        log_in(page, api.connection.url, "viewer", settings.airflow_viewer_password.get_secret_value())
         frame = open_apex(page)
         expect(frame.get_by_role("heading", name="Champion: version 1")).to_be_visible()
         expect(frame.get_by_text(f"Log loss {loss:.4f}, class prior")).to_be_visible()
@@ -149,7 +149,7 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
         page.context.close()
 
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        log_in(page, api.url, "admin", settings.airflow_admin_password.get_secret_value())
+        log_in(page, api.connection.url, "admin", settings.airflow_admin_password.get_secret_value())
         frame = open_apex(page)
         # what a form of another site could send in the admin's name is no request to Airflow
         forged = "(body) => fetch('/api/v2/dags/apex_rollback/dagRuns', {method: 'POST', body}).then((a) => a.status)"
@@ -163,9 +163,9 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
         keep(page, "apex-in-airflow", full=False)
         with page.context.expect_page() as docs:  # out of Airflow's frame
             frame.get_by_role("link", name="Data Docs").click()
-        assert docs.value.url == f"{api.url}/apex/data-docs/index.html"
+        assert docs.value.url == f"{api.connection.url}/apex/data-docs/index.html"
         frame.get_by_role("link", name="rollback", exact=True).click()
-        page.wait_for_url(f"{api.url}/dags/apex_rollback**")
+        page.wait_for_url(f"{api.connection.url}/dags/apex_rollback**")
         page.context.close()
     assert apex.sql("SELECT who, reasons FROM apex.promotions WHERE to_version = 2 AND action = 'rollback'") == [
         ("admin in Airflow", ["by the page"])

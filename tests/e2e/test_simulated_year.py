@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import stop
 from apex_ml.platform.simulated_year import Plan, Week, summary
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.throwaway_home import open_folder
@@ -26,7 +26,7 @@ def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
             assert [week["retrained"] for week in content["weeks"]] == ["", "", "", "degraded", ""]
             assert "week  3" in done.stdout and "drift:" in done.stdout
         finally:
-            start.destroy(Settings.load(home=home))
+            stop.destroy(Settings.load(home=home))
 
 
 def test_the_figures_of_a_year() -> None:

@@ -12,8 +12,9 @@ import pytest
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.errors import ConfigError
 from apex_ml.platform import backup
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.embedded.postgres.databases import ensure_databases
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import open_folder, throwaway
 
@@ -41,7 +42,7 @@ def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
             path.write_text(path.name)
         try:
             with backup._postgres_alone(settings) as server:
-                backup.postgres.ensure_databases(settings, server)
+                ensure_databases(settings, server)
                 migrate(settings)
                 raise_alert(settings, "kept")
                 file = backup.backup(settings, tmp_path)
@@ -57,7 +58,7 @@ def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
                 assert alerts(settings) == ["kept"]
                 raise_alert(settings, "the writer still owns its tables")
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 @pytest.mark.parametrize(

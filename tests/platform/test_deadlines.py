@@ -13,7 +13,7 @@ from rich.console import Console
 
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.errors import TransientError
-from apex_ml.platform.airflow_api import DagRun
+from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.reports.deadlines import late_retraining
 from apex_ml.platform.reports.status import _waiting
 from apex_ml.settings import Settings

@@ -23,7 +23,7 @@ from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.cli import platform
 from apex_ml.errors import ConfigError
 from apex_ml.platform import airflow_state
-from apex_ml.platform.embedded import health, processes, start, supervision, supervisor_client
+from apex_ml.platform.embedded import health, processes, start, stop, supervision, supervisor_client
 from apex_ml.platform.embedded.ports import listener
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import open_folder, throwaway
@@ -176,14 +176,14 @@ def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.Monkey
             faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)
             assert CliRunner().invoke(platform.mlflow_ui).output.strip() == settings.tracking_uri
 
-            assert start.down(settings)
+            assert stop.down(settings)
             assert processes.family(settings) == []
             assert all(listener(port) is None for port in _ports(settings).values())
             status = CliRunner().invoke(platform.status, ["--check"])
             assert status.exit_code == 20 and "The platform is down" in status.output
             assert isinstance(CliRunner().invoke(platform.mlflow_ui).exception, Exception)
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
@@ -197,7 +197,7 @@ def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
 
 
 def test_down_of_a_new_home_makes_nothing(settings: Settings) -> None:
-    assert not start.down(settings)
+    assert not stop.down(settings)
     assert list(settings.home.iterdir()) == []
 
 

@@ -61,7 +61,7 @@ def test_another_contract_is_refused_before_anything_is_touched(
     if recorded:
         record_home(settings)
     refuse_contradiction(settings)
-    monkeypatch.setattr(start, "_stop", lambda _: pytest.fail("the platform was stopped"))
+    monkeypatch.setattr(start, "stop_everything", lambda _: pytest.fail("the platform was stopped"))
     other = Settings.load(home=tmp_path / "home", contract=foreign)
     with pytest.raises(ConfigError, match=r"kunden\.yaml: this home .* is made for .*orders\.yaml; .* no cliente_id"):
         start.up(other)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
-from apex_ml.platform.airflow_api import DagRun, TaskLog, TaskRun
+from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
 from apex_ml.platform.job_drop import check_drop, next_run_number
 from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw

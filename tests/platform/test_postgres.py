@@ -18,8 +18,17 @@ from pydantic import SecretStr
 from apex_ml.adapters.postgres import connection
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform.embedded import postgres, processes, psql, start, supervision, watchdog
+from apex_ml.platform.embedded import processes, psql, stop, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.embedded.postgres.data_folder import prepare_server
+from apex_ml.platform.embedded.postgres.databases import ensure_databases
+from apex_ml.platform.embedded.postgres.process import (
+    postmaster,
+    server_answers,
+    superuser_connection,
+    wait_until_ready,
+)
+from apex_ml.platform.embedded.postgres.server import OUTSIDE, locate_server
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
@@ -80,7 +89,7 @@ def test_wrong_password_is_refused(database: Database) -> None:
 
 
 def test_server_listens_on_loopback_only(database: Database) -> None:
-    process = postgres.postmaster(database.server)
+    process = postmaster(database.server)
     assert process is not None
     addresses = {c.laddr.ip for c in process.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
@@ -91,24 +100,24 @@ def test_data_and_sockets_are_private_and_not_roots(database: Database) -> None:
         result = folder.stat()
         assert stat.S_IMODE(result.st_mode) == 0o700
         assert result.st_uid != 0
-    process = postgres.postmaster(database.server)
+    process = postmaster(database.server)
     assert process is not None and process.uids().real != 0
 
 
 def test_databases_can_be_ensured_again(database: Database) -> None:
-    postgres.ensure_databases(database.settings, database.server)
-    assert postgres.prepare(database.settings) == database.server
+    ensure_databases(database.settings, database.server)
+    assert prepare_server(database.settings) == database.server
 
 
 def test_ensuring_databases_again_changes_nothing(database: Database) -> None:
     def state() -> list[tuple[object, ...]]:
-        with closing(postgres.superuser(database.settings, database.server)) as connection:
+        with closing(superuser_connection(database.settings, database.server)) as connection:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT oid, xmin::text FROM pg_authid ORDER BY 1")
                 return cursor.fetchall()
 
     before = state()
-    postgres.ensure_databases(database.settings, database.server)
+    ensure_databases(database.settings, database.server)
     assert state() == before
 
 
@@ -174,11 +183,11 @@ def test_closed_parents_stay_closed_and_the_data_lives_elsewhere() -> None:
     with running_postgres("closed") as database:
         home = database.settings.home
         assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
-        assert database.server.base.parent == postgres.OUTSIDE
+        assert database.server.base.parent == OUTSIDE
         assert (home / ".apex" / "postgres" / "LOCATION").read_text().strip() == str(database.server.base)
         # opening the folder later must not make the data seem lost
         home.parent.chmod(0o755)
-        assert postgres.locate(database.settings, make=True).base == database.server.base
+        assert locate_server(database.settings, make=True).base == database.server.base
         outside = database.server.base
     assert not outside.exists()
 
@@ -204,16 +213,16 @@ def test_killed_server_is_restarted_and_a_hung_one_too() -> None:
             first = pid()
             os.kill(first, signal.SIGKILL)
             _wait_for(lambda: pid() not in (0, first))
-            postgres.wait_ready(settings, database.server)
+            wait_until_ready(settings, database.server)
 
             _wait_for(lambda: database.supervisor.states()[supervision.POSTGRES].state == "RUNNING")
             second = pid()
             os.kill(second, signal.SIGSTOP)
             watchdog.look(settings, database.supervisor, watchdog.Counter(limit=1), sys.stderr, grace=0)
             _wait_for(lambda: pid() not in (0, second))
-            postgres.wait_ready(settings, database.server)
+            wait_until_ready(settings, database.server)
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
@@ -223,12 +232,12 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             database = start_postgres(settings)
             os.kill(database.supervisor.pid(), signal.SIGKILL)
             _wait_for(lambda: not database.supervisor.running())
-            assert postgres.postmaster(database.server) is not None
-            assert start.down(settings)
+            assert postmaster(database.server) is not None
+            assert stop.down(settings)
             assert processes.family(settings) == []
             assert not list((settings.state / "run").iterdir())
             assert not (database.server.data / "postmaster.pid").exists()
-            assert not start.down(settings)
+            assert not stop.down(settings)
 
             # a changed .env is taken over by the next start, the superuser's password too
             changed = settings.model_copy(
@@ -237,7 +246,7 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             start_postgres(changed)
             assert _query(changed, "apex_reader", "apex", "SELECT 1") == [(1,)]
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def test_half_made_data_is_made_anew() -> None:
@@ -252,7 +261,7 @@ def test_half_made_data_is_made_anew() -> None:
             assert not half.exists()
             assert database.server.data.is_dir()
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def test_foreign_files_in_the_place_of_the_data_are_not_touched() -> None:
@@ -262,11 +271,11 @@ def test_foreign_files_in_the_place_of_the_data_are_not_touched() -> None:
         data.mkdir(parents=True)
         (data / "mine").write_text("keep")
         with pytest.raises(ConfigError, match="not a Postgres data folder"):
-            postgres.prepare(settings)
+            prepare_server(settings)
         assert (data / "mine").read_text() == "keep"
 
 
 def test_stopped_server_fails_its_health_check(settings: Settings) -> None:
-    ok, detail = postgres.answers(settings, timeout=1)
+    ok, detail = server_answers(settings, timeout=1)
     assert not ok and detail == "no response"
     assert free_ports(1)

@@ -17,7 +17,7 @@ import pytest
 from supervisor.options import ServerOptions
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded import environment, postgres, supervision
+from apex_ml.platform.embedded import environment, supervision
 from apex_ml.platform.embedded.env_file import SECRETS, ensure_env
 from apex_ml.platform.embedded.paths import (
     SOCKET_PATH_LIMIT,
@@ -26,6 +26,7 @@ from apex_ml.platform.embedded.paths import (
     supervisor_config,
     supervisor_socket,
 )
+from apex_ml.platform.embedded.postgres.server import Server
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.throwaway_home import open_folder
 
@@ -34,7 +35,7 @@ from tests.support.throwaway_home import open_folder
 def rendered(settings: Settings) -> tuple[Settings, str]:
     """Settings with secrets, and the configuration for them."""
     settings = ensure_env(settings)
-    server = postgres.Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
+    server = Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
     return settings, supervision.render(settings, supervision.programs(settings, server))
 
 
@@ -172,7 +173,7 @@ def test_no_configuration_names_this_machine() -> None:
 def test_rendering_is_stable(rendered: tuple[Settings, str]) -> None:
     """`up` compares it with the running one: any chance difference would restart the platform every time."""
     settings, text = rendered
-    server = postgres.Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
+    server = Server(Path("/wheel/bin"), settings.state / "postgres", Path("/sockets"), None)
     second = ensure_env(Settings.load(home=settings.home, **_ports(settings)))
     assert supervision.render(second, supervision.programs(second, server)) == text
     assert io.StringIO(text).readline().startswith(";")
@@ -188,7 +189,7 @@ def test_supervisor_itself_reads_a_home_with_odd_characters(name: str) -> None:
         settings = Settings.load(home=folder / name)
         run_folder(settings).mkdir(parents=True)
         settings.logs.mkdir()
-        server = postgres.Server(Path("/pg/bin"), settings.state / "postgres", settings.state / "socket", None)
+        server = Server(Path("/pg/bin"), settings.state / "postgres", settings.state / "socket", None)
         expected = supervision.programs(settings, server)
         config = folder / "supervisord.conf"
         config.write_text(supervision.render(settings, expected))

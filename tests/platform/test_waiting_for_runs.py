@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apex_ml.platform.airflow_api import DagRun, TaskLog, TaskRun
+from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from tests.support.bad_drops import FailedRuns
 from tests.support.dag_runs import is_idle, report_runs
 from tests.support.waiting import until

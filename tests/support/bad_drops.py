@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apex_ml.platform.airflow_api import AirflowApi, DagRun, TaskRun
+from apex_ml.platform.airflow_api import AirflowApi
+from apex_ml.platform.airflow_runs import DagRun, TaskRun
 
 REASONS = {
     "junk.parquet": "junk.parquet: not a parquet file",
@@ -55,5 +56,5 @@ class FailedRuns:
 
 def scored_events(api: AirflowApi) -> int:
     """How often a run of apex_score has announced that it scored something."""
-    events: list[dict[str, Any]] = api._call("GET", "/assets/events", params={"limit": 100})["asset_events"]
+    events: list[dict[str, Any]] = api.connection.call("GET", "/assets/events", params={"limit": 100})["asset_events"]
     return sum(event["name"] == "apex_scored" for event in events)

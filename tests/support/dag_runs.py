@@ -11,7 +11,7 @@ def is_idle(api: AirflowApi, dag_id: str) -> bool:
 
     The events are asked for first: the scheduler removes an event and creates its run in one transaction.
     """
-    queued = api._call("GET", f"/dags/{dag_id}/assets/queuedEvents", missing=True)
+    queued = api.connection.call("GET", f"/dags/{dag_id}/assets/queuedEvents", missing=True)
     if queued and queued["queued_events"]:
         return False
     return all(run.finished for run in api.dag_runs(dag_id))
@@ -22,7 +22,7 @@ def report_runs(api: AirflowApi, *dag_ids: str) -> str:
     lines = []
     for dag_id in dag_ids:
         try:
-            queued = api._call("GET", f"/dags/{dag_id}/assets/queuedEvents", missing=True)
+            queued = api.connection.call("GET", f"/dags/{dag_id}/assets/queuedEvents", missing=True)
             lines.append(f"{dag_id}: asset events queued: {queued and queued['queued_events']}")
             for run in api.dag_runs(dag_id, limit=5):
                 lines.append(f"  {run.run_id} {run.state}, started {run.started}, ended {run.ended}")

@@ -38,7 +38,7 @@ def homes(folder: Path) -> list[Path]:
 
 def reap(folder: Path) -> None:
     """End what is left and remove the folder."""
-    from apex_ml.platform.embedded import start
+    from apex_ml.platform.embedded import stop
     from apex_ml.settings import Settings
 
     deadline = time.monotonic() + PATIENCE
@@ -46,7 +46,7 @@ def reap(folder: Path) -> None:
         time.sleep(0.2)
     for home in homes(folder):
         with contextlib.suppress(Exception):  # half-made homes are the rule here; the rest is done by force
-            start.destroy(Settings.load(home=home))
+            stop.destroy(Settings.load(home=home))
     for _ in range(20):
         left = of(folder)
         for process in left:

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import psutil
 
-from apex_ml.platform.embedded import postgres, start, supervision, supervisor_client
+from apex_ml.platform.embedded import stop, supervision, supervisor_client
 from apex_ml.platform.embedded.env_file import ensure_env
+from apex_ml.platform.embedded.postgres.data_folder import prepare_server
+from apex_ml.platform.embedded.postgres.databases import ensure_databases
+from apex_ml.platform.embedded.postgres.process import forget_dead_server, wait_until_ready
+from apex_ml.platform.embedded.postgres.server import Server, remove_server
 from apex_ml.settings import Settings
 
 SESSION_FOLDER = "APEX_TEST_SESSION_FOLDER"
@@ -44,21 +48,21 @@ class Database:
     """A running Postgres of its own home."""
 
     settings: Settings
-    server: postgres.Server
+    server: Server
     supervisor: supervisor_client.Supervisor
 
 
 def start_postgres(settings: Settings, stop_seconds: int = 20) -> Database:
     """Bring up Postgres alone, with its databases and roles."""
-    server = postgres.prepare(settings)
-    postgres.forget_dead(server)
+    server = prepare_server(settings)
+    forget_dead_server(server)
     programs = supervision.programs(settings, server, [supervision.POSTGRES])
     programs = [dataclasses.replace(program, stop_seconds=stop_seconds) for program in programs]
     supervisor = supervisor_client.Supervisor(settings)
     supervisor.launch(supervision.render(settings, programs))
     supervisor.start([supervision.POSTGRES])
-    postgres.wait_ready(settings, server)
-    postgres.ensure_databases(settings, server)
+    wait_until_ready(settings, server)
+    ensure_databases(settings, server)
     return Database(settings, server, supervisor)
 
 
@@ -85,7 +89,7 @@ def running_postgres(place: str) -> Iterator[Database]:
         try:
             yield start_postgres(settings)
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class PlainDatabase:
     """A running Postgres of its own home, without supervisor."""
 
     settings: Settings
-    server: postgres.Server
+    server: Server
     before: Sequence[str] = ()
     """Beginning of the server's command, for one that runs in a mount namespace."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -109,12 +113,12 @@ class PlainDatabase:
             command = [*self.before, "setpriv", *ids, "--clear-groups", *command]
         log = self.settings.logs / "postgres.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        postgres.forget_dead(self.server)
+        forget_dead_server(self.server)
         with log.open("ab") as file:
             self.processes.append(
                 subprocess.Popen(command, cwd="/", stdout=file, stderr=file, start_new_session=True, **drop)  # type: ignore[call-overload]
             )
-        postgres.wait_ready(self.settings, self.server)
+        wait_until_ready(self.settings, self.server)
 
     def move_log(self, place: Path, seen: Path) -> None:
         """Keep the write-ahead log, in segments of a megabyte, at another place, which this process sees at `seen`."""
@@ -156,11 +160,11 @@ def plain_postgres(before: Sequence[str] = ()) -> Iterator[PlainDatabase]:
         home = folder / "home"
         home.mkdir()
         settings = ensure_env(throwaway(home))
-        database = PlainDatabase(settings, postgres.prepare(settings), before)
+        database = PlainDatabase(settings, prepare_server(settings), before)
         try:
             database.start()
-            postgres.ensure_databases(settings, database.server)
+            ensure_databases(settings, database.server)
             yield database
         finally:
             database.stop()
-            postgres.remove(settings)
+            remove_server(settings)

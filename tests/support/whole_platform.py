@@ -15,7 +15,7 @@ import psutil
 import psycopg2
 
 from apex_ml.contract.model import load_contract
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import stop
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from tests.support.apex_home import COMMAND
@@ -96,6 +96,6 @@ def whole_platform() -> Iterator[WholePlatform]:
         try:
             yield WholePlatform(settings)
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
         _gone, alive = psutil.wait_procs(_processes_of(folder), timeout=15)
         assert not alive

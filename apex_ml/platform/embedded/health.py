@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from apex_ml.platform.embedded import postgres
 from apex_ml.platform.embedded.ports import listener, stranger
+from apex_ml.platform.embedded.postgres.process import server_answers
 from apex_ml.platform.embedded.processes import family
 from apex_ml.settings import Settings
 
@@ -52,7 +52,7 @@ def check(settings: Settings, services: Collection[str]) -> dict[str, Health]:
 
 
 def _postgres(settings: Settings) -> Health:
-    ok, detail = postgres.answers(settings)
+    ok, detail = server_answers(settings)
     return Health(ok, detail if ok else detail + _stranger(settings, "pg_port", settings.pg_host))
 
 

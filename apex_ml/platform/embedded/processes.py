@@ -9,7 +9,6 @@ import sys
 import psutil
 
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.platform.embedded import postgres
 from apex_ml.platform.embedded.environment import (
     MARK,
 )
@@ -17,6 +16,8 @@ from apex_ml.platform.embedded.paths import (
     run_folder,
     supervisor_socket,
 )
+from apex_ml.platform.embedded.postgres.process import postmaster
+from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.settings import Settings
 
@@ -42,7 +43,7 @@ def family(settings: Settings) -> list[psutil.Process]:
         if supervisor_socket(settings).exists():
             supervisor = psutil.Process(Supervisor(settings).pid())
             found[supervisor.pid] = supervisor
-    server = postgres.postmaster(postgres.locate(settings))
+    server = postmaster(locate_server(settings))
     if server is not None:
         found[server.pid] = server
     for process in list(found.values()):

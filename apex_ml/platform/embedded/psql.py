@@ -9,7 +9,7 @@ from typing import NoReturn
 from apex_ml.adapters.postgres.administration import split_url
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.environment import inherited
-from apex_ml.platform.embedded.postgres import wheel_binaries
+from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
 from apex_ml.settings import Settings
 
 

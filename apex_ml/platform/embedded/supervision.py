@@ -13,7 +13,6 @@ from pathlib import Path
 import jinja2
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded import postgres
 from apex_ml.platform.embedded.environment import (
     MARK,
     airflow_environment,
@@ -28,6 +27,7 @@ from apex_ml.platform.embedded.paths import (
     supervisor_config,
     supervisor_socket,
 )
+from apex_ml.platform.embedded.postgres.server import Server
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -75,7 +75,7 @@ def services(settings: Settings) -> tuple[str, ...]:
     return (*database, *mlflow, *airflow, *serving)
 
 
-def programs(settings: Settings, server: postgres.Server, names: Collection[str] | None = None) -> list[Program]:
+def programs(settings: Settings, server: Server, names: Collection[str] | None = None) -> list[Program]:
     """Return the programs of the named services, by default of all that this platform runs itself."""
     builders: dict[str, Callable[[], Program]] = {
         POSTGRES: lambda: _postgres(settings, server),
@@ -87,7 +87,7 @@ def programs(settings: Settings, server: postgres.Server, names: Collection[str]
     return [build() for name, build in builders.items() if name in chosen]
 
 
-def _postgres(settings: Settings, server: postgres.Server) -> Program:
+def _postgres(settings: Settings, server: Server) -> Program:
     return Program(
         POSTGRES,
         server.command(settings),

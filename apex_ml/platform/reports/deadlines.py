@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from croniter import croniter
 
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi, DagRun
+from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
+from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.settings import Settings
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from apex_ml.platform.airflow_api import TaskRun
+from apex_ml.platform.airflow_runs import TaskRun
 
 COLOURS = {
     "success": "green",

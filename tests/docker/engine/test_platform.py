@@ -16,7 +16,7 @@ from container_stack import Stack, docker
 
 from apex_ml.contract.model import load_contract
 from apex_ml.platform import backup as backups
-from apex_ml.platform.embedded import start
+from apex_ml.platform.embedded import stop
 from apex_ml.settings import Settings
 from tests.support.scored_tables import VOLATILE
 from tests.support.throwaway_home import open_folder, throwaway
@@ -368,7 +368,7 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
             assert rows == int(before[0][0])
             assert list((settings.state / "mlflow" / "artifacts").rglob("model*")) != []
         finally:
-            start.destroy(settings)
+            stop.destroy(settings)
 
 
 def test_down_keeps_the_data(stack: Stack) -> None:
