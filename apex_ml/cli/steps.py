@@ -1,110 +1,25 @@
-"""The steps as commands: `apex validate`, `apex elt`, …
-
-Each prints its result as one line, ``APEX_RESULT {json}``, for the program that started it; at a terminal, as text.
-"""
+"""The steps as commands: `apex validate`, `apex elt`, …"""
 
 from __future__ import annotations
 
 import getpass
 import json
-import logging
-import logging.handlers
-import sys
-import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from apex_ml import faults
-from apex_ml.adapters.storage.files import map_disk_errors
-from apex_ml.cli.result_text import result_text
+from apex_ml.cli.step_process import log_next_monitoring, print_result, run_step_command, start_step
 from apex_ml.errors import ConfigError
-from apex_ml.json_text import json_text
 from apex_ml.services.json_record import JsonRecord
 from apex_ml.settings import Settings, split_strategies
-from apex_ml.text import VisibleFormatter
 
 if TYPE_CHECKING:  # a step imports its libraries when it begins
     from apex_ml.services.run_folder import StepContext
 
-logger = logging.getLogger(__name__)
-RESULT_MARK = "APEX_RESULT"
 _RUN = click.option(
     "--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed."
 )
-
-
-def _start(step: str, run: str) -> StepContext:
-    """Settings, contract and logging of a step's process."""
-    from apex_ml.pipelines import load_pipeline
-    from apex_ml.services.run_folder import StepContext
-
-    settings = Settings.load()
-    faults.arm(settings.fault or None)
-    _log_to_file(settings, step, run)
-    return StepContext(settings, load_pipeline(settings), run)
-
-
-class _LogFile(logging.handlers.WatchedFileHandler):
-    """A log that cannot be written, as on a full disk, fails no step: stderr has every line, too."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except OSError:  # the file could not be opened
-            self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        else:
-            click.echo(f"apex: {self.baseFilename}: cannot be written: {error.strerror}", err=True)
-
-
-def _log_to_file(settings: Settings, step: str, run: str) -> None:
-    """One line an event: to stderr for the task log, and to logs/steps.log with time, step and run."""
-    root = logging.getLogger("apex_ml")
-    root.setLevel(logging.INFO)
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
-    root.handlers = [console]
-    with map_disk_errors(settings.logs):
-        settings.logs.mkdir(parents=True, exist_ok=True)
-    file = _LogFile(settings.logs / "steps.log", encoding="utf-8", delay=True)
-    line = f"%(asctime)s.%(msecs)03dZ %(levelname)s step={step} run={run} pid=%(process)d %(message)s"
-    formatter = VisibleFormatter(line, datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    file.setFormatter(formatter)
-    root.addHandler(file)
-
-
-def _print(result: JsonRecord) -> None:
-    # the reports of single files and the profile stay in the manifest: the result line is small
-    small = {k: v for k, v in result.to_json().items() if k not in ("reports", "profile")}
-    click.echo(result_text(small) if sys.stdout.isatty() else f"{RESULT_MARK} {json_text(small, default=str)}")
-
-
-def _say_what_follows(context: StepContext, result: JsonRecord, done: str) -> None:
-    """Say when a command by hand is followed by monitoring: only the tasks of Airflow wake the DAGs that wait for them.
-
-    `done` names the entry of the result that says whether there is something to monitor.
-    """
-    from apex_ml.steps.manual_override import MANUAL
-
-    if context.run == MANUAL and result.to_json().get(done):
-        schedule = context.settings.monitor_schedule
-        logger.info("A command by hand does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
-        logger.info("To look at drift and quality now: apex monitor")
-
-
-def _command(step: str, work: Callable[..., JsonRecord], run: str, **arguments: Any) -> None:
-    context = _start(step, run)
-    result = work(context, **arguments)
-    _print(result)
-    _say_what_follows(context, result, "moved")
 
 
 @click.command()
@@ -122,7 +37,7 @@ def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, wit
     from apex_ml.steps.validate import validate as work
 
     given = {"raw": raw or None, "as_of": as_of.date() if as_of else None}
-    _command("validate", work, run, **given, force=force, without_newest_day=without_newest_day)
+    run_step_command("validate", work, run, **given, force=force, without_newest_day=without_newest_day)
 
 
 @click.command()
@@ -131,7 +46,7 @@ def elt(run: str) -> None:
     """Make examples with features point in time, and the history snapshot for scoring."""
     from apex_ml.steps.elt import elt as work
 
-    _command("elt", work, run)
+    run_step_command("elt", work, run)
 
 
 @click.command()
@@ -141,7 +56,7 @@ def outcomes(run: str, newest: bool) -> None:
     """Match the outcomes in raw orders with their scores, where client and date are unique on both sides."""
     from apex_ml.steps.outcomes import outcomes as work
 
-    _command("outcomes", work, run, newest=newest)
+    run_step_command("outcomes", work, run, newest=newest)
 
 
 @click.command()
@@ -155,7 +70,7 @@ def split(run: str, strategy: str | None) -> None:
     """Divide the examples into train, validation and test."""
     from apex_ml.steps.split import split as work
 
-    _command("split", work, run, strategy=strategy or Settings.load().split)
+    run_step_command("split", work, run, strategy=strategy or Settings.load().split)
 
 
 @click.command()
@@ -168,9 +83,9 @@ def train(run: str, trials: int | None, reproduce: bool) -> None:
     from apex_ml.steps.train import train as work
 
     if reproduce:
-        _command("train", again, run)
+        run_step_command("train", again, run)
         return
-    _command("train", work, run, trials=Settings.load().trials if trials is None else trials)
+    run_step_command("train", work, run, trials=Settings.load().trials if trials is None else trials)
 
 
 _WHO = click.option("--who", metavar="NAME", help="Recorded as the one who decided. Default: the OS user.")
@@ -208,13 +123,13 @@ def promote(
     if force:
         if not reason:
             raise ConfigError("promote --force: give --reason; the ledger keeps why the gate was not asked")
-        _command("promote", forced, run or MANUAL, version=version, reason=reason, who=who)
+        run_step_command("promote", forced, run or MANUAL, version=version, reason=reason, who=who)
         return
     if run is None:
         raise ConfigError("promote: give --run, the run whose model comes before the gate; or --force --reason")
     if reason is not None or version is not None:
         raise ConfigError("promote: --reason and VERSION go with --force; the gate gives its own reasons")
-    _command("promote", work, run, who=who, hold=hold, declined=declined)
+    run_step_command("promote", work, run, who=who, hold=hold, declined=declined)
 
 
 @click.command()
@@ -228,7 +143,7 @@ def reconsider(run: str, who: str | None, version: int | None) -> None:
     """
     from apex_ml.steps.reconsider import reconsider as work
 
-    _command("reconsider", work, run, version=version, who=who or getpass.getuser())
+    run_step_command("reconsider", work, run, version=version, who=who or getpass.getuser())
 
 
 @click.command()
@@ -241,7 +156,7 @@ def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> N
     from apex_ml.steps.manual_override import MANUAL
     from apex_ml.steps.manual_override import rollback as work
 
-    _command("rollback", work, run or MANUAL, to=to, reason=reason, who=who or getpass.getuser())
+    run_step_command("rollback", work, run or MANUAL, to=to, reason=reason, who=who or getpass.getuser())
 
 
 @click.command()
@@ -267,13 +182,13 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
         raise ConfigError("--list, --drops, --rescore and --report: give one of them")
     if bad_later and drops is None:
         raise ConfigError("--bad-later goes with --drops")
-    context = _start("score", run)
+    context = start_step("score", run)
     if rescore is not None:
         _print_scored(context, again(context, rescore))
     elif only_list:
-        _print(list_drops(context))
+        print_result(list_drops(context))
     elif report:
-        _print(report_run(context))
+        print_result(report_run(context))
     elif drops is None:
         listed = list_drops(context)
         names = [name for chunk in listed.chunks for name in chunk.drops]
@@ -289,8 +204,8 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
 
 
 def _print_scored(context: StepContext, result: JsonRecord) -> None:
-    _print(result)
-    _say_what_follows(context, result, "scored")
+    print_result(result)
+    log_next_monitoring(context, result, "scored")
 
 
 @click.command()
@@ -301,7 +216,7 @@ def shadow(run: str) -> None:
     """Let challengers score the drops that the champion has scored, for APEX_SHADOW_DAYS after their training."""
     from apex_ml.steps.shadow import shadow as work
 
-    _command("shadow", work, run)
+    run_step_command("shadow", work, run)
 
 
 @click.command()
@@ -310,4 +225,4 @@ def monitor(run: str) -> None:
     """Check drift and quality of what is new; raise, resolve and send alerts."""
     from apex_ml.steps.monitor import monitor as work
 
-    _command("monitor", work, run)
+    run_step_command("monitor", work, run)

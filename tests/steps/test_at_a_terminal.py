@@ -35,7 +35,7 @@ def at_a_terminal(apex: Apex, *arguments: str) -> Done:
     return Done(process.returncode, None, log, shown.decode())
 
 
-FOLLOWS = "A command by hand does not start apex_monitor. It runs next at 0 5 * * * (cron, UTC)."
+FOLLOWS = "A manual command does not start apex_monitor. It runs next at 0 5 * * * (cron, UTC)."
 
 
 def test_scoring_by_hand_says_what_was_done_and_when_it_is_monitored(
