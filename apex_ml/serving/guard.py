@@ -1,4 +1,4 @@
-"""What stands before every route: host, size, rate, key, time; and after it: one line of log, figures, no traces."""
+"""The guard before every route: host, size, rate, key, timeout; after it one line of log and the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import re
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from apex_ml.api_keys import is_loopback
 from apex_ml.json_text import json_text
 from apex_ml.serving.keys import KeyFile
 from apex_ml.serving.metrics import ServingMetrics
+from apex_ml.serving.problems import CLOSE, INTERNAL, Problem, refused
+from apex_ml.serving.rate_limit import Buckets
 from apex_ml.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -27,14 +28,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 access = logging.getLogger("apex_ml.serving.access")
 logger = logging.getLogger(__name__)
 OPEN = frozenset(("/health", "/ready"))
-"""Asked by whoever watches the service, without a key; they tell nothing but how it is."""
+"""For monitoring, without a key; they report the state of the service alone."""
 DOCUMENTS = ("/docs", "/openapi.json")
-"""Shown without a key, as a browser that opens a page cannot send one: the contract's names and levels, the text of
-the service, an order that is made up. Nothing of a client, an order or a model is in them."""
+"""Shown without a key, because a browser that opens a page cannot send one. They hold the names and levels of the
+contract, the text of the service and an invented order, and nothing of a client, an order or a model."""
 REQUEST_STATE = "apex"
-"""Key of the scope under which a route leaves what the log tells of it."""
+"""Key of the scope under which a route leaves what the access log shows."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MOST_BUCKETS = 10_000
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -42,61 +42,43 @@ HEADERS = (
 )
 
 
-INTERNAL = ("internal", "an error of the service; its log tells more under the request's id")
-CLOSE = ((b"connection", b"close"),)
-"""Of a request whose body is not read to its end: what is still to come is no next request."""
+class _Exchange:
+    """One request with its answer: counts the bytes that come in and notes the status that goes out."""
 
+    def __init__(self, receive: Receive, send: Send, request_id: str, max_bytes: int) -> None:
+        self._receive, self._send = receive, send
+        self._request_id, self._max_bytes = request_id, max_bytes
+        self.status, self.size = 0, 0
+        self.arrived = False  # the whole body
 
-class Buckets:
-    """A token bucket for each asker: `rate` a second, as many at once. The least recent ones are forgotten.
+    async def receive(self) -> Message:
+        """The next message of the client. Raises Problem for a body that is too large."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.size += len(message.get("body", b""))
+            if self.size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            self.arrived = not message.get("more_body", False)
+        return message
 
-    >>> buckets = Buckets(rate=2)
-    >>> [buckets.wait("a", now=0.0) for _ in range(3)]
-    [0.0, 0.0, 0.5]
-    >>> buckets.wait("b", now=0.0), buckets.wait("a", now=0.5)
-    (0.0, 0.0)
-    """
-
-    def __init__(self, rate: float) -> None:
-        self._rate, self._most = rate, max(rate, 1.0)
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait(self, who: str, now: float) -> float:
-        """Take a token; returns 0, or the seconds until there is one."""
-        if not self._rate:
-            return 0.0
-        left, then = self._left.pop(who, (self._most, now))
-        left = min(self._most, left + (now - then) * self._rate)
-        taken = left >= 1
-        self._left[who] = (left - 1 if taken else left, now)
-        if len(self._left) > MOST_BUCKETS:
-            self._left.popitem(last=False)
-        return 0.0 if taken else (1 - left) / self._rate
-
-
-class Problem(Exception):  # noqa: N818  an answer, not a fault
-    """An answer that says no: status, a short name, what is wrong, and headers."""
-
-    def __init__(self, status: int, error: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.status, self.error, self.message, self.headers = status, error, message, headers
-
-
-def refused(error: str, message: str, request_id: str, **more: Any) -> bytes:
-    """The body of every answer that is no success."""
-    return json_text({"error": error, "message": message, "request_id": request_id, **more}).encode()
+    async def send(self, message: Message) -> None:
+        """Send a message, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", self._request_id.encode())]
+        await self._send(message)
 
 
 class Guard:
-    """ASGI: checks a request, lets it through, and tells of it."""
+    """ASGI: checks a request, passes it on, and logs it."""
 
     def __init__(
-        self, app: App, settings: Settings, keys: KeyFile, figures: ServingMetrics, routes: frozenset[str]
+        self, app: App, settings: Settings, keys: KeyFile, metrics: ServingMetrics, routes: frozenset[str]
     ) -> None:
-        self._app, self._settings, self._keys, self._figures = app, settings, keys, figures
+        self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
         self._routes = routes
         self._buckets = Buckets(settings.serving_rate)
-        self._most_bytes = settings.serving_body_kb * 1024
+        self._max_bytes = settings.serving_body_kb * 1024
         self._hosts = _hosts(settings) if is_loopback(settings.serving_address) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,51 +90,44 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        notes = scope[REQUEST_STATE] = {"request_id": request_id}
-        status, arrived, size = 0, False, 0
+        state = scope[REQUEST_STATE] = {"request_id": request_id}
+        exchange = _Exchange(receive, send, request_id, self._max_bytes)
+        refusal = await self._pass_on(scope, headers, exchange)
+        if refusal is not None and not exchange.status:
+            await _answer(exchange.send, refusal, request_id)
+        self._log(scope, exchange, time.perf_counter() - begun, state)
 
-        async def counted() -> Message:
-            nonlocal arrived, size
-            message = await receive()
-            if message["type"] == "http.request":
-                size += len(message.get("body", b""))
-                if size > self._most_bytes:
-                    raise self._too_large()
-                arrived = not message.get("more_body", False)
-            return message
-
-        async def marked(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        refusal: Problem | None = None
+    async def _pass_on(self, scope: Scope, headers: dict[bytes, bytes], exchange: _Exchange) -> Problem | None:
+        """Check the request and let the application answer it; return the refusal when there is one."""
+        seconds = self._settings.serving_timeout_seconds
         try:
-            notes["key"] = self._check(scope, headers)
-            async with asyncio.timeout(self._settings.serving_timeout_seconds):
-                await self._app(scope, counted, marked)
+            scope[REQUEST_STATE]["key"] = self._check(scope, headers)
+            async with asyncio.timeout(seconds):
+                await self._app(scope, exchange.receive, exchange.send)
         except Problem as error:
-            refusal = error
+            return error
         except TimeoutError:
-            what = "the answer took" if arrived else "the request took"
-            seconds = self._settings.serving_timeout_seconds
-            refusal = Problem(503 if arrived else 408, "timeout", f"{what} longer than {seconds:g} s", CLOSE)
+            what = "the answer took" if exchange.arrived else "the request took"
+            return Problem(503 if exchange.arrived else 408, "timeout", f"{what} longer than {seconds:g} s", CLOSE)
         except asyncio.CancelledError:
             raise
         except Exception:
-            logger.exception("request_failed request_id=%s", request_id)
-            refusal = Problem(500, *INTERNAL)
-        if refusal is not None and not status:
-            await _answer(marked, refusal, request_id)
-        seconds = time.perf_counter() - begun
-        path = scope["path"]
+            logger.exception("request_failed request_id=%s", scope[REQUEST_STATE]["request_id"])
+            return Problem(500, *INTERNAL)
+        return None
+
+    def _log(self, scope: Scope, exchange: _Exchange, seconds: float, state: dict[str, Any]) -> None:
+        path, method = scope["path"], scope["method"]
         route = path if path in self._routes else "other"  # a path may hold anything
-        self._figures.answered(route, status, seconds)
-        told = {"method": scope["method"] if scope["method"].isalpha() else "?", "route": route, "status": status}
-        told |= {"ms": round(seconds * 1e3, 3), "bytes": size}
-        access.info(json_text({**told, **{k: v for k, v in notes.items() if v is not None}}))
+        self._metrics.answered(route, exchange.status, seconds)
+        line = {
+            "method": method if method.isalpha() else "?",
+            "route": route,
+            "status": exchange.status,
+            "ms": round(seconds * 1e3, 3),
+            "bytes": exchange.size,
+        }
+        access.info(json_text(line | {name: value for name, value in state.items() if value is not None}))
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
         """Raise Problem, or return the id of the key."""
@@ -166,8 +141,8 @@ class Guard:
             if not given and scheme.lower() == "bearer":
                 given = token.strip()
             key = keys.admitted(given) if given else None
-        who = key or (scope.get("client") or ("",))[0]
-        if path not in OPEN and (wait := self._buckets.wait(who, time.monotonic())):
+        client = key or (scope.get("client") or ("",))[0]
+        if path not in OPEN and (wait := self._buckets.wait(client, time.monotonic())):
             raise Problem(
                 429,
                 "too_many",
@@ -183,24 +158,24 @@ class Guard:
                 ((b"www-authenticate", b"Bearer"),),
             )
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 18 or int(length) > self._most_bytes:
-            raise self._too_large()
+        if not length.isdigit() or len(length) > 18 or int(length) > self._max_bytes:
+            raise _too_large(self._max_bytes)
         return key
 
-    def _too_large(self) -> Problem:
-        kb = self._settings.serving_body_kb
-        text = f"the body is larger than {kb} KiB (APEX_SERVING_BODY_KB); send fewer orders"
-        return Problem(413, "too_large", text, CLOSE)
+
+def _too_large(max_bytes: int) -> Problem:
+    text = f"the body is larger than {max_bytes // 1024} KiB (APEX_SERVING_BODY_KB); send fewer orders"
+    return Problem(413, "too_large", text, CLOSE)
 
 
 def _hosts(settings: Settings) -> frozenset[bytes]:
-    """What a Host header may say to a service that only this machine reaches; a page of another name is kept out."""
+    """The Host headers that a service on the loopback address accepts, so that a page of another name is refused."""
     address = settings.serving_address.lower()
     return frozenset((b"127.0.0.1", b"localhost", b"[::1]", (f"[{address}]" if ":" in address else address).encode()))
 
 
 def _without_port(host: bytes) -> bytes:
-    """The name alone: a tunnel may give the port another number."""
+    """The name without the port, which a tunnel may change."""
     name, colon, port = host.lower().rpartition(b":")
     return name if colon and port.isdigit() and not name.endswith(b":") else host.lower()
 

@@ -18,8 +18,9 @@ class Airflow:
     def __init__(self, runs: dict[str, str], queued: int = 0, bad: dict[str, list[str]] | None = None) -> None:
         self.runs, self.queued, self.bad = runs, queued, bad or {}
         self.asked: list[str] = []
+        self.connection = self
 
-    def _call(self, method: str, path: str, **options: Any) -> Any:
+    def call(self, method: str, path: str, **options: Any) -> Any:
         assert (method, path) == ("GET", "/dags/apex_score/assets/queuedEvents")
         return {"queued_events": [{"asset_id": n} for n in range(self.queued)]} if self.queued else None
 

@@ -23,9 +23,9 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.serving.app import create_app
 from apex_ml.serving.champion_watcher import NO_CHAMPION
-from apex_ml.serving.guard import Buckets
 from apex_ml.serving.keys import Keys
 from apex_ml.serving.pages import ASSETS
+from apex_ml.serving.rate_limit import Buckets
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex, context_of
 from tests.support.online_service import running
