@@ -52,17 +52,41 @@ def search(
         sampler=optuna.samplers.TPESampler(seed=context.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, interval_steps=5),
     )
-    # the study runs in memory, as pruning reports every round; the database gets finished trials only
-    stored_study = (
+    # the study runs in memory, because pruning reports every round; finished trials alone are written to the database
+    stored = (
         optuna.create_study(study_name=candidate.name, storage=storage, load_if_exists=True, direction="minimize")
         if storage
         else None
     )
-    if stored_study is not None:
-        study.add_trials(t for t in stored_study.get_trials() if t.state.is_finished())
+    if stored is not None:
+        study.add_trials(t for t in stored.get_trials() if t.state.is_finished())
     defaults = candidate.defaults(context)
     if not study.trials:
         study.enqueue_trial(defaults)
+
+    def finish(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if stored is not None:
+            stored.add_trial(trial)
+        if on_trial is not None:
+            on_trial(_trial(trial))
+
+    done = sum(t.state.is_finished() for t in study.trials)
+    if done < budget.trials:
+        study.optimize(
+            _objective(candidate, folds, context),
+            n_trials=budget.trials - done,
+            timeout=budget.seconds or None,
+            callbacks=[finish],
+        )
+    trials = [_trial(t) for t in study.trials if t.state.is_finished()]
+    best = {**defaults, **study.best_params} if any(t.value is not None for t in trials) else defaults
+    return best, trials
+
+
+def _objective(
+    candidate: Candidate, folds: list[tuple[Part, Part]], context: FitContext
+) -> Callable[[optuna.Trial], float]:
+    """The mean log loss over the folds, of the settings that a trial suggests."""
 
     def objective(trial: optuna.Trial) -> float:
         params = candidate.suggest(trial) or {}
@@ -70,7 +94,7 @@ def search(
         for number, (train, validation) in enumerate(folds):
 
             def report(step: int, value: float, first: bool = number == 0) -> None:
-                if first:  # later folds would repeat the same steps
+                if first:  # later folds would report the same steps again
                     trial.report(value, step)
                     if trial.should_prune():
                         raise optuna.TrialPruned
@@ -80,23 +104,7 @@ def search(
             losses.append(float(order_losses(p, validation.y).mean()))
         return float(np.mean(losses))
 
-    def after_trial(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if stored_study is not None:
-            stored_study.add_trial(trial)
-        if on_trial is not None:
-            on_trial(_trial(trial))
-
-    done = sum(t.state.is_finished() for t in study.trials)
-    if done < budget.trials:
-        study.optimize(
-            objective,
-            n_trials=budget.trials - done,
-            timeout=budget.seconds or None,
-            callbacks=[after_trial],
-        )
-    trials = [_trial(t) for t in study.trials if t.state.is_finished()]
-    best = {**defaults, **study.best_params} if any(t.value is not None for t in trials) else defaults
-    return best, trials
+    return objective
 
 
 def _trial(trial: optuna.trial.FrozenTrial) -> Trial:

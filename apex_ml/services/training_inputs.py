@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
-from apex_ml.core.development import Examples, Options
+from apex_ml.core.development import Options
 from apex_ml.core.evaluation import class_shares
+from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.profile import PROFILE, RECENT, bins_of
 from apex_ml.core.search import Budget

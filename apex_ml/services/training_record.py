@@ -10,8 +10,9 @@ from typing import Any
 from apex_ml.adapters.mlflow import plots, training_report
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.adapters.storage.simulated_truth import read_truth
-from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.evaluation import against_optimum
+from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import Provenance
 from apex_ml.core.profile import PROFILE

@@ -13,7 +13,8 @@ import pytest
 from apex_ml.adapters.mlflow.tracking import OF_EVERY_MODEL, TrainingRecord, log_and_register
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, distribution
-from apex_ml.core.development import Examples, Options, develop
+from apex_ml.core.development import Options, develop
+from apex_ml.core.examples import Examples
 
 COLUMNS = (FeatureColumn("ripeness", "categorical", ("low", "high")), FeatureColumn("amount", "numeric"))
 

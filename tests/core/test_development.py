@@ -13,9 +13,12 @@ from scipy.stats import binom
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, candidate_names, missing_requirements
 from apex_ml.core.candidates.interface import FitContext, Part
-from apex_ml.core.development import Development, Examples, Options, _folds, develop, mean_contributions
+from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
+from apex_ml.core.examples import Examples
+from apex_ml.core.explanation import mean_contributions
+from apex_ml.core.rolling_folds import rolling_folds
 from apex_ml.core.search import Budget
 from apex_ml.core.selection import NoiseTest, beats_noise
 from apex_ml.core.strategies.legacy.rules import LegacyRules
@@ -65,12 +68,12 @@ def test_only_what_beats_noise_is_kept(usual: Development) -> None:
 def test_rolling_folds_go_forward_in_time() -> None:
     days = np.array([5, 1, 2, 3, 4, 6, 7, 8] * 4)
     part = Part(days[:, None].astype(np.float32), np.arange(len(days)) % 2)
-    folds = _folds(part, days, 3)
+    folds = rolling_folds(part, days, 3)
     assert len(folds) == 3
     for fitted, evaluated in folds:
         assert fitted.x.max() < evaluated.x.min()
     assert [len(f.y) for f, _ in folds] == sorted(len(f.y) for f, _ in folds)
-    assert _folds(part, days, 1) == [] == _folds(part, None, 3)
+    assert rolling_folds(part, days, 1) == [] == rolling_folds(part, None, 3)
 
 
 def test_a_search_may_be_scored_by_rolling_folds() -> None:

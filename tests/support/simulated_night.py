@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.accepted_rows import SortedOrders
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_TARGET
-from apex_ml.core.development import Development, Examples, Options, develop
+from apex_ml.core.development import Development, Options, develop
+from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.split import PARTS, temporal
 from apex_ml.services.holdout import class_indexes

@@ -1,0 +1,94 @@
+"""Evaluate a model: the log loss of every part, and the test part in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from apex_ml.core import calibration as calibrating
+from apex_ml.core import decision
+from apex_ml.core.estimator import Model
+from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
+from apex_ml.core.examples import Examples
+from apex_ml.core.explanation import mean_contributions, permutation_importance
+from apex_ml.core.uncertainty import Clusters, bootstrap_interval
+from apex_ml.errors import DataError
+
+
+def evaluate(
+    model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and tables of a model: the log loss of all parts, all metrics of the test part."""
+    metrics: dict[str, float] = {}
+    shares = np.asarray(model.about.get("class_shares") or class_shares(parts["train"].y, len(model.classes)))
+    for name, part in parts.items():
+        p = model.probabilities(part.table)
+        if not np.isfinite(p).all():
+            raise DataError(f"train: the model returns non-finite probabilities on the {name} part")
+        metrics[f"{name}_log_loss"] = float(order_losses(p, part.y).mean())
+        metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
+    of_test, tables = _evaluate_test(model, parts["test"], shares, segments, seed)
+    return metrics | of_test, tables
+
+
+def _evaluate_test(
+    model: Model, test: Examples, shares: np.ndarray, segments: tuple[str, ...], seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    prediction = model.predict(test.table)
+    p, predicted = prediction.probabilities, prediction.predicted
+    losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
+    metrics = {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
+    metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, predicted, len(model.classes))
+    metrics["test_weighted_accuracy"] = float((predicted == test.y).mean())
+    low, high = bootstrap_interval(Clusters.of(losses, test.entities), seed)
+    gain_low, gain_high = bootstrap_interval(Clusters.of(prior - losses, test.entities), seed)
+    raw = model.raw_probabilities(test.table)
+    ece_low, ece_high = calibrating.calibration_error_interval(p, test.y, test.entities, seed=seed)
+    metrics |= {
+        "test_log_loss_low": low,
+        "test_log_loss_high": high,
+        "test_gain_over_prior": float((prior - losses).mean()),
+        "test_gain_over_prior_low": gain_low,
+        "test_gain_over_prior_high": gain_high,
+        "test_ece": calibrating.expected_calibration_error(p, test.y),
+        "test_ece_low": ece_low,
+        "test_ece_high": ece_high,
+        "test_ece_before_calibration": calibrating.expected_calibration_error(raw, test.y),
+    }
+    tables = {
+        "confusion": confusion(p, test.y, model.classes),
+        "confusion_weighted": _confusion_of(predicted, test.y, len(model.classes)),
+        "reliability_before": calibrating.reliability(raw, test.y),
+        "reliability_after": calibrating.reliability(p, test.y),
+        "segments": {name: _segment(test.table.column(name), losses, prior) for name in segments},
+        "importance": permutation_importance(model, test, seed),
+    }
+    if contributions := mean_contributions(model, test.table, seed):
+        tables["contributions"] = contributions
+    return metrics, tables
+
+
+def _confusion_of(predicted: np.ndarray, y: np.ndarray, classes: int) -> list[list[int]]:
+    counts: list[list[int]] = (
+        np.bincount(y * classes + predicted, minlength=classes * classes).reshape(classes, classes).tolist()
+    )
+    return counts
+
+
+def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> list[dict[str, Any]]:
+    values = np.asarray(["unknown" if v is None else str(v) for v in column.to_pylist()])
+    rows = []
+    for value in np.unique(values):
+        chosen = values == value
+        rows.append(
+            {
+                "value": str(value),
+                "orders": int(chosen.sum()),
+                "log_loss": float(losses[chosen].mean()),
+                "prior_log_loss": float(prior[chosen].mean()),
+            }
+        )
+    return rows
