@@ -16,11 +16,12 @@ from pydantic import Field, ValidationError, model_validator
 from apex_ml.contract.batch import Batch, Quarantine
 from apex_ml.contract.columns import Column, Role
 from apex_ml.contract.contradictions import Parts
+from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
 from apex_ml.contract.names import name_faults
 from apex_ml.contract.part import ContractPart, ContradictionError, Place
 from apex_ml.contract.policy import Promotion
-from apex_ml.contract.reading import ContractFile, explained
+from apex_ml.contract.reading import ContractFile
 from apex_ml.contract.rules import Rule
 from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name
 from apex_ml.contract.split import Split
@@ -131,7 +132,7 @@ def _load(path: Path, content: bytes) -> Contract:
     except ValidationError as error:
         contradictions = [e for e in error.errors() if isinstance(cause_of(e), ContradictionError)]
         others = [e for e in error.errors() if e not in contradictions]
-        faults += explained(file, others, Contract.model_json_schema(mode="validation"))
+        faults += explain_errors(file, others, Contract.model_json_schema(mode="validation"))
         faults += [((*e["loc"], *place), text) for e in contradictions for place, text in cause_of(e).faults]
         faults += hidden_contradictions(file.data)
     if contract is None or faults or file.faults or file.odd:

@@ -35,10 +35,18 @@ def request_model(contract: Contract) -> type[BaseModel]:
 
 
 def _field(column: Column) -> tuple[Any, Any]:
+    """The type of a column's field with its limits, and its name, description and default."""
     kind: Any = {"string": TEXT, "date": str, "double": float, "int64": int}[column.type]
-    extra: dict[str, Any] = {"x-role": column.role}
+    if limits := _limits(column):
+        kind = Annotated[kind, Field(**limits)]
+    if column.nullable.score or not column.required.score:
+        kind = kind | None
+    default = ... if column.required.score else None
+    return kind, Field(default, alias=column.name, description=_description(column), json_schema_extra=_extra(column))
+
+
+def _description(column: Column) -> str:
     text = column.description
-    limits: dict[str, Any] = {}
     if column.unit:
         text += f" In {column.unit}."
     if column.role in ("target", "measure"):
@@ -47,28 +55,37 @@ def _field(column: Column) -> tuple[Any, Any]:
         text += f" One of {', '.join(column.domain.levels)}" + (
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."
         )
-        extra["examples"] = list(column.domain.levels)
     if column.type == "date":
         text += f" Written as {' or '.join(date_formats(column))}."
+    for rule in column_rules(column, "score"):
+        if isinstance(rule.broken, NotMatching | Outside) and rule.severity == "error":
+            text += f" {rule.text}."
+    return text
+
+
+def _extra(column: Column) -> dict[str, Any]:
+    """What the schema of the field holds besides."""
+    extra: dict[str, Any] = {"x-role": column.role}
+    if column.domain is not None:
+        extra["examples"] = list(column.domain.levels)
+    if column.type == "date":
         extra["format"] = "date"
-    elif column.type == "double":
+    for rule in column_rules(column, "score"):
+        # no constraint: a value in another case or with spaces around it is normalized before it is matched
+        if isinstance(rule.broken, NotMatching):
+            extra["x-pattern"] = rule.broken.regex
+    return extra
+
+
+def _limits(column: Column) -> dict[str, Any]:
+    """Bounds of a number."""
+    limits: dict[str, Any] = {}
+    if column.type == "double":
         limits["allow_inf_nan"] = False
     elif column.type == "int64":
         limits |= {"ge": -(2**63), "le": 2**63 - 1}
     for rule in column_rules(column, "score"):
-        broken = rule.broken
-        if isinstance(broken, NotMatching | Outside) and rule.severity == "error":
-            text += f" {rule.text}."
-        # a value of another case or with surrounding blanks is normalised before it is matched
-        if isinstance(broken, NotMatching):
-            extra["x-pattern"] = broken.regex
-        elif isinstance(broken, Outside) and rule.severity == "error" and column.type != "date":
-            limits |= {} if broken.low is None else {"ge": broken.low}
-            limits |= {} if broken.high is None else {"le": broken.high}
-    kind = Annotated[kind, Field(**limits)] if limits else kind
-    if column.nullable.score:
-        kind = kind | None
-    default = ... if column.required.score else None
-    if default is None and not column.nullable.score:
-        kind = kind | None
-    return kind, Field(default, alias=column.name, description=text, json_schema_extra=extra)
+        if isinstance(rule.broken, Outside) and rule.severity == "error" and column.type != "date":
+            limits |= {} if rule.broken.low is None else {"ge": rule.broken.low}
+            limits |= {} if rule.broken.high is None else {"le": rule.broken.high}
+    return limits
