@@ -28,6 +28,15 @@ def _fault_of_value(column: Column, use: Use, value: Any) -> str | None:
         return f"a {type(value).__name__}"
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
+    if fault := _fault_of_form(column, value):
+        return fault
+    if column.domain is not None and getattr(column.domain.closed, use) and value not in column.domain.levels:
+        return "outside of its domain"
+    faults = (_fault_of_check(check, value) for check in column.checks if getattr(check.severity, use) == "error")
+    return next((fault for fault in faults if fault), None)
+
+
+def _fault_of_form(column: Column, value: Any) -> str | None:
     for step in column.normalise:
         if step == "trim" and value != value.strip(" \t\n\r\u00a0"):
             return "not trimmed"
@@ -35,17 +44,16 @@ def _fault_of_value(column: Column, use: Use, value: Any) -> str | None:
             return "not in upper case"
         if isinstance(step, StripSuffix) and value.endswith(step.strip_suffix):
             return f"ends with {step.strip_suffix}"
-    if column.domain is not None and getattr(column.domain.closed, use) and value not in column.domain.levels:
-        return "outside of its domain"
-    for check in column.checks:
-        if getattr(check.severity, use) != "error":
-            continue
-        if isinstance(check, PatternCheck) and not re.fullmatch(check.regex, value):
-            return f"does not match {check.regex}"
-        if isinstance(check, RangeCheck) and check.min is not None and value < check.min:
-            return f"below {check.min}"
-        if isinstance(check, RangeCheck) and check.max is not None and value > check.max:
-            return f"above {check.max}"
+    return None
+
+
+def _fault_of_check(check: Any, value: Any) -> str | None:
+    if isinstance(check, PatternCheck) and not re.fullmatch(check.regex, value):
+        return f"does not match {check.regex}"
+    if isinstance(check, RangeCheck) and check.min is not None and value < check.min:
+        return f"below {check.min}"
+    if isinstance(check, RangeCheck) and check.max is not None and value > check.max:
+        return f"above {check.max}"
     return None
 
 

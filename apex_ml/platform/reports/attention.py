@@ -1,0 +1,110 @@
+"""What needs attention, as `apex status` shows it: DAGs and pools, failed drops, open alerts, deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apex_ml.adapters.postgres.alerts import BAD_DROP
+from apex_ml.adapters.postgres.connection import reading
+from apex_ml.adapters.postgres.views import PostgresViews
+from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
+from apex_ml.platform.airflow_state import findings
+from apex_ml.platform.job_drop import inbox
+from apex_ml.platform.reports.deadlines import late
+from apex_ml.platform.reports.times import moment_text
+from apex_ml.settings import Settings
+from apex_ml.text import visible_lines
+
+MAX_ROWS = 50
+MAX_MESSAGE = 200
+REMEDIES = {
+    "quality": "apex champion; apex retrain --force, or apex rollback --reason TEXT",
+    "unknown_values": "deliver the drop again corrected; apex retrain --force; or apex alerts close ID --reason TEXT",
+    "retrain_late": "make train",
+    "drop_late": "apex score",
+    "score_late": "apex score",
+    "unseen": "repair what the message names, then trigger apex_monitor",
+}
+"""The remedy of an alert, by its kind."""
+
+
+def show_airflow(settings: Settings, console: Console) -> bool:
+    """Show the DAGs and pools that are missing, paused or changed."""
+    with AirflowApi(settings, **IMPATIENT) as api:
+        found = findings(settings, api)
+    if found:
+        rows = [(finding.name, finding.problem, finding.remedy) for finding in found]
+        _table(console, "Airflow", ("what", "problem", "remedy"), rows)
+    return all(finding.well for finding in found)
+
+
+def show_alerts(settings: Settings, console: Console) -> bool:
+    """Show failed drops and the other open alerts."""
+    with reading(settings) as session:
+        alerts = PostgresViews(session, settings.model_name).open_alerts()
+    failed = [row for row in alerts if row["kind"] == BAD_DROP]
+    others = [row for row in alerts if row["kind"] != BAD_DROP]
+    folder = inbox(settings)
+    if failed:
+        rows = [
+            (str(row["alert_id"]), row["subject"], _short(row["message"]), moment_text(row["raised_at"]))
+            for row in failed
+        ]
+        _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows)
+        console.print(
+            f"remedy: put the repaired file into {folder} under its name, or apex alerts close ALERT --reason TEXT",
+            markup=False,
+            soft_wrap=True,
+        )
+    if others:
+        page = f"look at {settings.airflow_address}/apex/"
+        shown = [
+            (
+                str(row["alert_id"]),
+                row["kind"],
+                row["subject"],
+                _short(row["message"]),
+                moment_text(row["raised_at"]),
+                REMEDIES.get(row["kind"], page),
+            )
+            for row in others
+        ]
+        _table(
+            console,
+            f"open alerts: {len(others)}",
+            ("alert", "kind", "subject", "message", "since, UTC", "remedy"),
+            shown,
+        )
+    return not failed
+
+
+def show_late(settings: Settings, console: Console) -> bool:
+    """Show the deadlines that passed; return whether there is none."""
+    behind = late(settings)
+    for message in behind:
+        console.print(f"late: {message}", markup=False, soft_wrap=True)
+    return not behind
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table of plain text, without rich's markup."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows[:MAX_ROWS]:
+        table.add_row(*(Text(visible_lines(cell)) for cell in row))
+    console.print(table)
+    if len(rows) > MAX_ROWS:
+        console.print(f"… and {len(rows) - MAX_ROWS} more: apex sql -c 'TABLE open_alerts'", markup=False)
+
+
+def _short(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} …"
