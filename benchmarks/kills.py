@@ -24,7 +24,7 @@ from apex_ml.simulate.drop import make_drop
 from benchmarks.lands import platform_with_champion
 from benchmarks.registry import Row, measurement
 from benchmarks.scene import Scene
-from benchmarks.score_large import admin
+from benchmarks.scored_drops import admin
 from tests.support.apex_home import Apex
 from tests.support.polling_reader import Reader
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables

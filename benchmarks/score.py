@@ -7,7 +7,8 @@ from statistics import median
 
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene
-from benchmarks.score_large import copied, put, scored_once
+from benchmarks.score_peers import copied
+from benchmarks.scored_drops import put, scored_once
 
 ROUNDS = 3
 ORDERS = 100_000
