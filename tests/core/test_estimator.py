@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 from sklearn.metrics import log_loss
-from sklearn.utils.class_weight import compute_sample_weight
 
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.calibration import Calibration
-from apex_ml.core.candidates.xgboost import TrainingSettings, balanced_weights, fit_xgboost
+from apex_ml.core.candidates.xgboost import TrainingSettings, fit_xgboost
 from apex_ml.core.decision import decide
 from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model, distinct_rows
 from apex_ml.errors import DataError
@@ -153,14 +152,6 @@ def test_the_same_data_and_seed_give_the_same_bytes() -> None:
     assert first.booster == second.booster and first.curve == second.curve
     other = fit_xgboost(*parts(), 3, replace(QUICK, seed=43))
     assert other.booster != first.booster
-
-
-@pytest.mark.parametrize("counts", [(50, 30, 20), (98, 1, 1), (60, 0, 40), (10, 10, 10)])
-def test_balanced_weights_equal_scikit_learn(counts: tuple[int, ...]) -> None:
-    y = np.repeat(np.arange(3), counts)
-    weights = balanced_weights(y, 3)
-    assert weights == pytest.approx(compute_sample_weight("balanced", y))
-    assert weights.mean() == pytest.approx(1)
 
 
 def test_balanced_weights_raise_the_rare_class() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xgboost as xgb
+from sklearn.utils.class_weight import compute_sample_weight
 
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
 from apex_ml.errors import DataError
@@ -44,14 +45,6 @@ class Trained:
     curve: dict[str, list[float]]
 
 
-def balanced_weights(y: np.ndarray, classes: int) -> np.ndarray:
-    """Weight of every order that gives each present class the same total weight, mean 1, shape (n,)."""
-    counts = np.bincount(y, minlength=classes)
-    present = int((counts > 0).sum())
-    weights: np.ndarray = len(y) / (present * np.maximum(counts, 1))[y]
-    return weights
-
-
 class _Reporting(xgb.callback.TrainingCallback):  # type: ignore[misc]
     """Reports the validation log loss after every round."""
 
@@ -82,7 +75,7 @@ def fit_xgboost(
         raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need at least one")
     if len(np.unique(y)) < 2:
         raise DataError("train: every training order has the same target, so no model can be fitted")
-    weights = balanced_weights(y, classes) if settings.class_weights == "balanced" else None
+    weights = compute_sample_weight("balanced", y) if settings.class_weights == "balanced" else None
     dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
     dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)
     parameters = {
