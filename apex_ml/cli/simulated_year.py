@@ -39,7 +39,13 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) 
     (folder / "year.json").write_text(json_text(found, indent=1) + "\n", encoding="utf-8")
     for name in ("false_alarms", "weeks_until_drift_found", "weeks_until_degradation_found", "weeks_until_promotion"):
         click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
-    for name in ("weeks_until_recovered", "trainings", "trainings_without_promotion", "seconds"):
+    for name in (
+        "weeks_until_recovered",
+        "drifted_weeks_after_promotion",
+        "trainings",
+        "trainings_without_promotion",
+        "seconds",
+    ):
         click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
     click.echo(f"written to {folder / 'year.json'}; look at it: APEX_HOME={folder} apex up")
 

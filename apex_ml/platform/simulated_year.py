@@ -127,6 +127,9 @@ def summary(plan: Plan, weeks: list[Week]) -> dict[str, Any]:
         "weeks_until_degradation_found": None if degraded is None else degraded - plan.drift_week,
         "weeks_until_promotion": None if promoted is None else promoted - plan.drift_week,
         "weeks_until_recovered": None if recovered is None else recovered - plan.drift_week,
+        "drifted_weeks_after_promotion": None
+        if promoted is None
+        else sum(bool(w.drifted) for w in after if w.week > promoted),
         "trainings": sum(bool(w.retrained) for w in weeks),
         "trainings_without_promotion": sum(bool(w.retrained) and w.promoted is None for w in weeks),
         "weeks": [asdict(w) for w in weeks],

@@ -33,6 +33,9 @@ MIN_EFFECT = {
 WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
 """The healthy window: the newest earlier runs whose orders were as far from the snapshot, give or take, until there are
 so many runs and so many orders. Short, as history grows: a window of a month would call a month's growth a drift."""
+WINDOW_DAYS, MIN_WINDOW_ROWS = 13, 5_000
+"""Runs that are more days older are left out when the newer ones have that many orders. Otherwise the window of weekly
+drops would reach back seven weeks, and after a lasting change of behaviour history would drift for half a year."""
 MAX_RUNS = 400
 NEWEST_ORDERS = "the newest orders before the champion's training"
 
@@ -116,12 +119,14 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     return found
 
 
-def _window(run: Run, before: Sequence[Run]) -> Batch | None:
+def healthy_window(run: Run, before: Sequence[Run]) -> Batch | None:
     """The healthy window of a run among earlier ones, newest first."""
     near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
     rows = 0
     for taken, candidate in enumerate(near):
-        if taken >= WINDOW_RUNS and rows >= WINDOW_ROWS:
+        is_full = taken >= WINDOW_RUNS and rows >= WINDOW_ROWS
+        is_old = (run.day - candidate.day).days > WINDOW_DAYS and rows >= MIN_WINDOW_ROWS
+        if is_full or is_old:
             return batch_of(near[:taken])
         rows += candidate.rows_scored
     return batch_of(near)
@@ -153,7 +158,7 @@ class DriftCheck:
         batch, first = batch_of(runs), runs[0]
         assert batch is not None
         model = self.about.get(first.version, {}).get(PROFILE, {})
-        held = compared(self.context.contract, batch, model, _window(first, before))
+        held = compared(self.context.contract, batch, model, healthy_window(first, before))
         self.ledger.write(subject, drift_verdicts(self.context.settings, held))
 
     def runs_before(self, run: Run) -> list[Run]:

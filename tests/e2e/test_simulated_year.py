@@ -34,6 +34,7 @@ def test_the_figures_of_a_year() -> None:
     weeks[0].alerts = ["a"]
     weeks[2].alerts, weeks[3].alerts, weeks[3].retrained, weeks[3].promoted = ["a"], ["version 1"], "degraded", 2
     weeks[3].worse = weeks[4].worse = True
+    weeks[1].drifted = weeks[3].drifted = weeks[5].drifted = ["a"]
     result = summary(Plan(weeks=7, drift_week=3), weeks)
     assert result["false_alarms"] == 1
     assert [
@@ -45,3 +46,4 @@ def test_the_figures_of_a_year() -> None:
         3,
     ]
     assert (result["trainings"], result["trainings_without_promotion"]) == (1, 0)
+    assert result["drifted_weeks_after_promotion"] == 1
