@@ -23,6 +23,7 @@ from pathlib import Path
 
 from apex_ml import __version__
 from apex_ml.adapters.postgres.administration import drop_databases
+from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.platform.embedded import stop
@@ -78,12 +79,9 @@ def backup(settings: Settings, folder: Path) -> Path:
         }
         parts["manifest.json"] = about = Path(scratch) / "manifest.json"
         about.write_text(json_text(manifest, indent=1))
-        half = Path(scratch) / target.name
-        with tarfile.open(half, "w") as archive:
+        with new_file(target, mode=0o600) as half, tarfile.open(half, "w") as archive:
             for name, path in parts.items():
                 archive.add(path, name, filter=_without_owner)
-        half.chmod(0o600)
-        half.replace(target)
     return target
 
 

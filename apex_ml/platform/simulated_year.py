@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.adapters.postgres import simulated_results
+from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import start, stop
@@ -266,9 +267,8 @@ class _Year:
 
     def _write(self, path: Path, rows: pa.Table, only: tuple[str, ...] = ()) -> None:
         names = [n for n in rows.column_names if not only or self.contract.columns[n].role in only]
-        partial = path.with_name(f".{path.name}.tmp")
-        write_part(rows.select(names), partial, plain=frozenset({self.contract.entity}))
-        partial.rename(path)
+        with new_file(path) as partial:
+            write_part(rows.select(names), partial, plain=frozenset({self.contract.entity}))
 
     def _set_clock(self, week: int) -> None:
         """Start a week of the simulated calendar: on its Monday at three, when the nightly run would start."""

@@ -16,23 +16,35 @@ from apex_ml.adapters.storage.files import map_disk_errors
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden path for the block to write, that becomes `path` when it ends well, and vanishes otherwise."""
+def new_file(path: Path, *, mode: int | None = None, owner: tuple[int, int] | None = None) -> Iterator[Path]:
+    """Yield a hidden path for the block to write, that becomes `path` when it ends well, and vanishes otherwise.
+
+    With `mode` the file has this mode when it appears, and until then only its writer can read it, from the first byte
+    on: for secrets. `owner` is a user id and a group id.
+    """
     with map_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
+            if mode is not None:
+                os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             yield temporary
+            if mode is not None:
+                temporary.chmod(mode)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            if owner is not None:
+                os.chown(temporary, *owner)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with new_file(path) as temporary:
+def write_atomically(
+    path: Path, content: bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
+) -> None:
+    """Write a file so that it is there whole or not at all; see :func:`new_file`."""
+    with new_file(path, mode=mode, owner=owner) as temporary:
         temporary.write_bytes(content)
 
 

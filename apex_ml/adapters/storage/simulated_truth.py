@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.storage.files import digest, map_disk_errors, sha256_of
+from apex_ml.adapters.storage.atomic_writes import new_file
+from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier, literal
@@ -44,15 +45,9 @@ def identity(files: Iterable[Path]) -> str:
 
 
 def write_truth(table: pa.Table, path: Path, data_sha256: str) -> None:
-    """Write the truth of the data of that identity, under a hidden name first, so that no half of it is ever there."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with map_disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(table.replace_schema_metadata({DATA_KEY: data_sha256}), draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    """Write the truth of the data of that identity, whole or not at all."""
+    with new_file(path) as draft:
+        pq.write_table(table.replace_schema_metadata({DATA_KEY: data_sha256}), draft)
 
 
 def find_truth(raw: Path, data_sha256: str) -> Path | None:

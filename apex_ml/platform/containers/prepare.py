@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
@@ -152,14 +153,7 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Replace the file in one step: a service that restarts meanwhile reads the old one or the new one."""
-    half = path.with_name(f".{path.name}.new")
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    half.chmod(mode)
-    if os.geteuid() == 0:
-        os.chown(half, USER, USER)
-    os.replace(half, path)
+    write_atomically(path, text.encode(), mode=mode, owner=(USER, USER) if os.geteuid() == 0 else None)
 
 
 def container_airflow_environment(settings: Settings) -> dict[str, str]:

@@ -8,11 +8,11 @@ import fcntl
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 
 from pydantic import SecretStr
 
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import make_key
 from apex_ml.env_syntax import decode_env, format_value, nonempty, parse_env, read_env_file
 from apex_ml.errors import ConfigError
@@ -79,7 +79,7 @@ def ensure_env(settings: Settings) -> Settings:
 
     Safe to call at the same time from several processes: all get the same secrets. An existing value is never
     changed; a secret that the environment gives is used and not written. Raises ConfigError when ``.env`` cannot be
-    written.
+    written, and TransientError when the disk is full.
     """
     with _locked(settings):
         known = file_values(settings)
@@ -158,15 +158,6 @@ def _locked(settings: Settings) -> Iterator[None]:
 def _write(settings: Settings, text: str) -> None:
     """Replace ``.env`` in one step: a reader sees the old file or the new one, and nobody else can read either."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".env.", dir=settings.env_file.parent)  # mkstemp makes it 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, settings.env_file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(settings.env_file, text.encode(), mode=0o600)
     except OSError as error:
         raise ConfigError(f"cannot write {settings.env_file}: {error.strerror}") from error

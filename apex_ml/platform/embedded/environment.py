@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.platform.embedded.env_file import file_values
@@ -126,19 +127,11 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 def write_airflow_passwords(settings: Settings) -> None:
     """Write the users' passwords where the simple auth manager reads them, mode 0600."""
-    folder = settings.state / "airflow"
-    folder.mkdir(parents=True, exist_ok=True)
     passwords = {
         "admin": settings.airflow_admin_password.get_secret_value(),
         "viewer": settings.airflow_viewer_password.get_secret_value(),
     }
-    target = folder / "passwords.json"
-    half = folder / "passwords.json.new"
-    handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(json_text(passwords))
-    os.chmod(half, 0o600)
-    os.replace(half, target)
+    write_atomically(settings.state / "airflow" / "passwords.json", json_text(passwords).encode(), mode=0o600)
 
 
 def mlflow_environment(settings: Settings) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.environment import (
     MARK,
@@ -194,9 +195,4 @@ def encoded(text: str) -> bytes:
 
 def write_config(settings: Settings, text: str) -> None:
     """Write the configuration, mode 0600 from its first byte on."""
-    target = supervisor_config(settings)
-    half = target.with_suffix(".new")
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(encoded(text))
-    os.replace(half, target)
+    write_atomically(supervisor_config(settings), encoded(text), mode=0o600)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError
 
 ACCOUNT = "apex-postgres"
@@ -71,10 +71,8 @@ def can_run(*command: str) -> bool:
 
 def write_as(path: Path, text: str, account: pwd.struct_passwd | None) -> None:
     """Write a file of mode 0600 that belongs to an OS user (None: the caller)."""
-    path.write_text(text)
-    path.chmod(0o600)
-    if account:
-        os.chown(path, account.pw_uid, account.pw_gid)
+    owner = (account.pw_uid, account.pw_gid) if account else None
+    write_atomically(path, text.encode(), mode=0o600, owner=owner)
 
 
 def last_lines(text: str, lines: int = 5) -> str:
