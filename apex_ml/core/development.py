@@ -24,7 +24,8 @@ from apex_ml.core.evaluation import class_shares, order_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.model_evaluation import evaluate
-from apex_ml.core.profile import PROFILE, RECENT, Profile, bins_of
+from apex_ml.core.model_info import ModelInfo
+from apex_ml.core.profile import RECENT, Profile, bins_of
 from apex_ml.core.rolling_folds import rolling_folds
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureRules, FeatureVerdict, NoiseTest, beats_noise
@@ -103,7 +104,7 @@ def develop(
     classes: tuple[str, ...],
     segments: tuple[str, ...],
     options: Options,
-    about: Mapping[str, Any],
+    info: ModelInfo,
     *,
     storage: str | None = None,
     on_trial: Callable[[Trial], None] | None = None,
@@ -129,11 +130,12 @@ def develop(
     contest = _fit_contenders(parts, encoder, classes, options, storage, on_trial)
     winner = contest.winner(options.contenders)
     model = Model(
-        encoder, contest.fits[winner].content, classes, about, candidate=winner, training_keys=_keys(train, validation)
+        encoder, contest.fits[winner].content, classes, info, candidate=winner, training_keys=_keys(train, validation)
     )
     model, calibration_losses = _calibrate(model, train, validation, options)
-    recent = {name: about[PROFILE][name] for name in (RECENT,) if name in about.get(PROFILE, {})}
-    model = replace(model, about={**about, PROFILE: _profile(model, columns, train, validation) | recent})
+    recent = {name: info.profile[name] for name in (RECENT,) if name in info.profile}
+    profile = _profile(model, columns, train, validation) | recent
+    model = replace(model, info=replace(info, profile=profile))
     metrics, tables = evaluate(model, parts, segments, options.seed)
     test = parts["test"]
     return Development(

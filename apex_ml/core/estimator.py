@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import ExplainedScorer, Scorer
 from apex_ml.core.decision import decide
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 
@@ -117,7 +117,7 @@ class Model:
     encoder: Encoder
     booster: bytes
     classes: tuple[str, ...]
-    about: Mapping[str, Any]
+    info: ModelInfo
 
     candidate: str = "xgboost"
     calibration: Calibration = field(default_factory=Calibration)
@@ -173,7 +173,7 @@ class Model:
         content = {
             "classes": self.classes,
             "features": [asdict(c) for c in self.encoder.columns],
-            "about": dict(self.about),
+            "about": self.info.as_dict(),
             "candidate": self.candidate,
             "calibration": self.calibration.as_dict(),
             "weights": self.weights,
@@ -196,7 +196,7 @@ class Model:
             encoder=Encoder(columns),
             booster=files[candidate(content["candidate"]).file],
             classes=tuple(content["classes"]),
-            about=content["about"],
+            info=ModelInfo.from_dict(content["about"]),
             candidate=content["candidate"],
             calibration=Calibration.from_dict(content["calibration"]),
             weights=tuple(content["weights"]),

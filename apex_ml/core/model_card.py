@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.split import PARTS
 from apex_ml.wording import counted
 
@@ -39,19 +40,19 @@ class Provenance:
 
 def model_card(
     provenance: Provenance,
-    about: Mapping[str, Any],
+    info: ModelInfo,
     parts: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, float],
     model: Mapping[str, str],
 ) -> str:
     """Markdown about a model version.
 
-    `about` is the model's own record, `parts` that of the split (first, last, examples of each part). `model` holds
+    `info` is the model's own record, `parts` that of the split (first, last, examples of each part). `model` holds
     names and values that are shown unchanged (candidate, features, …).
     """
     source = provenance
-    dirty = ", with changes that are not committed" if about["dirty"] else ""
-    commit = f"`{about['git_commit']}`{dirty}" if about["git_commit"] else "unknown: not a checkout"
+    dirty = ", with changes that are not committed" if info.dirty else ""
+    commit = f"`{info.git_commit}`{dirty}" if info.git_commit else "unknown: not a checkout"
     links = [
         _link("Airflow run", source.airflow_url) or "no Airflow run: started on the command line",
         _link("Great Expectations: this validation", source.data_docs_url) or "no Data Docs",
@@ -69,10 +70,10 @@ def model_card(
         ),
         (
             "Point in time",
-            f"{about['as_of']}, split {about['split']}{'' if about['promotable'] else ', not promotable'}",
+            f"{info.as_of}, split {info.split}{'' if info.promotable else ', not promotable'}",
         ),
-        ("Contract", f"sha256 `{about['contract_sha256']}`, features `{about['features_sha256']}`"),
-        ("Code", f"git {commit}, seed {about['seed']}"),
+        ("Contract", f"sha256 `{info.contract_sha256}`, features `{info.features_sha256}`"),
+        ("Code", f"git {commit}, seed {info.seed}"),
         *((name.capitalize(), value) for name, value in model.items()),
     ]
     lines = [f"Apex run `{source.run}`. {' · '.join(links)}", "", "| | |", "|---|---|"]

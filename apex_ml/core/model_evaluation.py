@@ -23,7 +23,7 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and tables of a model: the log loss of all parts, all metrics of the test part."""
     metrics: dict[str, float] = {}
-    shares = np.asarray(model.about.get("class_shares") or class_shares(parts["train"].y, len(model.classes)))
+    shares = np.asarray(model.info.class_shares or class_shares(parts["train"].y, len(model.classes)))
     for name, part in parts.items():
         p = model.probabilities(part.table)
         if not np.isfinite(p).all():

@@ -17,6 +17,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import with_decision
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, PromotionDecision, Serving
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import DataError
@@ -35,7 +36,7 @@ def carry_out(
     challenger: ModelVersion,
     current: ModelVersion | None,
     decision: PromotionDecision,
-    about: dict[str, Any],
+    info: ModelInfo,
     *,
     who: str,
     step: str = "promote",
@@ -52,8 +53,8 @@ def carry_out(
         from_version=current.version if current else None,
         to_version=challenger.version,
         evidence=dict(decision.evidence),
-        data_sha256=about["data_sha256"],
-        contract_sha256=about["contract_sha256"],
+        data_sha256=info.data_sha256,
+        contract_sha256=info.contract_sha256,
     )
     if decision.promote:
         registry.fetch(challenger)
@@ -174,19 +175,19 @@ def serving(contract: Contract) -> Serving:
 
 def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) -> Contender:
     """What the gate must know of a model that gave the probabilities `p`, (n, k)."""
-    about = model.about
+    info = model.info
     return Contender(
         p=p,
         classes=model.classes,
         features=model.encoder.names,
-        tuned_until=_days(about.get("validation_last")),
-        as_of=_days(about.get("as_of")),
+        tuned_until=_days(info.validation_last),
+        as_of=_days(info.as_of),
         us_per_order=us_per_order,
-        promotable=bool(about["promotable"]),
+        promotable=info.promotable,
         training_keys=unpack_keys(model.training_keys),
         weights=model.weights,
     )
 
 
-def _days(day: str | None) -> int | None:
-    return None if day is None else (date.fromisoformat(day) - date(1970, 1, 1)).days
+def _days(day: date) -> int:
+    return (day - date(1970, 1, 1)).days

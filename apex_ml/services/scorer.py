@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.core.estimator import Model
-from apex_ml.core.profile import PROFILE, Bins, bins_from
+from apex_ml.core.profile import Bins, bins_from
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.results import EltResult
@@ -66,7 +66,7 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
             f"score: version {version.version} predicts {', '.join(model.classes)}, and the classes of the contract are"
             f" {', '.join(context.contract.classes)}; the drops wait until a model knows them: apex retrain --force"
         )
-    features = model.about["features_sha256"]
+    features = model.info.features_sha256
     manifest = latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features)
     if manifest is None:
         raise TransientError(
@@ -84,5 +84,5 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         snapshot_sha256=result.snapshot_sha256,
         as_of=result.as_of,
         accepted=folder / "validate" / ACCEPTED,
-        bins=bins_from(model.about.get(PROFILE, {}), counted),
+        bins=bins_from(model.info.profile, counted),
     )

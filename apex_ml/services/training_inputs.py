@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,8 @@ from apex_ml.core.development import Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
-from apex_ml.core.profile import PROFILE, RECENT, bins_of
+from apex_ml.core.model_info import ModelInfo
+from apex_ml.core.profile import RECENT, bins_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
@@ -61,30 +61,30 @@ def load_examples(context: StepContext) -> dict[str, Examples]:
     return found
 
 
-def model_about(context: StepContext, divided: SplitResult, parts: dict[str, Examples]) -> dict[str, Any]:
+def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Examples]) -> ModelInfo:
     """Facts about a model's data, stored with the model."""
     history = step_manifest(context, EltResult).result
     dates = divided.parts
     commit, dirty = git_commit()
-    return {
-        "run": context.run,
-        "as_of": history.as_of.isoformat(),
-        "data_sha256": history.data_sha256,
-        "contract_sha256": context.contract.digest(),
-        "features_sha256": history.features_sha256,
-        "split": divided.strategy,
-        "promotable": divided.promotable,
-        "train_first": dates["train"].first.isoformat(),
-        "train_last": dates["train"].last.isoformat(),
-        "validation_last": dates["validation"].last.isoformat(),
-        "test_first": dates["test"].first.isoformat(),
-        "test_last": dates["test"].last.isoformat(),
-        "class_shares": class_shares(parts["train"].y, len(context.contract.classes)).tolist(),
-        "seed": context.settings.seed,
-        "git_commit": commit,
-        "dirty": dirty,
-        PROFILE: {RECENT: recent_profile(context, history.as_of, parts["train"].table)},
-    }
+    return ModelInfo(
+        run=context.run,
+        as_of=history.as_of,
+        data_sha256=history.data_sha256,
+        contract_sha256=context.contract.digest(),
+        features_sha256=history.features_sha256,
+        split=divided.strategy,
+        promotable=divided.promotable,
+        train_first=dates["train"].first,
+        train_last=dates["train"].last,
+        validation_last=dates["validation"].last,
+        test_first=dates["test"].first,
+        test_last=dates["test"].last,
+        class_shares=tuple(class_shares(parts["train"].y, len(context.contract.classes)).tolist()),
+        seed=context.settings.seed,
+        git_commit=commit,
+        dirty=dirty,
+        profile={RECENT: recent_profile(context, history.as_of, parts["train"].table)},
+    )
 
 
 def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dict[str, list[int]]:

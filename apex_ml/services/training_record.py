@@ -15,6 +15,7 @@ from apex_ml.core.evaluation import against_optimum
 from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import Provenance
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.profile import PROFILE
 from apex_ml.core.strategies import split_strategy
 from apex_ml.json_text import json_file, json_text
@@ -26,7 +27,7 @@ from apex_ml.settings import CODE_ROOT
 logger = logging.getLogger(__name__)
 
 
-def logged_params(done: Development, options: Options, about: dict[str, Any]) -> dict[str, Any]:
+def logged_params(done: Development, options: Options, info: ModelInfo) -> dict[str, Any]:
     """Parameters of the MLflow run."""
     return {
         **done.params,
@@ -37,7 +38,7 @@ def logged_params(done: Development, options: Options, about: dict[str, Any]) ->
         "features": ",".join(done.model.encoder.names)[:6000],
         "calibration": done.model.calibration.method,
         "decision_weights": json_text(done.model.weights),
-        "split": about["split"],
+        "split": info.split,
     }
 
 
@@ -67,10 +68,11 @@ def model_summary(done: Development) -> dict[str, str]:
     }
 
 
-def version_tags(about: dict[str, Any]) -> dict[str, str]:
+def version_tags(info: ModelInfo) -> dict[str, str]:
     """Tags of the MLflow run and of the model version."""
     pins = CODE_ROOT / "requirements.txt"
-    tags = {f"apex.{k}": str(v) for k, v in about.items() if k not in ("class_shares", PROFILE) and v is not None}
+    values = info.as_dict().items()
+    tags = {f"apex.{k}": str(v) for k, v in values if k not in ("class_shares", PROFILE) and v is not None}
     if pins.exists():
         tags["apex.pins_sha256"] = sha256_of(pins)
     return tags
@@ -124,14 +126,14 @@ def compare_with_optimum(context: StepContext, done: Development, test: Examples
 
 
 def compare_with_own_features(
-    context: StepContext, done: Development, parts: dict[str, Examples], about: dict[str, Any]
+    context: StepContext, done: Development, parts: dict[str, Examples], info: ModelInfo
 ) -> Development:
     """Add a comparison: the original way as it was scored, corrected, and our features on the same orders."""
     contract = context.contract
     options = replace(training_options(context, 0, "temporal"), suspicious_gain=None)
-    ours = develop(parts, feature_columns(contract), contract.classes, (), options, about)
+    ours = develop(parts, feature_columns(contract), contract.classes, (), options, info)
     tables = {name: (part.table, part.y) for name, part in parts.items()}
-    rows = split_strategy(about["split"]).compare(done.model, ours.model, tables) or []
+    rows = split_strategy(info.split).compare(done.model, ours.model, tables) or []
     for row in rows:
         logger.info(
             "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]

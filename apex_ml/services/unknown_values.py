@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -21,7 +21,7 @@ from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
-from apex_ml.core.profile import PROFILE, RECENT, Bins
+from apex_ml.core.profile import RECENT, Bins
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
 from apex_ml.sql.quote import identifier, literal
 
@@ -53,7 +53,7 @@ def alert_unknown_values(
     uses it; every attribute counts.
     """
     contract, settings = scorer.context.contract, scorer.context.settings
-    profile: Mapping[str, Any] = scorer.model.about.get(PROFILE, {})
+    profile = scorer.model.info.profile
     references = [r for r in (profile.get("features"), profile.get(RECENT)) if r]
     kinds: dict[str, str] = {f: kind for f in scorer.bins if f in counts and (kind := kind_of(contract, f)) in MIN_LOST}
     if not references or not kinds:

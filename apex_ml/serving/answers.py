@@ -132,16 +132,16 @@ def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float)
 
 def lineage_of(judge: Judge) -> dict[str, Any]:
     """The values of :class:`Lineage`."""
-    version, about = judge.version, judge.scorer.model.about
+    version, info = judge.version, judge.scorer.model.info
     return {
         "name": version.name,
         "version": version.version,
         "mlflow_run_id": version.run_id,
         "features": list(judge.scorer.model.encoder.names),
         "classes": list(judge.contract.classes),
-        "data_sha256": about.get("data_sha256"),
-        "contract_sha256": about.get("contract_sha256"),
-        "git_commit": about.get("git_commit"),
+        "data_sha256": info.data_sha256,
+        "contract_sha256": info.contract_sha256,
+        "git_commit": info.git_commit,
         "snapshot_sha256": judge.history.sha256,
         "snapshot_as_of": judge.history.as_of.isoformat(),
         "clients": len(judge.history),

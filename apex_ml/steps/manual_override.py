@@ -11,6 +11,7 @@ from typing import Any
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import Decision, champions
 from apex_ml.core.estimator import Model
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import ConfigError
 from apex_ml.services import champion_ledger as protocol
 from apex_ml.services.results import EltResult, MoveResult
@@ -83,7 +84,7 @@ def _move(
         raise ConfigError(f"{action}: --reason is empty; the ledger keeps why a person moved the champion")
     if current is not None and current.version == to:
         raise ConfigError(f"{action}: version {to} is champion already")
-    about = _servable(context, registry, action, to)
+    info = _servable(context, registry, action, to)
     move = protocol.Move(
         action=action,
         expected=current.version if current else None,
@@ -92,8 +93,8 @@ def _move(
         who=who,
         reasons=(reason.strip(),),
         evidence=evidence,
-        data_sha256=about.get("data_sha256"),
-        contract_sha256=about.get("contract_sha256"),
+        data_sha256=info.data_sha256,
+        contract_sha256=info.contract_sha256,
     )
     applied, message = protocol.apply(context.settings, registry, move)
     if not applied:
@@ -101,25 +102,24 @@ def _move(
     return _result(context, action, move.expected, to, message)
 
 
-def _servable(context: StepContext, registry: Registry, action: str, version: int) -> dict[str, Any]:
+def _servable(context: StepContext, registry: Registry, action: str, version: int) -> ModelInfo:
     """Facts about the version's data. Raises ConfigError when scoring would stop with it as champion."""
     found = registry.by_version(version)
     if found is None:
         raise ConfigError(f"{action}: {context.model_name} has no version {version} in MLflow")
     model = Model.from_files(registry.files(found))
-    about: dict[str, Any] = dict(model.about)
     if tuple(model.classes) != tuple(context.contract.classes):
         raise ConfigError(
             f"{action}: version {version} predicts {', '.join(model.classes)}, the classes of the contract are"
             f" {', '.join(context.contract.classes)}"
         )
-    features = about["features_sha256"]
+    features = model.info.features_sha256
     if latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features) is None:
         raise ConfigError(
             f"{action}: no history snapshot under {context.processed} fits the features of version {version}:"
             " scoring would stop; go back to the contract it was trained with and run: apex retrain --force"
         )
-    return about
+    return model.info
 
 
 def _done(context: StepContext, action: str, moves: list[Decision]) -> MoveResult | None:

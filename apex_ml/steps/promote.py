@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import DECISION
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, decide
 from apex_ml.core.training_keys import order_keys
 from apex_ml.services import champion_ledger as protocol
@@ -59,7 +59,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
         if DECISION not in challenger.description:  # killed after the ledger's row
             describe_decision(registry, challenger, done, who)
         return _with_addresses(done, trained)
-    decision, about = _decide(context, registry, challenger, current)
+    decision, info = _decide(context, registry, challenger, current)
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
         write_decision_report(context, challenger, current, decision, "promote")
@@ -68,7 +68,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
         return _with_addresses(held, trained)
     if decision.promote and declined:
         decision = replace(decision, promote=False, reasons=(f"not approved: {declined}", *decision.reasons))
-    result = carry_out(context, registry, challenger, current, decision, about, who=who)
+    result = carry_out(context, registry, challenger, current, decision, info, who=who)
     return _with_addresses(result, trained)
 
 
@@ -79,7 +79,7 @@ def _with_addresses(result: PromoteResult, trained: TrainResult) -> PromoteResul
 
 def _decide(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
-) -> tuple[PromotionDecision, dict[str, Any]]:
+) -> tuple[PromotionDecision, ModelInfo]:
     """Score both models on the orders of the test part; the gate drops those that either was fitted or tuned on."""
     contract, settings = context.contract, context.settings
     test = pq.read_table(context.folder("split") / "test.parquet")
@@ -90,7 +90,7 @@ def _decide(
     y = class_indexes(test, contract.target, contract.classes)
     holdout = Holdout(
         y=y,
-        prior=np.asarray(ours.about["class_shares"]),
+        prior=np.asarray(ours.info.class_shares),
         entities=entities,
         days=days,
         segments={name: segment_levels(test.column(name)) for name in segment_columns(contract)},
@@ -112,7 +112,7 @@ def _decide(
         "champion_version": current.version if current else None,
         "challenger_version": challenger.version,
     }
-    return replace(decision, evidence={**decision.evidence, **compared}), dict(ours.about)
+    return replace(decision, evidence={**decision.evidence, **compared}), ours.info
 
 
 def _contender(model: Model, table: pa.Table) -> Contender:

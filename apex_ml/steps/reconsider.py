@@ -74,8 +74,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
         looks=looks,
         seed=settings.seed,
     )
-    about = dict(ours.about)
-    return carry_out(context, registry, challenger, current, decision, about, who=who, step="reconsider")
+    return carry_out(context, registry, challenger, current, decision, ours.info, who=who, step="reconsider")
 
 
 def _holdout(context: StepContext, ours: Model, orders: pa.Table) -> Holdout:
@@ -84,7 +83,7 @@ def _holdout(context: StepContext, ours: Model, orders: pa.Table) -> Holdout:
     days = orders.column(contract.timestamp).cast(pa.date32()).cast(pa.int32()).to_numpy()
     return Holdout(
         y=pc.index_in(orders.column("observed"), value_set=pa.array(contract.classes)).to_numpy(),
-        prior=np.asarray(ours.about["class_shares"]),
+        prior=np.asarray(ours.info.class_shares),
         entities=entities,
         days=days,
         orders=order_keys(entities, days),

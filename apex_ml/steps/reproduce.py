@@ -27,7 +27,7 @@ def reproduce(context: StepContext) -> ReproduceResult:
     bundle = context.folder("train") / "bundle"
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
     options = replace(
-        training_options(context, 0, before.about["split"]),
+        training_options(context, 0, before.info.split),
         contenders=tuple(used["contenders"]),
         selection=used["selection"],
         class_weights=used["class_weights"],
@@ -38,12 +38,12 @@ def reproduce(context: StepContext) -> ReproduceResult:
     )
     parts = load_examples(context)
     contract = context.contract
-    columns = split_strategy(before.about["split"]).columns(context.contract)
-    done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.about)
+    columns = split_strategy(before.info.split).columns(context.contract)
+    done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.info)
     files, again = before.to_files(), done.model.to_files()
     differing = sorted(name for name in files if files[name] != again.get(name))
     commit, dirty = git_commit()
-    same_code = commit == before.about["git_commit"] and not dirty and not before.about["dirty"]
+    same_code = commit == before.info.git_commit and not dirty and not before.info.dirty
     comparison = "the same bytes" if not differing else f"{', '.join(differing)} differ"
     logger.info("reproduced match=%s: %s", not differing, comparison)
     return ReproduceResult(

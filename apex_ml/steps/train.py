@@ -20,7 +20,7 @@ from apex_ml.services.holdout import segment_columns
 from apex_ml.services.manifest import Manifest
 from apex_ml.services.results import SplitResult, TrainResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
-from apex_ml.services.training_inputs import load_examples, model_about, training_options
+from apex_ml.services.training_inputs import load_examples, model_info, training_options
 from apex_ml.services.training_record import (
     compare_with_optimum,
     compare_with_own_features,
@@ -68,20 +68,20 @@ def _work(
     settings = context.settings
     refuse_deleted(settings, context.model_name)
     parts = load_examples(context)
-    about = model_about(context, divided.result, parts)
+    info = model_info(context, divided.result, parts)
     search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
     done = develop(
         parts,
-        split_strategy(about["split"]).columns(context.contract),
+        split_strategy(info.split).columns(context.contract),
         context.contract.classes,
         segment_columns(context.contract),
         options,
-        about,
+        info,
         storage=f"sqlite:///{search_file}" if options.budget.trials else None,
         on_trial=_log_trial,
     )
-    if split_strategy(about["split"]).is_compared:
-        done = compare_with_own_features(context, done, parts, about)
+    if split_strategy(info.split).is_compared:
+        done = compare_with_own_features(context, done, parts, info)
     if truth is not None:
         done = compare_with_optimum(context, done, parts["test"], truth)
     _log_development(done)
@@ -89,14 +89,14 @@ def _work(
     source = provenance(context)
     record = TrainingRecord(
         name=context.run,
-        params=logged_params(done, options, about),
+        params=logged_params(done, options, info),
         metrics=done.metrics,
         curves=done.curve,
         trials=done.trials,
-        tags=version_tags(about) | source.tags(),
+        tags=version_tags(info) | source.tags(),
         data_source=source.data_url,
-        data_sha256=about["data_sha256"],
-        description=model_card(source, about, divided.result.to_json()["parts"], done.metrics, model_summary(done)),
+        data_sha256=info.data_sha256,
+        description=model_card(source, info, divided.result.to_json()["parts"], done.metrics, model_summary(done)),
         sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
     )
@@ -105,7 +105,7 @@ def _work(
     (folder / "bundle").mkdir()
     for name, content in done.model.to_files().items():
         (folder / "bundle" / name).write_bytes(content)
-    _record_version(context, done, registered, about)
+    _record_version(context, done, registered)
     return _result(context, folder, done, registered)
 
 
@@ -123,16 +123,17 @@ def _log_development(done: Development) -> None:
         logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
 
 
-def _record_version(context: StepContext, done: Development, registered: Registered, about: dict[str, Any]) -> None:
+def _record_version(context: StepContext, done: Development, registered: Registered) -> None:
     """Record in Postgres what the version was made from."""
+    info = done.model.info
     version = VersionRecord(
         model_version=registered.version,
         mlflow_run_id=registered.run_id,
-        data_sha256=about["data_sha256"],
-        contract_sha256=about["contract_sha256"],
-        git_commit=about["git_commit"],
+        data_sha256=info.data_sha256,
+        contract_sha256=info.contract_sha256,
+        git_commit=info.git_commit,
         step_run=context.run,
-        about={**done.model.about, EXPECTED: done.expected.as_dict()},
+        about={**info.as_dict(), EXPECTED: done.expected.as_dict()},
     )
     with transaction(context.settings) as session:
         PostgresVersions(session, context.model_name).record(version)

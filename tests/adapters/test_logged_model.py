@@ -15,6 +15,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.development import Options, develop
 from apex_ml.core.examples import Examples
+from tests.support.model_infos import INFO
 
 COLUMNS = (FeatureColumn("ripeness", "categorical", ("low", "high")), FeatureColumn("amount", "numeric"))
 
@@ -37,7 +38,7 @@ def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
         pytest.importorskip("lightgbm", reason="the extra lightgbm is not installed")
     parts = {part: examples(1_000, seed) for seed, part in enumerate(("train", "validation", "test"))}
     options = Options(contenders=(name,), selection="none", threads=1)
-    model = develop(parts, COLUMNS, ("a", "b"), (), options, {"run": "r"}).model
+    model = develop(parts, COLUMNS, ("a", "b"), (), options, INFO).model
     assert model.candidate == name
     (tmp_path / "artifacts").mkdir()
     record = TrainingRecord(

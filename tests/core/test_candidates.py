@@ -28,6 +28,7 @@ from apex_ml.core.estimator import Encoder, Model
 from apex_ml.errors import ConfigError
 from apex_ml.setting_types import check_candidates
 from apex_ml.settings import CODE_ROOT
+from tests.support.model_infos import INFO
 
 FOLDER = CODE_ROOT / "apex_ml" / "core" / "candidates"
 SCORES = """
@@ -138,7 +139,7 @@ def test_one_file_adds_a_candidate(folder_of_candidates: Path) -> None:
     context = FitContext(("a", "b"), ())
     part = Part(np.zeros((3, 1), np.float32), np.array([0, 1, 0]))
     fitted = added.fit(added.defaults(context), part, part, context)
-    model = Model(Encoder(()), fitted.content, ("a", "b"), {}, candidate="even")
+    model = Model(Encoder(()), fitted.content, ("a", "b"), INFO, candidate="even")
     assert Model.from_files(model.to_files()).candidate == "even"
     assert added.load(fitted.content).predict(part.x).tolist() == [[0.5, 0.5]] * 3
     assert f"numpy=={version('numpy')}" in pins("even")

@@ -23,6 +23,7 @@ from apex_ml.core.search import Budget
 from apex_ml.core.selection import NoiseTest, beats_noise
 from apex_ml.core.strategies.legacy.rules import LegacyRules
 from apex_ml.errors import ConfigError, DataError
+from tests.support.model_infos import INFO
 
 CLASSES = ("a", "b", "c")
 COLUMNS = (
@@ -51,7 +52,7 @@ def parts(n: int = 3_000, seed: int = 1) -> dict[str, Examples]:
 
 
 def developed(given: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any) -> Development:
-    return develop(given, columns, CLASSES, ("country",), Options(threads=1, **options), {"run": "r"})
+    return develop(given, columns, CLASSES, ("country",), Options(threads=1, **options), INFO)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from apex_ml.core.candidates.xgboost import TrainingSettings, fit_xgboost
 from apex_ml.core.decision import decide
 from apex_ml.core.estimator import LEVELS_LIMIT, Encoder, Model, distinct_rows
 from apex_ml.errors import DataError
+from tests.support.model_infos import INFO
 
 COLUMNS = (
     FeatureColumn("stars", "categorical", ("1", "2", "3")),
@@ -48,7 +49,7 @@ def fitted() -> tuple[Model, pa.Table, np.ndarray]:
     other, yv = data(1_000, 2)
     encoder = Encoder.fit(COLUMNS, train)
     trained = fit_xgboost((encoder.encode(train), y), (encoder.encode(other), yv), 3, QUICK)
-    return Model(encoder, trained.booster, ("a", "b", "c"), {"run": "r", "promotable": True}), other, yv
+    return Model(encoder, trained.booster, ("a", "b", "c"), INFO), other, yv
 
 
 CODES = [
@@ -106,7 +107,7 @@ def test_saved_and_loaded_it_gives_the_same_probabilities(fitted: tuple[Model, p
     model, table, _ = fitted
     files = model.to_files()
     loaded = Model.from_files(files)
-    assert loaded.encoder == model.encoder and loaded.classes == model.classes and loaded.about == dict(model.about)
+    assert loaded.encoder == model.encoder and loaded.classes == model.classes and loaded.info == model.info
     assert loaded.probabilities(table).tobytes() == model.probabilities(table).tobytes()
     assert loaded.to_files() == files
     assert set(json.loads(files["model.json"])) == {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from apex_ml.core.model_card import Provenance, model_card, with_decision
+from tests.support.model_infos import INFO
 
 SOURCE = Provenance(
     run="night-1",
@@ -20,16 +21,6 @@ SOURCE = Provenance(
     airflow_url="http://airflow/dags/apex_retrain/runs/1",
     data_docs_url="http://airflow/apex/data-docs/1.html",
 )
-ABOUT: dict[str, Any] = {
-    "as_of": "2024-08-24",
-    "split": "temporal",
-    "promotable": True,
-    "contract_sha256": "c" * 64,
-    "features_sha256": "f" * 64,
-    "git_commit": "abc123",
-    "dirty": False,
-    "seed": 42,
-}
 PARTS = {
     name: {"first": f"2024-0{n}-01", "last": f"2024-0{n}-28", "examples": 1000 * n}
     for n, name in enumerate(("train", "validation", "test"), 1)
@@ -45,7 +36,7 @@ METRICS = {
 
 
 def card(source: Provenance = SOURCE, **about: Any) -> str:
-    return model_card(source, ABOUT | about, PARTS, METRICS, {"candidate": "xgboost"})
+    return model_card(source, replace(INFO, **about), PARTS, METRICS, {"candidate": "xgboost"})
 
 
 @pytest.mark.parametrize(

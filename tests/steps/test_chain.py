@@ -123,9 +123,9 @@ def test_the_registered_model_is_the_trained_one(chain: Any, contract: Contract)
     trained = Model.from_files({p.name: p.read_bytes() for p in (folder / "train" / "bundle").iterdir()})
     test = pq.read_table(folder / "split" / "test.parquet")
     assert registered.probabilities(test).tobytes() == trained.probabilities(test).tobytes()
-    assert registered.about["contract_sha256"] == contract.digest()
+    assert registered.info.contract_sha256 == contract.digest()
     for tag in ("data_sha256", "contract_sha256", "features_sha256", "git_commit", "split", "run"):
-        assert version.tags[f"apex.{tag}"] == str(registered.about[tag])
+        assert version.tags[f"apex.{tag}"] == str(getattr(registered.info, tag))
 
 
 def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:

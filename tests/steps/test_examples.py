@@ -38,6 +38,7 @@ from tests.support.features_by_hand import (
     reference_features,
     with_features,
 )
+from tests.support.model_infos import INFO
 
 AS_OF = FIRST + timedelta(days=40)
 
@@ -225,7 +226,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
     context = context_of(home(), "scoring")
-    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, {})  # one that reads every feature
+    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, INFO)  # one that reads every feature
     places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
     scorer = Scorer(
         replace(context, pipeline=replace(context.pipeline, contract=expected)),

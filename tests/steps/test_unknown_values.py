@@ -15,7 +15,7 @@ import pytest
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.contract.model import Contract
-from apex_ml.core.profile import PROFILE, bins_from
+from apex_ml.core.profile import bins_from
 from apex_ml.core.unknown_values import unknown_jumps
 from apex_ml.services.scorer import load_scorer
 from apex_ml.services.unknown_values import alert_unknown_values
@@ -77,7 +77,7 @@ def test_clients_by_another_name_are_an_alert_that_shows_both_names(
     """The model of these tests uses no history: here it is given one feature of it."""
     feature = "history_days_since_last"
     scorer = load_scorer(scoring.context("s"))
-    bins = bins_from(scorer.model.about[PROFILE], {feature})
+    bins = bins_from(scorer.model.info.profile, {feature})
     path = put_drop(changed=replaced(contract.entity, lambda values: [f"C9{v[2:]}" for v in values]))
     counts = {feature: np.array([0] * (len(bins[feature]) - 1) + [ROWS])}
     with duckdb.connect() as con, bulk_transaction(scoring.settings) as session:

@@ -23,6 +23,7 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.posterior import posterior_predictive
 from apex_ml.simulate.process import load_process
 from apex_ml.steps.elt import make_examples
+from tests.support.model_infos import INFO
 
 BEST = "p_best_"
 
@@ -39,7 +40,7 @@ class Night:
         """A model by the default options, with or without the features of the history."""
         columns = feature_columns(self.contract)
         kept = columns if history else tuple(c for c in columns if not c.name.startswith(LAST_TARGET.split("_")[0]))
-        return develop(self.parts, kept, self.contract.classes, (), Options(threads=threads), {"run": "simulated"})
+        return develop(self.parts, kept, self.contract.classes, (), Options(threads=threads), INFO)
 
     def excess(self, done: Development, part: str = "test") -> float:
         """Expected log loss of a model over the least that is possible, on a part, as a share of the latter.

@@ -21,8 +21,8 @@ NORMAL_95 = 1.96
 
 def training_report(folder: Path, run: str, done: Development) -> Path:
     """Write ``report.html`` with every PNG of the folder inside; values are escaped."""
-    about, classes = done.model.about, done.model.classes
-    return _write(folder, "training", run=run, done=done, m=done.metrics, about=about, classes=classes)
+    info, classes = done.model.info, done.model.classes
+    return _write(folder, "training", run=run, done=done, m=done.metrics, info=info, classes=classes)
 
 
 def decision_report(
