@@ -23,7 +23,7 @@ from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.evaluation import class_shares, order_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
-from apex_ml.core.model_evaluation import evaluate
+from apex_ml.core.model_evaluation import Tables, evaluate
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.profile import RECENT, Profile, bins_of
 from apex_ml.core.rolling_folds import rolling_folds
@@ -76,7 +76,7 @@ class Development:
     candidates: dict[str, float]
     calibration_losses: dict[str, float]
     metrics: dict[str, float]
-    tables: dict[str, Any]
+    tables: Tables
     expected: Expectation
 
 

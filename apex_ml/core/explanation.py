@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,16 @@ EXPLAINED_ROWS = 2_000
 """Orders of the test part whose contributions are averaged: enough for two digits of each mean."""
 
 
-def mean_contributions(model: Model, table: pa.Table, seed: int, rows: int = EXPLAINED_ROWS) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Contribution:
+    """Mean absolute contribution of a feature to the margin of each class, over `orders` orders."""
+
+    feature: str
+    classes: dict[str, float]
+    orders: int
+
+
+def mean_contributions(model: Model, table: pa.Table, seed: int, rows: int = EXPLAINED_ROWS) -> list[Contribution]:
     """Mean absolute contribution of each feature to the margin of each class, largest sum over the classes first.
 
     In log odds before calibration, on at most `rows` orders drawn without replacement. Empty when the candidate has no
@@ -30,12 +39,7 @@ def mean_contributions(model: Model, table: pa.Table, seed: int, rows: int = EXP
     order = np.argsort(-mean.sum(axis=0), kind="stable")
     names = model.encoder.names
     return [
-        {
-            "feature": names[i],
-            "classes": dict(zip(model.classes, mean[:, i].tolist(), strict=True)),
-            "orders": len(chosen),
-        }
-        for i in order
+        Contribution(names[i], dict(zip(model.classes, mean[:, i].tolist(), strict=True)), len(chosen)) for i in order
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,55 @@ from apex_ml.core import decision
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
 from apex_ml.core.examples import Examples
-from apex_ml.core.explanation import mean_contributions, permutation_importance
+from apex_ml.core.explanation import Contribution, mean_contributions, permutation_importance
 from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 from apex_ml.errors import DataError
 
 
+@dataclass(frozen=True)
+class SegmentLoss:
+    """Log loss of the orders with one value of a column, of the model and of the class prior."""
+
+    value: str
+    orders: int
+    log_loss: float
+    prior_log_loss: float
+
+
+Reliability = list[list[tuple[float, float, int]]]
+"""For each class, bins of (mean probability, observed share, orders)."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of an evaluation on the test part.
+
+    `contributions` is empty when the candidate has none. `comparison` holds the rows in which a split strategy
+    compares its model with another one; None when it does not.
+    """
+
+    confusion: list[list[int]]
+    confusion_weighted: list[list[int]]
+    reliability_before: Reliability
+    reliability_after: Reliability
+    segments: dict[str, list[SegmentLoss]]
+    importance: dict[str, float]
+    contributions: list[Contribution] = field(default_factory=list)
+    comparison: list[dict[str, Any]] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a form that JSON can hold, without the tables that do not exist."""
+        values = asdict(self)
+        if not self.contributions:
+            del values["contributions"]
+        if self.comparison is None:
+            del values["comparison"]
+        return values
+
+
 def evaluate(
     model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float], Tables]:
     """Metrics and tables of a model: the log loss of all parts, all metrics of the test part."""
     metrics: dict[str, float] = {}
     shares = np.asarray(model.info.class_shares or class_shares(parts["train"].y, len(model.classes)))
@@ -36,7 +78,7 @@ def evaluate(
 
 def _evaluate_test(
     model: Model, test: Examples, shares: np.ndarray, segments: tuple[str, ...], seed: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> tuple[dict[str, float], Tables]:
     prediction = model.predict(test.table)
     p, predicted = prediction.probabilities, prediction.predicted
     losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
@@ -58,16 +100,15 @@ def _evaluate_test(
         "test_ece_high": ece_high,
         "test_ece_before_calibration": calibrating.expected_calibration_error(raw, test.y),
     }
-    tables = {
-        "confusion": confusion(p, test.y, model.classes),
-        "confusion_weighted": _confusion_of(predicted, test.y, len(model.classes)),
-        "reliability_before": calibrating.reliability(raw, test.y),
-        "reliability_after": calibrating.reliability(p, test.y),
-        "segments": {name: _segment(test.table.column(name), losses, prior) for name in segments},
-        "importance": permutation_importance(model, test, seed),
-    }
-    if contributions := mean_contributions(model, test.table, seed):
-        tables["contributions"] = contributions
+    tables = Tables(
+        confusion=confusion(p, test.y, model.classes),
+        confusion_weighted=_confusion_of(predicted, test.y, len(model.classes)),
+        reliability_before=calibrating.reliability(raw, test.y),
+        reliability_after=calibrating.reliability(p, test.y),
+        segments={name: _segment(test.table.column(name), losses, prior) for name in segments},
+        importance=permutation_importance(model, test, seed),
+        contributions=mean_contributions(model, test.table, seed),
+    )
     return metrics, tables
 
 
@@ -78,17 +119,17 @@ def _confusion_of(predicted: np.ndarray, y: np.ndarray, classes: int) -> list[li
     return counts
 
 
-def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> list[dict[str, Any]]:
+def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> list[SegmentLoss]:
     values = np.asarray(["unknown" if v is None else str(v) for v in column.to_pylist()])
     rows = []
     for value in np.unique(values):
         chosen = values == value
         rows.append(
-            {
-                "value": str(value),
-                "orders": int(chosen.sum()),
-                "log_loss": float(losses[chosen].mean()),
-                "prior_log_loss": float(prior[chosen].mean()),
-            }
+            SegmentLoss(
+                value=str(value),
+                orders=int(chosen.sum()),
+                log_loss=float(losses[chosen].mean()),
+                prior_log_loss=float(prior[chosen].mean()),
+            )
         )
     return rows

@@ -90,23 +90,23 @@ def write_training_report(folder: Path, context: StepContext, done: Development)
         "single_features": [f.as_dict() for f in done.single_features],
         "selection": [v.as_dict() for v in done.verdicts],
         "trials": [{"value": t.value, **t.params} for t in done.trials],
-        **tables,
+        **tables.as_dict(),
     }
     (folder / "evaluation.json").write_bytes(json_file(content))
     if done.curve:
         plots.learning_curve(done.curve, int(done.params.get("best_round", 0)), folder / "learning_curve.png")
-    plots.confusion_matrix(tables["confusion"], classes, "most probable class", folder / "confusion_matrix.png")
+    plots.confusion_matrix(tables.confusion, classes, "most probable class", folder / "confusion_matrix.png")
     plots.confusion_matrix(
-        tables["confusion_weighted"],
+        tables.confusion_weighted,
         classes,
         "class predicted with weights",
         folder / "confusion_weighted.png",
     )
-    reliability = {"before": tables["reliability_before"], "after": tables["reliability_after"]}
+    reliability = {"before": tables.reliability_before, "after": tables.reliability_after}
     plots.reliability(reliability, classes, "Reliability, test part", folder / "reliability.png")
-    plots.importance(tables["importance"], folder / "importance.png")
-    if "contributions" in tables:
-        plots.contributions(tables["contributions"], folder / "contributions.png")
+    plots.importance(tables.importance, folder / "importance.png")
+    if tables.contributions:
+        plots.contributions(tables.contributions, folder / "contributions.png")
     if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
     training_report.training_report(folder, context.run, done)
@@ -138,4 +138,4 @@ def compare_with_own_features(
         logger.info(
             "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]
         )
-    return replace(done, tables={**done.tables, "comparison": rows})
+    return replace(done, tables=replace(done.tables, comparison=rows))

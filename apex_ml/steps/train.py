@@ -148,7 +148,7 @@ def _result(context: StepContext, folder: Path, done: Development, registered: R
         metrics["test_log_loss"],
         metrics["test_prior_log_loss"],
     )
-    comparison = done.tables.get("comparison")
+    comparison = done.tables.comparison
     return TrainResult(
         run=context.run,
         step="train",

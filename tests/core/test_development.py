@@ -95,9 +95,9 @@ def test_prior_and_logistic_are_reported_beside_the_winner(usual: Development) -
 def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Development) -> None:
     m = usual.metrics
     assert m["test_log_loss_low"] < m["test_log_loss"] < m["test_log_loss_high"]
-    assert {r["value"] for r in usual.tables["segments"]["country"]} == {"x", "y"}
-    assert sum(r["orders"] for r in usual.tables["segments"]["country"]) == 4_000
-    assert np.sum(usual.tables["confusion"]) == np.sum(usual.tables["confusion_weighted"]) == 4_000
+    assert {r.value for r in usual.tables.segments["country"]} == {"x", "y"}
+    assert sum(r.orders for r in usual.tables.segments["country"]) == 4_000
+    assert np.sum(usual.tables.confusion) == np.sum(usual.tables.confusion_weighted) == 4_000
     assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
 
 
@@ -112,21 +112,22 @@ def test_contributions_add_up_to_the_margin_and_name_the_feature_that_matters() 
     message = result.sum(axis=2)
     rest = (odds - odds[:, :1]) - (message - message[:, :1])
     assert np.ptp(rest, axis=0) == pytest.approx(np.zeros(3), abs=1e-4)
-    rows = done.tables["contributions"]
-    assert rows[0]["feature"] == "ripeness"
-    assert rows[0]["classes"]["b"] == pytest.approx(np.abs(result[:, 1, 0]).mean(), abs=1e-6)
-    assert {r["orders"] for r in rows} == {1_000}
+    rows = done.tables.contributions
+    assert rows[0].feature == "ripeness"
+    assert rows[0].classes["b"] == pytest.approx(np.abs(result[:, 1, 0]).mean(), abs=1e-6)
+    assert {r.orders for r in rows} == {1_000}
 
 
 def test_contributions_are_averaged_over_a_bounded_sample_that_repeats(usual: Development) -> None:
-    assert usual.tables["contributions"][0]["orders"] == 2_000  # of 4,000 test orders
+    assert usual.tables.contributions[0].orders == 2_000  # of 4,000 test orders
     table = examples(500, 8).table
     first, second = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
     assert first == second != mean_contributions(usual.model, table, 4, rows=100)
 
 
 def test_a_candidate_that_cannot_tell_contributions_reports_none() -> None:
-    assert "contributions" not in developed(parts(600), contenders=("logistic",)).tables
+    tables = developed(parts(600), contenders=("logistic",)).tables
+    assert tables.contributions == [] and "contributions" not in tables.as_dict()
 
 
 def test_the_same_input_gives_the_same_bytes_twice() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from apex_ml.core.explanation import Contribution
     from apex_ml.core.selection import FeatureVerdict
 
 BLUE, ORANGE = "#1f6fb2", "#d9822b"
@@ -120,16 +121,16 @@ def importance(rises: Mapping[str, float], path: Path) -> None:
     _save(figure, path)
 
 
-def contributions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def contributions(rows: Sequence[Contribution], path: Path) -> None:
     """Mean absolute contribution of every feature, one bar a class."""
-    classes = list(rows[0]["classes"])
+    classes = list(rows[0].classes)
     figure, axes = plt.subplots(figsize=(8, 0.14 * (len(classes) + 1) * len(rows) + 1.6))
     places, height = np.arange(len(rows)), 0.8 / len(classes)
     for k, name in enumerate(classes):
-        values = [row["classes"][name] for row in reversed(rows)]
+        values = [row.classes[name] for row in reversed(rows)]
         axes.barh(places + (len(classes) / 2 - k - 0.5) * height, values, height, label=_label(name, 20))
-    axes.set_yticks(places, [_label(row["feature"]) for row in reversed(rows)])
-    axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0]['orders']:,} test orders")
+    axes.set_yticks(places, [_label(row.feature) for row in reversed(rows)])
+    axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0].orders:,} test orders")
     axes.legend()
     _save(figure, path)
 

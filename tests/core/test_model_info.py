@@ -1,0 +1,33 @@
+"""The record of a model as JSON: other programs and stored models read exactly these keys and forms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from apex_ml.core.model_info import ModelInfo
+from apex_ml.json_text import json_text
+from tests.support.model_infos import INFO
+
+WHOLE = replace(INFO, class_shares=(0.25, 0.75), git_commit=None, profile={"recent": {"country": [3, 4]}})
+TEXT = (
+    '{"run": "r", "as_of": "2024-08-24", "data_sha256": "' + "d" * 64 + '", "contract_sha256": "' + "c" * 64 + '",'
+    ' "features_sha256": "' + "f" * 64 + '", "split": "temporal", "promotable": true, "train_first": "2024-01-01",'
+    ' "train_last": "2024-06-30", "validation_last": "2024-07-31", "test_first": "2024-08-01",'
+    ' "test_last": "2024-08-23", "class_shares": [0.25, 0.75], "seed": 42, "git_commit": null, "dirty": false,'
+    ' "profile": {"recent": {"country": [3, 4]}}}'
+)
+
+
+def test_the_json_of_a_record_is_stable_and_read_back() -> None:
+    assert json_text(WHOLE.as_dict()) == TEXT
+    assert ModelInfo.from_dict(json.loads(TEXT)) == WHOLE
+
+
+def test_a_record_without_a_value_is_refused() -> None:
+    values = json.loads(TEXT)
+    del values["split"]
+    with pytest.raises(KeyError, match="split"):
+        ModelInfo.from_dict(values)
