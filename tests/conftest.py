@@ -34,6 +34,7 @@ from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_por
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py", "tests/adapters/test_logged_model.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
+ON_ONE_PLATFORM = ("tests/e2e/test_a_new_platform.py", "tests/e2e/test_a_persons_word.py")
 LONGEST = ("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/", "tests/quality/")
 """What runs first, so that no worker works for minutes after the others have ended. The whole jobs mostly wait, so they
 are begun beside the tests on the champion, which compute."""
@@ -83,6 +84,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(ON_ONE_PLATFORM):
+                return "platform"
             together = nodeid.startswith(TOGETHER) and not nodeid.startswith(ALONE)
             return "champion" if together else nodeid.split("::", 1)[0]
 

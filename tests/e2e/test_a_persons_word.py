@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import expect
 
+from apex_ml.cli import platform as cli
 from apex_ml.errors import ApexError
 from apex_ml.platform.airflow_api import AirflowApi
-from apex_ml.platform.embedded import start, stop
+from apex_ml.platform.embedded import processes, stop
+from apex_ml.platform.embedded.ports import listener
+from apex_ml.settings import Settings
 from apex_ml.steps.manual_override import force
 from tests.support.airflow_ui import browsing, keep, log_in, open_apex
 from tests.support.apex_home import Apex
-from tests.support.throwaway_home import open_folder, throwaway
+from tests.support.throwaway_home import ports_of
 
 SECONDS = 300.0
-TOKEN = "a-token-for-the-metrics"
 
 
 def wait(api: AirflowApi, dag_id: str, run_id: str, task_id: str | None = None) -> dict[str, str | None]:
     """Wait until the run has ended, or a task of it waits for an answer; the states of its tasks."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        states = {task.task_id: task.state for task in api.task_runs(dag_id, run_id)}
-        if (task_id and states.get(task_id) == "awaiting_input") or (
-            not task_id and api.dag_run(dag_id, run_id).finished
-        ):
-            return states
-        assert "failed" not in states.values(), states
+        ended = api.dag_run(dag_id, run_id).finished
+        if task_id or ended:  # else one request is enough
+            states = {task.task_id: task.state for task in api.task_runs(dag_id, run_id)}
+            if ended or states.get(str(task_id)) == "awaiting_input":
+                assert "failed" not in states.values() and not (task_id and ended), states
+                return states
         time.sleep(0.5)
-    pytest.fail(f"{dag_id} {run_id}: {states}")
+    pytest.fail(f"{dag_id} {run_id}: {api.task_runs(dag_id, run_id)}")
 
 
 def parked(apex: Apex) -> None:
@@ -43,25 +44,6 @@ def parked(apex: Apex) -> None:
     while "state=awaiting_input, executor=" not in (apex.settings.logs / "airflow-scheduler.log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def platform(raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
-    """A platform that asks before it promotes."""
-    with open_folder() as home:
-        settings = throwaway(home)
-        (home / ".env").write_text(f"APEX_APPROVAL=true\nAPEX_RAW_URL={raw}\nAPEX_METRICS_TOKEN={TOKEN}\n")
-        (home / ".env").chmod(0o600)
-        try:
-            settings = start.up(settings.load(home=home, **ports(settings)))
-            with AirflowApi(settings, patience=120) as api:
-                yield api, Apex(settings)
-        finally:
-            stop.destroy(settings)
-
-
-def ports(settings: Any) -> dict[str, int]:
-    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}
 
 
 @pytest.mark.platform
@@ -105,7 +87,7 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
 
 @pytest.mark.platform
 def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex]) -> None:
-    api, _ = platform
+    api, apex = platform
     with httpx.Client(base_url=f"{api.connection.url}/apex", trust_env=False) as client:
         for path in ("/", "/static/page.css", "/data-docs/index.html", "/metrics"):
             assert client.get(path).status_code == 401, path
@@ -114,7 +96,7 @@ def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex])
             assert led.status_code == 200 and led.url.path == "/auth/login", led.url
             assert led.url.params["next"] == f"/apex{path}"
         # a token for the metrics is one for the metrics alone
-        header = {"Authorization": f"Bearer {TOKEN}"}
+        header = {"Authorization": f"Bearer {apex.settings.metrics_token.get_secret_value()}"}
         assert "apex_champion_version 1.0" in client.get("/metrics", headers=header).text
         assert client.get("/", headers=header).status_code == 403
 
@@ -170,3 +152,18 @@ def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Ap
     assert apex.sql("SELECT who, reasons FROM apex.promotions WHERE to_version = 2 AND action = 'rollback'") == [
         ("admin in Airflow", ["by the page"])
     ]
+
+
+@pytest.mark.platform
+def test_down_leaves_nothing(new_platform: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last test on this platform."""
+    settings, ports = new_platform, ports_of(new_platform)
+    monkeypatch.setenv("APEX_HOME", str(settings.home))
+    for name, port in ports.items():
+        monkeypatch.setenv(f"APEX_{name.upper()}", str(port))
+    assert stop.down(settings)
+    assert processes.family(settings) == []
+    assert all(listener(port) is None for port in ports.values())
+    status = CliRunner().invoke(cli.status, ["--check"])
+    assert status.exit_code == 20 and "The platform is down" in status.output
+    assert isinstance(CliRunner().invoke(cli.mlflow_ui).exception, Exception)

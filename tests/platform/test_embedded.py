@@ -1,189 +1,17 @@
-"""The whole platform, brought up once on its own home and ports."""
+"""Commands of the embedded platform that need none; a whole one is brought up by tests/e2e/test_a_new_platform.py."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
 import socket
-import urllib.error
-import urllib.request
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from apex_ml.adapters.postgres.drops import FailedDrop
-from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.cli import platform
 from apex_ml.errors import ConfigError
-from apex_ml.platform import airflow_state
-from apex_ml.platform.embedded import health, processes, start, stop, supervision, supervisor_client
-from apex_ml.platform.embedded.ports import listener
+from apex_ml.platform.embedded import processes, start, stop
 from apex_ml.settings import Settings
-from tests.support.throwaway_home import open_folder, throwaway
-from tests.support.waiting import until
-
-
-def _call(settings: Settings, path: str, data: object = None, token: str = "") -> object:
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
-    body = None if data is None else json.dumps(data).encode()
-    with urllib.request.urlopen(urllib.request.Request(settings.airflow + path, body, headers), timeout=30) as answer:
-        return json.load(answer)
-
-
-def _token(settings: Settings, user: str) -> str:
-    password = getattr(settings, f"airflow_{user}_password").get_secret_value()
-    answer = _call(settings, "/auth/token", {"username": user, "password": password})
-    assert isinstance(answer, dict)
-    return str(answer["access_token"])
-
-
-@dataclass(frozen=True)
-class Admin:
-    """What the admin does in Airflow's UI."""
-
-    settings: Settings
-    token: str
-
-    def act(self, method: str, path: str, data: object = None) -> Any:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
-        body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(f"{self.settings.airflow}/api/v2{path}", body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
-
-    def is_paused(self, dag_id: str) -> bool:
-        return bool(self.act("GET", f"/dags/{dag_id}")["is_paused"])
-
-
-def checked() -> str:
-    """What `apex status --check` prints when it finds a fault."""
-    status = CliRunner().invoke(platform.status, ["--check"])
-    assert status.exit_code == 20, status.output
-    return " ".join(status.output.split())
-
-
-def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the running platform, which a person has changed in Airflow's UI and where a drop has failed."""
-    admin.act("PATCH", "/dags/apex_score", {"is_paused": True})
-    assert "DAG apex_score is paused by admin apex unpause apex_score" in checked()
-    for pool in ("apex_scoring", "apex_monitoring"):
-        admin.act("DELETE", f"/pools/{pool}")
-    for pool, slots in (("apex_training", 0), ("apex_champion", 3)):
-        admin.act("PATCH", f"/pools/{pool}", {"pool": pool, "slots": slots, "include_deferred": False})
-    admin.act("DELETE", "/dags/apex_monitor")
-    output = checked()
-    assert "pool apex_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
-    assert "pool apex_training has no slot" in output and "pool apex_champion" not in output
-    assert "DAG apex_monitor is not in Airflow" in output
-
-    up = CliRunner().invoke(platform.up)
-    assert up.exit_code == 0 and "up already" in up.output, up.output
-    assert "DAG apex_score is paused by admin" in up.output
-    sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
-    created = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
-    assert {name: sizes[name] for name in created} == created | {"apex_champion": 3}
-    assert admin.is_paused("apex_score") and admin.is_paused("apex_retrain") and not admin.is_paused("apex_monitor")
-
-    # switched off by Airflow itself when it creates a DAG, as every release before did
-    with closing(
-        psycopg2.connect(admin.settings.postgres_url("airflow", admin.settings.pg_airflow_password, "airflow"))
-    ) as base:
-        with base, base.cursor() as cursor:
-            cursor.execute("UPDATE dag SET is_paused = true WHERE dag_id = 'apex_rollback'")
-    assert "DAG apex_rollback is paused since Airflow created it" in checked()
-    assert CliRunner().invoke(platform.unpause, ["apex_score"]).exit_code == 0
-    up = CliRunner().invoke(platform.up)
-    assert "it is on now" in up.output and not admin.is_paused("apex_rollback") and not admin.is_paused("apex_score")
-    assert CliRunner().invoke(platform.status, ["--check"]).exit_code == 0
-
-    inbox = home / "data" / "drops" / "inbox"
-    (inbox / "a.parquet").write_bytes(b"PAR1")
-    waiting = CliRunner().invoke(platform.status).output
-    assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
-
-    fail_drop(admin.settings, FailedDrop("0" * 64, "[red].parquet", 7, "no parquet [/red] file"))
-    output = checked()
-    assert "failed drops: 1" in output and "1 [red].parquet no parquet [/red] file" in output
-    assert str(inbox) in output
-
-    monkeypatch.setenv("APEX_SCORE_CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
-    with (home / ".env").open("a") as env:
-        env.write("APEX_SCORE_CHUNK_DROPS=many\n")
-    admin.act("PUT", f"/parseDagFile/{admin.act('GET', '/dags/apex_score')['file_token']}")
-    # the other files follow when their turn comes
-    until(lambda: "apex_score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
-    assert re.search("DAG file apex_score.py does not parse: .*APEX_SCORE_CHUNK_DROPS", checked())
-
-
-@pytest.mark.platform
-@pytest.mark.timeout(600)
-def test_platform_comes_up_answers_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_folder() as home:
-        settings = throwaway(home)
-        try:
-            settings = start.up(settings)
-            states = health.check(settings, supervision.services(settings))
-            assert {name: one.ok for name, one in states.items()} == dict.fromkeys(supervision.services(settings), True)
-
-            admin, viewer = _token(settings, "admin"), _token(settings, "viewer")
-            pools = _call(settings, "/api/v2/pools", token=admin)
-            assert isinstance(pools, dict)
-            slots = {pool["name"]: pool["slots"] for pool in pools["pools"]}
-            assert {name: slots[name] for name in airflow_state.POOLS} == {
-                n: s for n, (s, _) in airflow_state.POOLS.items()
-            }
-            with pytest.raises(urllib.error.HTTPError, match="403"):
-                _call(settings, "/api/v2/pools", {"name": "mine", "slots": 1}, viewer)
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                _call(settings, "/auth/token", {"username": "admin", "password": "wrong"})
-
-            family = processes.family(settings)
-            addresses = set()
-            secrets = [settings.pg_airflow_password, settings.pg_mlflow_password, settings.airflow_jwt_secret]
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):  # a task that has ended meanwhile
-                    connections = process.net_connections(kind="inet")
-                    addresses |= {connection.laddr.ip for connection in connections if connection.status == "LISTEN"}
-                    command = " ".join(process.cmdline())
-                    assert not any(secret.get_secret_value() in command for secret in secrets)
-            assert addresses == {"127.0.0.1"}
-
-            # a second `up` leaves everything alone, also with another platform's shell around it
-            before = supervisor_client.Supervisor(settings).states()
-            start.up(Settings.load(home=home, **_ports(settings)))
-            assert {s.pid for s in supervisor_client.Supervisor(settings).states().values()} == {
-                s.pid for s in before.values()
-            }
-
-            monkeypatch.setenv("APEX_HOME", str(home))
-            for name, port in _ports(settings).items():
-                monkeypatch.setenv(f"APEX_{name.upper()}", str(port))
-            status = CliRunner().invoke(platform.status, ["--check"])
-            assert status.exit_code == 0, status.output
-            assert "champion: none yet" in status.output and "drops waiting: 0" in status.output
-            # scoring is on before the first run; what waits for it is named with the command
-            assert re.search("DAG apex_retrain +is paused until the first run +make run", status.output), status.output
-            assert "apex_score" not in status.output
-            for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
-                assert (home / "data" / folder).is_dir()
-            faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)
-            assert CliRunner().invoke(platform.mlflow_ui).output.strip() == settings.tracking_uri
-
-            assert stop.down(settings)
-            assert processes.family(settings) == []
-            assert all(listener(port) is None for port in _ports(settings).values())
-            status = CliRunner().invoke(platform.status, ["--check"])
-            assert status.exit_code == 20 and "The platform is down" in status.output
-            assert isinstance(CliRunner().invoke(platform.mlflow_ui).exception, Exception)
-        finally:
-            stop.destroy(settings)
 
 
 def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
@@ -214,7 +42,3 @@ def test_logs_are_listed_and_an_unknown_name_is_told(tmp_path: Path, monkeypatch
     assert isinstance(unknown, ConfigError) and "airflow-scheduler" in str(unknown)
     missing = runner.invoke(platform.logs, ["mlflow"]).exception
     assert isinstance(missing, ConfigError) and "never started" in str(missing)
-
-
-def _ports(settings: Settings) -> dict[str, int]:
-    return {name: getattr(settings, name) for name in ("pg_port", "mlflow_port", "airflow_port", "serving_port")}

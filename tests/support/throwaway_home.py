@@ -24,6 +24,7 @@ from apex_ml.platform.embedded.postgres.process import forget_dead_server, wait_
 from apex_ml.platform.embedded.postgres.server import Server, remove_server
 from apex_ml.settings import Settings
 
+PORTS = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
 SESSION_FOLDER = "APEX_TEST_SESSION_FOLDER"
 """Variable with the folder that goes away with the test run, however the run ends."""
 
@@ -39,8 +40,12 @@ def free_ports(count: int) -> list[int]:
 
 def throwaway(home: Path) -> Settings:
     """Settings of a platform of its own."""
-    names = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
-    return Settings.load(home=home, **dict(zip(names, free_ports(4), strict=True)))
+    return Settings.load(home=home, **dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
+
+
+def ports_of(settings: Settings) -> dict[str, int]:
+    """The ports of a platform, as arguments of settings."""
+    return {name: getattr(settings, name) for name in PORTS}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from apex_ml.platform.embedded import stop
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
 from tests.support.apex_home import COMMAND
-from tests.support.throwaway_home import open_folder, throwaway
+from tests.support.throwaway_home import open_folder, ports_of, throwaway
 
-PORTS = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
 NEVER = "0 0 29 2 *"
 """A cron that is not due while a test runs."""
 
@@ -35,7 +34,7 @@ class WholePlatform:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         kept = {name: value for name, value in os.environ.items() if not name.startswith("APEX_")}
-        ports = {f"APEX_{port.upper()}": str(getattr(settings, port)) for port in PORTS}
+        ports = {f"APEX_{name.upper()}": str(port) for name, port in ports_of(settings).items()}
         self.env = kept | ports | {"APEX_HOME": str(settings.home), "APEX_SWEEP_SCHEDULE": NEVER, "COLUMNS": "160"}
 
     def apex(self, *arguments: str, seconds: int = 280) -> subprocess.CompletedProcess[str]:
@@ -53,7 +52,7 @@ class WholePlatform:
     @property
     def whole(self) -> Settings:
         """The settings with the passwords of the home's own .env."""
-        return Settings.load(home=self.settings.home, **{port: getattr(self.settings, port) for port in PORTS})
+        return Settings.load(home=self.settings.home, **ports_of(self.settings))
 
     def page(self) -> str:
         """The Apex page, as the viewer gets it."""
