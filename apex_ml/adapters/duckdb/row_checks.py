@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 HELD_ROWS = 65_536
 """A file of at most so many rows is held in memory while it is looked at."""
-HELD = "held_rows"
+HELD, HELD_STAGED = "held_rows", "held_staged_rows"
 _LONGEST_EXAMPLE = 40
 _EXAMPLES = 3
 
@@ -261,6 +261,7 @@ class Source:
     path: Path
     checks: RowChecks
     held: bool = False
+    held_staged: bool = False
     aside: Recovered | None = None
 
     def plain(self) -> str:
@@ -274,8 +275,15 @@ class Source:
         con.execute(f"CREATE OR REPLACE TEMP TABLE {HELD} AS {self.plain()} FROM plain")
         return replace(self, held=True)
 
+    def hold_staged(self, con: duckdb.DuckDBPyConnection) -> Source:
+        """The same with all its rows as `staged` in a table: each query about them would compile all casts anew."""
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {HELD_STAGED} AS {self.staged()} FROM staged")
+        return replace(self, held_staged=True)
+
     def staged(self, where: str = "true") -> str:
-        """The rows that fulfil a condition, as `staged`: normalised, beside the file's own values."""
+        """The rows that fulfil a condition, as `staged`: normalised, beside the file's own values. Held, all rows."""
+        if self.held_staged:
+            return f"WITH staged AS (FROM {HELD_STAGED})"
         source = f"SELECT * FROM ({self.rows()}) WHERE {where}"
         return f"WITH source AS ({source}), staged AS ({self.checks.staged})"
 
@@ -324,6 +332,8 @@ def _split(
             _copy(con, query, accepted)
             query = f"SELECT * FROM {_parquet(accepted)}"
         return _report(source, rows, 0, {}, again_by_rule, {}, query)
+    if rows <= HELD_ROWS:
+        source = source.hold_staged(con)
     if doubtful and checks.unique:  # rows may be equal only after they are normalised
         repeated = list(one_row(con, f"{source.staged()} SELECT {', '.join(_repeats(checks))} FROM staged"))
     again = [_repeated(con, source, nr, u) for nr, (u, n) in enumerate(zip(checks.unique, repeated, strict=True)) if n]
@@ -344,8 +354,9 @@ def _split(
         among = f"{ROW_NR} IN (SELECT {ROW_NR} FROM bad_rows)"
         keep = f"WHERE NOT {among}"
         row = f"to_json({reasons_sql(errors, checks)}) AS reasons, {own_values_sql(checks)} AS row"
-        _copy(con, f"{source.staged(among)} SELECT {ROW_NR}, {row} FROM staged", quarantined)
+        _copy(con, f"{source.staged(among)} SELECT {ROW_NR}, {row} FROM staged WHERE {among}", quarantined)
     _copy(con, f"{source.staged()} SELECT {columns} FROM staged {keep}", accepted)
+    con.execute(f"DROP TABLE IF EXISTS {HELD_STAGED}")
     found = iter(counts)
     labels = [[f"{r.column}: {r.rule}" for r in kind] for kind in (errors, warnings)]
     labels.append([f"{n.column}: {n.how}" for n in checks.normalised])
