@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
 .PHONY: help setup up run train down status logs sql mlflow-ui secrets images backup restore test test-docker check \
-	bench bench-gate format lint lock docs docs-serve reference
+	bench bench-gate format lint lock docs docs-serve reference types layers doctests dockerfiles
 
 PYTHON ?= python3
 export PYTHON
@@ -20,6 +20,9 @@ READY := setup
 else
 $(error RUNTIME=$(RUNTIME): expected local or docker)
 endif
+
+# what one target prints stays together, where this make can do that
+WHOLE := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,12 +72,22 @@ test: check ## Everything that CI runs: check, then all tests
 test-docker: setup ## The platform in containers, really run; needs a Docker engine
 	@$(BIN)/python -m pytest tests/docker/engine
 
-check: lint docs ## Lint, types, layers, doctests, documents
+# Two at a time: the types take about as long as all others together
+check: setup ## Lint, types, layers, doctests, documents
+	@$(MAKE) --no-print-directory --jobs=2 $(WHOLE) types lint layers doctests docs dockerfiles
+
+types: setup ## Check types only
 	@$(BIN)/mypy --strict apex_ml plugins dags
+
+layers: setup ## Check what may import what only
 	@$(BIN)/lint-imports
 	@PYTHONPATH=plugins:. $(BIN)/lint-imports --no-cache plugins/importlinter.toml
-	@deployment/docker/check.sh
+
+doctests: setup ## Run the examples in docstrings only
 	@$(BIN)/python -m pytest -q --doctest-modules apex_ml
+
+dockerfiles: setup ## Check Dockerfiles and Compose file only
+	@deployment/docker/check.sh
 
 bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
 	@$(BIN)/python -m benchmarks --only gate
