@@ -46,7 +46,7 @@ def accept(raw: str, folder: str) -> None:
     contract = load_contract(settings.contract)
     accepted = Path(folder) / "accepted"
     accepted.mkdir()
-    with engine.connect(settings, Path(folder)) as con:
+    with engine.connect_strict(settings, Path(folder)) as con:
         for number, path in enumerate(data_files(Path(raw), "--raw")):
             out, bad = accepted / f"part-{number:05d}.parquet", Path(folder) / f"bad-{number}.parquet"
             check_file(con, path, contract, "train", as_of=None, accepted=out, quarantined=bad)

@@ -13,12 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import Source, check_file, look, read_schema, statistics_are_not_trusted
+from apex_ml.adapters.duckdb.file_schema import read_schema
+from apex_ml.adapters.duckdb.row_checks import check_file
+from apex_ml.adapters.duckdb.split_rows import count_doubts
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.checks import PatternCheck, RangeCheck
 from apex_ml.contract.model import Contract, load_contract
 from apex_ml.contract.rules import PairsRule
 from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.sql.checked_file import CheckedFile
 from apex_ml.sql.quote import identifier, identifiers, literal, literals
 from apex_ml.sql.row_checks import compile_row_checks
 from benchmarks.registry import Beside, Row, measurement
@@ -68,7 +71,7 @@ def measure_masks(raw: Path, folder: Path) -> dict[str, Any]:
     files = data_files(raw, "--raw")
     seconds: dict[str, list[float]] = {"floor": [], "masks": [], "check": []}
     rows = 0
-    with engine.connect(settings, folder) as con:
+    with engine.connect(settings, folder) as con, engine.connect_strict(settings, folder) as strict:
         for _ in range(ROUNDS):
             began = time.perf_counter()
             for path in files:
@@ -78,16 +81,15 @@ def measure_masks(raw: Path, folder: Path) -> dict[str, Any]:
             rows = 0
             for path in files:
                 checks = compile_row_checks(contract, "train", read_schema(path), None)
-                with statistics_are_not_trusted(con):
-                    n, doubtful, repeated = look(con, Source(path, checks))
-                assert not doubtful
-                assert not any(repeated)
-                rows += n
+                doubts = count_doubts(strict, CheckedFile(path, checks))
+                assert not doubts.doubtful
+                assert not any(doubts.repeated)
+                rows += doubts.rows
             seconds["masks"].append(time.perf_counter() - began)
             began = time.perf_counter()
             for number, path in enumerate(files):
                 out = {"accepted": folder / f"{number}.parquet", "quarantined": folder / f"{number}.bad.parquet"}
-                check_file(con, path, contract, "train", as_of=None, **out)
+                check_file(strict, path, contract, "train", as_of=None, **out)
             seconds["check"].append(time.perf_counter() - began)
     return {"rows": rows, **{name: median(values) for name, values in seconds.items()}}
 

@@ -1,4 +1,4 @@
-"""SQL of Postgres is written in apex_ml/sql and apex_ml/adapters/postgres alone, and so are imports of its drivers."""
+"""SQL is written in apex_ml/sql and apex_ml/adapters/postgres alone, that of DuckDB in apex_ml/sql alone."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ import pytest
 
 from apex_ml.settings import CODE_ROOT
 
-POSTGRES = (Path("apex_ml/sql"), Path("apex_ml/adapters/postgres"))
-TABLE = re.compile(
-    r"\b(?:FROM|JOIN|INTO|UPDATE|TABLE|VIEW|INDEX ON|TRUNCATE|COPY)\s+(?:IF (?:NOT )?EXISTS\s+)?"
-    r"(?:apex\.\w|pg_(?!timezone_names)\w|slot_pool|alembic_version)",
+SQL, POSTGRES = Path("apex_ml/sql"), Path("apex_ml/adapters/postgres")
+KEYWORD = re.compile(
+    r"\b(?:SELECT|FROM|WHERE|JOIN|UNION|HAVING|QUALIFY|USING|LIMIT|OVER|FILTER|VALUES|DESCRIBE|PRAGMA|ATTACH|RESET|SET"
+    r"|(?:GROUP|ORDER|PARTITION) BY|(?:INSERT|MERGE) INTO|DELETE FROM|UPDATE \S+ SET|COPY|TRUNCATE|GRANT|REVOKE"
+    r"|(?:CREATE|DROP|ALTER) [A-Z]+|IS (?:NOT )?NULL|AS|AND|OR|NOT|IN|CASE|WHEN|BETWEEN|INTERVAL)(?:\s|\()",
 )
-STATEMENT = re.compile(
-    r"\b(?:SELECT\s+(?:1$|current_|pg_)|DELETE FROM|UPDATE \S+ SET|ALTER ROLE|(?:CREATE|DROP) (?:ROLE|DATABASE)|GRANT "
-    r"|SET LOCAL )",
+"""Keywords in capitals, as all SQL of Apex has them."""
+FUNCTION = re.compile(
+    r"\b(?:CAST|TRY_CAST|TRY|read_parquet|parquet_\w+|coalesce|date_trunc|date_diff|count|hash|epoch|unnest|any_value"
+    r"|struct_pack|row_number|isfinite|nextval|pg_\w+|current_setting)\("
 )
+DUCKDB = re.compile(
+    r"\b(?:read_parquet|parquet_\w+|QUALIFY|TRY_CAST|TRY\(|(?:SEMI|ANTI|POSITIONAL) JOIN|struct_pack|approx_top_k"
+    r"|file_row_number|file_index|disabled_optimizers|BY ALL|USING SAMPLE|list_\w+\()"
+)
+"""What Postgres does not know."""
 DRIVERS = ("psycopg2", "adbc_driver_postgresql", "sqlalchemy", "asyncpg", "psycopg")
-ADVICE = "or SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
-"""A query that a message advises people to run."""
+DRIVERS_OF_DUCKDB = ("duckdb",)
 
 
-def modules() -> Iterator[Path]:
-    for folder in ("apex_ml", "plugins", "dags"):
-        for path in sorted((CODE_ROOT / folder).rglob("*.py")):
-            inside = path.relative_to(CODE_ROOT)
-            if not any(inside.is_relative_to(place) for place in POSTGRES):
-                yield inside
+def modules(*without: Path) -> list[Path]:
+    """The modules outside of some folders."""
+    paths = [
+        path.relative_to(CODE_ROOT)
+        for folder in ("apex_ml", "plugins", "dags")
+        for path in sorted((CODE_ROOT / folder).rglob("*.py"))
+    ]
+    return [path for path in paths if not any(path.is_relative_to(folder) for folder in without)]
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -51,16 +59,59 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("path", list(modules()), ids=str)
-def test_no_sql_of_postgres_and_no_driver(path: Path) -> None:
-    tree = ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))
-    result = [
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((CODE_ROOT / path).read_text(encoding="utf-8"))
+
+
+def lines_with(path: Path, *patterns: re.Pattern[str]) -> list[str]:
+    return [
         f"{path}:{line}: {text}"
-        for line, text in texts(tree)
-        if ADVICE not in text and (TABLE.search(text) or STATEMENT.search(text))
+        for line, text in texts(tree_of(path))
+        if any(pattern.search(text) for pattern in patterns)
     ]
-    for node in ast.walk(tree):
+
+
+def imports_of(path: Path, packages: tuple[str, ...]) -> list[str]:
+    imports = []
+    for node in ast.walk(tree_of(path)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        result += [f"{path}:{node.lineno}: import {name}" for name in names if name.split(".")[0] in DRIVERS]  # type: ignore[attr-defined]
-    assert result == []
+        imports += [f"{path}: import {name}" for name in names if name.split(".")[0] in packages]
+    return imports
+
+
+@pytest.mark.parametrize("path", modules(SQL, POSTGRES), ids=str)
+def test_no_sql_and_no_driver_of_postgres(path: Path) -> None:
+    assert lines_with(path, KEYWORD, FUNCTION) == [] and imports_of(path, DRIVERS) == []
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if p.is_relative_to(POSTGRES)], ids=str)
+def test_no_sql_of_duckdb_beside_that_of_postgres(path: Path) -> None:
+    assert lines_with(path, DUCKDB) == [] and imports_of(path, DRIVERS_OF_DUCKDB) == []
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if p.is_relative_to(SQL)], ids=str)
+def test_modules_of_sql_only_make_text(path: Path) -> None:
+    assert imports_of(path, (*DRIVERS, *DRIVERS_OF_DUCKDB)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT x FROM x",
+        "x AS x",
+        "x IN (x)",
+        "count(*) - count(x)",
+        "WHERE NOT x",
+        " OR ",
+        "read_parquet(x)",
+        "SET threads = 2",
+        "CREATE TEMP TABLE x AS x",
+        "DROP TABLE x",
+        "TRY_CAST(x AS x)",
+        "FROM information_schema.tables WHERE table_name = ?",
+        "COPY (x) TO x (FORMAT parquet)",
+    ],
+)
+def test_pieces_of_sql_are_recognised(text: str) -> None:
+    assert KEYWORD.search(text) or FUNCTION.search(text)

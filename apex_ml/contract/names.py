@@ -116,7 +116,7 @@ _SCORED_VIEWS = (
     *("drop_id", "mlflow_run_id", "drop_name", "drop_sha256", "feature_snapshot", "model_name", "data_sha256"),
     *("contract_sha256", "git_commit", "training_run"),
 )
-_OUTCOMES = ("known", "source", "observed", "told", "orders", "scores", "kind")
+_OUTCOMES = ("known", "source", "observed", "outcomes", "orders", "scores", "kind")
 _ONLINE = (
     *("answer_id", "request_id", "place", "known_client", "predicted", "confidence", "model_name", "model_version"),
     *("answered_at", "source"),

@@ -1,7 +1,7 @@
 """The history state of many orders in one pass over the orders sorted by entity and day.
 
-:func:`apex_ml.sql.features.state_sql` computes the same state with a join, for any dates. Here the orders of an entity
-are sorted, so that the state is the difference of two running sums. Both give the same integers.
+:func:`apex_ml.sql.features.select_state` computes the same state with a join, for any dates. Here the orders of an
+entity are sorted, so that the state is the difference of two running sums. Both give the same integers.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 class Replay:
     """The history before each order. All orders of an entity are in the same table.
 
-    The orders are sorted by :func:`~apex_ml.sql.history.sorted_sql` and :func:`settle_ties`.
+    The orders are sorted by :func:`~apex_ml.sql.history.select_sorted` and :func:`settle_ties`.
 
     States are tables of the entity, the timestamp and the columns of
     :func:`~apex_ml.contract.history_state.state_columns`.
@@ -168,7 +168,7 @@ class Replay:
     def last_orders(self) -> tuple[pa.Table, pa.Array]:
         """The state of each entity before the day of its last order, with the order's position.
 
-        Of several orders on that day it takes the one that :func:`~apex_ml.sql.features.examples_sql` chooses. Where
+        Of several orders on that day it takes the one that :func:`~apex_ml.sql.features.select_examples` chooses. Where
         the choice depends on the attributes, the position is null, and the second result holds the candidates.
         """
         last = self._ends - 1

@@ -1,4 +1,4 @@
-"""Send the open alerts by every channel, each alert once by each."""
+"""Send the open alerts by every channel, each alert once by each channel."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
 MAX_IN_MESSAGE = 20
-"""Alerts in one message; chat systems refuse a long text as a whole."""
+"""Maximum number of alerts in one message: chat systems refuse a long text completely."""
 
 
 def send_alerts(settings: Settings) -> list[str]:
-    """Send the open alerts by each channel that has not taken them; returns the channels that took some.
+    """Send the open alerts by each channel that has not accepted them; returns the channels that accepted some.
 
-    A channel that fails is logged and tried again by the next call, alone: what the other one took is not sent twice.
-    Many alerts go in several messages, so that one that a receiver refuses, as it is too long, holds back few others.
+    A channel that fails is logged, and only that channel is tried again by the next call: no alert is sent twice. Many
+    alerts are sent in several messages, so that a message that is refused holds back few others.
     """
     channels, used = notify.channels(settings), []
     with only_sender(settings):
@@ -36,10 +36,10 @@ def send_alerts(settings: Settings) -> list[str]:
 
 
 def _send_by(settings: Settings, channel: str) -> int:
-    """Send what a channel has not taken yet; returns how many alerts it took."""
+    """Send the alerts that a channel has not accepted yet; returns how many it accepted."""
     with transaction(settings) as session:
         alerts = PostgresAlerts(session).undelivered(channel)
-    taken = failures = 0
+    delivered = failures = 0
     for first in range(0, len(alerts), MAX_IN_MESSAGE):
         batch = alerts[first : first + MAX_IN_MESSAGE]
         try:
@@ -47,10 +47,10 @@ def _send_by(settings: Settings, channel: str) -> int:
         except ApexError as error:
             logger.error("alerts_not_sent channel=%s alerts=%s reason=%s", channel, len(batch), error)
             failures += 1
-            if failures > 1:  # not this message: the receiver is away
+            if failures > 1:  # the fault is not the message: the receiver does not answer
                 break
             continue
         with transaction(settings) as session:
             PostgresAlerts(session).mark_delivered(channel, [alert.alert_id for alert in batch])
-        taken, failures = taken + len(batch), 0
-    return taken
+        delivered, failures = delivered + len(batch), 0
+    return delivered

@@ -1,9 +1,9 @@
-"""Who is champion: the protocol by which the alias in MLflow and the ledger in Postgres stay one.
+"""The champion: the protocol that keeps the alias in MLflow and the ledger in Postgres equal.
 
 A move is: check that the expected champion is still champion → a `pending` ledger row → the alias → `done`, all under
-an exclusive advisory lock. A reader of the champion finishes a move that a killed process left pending, and adopts an
+an exclusive advisory lock. A reader of the champion finishes a move that a killed process left pending, and records an
 alias that a person moved in the MLflow UI as `manual`. A pending move that cannot be finished any more is marked
-`aborted` with the reason: its version was deleted, or a person moved the alias elsewhere meanwhile.
+`aborted` with the reason: its version was deleted, or a person moved the alias in the meantime.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Move:
 
 
 def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
-    """Return the champion's version, healing ledger and alias first; None when there is none.
+    """Return the champion's version, after repairing ledger and alias; None when there is no champion.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
     """
@@ -54,7 +54,7 @@ def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
 
 
 def _heal(registry: Registry, ledger: ChampionLedger) -> ModelVersion | None:
-    """Finish a pending move; adopt an alias that was moved in MLflow. Holds the exclusive lock."""
+    """Finish a pending move and record an alias that was moved in MLflow. The caller holds the exclusive lock."""
     champion = registry.by_alias(CHAMPION)
     pending = ledger.pending_move()
     if pending is not None:
@@ -91,7 +91,7 @@ def _heal(registry: Registry, ledger: ChampionLedger) -> ModelVersion | None:
 
 
 def align_challenger(settings: Settings, registry: Registry) -> None:
-    """Put the alias `challenger` where the ledger says; a killed process may have left it behind."""
+    """Set the alias `challenger` to the ledger's version; a killed process may have left an old one."""
     with champion_lock(settings, registry.model_name) as ledger:
         _align_challenger(registry, ledger)
 
@@ -118,7 +118,7 @@ def _why_moved(registry: Registry, recorded: int | None, champion: ModelVersion 
 
 
 def why_none(settings: Settings, model_name: str) -> str:
-    """Why there is no champion, when there was one, and what to do; empty when there never was one."""
+    """Why there is no champion any more, and what to do; empty when there never was one."""
     with champions(settings, model_name) as ledger:
         moves = ledger.moves()
     if not moves or moves[-1].to_version is not None:
@@ -193,7 +193,7 @@ def _who(ledger: ChampionLedger, version: int | None) -> str:
 
 
 def require(version: ModelVersion | None, what: str) -> ModelVersion:
-    """Return the version or say that it does not exist."""
+    """Return the version. Raises :class:`~apex_ml.errors.DataError` when it does not exist."""
     if version is None:
         raise DataError(
             f"{what} does not exist in MLflow's registry: it was deleted, or the model was renamed; train another: make"
@@ -205,7 +205,7 @@ def require(version: ModelVersion | None, what: str) -> ModelVersion:
 def previous(moves: Iterable[tuple[str, int | None]]) -> int | None:
     """The champion to go back to, from the finished moves (action, to_version), oldest first; None when there is none.
 
-    A rollback undoes what came after its target, so that a second one goes further back and not forward again.
+    A rollback removes the moves after its target, so that a second one goes further back and not forward again.
 
     >>> previous([("promote", 1), ("promote", 2), ("promote", 3)])
     2

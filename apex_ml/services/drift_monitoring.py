@@ -1,4 +1,4 @@
-"""Drift of scored rows: scoring runs, days of scoring and days of online answers, each beside its reference."""
+"""Drift of scored rows: scoring runs, days of scoring and days of online answers, each compared with its reference."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ MIN_EFFECT = {
     "target": 0.1,
     "measure": 0.1,
 }
-"""Cohen's w from which a change of each kind matters; history moves by nature, raw weeks by season."""
+"""Cohen's w from which a change of each kind matters. History grows by itself, and raw weeks change with the season."""
 WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
-"""The healthy window: the newest earlier runs whose orders were as far from the snapshot, give or take, until there are
-so many runs and so many orders. Short, as history grows: a window of a month would call a month's growth a drift."""
+"""The healthy window: the newest earlier runs whose orders were about as far from the snapshot, until there are
+WINDOW_RUNS runs and WINDOW_ROWS orders. It is short because history grows: with a window of a month, the growth of a
+month would count as drift."""
 WINDOW_DAYS, MIN_WINDOW_ROWS = 13, 5_000
-"""Runs that are more days older are left out when the newer ones have that many orders. Otherwise the window of weekly
-drops would reach back seven weeks, and after a lasting change of behaviour history would drift for half a year."""
+"""Runs more than WINDOW_DAYS days older are left out when the newer ones have MIN_WINDOW_ROWS orders. Otherwise
+the window of weekly drops would go back seven weeks, and after a lasting change history would drift for half a year."""
 MAX_RUNS = 400
 NEWEST_ORDERS = "the newest orders before the champion's training"
 
@@ -75,29 +76,29 @@ def _lag(run: Run) -> float:
 
 
 Comparisons = dict[str, tuple[Compared, str, str | None]]
-"""By feature: the comparison, the kind of the feature, and the name of what it is held against."""
+"""By feature: the comparison, the kind of the feature, and the name of the reference."""
 
 
 def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None) -> Comparisons:
-    """What each feature of a batch is held against: the comparison, the kind of the feature, and the reference's name.
+    """Compare each feature of a batch with its reference.
 
-    Attributes stand beside the examples that the model was fitted on; these hold each client's last order, of any age.
-    What differs from them is tested beside the newest orders before the training, too: a change that these show is one
-    that the model was trained after, and no drift. History, which grows, and what follows from it
-    stand beside the window: healthy runs of the model before, as far from their snapshot. What the calendar gives
-    follows from the date alone: it is counted, never tested.
+    Attributes are compared with the examples that the model was fitted on, which are each client's last order, of any
+    age. An attribute that differs is also compared with the newest orders before the training: a change that these
+    orders show happened before the training, and is not drift. History, which grows, and everything that depends on it
+    is compared with the window: earlier healthy runs of the model, as far from their snapshot. Calendar features depend
+    on the date alone: they are counted, never tested.
     """
     fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
     newest = {name: np.asarray(counts) for name, counts in model.get(RECENT, {}).items()}
     training, recent = "the champion's training examples", "healthy runs before"
     none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
-    found: Comparisons = {}
+    comparisons: Comparisons = {}
 
     def beside(name: str, kind: str, observed: np.ndarray, expected: np.ndarray | None, reference: str) -> None:
         note = "" if expected is not None else none
         shown = reference if expected is not None else None
         settled = newest.get(name) if kind == "attribute" else None
-        found[name] = Compared(observed, expected, MIN_EFFECT[kind], note, settled), kind, shown
+        comparisons[name] = Compared(observed, expected, MIN_EFFECT[kind], note, settled), kind, shown
 
     for name, observed in batch.features.items():
         kind: str = kind_of(contract, name)
@@ -106,7 +107,7 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
         elif kind == "history":
             beside(name, kind, observed, None if window is None else window.features.get(name), recent)
         else:
-            found[name] = Compared(observed, None, 0.0, "follows from the date: not judged"), kind, None
+            comparisons[name] = Compared(observed, None, 0.0, "follows from the date: not tested"), kind, None
     moves = any(kind_of(contract, name) != "attribute" for name in batch.features)
     for name, kind, key in ((PREDICTION, "prediction", "predicted"), (CONFIDENCE, "confidence", "confidence")):
         observed = getattr(batch, key)
@@ -116,50 +117,50 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
         else:
             beside(name, kind, observed, before, recent)
     beside(QUARANTINE, "quarantine", batch.quarantine, None if window is None else window.quarantine, recent)
-    return found
+    return comparisons
 
 
 def healthy_window(run: Run, before: Sequence[Run]) -> Batch | None:
     """The healthy window of a run among earlier ones, newest first."""
     near = [r for r in before if not r.drifted and r.rows_scored and abs(_lag(r) - _lag(run)) <= WINDOW_LAG_DAYS]
     rows = 0
-    for taken, candidate in enumerate(near):
-        is_full = taken >= WINDOW_RUNS and rows >= WINDOW_ROWS
+    for number, candidate in enumerate(near):
+        is_full = number >= WINDOW_RUNS and rows >= WINDOW_ROWS
         is_old = (run.day - candidate.day).days > WINDOW_DAYS and rows >= MIN_WINDOW_ROWS
         if is_full or is_old:
-            return batch_of(near[:taken])
+            return batch_of(near[:number])
         rows += candidate.rows_scored
     return batch_of(near)
 
 
-def drift_verdicts(settings: Settings, held: Comparisons) -> list[Verdict]:
+def drift_verdicts(settings: Settings, compared_features: Comparisons) -> list[Verdict]:
     """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
-    comparisons = {name: comparison for name, (comparison, _, _) in held.items()}
+    comparisons = {name: comparison for name, (comparison, _, _) in compared_features.items()}
     verdicts = detect_drift(comparisons, alpha=settings.drift_alpha, min_rows=settings.drift_min_rows)
     for verdict in verdicts:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
-    named = {name: (kind, reference) for name, (_, kind, reference) in held.items()}
+    named = {name: (kind, reference) for name, (_, kind, reference) in compared_features.items()}
     return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in verdicts]
 
 
 @dataclass(frozen=True)
 class DriftCheck:
-    """What the checks of scored rows share: the ledgers of one transaction, and what is known of the versions."""
+    """The ledgers of one transaction, and the facts about the versions, for all checks of scored rows."""
 
     context: StepContext
     profiles: ProfileStore
     ledger: DriftLedger
     about: Mapping[int, Mapping[str, Any]]
-    """By version: what was recorded about it in training."""
+    """By version, the facts recorded in training."""
 
     def check(self, subject: DriftSubject, runs: list[Run], before: Sequence[Run]) -> None:
-        """Test the sum of some runs of one version and one day beside those before."""
+        """Compare the sum of some runs of one version and one day with earlier runs."""
         batch, first = batch_of(runs), runs[0]
         assert batch is not None
         model = self.about.get(first.version, {}).get(PROFILE, {})
-        held = compared(self.context.contract, batch, model, healthy_window(first, before))
-        self.ledger.write(subject, drift_verdicts(self.context.settings, held))
+        comparisons = compared(self.context.contract, batch, model, healthy_window(first, before))
+        self.ledger.write(subject, drift_verdicts(self.context.settings, comparisons))
 
     def runs_before(self, run: Run) -> list[Run]:
         """The scoring runs of the same version before a run."""
@@ -188,7 +189,7 @@ def check_drift_of_days(drift: DriftCheck) -> int:
 
 
 def check_drift_of_online_days(drift: DriftCheck) -> int:
-    """Test the recorded answers of the online service by day and version, beside healthy days of such answers."""
+    """Test the recorded answers of the online service by day and version, against healthy days of such answers."""
     days = drift.profiles.unchecked_online_days()
     for run in days:
         subject = DriftSubject("online", f"{run.day} v{run.version}", run.day, run.version)

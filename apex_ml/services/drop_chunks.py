@@ -1,4 +1,4 @@
-"""Cut the waiting drops into chunks, one for each mapped task."""
+"""Divide the waiting drops into chunks, one for each mapped task."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from apex_ml.json_text import json_text
 from apex_ml.services.scoring_results import DropChunk
 
 MAX_NAMES_LENGTH = 100_000
-"""Characters of a chunk's names: Linux takes no argument of 128 KiB or more."""
+"""Maximum length of a chunk's names, in characters: Linux refuses an argument of 128 KiB or more."""
 MAX_LABEL = 200
-"""Characters of a chunk's label: Airflow takes no more than 250."""
+"""Maximum length of a chunk's label, in characters: Airflow refuses more than 250."""
 MAX_BAD = 200
 """Bad drops of a run that get a mapped task each; Airflow maps over 1,024 items at most, and each takes a second."""
 
 
 def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> tuple[DropChunk, ...]:
-    """Cut a list of drops into chunks of bounded number and size; a single larger drop is a chunk of its own."""
+    """Divide drops into chunks of limited number and size. A single larger drop is a chunk of its own."""
     parts: list[list[Waiting]] = []
     size = names = 0
     for drop in waiting:
@@ -33,16 +33,16 @@ def chunks(waiting: list[Waiting], max_drops: int, max_bytes: int) -> tuple[Drop
 
 
 def chunk_label(names: Sequence[str]) -> str:
-    """Label of a chunk in the task list: its first drop, and how many more there are."""
+    """Label of a chunk in the task list: its first drop and the number of the others."""
     first = short_label(names[0])
     return first if len(names) == 1 else f"{first} +{len(names) - 1}"
 
 
 def short_label(name: str) -> str:
-    """The name of a drop, cut to what Airflow takes as a label."""
+    """The name of a drop, cut to the maximum length of a label."""
     return name if len(name) <= MAX_LABEL else f"{name[:MAX_LABEL]}…"
 
 
 def escaped_length(name: str) -> int:
-    """Characters of a name in a JSON list that is escaped for HTML, too, as templates of Airflow escape it."""
+    """The length of a name in a JSON list that is also escaped for HTML, as Airflow's templates do."""
     return len(json_text(name)) + 2 + 5 * sum(name.count(c) for c in "<>&'")

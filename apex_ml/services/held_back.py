@@ -1,4 +1,4 @@
-"""The newest day of the raw orders, held back from training: a drop of real orders that no model has seen."""
+"""The newest day of the raw orders, held back from training: a drop of real orders that no model has learned from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import duckdb
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import accepted_files, delivered_once_sql
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.services.results import HeldBack, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.held_back import copy_others, count_held, count_held_in, is_held, select_held
 
 ROLES = frozenset({"entity", "timestamp", "attribute"})
 
@@ -29,30 +29,22 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     """Move the accepted orders of the newest day out of `accepted`; returns how many, 0 when it is the only day.
 
     They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
-    The same raw rows give the same bytes, whatever files they lie in.
+    The same raw rows give the same bytes, whatever their files.
     """
-    when = f"CAST({identifier(contract.timestamp)} AS DATE)"
-    of_the_day = f"{when} >= {literal(newest)}"
+    is_newest = is_held(contract, newest)
     files = accepted_files(accepted)
-    source = f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
     with engine.errors_name("the accepted rows"):
-        held, rest = engine.one_row(
-            con, f"SELECT count(*) FILTER ({of_the_day}), count(*) FILTER (NOT {of_the_day}) FROM {source}"
-        )
+        held, rest = engine.one_row(con, count_held(files, is_newest))
         if not rest:
             return 0
-        names = ", ".join(identifier(name) for name, column in contract.columns.items() if column.role in ROLES)
-        table = con.sql(
-            f"SELECT {names} FROM ({delivered_once_sql(contract, files, of_the_day)}) ORDER BY ALL"
-        ).to_arrow_table()
+        names = [name for name, column in contract.columns.items() if column.role in ROLES]
+        table = con.sql(select_held(contract, files, names, is_newest)).to_arrow_table()
         pq.write_table(table, folder / HELD_BACK, compression="zstd")
         for file in files:
-            one = f"read_parquet({literal(str(file))})"
-            (among,) = engine.one_row(con, f"SELECT count(*) FROM {one} WHERE {of_the_day}")
-            if among:
+            (held_in_file,) = engine.one_row(con, count_held_in(file, is_newest))
+            if held_in_file:
                 kept = file.with_name(f".{file.name}.kept")
-                query = f"SELECT * FROM {one} WHERE NOT {of_the_day}"
-                con.execute(f"COPY ({query}) TO {literal(str(kept))} (FORMAT parquet, COMPRESSION zstd)")
+                con.execute(copy_others(file, is_newest, kept))
                 kept.replace(file)
     return int(held)
 
@@ -64,7 +56,7 @@ def describe(folder: Path, newest: date) -> HeldBack:
 
 
 def find_held_back(context: StepContext, data_sha256: str) -> tuple[HeldBack, Path] | None:
-    """What a finished run held back of raw files with this identity, and the file; None when there is none."""
+    """What a finished run held back of raw files with this identity, and its file; None without such a run."""
     manifest = latest_manifest(
         context, ValidateResult, lambda m: m.result.data_sha256 == data_sha256 and m.result.held_back is not None
     )

@@ -13,8 +13,8 @@ from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 class JsonRecord:
     """A record whose fields are the keys of a JSON object.
 
-    A field with the default None is left out of the JSON while it is None. Keys that a record does not know, as another
-    version may have written them, are ignored when it is read.
+    A field with the default None is left out of the JSON while it is None. Unknown keys, which another version may have
+    written, are ignored on reading.
     """
 
     def to_json(self) -> dict[str, Any]:

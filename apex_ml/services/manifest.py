@@ -1,4 +1,4 @@
-"""The manifest of a run folder: what a step was called with, what made it, and its result."""
+"""The manifest of a run folder: the inputs of the step, the version of the code, and the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OutputFile(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class CodeVersion(JsonRecord):
-    """The code that made a run folder; `git_commit` is None outside a checkout."""
+    """The code that wrote a run folder; `git_commit` is None outside a checkout."""
 
     version: str
     git_commit: str | None
@@ -45,7 +45,7 @@ class Manifest(Generic[R]):
 
     @property
     def as_of(self) -> str:
-        """The day that the run looked from, in ISO format; empty for a step without one."""
+        """The day as of which the run looked at the data, in ISO format; empty for a step without one."""
         day = getattr(self.result, "as_of", None)
         return day.isoformat() if day else ""
 
@@ -65,7 +65,7 @@ class Manifest(Generic[R]):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], kind: type[R]) -> Manifest[R]:
-        """Read what :meth:`to_json` wrote. Raises KeyError or ValueError for what is none."""
+        """Read what :meth:`to_json` wrote. Raises KeyError or ValueError when it is not a manifest."""
         return cls(
             step=content["step"],
             run=content["run"],

@@ -21,13 +21,13 @@ from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, PromotionDecision, Serving
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import DataError
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.results import PromoteResult
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
 REPORTS = {"promote": "decision", "reconsider": "decision_by_outcomes"}
-"""Where the report of a step's decision lies among the artifacts of the challenger's run."""
+"""By step, the folder of its decision report among the artifacts of the challenger's run."""
 
 
 def carry_out(
@@ -42,9 +42,8 @@ def carry_out(
     step: str = "promote",
 ) -> PromoteResult:
     """Apply and record a decision of the gate, and publish its report under the name of the step that asked."""
-    settings = context.settings
     write_decision_report(context, challenger, current, decision, step)
-    rejection = NewDecision(
+    record = NewDecision(
         action="reject",
         state="done",
         step_run=context.run,
@@ -56,29 +55,11 @@ def carry_out(
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
-    if decision.promote:
-        registry.fetch(challenger)
-        applied, message = protocol.apply(
-            settings,
-            registry,
-            protocol.Move(
-                action="promote",
-                expected=rejection.from_version,
-                to_version=challenger.version,
-                step_run=context.run,
-                who=who,
-                reasons=decision.reasons,
-                evidence=dict(decision.evidence),
-                data_sha256=rejection.data_sha256,
-                contract_sha256=rejection.contract_sha256,
-            ),
-        )
-        if not applied:
-            decision = replace(decision, promote=False, reasons=(message,))
-            write_decision_report(context, challenger, current, decision, step)
+    if decision.promote and (refusal := _promote(context, registry, challenger, record)) is not None:
+        decision = replace(decision, promote=False, reasons=(refusal,))
+        write_decision_report(context, challenger, current, decision, step)
     if not decision.promote:
-        rejection = replace(rejection, reasons=decision.reasons, evidence=dict(decision.evidence))
-        protocol.reject(settings, registry, rejection)
+        champion_ledger.reject(context.settings, registry, replace(record, reasons=decision.reasons))
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = replace(
         decision_result(context, challenger.version, decision.promote, decision.reasons, decision.evidence, current),
@@ -87,6 +68,27 @@ def carry_out(
     )
     describe_decision(registry, challenger, result, who)
     return result
+
+
+def _promote(context: StepContext, registry: Registry, challenger: ModelVersion, record: NewDecision) -> str | None:
+    """Make the challenger champion; returns the reason when another version became champion in the meantime."""
+    registry.fetch(challenger)
+    applied, message = champion_ledger.apply(
+        context.settings,
+        registry,
+        champion_ledger.Move(
+            action="promote",
+            expected=record.from_version,
+            to_version=challenger.version,
+            step_run=context.run,
+            who=record.who,
+            reasons=record.reasons,
+            evidence=dict(record.evidence),
+            data_sha256=record.data_sha256,
+            contract_sha256=record.contract_sha256,
+        ),
+    )
+    return None if applied else message
 
 
 def describe_decision(registry: Registry, challenger: ModelVersion, result: PromoteResult, who: str) -> None:
@@ -98,7 +100,7 @@ def describe_decision(registry: Registry, challenger: ModelVersion, result: Prom
 
 
 def _in_words(version: int, current: ModelVersion | None, decision: PromotionDecision) -> str:
-    """The line that a person reads in the task's log."""
+    """The decision as one line of the task's log."""
     because = "; ".join(decision.reasons)
     if decision.promote:
         before = f" in place of version {current.version}" if current else ""
@@ -125,13 +127,13 @@ def write_decision_report(
 
 
 def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:
-    """Put the report beside the challenger's training in MLflow; its address there, empty without a report."""
+    """Upload the report to the challenger's training run in MLflow; returns its address, empty without a report."""
     folder = context.folder(step)
     if not folder.exists():
         return ""
     try:
         return registry.upload(challenger.run_id, folder, REPORTS[step])
-    except DataError as error:  # the run was deleted for good: the decision stands all the same
+    except DataError as error:  # the run was deleted for good: the decision is valid without its report
         logger.warning("report_not_published folder=%s reason=%s", folder, error)
         return ""
 
@@ -158,7 +160,7 @@ def decision_result(
 
 
 def recorded(context: StepContext, version: int) -> PromoteResult | None:
-    """The result of the decision that this run took about a version; None when it took none."""
+    """The result of this run's decision about a version; None without a decision."""
     with champions(context.settings, context.model_name) as ledger:
         decision = ledger.decision_of(context.run, version)
     if decision is None:
@@ -169,12 +171,12 @@ def recorded(context: StepContext, version: int) -> PromoteResult | None:
 
 
 def serving(contract: Contract) -> Serving:
-    """What tables and API serve under a contract."""
+    """The classes and features of the tables and the API under a contract."""
     return Serving(contract.classes, tuple(c.name for c in feature_columns(contract)))
 
 
 def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) -> Contender:
-    """What the gate must know of a model that gave the probabilities `p`, (n, k)."""
+    """The facts that the gate needs about a model with the probabilities `p`, shape (n, k)."""
     info = model.info
     return Contender(
         p=p,

@@ -29,10 +29,12 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, about: Mapping[i
         table = rows_with_outcome(settings, contract, version, week)
         p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
         y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
-        known = pc.is_valid(y).to_numpy(zero_copy_only=False)  # an outcome may be a class that the contract lost
+        known = pc.is_valid(y).to_numpy(
+            zero_copy_only=False
+        )  # an outcome may be a class that the contract no longer has
         if not known.any():
             continue
-        found = week_quality(
+        quality = week_quality(
             p[known],
             pc.fill_null(y, 0).to_numpy()[known],
             pc.fill_null(predicted, 0).to_numpy()[known],
@@ -41,8 +43,8 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, about: Mapping[i
             _expectation(about, version),
             rule,
         )
-        ledger.write(changed, found)
-        logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, found.log_loss, found.worse)
+        ledger.write(changed, quality)
+        logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, quality.log_loss, quality.worse)
     for version in sorted({changed.version for changed in weeks}):
         _evaluate_weeks_together(ledger, version, _expectation(about, version), rule)
     return len(weeks)
@@ -55,10 +57,10 @@ def _evaluate_weeks_together(ledger: QualityLedger, version: int, expected: Expe
     if not expected or not points:
         return
     losses = [(loss, error) for _, loss, error in points]
-    found = sustained(losses, expected.log_loss, expected.standard_error, rule)
+    verdicts = sustained(losses, expected.log_loss, expected.standard_error, rule)
     rows = [
         SustainedVerdict(week, s.alarm, s.evidence, points[s.first][0], s.excess)
-        for (week, _, _), s in zip(points, found, strict=True)
+        for (week, _, _), s in zip(points, verdicts, strict=True)
     ]
     ledger.write_sustained(version, rows)
 

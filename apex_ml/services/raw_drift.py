@@ -1,4 +1,4 @@
-"""Drift of raw rows: target and measures of the newest week beside the four weeks before it."""
+"""Drift of raw rows: target and measures of the newest week compared with the four weeks before it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from apex_ml.services.drift_monitoring import MIN_EFFECT, Comparisons, drift_ver
 from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.accepted_rows import select_period
 
 RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
-"""Whole weeks, so that every weekday is in both."""
+"""Whole weeks, so that both periods contain every weekday."""
 
 
 def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
@@ -45,21 +45,16 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
     ):
 
         def orders(begin: date, end: date) -> pa.Table:
-            listed = ", ".join(literal(str(file)) for file in files)
-            names = ", ".join(identifier(column.name) for column in columns)
-            when = identifier(contract.timestamp)
-            return con.sql(
-                f"SELECT {names} FROM read_parquet([{listed}]) WHERE {when} >= {literal(begin)} AND {when} <"
-                f" {literal(end)}"
-            ).to_arrow_table()
+            names = [column.name for column in columns]
+            return con.sql(select_period(contract, files, names, begin, end)).to_arrow_table()
 
         before, now = orders(earlier, first), orders(first, newest)
     reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
-    held: Comparisons = {}
+    comparisons: Comparisons = {}
     for column in columns:
         bins = Bins.of(column, before.column(column.name), now.column(column.name))
         kind = "target" if column.name == contract.target else "measure"
         observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
-        held[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
-    ledger.write(DriftSubject("raw", subject, first), drift_verdicts(settings, held))
+        comparisons[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
+    ledger.write(DriftSubject("raw", subject, first), drift_verdicts(settings, comparisons))
     return 1

@@ -1,4 +1,4 @@
-"""Results of the steps. Their JSON is the line that a step prints and, of steps with a run folder, its manifest."""
+"""Results of the steps. A step prints its result as a line of JSON; a step with a run folder also keeps it there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apex_ml.services.json_record import JsonRecord
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult(JsonRecord):
-    """What every result has. With `skip` there was nothing to do, and it says why."""
+    """The fields of every result. `skip` is the reason why there was nothing to do."""
 
     run: str
     step: str
@@ -21,7 +21,7 @@ class StepResult(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderResult(StepResult):
-    """Result of a step that leaves a run folder."""
+    """Result of a step that writes a run folder."""
 
     STEP: ClassVar[str]
     """Name of the step and of its folder."""
@@ -41,7 +41,7 @@ class HeldBack(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedExpectations(JsonRecord):
-    """Expectations that were evaluated on the accepted batch, `rows` of `of_rows`, and how many failed as warnings."""
+    """Numbers of evaluated expectations, of failed ones with severity warning, and of checked rows of all rows."""
 
     evaluated: int
     failed: int
@@ -73,7 +73,7 @@ class ValidateResult(FolderResult):
     profile: Mapping[str, Any] | None = None
     """JSON of :class:`~apex_ml.core.batch.Profile`."""
     reports: tuple[Mapping[str, Any], ...] | None = None
-    """JSON of each file's :class:`~apex_ml.adapters.duckdb.row_checks.FileReport`."""
+    """JSON of each file's :class:`~apex_ml.adapters.duckdb.file_report.FileReport`."""
     held_back: HeldBack | None = None
     redelivered: tuple[str, ...] | None = None
     links: Mapping[str, str] | None = None
@@ -154,7 +154,7 @@ class TrainResult(FolderResult):
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceResult(StepResult):
-    """Whether the same model came out again, byte by byte, and which files differ."""
+    """Whether the second training gave the same model, byte by byte, and which files differ."""
 
     reproduced: bool
     differing: tuple[str, ...]
@@ -192,5 +192,5 @@ class MoveResult(StepResult):
     moved: bool
     from_version: int | None
     champion_version: int | None
-    told: str
+    message: str
     """What happened, in words."""

@@ -1,7 +1,7 @@
 """One step, one immutable folder: ``<processed>/<run>/<step>/`` with a ``manifest.json``.
 
-A step is called with everything its result depends on. When the folder of the same inputs is finished its result is
-returned at once; otherwise the work is done in a hidden folder that is renamed when complete.
+A step gets everything that its result depends on. When the folder for the same inputs is finished, its result is
+returned at once. Otherwise the step works in a hidden folder that is renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 @dataclass(frozen=True)
 class StepContext:
-    """What every step gets: the settings of the platform, the pipeline and the name of the run.
+    """The arguments of every step: the settings of the platform, the pipeline and the name of the run.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the name of the run could leave its folder.
     """
@@ -96,14 +96,14 @@ def git_commit() -> tuple[str | None, bool]:
 def read_manifest(folder: Path, kind: type[R]) -> Manifest[R]:
     """Read the manifest of a finished step, whose result is of this kind.
 
-    Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command that makes it, and when
-    the manifest is damaged.
+    Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command to run, and when the
+    manifest is damaged.
     """
     try:
         return Manifest.from_json(json.loads((folder / MANIFEST).read_text(encoding="utf-8")), kind)
     except FileNotFoundError as error:
         step, run = folder.name, folder.parent.name
-        # without --force `validate` would have nothing to do until new raw data comes, and this error would come again
+        # without --force `validate` has nothing to do until new raw data arrives, and this error would come back
         command = f"apex {step}{' --force' if step == 'validate' else ''} --run {run}"
         raise DataError(f"run {run}: the step {step} has not finished; run: {command}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
@@ -118,8 +118,8 @@ def step_manifest(context: StepContext, kind: type[R]) -> Manifest[R]:
 def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], work: Callable[[Path], R]) -> R:
     """Do the work of a step once and return its result.
 
-    `inputs` is everything the result depends on, as JSON-able values; the contract is added. `work` gets the folder to
-    write into and returns a small result. Output files are listed with their sha256 in the manifest.
+    `inputs` is everything that the result depends on, as JSON-able values; the contract is added. `work` gets the
+    folder to write into and returns a small result. The manifest lists the output files with their sha256.
     """
     step, folder = kind.STEP, context.folder(kind.STEP)
     inputs = {**inputs, "contract_sha256": context.contract.digest()}
@@ -160,7 +160,7 @@ def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], wor
 def recent_manifests(
     context: StepContext, kind: type[R], accept: Callable[[Manifest[R]], bool] = lambda _: True
 ) -> list[Manifest[R]]:
-    """The finished manifests of a step over all runs that `accept` takes, by as_of and time, newest first."""
+    """The finished manifests of a step in all runs for which `accept` is true, by as_of and time, newest first."""
     manifests = [read_manifest(path.parent, kind) for path in context.processed.glob(f"*/{kind.STEP}/{MANIFEST}")]
     accepted = [manifest for manifest in manifests if accept(manifest)]
     return sorted(accepted, key=lambda m: (m.as_of, m.finished_at, m.run), reverse=True)
@@ -169,5 +169,5 @@ def recent_manifests(
 def latest_manifest(
     context: StepContext, kind: type[R], accept: Callable[[Manifest[R]], bool] = lambda _: True
 ) -> Manifest[R] | None:
-    """The newest of :func:`recent_manifests`; None when there is none."""
+    """The newest of :func:`recent_manifests`; None without one."""
     return next(iter(recent_manifests(context, kind, accept)), None)

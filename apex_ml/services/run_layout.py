@@ -1,4 +1,4 @@
-"""Names of what the steps of a run leave in its folder, for the steps that read them."""
+"""Names of the files and folders that the steps of a run write for other steps."""
 
 ACCEPTED = "accepted"
 """Folder of `validate` with the accepted rows, a parquet file for each raw file."""

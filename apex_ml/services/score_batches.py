@@ -6,13 +6,11 @@ import time
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import statistics_are_not_trusted
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.estimator import Prediction
@@ -22,11 +20,11 @@ from apex_ml.services.scorer import Scorer
 
 BATCH_ROWS = 65_536
 MAX_DAYS_AHEAD = 60
-"""A row dated more days after the history snapshot is worth a warning: its date is wrong, or the history is old."""
+"""A row dated more days after the history snapshot gets a warning: its date is wrong, or the history is old."""
 
 
 class Tally:
-    """What is counted while the batches stream by: 5 bytes an order are kept, for exact medians."""
+    """The statistics of the batches. It keeps 5 bytes an order, for exact medians."""
 
     def __init__(self, orders: int, profile: Profile) -> None:
         self.profile = profile
@@ -43,14 +41,14 @@ class Tally:
         self._confidences = np.empty(orders, np.float32)
         self._predicted = np.empty(orders, np.int8)
 
-    def add(self, seconds: float, features: pa.Table, days: int, made: Prediction) -> None:
-        """Count one batch: its features, the sum of its dates its predictions, and the seconds that they took."""
-        n = len(made.predicted)
+    def add(self, seconds: float, features: pa.Table, days: int, prediction: Prediction) -> None:
+        """Count one batch: its features, the sum of its dates, its predictions, and the seconds that they took."""
+        n = len(prediction.predicted)
         if self.rows + n <= len(self._predicted):  # else the caller, who compares the numbers, refuses the file
-            self._confidences[self.rows : self.rows + n] = made.confidence
-            self._predicted[self.rows : self.rows + n] = made.predicted
+            self._confidences[self.rows : self.rows + n] = prediction.confidence
+            self._predicted[self.rows : self.rows + n] = prediction.predicted
         self.profile.add_features(features)
-        self.profile.add_predictions(made.predicted, made.confidence)
+        self.profile.add_predictions(prediction.predicted, prediction.confidence)
         self.days += days
         self.rows += n
         self.predict_seconds += seconds
@@ -85,7 +83,7 @@ def scored_schema(contract: Contract) -> pa.Schema:
 
 
 def score_batches(
-    con: duckdb.DuckDBPyConnection,
+    con: engine.StrictConnection,
     query: str,
     scorer: Scorer,
     run_id: int,
@@ -93,11 +91,11 @@ def score_batches(
     tally: Tally,
     name: str,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the drop through features and model, one record batch at a time."""
+    """Stream the drop through features and model, one record batch at a time. `query` is SQL of its rows."""
     contract = scorer.context.contract
     schema = scored_schema(contract)
     classes = pa.array(contract.classes)
-    with engine.errors_name(name), statistics_are_not_trusted(con):
+    with engine.errors_name(name):
         reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
         while True:
             begun = time.monotonic()
@@ -110,17 +108,17 @@ def score_batches(
             features = finish(contract, table, scorer.features)
             featured = time.monotonic()
             tally.features_seconds += featured - begun
-            made = scorer.model.predict(features)
+            prediction = scorer.model.predict(features)
             tally.add_dates(table.column(contract.timestamp), scorer.as_of)
             days = pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
-            tally.add(time.monotonic() - featured, features, days, made)
-            p, n = made.probabilities, table.num_rows
+            tally.add(time.monotonic() - featured, features, days, prediction)
+            p, n = prediction.probabilities, table.num_rows
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
             columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
             columns += [
-                classes.take(pa.array(made.predicted)),
+                classes.take(pa.array(prediction.predicted)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
-            columns += [pa.array(made.confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
+            columns += [pa.array(prediction.confidence), pa.array(np.full(n, scorer.version.version, np.int32))]
             columns.append(pa.array([scored_at], pa.timestamp("us", "UTC")).take(pa.array(np.zeros(n, np.int8))))
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

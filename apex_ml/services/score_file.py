@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 
-import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report, statistics_are_not_trusted
+from apex_ml.adapters.duckdb.file_report import FileReport, log_report
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.postgres.bulk import bulk_transactions
 from apex_ml.adapters.postgres.connection import Connection, connect
 from apex_ml.adapters.postgres.drops import DropRow, PostgresDrops
@@ -24,24 +23,23 @@ from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
 from apex_ml.adapters.postgres.partitions import OWN_ROWS, PostgresPartitions, take_run_id
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.postgres.scored_rows import SCORED_ORDERS, write_scores
-from apex_ml.adapters.postgres.scoring_runs import ClassFigures, PostgresScoringRuns, ScoringRun
+from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns, ScoringRun
 from apex_ml.adapters.postgres.session import BulkSession, Session
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
-from apex_ml.adapters.storage.drops import Waiting, seen
+from apex_ml.adapters.storage.drops import Waiting, file_state
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import ROW_NR
 from apex_ml.core.profile import Profile
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
-from apex_ml.json_text import json_text
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
-from apex_ml.services.score_batches import MAX_DAYS_AHEAD, Tally, score_batches, scored_schema
+from apex_ml.services.score_batches import Tally, score_batches, scored_schema
 from apex_ml.services.scorer import Scorer
 from apex_ml.services.scoring_results import ScoredDrop
+from apex_ml.services.scoring_statistics import ScoringTimes, class_statistics, input_warning, run_statistics
 from apex_ml.services.unknown_values import alert_unknown_values
-from apex_ml.sql.quote import identifier, literals
+from apex_ml.sql.outcomes import select_observed
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ class RefusedError(DataError):
 class ScoringTools:
     """Connections and a folder that the drops of one call share: opening them takes longer than a small drop."""
 
-    con: duckdb.DuckDBPyConnection
+    con: engine.StrictConnection
     ledger: Connection
     begin: Callable[[], AbstractContextManager[BulkSession]]
     """Begins a transaction of its own for each drop."""
@@ -76,8 +74,7 @@ def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
     settings = context.settings
     with (
         scratch_folder(context.processed, "scoring") as scratch,
-        engine.connect(settings, scratch) as con,
-        statistics_are_not_trusted(con),
+        engine.connect_strict(settings, scratch) as con,
         connect(settings) as ledger,
         bulk_transactions(settings) as begin,
     ):
@@ -89,25 +86,13 @@ def score_file(
 ) -> ScoredDrop | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
 
-    `again` is a drop that is scored anew on purpose.
+    `again` is a drop that is scored again on purpose.
     """
-    started = _Start(scorer.context.settings.now(), time.monotonic())
-    # names of its own: DuckDB may keep what it read of a file by its name
+    started_at, start = scorer.context.settings.now(), time.monotonic()
+    # names of the content: DuckDB may cache what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
-        report = check_file(
-            tools.con,
-            path,
-            scorer.context.contract,
-            "score",
-            as_of=None,
-            accepted=accepted,
-            quarantined=quarantined,
-            with_row_nr=True,
-            copy=False,
-        )
-        log_report(report, "score")
-        _refuse(report, scorer.context.contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
+        report = _check(scorer, tools, path, accepted, quarantined)
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
@@ -115,25 +100,14 @@ def score_file(
                 return None
             reach("score_claimed")
             run_id = take_run_id(tools.ledger, report.rows)
-            tally = _write_rows(scorer, tools, session, report, query, run_id, started.at, drop.name)
+            tally = _write_rows(scorer, tools, session, report, query, run_id, started_at, drop.name)
             if report.quarantined:
                 rows = pq.read_table(quarantined).to_batches()
                 PostgresQuarantine(session).keep("drop", sha256, drop.name, rows)
             reach("score_written")
-            finished = time.monotonic()
-            features = tally.profile.features
-            alert = alert_unknown_values(scorer, tools.con, session, features, report.query, drop.name)
-            if warning := _input_warning(report, tally, scorer.as_of):
-                logger.warning("drop_odd name=%s warning=%s", drop.name, warning)
-            run = replace(
-                _scoring_run(scorer, report, tally, run_id, drop_id, started.at),
-                input_alert=alert,
-                input_warning=warning,
-                ms_total=(finished - started.clock) * 1e3,
-                ms_check=(checked - started.clock) * 1e3,
-                ms_write=(finished - checked - tally.features_seconds - tally.predict_seconds) * 1e3,
-            )
-            classes = _classes(scorer.context.contract, tally)
+            times = ScoringTimes(started_at, start, checked, time.monotonic())
+            run = _describe(scorer, tools, session, report, tally, times, run_id, drop_id, drop.name)
+            classes = class_statistics(scorer.context.contract, tally)
             PostgresScoringRuns(session).write(run, classes, scorer.batch, scorer.context.settings.origin)
             if file_status(path, drop) != "same":
                 raise ChangedError(
@@ -141,29 +115,63 @@ def score_file(
                 )
             if report.rows >= OWN_ROWS:
                 PostgresPartitions(session).attach_own(run_id)
-        return ScoredDrop(
-            run_id=run_id,
-            rows_in=report.rows,
-            rows_scored=tally.rows,
-            rows_quarantined=report.quarantined,
-            confidence_mean=run.confidence_mean,
-            ms_total=run.ms_total,
-            reasons=report.reasons,
-            warnings=report.warnings,
-            alert=alert or None,
-            warning=warning or None,
-        )
+        return _scored_drop(report, run)
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """When the work on a file began: the time, and the reading of the monotonic clock in seconds."""
+def _check(scorer: Scorer, tools: ScoringTools, path: Path, accepted: Path, quarantined: Path) -> FileReport:
+    """Run the row checks; refuse a drop with too many bad rows."""
+    contract = scorer.context.contract
+    report = check_file(
+        tools.con,
+        path,
+        contract,
+        "score",
+        as_of=None,
+        accepted=accepted,
+        quarantined=quarantined,
+        with_row_nr=True,
+        copy=False,
+    )
+    log_report(report, "score")
+    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
+    return report
 
-    at: datetime
-    clock: float
+
+def _describe(
+    scorer: Scorer,
+    tools: ScoringTools,
+    session: BulkSession,
+    report: FileReport,
+    tally: Tally,
+    times: ScoringTimes,
+    run_id: int,
+    drop_id: int,
+    name: str,
+) -> ScoringRun:
+    """The statistics of a run, with an alert about unknown values and a warning about odd input."""
+    alert = alert_unknown_values(scorer, tools.con, session, tally.profile.features, report.query, name)
+    if warning := input_warning(report, tally, scorer.as_of):
+        logger.warning("drop_odd name=%s warning=%s", name, warning)
+    run = run_statistics(scorer, report, tally, times, run_id, drop_id)
+    return replace(run, input_alert=alert, input_warning=warning)
+
+
+def _scored_drop(report: FileReport, run: ScoringRun) -> ScoredDrop:
+    return ScoredDrop(
+        run_id=run.run_id,
+        rows_in=run.rows_in,
+        rows_scored=run.rows_scored,
+        rows_quarantined=run.rows_quarantined,
+        confidence_mean=run.confidence_mean,
+        ms_total=run.ms_total,
+        reasons=report.reasons,
+        warnings=report.warnings,
+        alert=run.input_alert or None,
+        warning=run.input_warning or None,
+    )
 
 
 def _write_rows(
@@ -176,7 +184,7 @@ def _write_rows(
     scored_at: datetime,
     name: str,
 ) -> Tally:
-    """Stream the rows through the model into Postgres, with the outcomes that the drop itself brings."""
+    """Stream the rows through the model into Postgres, with the outcomes that the drop itself holds."""
     con, contract = tools.con, scorer.context.contract
     tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
     partitions = PostgresPartitions(session)
@@ -203,7 +211,7 @@ def _claim(session: Session, drop: Waiting, sha256: str, rows: int, again: DropR
 
 
 def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int) -> None:
-    """Refuse a drop with too many bad rows; the first `max_kept` of them travel with the error."""
+    """Refuse a drop with too many bad rows; the error carries the first `max_kept` of them."""
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
@@ -217,84 +225,14 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
         )
 
 
-def _observed(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str, run_id: int) -> pa.Table:
-    target = identifier(contract.target)
-    levels = literals(contract.classes)
-    query = (
-        f"SELECT {run_id:d}::BIGINT AS run_id, {ROW_NR}::BIGINT AS {ROW_NR}, {target} AS observed, 'drop' AS source"
-        f" FROM ({accepted}) WHERE {target} IN ({levels})"
-    )
-    with statistics_are_not_trusted(con):
-        return con.sql(query).to_arrow_table()
-
-
-def _scoring_run(
-    scorer: Scorer, report: FileReport, tally: Tally, run_id: int, drop_id: int, started_at: datetime
-) -> ScoringRun:
-    """The statistics of a run, without the phases that only the caller measures."""
-    row_us = np.array([us for us, _ in tally.row_us])
-    weights = np.array([n for _, n in tally.row_us], dtype=float)
-    known, mean, median = tally.confidence()
-    quantiles = np.quantile(row_us, [0.5, 0.95, 0.99]) if known else [float("nan")] * 3
-    return ScoringRun(
-        run_id=run_id,
-        drop_id=drop_id,
-        step_run=scorer.context.run,
-        model_name=scorer.version.name,
-        model_version=scorer.version.version,
-        mlflow_run_id=scorer.version.run_id,
-        feature_snapshot=scorer.snapshot_sha256,
-        snapshot_as_of=scorer.as_of,
-        rows_in=report.rows,
-        rows_scored=tally.rows,
-        rows_quarantined=report.quarantined,
-        success_rate=tally.rows / report.rows if report.rows else 1.0,
-        row_us_mean=float(np.average(row_us, weights=weights)) if known else float("nan"),
-        row_us_p50=float(quantiles[0]),
-        row_us_p95=float(quantiles[1]),
-        row_us_p99=float(quantiles[2]),
-        confidence_mean=mean,
-        confidence_median=median,
-        profile=json_text(tally.profile.counts() | {"lag_days": _lag_days(scorer, tally)}),
-        started_at=started_at,
-        finished_at=scorer.context.settings.now(),
-        ms_total=0.0,
-        ms_check=0.0,
-        ms_features=tally.features_seconds * 1e3,
-        ms_predict=tally.predict_seconds * 1e3,
-        ms_write=0.0,
-    )
-
-
-def _input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
-    """What is odd about a drop that is scored all the same; None when nothing is."""
-    if not report.rows:
-        return "the file has no rows: nothing was scored. If it should have some, deliver it again under the same name"
-    if not tally.far_ahead:
-        return None
-    return (
-        f"{tally.far_ahead:,} of {counted(tally.rows, 'row')} are dated more than {MAX_DAYS_AHEAD} days after the"
-        f" history that they were scored with, which ends before {as_of} (newest date: {tally.newest})."
-        " If the dates are wrong, deliver a corrected file under the same name;"
-        " if they are right, retrain with newer data: apex retrain"
-    )
-
-
-def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
-    """Days from the snapshot to the orders, on average."""
-    if not tally.rows:
-        return None
-    return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
-
-
-def _classes(contract: Contract, tally: Tally) -> dict[str, ClassFigures]:
-    return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
+def _observed(con: engine.StrictConnection, contract: Contract, accepted: str, run_id: int) -> pa.Table:
+    return con.sql(select_observed(contract, accepted, run_id)).to_arrow_table()
 
 
 def file_status(path: Path, drop: Waiting) -> str:
     """Whether the file of a drop is still the `same`, or has `changed`, or is `gone`."""
     try:
-        return "same" if seen(path, drop.name) == drop else "changed"
+        return "same" if file_state(path, drop.name) == drop else "changed"
     except FileNotFoundError:
         return "gone"
     except UnreadableError:

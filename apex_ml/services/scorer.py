@@ -1,4 +1,4 @@
-"""What scores rows: a model version and the history snapshot that fits its features, loaded once for many drops."""
+"""The scorer of rows: a model version and the history snapshot that fits its features, loaded once for many drops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.core.estimator import Model
 from apex_ml.core.profile import Bins, bins_from
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
@@ -21,7 +21,7 @@ from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
 
 @dataclass(frozen=True)
 class Scorer:
-    """What all drops of one call share: one champion and one history snapshot, resolved once."""
+    """One champion and one history snapshot, resolved once and shared by all drops of one call."""
 
     context: StepContext
     version: ModelVersion
@@ -31,13 +31,13 @@ class Scorer:
     as_of: date
     accepted: Path
     bins: Mapping[str, Bins] = field(default_factory=dict)
-    """The model's own bins of its features and of every attribute, over which the orders of a drop are counted."""
+    """The model's bins of its features and of every attribute, by which the orders of a drop are counted."""
     batch: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Names this call in the outbox: its drops share one MLflow run."""
+    """The id of this call in the outbox: its drops share one MLflow run."""
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        """Names of the features that are made: those of the model, and those that are only counted."""
+        """Names of the computed features: those of the model, and those that are only counted."""
         return tuple(dict.fromkeys((*self.model.encoder.names, *self.bins)))
 
 
@@ -47,9 +47,9 @@ def load_scorer(context: StepContext) -> Scorer:
     Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet, and as :func:`build_scorer` does.
     """
     registry = Registry(context.settings, context.model_name)
-    version = protocol.resolve(context.settings, registry)
+    version = champion_ledger.resolve(context.settings, registry)
     if version is None:
-        gone = protocol.why_none(context.settings, context.model_name)
+        gone = champion_ledger.why_none(context.settings, context.model_name)
         raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
     return build_scorer(context, registry, version)
 

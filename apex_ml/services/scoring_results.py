@@ -45,7 +45,7 @@ class ListDropsResult(JsonRecord):
 class ScoredDrop(JsonRecord):
     """A scoring run that was committed.
 
-    `alert` says which values the model does not know, `warning` what is odd about the rows or their dates.
+    `alert` names the values that the model does not know, `warning` what is odd about the rows or their dates.
     """
 
     run_id: int
@@ -75,7 +75,7 @@ class DropOutcome(JsonRecord):
     scored: ScoredDrop | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, with the figures of the scoring run beside the name."""
+        """The outcome as JSON, with the fields of the scoring run beside the name."""
         content = super().to_json()
         scored: dict[str, Any] = content.pop("scored", {})
         return content | scored
@@ -83,7 +83,7 @@ class DropOutcome(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class MoreDrops(JsonRecord):
-    """Stands for so many further drops in a shortened list."""
+    """The number of further drops in a shortened list."""
 
     more: int
 
@@ -131,7 +131,7 @@ class Coverage(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomesResult(StepResult):
-    """Scored rows by what the raw rows say of them, and the coverage by age."""
+    """Scored rows by kind of outcome in the raw rows, and the coverage by age."""
 
     raw_run: str | None = None
     matched: int | None = None
@@ -154,11 +154,11 @@ class RetrainRequest(JsonRecord):
 class MonitorResult(StepResult):
     """How many runs, days and weeks were tested, the alerts that were raised and resolved, and what to retrain."""
 
-    runs_judged: int
-    days_judged: int
-    online_days_judged: int
-    raw_weeks_judged: int
-    weeks_judged: int
+    runs_tested: int
+    days_tested: int
+    online_days_tested: int
+    raw_weeks_tested: int
+    weeks_evaluated: int
     alerts_raised: tuple[str, ...]
     alerts_resolved: tuple[str, ...]
     sent: tuple[str, ...]

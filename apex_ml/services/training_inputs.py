@@ -1,4 +1,4 @@
-"""What a training run starts from: options, examples of each part, and the facts about its data."""
+"""The inputs of a training run: options, examples of each part, and facts about its data."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from apex_ml.services.holdout import class_indexes
 from apex_ml.services.results import EltResult, SplitResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, git_commit, step_manifest
 from apex_ml.services.run_layout import ACCEPTED
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.accepted_rows import select_weeks_before
 
 RECENT_WEEKS, MIN_RECENT_ROWS = 4, 5_000
-"""Weeks of the newest orders whose attributes a model keeps: one, or up to so many until there are so many orders."""
+"""A model keeps the attributes of the newest week of orders, or of more weeks, up to RECENT_WEEKS, until they have
+MIN_RECENT_ROWS orders."""
 
 
 def training_options(context: StepContext, trials: int, strategy: str) -> Options:
@@ -52,13 +53,13 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
 def load_examples(context: StepContext) -> dict[str, Examples]:
     """Examples of each part with classes, entities and days."""
     contract = context.contract
-    found = {}
+    examples = {}
     for part in PARTS:
         table = pq.read_table(context.folder("split") / f"{part}.parquet")
         entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
         days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
-        found[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
-    return found
+        examples[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
+    return examples
 
 
 def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Examples]) -> ModelInfo:
@@ -90,9 +91,9 @@ def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Exam
 def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dict[str, list[int]]:
     """Counts of the attributes of the newest accepted orders, over the bins of the training examples.
 
-    That is the newest whole week before `as_of`, and as many more weeks, up to four, as make enough orders. The
-    examples are each client's last order and therefore partly old: they say what the model learned from, not how orders
-    are now.
+    The orders are those of the newest whole week before `as_of`, and of more weeks, up to four, until there are enough.
+    The examples are each client's last order, and some are old: they show what the model learned from, not the orders
+    of today.
     """
     contract = context.contract
     attributes = [c for c in feature_columns(contract) if c.name in contract.features.attributes]
@@ -102,18 +103,14 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
         return {}
     newest = step_manifest(context, ValidateResult).result.newest
     end = as_of if newest is None else min(as_of, newest + timedelta(1))
-    when = identifier(contract.timestamp)
-    names = ", ".join(identifier(column.name) for column in attributes)
-    listed = ", ".join(literal(str(file)) for file in files)
+    names = [column.name for column in attributes]
     with (
         scratch_folder(context.processed, "train") as scratch,
         engine.connect(context.settings, scratch) as con,
         engine.errors_name("train"),
     ):
-        orders = con.sql(
-            f"SELECT {names}, (({literal(end)} - {when}::DATE - 1) // 7)::INTEGER AS week FROM read_parquet([{listed}])"
-            f" WHERE {when} < {literal(end)} AND {when} >= {literal(end - timedelta(weeks=RECENT_WEEKS))}"
-        ).to_arrow_table()
+        begin = end - timedelta(weeks=RECENT_WEEKS)
+        orders = con.sql(select_weeks_before(contract, files, names, begin, end)).to_arrow_table()
     by_week = np.cumsum(np.bincount(orders.column("week").to_numpy(), minlength=RECENT_WEEKS))
     last = int(np.searchsorted(by_week, min(MIN_RECENT_ROWS, by_week[-1])))
     orders = orders.filter(pc.less_equal(orders.column("week"), last))

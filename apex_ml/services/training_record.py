@@ -1,4 +1,4 @@
-"""What is written and logged about a trained model: parameters, tags, model card, report."""
+"""The record of a trained model: parameters, tags, model card, report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def logged_params(done: Development, options: Options, info: ModelInfo) -> dict[
 
 
 def provenance(context: StepContext) -> Provenance:
-    """Where the data of a run comes from, for the model card."""
+    """The origin of a run's data, for the model card."""
     validated = step_manifest(context, ValidateResult).result
     return Provenance(
         run=context.run,
@@ -79,7 +79,7 @@ def version_tags(info: ModelInfo) -> dict[str, str]:
 
 
 def write_training_report(folder: Path, context: StepContext, done: Development) -> None:
-    """Write numbers as JSON, plots as PNG, and both in one HTML page that needs nothing else."""
+    """Write numbers as JSON, plots as PNG, and both in one self-contained HTML page."""
     folder.mkdir()
     classes, tables = done.model.classes, done.tables
     content = {
@@ -113,22 +113,22 @@ def write_training_report(folder: Path, context: StepContext, done: Development)
 
 
 def compare_with_optimum(context: StepContext, done: Development, test: Examples, path: Path) -> Development:
-    """Add how far the loss on the test part is above the best that is possible."""
+    """Add the distance of the loss on the test part from the best possible loss."""
     truth = read_truth(context.settings, context.contract, path, test.table)
     if truth is None:
         return done
     p = done.model.probabilities(test.table)
-    found = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
-    if "optimum_log_loss" in found:
-        losses = (found["optimum_log_loss"], found["truth_log_loss"], found["excess_percent"])
+    metrics = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
+    if "optimum_log_loss" in metrics:
+        losses = (metrics["optimum_log_loss"], metrics["truth_log_loss"], metrics["excess_percent"])
         logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *losses)
-    return replace(done, metrics={**done.metrics, **{f"test_{name}": value for name, value in found.items()}})
+    return replace(done, metrics={**done.metrics, **{f"test_{name}": value for name, value in metrics.items()}})
 
 
 def compare_with_own_features(
     context: StepContext, done: Development, parts: dict[str, Examples], info: ModelInfo
 ) -> Development:
-    """Add a comparison: the original way as it was scored, corrected, and our features on the same orders."""
+    """Add a comparison on the same orders: the original model as it was scored, corrected, and our features."""
     contract = context.contract
     options = replace(training_options(context, 0, "temporal"), suspicious_gain=None)
     ours = develop(parts, feature_columns(contract), contract.classes, (), options, info)

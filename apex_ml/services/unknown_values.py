@@ -1,7 +1,7 @@
 """At scoring time: does a drop hold far more unknown values or nulls than the training examples of the champion?
 
-The scores are written all the same, since other features still say something and the exact rows stay on record. The
-alert is part of the drop's own transaction: the scores and the alert become visible together.
+The scores are still written, since the other features carry information and the exact rows stay on record. The alert is
+part of the drop's transaction: the scores and the alert become visible together.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import statistics_are_not_trusted
 from apex_ml.adapters.postgres.alerts import SMALL_DROPS, UNKNOWN_VALUES, PostgresAlerts
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.session import Session
@@ -23,16 +21,16 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import RECENT, Bins
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.unknown_values import select_known_entity, top_unknown_entities, top_unknown_values
 
 if TYPE_CHECKING:
     from apex_ml.services.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 EXAMPLES = 5
-"""Unknown values that an alert shows."""
+"""The number of unknown values that an alert shows."""
 SMALL_DROP_ROWS = 100
-"""Drops of fewer rows, whose own rows prove nothing, are tested together with the small drops of the last day."""
+"""A drop of fewer rows has too few to prove a jump; it is tested together with the small drops of the last day."""
 REMEDY = (
     "Check the source of the drop. If the values are wrong, deliver a corrected file under the same name, or correct"
     " them with `normalise` in the contract. If they are right, retrain: apex retrain --force"
@@ -41,7 +39,7 @@ REMEDY = (
 
 def alert_unknown_values(
     scorer: Scorer,
-    con: duckdb.DuckDBPyConnection,
+    con: engine.StrictConnection,
     session: Session,
     counts: Mapping[str, np.ndarray],
     accepted: str,
@@ -88,7 +86,7 @@ def _may_be_jump(
     kinds: Mapping[str, str],
     categorical: Mapping[str, bool],
 ) -> bool:
-    """Whether a feature of a small drop lost enough values that more rows could prove it."""
+    """Whether a feature of a small drop lost so many values that more rows could prove a jump."""
     return any(
         counts[f][place]
         and all(
@@ -103,7 +101,7 @@ def _may_be_jump(
 
 def _lines(
     scorer: Scorer,
-    con: duckdb.DuckDBPyConnection,
+    con: engine.StrictConnection,
     contract: Contract,
     jumps: Sequence[UnknownJump],
     accepted: str,
@@ -130,9 +128,9 @@ def _lines(
             f"{worst.share:.1%} of the rows have no history of their {contract.entity}, {worst.usual_share:.1%} in"
             f" training ({names})"
         )
-        strangers, known = _strangers(con, contract, accepted, scorer.snapshot, name)
-        if strangers:
-            line += f"; most frequent without history: {', '.join(f'{escaped(v)} ({n:,})' for v, n in strangers)}"
+        unknown, known = _unknown_entities(con, contract, accepted, scorer.snapshot, name)
+        if unknown:
+            line += f"; most frequent without history: {', '.join(f'{escaped(v)} ({n:,})' for v, n in unknown)}"
         if known is not None:
             line += f"; the history snapshot holds values such as {escaped(known)}"
         lines.append(line)
@@ -140,30 +138,21 @@ def _lines(
 
 
 def _unknown_values(
-    con: duckdb.DuckDBPyConnection, accepted: str, column: str, bins: Bins, drop: str
+    con: engine.StrictConnection, accepted: str, column: str, bins: Bins, drop: str
 ) -> list[tuple[str, int]]:
-    c = identifier(column)
-    query = (
-        f"SELECT {c}, count(*) AS n FROM ({accepted}) WHERE {c} IS NOT NULL AND NOT list_contains($levels, {c})"
-        f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {EXAMPLES}"
-    )
-    with engine.errors_name(drop), statistics_are_not_trusted(con):
+    query = top_unknown_values(accepted, column, EXAMPLES)
+    with engine.errors_name(drop):
         return con.execute(query, {"levels": list(bins.levels or ())}).fetchall()
 
 
-def _strangers(
-    con: duckdb.DuckDBPyConnection, contract: Contract, accepted: str, snapshot: Path, drop: str
+def _unknown_entities(
+    con: engine.StrictConnection, contract: Contract, accepted: str, snapshot: Path, drop: str
 ) -> tuple[list[tuple[str, int]], str | None]:
-    """The most frequent clients of a drop that the snapshot does not hold, and one that it holds."""
-    e = identifier(contract.entity)
-    known = f"(SELECT {e} FROM read_parquet({literal(str(snapshot))}))"
-    with engine.errors_name(drop), statistics_are_not_trusted(con):
-        strangers = con.execute(
-            f"SELECT {e}::VARCHAR, count(*) AS n FROM ({accepted}) WHERE {e} NOT IN {known}"
-            f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {EXAMPLES}"
-        ).fetchall()
-        (example,) = engine.one_row(con, f"SELECT min({e})::VARCHAR FROM {known}")
-    return strangers, example
+    """The most frequent entities of a drop that the snapshot does not hold, and one that it holds."""
+    with engine.errors_name(drop):
+        unknown = con.execute(top_unknown_entities(accepted, contract.entity, snapshot, EXAMPLES)).fetchall()
+        (example,) = engine.one_row(con, select_known_entity(contract.entity, snapshot))
+    return unknown, example
 
 
 def _consequence(scorer: Scorer, jumps: Sequence[UnknownJump]) -> str:

@@ -1,4 +1,4 @@
-"""Files of the inbox that cannot be read or named: an alert, and a move to quarantine."""
+"""Quarantine files of the inbox that cannot be read or have an invalid name, with an alert."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def quarantine_unreadable(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
-    """Move a file that cannot be read to quarantine, so that it does not hold up the other drops; raise an alert."""
+    """Move an unreadable file to quarantine, so that it does not block other drops, and raise an alert."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
     raise_bad_drop(context.settings, printable(name), reason, context.run)
     inbox.quarantine_unreadable(name, {"reason": reason})

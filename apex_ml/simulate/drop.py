@@ -24,10 +24,11 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
-from apex_ml.sql.file_types import number_text
+from apex_ml.sql.newest_orders import DROP_TYPES, RAW_ORDERS, select_newest
+from apex_ml.sql.session import SET_MEMORY_LIMIT, SET_TEMP_DIRECTORY, set_threads
 
 MEMORY_LIMIT = "512MB"
-SQL_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}
+THREADS = 2
 ROLES = frozenset({"entity", "timestamp", "attribute"})
 
 
@@ -98,9 +99,9 @@ def _read_clients(folder: Path, contract: Contract) -> pa.Table:
         errors_name(f"raw files in {folder}"),
         duckdb.connect() as connection,
     ):
-        connection.execute("SET memory_limit = ?", [MEMORY_LIMIT])
-        connection.execute("SET temp_directory = ?", [spill])
-        connection.execute("SET threads = 2")
+        connection.execute(SET_MEMORY_LIMIT, [MEMORY_LIMIT])
+        connection.execute(SET_TEMP_DIRECTORY, [spill])
+        connection.execute(set_threads(THREADS))
         raw = connection.read_parquet([str(path) for path in files], union_by_name=True)
         return _newest(connection, raw, contract, folder)
 
@@ -108,36 +109,19 @@ def _read_clients(folder: Path, contract: Contract) -> pa.Table:
 def _newest(
     connection: duckdb.DuckDBPyConnection, raw: duckdb.DuckDBPyRelation, contract: Contract, folder: Path
 ) -> pa.Table:
-    wanted = {name: SQL_TYPES[column.type] for name, column in contract.columns.items() if column.role in ROLES}
     if missing := [name for name in (contract.entity, contract.timestamp) if name not in raw.columns]:
         raise DataError(f"raw files in {folder}: no column {missing[0]}; found {', '.join(raw.columns)}")
-    kinds = dict(zip(raw.columns, raw.types, strict=True))
-    casts = ", ".join(f"{_cast(name, kind, kinds.get(name))} AS {_quote(name)}" for name, kind in wanted.items())
-    entity, when = _quote(contract.entity), _quote(contract.timestamp)
-    attributes = [name for name in wanted if name not in (contract.entity, contract.timestamp)]
-    # The attributes take part in the comparison, so that a tie on the day is broken by their values, not by file order.
-    packed = ", ".join(f"{_quote(name)} := {_quote(name)}" for name in attributes)
-    newest = f"max(struct_pack(at := coalesce({when}, TIMESTAMP_NS '1970-01-01'), {packed}))"
-    own = {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}
-    columns = ", ".join(own.get(name, f"newest.{_quote(name)} AS {_quote(name)}") for name in wanted)
-    raw.create_view("raw_orders")
-    return connection.sql(
-        f"SELECT {columns} FROM (SELECT {entity}, {newest} AS newest FROM (SELECT {casts} FROM raw_orders) "
-        f"WHERE {entity} IS NOT NULL GROUP BY {entity}) ORDER BY {entity}"
-    ).to_arrow_table()
+    columns = {name: DROP_TYPES[column.type] for name, column in contract.columns.items() if column.role in ROLES}
+    kinds = {name: _number_type(kind) for name, kind in zip(raw.columns, raw.types, strict=True)}
+    raw.create_view(RAW_ORDERS)
+    return connection.sql(select_newest(contract, columns, kinds)).to_arrow_table()
 
 
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _cast(name: str, kind: str, found: DuckDBPyType | None) -> str:
-    """SQL of a raw column in the drop's type, null where there is none or a value cannot be cast."""
-    if found is None:
-        return f"CAST(NULL AS {kind})"
-    if kind == SQL_TYPES["string"] and found.id in ("float", "double"):
-        return number_text(pa.float64(), _quote(name))
-    if kind == SQL_TYPES["string"] and found.id == "decimal":
-        (_, precision), (_, scale) = found.children
-        return number_text(pa.decimal128(precision, scale), _quote(name))
-    return f"TRY_CAST({_quote(name)} AS {kind})"
+def _number_type(kind: DuckDBPyType) -> pa.DataType | None:
+    """The type of a number that is not whole; None for any other type."""
+    if kind.id in ("float", "double"):
+        return pa.float64()
+    if kind.id == "decimal":
+        (_, precision), (_, scale) = kind.children
+        return pa.decimal128(precision, scale)
+    return None

@@ -1,1 +1,1 @@
-"""Compilers from the contract to SQL text."""
+"""SQL text: all of DuckDB, and of Postgres what depends on the contract. Modules return text and run nothing."""

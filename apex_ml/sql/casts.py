@@ -18,11 +18,11 @@ from apex_ml.sql.file_types import (
 )
 from apex_ml.sql.quote import literals
 
-_WANTED = {"string": "text", "double": "numbers", "int64": "whole numbers", "date": "dates or timestamps"}
+_DELIVERABLE = {"string": "text", "double": "numbers", "int64": "whole numbers", "date": "dates or timestamps"}
 
 
 def cast_sql(column: Column, kind: pa.DataType, source: str) -> str | None:
-    """SQL that casts without loss, null where that is not possible; None when no value of the type can be cast."""
+    """SQL of a cast without loss, null where that is not possible; None when no value of the type can be cast."""
     if pa.types.is_null(kind):
         return f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
     text = as_text(kind, source) if column.type == "string" or holds_text(kind) else None
@@ -70,7 +70,7 @@ def _date_sql(column: Column, kind: pa.DataType, source: str, text: str | None) 
         value = f"CAST({source} AS DATE)"
         return value if _is_bounded(column) else f"CASE WHEN isfinite({source}) THEN {value} END"
     if pa.types.is_timestamp(kind):
-        # an aware time is read on the clock of its own zone: midnight there is the day that was meant
+        # a time with a zone is read on the clock of that zone: midnight there is the intended day
         local = local_time(kind, source)
         value = f"CAST({local} AS DATE)"
         tests = [] if _is_bounded(column) else [f"isfinite({local})"]
@@ -83,26 +83,26 @@ def _date_sql(column: Column, kind: pa.DataType, source: str, text: str | None) 
 
 
 def _is_bounded(column: Column) -> bool:
-    """Tell whether ranges bar the infinite dates, with which DuckDB stands in for what it cannot hold."""
+    """Whether ranges exclude the infinite dates, by which DuckDB replaces dates that it cannot hold."""
     severe = [c for c in column.checks if isinstance(c, RangeCheck) and c.severity.train == c.severity.score == "error"]
     return any(c.min is not None for c in severe) and any(c.max is not None for c in severe)
 
 
 def date_formats(column: Column) -> list[str]:
-    """The formats in which a date may be written, by strptime."""
+    """The formats in which a date may be written, for strptime."""
     return [f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats]
 
 
 def not_of_type(column: Column, kind: pa.DataType) -> str:
-    """The rule that values of a type break when none of them can be cast, with what to do about it."""
+    """The rule that values break when no value of their type can be cast, with the remedy."""
     rule = f"type: {type_name(kind)} is not {column.type}"
     if column.type == "date" and holds_text(kind):
         return f"{rule}; add date_formats to its normalise in the contract, or deliver dates"
-    return f"{rule}; deliver {_WANTED[column.type]}"
+    return f"{rule}; deliver {_DELIVERABLE[column.type]}"
 
 
 def with_loss(column: Column, kind: pa.DataType) -> str:
-    """The rule that a value breaks when it can be cast only with loss, with what to do about it."""
+    """The rule that a value breaks when it cannot be cast without loss, with the remedy."""
     rule = f"type: not {column.type} without loss"
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" not in column.normalise:
         return f"{rule}; it has a time of day: add day_of_timestamp to its normalise in the contract"

@@ -1,6 +1,6 @@
 """The history's state, the examples and the snapshot as DuckDB SQL, compiled from the contract.
 
-Pure text: nothing is read or run here. Only orders dated strictly before the order in question count.
+This module only builds text. Only orders dated strictly before the order in question count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def exact_sql(contract: Contract, measure: str, relation: str) -> str:
 
 
 def place_sql(contract: Contract, relation: str) -> str:
-    """SQL: place of the target among the classes, from 1; 0 for none of them."""
+    """SQL: the target's place among the classes, from 1; 0 for another value."""
     cases = " ".join(f"WHEN {literal(level)} THEN {place}" for place, level in enumerate(contract.classes, 1))
     return f"CASE {relation}.{identifier(contract.target)} {cases} ELSE 0 END"
 
@@ -66,7 +66,7 @@ def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
             return _total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
 
 
-def state_sql(contract: Contract, asked: str, orders: str) -> str:
+def select_state(contract: Contract, asked: str, orders: str) -> str:
     """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `orders`.
 
     Only orders dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
@@ -85,12 +85,12 @@ def state_sql(contract: Contract, asked: str, orders: str) -> str:
     )
 
 
-def examples_sql(contract: Contract, orders: str) -> str:
+def select_examples(contract: Contract, orders: str) -> str:
     """SQL: the orders that become examples, each with the columns known before it and its target.
 
     With the grain `last_order_per_entity`, of several orders on an entity's last day the one with the largest
     measures, compared in the contract's order in their smallest unit, then the last target level, then the last
-    attributes is taken: a rule of the content alone.
+    attributes is taken. The rule depends on the content alone.
     """
     entity, when = map(identifier, (contract.entity, contract.timestamp))
     columns = identifiers(contract.named("entity", "timestamp", "target", "attribute"))
@@ -106,9 +106,9 @@ def examples_sql(contract: Contract, orders: str) -> str:
     )
 
 
-def snapshot_sql(contract: Contract, orders: str, as_of: date) -> str:
+def select_snapshot(contract: Contract, orders: str, as_of: date) -> str:
     """SQL: the state of every entity as of a date, one row an entity, ordered by entity."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
     names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])
-    return f"SELECT {names} FROM ({state_sql(contract, asked, orders)}) ORDER BY {entity}"
+    return f"SELECT {names} FROM ({select_state(contract, asked, orders)}) ORDER BY {entity}"

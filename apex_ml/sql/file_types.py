@@ -27,12 +27,12 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def unwrap(kind: pa.DataType) -> pa.DataType:
-    """The type of a dictionary's values; another type as it is."""
+    """The type of a dictionary's values; any other type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def as_text(kind: pa.DataType, source: str) -> str | None:
-    """SQL of a value that is text however the file annotates it, null where its bytes are no UTF-8; else None."""
+    """SQL of a value that is text, however the file annotates it; null where its bytes are not UTF-8. Else None."""
     if is_text(kind):
         return source
     if is_binary(kind):
@@ -41,19 +41,19 @@ def as_text(kind: pa.DataType, source: str) -> str | None:
 
 
 def holds_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type are bytes that may be read as text."""
+    """Whether values of a type are bytes that may be read as text."""
     return not isinstance(kind, pa.UuidType) and as_text(kind, "") is not None
 
 
 def type_name(kind: pa.DataType) -> str:
-    """A type of a file in words for people."""
+    """The name of a type, for people."""
     return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)
 
 
 def local_time(kind: pa.DataType, source: str) -> str:
-    """SQL of a timestamp on the clock of its own zone; a zone may be a name or an offset such as -05:00.
+    """SQL of a timestamp on the clock of its own zone; a zone is a name or an offset such as -05:00.
 
-    Of a kind with a zone the values may be stored with the mark of a zone or without one, as INT96 is.
+    Values of a type with a zone may be stored with the mark of a zone or, as INT96, without it.
     """
     if not kind.tz:
         return f"CAST({source} AS TIMESTAMP)"
@@ -71,7 +71,7 @@ def zone_sql(zone: str, instant: str) -> str:
 
 
 def number_text(kind: pa.DataType, source: str) -> str:
-    """SQL of a number as text, null for NaN and infinity. One number has one text, whatever type it comes in.
+    """SQL of a number as text, null for NaN and infinity. Equal numbers of all types have the same text.
 
     A whole number has neither point nor exponent; another one has its shortest decimal digits, without exponent.
     :func:`apex_ml.contract.requests.values.number_text` gives the same text for a number of JSON.

@@ -8,23 +8,23 @@ from apex_ml.sql.features import day_sql, exact_sql, place_sql
 from apex_ml.sql.quote import identifier
 
 
-def compact_sql(contract: Contract, orders: str) -> str:
-    """SQL: the orders with no more than their history needs, as integers. `orders` has the column `POSITION` too."""
+def select_compact(contract: Contract, orders: str) -> str:
+    """SQL: the columns that the history needs, as integers. `orders` must have the column `POSITION` too."""
     columns = [f"o.{identifier(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
     columns += [f"{exact_sql(contract, m, 'o')} AS {identifier(exact_name(m))}" for m in contract.named("measure")]
     return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
 
 
-def sorted_sql(contract: Contract, compact: str) -> str:
-    """SQL: the rows of :func:`compact_sql` by entity and day. A longer key would make the sort several times slower."""
+def select_sorted(contract: Contract, compact: str) -> str:
+    """SQL: the rows of :func:`select_compact` by entity and day. A longer key would make the sort much slower."""
     return f"SELECT * FROM {compact} ORDER BY {identifier(contract.entity)}, {DAY}"
 
 
-def alike_sql(contract: Contract, compact: str) -> str:
-    """SQL: positions of the rows of :func:`compact_sql` that have another equal in entity, day, target and measures.
+def select_alike(contract: Contract, compact: str) -> str:
+    """SQL: positions of the rows of :func:`select_compact` that equal another one in entity, day, target and measures.
 
-    Only these can be repeated rows; a few others may be among them, as hashes are compared.
+    Only these can be repeated rows. A few others may be among them, as hashes are compared.
     """
     keys = [identifier(contract.entity), DAY, PLACE, *(identifier(exact_name(m)) for m in contract.named("measure"))]
     return f"SELECT {POSITION} FROM {compact} QUALIFY count(*) OVER (PARTITION BY hash({', '.join(keys)})) > 1"

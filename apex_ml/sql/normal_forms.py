@@ -1,4 +1,4 @@
-"""Declared changes of values in SQL, and cheap tests whether a value needs them."""
+"""The contract's normalisation of values, and cheap tests whether a value needs it: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apex_ml.sql.file_types import holds_text, local_time
 from apex_ml.sql.quote import literal, literals
 from apex_ml.text import INVISIBLE_RE2
 
-_UNSEEN_ENDS = f"^[{INVISIBLE_RE2}]+|[{INVISIBLE_RE2}]+$"
+_INVISIBLE_ENDS = f"^[{INVISIBLE_RE2}]+|[{INVISIBLE_RE2}]+$"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def text_steps_sql(column: Column, value: str) -> list[tuple[str, str]]:
     steps: list[tuple[str, str]] = []
     for step in column.normalise:
         if step == "trim":
-            value = f"nullif(regexp_replace({value}, '{_UNSEEN_ENDS}', '', 'g'), '')"
+            value = f"nullif(regexp_replace({value}, '{_INVISIBLE_ENDS}', '', 'g'), '')"
             steps.append(("trim", value))
         elif step == "upper":
             value = f"upper({value})"
@@ -50,7 +50,7 @@ def text_steps_sql(column: Column, value: str) -> list[tuple[str, str]]:
 
 
 def not_normal_sql(column: Column, source: str, value: str) -> str:
-    """SQL that is true when a string may not be in its normal form. Much cheaper than to normalise it.
+    """SQL that is true when a string may not be in its normal form. It is much cheaper than normalising.
 
     White space and control characters sort before '!', and so does the empty string.
     """
@@ -63,8 +63,8 @@ def not_normal_sql(column: Column, source: str, value: str) -> str:
     tests = []
     if "trim" in column.normalise:
         beyond = f"{source} > '~' OR {source}[-1] > '~'"
-        unseen = f"regexp_matches({source}, '{_UNSEEN_ENDS}')"
-        tests += [f"{source} < '!'", f"{source}[-1] < '!'", f"CASE WHEN {beyond} THEN {unseen} ELSE false END"]
+        invisible = f"regexp_matches({source}, '{_INVISIBLE_ENDS}')"
+        tests += [f"{source} < '!'", f"{source}[-1] < '!'", f"CASE WHEN {beyond} THEN {invisible} ELSE false END"]
     if "upper" in column.normalise:
         tests.append(f"{source} <> upper({source})")
     return " OR ".join(tests)

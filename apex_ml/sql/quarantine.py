@@ -1,4 +1,4 @@
-"""What is kept of a quarantined row, in DuckDB SQL: its reasons and its own values, as text for people."""
+"""The reasons and values of a quarantined row, as text for people: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from apex_ml.sql.quote import literal
 from apex_ml.sql.row_checks import RawColumn, Reason, RowChecks
 from apex_ml.text import ESCAPED_RE2, visible
 
+SELECT_RAW_QUARANTINE = "SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
+"""The query of Postgres for people who look for quarantined raw rows."""
 MAX_TEXT = 10_000
 """Characters kept of a quarantined value."""
 MAX_VALUE = 200
@@ -20,7 +22,7 @@ def is_true(condition: str) -> str:
 
 
 def visible_sql(text: str) -> str:
-    """SQL of a text for people, as :func:`apex_ml.text.visible` has it but for blanks and line breaks."""
+    """SQL of a text for people, as :func:`apex_ml.text.visible` returns it except for blanks and line breaks."""
     code = "lower(to_hex(unicode(letter)))"
     number = (
         f"CASE WHEN unicode(letter) < 128 THEN '\\x' || lpad({code}, 2, '0')"

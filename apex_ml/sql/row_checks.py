@@ -1,7 +1,7 @@
 """The row checks of the contract, compiled to DuckDB SQL.
 
-Pure text: nothing is read or run here. A file's own Arrow schema decides how each column is cast, so that a file's
-types never meet another file's. The adapter runs the text, one file at a time.
+This module only builds text. A file's own Arrow schema decides how each column is cast, so that the types of two files
+never meet. The adapter runs the text, one file at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import date
 
 import pyarrow as pa
 
-from apex_ml.contract.column_names import match_columns
+from apex_ml.contract.column_names import Matched, match_columns
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules, passes_only_normal_forms, row_rules
 from apex_ml.contract.model import Contract
@@ -22,13 +22,14 @@ from apex_ml.sql.casts import cast_sql, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
 from apex_ml.sql.file_types import DUCKDB_TYPES, as_text, is_binary, is_text, type_name, unwrap
 from apex_ml.sql.normal_forms import Normalised, normalised, not_normal_sql, text_steps_sql
+from apex_ml.sql.parquet import place_name
 from apex_ml.sql.quote import identifier
 
 
 def raw(place: int) -> str:
     """Quote the name under which a column of the file, by its place, travels beside its normalised value.
 
-    Names of a file may differ by case only or stand twice, which SQL does not allow.
+    The names in a file may differ only in case or appear twice, which SQL does not allow.
     """
     return identifier(f"raw {place}")
 
@@ -54,7 +55,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class SchemaFindings:
-    """What a file's schema adds to or lacks of the contract's."""
+    """How a file's columns and types differ from the contract's."""
 
     missing_required: tuple[str, ...]
     filled: tuple[str, ...]
@@ -68,7 +69,7 @@ class SchemaFindings:
 
 @dataclass(frozen=True)
 class UniqueColumns:
-    """Columns whose values together stand once in a file."""
+    """Columns whose values together must be unique in a file."""
 
     name: str
     label: str
@@ -78,7 +79,7 @@ class UniqueColumns:
 
 @dataclass(frozen=True)
 class RawColumn:
-    """A column of the file as it came; `source` is SQL of its value, `column` the contract's name for it, if any."""
+    """A column of the file. `source` is SQL of its value, `column` the contract's name for it, if any."""
 
     name: str
     kind: pa.DataType
@@ -90,10 +91,10 @@ class RawColumn:
 
 @dataclass(frozen=True)
 class RowChecks:
-    """Everything needed to check one file. Made by :func:`compile_row_checks`.
+    """Everything needed to check one file. Built by :func:`compile_row_checks`.
 
     `source` names the file's columns by their places; `staged`, `plain` and `doubt` are SQL over a relation of that
-    name. A row for which `doubt` is not true came normalised and breaks no rule of `reasons`, so that `plain`, which
+    name. A row for which `doubt` is not true is normalised in the file and breaks no rule of `reasons`: `plain`, which
     only casts, gives the same values for it as `staged`.
     """
 
@@ -110,7 +111,7 @@ class RowChecks:
 
 
 def _reasons(column: Column, kind: pa.DataType, use: Use, source: str, name: str, bad: str | None) -> list[Reason]:
-    """What may be wrong with a column's value, by its own value `source` and the normalised one, `name`.
+    """The possible faults of a column's value, by its own value `source` and the normalised one, `name`.
 
     `bad` is SQL of the value where it could not be decoded, when the file has such values.
     """
@@ -150,7 +151,7 @@ def _compile(
     name = identifier(column.name)
     cast = cast_sql(column, kind, source)
     if cast is None:
-        # nulls stay nulls, which may be a fault of their own; a value is of no use
+        # nulls stay nulls, which may be a fault; no value can be used
         nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
         there = f"({staged_raw} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{staged_raw} IS NOT NULL"
         reasons = [Reason(column.name, not_of_type(column, kind), "error", there)]
@@ -203,72 +204,82 @@ def compile_row_checks(
 
     `staged` yields `row_nr`, every column of the contract normalised, and the file's own values as ``raw <place>``.
     Conditions of reasons and counters are SQL over the staged relation and may be null, which means false. Without
-    `as_of` the rules that need it are left out. A column of the contract that stands twice counts as missing.
+    `as_of` the rules that need it are left out. A column of the contract that the file has twice counts as missing.
     `recovered` are the places of columns with values that could not be decoded: the source has null in their place,
     and beside it a column named by :func:`undecodable`.
     """
     matched = match_columns(contract, schema.names)
-    found: dict[str, _Compiled] = {}
-    filled: list[str] = []
-    missing: list[str] = []
-    casts: list[tuple[str, str, str]] = []
-    reasons: list[Reason] = []
-    doubt: list[str] = []
-    for column in contract.columns.values():
-        place = matched.places.get(column.name, -1)
-        if place < 0:
-            (missing if column.required.on(use) else filled).append(column.name)
-            nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
-            found[column.name] = _Compiled(nothing, nothing, [], [], [])
-            continue
-        kind = unwrap(schema.field(place).type)
-        bad = undecodable(place) if place in recovered else None
-        found[column.name] = _compile(column, kind, use, identifier(f"c{place}"), raw(place), bad)
-        as_expected = kind == column.arrow_type or (
-            column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz
-        )
-        if not (as_expected or (column.type == "string" and is_text(kind))):
-            casts.append((column.name, type_name(kind), column.type))
-    for compiled in found.values():
-        reasons += compiled.reasons
-        doubt += compiled.doubt
+    compiled = {
+        column.name: _compile_column(column, use, schema, matched.places.get(column.name), recovered)
+        for column in contract.columns.values()
+    }
+    reasons = [reason for column in compiled.values() for reason in column.reasons]
+    doubt = [condition for column in compiled.values() for condition in column.doubt]
     for rule in row_rules(contract, use, as_of):
         condition = condition_sql(rule.broken, {name: identifier(name) for name in rule.columns})
         reasons.append(Reason(rule.label, rule.text, rule.severity, condition, rule.columns))
-        doubt.append(condition_sql(rule.broken, {name: found[name].plain for name in rule.columns}))
-    unique = _unique_columns(contract, use)
-    values = [f"{c.value} AS {identifier(name)}" for name, c in found.items()]
-    plain = [f"{c.plain} AS {identifier(name)}" for name, c in found.items()]
+        doubt.append(condition_sql(rule.broken, {name: compiled[name].plain for name in rule.columns}))
     in_doubt = " OR ".join(f"({d})" for d in dict.fromkeys(doubt)) or "false"
-    columns_by_place = {place: name for name, place in matched.places.items()}
-    raw_columns = tuple(
-        RawColumn(
-            f.name,
-            f.type,
-            raw(place),
-            columns_by_place.get(place),
-            undecodable(place) if place in recovered else None,
-        )
-        for place, f in enumerate(schema)
-    )
-    raws = [f"{identifier(f'c{place}')} AS {c.source}" for place, c in enumerate(raw_columns)]
+    values = [f"{c.value} AS {identifier(name)}" for name, c in compiled.items()]
+    plain = [f"{c.plain} AS {identifier(name)}" for name, c in compiled.items()]
+    raw_columns = _raw_columns(schema, matched, recovered)
+    raws = [f"{identifier(place_name(place))} AS {c.source}" for place, c in enumerate(raw_columns)]
     raws += [undecodable(place) for place in sorted(recovered)]
     return RowChecks(
-        schema=SchemaFindings(
-            tuple(missing),
-            tuple(filled),
-            tuple(n for p, n in enumerate(schema.names) if n not in contract.columns and p not in columns_by_place),
-            tuple(casts),
-            tuple(matched.near.items()),
-            tuple(matched.ambiguous.items()),
-        ),
-        source=tuple(f"c{place}" for place in range(len(schema))),
+        schema=_compare_schema(contract, use, schema, matched),
+        source=tuple(map(place_name, range(len(schema)))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",
         plain=f"SELECT {', '.join([ROW_NR, *plain])}, ({in_doubt}) AS {identifier(IN_DOUBT)} FROM source",
         doubt=in_doubt,
         columns=tuple(contract.columns),
         raw_columns=raw_columns,
         reasons=tuple(reasons),
-        normalised=tuple(n for c in found.values() for n in c.normalised),
-        unique=unique,
+        normalised=tuple(n for c in compiled.values() for n in c.normalised),
+        unique=_unique_columns(contract, use),
     )
+
+
+def _compile_column(
+    column: Column, use: Use, schema: pa.Schema, place: int | None, recovered: frozenset[int]
+) -> _Compiled:
+    """Compile a column by its place in the file; without a place its values are null."""
+    if place is None:
+        nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+        return _Compiled(nothing, nothing, [], [], [])
+    bad = undecodable(place) if place in recovered else None
+    return _compile(column, unwrap(schema.field(place).type), use, identifier(place_name(place)), raw(place), bad)
+
+
+def _raw_columns(schema: pa.Schema, matched: Matched, recovered: frozenset[int]) -> tuple[RawColumn, ...]:
+    """The columns of the file, each with the contract's name for it."""
+    names = {place: name for name, place in matched.places.items()}
+    return tuple(
+        RawColumn(f.name, f.type, raw(place), names.get(place), undecodable(place) if place in recovered else None)
+        for place, f in enumerate(schema)
+    )
+
+
+def _compare_schema(contract: Contract, use: Use, schema: pa.Schema, matched: Matched) -> SchemaFindings:
+    """Compare a file's columns and types with the contract's."""
+    places = set(matched.places.values())
+    absent = [column for column in contract.columns.values() if column.name not in matched.places]
+    casts = []
+    for name, place in matched.places.items():
+        kind = unwrap(schema.field(place).type)
+        if not _is_expected(contract.columns[name], kind):
+            casts.append((name, type_name(kind), contract.columns[name].type))
+    return SchemaFindings(
+        tuple(column.name for column in absent if column.required.on(use)),
+        tuple(column.name for column in absent if not column.required.on(use)),
+        tuple(n for p, n in enumerate(schema.names) if n not in contract.columns and p not in places),
+        tuple(casts),
+        tuple(matched.near.items()),
+        tuple(matched.ambiguous.items()),
+    )
+
+
+def _is_expected(column: Column, kind: pa.DataType) -> bool:
+    """Whether a column's values may have a type without being reported as cast."""
+    if column.type == "string" and is_text(kind):
+        return True
+    return bool(kind == column.arrow_type or (column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz))

@@ -37,92 +37,121 @@ def _comment(kind: str, name: str, text: str) -> str:
     return f"COMMENT ON {kind} {name} IS {literal(text)}"
 
 
+def _view(name: str, query: str, comment: str) -> list[str]:
+    """Statements that create a view of the schema apex, or replace it, with its comment."""
+    return [f"CREATE OR REPLACE VIEW apex.{name} AS {query}", _comment("VIEW", f"apex.{name}", comment)]
+
+
+VIEWS = (
+    "scored_orders_current",
+    "channel_mix_daily",
+    "confidence_daily",
+    "lineage",
+    "shadow_comparison",
+    "drop_outcomes",
+    "outcome_coverage",
+    "online_answers",
+)
+"""The views that readers may query."""
+
+
 def scored_orders_ddl(contract: Contract) -> list[str]:
-    """Statements that bring table and views to the contract's state. They can run again without effect."""
+    """Statements that bring table and views to the contract's state; running them again changes nothing."""
+    return [
+        *_scored_ddl(contract),
+        *_current_views(contract),
+        *_lineage_view(contract),
+        *_outcome_views(contract),
+        *_shadow_ddl(contract),
+        *_online_ddl(contract),
+        *(f"GRANT SELECT ON apex.{view} TO apex_reader" for view in VIEWS),
+    ]
+
+
+def _scored_ddl(contract: Contract) -> list[str]:
+    """The table of scored orders."""
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    statements = [
+    return [
         f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
         *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
         _comment(
-            "TABLE",
-            SCORED,
-            "One row for each order of a scoring run. row_nr is its position in the drop, from 0.",
+            "TABLE", SCORED, "One row for each order of a scoring run. row_nr is its position in the drop, from 0."
         ),
-        f"""CREATE OR REPLACE VIEW apex.scored_orders_current AS
+    ]
+
+
+def _current_views(contract: Contract) -> list[str]:
+    """The current scores, and their classes and confidence by day."""
+    when = identifier(contract.timestamp)
+    return [
+        *_view(
+            "scored_orders_current",
+            f"""
             SELECT r.drop_id, r.mlflow_run_id, s.* FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
             WHERE s.run_id IN (SELECT run_id FROM apex.drop_summary WHERE superseded_by IS NULL)""",
-        _comment(
-            "VIEW",
-            "apex.scored_orders_current",
             "One row for each order of every drop that is not superseded, from the latest run.",
         ),
-        f"""CREATE OR REPLACE VIEW apex.channel_mix_daily AS
+        *_view(
+            "channel_mix_daily",
+            f"""
             SELECT {when} AS day, predicted, count(*) AS orders,
                    count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
             FROM apex.scored_orders_current GROUP BY 1, 2""",
-        _comment(
-            "VIEW",
-            "apex.channel_mix_daily",
             "One row for each order day and predicted channel, with its share of that day.",
         ),
-        f"""CREATE OR REPLACE VIEW apex.confidence_daily AS
+        *_view(
+            "confidence_daily",
+            f"""
             SELECT {when} AS day, model_version, count(*) AS orders, avg(confidence) AS mean_confidence,
                    percentile_cont(0.5) WITHIN GROUP (ORDER BY confidence) AS median_confidence
             FROM apex.scored_orders_current GROUP BY 1, 2""",
-        _comment(
-            "VIEW",
-            "apex.confidence_daily",
             "One row for each order day and model version, with the confidence of its predictions.",
         ),
-        f"""CREATE OR REPLACE VIEW apex.lineage AS
+    ]
+
+
+def _lineage_view(contract: Contract) -> list[str]:
+    """The origin of each scored order."""
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    return _view(
+        "lineage",
+        f"""
             SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
                    r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
             FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
             LEFT JOIN apex.model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",
-        _comment(
-            "VIEW",
-            "apex.lineage",
-            "One row for each scored order: drop, model version, training data and code.",
-        ),
-        f"""CREATE OR REPLACE VIEW apex.drop_outcomes AS
+        "One row for each scored order: drop, model version, training data and code.",
+    )
+
+
+def _outcome_views(contract: Contract) -> list[str]:
+    """The known outcomes of scored orders, by drop and by day."""
+    when = identifier(contract.timestamp)
+    return [
+        *_view(
+            "drop_outcomes",
+            f"""
             SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
                    avg(s.confidence) AS mean_confidence
             FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) JOIN apex.drop_summary AS d USING (run_id)
             GROUP BY 1, 2, 3, 4, 5, 6""",
-        _comment(
-            "VIEW",
-            "apex.drop_outcomes",
             "One row for each drop, predicted class and observed class: orders of the latest run with a known outcome.",
         ),
-        f"""CREATE OR REPLACE VIEW apex.outcome_coverage AS
+        *_view(
+            "outcome_coverage",
+            f"""
             SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
                    count(o.observed)::double precision / count(*) AS share
             FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
-        _comment(
-            "VIEW",
-            "apex.outcome_coverage",
             "One row for each order day: scored orders, and how many of them have a known outcome.",
         ),
     ]
-    statements += _shadow_ddl(contract)
-    statements += _online_ddl(contract)
-    views = (
-        "scored_orders_current",
-        "channel_mix_daily",
-        "confidence_daily",
-        "lineage",
-        "shadow_comparison",
-        "drop_outcomes",
-        "outcome_coverage",
-        "online_answers",
-    )
-    return statements + [f"GRANT SELECT ON apex.{view} TO apex_reader" for view in views]
 
 
 def _shadow_ddl(contract: Contract) -> list[str]:
@@ -148,7 +177,9 @@ def _shadow_ddl(contract: Contract) -> list[str]:
             SHADOW,
             "One row for each order and shadow challenger. The keys are those of scored_orders.",
         ),
-        f"""CREATE OR REPLACE VIEW apex.shadow_comparison AS
+        *_view(
+            "shadow_comparison",
+            f"""
             SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
                    h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS orders,
                    avg((s.predicted = c.predicted)::integer)::double precision AS same_prediction,
@@ -159,9 +190,6 @@ def _shadow_ddl(contract: Contract) -> list[str]:
             LEFT JOIN {SCORED} AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
             LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
             GROUP BY h.run_id, h.model_version, d.drop_id, r.run_id""",
-        _comment(
-            "VIEW",
-            "apex.shadow_comparison",
             "One row for each scored drop and challenger: share of equal predictions, and both log losses where the"
             " outcome is known.",
         ),
@@ -169,7 +197,7 @@ def _shadow_ddl(contract: Contract) -> list[str]:
 
 
 def online_columns(contract: Contract) -> dict[str, str]:
-    """Columns of the recorded online answers with their SQL types, in order, without the key that Postgres makes."""
+    """Columns of the recorded online answers with their SQL types, in order, without the generated key."""
     columns = {"request_id": "text NOT NULL", "place": "integer NOT NULL"}
     for column in contract.columns.values():
         if column.role in ("entity", "timestamp", "attribute"):
@@ -195,11 +223,10 @@ def _online_ddl(contract: Contract) -> list[str]:
         *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
         f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
         _comment("TABLE", ONLINE, "One row for each sampled order that the online service scored."),
-        # all columns of the table: later columns of the contract come last in both
-        f"CREATE OR REPLACE VIEW apex.online_answers AS SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
-        _comment(
-            "VIEW",
-            "apex.online_answers",
+        *_view(
+            "online_answers",
+            # all columns of the table: later columns of the contract come last in both
+            f"SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
             "One row for each recorded answer of the online service: the order, its place in the request (from 0), the"
             " prediction and the model version. A sample, by APEX_SERVING_RECORD_SHARE.",
         ),

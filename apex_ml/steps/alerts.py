@@ -14,7 +14,7 @@ def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> 
     """Close an open alert for a person, who gives the reason; return its number, kind and subject.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is no open alert of this id, for an empty reason, and for an
-    alert that monitoring measures: it would be raised again at the next look.
+    alert that monitoring measures: the next monitoring would raise it again.
     """
     if not reason.strip():
         raise ConfigError("apex alerts close: give --reason; the ledger keeps why the alert was closed")

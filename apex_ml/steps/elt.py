@@ -1,4 +1,4 @@
-"""Step elt: accepted orders to examples with features point in time, and the history snapshot for scoring."""
+"""Step elt: turn accepted orders into examples with point-in-time features, and write the history snapshot."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 def elt(context: StepContext) -> EltResult:
-    """Build one example an order that the contract's grain asks for, and one row a client of history as of `as_of`.
+    """Build an example for each order of the contract's grain, and one history row for each client as of `as_of`.
 
     Rows that a second file delivers again are left out and counted; equal rows of one file all stay. Raises
-    :class:`~apex_ml.errors.DataError` when no order lies before `as_of`.
+    :class:`~apex_ml.errors.DataError` when no order is dated before `as_of`.
     """
     validated = step_manifest(context, ValidateResult)
     inputs = {"validate": validated.key, "data_sha256": validated.result.data_sha256}
@@ -76,7 +76,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
 
 
 class ParquetSink:
-    """A parquet file that is written table by table and counts its rows. Without a table there is no file."""
+    """A parquet file that is written table by table, with a count of its rows. Without a table no file is written."""
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
@@ -105,8 +105,8 @@ def make_examples(
 ) -> Iterator[pa.Table]:
     """Examples with their features.
 
-    Last orders come by day and entity, every order by entity and day. With `as_of` the snapshot of that day is handed
-    over part by part, by entity. Rows stream; of an entity one row of integers is kept.
+    Last orders come by day and entity, every order by entity and day. With `as_of` the snapshot of that day is passed
+    on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory.
     """
     contract, files = orders.contract, orders.files
     names = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
@@ -120,9 +120,9 @@ def make_examples(
 
     parts: list[pa.Table] = []
     unsettled: list[pa.Array] = []
-    with ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(1) as reader:
         # read while the orders are sorted
-        columns = aside.submit(CodedColumns, contract, files, names)
+        columns = reader.submit(CodedColumns, contract, files, names)
         for part, positions, snapshot in in_order(replay, orders.tables(), threads):
             if on_snapshot is not None and snapshot is not None:
                 on_snapshot(snapshot)
@@ -140,7 +140,7 @@ def make_examples(
 
 
 def _in_one_piece(parts: list[pa.Table]) -> pa.Table:
-    """The rows of all tables in one piece, column by column; the list is emptied, so that no column is held twice."""
+    """The rows of all tables in one table; the list is emptied, so that no column is in memory twice."""
     table = pa.concat_tables(parts)
     parts.clear()
     columns = {}
@@ -151,7 +151,7 @@ def _in_one_piece(parts: list[pa.Table]) -> pa.Table:
 
 
 def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Work on a few items at once and yield the results in the items' order; no more than a few wait."""
+    """Work on a few items at once and yield the results in the order of the items. Only a few results wait."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Any]] = deque()
         for item in items:
@@ -175,9 +175,9 @@ def _settled(contract: Contract, files: Sequence[Path], states: pa.Table, unsett
 
 def _finished(contract: Contract, states: pa.Table, columns: CodedColumns) -> pa.Table:
     """The key of an example beside its features."""
-    taken = columns.take(states.column(POSITION).to_numpy())
-    for name in taken.column_names:
-        states = states.append_column(name, taken.column(name))
+    attributes = columns.take(states.column(POSITION).to_numpy())
+    for name in attributes.column_names:
+        states = states.append_column(name, attributes.column(name))
     finished = finish(contract, states)
     key = {name: states.column(name) for name in contract.named("entity", "timestamp", "target")}
     return pa.table(key | {name: finished.column(name) for name in finished.column_names})

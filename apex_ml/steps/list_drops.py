@@ -10,7 +10,7 @@ from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.errors import DataError
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.drop_chunks import MAX_BAD, chunks
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scoring_results import BadDrop, ListDropsResult
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 def list_drops(context: StepContext) -> ListDropsResult:
     """Group the waiting drops into chunks for the mapped tasks, oldest first; nothing is scored.
 
-    With no champion there are no chunks and the reason is in `note`: the drops wait for one. An upload that has
-    stopped half way is left alone for a while and named in `unfinished`. A file whose name cannot be passed to a task
-    is moved to quarantine and named in `bad`. With nothing left to report, the note is a `skip`.
+    Without a champion there are no chunks, and `note` gives the reason: the drops wait for one. An incomplete upload is
+    left for later and named in `unfinished`. A file whose name cannot be passed to a task is moved to quarantine and
+    named in `bad`. When there is nothing else to report, the note is a `skip`.
     """
     inbox = Inbox(context.settings)
     inbox.prepare()
@@ -47,11 +47,11 @@ def list_drops(context: StepContext) -> ListDropsResult:
         bad=tuple(bad),
         unfinished=tuple(unfinished[:MAX_BAD]),
     )
-    send_outbox(context.settings)  # what could not be sent when it was scored
+    send_outbox(context.settings)  # runs that could not be sent when they were scored
     if not waiting:
         return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
-    if protocol.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
-        cause = protocol.why_none(context.settings, context.model_name) or "no champion yet"
+    if champion_ledger.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
+        cause = champion_ledger.why_none(context.settings, context.model_name) or "no champion yet"
         note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return _without_chunks(result, note)
     settings = context.settings
@@ -59,7 +59,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
 
 
 def _without_chunks(result: ListDropsResult, reason: str) -> ListDropsResult:
-    """Why nothing is scored: a note beside bad drops, which are still to be reported, else the skip of the step."""
+    """Add why nothing is scored: as a note beside bad drops, which are still to be reported, else as a skip."""
     return replace(result, note=reason) if result.bad else replace(result, skip=reason)
 
 

@@ -13,7 +13,7 @@ from apex_ml.adapters.postgres.champions import Decision, champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import ConfigError
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.results import EltResult, MoveResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 
@@ -25,20 +25,20 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     """Make an earlier version champion; by default the one before the current champion.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is nothing to go back to, the version cannot serve or is
-    champion already, or somebody changed the champion meanwhile.
+    champion already, or somebody else changed the champion in the meantime.
     """
     registry = Registry(context.settings, context.model_name)
-    current = protocol.resolve(context.settings, registry)
+    current = champion_ledger.resolve(context.settings, registry)
     with champions(context.settings, context.model_name) as ledger:
         moves = ledger.moves()
     done = _done(context, "rollback", moves)
     if done is not None:
-        protocol.align_challenger(context.settings, registry)
+        champion_ledger.align_challenger(context.settings, registry)
         return done
     if current is None:
         raise ConfigError("rollback: there is no champion to go back from; train one: make train")
     if to is None:
-        to = protocol.previous((m.action, m.to_version) for m in moves)
+        to = champion_ledger.previous((m.action, m.to_version) for m in moves)
         if to is None:
             raise ConfigError(
                 f"rollback: version {current.version} is the first champion; name another with --to,"
@@ -53,12 +53,12 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
     The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
     """
     registry = Registry(context.settings, context.model_name)
-    current = protocol.resolve(context.settings, registry)
+    current = champion_ledger.resolve(context.settings, registry)
     with champions(context.settings, context.model_name) as ledger:
         moves, challenger = ledger.moves(), ledger.challenger()
     done = _done(context, "force", moves)
     if done is not None:
-        protocol.align_challenger(context.settings, registry)
+        champion_ledger.align_challenger(context.settings, registry)
         return done
     if version is None:
         version = challenger
@@ -85,7 +85,7 @@ def _move(
     if current is not None and current.version == to:
         raise ConfigError(f"{action}: version {to} is champion already")
     info = _servable(context, registry, action, to)
-    move = protocol.Move(
+    move = champion_ledger.Move(
         action=action,
         expected=current.version if current else None,
         to_version=to,
@@ -96,18 +96,18 @@ def _move(
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
-    applied, message = protocol.apply(context.settings, registry, move)
+    applied, message = champion_ledger.apply(context.settings, registry, move)
     if not applied:
         raise ConfigError(f"{action}: nothing was moved: {message}; look at apex champion before you try again")
     return _result(context, action, move.expected, to, message)
 
 
 def _servable(context: StepContext, registry: Registry, action: str, version: int) -> ModelInfo:
-    """Facts about the version's data. Raises ConfigError when scoring would stop with it as champion."""
-    found = registry.by_version(version)
-    if found is None:
+    """Facts about the version's data. Raises ConfigError when scoring would fail with it as champion."""
+    model_version = registry.by_version(version)
+    if model_version is None:
         raise ConfigError(f"{action}: {context.model_name} has no version {version} in MLflow")
-    model = Model.from_files(registry.files(found))
+    model = Model.from_files(registry.files(model_version))
     if tuple(model.classes) != tuple(context.contract.classes):
         raise ConfigError(
             f"{action}: version {version} predicts {', '.join(model.classes)}, the classes of the contract are"
@@ -123,7 +123,7 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
 
 
 def _done(context: StepContext, action: str, moves: list[Decision]) -> MoveResult | None:
-    """The result of this run's move, when an earlier try of the run made it."""
+    """The result of this run's move, when an earlier attempt of the run completed it."""
     if context.run == MANUAL:
         return None
     for move in moves:
@@ -133,4 +133,6 @@ def _done(context: StepContext, action: str, moves: list[Decision]) -> MoveResul
 
 
 def _result(context: StepContext, action: str, before: int | None, to: int, message: str) -> MoveResult:
-    return MoveResult(run=context.run, step=action, moved=True, from_version=before, champion_version=to, told=message)
+    return MoveResult(
+        run=context.run, step=action, moved=True, from_version=before, champion_version=to, message=message
+    )

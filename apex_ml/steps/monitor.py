@@ -1,18 +1,20 @@
-"""Step monitor: drift of what is scored, quality of what was scored, alerts, and whether to retrain.
+"""Step monitor: drift of the scored rows, quality of the predictions, alerts, and whether to retrain.
 
-All of it comes from Postgres: the scoring runs keep their profiles, the models those of their examples. Only the drift
-of raw orders reads files, those of the newest validated run.
+Its data comes from Postgres, which holds the profiles of scoring runs and of the models' examples. Only the drift of
+raw orders reads files, those of the newest validated run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres.alerts import DRIFT, DROP_LATE, QUALITY, UNSEEN, PostgresAlerts
-from apex_ml.adapters.postgres.connection import begin, connect
+from apex_ml.adapters.postgres.alerts import DRIFT, DROP_LATE, QUALITY, UNSEEN, AlertChanges, PostgresAlerts
+from apex_ml.adapters.postgres.connection import PsycopgSession, begin, connect
 from apex_ml.adapters.postgres.drift import PostgresDrift
 from apex_ml.adapters.postgres.quality import PostgresQuality
 from apex_ml.adapters.postgres.scoring_profiles import PostgresProfiles
@@ -20,7 +22,7 @@ from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.drift_monitoring import (
     DriftCheck,
@@ -40,69 +42,104 @@ def monitor(context: StepContext) -> MonitorResult:
     """Check what is new since the last call. A second call changes nothing.
 
     Drift is tested for every scoring run of enough orders, every day of scoring, every day of recorded online answers
-    and the newest week of raw orders; quality is evaluated for every week of orders with new outcomes. Alerts are
-    raised once and resolved when their cause is gone. Raw orders or an inbox that cannot be read raise an alert of
-    their own and stop nothing else. While the champion counts as degraded, `retrain` in the result holds one dictionary
-    with the run to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is
-    triggered once.
+    and the newest week of raw orders. Quality is evaluated for every week of orders with new outcomes. An alert is
+    raised once and resolved when its cause is gone. Raw orders or an inbox that cannot be read raise an alert of their
+    own, and everything else is still monitored. While the champion is degraded, `retrain` in the result holds the run
+    to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is triggered once.
     """
     settings = context.settings
-    champion = protocol.resolve(settings, Registry(settings, context.model_name))
-    unseen: dict[str, str] = {}
+    champion = champion_ledger.resolve(settings, Registry(settings, context.model_name))
     version = champion.version if champion else None
+    noted = _Noted()
     with connect(settings) as connection:
         with begin(connection) as session:
-            alerts, ledger = PostgresAlerts(session), PostgresDrift(session, context.model_name)
-            ledger.lock()
+            PostgresDrift(session, context.model_name).lock()
             about = PostgresVersions(session, context.model_name).about()
-            drift = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, about)
-            runs = check_drift_of_runs(drift)
-            days = check_drift_of_days(drift)
-            online = check_drift_of_online_days(drift)
-            raw = 0
-            with _noted(unseen, "raw orders"):
-                raw = check_drift_of_raw_rows(context, ledger)
-            raised, resolved = alerts.set_open(DRIFT, ledger.drifting(version))
+            tested = _test_drift(context, session, about, version, noted)
             reach("drift_written")
         with begin(connection) as session:
-            alerts = PostgresAlerts(session)
             PostgresDrift(session, context.model_name).lock()
-            quality = PostgresQuality(session, context.model_name)
-            weeks = evaluate_weeks(context, quality, about)
-            worse = {} if version is None else degradation_alerts(context, quality, version)
-            more, gone = alerts.set_open(QUALITY, worse)
+            weeks = _evaluate_quality(context, session, about, version, noted)
+            alerts = PostgresAlerts(session)
             degraded = alerts.open_of_kind(QUALITY)
-            late: list[str] = []
-            in_time: list[str] = []
-            with _noted(unseen, "inbox"):
-                waiting = Inbox(settings).late(settings.drop_deadline_minutes)
-                late, in_time = alerts.set_open(DROP_LATE, waiting)
-            blind, seen = alerts.set_open(UNSEEN, unseen)
+            with noted.unreadable("inbox"):
+                late = Inbox(settings).late(settings.drop_deadline_minutes)
+                noted.add(alerts.set_open(DROP_LATE, late))
+            noted.add(alerts.set_open(UNSEEN, noted.not_monitored))
             alerts.resolve_late()
             alerts.resolve_small_drops()
-    for subject in (*raised, *more, *late, *blind):
+    for subject in noted.raised:
         logger.warning("alert_raised subject=%s", subject)
     return MonitorResult(
         run=context.run,
         step="monitor",
-        runs_judged=runs,
-        days_judged=days,
-        online_days_judged=online,
-        raw_weeks_judged=raw,
-        weeks_judged=weeks,
-        alerts_raised=(*raised, *more, *late, *blind),
-        alerts_resolved=(*resolved, *gone, *in_time, *seen),
+        runs_tested=tested.runs,
+        days_tested=tested.days,
+        online_days_tested=tested.online_days,
+        raw_weeks_tested=tested.raw_weeks,
+        weeks_evaluated=weeks,
+        alerts_raised=tuple(noted.raised),
+        alerts_resolved=tuple(noted.resolved),
         sent=tuple(send_alerts(settings)),
-        # named after the alert, so that a second call asks for no second run
+        # the name of the alert, so that a second call asks for no second run
         retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in degraded),
     )
 
 
-@contextmanager
-def _noted(unseen: dict[str, str], what: str) -> Iterator[None]:
-    """Note what cannot be read, so that the rest of the monitoring goes on and its alerts are sent."""
-    try:
-        yield
-    except (ApexError, OSError) as error:
-        logger.error("not_monitored what=%s reason=%s", what, error)
-        unseen[what] = f"{what} cannot be monitored: {error}"
+@dataclass
+class _Noted:
+    """The alerts that changed, and what could not be monitored."""
+
+    raised: list[str] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)
+    not_monitored: dict[str, str] = field(default_factory=dict)
+    """Messages by subject."""
+
+    def add(self, changes: AlertChanges) -> None:
+        """Add the changes of one kind of alert."""
+        self.raised += changes.raised
+        self.resolved += changes.resolved
+
+    @contextmanager
+    def unreadable(self, subject: str) -> Iterator[None]:
+        """Note a subject that cannot be read, so that the rest is monitored and its alerts are sent."""
+        try:
+            yield
+        except (ApexError, OSError) as error:
+            logger.error("not_monitored what=%s reason=%s", subject, error)
+            self.not_monitored[subject] = f"{subject} cannot be monitored: {error}"
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """The number of new tests for drift."""
+
+    runs: int
+    days: int
+    online_days: int
+    raw_weeks: int
+
+
+def _test_drift(
+    context: StepContext, session: PsycopgSession, about: Mapping[int, Any], version: int | None, noted: _Noted
+) -> _Tested:
+    """Test everything new for drift; the open alerts are then those of the champion."""
+    ledger = PostgresDrift(session, context.model_name)
+    check = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, about)
+    runs, days, online_days = check_drift_of_runs(check), check_drift_of_days(check), check_drift_of_online_days(check)
+    raw_weeks = 0
+    with noted.unreadable("raw orders"):
+        raw_weeks = check_drift_of_raw_rows(context, ledger)
+    noted.add(PostgresAlerts(session).set_open(DRIFT, ledger.drifting(version)))
+    return _Tested(runs, days, online_days, raw_weeks)
+
+
+def _evaluate_quality(
+    context: StepContext, session: PsycopgSession, about: Mapping[int, Any], version: int | None, noted: _Noted
+) -> int:
+    """Evaluate the weeks with new outcomes, and whether the champion is degraded; returns the number of weeks."""
+    quality = PostgresQuality(session, context.model_name)
+    weeks = evaluate_weeks(context, quality, about)
+    degraded = {} if version is None else degradation_alerts(context, quality, version)
+    noted.add(PostgresAlerts(session).set_open(QUALITY, degraded))
+    return weeks

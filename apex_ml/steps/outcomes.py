@@ -1,7 +1,7 @@
 """Step outcomes: find the outcome of scored rows in the accepted raw rows of later files.
 
-A raw order and a score belong together when they are of one client and one date and nothing else is: no other current
-score, no other raw order. Whatever is not unique stays without an outcome and is counted.
+A raw order belongs to a score when both are of one client and one date, and no other current score and no other raw
+order is. Scores and orders that are not unique stay without an outcome and are counted.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.outcomes import SCHEMA, DayCoverage, OutcomeStore, PostgresOutcomes
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import ROW_NR
 from apex_ml.faults import reach
 from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest, step_manifest
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.services.scoring_results import Coverage, OutcomesResult
-from apex_ml.sql.quote import identifier, identifiers, literal, literals
+from apex_ml.sql import outcomes as sql
+from apex_ml.sql.accepted_rows import select_days
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 131_072
 LOGGED_EXAMPLES = 5
 KINDS = ("matched", "already_known", "ambiguous", "contradicted")
 AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
-"""Names of the ages of an order in days, each with its last day; older is the next one."""
+"""Names of the ages of an order in days, each with its last day."""
 OLDER = "91-"
 
 
@@ -45,13 +45,13 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
 
     - `matched`: unique on both sides and new: added, with the source ``raw``;
     - `already_known`: it has an outcome, and raw agrees;
-    - `contradicted`: it has an outcome, and no raw order of that client and date agrees, or it came from raw and raw
-      has another target now as well. The outcome stays;
-    - `ambiguous`: not unique on one side or the other. Repeated raw rows, equal in every column, are one order.
+    - `contradicted`: it has an outcome, and no raw order of that client and date agrees, or its outcome came from raw
+      and raw now has another target too. The outcome stays;
+    - `ambiguous`: not unique in the scores or in raw. Repeated raw rows, equal in every column, are one order.
 
     `coverage` counts the current scores by age, in days before the run's `as_of`, with and without outcome. With
-    `newest` the raw orders are those of the newest validated run, whichever it is; without one there is a `skip`. One
-    transaction; raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
+    `newest` the raw orders are those of the newest validated run; without such a run the result has a `skip`. All of
+    it is one transaction. Raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
     validated = latest_manifest(context, ValidateResult) if newest else step_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
@@ -69,9 +69,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
         counts = dict.fromkeys(KINDS, 0)
         if _load_scores(con, store, context.contract, files):
             _match(con, context.contract, files)
-            counts |= dict(
-                con.execute("SELECT kind, count(*) FROM matches WHERE kind IS NOT NULL GROUP BY 1").fetchall()
-            )
+            counts |= dict(con.execute(sql.COUNT_MATCHES).fetchall())
             _add(con, store)
             _log_contradictions(con, counts["contradicted"])
         reach("outcomes_written")
@@ -91,7 +89,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
 
 
 def coverage_by_age(days: Sequence[DayCoverage], as_of: date) -> dict[str, Coverage]:
-    """Add up the coverage of days by age; ages without an order are left out.
+    """Sum the coverage of days by age; ages without orders are left out.
 
     >>> days = [DayCoverage(date(2024, 8, d), n, known) for d, n, known in ((1, 8, 6), (20, 4, 1), (24, 5, 0))]
     >>> {age: row.share for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
@@ -106,62 +104,34 @@ def coverage_by_age(days: Sequence[DayCoverage], as_of: date) -> dict[str, Cover
     return {n: Coverage(scored=s, with_outcome=k, share=round(k / s, 4)) for n, (s, k) in sums.items() if s}
 
 
-def _source(files: Sequence[Path]) -> str:
-    return f"read_parquet([{', '.join(literal(str(file)) for file in files)}])"
-
-
 def _load_scores(con: duckdb.DuckDBPyConnection, store: OutcomeStore, contract: Contract, files: Sequence[Path]) -> int:
-    """Make the table `scores` of the current scores of the days that raw spans; returns its rows."""
-    when = identifier(contract.timestamp)
-    first, last = (
-        engine.one_row(con, f"SELECT min({when}), max({when}) FROM {_source(files)}") if files else (None, None)
-    )
+    """Create the table `scores` of the current scores of the days that raw spans; returns its number of rows."""
+    first, last = engine.one_row(con, select_days(contract, files)) if files else (None, None)
     if first is None:
         return 0
     reader = store.current_scores(contract, first, last)
     rows = 0
-    con.register("part", reader.schema.empty_table())
-    con.execute("CREATE TEMP TABLE scores AS SELECT * FROM part")
+    con.register(sql.PART, reader.schema.empty_table())
+    con.execute(sql.CREATE_SCORES)
     for batch in reader:  # not read by DuckDB itself, which would report a lost Postgres as an error of its own
-        con.register("part", pa.Table.from_batches([batch]))
-        con.execute("INSERT INTO scores SELECT * FROM part")
+        con.register(sql.PART, pa.Table.from_batches([batch]))
+        con.execute(sql.INSERT_SCORES)
         rows += batch.num_rows
     return rows
 
 
 def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> None:
-    """Make the table `matches`: the scores whose client and date are in raw, with the outcomes in raw and its kind.
-
-    The kind is null where raw has the one order but not its target.
-    """
-    key = identifiers((contract.entity, contract.timestamp))
-    columns, target = identifiers(contract.columns), identifier(contract.target)
-    levels = literals(contract.classes)
-    con.execute(f"CREATE TEMP TABLE score_keys AS SELECT {key}, count(*) AS scores FROM scores GROUP BY {key}")
-    # only rows of scored clients and dates are compared as a whole, to take a repeated one once
-    con.execute(
-        f"CREATE TEMP TABLE raw_keys AS SELECT {key}, count(*) AS orders, min({target}) AS observed,"
-        f" coalesce(list(DISTINCT {target}) FILTER ({target} IS NOT NULL), []) AS outcomes"
-        f" FROM (SELECT DISTINCT {columns} FROM {_source(files)} SEMI JOIN score_keys USING ({key})) GROUP BY {key}"
-    )
-    con.execute(
-        f"""CREATE TEMP TABLE matches AS
-            SELECT run_id, {ROW_NR}, known, observed, outcomes,
-                   CASE WHEN known IS NOT NULL
-                        THEN CASE WHEN NOT list_contains(outcomes, known) OR source = 'raw' AND len(outcomes) > 1
-                                  THEN 'contradicted' ELSE 'already_known' END
-                        WHEN scores > 1 OR orders > 1 THEN 'ambiguous'
-                        WHEN observed IN ({levels}) THEN 'matched' END AS kind
-            FROM scores JOIN score_keys USING ({key}) JOIN raw_keys USING ({key})"""
-    )
+    """Create the table `matches`: the scores whose client and date are in raw, with their outcomes there and a kind."""
+    con.execute(sql.create_score_keys(contract))
+    con.execute(sql.create_raw_keys(contract, files))
+    con.execute(sql.create_matches(contract))
 
 
 def _add(con: duckdb.DuckDBPyConnection, store: OutcomeStore) -> None:
-    """Add the new outcomes, and send their scoring runs to MLflow once more."""
-    found = con.sql(f"SELECT run_id, {ROW_NR}, observed, 'raw' AS source FROM matches WHERE kind = 'matched'")
-    batches = (batch.cast(SCHEMA) for batch in found.to_arrow_reader(BATCH_ROWS))
-    store.add(batches)
-    runs = con.execute("SELECT DISTINCT run_id FROM matches WHERE kind = 'matched' ORDER BY 1").fetchall()
+    """Add the new outcomes, and send their scoring runs to MLflow again."""
+    matched = con.sql(sql.SELECT_MATCHED)
+    store.add(batch.cast(SCHEMA) for batch in matched.to_arrow_reader(BATCH_ROWS))
+    runs = con.execute(sql.SELECT_MATCHED_RUNS).fetchall()
     store.send_again([run_id for (run_id,) in runs])
 
 
@@ -169,9 +139,6 @@ def _log_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:
     if not number:
         return
     logger.warning("outcomes_contradicted orders=%s; the first outcome stays, as in:", number)
-    examples = con.execute(
-        f"SELECT run_id, {ROW_NR}, known, list_sort(outcomes) FROM matches WHERE kind = 'contradicted'"
-        f" ORDER BY 1, 2 LIMIT {LOGGED_EXAMPLES}"
-    )
+    examples = con.execute(sql.select_contradictions(LOGGED_EXAMPLES))
     for run_id, row_nr, known, observed in examples.fetchall():
         logger.warning("outcome_contradicted run_id=%s row_nr=%s known=%s raw=%s", run_id, row_nr, known, observed)

@@ -1,4 +1,4 @@
-"""Step promote: challenger and champion on the same newest holdout, a decision with evidence, applied and recorded."""
+"""Step promote: compare challenger and champion on the same newest holdout, decide, apply and record the decision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apex_ml.core.model_card import DECISION
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, decide
 from apex_ml.core.training_keys import order_keys
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.holdout import class_indexes, segment_columns, segment_levels
 from apex_ml.services.promotion_decision import (
     carry_out,
@@ -36,25 +36,25 @@ from apex_ml.services.true_outcomes import optimum_losses
 logger = logging.getLogger(__name__)
 
 TIMED_ORDERS = 1000
-"""Holdout rows from which on the time a row takes is reported."""
+"""The number of holdout rows from which the time per row is reported."""
 
 
 def promote(context: StepContext, *, who: str, hold: bool = False, declined: str | None = None) -> PromoteResult:
-    """Decide whether the run's model becomes champion, and make it so.
+    """Decide whether the run's model becomes champion, and carry out the decision.
 
     A rejection is a success. Called again for the same run it returns the recorded decision and, if the process was
     killed in between, finishes it. With `hold` a promotion is only reported, by `held` in the result, for a person to
-    approve; a later call decides anew, against the champion of that time. `declined` names the person who refused: the
+    approve; a later call decides again, against the champion of that time. `declined` names the person who refused: the
     challenger is rejected for that reason, with the evidence.
     """
     settings = context.settings
     trained = step_manifest(context, TrainResult).result
     registry = Registry(settings, context.model_name)
-    challenger = protocol.require(registry.by_version(trained.model_version), f"version {trained.model_version}")
-    current = protocol.resolve(settings, registry)
+    challenger = champion_ledger.require(registry.by_version(trained.model_version), f"version {trained.model_version}")
+    current = champion_ledger.resolve(settings, registry)
     done = recorded(context, challenger.version)
     if done is not None:
-        protocol.align_challenger(settings, registry)
+        champion_ledger.align_challenger(settings, registry)
         done = replace(done, decision_report_url=publish(context, registry, challenger))
         if DECISION not in challenger.description:  # killed after the ledger's row
             describe_decision(registry, challenger, done, who)
@@ -80,7 +80,7 @@ def _with_addresses(result: PromoteResult, trained: TrainResult) -> PromoteResul
 def _decide(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
 ) -> tuple[PromotionDecision, ModelInfo]:
-    """Score both models on the orders of the test part; the gate drops those that either was fitted or tuned on."""
+    """Score the test part with both models; the gate excludes the orders that either was fitted or tuned on."""
     contract, settings = context.contract, context.settings
     test = pq.read_table(context.folder("split") / "test.parquet")
     ours = Model.from_files(registry.files(challenger))
@@ -116,7 +116,7 @@ def _decide(
 
 
 def _contender(model: Model, table: pa.Table) -> Contender:
-    """The model's probabilities and how long an order takes it; unmeasured where there are few."""
+    """The model's probabilities and its time per order, which is not measured with few orders."""
     model.probabilities(table.slice(0, 100))
     began = time.perf_counter()
     p = model.probabilities(table)

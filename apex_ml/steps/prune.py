@@ -1,6 +1,6 @@
-"""What may go: partitions of scored orders that are old as a whole, and folders of runs that nothing refers to.
+"""Prune old data: completely old partitions of scored orders, and folders of runs that nothing refers to.
 
-Ledgers and statistics stay for ever: they are small, and exactly-once rests on them.
+Ledgers and statistics are never pruned: they are small, and exactly-once scoring depends on them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GOING = ".pruned.tmp"
 
 @dataclass(frozen=True)
 class Prunable:
-    """What may go at once. `kept` tells by run why an old folder stays; `answers` of the online service are older."""
+    """Removable data. `kept` has by run the reason why an old folder stays; `answers` counts online answers."""
 
     partitions: list[Partition]
     folders: list[Path]
@@ -36,7 +36,7 @@ class Prunable:
 
 
 def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = None) -> Prunable:
-    """Find what is older than `keep`: partitions by the end of their newest scoring run, folders by their last step.
+    """Find data that is older than `keep`: partitions by the end of their newest run, folders by their last step.
 
     A folder stays while a version that was ever champion, or the newest version, comes from it; while kept scored
     orders, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
@@ -58,45 +58,45 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
     return Prunable(parts, folders, size, kept, count_answers_before(context.settings, before), before)
 
 
-def prune(context: StepContext, found: Prunable) -> None:
-    """Drop the partitions, delete the answers and remove the folders; killed half way, the next call goes on."""
-    drop_partitions(context.settings, found.partitions)
-    if found.answers:
-        delete_answers_before(context.settings, found.before)
-    for folder in found.folders:
+def prune(context: StepContext, prunable: Prunable) -> None:
+    """Drop the partitions, delete the answers and remove the folders. After a kill the next call continues."""
+    drop_partitions(context.settings, prunable.partitions)
+    if prunable.answers:
+        delete_answers_before(context.settings, prunable.before)
+    for folder in prunable.folders:
         with map_disk_errors(folder.parent):
             going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
-            folder.rename(going)  # at once out of everybody's sight
+            folder.rename(going)  # invisible to others at once
             shutil.rmtree(going)
 
 
 def _last_used(folder: Path) -> datetime:
-    """When a run was last worked on: its newest manifest, or the folder itself while there is none."""
-    found = [p.stat().st_mtime for p in folder.glob(f"*/{MANIFEST}")] or [folder.stat().st_mtime]
-    return datetime.fromtimestamp(max(found), UTC)
+    """The time of a run's newest manifest, or of the folder itself without one."""
+    times = [p.stat().st_mtime for p in folder.glob(f"*/{MANIFEST}")] or [folder.stat().st_mtime]
+    return datetime.fromtimestamp(max(times), UTC)
 
 
 def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
-    """Runs that something refers to, with what."""
-    found: dict[str, str] = {}
+    """Runs that are still needed, each with the reason."""
+    reasons: dict[str, str] = {}
     with transaction(context.settings) as session:
         versions = PostgresVersions(session, context.model_name).runs_in_use()
         used = PostgresScoringRuns(session).snapshots_in_use(sorted(dropped))
-    found |= {run: f"model version {version}" for run, version in versions.items()}
+    reasons |= {run: f"model version {version}" for run, version in versions.items()}
     newest: set[str] = set()
     for manifest in recent_manifests(context, EltResult):
         result = manifest.result
         if result.features_sha256 not in newest:
             newest.add(result.features_sha256)
-            found.setdefault(manifest.run, "the newest history snapshot of its features")
+            reasons.setdefault(manifest.run, "the newest history snapshot of its features")
         if result.snapshot_sha256 in used:
-            found.setdefault(manifest.run, f"scored orders made with its {SNAPSHOT}")
+            reasons.setdefault(manifest.run, f"scored orders made with its {SNAPSHOT}")
     recent = recent_manifests(context, ValidateResult)[: context.contract.batch.recent]
     for validated in recent:
-        found.setdefault(validated.run, "the next raw data is compared with it")
-    return found
+        reasons.setdefault(validated.run, "the next raw data is compared with it")
+    return reasons
 
 
 def run_of(folder: Path) -> str:
-    """Name of a run's folder, also of one that is on its way out."""
+    """Name of a run's folder, also of one that is being removed."""
     return folder.name.removeprefix(".").removesuffix(GOING)

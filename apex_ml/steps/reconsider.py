@@ -1,7 +1,7 @@
-"""Step reconsider: the gate decides again on a challenger, by the outcomes of drops that it scored in the shadow.
+"""Step reconsider: the gate decides again about a challenger, by the outcomes of drops that it scored in the shadow.
 
-The orders are those that both it and the present champion scored when they came in, and whose outcome arrived since:
-no order can be newer to either model.
+The orders are those that both the challenger and the present champion scored on arrival, and whose outcome is known
+since: neither model has learned from any of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
 from apex_ml.core.training_keys import order_keys
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.promotion_decision import carry_out, contender, publish, recorded, serving
 from apex_ml.services.results import PromoteResult, ReconsiderSkipped
 from apex_ml.services.run_folder import StepContext
@@ -31,14 +31,14 @@ MIN_OUTCOMES = 1000
 
 
 def reconsider(context: StepContext, *, version: int | None, who: str) -> PromoteResult | ReconsiderSkipped:
-    """Decide anew on a challenger, by the outcomes of orders that it scored in the champion's shadow.
+    """Decide again about a challenger, by the outcomes of orders that it scored in the champion's shadow.
 
-    Without `version` it is the newest challenger with enough outcomes. A look of the gate like any other: it counts,
-    is recorded, and either moves the champion or does not. Nothing to decide is a success that says why.
+    Without `version` it is the newest challenger with enough outcomes. This is a look of the gate like any other: it
+    counts, is recorded, and moves the champion or does not. Without anything to decide the result has a `skip`.
     """
     settings, contract = context.settings, context.contract
     registry = Registry(settings, context.model_name)
-    current = protocol.resolve(settings, registry)
+    current = champion_ledger.resolve(settings, registry)
     if current is None:
         return ReconsiderSkipped(run=context.run, step="reconsider", skip="there is no champion to compare with")
     with transaction(settings) as session:
@@ -53,13 +53,15 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
             f" {MIN_OUTCOMES:,}"
         )
         return ReconsiderSkipped(run=context.run, step="reconsider", skip=reason)
-    challenger = protocol.require(registry.by_version(enough[0].model_version), f"version {enough[0].model_version}")
+    challenger = champion_ledger.require(
+        registry.by_version(enough[0].model_version), f"version {enough[0].model_version}"
+    )
     done = recorded(context, challenger.version)
     if done is not None:
-        protocol.align_challenger(settings, registry)
+        champion_ledger.align_challenger(settings, registry)
         address = publish(context, registry, challenger, "reconsider")
         return replace(done, step="reconsider", decision_report_url=address)
-    ours, theirs = (Model.from_files(registry.files(found)) for found in (challenger, current))
+    ours, theirs = (Model.from_files(registry.files(version)) for version in (challenger, current))
     with bulk_transaction(settings) as bulk:
         orders = shadow_outcomes(bulk, contract, challenger.version, current.version)
     holdout = _holdout(context, ours, orders)

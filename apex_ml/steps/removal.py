@@ -1,4 +1,4 @@
-"""Drops that never should have been scored: what Postgres and the folders keep of them is removed."""
+"""Remove drops that should never have been scored, from Postgres and from the folders."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from apex_ml.errors import DataError
 from apex_ml.services.run_folder import StepContext
 
 INVENTED = "invented-"
-"""How the names of drops of invented orders begin."""
+"""The prefix of the names of drops with invented orders."""
 
 
 def find_removable(context: StepContext, names: Sequence[str], invented: bool) -> list[RemovableDrop]:
-    """The drops of these names, every content of each, and with `invented` all of invented orders.
+    """The drops of these names, with every content of each, and with `invented` all drops of invented orders.
 
     Raises :class:`~apex_ml.errors.DataError` naming every name that the ledger does not know.
     """
@@ -37,8 +37,8 @@ def find_removable(context: StepContext, names: Sequence[str], invented: bool) -
 def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
     """Remove scored orders, outcomes, drift and alerts of the drops, then their ledger rows and their files.
 
-    All of Postgres in one transaction. A drop that one of them superseded is current again. MLflow's runs stay. The
-    same content, delivered again, would be scored again.
+    Everything in Postgres is removed in one transaction. A drop that one of them superseded is current again. The runs
+    in MLflow stay. The same content, delivered again, would be scored again.
     """
     ids, shas, names = ([getattr(drop, field) for drop in drops] for field in ("drop_id", "sha256", "name"))
     with transaction(context.settings) as session:
@@ -46,24 +46,24 @@ def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
         drift = PostgresDrift(session, context.model_name)
         drift.lock()
         ledger.lock(ids)
-        found = runs.runs_of_drops(ids)
-        run_ids, days = [run for run, _ in found], sorted({day for _, day in found})
+        runs_and_days = runs.runs_of_drops(ids)
+        run_ids, days = [run for run, _ in runs_and_days], sorted({day for _, day in runs_and_days})
         delete_scores(session, run_ids)
-        # drift of a day is measured anew when other drops were scored on it
+        # the drift of a day is measured again when other drops were scored on it
         drift.delete("drop", [str(run) for run in run_ids])
         drift.delete("day", days)
         alerts.resolve([BAD_DROP, UNKNOWN_VALUES], names)
         delete_quarantined(session, "drop", shas)
         runs.delete(run_ids)
         ledger.remove(ids)
-        # what drifts without them is what drifts now
+        # the open alerts are those that drift without the removed drops
         champion = PostgresChampions(session, context.model_name).champion()
         alerts.set_open(DRIFT, drift.drifting(champion))
     _remove_files(Inbox(context.settings), set(shas))
 
 
 def _remove_files(inbox: Inbox, shas: set[str]) -> None:
-    """Remove the files of these contents from done/ and quarantine/: in the inbox they would be scored anew."""
+    """Remove the files with these contents from all folders: in the inbox they would be scored again."""
     for folder in (inbox.inbox, inbox.done, inbox.quarantine):
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             with suppress(OSError):

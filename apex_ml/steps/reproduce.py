@@ -1,4 +1,4 @@
-"""Step train with --reproduce: develop a recorded model again and compare the bytes."""
+"""Step train with --reproduce: train a recorded model again and compare the bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def reproduce(context: StepContext) -> ReproduceResult:
-    """Develop the run's model again from its parts, with the settings its record holds, and compare the bytes.
+    """Train the run's model again from its parts, with the recorded settings, and compare the bytes.
 
     The search is not replayed. Nothing is registered or written. Raises :class:`~apex_ml.errors.DataError` when the
     run's training has not finished.
@@ -40,8 +40,8 @@ def reproduce(context: StepContext) -> ReproduceResult:
     contract = context.contract
     columns = split_strategy(before.info.split).columns(context.contract)
     done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.info)
-    files, again = before.to_files(), done.model.to_files()
-    differing = sorted(name for name in files if files[name] != again.get(name))
+    files, reproduced_files = before.to_files(), done.model.to_files()
+    differing = sorted(name for name in files if files[name] != reproduced_files.get(name))
     commit, dirty = git_commit()
     same_code = commit == before.info.git_commit and not dirty and not before.info.dirty
     comparison = "the same bytes" if not differing else f"{', '.join(differing)} differ"

@@ -15,7 +15,7 @@ from apex_ml.adapters.postgres.drops import FailedDrop, PostgresDrops
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.partitions import analyse_new, merge_closed
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
-from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable, seen
+from apex_ml.adapters.storage.drops import Inbox, file_state, printable, refuse_unprintable
 from apex_ml.adapters.storage.files import UnreadableError, sha256_of
 from apex_ml.errors import ApexError, DataError
 from apex_ml.faults import reach
@@ -32,21 +32,21 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
 """Drops that the result, and the error about bad drops, name."""
 SHARED_FAULTS = (ApexError, connection.DriverError, bulk.DriverError, OSError)
-"""Errors that are not about the drop at hand: a service or a disk that is lost is lost to all drops."""
+"""Errors that are not about one drop: without a service or a disk no drop can be scored."""
 
 
 def report(context: StepContext) -> ScoreReport:
     """Report what a run scored and its bad drops, as the ledger has them; send new alerts about those.
 
     `scored` is the number of drops; `bad` names each drop that the run could not score, with the reason and a label
-    for its mapped task. It counts what any try of any task did, also one that was killed. Without either there is a
+    for its mapped task. Every attempt of every task counts, also one that was killed. Without either there is a
     `skip`.
     """
     with connection.transaction(context.settings) as session:
-        found = PostgresAlerts(session).bad_drops(context.run)
+        bad_drops = PostgresAlerts(session).bad_drops(context.run)
         scored_now = PostgresScoringRuns(session).drops_scored(context.run)
-    bad = [BadDrop(label=short_label(row.drop), drop=row.drop, reason=row.reason) for row in found[:MAX_BAD]]
-    if more := len(found) - len(bad):
+    bad = [BadDrop(label=short_label(row.drop), drop=row.drop, reason=row.reason) for row in bad_drops[:MAX_BAD]]
+    if more := len(bad_drops) - len(bad):
         text = f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: apex alerts"
         bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
     result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
@@ -66,9 +66,8 @@ def score(
 
     A drop whose content is in the ledger is not scored again, only moved. One drop never stops the others:
 
-    - A bad drop, what is no file and what may not be read is moved to quarantine with its reason.
-    - A file whose disk fails or that needs more memory than there is stays in the inbox, and so does one at which Apex
-      itself fails.
+    - A bad drop, and a drop that is not a file or may not be read, is moved to quarantine with the reason.
+    - A file whose disk fails, that needs too much memory, or at which Apex itself fails, stays in the inbox.
 
     Each raises an alert. In the end :class:`~apex_ml.errors.DataError` names the bad ones and those of `before`, which
     were moved to quarantine earlier; :class:`~apex_ml.adapters.storage.files.UnreadableError` names what a failing
@@ -84,7 +83,7 @@ def score(
     outcomes: list[DropOutcome] = []
     problems = _Problems(bad=[f"{drop.drop}: {drop.reason}" for drop in before])
     version = None
-    if names or not before:  # a call without any drop still clears what a killed one left
+    if names or not before:  # a call without drops still finishes what a killed one left
         scorer = load_scorer(context)
         version = scorer.version.version
         with scoring_tools(context) as tools:
@@ -111,7 +110,7 @@ def score(
 
 @dataclass
 class _Problems:
-    """What went wrong with single drops of a call: bad ones, those left in the inbox, and faults of Apex itself."""
+    """The problems with single drops of a call: bad ones, those left in the inbox, and faults of Apex itself."""
 
     bad: list[str]
     left: list[str] = field(default_factory=list)
@@ -119,7 +118,7 @@ class _Problems:
 
 
 def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, problems: _Problems) -> DropOutcome:
-    """Score one drop; a problem of this drop alone is noted, so that the next one has its turn."""
+    """Score one drop; a problem of this drop alone is noted, so that the others are still scored."""
     context = scorer.context
     try:
         return score_drop(scorer, tools, inbox, name)
@@ -132,7 +131,7 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
         return DropOutcome(drop=name, state="unreadable", reason=str(error))
     except SHARED_FAULTS:
         raise
-    except Exception as error:  # raised when all drops had their turn
+    except Exception as error:  # raised after all other drops
         reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
         logger.exception("drop_fault name=%s", name)
         raise_bad_drop(context.settings, name, reason, context.run)
@@ -146,7 +145,7 @@ def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:
     lines = "the others are scored:\n" + "\n".join((bad + left)[:MAX_SHOWN])
     stay = f"{len(left)} of {total} drops cannot be read for now and stay in {inbox.inbox}, "
     if problems.faults:
-        for line in bad + left:  # the fault is raised in their place
+        for line in bad + left:  # the fault is raised instead of them
             logger.error("drop_not_scored %s", line)
         raise problems.faults[0]
     if bad:
@@ -171,7 +170,7 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
     path = inbox.path(name)
     try:
         refuse_unprintable(name)
-        drop = seen(path, name)
+        drop = file_state(path, name)
         sha256 = sha256_of(path)
     except FileNotFoundError:
         logger.info("drop_gone name=%s", name)
@@ -232,12 +231,12 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     with connection.transaction(context.settings) as session:
         known = PostgresDrops(session).find_scored(given)
     if (path := inbox.scored(known.name, known.sha256)) is None:
-        raise DataError(f"{known.name}: still lies in {inbox.inbox}; finish it first: apex score")
+        raise DataError(f"{known.name}: is still in {inbox.inbox}; finish it first: apex score")
     scorer = load_scorer(context)
-    drop = seen(path, known.name)
+    drop = file_state(path, known.name)
     with scoring_tools(context) as tools:
         run = score_file(scorer, tools, path, drop, known.sha256, again=known)
-    assert run is not None  # only a claim can find that another process was faster
+    assert run is not None  # only with a claim can another process be faster
     logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run.rows_scored, scorer.version.version)
     after_commit(context)
     outcome = DropOutcome(drop=drop.name, state="scored", sha256=known.sha256, scored=run)

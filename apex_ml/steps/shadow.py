@@ -1,8 +1,8 @@
-"""Step shadow: challengers score the drops that the champion has scored, beside it and after it.
+"""Step shadow: challengers score the drops that the champion has scored, after it.
 
-A version that the gate did not promote scores, for so many days after it was registered, every drop that was scored in
-that time. Nothing waits for it: the drop is committed and its file moved before, and a failure is kept in shadow_runs
-and reported, but touches no row of the drop.
+A version that the gate did not promote scores every drop that is scored within a number of days after it was
+registered. Nothing waits for it: the drop is committed and its file moved before. A failure is recorded in shadow_runs
+and reported, and changes no row of the drop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import check_file, statistics_are_not_trusted
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
@@ -31,7 +30,7 @@ from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import BATCH_ROWS
@@ -43,10 +42,10 @@ MAX_SHOWN = 20
 
 
 def shadow(context: StepContext) -> ShadowResult:
-    """Let every challenger score the drops that it has not, each in one transaction; again, and nothing happens.
+    """Let every challenger score the drops that it has not scored, each in one transaction. A second call does nothing.
 
-    Raises :class:`~apex_ml.errors.DataError` naming what could not be scored, after all else is done; that is not tried
-    again. :class:`~apex_ml.adapters.storage.files.UnreadableError` then names the files whose disk fails. A lost
+    Raises :class:`~apex_ml.errors.DataError` naming the drops that could not be scored, after all others; they are not
+    tried again. :class:`~apex_ml.adapters.storage.files.UnreadableError` then names the files whose disk fails. A lost
     service raises :class:`~apex_ml.errors.TransientError`.
     """
     days = context.settings.shadow_days
@@ -69,8 +68,8 @@ def shadow(context: StepContext) -> ShadowResult:
                 result = replace(result, later=result.later + 1)
                 continue
             if version not in scorers:
-                found = protocol.require(registry.by_version(version), f"challenger version {version}")
-                scorers[version] = build_scorer(context, registry, found)
+                challenger = champion_ledger.require(registry.by_version(version), f"challenger version {version}")
+                scorers[version] = build_scorer(context, registry, challenger)
             rows = _one_drop(scorers[version], path, name, pair.run_id)
         except DataError as error:
             with transaction(context.settings) as session:
@@ -96,10 +95,10 @@ def shadow(context: StepContext) -> ShadowResult:
 
 
 def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
-    """Score one file with one challenger; None when another process did meanwhile."""
+    """Score one file with one challenger; None when another process has already done so."""
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
-    with scratch_folder(context.processed, "shadow") as scratch, engine.connect(settings, scratch) as con:
+    with scratch_folder(context.processed, "shadow") as scratch, engine.connect_strict(settings, scratch) as con:
         accepted = scratch / "accepted.parquet"
         report = check_file(
             con,
@@ -139,20 +138,20 @@ def _schema(contract: Contract) -> pa.Schema:
 
 
 def _batches(
-    con: duckdb.DuckDBPyConnection, query: str, scorer: Scorer, run_id: int, name: str
+    con: engine.StrictConnection, query: str, scorer: Scorer, run_id: int, name: str
 ) -> Iterator[pa.RecordBatch]:
     contract = scorer.context.contract
     classes, schema = pa.array(contract.classes), _schema(contract)
-    with engine.errors_name(name), statistics_are_not_trusted(con):
+    with engine.errors_name(name):
         for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
-            made = scorer.model.predict(finish(contract, table, scorer.model.encoder.names))
-            p, n = made.probabilities, table.num_rows
+            prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names))
+            p, n = prediction.probabilities, table.num_rows
             columns = [
                 pa.array(np.full(n, run_id)),
                 pa.array(np.full(n, scorer.version.version, np.int32)),
                 table.column(ROW_NR).cast(pa.int64()).combine_chunks(),
-                classes.take(pa.array(made.predicted)),
+                classes.take(pa.array(prediction.predicted)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.results import EltResult, SplitPart, SplitResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
+from apex_ml.sql.orders import select_measure_sums
 
 logger = logging.getLogger(__name__)
 EPOCH = date(1970, 1, 1)
@@ -39,19 +42,18 @@ def _day(days: int) -> date:
     return EPOCH + timedelta(days=days)
 
 
-def _query_orders(context: StepContext, folder: Path, sql: str) -> pa.Table:
-    """The result of SQL over the accepted orders, which are the table `orders`."""
+def _sum_measures(context: StepContext, folder: Path, measures: Sequence[str]) -> pa.Table:
+    """The sums of measures over all accepted orders of each entity."""
     with engine.connect(context.settings, folder.parent) as con, engine.errors_name("split"):
         load_orders(con, context.contract, context.folder("validate") / ACCEPTED)
-        return con.sql(sql).to_arrow_table()
+        return con.sql(select_measure_sums(context.contract, measures)).to_arrow_table()
 
 
 def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     contract = context.contract
     way = split_strategy(strategy)
-    table = way.extend(
-        contract, pq.read_table(context.folder("elt") / EXAMPLES), lambda sql: _query_orders(context, folder, sql)
-    )
+    examples = pq.read_table(context.folder("elt") / EXAMPLES)
+    table = way.extend(contract, examples, partial(_sum_measures, context, folder))
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
     target = table.column(contract.target).to_numpy(zero_copy_only=False)
     parts = way.assign(days, target, contract.split, context.settings.seed)
@@ -63,7 +65,7 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
         pq.write_table(rows, folder / f"{part}.parquet", compression="zstd")
         described[part] = _describe(contract, rows, days[parts == index])
         if index and rows.num_rows:
-            # what moves between the parts by nature (calendar, history) moves here too: it is reported, not tested
+            # calendar and history features differ between the parts by nature: drift is reported, not tested
             psi = drift(columns, reference, rows)
             described[part] = replace(
                 described[part], drift_from_train={name: round(value, 4) for name, value in psi.items()}

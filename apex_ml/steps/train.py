@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 def train(context: StepContext, *, trials: int) -> TrainResult:
     """Train and register a model version; returns its version and log losses on validation and test.
 
-    With `trials` the hyper-parameters are searched on validation first; a search that was interrupted goes on. The test
-    part is never seen by the fit. Raises :class:`~apex_ml.errors.DataError` when there is nothing to learn.
+    With `trials` the hyper-parameters are searched on validation first; an interrupted search continues. The model is
+    never fitted on the test part. Raises :class:`~apex_ml.errors.DataError` when there is nothing to learn.
     """
     divided = step_manifest(context, SplitResult)
     options = training_options(context, trials, divided.result.strategy)
@@ -124,7 +124,7 @@ def _log_development(done: Development) -> None:
 
 
 def _record_version(context: StepContext, done: Development, registered: Registered) -> None:
-    """Record in Postgres what the version was made from."""
+    """Record the origin of the version in Postgres."""
     info = done.model.info
     version = VersionRecord(
         model_version=registered.version,

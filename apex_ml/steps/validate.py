@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,71 +12,60 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.file_report import FileReport, log_report
 from apex_ml.adapters.duckdb.profile import profile_batch
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations import project
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.champions import DecidedInput, champions
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
-from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
 from apex_ml.adapters.storage.locations import local_folder
-from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
+from apex_ml.adapters.storage.raw_folder import raw_files
 from apex_ml.core.batch import Profile, check_batch
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
-from apex_ml.services.held_back import describe, find_held_back, held_identity, hold_back
+from apex_ml.services.held_back import describe, find_held_back, hold_back
+from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, shortened
 from apex_ml.services.results import CheckedExpectations, ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
+from apex_ml.sql.quarantine import SELECT_RAW_QUARANTINE
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 
 
 REPORT = "report.json"
-MAX_NAMED = 100
-"""Files that are left out, and links, that the log and the result name."""
 
 
 def validate(
     context: StepContext, *, raw: str | None, as_of: date | None, force: bool, without_newest_day: bool = False
 ) -> ValidateResult:
-    """Check every raw file on its own, the accepted rows by Great Expectations, and the batch beside recent ones.
+    """Check every raw file on its own, the accepted rows with Great Expectations, and the batch against recent ones.
 
     Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
-    raw files whatever their names. With `skip` in the result there is no raw data that the last run has not seen.
-    `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result
-    describes them; raw files whose newest day was held back before are not new either.
+    raw files, independent of their names. With `skip` in the result there is no raw data that the last run did not
+    have. `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result
+    describes them. Raw files whose newest day was held back before are not new either.
+
     Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
-    expectation of severity error that the batch fails, or a batch too unlike the recent ones; the quarantined rows and
+    expectation of severity error that the batch fails, or a batch too unlike the recent ones. The quarantined rows and
     the report are kept even then.
     """
     url = raw or context.pipeline.locations.raw
     raw_folder = raw_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL", context.contract.columns)
     log_skipped_files(raw_folder)
-    shas: dict[str, Path] = {}
-    copies: dict[Path, list[str]] = {}
-    for path in raw_folder.files:
-        with name_errors(path, raw_folder.name(path)):
-            first = shas.setdefault(sha256_of(path), path)
-        if first != path:
-            copies.setdefault(first, []).append(raw_folder.name(path))
-            logger.warning("file_redelivered file=%s same_bytes_as=%s", raw_folder.name(path), raw_folder.name(first))
-    whole = digest(sorted(shas))
-    data_sha256 = held_identity(sorted(shas)) if without_newest_day else whole
-    contract_sha256 = context.contract.digest()
-    decided = latest_input(context)
-    seen = decided is not None and decided.is_about(data_sha256, contract_sha256)
-    if decided is not None and without_newest_day and not seen and find_held_back(context, data_sha256):
-        seen = decided.is_about(whole, contract_sha256)
-    if decided is not None and seen and decided.step_run != context.run and not force:
-        since = f"{decided.decided_at:%Y-%m-%d %H:%M} UTC (run {decided.step_run})"
+    batch = hash_files(context, url, raw_folder, as_of, without_newest_day)
+    since = _decided_before(batch)
+    left_out = shortened(raw_folder.left_out)
+    if since is not None and not force:
         reason = f"no new raw data since {since}; --force retrains all the same"
         logger.info("step_skipped step=validate reason=%s", reason)
-        left_out = shortened(raw_folder.left_out)
-        return ValidateResult(run=context.run, step="validate", skip=reason, data_sha256=data_sha256, left_out=left_out)
-    inputs: dict[str, Any] = {"files": sorted(shas), "as_of": as_of.isoformat() if as_of else None}
+        return ValidateResult(
+            run=context.run, step="validate", skip=reason, data_sha256=batch.data_sha256, left_out=left_out
+        )
+    inputs: dict[str, Any] = {"files": sorted(batch.shas), "as_of": as_of.isoformat() if as_of else None}
     if without_newest_day:
         inputs["without_newest_day"] = True
     return run_step(
@@ -84,104 +73,122 @@ def validate(
         ValidateResult,
         inputs,
         lambda folder: replace(
-            _work(context, folder, url, raw_folder, shas, copies, data_sha256, as_of, without_newest_day),
-            redelivered=tuple(sorted(name for names in copies.values() for name in names)),
-            left_out=shortened(raw_folder.left_out),
+            _work(batch, folder),
+            redelivered=tuple(sorted(name for names in batch.copies.values() for name in names)),
+            left_out=left_out,
             links=shortened(raw_folder.links),
         ),
     )
 
 
-def _work(
-    context: StepContext,
-    folder: Path,
-    url: str,
-    raw_folder: RawFiles,
-    shas: dict[str, Path],
-    copies: dict[Path, list[str]],
-    data_sha256: str,
-    as_of: date | None,
-    without_newest_day: bool,
-) -> ValidateResult:
+def _decided_before(batch: RawBatch) -> str | None:
+    """When, and in which other run, the gate decided about this data; None when the data is new."""
+    context, data_sha256, contract_sha256 = batch.context, batch.data_sha256, batch.context.contract.digest()
+    decided = latest_input(context)
+    if decided is None:
+        return None
+    is_known = decided.is_about(data_sha256, contract_sha256)
+    if batch.without_newest_day and not is_known and find_held_back(context, data_sha256):
+        is_known = decided.is_about(batch.whole_sha256, contract_sha256)
+    if not is_known or decided.step_run == context.run:
+        return None
+    return f"{decided.decided_at:%Y-%m-%d %H:%M} UTC (run {decided.step_run})"
+
+
+def _work(batch: RawBatch, folder: Path) -> ValidateResult:
     accepted, quarantine = folder / ACCEPTED, folder / QUARANTINE
     accepted.mkdir()
     quarantine.mkdir()
-    contract = context.contract
+    with engine.connect_strict(batch.context.settings, folder.parent) as con:
+        reports = _check_files(batch, con, accepted, quarantine)
+    try:
+        _refuse_too_many(batch.context, reports)
+        checked = _check_accepted(batch, folder, accepted)
+    except DataError:
+        _keep_evidence(batch.context, quarantine, reports)
+        raise
+    return _result(batch, folder, reports, checked)
+
+
+@dataclass(frozen=True)
+class _CheckedBatch:
+    """The result of the checks of all accepted rows."""
+
+    profile: Profile
+    warnings: list[str]
+    held: int
+    """Rows of the newest day that were held back."""
+    as_of: date
+    verdict: project.BatchVerdict
+
+
+def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBatch:
+    """Compare the accepted rows with recent batches, hold the newest day back, and run the expectations."""
+    context, contract = batch.context, batch.context.contract
     with engine.connect(context.settings, folder.parent) as con:
-        reports = _check_files(context, con, raw_folder, shas, copies, as_of, accepted, quarantine)
-        rows = sum(r.rows for r in reports)
-        bad = sum(r.quarantined for r in reports)
-        try:
-            _refuse_too_many(context, reports, rows, bad)
-            profile = profile_batch(con, contract, accepted)
-            looks_from = as_of or profile.newest + timedelta(days=1)
-            batch_warnings = _check_batch(context, profile, data_sha256)
-            held = hold_back(con, contract, accepted, profile.newest, folder) if without_newest_day else 0
-            if held:
-                looks_from = as_of or profile.newest
-                logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
-            checked = project.check_batch(context.settings, contract, "train", accepted, context.run, looks_from)
-            project.name_source(context.settings, checked, context.run, url, data_sha256)
-            for failure in checked.warnings:
-                logger.warning("expectation_warned %s", failure)
-            if checked.errors:
-                raise DataError(
-                    f"the accepted batch fails its expectations (see {checked.page}):\n" + "\n".join(checked.errors)
-                )
-        except DataError:
-            _keep_evidence(context, quarantine, reports)
-            raise
+        profile = profile_batch(con, contract, accepted)
+        warnings = _compare_with_recent(context, profile, batch.data_sha256)
+        held = hold_back(con, contract, accepted, profile.newest, folder) if batch.without_newest_day else 0
+    if held:
+        logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
+    as_of = batch.as_of or (profile.newest if held else profile.newest + timedelta(days=1))
+    verdict = project.check_batch(context.settings, contract, "train", accepted, context.run, as_of)
+    project.name_source(context.settings, verdict, context.run, batch.url, batch.data_sha256)
+    for failure in verdict.warnings:
+        logger.warning("expectation_warned %s", failure)
+    if verdict.errors:
+        raise DataError(
+            f"the accepted batch fails its expectations (see {verdict.page}):\n" + "\n".join(verdict.errors)
+        )
+    return _CheckedBatch(profile, warnings, held, as_of, verdict)
+
+
+def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _CheckedBatch) -> ValidateResult:
+    context, verdict, profile = batch.context, checked.verdict, checked.profile
     site = project.docs_index(context.settings).parent
-    page = checked.page.relative_to(site).as_posix()
+    page = verdict.page.relative_to(site).as_posix()
+    rows, bad = _rows(reports)
     return ValidateResult(
         run=context.run,
         step="validate",
-        raw=url,
+        raw=batch.url,
         files=len(reports),
         rows=rows,
-        accepted=rows - bad - held,
+        accepted=rows - bad - checked.held,
         quarantined=bad,
         reasons=_total(r.reasons for r in reports),
         warnings=_total(r.warnings for r in reports),
         normalised=_total(r.normalised for r in reports),
-        batch_warnings=tuple(batch_warnings),
+        batch_warnings=tuple(checked.warnings),
         expectations=CheckedExpectations(
-            evaluated=checked.evaluated, failed=len(checked.warnings), rows=checked.rows, of_rows=checked.of_rows
+            evaluated=verdict.evaluated, failed=len(verdict.warnings), rows=verdict.rows, of_rows=verdict.of_rows
         ),
-        data_docs=str(checked.page),
+        data_docs=str(verdict.page),
         data_docs_url=f"{context.settings.airflow_address}/apex/data-docs/{page}",
-        data_sha256=data_sha256,
+        data_sha256=batch.data_sha256,
         newest=profile.newest,
-        as_of=looks_from,
+        as_of=checked.as_of,
         profile=profile.as_dict(),
         reports=tuple(r.as_dict() for r in reports),
-        held_back=describe(folder, profile.newest) if held else None,
+        held_back=describe(folder, profile.newest) if checked.held else None,
     )
 
 
-def _check_files(
-    context: StepContext,
-    con: Any,
-    raw_folder: RawFiles,
-    shas: dict[str, Path],
-    copies: dict[Path, list[str]],
-    as_of: date | None,
-    accepted: Path,
-    quarantine: Path,
-) -> list[FileReport]:
+def _check_files(batch: RawBatch, con: engine.StrictConnection, accepted: Path, quarantine: Path) -> list[FileReport]:
     """Check file by file; a file that cannot be used does not hide the faults of the others."""
+    context, shas, copies = batch.context, batch.shas, batch.copies
     reports: list[FileReport] = []
     unreadable: list[str] = []
     for number, (sha256, path) in enumerate(shas.items()):
         part = f"part-{number:05d}.parquet"
-        kept, name = quarantine / part, raw_folder.name(path)
+        kept, name = quarantine / part, batch.raw.name(path)
         try:
             report = check_file(
                 con,
                 path,
                 context.contract,
                 "train",
-                as_of=as_of,
+                as_of=batch.as_of,
                 accepted=accepted / part,
                 quarantined=kept,
                 name=name,
@@ -206,21 +213,6 @@ def _check_files(
     return reports
 
 
-def log_skipped_files(found: RawFiles) -> None:
-    """Log the files of a raw folder that are not read, and its links to other places."""
-    for name, reason in shortened(found.left_out).items():
-        logger.warning("file_left_out file=%s reason=%s", name, reason)
-    for name, target in shortened(found.links).items():
-        logger.info("link_followed name=%s to=%s", name, target)
-
-
-def shortened(entries: dict[str, str]) -> dict[str, str]:
-    """The first entries, and how many more there are."""
-    if len(entries) <= MAX_NAMED:
-        return entries
-    return dict(list(entries.items())[:MAX_NAMED]) | {"…": f"and {len(entries) - MAX_NAMED} more"}
-
-
 def _total(counts: Any) -> dict[str, int]:
     total: dict[str, int] = {}
     for part in counts:
@@ -234,13 +226,19 @@ def _evidence_folder(context: StepContext) -> Path:
 
 
 def _keep_evidence(context: StepContext, quarantine: Path, reports: list[FileReport]) -> None:
-    """Keep what a failed validation found, beside the folder that a good one would have made."""
+    """Keep the results of a failed validation, beside the folder that a successful one would have written."""
     with new_folder(_evidence_folder(context)) as kept:
         shutil.copytree(quarantine, kept / QUARANTINE)
         write_atomically(kept / REPORT, json_file([r.as_dict() for r in reports]))
 
 
-def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int, bad: int) -> None:
+def _rows(reports: list[FileReport]) -> tuple[int, int]:
+    """All rows, and those that are quarantined."""
+    return sum(r.rows for r in reports), sum(r.quarantined for r in reports)
+
+
+def _refuse_too_many(context: StepContext, reports: list[FileReport]) -> None:
+    rows, bad = _rows(reports)
     limit = context.contract.quarantine.limit.train
     if not rows or bad <= limit * rows:
         return
@@ -256,11 +254,11 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport], rows: int,
         " most often:\n"
         + "\n".join(lines)
         + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); the rows with all their reasons:"
-        f" {_evidence_folder(context)}, or SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
+        f" {_evidence_folder(context)}, or {SELECT_RAW_QUARANTINE}"
     )
 
 
-def _check_batch(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
+def _compare_with_recent(context: StepContext, profile: Profile, data_sha256: str) -> list[str]:
     """Compare with the batches of earlier runs on other data; returns the warnings."""
     earlier = recent_manifests(
         context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256

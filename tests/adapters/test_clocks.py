@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, statistics_are_not_trusted
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.time_zones import SPARK_ZONE
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import Use
@@ -73,12 +75,11 @@ def read(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) -> 
             contract.timestamp: contract.columns[contract.timestamp].model_copy(update={"timezone": zone})
         }
         report = check_file(
-            con, path, contract.model_copy(update={"columns": columns}), use, as_of=None,
+            make_strict(con), path, contract.model_copy(update={"columns": columns}), use, as_of=None,
             accepted=tmp_path / "accepted.parquet", quarantined=tmp_path / "bad.parquet", copy=False,
         )  # fmt: skip
         assert report.quarantined == 0
-        with statistics_are_not_trusted(con):
-            rows = con.execute(f"SELECT {contract.timestamp} FROM ({report.query})").fetchall()
+        rows = con.execute(f"SELECT {contract.timestamp} FROM ({report.query})").fetchall()
         return report, [day for (day,) in rows]
 
     return run

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.expectations.project import BatchVerdict, check_batch, name_source, rows_to_judge
+from apex_ml.adapters.expectations.project import BatchVerdict, check_batch, name_source, rows_to_check
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 
@@ -32,16 +32,16 @@ def accepted(orders: pa.Table, contract: Contract, tmp_path: Path) -> Path:
 def test_a_batch_within_the_limit_is_judged_whole(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
-    table, of_rows = rows_to_judge(home(expectation_rows=ROWS), contract, accepted)
+    table, of_rows = rows_to_check(home(expectation_rows=ROWS), contract, accepted)
     assert table.num_rows == of_rows == ROWS
-    assert BatchVerdict(1, (), (), accepted, ROWS, ROWS).seen == "all 8,000 accepted rows"
+    assert BatchVerdict(1, (), (), accepted, ROWS, ROWS).rows_in_words == "all 8,000 accepted rows"
 
 
 def test_a_larger_one_by_the_same_sample_each_time(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
     limit = 2_000
-    (table, of_rows), (second, _) = (rows_to_judge(home(expectation_rows=limit), contract, accepted) for _ in range(2))
+    (table, of_rows), (second, _) = (rows_to_check(home(expectation_rows=limit), contract, accepted) for _ in range(2))
     assert of_rows == ROWS and table.equals(second)
     assert table.column_names == list(contract.columns)
     assert abs(table.num_rows - limit) < 5 * (limit * (1 - limit / ROWS)) ** 0.5

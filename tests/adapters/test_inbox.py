@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
 
-from apex_ml.adapters.storage.drops import Inbox, Waiting, seen
+from apex_ml.adapters.storage.drops import Inbox, Waiting, file_state
 from apex_ml.errors import ConfigError
 from apex_ml.services.drop_chunks import chunks
 
@@ -34,7 +34,7 @@ def put(inbox: Inbox, name: str, content: str = "x", age: int = 0) -> Path:
 
 
 def now(inbox: Inbox, name: str) -> Waiting:
-    return seen(inbox.inbox / name, name)
+    return file_state(inbox.inbox / name, name)
 
 
 def test_oldest_first_and_nothing_hidden(inbox: Inbox) -> None:

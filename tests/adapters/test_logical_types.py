@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
@@ -137,7 +138,7 @@ def test_every_type_is_read_exactly_or_refused_clearly(
     column = COLUMNS[wanted]
     write(con, path, column, value)
     try:
-        report = check_file(con, path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
+        report = check_file(make_strict(con), path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
     except DataError as error:
         assert wanted not in cells and all(word in str(error) for word in ("file.parquet", column, name, "; write it"))
         return
@@ -167,7 +168,7 @@ def test_every_type_may_stand_in_a_column_that_the_contract_does_not_name(
     table = table.append_column("extra", pa.concat_arrays([value, pa.nulls(1, value.type)]))
     path, accepted, bad = (tmp_path / f"{n}.parquet" for n in ("file", "accepted", "bad"))
     pq.write_table(table, path)
-    report = check_file(con, path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
+    report = check_file(make_strict(con), path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
     assert (report.accepted, report.quarantined, report.added) == (1, 1, ("extra",))
     (row,) = pq.read_table(bad).to_pylist()
     assert json.loads(row["row"])["extra"] not in (None, "")

@@ -194,7 +194,7 @@ DELTA: dict[str, Callable[[Path], None]] = {
     "it needs liquid": lambda t: commit(
         t, 0, {"protocol": {"minReaderVersion": 3, "readerFeatures": ["timestampNtz", "liquid"]}}, add(NEW)
     ),
-    "its files lie outside its folder": lambda t: commit(t, 0, add("s3://bucket/a.parquet")),
+    "its files are outside its folder": lambda t: commit(t, 0, add("s3://bucket/a.parquet")),
 }
 
 
@@ -238,7 +238,7 @@ def test_other_table_formats_are_refused(raw: Path, make: Callable[[Path], None]
 def test_a_folder_inside_a_table_is_refused(raw: Path, make: Callable[[Path], None]) -> None:
     make(raw)
     put(raw, "t/data/a.parquet")
-    with pytest.raises(DataError, match=r"APEX_RAW_URL=.*t/data: lies in .* table, .*raw/t, whose log"):
+    with pytest.raises(DataError, match=r"APEX_RAW_URL=.*t/data: is inside .* table, .*raw/t, whose log"):
         found(raw / "t" / "data")
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import read_schema
+from apex_ml.adapters.duckdb.file_schema import read_schema
 from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
 from apex_ml.adapters.storage.files import digest
 from apex_ml.adapters.storage.locations import local_folder

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.errors import DataError
@@ -53,7 +55,14 @@ def check(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) ->
         path = write_orders(tmp_path / "file.parquet", table, **options)
         accepted, quarantined = tmp_path / "accepted.parquet", tmp_path / "quarantined.parquet"
         report = check_file(
-            con, path, contract, use, as_of=as_of, accepted=accepted, quarantined=quarantined, with_row_nr=True
+            make_strict(con),
+            path,
+            contract,
+            use,
+            as_of=as_of,
+            accepted=accepted,
+            quarantined=quarantined,
+            with_row_nr=True,
         )
         bad = pq.read_table(quarantined).to_pylist() if quarantined.exists() else []
         rows = [{**r, "reasons": json.loads(r["reasons"]), "row": json.loads(r["row"])} for r in bad]

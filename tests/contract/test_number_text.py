@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.requests.faults import RefusedError
@@ -67,7 +69,9 @@ def checked(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path_factory
         path = write_orders(folder / "file.parquet", order_table({ROUTE: values}, rows=len(values)))
         kept = folder / "accepted.parquet"
         bad = folder / "bad.parquet"
-        report = check_file(con, path, contract, use, as_of=None, accepted=kept, quarantined=bad, with_row_nr=True)
+        report = check_file(
+            make_strict(con), path, contract, use, as_of=None, accepted=kept, quarantined=bad, with_row_nr=True
+        )
         return report, pq.read_table(kept).column(ROUTE).to_pylist()
 
     return run

@@ -23,8 +23,8 @@ from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Reci
 from apex_ml.core.features import feature_columns, finish, state_needed
 from apex_ml.core.history import Replay, settle_ties
 from apex_ml.errors import ConfigError
-from apex_ml.sql.features import snapshot_sql, state_sql
-from apex_ml.sql.history import compact_sql, sorted_sql
+from apex_ml.sql.features import select_snapshot, select_state
+from apex_ml.sql.history import select_compact, select_sorted
 from tests.support.features_by_hand import FIRST, as_table, random_orders
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
     orders = as_table(contract, rows)
     with duckdb.connect() as con:
         con.register("orders", orders)
-        requested = con.sql(state_sql(contract, "orders", "orders")).to_arrow_table()
+        requested = con.sql(select_state(contract, "orders", "orders")).to_arrow_table()
         con.execute(f"CREATE VIEW placed AS SELECT *, row_number() OVER () AS {POSITION} FROM orders")
-        compact = con.sql(sorted_sql(contract, f"({compact_sql(contract, 'placed')})")).to_arrow_table()
-        snapshot = con.sql(snapshot_sql(contract, "orders", FIRST)).to_arrow_table()
+        compact = con.sql(select_sorted(contract, f"({select_compact(contract, 'placed')})")).to_arrow_table()
+        snapshot = con.sql(select_snapshot(contract, "orders", FIRST)).to_arrow_table()
     states = Replay(contract, settle_ties(contract, compact)[0]).every_order().drop_columns([POSITION])
     assert "history_total_cajas_fisicas" in [c.name for c in state_columns(contract)]
     assert "history_total_cajas_fisicas" in snapshot.column_names

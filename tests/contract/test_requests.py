@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import upper
@@ -84,8 +85,8 @@ def test_a_request_is_read_as_a_drop_is(
         kept = folder / "accepted.parquet"
         with engine.connect(home) as con:
             report = check_file(
-                con, file, contract, "score", as_of=None, accepted=kept, quarantined=folder / "bad.parquet",
-                with_row_nr=True,
+                make_strict(con), file, contract, "score", as_of=None, accepted=kept,
+                quarantined=folder / "bad.parquet", with_row_nr=True,
             )  # fmt: skip
         accepted = {row.pop("row_nr"): row for row in pq.read_table(kept).to_pylist()}
         for place, order in enumerate(orders):

@@ -17,7 +17,7 @@ from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
 from apex_ml.core.features import calendar_part, feature_columns, finish, state_needed
-from apex_ml.sql.features import examples_sql, snapshot_sql, state_sql
+from apex_ml.sql.features import select_examples, select_snapshot, select_state
 from tests.support.features_by_hand import (
     EPOCH,
     FIRST,
@@ -39,11 +39,11 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
 def examples(con: duckdb.DuckDBPyConnection, contract: Contract, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """The examples and their features, as the step makes them."""
     con.register("orders", as_table(contract, rows))
-    con.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {examples_sql(contract, 'orders')}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {select_examples(contract, 'orders')}")
     names = ", ".join(f's."{n}"' for n, _, _ in state_columns(contract))
     entity, when = contract.entity, contract.timestamp
     table = con.sql(
-        f"SELECT a.*, {names} FROM asked AS a JOIN ({state_sql(contract, 'asked', 'orders')}) AS s"
+        f"SELECT a.*, {names} FROM asked AS a JOIN ({select_state(contract, 'asked', 'orders')}) AS s"
         f" ON s.{entity} = a.{entity} AND s.{when} = a.{when} ORDER BY a.{entity}, a.{when}"
     ).to_arrow_table()
     return table.to_pylist(), finish(contract, table).to_pylist()
@@ -85,7 +85,7 @@ def test_orders_of_the_same_day_or_later_change_no_feature(con: duckdb.DuckDBPyC
     def state(orders: list[Row]) -> list[Row]:
         con.register("orders", as_table(contract, orders))
         con.register("asked", as_table(contract, [order]))
-        return con.sql(state_sql(contract, "asked", "orders")).to_arrow_table().to_pylist()
+        return con.sql(select_state(contract, "asked", "orders")).to_arrow_table().to_pylist()
 
     before = [r for r in rows if r[contract.timestamp] < cut]
     noise = [
@@ -108,13 +108,13 @@ def test_snapshot_is_the_state_of_every_client_as_of_the_day(
     rows = random_orders(contract, 6, clients=12, orders=150, days=15)
     as_of = FIRST + timedelta(days=8)
     con.register("orders", as_table(contract, rows))
-    result = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table()
+    result = con.sql(select_snapshot(contract, "orders", as_of)).to_arrow_table()
     clients = sorted({r[contract.entity] for r in rows})
     assert result[contract.entity].to_pylist() == clients
     requested = [{**rows[0], contract.entity: client, contract.timestamp: as_of} for client in clients]
     con.register("asked", as_table(contract, requested))
     when = contract.timestamp
-    states = con.sql(f"SELECT * EXCLUDE ({when}) FROM ({state_sql(contract, 'asked', 'orders')}) ORDER BY 1")
+    states = con.sql(f"SELECT * EXCLUDE ({when}) FROM ({select_state(contract, 'asked', 'orders')}) ORDER BY 1")
     assert result.to_pylist() == states.to_arrow_table().to_pylist()
 
 

@@ -56,7 +56,7 @@ def test_one_file_adds_a_strategy(folder_of_strategies: Path, contract: Contract
     parts = thirds.assign(np.arange(6), np.zeros(6), contract.split, 1)
     assert parts.tolist() == [0, 1, 2] * 2 and not thirds.promotable
     assert thirds.columns(contract) == feature_columns(contract)
-    assert thirds.extend(contract, examples, lambda sql: pa.table({})) is examples
+    assert thirds.extend(contract, examples, lambda measures: pa.table({})) is examples
     assert thirds.options(contract, Options()) == Options() and not thirds.is_compared
 
 

@@ -20,6 +20,7 @@ from contract_by_hand import violations  # noqa: E402
 from corruptions import Case, corrupt  # noqa: E402
 
 from apex_ml.adapters.duckdb import engine  # noqa: E402
+from apex_ml.adapters.duckdb.engine import make_strict  # noqa: E402
 from apex_ml.adapters.duckdb.row_checks import check_file  # noqa: E402
 from apex_ml.contract.model import Contract, load_contract  # noqa: E402
 from apex_ml.contract.per_use import USES  # noqa: E402
@@ -35,7 +36,7 @@ def verdict(
     accepted, bad = folder / "accepted.parquet", folder / "bad.parquet"
     bad.unlink(missing_ok=True)
     try:
-        report = check_file(con, case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
+        report = check_file(make_strict(con), case.path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
     except DataError as error:
         names_file = str(error).startswith(case.path.name)
         return {"state": "refused"} if names_file else {"state": "wrong", "why": f"the file is not named: {error}"}

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations import project
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings

@@ -22,8 +22,10 @@ import pytest
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import SortedOrders
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.profile import profile_batch
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations.project import frame_of, make_suite
 from apex_ml.adapters.storage.time_zones import on_own_clock
 from apex_ml.contract.example import example_order
@@ -321,7 +323,7 @@ def checked(
     bad.unlink(missing_ok=True)
     pq.write_table(table, path)
     report = check_file(
-        con, path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad, with_row_nr=True
+        make_strict(con), path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad, with_row_nr=True
     )  # fmt: skip
     rows: dict[int, Any] = {row.pop(ROW_NR): row for row in pq.read_table(accepted).to_pylist()}
     for row in pq.read_table(bad).to_pylist() if bad.exists() else ():
@@ -560,13 +562,13 @@ def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
     contract = contract_of(tmp_path, quarantine=f"{{limit: {limit}}}")
     context: Any = SimpleNamespace(contract=contract, processed=tmp_path, run="r")
     report = FileReport("f", 100, 75, 25, {"x: r": 25}, {}, {}, (), (), ())
-    validate._refuse_too_many(context, [report], 100, 25)
+    validate._refuse_too_many(context, [report])
     bad_rows = tmp_path / "quarantined.parquet"
     pq.write_table(pa.table({"row_nr": range(26)}), bad_rows)
     score_file._refuse(report, contract, bad_rows, 3)
     more = replace(report, accepted=74, quarantined=26)
     with pytest.raises(DataError, match=r"26 of 100 rows .* more than the limit of 25"):
-        validate._refuse_too_many(context, [more], 100, 26)
+        validate._refuse_too_many(context, [more])
     with pytest.raises(DataError, match="26 of 100 rows .* more than the limit of 25"):
         score_file._refuse(more, contract, bad_rows, 3)
 
@@ -878,12 +880,12 @@ def test_match(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
         own = contract_of(tmp_path, match=match)
         out = {"accepted": tmp_path / "accepted.parquet", "quarantined": tmp_path / "bad.parquet"}
         if match == "insensitive":
-            check_file(con, tmp_path / "file.parquet", own, "train", as_of=None, **out)
+            check_file(make_strict(con), tmp_path / "file.parquet", own, "train", as_of=None, **out)
             assert pq.read_table(out["accepted"]).column("client").to_pylist() == ["c0"]
             assert RequestReader(own).read(order).columns["client"] == ["c"]
             continue
         with pytest.raises(DataError, match=r"client \(string\) → Client  \(rename it\)"):
-            check_file(con, tmp_path / "file.parquet", own, "train", as_of=None, **out)
+            check_file(make_strict(con), tmp_path / "file.parquet", own, "train", as_of=None, **out)
         with pytest.raises(RefusedError, match="it is nearly client"):
             RequestReader(own).read(order)
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.row_checks import read_schema
+from apex_ml.adapters.duckdb.file_schema import read_schema
 from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings

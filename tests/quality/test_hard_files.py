@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from contract_by_hand import violations
 
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
@@ -40,7 +42,7 @@ def split(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) ->
     def run(path: Path, use: Any = "train") -> Split:
         accepted, bad = tmp_path / "accepted.parquet", tmp_path / "bad.parquet"
         bad.unlink(missing_ok=True)
-        report = check_file(con, path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
+        report = check_file(make_strict(con), path, contract, use, as_of=None, accepted=accepted, quarantined=bad)
         table = pq.read_table(accepted)
         assert violations(table, contract, use) == []
         rows = pq.read_table(bad).to_pylist() if bad.exists() else []

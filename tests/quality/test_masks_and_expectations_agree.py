@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations.project import frame_of, make_suite
 from apex_ml.contract.model import Contract
@@ -182,7 +183,7 @@ def test_masks_and_expectations_agree(
     path, accepted, bad = (folder / f"{name}.parquet" for name in ("file", "accepted", "bad"))
     pq.write_table(table, path)
 
-    report = check_file(connection, path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad)
+    report = check_file(make_strict(connection), path, contract, use, as_of=AS_OF, accepted=accepted, quarantined=bad)
     expected = {(*label.split(": ", 1), "error") for label in report.reasons}
     expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
     by_masks = as_the_masks_say(contract, use, expected)
@@ -214,7 +215,9 @@ def test_both_find_every_kind_of_fault_at_once(
         values[column][row] = value
     path, accepted, bad = (tmp_path / f"{name}.parquet" for name in ("file", "accepted", "bad"))
     pq.write_table(pa.table({n: pa.array(v, orders.schema.field(n).type) for n, v in values.items()}), path)
-    report = check_file(connection, path, contract, "train", as_of=AS_OF, accepted=accepted, quarantined=bad)
+    report = check_file(
+        make_strict(connection), path, contract, "train", as_of=AS_OF, accepted=accepted, quarantined=bad
+    )
     expected = {(*label.split(": ", 1), "error") for label in report.reasons}
     expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
     by_masks = as_the_masks_say(contract, "train", expected)

@@ -20,6 +20,7 @@ import pytest
 from contract_by_hand import violations
 from night import Night, Nights
 
+from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.simulate.files import part_files
@@ -230,7 +231,15 @@ def test_a_day_is_the_same_however_it_is_stored_and_wherever_it_is_read(
         table = orders.set_column(place, "fecha_pedido_dt", store(orders.column("fecha_pedido_dt")))
         path, accepted = tmp_path / f"{form}.parquet", tmp_path / "accepted.parquet"
         pq.write_table(table, path, use_deprecated_int96_timestamps=form == "INT96", store_schema=form != "INT96")
-        check_file(con, path, contract, "train", as_of=None, accepted=accepted, quarantined=tmp_path / "bad.parquet")
+        check_file(
+            make_strict(con),
+            path,
+            contract,
+            "train",
+            as_of=None,
+            accepted=accepted,
+            quarantined=tmp_path / "bad.parquet",
+        )
         assert pq.read_table(accepted).column("fecha_pedido_dt").to_pylist() == expected, form
 
 
@@ -279,11 +288,11 @@ def test_unknown_levels_stop_training_rows_and_never_a_drop(
 ) -> None:  # fmt: skip
     path, accepted, bad = (tmp_path / f"{name}.parquet" for name in ("drop", "accepted", "bad"))
     pq.write_table(apply_quirk(healthy_orders, quirk, 0.5, 1, process), path)
-    train = check_file(con, path, contract, "train", as_of=None, accepted=accepted, quarantined=bad)
+    train = check_file(make_strict(con), path, contract, "train", as_of=None, accepted=accepted, quarantined=bad)
     assert (train.accepted, train.quarantined) == (2_000, 2_000)
     assert_rules(train.reasons, {rule: 2_000})
     bad.unlink()
-    score = check_file(con, path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
+    score = check_file(make_strict(con), path, contract, "score", as_of=None, accepted=accepted, quarantined=bad)
     assert (score.accepted, score.quarantined, score.reasons) == (ROWS, 0, {})
     assert_rules(score.warnings, {rule: 2_000})
     assert not bad.exists() and violations(pq.read_table(accepted), contract, "score") == []
@@ -298,7 +307,9 @@ def test_equal_rows_of_a_drop_are_warned_about(
     path, accepted, bad = (tmp_path / f"{name}.parquet" for name in ("drop", "accepted", "bad"))
     rows = np.concatenate([np.arange(100), np.arange(30), np.arange(30)])
     pq.write_table(healthy_orders.take(pa.array(rows)), path)
-    report = check_file(con, path, contract, "score", as_of=None, accepted=accepted, quarantined=bad, with_row_nr=True)
+    report = check_file(
+        make_strict(con), path, contract, "score", as_of=None, accepted=accepted, quarantined=bad, with_row_nr=True
+    )
     assert (report.accepted, report.quarantined) == (160, 0)
     assert_rules(report.warnings, {UNIQUE: 60})
     assert pq.read_table(accepted).column("row_nr").to_pylist() == list(range(160))

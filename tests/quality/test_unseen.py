@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from apex_ml.adapters.duckdb.row_checks import FileReport, check_file, log_report
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.file_report import FileReport, log_report
+from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES
 from apex_ml.contract.requests.faults import RefusedError
@@ -65,7 +67,9 @@ def split(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) ->
             pq.write_table(table, path, **options)
         accepted, bad = tmp_path / "accepted.parquet", tmp_path / "bad.parquet"
         bad.unlink(missing_ok=True)
-        report = check_file(con, path, own, use, as_of=None, accepted=accepted, quarantined=bad, copy=use == "train")
+        report = check_file(
+            make_strict(con), path, own, use, as_of=None, accepted=accepted, quarantined=bad, copy=use == "train"
+        )
         kept = con.sql(report.query).to_arrow_table()
         return Split(report, kept, pq.read_table(bad).to_pylist() if bad.exists() else [])
 

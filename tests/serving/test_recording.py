@@ -88,7 +88,7 @@ def test_answers_are_recorded_as_they_were_given_and_the_reader_sees_them(
     comments = scoring.sql(
         "SELECT obj_description(c.oid) FROM pg_class AS c WHERE relname IN ('online_answers', 'online_days')"
     )
-    assert len(comments) == 2 and all(text.startswith("One row a") for (text,) in comments)
+    assert len(comments) == 2 and all(text.startswith("One row for each ") for (text,) in comments)
 
 
 def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
@@ -138,10 +138,10 @@ def test_a_day_of_answers_is_judged_as_a_day_of_drops_is(
     ((batch,),) = watched.sql("SELECT profile FROM apex.scoring_runs")
     assert online == batch  # the same orders count the same, whichever way they came
     result = monitor(watched.context("look")).to_json()
-    assert (result["online_days_judged"], result["days_judged"]) == (1, 1)
+    assert (result["online_days_tested"], result["days_tested"]) == (1, 1)
     verdicts = dict(watched.sql("SELECT feature, drifted FROM apex.drift WHERE scope = 'online'"))
     assert {PREDICTION, CONFIDENCE, *contract.features.attributes} <= set(verdicts) and not any(verdicts.values())
-    assert monitor(watched.context("look")).to_json()["online_days_judged"] == 0
+    assert monitor(watched.context("look")).to_json()["online_days_tested"] == 0
     subjects = watched.sql("SELECT DISTINCT subject FROM apex.drift_latest WHERE scope = 'online'")
     assert len(subjects) == 1
 

@@ -24,7 +24,7 @@ from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.platform.reports import champion_history
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.services.scorer import load_scorer
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import MANUAL, force, rollback
@@ -45,8 +45,8 @@ def forced(nights: Any, version: int | None = None, run: str = MANUAL) -> dict[s
     return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann").to_json()
 
 
-def move(expected: int | None, to: int) -> protocol.Move:
-    return protocol.Move("promote", expected, to, f"run-{to}", f"racer-{to}", ("a reason",), {})
+def move(expected: int | None, to: int) -> champion_ledger.Move:
+    return champion_ledger.Move("promote", expected, to, f"run-{to}", f"racer-{to}", ("a reason",), {})
 
 
 def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_champion(nights: Any) -> None:
@@ -57,7 +57,7 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
 
     def watch(seen: list[int | None]) -> None:
         while not ended.is_set():
-            result = protocol.resolve(settings, Registry(settings, settings.model_name))
+            result = champion_ledger.resolve(settings, Registry(settings, settings.model_name))
             seen.append(result.version if result else None)
 
     winners: list[int] = []
@@ -69,7 +69,7 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
 
             def race(version: int, expected: int | None = expected, start: threading.Barrier = start) -> Any:
                 start.wait()
-                return version, *protocol.apply(
+                return version, *champion_ledger.apply(
                     settings, Registry(settings, settings.model_name), move(expected, version)
                 )
 
@@ -153,7 +153,7 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     forced(nights, third)
     assert challengers() == (2, [2])
     registry.set_alias(CHAMPION, 2)  # by the MLflow UI
-    assert protocol.resolve(nights.apex.settings, registry) and challengers() == (None, [])
+    assert champion_ledger.resolve(nights.apex.settings, registry) and challengers() == (None, [])
     # a killed move is brought to its end by the same run
     killed = nights.apex.call("rollback", "--run", "r", "--reason", "bad", "--to", "1", APEX_FAULT="promotion_done")
     assert killed.code == -signal.SIGKILL and challengers() == (None, [2])
@@ -176,7 +176,9 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
     assert nights.ledger()[-1] == ("rollback", 2, 1, state) and nights.champion() == alias
     settings = nights.apex.settings
     with ThreadPoolExecutor(8) as pool:
-        result = list(pool.map(lambda _: protocol.resolve(settings, Registry(settings, settings.model_name)), range(8)))
+        result = list(
+            pool.map(lambda _: champion_ledger.resolve(settings, Registry(settings, settings.model_name)), range(8))
+        )
     assert {f.version for f in result if f} == {1} and None not in result
     assert back(nights, run="r")["champion_version"] == 1
     assert nights.champion() == 1

@@ -24,7 +24,7 @@ from apex_ml.core.features import feature_columns, finish
 from apex_ml.services.accepted_orders import load_orders
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
-from apex_ml.sql.features import snapshot_sql
+from apex_ml.sql.features import select_snapshot
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
@@ -204,7 +204,7 @@ def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contra
         _, snapshot, _ = made(contract, rows, tmp_path / str(as_of), as_of=as_of)
         with duckdb.connect() as con:
             con.register("orders", as_table(contract, rows))
-            expected = con.sql(snapshot_sql(contract, "orders", as_of)).to_arrow_table().to_pylist()
+            expected = con.sql(select_snapshot(contract, "orders", as_of)).to_arrow_table().to_pylist()
         assert [{n: r[n] or None for n in r} for r in snapshot] == [{n: r[n] or None for n in r} for r in expected]
 
 

@@ -62,7 +62,7 @@ def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_
     put_drop("a.parquet")
     scored(watched, "a.parquet")
     result = look(watched)
-    assert (result["runs_judged"], result["days_judged"], result["raw_weeks_judged"]) == (1, 1, 1)
+    assert (result["runs_tested"], result["days_tested"], result["raw_weeks_tested"]) == (1, 1, 1)
     assert drifted(watched) == [] and open_alerts(watched) == [] and result["retrain"] == []
     evaluated = dict(watched.sql("SELECT feature, reference FROM apex.drift WHERE scope = 'drop'"))
     for name in contract.features.attributes:
@@ -71,7 +71,7 @@ def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_
     raw = {name for (name,) in watched.sql("SELECT feature FROM apex.drift WHERE scope = 'raw'")}
     assert raw == {contract.target, *contract.named("measure")}
     second = look(watched)
-    assert (second["runs_judged"], second["days_judged"], second["raw_weeks_judged"]) == (0, 0, 0)
+    assert (second["runs_tested"], second["days_tested"], second["raw_weeks_tested"]) == (0, 0, 0)
 
 
 def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
@@ -125,12 +125,12 @@ def test_small_drops_are_judged_by_their_day(watched: Apex, put_drop: Put, contr
     for seed, name in enumerate(names):
         put_drop(name, seed=seed, rows=100)
     scored(apex, *names[:2])
-    assert look(apex)["days_judged"] == 1
+    assert look(apex)["days_tested"] == 1
     assert set(apex.sql("SELECT note FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")) == {
         ("fewer than 300 rows to compare",)
     }
     scored(apex, *names[2:])
-    assert (look(apex)["runs_judged"], look(apex)["days_judged"]) == (0, 0)
+    assert (look(apex)["runs_tested"], look(apex)["days_tested"]) == (0, 0)
     evaluated = apex.sql("SELECT rows, q_value IS NOT NULL FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")
     assert set(evaluated) == {(400, True)}
 
@@ -155,7 +155,7 @@ def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contr
     put_drop("a.parquet")
     scored(watched, "a.parquet")
     outcomes(watched, contract, right=True)
-    assert look(watched)["weeks_judged"] == 1
+    assert look(watched)["weeks_evaluated"] == 1
     ((orders, known, low, loss, high, expected, worse, classes),) = watched.sql(
         "SELECT scored, outcomes, log_loss_low, log_loss, log_loss_high, expected_log_loss, worse, classes"
         " FROM apex.model_quality_weekly"
@@ -163,7 +163,7 @@ def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contr
     assert (orders, known, worse) == (500, 500, False)
     assert low < loss < high and expected is not None
     assert sum(figures["orders"] for figures in classes.values()) == 500
-    assert look(watched)["weeks_judged"] == 0  # nothing came since
+    assert look(watched)["weeks_evaluated"] == 0  # nothing came since
 
 
 def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
@@ -344,10 +344,10 @@ def test_what_cannot_be_read_mutes_nothing_else(watched: Apex, put_drop: Put, tm
     no_folder.parent.mkdir()
     no_folder.symlink_to(no_folder)
     result = look(watched.but(processed_url=str(broken), drops_url=str(no_folder.parent)))
-    assert (result["runs_judged"], result["days_judged"], result["raw_weeks_judged"]) == (1, 1, 0)
+    assert (result["runs_tested"], result["days_tested"], result["raw_weeks_tested"]) == (1, 1, 0)
     assert result["alerts_raised"] == ["raw orders"] and open_alerts(watched) == [("unseen", "raw orders")]
     mended = look(watched)
-    assert mended["alerts_resolved"] == ["raw orders"] and mended["raw_weeks_judged"] == 1
+    assert mended["alerts_resolved"] == ["raw orders"] and mended["raw_weeks_tested"] == 1
 
 
 def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched: Apex, put_drop: Put) -> None:
@@ -383,12 +383,12 @@ def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_dr
     # corrected by as many rows: the day holds these alone, and what drifted is over
     put_drop("a.parquet", seed=2, rows=500)
     scored(watched, "a.parquet")
-    assert (look(watched)["days_judged"], of_day()) == (1, [(500, False)])
+    assert (look(watched)["days_tested"], of_day()) == (1, [(500, False)])
     assert not [kind for kind, _ in open_alerts(watched) if kind == "drift"]
     # scored again: the same rows, looked at anew and counted once
     rescore(watched.context("again"), "a.parquet")
-    assert (look(watched)["days_judged"], of_day()) == (1, [(500, False)])
-    assert look(watched)["days_judged"] == 0
+    assert (look(watched)["days_tested"], of_day()) == (1, [(500, False)])
+    assert look(watched)["days_tested"] == 0
     # corrected on another day: of the first day nothing is left
     watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
     watched.sql("UPDATE apex.drift SET day = day - 1, subject = replace(subject, day::text, (day - 1)::text)")

@@ -15,7 +15,7 @@ from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.steps.promote import promote
 from tests.support.throwaway_home import free_ports
 
@@ -97,7 +97,7 @@ def test_a_killed_promotion_is_finished_by_whoever_comes_next(
     assert nights.champion() == alias_after
     assert nights.ledger() == [("promote", None, 1, "pending")]
     if healer == "another step":
-        outcome = protocol.resolve(
+        outcome = champion_ledger.resolve(
             nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
         )
         assert outcome is not None and outcome.version == 1
@@ -112,19 +112,19 @@ def test_an_alias_moved_by_hand_is_adopted_and_recorded(nights: Any) -> None:
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     registry.set_alias(CHAMPION, 2)
     for _ in range(2):
-        result = protocol.resolve(nights.apex.settings, registry)
+        result = champion_ledger.resolve(nights.apex.settings, registry)
         assert result is not None and result.version == 2
     assert nights.ledger() == [("promote", None, 1, "done"), ("manual", 1, 2, "done")]
 
 
-def move(expected: int | None, to: int) -> protocol.Move:
-    return protocol.Move("promote", expected, to, "by-test", "test", ("a reason",), {})
+def move(expected: int | None, to: int) -> champion_ledger.Move:
+    return champion_ledger.Move("promote", expected, to, "by-test", "test", ("a reason",), {})
 
 
 def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> None:
     decide(nights, "one")
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    applied, message = protocol.apply(settings, registry, move(None, 2))
+    applied, message = champion_ledger.apply(settings, registry, move(None, 2))
     assert not applied
     assert "expected champion none, found version 1: promote by test (run one)" in message
     assert nights.champion() == 1 and len(nights.ledger()) == 1
@@ -132,7 +132,7 @@ def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> Non
 
 def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
     decide(nights, "one")
-    assert protocol.apply(
+    assert champion_ledger.apply(
         nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name), move(None, 1)
     )[0]
     assert len(nights.ledger()) == 1
@@ -140,7 +140,8 @@ def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
 
 def test_without_any_version_there_is_no_champion(nights: Any) -> None:
     assert (
-        protocol.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)) is None
+        champion_ledger.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name))
+        is None
     )
     assert nights.ledger() == []
 
@@ -164,7 +165,7 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
     if alias is not None:
         registry.set_alias(CHAMPION, alias)
     for _ in range(2):
-        result = protocol.resolve(settings, registry)
+        result = champion_ledger.resolve(settings, registry)
         assert result is not None and result.version == champion
     manual = [("manual", 1, 3, "done")] if alias else []
     assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]

@@ -1,4 +1,4 @@
-"""DuckDB connections with the limits of the settings, and DuckDB's errors in Apex's terms."""
+"""DuckDB connections with the limits of the settings, and DuckDB's errors as errors of Apex."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 import duckdb
 
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
+from apex_ml.sql.session import FIND_RELATION, HIDE_PROGRESS_BAR, IGNORE_STATISTICS
 
 
 class OutOfMemoryError(TransientError):
-    """DuckDB has not enough memory, or disk to spill to, for this work; a smaller one may succeed."""
+    """DuckDB has not enough memory, or disk space to spill to, for this work. Smaller work may succeed."""
 
 
 VALUE_ERRORS = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
-"""What DuckDB raises for a value that it cannot decode or cast."""
+"""DuckDB's errors about a value that it cannot decode or cast."""
 _CLASS = re.compile(r"^([A-Z][A-Za-z ]*Error: )+")
 _FOLDER = re.compile(r"/(?:[^/\s'\"]+/)+(?=[^/])")
 
 
 @contextmanager
 def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB that keeps to the settings' threads and memory and spills to a folder that goes away."""
+    """Open an in-memory DuckDB with the settings' threads and memory, which spills to a temporary folder."""
     if spill is not None:
         spill.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".duckdb-", dir=spill) as folder:
@@ -41,26 +42,46 @@ def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.Du
         }
         con = duckdb.connect(":memory:", config=config)
         try:
-            con.execute("SET enable_progress_bar = false")  # it would be drawn into a task's log
+            con.execute(HIDE_PROGRESS_BAR)  # it would fill a task's log
             yield con
         finally:
             con.close()
 
 
+StrictConnection = NewType("StrictConnection", duckdb.DuckDBPyConnection)
+"""A connection for files of other writers: it reads their values even where their statistics seem to make it needless.
+
+Statistics are never verified. With wrong ones DuckDB would skip rows, or replace a check by its presumed result.
+"""
+
+
+def make_strict(con: duckdb.DuckDBPyConnection) -> StrictConnection:
+    """Make a connection strict for the rest of its life: a file is then checked and read under the same rules."""
+    con.execute(IGNORE_STATISTICS)
+    return StrictConnection(con)
+
+
+@contextmanager
+def connect_strict(settings: Settings, spill: Path | None = None) -> Iterator[StrictConnection]:
+    """Open a connection as :func:`connect` does, for files of other writers."""
+    with connect(settings, spill) as con:
+        yield make_strict(con)
+
+
 def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    """Run a query of one row to its end: a result that is left open blocks the connection."""
+    """Run a query that returns one row, and read all of it: an open result blocks the connection."""
     rows: list[tuple[Any, ...]] = con.execute(query).fetchall()
     return rows[0]
 
 
 def has(con: duckdb.DuckDBPyConnection, relation: str) -> bool:
-    """Whether there is a table or view of a name."""
-    return bool(con.execute("FROM information_schema.tables WHERE table_name = ?", [relation]).fetchall())
+    """Whether a table or view of a name exists."""
+    return bool(con.execute(FIND_RELATION, [relation]).fetchall())
 
 
 @contextmanager
 def errors_name(what: str) -> Iterator[None]:
-    """Turn a DuckDB error into one that names the file or the work it happened in."""
+    """Turn a DuckDB error into one that names the file or the work in which it occurred."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
@@ -82,7 +103,7 @@ def errors_name(what: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error of a library says, in one line: without its class, query, stack, and the folder of a file."""
+    """The message of a library's error in one line: without its class, query, stack, and the folder of a file."""
     lines = str(error).splitlines()
     text = _CLASS.sub("", lines[0]).strip() if lines else type(error).__name__
     return _FOLDER.sub("", text).rstrip(".;") or type(error).__name__

@@ -11,25 +11,20 @@ from apex_ml.contract.batch import FutureDateOutlierRule
 from apex_ml.contract.model import Contract
 from apex_ml.core.batch import Profile
 from apex_ml.errors import DataError
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.parquet import scan_parquet
+from apex_ml.sql.profile import select_profile
 
 
 def profile_batch(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path) -> Profile:
     """Count rows, nulls and levels, and find the newest dates.
 
-    Raises :class:`~apex_ml.errors.DataError` when there is no row.
+    Raises :class:`~apex_ml.errors.DataError` when there are no rows.
     """
-    source = f"read_parquet({literal(str(accepted / '*.parquet'))})"
-    when = identifier(contract.timestamp)
     share = next((r.share for r in contract.batch.rules if isinstance(r, FutureDateOutlierRule)), 0.999)
     domains = [(c.name, c.domain.levels) for c in contract.columns.values() if c.domain is not None]
-    select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
-    select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
-    select += [
-        f"count(*) FILTER (WHERE {identifier(name)} = {literal(level)})" for name, levels in domains for level in levels
-    ]
+    query = select_profile(contract, scan_parquet(accepted / "*.parquet"), share, domains)
     with errors_name("the accepted rows"):
-        rows, newest, nearly_newest, *counts = one_row(con, f"SELECT {', '.join(select)} FROM {source}")
+        rows, newest, nearly_newest, *counts = one_row(con, query)
     if not rows:
         raise DataError("the raw files hold no acceptable row")
     nulls = dict(zip(contract.columns, counts, strict=False))

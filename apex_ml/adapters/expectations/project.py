@@ -1,7 +1,7 @@
 """Great Expectations: build the committed project from the contract, and run it on an accepted batch.
 
-The project in the checkout is never written at run time: a copy under the state folder is run, and its results and Data
-Docs stay there. Great Expectations takes seconds to import, so that it is imported inside the functions.
+A run never writes to the project in the checkout. It runs a copy under the state folder, where the results and Data
+Docs stay. The functions import Great Expectations themselves, as the import takes seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
-from apex_ml.sql.quote import identifiers, literal
+from apex_ml.sql.accepted_rows import sample_rows
 
 logger = logging.getLogger(__name__)
 PROJECT = CODE_ROOT / "great_expectations"
@@ -89,7 +89,7 @@ data_docs_sites:
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """What the expectations say of a batch: one line a failed expectation, by severity; and of how many rows."""
+    """The result of the expectations: one line a failed expectation, by severity, and the number of checked rows."""
 
     evaluated: int
     errors: tuple[str, ...]
@@ -99,8 +99,8 @@ class BatchVerdict:
     of_rows: int = 0
 
     @property
-    def seen(self) -> str:
-        """How many rows were judged, in words."""
+    def rows_in_words(self) -> str:
+        """The number of checked rows, in words."""
         part = f"a sample of {self.rows:,} of {self.of_rows:,} accepted rows; row checks saw every row"
         return part if self.rows < self.of_rows else f"all {self.rows:,} accepted rows"
 
@@ -123,7 +123,7 @@ def make_suite(contract: Contract, use: Use) -> Any:
 def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
     """Write the project of a contract: configuration, suites, validation definitions, checkpoints; ids are stable.
 
-    Returns the files. What stood in the folder and is no longer generated is removed, `uncommitted/` is left alone.
+    Returns the files. Files in the folder that are no longer generated are removed; `uncommitted/` is left alone.
     """
     from great_expectations.checkpoint import UpdateDataDocsAction
 
@@ -168,12 +168,12 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
 
 
 def _with_stable_ids(texts: dict[str, str]) -> dict[str, str]:
-    """Replace every random id by one made from its place, so that the same contract gives the same files."""
+    """Replace every random id by one derived from its place, so that the same contract gives the same files."""
     pattern = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
     renamed: dict[str, str] = {}
     for name in sorted(texts):
-        for place, found in enumerate(pattern.findall(texts[name])):
-            renamed.setdefault(found, str(uuid.uuid5(NAMESPACE, f"{name}:{place}")))
+        for place, random_id in enumerate(pattern.findall(texts[name])):
+            renamed.setdefault(random_id, str(uuid.uuid5(NAMESPACE, f"{name}:{place}")))
     return {name: pattern.sub(lambda m: renamed[m.group()], text) for name, text in texts.items()}
 
 
@@ -187,9 +187,9 @@ def _project(settings: Settings) -> Path:
 
 
 def _refresh_copy(settings: Settings, contract: Contract) -> Path:
-    """Bring the copy that is run to the state of the committed project, which is that of the contract beside the code.
+    """Update the copy of the committed project, which is built from the contract beside the code.
 
-    For another contract (APEX_CONTRACT) the copy is built from it.
+    With another contract (APEX_CONTRACT) the copy is built from that one.
     """
     copy = _project(settings)
     copy.mkdir(parents=True, exist_ok=True)
@@ -208,26 +208,22 @@ def _refresh_copy(settings: Settings, contract: Contract) -> Path:
 
 
 def frame_of(table: pa.Table) -> Any:
-    """The pandas frame that the expectations are run on."""
+    """The pandas frame for the expectations."""
     for index, field in enumerate(table.schema):
         if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
             table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
-def rows_to_judge(settings: Settings, contract: Contract, accepted: Path) -> tuple[pa.Table, int]:
-    """The accepted rows, of too many a sample by the hash of each row's place; and how many there are in all."""
+def rows_to_check(settings: Settings, contract: Contract, accepted: Path) -> tuple[pa.Table, int]:
+    """The accepted rows, or a sample of too many by the hash of each row's place, and the number of all rows."""
     files = sorted(accepted.glob("*.parquet"))
     of_rows = sum(pq.read_metadata(path).num_rows for path in files)
     if of_rows <= settings.expectation_rows:
         return ds.dataset(accepted, format="parquet").to_table(), of_rows
-    names, columns = ", ".join(literal(str(path)) for path in files), identifiers(contract.columns)
-    largest = int(2**64 * settings.expectation_rows / of_rows)
+    below = int(2**64 * settings.expectation_rows / of_rows)
     with engine.connect(settings) as con, engine.errors_name("the accepted rows"):
-        table = con.sql(
-            f"SELECT {columns} FROM read_parquet([{names}], file_row_number = true)"
-            f" WHERE hash(file_index, file_row_number) < {largest}"
-        ).to_arrow_table()
+        table = con.sql(sample_rows(contract, files, below)).to_arrow_table()
     logger.info("expectations_sampled rows=%s of=%s", table.num_rows, of_rows)
     return table, of_rows
 
@@ -237,12 +233,12 @@ def check_batch(
 ) -> BatchVerdict:
     """Run the committed checkpoint of a use on the accepted rows of a folder and rebuild the Data Docs.
 
-    Great Expectations holds its rows in memory, 400 bytes each: of a batch larger than the setting `expectation_rows`
-    it judges a sample, the same one each time.
+    Great Expectations holds its rows in memory, 400 bytes each. It checks a sample of a batch that is larger than the
+    setting `expectation_rows`, the same sample each time.
     """
     import great_expectations as gx
 
-    table, of_rows = rows_to_judge(settings, contract, accepted)
+    table, of_rows = rows_to_check(settings, contract, accepted)
     rows = table.num_rows
     frame = frame_of(table)
     del table
@@ -258,7 +254,7 @@ def check_batch(
     evaluated = 0
     page = docs_index(settings)
     for key, validation in result.run_results.items():
-        # the page of this very validation; the index, drawn by scripts from the net, is of no use without one
+        # the page of this validation; the index loads scripts from the internet, and is empty without them
         for site in context.get_docs_sites_urls(resource_identifier=key):
             page = Path(unquote(urlparse(site["site_url"] or page.as_uri()).path))
         for outcome in validation.results:
@@ -271,31 +267,31 @@ def check_batch(
 
 
 def name_source(settings: Settings, verdict: BatchVerdict, run: str, raw: str, data_sha256: str) -> None:
-    """Put on top of a validation's page what was validated, and links to the Airflow run and the model in MLflow."""
+    """Add the source of the data, and links to the Airflow run and the model in MLflow, to a validation's page."""
     page = verdict.page
     if not page.is_file():
         return
     model = f"{settings.mlflow_address}/#/models/{quote(settings.model_name)}"
     links = [(settings.origin, "Airflow run"), (model, f"versions of {settings.model_name} in MLflow")]
     anchors = [f'<a href="{escape(u)}" target="_blank" rel="noopener">{escape(text)}</a>' for u, text in links if u]
-    told = [
+    parts = [
         f"Apex run {escape(run)}",
-        verdict.seen,
+        verdict.rows_in_words,
         f"raw data {escape(raw)}, sha256 <code>{data_sha256}</code>",
         *anchors,
     ]
-    bar = f'<div class="alert alert-secondary m-0" id="apex-lineage">{" · ".join(told)}</div>'
+    bar = f'<div class="alert alert-secondary m-0" id="apex-lineage">{" · ".join(parts)}</div>'
     text = page.read_text(encoding="utf-8")
-    write_atomically(page, re.sub(r"<body[^>]*>", lambda found: found[0] + bar, text, count=1).encode())
+    write_atomically(page, re.sub(r"<body[^>]*>", lambda body: body[0] + bar, text, count=1).encode())
 
 
 def _line(outcome: Any) -> str:
-    """One line about a failed expectation: what was expected of which column, and what was found."""
+    """One line about a failed expectation: its column, type and arguments, and the observed values."""
     config = outcome.expectation_config
     kwargs = {k: v for k, v in config.kwargs.items() if k not in ("batch_id",)}
     column = kwargs.pop("column", kwargs.pop("column_A", "the table"))
     result = outcome.result or {}
-    found = {k: result[k] for k in ("unexpected_count", "partial_unexpected_list", "observed_value") if k in result}
+    observed = {k: result[k] for k in ("unexpected_count", "partial_unexpected_list", "observed_value") if k in result}
     raised = [v.get("exception_message", "") for v in (outcome.exception_info or {}).values() if isinstance(v, dict)]
-    told = json_text(found, default=str, ensure_ascii=False)[:300] if found else "; ".join(raised)[:300]
-    return f"  {column}: {config.type} {json_text(kwargs, default=str, ensure_ascii=False)[:200]} → {told}"
+    shown = json_text(observed, default=str, ensure_ascii=False)[:300] if observed else "; ".join(raised)[:300]
+    return f"  {column}: {config.type} {json_text(kwargs, default=str, ensure_ascii=False)[:200]} → {shown}"

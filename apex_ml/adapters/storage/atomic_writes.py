@@ -1,6 +1,6 @@
-"""Write files and folders so that they are there whole or not at all: the only place that does.
+"""Write files and folders atomically: each is complete or absent. No other module writes them.
 
-Everything is written beside its place under a hidden name, synced, and renamed.
+Everything is written in the target folder under a hidden name, synced, and renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apex_ml.adapters.storage.files import map_disk_errors
 
 @contextmanager
 def new_file(path: Path, *, mode: int | None = None, owner: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Yield a hidden path for the block to write, that becomes `path` when it ends well, and vanishes otherwise.
+    """Yield a hidden path for the block to write, which becomes `path` on success and is removed otherwise.
 
     With `mode` the file has this mode when it appears, and until then only its writer can read it, from the first byte
     on: for secrets. `owner` is a user id and a group id.
@@ -43,16 +43,16 @@ def new_file(path: Path, *, mode: int | None = None, owner: tuple[int, int] | No
 def write_atomically(
     path: Path, content: bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
 ) -> None:
-    """Write a file so that it is there whole or not at all; see :func:`new_file`."""
+    """Write a file that is either complete or absent; see :func:`new_file`."""
     with new_file(path, mode=mode, owner=owner) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `path` when the block ends well, and vanishes otherwise.
+    """Yield a hidden folder that becomes `path` when the block succeeds, and is removed otherwise.
 
-    A folder that already stands at `path` is kept beside it as ``<name>.replaced-<n>``.
+    A folder that already exists at `path` is kept beside it as ``<name>.replaced-<n>``.
     """
     with scratch_folder(path.parent, path.name) as temporary:
         yield temporary
@@ -66,7 +66,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield a hidden folder that is removed at the end; leftovers of a process that was killed are removed first."""
+    """Yield a hidden folder that is removed at the end. Leftovers of a killed process are removed first."""
     with map_disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(f".{name}.*.partial"):

@@ -25,21 +25,21 @@ from apex_ml.settings import Settings
 INBOX, DONE, QUARANTINE = "inbox", "done", "quarantine"
 REASON = ".reason.json"
 BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
-"""Bytes that the name of its reason has more while that is written."""
+"""Additional bytes in the temporary name of the file with the reason."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A file in the inbox as it was seen: name, size in bytes, modification time in ns."""
+    """The state of a file in the inbox: name, size in bytes, modification time in ns."""
 
     name: str
     size: int
     mtime_ns: int
     arrived_ns: int = field(default=0, compare=False)
-    """When it came here under this name, or was last written if that was later. A copy may keep the modification time
-    of its origin. A move to another folder changes this time, so that it says nothing about the content."""
+    """When it got this name here, or was last written if that is later. A copy may keep the modification time of its
+    original. A move to another folder changes this time, so that it says nothing about the content."""
     version: str = ""
-    """Version of the content, as the storage gives it."""
+    """Version of the content, from the storage."""
 
     @classmethod
     def of(cls, file: StoredFile) -> Waiting:
@@ -52,32 +52,32 @@ class Waiting:
         return StoredFile(f"{INBOX}/{self.name}", self.size, self.version, self.mtime_ns, self.arrived_ns)
 
     def minutes(self, now: float) -> float:
-        """Minutes since it arrived or was last written, at a time in seconds."""
+        """Minutes from its arrival or last change to `now`, in seconds since 1970."""
         return (now - self.arrived_ns / 1e9) / 60
 
 
-def seen(path: Path, name: str) -> Waiting:
-    """A file as it is now, under the name of its drop.
+def file_state(path: Path, name: str) -> Waiting:
+    """The current state of a file, under the name of its drop.
 
-    Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` for what is no file, or none that may
-    be read, and :class:`~apex_ml.adapters.storage.files.UnreadableError` when its disk fails.
+    Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` when it is not a file or may not be
+    read, and :class:`~apex_ml.adapters.storage.files.UnreadableError` when its disk fails.
     """
     return Waiting.of(local_stat(path, name))
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be stored and sent: what is no UTF-8 in it is replaced."""
+    """A file's name as text that can be stored and sent: bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def refuse_unprintable(name: str) -> None:
-    """Raise :class:`~apex_ml.errors.DataError` for a name that no database or JSON can hold."""
+    """Raise :class:`~apex_ml.errors.DataError` for a name that Postgres and JSON cannot hold."""
     if (shown := printable(name)) != name:
         raise DataError(f"{shown}: its name is not UTF-8; rename it and deliver it again")
 
 
 class Inbox:
-    """Lists what waits and moves what is finished."""
+    """Lists the waiting drops and moves the finished ones."""
 
     def __init__(self, settings: Settings) -> None:
         self.root = refuse_file(local_folder(settings.drops, "APEX_DROPS_URL"), "APEX_DROPS_URL")
@@ -88,7 +88,7 @@ class Inbox:
         self.quarantine = self.root / QUARANTINE
 
     def prepare(self) -> None:
-        """Make the folders. Raises ConfigError when drops could not be moved to one."""
+        """Create the folders. Raises ConfigError when drops could not be moved to one of them."""
         with map_disk_errors(self.root):
             for folder in (self.inbox, self.done, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Inbox:
     def _refuse_another_mount(self, folder: Path) -> None:
         nothing = ".no-such-drop"
         try:
-            # Linux refuses to move to another mount before it looks whether the file exists
+            # Linux refuses a move to another mount before it checks whether the file exists
             (self.inbox / nothing).rename(folder / nothing)
         except FileNotFoundError:
             return
@@ -117,28 +117,28 @@ class Inbox:
             ) from error
 
     def look(self) -> list[Waiting]:
-        """Every visible name in the inbox but folders, oldest first; what vanishes meanwhile is left out.
+        """Every visible name in the inbox except folders, oldest first, without files that are removed meanwhile.
 
-        What cannot be read is among them. Its error is reported when it is scored.
+        Unreadable files are included. Their errors are reported when they are scored.
         """
         drops = [Waiting.of(file) for file in self.storage.list(f"{INBOX}/") if not hidden(file.name)]
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
-        """The drops that have waited longer than so many minutes since they arrived, each with a message."""
+        """The drops that arrived more than a number of minutes ago, each with a message."""
         now = time.time() if now is None else now
-        found = {}
+        messages = {}
         for drop in self.look() if self.inbox.is_dir() else ():
             if (waited := drop.minutes(now)) > minutes:
                 name = printable(drop.name)
-                found[name] = f"{name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
-        return found
+                messages[name] = f"{name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
+        return messages
 
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
-        """Why a drop is left alone for now: it is a parquet file whose footer has not arrived yet.
+        """Why a drop is not scored yet: it is a parquet file whose footer has not arrived.
 
-        None when it is whole, is no parquet from its first bytes, or has not changed for APEX_UPLOAD_MINUTES. What
-        cannot be read is none either: it is reported when it is scored.
+        None when it is complete, does not begin like parquet, or has not changed for APEX_UPLOAD_MINUTES. Also None for
+        an unreadable file, which is reported when it is scored.
         """
         minutes = max(0.0, drop.minutes(time.time() if now is None else now))
         if minutes >= self.upload_minutes:
@@ -155,7 +155,7 @@ class Inbox:
         )
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:
-        """The files that did not change between two looks: one that still grows is left for later."""
+        """The files that did not change during a pause. A file that still grows is left for later."""
         first = self.look()
         if not first:
             return []
@@ -170,9 +170,9 @@ class Inbox:
         return self.inbox / name
 
     def scored(self, name: str, sha256: str) -> Path | None:
-        """Path of a scored drop in done/; None while it still lies in the inbox.
+        """Path of a scored drop in done/; None while it is still in the inbox.
 
-        Raises :class:`~apex_ml.errors.DataError` when no file of this content is there any more.
+        Raises :class:`~apex_ml.errors.DataError` when no file of this content exists any more.
         """
         for path in (self.done / name, with_digest(self.done, name, sha256), self.inbox / name):
             if path.exists() and sha256_of(path) == sha256:
@@ -190,9 +190,9 @@ class Inbox:
         return self._move(drop, target)
 
     def quarantine_unreadable(self, name: str, reason: dict[str, Any]) -> Path:
-        """Move what cannot be read to quarantine/ as it is, file or not, with a ``.reason.json`` beside it.
+        """Move an unreadable drop to quarantine/, file or not, with a ``.reason.json`` beside it.
 
-        One that can be read after all, as it was mended or another one took its name, is left in the inbox. Raises
+        One that can be read after all, because it was repaired or replaced, stays in the inbox. Raises
         :class:`~apex_ml.adapters.storage.files.UnreadableError` when it cannot be moved either.
         """
         path, shown = self.inbox / name, printable(name)
@@ -209,7 +209,7 @@ class Inbox:
         self.storage.put(f"{QUARANTINE}/{target.name}{REASON}", json_file(content))
 
     def _move(self, drop: Waiting, target: Path) -> Path:
-        # whether it was moved here or by another worker, its rows are in the ledger
+        # its rows are in the ledger, whether this or another worker moves it
         self.storage.move(drop.file.key, target.relative_to(self.root).as_posix(), expected=drop.file)
         return target
 
@@ -224,7 +224,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _free(folder: Path, name: str, sha256: str, longest: int = LONGEST_NAME) -> Path:
-    """A name in the folder that no other content has: the drop's own, else with a part of its sha256."""
+    """A free name in the folder: the drop's own, else with a part of its sha256."""
     target = folder / name
     if len(os.fsencode(name)) <= longest and not os.path.lexists(target):
         return target

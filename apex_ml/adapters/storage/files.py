@@ -1,4 +1,4 @@
-"""Read local files: open them, hash them, and turn errors of the system into errors that name file and remedy."""
+"""Open and hash local files, and turn errors of the system into errors that name the file and the remedy."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from apex_ml.json_text import json_text
 from apex_ml.text import visible
 
 _NO_FILE = frozenset((errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENXIO))
-"""What is said of a name that leads to no file: it stays so until a person mends it."""
+"""Errors about a name that leads to no file: a person has to fix it."""
 _KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
 
 
 class UnreadableError(TransientError):
-    """A file is there and cannot be read for the moment, as on a disk or a network that fails."""
+    """A file exists but cannot be read for now, because its disk or network fails."""
 
 
 @contextmanager
 def map_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says of a file into an error that names it; FileNotFoundError stays when nothing is there.
+    """Turn an error of the system about a file into one that names it. FileNotFoundError stays for an absent file.
 
-    Raises :class:`~apex_ml.errors.DataError` for what a person has to mend, else :class:`UnreadableError`.
+    Raises :class:`~apex_ml.errors.DataError` for a fault that a person has to fix, else :class:`UnreadableError`.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def map_os_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_other_than_file(name: str, mode: int) -> None:
-    """Raise :class:`~apex_ml.errors.DataError` for what is no file by its mode."""
+    """Raise :class:`~apex_ml.errors.DataError` when the mode is not that of a plain file."""
     if not stat.S_ISREG(mode):
         kind = next((kind for is_one, kind in _KINDS if is_one(mode)), "device")
         raise DataError(f"{name}: is a {kind}; deliver a plain file")
@@ -56,7 +56,7 @@ def refuse_other_than_file(name: str, mode: int) -> None:
 
 @contextmanager
 def name_errors(path: Path, name: str) -> Iterator[None]:
-    """Let errors that begin with a file's last name begin with `name`, its path from a folder that people know."""
+    """Replace the file name at the start of error messages by `name`, its path from a folder that people know."""
     try:
         yield
     except (DataError, TransientError) as error:
@@ -68,7 +68,7 @@ def name_errors(path: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file to read its bytes, without waiting for a writer where it is a pipe.
+    """Open a file to read its bytes, without waiting for the writer of a pipe.
 
     Raises as :func:`map_os_errors` and :func:`refuse_other_than_file` do, also while it is read.
     """

@@ -1,4 +1,4 @@
-"""Storage in a folder of this machine. A move is a rename, so that a file is in one place at any time."""
+"""Storage in a folder of this machine. A move is a rename, so that a file is always in exactly one place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apex_ml.adapters.storage.storage import Storage, StoredFile
 from apex_ml.errors import ApexError
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that every usual file system takes."""
+"""The length of a file's name, in bytes, that every usual file system allows."""
 
 
 class LocalStorage(Storage):
@@ -34,7 +34,7 @@ class LocalStorage(Storage):
         return path
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
-        """Everything in the folder but folders; what cannot be looked at is listed by its link."""
+        """Everything in the folder except folders. A file whose status cannot be read is listed by its link."""
         folder = self.path(prefix)
         with map_disk_errors(folder), os.scandir(folder) as entries:
             for entry in entries:
@@ -42,7 +42,7 @@ class LocalStorage(Storage):
                     yield file
 
     def stat(self, key: str) -> StoredFile:
-        """A file as it is now, through a link. Raises as :func:`~apex_ml.adapters.storage.files.open_file` does."""
+        """A file now, through links. Raises as :func:`~apex_ml.adapters.storage.files.open_file` does."""
         return local_stat(self.path(key), key)
 
     def exists(self, key: str) -> bool:
@@ -56,11 +56,11 @@ class LocalStorage(Storage):
             yield file
 
     def put(self, key: str, content: bytes) -> None:
-        """Write beside the place and rename."""
+        """Write a temporary file and rename it."""
         write_atomically(self.path(key), content)
 
     def put_if_absent(self, key: str, source: Path) -> bool:
-        """Write beside the place and link, which fails when the name is taken."""
+        """Write a temporary file and link it, which fails when the name is taken."""
         path = self.path(key)
         with map_disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class LocalStorage(Storage):
             self.path(key).unlink(missing_ok=True)
 
     def move(self, key: str, target: str, expected: StoredFile | None = None) -> bool:
-        """Rename, look whether it was the expected file, and put it back when it was not."""
+        """Rename, compare with the expected file, and put it back when it differs."""
         source, path = self.path(key), self.path(target)
         with map_disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +101,15 @@ class LocalStorage(Storage):
 
 
 def local_stat(path: Path, key: str) -> StoredFile:
-    """A local file as it is now. Raises FileNotFoundError, and as `open_file` does for what cannot be read."""
+    """The current state of a local file. Raises FileNotFoundError, and as `open_file` does for an unreadable file."""
     with map_os_errors(path):
-        found, link = path.stat(), path.lstat()
-    refuse_other_than_file(path.name, found.st_mode)
-    return _stored(key, found, link)
+        status, link = path.stat(), path.lstat()
+    refuse_other_than_file(path.name, status.st_mode)
+    return _stored(key, status, link)
 
 
 def put_back(moved: Path, place: Path) -> None:
-    """Return a file to the place that it was moved from, or beside it when another file has come there meanwhile."""
+    """Move a file back, or beside its old place when another file has arrived there."""
     try:
         os.link(moved, place, follow_symlinks=False)
     except FileExistsError:
@@ -121,7 +121,7 @@ def put_back(moved: Path, place: Path) -> None:
 
 
 def with_digest(folder: Path, name: str, digest: str, longest: int = LONGEST_NAME) -> Path:
-    """The name with a part of a digest before its suffix, cut where it would be too long."""
+    """The name with a part of a digest before its suffix, shortened when it would be too long."""
     kind = Path(name).suffix if len(Path(name).suffix) <= len(".parquet") else ""
     stem = os.fsencode(name.removesuffix(kind))[: longest - len(f".{digest[:12]}{kind}".encode())]
     return folder / f"{stem.decode('utf-8', 'ignore')}.{digest[:12]}{kind}"
@@ -129,21 +129,21 @@ def with_digest(folder: Path, name: str, digest: str, longest: int = LONGEST_NAM
 
 def _look_at(entry: os.DirEntry[str], key: str) -> StoredFile | None:
     try:
-        link = found = entry.stat(follow_symlinks=False)
+        link = status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
     with suppress(OSError):  # a link to nothing or to itself, a failing disk: reported when it is opened
-        found = entry.stat()
-    return None if stat.S_ISDIR(found.st_mode) else _stored(key, found, link)
+        status = entry.stat()
+    return None if stat.S_ISDIR(status.st_mode) else _stored(key, status, link)
 
 
-def _stored(key: str, found: os.stat_result, link: os.stat_result) -> StoredFile:
-    version = f"{found.st_mtime_ns:x}-{found.st_size:x}"
-    return StoredFile(key, found.st_size, version, found.st_mtime_ns, max(found.st_ctime_ns, link.st_ctime_ns))
+def _stored(key: str, status: os.stat_result, link: os.stat_result) -> StoredFile:
+    version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    return StoredFile(key, status.st_size, version, status.st_mtime_ns, max(status.st_ctime_ns, link.st_ctime_ns))
 
 
 def _is_still(path: Path, expected: StoredFile) -> bool:
     try:
         return local_stat(path, expected.key) == expected
     except (ApexError, FileNotFoundError):
-        return path.is_symlink()  # it was read where it was, and leads elsewhere from here
+        return path.is_symlink()  # a relative link, which was read at its old place and leads elsewhere from here

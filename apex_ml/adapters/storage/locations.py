@@ -1,4 +1,4 @@
-"""Locations of data: which folder a setting means."""
+"""Locations of data: the folder that a setting names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refuse_file(folder: Path, setting: str) -> Path:
 
 
 def file_at(folder: Path) -> Path | None:
-    """The file that is, or lies above, a folder; None without one."""
+    """The file at the path of a folder, or above it; None without one."""
     return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
 
 

@@ -14,9 +14,9 @@ SMALLEST_PARQUET = 12
 
 
 def lacks_footer(path: Path) -> bool:
-    """Whether a file is empty or begins as parquet does, and has no footer yet: the rest of it may still arrive.
+    """Whether a file is empty, or begins like parquet and has no footer yet: the rest may still arrive.
 
-    Bytes that are reserved and not written yet, which read as zeros, count as empty. Raises as :func:`open_file` does.
+    Reserved bytes that are not written yet, which read as zeros, count as empty. Raises as :func:`open_file` does.
     """
     with open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -31,7 +31,7 @@ def lacks_footer(path: Path) -> bool:
 def check_parquet(path: Path) -> None:
     """Refuse a file that is empty, truncated or not parquet.
 
-    Raises :class:`~apex_ml.errors.DataError` naming the file and what is wrong with it, and :class:`UnreadableError`.
+    Raises :class:`~apex_ml.errors.DataError` naming the file and the fault, and :class:`UnreadableError`.
     """
     try:
         with open_file(path) as file:

@@ -1,8 +1,8 @@
-"""Verify what a parquet file says of its own pages: sizes that can be, and checksums where the writer left them.
+"""Verify the pages of a parquet file: plausible sizes, and checksums where the writer stored them.
 
-DuckDB reads a page whose bytes have changed without a word as long as it can be decoded. Spark writes a CRC32 into the
-header of every page, which tells a changed page apart; a page without one, the headers and the footer cannot be told.
-Formats: parquet.thrift (struct PageHeader) and Thrift's compact protocol.
+DuckDB reads a page whose bytes have changed without an error as long as it can decode it. Spark writes a CRC32 into the
+header of every page, which reveals a changed page. A change goes unnoticed in a page without checksum, in a header and
+in the footer. Formats: parquet.thrift (struct PageHeader) and Thrift's compact protocol.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import duckdb
 from apex_ml.adapters.duckdb.engine import errors_name, one_row
 from apex_ml.adapters.storage.files import open_file
 from apex_ml.errors import DataError
-from apex_ml.sql.quote import literal
+from apex_ml.sql.parquet import select_column_chunks, select_rows_and_encryption
 from apex_ml.wording import counted
 
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
-_DEEPEST = 8  # statistics lie two structs deep; more is no page header
-_USUAL_HEADER, _LARGEST_HEADER = 512, 2**20
-_USUAL_PAGE = 2**26  # below it a wrong size does no harm: unpacking fails
+_MAX_DEPTH = 8  # statistics are two structs deep; a page header is not deeper
+_USUAL_HEADER, _MAX_HEADER = 512, 2**20
+_USUAL_PAGE = 2**26  # a wrong size below it does no harm: unpacking fails
 _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _CRC = 2, 3, 4
-# ids of fields of FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData, what ColumnCryptoMetaData holds
+# field ids of FileMetaData, SchemaElement, RowGroup, ColumnChunk, ColumnMetaData, and of parts of ColumnCryptoMetaData
 _SCHEMA, _NAME, _CONVERTED_TYPE = 2, 4, 6
 _PLACE_AND_SIZE = (9, 11, 7, 6)  # data page, dictionary page, compressed, uncompressed
 _NUM_ROWS, _ROW_GROUPS, _COLUMNS, _META_DATA, _CRYPTO, _PATH, _WITH_COLUMN_KEY, _KEY_PATH = 3, 4, 1, 3, 8, 3, 2, 1
@@ -36,7 +36,7 @@ _NUM_ROWS, _ROW_GROUPS, _COLUMNS, _META_DATA, _CRYPTO, _PATH, _WITH_COLUMN_KEY, 
 
 @dataclass
 class _Reader:
-    """Walks over values of Thrift's compact protocol. Raises IndexError or ValueError on what is none."""
+    """Reads values of Thrift's compact protocol. Raises IndexError or ValueError for bytes that are no such value."""
 
     data: bytes
     at: int
@@ -58,8 +58,8 @@ class _Reader:
         return (value >> 1) ^ -(value & 1)
 
     def struct(self, depth: int = 0) -> dict[int, int]:
-        """Read a struct; returns its fields that are whole numbers, by their ids."""
-        if depth > _DEEPEST:
+        """Read a struct; returns its whole-number fields by their ids."""
+        if depth > _MAX_DEPTH:
             raise ValueError("structs in structs")
         numbers: dict[int, int] = {}
         field = 0
@@ -76,8 +76,8 @@ class _Reader:
                 self._skip(kind, depth)
 
     def tree(self, depth: int = 0) -> dict[int, Any]:
-        """Read a struct with all that is in it; returns its fields by their ids."""
-        if depth > _DEEPEST:
+        """Read a struct and everything in it; returns its fields by their ids."""
+        if depth > _MAX_DEPTH:
             raise ValueError("structs in structs")
         fields: dict[int, Any] = {}
         field = 0
@@ -138,39 +138,35 @@ class _Chunk:
 
 
 def verify_pages(con: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Refuse a file whose pages are not what their headers say; returns its number of rows.
+    """Refuse a file whose pages contradict their headers; returns its number of rows.
 
     Raises :class:`~apex_ml.errors.DataError` naming file, column and row group when a checksum does not match, a page
-    claims to be larger than its column, or the counts of rows contradict each other. A header that cannot be read is
-    left to the reader, which knows more forms of it. The footer is read by DuckDB: PyArrow's description of a column
-    ends the process when it is damaged.
+    claims to be larger than its column, or the numbers of rows contradict each other. A header that cannot be read here
+    is left to DuckDB, which knows more forms of it. DuckDB also reads the footer: PyArrow ends the process when it
+    describes a damaged column.
     """
-    file_sql = literal(str(path))
     with errors_name(path.name):
-        told, _ = _rows_and_encryption(con, path)
+        total, _ = _rows_and_encryption(con, path)
         try:
-            found = con.execute(
-                "SELECT row_group_num_rows, path_in_schema, row_group_id, data_page_offset, dictionary_page_offset,"
-                f" total_compressed_size, total_uncompressed_size FROM parquet_metadata({file_sql})"
-            ).fetchall()
+            chunks = con.execute(select_column_chunks(path)).fetchall()
         except duckdb.ConversionException:  # a value of the statistics is out of the type's range
-            if not (found := list(_chunks(_footer(path)))):
+            if not (chunks := list(_chunks(_footer(path)))):
                 raise
-    groups = {(group, rows) for rows, _, group, *_ in found}
-    if told != sum(rows for _, rows in groups):
-        raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {counted(told, 'row')}")
+    groups = {(group, rows) for rows, _, group, *_ in chunks}
+    if total != sum(rows for _, rows in groups):
+        raise DataError(f"{path.name}: a damaged parquet file: its row groups do not add up to {counted(total, 'row')}")
     with open_file(path) as file:
         size = file.seek(0, os.SEEK_END)
         # a group without rows may have no pages
-        for chunk in (_Chunk(*values) for rows, *values in found if rows > 0):
+        for chunk in (_Chunk(*values) for rows, *values in chunks if rows > 0):
             if fault := _fault(file, size, chunk):
                 where = f"column {chunk.column}, row group {chunk.group}"
                 raise DataError(f"{path.name}: damaged in {where}: {fault}; deliver it again")
-    return int(told)
+    return int(total)
 
 
 def encrypted_columns(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, ...]:
-    """Names of the columns that are encrypted in a file with a footer that anyone can read; of nested ones the first.
+    """Names of the encrypted columns of a file whose footer is not encrypted; for a nested column its first name.
 
     Raises as :func:`verify_pages` does.
     """
@@ -185,12 +181,11 @@ def columns_of_type(path: Path, converted_type: int) -> list[str]:
 
 
 def _rows_and_encryption(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, tuple[str, ...]]:
-    query = f"SELECT num_rows, encryption_algorithm FROM parquet_file_metadata({literal(str(path))})"
     try:
-        rows, encryption = one_row(con, query)
+        rows, encryption = one_row(con, select_rows_and_encryption(path))
         if encryption is None:
             return rows, ()
-    except duckdb.InvalidInputException:  # the name of a key is bytes, which DuckDB takes for text
+    except duckdb.InvalidInputException:  # the name of a key is bytes, which DuckDB reads as text
         if _NUM_ROWS not in _footer(path):
             raise
     footer = _footer(path)
@@ -204,7 +199,7 @@ def _rows_and_encryption(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[in
 
 
 def _chunks(footer: dict[int, Any]) -> Iterator[tuple[Any, ...]]:
-    """Rows, column, row group, offsets and sizes of each column of each row group, as the footer has them."""
+    """Rows, column, row group, offsets and sizes of each column of each row group, from the footer."""
     for group, content in enumerate(footer.get(_ROW_GROUPS, [])):
         for chunk in content.get(_COLUMNS, []):
             about = chunk.get(_META_DATA, {})
@@ -231,12 +226,12 @@ def _fault(file: io.BufferedReader, size: int, chunk: _Chunk) -> str | None:
     at = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
     end = at + chunk.packed
     if not 4 <= at <= end <= size:
-        return "it lies outside of the file"
+        return "it lies outside the file"
     while at < end:
-        found = _header(file, at)
-        if found is None:
+        header_and_body = _header(file, at)
+        if header_and_body is None:
             return None
-        header, body = found
+        header, body = header_and_body
         packed, whole = header.get(_COMPRESSED_SIZE, -1), header.get(_UNCOMPRESSED_SIZE, -1)
         if not (0 <= packed <= size - body and 0 <= whole <= max(chunk.whole, _USUAL_PAGE)):
             return "a page is larger than the column"
@@ -249,8 +244,8 @@ def _fault(file: io.BufferedReader, size: int, chunk: _Chunk) -> str | None:
 
 
 def _header(file: io.BufferedReader, at: int) -> tuple[dict[int, int], int] | None:
-    """The numbers in the header of the page at a place, and where its body begins; None when it is no header."""
-    for length in (_USUAL_HEADER, _LARGEST_HEADER):  # statistics in it may hold long texts
+    """The numbers in the page header at an offset, and where the page's body begins; None when there is no header."""
+    for length in (_USUAL_HEADER, _MAX_HEADER):  # its statistics may hold long texts
         file.seek(at)
         reader = _Reader(file.read(length), 0)
         try:

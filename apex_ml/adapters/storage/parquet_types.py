@@ -1,7 +1,7 @@
 """The types of a parquet file's columns as DuckDB reads them, in Arrow's words.
 
-DuckDB reads the values, so it also decides what they are; PyArrow's own schema differs for text annotated ENUM, for
-durations, intervals and others. From it come only the zones of aware timestamps, which DuckDB leaves out.
+DuckDB reads the values, so its types count. PyArrow's schema differs for text annotated ENUM, durations, intervals and
+others. Only the zones of timestamps with time zone come from PyArrow, as DuckDB does not report them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.adapters.storage.parquet_pages import columns_of_type
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
-from apex_ml.sql.file_types import zone_sql
-from apex_ml.sql.quote import literal
+from apex_ml.sql.parquet import describe_types
 from apex_ml.sql.row_checks import RowChecks
+from apex_ml.sql.time_zones import convert_epoch
 from apex_ml.text import visible
 
 _TYPES = {
@@ -32,21 +32,18 @@ _TYPES = {
 }  # fmt: skip
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _ZULU = ("Z", "UTC+00:00", "UTC+0")  # DuckDB does not know them
-_UNSUPPORTED = {20: "BSON"}  # converted types that DuckDB knows no values of, by their numbers in parquet.thrift
+_UNSUPPORTED = {20: "BSON"}  # converted types that DuckDB cannot read, by their numbers in parquet.thrift
 
 
 def as_read(con: duckdb.DuckDBPyConnection, path: Path, schema: pa.Schema) -> pa.Schema:
-    """The schema of a file whose types are those that DuckDB reads; `schema` is PyArrow's of the same file.
+    """The schema of a file with the types that DuckDB reads; `schema` is PyArrow's of the same file.
 
-    A type that has no values of the contract's types is Arrow's where that is nested, else an opaque one of its name.
-    Raises :class:`~apex_ml.errors.DataError` naming the file when DuckDB does not know a type at all.
+    A type that cannot be cast to the contract's types is Arrow's own when nested, else an opaque type with DuckDB's
+    name. Raises :class:`~apex_ml.errors.DataError` naming the file when DuckDB cannot read a type at all.
     """
     with errors_name(path.name):
         try:
-            names = ", ".join(f"c{place}" for place in range(len(schema)))  # a file's own may stand twice
-            file = f"read_parquet({literal(str(path))}, hive_partitioning = false) AS file({names})"
-            query = f"DESCRIBE SELECT {names} FROM {file}"
-            types = [row[1] for row in con.execute(query).fetchall()]
+            types = [row[1] for row in con.execute(describe_types(path, len(schema))).fetchall()]
         except duckdb.IOException as error:
             if (code := re.search(r"Unsupported converted type \((\d+)\)", str(error))) is None:
                 raise
@@ -64,32 +61,32 @@ def _type(read: str, arrow: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(arrow):
         arrow = arrow.value_type
     if pa.types.is_duration(arrow) or (pa.types.is_decimal256(arrow) and read == "DOUBLE"):
-        return arrow  # read as a number of no unit, or without its last digits: of no use
+        return arrow  # DuckDB reads a number without its unit, or without its last digits
     if decimal := _DECIMAL.fullmatch(read):
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    if (found := _TYPES.get(read)) is None:
+    if (known := _TYPES.get(read)) is None:
         return arrow if pa.types.is_nested(arrow) else pa.opaque(pa.binary(), read.lower(), "parquet")
-    if pa.types.is_timestamp(found) and pa.types.is_timestamp(arrow) and bool(found.tz) == bool(arrow.tz):
+    if pa.types.is_timestamp(known) and pa.types.is_timestamp(arrow) and bool(known.tz) == bool(arrow.tz):
         return arrow if arrow.tz not in _ZULU else pa.timestamp(arrow.unit, "UTC")  # with its zone and unit
-    return arrow if _family(found) == _family(arrow) else found
+    return arrow if _family(known) == _family(arrow) else known
 
 
 def _family(kind: pa.DataType) -> str:
-    """What a type is called, whichever of Arrow's layouts it has."""
+    """The name of a type, whichever of Arrow's layouts it has."""
     if pa.types.is_fixed_size_binary(kind):
         return "binary"
     return str(kind).removeprefix("large_").removesuffix("_view").replace("halffloat", "float")
 
 
 def refuse_unknown_zones(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract, checks: RowChecks) -> None:
-    """Raise :class:`~apex_ml.errors.DataError` when the contract needs the clock of a zone that is no name of one."""
+    """Raise :class:`~apex_ml.errors.DataError` when a date column of the contract has an unknown time zone."""
     for column in checks.raw_columns:
         if column.column is None or contract.columns[column.column].type != "date":
             continue
         if not (pa.types.is_timestamp(column.kind) and column.kind.tz):
             continue
         try:
-            con.execute(f"SELECT {zone_sql(column.kind.tz, literal('1970-01-01 00:00:00+00') + '::TIMESTAMPTZ')}")
+            con.execute(convert_epoch(column.kind.tz))
         except duckdb.Error as error:
             raise DataError(
                 f"{path.name}: column {visible(column.name)}: the time zone '{visible(column.kind.tz)}' is not known;"

@@ -17,9 +17,10 @@ from apex_ml.wording import counted
 
 @dataclass(frozen=True)
 class RawFiles:
-    """The data files below a folder, sorted, and what of it is not read.
+    """The data files below a folder, sorted, and the files that are not read.
 
-    `left_out` has the reason by name, `links` where a link leads that was followed. A name is the path from the folder.
+    `left_out` has the reason by name, `links` the target of each link that was followed. A name is the path from the
+    folder.
     """
 
     root: Path
@@ -38,11 +39,11 @@ def data_files(folder: Path, setting: str) -> list[Path]:
 
 
 def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawFiles:
-    """Find the data files below a folder; marker, temporary and dot files are none.
+    """Find the data files below a folder. Marker, temporary and dot files are not data.
 
-    Links to folders are followed, but not to a folder that is read already or that holds this one. Files that a commit
-    marker of Databricks, the log of a Delta table or of a stream does not list are left out. `columns` are those that
-    the files themselves must hold. Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in
+    Links to folders are followed, but not to a folder that is already read or that holds this one. Files that a commit
+    marker of Databricks, or the log of a Delta table or of a stream, does not list are left out. `columns` must be in
+    the files themselves. Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in
     it, or a table of a format that is not supported.
     """
     if (file := file_at(folder)) is not None:
@@ -55,27 +56,27 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
     if (above := table_above(folder.resolve())) is not None:
         table, kind = above
         raise DataError(
-            f"{setting}={folder}: lies in {kind}, {table}, whose log tells which files are data; name that folder"
+            f"{setting}={folder}: is inside {kind}, {table}, whose log lists the data files; name that folder"
         )
-    found = _Walk(folder, columns)
-    found.walk()
-    if not found.files:
-        why = "".join(f"; {name}: {reason}" for name, reason in list(found.left_out.items())[:10])
+    walk = _Walk(folder, columns)
+    walk.walk()
+    if not walk.files:
+        why = "".join(f"; {name}: {reason}" for name, reason in list(walk.left_out.items())[:10])
         raise DataError(
             f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate{why}"
         )
-    return RawFiles(folder, tuple(sorted(found.files)), dict(sorted(found.left_out.items())), found.links)
+    return RawFiles(folder, tuple(sorted(walk.files)), dict(sorted(walk.left_out.items())), walk.links)
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: it is told as a file that cannot be read
+    except OSError:  # a link to itself: it is reported as a file that cannot be read
         return False
 
 
 class _Walk:
-    """One walk through a folder: real folders first, then the links, so that a link never takes a folder's place."""
+    """One walk through a folder: real folders first, then links, so that a link never replaces a folder."""
 
     def __init__(self, root: Path, columns: Collection[str]) -> None:
         self.files: list[Path] = []
@@ -83,7 +84,7 @@ class _Walk:
         self.links: dict[str, str] = {}
         self._root, self._columns = root, columns
         self._real = root.resolve()
-        self._seen: dict[tuple[int, int], str] = {}
+        self._read: dict[tuple[int, int], str] = {}
         self._waiting: list[tuple[Path, str, str, Listed | None]] = []
         self._logs: dict[str, Listed] = {}
 
@@ -97,8 +98,8 @@ class _Walk:
 
     def _link(self, path: Path, name: str, base: str, listed: Listed | None) -> None:
         target = path.resolve()
-        found = target.stat()
-        if (known := self._seen.get((found.st_dev, found.st_ino))) is not None:
+        status = target.stat()
+        if (known := self._read.get((status.st_dev, status.st_ino))) is not None:
             self.left_out[name] = f"a link to {known or 'the folder itself'}, which is read already"
         elif self._real.is_relative_to(target):
             self.left_out[name] = f"a link to {target}, which holds this folder"
@@ -107,18 +108,18 @@ class _Walk:
             self._folder(path, name, base, listed)
 
     def _folder(self, path: Path, name: str, base: str, listed: Listed | None) -> None:
-        """Look into a folder. `listed` is what a log in the folder `base` lists for it, by paths from there."""
+        """Read a folder. `listed` are the files that a log in the folder `base` lists for it, by paths from there."""
         try:
             with map_os_errors(path):
-                found = path.stat()
+                status = path.stat()
                 entries = sorted(os.scandir(path), key=lambda entry: entry.name)
                 folders = {entry.name for entry in entries if _leads_to_folder(entry)}
                 names = {entry.name for entry in entries} - folders
                 own = listed_files(path, name or str(self._root), names, folders, self._columns)
         except FileNotFoundError as error:
             raise DataError(f"{name or path}: was removed while it was read; run again") from error
-        self._seen[found.st_dev, found.st_ino] = name
-        if own is not None and (listed is None or not listed.complete):  # a table's log is about all below it
+        self._read[status.st_dev, status.st_ino] = name
+        if own is not None and (listed is None or not listed.complete):  # a table's log covers everything below it
             base, listed = name, own
             self._logs[name] = own
         for entry in entries:

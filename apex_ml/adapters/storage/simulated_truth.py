@@ -1,4 +1,4 @@
-"""The simulator's truth: the probabilities that orders were drawn with, kept beside the raw folder they belong to."""
+"""The simulator's truth: the probabilities that orders were drawn with, in a file beside their raw folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.simulated_truth import select_truth
 
 logger = logging.getLogger(__name__)
 TRUE_PREFIX = "p_true_"
-"""Given everything, the entity's own effect too."""
+"""Probability given everything, including the entity's own effect."""
 OPTIMUM_PREFIX = "p_optimum_"
-"""Given all that a model may know: the best prediction there is."""
+"""Probability given all that a model may know: the best possible prediction."""
 DATA_KEY = b"apex.data_sha256"
 
 
@@ -35,37 +35,37 @@ class Truth:
 
 
 def truth_beside(raw: Path) -> Path:
-    """Where the truth of a raw folder lies: ``raw.truth.parquet`` beside ``raw``."""
+    """The path of a raw folder's truth: ``raw.truth.parquet`` beside ``raw``."""
     return raw.with_name(f"{raw.name}.truth.parquet")
 
 
 def identity(files: Iterable[Path]) -> str:
-    """Identity of raw files, whatever their names: the `data_sha256` of a run."""
+    """Identity of raw files, independent of their names: the `data_sha256` of a run."""
     return digest(sorted({sha256_of(path) for path in files}))
 
 
 def write_truth(table: pa.Table, path: Path, data_sha256: str) -> None:
-    """Write the truth of the data of that identity, whole or not at all."""
+    """Write the truth of the data with that identity. The file is never incomplete."""
     with new_file(path) as draft:
         pq.write_table(table.replace_schema_metadata({DATA_KEY: data_sha256}), draft)
 
 
 def find_truth(raw: Path, data_sha256: str) -> Path | None:
-    """The truth beside a raw folder, if there is one and it belongs to exactly this data."""
+    """The truth file of a raw folder; None without one, or when it belongs to other data."""
     path = truth_beside(raw)
     if not path.is_file():
         return None
-    found = (pq.read_schema(path).metadata or {}).get(DATA_KEY, b"").decode()
-    if found != data_sha256:
+    identity_of_truth = (pq.read_schema(path).metadata or {}).get(DATA_KEY, b"").decode()
+    if identity_of_truth != data_sha256:
         logger.warning("truth_ignored file=%s reason=it belongs to other data than this run's", path)
         return None
     return path
 
 
 def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Table) -> Truth | None:
-    """The truth of the orders, by entity and day: an entity's orders of one day were drawn with the same odds.
+    """The truth of the orders, by entity and day: an entity's orders of one day have the same probabilities.
 
-    None, with a warning, when the file lacks a column that the contract's entity, timestamp and classes ask for.
+    Returns None and logs a warning when the file lacks a column that the contract's entity, timestamp and classes need.
     """
     columns = [f"{prefix}{name}" for prefix in (TRUE_PREFIX, OPTIMUM_PREFIX) for name in contract.classes]
     key = [contract.entity, contract.timestamp]
@@ -73,14 +73,9 @@ def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Ta
         logger.warning("truth_ignored file=%s reason=it lacks %s", path, ", ".join(lacking))
         return None
     asked = orders.select(key).append_column("place", pa.array(np.arange(orders.num_rows)))
-    entity, when = map(identifier, key)
-    found = ", ".join(f"any_value(t.{identifier(c)}) AS {identifier(c)}" for c in columns)
     with engine.connect(settings) as con, engine.errors_name(str(path)):
         con.register("asked", asked)
-        rows = con.sql(
-            f"SELECT a.place, {found} FROM asked AS a LEFT JOIN read_parquet({literal(str(path))}) AS t"
-            f" ON t.{entity} = a.{entity} AND t.{when} = a.{when} GROUP BY a.place ORDER BY a.place"
-        ).to_arrow_table()
+        rows = con.sql(select_truth(contract, path, columns)).to_arrow_table()
     matrix = np.column_stack([rows.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in columns])
     k = len(contract.classes)
     return Truth(matrix[:, :k], matrix[:, k:])

@@ -1,7 +1,7 @@
-"""Which files of a folder are data, where a table format or a writer's own log says so.
+"""Find which files of a folder are data, from the log of a table format or of the writer.
 
-Spark on Databricks marks the files of a commit, a Delta table and a streaming sink keep a log: a file that these do not
-list is an older state of the table, or was never finished. Formats whose log Apex does not read are refused.
+Spark on Databricks marks the files of a commit; a Delta table and a streaming sink write a log. A file that these do
+not list belongs to an older state of the table, or is unfinished. Formats whose log Apex does not read are refused.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _VERSION = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*")
 _BATCH = re.compile(r"(\d+)(\.compact)?")
 _HARMLESS = frozenset(("timestampNtz", "columnMapping", "deletionVectors", "vacuumProtocolCheck", "v2Checkpoint"))
-"""Features of a Delta table that change nothing for a reader of its files, or are looked at one by one."""
+"""Features of a Delta table that change nothing for a reader of its files, or that are checked one by one."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The files that a log lists for a folder and those below it, by path from that folder.
+    """The files that a log lists for a folder and the folders below it, by path from that folder.
 
-    `why` gives the reason for which a file is no data, None for data; `missing` are the listed files that are not in
+    `why` returns the reason why a file is not data, None for data. `missing` returns the listed files that are not in
     the folder but should be.
     """
 
     why: Callable[[str], str | None]
-    missing: Callable[[Collection[str]], list[str]] = lambda found: []
+    missing: Callable[[Collection[str]], list[str]] = lambda files: []
     complete: bool = False
-    """A missing file makes the data wrong, so that it is refused."""
+    """Whether a missing file makes the data wrong; such a folder is refused."""
 
 
 def listed_files(
     folder: Path, shown: str, names: Collection[str], folders: Collection[str], columns: Collection[str]
 ) -> Listed | None:
-    """What a log in the folder lists; None without a log. `columns` are those that the files themselves must hold.
+    """The files that a log in the folder lists; None without a log. `columns` must be in the files themselves.
 
     Raises :class:`~apex_ml.errors.DataError` for a table that cannot be read as plain files.
     """
     if (kind := foreign_format(folder, names, folders)) is not None:
         raise DataError(_refusal(shown, kind, "its log is not read"))
-    if DELTA_LOG in folders and (found := _delta(folder / DELTA_LOG, shown, columns)) is not None:
-        return found
-    if SINK_LOG in folders and (found := _sink(folder / SINK_LOG, shown)) is not None:
-        return found
+    if DELTA_LOG in folders and (listed := _delta(folder / DELTA_LOG, shown, columns)) is not None:
+        return listed
+    if SINK_LOG in folders and (listed := _sink(folder / SINK_LOG, shown)) is not None:
+        return listed
     return _transactions(folder, shown, names)
 
 
 def foreign_format(folder: Path, names: Collection[str], folders: Collection[str]) -> str | None:
-    """The name of a table format that only its own readers understand."""
+    """The name of a table format that Apex does not read; None for another folder."""
     if HUDI in folders or ".hoodie_partition_metadata" in names:
         return "a Hudi table"
     if "metadata" in folders:
@@ -68,14 +68,14 @@ def foreign_format(folder: Path, names: Collection[str], folders: Collection[str
 
 
 def table_above(folder: Path) -> tuple[Path, str] | None:
-    """The table that a folder is a part of, when it lies in one."""
+    """The table that a folder is inside of, and its format; None when it is in no table."""
     for parent in folder.parents:
         try:
             folders = {path.name for path in parent.iterdir() if path.is_dir()} & {DELTA_LOG, HUDI, "metadata"}
             kind = foreign_format(parent, (), folders)
             if kind is None and DELTA_LOG in folders and any(map(_is_commit, (parent / DELTA_LOG).iterdir())):
                 kind = "a Delta table"
-        except OSError:  # what may not be looked at is not ours
+        except OSError:  # a folder that may not be read is not the user's table
             continue
         if kind is not None:
             return parent, kind
@@ -91,12 +91,12 @@ def _refusal(shown: str, kind: str, why: str) -> str:
 
 def _json(path: Path, shown: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise DataError(_damaged(path, shown, f"not JSON: {error}")) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(_damaged(path, shown, "not a JSON object"))
-    return found
+    return content
 
 
 def _damaged(path: Path, shown: str, what: str) -> str:
@@ -114,14 +114,14 @@ def _text(path: Path, shown: str) -> str:
 
 
 def _transactions(folder: Path, shown: str, names: Collection[str]) -> Listed | None:
-    """The markers of Databricks' commits; a file that no marker is about is data."""
+    """The files of Databricks' commit markers. A file that no marker names is data."""
     started = {name.removeprefix(STARTED) for name in names if name.startswith(STARTED)}
     added: dict[str, set[str]] = {}
     removed: dict[str, str] = {}
     for name in sorted(n for n in names if n.startswith(COMMITTED)):
-        found = _json(folder / name, shown, _text(folder / name, shown))
+        marker = _json(folder / name, shown, _text(folder / name, shown))
         for key in ("added", "removed"):
-            listed = found.get(key) or []
+            listed = marker.get(key) or []
             if not isinstance(listed, list) or not all(isinstance(file, str) for file in listed):
                 raise DataError(_damaged(folder / name, shown, f"{key} is no list of files"))
             if key == "added":
@@ -141,9 +141,9 @@ def _transactions(folder: Path, shown: str, names: Collection[str]) -> Listed | 
             return None if file in added[transaction] else f"{COMMITTED}{transaction} does not list it"
         return f"{STARTED}{transaction} was never committed" if transaction in started else None
 
-    def missing(found: Collection[str]) -> list[str]:
-        wanted = {file for files in added.values() for file in files if unquote(file) == file}
-        return sorted(wanted - set(removed) - set(found))
+    def missing(present: Collection[str]) -> list[str]:
+        listed = {file for files in added.values() for file in files if unquote(file) == file}
+        return sorted(listed - set(removed) - set(present))
 
     return Listed(why, missing)
 
@@ -154,45 +154,72 @@ def _is_commit(path: Path) -> bool:
 
 def _delta(log: Path, shown: str, columns: Collection[str]) -> Listed | None:
     """The files of the newest version of a Delta table, from the commits of its log; None when there is no commit."""
-
-    def refuse(why: str) -> DataError:
-        return DataError(_refusal(shown, "a Delta table", why))
-
     entries = [path for path in sorted(log.iterdir()) if _is_commit(path)]
     if not entries:
         return None
-    versions = [int(m[1]) for path in entries if (m := _VERSION.fullmatch(path.name))]
-    checkpoints = [int(m[1]) for path in entries if (m := _CHECKPOINT.fullmatch(path.name))]
-    if versions != list(range(len(versions))) or any(n >= len(versions) for n in checkpoints):
-        raise refuse("a part of its log is in checkpoints only")
-    if any(path.is_dir() and any(path.iterdir()) for path in (log / "_commits", log / "_staged_commits")):
-        raise refuse("its commits are coordinated by a catalog")
-    active: dict[str, Any] = {}
+    table = _DeltaTable(shown, columns)
+    versions = table.versions(log, entries)
     for version in versions:
-        path = log / f"{version:020d}.json"
-        for line in filter(str.strip, _text(path, shown).splitlines()):
-            action = _json(path, shown, line)
-            if add := action.get("add"):
-                active[_relative(add, path, shown, refuse)] = add
-            elif remove := action.get("remove"):
-                active.pop(_relative(remove, path, shown, refuse), None)
-            elif protocol := action.get("protocol"):
-                features = set(protocol.get("readerFeatures") or ())
-                if protocol.get("minReaderVersion", 1) > 3 or features - _HARMLESS:
-                    raise refuse(f"it needs {', '.join(sorted(features - _HARMLESS)) or 'a newer reader'}")
-            elif about := action.get("metaData"):
-                if (about.get("configuration") or {}).get("delta.columnMapping.mode", "none") != "none":
-                    raise refuse("its columns are mapped to other names")
-                if inside := sorted(set(about.get("partitionColumns") or ()) & set(columns)):
-                    raise refuse(f"it is partitioned by {', '.join(inside)}, which its files do not hold")
-    if any(add.get("deletionVector") for add in active.values()):
-        raise refuse("it has deletion vectors")
+        table.apply(log / f"{version:020d}.json")
+    active = table.files()
     unlisted = f"version {versions[-1]} of the Delta table does not list it"
     return Listed(
         lambda file: None if file in active else unlisted,
-        lambda found: sorted(set(active) - set(found)),
+        lambda files: sorted(active - set(files)),
         complete=True,
     )
+
+
+class _DeltaTable:
+    """The state of a Delta table while the commits of its log are applied in order."""
+
+    def __init__(self, shown: str, columns: Collection[str]) -> None:
+        self._shown, self._columns = shown, columns
+        self._active: dict[str, Any] = {}
+
+    def refuse(self, why: str) -> DataError:
+        """The error about a table that cannot be read as plain files."""
+        return DataError(_refusal(self._shown, "a Delta table", why))
+
+    def versions(self, log: Path, entries: list[Path]) -> list[int]:
+        """The versions of the log, from 0. Raises when a part of the log is elsewhere."""
+        versions = [int(m[1]) for path in entries if (m := _VERSION.fullmatch(path.name))]
+        checkpoints = [int(m[1]) for path in entries if (m := _CHECKPOINT.fullmatch(path.name))]
+        if versions != list(range(len(versions))) or any(n >= len(versions) for n in checkpoints):
+            raise self.refuse("a part of its log is in checkpoints only")
+        if any(path.is_dir() and any(path.iterdir()) for path in (log / "_commits", log / "_staged_commits")):
+            raise self.refuse("its commits are coordinated by a catalog")
+        return versions
+
+    def apply(self, commit: Path) -> None:
+        """Apply the actions of one commit."""
+        for line in filter(str.strip, _text(commit, self._shown).splitlines()):
+            action = _json(commit, self._shown, line)
+            if add := action.get("add"):
+                self._active[_relative(add, commit, self._shown, self.refuse)] = add
+            elif remove := action.get("remove"):
+                self._active.pop(_relative(remove, commit, self._shown, self.refuse), None)
+            elif protocol := action.get("protocol"):
+                self._check_protocol(protocol)
+            elif metadata := action.get("metaData"):
+                self._check_metadata(metadata)
+
+    def _check_protocol(self, protocol: dict[str, Any]) -> None:
+        others = set(protocol.get("readerFeatures") or ()) - _HARMLESS
+        if protocol.get("minReaderVersion", 1) > 3 or others:
+            raise self.refuse(f"it needs {', '.join(sorted(others)) or 'a newer reader'}")
+
+    def _check_metadata(self, metadata: dict[str, Any]) -> None:
+        if (metadata.get("configuration") or {}).get("delta.columnMapping.mode", "none") != "none":
+            raise self.refuse("its columns are mapped to other names")
+        if inside := sorted(set(metadata.get("partitionColumns") or ()) & set(self._columns)):
+            raise self.refuse(f"it is partitioned by {', '.join(inside)}, which its files do not hold")
+
+    def files(self) -> set[str]:
+        """The files of the table, by path from its folder. Raises when they hold deleted rows."""
+        if any(add.get("deletionVector") for add in self._active.values()):
+            raise self.refuse("it has deletion vectors")
+        return set(self._active)
 
 
 def _relative(action: dict[str, Any], log: Path, shown: str, refuse: Callable[[str], DataError]) -> str:
@@ -200,12 +227,12 @@ def _relative(action: dict[str, Any], log: Path, shown: str, refuse: Callable[[s
     if not isinstance(path, str):
         raise DataError(_damaged(log, shown, "an action has no path"))
     if path.startswith(("/", "file:")) or "://" in path or ".." in path.split("/"):
-        raise refuse("its files lie outside its folder")
+        raise refuse("its files are outside its folder")
     return unquote(path)
 
 
 def _sink(log: Path, shown: str) -> Listed | None:
-    """The files that a streaming query has committed; None when there is no batch."""
+    """The files that a streaming query has committed; None without a batch."""
     batches = [(int(m[1]), bool(m[2]), path) for path in log.iterdir() if (m := _BATCH.fullmatch(path.name))]
     if not batches:
         return None
@@ -223,7 +250,7 @@ def _sink(log: Path, shown: str) -> Listed | None:
 
 
 def _ends(paths: Iterable[str]) -> Iterable[str]:
-    """Each path without its first folders: the log has absolute paths of the place where it was written."""
+    """Each path without its first folders: the log has absolute paths of the machine that wrote it."""
     for path in paths:
         parts = path.split("/")
         yield from ("/".join(parts[first:]) for first in range(len(parts)))

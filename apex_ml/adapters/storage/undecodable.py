@@ -1,8 +1,8 @@
-"""Values of a parquet file that DuckDB cannot decode: they are looked for, and kept apart from the others.
+"""Find the values of a parquet file that DuckDB cannot decode, and separate them from the others.
 
-DuckDB gives up a whole file for one value: a Latin-1 byte in text, a time or a timestamp out of range, malformed JSON.
-Here a column with such values is read once more, as bytes or numbers. It is written beside the file: the values that
-are sound, null for the others, and these as text for people.
+DuckDB fails at a whole file because of one value: a Latin-1 byte in text, a time or timestamp out of range, malformed
+JSON. This module reads a column with such values once more, as bytes or numbers, and writes it to a file of its own:
+the sound values, null for the others, and the others as text for people.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,8 +20,8 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, reason_of
 from apex_ml.errors import DataError
 from apex_ml.sql.file_types import holds_text
-from apex_ml.sql.quote import identifier, literal
-from apex_ml.sql.row_checks import undecodable
+from apex_ml.sql.parquet import hash_values
+from apex_ml.sql.recovered_columns import RecoveredColumns
 from apex_ml.text import visible, visible_bytes
 
 PLACEHOLDER = "(cannot be decoded)"
@@ -30,39 +29,7 @@ ENCRYPTED = "(encrypted)"
 _BATCH = 65_536
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # years 1 to 9999
-_INT96_UNIT = "ms"  # the finest in which no such instant is out of 64 bits
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """Columns, by their places, that are not to be read from the file itself.
-
-    `files` have a row for each row of the file; `hidden` are columns of which nothing can be read, with what is
-    shown of them. `schema` is the file's with the types of `files`.
-    """
-
-    schema: pa.Schema
-    files: dict[int, Path]
-    hidden: dict[int, str]
-
-    @property
-    def places(self) -> frozenset[int]:
-        """Places of all these columns."""
-        return frozenset(self.files) | frozenset(self.hidden)
-
-    def columns(self, place: int) -> list[str]:
-        """SQL of a column of :meth:`relation`, and of its values that could not be decoded."""
-        if place in self.files:
-            return [f"{identifier(f'value {place}')} AS c{place}", undecodable(place)]
-        shown = f"CASE WHEN true THEN {literal(self.hidden[place])} END"
-        return [f"CAST(NULL AS VARCHAR) AS c{place}", f"{shown} AS {undecodable(place)}"]
-
-    def relation(self, file: str) -> str:
-        """SQL of the file with the columns beside it."""
-        for place, path in self.files.items():
-            names = f"{identifier(f'value {place}')}, {undecodable(place)}"
-            file += f" POSITIONAL JOIN read_parquet({literal(str(path))}) AS {identifier(f'side {place}')}({names})"
-        return file
+_INT96_UNIT = "ms"  # the finest unit in which every such instant fits into 64 bits
 
 
 @contextmanager
@@ -74,25 +41,24 @@ def recover(
     encrypted: Sequence[int],
     folder: Path,
     inexact: Sequence[int] = (),
-) -> Iterator[Recovered | None]:
-    """Yield what can be read of the columns that DuckDB cannot decode, in files of `folder` that vanish afterwards.
+) -> Iterator[RecoveredColumns | None]:
+    """Yield what can be read of the columns that DuckDB cannot decode, in temporary files below `folder`.
 
-    Yields None when it decodes all. Raises :class:`~apex_ml.errors.DataError` naming file, column and row group when
-    a column whose place is among `needed` cannot be read at all. Columns with places of `inexact`, decimals wider than
-    DuckDB has them, are read in any case, as text.
+    Yields None when DuckDB decodes every column. Raises :class:`~apex_ml.errors.DataError` naming file, column and row
+    group when a column whose place is in `needed` cannot be read at all. The columns at places of `inexact`, decimals
+    with more digits than DuckDB holds, are always read, as text.
     """
-    names = [f"c{place}" for place in range(len(schema))]
     files: dict[int, Path] = {}
     hidden = dict.fromkeys(encrypted, ENCRYPTED)
     fields = list(schema)
     with tempfile.TemporaryDirectory(prefix=".recovered-", dir=folder) as scratch:
         for place in range(len(schema)):
             why = "DuckDB holds no more than 38 digits" if place in inexact else None
-            if place in hidden or (why := why or _unreadable(con, path, names, place)) is None:
+            if place in hidden or (why := why or _unreadable(con, path, len(schema), place)) is None:
                 continue
             kept = Path(scratch, f"{place}.parquet")
             try:
-                # PyArrow ends the process at a file of which it has no keys
+                # PyArrow ends the process when it has no keys for an encrypted file
                 kind = None if encrypted else _write(path, schema[place].type, place, kept)
             except _GroupError as error:
                 kind, why = None, str(error)
@@ -106,16 +72,15 @@ def recover(
             else:
                 hidden[place] = PLACEHOLDER
         if files or hidden:
-            yield Recovered(pa.schema(fields), files, hidden)
+            yield RecoveredColumns(pa.schema(fields), files, hidden)
         else:
             yield None
 
 
-def _unreadable(con: duckdb.DuckDBPyConnection, path: Path, names: list[str], place: int) -> str | None:
-    """Why DuckDB cannot decode a column, or show its values; None when it can."""
+def _unreadable(con: duckdb.DuckDBPyConnection, path: Path, columns: int, place: int) -> str | None:
+    """Why DuckDB cannot decode a column, or show its values as text; None when it can."""
     try:
-        file = f"read_parquet({literal(str(path))}, hive_partitioning = false) AS file({', '.join(names)})"
-        con.execute(f"SELECT bit_xor(hash(CAST(c{place} AS VARCHAR))) FROM {file}").fetchall()
+        con.execute(hash_values(path, columns, place)).fetchall()
     except VALUE_ERRORS as error:
         return reason_of(error)
     return None
@@ -126,7 +91,7 @@ class _GroupError(Exception):
 
 
 def _write(path: Path, kind: pa.DataType, place: int, kept: Path) -> pa.DataType | None:
-    """Write a column's sound values and the others; returns the type of the sound ones, None for one of no use."""
+    """Write a column's sound values and the others; returns the type of the sound ones, None for a useless type."""
     with pq.ParquetFile(path, coerce_int96_timestamp_unit=_INT96_UNIT) as file:
         parts: Callable[[pa.Array], tuple[pa.Array, pa.Array]]
         sound = pa.string()
@@ -159,7 +124,7 @@ def _batches(file: pq.ParquetFile, place: int) -> Iterator[pa.Array]:
 
 
 def _leaves(kind: pa.DataType) -> int:
-    """How many columns of the format a column has."""
+    """The number of leaf columns that parquet stores for a column."""
     if pa.types.is_nested(kind):
         return sum(_leaves(kind.field(nr).type) for nr in range(kind.num_fields))
     return 1
@@ -187,7 +152,7 @@ def _texts(array: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _numbers(array: pa.Array, what: str) -> tuple[pa.Array, pa.Array]:
-    """An array's numbers, and these as text with their unit."""
+    """An array's numbers, and the same as text with their unit."""
     numbers = array.cast(pa.int32()).cast(pa.int64()) if array.type.bit_width == 32 else array.cast(pa.int64())
     return numbers, pc.binary_join_element_wise(numbers.cast(pa.string()), f"{array.type.unit} since {what}", " ")
 
@@ -196,7 +161,7 @@ def _instants(array: pa.Array) -> tuple[pa.Array, pa.Array]:
     numbers, texts = _numbers(array, "1970-01-01")
     per_second = _PER_SECOND[array.type.unit]
     low, high = _FIRST_SECOND * per_second, (_LAST_SECOND + 1) * per_second - 1
-    # of nanoseconds 64 bits hold fewer years
+    # 64 bits hold fewer years of nanoseconds
     inside = pc.and_(pc.greater_equal(numbers, max(low, -(2**63) + 1)), pc.less_equal(numbers, min(high, 2**63 - 1)))
     return pc.if_else(inside, array, pa.scalar(None, array.type)), pc.if_else(inside, None, texts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,8 +18,8 @@ from apex_ml.core.features import feature_columns
 if TYPE_CHECKING:
     from apex_ml.core.development import Options
 
-Query = Callable[[str], pa.Table]
-"""Runs SQL on the accepted orders, the table `orders`."""
+MeasureSums = Callable[[Sequence[str]], pa.Table]
+"""Sums measures, given by name, over all accepted orders of each entity: one row an entity."""
 
 
 class SplitStrategy(ABC):
@@ -38,7 +38,7 @@ class SplitStrategy(ABC):
         """The features of a model of these parts."""
         return feature_columns(contract)
 
-    def extend(self, contract: Contract, examples: pa.Table, query: Query) -> pa.Table:
+    def extend(self, contract: Contract, examples: pa.Table, sum_measures: MeasureSums) -> pa.Table:
         """The examples with the features that only this strategy has."""
         return examples
 

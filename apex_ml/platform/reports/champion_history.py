@@ -15,7 +15,7 @@ from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
 from apex_ml.platform.reports.job import champion
-from apex_ml.services import champion_ledger as protocol
+from apex_ml.services import champion_ledger
 from apex_ml.settings import Settings
 
 
@@ -27,8 +27,8 @@ def heal(settings: Settings) -> str:
     """
     try:
         registry = Registry(settings, settings.model_name)
-        protocol.resolve(settings, registry)
-        protocol.align_challenger(settings, registry)
+        champion_ledger.resolve(settings, registry)
+        champion_ledger.align_challenger(settings, registry)
     except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""

@@ -17,13 +17,12 @@ import pyarrow as pa
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
-from apex_ml.core.strategies.interface import Query
+from apex_ml.core.strategies.interface import MeasureSums
 from apex_ml.core.strategies.legacy.comparison import compare
 from apex_ml.core.strategies.legacy.features import (
     legacy_columns,
     legacy_examples,
     legacy_identifiers,
-    legacy_sums_sql,
 )
 from apex_ml.core.strategies.legacy.rules import LegacyRules
 from apex_ml.core.strategies.stratified_random import StratifiedRandom
@@ -41,9 +40,9 @@ class Legacy(StratifiedRandom):
         """Attributes, sums of measures, two parts of the date."""
         return legacy_columns(contract)
 
-    def extend(self, contract: Contract, examples: pa.Table, query: Query) -> pa.Table:
+    def extend(self, contract: Contract, examples: pa.Table, sum_measures: MeasureSums) -> pa.Table:
         """Add the original features. The contract's features stay, so that both are compared on the same orders."""
-        return legacy_examples(contract, examples, query(legacy_sums_sql(contract, "orders")))
+        return legacy_examples(contract, examples, sum_measures(contract.named("measure")))
 
     def options(self, contract: Contract, options: Options) -> Options:
         """The original rules and balanced weights, without the check for leaks."""

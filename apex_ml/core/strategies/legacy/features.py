@@ -10,8 +10,6 @@ from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import calendar_part
 from apex_ml.errors import ConfigError
-from apex_ml.sql.features import exact_sql
-from apex_ml.sql.quote import identifier
 
 CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
 
@@ -36,23 +34,11 @@ def legacy_identifiers(contract: Contract) -> tuple[str, ...]:
     return (contract.entity, *(n for n in contract.named("attribute") if contract.columns[n].identifier))
 
 
-def legacy_sums_sql(contract: Contract, orders: str) -> str:
-    """SQL: the sum of each measure over all orders of each entity. It includes the target order, which is a leak.
-
-    Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
-    """
-    sums = [
-        f"sum({exact_sql(contract, measure, 'o')}) / {contract.columns[measure].scale} AS {identifier(measure)}"
-        for measure in contract.named("measure")
-    ]
-    entity = identifier(contract.entity)
-    return f"SELECT {', '.join([f'o.{entity}', *sums])} FROM {orders} AS o GROUP BY o.{entity}"
-
-
 def legacy_examples(contract: Contract, examples: pa.Table, sums: pa.Table) -> pa.Table:
-    """Add the sums of :func:`legacy_sums_sql` and the parts of the date to the examples, which are one per client.
+    """Add the sums of the measures and the parts of the date to the examples, which are one per client.
 
-    The point-in-time features stay in the table, so that both models are compared on the same orders. Raises
+    `sums` has one row per entity, over all of its orders: they include the target order, which is a leak. The
+    point-in-time features stay in the table, so that both models are compared on the same orders. Raises
     :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example per client.
     """
     if contract.features.grain != "last_order_per_entity":

@@ -1,0 +1,72 @@
+"""The raw files of a run, each content once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
+from apex_ml.adapters.storage.raw_folder import RawFiles
+from apex_ml.services.held_back import held_identity
+from apex_ml.services.run_folder import StepContext
+
+logger = logging.getLogger(__name__)
+MAX_NAMED = 100
+"""The number of skipped files, and of links, that the log and the result name."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """The raw files of a run, and how they are validated."""
+
+    context: StepContext
+    url: str
+    raw: RawFiles
+    shas: dict[str, Path]
+    """By content, the first file with it."""
+    copies: dict[Path, list[str]]
+    """By first file, the names of the others with the same content."""
+    as_of: date | None
+    without_newest_day: bool
+
+    @property
+    def whole_sha256(self) -> str:
+        """Identity of the raw files with their newest day."""
+        return digest(sorted(self.shas))
+
+    @property
+    def data_sha256(self) -> str:
+        """Identity of the data that is validated."""
+        return held_identity(sorted(self.shas)) if self.without_newest_day else self.whole_sha256
+
+
+def hash_files(
+    context: StepContext, url: str, raw_folder: RawFiles, as_of: date | None, without_newest_day: bool
+) -> RawBatch:
+    """Hash the raw files; a second file with the same content is logged and not validated again."""
+    shas: dict[str, Path] = {}
+    copies: dict[Path, list[str]] = {}
+    for path in raw_folder.files:
+        with name_errors(path, raw_folder.name(path)):
+            first = shas.setdefault(sha256_of(path), path)
+        if first != path:
+            copies.setdefault(first, []).append(raw_folder.name(path))
+            logger.warning("file_redelivered file=%s same_bytes_as=%s", raw_folder.name(path), raw_folder.name(first))
+    return RawBatch(context, url, raw_folder, shas, copies, as_of, without_newest_day)
+
+
+def log_skipped_files(raw_folder: RawFiles) -> None:
+    """Log the files of a raw folder that are not read, and its links to other places."""
+    for name, reason in shortened(raw_folder.left_out).items():
+        logger.warning("file_left_out file=%s reason=%s", name, reason)
+    for name, target in shortened(raw_folder.links).items():
+        logger.info("link_followed name=%s to=%s", name, target)
+
+
+def shortened(entries: dict[str, str]) -> dict[str, str]:
+    """The first entries, and how many more there are."""
+    if len(entries) <= MAX_NAMED:
+        return entries
+    return dict(list(entries.items())[:MAX_NAMED]) | {"…": f"and {len(entries) - MAX_NAMED} more"}

@@ -1,0 +1,47 @@
+"""The rows of a drop beside the history that a model's features need: DuckDB SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+
+from apex_ml.contract.model import Contract
+from apex_ml.sql.features import select_state
+from apex_ml.sql.orders import ORDERS, select_with_state
+from apex_ml.sql.parquet import scan_parquet
+from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.session import replace_temp_table
+
+EARLY = "early"
+"""Table of the drop's rows dated before the snapshot."""
+
+
+def select_named(names: Iterable[str], accepted: str) -> str:
+    """Columns of the drop's rows, which are given as SQL."""
+    return f"SELECT {identifiers(names)} FROM ({accepted})"
+
+
+def create_early_table(contract: Contract, query: str, as_of: date) -> str:
+    """Keep the rows dated before a day in the table EARLY."""
+    return replace_temp_table(
+        EARLY, f"SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} < {literal(as_of)}"
+    )
+
+
+def from_day(contract: Contract, query: str, as_of: date) -> str:
+    """The rows that are not dated before a day, as a relation."""
+    return f"(SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} >= {literal(as_of)})"
+
+
+def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterable[str]) -> str:
+    """The rows of a relation beside states of their entity in the snapshot, null for an entity that it lacks."""
+    entity = identifier(contract.entity)
+    names = ", ".join(f"s.{identifier(n)}" for n in states)
+    return f"SELECT a.*, {names} FROM {asked} AS a LEFT JOIN {scan_parquet(snapshot)} AS s ON s.{entity} = a.{entity}"
+
+
+def add_early(contract: Contract, query: str, columns: Sequence[str]) -> str:
+    """The rows of a query, then those of EARLY with the state that they had on their own dates."""
+    state = select_with_state(contract, EARLY, select_state(contract, EARLY, ORDERS))
+    return f"{query} UNION ALL SELECT {identifiers(columns)} FROM ({state})"

@@ -1,0 +1,45 @@
+"""The newest raw order of each entity, from files that may lack columns or have others: DuckDB SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from apex_ml.contract.model import Contract
+from apex_ml.sql.file_types import number_text
+from apex_ml.sql.quote import identifier
+
+RAW_ORDERS = "raw_orders"
+DROP_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}
+"""The type in a drop of each type of the contract."""
+
+
+def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:
+    """One row an entity, by entity: columns of its newest order in the relation RAW_ORDERS, each of a type in a drop.
+
+    `kinds` are the columns of RAW_ORDERS: floats and decimals with their types, which give text of their own, others
+    with None.
+    """
+    casts = ", ".join(f"{_cast(name, kind, kinds)} AS {identifier(name)}" for name, kind in columns.items())
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    attributes = [name for name in columns if name not in (contract.entity, contract.timestamp)]
+    # the attributes are compared too, so that their values and not the order of files decide between orders of one day
+    packed = ", ".join(f"{identifier(name)} := {identifier(name)}" for name in attributes)
+    newest = f"max(struct_pack(at := coalesce({when}, TIMESTAMP_NS '1970-01-01'), {packed}))"
+    own = {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}
+    select = ", ".join(own.get(name, f"newest.{identifier(name)} AS {identifier(name)}") for name in columns)
+    return (
+        f"SELECT {select} FROM (SELECT {entity}, {newest} AS newest FROM (SELECT {casts} FROM {RAW_ORDERS}) "
+        f"WHERE {entity} IS NOT NULL GROUP BY {entity}) ORDER BY {entity}"
+    )
+
+
+def _cast(name: str, kind: str, kinds: Mapping[str, pa.DataType | None]) -> str:
+    """A raw column in the drop's type, null where there is none or a value cannot be cast."""
+    if name not in kinds:
+        return f"CAST(NULL AS {kind})"
+    number = kinds[name]
+    if kind == DROP_TYPES["string"] and number is not None:
+        return number_text(number, identifier(name))
+    return f"TRY_CAST({identifier(name)} AS {kind})"

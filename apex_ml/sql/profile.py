@@ -1,0 +1,19 @@
+"""Counts and newest dates of a batch of accepted rows, in one pass: DuckDB SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apex_ml.contract.model import Contract
+from apex_ml.sql.quote import identifier, literal
+
+
+def select_profile(contract: Contract, source: str, share: float, domains: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """One row: rows, newest day, the day up to which a share of the rows is dated, nulls by column, rows by level."""
+    when = identifier(contract.timestamp)
+    select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
+    select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
+    select += [
+        f"count(*) FILTER (WHERE {identifier(name)} = {literal(level)})" for name, levels in domains for level in levels
+    ]
+    return f"SELECT {', '.join(select)} FROM {source}"
