@@ -35,7 +35,10 @@ ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py", "tests/adapters/test_logged_model.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
 ON_ONE_PLATFORM = ("tests/e2e/test_a_new_platform.py", "tests/e2e/test_a_persons_word.py")
-LONGEST = ("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/", "tests/quality/")
+LONGEST = (
+    *("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/"),
+    *("tests/adapters/test_partitions.py", "tests/quality/", "tests/core/"),
+)
 """What runs first, so that no worker works for minutes after the others have ended. The whole jobs mostly wait, so they
 are begun beside the tests on the champion, which compute."""
 
