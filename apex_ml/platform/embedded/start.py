@@ -58,8 +58,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     DAGs that a person deleted in Airflow are made again in both cases, and so are the folders of the data. Ports,
     contract and model name of the environment are written to ``.env``. Ctrl-C or a failure takes down what this call
     started. Raises ConfigError for a taken port, another contract or model than the home's, or a failed migration, and
-    TransientError with the last lines of its log for a service that does not get healthy. These checks come before
-    anything is stopped.
+    TransientError with the last lines of its log for a service that does not get healthy. Settings, contract and ports
+    are checked before anything is stopped.
     """
     phases = phases or Phases()
     refuse_contradiction(settings)
