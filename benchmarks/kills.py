@@ -26,7 +26,7 @@ from benchmarks.registry import Row, measurement
 from benchmarks.scene import Scene
 from benchmarks.scored_drops import admin
 from tests.support.apex_home import Apex
-from tests.support.polling_reader import Reader
+from tests.support.concurrent_reader import Reader
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
 from tests.support.service_kills import fault_for_steps, halted_step, kill_service
 from tests.support.waiting import until

@@ -53,11 +53,11 @@ def _simulated(scene: Scene, mode: str) -> dict[str, Any]:
 
 def main(mode: str, folder: str) -> None:
     """Print how far the default models are from the best possible, with and without the history's features."""
-    from tests.support.simulated_night import simulated_night
+    from tests.support.simulated_run import simulated_run
 
     contract = load_contract(Settings.load(home=folder).contract)
-    night = simulated_night(contract, Path(folder), mode, **SIMULATED)
-    result = {"examples": len(night.parts["train"].y), "excess": night.excess(night.develop())}
+    simulated = simulated_run(contract, Path(folder), mode, **SIMULATED)
+    result = {"examples": len(simulated.parts["train"].y), "excess": simulated.excess(simulated.develop())}
     if mode != "base":
-        result["without_history"] = night.excess(night.develop(history=False))
+        result["without_history"] = simulated.excess(simulated.develop(history=False))
     print("\n" + json.dumps(result))

@@ -154,12 +154,12 @@ def grown(soaked: Soaked) -> float:
     return max(0.0, float(np.median(second) - np.median(first)))
 
 
-def run_soak(found: Service, seconds: float) -> Soaked:
+def run_soak(target: Service, seconds: float) -> Soaked:
     """Send requests for `seconds`, large bodies on one connection and single orders on many, and sample the memory."""
     results: dict[str, dict[str, Any]] = {}
 
     def ask(name: str, orders: int, **plan: Any) -> None:
-        results[name] = found.load(orders, seconds=seconds, **plan)
+        results[name] = target.load(orders, seconds=seconds, **plan)
 
     workers = [
         threading.Thread(target=ask, args=("single", 5000), kwargs={"concurrency": 16, "rate": float(RATE)}),
@@ -172,7 +172,7 @@ def run_soak(found: Service, seconds: float) -> Soaked:
         worker.start()
     mib = []
     while any(worker.is_alive() for worker in workers):
-        mib.append(found.mib)
+        mib.append(target.mib)
         time.sleep(min(1.0, seconds / 20))
     for worker in workers:
         worker.join()

@@ -64,7 +64,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
-def test_a_wrong_argument_is_told_with_what_to_do(
+def test_a_wrong_argument_is_reported_with_a_remedy(
     capsys: pytest.CaptureFixture[str], nowhere: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     file = nowhere / "file"
@@ -75,7 +75,7 @@ def test_a_wrong_argument_is_told_with_what_to_do(
     assert "Traceback" not in message
 
 
-def test_a_wrong_setting_keeps_no_platform_up(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
+def test_a_wrong_setting_does_not_block_down(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
     (nowhere / ".env").write_text("APEX_TRAILS=5\nAPEX_RETRAIN_SCHEDULE=never\n")
     assert called(capsys, "status")[0] == 30
     result, message = called(capsys, "down")
@@ -92,12 +92,12 @@ def test_a_wrong_setting_keeps_no_platform_up(capsys: pytest.CaptureFixture[str]
         (errno.ENOSPC, 20, "the disk is full; free space"),
     ],
 )
-def test_a_place_that_the_system_refuses(number: int, code: int, words: str) -> None:
+def test_a_path_that_the_system_refuses_is_reported(number: int, code: int, words: str) -> None:
     result = expected_error(OSError(number, os.strerror(number), "/a/b"))
     assert result is not None and result.exit_code == code and words in str(result)
 
 
-def test_a_file_that_apex_itself_lacks_is_a_fault_with_its_traceback() -> None:
+def test_a_missing_file_of_apex_is_an_error_with_a_traceback() -> None:
     assert expected_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b")) is None
     assert expected_error(OSError("no number")) is None
 

@@ -20,13 +20,13 @@ def test_a_number_that_is_not_finite_is_null(number: float) -> None:
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, [None, "x"]], "c": {"d": 1}}
 
 
-def test_what_is_finite_is_written_as_python_writes_it() -> None:
+def test_finite_values_are_written_as_python_writes_them() -> None:
     value = {"ñ": [1, 2.5, None, True], "a": "x"}
     assert json_text(value, indent=1, sort_keys=True) == json.dumps(value, indent=1, sort_keys=True)
     assert json_text(value, ensure_ascii=False) == json.dumps(value, ensure_ascii=False)
 
 
-def test_nobody_else_writes_json() -> None:
+def test_no_other_module_writes_json() -> None:
     results = []
     for path in FILES:
         if path == CODE_ROOT / "apex_ml" / "json_text.py":

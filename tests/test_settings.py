@@ -61,7 +61,7 @@ def test_a_line_has_one_meaning(line: str, value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["plain", "two words", "it's", 'a"b', "${HOME} $1 `id`", "back\\slash'", "#", "ñ→", ""]
 )
-def test_what_is_written_is_read_back_by_us_and_by_a_shell(value: str) -> None:
+def test_written_values_are_read_back_by_apex_and_by_a_shell(value: str) -> None:
     line = f"A={format_value(value)}"
     assert parse_env(line, ".env")["A"].text == value
     output = subprocess.run(["sh", "-c", f'{line}; printf %s "$A"'], capture_output=True, check=True, timeout=10)
@@ -164,7 +164,7 @@ def test_a_bad_value_is_reported_under_the_name_that_gave_it(tmp_path: Path) -> 
     assert re.search(r"APEX_QUALITY_OF_WEEKS='x': .*\.env, line 1", refusal(tmp_path, "APEX_QUALITY_OF_WEEKS=x\n"))
 
 
-def test_a_misspelt_variable_is_an_error_and_a_strange_one_a_warning(
+def test_a_misspelt_variable_is_an_error_and_an_unknown_one_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("APEX_TEST_RAW", "APEX_SUPERVISED", "COMPOSE_PROJECT_NAME", "APEXLEGENDS"):
@@ -235,7 +235,7 @@ def test_a_line_that_cannot_be_understood_hides_no_other_fault(tmp_path: Path) -
         "0,, 2 * * *",
     ],
 )  # fmt: skip
-def test_a_cron_is_taken_when_airflow_can_run_by_it(expression: str) -> None:
+def test_a_cron_is_accepted_if_airflow_can_use_it(expression: str) -> None:
     try:
         table = CronTriggerTimetable(expression, timezone="UTC")
         table.validate()

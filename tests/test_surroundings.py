@@ -24,11 +24,11 @@ def names(settings: Settings, **more: str) -> set[str]:
     return set(shielded({**SHELL, **more}, settings)) - {"NO_PROXY", "no_proxy"}
 
 
-def test_of_the_platforms_own_services_nothing_of_the_shell_counts(tmp_path: Path) -> None:
+def test_the_shell_does_not_configure_the_platforms_services(tmp_path: Path) -> None:
     assert names(Settings.load(home=tmp_path)) == {"HTTP_PROXY", "AWS_PROFILE"}
 
 
-def test_what_points_outside_honours_the_shell(tmp_path: Path) -> None:
+def test_external_services_use_the_shell_configuration(tmp_path: Path) -> None:
     away = Settings.load(
         home=tmp_path, database_url="postgresql://a@db.example.org/x", mlflow_tracking_uri="https://mlflow.example.org"
     )
@@ -41,21 +41,21 @@ def test_what_points_outside_honours_the_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:5000/x", "http://localhost:8080/", "http://[::1]:1/", "http://10.0.0.7/"]
 )
-@pytest.mark.parametrize("given", ["", "intranet.example.org", "*"])
-def test_own_addresses_pass_by_every_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, given: str
+@pytest.mark.parametrize("variables", ["", "intranet.example.org", "*"])
+def test_own_addresses_bypass_every_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, variables: str
 ) -> None:
     kept = shielded(
-        {"no_proxy": given, "HTTP_PROXY": "http://127.0.0.1:9"}, Settings.load(home=tmp_path, host="10.0.0.7")
+        {"no_proxy": variables, "HTTP_PROXY": "http://127.0.0.1:9"}, Settings.load(home=tmp_path, host="10.0.0.7")
     )
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, kept.get(name, ""))
     assert should_bypass_proxies(url, None)
-    if given:
+    if variables:
         assert should_bypass_proxies("http://intranet.example.org/", None)
 
 
-def test_in_containers_the_services_of_their_network_are_our_own(tmp_path: Path) -> None:
+def test_in_containers_the_services_of_the_network_are_internal(tmp_path: Path) -> None:
     settings = Settings.load(
         home=tmp_path, runtime="docker", pg_host="postgres", mlflow_tracking_uri="http://mlflow:5000",
         airflow_url="http://airflow-api-server:8080", docker_host="tcp://docker-gate:2375", serving_host="serving",
@@ -66,7 +66,7 @@ def test_in_containers_the_services_of_their_network_are_our_own(tmp_path: Path)
     assert "mlflow.example.org" not in own_hosts(elsewhere)
 
 
-def test_services_and_psql_begin_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_and_psql_start_without_shell_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SHELL.items():
         monkeypatch.setenv(name, value)
     settings = Settings.load(home=tmp_path, pg_reader_password="r")
@@ -80,7 +80,7 @@ def test_services_and_psql_begin_without_it(tmp_path: Path, monkeypatch: pytest.
     assert psql_call(away)[1]["PGSSLMODE"] == "x"
 
 
-def test_every_command_begins_without_it(tmp_path: Path) -> None:
+def test_every_command_starts_without_shell_variables(tmp_path: Path) -> None:
     code = (
         "import os, click, apex_ml.cli.main as cli\n"
         "cli.COMMANDS['probe'] = ('__main__:probe', '')\n"
@@ -122,6 +122,6 @@ def test_a_shell_full_of_variables_changes_no_error(tmp_path: Path, command: lis
         ("SSL_CERT_FILE", "/dev/null", True),
     ],
 )
-def test_what_every_client_would_fail_of_is_dropped(tmp_path: Path, name: str, value: str, kept: bool) -> None:
+def test_variables_that_break_every_client_are_dropped(tmp_path: Path, name: str, value: str, kept: bool) -> None:
     """httpx fails of a proxy that it cannot use also where it would not use it."""
     assert (name in shielded({name: value}, Settings.load(home=tmp_path))) == kept

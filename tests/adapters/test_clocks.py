@@ -88,7 +88,7 @@ def read(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("form", "zone"), [*((form, MADRID) for form in FORMS), ("INT96", LIMA), ("us", "Asia/Kathmandu"), ("ns", "+02:00")]
 )
-def test_the_days_are_those_of_the_session_or_of_the_contract(read: Read, form: str, zone: str) -> None:
+def test_days_use_the_session_zone_or_the_contract_zone(read: Read, form: str, zone: str) -> None:
     moments = midnights(zone) if "/" in zone else midnights("Etc/GMT-2")
     report, days = read(moments, form, footer=zone)
     assert days == DAYS and report.normalised == {} and report.warnings == {}
@@ -121,7 +121,7 @@ def test_days_of_an_unknown_zone_are_refused_with_both_remedies(
     assert "Set `timezone` of fecha_pedido_dt in the contract" in text and "deliver the column as date" in text
 
 
-def test_days_that_are_right_on_the_clock_of_utc_stay(read: Read) -> None:
+def test_days_at_midnight_utc_do_not_change(read: Read) -> None:
     evening = [datetime(d.year, d.month, d.day, 18) for d in DAYS]
     report, days = read(evening, zone="UTC")
     assert days == DAYS
@@ -135,7 +135,7 @@ def test_files_at_midnight_are_read_as_before(read: Read, form: str, where: dict
     assert days == DAYS and report.normalised == report.warnings == {}
 
 
-def test_times_of_day_are_read_on_the_clock_of_the_zone(read: Read) -> None:
+def test_times_of_day_are_read_in_the_zone(read: Read) -> None:
     moments = [m + timedelta(minutes=7 * n) for n, m in enumerate(midnights(LIMA))]
     for where in ({"footer": LIMA}, {"zone": LIMA}):
         report, days = read(moments, "INT96", **where)

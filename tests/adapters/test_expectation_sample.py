@@ -29,7 +29,7 @@ def accepted(orders: pa.Table, contract: Contract, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_batch_within_the_limit_is_judged_whole(
+def test_a_batch_within_the_limit_is_validated_in_full(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
     table, of_rows = rows_to_check(home(expectation_rows=ROWS), contract, accepted)
@@ -37,7 +37,7 @@ def test_a_batch_within_the_limit_is_judged_whole(
     assert BatchVerdict(1, (), (), accepted, ROWS, ROWS).rows_in_words == "all 8,000 accepted rows"
 
 
-def test_a_larger_one_by_the_same_sample_each_time(
+def test_a_larger_batch_uses_the_same_sample_each_time(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
     limit = 2_000
@@ -52,7 +52,7 @@ def test_a_larger_one_by_the_same_sample_each_time(
         assert len(rows & drawn) == pytest.approx(limit / FILES, rel=0.25)
 
 
-def test_data_docs_tell_how_many_rows_were_judged(
+def test_data_docs_show_the_number_of_validated_rows(
     home: Callable[..., Settings], contract: Contract, accepted: Path
 ) -> None:
     settings = home(expectation_rows=1_000)
@@ -64,6 +64,6 @@ def test_data_docs_tell_how_many_rows_were_judged(
     assert "Airflow run" not in page  # called by hand
 
 
-def test_a_verdict_without_a_page_has_nothing_to_mark(home: Callable[..., Settings], tmp_path: Path) -> None:
+def test_a_verdict_without_a_page_is_not_marked(home: Callable[..., Settings], tmp_path: Path) -> None:
     name_source(home(), BatchVerdict(0, (), (), tmp_path / "none.html"), "night", "/raw", "d" * 64)
     assert list(tmp_path.glob("*.html")) == []

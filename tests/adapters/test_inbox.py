@@ -37,14 +37,14 @@ def now(inbox: Inbox, name: str) -> Waiting:
     return file_state(inbox.inbox / name, name)
 
 
-def test_oldest_first_and_nothing_hidden(inbox: Inbox) -> None:
+def test_drops_are_listed_oldest_first_without_hidden_files(inbox: Inbox) -> None:
     for nr, name in enumerate(["b.parquet", "a.parquet", ".c.parquet", "d.parquet.tmp", "_SUCCESS", "e.parquet"]):
         put(inbox, name, age=nr)
     (inbox.inbox / "folder").mkdir()
     assert [w.name for w in inbox.look()] == ["e.parquet", "a.parquet", "b.parquet"]
 
 
-def test_a_file_that_grows_is_left_for_later(inbox: Inbox) -> None:
+def test_a_growing_file_is_not_listed_yet(inbox: Inbox) -> None:
     put(inbox, "whole.parquet")
     growing = put(inbox, "growing.parquet")
     end = threading.Event()
@@ -72,12 +72,12 @@ def test_an_empty_inbox_is_not_waited_for(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("name", ["../done/a.parquet", "/etc/passwd", "a/b", ".hidden", "_SUCCESS", "a.tmp", "..", ""])
-def test_a_name_that_could_leave_the_inbox(inbox: Inbox, name: str) -> None:
+def test_a_name_that_leaves_the_inbox_is_refused(inbox: Inbox, name: str) -> None:
     with pytest.raises(ConfigError, match="plain name of a file"):
         inbox.path(name)
 
 
-def test_a_finished_drop_never_covers_another(inbox: Inbox) -> None:
+def test_a_finished_drop_never_overwrites_another(inbox: Inbox) -> None:
     put(inbox, "a.parquet", "one")
     assert inbox.finish(now(inbox, "a.parquet"), "1" * 64).name == "a.parquet"
     put(inbox, "a.parquet", "two")
@@ -86,7 +86,7 @@ def test_a_finished_drop_never_covers_another(inbox: Inbox) -> None:
     assert inbox.look() == []
 
 
-def test_a_rejected_drop_has_its_reason_beside_it(inbox: Inbox) -> None:
+def test_a_rejected_drop_has_a_file_with_its_reason(inbox: Inbox) -> None:
     put(inbox, "bad.parquet", "junk")
     path = inbox.reject(now(inbox, "bad.parquet"), SHA, {"reason": "bad.parquet: not a parquet file"})
     reason = json.loads((inbox.quarantine / "bad.parquet.reason.json").read_text())
@@ -133,7 +133,7 @@ def test_an_upload_that_stalls_gets_time(home: Any, content: bytes, waits: bool)
         assert f"{len(content):,} bytes" in reason and "APEX_UPLOAD_MINUTES" in reason
 
 
-def test_what_cannot_be_read_is_no_upload(inbox: Inbox) -> None:
+def test_an_unreadable_file_is_not_a_running_upload(inbox: Inbox) -> None:
     (inbox.inbox / "nothing.parquet").symlink_to("no such file")
     os.mkfifo(inbox.inbox / "pipe.parquet")
     assert [inbox.unfinished(drop) for drop in inbox.look()] == [None, None]
@@ -149,12 +149,12 @@ def test_a_reason_is_readable_utf8(inbox: Inbox) -> None:
     assert json.loads(text)["reason"] == words
 
 
-def test_a_drop_that_another_worker_moved_is_no_fault(inbox: Inbox) -> None:
+def test_a_drop_moved_by_another_worker_is_no_error(inbox: Inbox) -> None:
     inbox.finish(Waiting("gone.parquet", 1, 1), SHA)
     assert list(inbox.done.iterdir()) == []
 
 
-def test_a_file_that_took_the_name_of_a_drop_just_scored_is_not_moved_with_it(inbox: Inbox) -> None:
+def test_a_new_file_with_the_name_of_a_scored_drop_is_not_moved(inbox: Inbox) -> None:
     put(inbox, "a.parquet", "one")
     drop = now(inbox, "a.parquet")
     put(inbox, "a.parquet", "another")
@@ -163,7 +163,7 @@ def test_a_file_that_took_the_name_of_a_drop_just_scored_is_not_moved_with_it(in
     assert [(p.name, p.read_text()) for p in inbox.inbox.iterdir()] == [("a.parquet", "another")]
 
 
-def test_what_can_be_read_after_all_is_not_set_aside(inbox: Inbox) -> None:
+def test_a_readable_file_is_not_quarantined(inbox: Inbox) -> None:
     """As when another file took the name of a pipe just then."""
     path = put(inbox, "a.parquet", "good")
     inbox.quarantine_unreadable("a.parquet", {"reason": "a.parquet: is a pipe"})
@@ -177,7 +177,7 @@ def test_what_can_be_read_after_all_is_not_set_aside(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
-def test_what_is_no_file_and_took_the_name_of_a_drop_is_not_moved_with_it(inbox: Inbox, make: Any) -> None:
+def test_a_non_file_with_the_name_of_a_drop_is_not_moved(inbox: Inbox, make: Any) -> None:
     path = put(inbox, "a.parquet")
     drop = now(inbox, "a.parquet")
     path.unlink()

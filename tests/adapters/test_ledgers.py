@@ -34,7 +34,7 @@ def ledgers(request: pytest.FixtureRequest) -> Ledgers:
 # drops
 
 
-def test_a_content_is_claimed_once_and_corrects_the_older_one_of_its_name(apex: Apex, ledgers: Ledgers) -> None:
+def test_a_content_is_claimed_once_and_supersedes_the_older_one_of_its_name(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         drops = ledgers.drops(session)
         first = drops.claim(A, "a.parquet", 1, 2)
@@ -97,7 +97,7 @@ def test_removed_drops_leave_the_ledger_and_make_the_superseded_one_current(apex
 # alerts
 
 
-def test_an_open_alert_gets_the_new_message(apex: Apex, ledgers: Ledgers) -> None:
+def test_an_open_alert_gets_the_newest_message(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "dag", "one")
@@ -123,7 +123,7 @@ def test_a_drop_that_is_bad_in_two_ways_has_two_alerts(apex: Apex, ledgers: Ledg
         assert alerts.open_of_kind(BAD_DROP) == []
 
 
-def test_the_open_alerts_of_a_kind_become_exactly_these(apex: Apex, ledgers: Ledgers) -> None:
+def test_syncing_a_kind_opens_and_resolves_alerts(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "stays")
@@ -136,7 +136,7 @@ def test_the_open_alerts_of_a_kind_become_exactly_these(apex: Apex, ledgers: Led
         assert [a.kind for a in alerts.list_open()] == ["late"]
 
 
-def test_a_person_closes_an_alert_that_nobody_measures(apex: Apex, ledgers: Ledgers) -> None:
+def test_an_alert_without_a_measurement_can_be_closed_manually(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "m")
@@ -148,7 +148,7 @@ def test_a_person_closes_an_alert_that_nobody_measures(apex: Apex, ledgers: Ledg
                 alerts.close(alert_id, "me", "seen")
 
 
-def test_an_alert_is_sent_when_every_channel_has_taken_it(apex: Apex, ledgers: Ledgers) -> None:
+def test_an_alert_counts_as_sent_after_every_channel_accepted_it(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "m")
@@ -164,7 +164,7 @@ def test_an_alert_is_sent_when_every_channel_has_taken_it(apex: Apex, ledgers: L
         assert alerts.unsent() == []
 
 
-def test_a_late_alert_ends_with_the_run_that_came(apex: Apex, ledgers: Ledgers) -> None:
+def test_a_late_alert_is_resolved_by_the_next_run(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("score_late", "x", "m")
@@ -208,7 +208,7 @@ def test_a_move_is_pending_until_it_is_finished(apex: Apex, ledgers: Ledgers) ->
     ]
 
 
-def test_the_ledger_keeps_decisions_apart_from_moves(apex: Apex, ledgers: Ledgers) -> None:
+def test_the_ledger_separates_decisions_from_moves(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         champions = ledgers.champions(session)
         assert champions.latest_input() is None and champions.rejections_since_last_move() == 0
@@ -237,7 +237,7 @@ def version(number: int, mlflow_run: str = "one", run: str = "r", **about: Any) 
     return VersionRecord(number, mlflow_run, "d", "c", None, run, about)
 
 
-def test_a_version_is_never_taken_for_another_one_of_its_number(apex: Apex, ledgers: Ledgers) -> None:
+def test_versions_of_different_models_are_never_confused(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         versions = ledgers.versions(session)
         assert versions.newest() is None and versions.about() == {}

@@ -49,7 +49,7 @@ def applied(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql("SELECT number, name, applied_at FROM apex.migrations ORDER BY number")
 
 
-def test_forward_and_again_nothing(apex: Apex) -> None:
+def test_migrations_run_once(apex: Apex) -> None:
     migrations.migrate(apex.settings)
     first = applied(apex)
     assert [number for number, _, _ in first] == [number for number, _ in migrations.migration_files()]
@@ -57,12 +57,12 @@ def test_forward_and_again_nothing(apex: Apex) -> None:
     assert applied(apex) == first
 
 
-def test_numbers_are_whole_and_rise_by_one() -> None:
+def test_migration_numbers_are_consecutive() -> None:
     numbers = [number for number, _ in migrations.migration_files()]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_two_at_once(apex: Apex) -> None:
+def test_two_concurrent_migrations_apply_each_file_once(apex: Apex) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: migrations.migrate(apex.settings), range(4)))
     assert len(applied(apex)) == len(migrations.migration_files())
@@ -79,7 +79,7 @@ def bring(apex: Apex, files: list[tuple[int, Path]], generated: list[str] | None
         migrations.apply(connection, files, generated or [])
 
 
-def test_only_what_is_missing_is_applied(apex: Apex, tmp_path: Path) -> None:
+def test_only_missing_migrations_are_applied(apex: Apex, tmp_path: Path) -> None:
     bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)"))
     bring(apex, write(tmp_path, m0002_b="INSERT INTO apex.a VALUES (2)", m0010_c="INSERT INTO apex.a VALUES (10)"))
     bring(apex, migrations.migration_files(tmp_path))
@@ -92,7 +92,7 @@ def test_an_applied_file_that_was_changed_is_refused(apex: Apex, tmp_path: Path)
         bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int, m int)"))
 
 
-def test_a_migration_that_fails_leaves_nothing_of_itself(apex: Apex, tmp_path: Path) -> None:
+def test_a_failed_migration_is_rolled_back(apex: Apex, tmp_path: Path) -> None:
     files = write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)", m0002_b="CREATE TABLE apex.b (n int); SELECT 1/0")
     with pytest.raises(ConfigError, match=r"0002_b\.sql fails: division by zero; nothing of it was applied"):
         bring(apex, files)
@@ -117,7 +117,7 @@ def changed_views(apex: Apex) -> list[str]:
     return [*statements, "COMMENT ON VIEW apex.lineage IS 'another'"]
 
 
-def test_a_start_without_a_change_changes_nothing_and_waits_for_nobody(apex: Apex) -> None:
+def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
     migrations.migrate(apex.settings)
     before = apex.sql(
         "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
@@ -132,7 +132,7 @@ def test_a_start_without_a_change_changes_nothing_and_waits_for_nobody(apex: Ape
     assert after == before
 
 
-def test_a_change_names_the_session_that_is_in_its_way(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
     migrations.migrate(apex.settings)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
     with idle_reader(apex) as pid:
@@ -155,7 +155,7 @@ def test_a_change_names_the_session_that_is_in_its_way(apex: Apex, monkeypatch: 
     assert apex.sql("SELECT obj_description('apex.lineage'::regclass)") == [("another",)]
 
 
-def test_a_view_that_somebody_dropped_comes_back(apex: Apex) -> None:
+def test_a_dropped_view_is_created_again(apex: Apex) -> None:
     migrations.migrate(apex.settings)
     apex.sql("DROP VIEW apex.channel_mix_daily")
     migrations.migrate(apex.settings)

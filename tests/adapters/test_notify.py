@@ -32,7 +32,7 @@ def settings_of(port: int, user: str = "", to: str = "ops@example.org, data@exam
     return Settings.load(alert_mail_to=to, alert_smtp_url=f"smtp://{user}127.0.0.1:{port}")
 
 
-def test_all_alerts_come_in_one_mail_to_every_receiver() -> None:
+def test_all_alerts_are_sent_in_one_mail_to_every_receiver() -> None:
     mailbox = Mailbox()
     with mail_server(mailbox) as server:
         assert send(settings_of(server.port), ALERTS) == ["mail"]
@@ -44,7 +44,7 @@ def test_all_alerts_come_in_one_mail_to_every_receiver() -> None:
     assert all(f"{a.kind} · {a.subject}: {a.message}" in text for a in ALERTS)
 
 
-def test_a_password_with_signs_of_urls_is_given_as_it_is() -> None:
+def test_a_password_with_url_characters_is_not_changed() -> None:
     inputs = []
 
     def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: LoginPassword) -> AuthResult:
@@ -66,7 +66,7 @@ class Refuses(Mailbox):
         return "550 no such user"
 
 
-def test_a_server_that_refuses_or_is_away_is_an_error_to_try_again() -> None:
+def test_an_unavailable_server_is_a_transient_error() -> None:
     with mail_server(Refuses()) as server:
         port = server.port
         with pytest.raises(TransientError, match=f"127.0.0.1:{port}.*SMTPRecipientsRefused"):
@@ -75,7 +75,7 @@ def test_a_server_that_refuses_or_is_away_is_an_error_to_try_again() -> None:
         send(settings_of(port), ALERTS)
 
 
-def test_a_line_break_in_a_subject_makes_no_header() -> None:
+def test_a_line_break_in_a_subject_adds_no_header() -> None:
     mailbox = Mailbox()
     name = "a.parquet\nBcc: thief@example.org"
     with mail_server(mailbox) as server:

@@ -107,7 +107,7 @@ def test_small_drops_share_a_partition_and_large_ones_have_their_own(apex: Apex,
     assert [row[0] for row in contents(apex)] == [i for i in ids for _ in range(3)]
 
 
-def test_every_partition_has_the_indexes_and_no_leftover_of_its_making(apex: Apex, contract: Contract) -> None:
+def test_every_partition_has_the_indexes_and_no_leftovers(apex: Apex, contract: Contract) -> None:
     for size in (SMALL, LARGE, LARGE, LARGE):
         fill(apex, contract, size)
     partitions.merge_closed(apex.settings, contract, limit=3)
@@ -120,7 +120,7 @@ def test_every_partition_has_the_indexes_and_no_leftover_of_its_making(apex: Ape
     assert apex.sql("SELECT conname FROM pg_constraint WHERE contype = 'c' AND conname = 'own_range'") == []
 
 
-def test_partitions_are_few_after_many_drops_and_hold_what_they_held(apex: Apex, contract: Contract) -> None:
+def test_merging_limits_the_partitions_and_keeps_the_rows(apex: Apex, contract: Contract) -> None:
     for nr in range(30):
         fill(apex, contract, LARGE if nr % 3 else SMALL, rows=1 + nr % 4)
     before = contents(apex)
@@ -132,13 +132,13 @@ def test_partitions_are_few_after_many_drops_and_hold_what_they_held(apex: Apex,
     assert [row for row in contents(apex) if row[0] != newest] == before
 
 
-def test_a_month_is_a_partition_of_its_own(apex: Apex, contract: Contract) -> None:
+def test_each_month_has_its_own_partition(apex: Apex, contract: Contract) -> None:
     first = fill(apex, contract, SMALL)
     apex.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '40 days'")
     assert fill(apex, contract, SMALL) == 1001 and first == 1
 
 
-def test_many_at_once_get_ids_of_their_own(apex: Apex) -> None:
+def test_concurrent_runs_get_different_ids(apex: Apex) -> None:
     results: list[int] = []
     sizes = [SMALL, LARGE] * 10
     threads = [
@@ -152,7 +152,7 @@ def test_many_at_once_get_ids_of_their_own(apex: Apex) -> None:
     assert len(set(results)) == len(sizes)
 
 
-def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Contract) -> None:
+def test_merging_yields_to_other_sessions(apex: Apex, contract: Contract) -> None:
     for _ in range(4):
         fill(apex, contract, LARGE)
     before, rows = parts(apex), contents(apex)
@@ -169,7 +169,7 @@ def test_merging_gives_way_to_who_works_with_the_table(apex: Apex, contract: Con
     assert contents(apex) == rows
 
 
-def test_a_new_partition_does_not_wait_for_ever_and_names_who_is_in_its_way(
+def test_a_new_partition_times_out_and_names_the_blocking_session(
     apex: Apex, contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "ATTACH_TIMEOUT", "100ms")
@@ -186,7 +186,7 @@ def test_a_new_partition_does_not_wait_for_ever_and_names_who_is_in_its_way(
     assert len(contents(apex)) > rows
 
 
-def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract) -> None:
+def test_a_running_run_keeps_its_range(apex: Apex, contract: Contract) -> None:
     """Its table is not there yet: a merge over its range would shut it out."""
     for _ in range(2):
         fill(apex, contract, LARGE)
@@ -206,7 +206,7 @@ def test_a_run_that_is_under_way_keeps_its_range(apex: Apex, contract: Contract)
     assert len(parts(apex)) == 2 and len(contents(apex)) == 5 * 3 + 2
 
 
-def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Contract) -> None:
+def test_an_unused_range_is_removed_after_a_day(apex: Apex, contract: Contract) -> None:
     fill(apex, contract, LARGE)
     with pytest.raises(RuntimeError), bulk_transaction(apex.settings) as session:
         PostgresPartitions(session).create_own(taken(apex, LARGE))
@@ -219,7 +219,7 @@ def test_a_range_that_was_never_filled_goes_after_a_day(apex: Apex, contract: Co
     assert len(contents(apex)) == 9
 
 
-def test_old_partitions_go_whole_with_what_refers_to_them(apex: Apex, contract: Contract) -> None:
+def test_old_partitions_are_dropped_with_their_references(apex: Apex, contract: Contract) -> None:
     old = [fill(apex, contract, LARGE, days=100), fill(apex, contract, SMALL, days=100)]
     shared = fill(apex, contract, SMALL, days=1)  # in the partition of the second: it keeps it
     newest = fill(apex, contract, LARGE, days=100)  # the newest is never dropped
@@ -233,7 +233,7 @@ def test_old_partitions_go_whole_with_what_refers_to_them(apex: Apex, contract: 
     assert fill(apex, contract, LARGE) > newest
 
 
-def test_the_one_partition_of_before_is_led_over_with_its_rows(databases: Any, home: Any, contract: Contract) -> None:
+def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, home: Any, contract: Contract) -> None:
     """The schema as it was released first, with data, goes forward to the newest."""
     apex = Apex(home(**databases.empty()))
     files = migrations.migration_files()
@@ -265,7 +265,7 @@ def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
     assert apex.sql("SELECT relname FROM pg_class WHERE relname LIKE 'scored_orders_%%' AND relkind = 'r'") == []
 
 
-def test_new_partitions_are_analysed_once_also_a_merged_one(apex: Apex, contract: Contract) -> None:
+def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contract) -> None:
     assert partitions.analyse_new(apex.settings) == 0
     for size in (LARGE, LARGE, SMALL):
         fill(apex, contract, size)
@@ -367,7 +367,7 @@ def many(apex: Apex, contract: Contract) -> None:
         fill(apex, contract, LARGE if nr % 3 else SMALL, rows=1 + nr)
 
 
-def test_a_merge_that_is_killed_with_its_process_or_with_postgres_changes_nothing_and_is_done_by_the_next(
+def test_a_killed_merge_changes_nothing_and_the_next_one_completes_it(
     apex: Apex, own_postgres: PlainDatabase, contract: Contract
 ) -> None:
     many(apex, contract)

@@ -61,7 +61,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed_and_reported(raw: Path, tmp_pa
     assert files.left_out == {}
 
 
-def test_links_that_lead_round_or_twice_to_a_folder_are_left_out_and_reported(raw: Path, tmp_path: Path) -> None:
+def test_circular_and_repeated_links_are_left_out_and_reported(raw: Path, tmp_path: Path) -> None:
     put(raw, "month/a.parquet")
     put(tmp_path / "nas", "b.parquet")
     links = {
@@ -96,7 +96,7 @@ def test_the_raw_folder_itself_may_be_a_link(raw: Path, tmp_path: Path) -> None:
     assert names(found(tmp_path / "link")) == ["a/part-00000.parquet"]
 
 
-def test_files_that_no_commit_of_databricks_lists_are_left_out(raw: Path) -> None:
+def test_files_without_a_databricks_commit_are_left_out(raw: Path) -> None:
     extra = "part-00001-tid-2-c000.snappy.parquet"
     put(raw, OLD, NEW, LOST, extra, "own.parquet", "_started_1", "_started_2", "_started_3", "_SUCCESS")
     put(raw, "_committed_1", text=json.dumps({"added": [OLD], "removed": []}))
@@ -111,7 +111,7 @@ def test_files_that_no_commit_of_databricks_lists_are_left_out(raw: Path) -> Non
     }
 
 
-def test_markers_hold_for_their_own_folder(raw: Path) -> None:
+def test_markers_apply_to_their_own_folder(raw: Path) -> None:
     put(raw, f"a/{OLD}", f"b/{OLD}", "a/_started_1")
     assert names(found(raw)) == [f"b/{OLD}"]
 
@@ -242,7 +242,7 @@ def test_a_folder_inside_a_table_is_refused(raw: Path, make: Callable[[Path], No
         found(raw / "t" / "data")
 
 
-def test_what_a_stream_has_not_committed_is_left_out(raw: Path) -> None:
+def test_uncommitted_files_of_a_stream_are_left_out(raw: Path) -> None:
     put(raw, "a.parquet", "b.parquet", "day=1/c.parquet", "d.parquet")
     entry = '{{"path":"file:///lake/out/{}","size":1,"action":"{}"}}'
     put(raw, "_spark_metadata/0", text="v1\n" + entry.format("d.parquet", "add"))
@@ -280,14 +280,14 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
 
 
 @pytest.mark.parametrize("kind", [DataError, UnreadableError])
-def test_errors_call_a_file_by_its_path_from_the_folder(kind: type[DataError], raw: Path) -> None:
+def test_errors_show_a_file_by_its_relative_path(kind: type[DataError], raw: Path) -> None:
     path = raw / "day=1" / "part-00000.parquet"
     with pytest.raises(kind, match=r"^day=1/part-00000\.parquet: a truncated"):
         with name_errors(path, "day=1/part-00000.parquet"):
             raise kind("part-00000.parquet: a truncated parquet file")
 
 
-def test_a_folder_that_may_not_be_read_is_no_empty_one(raw: Path) -> None:
+def test_an_unreadable_folder_is_not_an_empty_one(raw: Path) -> None:
     put(raw, "open/a.parquet", "closed/b.parquet")
     (raw / "closed").chmod(0)
     code = (

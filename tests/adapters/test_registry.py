@@ -44,7 +44,7 @@ def test_aliases_are_read_and_moved(settings: Settings) -> None:
         assert result is not None and (result.version, result.tags["nr"]) == (version, str(version))
 
 
-def test_what_does_not_exist(settings: Settings) -> None:
+def test_missing_aliases_and_versions_are_reported(settings: Settings) -> None:
     registry = Registry(settings, settings.model_name)
     assert registry.by_version(3) is None
     with pytest.raises(DataError, match="has no version 3 in MLflow"):
@@ -61,7 +61,7 @@ def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -
         registry.files(version)
 
 
-def test_an_alias_with_a_forbidden_name_is_a_fault_of_the_configuration(settings: Settings) -> None:
+def test_an_invalid_alias_is_a_configuration_error(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="refused registered-models/alias: 400"):
         Registry(settings, settings.model_name).set_alias("v1", 1)
 
@@ -74,14 +74,14 @@ CALLS: dict[str, Callable[[Registry], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_an_mlflow_that_is_not_there(home: Any, call: str) -> None:
+def test_a_missing_mlflow_server_is_a_transient_error(home: Any, call: str) -> None:
     (port,) = free_ports(1)
     registry = Registry(home(mlflow_tracking_uri=f"http://127.0.0.1:{port}"), "orders")
     with pytest.raises(TransientError, match=rf"MLflow at http://127\.0\.0\.1:{port} \(APEX_MLFLOW_TRACKING_URI"):
         CALLS[call](registry)
 
 
-def test_a_deleted_experiment_is_no_passing_fault_and_its_remedy_works(settings: Settings) -> None:
+def test_a_deleted_experiment_is_a_configuration_error_and_its_remedy_works(settings: Settings) -> None:
     name = f"deleted {next(_numbers)}"
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
     log = InferenceLog(settings, name)
@@ -94,7 +94,7 @@ def test_a_deleted_experiment_is_no_passing_fault_and_its_remedy_works(settings:
     assert log._experiment() == created
 
 
-def test_more_metrics_than_mlflow_takes_at_once_are_logged(settings: Settings) -> None:
+def test_more_metrics_than_one_batch_are_logged(settings: Settings) -> None:
     """A contract may have hundreds of classes, with two metrics each."""
     log = InferenceLog(settings, f"many {next(_numbers)}")
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
@@ -105,14 +105,14 @@ def test_more_metrics_than_mlflow_takes_at_once_are_logged(settings: Settings) -
     assert len(content) == 1001
 
 
-def test_a_run_that_is_gone_is_named(settings: Settings) -> None:
+def test_a_missing_run_is_named(settings: Settings) -> None:
     log = InferenceLog(settings)
     for call in (lambda: log.metrics("0" * 32, {"a": 1.0}), lambda: log.artifact("0" * 32, "a.json", {})):
         with pytest.raises(ConfigError, match=f"no longer has the run {'0' * 32}"):
             call()
 
 
-def test_a_registered_model_that_was_renamed_is_missed(settings: Settings) -> None:
+def test_a_renamed_model_is_detected(settings: Settings) -> None:
     registry = Registry(settings, settings.model_name)
     assert registry.has_model()
     content = {"name": settings.model_name, "new_name": f"{settings.model_name} renamed"}

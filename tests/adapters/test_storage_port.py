@@ -33,7 +33,7 @@ def names(storage: Storage, prefix: str) -> set[str]:
     return {file.name for file in storage.list(prefix)}
 
 
-def test_what_was_put_is_read_listed_and_described(storage: Storage) -> None:
+def test_a_stored_file_can_be_read_listed_and_described(storage: Storage) -> None:
     storage.put("inbox/a.parquet", BYTES)
     storage.put("inbox/ñ b.parquet", b"")
     storage.put("done/c.parquet", b"c")
@@ -52,7 +52,7 @@ def test_reading_is_a_stream(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("act", ["stat", "open", "copy"])
-def test_a_key_that_is_not_there_is_an_error(storage: Storage, act: str) -> None:
+def test_a_missing_key_is_an_error(storage: Storage, act: str) -> None:
     storage.put("inbox/other", b"x")
     with pytest.raises(FileNotFoundError):
         if act == "open":
@@ -71,7 +71,7 @@ def test_another_content_is_another_version(storage: Storage) -> None:
     assert storage.stat("a") != before and read(storage, "a") == b"another"
 
 
-def test_put_if_absent_never_covers_a_file(storage: Storage, tmp_path: Path) -> None:
+def test_put_if_absent_never_overwrites_a_file(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(BYTES)
     (tmp_path / "two").write_bytes(b"two")
     assert storage.put_if_absent("folder/a", tmp_path / "one")
@@ -98,7 +98,7 @@ def test_of_many_writers_of_one_key_exactly_one_succeeds(storage: Storage, tmp_p
     assert len(set(read(storage, "a"))) == 1 and storage.stat("a").size == 1000
 
 
-def test_a_copy_leaves_the_original_and_covers_nothing(storage: Storage) -> None:
+def test_a_copy_keeps_the_original_and_overwrites_nothing(storage: Storage) -> None:
     storage.put("a", BYTES)
     storage.put("c", b"c")
     assert storage.copy("a", "deep/b") and not storage.copy("a", "c")
@@ -119,7 +119,7 @@ def test_a_move_leaves_the_file_in_one_place(storage: Storage) -> None:
     assert not storage.move("inbox/a", "done/b") and not storage.exists("done/b")
 
 
-def test_a_move_takes_the_expected_file_only(storage: Storage) -> None:
+def test_a_move_only_moves_the_expected_file(storage: Storage) -> None:
     storage.put("inbox/a", b"scored")
     scored = storage.stat("inbox/a")
     storage.put("inbox/a", b"delivered since then")
@@ -161,7 +161,7 @@ def test_folders_are_not_listed_and_a_broken_link_is(tmp_path: Path) -> None:
         read(storage, "inbox/link")
 
 
-def test_what_took_the_place_of_a_moved_file_does_not_cover_a_third(tmp_path: Path) -> None:
+def test_a_moved_file_never_overwrites_a_replacement(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.put("inbox/a", b"first")
     expected = replace(storage.stat("inbox/a"), size=1)

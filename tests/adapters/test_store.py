@@ -46,7 +46,7 @@ def test_a_folder_of_a_failed_block_vanishes(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_stands_there_is_kept_beside(tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept_under_another_name(tmp_path: Path) -> None:
     for content in "abc":
         with new_folder(tmp_path / "out") as partial:
             (partial / "a").write_text(content)
@@ -65,7 +65,7 @@ with new_folder(place / "out") as partial:
 """
 
 
-def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=CODE_ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     (dead,) = tmp_path.iterdir()
@@ -79,7 +79,7 @@ def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_pat
     assert names(tmp_path) == sorted([living.name, foreign.name, "out"])
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_atomically(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.json"
     write_atomically(path, b"one")
     write_atomically(path, b"two")
@@ -113,7 +113,7 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(full_disk: Path) -> Non
     assert names(full_disk) == ["file.bin"]
 
 
-def test_a_full_disk_under_duckdb_is_told(full_disk: Path, home: object) -> None:
+def test_a_full_disk_under_duckdb_is_reported(full_disk: Path, home: object) -> None:
     settings: Settings = home()  # type: ignore[operator]
     query = f"COPY (SELECT random() AS a FROM range(200000)) TO '{full_disk}/a.parquet' (FORMAT parquet)"
     with engine.connect(settings) as con, pytest.raises(TransientError, match="a.parquet: the disk is full"):
@@ -184,7 +184,7 @@ def test_locations(url: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/raw", "http://host/a", "hdfs://a"])
-def test_a_scheme_that_can_not_be_opened(url: str) -> None:
+def test_an_unsupported_scheme_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=rf"APEX_RAW_URL={url}: the scheme"):
         local_folder(url, "APEX_RAW_URL")
 
@@ -225,7 +225,7 @@ def test_a_file_that_goes_away(tmp_path: Path) -> None:
         check_parquet(tmp_path / "gone.parquet")
 
 
-def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "proc").symlink_to("/proc")
     with pytest.raises((ConfigError, FileNotFoundError)):
         write_atomically(tmp_path / "proc" / "x", b"")

@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_postgres_that_is_not_there(nowhere: Settings, call: str) -> None:
+def test_a_missing_postgres_is_a_transient_error(nowhere: Settings, call: str) -> None:
     with pytest.raises(TransientError) as raised:
         CALLS[call](nowhere)
     address = nowhere.database_url.rsplit("@", 1)[1]
@@ -80,7 +80,7 @@ def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
-def test_a_batch_that_can_not_be_made_is_told_as_what_it_is(apex: Apex) -> None:
+def test_an_error_while_making_a_batch_keeps_its_type(apex: Apex) -> None:
     schema = pa.schema([("run_id", pa.int64())])
 
     def broken() -> Any:
@@ -137,7 +137,7 @@ def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256
 
 
 @pytest.mark.parametrize(("shared", "waits"), [(True, False), (False, True)])
-def test_who_only_reads_the_champion_shares_the_lock(apex: Apex, shared: bool, waits: bool) -> None:
+def test_readers_of_the_champion_share_the_lock(apex: Apex, shared: bool, waits: bool) -> None:
     inside = threading.Event()
 
     def second() -> None:
@@ -207,7 +207,7 @@ def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Pat
         ),
     ],
 )
-def test_what_postgres_refuses_is_not_tried_again(
+def test_a_statement_that_postgres_refuses_is_not_retried(
     apex: Apex, statement: str, kind: type[Exception], words: str
 ) -> None:
     for begin in (transaction, bulk_transaction):
@@ -216,7 +216,7 @@ def test_what_postgres_refuses_is_not_tried_again(
 
 
 @pytest.mark.parametrize(("password", "words"), [("wrong", "password authentication failed.*apex up")])
-def test_a_refused_login_is_not_tried_again(apex: Apex, password: str, words: str) -> None:
+def test_a_refused_login_is_not_retried(apex: Apex, password: str, words: str) -> None:
     url = re.sub(r":[^:@/]*@", f":{password}@", apex.settings.writer_url)
     settings = apex.settings.model_copy(update={"database_url": url})
     for call in CALLS.values():
@@ -235,5 +235,5 @@ def test_a_refused_login_is_not_tried_again(apex: Apex, password: str, words: st
         *((code, ConfigError) for code in ("42601", "42703", "42P01", "42501", "0A000", "3D000")),
     ],
 )
-def test_a_code_of_postgres_says_whether_to_try_again(code: str | None, kind: type[Exception]) -> None:
+def test_the_error_code_decides_about_a_retry(code: str | None, kind: type[Exception]) -> None:
     assert type(as_apex_error("postgresql://u:secret@h/d", "ERROR:  x", code)) is kind

@@ -123,7 +123,7 @@ def test_the_page_can_be_read(browser: Browser, url: str, name: str, width: int,
         assert page.locator(".wide:has(.heat)").evaluate(left) <= 1
 
 
-def test_airflows_theme_counts_more_than_the_systems(browser: Browser, url: str) -> None:
+def test_the_theme_of_airflow_overrides_that_of_the_system(browser: Browser, url: str) -> None:
     def paper(page: Page) -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
@@ -139,7 +139,7 @@ def test_airflows_theme_counts_more_than_the_systems(browser: Browser, url: str)
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (403, '{"detail": "Forbidden"}', "You may look, but not roll back: Airflow refuses it (403)."),
         (401, "{}", "Your session is over: log in again (401)."),
@@ -147,7 +147,7 @@ def test_airflows_theme_counts_more_than_the_systems(browser: Browser, url: str)
         (500, "oops", "Airflow refuses it (500): see its log"),
     ],
 )
-def test_a_refusal_is_told(browser: Browser, url: str, status: int, body: str, told: str) -> None:
+def test_a_refusal_is_shown(browser: Browser, url: str, status: int, body: str, message: str) -> None:
     with closing(browser.new_context()) as context:
         page = context.new_page()
         page.route("**/api/v2/**", lambda route: route.fulfill(status=status, body=body))
@@ -156,12 +156,12 @@ def test_a_refusal_is_told(browser: Browser, url: str, status: int, body: str, t
         page.get_by_label("To").select_option("1")
         page.get_by_label("Why").fill("worse in the field")
         page.get_by_role("button", name="Roll back").click()
-        expect(page.get_by_role("status")).to_have_text(told)
+        expect(page.get_by_role("status")).to_have_text(message)
         assert page.get_by_role("status").locator("b").count() == 0
         expect(page.get_by_role("button", name="Roll back")).to_be_enabled()
 
 
-def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
+def test_the_request_to_airflow(browser: Browser, url: str) -> None:
     requests: list[Any] = []
     with closing(browser.new_context()) as context:
         page = context.new_page()
@@ -191,7 +191,7 @@ def test_what_is_asked_of_airflow(browser: Browser, url: str) -> None:
     assert link == "../dags/apex_rollback/runs/manual__a%2Bb"
 
 
-def test_texts_from_outside_do_nothing(browser: Browser, databases: Any, home: Callable[..., Settings]) -> None:
+def test_external_texts_are_escaped(browser: Browser, databases: Any, home: Callable[..., Settings]) -> None:
     evil = "<img src=x onerror='window.evil = 1'><script>window.evil = 1</script>\"><svg onload=window.evil=1>"
     settings = home(**databases.migrated())
     with closing(psycopg2.connect(settings.writer_url)) as connection, connection, connection.cursor() as cursor:

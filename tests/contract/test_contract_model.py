@@ -262,7 +262,7 @@ def test_a_contradiction_is_refused_with_file_line_key_and_rule(
     assert words in lines[0]
 
 
-def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_is_reported(tmp_path: Path) -> None:
     text = TEXT.replace("version: 1", "version: one").replace("margin: 0.001", "margin: -1")
     with pytest.raises(ConfigError, match=r"(?s)version.*promotion\.margin"):
         load_contract(write(tmp_path, text))

@@ -132,7 +132,7 @@ def test_a_trap_of_yaml_is_named_with_its_line(tmp_path: Path, old: str, new: st
     ],
     ids=["utf-16", "utf-16 without a mark", "latin-1", "a tab", "two documents", "too deep", "a control character"],
 )
-def test_what_is_no_yaml_in_utf8(tmp_path: Path, content: str | bytes, words: str) -> None:
+def test_a_file_that_is_not_utf8_yaml_is_refused(tmp_path: Path, content: str | bytes, words: str) -> None:
     (messages,) = faults(tmp_path, content)
     assert words in messages
 
@@ -243,13 +243,13 @@ LATE = [
 
 
 @pytest.mark.parametrize(("old", "new", "words"), LATE, ids=[t[2] + str(n) for n, t in enumerate(LATE)])
-def test_what_would_fail_later_is_refused_when_it_is_loaded(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_contradictions_are_refused_while_loading(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert old in TEXT
     messages = faults(tmp_path, TEXT.replace(old, new, 1))
     assert any(words in t for t in messages), messages
 
 
-def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
+def test_missing_roles_are_reported_with_all_other_faults(tmp_path: Path) -> None:
     text = re.sub("role: (entity|timestamp|target)", "role: attribute", TEXT)
     text = text.replace("version: 1", "version: one").replace("levels: [A, B]", "levels: [A, NO]")
     text = text.replace("attributes: [leadtime]", "attributes: [lead_time]").replace("margin: 0.001", "margin: -1")
@@ -272,14 +272,14 @@ def test_missing_roles_are_told_with_all_other_faults(tmp_path: Path) -> None:
     ]
 
 
-def test_every_fault_of_a_list_of_levels_is_told_at_once(tmp_path: Path) -> None:
+def test_every_fault_of_a_list_of_levels_is_reported(tmp_path: Path) -> None:
     levels = "    normalise: [upper]\n    domain: {levels: [A, NO, B, 010, b, A]"
     _, *result = faults(tmp_path, TEXT.replace("    domain: {levels: [A, B]", levels))
     expected = ["the level NO is", "the level 010 is", "levels are listed twice: ['A']", "the level 'b' never occurs"]
     assert len(result) == len(expected) and all(any(words in line for line in result) for words in expected), result
 
 
-def test_two_targets_and_two_faults_of_one_column_are_all_told(tmp_path: Path) -> None:
+def test_two_targets_and_two_faults_of_one_column_are_all_reported(tmp_path: Path) -> None:
     text = TEXT.replace("    role: attribute", "    role: target\n    colour: red\n    normalise: [day_of_timestamp]")
     messages = faults(tmp_path, text)
     assert any(

@@ -167,7 +167,7 @@ LEVELS = [
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize(("column", "level"), LEVELS)
-def test_an_unknown_level_bars_training_and_never_scoring(check: Check, column: str, level: str, use: Use) -> None:
+def test_an_unknown_level_is_quarantined_for_training_only(check: Check, column: str, level: str, use: Use) -> None:
     checked = check(order_table({column: ["EC" if column == COUNTRY else level, level]}, rows=2), use)
     rule = next(k for k in {**checked.report.reasons, **checked.report.warnings} if k.startswith(f"{column}: domain"))
     if use == "train":
@@ -179,7 +179,7 @@ def test_an_unknown_level_bars_training_and_never_scoring(check: Check, column: 
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("column", ["canal_pedido_cd", COUNT, AMOUNT, "cajas_fisicas", COUNTRY, CLIENT, S])
-def test_which_columns_may_be_absent(check: Check, contract: Contract, column: str, use: Use) -> None:
+def test_optional_columns_can_be_absent(check: Check, contract: Contract, column: str, use: Use) -> None:
     table = order_table(rows=2, drop=[column])
     if contract.columns[column].required.on(use):
         with pytest.raises(
@@ -192,7 +192,7 @@ def test_which_columns_may_be_absent(check: Check, contract: Contract, column: s
     assert checked.accepted[column].to_pylist() == [None, None]
 
 
-def test_all_missing_columns_are_told_with_names_that_come_near(check: Check) -> None:
+def test_all_missing_columns_are_reported_with_similar_names(check: Check) -> None:
     table = order_table(rows=1).rename_columns({CLIENT: "Cliente_ID", COUNTRY: "country"})
     with pytest.raises(DataError) as raised:
         check(table)
@@ -220,13 +220,13 @@ def test_a_region_belongs_to_its_country(check: Check, use: Use) -> None:
     assert checked.reasons(1)[0]["value"] == "EC / LIMA"
 
 
-def test_an_unknown_country_is_told_once(check: Check) -> None:
+def test_an_unknown_country_is_reported_once(check: Check) -> None:
     checked = check(order_table({COUNTRY: ["XX", "EC"]}, rows=2))
     assert [r["column"] for r in checked.reasons(0)] == [COUNTRY]
 
 
 @pytest.mark.parametrize(("use", "as_of", "bad"), [("train", AS_OF, 2), ("train", None, 0), ("score", AS_OF, 0)])
-def test_orders_of_the_day_the_run_looks_from_or_later(check: Check, use: Use, as_of: date, bad: int) -> None:
+def test_orders_on_or_after_the_point_in_time_are_quarantined(check: Check, use: Use, as_of: date, bad: int) -> None:
     days = [datetime(2024, 3, 31), datetime(2024, 4, 1), datetime(2024, 5, 1)]
     checked = check(order_table({S: pa.array(days, pa.timestamp("us"))}, rows=3), use, as_of)
     assert checked.report.quarantined == bad
@@ -241,7 +241,7 @@ def test_of_equal_rows_the_first_is_kept(check: Check) -> None:
     assert "unique_row" in checked.reasons(3)[0]["rule"]
 
 
-def test_orders_of_a_drop_may_look_alike(check: Check) -> None:
+def test_equal_orders_of_a_drop_are_accepted(check: Check) -> None:
     checked = check(order_table(rows=1).take([0, 0, 0]), "score")
     assert checked.accepted["row_nr"].to_pylist() == [0, 1, 2]
 
@@ -270,7 +270,7 @@ def test_large_amounts_only_warn(check: Check) -> None:
     assert checked.report.accepted == 2
 
 
-def test_changes_of_values_are_counted_and_types_told(check: Check) -> None:
+def test_changes_of_values_and_types_are_reported(check: Check) -> None:
     changed = {
         T: ["3", "3 estrellas", "3.0", None],
         COUNT: [1.0, 2.0, 3.0, 4.0],
@@ -283,7 +283,7 @@ def test_changes_of_values_are_counted_and_types_told(check: Check) -> None:
     assert (COUNT, "double", "int64") in checked.report.cast
 
 
-def test_columns_may_come_in_any_order_and_company(check: Check, contract: Contract) -> None:
+def test_order_of_columns_and_additional_columns_do_not_matter(check: Check, contract: Contract) -> None:
     table = order_table({"extra": ["x", "y"]}, rows=2)
     checked = check(table.select(list(reversed(table.column_names))))
     assert checked.report.added == ("extra",)
@@ -297,7 +297,7 @@ def test_a_file_without_rows_is_no_fault(check: Check, use: Use) -> None:
 
 
 @pytest.mark.parametrize("text", ["O'Hara", 'a"b', "a;b--", "{x}", "ñandú", "\\", "%s", "a\nb"])
-def test_odd_characters_are_values_like_others(check: Check, text: str) -> None:
+def test_unusual_characters_are_accepted_as_values(check: Check, text: str) -> None:
     checked = check(order_table({"ruta_id": [text, text], CLIENT: ["C000001", text]}, rows=2))
     assert checked.accepted["ruta_id"].to_pylist() == [text.upper()]
     assert checked.reasons(1)[0]["value"] == text

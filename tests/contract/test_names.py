@@ -21,7 +21,7 @@ ORDERS = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text(encoding
 
 
 def decoded(text: str) -> str:
-    return re.sub(r"_[xX]([0-9a-fA-F]+)_", lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r"_[xX]([0-9a-fA-F]+)_", lambda match: chr(int(match[1], 16)), text)
 
 
 @given(st.text(alphabet=st.one_of(st.sampled_from("_xX26fa&%é./ -"), st.characters())))
@@ -36,7 +36,7 @@ def test_a_plain_name_stays(name: str) -> None:
     assert encoded(name) == name
 
 
-def test_long_names_are_cut_and_stay_apart() -> None:
+def test_shortened_names_stay_distinct() -> None:
     one, other = encoded("V" * 300), encoded("V" * 301)
     assert one != other and {len(one), len(other)} == {MAX_ENCODED}
     assert len(f"s_{probability_column('V' * 300)}") <= 63
@@ -104,7 +104,7 @@ MEETING = [
 
 
 @pytest.mark.parametrize(("old", "new", "other"), MEETING, ids=[f"{old}-{new[:20]!r}" for old, new, _ in MEETING])
-def test_a_column_that_meets_a_name_of_the_product_is_refused(tmp_path: Path, old: str, new: str, other: str) -> None:
+def test_a_column_with_a_reserved_name_is_refused(tmp_path: Path, old: str, new: str, other: str) -> None:
     path = changed(tmp_path, lambda content: rename(content, old, new))
     with pytest.raises(ConfigError) as raised:
         load_contract(path)
@@ -114,12 +114,12 @@ def test_a_column_that_meets_a_name_of_the_product_is_refused(tmp_path: Path, ol
 @pytest.mark.parametrize(
     "name", ["reasons", "row", "c0", "nth", "day", "name", "plain", "staged", "filename", "schema"]
 )
-def test_a_name_that_is_kept_apart_loads(tmp_path: Path, name: str) -> None:
+def test_a_name_similar_to_a_reserved_one_loads(tmp_path: Path, name: str) -> None:
     assert name in load_contract(changed(tmp_path, lambda content: rename(content, "pais_cd", name))).columns
 
 
 @pytest.mark.parametrize("name", ["predicted", "confidence", "source", "place", "orders"])
-def test_a_measure_may_have_a_name_that_only_keys_and_attributes_meet(tmp_path: Path, name: str) -> None:
+def test_a_measure_can_have_a_name_reserved_for_keys_and_attributes(tmp_path: Path, name: str) -> None:
     assert name in load_contract(changed(tmp_path, lambda content: rename(content, "cajas_fisicas", name))).columns
 
 

@@ -149,13 +149,13 @@ def test_zero_has_no_sign(checked: Checked, contract: Contract) -> None:
 
 
 @pytest.mark.parametrize("use", USES)
-def test_what_is_no_number_is_quarantined(checked: Checked, use: Use) -> None:
+def test_a_non_number_is_quarantined(checked: Checked, use: Use) -> None:
     report, result = checked(pa.array([math.nan, math.inf, 240.0, -math.inf, None]), use)
     assert report.reasons == {f"{ROUTE}: type: not a finite number": 3} and result == ["240", None]
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "[1]", "{}"])
-def test_what_is_no_number_is_refused_once(contract: Contract, value: str) -> None:
+def test_a_non_number_is_refused_once(contract: Contract, value: str) -> None:
     with pytest.raises(RefusedError) as raised:
         asked(contract, [value])
     assert [(f.path, f.rule) for f in raised.value.faults] == [
@@ -163,13 +163,13 @@ def test_what_is_no_number_is_refused_once(contract: Contract, value: str) -> No
     ]
 
 
-def test_a_truth_value_is_none_of_the_numbers(checked: Checked, contract: Contract) -> None:
+def test_a_boolean_is_not_a_number(checked: Checked, contract: Contract) -> None:
     result = checked(pa.array([True, False]))[1]
     assert result == ["TRUE", "FALSE"] == asked(contract, ["true", "false"])
     assert asked(contract, ["1", "true", "1.0", "0", "false"]) == ["1", "TRUE", "1", "0", "FALSE"]
 
 
-def test_text_stays_as_it_was_written(checked: Checked, contract: Contract) -> None:
+def test_text_is_not_changed(checked: Checked, contract: Contract) -> None:
     assert checked(pa.array(["240.0", "0240"]))[1] == ["240.0", "0240"]
     assert asked(contract, ['"240.0"', '"0240"']) == ["240.0", "0240"]
 

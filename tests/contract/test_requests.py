@@ -101,7 +101,7 @@ def test_a_request_is_read_as_a_drop_is(
     compare()
 
 
-def test_every_fault_is_told_at_once_with_its_path(
+def test_every_fault_is_reported_with_its_path(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:
     attribute, measure = contract.features.attributes[0], contract.named("measure")[0]
@@ -136,7 +136,7 @@ def test_every_fault_is_told_at_once_with_its_path(
         (b"[" * 100_000, "body"),
     ],
 )
-def test_what_is_no_request_is_refused(reader: RequestReader, content: bytes, path: str) -> None:
+def test_an_invalid_request_is_refused(reader: RequestReader, content: bytes, path: str) -> None:
     assert path in [fault.path for fault in refused(reader, content).faults]
 
 
@@ -152,7 +152,7 @@ def test_too_many_orders_are_refused_and_their_faults_are_bounded(
     assert len(long.faults[0].value) < 300
 
 
-def test_faults_of_every_kind_are_told_together(
+def test_faults_of_every_kind_are_reported_together(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:
     """A fault of the shape hides none of the values, of the pairs, or of the day."""
@@ -175,7 +175,7 @@ def test_faults_of_every_kind_are_told_together(
 
 
 @pytest.mark.parametrize("twice", ["an order", "the body"])
-def test_a_key_that_stands_twice_is_refused(reader: RequestReader, order: dict[str, Any], twice: str) -> None:
+def test_a_repeated_key_is_refused(reader: RequestReader, order: dict[str, Any], twice: str) -> None:
     """JSON readers keep the last one without a word."""
     inner = json.dumps(order)
     name = next(iter(order))
@@ -188,12 +188,12 @@ def test_a_key_that_stands_twice_is_refused(reader: RequestReader, order: dict[s
     assert [(f.path, f.rule, f.remedy) for f in messages.faults][0] == (path, "the key occurs twice", "send it once")
 
 
-def test_a_value_that_is_called_as_a_key_is_no_key(reader: RequestReader, order: dict[str, Any]) -> None:
+def test_a_value_equal_to_a_key_is_accepted(reader: RequestReader, order: dict[str, Any]) -> None:
     free = next(name for name in order if reader.accepts(name, name))
     assert len(reader.read(body(order | {free: free}))) == 1
 
 
-def test_numbers_that_are_none_are_refused(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
+def test_non_finite_numbers_are_refused(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
     for measure in contract.named("measure"):
         too_large = [2**70] if contract.columns[measure].type == "int64" else []
         for value in ("3", True, float("nan"), float("inf"), *too_large):
@@ -210,7 +210,7 @@ def test_values_are_read_again_after_many_others(
     assert reader.read(body(order)).warnings == {}
 
 
-def test_the_schema_tells_what_the_contract_says(reader: RequestReader, contract: Contract) -> None:
+def test_the_schema_follows_the_contract(reader: RequestReader, contract: Contract) -> None:
     schema = reader.model.model_json_schema()
     order = schema["$defs"]["Order"]
     assert list(order["properties"]) == list(contract.columns) and order["additionalProperties"] is False

@@ -24,13 +24,13 @@ def test_every_column_that_must_not_be_null_is_expected_so(contract: Contract, u
 
 
 @pytest.mark.parametrize(("use", "severity"), [("train", "error"), ("score", "warning")])
-def test_an_unknown_level_is_grave_only_where_the_domain_is_closed(contract: Contract, use: Use, severity: str) -> None:
+def test_an_unknown_level_is_critical_only_in_a_closed_domain(contract: Contract, use: Use, severity: str) -> None:
     result = [e for e in of_kind(contract, use, "expect_column_values_to_be_in_set") if "row_condition" not in e.kwargs]
     assert {e.kwargs["column"] for e in result} == {c.name for c in contract.columns.values() if c.domain}
     assert {e.severity for e in result} == {severity}
 
 
-def test_pairs_become_one_conditional_set_a_value(contract: Contract) -> None:
+def test_pairs_become_one_conditional_set_per_value(contract: Contract) -> None:
     result = [e for e in of_kind(contract, "train", "expect_column_values_to_be_in_set") if "row_condition" in e.kwargs]
     rule = next(r for r in contract.rules if r.rule == "pairs")
     assert [tuple(e.kwargs["value_set"]) for e in result] == list(rule.allowed.values())

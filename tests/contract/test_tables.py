@@ -66,7 +66,7 @@ def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
     assert silent == []
 
 
-def test_a_key_stands_once_over_all_partitions(apex: Apex) -> None:
+def test_a_key_is_unique_over_all_partitions(apex: Apex) -> None:
     (key,) = apex.sql(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'apex.scored_orders'::regclass"
         " AND contype = 'p'"

@@ -28,7 +28,7 @@ def test_temperature_undoes_too_much_and_too_little_confidence(sharpness: float,
 
 
 @pytest.mark.parametrize(("sharpness", "methods"), [(1.0, {"none"}), (2.0, {"temperature"})])
-def test_the_simplest_method_that_serves_is_chosen(sharpness: float, methods: set[str]) -> None:
+def test_the_simplest_sufficient_method_is_chosen(sharpness: float, methods: set[str]) -> None:
     p, y = drawn(8_000, 2, sharpness)
     chosen, losses = calibration.choose(p, y, seed=3)
     assert chosen.method in methods
@@ -51,7 +51,7 @@ def test_no_calibration_changes_no_bit() -> None:
     assert Calibration().apply(p) is p
 
 
-def test_the_prior_of_weighted_training_is_put_right() -> None:
+def test_the_prior_of_weighted_training_is_corrected() -> None:
     """Weights that make every class count the same multiply the odds; the ratio of priors undoes just that."""
     shares = np.array([0.7, 0.2, 0.1])
     p, _ = drawn(1_000, 6, 1.0)
@@ -77,7 +77,7 @@ def test_a_class_that_validation_lacks_keeps_a_finite_loss() -> None:
     assert np.isfinite(order_losses(chosen.apply(p), np.full(len(p), 2))).all()
 
 
-def test_weights_let_the_rare_class_be_named() -> None:
+def test_weights_make_the_rare_class_predictable() -> None:
     random = np.random.default_rng(9)
     rare = random.random(6_000) < 0.3
     p = np.where(rare[:, None], [[0.5, 0.4, 0.1]], [[0.75, 0.05, 0.2]]).astype(np.float32)
@@ -95,12 +95,12 @@ def test_weights_that_gain_nothing_are_equal() -> None:
     assert decision.tune(p[:0], np.zeros(0, int)) == (1.0, 1.0, 1.0)
 
 
-def test_equal_products_name_the_first_class() -> None:
+def test_equal_products_predict_the_first_class() -> None:
     assert decision.decide(np.array([[0.4, 0.4, 0.2]]), (1.0, 1.0, 2.0)).tolist() == [0]
 
 
 @pytest.mark.parametrize("orders", [60, 800, 20_000])
-def test_chance_alone_stays_below_the_calibration_noise_as_often_as_stated(orders: int) -> None:
+def test_chance_exceeds_the_calibration_noise_at_the_stated_rate(orders: int) -> None:
     """True probabilities, so that all of the measured error is chance; less of it with more orders."""
     random = np.random.default_rng(7)
     exceeded = 0

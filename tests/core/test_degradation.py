@@ -36,7 +36,7 @@ EXPECTED = Expectation(orders=30_000, log_loss=ENTROPY, sd=0.6)
         (2000, 1.0, None, True, "behind the week's class prior"),
     ],
 )
-def test_a_week_is_worse_only_beyond_chance_and_margin(
+def test_a_week_is_worse_only_if_significant_and_beyond_the_margin(
     n: int, spoiled: float, expected: Expectation | None, worse: bool, note: str
 ) -> None:
     quality = week_quality(*week(1, n, spoiled), CLASSES, expected, Rule())
@@ -46,7 +46,7 @@ def test_a_week_is_worse_only_beyond_chance_and_margin(
     assert sum(c.orders for c in quality.classes.values()) == quality.outcomes == n
 
 
-def test_healthy_weeks_are_seldom_called_worse() -> None:
+def test_healthy_weeks_are_rarely_worse() -> None:
     """At an error of 1 %, with no margin and the very loss that was promised; 600 weeks give at most 2.3 %, 99.9 %."""
     rule = Rule(margin=0.0, alpha=0.01)
     called = sum(week_quality(*week(seed, 1000), CLASSES, EXPECTED, rule).worse for seed in range(600))
@@ -67,7 +67,7 @@ def test_an_expectation_survives_json_and_earlier_models_have_no_error() -> None
     assert Expectation.of(np.array([0.1, 0.5]), np.array(["a", "a"])).error is None
 
 
-def test_a_few_good_weeks_end_it() -> None:
+def test_a_few_good_weeks_end_the_alarm() -> None:
     assert degraded([True, True], weeks=2, of=3)
     assert not degraded([True], weeks=2, of=3) and not degraded([], weeks=1, of=3)
     assert not degraded([True, True, False, False], weeks=2, of=3)

@@ -51,8 +51,8 @@ def parts(n: int = 3_000, seed: int = 1) -> dict[str, Examples]:
     }
 
 
-def developed(given: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any) -> Development:
-    return develop(given, columns, CLASSES, ("country",), Options(threads=1, **options), INFO)
+def developed(examples: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any) -> Development:
+    return develop(examples, columns, CLASSES, ("country",), Options(threads=1, **options), INFO)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_only_what_beats_noise_is_kept(usual: Development) -> None:
     assert all("permuted copies" in v.reason for v in usual.verdicts)
 
 
-def test_rolling_folds_go_forward_in_time() -> None:
+def test_rolling_folds_are_in_time_order() -> None:
     days = np.array([5, 1, 2, 3, 4, 6, 7, 8] * 4)
     part = Part(days[:, None].astype(np.float32), np.arange(len(days)) % 2)
     folds = rolling_folds(part, days, 3)
@@ -77,7 +77,7 @@ def test_rolling_folds_go_forward_in_time() -> None:
     assert rolling_folds(part, days, 1) == [] == rolling_folds(part, None, 3)
 
 
-def test_a_search_may_be_scored_by_rolling_folds() -> None:
+def test_a_search_can_use_rolling_folds() -> None:
     inputs = parts(900)
     dated = {name: replace(part, days=np.arange(len(part.y))) for name, part in inputs.items()}
     done = developed(dated, budget=Budget(2), search_folds=2)
@@ -85,14 +85,14 @@ def test_a_search_may_be_scored_by_rolling_folds() -> None:
     assert done.trials[0].value != developed(dated, budget=Budget(2)).trials[0].value
 
 
-def test_prior_and_logistic_are_reported_beside_the_winner(usual: Development) -> None:
+def test_prior_and_logistic_are_reported_with_the_winner(usual: Development) -> None:
     assert set(usual.candidates) == {"xgboost", "prior", "logistic"}
     assert usual.winner == "xgboost"
     assert usual.candidates["xgboost"] < usual.candidates["prior"] - 0.02
     assert usual.metrics["test_gain_over_prior_low"] > 0
 
 
-def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Development) -> None:
+def test_evaluation_reports_intervals_segments_and_both_decision_rules(usual: Development) -> None:
     m = usual.metrics
     assert m["test_log_loss_low"] < m["test_log_loss"] < m["test_log_loss_high"]
     assert {r.value for r in usual.tables.segments["country"]} == {"x", "y"}
@@ -101,7 +101,7 @@ def test_evaluation_tells_intervals_segments_and_both_ways_of_naming(usual: Deve
     assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
 
 
-def test_contributions_add_up_to_the_margin_and_name_the_feature_that_matters() -> None:
+def test_contributions_add_up_to_the_margin_and_show_the_important_feature() -> None:
     inputs = parts(3_000)
     done = developed(inputs, selection="none")
     model, table = done.model, inputs["test"].table
@@ -118,14 +118,14 @@ def test_contributions_add_up_to_the_margin_and_name_the_feature_that_matters() 
     assert {r.orders for r in rows} == {1_000}
 
 
-def test_contributions_are_averaged_over_a_bounded_sample_that_repeats(usual: Development) -> None:
+def test_contributions_use_a_limited_reproducible_sample(usual: Development) -> None:
     assert usual.tables.contributions[0].orders == 2_000  # of 4,000 test orders
     table = examples(500, 8).table
     first, second = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
     assert first == second != mean_contributions(usual.model, table, 4, rows=100)
 
 
-def test_a_candidate_that_cannot_tell_contributions_reports_none() -> None:
+def test_a_candidate_without_contributions_reports_none() -> None:
     tables = developed(parts(600), contenders=("logistic",)).tables
     assert tables.contributions == [] and "contributions" not in tables.as_dict()
 
@@ -175,19 +175,19 @@ def test_balanced_weights_are_corrected_back_to_the_true_prior() -> None:
     assert mean == pytest.approx(np.bincount(inputs["test"].y) / len(inputs["test"].y), abs=0.04)
 
 
-def _constant_target(given: dict[str, Examples]) -> None:
-    given["train"] = replace(given["train"], y=np.zeros_like(given["train"].y))
+def _constant_target(examples: dict[str, Examples]) -> None:
+    examples["train"] = replace(examples["train"], y=np.zeros_like(examples["train"].y))
 
 
-def _empty_test(given: dict[str, Examples]) -> None:
-    given["test"] = examples(0, 1)
+def _empty_test(parts_by_name: dict[str, Examples]) -> None:
+    parts_by_name["test"] = examples(0, 1)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [(_constant_target, "the same target, a, so no model can be fitted"), (_empty_test, "the test part is empty")],
 )
-def test_what_cannot_be_learned_is_one_clear_error(spoil: Any, message: str) -> None:
+def test_unlearnable_data_is_one_clear_error(spoil: Any, message: str) -> None:
     inputs = parts(600)
     spoil(inputs)
     with pytest.raises(DataError, match=message):
@@ -202,20 +202,20 @@ def test_no_features_are_one_clear_error() -> None:
         developed(inputs, columns=(COLUMNS[1],), selection="legacy", rules=LegacyRules().evaluate)
 
 
-def _class_missing_in_validation(given: dict[str, Examples]) -> None:
-    y = given["validation"].y
-    given["validation"] = replace(given["validation"], y=np.where(y == 2, 0, y))
+def _class_missing_in_validation(examples: dict[str, Examples]) -> None:
+    y = examples["validation"].y
+    examples["validation"] = replace(examples["validation"], y=np.where(y == 2, 0, y))
 
 
-def _class_with_three_rows(given: dict[str, Examples]) -> None:
-    y = np.where(given["train"].y == 2, 0, given["train"].y)
+def _class_with_three_rows(examples: dict[str, Examples]) -> None:
+    y = np.where(examples["train"].y == 2, 0, examples["train"].y)
     y[:3] = 2
-    given["train"] = replace(given["train"], y=y)
+    examples["train"] = replace(examples["train"], y=y)
 
 
-def _class_missing_in_train(given: dict[str, Examples]) -> None:
-    y = given["train"].y
-    given["train"] = replace(given["train"], y=np.where(y == 2, 0, y))
+def _class_missing_in_train(examples: dict[str, Examples]) -> None:
+    y = examples["train"].y
+    examples["train"] = replace(examples["train"], y=np.where(y == 2, 0, y))
 
 
 @pytest.mark.parametrize("spoil", [_class_missing_in_validation, _class_with_three_rows, _class_missing_in_train])
@@ -235,7 +235,7 @@ def test_fifty_rows_in_all_are_enough_to_end() -> None:
     assert np.isfinite(done.metrics["test_log_loss"])
 
 
-def test_an_all_null_feature_and_an_id_with_very_many_levels_do_no_harm() -> None:
+def test_an_all_null_feature_and_an_id_with_many_levels_are_handled() -> None:
     n = 6_000
     inputs = {
         name: examples(
@@ -260,7 +260,7 @@ def test_noise_alone_keeps_the_closest_feature_and_says_so() -> None:
     assert "no feature beats noise" in next(v.reason for v in verdicts if v.kept)
 
 
-def test_the_noise_test_ends_when_nothing_can_change_what_stays() -> None:
+def test_the_noise_test_ends_when_the_result_is_certain() -> None:
     random = np.random.default_rng(3)
     x = random.normal(0, 1, (1_200, 5)).astype(np.float32)
     y = (x[:, 0] + random.normal(0, 1, len(x)) > 0).astype(int)

@@ -35,7 +35,7 @@ def test_the_index_grows_with_the_change(changed: dict[str, float], name: str, l
     assert low <= drift(COLUMNS, sample(1), sample(2, **changed))[name] <= high
 
 
-def test_the_most_drifted_stands_first() -> None:
+def test_the_largest_drift_is_first() -> None:
     assert next(iter(drift(COLUMNS, sample(1), sample(2, new=0.3)))) == "level"
 
 
@@ -48,7 +48,7 @@ def test_a_constant_number_does_not_drift_from_itself() -> None:
     assert drift(COLUMNS, constant, constant) == {"level": 0.0, "number": 0.0}
 
 
-def test_a_change_that_the_newest_orders_before_training_show_is_no_drift() -> None:
+def test_a_change_in_the_newest_orders_before_the_training_is_no_drift() -> None:
     """The training examples hold both regimes, the newest orders the new one only."""
     both, new = np.array([6_000, 4_000]), np.array([2_500, 7_500])
     drop = np.array([1_000, 3_000])

@@ -82,12 +82,12 @@ def test_levels_without_a_domain_are_learned_most_frequent_first_ties_by_name() 
     assert levels == tuple(many[:LEVELS_LIMIT])
 
 
-def test_a_lacking_feature_is_named() -> None:
+def test_a_missing_feature_is_named() -> None:
     with pytest.raises(DataError, match="no columns for these features of the model: stars, route"):
         Encoder(COLUMNS).encode(pa.table({"amount": [1.0]}))
 
 
-def test_an_unseen_level_scores_as_the_unknown_and_not_as_another(fitted: tuple[Model, pa.Table, np.ndarray]) -> None:
+def test_a_new_level_scores_as_unknown(fitted: tuple[Model, pa.Table, np.ndarray]) -> None:
     model = fitted[0]
     table = table_of(["B2", None, "3"], ["new", None, "r1"], [0.0, 0.0, 0.0])
     p = model.probabilities(table)
@@ -179,7 +179,7 @@ SOME = (np.ones((4, 1), np.float32), np.array([0, 1, 2, 0]))
         (SOME, NOTHING, "4 training and 0 validation"),
     ],
 )
-def test_nothing_to_learn_from(train: Any, validation: Any, words: str) -> None:
+def test_a_constant_target_is_refused(train: Any, validation: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         fit_xgboost(train, validation, 3, QUICK)
 
@@ -193,7 +193,7 @@ MATRICES = [
 
 
 @pytest.mark.parametrize(("make", "worth_it"), MATRICES)
-def test_distinct_rows_lead_back_to_every_bit(make: Any, worth_it: bool) -> None:
+def test_distinct_rows_restore_every_bit(make: Any, worth_it: bool) -> None:
     x = make(np.random.default_rng(3))
     distinct = distinct_rows(x)
     assert (distinct is not None) is worth_it

@@ -102,7 +102,7 @@ def test_result_depends_on_the_rows_and_not_on_their_order(con: duckdb.DuckDBPyC
         assert examples(con, contract, shuffled) == first
 
 
-def test_snapshot_is_the_state_of_every_client_as_of_the_day(
+def test_snapshot_is_the_state_of_every_client_before_the_day(
     con: duckdb.DuckDBPyConnection, contract: Contract
 ) -> None:
     rows = random_orders(contract, 6, clients=12, orders=150, days=15)
@@ -118,7 +118,7 @@ def test_snapshot_is_the_state_of_every_client_as_of_the_day(
     assert result.to_pylist() == states.to_arrow_table().to_pylist()
 
 
-def test_a_client_without_history_is_told_by_nulls_and_equal_shares(contract: Contract) -> None:
+def test_a_client_without_history_has_nulls_and_equal_shares(contract: Contract) -> None:
     row = {contract.timestamp: FIRST} | dict.fromkeys(contract.features.attributes)
     schema = pa.schema(
         [contract.arrow_schema().field(n) for n in row]

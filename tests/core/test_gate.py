@@ -155,7 +155,7 @@ NEVER: dict[str, tuple[Callable[[], tuple[Contender, Holdout]], str]] = {
 
 @pytest.mark.parametrize(("make", "words"), NEVER.values(), ids=NEVER)
 @pytest.mark.parametrize("champion", [None, 0.0, 1.0], ids=["no champion", "a good one", "a useless one"])
-def test_what_is_never_promoted(make: Any, words: str, champion: float | None) -> None:
+def test_invalid_challengers_are_never_promoted(make: Any, words: str, champion: float | None) -> None:
     challenger, holdout = make()
     theirs = None if champion is None else model(blurred(champion)[: len(holdout)])
     decision = gate(challenger, theirs, holdout)
@@ -215,7 +215,7 @@ def test_rows_that_a_model_has_seen_are_dropped_and_counted() -> None:
     assert decision.evidence["holdout_orders"] == N - 500
 
 
-def test_orders_that_came_again_under_another_date_are_dropped_by_their_keys() -> None:
+def test_redelivered_orders_are_dropped_by_their_keys() -> None:
     keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
     observed = unpack_keys(pack_keys(np.concatenate([keys[100:103], keys[101:102], keys[:1] + np.uint64(1)])))
     decision = gate(
@@ -229,7 +229,7 @@ def test_orders_that_came_again_under_another_date_are_dropped_by_their_keys() -
     assert evidence["seen_orders_dropped"] == 103 and evidence["holdout_orders"] == N - 103
 
 
-def test_the_dates_of_a_random_split_say_nothing_and_its_keys_all() -> None:
+def test_for_a_random_split_only_the_keys_count() -> None:
     """Such a champion comes by an alias moved by hand; its last day is that of all data, and it can be replaced."""
     keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
     champion = model(blurred(0.5), tuned_until=N, promotable=False, training_keys=np.unique(keys[::4]))
@@ -249,7 +249,7 @@ def test_a_forbidden_feature() -> None:
     assert decision.reasons == ("it uses forbidden features: ripeness",)
 
 
-def test_a_segment_that_loses_stands_in_the_way() -> None:
+def test_a_worse_segment_rejects_the_challenger() -> None:
     where = (HOLDOUT.segments["country"] == "GT")[:, None]
     decision = gate(model(np.where(where, blurred(0.4), TRUTH)), model(np.where(where, TRUTH, blurred(0.9))))
     assert not decision.promote
@@ -257,7 +257,7 @@ def test_a_segment_that_loses_stands_in_the_way() -> None:
     assert decision.evidence["gain_low"] > 0.001
 
 
-def test_a_class_that_is_found_less_often_stands_in_the_way() -> None:
+def test_a_class_with_lower_recall_rejects_the_challenger() -> None:
     """A better log loss does not buy the loss of a class."""
     champion = model(blurred(0.3), weights=(1.0, 99.0, 1.0))
     decision = gate(model(TRUTH), champion)
@@ -265,7 +265,7 @@ def test_a_class_that_is_found_less_often_stands_in_the_way() -> None:
     assert not decision.evidence["champion_behind_prior"]
 
 
-def test_a_champion_that_is_worse_than_knowing_nothing_keeps_no_class_to_itself() -> None:
+def test_recall_is_not_compared_with_a_champion_worse_than_the_prior() -> None:
     """After a drift it names a class that has become rare: no better model can find as many of them."""
     champion = blurred(0.9)
     champion[:, 1] += 0.9
@@ -288,14 +288,14 @@ def test_an_old_champion_is_replaced_by_one_that_is_no_worse(
     assert ("days old" in decision.reasons[0]) is promoted
 
 
-def test_all_reasons_against_are_given() -> None:
+def test_a_rejection_has_all_reasons() -> None:
     bad = Contender(np.full((N, 3), 1 / 3), CLASSES, ("weather",), us_per_order=5000.0, promotable=False)
     decision = gate(bad, model(TRUTH))
     expected = ("not temporal", "weather", "µs an order", "class prior", "not above the margin")
     assert all(any(words in r for r in decision.reasons) for words in expected)
 
 
-def test_evidence_is_json_and_repeats() -> None:
+def test_evidence_is_json_and_reproducible() -> None:
     first, second = (gate(model(TRUTH), model(blurred(0.2)), seed=3) for _ in range(2))
     assert json.dumps(first.evidence) == json.dumps(second.evidence)
     assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(first.evidence)
@@ -344,7 +344,7 @@ def test_the_floor_is_relative_to_the_class_shares(
         assert LEAK not in " ".join(decision.reasons)
 
 
-def test_a_mix_that_has_shifted_is_no_knowledge_of_the_target() -> None:
+def test_a_shifted_class_mix_is_no_leak() -> None:
     """The prior of training is far off; whoever has learned the new shares is far below it, and knows no more."""
     truth, holdout = rare(0.05, (1, 1.5))
     moved = replace(holdout, prior=np.array([0.5, 0.5]))
@@ -395,7 +395,7 @@ def test_a_gain_at_the_margin_is_promoted_in_at_most_alpha_of_single_looks() -> 
     assert sum(promoted) <= binom.ppf(0.999, len(promoted), POLICY.alpha)
 
 
-def test_a_truly_better_model_is_found_by_a_single_look() -> None:
+def test_a_single_look_detects_a_better_model() -> None:
     """0.3 % better beyond the margin, 30,000 orders."""
     weight = _weight_of(_true_loss(TRUE) * 0.003 + POLICY.margin)
     results = []

@@ -21,18 +21,18 @@ def test_healthy_nights_raise_no_alarm(contract: Contract, orders: pa.Table) -> 
     assert len(alarms) <= 3, alarms
 
 
-def test_a_change_that_came_before_the_training_is_no_drift_after_it(contract: Contract, orders: pa.Table) -> None:
+def test_a_change_before_the_training_is_no_drift(contract: Contract, orders: pa.Table) -> None:
     name = contract.features.attributes[3]
     nights = Nights(contract, 5, orders, settled=(name, 1.3))
     result = list(nights.healthy(12))
     assert sum(map(bool, result)) <= 1
     assert not nights.unknown_jumps(nights.score(13))
     nights.model.pop(RECENT)
-    assert name in nights.judge(nights.score(14))  # beside the training examples alone it would be, for ever
+    assert name in nights.drifted(nights.score(14))  # beside the training examples alone it would be, for ever
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_a_tenth_more_of_the_largest_level_is_found_in_two_drops(
+def test_ten_percent_more_of_the_largest_level_is_detected_in_two_drops(
     contract: Contract, orders: pa.Table, place: int
 ) -> None:
     name = contract.features.attributes[place]
@@ -43,4 +43,4 @@ def test_a_jump_of_history_is_drift(contract: Contract, orders: pa.Table) -> Non
     nights = Nights(contract, 1, orders)
     for _ in nights.healthy(8):
         pass
-    assert "history_orders" in nights.judge(nights.score(200))
+    assert "history_orders" in nights.drifted(nights.score(200))

@@ -23,7 +23,7 @@ def test_healthy_years_raise_few_false_alarms() -> None:
     assert worse <= 26 and alarms <= 4, (worse, alarms)
 
 
-def test_a_small_change_that_stays_is_found_by_the_rule_over_weeks_and_hardly_by_the_other() -> None:
+def test_a_small_lasting_change_is_detected_by_the_rule_over_weeks() -> None:
     result = late = worse = 0
     for seed in range(5):
         year = Year(seed, clients=20_000, test_orders=15_000, orders_a_week=5_000, weeks=30)
@@ -36,13 +36,13 @@ def test_a_small_change_that_stays_is_found_by_the_rule_over_weeks_and_hardly_by
     assert worse < 5 * 25 / 2
 
 
-def test_what_the_expectation_may_be_wrong_by_is_no_evidence() -> None:
+def test_the_error_of_the_expectation_is_no_evidence() -> None:
     weeks = [(0.90 + 0.02, 0.002)] * 52  # ten errors of a week above the expected 0.90
     assert not any(s.alarm for s in sustained(weeks, 0.90, 0.015, RULE))
     assert sustained(weeks, 0.90, 0.001, RULE)[-1].alarm
 
 
-def test_an_excess_within_a_quarter_of_the_margin_is_tolerated_for_ever() -> None:
+def test_an_excess_within_a_quarter_of_the_margin_is_always_tolerated() -> None:
     weeks = [(0.902, 0.0005)] * 52
     assert not any(s.alarm for s in sustained(weeks, 0.90, 0.0, RULE))
     assert sustained(weeks, 0.90, 0.0, replace(RULE, margin=0.004))[-1].alarm
@@ -54,7 +54,7 @@ def test_one_bad_week_however_bad_is_no_alarm_over_several_weeks() -> None:
     assert [s.alarm for s in sustained([(2.0, 0.005)] * 6, 0.90, 0.001, RULE)] == [False] * 4 + [True] * 2
 
 
-def test_the_alarm_names_since_when_and_by_how_much_and_ends_when_the_weeks_are_good_again() -> None:
+def test_the_alarm_has_its_start_and_size_and_ends_with_good_weeks() -> None:
     weeks = [(0.90, 0.005)] * 10 + [(0.92, 0.005)] * 6 + [(0.89, 0.005)] * 12
     result = sustained(weeks, 0.90, 0.001, RULE)
     alarms = [n for n, s in enumerate(result) if s.alarm]

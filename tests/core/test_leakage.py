@@ -15,7 +15,7 @@ SHARES = (0.48, 0.19, 0.33)
 N = 6_000
 
 
-def judged(make: Any, n: int = N, seed: int = 5) -> SingleFeature:
+def gains_of(make: Any, n: int = N, seed: int = 5) -> SingleFeature:
     """The verdict on a feature made by `make(random, y)`."""
     random = np.random.default_rng(seed)
     parts = []
@@ -50,33 +50,33 @@ HONEST = {
 
 
 @pytest.mark.parametrize("make", LEAKS.values(), ids=LEAKS)
-def test_a_feature_that_tells_the_target_is_refused_by_name(make: Any) -> None:
-    gains = judged(make)
+def test_a_leaking_feature_is_refused_by_name(make: Any) -> None:
+    gains = gains_of(make)
     assert gains.low > 0.5
     with pytest.raises(DataError, match=r"f \(\d+%\) alone removes at least 50%.*suspicious_gain"):
         refuse_leaks([gains], 0.5)
 
 
 @pytest.mark.parametrize("make", HONEST.values(), ids=HONEST)
-def test_an_honest_feature_passes(make: Any) -> None:
-    gains = judged(make)
+def test_a_feature_without_a_leak_passes(make: Any) -> None:
+    gains = gains_of(make)
     assert -0.1 < gains.gain < 0.2
     refuse_leaks([gains], 0.5)
 
 
-def test_luck_on_a_few_orders_is_no_leak() -> None:
+def test_a_chance_result_on_few_orders_is_no_leak() -> None:
     for seed in range(200):
-        refuse_leaks([judged(lambda r, y: r.integers(0, 3, len(y)), n=12, seed=seed)], 0.5)
+        refuse_leaks([gains_of(lambda r, y: r.integers(0, 3, len(y)), n=12, seed=seed)], 0.5)
 
 
-def test_the_gain_is_that_of_the_table_by_hand() -> None:
+def test_the_gain_equals_a_manual_calculation() -> None:
     x, y = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([0, 0, 1, 1])
     (gains,) = single_feature_gains(["f"], (x, y), (x, y), 2)
     # two orders of the level's own class, ten of the prior's (1/2, 1/2): 7 of 12
     assert gains.gain == pytest.approx(1 - np.log(7 / 12) / np.log(1 / 2))
 
 
-def test_all_leaks_are_named_at_once_the_best_first() -> None:
+def test_all_leaks_are_named_best_first() -> None:
     gains = single_feature_gains(["a", "b", "c"], *[(np.column_stack([y, y * 0, y]), y) for y in _two()], CLASSES)
     assert [f.name for f in gains] == ["a", "c", "b"]
     with pytest.raises(DataError, match=r"a \(\d+%\), c \(\d+%\)"):

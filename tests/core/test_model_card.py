@@ -40,7 +40,7 @@ def card(source: Provenance = SOURCE, **about: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "text",
     [
         "| Raw data | `/raw`, 8 files, sha256 `" + "d" * 64 + "` |",
         "| Rows | 1,250,000 read, 1,246,000 accepted, 1,000 quarantined, 3,000 of the newest day held back |",
@@ -53,11 +53,11 @@ def card(source: Provenance = SOURCE, **about: Any) -> str:
         "[Great Expectations: this validation](http://airflow/apex/data-docs/1.html)",
     ],
 )
-def test_it_tells(told: str) -> None:
-    assert told in card()
+def test_the_card_shows(text: str) -> None:
+    assert text in card()
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_missing_values_are_shown() -> None:
     text = card(replace(SOURCE, airflow_url="", files=1), git_commit=None, promotable=False)
     assert "no Airflow run" in text and "[Airflow run]" not in text
     assert "1 file," in text and "git unknown" in text and "not promotable" in text
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_said() -> None:
     assert "apex.airflow_run_url" not in replace(SOURCE, airflow_url="").tags()
 
 
-def test_the_last_decision_stands_once() -> None:
+def test_the_card_has_only_the_last_decision() -> None:
     first = with_decision(card(), False, "airflow", ["no better"])
     second = with_decision(first, True, "a person", ["better", "not worse for any class"], "http://m/report.html")
     assert second.startswith(card()) and second.count("### Decision") == 1

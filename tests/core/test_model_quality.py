@@ -12,29 +12,29 @@ import numpy as np
 import pytest
 
 from apex_ml.contract.model import Contract
-from tests.support.simulated_night import simulated_night
+from tests.support.simulated_run import simulated_run
 
 
 def test_without_a_signal_but_maturity_the_model_is_the_best_possible(contract: Contract, tmp_path: Path) -> None:
-    night = simulated_night(contract, tmp_path, "base", orders=90_000, clients=12_000, seed=5)
-    done = night.develop(threads=1)
+    simulated = simulated_run(contract, tmp_path, "base", orders=90_000, clients=12_000, seed=5)
+    done = simulated.develop(threads=1)
     assert [v.name for v in done.verdicts if v.kept] == ["madurez_digital_cd"]
-    assert 0 <= night.excess(done) < 0.0015
+    assert 0 <= simulated.excess(done) < 0.0015
     assert done.metrics["test_log_loss"] < done.metrics["test_prior_log_loss"] - 0.02
 
 
 def test_with_a_signal_the_history_makes_the_difference(contract: Contract, tmp_path: Path) -> None:
-    night = simulated_night(contract, tmp_path, "signal", orders=120_000, clients=15_000, seed=5)
-    excess, without = (night.excess(night.develop(history=history, threads=1)) for history in (True, False))
+    simulated = simulated_run(contract, tmp_path, "signal", orders=120_000, clients=15_000, seed=5)
+    excess, without = (simulated.excess(simulated.develop(history=history, threads=1)) for history in (True, False))
     assert 0 < excess < 0.02
     assert without > 5 * excess
 
 
-def test_the_best_prediction_is_that_of_the_orders_it_stands_beside(contract: Contract, tmp_path: Path) -> None:
+def test_the_optimum_belongs_to_its_orders(contract: Contract, tmp_path: Path) -> None:
     """In the long run the classes come as the best prediction says, order by order."""
-    night = simulated_night(contract, tmp_path, "signal", orders=60_000, clients=8_000, seed=6)
-    for part, best in night.best.items():
-        came = np.eye(len(contract.classes))[night.parts[part].y]
+    simulated = simulated_run(contract, tmp_path, "signal", orders=60_000, clients=8_000, seed=6)
+    for part, best in simulated.best.items():
+        came = np.eye(len(contract.classes))[simulated.parts[part].y]
         np.testing.assert_allclose(best.sum(axis=1), 1)
         deviation = np.sqrt((best * (1 - best)).sum(axis=0))
         assert (np.abs((came - best).sum(axis=0)) < 4 * deviation).all()

@@ -65,7 +65,7 @@ def test_prior_loss_is_the_entropy_of_the_shares() -> None:
     assert prior_losses(shares, y).mean() == pytest.approx(-(shares * np.log(shares)).sum())
 
 
-def test_against_the_optimum_by_hand() -> None:
+def test_against_optimum_equals_a_manual_calculation() -> None:
     """Two orders with odds 3 : 1, one of them not in the truth, and a model that says 1 : 1."""
     p, y = np.full((3, 2), 0.5), np.array([0, 1, 0])
     optimum = np.array([[0.75, 0.25], [0.75, 0.25], [np.nan, np.nan]])

@@ -27,7 +27,7 @@ def part(seed: int, n: int = 300) -> Part:
 FOLDS = [(part(1), part(2))]
 
 
-def test_the_same_seed_finds_the_same() -> None:
+def test_the_same_seed_gives_the_same_result() -> None:
     first, second = (search(LOGISTIC, FOLDS, CONTEXT, Budget(6)) for _ in range(2))
     assert first[0] == second[0]
     assert [(t.value, t.params) for t in first[1]] == [(t.value, t.params) for t in second[1]]
@@ -53,7 +53,7 @@ def test_an_interrupted_search_continues(tmp_path: Path) -> None:
     assert reported == [0, 1, 2, 3, 4]
 
 
-def test_a_hopeless_trial_is_pruned() -> None:
+def test_a_poor_trial_is_pruned() -> None:
     class Worsening(type(LOGISTIC)):  # type: ignore[misc]
         """Every later trial reports a larger loss than all before."""
 

@@ -30,7 +30,7 @@ def test_every_day_belongs_to_one_part_and_parts_follow_in_time(days: list[int])
         assert (int(chosen.min()), int(chosen.max())) == bounds[name]
 
 
-def test_fractions_are_met_as_nearly_as_whole_days_allow() -> None:
+def test_fractions_are_as_close_as_days_allow() -> None:
     days = np.random.default_rng(0).integers(0, 600, 50_000)
     parts, _ = temporal(days, THIRDS)
     assert np.bincount(parts) / len(days) == pytest.approx([0.6, 0.2, 0.2], abs=0.002)
@@ -54,7 +54,7 @@ def test_a_gap_leaves_days_between_the_parts_out(gap: int) -> None:
         ([1, 2, 3, 4], 30, "gap of 30 days"),
     ],
 )
-def test_too_few_days(days: list[int], gap: int, words: str) -> None:
+def test_too_few_days_are_refused(days: list[int], gap: int, words: str) -> None:
     with pytest.raises(DataError, match=words):
         temporal(np.array(days, np.int64), THIRDS.model_copy(update={"gap_days": gap}))
 

@@ -60,7 +60,7 @@ def test_repeated_orders_of_a_client_add_no_certainty() -> None:
     assert together == pytest.approx(alone * np.sqrt(10) * factor, rel=1e-9)
 
 
-def test_clusters_by_hand() -> None:
+def test_clusters_equal_a_manual_calculation() -> None:
     clusters = Clusters.of(np.array([1.0, 2.0, 6.0]), np.array(["a", "b", "a"]))
     assert clusters.mean == 3
     # cluster sums less the mean a order: 7 - 6 = 1 and 2 - 3 = -1

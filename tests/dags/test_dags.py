@@ -189,7 +189,7 @@ def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
     assert bag.dags["apex_score"].get_task("list_drops").returns == "chunks"
 
 
-def test_a_bad_drop_is_a_task_of_its_own_that_holds_up_nothing(bag: DagBag) -> None:
+def test_each_bad_drop_has_a_task_that_blocks_no_other(bag: DagBag) -> None:
     """What was scored is announced whatever else happened, and a failed chunk still makes the run red."""
     dag = bag.dags["apex_score"]
     report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
@@ -203,7 +203,7 @@ def test_a_bad_drop_is_a_task_of_its_own_that_holds_up_nothing(bag: DagBag) -> N
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow's reader of .airflowignore
-def test_switching_it_on_starts_no_run(bag: DagBag) -> None:
+def test_unpausing_a_dag_starts_no_run(bag: DagBag) -> None:
     """The first nightly run is the coming night's, though catchup is off."""
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
@@ -251,7 +251,7 @@ def test_params_are_checked(bag: DagBag, dag_id: str, wrongs: dict[str, Any]) ->
             params.get_param(name).resolve(wrong)
 
 
-def test_a_rollback_asks_for_a_reason_and_waits_for_no_switch(bag: DagBag) -> None:
+def test_a_rollback_needs_a_reason_and_is_never_paused(bag: DagBag) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
     dag = bag.dags["apex_rollback"]
@@ -260,7 +260,7 @@ def test_a_rollback_asks_for_a_reason_and_waits_for_no_switch(bag: DagBag) -> No
     assert dag.is_paused_upon_creation is False
 
 
-def test_only_retraining_waits_to_be_switched_on(bag: DagBag) -> None:
+def test_only_retraining_is_paused_at_first(bag: DagBag) -> None:
     assert sorted(bag.dags) == sorted(airflow_state.DAGS)
     assert {Path(dag.fileloc).stem for dag in bag.dags.values()} == set(bag.dags)
     off = {name for name, dag in bag.dags.items() if dag.is_paused_upon_creation is not False}
@@ -271,16 +271,14 @@ def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:
     assert {task.pool for dag in bag.dags.values() for task in dag.tasks} <= set(POOLS)
 
 
-def test_shadowing_is_switched_on_by_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_enables_shadow_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_SHADOW_DAYS", "7")
     dag = DagBag(str(DAGS / "apex_shadow.py"), bundle_name="dags-folder").dags["apex_shadow"]
     assert dag.timetable.expression == "*/15 * * * *" and dag.is_paused_upon_creation is False
 
 
-def test_with_approval_a_person_is_asked_between_decision_and_promotion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_approval_is_between_decision_and_promotion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_APPROVAL", "true")
     monkeypatch.setenv("APEX_APPROVAL_HOURS", "0.5")
@@ -297,7 +295,7 @@ def test_with_approval_a_person_is_asked_between_decision_and_promotion(
     assert len(dag.get_task("promote").args) == 2
 
 
-def test_retraining_goes_on_whatever_becomes_of_the_outcomes(bag: DagBag) -> None:
+def test_retraining_continues_when_outcomes_fails(bag: DagBag) -> None:
     dag = bag.dags["apex_retrain"]
     rules = {task.task_id: task.trigger_rule.value for task in dag.tasks}
     assert rules.pop("outcomes_done") == "all_done" and set(rules.values()) == {"all_success"}

@@ -41,7 +41,7 @@ def test_only_pages_are_published_and_on_loopback(compose: dict[str, Any]) -> No
     assert all(port.startswith("${BIND:-127.0.0.1}:") for ports in published.values() for port in ports)
 
 
-def test_one_service_alone_has_the_socket(compose: dict[str, Any]) -> None:
+def test_only_the_proxy_has_the_socket(compose: dict[str, Any]) -> None:
     having = {
         name: service["networks"]
         for name, service in compose["services"].items()
@@ -85,7 +85,7 @@ def test_addresses_are_names_of_services(compose: dict[str, Any]) -> None:
     assert {*hosts, ADDRESSES["APEX_PG_HOST"]} <= set(compose["services"])
 
 
-def test_a_gpu_is_asked_for(compose: dict[str, Any]) -> None:
+def test_a_gpu_can_be_requested(compose: dict[str, Any]) -> None:
     [device] = compose["services"]["gpu-check"]["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", "all", ["gpu"])
 
@@ -111,7 +111,7 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (["RUNTIME=docker", "up"], "deployment/docker/platform.sh up"),
         (["RUNTIME=docker", "run", "RAW=/srv/raw"], 'deployment/docker/platform.sh run --raw "/srv/raw"'),
@@ -122,10 +122,10 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
         (["RUNTIME=moon", "up"], "RUNTIME=moon: expected local or docker"),
     ],
 )
-def test_make_on_both_runtimes(arguments: list[str], said: str) -> None:
+def test_make_on_both_runtimes(arguments: list[str], output: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "RUNTIME"))}
     done = subprocess.run(
         ["make", "--dry-run", *arguments], cwd=CODE_ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert said in done.stdout + done.stderr
+    assert output in done.stdout + done.stderr
     assert ("setup.sh" in done.stdout) == ("RUNTIME=docker" not in arguments and "RUNTIME=moon" not in arguments)

@@ -42,7 +42,7 @@ def fails(module: Any, *arguments: str) -> None:
     assert ended.value.code
 
 
-def test_what_was_well_and_is_not_is_ended_and_then_made_to_end(healthy: Any) -> None:
+def test_an_unhealthy_container_gets_sigterm_and_then_sigkill(healthy: Any) -> None:
     answer(healthy, b"ok")
     healthy.main(["--restart", "http://here"])
     answer(healthy, None)
@@ -54,12 +54,12 @@ def test_what_was_well_and_is_not_is_ended_and_then_made_to_end(healthy: Any) ->
     assert healthy.killed == [(1, signal.SIGTERM), (-1, signal.SIGKILL)]
 
 
-@pytest.mark.parametrize("said", [b"\x00\xff nonsense\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_another_protocol_on_the_port_is_not_well_and_says_so(healthy: Any, said: bytes) -> None:
+@pytest.mark.parametrize("message", [b"\x00\xff nonsense\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_another_protocol_on_the_port_is_unhealthy(healthy: Any, message: bytes) -> None:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.recv(65536)
-            self.request.sendall(said)
+            self.request.sendall(message)
 
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -73,13 +73,13 @@ def test_another_protocol_on_the_port_is_not_well_and_says_so(healthy: Any, said
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"scheduler": null}'])
-def test_an_answer_that_is_not_airflows_is_not_well(healthy: Any, body: bytes) -> None:
+def test_an_answer_of_another_program_is_unhealthy(healthy: Any, body: bytes) -> None:
     answer(healthy, body)
     with pytest.raises(SystemExit, match="scheduler is unknown: the answer is not Airflow's"):
         healthy.main(["http://here", "scheduler"])
 
 
-def test_what_starts_slowly_or_comes_back_is_left_alone(healthy: Any) -> None:
+def test_a_starting_or_recovered_container_is_not_ended(healthy: Any) -> None:
     answer(healthy, None)
     for _ in range(40):
         fails(healthy, "--restart", "http://here")
@@ -114,7 +114,7 @@ def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
         server.shutdown()
 
 
-def test_a_worker_is_well_while_it_waits_for_tasks(healthy: Any, redis: Any) -> None:
+def test_a_worker_is_healthy_while_it_waits_for_tasks(healthy: Any, redis: Any) -> None:
     for command in ("brpop", "subscribe", "psubscribe"):
         redis.told = f"id=1 addr=10.0.0.9:1 cmd=get\nid=2 addr=127.0.0.1:50 name= cmd={command} user=default\n"
         healthy.main(["--restart", redis.url])
@@ -124,7 +124,7 @@ def test_a_worker_is_well_while_it_waits_for_tasks(healthy: Any, redis: Any) -> 
     assert healthy.killed == [(1, signal.SIGTERM), (-1, signal.SIGKILL)]
 
 
-def test_a_redis_that_is_away_or_refuses_is_no_reason_to_end_a_worker(healthy: Any, redis: Any) -> None:
+def test_an_unavailable_redis_does_not_end_a_worker(healthy: Any, redis: Any) -> None:
     redis.told = "id=2 addr=127.0.0.1:50 cmd=brpop\n"
     healthy.main(["--restart", redis.url])
     healthy.SETTINGS.write_text("APEX_REDIS_PASSWORD=wrong\n")
@@ -135,7 +135,7 @@ def test_a_redis_that_is_away_or_refuses_is_no_reason_to_end_a_worker(healthy: A
     assert healthy.killed == []
 
 
-def test_a_part_that_is_not_well_is_told_and_no_reason_to_end(healthy: Any) -> None:
+def test_an_unhealthy_component_is_reported_and_does_not_end_the_container(healthy: Any) -> None:
     answer(healthy, b'{"scheduler": {"status": "unhealthy"}, "metadatabase": {"status": "healthy"}}')
     healthy.main(["--restart", "http://here", "metadatabase"])
     for _ in range(30):

@@ -98,7 +98,7 @@ MESSAGES = [
 ]
 
 
-def test_every_documented_error_is_one_of_the_code() -> None:
+def test_every_documented_error_is_in_the_code() -> None:
     """What a table of messages says is said: each part between its dots is in a text of the code."""
     texts = list(_texts_of_the_code())
     assert len(MESSAGES) > 40
@@ -153,7 +153,7 @@ def test_views_exist(reader: Any, document: Document) -> None:
 
 
 @each_document
-def test_nothing_of_a_machine_is_in_it(document: Document) -> None:
+def test_documents_contain_no_machine_details(document: Document) -> None:
     places: list[Any] = [str(CODE_ROOT), str(CODE_ROOT.parent) + "/"]
     assert not [place for place in places if len(place) > 2 and place in document.text]
 

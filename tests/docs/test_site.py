@@ -68,7 +68,7 @@ def test_styles_load_nothing_from_another_host(site: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_browser_asks_no_other_host(site: Path) -> None:
+def test_a_browser_requests_no_other_host(site: Path) -> None:
     handler = functools.partial(QuietHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browsing() as browser:
         threading.Thread(target=server.serve_forever, daemon=True).start()

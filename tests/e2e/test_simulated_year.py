@@ -12,7 +12,7 @@ from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.throwaway_home import open_folder
 
 
-def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
+def test_a_drift_is_detected_and_triggers_a_retraining() -> None:
     with open_folder() as folder:
         home = folder / "year"
         command = [sys.executable, "-c", "from apex_ml.cli.main import main; main()", "simulate", "year", "--fast"]
@@ -29,7 +29,7 @@ def test_a_drift_is_found_and_a_retraining_is_asked_for() -> None:
             stop.destroy(Settings.load(home=home))
 
 
-def test_the_figures_of_a_year() -> None:
+def test_the_summary_of_a_year() -> None:
     weeks = [Week(n, f"day {n}", 1 if n < 5 else 2, 1.0) for n in range(1, 8)]
     weeks[0].alerts = ["a"]
     weeks[2].alerts, weeks[3].alerts, weeks[3].retrained, weeks[3].promoted = ["a"], ["version 1"], "degraded", 2

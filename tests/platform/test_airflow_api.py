@@ -114,19 +114,19 @@ def test_a_refused_password_names_the_setting_and_not_the_password(airflow: Airf
     assert "secret" not in str(caught.value)
 
 
-def test_a_refusal_is_told_with_its_reason(airflow: Airflow, api: AirflowApi) -> None:
+def test_a_refusal_is_reported_with_its_reason(airflow: Airflow, api: AirflowApi) -> None:
     airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(400, {"detail": "trials: -1 is less than the minimum"})]
     with pytest.raises(ConfigError, match="400 trials: -1 is less"):
         api.trigger("apex_retrain", {"trials": -1})
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_a_missing_server_is_a_transient_error(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, airflow_port=1)
     with AirflowApi(settings, patience=0.3) as api, pytest.raises(TransientError, match=r":1 \(APEX_AIRFLOW_PORT\)"):
         api.dag_runs("apex_score")
 
 
-def test_a_server_in_trouble_is_asked_again_and_then_told(airflow: Airflow, api: AirflowApi) -> None:
+def test_a_failing_server_is_retried_and_then_reported(airflow: Airflow, api: AirflowApi) -> None:
     airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(502, {}), (200, {"dag_runs": []}), (500, {"detail": "oops"})]
     assert api.dag_runs("apex_score") == []
     with pytest.raises(TransientError, match="500 oops"):
@@ -157,7 +157,7 @@ def test_result(airflow: Airflow, api: AirflowApi, value: Any, result: Any) -> N
     assert api.result("apex_retrain", "r", "elt") is None
 
 
-def test_a_slow_answer_is_asked_for_again(airflow: Airflow, tmp_path: Path) -> None:
+def test_a_slow_request_is_repeated(airflow: Airflow, tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, airflow_url=f"http://127.0.0.1:{airflow.server_port}")
     # as for `apex retrain`, whose patience with a server that is away is shorter than one slow answer
     with AirflowApi(settings, patience=0.1, slow_patience=5.0, timeout=0.3) as api:
@@ -244,7 +244,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
 
 
 @pytest.mark.parametrize(
-    ("dags", "errors", "pools", "found"),
+    ("dags", "errors", "pools", "expected"),
     [
         ({}, {}, {}, []),
         ({"apex_score": None}, {}, {}, ["DAG apex_score is not in Airflow: it was deleted, or not read yet | make up"]),
@@ -271,7 +271,7 @@ def test_findings(
     dags: dict[str, bool | None],
     errors: dict[str, str],
     pools: dict[str, int | None],
-    found: list[str],
+    expected: list[str],
 ) -> None:
     """Each is a change of a platform that is well; None is what was deleted."""
     paused = dict.fromkeys(airflow_state.DAGS, False) | dags
@@ -286,4 +286,4 @@ def test_findings(
         airflow.answers["GET", f"/{name}"] = [(200, {key: rows, "total_entries": len(rows)})]
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [PAUSED]})]
     settings = Settings.load(home=tmp_path)
-    assert [f"{f.name} {f.problem} | {f.remedy}" for f in airflow_state.findings(settings, api)] == found
+    assert [f"{f.name} {f.problem} | {f.remedy}" for f in airflow_state.findings(settings, api)] == expected

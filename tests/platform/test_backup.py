@@ -32,7 +32,7 @@ def raise_alert(settings: Settings, subject: str) -> None:
 
 
 @pytest.mark.platform
-def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
+def test_a_backup_can_be_restored(tmp_path: Path) -> None:
     with open_folder() as folder:
         settings = ensure_env(throwaway(folder))
         drop = settings.home / "data" / "drops" / "done" / "a.parquet"
@@ -62,13 +62,13 @@ def test_what_was_backed_up_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("missing.tar", "there is no such file"), ("text.tar", "is no backup of Apex"), ("empty.tar", "is no backup")],
 )
-def test_what_is_no_backup_touches_nothing(tmp_path: Path, name: str, said: str) -> None:
+def test_an_invalid_backup_changes_nothing(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "text.tar").write_text("text")
     tarfile.open(tmp_path / "empty.tar", "w").close()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         backup.restore(Settings.load(home=tmp_path / "home", env_file=tmp_path / "env"), tmp_path / name)
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_databases_of_others_are_left_to_them(tmp_path: Path) -> None:
+def test_other_databases_are_not_touched(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, env_file=tmp_path / "env", pg_host="elsewhere")
     with pytest.raises(ConfigError, match="run by others"):
         backup.backup(settings, tmp_path)

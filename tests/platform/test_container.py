@@ -101,7 +101,7 @@ def test_digests_are_the_same_in_every_process() -> None:
     assert set(re.findall(r"^APEX_DIGEST_(\w+)=[0-9a-f]{16}$", lines, re.M)) == {kind.upper() for kind in PARTS}
 
 
-def test_it_can_be_parted_again(tmp_path: Path) -> None:
+def test_the_secrets_can_be_split_again(tmp_path: Path) -> None:
     text = completed("")
     parted(tmp_path, text)
     (tmp_path / "env").write_text(text.replace("APEX_REDIS_PASSWORD=", "APEX_REDIS_PASSWORD=new"))
@@ -115,7 +115,7 @@ def test_missing_secrets_are_named(tmp_path: Path) -> None:
     assert "APEX_REDIS_PASSWORD" not in str(caught.value)
 
 
-def test_completing_adds_only_what_is_missing() -> None:
+def test_completing_adds_only_missing_settings() -> None:
     text = "# mine\nAPEX_PG_ADMIN_PASSWORD=kept"
     created = completed(text)
     assert created.startswith(text + "\n") and completed(created) == created
@@ -169,7 +169,7 @@ def test_a_file_that_is_not_utf8_is_refused_by_its_line() -> None:
     assert done.returncode == 30 and b".env, line 2: byte 0xf1 is not UTF-8" in done.stderr
 
 
-def test_what_airflows_image_runs_needs_no_package_of_machine_learning() -> None:
+def test_the_airflow_image_needs_no_machine_learning_package() -> None:
     code = (
         "import sys\n"
         "for name in ('pyarrow', 'pandas', 'numpy', 'duckdb', 'mlflow', 'sklearn', 'xgboost', 'psutil', 'rich'):\n"

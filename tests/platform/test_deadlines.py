@@ -47,13 +47,13 @@ BEFORE = run(DUE - timedelta(days=1))
         ),
     ],
 )
-def test_a_night_is_late(runs: list[DagRun], now: datetime, late: bool, tmp_path: Path) -> None:
+def test_a_late_run_raises_an_alert(runs: list[DagRun], now: datetime, late: bool, tmp_path: Path) -> None:
     message = late_retraining(Settings.load(home=tmp_path), runs, now)
     assert bool(message) is late
     assert message is None or "due at 2026-01-10 02:00 UTC" in message
 
 
-def test_a_drop_that_waits_too_long(tmp_path: Path) -> None:
+def test_a_late_drop_raises_an_alert(tmp_path: Path) -> None:
     """It is late by its time in the inbox: a copy or a move keeps the modification time that the file had elsewhere."""
     inbox = Inbox(Settings.load(home=tmp_path))
     assert inbox.late(60) == {}
@@ -72,7 +72,7 @@ def test_a_drop_that_waits_too_long(tmp_path: Path) -> None:
     assert "has waited in" in result["moved.parquet"] and "61 minutes" in result["moved.parquet"]
 
 
-def test_a_late_name_that_is_no_utf8_can_be_stored_and_shown(tmp_path: Path) -> None:
+def test_a_late_drop_with_a_non_utf8_name_can_be_stored_and_shown(tmp_path: Path) -> None:
     inbox = Inbox(Settings.load(home=tmp_path))
     inbox.prepare()
     (inbox.inbox / os.fsdecode(b"order\xff.parquet")).write_bytes(b"x")

@@ -14,7 +14,7 @@ from apex_ml.platform.embedded import processes, start, stop
 from apex_ml.settings import Settings
 
 
-def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
+def test_a_taken_port_is_reported_before_anything_starts(settings: Settings) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", settings.airflow_port))
         held.listen(1)
@@ -24,12 +24,12 @@ def test_taken_port_stops_up_before_anything_starts(settings: Settings) -> None:
     assert not (settings.state / "postgres").exists()
 
 
-def test_down_of_a_new_home_makes_nothing(settings: Settings) -> None:
+def test_down_of_a_new_home_creates_nothing(settings: Settings) -> None:
     assert not stop.down(settings)
     assert list(settings.home.iterdir()) == []
 
 
-def test_logs_are_listed_and_an_unknown_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_listed_and_an_unknown_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "airflow-scheduler.log").write_text("".join(f"line {i}\n" for i in range(300)))

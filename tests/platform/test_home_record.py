@@ -31,7 +31,7 @@ def foreign(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_the_environment_gave_once_holds_for_the_next_command(
+def test_recorded_settings_apply_to_the_next_command(
     tmp_path: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as shell:
@@ -53,7 +53,7 @@ def test_what_the_environment_gave_once_holds_for_the_next_command(
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_another_contract_is_refused_before_anything_is_touched(
+def test_another_contract_is_refused_before_any_change(
     tmp_path: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
 ) -> None:
     settings = Settings.load(home=tmp_path / "home")
@@ -71,7 +71,7 @@ def test_another_contract_is_refused_before_anything_is_touched(
             start.up(Settings.load(home=tmp_path / "home", model_name="other"))
 
 
-def test_a_contract_may_grow_and_move(tmp_path: Path) -> None:
+def test_a_contract_can_get_columns_and_another_path(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path / "home")
     settings.state.mkdir(parents=True)
     record_home(settings)
@@ -86,7 +86,7 @@ def test_a_contract_may_grow_and_move(tmp_path: Path) -> None:
     assert not has_new_contract(other)
 
 
-def test_a_damaged_record_and_a_missing_contract_are_told(tmp_path: Path) -> None:
+def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path)
     settings.state.mkdir(parents=True)
     (settings.state / RECORD).write_text("{")
@@ -113,7 +113,7 @@ def test_orders_are_not_generated_for_another_contract(tmp_path: Path, foreign: 
         ("serving_host", "0.0.0.0", "APEX_SERVING_HOST=0.0.0.0: .*apex serve-key"),
     ],
 )
-def test_what_a_service_would_die_of_is_refused_before_anything_starts(
+def test_settings_that_break_a_service_are_refused_before_anything_starts(
     tmp_path: Path, name: str, value: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -54,7 +54,7 @@ def test_raw_folder_refuses(tmp_path: Path, files: dict[str, bytes] | None, mess
         raw_folder(str(folder))
 
 
-def test_a_folder_that_a_person_chose_is_never_filled(tmp_path: Path) -> None:
+def test_a_configured_folder_is_never_filled(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with simulated_raw(Settings.load(home=tmp_path, raw_url=str(tmp_path / "mine")), console):
         pass
@@ -66,7 +66,7 @@ def test_a_folder_that_a_person_chose_is_never_filled(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "data" / "raw").iterdir()] == ["orders.parquet"]
 
 
-def test_raw_data_is_generated_when_every_file_of_it_is(tmp_path: Path) -> None:
+def test_raw_data_is_generated_again_when_all_files_are_generated(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, raw_url=str(tmp_path / "raw"))
     assert not has_generated_raw(settings)
     arguments = ["--out", settings.raw, "--orders", "200", "--clients", "20", "--files", "2"]
@@ -84,7 +84,7 @@ def test_raw_data_is_generated_when_every_file_of_it_is(tmp_path: Path) -> None:
         ("a.csv", b"a,b", "not a parquet file"),
     ],
 )
-def test_a_drop_that_no_inbox_takes_is_refused_before_anything_starts(
+def test_an_invalid_drop_is_refused_before_anything_starts(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -93,7 +93,7 @@ def test_a_drop_that_no_inbox_takes_is_refused_before_anything_starts(
         check_drop(tmp_path / name)
 
 
-def test_run_numbers_are_never_given_twice(tmp_path: Path) -> None:
+def test_run_numbers_are_unique(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path)
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(lambda _: next_run_number(settings), range(20)))
@@ -137,7 +137,7 @@ def test_the_board_draws_a_table_on_a_terminal() -> None:
     ("failed", "about_others"),
     [(["bad_drops", "bad_drops"], True), (["score", "bad_drops"], False), (["score"], False), ([], False)],
 )
-def test_a_run_that_is_red_for_bad_drops_alone_does_not_end_the_main_job(failed: list[str], about_others: bool) -> None:
+def test_a_run_that_failed_only_for_bad_drops_does_not_end_the_main_job(failed: list[str], about_others: bool) -> None:
     done = TaskRun("list_drops", -1, None, "success", 1, None, None)
     tasks = [TaskRun(name, number, None, "failed", 1, None, None) for number, name in enumerate(failed)]
     assert only_bad_drops([done, *tasks]) is about_others

@@ -34,7 +34,7 @@ def test_all_taken_ports_are_in_one_message(settings: Settings) -> None:
     assert "APEX_PG_PORT" not in message
 
 
-def test_own_processes_may_hold_a_port(settings: Settings) -> None:
+def test_own_processes_can_hold_a_port(settings: Settings) -> None:
     with _hold(settings.pg_port):
         check_ports(settings, ours=[os.getpid()])
 
@@ -45,5 +45,5 @@ def test_same_port_twice_is_refused(settings: Settings) -> None:
         check_ports(twice)
 
 
-def test_nobody_listens_on_a_free_port(settings: Settings) -> None:
+def test_a_free_port_has_no_listener(settings: Settings) -> None:
     assert listener(settings.pg_port) is None

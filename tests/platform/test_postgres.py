@@ -95,7 +95,7 @@ def test_server_listens_on_loopback_only(database: Database) -> None:
     assert addresses == {"127.0.0.1"}
 
 
-def test_data_and_sockets_are_private_and_not_roots(database: Database) -> None:
+def test_data_and_sockets_are_private_and_not_owned_by_root(database: Database) -> None:
     for folder in (database.server.data, database.server.socket):
         result = folder.stat()
         assert stat.S_IMODE(result.st_mode) == 0o700
@@ -249,7 +249,7 @@ def test_down_ends_everything_also_when_supervisor_was_killed() -> None:
             stop.destroy(settings)
 
 
-def test_half_made_data_is_made_anew() -> None:
+def test_incomplete_data_is_created_again() -> None:
     with open_folder() as home:
         settings = ensure_env(throwaway(home))
         half = settings.state / "postgres" / "data.new"
@@ -264,7 +264,7 @@ def test_half_made_data_is_made_anew() -> None:
             stop.destroy(settings)
 
 
-def test_foreign_files_in_the_place_of_the_data_are_not_touched() -> None:
+def test_foreign_files_in_the_data_folder_are_not_touched() -> None:
     with open_folder() as home:
         settings = ensure_env(throwaway(home))
         data = settings.state / "postgres" / "data"

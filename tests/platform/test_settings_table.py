@@ -20,7 +20,7 @@ def test_every_setting_is_described() -> None:
         assert f"`APEX_{name.upper()}`" in markdown_table()
 
 
-def test_nothing_of_this_machine_is_in_it() -> None:
+def test_the_table_contains_no_machine_details() -> None:
     assert str(CODE_ROOT) not in env_example() + markdown_table()
 
 

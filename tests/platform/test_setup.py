@@ -16,8 +16,8 @@ STORES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.cr
 
 
 @pytest.mark.skipif(not any(os.path.exists(store) for store in STORES), reason="no store of certificates")
-@pytest.mark.parametrize(("given", "told"), [(None, "true"), ("false", "false")])
-def test_uv_trusts_the_certificates_of_the_machine(tmp_path: Path, given: str | None, told: str) -> None:
+@pytest.mark.parametrize(("variables", "passed"), [(None, "true"), ("false", "false")])
+def test_uv_trusts_the_certificates_of_the_machine(tmp_path: Path, variables: str | None, passed: str) -> None:
     project = tmp_path / "a b"
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / "deployment" / "local").mkdir(parents=True)
@@ -29,9 +29,9 @@ def test_uv_trusts_the_certificates_of_the_machine(tmp_path: Path, given: str | 
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "UV_SYSTEM_CERTS"}
-    if given is not None:
-        environment["UV_SYSTEM_CERTS"] = given
+    if variables is not None:
+        environment["UV_SYSTEM_CERTS"] = variables
     environment["PYTHON"] = sys.executable
     script = str(project / "deployment" / "local" / "setup.sh")
     subprocess.run([script], env=environment, check=True, capture_output=True)
-    assert (tmp_path / "told").read_text().split() == [told, told]
+    assert (tmp_path / "told").read_text().split() == [passed, passed]

@@ -85,7 +85,7 @@ def test_files_with_secrets_are_closed_and_no_other_has_one(rendered: tuple[Sett
     assert json.loads(passwords.read_text()).keys() == {"admin", "viewer"}
 
 
-def test_supervisor_reads_what_was_rendered(rendered: tuple[Settings, str]) -> None:
+def test_supervisor_reads_the_rendered_file(rendered: tuple[Settings, str]) -> None:
     """Its own parser gives each program the environment that was meant."""
     settings, text = rendered
     folder = private_folder(run_folder(settings))  # supervisor refuses folders that are not there
@@ -184,7 +184,7 @@ def _ports(settings: Settings) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ["ho%me", "100%", "%(here)s", "a b", "ñandú's", "a#b;c", "back\\slash", "a,b=c"])
-def test_supervisor_itself_reads_a_home_with_odd_characters(name: str) -> None:
+def test_supervisor_reads_a_home_with_unusual_characters(name: str) -> None:
     with open_folder() as folder:  # short enough for a socket
         settings = Settings.load(home=folder / name)
         run_folder(settings).mkdir(parents=True)

@@ -50,7 +50,7 @@ def test_a_dag_with_an_event_that_waits_is_not_idle(runs: dict[str, str], queued
     assert is_idle(Airflow(runs, queued), "apex_score") is idle  # type: ignore[arg-type]
 
 
-def test_a_run_that_was_under_way_before_the_bad_drops_is_found_with_them() -> None:
+def test_a_running_run_is_found_with_its_bad_drops() -> None:
     airflow = Airflow({"a": "success"})
     failed_runs = FailedRuns(airflow, lambda: "report")  # type: ignore[arg-type]
     airflow.runs = {"b": "running", "a": "success"}
@@ -63,13 +63,13 @@ def test_a_run_that_was_under_way_before_the_bad_drops_is_found_with_them() -> N
     assert airflow.asked == ["a", "b"]  # once each, after its end
 
 
-def test_a_run_that_fails_without_bad_drops_fails_the_test_at_once() -> None:
+def test_a_run_that_fails_without_bad_drops_fails_the_test_immediately() -> None:
     failed_runs = FailedRuns(Airflow({"a": "failed"}), lambda: "why it failed")  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="why it failed"):
         failed_runs.next()
 
 
-def test_giving_up_says_what_was_seen() -> None:
+def test_a_timeout_reports_the_last_state() -> None:
     airflow = Airflow({"a": "failed"}, queued=1, bad={"a": ["junk.parquet"]})
     with pytest.raises(AssertionError) as raised:
         until(lambda: False, 0, "a run", explain=lambda: report_runs(airflow, "apex_score"))  # type: ignore[arg-type]

@@ -17,13 +17,13 @@ def test_three_failures_in_a_row_are_needed() -> None:
     assert [counter.observe({"mlflow": one}) for one in rounds] == [[], [], [], [], [], ["mlflow"], []]
 
 
-def test_what_nobody_can_tell_neither_counts_nor_clears() -> None:
+def test_an_unknown_state_neither_counts_nor_resets() -> None:
     counter = watchdog.Counter()
     rounds = [BAD, UNKNOWN, BAD, UNKNOWN, UNKNOWN, BAD]
     assert [bool(counter.observe({"airflow-scheduler": one})) for one in rounds] == [False] * 5 + [True]
 
 
-def test_young_and_stopped_programs_are_not_judged() -> None:
+def test_young_and_stopped_programs_are_not_checked() -> None:
     states = [
         State("old", "RUNNING", 1, 0, ""),
         State("young", "RUNNING", 2, 950, ""),

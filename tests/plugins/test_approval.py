@@ -50,7 +50,7 @@ def event(option: str, user: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("decision", [None, {}, {"promoted": False, "reasons": ["no better"]}])
-def test_nothing_is_asked_when_the_gate_did_not_promote(approval: ApprovalOperator, decision: Any) -> None:
+def test_approval_is_skipped_when_the_gate_did_not_promote(approval: ApprovalOperator, decision: Any) -> None:
     assert approval.execute(context(decision)) == {"asked": False, "approved": False, "by": ""}
 
 
@@ -84,7 +84,7 @@ def test_the_answer_reaches_the_step(
     assert rendered(answer) == [f"--who={by}" if approved else f"--declined={by}"]
 
 
-def test_without_a_question_the_step_is_called_plainly() -> None:
+def test_without_approval_the_step_has_no_answer_arguments() -> None:
     assert rendered({"asked": False, "approved": False, "by": ""}) == []
 
 

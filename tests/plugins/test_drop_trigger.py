@@ -46,7 +46,7 @@ def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
     return asyncio.run(scene())
 
 
-def test_each_settled_file_is_announced_once(tmp_path: Path) -> None:
+def test_each_settled_file_emits_one_event(tmp_path: Path) -> None:
     waiting = tmp_path / "waiting.parquet"
     waiting.write_bytes(b"1")
     new = tmp_path / "new.parquet"
@@ -62,7 +62,7 @@ def test_each_settled_file_is_announced_once(tmp_path: Path) -> None:
     assert received == [["waiting.parquet"], ["new.parquet"], [], ["new.parquet"], [], ["waiting.parquet"]]
 
 
-def test_names_that_are_no_drops(tmp_path: Path) -> None:
+def test_other_names_emit_no_event(tmp_path: Path) -> None:
     def arrive() -> None:
         for name in (".hidden", "_SUCCESS", "a.parquet.tmp"):
             (tmp_path / name).write_bytes(b"1")
@@ -85,7 +85,7 @@ def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
     assert result == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
 
 
-def test_what_cannot_be_read_is_announced_and_hides_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_file_emits_an_event_and_hides_no_other(tmp_path: Path) -> None:
     def arrive() -> None:
         (tmp_path / "round.parquet").symlink_to("round.parquet")
         (tmp_path / "nothing.parquet").symlink_to("no such file")
@@ -130,7 +130,7 @@ def test_many_files_make_one_bounded_event(tmp_path: Path) -> None:
     assert payload["count"] == 300 and payload["files"][0] == "000.parquet" and len(payload["files"]) == 20
 
 
-def test_a_missing_inbox_is_logged_once_and_waited_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_trigger_logs_a_missing_inbox_once_and_waits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "inbox"
 
     def arrive() -> None:
@@ -143,7 +143,7 @@ def test_a_missing_inbox_is_logged_once_and_waited_for(tmp_path: Path, capfd: py
     assert log.count("cannot be read") == 2 and log.count("can be read again") == 2
 
 
-def test_it_can_be_made_again_from_what_it_serializes(tmp_path: Path) -> None:
+def test_the_trigger_can_be_created_from_its_serialization(tmp_path: Path) -> None:
     path, kwargs = DropTrigger(inbox=str(tmp_path), poll_seconds=1.5).serialize()
     assert path == "apex_airflow.triggers.drops.DropTrigger"
     assert DropTrigger(**kwargs).serialize() == (path, kwargs)

@@ -63,14 +63,14 @@ def values(text: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}])
 @pytest.mark.parametrize("token", ["", TOKEN])
-def test_nobody_is_refused(settings: Settings, visit: Any, header: dict[str, str], token: str) -> None:
+def test_anonymous_requests_are_refused(settings: Settings, visit: Any, header: dict[str, str], token: str) -> None:
     client = visit(settings.model_copy(update={"metrics_token": SecretStr(token)}))
     assert client.get("/metrics", headers=header).status_code == 401
 
 
-@pytest.mark.parametrize("given", ["another", TOKEN + "x", TOKEN[:-1], "é"])
-def test_another_token_is_refused(settings: Settings, visit: Any, given: str) -> None:
-    answer = visit(settings).get("/metrics", headers={"Authorization": f"Bearer {given}".encode()})
+@pytest.mark.parametrize("token", ["another", TOKEN + "x", TOKEN[:-1], "é"])
+def test_another_token_is_refused(settings: Settings, visit: Any, token: str) -> None:
+    answer = visit(settings).get("/metrics", headers={"Authorization": f"Bearer {token}".encode()})
     assert answer.status_code in (401, 403)
     assert "apex_" not in answer.text
 
@@ -124,14 +124,14 @@ def test_without_postgres(home: Any) -> None:
     assert values(metrics.exposition(settings).decode()) == {"apex_drops_waiting": 0, "apex_postgres_up": 0}
 
 
-def test_a_strange_kind_of_alert_stays_one_label(settings: Settings) -> None:
+def test_an_unknown_kind_of_alert_is_one_label(settings: Settings) -> None:
     kind = 'a"} 1\nevil{x="\\'
     raise_alert(settings, kind, "x", "x")
     samples = values(metrics.exposition(settings).decode())
     assert samples[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in samples
 
 
-def test_the_rules_name_metrics_that_there_are(settings: Settings, contract: Contract) -> None:
+def test_the_rules_use_existing_metrics(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
     expected = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
     figures = ServingMetrics(contract.classes)

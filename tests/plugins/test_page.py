@@ -84,7 +84,7 @@ def test_an_empty_platform_says_what_to_do(empty: Settings, visit: Open) -> None
         assert text in answer.text, text
 
 
-def test_the_page_tells_of_model_drops_and_alerts(filled: Settings, visit: Open) -> None:
+def test_the_page_shows_model_drops_and_alerts(filled: Settings, visit: Open) -> None:
     text = visit(filled).get("/").text
     for expected in (
         "Champion: <a",
@@ -133,7 +133,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
 
 
-def test_the_drawing_of_a_week_is_its_verdict(filled: Settings, visit: Open) -> None:
+def test_the_chart_of_a_week_shows_its_verdict(filled: Settings, visit: Open) -> None:
     """Every dot's color is the verdict that its interval, the band and the limit beside it show."""
     text = visit(filled).get("/").text
     quality = text[text.index('id="quality"') :]
@@ -177,7 +177,7 @@ def line(chart: str, color: int) -> list[tuple[float, float]]:
     return [(round(x, 1), y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
-def test_the_colors_of_drift_are_its_verdict(empty: Settings, visit: Open) -> None:
+def test_the_colors_of_drift_show_its_verdict(empty: Settings, visit: Open) -> None:
     """Frame and warm color: drifted. A PSI that is 0.00 is not shown as one: the number is the effect."""
     rows = [
         ("large", 0.0009, 0.03, 0.001, True, 0.03),
@@ -215,14 +215,14 @@ def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: 
 
 
 @pytest.mark.parametrize(("role", "shown"), [("ADMIN", True), ("VIEWER", False)])
-def test_only_who_may_act_sees_the_form(filled: Settings, visit: Open, role: str, shown: bool) -> None:
+def test_only_an_admin_sees_the_form(filled: Settings, visit: Open, role: str, shown: bool) -> None:
     text = visit(filled, role).get("/").text
     assert ('<form id="rollback"' in text) is shown
     assert ("version 1, champion until" in text) is shown
     assert 'value="3"' not in text and 'value="2"' not in text  # in charge; never was
 
 
-def test_an_earlier_champion_stays_within_reach(empty: Settings, visit: Open) -> None:
+def test_an_earlier_champion_can_be_selected(empty: Settings, visit: Open) -> None:
     for action, before, after, count in (
         ("promote", None, 1, 1),
         ("promote", 1, 2, 1),
@@ -259,7 +259,7 @@ def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:
     assert "secret" not in answer.text and "Traceback" not in answer.text
 
 
-def test_texts_from_outside_are_shown_and_do_nothing(empty: Settings, visit: Open) -> None:
+def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
     write(
         empty,
         "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (repeat('a', 64), %s, 1, 'failed', %s)",

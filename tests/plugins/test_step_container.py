@@ -60,7 +60,7 @@ def test_names_differ_by_try_and_task_and_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({}, None),
         ({"Image": "debian"}, "Image"),
@@ -75,21 +75,21 @@ def test_names_differ_by_try_and_task_and_are_allowed() -> None:
         ({"HostConfig": {}}, "HostConfig"),
     ],
 )
-def test_the_gate(change: dict[str, Any], said: str | None) -> None:
+def test_the_proxy_accepts_only_steps(change: dict[str, Any], reason: str | None) -> None:
     answer = refusal(settings(), container_body(settings(), COMMAND) | change)
-    assert answer is None if said is None else (answer or "").startswith(said)
+    assert answer is None if reason is None else (answer or "").startswith(reason)
 
 
 @pytest.mark.parametrize(
     "change",
     [{"Privileged": True}, {"Binds": ["/:/host"]}, {"PidMode": "host"}, {"NetworkMode": "host"}, {"Memory": 0}],
 )
-def test_the_gate_compares_the_whole_of_the_host_configuration(change: dict[str, Any]) -> None:
+def test_the_proxy_compares_the_full_host_configuration(change: dict[str, Any]) -> None:
     body = container_body(settings(), COMMAND)
     assert refusal(settings(), {**body, "HostConfig": {**body["HostConfig"], **change}})
 
 
-def test_an_engine_that_does_not_answer_is_worth_another_try() -> None:
+def test_an_engine_without_an_answer_is_a_transient_error() -> None:
     runner = ContainerRunner(settings(docker_host="tcp://127.0.0.1:9"))
     with pytest.raises(TransientError, match="tcp://127.0.0.1:9 .APEX_DOCKER_HOST. does not answer"):
         runner.run(COMMAND, print)

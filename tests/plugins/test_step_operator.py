@@ -106,7 +106,7 @@ ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv
         ("validate", [], DagRunType.SCHEDULED, None, []),
     ],
 )
-def test_a_step_that_moves_the_champion_learns_who_asked(
+def test_a_step_that_moves_the_champion_gets_the_user(
     task: Any, step: str, args: list[str], run_type: Any, user: str | None, who: list[str]
 ) -> None:
     operator = task(step=step, args=args)
@@ -125,7 +125,7 @@ def test_exit_codes(task: Any, code: int, kind: type[Exception]) -> None:
     assert str(caught.value) == f"apex validate (exit code {code}): apex: DataError: a.parquet: column x is missing"
 
 
-def test_a_killed_step_is_tried_again(task: Any) -> None:
+def test_a_killed_step_is_retried(task: Any) -> None:
     with pytest.raises(AirflowException, match="killed by SIGKILL: half way") as caught:
         task().run("import os\nprint('half way', flush=True)\nos.kill(os.getpid(), 9)")
     assert type(caught.value) is AirflowException
@@ -199,7 +199,7 @@ def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: 
         task(**kwargs)
 
 
-def test_a_try_has_a_name_and_a_limit_of_its_own(tmp_path: Path) -> None:
+def test_each_try_has_its_own_name_and_limit(tmp_path: Path) -> None:
     with DAG("apex_score"):
         operator = StepOperator(task_id="score", step="score", execution_timeout=timedelta(minutes=2))
     command = operator.command("apex_score", RUN_ID, Settings.load(home=tmp_path), map_index=3, try_number=2)

@@ -118,7 +118,7 @@ def test_two_hundred_names_of_drops_fit(tmp_path: Path) -> None:
         ((), "no output"),
     ],
 )
-def test_the_steps_own_message(tail: tuple[str, ...], message: str) -> None:
+def test_the_message_of_a_failed_step(tail: tuple[str, ...], message: str) -> None:
     assert Outcome(1, None, tail).message == message
 
 
@@ -132,7 +132,7 @@ time.sleep(300)
 """
 
 
-def test_kill_ends_the_whole_group_even_a_stubborn_one(tmp_path: Path) -> None:
+def test_kill_ends_the_group_even_if_it_ignores_sigterm(tmp_path: Path) -> None:
     script = tmp_path / "step.py"
     script.write_text(STUBBORN)
     runner = LocalRunner((sys.executable, str(script)))

@@ -63,7 +63,7 @@ SCRIPT = {"Accept": "*/*", "Sec-Fetch-Mode": "cors"}
     ],
 )
 @pytest.mark.parametrize("root", ["", "/airflow"])
-def test_a_browser_without_a_login_is_led_to_it_and_back(
+def test_a_browser_without_a_login_is_redirected_to_it_and_back(
     app: FastAPI, path: str, headers: dict[str, str], next_page: str | None, root: str
 ) -> None:
     airflow = FastAPI(root_path=root)
@@ -78,7 +78,7 @@ def test_a_browser_without_a_login_is_led_to_it_and_back(
         assert parse_qs(target.query) == {"next": [f"{root}{next_page}"]}
 
 
-def test_a_browser_with_a_token_of_older_secrets_is_led_to_the_login(
+def test_a_browser_with_an_outdated_token_is_redirected_to_the_login(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Strict:
@@ -92,7 +92,7 @@ def test_a_browser_with_a_token_of_older_secrets_is_led_to_the_login(
     assert client.get("/", headers=BROWSER | {"Authorization": "Bearer old"}).status_code == 403
 
 
-def test_a_person_who_may_not_look_is_refused(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_permission_is_refused(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     client = _logged_in(app, monkeypatch, may_look=False)
     assert client.get("/", headers=BROWSER).status_code == 403
 

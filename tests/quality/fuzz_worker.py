@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 CODE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CODE), str(Path(__file__).parent)]
 
-from contract_by_hand import violations  # noqa: E402
 from corruptions import Case, corrupt  # noqa: E402
+from reference_rules import violations  # noqa: E402
 
 from apex_ml.adapters.duckdb import engine  # noqa: E402
 from apex_ml.adapters.duckdb.engine import make_strict  # noqa: E402

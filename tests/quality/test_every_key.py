@@ -373,7 +373,7 @@ def test_a_key_of_a_column_in_a_request(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_example_of_the_documentation_is_taken(tmp_path: Path, name: str) -> None:
+def test_the_example_of_the_documentation_is_accepted(tmp_path: Path, name: str) -> None:
     contract = contract_of(tmp_path, {"x": CASES[name].column})
     reader = RequestReader(contract)
     for since in (date(2024, 3, 5), date(2999, 1, 1)):
@@ -539,7 +539,7 @@ def test_required(con: duckdb.DuckDBPyConnection, tmp_path: Path, required: str,
         assert RequestReader(contract).read(body).columns["x"] == [None]
 
 
-def test_what_is_told_of_columns_rules_and_the_contract_itself(tmp_path: Path) -> None:
+def test_descriptions_of_columns_rules_and_the_contract(tmp_path: Path) -> None:
     more = {
         "x": "{description: A mass., type: double, role: measure, unit: kg, decimals: 1, nullable: true}",
         "y": "{description: A number., type: string, role: attribute, identifier: true}",
@@ -608,7 +608,7 @@ def test_rules_of_a_batch(tmp_path: Path, rule: str, good: Profile, bad: Profile
     assert {(f.severity, f.rule) for f in result} == {(severity, rule.split(",")[0].removeprefix("rule: "))}
 
 
-def test_the_share_of_a_future_date_outlier_is_that_of_the_rule(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_a_future_date_outlier_uses_the_share_of_the_rule(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     rules = "{recent: 1, rules: [{rule: future_date_outlier, max_days: 3, share: 0.6}]}"
     contract = contract_of(tmp_path, batch=rules)
     folder = tmp_path / "accepted"
@@ -895,7 +895,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_before_as_of: rule("BeforeAsOfRule", "rule=before_as_of", "columns", "name", "description"),
     test_unique: rule("UniqueRule", "rule=unique", "columns=all", "name", "description"),
     test_required: ("Column.required",),
-    test_what_is_told_of_columns_rules_and_the_contract_itself: (
+    test_descriptions_of_columns_rules_and_the_contract: (
         "Contract.name", "Contract.version", "Contract.description", "Contract.columns", "Column.name",
         "Column.description", "Column.unit", "Column.identifier", "Column.role=entity", "Column.role=timestamp",
         "Column.role=target",

@@ -90,7 +90,7 @@ def run(numbers: range, sources: list[Path], folder: Path) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_damaged_file_is_refused_or_read_right(sources: list[Path], tmp_path: Path, part: int) -> None:
+def test_a_damaged_file_is_refused_or_read_correctly(sources: list[Path], tmp_path: Path, part: int) -> None:
     numbers = range(part, CASES, PARTS)
     result = run(numbers, sources, tmp_path)
     assert sorted(line["number"] for line in result) == list(numbers)

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from contract_by_hand import violations
+from reference_rules import violations
 
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
@@ -70,7 +70,7 @@ def in_the_footer(path: Path, old: bytes, new: bytes) -> int:
     return content[-length:].count(old)
 
 
-def test_statistics_that_lie_hide_no_bad_value(split: Checker, some: pa.Table, tmp_path: Path) -> None:
+def test_wrong_statistics_hide_no_bad_value(split: Checker, some: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "lies.parquet"
     table = replaced(some, COUNT, pa.array([-5, *[3] * 199], pa.int64()))
     pq.write_table(replaced(table, COUNTRY, ["AA", *["EC"] * 199]), path, use_dictionary=False)
@@ -79,7 +79,7 @@ def test_statistics_that_lie_hide_no_bad_value(split: Checker, some: pa.Table, t
     assert [r["row_nr"] for r in result.quarantined if "range" in r["reasons"] and "domain" in r["reasons"]] == [0]
 
 
-def test_a_changed_page_is_told_by_its_checksum(split: Checker, some: pa.Table, tmp_path: Path) -> None:
+def test_a_changed_page_is_detected_by_its_checksum(split: Checker, some: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "page.parquet"
     pq.write_table(some, path, use_dictionary=False, compression="none", write_page_checksum=True)
     assert split(path).report.accepted == 200
@@ -158,7 +158,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("column", "delivered", "accepted"), NUMBERS, ids=[str(n[1].type) for n in NUMBERS])
-def test_a_number_is_cast_without_loss_or_not_at_all(
+def test_a_number_is_never_cast_with_loss(
     split: Checker, some: pa.Table, tmp_path: Path, column: str, delivered: pa.Array, accepted: list[Any]
 ) -> None:
     pq.write_table(replaced(some.slice(0, 3), column, delivered), tmp_path / "numbers.parquet")
@@ -175,7 +175,7 @@ def test_nulls_of_a_type_that_cannot_be_cast_are_still_nulls(
     assert [r["row_nr"] for r in split(tmp_path / "lists.parquet").quarantined] == [0, 1]
 
 
-def test_rows_that_become_equal_with_other_faults_beside(split: Checker, some: pa.Table, tmp_path: Path) -> None:
+def test_rows_that_become_equal_and_have_other_faults(split: Checker, some: pa.Table, tmp_path: Path) -> None:
     table = pa.concat_tables([some, some.slice(0, 3)])
     lower = [v.lower() if nr >= 200 else v for nr, v in enumerate(table.column(CLIENT).to_pylist())]
     broken = [None if nr in (1, 201) else v for nr, v in enumerate(table.column("canal_pedido_cd").to_pylist())]
@@ -196,7 +196,7 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
-def test_columns_with_odd_names_are_reported_and_ignored(split: Checker, some: pa.Table, tmp_path: Path) -> None:
+def test_columns_with_unusual_names_are_reported_and_ignored(split: Checker, some: pa.Table, tmp_path: Path) -> None:
     pq.write_table(some, tmp_path / "plain.parquet")
     table = replaced(some, COUNTRY, ["XX", *some.column(COUNTRY).to_pylist()[1:]])
     for name in ODD_NAMES:
@@ -212,7 +212,7 @@ def test_columns_with_odd_names_are_reported_and_ignored(split: Checker, some: p
 
 
 @pytest.mark.parametrize("name", [COUNTRY, AMOUNT])
-def test_a_column_that_stands_twice_is_refused(split: Checker, some: pa.Table, tmp_path: Path, name: str) -> None:
+def test_a_repeated_column_is_refused(split: Checker, some: pa.Table, tmp_path: Path, name: str) -> None:
     table = pa.table([*some.columns, some.column(name)], names=[*some.column_names, name])
     pq.write_table(table, tmp_path / "twice.parquet")
     with pytest.raises(DataError, match=rf"twice\.parquet: repeated columns: {name}"):

@@ -200,7 +200,7 @@ def test_masks_and_expectations_agree(
         assert report.quarantined == report.rows
 
 
-def test_both_find_every_kind_of_fault_at_once(
+def test_both_find_every_kind_of_fault_together(
     healthy_orders: pa.Table,
     judges: dict[Use, Judge],
     connection: duckdb.DuckDBPyConnection,

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from contract_by_hand import violations
 from night import Night, Nights
+from reference_rules import violations
 
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.row_checks import check_file
@@ -129,10 +129,10 @@ def test_the_table_knows_every_quirk() -> None:
     assert {len(row) for row in TABLE.values()} == {len(RATES)}
 
 
-def assert_rules(found: dict[str, int], expected: dict[str, int]) -> None:
-    assert len(found) == len(expected), found
+def assert_rules(counts: dict[str, int], expected: dict[str, int]) -> None:
+    assert len(counts) == len(expected), counts
     for begin, rows in expected.items():
-        assert [n for rule, n in found.items() if rule.startswith(begin)] == [rows], found
+        assert [n for rule, n in counts.items() if rule.startswith(begin)] == [rows], counts
 
 
 def assert_valid(night: Night, contract: Contract) -> None:
@@ -141,7 +141,7 @@ def assert_valid(night: Night, contract: Contract) -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("quirk", list(TABLE))
-def test_what_a_quirk_gets(
+def test_the_result_of_a_quirk(
     nights: Nights, folder: Path, process: Process, contract: Contract, quirk: str, rate: Rate
 ) -> None:
     gets = TABLE[quirk][RATES.index(rate)]
@@ -243,13 +243,13 @@ def test_a_day_is_the_same_however_it_is_stored_and_wherever_it_is_read(
         assert pq.read_table(accepted).column("fecha_pedido_dt").to_pylist() == expected, form
 
 
-def test_eighty_percent_nulls_where_there_were_none(nights: Nights, folder: Path, process: Process) -> None:
+def test_a_jump_to_eighty_percent_nulls_is_refused(nights: Nights, folder: Path, process: Process) -> None:
     apply_quirk(folder, "nulls", 0.8, 1, process, columns=["tipo_cliente_cd"])
     night = nights.run(folder, "night")
     assert night.error.endswith("null_rate: tipo_cliente_cd: 80.0% nulls, at most 0.0% before; 5.0% more is allowed")
 
 
-def test_a_missing_measure_is_filled_and_told(nights: Nights, folder: Path, process: Process) -> None:
+def test_a_missing_measure_is_filled_and_reported(nights: Nights, folder: Path, process: Process) -> None:
     for path in part_files(folder):
         pq.write_table(pq.read_table(path).drop_columns(["cajas_fisicas"]), path)
     night = nights.run(folder, "night")
@@ -257,7 +257,7 @@ def test_a_missing_measure_is_filled_and_told(nights: Nights, folder: Path, proc
     assert "null_rate: cajas_fisicas: 100.0% nulls" in night.error
 
 
-def test_a_file_that_comes_ten_times(nights: Nights, folder: Path, history: tuple[Path, Night]) -> None:
+def test_a_file_delivered_ten_times_counts_once(nights: Nights, folder: Path, history: tuple[Path, Night]) -> None:
     first = part_files(folder)[0]
     for nr in range(9):
         shutil.copy(first, first.with_name(f"again-{nr}.parquet"))
@@ -266,7 +266,7 @@ def test_a_file_that_comes_ten_times(nights: Nights, folder: Path, history: tupl
     assert night.rows.equals(history[1].rows)
 
 
-def test_a_night_of_a_quarter_of_the_rows(nights: Nights, folder: Path) -> None:
+def test_a_batch_of_a_quarter_of_the_rows_is_refused(nights: Nights, folder: Path) -> None:
     files = part_files(folder)
     for path in files[1:]:
         path.unlink()
@@ -282,7 +282,7 @@ IN_A_DROP = [
 
 
 @pytest.mark.parametrize(("quirk", "rule"), IN_A_DROP)
-def test_unknown_levels_stop_training_rows_and_never_a_drop(
+def test_unknown_levels_are_quarantined_for_training_and_scored_in_a_drop(
     con: duckdb.DuckDBPyConnection, healthy_orders: pa.Table, contract: Contract, process: Process, tmp_path: Path,
     quirk: str, rule: str,
 ) -> None:  # fmt: skip

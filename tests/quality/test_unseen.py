@@ -99,7 +99,7 @@ def test_a_name_that_is_nearly_a_column_of_the_contract_is_refused(
 
 
 @pytest.mark.parametrize("name", [n for n, _ in NEAR], ids=[n.encode("unicode_escape").decode() for n, _ in NEAR])
-def test_such_a_name_is_taken_where_the_contract_says_so(split: Splitter, contract: Contract, name: str) -> None:
+def test_a_near_name_is_accepted_with_match_insensitive(split: Splitter, contract: Contract, name: str) -> None:
     own = contract.model_copy(update={"match": "insensitive"})
     result = split(renamed({TARGET: name, CLIENT: CLIENT.upper()}), "train", own)
     assert result.accepted.column(TARGET).to_pylist() == ["DIGITAL"] * 4
@@ -127,12 +127,12 @@ def test_a_near_name_beside_the_column_itself_is_refused(
     assert "remove or rename the others" in remedy
 
 
-def test_a_missing_column_is_told_with_the_name_that_comes_near(split: Splitter) -> None:
+def test_a_missing_column_is_reported_with_a_similar_name(split: Splitter) -> None:
     with pytest.raises(DataError, match=r"agencia_id \(string\) → nothing; agencias_id comes near"):
         split(renamed({"agencia_id": "agencias_id"}))
 
 
-def test_a_request_is_told_of_a_key_that_is_nearly_right(contract: Contract) -> None:
+def test_a_near_key_in_a_request_is_reported(contract: Contract) -> None:
     order = {c.name: None for c in contract.columns.values() if c.required.score}
     order |= {CLIENT: "C000001", DAY: "2024-08-24", COUNTRY: "EC\u200b"}
     keys = {"canal_pedido_cd\u200b": "DIGITAL"}
@@ -154,7 +154,7 @@ def padded(text: str) -> list[str]:
     return [f"{sign}{text}{sign}" for sign in signs]
 
 
-def test_unseen_characters_around_a_value_are_trimmed_and_counted(
+def test_invisible_characters_around_a_value_are_trimmed_and_counted(
     split: Splitter, contract: Contract, con: duckdb.DuckDBPyConnection
 ) -> None:
     countries = padded("ec")
@@ -175,9 +175,7 @@ def test_unseen_characters_around_a_value_are_trimmed_and_counted(
         assert set(read.columns[CLIENT]) == {"C123456"} and set(read.columns[COUNTRY]) == {"EC"} and not read.warnings
 
 
-def test_unseen_characters_inside_a_value_are_an_unknown_level_that_is_shown(
-    split: Splitter, contract: Contract
-) -> None:
+def test_invisible_characters_inside_a_value_make_an_unknown_level(split: Splitter, contract: Contract) -> None:
     result = split(order_table({COUNTRY: ["E\u200bC", "E\u0000C", "EC", "EC"]}))
     ((label, rows),) = ((k, n) for k, n in result.report.warnings.items() if k.startswith(COUNTRY + ":"))
     assert rows == 2 and set(result.report.examples[label]) == {r"E\u200bC", r"E\x00C"}
@@ -220,7 +218,7 @@ UNDECODABLE = {
 
 @pytest.mark.parametrize(("values", "shown"), UNDECODABLE.values(), ids=UNDECODABLE.keys())
 @pytest.mark.parametrize("use", USES)
-def test_an_undecodable_value_in_an_unknown_column_bars_nothing(
+def test_an_undecodable_value_in_an_unknown_column_is_ignored(
     split: Splitter, use: Any, values: pa.Array, shown: str
 ) -> None:
     table = order_table({"extra": values})
@@ -240,7 +238,7 @@ def test_a_list_of_undecodable_texts_has_a_placeholder(split: Splitter) -> None:
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("column", [ROUTE, COUNTRY, TARGET])
 @pytest.mark.parametrize("options", [{}, {"use_dictionary": False}, {"row_group_size": 2}], ids=str)
-def test_an_undecodable_text_bars_its_row_alone(
+def test_an_undecodable_text_quarantines_only_its_row(
     split: Splitter, column: str, use: Any, options: dict[str, Any]
 ) -> None:
     good = order_table().column(column).to_pylist()
@@ -253,7 +251,7 @@ def test_an_undecodable_text_bars_its_row_alone(
 
 
 @pytest.mark.parametrize("int96", [False, True])
-def test_an_instant_out_of_range_bars_its_row_alone(split: Splitter, tmp_path: Path, int96: bool) -> None:
+def test_an_out_of_range_instant_quarantines_only_its_row(split: Splitter, tmp_path: Path, int96: bool) -> None:
     day = datetime(2024, 3, 5)
     path = tmp_path / "file.parquet"
     if int96:
@@ -273,7 +271,7 @@ def test_an_instant_out_of_range_bars_its_row_alone(split: Splitter, tmp_path: P
     assert result.accepted.column(DAY).to_pylist() == [day.date()] * 3
 
 
-def test_a_column_that_nobody_can_read_is_named_with_its_row_group(
+def test_an_unreadable_column_is_named_with_its_row_group(
     split: Splitter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nested text is not looked into; for a column of the contract that ends the file."""
@@ -301,7 +299,7 @@ def encrypted(path: Path, table: pa.Table, columns: list[str], *, plain_footer: 
     return path
 
 
-def test_encrypted_files_are_refused_as_such_unless_nobody_needs_the_column(split: Splitter, tmp_path: Path) -> None:
+def test_encrypted_files_are_refused_unless_the_column_is_not_needed(split: Splitter, tmp_path: Path) -> None:
     table = order_table({"extra": ["s"] * 4, CLIENT: ["X", "C000001", "C000002", "c000003"]})
     closed = encrypted(tmp_path / "closed.parquet", table, [CLIENT], plain_footer=False)
     with pytest.raises(DataError, match=r"closed\.parquet: an encrypted parquet file.*without encryption"):
@@ -315,7 +313,7 @@ def test_encrypted_files_are_refused_as_such_unless_nobody_needs_the_column(spli
 
 
 @pytest.mark.parametrize("zone", ["tzlocal()", "SA Pacific Standard Time", "Perú/Lima\u200b"])
-def test_a_zone_that_is_none_is_named(split: Splitter, zone: str) -> None:
+def test_an_invalid_time_zone_is_named(split: Splitter, zone: str) -> None:
     values = pa.array([datetime(2024, 3, 5)] * 4, pa.timestamp("us", zone))
     with pytest.raises(DataError) as error:
         split(order_table({DAY: values}))
@@ -327,7 +325,7 @@ def test_a_zone_that_is_none_is_named(split: Splitter, zone: str) -> None:
     assert split(order_table({"extra": values, CLIENT: ["X", *["C000001"] * 3]})).report.quarantined == 1
 
 
-def test_messages_and_logs_show_what_cannot_be_seen(split: Splitter, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_and_logs_show_invisible_characters(split: Splitter, caplog: pytest.LogCaptureFixture) -> None:
     assert str(DataError("a\u200b.parquet:\nb\x00")) == "a\\u200b.parquet:\nb\\x00"
     shown = VisibleFormatter("%(message)s").format(logging.makeLogRecord({"msg": "x=%s", "args": ("\ufeffEC",)}))
     assert shown == r"x=\ufeffEC"

@@ -141,7 +141,7 @@ def test_a_damaged_manifest_names_the_folder_to_remove(content: str, tmp_path: P
         read_manifest(tmp_path / "elt", EltResult)
 
 
-def test_a_result_without_what_a_step_needs_is_damaged(tmp_path: Path) -> None:
+def test_a_result_without_required_keys_is_damaged(tmp_path: Path) -> None:
     content = written(EltResult, tmp_path / "elt")
     del content["result"]["as_of"]
     (tmp_path / "elt" / "manifest.json").write_text(json.dumps(content))

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from apex_ml.contract.model import Contract
 from apex_ml.serving.loadtest_orders import orders_of
 from tests.support.apex_home import Apex
-from tests.support.champion_home import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
+from tests.support.home_with_champion import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
 from tests.support.online_service import served
 
 

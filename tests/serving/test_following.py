@@ -28,7 +28,7 @@ from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import force, rollback
 from apex_ml.steps.promote import promote
 from tests.support.apex_home import Apex
-from tests.support.champion_home import register
+from tests.support.home_with_champion import register
 from tests.support.online_service import Running, running
 from tests.support.relay import Relay
 
@@ -62,9 +62,7 @@ def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Ca
     worker.join(60)
 
 
-def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails(
-    nights: Any, asked: LoadtestOrders
-) -> None:
+def test_promotion_and_rollback_apply_within_seconds_and_no_request_fails(nights: Any, asked: LoadtestOrders) -> None:
     apex: Apex = nights.apex
     with running(apex) as service:
         message = service.ready(ready=False)
@@ -87,7 +85,7 @@ def test_promotion_and_rollback_are_taken_up_within_seconds_and_no_request_fails
         assert message["model_version"] is None
 
 
-def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
+def test_an_outage_of_registry_and_database_is_reported_and_fails_no_request(
     scoring: Apex, asked: LoadtestOrders, mlflow_server: str
 ) -> None:
     settings = scoring.settings
@@ -109,7 +107,7 @@ def test_a_registry_and_a_database_that_go_away_are_told_and_missed_by_nobody(
             service.ready(ready=True, problems=[], seconds=40)
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: Any, asked: LoadtestOrders) -> None:
+def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: LoadtestOrders) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     first = nights.versions["one"]
@@ -124,7 +122,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_charge(nights: An
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 
 
-def test_a_newer_snapshot_is_taken_up(nights: Any, chain: Any, asked: LoadtestOrders) -> None:
+def test_a_newer_snapshot_is_loaded(nights: Any, chain: Any, asked: LoadtestOrders) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     with running(apex) as service:

@@ -41,7 +41,7 @@ def fuzz(operation: Any, mode: Any, url: str) -> set[int]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_no_request_makes_an_error_of_the_service(scoring: Apex) -> None:
+def test_no_request_causes_a_server_error(scoring: Apex) -> None:
     import schemathesis
     from schemathesis import GenerationMode
 

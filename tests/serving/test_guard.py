@@ -71,7 +71,7 @@ def test_the_command_makes_a_key_and_its_hash() -> None:
     assert "A running service reads the changed .env by itself" in out  # as the guide to the service says
 
 
-def test_every_route_but_health_and_ready_asks_for_a_key(bare: Any) -> None:
+def test_every_route_except_health_and_ready_needs_a_key(bare: Any) -> None:
     (old, old_hash), (new, new_hash) = make_key(), make_key()
     with bare(serving_keys=f"{old_hash},{new_hash.upper()}") as client:
         for path in ("/model", "/metrics", "/docsx", "/openapi.json/x", "/nothing"):
@@ -88,7 +88,7 @@ def test_every_route_but_health_and_ready_asks_for_a_key(bare: Any) -> None:
             assert client.get("/metrics", headers=header).status_code == 401  # type: ignore[arg-type]
 
 
-def test_a_browser_without_a_key_can_read_the_documentation_and_learns_of_no_client(bare: Any) -> None:
+def test_the_documentation_is_public_and_shows_no_client(bare: Any) -> None:
     with bare(serving_keys=make_key()[1]) as client:
         for path in ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json"):
             assert client.get(path).status_code == 200, path
@@ -107,9 +107,9 @@ def test_a_key_is_rotated_without_a_restart(bare: Any, home: Any) -> None:
     def known(client: TestClient, key: str) -> bool:
         return client.get("/model", headers={"X-API-Key": key}).status_code != 401
 
-    def wait(client: TestClient, key: str, wanted: bool) -> None:
+    def wait(client: TestClient, key: str, status: bool) -> None:
         deadline = time.monotonic() + 20
-        while known(client, key) != wanted:
+        while known(client, key) != status:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -130,7 +130,7 @@ def test_a_key_is_rotated_without_a_restart(bare: Any, home: Any) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.test", "evil.test:8008", "", "127.0.0.1.evil.test", "[::1].evil", "localhost.x:1"]
 )
-def test_a_page_that_was_rebound_to_this_machine_is_kept_out(bare: Any, host: str) -> None:
+def test_dns_rebinding_is_refused(bare: Any, host: str) -> None:
     with bare() as client:
         answer = client.get("/health", headers={"Host": host})
         assert (answer.status_code, answer.json()["error"]) == (421, "misdirected")
@@ -138,7 +138,7 @@ def test_a_page_that_was_rebound_to_this_machine_is_kept_out(bare: Any, host: st
             assert client.get("/health", headers={"Host": own}).status_code == 200
 
 
-def test_a_page_elsewhere_cannot_post_without_being_asked(bare: Any) -> None:
+def test_cross_site_posts_are_refused(bare: Any) -> None:
     """What a form of a page may send without asking is no JSON by its type."""
     with bare() as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
@@ -146,7 +146,7 @@ def test_a_page_elsewhere_cannot_post_without_being_asked(bare: Any) -> None:
             assert (answer.status_code, answer.json()["error"]) == (415, "not_json")
 
 
-def test_a_body_has_a_limit_whether_or_not_it_tells_its_size(bare: Any) -> None:
+def test_a_body_has_a_limit_with_or_without_content_length(bare: Any) -> None:
     with bare(serving_body_kb=16) as client:
         big = b"x" * 17_000
         for content in (big, iter([big[:9000], big[9000:]])):
@@ -154,7 +154,7 @@ def test_a_body_has_a_limit_whether_or_not_it_tells_its_size(bare: Any) -> None:
             assert (answer.status_code, answer.json()["error"]) == (413, "too_large"), answer.text
 
 
-def test_more_requests_than_the_rate_are_told_to_wait(bare: Any) -> None:
+def test_requests_above_the_rate_get_retry_after(bare: Any) -> None:
     with bare(serving_rate=5) as client:
         codes = [client.get("/metrics").status_code for _ in range(12)]
         assert codes[:5] == [200] * 5 and 429 in codes
@@ -163,14 +163,14 @@ def test_more_requests_than_the_rate_are_told_to_wait(bare: Any) -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_buckets_do_not_grow_without_end() -> None:
+def test_the_number_of_buckets_is_limited() -> None:
     buckets = Buckets(1)
     for n in range(20_000):
         buckets.wait(str(n), now=0.0)
     assert len(buckets._left) <= 10_000
 
 
-def test_without_a_champion_it_lives_and_tells_why_it_waits(nights: Any) -> None:
+def test_without_a_champion_the_service_is_live_and_reports_why(nights: Any) -> None:
     apex: Apex = nights.apex
     app = create_app(apex.context("serving"))
     with TestClient(app, base_url=HOST) as client:
@@ -185,7 +185,7 @@ def test_without_a_champion_it_lives_and_tells_why_it_waits(nights: Any) -> None
         assert client.get("/model").status_code == 503 and client.get("/metrics").status_code == 200
 
 
-def test_an_error_of_the_service_tells_no_trace(
+def test_a_server_error_shows_no_trace(
     bare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from apex_ml.serving.metrics import ServingMetrics
@@ -200,7 +200,7 @@ def test_an_error_of_the_service_tells_no_trace(
     assert "secret" not in answer.text and "Traceback" not in answer.text
 
 
-def test_the_log_has_one_line_a_request_and_nothing_of_an_order(
+def test_the_log_has_one_line_per_request_and_no_order(
     client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "apex_ml.serving")
@@ -255,7 +255,7 @@ def test_slow_senders_lose_their_connection(scoring: Apex) -> None:
         assert service.ready(ready=True)["problems"] == []
 
 
-def test_a_taken_port_is_told_with_its_setting(home: Any) -> None:
+def test_a_taken_port_is_reported_with_its_setting(home: Any) -> None:
     from apex_ml.serving.server import _bound
 
     with socket.socket() as held:

@@ -82,7 +82,7 @@ async def _count(url: str, asked: LoadtestOrders, plan: Plan) -> Any:
     return await ask(Target(url), plan, asked)
 
 
-def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
+def test_failures_are_counted_by_reason(scoring: Apex) -> None:
     with running(scoring) as service:
         service.ready(ready=True)
         requested = LoadtestOrders([{"nothing": 1}] * 6, [None] * 6, ("A",))
@@ -97,7 +97,7 @@ def test_what_fails_is_counted_with_its_reason(scoring: Apex) -> None:
         model_of(Target(service.url))
 
 
-def test_a_short_soak_asks_both_ways_and_no_request_fails(scoring: Apex) -> None:
+def test_a_short_soak_sends_both_kinds_and_no_request_fails(scoring: Apex) -> None:
     """The bench's own soak, for seconds; ten minutes are `python -m benchmarks --only soak`."""
     with running(scoring) as service:
         service.ready(ready=True)
@@ -106,7 +106,7 @@ def test_a_short_soak_asks_both_ways_and_no_request_fails(scoring: Apex) -> None
     assert soaked.requests > 300 and soaked.orders > soaked.requests and len(soaked.mib) > 3
 
 
-def test_memory_that_rises_is_told_from_memory_that_is_filled_once() -> None:
+def test_a_leak_is_distinguished_from_a_one_time_increase() -> None:
     rising = Soaked([100.0 + n for n in range(40)], 0.0, 0.0, 0.0, 0, 0)
     filled = Soaked([100.0, 120.0] + [121.0] * 38, 0.0, 0.0, 0.0, 0, 0)
     assert grown(rising) == 15 and grown(filled) == 0

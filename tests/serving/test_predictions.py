@@ -48,7 +48,7 @@ def test_an_answer_is_the_score_of_the_drop_to_the_last_bit(
     assert all(a["known_client"] and a["warnings"] == [] for a in alone)
 
 
-def test_odd_values_are_read_as_those_of_a_drop(
+def test_unusual_values_are_read_as_in_a_drop(
     scoring: Apex, client: TestClient, drop_orders: list[dict[str, Any]], put_drop: Any, contract: Contract
 ) -> None:
     """Unknown clients and levels, nulls, other cases and blanks, later days: the same in a drop and in a request."""
@@ -75,7 +75,7 @@ def test_odd_values_are_read_as_those_of_a_drop(
     assert any("taken as unknown" in w for a in answers for w in a["warnings"])
 
 
-def test_what_an_order_was_is_checked_and_not_used(
+def test_the_observed_channel_of_an_order_is_checked_and_not_used(
     client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
 ) -> None:
     order = drop_orders[0]
@@ -108,7 +108,7 @@ def test_the_example_of_the_documentation_is_answered(client: TestClient, contra
     assert set(order) == {c.name for c in contract.columns.values() if c.required.score}
 
 
-def test_every_fault_of_a_request_is_told_at_once_with_its_remedy(
+def test_every_fault_of_a_request_is_reported_with_its_remedy(
     client: TestClient, drop_orders: list[dict[str, Any]], contract: Contract
 ) -> None:
     """Of the shape, of values, of pairs, of the snapshot's day: each with its place, escaped value, rule and remedy."""
@@ -141,7 +141,7 @@ def test_broken_json_is_shown_as_text(client: TestClient) -> None:
     assert fault["remedy"].startswith("send JSON in UTF-8")
 
 
-def test_the_model_is_told_with_its_lineage(chain: Any, client: TestClient) -> None:
+def test_the_model_route_shows_its_lineage(chain: Any, client: TestClient) -> None:
     message, trained, elt = client.get("/model").json(), chain.results["train"], chain.results["elt"]
     assert (message["version"], message["mlflow_run_id"]) == (trained["model_version"], trained["mlflow_run_id"])
     assert (message["snapshot_sha256"], message["clients"]) == (elt["snapshot_sha256"], elt["entities"])

@@ -20,7 +20,7 @@ from apex_ml.steps.monitor import monitor
 from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
 from tests.support.apex_home import Apex
-from tests.support.champion_home import tell_of_champion
+from tests.support.home_with_champion import copy_champion_record
 from tests.support.ledger import ROWS
 from tests.support.online_service import served
 from tests.support.throwaway_home import free_ports
@@ -29,7 +29,7 @@ from tests.support.throwaway_home import free_ports
 @pytest.fixture
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
-    tell_of_champion(scoring, chain)
+    copy_champion_record(scoring, chain)
     return scoring.but(drift_min_rows=100)
 
 
@@ -51,13 +51,13 @@ def wait_recorded(client: TestClient, rows: int) -> None:
         time.sleep(0.1)
 
 
-def test_nothing_is_recorded_unless_asked_for(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+def test_nothing_is_recorded_by_default(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring) as client:
         ask(client, drop_orders[:5])
     assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(0,)]
 
 
-def test_answers_are_recorded_as_they_were_given_and_the_reader_sees_them(
+def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
     scoring: Apex, drop_orders: list[dict[str, Any]], contract: Contract
 ) -> None:
     sent = [dict(order) for order in drop_orders[:20]]
@@ -102,7 +102,7 @@ def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders
     assert scoring.sql("SELECT answers FROM apex.online_days") == [(10,)]
 
 
-def test_a_share_is_a_share(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
+def test_the_recorded_share_is_the_configured_one(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring, serving_record_share=0.3) as client:
         for _ in range(2):
             ask(client, drop_orders)
@@ -126,7 +126,7 @@ def test_a_full_queue_drops_and_counts_and_slows_no_request(scoring: Apex, drop_
         assert client.get("/ready").status_code == 200
 
 
-def test_a_day_of_answers_is_judged_as_a_day_of_drops_is(
+def test_drift_of_a_day_of_answers_is_measured_as_for_drops(
     watched: Apex, drop_orders: list[dict[str, Any]], contract: Contract
 ) -> None:
     with served(watched, serving_record_share=1) as client:

@@ -123,7 +123,7 @@ def test_attributes_never_change(process: Process, full: tuple[pa.Table, pa.Tabl
     assert distinct.num_rows == len(pc.unique(distinct.column(process.entity)))
 
 
-def test_it_is_fast(full: tuple[pa.Table, pa.Table, float]) -> None:
+def test_the_generator_is_fast(full: tuple[pa.Table, pa.Table, float]) -> None:
     assert full[2] < 5
 
 
@@ -156,7 +156,7 @@ def test_softmax_survives_large_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"orders": 0}, "orders 0"),
         ({"clients": 0}, "clients 0"),
@@ -165,13 +165,13 @@ def test_softmax_survives_large_logits() -> None:
         ({"mode": "nothing"}, "there are|has base, signal"),
     ],
 )
-def test_refusals(process: Process, arguments: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_refusals(process: Process, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         simulate_orders(process, **({"orders": 10, "clients": 5, "seed": 1} | arguments))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("TIENDA: 0.60", "TIENDA: 0.70", "add up to 1.1"),
         ("DIGITAL: 0.35, TELEFONO: 0.25, VENDEDOR: 0.40", "DIGITAL: 0.60, VENDEDOR: 0.40", "differ"),
@@ -183,23 +183,23 @@ def test_refusals(process: Process, arguments: dict[str, object], said: str) -> 
         ("name: orders", "name: [orders", "not YAML"),
     ],
 )
-def test_the_process_file_refuses(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_the_process_file_refuses(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = DEFAULT_PROCESS.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "process.yaml"
     path.write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_process(path)
     assert "process.yaml" in str(caught.value)
 
 
-def test_a_missing_process_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_process_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_process(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("persistence", "key=value"),
         ("persistence=much", "persistence"),
@@ -209,8 +209,8 @@ def test_a_missing_process_file_is_told(tmp_path: Path) -> None:
         ("trend=[", "not YAML"),
     ],
 )
-def test_settings_of_a_mode_refuse(process: Process, setting: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_of_a_mode_refuse(process: Process, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         override_mode(process, "signal", [setting])
 
 

@@ -61,7 +61,7 @@ def test_the_files_are_like_the_real_ones(tmp_path: Path, process: Process) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_it_says_what_it_made(tmp_path: Path) -> None:
+def test_the_command_reports_the_files(tmp_path: Path) -> None:
     result = run("--out", str(tmp_path / "raw"), *SMALL)
     assert "2,000 orders of 3" in result.stdout
     assert "DIGITAL 0.4" in result.stdout
@@ -128,7 +128,7 @@ def test_the_truth_beside_the_folder_holds_the_optimum_and_names_its_data(
     assert find_truth(raw, identity(part_files(raw))) is None
 
 
-def test_quirks_come_in_turn(tmp_path: Path, process: Process) -> None:
+def test_quirks_are_applied_in_order(tmp_path: Path, process: Process) -> None:
     result = run("--out", str(tmp_path / "raw"), *SMALL, "--quirk", "new_channel:one", "--quirk", "truncated_file:one")
     assert "new_channel at one: 1 file changed" in result.stderr
     files = part_files(tmp_path / "raw")
@@ -177,7 +177,7 @@ def test_a_failure_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--mode", "nothing"], "mode 'nothing'.*base, signal"),
         (["--quirk", "rust"], "quirk 'rust': unknown"),
@@ -191,14 +191,14 @@ def test_a_failure_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
         (["--out", "s3://bucket/raw"], "s3://"),
     ],
 )
-def test_refusals(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_refusals(tmp_path: Path, arguments: list[str], message: str) -> None:
     out = tmp_path / "raw"
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         run("--out", str(out), *SMALL, *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_more_refusals(tmp_path: Path) -> None:
+def test_contradictory_options_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         run("--out", str(tmp_path / "file"), *SMALL)

@@ -251,7 +251,7 @@ def test_late_files(process: Process, orders: pa.Table, folder: Path, rate: Rate
 
 
 @pytest.mark.parametrize(("rate", "files"), [("one", 1), (0.5, 2), (1.0, 4)])
-def test_files_that_come_twice(process: Process, folder: Path, rate: Rate, files: int) -> None:
+def test_duplicated_files(process: Process, folder: Path, rate: Rate, files: int) -> None:
     def hashes() -> set[str]:
         return {hashlib.sha256(path.read_bytes()).hexdigest() for path in part_files(folder)}
 
@@ -289,7 +289,7 @@ def test_broken_and_empty_files(process: Process, folder: Path, rate: Rate, file
         apply_quirk(folder, "nulls", 1.0, 1, process)
 
 
-def test_eighty_percent_nulls_and_columns_by_hand(process: Process, orders: pa.Table) -> None:
+def test_eighty_percent_nulls_and_explicit_columns(process: Process, orders: pa.Table) -> None:
     damaged = apply_quirk(orders, "nulls", 0.8, 1, process, columns=[process.target])
     assert damaged.column(process.target).null_count == 6_400
     assert damaged.drop_columns([process.target]).equals(orders.drop_columns([process.target]))
@@ -314,7 +314,7 @@ def test_choose() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("rust", "unknown; there are nulls"),
         ("nulls:many", "neither a number nor"),
@@ -324,8 +324,8 @@ def test_choose() -> None:
         ("nulls:1:nowhere", "no column nowhere"),
     ],
 )
-def test_what_parsing_refuses(process: Process, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_parsing_refuses(process: Process, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_quirk(text, process)
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.support.champion_home import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)
+from tests.support.home_with_champion import chain, nights, put_drop, scoring  # noqa: F401  (fixtures)

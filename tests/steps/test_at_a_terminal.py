@@ -38,7 +38,7 @@ def at_a_terminal(apex: Apex, *arguments: str) -> Done:
 FOLLOWS = "A manual command does not start apex_monitor. It runs next at 0 5 * * * (cron, UTC)."
 
 
-def test_scoring_by_hand_says_what_was_done_and_when_it_is_monitored(
+def test_manual_scoring_reports_the_result_and_the_next_monitoring(
     scoring: Apex, put_drop: Callable[..., Path]
 ) -> None:
     put_drop("a.parquet")

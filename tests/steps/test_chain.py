@@ -40,7 +40,7 @@ def test_counts_add_up(chain: Any, orders: pa.Table, contract: Contract) -> None
     assert parts["train"]["last"] < parts["validation"]["first"] <= parts["validation"]["last"] < parts["test"]["first"]
 
 
-def test_the_run_looks_from_the_day_after_the_newest_order(chain: Any, orders: pa.Table, contract: Contract) -> None:
+def test_the_point_in_time_is_the_day_after_the_newest_order(chain: Any, orders: pa.Table, contract: Contract) -> None:
     newest = max(orders[contract.timestamp].cast(pa.date32()).to_pylist())
     assert chain.results["validate"]["newest"] == newest.isoformat()
     assert chain.results["validate"]["as_of"] == chain.results["elt"]["as_of"] > newest.isoformat()
@@ -59,7 +59,7 @@ def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_every_output_stands_in_the_manifest(chain: Any, step: str) -> None:
+def test_every_output_is_in_the_manifest(chain: Any, step: str) -> None:
     folder = chain.apex.processed / RUN / step
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"manifest.json"}
@@ -69,7 +69,7 @@ def test_every_output_stands_in_the_manifest(chain: Any, step: str) -> None:
     assert json.loads(json.dumps(manifest["result"])) == manifest["result"]
 
 
-def test_nothing_half_written_is_left(chain: Any) -> None:
+def test_no_partial_file_is_left(chain: Any) -> None:
     assert chain.apex.leftovers() == []
     assert sorted(p.name for p in (chain.apex.processed / RUN).iterdir()) == sorted([*STEPS, "promote"])
 
@@ -99,7 +99,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
     assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
 
 
-def test_data_that_a_night_has_seen_end_the_next_one_early(chain: Any) -> None:
+def test_unchanged_data_end_the_next_run_early(chain: Any) -> None:
     content = validate(chain.apex.context("second"), raw=None, as_of=None, force=False).to_json()
     assert "no new raw data since" in content["skip"] and "(run first)" in content["skip"]
     assert not chain.apex.context("second").folder("validate").exists()
@@ -128,7 +128,7 @@ def test_the_registered_model_is_the_trained_one(chain: Any, contract: Contract)
         assert version.tags[f"apex.{tag}"] == str(getattr(registered.info, tag))
 
 
-def test_the_run_in_mlflow_tells_data_and_figures(chain: Any) -> None:
+def test_the_mlflow_run_has_data_and_metrics(chain: Any) -> None:
     trained = chain.results["train"]
     answer = httpx.get(
         f"{chain.apex.settings.tracking_uri}/api/2.0/mlflow/runs/get", params={"run_id": trained["mlflow_run_id"]}
@@ -172,7 +172,7 @@ def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain:
     assert page.count('id="apex-lineage"') == 1
 
 
-def test_a_file_of_the_model_that_was_changed_is_noticed(chain: Any, tmp_path: Path) -> None:
+def test_a_changed_model_file_is_detected(chain: Any, tmp_path: Path) -> None:
     settings = chain.apex.but(home=tmp_path).settings
     registry = Registry(settings, settings.model_name)
     version = registry.by_alias(CHAMPION)
@@ -194,6 +194,6 @@ def test_a_step_without_the_one_before_names_the_command(chain: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("run", ["../up", "", ".hidden", "a/b", "a b", "x" * 201])
-def test_a_run_that_could_leave_its_folder(chain: Any, run: str) -> None:
+def test_a_run_name_that_leaves_the_folder_is_refused(chain: Any, run: str) -> None:
     with pytest.raises(ConfigError, match="--run"):
         chain.apex.context(run)

@@ -49,7 +49,7 @@ def move(expected: int | None, to: int) -> champion_ledger.Move:
     return champion_ledger.Move("promote", expected, to, f"run-{to}", f"racer-{to}", ("a reason",), {})
 
 
-def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_champion(nights: Any) -> None:
+def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champion(nights: Any) -> None:
     settings = nights.apex.settings
     versions = [*nights.versions.values(), *nights.more(RACERS - 2)]
     ended = threading.Event()
@@ -93,7 +93,7 @@ def test_twenty_at_once_have_one_winner_an_expected_version_and_readers_see_one_
         assert places and places == sorted(places)
 
 
-def test_the_same_run_promoted_twice_at_once_is_decided_once(nights: Any) -> None:
+def test_concurrent_promotions_of_a_run_are_decided_once(nights: Any) -> None:
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda _: nights.apex.call("promote", "--run", "one"), range(2)))
     assert [e.code for e in ended] == [0, 0], [e.err for e in ended]
@@ -101,7 +101,7 @@ def test_the_same_run_promoted_twice_at_once_is_decided_once(nights: Any) -> Non
     assert nights.ledger() == [("promote", None, 1, "done")]
 
 
-def test_rollback_goes_back_step_by_step_and_not_forward_again(nights: Any) -> None:
+def test_repeated_rollbacks_go_further_back(nights: Any) -> None:
     promote(nights.apex.context("one"), who="test")
     forced(nights, 2)
     (third,) = nights.more(1)
@@ -121,7 +121,7 @@ def test_rollback_goes_back_step_by_step_and_not_forward_again(nights: Any) -> N
     assert (who, reasons) == ("ann", ["it is worse in the field"])
 
 
-def test_a_run_that_is_tried_again_moves_once(nights: Any) -> None:
+def test_a_retried_run_moves_the_champion_once(nights: Any) -> None:
     promote(nights.apex.context("one"), who="test")
     forced(nights, 2)
     forced(nights, *nights.more(1))
@@ -206,12 +206,12 @@ def test_a_rejected_challenger_can_be_forced_and_the_ledger_keeps_what_the_gate_
         (["promote", "--force", "--reason", "x", "--hold"], "exclude each other"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_told(arguments: list[str], words: str) -> None:
+def test_contradictory_arguments_are_reported(arguments: list[str], words: str) -> None:
     error = CliRunner().invoke(cli, arguments).exception
     assert isinstance(error, ConfigError) and words in str(error)
 
 
-def test_moves_that_cannot_be_are_refused_with_the_remedy(nights: Any) -> None:
+def test_impossible_moves_are_refused_with_the_remedy(nights: Any) -> None:
     with pytest.raises(ConfigError, match="there is no champion to go back from"):
         back(nights)
     with pytest.raises(ConfigError, match="there is no challenger; name a version"):
@@ -238,7 +238,9 @@ def test_a_version_that_no_snapshot_fits_is_refused(nights: Any) -> None:
         force(other.context("x"), version=2, reason="x", who="ann")
 
 
-def test_a_champion_changed_meanwhile_is_told_with_name_and_time(nights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_concurrent_change_of_the_champion_is_reported_with_name_and_time(
+    nights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     promote(nights.apex.context("one"), who="test")
     (third,) = nights.more(1)
     looked_up = Registry.by_version
@@ -271,7 +273,7 @@ def versions_used(apex: Apex) -> list[tuple[Any, ...]]:
     )
 
 
-def test_a_drop_that_is_being_scored_ends_on_the_version_it_began_with(
+def test_a_drop_keeps_the_version_with_which_its_scoring_started(
     scoring_night: Any, raw: Path, contract: Contract
 ) -> None:
     apex: Apex = scoring_night.apex
@@ -311,7 +313,7 @@ def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
     assert "held" not in second and not second["promoted"]
 
 
-def test_the_history_tells_when_who_what_why(nights: Any) -> None:
+def test_the_history_shows_when_who_what_and_why(nights: Any) -> None:
     settings = nights.apex.settings
     assert json.loads(champion_history.as_json(settings, [])) == {
         "model": settings.model_name,
@@ -350,7 +352,7 @@ def mlflow(nights: Any, method: str, path: str, **content: Any) -> None:
     httpx.request(method, f"{base}/{path}", json=content).raise_for_status()
 
 
-def test_an_alias_that_a_person_removed_is_told_with_a_remedy(nights: Any) -> None:
+def test_a_removed_alias_is_reported_with_a_remedy(nights: Any) -> None:
     name, version = nights.apex.settings.model_name, nights.versions["one"]
     promote(nights.apex.context("one"), who="test")
     mlflow(nights, "DELETE", "registered-models/alias", name=name, alias=CHAMPION)
@@ -359,7 +361,7 @@ def test_an_alias_that_a_person_removed_is_told_with_a_remedy(nights: Any) -> No
     assert nights.ledger()[-1] == ("manual", version, None, "done")
 
 
-def test_a_champion_that_a_person_deleted_is_told_with_a_remedy(nights: Any) -> None:
+def test_a_deleted_champion_is_reported_with_a_remedy(nights: Any) -> None:
     name, version = nights.apex.settings.model_name, nights.versions["one"]
     promote(nights.apex.context("one"), who="test")
     mlflow(nights, "DELETE", "model-versions/delete", name=name, version=str(version))
@@ -404,7 +406,7 @@ def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) ->
         mlflow(nights, "POST", "experiments/restore", experiment_id=created)
 
 
-def test_a_run_that_a_person_deleted_does_not_stop_the_gate(nights: Any) -> None:
+def test_a_deleted_run_does_not_stop_the_gate(nights: Any) -> None:
     version = Registry(nights.apex.settings, nights.apex.settings.model_name).by_version(nights.versions["one"])
     assert version is not None
     mlflow(nights, "POST", "runs/delete", run_id=version.run_id)

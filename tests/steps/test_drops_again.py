@@ -23,14 +23,14 @@ from apex_ml.errors import ConfigError, DataError
 from apex_ml.steps.list_drops import list_drops
 from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
-from tests.support.champion_home import register
+from tests.support.home_with_champion import register
 from tests.support.ledger import ROWS, counts, places, run, scored_rows
 
 Drop = Callable[..., Path]
 
 
-def again(apex: Apex, given: str) -> dict[str, Any]:
-    return rescore(apex.context("again"), given).to_json()
+def again(apex: Apex, name: str) -> dict[str, Any]:
+    return rescore(apex.context("again"), name).to_json()
 
 
 def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, chain: Any, put_drop: Drop) -> None:
@@ -120,7 +120,7 @@ def test_a_file_that_is_deleted_while_it_is_scored_leaves_nothing(scoring: Apex,
     assert counts(scoring) == (0, 0, 0) and scoring.leftovers() == []
 
 
-def test_a_file_that_is_replaced_while_it_is_scored_is_scored_as_what_it_became(scoring: Apex, put_drop: Drop) -> None:
+def test_a_file_replaced_while_scoring_is_scored_with_its_new_content(scoring: Apex, put_drop: Drop) -> None:
     path = put_drop(seed=1)
     with held(scoring) as worker:
         path.unlink()
@@ -130,7 +130,7 @@ def test_a_file_that_is_replaced_while_it_is_scored_is_scored_as_what_it_became(
     assert run(scoring)["rows_scored"] == 300
 
 
-def test_an_inbox_that_cannot_be_written_is_told_before_anything_is_scored(scoring: Apex, put_drop: Drop) -> None:
+def test_an_unwritable_inbox_is_reported_before_scoring(scoring: Apex, put_drop: Drop) -> None:
     """As an unprivileged user, for whom the closed folder is closed."""
     put_drop()
     scoring.inbox.chmod(0o555)
@@ -151,7 +151,7 @@ def test_an_inbox_that_cannot_be_written_is_told_before_anything_is_scored(scori
     assert run(scoring)["rows_scored"] == ROWS
 
 
-def test_a_run_is_exported_with_where_it_came_from(
+def test_an_exported_run_has_its_lineage(
     scoring: Apex, put_drop: Drop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_drop()

@@ -29,7 +29,7 @@ from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
 from tests.support.apex_home import context_of
-from tests.support.features_by_hand import (
+from tests.support.reference_features import (
     FIRST,
     Row,
     as_table,
@@ -74,10 +74,10 @@ def keyed(contract: Contract, rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda r: [(r[n] is not None, str(_plain(r[n]))) for n in sorted(r)])
 
 
-def assert_alike(found: Sequence[Row], expected: Sequence[Row]) -> None:
+def assert_alike(rows: Sequence[Row], expected: Sequence[Row]) -> None:
     """Equal, numbers to nine digits: plain Python adds them in another order."""
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
+    assert len(rows) == len(expected)
+    for ours, theirs in zip(rows, expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             number = isinstance(value, float | int)
@@ -154,7 +154,7 @@ def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
         assert Counter(level for (level,) in con.execute(f"SELECT {attribute} FROM orders").fetchall()) == +expected
 
 
-def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
+def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
     rows = list({tuple(r.items()): r for r in random_orders(contract, 3, clients=8, orders=200, days=6)}.values())
     first, snapshot, _ = made(contract, rows, tmp_path / "once", as_of=AS_OF)
     second, same, repeated = made(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
@@ -164,9 +164,7 @@ def test_rows_that_stand_in_several_files_count_once(contract: Contract, tmp_pat
 
 @pytest.mark.parametrize("lag", [0, 7])
 @pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
-def test_no_feature_of_the_past_moves_when_the_future_does(
-    contract: Contract, tmp_path: Path, grain: str, lag: int
-) -> None:
+def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path, grain: str, lag: int) -> None:
     """Shuffled, removed and added orders of the future leave every example before them as it was, bit for bit."""
     expected = with_features(contract, grain=grain, history_lag_days=lag)
     rows = random_orders(expected, 7, clients=12, orders=300, days=40)

@@ -73,7 +73,7 @@ def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contra
     assert pc.max(examples[contract.timestamp]).as_py() < newest
 
 
-def test_the_drop_has_the_same_bytes_whatever_files_the_rows_lie_in(apex: Apex, tmp_path: Path) -> None:
+def test_the_drop_has_the_same_bytes_for_any_division_into_files(apex: Apex, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     merged.mkdir()
     tables = [pq.read_table(file) for file in sorted(Path(apex.settings.raw).glob("*.parquet"), reverse=True)]
@@ -92,7 +92,7 @@ def test_equal_orders_of_one_file_are_all_in_the_drop(contract: Contract, tmp_pa
     assert pq.read_table(tmp_path / HELD_BACK)[contract.entity].to_pylist() == [table[contract.entity][1].as_py()] * 2
 
 
-def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> None:
+def test_an_unchanged_newest_day_is_no_new_data(apex: Apex) -> None:
     held = check(apex, "held")
     decide(apex, "held", held)
     assert "no new raw data" in check(apex, "again")["skip"]
@@ -106,7 +106,7 @@ def test_nothing_new_is_said_once_the_newest_day_was_held_back(apex: Apex) -> No
     assert find_held_back(apex.context("x"), second["data_sha256"]) is not None
 
 
-def test_of_raw_data_of_one_day_nothing_is_held_back(apex: Apex, contract: Contract, tmp_path: Path) -> None:
+def test_raw_data_of_one_day_is_not_held_back(apex: Apex, contract: Contract, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     folder.mkdir()
     [first, *_] = sorted(Path(apex.settings.raw).glob("*.parquet"))
@@ -118,7 +118,7 @@ def test_of_raw_data_of_one_day_nothing_is_held_back(apex: Apex, contract: Contr
     assert "held_back" not in result and result["as_of"] == (date(2024, 8, 1) + timedelta(days=1)).isoformat()
 
 
-def test_removed_drops_leave_nothing_and_what_they_replaced_counts_again(
+def test_removed_drops_leave_nothing_and_superseded_ones_count_again(
     scoring: Apex, put_drop: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apply(*arguments: str) -> str:

@@ -133,7 +133,7 @@ def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
     )
 
 
-def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> None:
+def test_names_are_encoded_in_sql_and_shown_unchanged(hostile: Hostile) -> None:
     rows = hostile.apex.sql(
         "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'apex'"
         " AND table_name = 'scored_orders' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
@@ -148,7 +148,7 @@ def test_names_are_encoded_in_sql_and_shown_as_they_are(hostile: Hostile) -> Non
     assert total == pytest.approx(200, abs=1e-3)
 
 
-def test_the_report_of_a_drop_prints_every_class_as_it_is(hostile: Hostile) -> None:
+def test_the_report_of_a_drop_shows_class_names_unchanged(hostile: Hostile) -> None:
     settings, out = hostile.apex.settings, StringIO()
     ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM apex.drops")
     summary = job.drop_summary(settings, sha256)

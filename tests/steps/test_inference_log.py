@@ -56,7 +56,7 @@ def unsent(apex: Apex) -> int:
     return int(rows)
 
 
-def test_one_run_a_call_with_the_figures_of_its_drops(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
+def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
     channels = pa.array(["DIGITAL", "VENDEDOR"] * (ROWS // 2))
     put_drop("a.parquet", seed=1, changed=lambda t: t.append_column("canal_pedido_cd", channels))
     put_drop("b.parquet", seed=2)
@@ -92,7 +92,7 @@ def test_one_run_a_call_with_the_figures_of_its_drops(scoring: Apex, put_drop: D
     assert scoring.sql("SELECT DISTINCT scoring_mlflow_run_id FROM apex.drop_summary") == [(one["info"]["run_id"],)]
 
 
-def test_without_mlflow_a_drop_stays_scored_and_the_sweep_tells_later(scoring: Apex, put_drop: Drop) -> None:
+def test_without_mlflow_a_drop_is_scored_and_the_sweep_logs_it_later(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     (port,) = free_ports(1)
     run(scoring)
@@ -107,7 +107,7 @@ def test_without_mlflow_a_drop_stays_scored_and_the_sweep_tells_later(scoring: A
 
 
 @pytest.mark.parametrize("point", ["score_committed", "outbox_begun", "outbox_logged"])
-def test_killed_before_mlflow_knew_the_next_call_tells_it_once(scoring: Apex, put_drop: Drop, point: str) -> None:
+def test_after_a_kill_the_next_call_logs_to_mlflow_once(scoring: Apex, put_drop: Drop, point: str) -> None:
     put_drop()
     killed = scoring.call("score", "--drops", '["a.parquet"]', APEX_FAULT=point)
     assert killed.code == -signal.SIGKILL

@@ -15,7 +15,7 @@ from apex_ml.simulate.files import write_parts
 COPY = "codigo_interno_txt"
 
 
-def test_a_copy_of_the_target_is_caught_by_name(
+def test_a_copy_of_the_target_is_detected_and_named(
     chain: Any, databases: Any, orders: pa.Table, contract: Any, mlflow_server: str, tmp_path: Path
 ) -> None:
     written = yaml.safe_load((CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text())

@@ -28,7 +28,7 @@ from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import monitor
 from apex_ml.steps.score import rescore, score
 from tests.support.apex_home import Apex
-from tests.support.champion_home import tell_of_champion
+from tests.support.home_with_champion import copy_champion_record
 from tests.support.mail_server import Mailbox, mail_server
 from tests.support.throwaway_home import free_ports
 
@@ -38,7 +38,7 @@ Put = Callable[..., Path]
 @pytest.fixture
 def watched(scoring: Apex, chain: Any) -> Apex:
     """A home whose database knows the champion."""
-    tell_of_champion(scoring, chain)
+    copy_champion_record(scoring, chain)
     return scoring.but(drift_min_rows=100, quality_min_rows=100)
 
 
@@ -58,7 +58,7 @@ def open_alerts(apex: Apex) -> list[tuple[str, str]]:
     return apex.sql("SELECT kind, subject FROM apex.open_alerts ORDER BY alert_id")
 
 
-def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
+def test_a_healthy_drop_raises_no_alert_and_is_checked_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
     put_drop("a.parquet")
     scored(watched, "a.parquet")
     result = look(watched)
@@ -74,7 +74,7 @@ def test_a_healthy_drop_raises_nothing_and_is_looked_at_once(watched: Apex, put_
     assert (second["runs_tested"], second["days_tested"], second["raw_weeks_tested"]) == (0, 0, 0)
 
 
-def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
+def test_an_attribute_of_nulls_is_the_strongest_drift_until_it_returns(
     watched: Apex, put_drop: Put, contract: Contract
 ) -> None:
     name = contract.features.attributes[0]
@@ -101,7 +101,7 @@ def test_an_attribute_that_is_gone_is_the_strongest_drift_until_it_is_back(
     assert open_alerts(watched) == [("unknown_values", "bad.parquet")]  # until that drop is delivered or scored again
 
 
-def test_a_level_that_grew_is_found_and_named_with_its_figures(
+def test_a_larger_level_is_detected_and_reported_with_its_metrics(
     watched: Apex, put_drop: Put, contract: Contract
 ) -> None:
     name = contract.features.attributes[-1]
@@ -119,7 +119,7 @@ def test_a_level_that_grew_is_found_and_named_with_its_figures(
     assert message.startswith("scoring of ") and f"drop a.parquet: {name} drifted: PSI 0." in message
 
 
-def test_small_drops_are_judged_by_their_day(watched: Apex, put_drop: Put, contract: Contract) -> None:
+def test_small_drops_are_evaluated_by_day(watched: Apex, put_drop: Put, contract: Contract) -> None:
     apex = watched.but(drift_min_rows=300)
     names = [f"{n}.parquet" for n in range(4)]
     for seed, name in enumerate(names):
@@ -166,7 +166,7 @@ def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contr
     assert look(watched)["weeks_evaluated"] == 0  # nothing came since
 
 
-def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
+def test_two_worse_weeks_of_three_trigger_one_retraining(watched: Apex, put_drop: Put, contract: Contract) -> None:
     for week, day in enumerate((date(2024, 8, 26), date(2024, 9, 2))):
         put_drop(f"{week}.parquet", seed=week, day=day)
         scored(watched, f"{week}.parquet")
@@ -179,7 +179,7 @@ def test_two_worse_weeks_of_three_ask_for_a_retraining_once(watched: Apex, put_d
     assert look(watched)["retrain"] == [requested]  # the same name: it is triggered once
 
 
-def test_many_weeks_a_little_worse_are_an_alert_that_says_since_when(
+def test_many_slightly_worse_weeks_raise_an_alert_with_their_start(
     watched: Apex, put_drop: Put, contract: Contract
 ) -> None:
     put_drop("a.parquet", day=date(2024, 9, 2))
@@ -202,7 +202,7 @@ def test_many_weeks_a_little_worse_are_an_alert_that_says_since_when(
     assert watched.sql("SELECT bool_or(worse), bool_or(sustained) FROM apex.model_quality_weekly") == [(False, True)]
 
 
-def test_what_is_compared_is_kept_beside_the_verdict(watched: Apex, put_drop: Put, contract: Contract) -> None:
+def test_the_compared_intervals_are_stored_with_the_verdict(watched: Apex, put_drop: Put, contract: Contract) -> None:
     put_drop("a.parquet")
     scored(watched, "a.parquet")
     outcomes(watched, contract, right=False)
@@ -215,7 +215,7 @@ def test_what_is_compared_is_kept_beside_the_verdict(watched: Apex, put_drop: Pu
     assert limit == pytest.approx(band + watched.settings.quality_margin) and band > expected and error > 0
 
 
-def test_what_another_version_scored_is_no_drift_of_the_champion(
+def test_scores_of_another_version_are_no_drift_of_the_champion(
     watched: Apex, put_drop: Put, contract: Contract
 ) -> None:
     name = contract.features.attributes[0]
@@ -259,7 +259,7 @@ def receiver(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-def test_an_alert_is_sent_until_it_is_taken_and_then_no_more(watched: Apex, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_alert_is_sent_until_it_is_accepted(watched: Apex, caplog: pytest.LogCaptureFixture) -> None:
     watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', '<b>a</b>', 'why')")
     assert look(watched)["sent"] == []  # nowhere to send it
     with receiver([500, 200]) as (url, got):
@@ -272,7 +272,7 @@ def test_an_alert_is_sent_until_it_is_taken_and_then_no_more(watched: Apex, capl
     assert got[0]["text"] == "bad_drop · <b>a</b>: why"
 
 
-def test_each_channel_takes_an_alert_once_whatever_becomes_of_the_other(
+def test_each_channel_gets_an_alert_once_independent_of_the_other(
     watched: Apex, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A mail server that fails is tried again alone: the webhook that took the alert is not called anew."""
@@ -295,7 +295,7 @@ def test_each_channel_takes_an_alert_once_whatever_becomes_of_the_other(
     assert b"bad_drop" in envelope.content
 
 
-def test_a_message_that_a_receiver_refuses_holds_back_no_other(watched: Apex) -> None:
+def test_a_refused_message_blocks_no_other(watched: Apex) -> None:
     watched.sql(
         "INSERT INTO apex.alerts (kind, subject, message) SELECT 'bad_drop', n::text, 'why'"
         " FROM generate_series(1, 50) AS n"
@@ -312,7 +312,7 @@ def test_a_message_that_a_receiver_refuses_holds_back_no_other(watched: Apex) ->
         assert look(apex)["sent"] == [] and len(got) == 7  # away: it is not asked for each message
 
 
-def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
+def test_an_open_alert_has_the_latest_metrics_and_its_own_age(watched: Apex) -> None:
     def renewed() -> list[Any]:
         observed = "last_seen_at > now() - interval '1 minute'"
         return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {observed} FROM apex.open_alerts")
@@ -333,7 +333,7 @@ def test_an_open_alert_has_todays_facts_and_its_own_age(watched: Apex) -> None:
         close_alert(watched.settings, number, who="ann", reason="enough")
 
 
-def test_what_cannot_be_read_mutes_nothing_else(watched: Apex, put_drop: Put, tmp_path: Path) -> None:
+def test_an_unreadable_profile_blocks_no_other_check(watched: Apex, put_drop: Put, tmp_path: Path) -> None:
     put_drop("a.parquet")
     scored(watched, "a.parquet")
     broken = tmp_path / "processed"
@@ -350,7 +350,7 @@ def test_what_cannot_be_read_mutes_nothing_else(watched: Apex, put_drop: Put, tm
     assert mended["alerts_resolved"] == ["raw orders"] and mended["raw_weeks_tested"] == 1
 
 
-def test_a_late_drop_and_a_late_run_are_over_when_they_came_to_their_end(watched: Apex, put_drop: Put) -> None:
+def test_late_alerts_are_resolved_when_the_drop_or_run_ends(watched: Apex, put_drop: Put) -> None:
     path = put_drop("slow.parquet")
     os.utime(path, (time.time() - 2 * 3600,) * 2)  # written long ago, and here for a moment
     assert look(watched)["alerts_raised"] == []
@@ -398,9 +398,7 @@ def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_dr
     assert of_day() == [(400, False)]
 
 
-def test_a_replaced_drop_is_no_drift_of_now_whatever_the_size_of_the_new_one(
-    watched: Apex, put_drop: Put, contract: Contract
-) -> None:
+def test_a_superseded_drop_is_no_current_drift(watched: Apex, put_drop: Put, contract: Contract) -> None:
     name = contract.features.attributes[0]
 
     def without(table: pa.Table) -> pa.Table:

@@ -62,7 +62,7 @@ def alerts(apex: Apex) -> dict[str, str]:
     return dict(apex.sql("SELECT subject, message FROM apex.open_alerts WHERE kind = 'bad_drop'"))  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_scored(
+def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_scored(
     scoring: Apex, put_drop: Drop
 ) -> None:
     put_drop("first.parquet", seed=1)
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason_and_the_others_are_sco
     assert "denied.parquet" not in alerts(scoring)
 
 
-def test_a_file_whose_disk_fails_stays_and_is_scored_when_it_can_be_read(scoring: Apex, put_drop: Drop) -> None:
+def test_a_file_on_a_failing_disk_stays_and_is_scored_later(scoring: Apex, put_drop: Drop) -> None:
     """The first page of a process is one that the system does not read: it says what a failing disk has it say."""
     failing = scoring.inbox / "failing.parquet"
     failing.symlink_to("/proc/self/mem")
@@ -116,7 +116,7 @@ def test_a_file_whose_disk_fails_stays_and_is_scored_when_it_can_be_read(scoring
     assert alerts(scoring).keys() == {"bad.parquet"} and counts(scoring)[1:] == (2, 2 * ROWS)
 
 
-def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scoring: Apex, put_drop: Drop) -> None:
+def test_bad_drops_are_reported_without_failing_the_task(scoring: Apex, put_drop: Drop) -> None:
     """As apex_score does it: list, score by chunk, report. What is repaired since is no more in the report."""
     put_drop("good.parquet", seed=1)
     (scoring.inbox / "bad.parquet").write_bytes(b"junk")
@@ -145,7 +145,7 @@ def test_bad_drops_are_reported_beside_the_others_without_failing_the_task(scori
     assert [row["drop"] for row in report(context).to_json()["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
 
 
-def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Apex, put_drop: Drop) -> None:
+def test_a_stalled_upload_is_scored_when_it_is_complete(scoring: Apex, put_drop: Drop) -> None:
     patient = scoring.but(upload_minutes=10)
     content = put_drop("slow.parquet", seed=1).read_bytes()
     path = scoring.inbox / "slow.parquet"
@@ -171,7 +171,7 @@ def test_an_upload_that_stalls_waits_and_is_scored_when_it_is_whole(scoring: Ape
     assert alerts(scoring).keys() == {"slow.parquet"}
 
 
-def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
+def test_an_inbox_with_only_bad_drops_scores_nothing(scoring: Apex) -> None:
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
     context = scoring.context("score-sweep-2")
     listed = list_drops(context).to_json()
@@ -190,7 +190,7 @@ def test_an_inbox_of_bad_drops_alone_has_scored_nothing(scoring: Apex) -> None:
     assert done.code == DataError.exit_code and "1 of 1 drops are bad" in done.err and "not UTF-8" in done.err
 
 
-def test_a_drop_at_which_apex_itself_fails_stops_no_other(
+def test_an_internal_error_on_a_drop_stops_no_other_drop(
     scoring: Apex, put_drop: Drop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["fault.parquet", "good.parquet"]
@@ -214,7 +214,7 @@ def test_a_drop_at_which_apex_itself_fails_stops_no_other(
     assert run(scoring, *names)["scored"] == 1 and alerts(scoring) == {}
 
 
-def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
+def test_a_drop_that_needs_too_much_memory_blocks_no_other_drop(
     scoring: Apex, put_drop: Drop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["large.parquet", "good.parquet"]
@@ -237,7 +237,7 @@ def test_a_drop_that_needs_too_much_memory_keeps_no_other_waiting(
     assert alerts(scoring).keys() == {"large.parquet"}
 
 
-def test_a_person_closes_the_alert_about_a_bad_drop(scoring: Apex) -> None:
+def test_the_alert_about_a_bad_drop_can_be_closed_manually(scoring: Apex) -> None:
     def deliver() -> None:
         (scoring.inbox / "bad.parquet").write_bytes(b"junk")
         with pytest.raises(DataError):

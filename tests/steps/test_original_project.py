@@ -59,7 +59,7 @@ def parts(apex: Apex) -> dict[str, pa.Table]:
     return {part: pq.read_table(apex.processed / "legacy" / "split" / f"{part}.parquet") for part in PARTS}
 
 
-def test_sums_run_over_all_orders_the_last_one_included(divided: Apex, orders: pa.Table, contract: Contract) -> None:
+def test_sums_include_the_last_order(divided: Apex, orders: pa.Table, contract: Contract) -> None:
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     last: dict[str, Any] = {}
     for row in orders.to_pylist():
@@ -84,7 +84,7 @@ def test_the_parts_have_equal_class_shares(divided: Apex, contract: Contract) ->
     assert np.ptp(shares, axis=0).max() < 0.002
 
 
-def test_the_run_is_registered_reported_beside_ours_and_never_promoted(divided: Apex, contract: Contract) -> None:
+def test_the_run_is_registered_compared_and_never_promoted(divided: Apex, contract: Contract) -> None:
     done = divided.call("train", "--run", "legacy")
     assert done.code == 0 and done.result is not None, done.err
     assert done.result["features"] == EIGHT

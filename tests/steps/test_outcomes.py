@@ -113,7 +113,7 @@ def test_unique_pairs_are_matched_once(ledger: Ledger) -> None:
     ],
     ids=["two in raw", "two channels", "two in a drop", "two drops", "both"],
 )
-def test_what_is_not_unique_is_counted_and_not_guessed(
+def test_ambiguous_pairs_are_counted_and_not_matched(
     ledger: Ledger, scored: list[int], raw: list[str], ambiguous: int
 ) -> None:
     for number in scored:
@@ -150,7 +150,9 @@ def test_superseded_drops_and_older_runs_do_not_count(ledger: Ledger) -> None:
     assert ledger.known() == [(second, 0, "VENDEDOR", "raw")]
 
 
-def test_another_truth_is_told_and_does_not_overwrite(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_different_outcome_is_reported_and_does_not_overwrite(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     _, run = ledger.drop(*[(f"C00000{n}", DAY) for n in range(5)])
     first = [("C000000", DAY, "DIGITAL"), ("C000001", DAY, "DIGITAL"), ("C000002", DAY, "DIGITAL")]
     ledger.raw("night", first)
@@ -188,7 +190,7 @@ def test_coverage_by_age_and_by_day(ledger: Ledger) -> None:
     ]
 
 
-def test_mlflow_is_told_again_of_the_runs_that_gained_outcomes(ledger: Ledger) -> None:
+def test_runs_with_new_outcomes_are_logged_to_mlflow_again(ledger: Ledger) -> None:
     _, gained = ledger.drop(("C000001", DAY))
     ledger.drop(("C000002", DAY))
     ledger.raw("night", [("C000001", DAY, "DIGITAL")])
@@ -210,7 +212,7 @@ def test_killed_before_the_commit_nothing_is_written(ledger: Ledger) -> None:
     assert (done.result["matched"], len(ledger.known())) == (1, 1)
 
 
-def test_the_newest_validated_run_can_be_asked_for(ledger: Ledger) -> None:
+def test_the_newest_validated_run_can_be_selected(ledger: Ledger) -> None:
     nothing = outcomes(ledger.apex.context("any"), newest=True).to_json()
     assert nothing["skip"] == "no raw orders have been validated yet"
     with pytest.raises(DataError, match="validate has not finished; run: apex validate --force --run any"):
@@ -230,7 +232,7 @@ def test_with_nothing_on_one_side_nothing_happens(ledger: Ledger, scored: bool) 
     assert ledger.match() == NONE
 
 
-def test_without_postgres_it_can_be_tried_again(ledger: Ledger, tmp_path: Path) -> None:
+def test_without_postgres_outcomes_is_a_transient_error(ledger: Ledger, tmp_path: Path) -> None:
     ledger.raw("night", [("C000001", DAY, "DIGITAL")])
     deaf = ledger.apex.but(database_url="postgresql://nobody@127.0.0.1:1/apex")
     with pytest.raises(TransientError, match="nothing was written"):

@@ -37,7 +37,7 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert challenger is not None and challenger.version == nights.versions["two"]
 
 
-def test_orders_of_one_client_alone_are_a_rejection_in_the_ledger(nights: Any, contract: Contract) -> None:
+def test_orders_of_a_single_client_are_a_rejection_in_the_ledger(nights: Any, contract: Contract) -> None:
     path = nights.apex.processed / "one" / "split" / "test.parquet"
     table = pq.read_table(path)
     place = table.schema.get_field_index(contract.entity)
@@ -58,7 +58,7 @@ def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None
     assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]
 
 
-def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> None:
+def test_the_report_of_a_decision_is_in_the_mlflow_run(nights: Any) -> None:
     decide(nights, "one")
     second = decide(nights, "two")
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
@@ -79,7 +79,7 @@ def test_the_report_of_a_decision_is_beside_the_run_in_mlflow(nights: Any) -> No
     assert decide(nights, "two")["decision_report_url"] == second["decision_report_url"]
 
 
-def test_a_decision_is_taken_once(nights: Any) -> None:
+def test_a_decision_is_made_once(nights: Any) -> None:
     results = [(decide(nights, "one"), decide(nights, "two")) for _ in range(2)]
     assert results[0] == results[1] or [{k: v for k, v in r.items() if k != "evidence"} for r in results[0]] == [
         {k: v for k, v in r.items() if k != "evidence"} for r in results[1]
@@ -89,7 +89,7 @@ def test_a_decision_is_taken_once(nights: Any) -> None:
 
 @pytest.mark.parametrize(("point", "alias_after"), [("promotion_pending", None), ("promotion_alias_moved", 1)])
 @pytest.mark.parametrize("healer", ["promote again", "another step"])
-def test_a_killed_promotion_is_finished_by_whoever_comes_next(
+def test_a_killed_promotion_is_finished_by_the_next_process(
     nights: Any, point: str, alias_after: int | None, healer: str
 ) -> None:
     killed = nights.apex.call("promote", "--run", "one", APEX_FAULT=point)
@@ -107,7 +107,7 @@ def test_a_killed_promotion_is_finished_by_whoever_comes_next(
     assert nights.ledger() == [("promote", None, 1, "done")]
 
 
-def test_an_alias_moved_by_hand_is_adopted_and_recorded(nights: Any) -> None:
+def test_a_manually_moved_alias_is_adopted_and_recorded(nights: Any) -> None:
     decide(nights, "one")
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     registry.set_alias(CHAMPION, 2)
@@ -121,7 +121,7 @@ def move(expected: int | None, to: int) -> champion_ledger.Move:
     return champion_ledger.Move("promote", expected, to, "by-test", "test", ("a reason",), {})
 
 
-def test_a_move_from_a_champion_that_is_no_longer_is_refused(nights: Any) -> None:
+def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:
     decide(nights, "one")
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
     applied, message = champion_ledger.apply(settings, registry, move(None, 2))
@@ -147,7 +147,7 @@ def test_without_any_version_there_is_no_champion(nights: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "alias", "champion", "told"),
+    ("to", "alias", "champion", "message"),
     [
         (77, None, 1, "version 77 is gone from the registry"),
         (2, 3, 3, "before it was finished the alias was moved to version 3"),
@@ -155,7 +155,7 @@ def test_without_any_version_there_is_no_champion(nights: Any) -> None:
     ids=["its version is gone", "a person moved the alias meanwhile"],
 )
 def test_a_pending_move_that_cannot_be_finished_is_aborted(
-    nights: Any, to: int, alias: int | None, champion: int, told: str
+    nights: Any, to: int, alias: int | None, champion: int, message: str
 ) -> None:
     decide(nights, "one")
     nights.more(1)
@@ -169,10 +169,10 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
         assert result is not None and result.version == champion
     manual = [("manual", 1, 3, "done")] if alias else []
     assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]
-    assert nights.apex.sql("SELECT reasons FROM apex.promotions WHERE state = 'aborted'") == [(["x", told],)]
+    assert nights.apex.sql("SELECT reasons FROM apex.promotions WHERE state = 'aborted'") == [(["x", message],)]
 
 
-def test_a_stopped_service_is_told_and_nothing_is_decided(nights: Any) -> None:
+def test_a_stopped_service_is_reported_and_nothing_is_decided(nights: Any) -> None:
     (port,) = free_ports(1)
     for changes, name in (
         ({"mlflow_tracking_uri": f"http://127.0.0.1:{port}"}, f"MLflow at http://127.0.0.1:{port}"),

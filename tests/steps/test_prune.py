@@ -59,7 +59,7 @@ def folders(apex: Apex) -> list[str]:
     return sorted(p.name for p in apex.processed.iterdir())
 
 
-def test_what_nothing_refers_to_goes_and_the_rest_stays_with_a_reason(aged: Apex, put_drop: Drop) -> None:
+def test_unreferenced_folders_are_removed_and_the_rest_stays_with_a_reason(aged: Apex, put_drop: Drop) -> None:
     put_drop()
     run(aged)
     aged.sql("UPDATE apex.scoring_runs SET feature_snapshot = 'used'")
@@ -78,7 +78,7 @@ def test_what_nothing_refers_to_goes_and_the_rest_stays_with_a_reason(aged: Apex
     assert run(aged, "b.parquet")["rows_scored"] == ROWS
 
 
-def test_partitions_of_old_runs_go_and_their_drops_are_not_scored_again(aged: Apex, put_drop: Drop) -> None:
+def test_old_partitions_are_dropped_and_their_drops_are_not_scored_again(aged: Apex, put_drop: Drop) -> None:
     put_drop(rows=ROWS)
     run(aged)
     aged.sql("UPDATE apex.scoring_runs SET finished_at = now() - interval '100 days'")
@@ -96,7 +96,7 @@ def test_partitions_of_old_runs_go_and_their_drops_are_not_scored_again(aged: Ap
     assert run(aged)["already"] == 1 and counts(aged) == (2, 2, ROWS)
 
 
-def test_a_removal_that_was_killed_half_way_is_finished(aged: Apex) -> None:
+def test_a_killed_removal_is_finished_by_the_next(aged: Apex) -> None:
     (aged.processed / "rejected").rename(aged.processed / ".rejected.pruned.tmp")
     context = aged.context("prune")
     match = find_prunable(context, timedelta(days=10_000))
@@ -105,6 +105,6 @@ def test_a_removal_that_was_killed_half_way_is_finished(aged: Apex) -> None:
     assert folders(aged) == ["first", "unfinished", "used"]
 
 
-def test_an_age_that_is_none(aged: Apex) -> None:
+def test_an_invalid_age_is_refused(aged: Apex) -> None:
     with pytest.raises(ConfigError, match="--keep '3 months': give days or weeks, such as 90d or 12w"):
         CliRunner().invoke(command, ["--keep", "3 months"], catch_exceptions=False)

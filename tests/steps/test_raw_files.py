@@ -110,7 +110,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("spoil", BAD, ids=[f.__name__ for f in BAD])
-def test_one_clear_error_and_nothing_half_written(apex: Apex, spoil: Callable[[Apex], str]) -> None:
+def test_a_bad_file_causes_one_clear_error_and_no_partial_output(apex: Apex, spoil: Callable[[Apex], str]) -> None:
     words = spoil(apex)
     with pytest.raises(DataError, match=words):
         check(apex)
@@ -120,7 +120,7 @@ def test_one_clear_error_and_nothing_half_written(apex: Apex, spoil: Callable[[A
         elt(apex.context("night"))
 
 
-def test_the_command_tells_it_by_its_exit_code_and_the_next_run_heals(apex: Apex, raw: Path) -> None:
+def test_bad_raw_files_set_the_exit_code_and_the_next_run_recovers(apex: Apex, raw: Path) -> None:
     cut(apex)
     not_parquet(apex)
     done = apex.call("validate", "--run", "night")
@@ -146,7 +146,7 @@ def test_evidence_of_too_many_bad_rows_is_kept(apex: Apex) -> None:
     ]
 
 
-def test_few_bad_rows_are_quarantined_and_the_rest_goes_on(apex: Apex) -> None:
+def test_few_bad_rows_are_quarantined_and_the_rest_is_used(apex: Apex) -> None:
     first, second = parts(apex)[:2]
     change(first, "pais_cd", lambda c: pa.array(["XX"] * 20 + c.to_pylist()[20:]))
     change(second, "facturacion_usd_val", lambda c: pa.array([-1.0] * 10 + c.to_pylist()[10:]))
@@ -159,7 +159,7 @@ def test_few_bad_rows_are_quarantined_and_the_rest_goes_on(apex: Apex) -> None:
     assert elt(apex.context("night")).to_json()["rows"] == 19_970
 
 
-def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
+def test_different_types_between_files_are_unified(apex: Apex) -> None:
     process = load_process()
     files = parts(apex)
     for path, quirk in zip(files, ("int_as_double", "date_strings", "dictionary_strings", "tz_aware"), strict=True):
@@ -172,7 +172,7 @@ def test_types_that_differ_between_files_meet_as_one(apex: Apex) -> None:
     assert (created["rows"], created["repeated"]) == (20_000, 0)
 
 
-def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
+def test_rows_repeated_in_two_files_are_used_once(apex: Apex) -> None:
     table = pq.read_table(parts(apex)[0])
     pq.write_table(table.slice(0, 700), Path(apex.settings.raw) / "late.parquet")
     assert check(apex)["accepted"] == 20_700
@@ -180,7 +180,7 @@ def test_rows_that_stand_in_two_files_are_taken_once(apex: Apex) -> None:
     assert (created["rows"], created["repeated"]) == (20_700, 700)
 
 
-def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> None:
+def test_part_files_with_the_same_name_are_distinguished_by_their_folders(apex: Apex) -> None:
     folder = Path(apex.settings.raw)
     for month, path in enumerate(parts(apex), 1):
         (folder / f"month={month}").mkdir()
@@ -202,7 +202,7 @@ def test_part_files_of_one_name_are_told_apart_by_their_folders(apex: Apex) -> N
     assert [line.split(": a truncated")[0] for line in str(raised.value).splitlines()[1:]] == [names[1], names[3]]
 
 
-def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
+def test_ignored_files_are_in_the_result_and_in_the_log(
     apex: Apex, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, nas = Path(apex.settings.raw), tmp_path / "nas"
@@ -227,14 +227,14 @@ def test_what_of_the_folder_is_not_read_is_in_the_result_and_in_the_log(
     assert f"link_followed name=2024-07 to={nas}" in caplog.text
 
 
-def test_orders_after_the_day_the_run_looks_from_are_quarantined(apex: Apex) -> None:
+def test_orders_after_the_point_in_time_are_quarantined(apex: Apex) -> None:
     day = date(2024, 8, 20)
     result = check(apex, as_of=day)
     assert result["as_of"] == "2024-08-20" and result["newest"] < "2024-08-20"
     assert any("not_after_as_of" in reason for reason in result["reasons"])
 
 
-def test_a_stopped_postgres_is_named_and_the_next_run_heals(apex: Apex) -> None:
+def test_a_stopped_postgres_is_reported_and_the_next_run_recovers(apex: Apex) -> None:
     (port,) = free_ports(1)
     url = f"postgresql://apex_writer:x@127.0.0.1:{port}/apex"
     done = apex.call("validate", "--run", "night", APEX_DATABASE_URL=url)
@@ -244,7 +244,7 @@ def test_a_stopped_postgres_is_named_and_the_next_run_heals(apex: Apex) -> None:
     assert check(apex)["accepted"] == 20_000
 
 
-def test_changed_raw_files_are_new_work_and_the_old_result_is_kept_beside(apex: Apex) -> None:
+def test_changed_raw_files_start_new_work_and_the_old_result_is_kept(apex: Apex) -> None:
     first = check(apex)
     parts(apex)[3].unlink()
     second = check(apex)
@@ -268,7 +268,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_named_leaves_nothing_and_with_room_the_next_run_heals(apex: Apex, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_recovers(apex: Apex, small_disk: Path) -> None:
     full = apex.but(processed_url=str(small_disk / "processed"))
     (small_disk / "ballast").write_bytes(b"x" * (1_950 * 1024))
     with pytest.raises(TransientError, match="disk is full; free space"):
@@ -285,7 +285,7 @@ def test_a_full_disk_is_named_leaves_nothing_and_with_room_the_next_run_heals(ap
     assert elt(full.context("night")).to_json()["examples"] > 0
 
 
-def test_a_step_killed_half_way_leaves_no_result_and_the_next_run_heals(apex: Apex) -> None:
+def test_a_killed_step_leaves_no_result_and_the_next_run_recovers(apex: Apex) -> None:
     process = subprocess.Popen(
         [*COMMAND, "validate", "--run", "night"],
         env=apex.environment(),

@@ -40,7 +40,7 @@ from tests.support.throwaway_home import free_ports
 Drop = Callable[..., Path]
 
 
-def test_a_drop_is_scored_and_its_figures_are_true(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
+def test_a_drop_is_scored_and_its_metrics_are_correct(scoring: Apex, put_drop: Drop, contract: Contract) -> None:
     table = pq.read_table(put_drop())
     result = run(scoring)
     assert (result["scored"], result["rows_scored"], result["failed"]) == (1, ROWS, 0)
@@ -77,7 +77,7 @@ def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: A
     assert places(scoring) == {"inbox": ["a.parquet"], "done": [], "quarantine": []}
 
 
-def test_a_row_is_led_back_to_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
+def test_the_lineage_of_a_row_shows_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     run(scoring)
     rows = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM apex.lineage")
@@ -86,7 +86,7 @@ def test_a_row_is_led_back_to_data_and_code(chain: Any, scoring: Apex, put_drop:
     assert rows == [("a.parquet", trained["model_version"], trained["mlflow_run_id"], snapshot)]
 
 
-def test_the_same_content_is_scored_once_whatever_its_name(scoring: Apex, put_drop: Drop) -> None:
+def test_the_same_content_is_scored_once_under_any_name(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     run(scoring)
     before = scored_rows(scoring)
@@ -159,7 +159,7 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
     assert {scoring.sql(summary, (name,))[0] for name in BAD if name != "half.parquet"} == {(None,) * 4}
 
 
-def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_mended(
+def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_repaired(
     scoring: Apex, put_drop: Drop, contract: Contract
 ) -> None:
     path = put_drop("bad.parquet")
@@ -191,14 +191,14 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_mended(
     assert scoring.sql("SELECT rows_quarantined FROM apex.drops") == [(None,)]
 
 
-def test_the_command_tells_a_bad_drop_by_its_exit_code(scoring: Apex, put_drop: Drop) -> None:
+def test_a_bad_drop_sets_the_exit_code(scoring: Apex, put_drop: Drop) -> None:
     cut(put_drop())
     done = scoring.call("score", "--drops", '["a.parquet"]')
     assert done.code == 10 and "DataError" in done.err and "a.parquet: a truncated parquet file" in done.err
     assert "Traceback" not in done.err
 
 
-def test_quarantined_rows_of_a_drop_are_kept_with_their_places(scoring: Apex, put_drop: Drop) -> None:
+def test_quarantined_rows_of_a_drop_are_stored_with_their_positions(scoring: Apex, put_drop: Drop) -> None:
     def spoil(table: pa.Table) -> pa.Table:
         clients = table["cliente_id"].to_pylist()
         clients[3] = clients[7] = "nobody"
@@ -214,7 +214,7 @@ def test_quarantined_rows_of_a_drop_are_kept_with_their_places(scoring: Apex, pu
     assert {3, 7}.isdisjoint(r[1] for r in scored_rows(scoring))
 
 
-def test_what_training_does_not_know_does_not_block_scoring(scoring: Apex, put_drop: Drop) -> None:
+def test_unknown_values_do_not_block_scoring(scoring: Apex, put_drop: Drop) -> None:
     def unknown(table: pa.Table) -> pa.Table:
         place = table.schema.get_field_index("pais_cd")
         table = table.set_column(place, "pais_cd", pa.array(["AR"] * 5 + table["pais_cd"].to_pylist()[5:]))
@@ -244,7 +244,7 @@ def test_the_observed_channel_is_not_used_to_score(scoring: Apex, put_drop: Drop
     assert [r[1:9] for r in result[:half]] == [r[1:9] for r in result[half:]]
 
 
-def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
+def test_an_order_before_the_snapshot_uses_only_earlier_orders(
     chain: Any, scoring: Apex, put_drop: Drop, contract: Contract
 ) -> None:
     """The examples of the test part, delivered as a drop, get the probabilities that training's own features give."""
@@ -264,12 +264,12 @@ def test_an_order_dated_before_the_snapshot_sees_only_what_was_before_it(
     assert [r[3] for r in result] == test[contract.timestamp].to_pylist()
 
 
-@pytest.mark.parametrize("wanted", ["history_", "history_trend_", "tipo_cliente_cd", ""])
-def test_scoring_gives_a_model_the_features_of_its_training_whatever_it_needs(
-    chain: Any, scoring: Apex, contract: Contract, tmp_path: Path, wanted: str
+@pytest.mark.parametrize("features", ["history_", "history_trend_", "tipo_cliente_cd", ""])
+def test_scoring_gives_a_model_the_features_of_its_training(
+    chain: Any, scoring: Apex, contract: Contract, tmp_path: Path, features: str
 ) -> None:
     """Half of the drop is dated before the snapshot; the snapshot's half is checked by the clients' next day."""
-    columns = tuple(c for c in feature_columns(contract) if c.name.startswith(wanted))
+    columns = tuple(c for c in feature_columns(contract) if c.name.startswith(features))
     scorer = load_scorer(scoring.context("scoring"))
     scorer = replace(scorer, model=replace(scorer.model, encoder=Encoder(columns)))
     examples = pq.read_table(chain.apex.processed / "first" / "elt" / "examples.parquet").slice(0, 300)
@@ -339,7 +339,7 @@ def test_without_a_champion_a_drop_waits_and_is_scored_when_there_is_one(
     assert run(apex, "early.parquet")["rows_scored"] == 50
 
 
-def test_a_drop_that_is_gone_is_no_fault(scoring: Apex) -> None:
+def test_a_missing_drop_is_no_error(scoring: Apex) -> None:
     assert run(scoring, "never.parquet")["drops"] == [{"drop": "never.parquet", "state": "gone"}]
 
 
@@ -385,9 +385,7 @@ def test_two_processes_with_the_same_drop_score_it_once(scoring: Apex, put_drop:
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
 
 
-def test_stopped_services_are_named_nothing_is_half_written_and_the_next_run_heals(
-    scoring: Apex, put_drop: Drop
-) -> None:
+def test_stopped_services_are_reported_and_the_next_run_recovers(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     (port,) = free_ports(1)
     stopped = [
@@ -408,9 +406,7 @@ def test_stopped_services_are_named_nothing_is_half_written_and_the_next_run_hea
     assert run(scoring)["rows_scored"] == ROWS
 
 
-def test_a_postgres_that_goes_away_half_way_leaves_nothing_and_the_next_run_heals(
-    scoring: Apex, put_drop: Drop
-) -> None:
+def test_a_postgres_outage_leaves_nothing_and_the_next_run_recovers(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     failures: list[BaseException] = []
 

@@ -34,9 +34,9 @@ from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
+from tests.support.concurrent_reader import reading
 from tests.support.forked_command import Done, Forked
 from tests.support.ledger import places, run
-from tests.support.polling_reader import reading
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.throwaway_home import PlainDatabase, open_folder, plain_postgres
@@ -98,17 +98,17 @@ def undisturbed(
     return _undisturbed_tables["all"]
 
 
-def of(found: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, list[tuple[Any, ...]]]:
+def of(contents: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, list[tuple[Any, ...]]]:
     """The part of the tables that belongs to some drops."""
-    expected = {row[0] for row in found["drops"] if row[1] in names}
-    return {table: [row for row in rows if row[0] in expected] for table, rows in found.items()}
+    expected = {row[0] for row in contents["drops"] if row[1] in names}
+    return {table: [row for row in rows if row[0] in expected] for table, rows in contents.items()}
 
 
 # ---- the process is killed
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undisturbed_run(
+def test_after_a_kill_at_every_point_the_tables_equal_an_undisturbed_run(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]], seed: int
 ) -> None:
     """Before each kill a small drop comes; which of the points before the commit the large one meets is by seed."""
@@ -141,7 +141,7 @@ def test_killed_at_every_point_under_a_reader_the_tables_are_those_of_an_undistu
 
 
 @pytest.mark.parametrize("point", ["score_begun", "score_claimed", "score_written"])
-def test_a_file_that_goes_away_or_changes_while_it_is_scored_leaves_nothing(
+def test_a_file_removed_or_changed_while_scoring_leaves_nothing(
     scoring: Apex, contents: dict[str, bytes], point: str
 ) -> None:
     path = scoring.inbox / SMALL[0]
@@ -169,7 +169,7 @@ def test_a_file_that_goes_away_or_changes_while_it_is_scored_leaves_nothing(
         assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)] and scoring.leftovers() == []
 
 
-def test_a_file_that_goes_away_between_two_looks_is_gone(
+def test_a_file_removed_between_two_checks_is_missing(
     scoring: Apex, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when another process moves it just then."""
@@ -203,7 +203,7 @@ def on(database: PlainDatabase, scoring: Apex) -> Apex:
     return scoring.but(database_url=settings.writer_url, reader_database_url=settings.reader_url)
 
 
-def test_a_postgres_that_is_killed_half_way_keeps_all_of_a_drop_or_nothing(
+def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
     scoring: Apex,
     own_postgres: PlainDatabase,
     contents: dict[str, bytes],
@@ -335,7 +335,7 @@ REQUESTS = [
 ]
 
 
-def test_mlflow_that_dies_at_any_request_is_told_once_when_it_is_back(
+def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
     scoring: Apex, relay: Relay, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
 ) -> None:
     """Each request is lost, or is served and its answer lost; the drop is scored all the same."""
@@ -373,7 +373,7 @@ def shape(told_run: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "instead", [(404, b"<html>no such page</html>"), (200, b"<html>log in first</html>"), (502, b"")]
 )
-def test_an_answer_that_is_not_mlflows_keeps_the_note_and_the_scores(
+def test_an_answer_of_another_program_keeps_the_outbox_and_the_scores(
     scoring: Apex, relay: Relay, contents: dict[str, bytes], instead: tuple[int, bytes]
 ) -> None:
     """As a proxy gives that stands before MLflow."""
@@ -399,7 +399,7 @@ def disk(scoring: Apex) -> Iterator[SmallDisk]:
         yield instance
 
 
-def test_a_home_on_a_full_disk_writes_nothing_says_so_and_scores_when_there_is_space(
+def test_a_home_on_a_full_disk_reports_it_and_scores_when_there_is_space(
     chain: Any,
     scoring: Apex,
     disk: SmallDisk,
@@ -436,7 +436,7 @@ def test_a_home_on_a_full_disk_writes_nothing_says_so_and_scores_when_there_is_s
     assert not [p for p in home.rglob("*") if p.name.endswith((".partial", ".tmp"))]
 
 
-def test_a_disk_that_is_full_when_files_are_moved_loses_none_and_scores_none_twice(
+def test_a_disk_full_while_moving_loses_no_file_and_scores_none_twice(
     scoring: Apex,
     tmp_path: Path,
     contents: dict[str, bytes],
@@ -488,7 +488,7 @@ def test_a_disk_that_is_full_when_files_are_moved_loses_none_and_scores_none_twi
     ]
 
 
-def test_folders_between_which_nothing_can_be_moved_are_told_before_anything_is_scored(
+def test_folders_on_different_file_systems_are_reported_before_scoring(
     scoring: Apex, contents: dict[str, bytes]
 ) -> None:
     put(scoring, contents, SMALL[0])
@@ -502,7 +502,7 @@ def test_folders_between_which_nothing_can_be_moved_are_told_before_anything_is_
     assert places(scoring)["inbox"] == [SMALL[0]]
 
 
-def test_a_full_disk_under_postgres_writes_nothing_says_so_and_the_next_run_heals(
+def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
 ) -> None:
     """The tables lie on a small disk of their own, as with a tablespace."""
@@ -542,7 +542,7 @@ def test_a_full_disk_under_postgres_writes_nothing_says_so_and_the_next_run_heal
         assert tables(apex) == of(undisturbed, LARGE, SMALL[0])
 
 
-def test_a_full_disk_under_the_log_of_postgres_writes_nothing_says_so_and_the_next_run_heals(
+def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_recovers(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
 ) -> None:
     """The server ends itself, and again at each start, until there is space."""
@@ -596,7 +596,7 @@ def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, r
     assert scoring.leftovers() == []
 
 
-def test_a_second_process_waits_for_the_first_and_scores_only_what_that_one_did_not(
+def test_a_second_process_waits_and_scores_only_the_remaining_drops(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
 ) -> None:
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

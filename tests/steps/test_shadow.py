@@ -85,7 +85,7 @@ def test_a_rejected_challenger_scores_the_same_orders_once(night: Night) -> None
     assert night.apex.leftovers() == []
 
 
-def test_both_log_losses_are_told_where_the_outcome_is_known(night: Night) -> None:
+def test_both_log_losses_are_shown_where_the_outcome_is_known(night: Night) -> None:
     night.put()
     night.score()
     night.shadow()
@@ -127,7 +127,7 @@ def test_no_other_drop_and_no_other_version(night: Night, change: str | None, wh
     assert night.apex.sql("SELECT 1 FROM apex.shadow_runs") == []
 
 
-def test_a_file_whose_disk_fails_keeps_no_other_waiting(night: Night) -> None:
+def test_a_file_on_a_failing_disk_blocks_no_other(night: Night) -> None:
     for seed, name in enumerate(("a.parquet", "b.parquet")):
         night.put(name, seed=seed)
         night.score(name)
@@ -143,7 +143,7 @@ def test_a_file_whose_disk_fails_keeps_no_other_waiting(night: Night) -> None:
     assert night.shadow()["shadowed"] == 1
 
 
-def test_a_file_that_is_gone_is_told_once_and_the_drop_is_as_it_was(night: Night) -> None:
+def test_a_missing_file_is_reported_once_and_the_drop_is_unchanged(night: Night) -> None:
     night.put()
     night.score()
     before = night.apex.sql("SELECT * FROM apex.drop_summary")
@@ -162,7 +162,7 @@ def test_a_file_that_is_gone_is_told_once_and_the_drop_is_as_it_was(night: Night
     assert "skip" in night.shadow()
 
 
-def test_a_drop_that_is_not_moved_yet_is_left_for_the_next_time(night: Night) -> None:
+def test_a_drop_that_is_not_moved_yet_is_scored_next_time(night: Night) -> None:
     path = night.put()
     content = path.read_bytes()
     night.score()
@@ -214,7 +214,7 @@ def look_again(night: Night, run: str = "again", version: int | None = None) -> 
     return reconsider(night.apex.context(run), version=version, who="test").to_json()
 
 
-def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night: Night) -> None:
+def test_a_challenger_that_is_better_on_later_orders_becomes_champion(night: Night) -> None:
     outcomes_known(night, 1500, blurred=True)
     result = look_again(night)
     assert result["promoted"], result["reasons"]
@@ -227,7 +227,7 @@ def test_a_challenger_that_proves_better_on_later_orders_becomes_champion(night:
     assert look_again(night)["skip"].startswith("no challenger scored enough orders beside version 2")
 
 
-def test_an_equal_challenger_is_rejected_once_more_and_the_look_is_counted(night: Night) -> None:
+def test_an_equal_challenger_is_rejected_again_and_the_look_is_counted(night: Night) -> None:
     outcomes_known(night, 1200, blurred=False)
     result = look_again(night)
     assert not result["promoted"] and result["evidence"]["gain"] == 0 and result["evidence"]["looks"] == 2

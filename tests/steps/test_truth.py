@@ -25,7 +25,7 @@ from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 
 
-def test_the_excess_over_the_optimum_is_told(
+def test_the_excess_over_the_optimum_is_reported(
     lasting_databases: Any, mlflow_server: str, tmp_path: Path, contract: Contract
 ) -> None:
     raw = tmp_path / "orders"

@@ -46,7 +46,7 @@ def attribute(contract: Contract) -> str:
     return next(n for n in contract.features.attributes if n == "pais_cd")
 
 
-def test_unknown_values_are_an_alert_at_once_with_what_somebody_needs(
+def test_unknown_values_raise_an_alert_with_details(
     scoring: Apex, put_drop: Put, attribute: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_drop(changed=replaced(attribute, lambda values: [f"X\x00\u200b{v}" for v in values]))
@@ -63,7 +63,7 @@ def test_unknown_values_are_an_alert_at_once_with_what_somebody_needs(
     assert scoring.sql("SELECT input_alert FROM apex.drop_summary") == [(message,)]
 
 
-def test_nulls_throughout_are_an_alert_at_once(scoring: Apex, put_drop: Put, contract: Contract) -> None:
+def test_a_column_of_nulls_raises_an_alert(scoring: Apex, put_drop: Put, contract: Contract) -> None:
     name = contract.features.attributes[0]
     put_drop(changed=replaced(name, lambda values: [None] * len(values)))
     assert run(scoring)["with_alert"] == 1
@@ -71,9 +71,7 @@ def test_nulls_throughout_are_an_alert_at_once(scoring: Apex, put_drop: Put, con
     assert f"100.0% of {name} is null, 0.0% in training" in message
 
 
-def test_clients_by_another_name_are_an_alert_that_shows_both_names(
-    scoring: Apex, put_drop: Put, contract: Contract
-) -> None:
+def test_renamed_clients_raise_an_alert_with_both_names(scoring: Apex, put_drop: Put, contract: Contract) -> None:
     """The model of these tests uses no history: here it is given one feature of it."""
     feature = "history_days_since_last"
     scorer = load_scorer(scoring.context("s"))
@@ -90,7 +88,7 @@ def test_clients_by_another_name_are_an_alert_that_shows_both_names(
     )
 
 
-def test_a_healthy_drop_a_few_new_values_and_a_tiny_drop_are_none(scoring: Apex, put_drop: Put, attribute: str) -> None:
+def test_healthy_drops_raise_no_alert(scoring: Apex, put_drop: Put, attribute: str) -> None:
     put_drop("healthy.parquet")
     put_drop("few.parquet", seed=2, changed=replaced(attribute, lambda values: ["QQ"] * 10 + values[10:]))
     put_drop("tiny.parquet", seed=3, rows=1, changed=replaced(attribute, lambda values: ["QQ"]))
@@ -112,7 +110,7 @@ def test_many_tiny_drops_are_tested_together(scoring: Apex, put_drop: Put, attri
     assert open_alerts(scoring) == []
 
 
-def test_a_corrected_delivery_and_a_new_scoring_end_it(scoring: Apex, put_drop: Put, attribute: str) -> None:
+def test_a_corrected_or_rescored_drop_resolves_the_alert(scoring: Apex, put_drop: Put, attribute: str) -> None:
     put_drop(changed=replaced(attribute, lambda values: ["QQ"] * len(values)))
     run(scoring)
     assert len(open_alerts(scoring)) == 1
@@ -137,12 +135,12 @@ def test_a_corrected_delivery_and_a_new_scoring_end_it(scoring: Apex, put_drop: 
         ([0, 0, 0, 0], [900, 100, 0, 0], "attribute", False),
     ],
 )
-def test_what_is_a_jump(observed: list[int], usual: list[int], kind: str, jump: bool) -> None:
+def test_the_definition_of_a_jump(observed: list[int], usual: list[int], kind: str, jump: bool) -> None:
     result = unknown_jumps({"a": observed}, [{"a": [100 * n for n in usual]}], {"a": kind}, {"a": True}, alpha=0.002)
     assert bool(result) is jump
 
 
-def test_what_the_newest_orders_before_training_held_is_no_jump() -> None:
+def test_values_known_before_the_training_are_no_jump() -> None:
     settled = {"a": [700, 0, 0, 300]}
     usual = {"a": [10_000, 0, 0, 0]}
     result = unknown_jumps({"a": [70, 0, 0, 30]}, [usual, settled], {"a": "attribute"}, {"a": True}, alpha=0.002)

@@ -25,7 +25,7 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 
 TRAINED_ON, NEWEST, ORDERS, HOLIDAY = 90_000, 25_000, 10_000, 2_000
-CLASSES, NAMED_BY = 3, 3
+CLASSES, REMEMBERED = 3, 3
 COUNT, DAYS_SINCE = "history_orders", "history_days_since_last"
 
 
@@ -85,7 +85,7 @@ class Nights:
         profile = Profile(bins, CLASSES)
         profile.add_features(orders)
         # what is named follows one attribute, as it does on the real orders
-        name = self.contract.features.attributes[NAMED_BY]
+        name = self.contract.features.attributes[REMEMBERED]
         codes = orders.column(name).combine_chunks().dictionary_encode()
         levels = np.array(sorted(codes.dictionary.to_pylist()))
         places = np.searchsorted(levels, np.array(codes.dictionary.to_pylist()))[codes.indices.to_numpy()]
@@ -98,7 +98,7 @@ class Nights:
             self.bins, self._orders(HOLIDAY if night % 6 == 0 else ORDERS, night, drift or self.settled)
         )
 
-    def judge(self, *profiles: Profile) -> set[str]:
+    def drifted(self, *profiles: Profile) -> set[str]:
         """The features that are found to have drifted in one drop, or in a day of several."""
         window = _summed(self.recent) if self.recent else None
         held = compared(self.contract, _summed(profiles), self.model, window)
@@ -117,7 +117,7 @@ class Nights:
         """What is found in nights of one drop each, in which nothing has changed."""
         for night in range(1, number + 1):
             profile = self.score(night)
-            drifted = self.judge(profile)
+            drifted = self.drifted(profile)
             if not drifted:
                 self.recent.append(profile)
             yield drifted
@@ -127,7 +127,7 @@ class Nights:
         for _ in self.healthy(after):
             pass
         first, second = (self.score(after + 1, drift) for _ in range(2))
-        return any(drift[0] in self.judge(*drops) for drops in ((first,), (second,), (first, second)))
+        return any(drift[0] in self.drifted(*drops) for drops in ((first,), (second,), (first, second)))
 
 
 def _summed(profiles: Collection[Profile]) -> Batch:

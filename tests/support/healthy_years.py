@@ -63,6 +63,6 @@ class Year:
         return weeks, sustained(points, self.expected.log_loss, self.expected.standard_error, rule)
 
 
-def first_alarm(found: list[Sustained]) -> int | None:
+def first_alarm(weeks: list[Sustained]) -> int | None:
     """Number of the first week, counted from 0, after which the evidence suffices."""
-    return next((n for n, s in enumerate(found) if s.alarm), None)
+    return next((n for n, s in enumerate(weeks) if s.alarm), None)

@@ -90,7 +90,7 @@ def test_the_main_job(stack: Stack) -> None:
     assert until(lambda: not stack.steps(), 120, "steps end and are removed")
 
 
-def test_who_may_do_what(stack: Stack) -> None:
+def test_users_have_only_their_permissions(stack: Stack) -> None:
     with stack.airflow() as anonymous, stack.airflow("viewer") as viewer, stack.airflow("admin") as admin:
         for path in ("/apex/", "/apex/data-docs/index.html", "/apex/metrics", "/api/v2/dags"):
             assert anonymous.get(path).status_code == 401, path
@@ -141,7 +141,7 @@ def test_no_secret_is_shown(stack: Stack) -> None:
     assert [name for name, value in stack.secrets.items() if value in shown] == []
 
 
-def test_what_a_service_may(stack: Stack) -> None:
+def test_services_have_no_privileges(stack: Stack) -> None:
     services = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
     for service in (*services, "postgres", "docker-gate", "serving"):
         content = json.loads(docker("inspect", stack.container(service)))[0]
@@ -184,7 +184,7 @@ def runner(stack: Stack, command: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_step_that_ends_well_and_one_that_does_not(stack: Stack) -> None:
+def test_a_successful_and_a_failed_step(stack: Stack) -> None:
     good, _ = runner(stack, "dict(args=('score', '--list'), task='test.good')").communicate(timeout=120)
     assert "exit_code=0" in good and "'chunks': []" in good, good
     bad, _ = runner(stack, "dict(args=('elt', '--run', 'no-such-run'), task='test.bad')").communicate(timeout=120)
@@ -195,7 +195,7 @@ def test_a_step_that_ends_well_and_one_that_does_not(stack: Stack) -> None:
     assert stack.steps("test.good", "test.bad", "test.late") == []
 
 
-def test_nobody_outlives_its_task(stack: Stack) -> None:
+def test_no_step_outlives_its_task(stack: Stack) -> None:
     """The runner dies as by kill -9: the gate ends the step that nobody waits for."""
     stack.pause("apex_score")
     stack.put("leash.parquet", ROWS, 31)
@@ -217,7 +217,7 @@ def test_nobody_outlives_its_task(stack: Stack) -> None:
     once_each(stack, "leash.parquet")
 
 
-def test_the_gate_lets_nothing_else_pass(stack: Stack) -> None:
+def test_the_proxy_refuses_other_requests(stack: Stack) -> None:
     script = """
 import json, sys
 from docker import APIClient
@@ -263,7 +263,7 @@ print(json.dumps([
     assert set(others) <= {403, 404, 405} and stack.container("postgres") not in listed
 
 
-def test_a_task_that_is_failed_by_hand_ends_its_step(stack: Stack) -> None:
+def test_marking_a_task_as_failed_ends_its_step(stack: Stack) -> None:
     fault(stack, "score_written:halt")
     try:
         stack.put("failed.parquet", ROWS, 32)

@@ -1,4 +1,4 @@
-"""A reader that polls while scoring is disturbed, and tells what it should never have seen."""
+"""A reader that polls while scoring is disturbed, and reports inconsistent rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg2
 
 from tests.support.apex_home import Apex
 
-SEEN_BY_PEOPLE = """
+ROWS_IN_VIEWS = """
     SELECT s.name, coalesce(s.run_id, o.run_id, -1) AS run_id, s.state = 'done' AS done, s.rows_in, s.rows_scored,
            s.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
     FROM apex.drop_summary AS s
@@ -21,7 +21,7 @@ SEEN_BY_PEOPLE = """
         ON c.run_id = coalesce(s.run_id, o.run_id)
     FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM apex.quarantine GROUP BY 1) AS q
         ON q.source_sha256 = coalesce(s.sha256, o.drop_sha256)"""
-SEEN_IN_TABLES = """
+ROWS_IN_TABLES = """
     SELECT d.name, coalesce(r.run_id, o.run_id, -1) AS run_id, d.state = 'done' AS done, r.rows_in, r.rows_scored,
            r.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
     FROM apex.drops AS d
@@ -33,14 +33,14 @@ SEEN_IN_TABLES = """
 
 
 class Reader(threading.Thread):
-    """Polls all along, as people do by the views and as the tables are; keeps what is wrong at any moment.
+    """Polls the views and the tables all the time, and collects every inconsistency.
 
-    A server that is away for a while is no fault; what was seen once and is then gone is one.
+    A temporary outage of the server is no inconsistency. A row that disappears is one.
     """
 
     def __init__(self, apex: Apex) -> None:
         super().__init__(daemon=True)
-        self._looks = ((apex.settings.reader_url, SEEN_BY_PEOPLE), (apex.settings.writer_url, SEEN_IN_TABLES))
+        self._looks = ((apex.settings.reader_url, ROWS_IN_VIEWS), (apex.settings.writer_url, ROWS_IN_TABLES))
         self._end = threading.Event()
         self.polls = 0
         self.wrong: list[Any] = []
@@ -57,8 +57,8 @@ class Reader(threading.Thread):
                     for connection in (people, owner):
                         connection.set_session("REPEATABLE READ", readonly=True)
                     while not self._end.is_set():
-                        self._poll(people, SEEN_BY_PEOPLE)
-                        self._poll(owner, SEEN_IN_TABLES)
+                        self._poll(people, ROWS_IN_VIEWS)
+                        self._poll(owner, ROWS_IN_TABLES)
                         self.polls += 1
                         self._end.wait(0.03)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
@@ -73,13 +73,13 @@ class Reader(threading.Thread):
             names = [column.name for column in cursor.description]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         for one in rows:
-            whole = (
+            is_complete = (
                 one["done"]
                 and one["orders"] == one["rows_scored"] == one["of_classes"]
                 and one["quarantined"] == one["rows_quarantined"]
                 and one["rows_in"] == one["rows_scored"] + one["rows_quarantined"]
             )
-            if not whole:
+            if not is_complete:
                 self.wrong.append(one)
         now = {(one["name"], one["run_id"]) for one in rows}
         if lost := self._known - now:
@@ -87,7 +87,7 @@ class Reader(threading.Thread):
         self._known |= now
 
     def until_more(self, polls: int = 3) -> None:
-        """Wait until it has looked some times more."""
+        """Wait until it has polled some more times."""
         deadline = time.monotonic() + 30
         expected = self.polls + polls
         while self.polls < expected and time.monotonic() < deadline and self.is_alive():
@@ -101,7 +101,7 @@ class Reader(threading.Thread):
 
 @contextmanager
 def reading(apex: Apex) -> Iterator[Reader]:
-    """A reader that polls while the block runs, and after it has seen nothing wrong."""
+    """A reader that polls while the block runs. Afterwards it must have found no inconsistency."""
     reader = Reader(apex)
     reader.start()
     try:

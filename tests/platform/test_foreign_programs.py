@@ -112,7 +112,7 @@ def test_health_names_port_setting_holder_and_remedy(
         assert f"pid {os.getpid()}" in detail and "make up" in detail and str(tmp_path / ".env") in detail
 
 
-def test_status_shows_strangers_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_shows_foreign_programs_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "TIMEOUT", 0.3)
     out = io.StringIO()
     with strangers("garbage") as ports:
@@ -125,7 +125,7 @@ def test_status_shows_strangers_as_text(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("kind", ["garbage", "half", "web", "list", "silent"])
-def test_clients_of_the_services_raise_what_names_the_setting(kind: str, tmp_path: Path) -> None:
+def test_clients_of_the_services_name_the_setting(kind: str, tmp_path: Path) -> None:
     with strangers(kind) as ports:
         settings = on(ports, tmp_path)
         calls = {"APEX_AIRFLOW_PORT": lambda: _airflow(settings)}
@@ -146,7 +146,9 @@ def _airflow(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("kind", ["garbage", "silent"])
-def test_bulk_writes_do_not_wait_for_a_stranger(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bulk_writes_do_not_wait_for_a_foreign_program(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bulk, "CONNECT_SECONDS", 2)  # the least that libpq takes
     with (
         strangers(kind) as ports,
@@ -157,7 +159,7 @@ def test_bulk_writes_do_not_wait_for_a_stranger(kind: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("kind", ["garbage", "many headers", "half"])
-def test_a_load_test_counts_a_stranger_as_failed_requests(kind: str) -> None:
+def test_a_load_test_counts_answers_of_a_foreign_program_as_failures(kind: str) -> None:
     async def ask(port: int) -> None:
         target = Target(f"http://127.0.0.1:{port}")
         connection = await target.connect()

@@ -1,4 +1,4 @@
-"""Examples of simulated orders, made as a night makes them, beside the best prediction that was possible for each."""
+"""Examples of simulated orders, made by the real steps, with the best possible prediction for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BEST = "p_best_"
 
 
 @dataclass(frozen=True)
-class Night:
+class SimulatedRun:
     """Parts of examples; `best` holds each part's best possible probabilities (n, classes)."""
 
     contract: Contract
@@ -43,16 +43,16 @@ class Night:
         return develop(self.parts, kept, self.contract.classes, (), Options(threads=threads), INFO)
 
     def excess(self, done: Development, part: str = "test") -> float:
-        """Expected log loss of a model over the least that is possible, on a part, as a share of the latter.
+        """Excess of a model's expected log loss over the minimum, on a part, as a share of the minimum.
 
-        The classes that came are not used: the expectation under the best probabilities is exact.
+        It does not use the drawn classes: the expectation under the best probabilities is exact.
         """
         best, p = self.best[part], done.model.probabilities(self.parts[part].table)
-        least = -(best * np.log(best)).sum(axis=1).mean()
-        return float(-(best * np.log(p)).sum(axis=1).mean() / least - 1)
+        minimum = -(best * np.log(best)).sum(axis=1).mean()
+        return float(-(best * np.log(p)).sum(axis=1).mean() / minimum - 1)
 
 
-def simulated_night(contract: Contract, folder: Path, mode: str, *, orders: int, clients: int, seed: int) -> Night:
+def simulated_run(contract: Contract, folder: Path, mode: str, *, orders: int, clients: int, seed: int) -> SimulatedRun:
     """Simulate, write files, make examples from them and split them in time."""
     process = load_process()
     table = simulate_orders(process, orders=orders, clients=clients, seed=seed, mode=mode)
@@ -66,7 +66,7 @@ def simulated_night(contract: Contract, folder: Path, mode: str, *, orders: int,
     with duckdb.connect() as con:
         examples = pa.concat_tables(list(make_examples(SortedOrders(con, contract, [path]), 2)))
     path.unlink()
-    # orders of one client and day have the same best prediction, so that these two are key enough
+    # orders of one client and day have the same best prediction, so that client and day are a sufficient key
     key = [contract.entity, contract.timestamp]
     names = [f"{BEST}{level}" for level in contract.classes]
     places = [process.classes.index(level) for level in contract.classes]
@@ -90,4 +90,4 @@ def simulated_night(contract: Contract, folder: Path, mode: str, *, orders: int,
             rows.column(contract.entity).to_numpy(zero_copy_only=False),
             days[where == index],
         )
-    return Night(contract, parts, bests)
+    return SimulatedRun(contract, parts, bests)

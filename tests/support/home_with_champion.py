@@ -1,4 +1,4 @@
-"""Fixtures: one trained champion a worker, and homes around it for single tests. A conftest imports what it needs."""
+"""Fixtures: one trained champion per worker, and homes with it for single tests. A conftest imports them."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ ORIGIN = "http://airflow.test/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%
 
 @dataclass(frozen=True)
 class Chain:
-    """The first night on the small raw data: the home and the result of every step."""
+    """The first run on the small raw data: the home and the result of every step."""
 
     apex: Apex
     results: dict[str, dict[str, Any]]
 
 
-_made: dict[str, Chain] = {}
-"""The chain by its MLflow server: each folder that takes the fixtures has a `chain` of its own, and all are one."""
+_chains: dict[str, Chain] = {}
+"""The chain by its MLflow server. Each test folder with the fixtures has its own `chain`; all share this one."""
 
 
 @pytest.fixture(scope="session")
 def chain(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """validate → elt → split → train → promote, once. Shared: a test must not change this home."""
-    if mlflow_server not in _made:
-        _made[mlflow_server] = _make(raw, lasting_databases, mlflow_server, tmp_path_factory)
-    return _made[mlflow_server]
+    if mlflow_server not in _chains:
+        _chains[mlflow_server] = _make(raw, lasting_databases, mlflow_server, tmp_path_factory)
+    return _chains[mlflow_server]
 
 
 def _make(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Chain:
@@ -67,7 +67,7 @@ def _make(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factor
         "elt": elt(context).to_json(),
         "split": split(context, strategy="temporal").to_json(),
     }
-    # in a process of its own: importing MLflow warns, and stays
+    # in a separate process, because importing MLflow warns and cannot be undone
     trained = apex.call("train", "--run", RUN)
     assert trained.code == 0, trained.err
     results |= {"train": trained.result, "promote": promote(context, who="test").to_json()}
@@ -81,7 +81,7 @@ def scoring(chain: Chain, databases: Any, tmp_path: Path) -> Apex:
         "home": tmp_path / "home",
         "processed_url": str(chain.apex.processed),
         "drops_url": "",
-        "upload_minutes": 0,  # a file that is cut is bad at once
+        "upload_minutes": 0,  # a truncated file is bad immediately
         **databases.migrated(),
     }
     return chain.apex.but(**changes)
@@ -91,7 +91,7 @@ _names = itertools.count(1)
 
 
 def register(settings: Settings, name: str, like: ModelVersion) -> int:
-    """Register the files of a version once more under a name; returns the new version."""
+    """Register the files of a version again under a name; returns the new version."""
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
     httpx.post(f"{base}/registered-models/create", json={"name": name})
     content = {
@@ -115,11 +115,11 @@ class Nights:
     like: ModelVersion
 
     def more(self, number: int) -> list[int]:
-        """Register so many further versions with the same files."""
+        """Register further versions with the same files."""
         return [register(self.apex.settings, self.apex.settings.model_name, self.like) for _ in range(number)]
 
     def champion(self) -> int | None:
-        """Version that the alias stands on."""
+        """Version of the alias champion."""
         result = Registry(self.apex.settings, self.apex.settings.model_name).by_alias(CHAMPION)
         return result.version if result else None
 
@@ -132,7 +132,7 @@ class Nights:
 
 @pytest.fixture
 def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
-    """Two nights with equal models under a registered name of the test's own; nothing is promoted yet."""
+    """Two runs with equal models under a separate registered name; nothing is promoted yet."""
     name = f"model_{next(_names)}"
     apex = chain.apex.but(home=tmp_path / "home", processed_url="", model_name=name, **databases.migrated())
     first = chain.apex.processed / RUN
@@ -180,8 +180,8 @@ def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Callable[..., Path
 VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
 
 
-def tell_of_champion(apex: Apex, chain: Any) -> None:
-    """Let the database of a home know the champion of the chain, as training would have."""
+def copy_champion_record(apex: Apex, chain: Any) -> None:
+    """Insert the champion of the chain into the database of a home, as training would."""
     for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
         apex.sql(
             f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",

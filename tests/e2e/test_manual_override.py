@@ -48,7 +48,7 @@ def parked(apex: Apex) -> None:
 
 @pytest.mark.platform
 @pytest.mark.timeout(900)
-def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> None:
+def test_a_user_approves_and_rolls_back(platform: tuple[AirflowApi, Apex]) -> None:
     api, apex = platform
 
     def ledger() -> list[tuple[Any, ...]]:
@@ -86,7 +86,7 @@ def test_a_person_approves_and_goes_back(platform: tuple[AirflowApi, Apex]) -> N
 
 
 @pytest.mark.platform
-def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex]) -> None:
+def test_the_page_needs_a_login(platform: tuple[AirflowApi, Apex]) -> None:
     api, apex = platform
     with httpx.Client(base_url=f"{api.connection.url}/apex", trust_env=False) as client:
         for path in ("/", "/static/page.css", "/data-docs/index.html", "/metrics"):
@@ -103,7 +103,7 @@ def test_nobody_sees_the_page_without_a_login(platform: tuple[AirflowApi, Apex])
 
 @pytest.mark.platform
 @pytest.mark.browser
-def test_a_person_looks_and_goes_back_by_the_page(platform: tuple[AirflowApi, Apex]) -> None:
+def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> None:
     api, apex = platform
     settings = apex.settings
     [(loss,)] = apex.sql("SELECT challenger_log_loss FROM apex.model_history WHERE action = 'promote'")
