@@ -1,4 +1,4 @@
-"""Rows of a report, whatever kind of number they were made from."""
+"""Rows of a report from any kind of number."""
 
 from __future__ import annotations
 

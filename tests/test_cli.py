@@ -1,4 +1,4 @@
-"""What a person types wrong is told in one message, without a traceback."""
+"""A wrong command line is reported in one message, without a traceback."""
 
 from __future__ import annotations
 

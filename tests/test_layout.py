@@ -1,4 +1,4 @@
-"""The tests lie as the code does, and can be collected together."""
+"""The folders of the tests match those of the code, and all tests can be collected together."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def modules(*without: Path) -> list[Path]:
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """The strings of a module but for its docstrings, those of an f-string put together."""
+    """The strings of a module except its docstrings, with the parts of an f-string joined."""
     skipped = {
         id(node.value)
         for parent in ast.walk(tree)

@@ -53,7 +53,7 @@ Read = Callable[..., tuple[FileReport, list[date]]]
 
 @pytest.fixture
 def read(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) -> Read:
-    """Check a file of such instants; tells the report and the days of its rows."""
+    """Check a file of such instants; returns the report and the days of its rows."""
 
     def run(
         moments: list[datetime],

@@ -1,4 +1,4 @@
-"""Of a large batch Great Expectations judges a sample: bounded, the same each time, from every file, and told."""
+"""Great Expectations validates a sample of a large batch: bounded, reproducible, from every file, and reported."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_data_docs_show_the_number_of_validated_rows(
     name_source(settings, verdict, "night", "/raw <folder>", "d" * 64)
     page = verdict.page.read_text()
     assert f"a sample of {verdict.rows:,} of 8,000 accepted rows" in page and "raw data /raw &lt;folder&gt;" in page
-    assert "Airflow run" not in page  # called by hand
+    assert "Airflow run" not in page  # started on the command line
 
 
 def test_a_verdict_without_a_page_is_not_marked(home: Callable[..., Settings], tmp_path: Path) -> None:

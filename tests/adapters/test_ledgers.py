@@ -219,7 +219,7 @@ def test_the_ledger_separates_decisions_from_moves(apex: Apex, ledgers: Ledgers)
         result = champions.decision_of("second", 2)
         assert result is not None and (result.action, result.from_version) == ("reject", 1)
         assert champions.decision_of("second", 3) is None and champions.decision_of("none", 2) is None
-        champions.record(decision("force", 2, run="by hand", before=1))
+        champions.record(decision("force", 2, run="manual", before=1))
         assert champions.champion() == 2 and champions.rejections_since_last_move() == 0
         about = champions.latest_decision_about(2)
         assert about is not None and about.action == "reject"

@@ -1,4 +1,4 @@
-"""A model that is logged in MLflow names the packages of its own kind and can be loaded from there."""
+"""A model that is logged in MLflow lists the packages of its kind and can be loaded from there."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch:
             "pg_terminate_backend",
         ):
             assert part in str(raised.value), raised.value
-        # whoever reads meanwhile is not held up by the one who waits
+        # the waiting session does not block readers
         assert apex.sql("SELECT count(*) FROM apex.lineage") == [(0,)]
     bring(apex, migrations.migration_files(), changed_views(apex))
     assert apex.sql("SELECT obj_description('apex.lineage'::regclass)") == [("another",)]

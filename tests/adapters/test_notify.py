@@ -111,7 +111,7 @@ CHANNEL = Pager()
 
 @pytest.fixture
 def folder_of_channels(tmp_path: Path) -> Iterator[Path]:
-    """A temporary folder whose modules are channels, as if they lay beside the others."""
+    """A temporary folder of channel modules, which Apex finds like its own."""
     folder = tmp_path / "channels"
     folder.mkdir()
     package.__path__.append(str(folder))

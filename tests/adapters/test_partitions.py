@@ -66,7 +66,7 @@ def taken(apex: Apex, size: int) -> int:
 
 
 def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0) -> int:
-    """One run of a drop of `size` rows that ended so many days ago; a few stand for all its rows."""
+    """One run of a drop of `size` rows that ended `days` days ago; a few rows represent all of them."""
     with bulk_transaction(apex.settings) as session:
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
@@ -175,10 +175,12 @@ def test_a_new_partition_times_out_and_names_the_blocking_session(
     monkeypatch.setattr(partitions, "ATTACH_TIMEOUT", "100ms")
     fill(apex, contract, LARGE)
     url = apex.settings.writer_url
-    with closing(psycopg2.connect(url, application_name="by hand")) as other, other.cursor() as cursor:
+    with closing(psycopg2.connect(url, application_name="manual query")) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE apex.scored_orders IN SHARE UPDATE EXCLUSIVE MODE")
         for size in (SMALL, LARGE):
-            with pytest.raises(TransientError, match=r"session \d+ of apex_writer \(by hand\).* holds .*scored_orders"):
+            with pytest.raises(
+                TransientError, match=r"session \d+ of apex_writer \(manual query\).* holds .*scored_orders"
+            ):
                 fill(apex, contract, size)
         other.rollback()
     rows = len(contents(apex))
@@ -234,7 +236,7 @@ def test_old_partitions_are_dropped_with_their_references(apex: Apex, contract: 
 
 
 def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, home: Any, contract: Contract) -> None:
-    """The schema as it was released first, with data, goes forward to the newest."""
+    """The first released schema, with data, migrates to the newest one."""
     apex = Apex(home(**databases.empty()))
     files = migrations.migration_files()
     table, *_ = scored_orders_ddl(contract)
@@ -406,9 +408,9 @@ NIGHTS = 1_826
 
 
 def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: Contract) -> None:
-    """Every night a drop, every third a large one; each night merges as scoring does.
+    """One drop per night, every third one large; each night merges as scoring does.
 
-    Some claims are rolled back, and some nights a long query stands in the way of merging.
+    Some claims are rolled back, and in some nights a long query blocks the merge.
     """
     names = [c.name for c in contract.columns.values() if c.role in ("entity", "timestamp")]
     insert = (
@@ -418,7 +420,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
     most = runs = 0
     with closing(psycopg2.connect(apex.settings.writer_url)) as connection:
         for night in range(NIGHTS):
-            with connection, connection.cursor() as cursor:  # a day goes by
+            with connection, connection.cursor() as cursor:  # a day passes
                 cursor.execute("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '1 day'")
             own = night % 3 == 0
             run_id = partitions.take_run_id(connection, LARGE if own else SMALL)

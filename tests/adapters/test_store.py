@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and what is wrong with an input is told with its name."""
+"""Files and folders are written atomically, and errors of an input name it."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256
             time.sleep(0.02)
         assert results == []
     other.join(10)
-    if sha256 == "1" * 64:  # the same content, by whatever name
+    if sha256 == "1" * 64:  # the same content under any name
         assert results == [None]
     else:  # a correction: the later claim supersedes the earlier one
         assert results != [None]

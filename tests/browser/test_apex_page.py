@@ -93,7 +93,7 @@ def url(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.Tem
 
 @contextmanager
 def opened(browser: Browser, **options: Any) -> Iterator[Page]:
-    """A page in which neither the console nor a script may complain."""
+    """A page without errors in the console or in scripts."""
     with closing(browser.new_context(**options)) as context:
         page = context.new_page()
         expected: list[str] = []

@@ -1,4 +1,4 @@
-"""A contract file that is not as it should be: every fault at once, with line, key, rule, value and remedy."""
+"""A faulty contract file: one error with all faults, each with line, key, rule, value and remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEYS = "checks, decimals, description, domain, identifier, normalise, nullable, 
 
 
 def faults(folder: Path, text: str | bytes) -> list[str]:
-    """What is said of a file, a line each, without its path."""
+    """The messages about a file, one per line, without its path."""
     path = folder / "shop.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as raised:
@@ -56,7 +56,7 @@ def test_the_file_itself_is_right(tmp_path: Path) -> None:
         assert load_contract(path).classes == ("A", "B")
 
 
-# (the line, what is written instead, what is said of it)
+# (the line, its replacement, the message)
 VALUE = "must be text: "
 TRAPS = [
     ("levels: [A, B]", "levels: [A, NO]", f"{VALUE}the level NO is read by YAML as false; quote it: 'NO'"),
@@ -168,7 +168,7 @@ def test_a_near_name_is_suggested(tmp_path: Path, old: str, new: str, words: str
     assert any(words in t for t in messages), messages
 
 
-# what loaded without a word and broke a step later, or meant another thing in a file than in a request
+# faults that loading once accepted, and that broke a later step or differed between files and requests
 ATTRIBUTE = "    role: attribute"
 DAY = "role: timestamp"
 TYPE = "type: string\n    role: attribute"

@@ -1,4 +1,4 @@
-"""What becomes of every kind of value: accepted as it is, normalised, warned about or quarantined with its reasons."""
+"""The result for every kind of value: accepted unchanged, normalised, warned about or quarantined with its reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number has one text: whatever type a file gives it, and in a request."""
+"""One number has one text, in files of every type and in a request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
 
 @pytest.fixture(scope="module")
 def checked(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Checked:
-    """Check a file with these values; tells the report and the accepted texts."""
+    """Check a file with these values; returns the report and the accepted texts."""
 
     def run(values: pa.Array, use: Use = "score") -> tuple[FileReport, list[Any]]:
         folder = tmp_path_factory.mktemp("file")
@@ -78,7 +78,7 @@ def checked(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path_factory
 
 
 def asked(contract: Contract, literals: Sequence[str]) -> list[Any]:
-    """What the service reads when the numbers stand in a request as they are written here."""
+    """The values that the service reads from these numbers in a request."""
     order = {c.name: c.domain.levels[0] if c.domain else "R1" for c in contract.columns.values() if c.required.score}
     order |= {contract.entity: "C000001", contract.timestamp: "2024-08-24", ROUTE: 0}
     orders = [json.dumps(order).replace(f'"{ROUTE}": 0', f'"{ROUTE}": {text}') for text in literals]

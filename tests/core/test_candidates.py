@@ -79,7 +79,7 @@ def test_the_requirements_have_exact_versions(name: str) -> None:
 
 
 def test_a_model_without_trees_loads_without_their_libraries(tmp_path: Path) -> None:
-    """Besides what every model needs nothing is imported: the environment would not have it."""
+    """Loading imports only the packages of every model: the environment has no others."""
     text = SCORES.format(refused={"xgboost", "lightgbm", "duckdb", "psycopg2", "httpx", "optuna"}, name="logistic")
     done = subprocess.run([sys.executable, "-c", text], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ CANDIDATE = EvenShares()
 
 @pytest.fixture
 def folder_of_candidates(tmp_path: Path) -> Iterator[Path]:
-    """A temporary folder whose modules are candidates, as if they lay beside the others."""
+    """A temporary folder of candidate modules, which Apex finds like its own."""
     candidates.__path__.append(str(tmp_path))
     yield tmp_path
     candidates.__path__.remove(str(tmp_path))

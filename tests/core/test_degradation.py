@@ -1,4 +1,4 @@
-"""The verdict on a week: significant, against what was promised and against knowing nothing."""
+"""The verdict on a week: significance against the expectation and against the class prior."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENTROPY = float(-(P * np.log(P)).sum(axis=1).mean())
 
 
 def week(seed: int, n: int, spoiled: float = 0.0) -> tuple[np.ndarray, ...]:
-    """Probabilities, classes drawn by them but for a spoiled share that is drawn evenly, the named, the clients."""
+    """Probabilities, classes drawn from them except a spoiled share drawn evenly, predicted classes, clients."""
     random = np.random.default_rng(seed)
     p = P[random.integers(0, 3, n)]
     y = (random.random((n, 1)) > p.cumsum(axis=1)[:, :-1]).sum(axis=1)
@@ -32,7 +32,7 @@ EXPECTED = Expectation(orders=30_000, log_loss=ENTROPY, sd=0.6)
         (2000, 0.0, EXPECTED, False, ""),
         (2000, 0.5, EXPECTED, True, "at promotion"),
         (100, 0.5, EXPECTED, False, "not evaluated: 100 known outcomes, fewer than 500"),
-        (2000, 0.5, None, False, ""),  # still better than the prior, and nothing was promised
+        (2000, 0.5, None, False, ""),  # still better than the prior, and there is no expectation
         (2000, 1.0, None, True, "behind the week's class prior"),
     ],
 )
@@ -47,7 +47,7 @@ def test_a_week_is_worse_only_if_significant_and_beyond_the_margin(
 
 
 def test_healthy_weeks_are_rarely_worse() -> None:
-    """At an error of 1 %, with no margin and the very loss that was promised; 600 weeks give at most 2.3 %, 99.9 %."""
+    """At an error of 1 %, without margin, with the exact expected loss; 600 weeks give at most 2.3 %, 99.9 %."""
     rule = Rule(margin=0.0, alpha=0.01)
     called = sum(week_quality(*week(seed, 1000), CLASSES, EXPECTED, rule).worse for seed in range(600))
     assert called <= 14

@@ -1,4 +1,4 @@
-"""Features of an order know nothing of its own day or later: compared with plain Python, order by order."""
+"""Features of an order use nothing from its day or later: compared with plain Python, order by order."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_each_feature_alone_equals_itself_among_all_and_needs_no_other_state(con
         needed = state_needed(contract, [name])
         alone = finish(contract, pa.table(rest | {k: states[k] for k in needed}), [name])
         assert alone.column_names == [name] and alone[name].equals(whole[name]), name
-        for state in needed:  # none of them is asked for in vain
+        for state in needed:  # each of them is needed
             lacking = pa.table(rest | {k: states[k] for k in needed if k != state})
             with pytest.raises(KeyError):
                 finish(contract, lacking, [name])

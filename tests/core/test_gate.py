@@ -230,7 +230,7 @@ def test_redelivered_orders_are_dropped_by_their_keys() -> None:
 
 
 def test_for_a_random_split_only_the_keys_count() -> None:
-    """Such a champion comes by an alias moved by hand; its last day is that of all data, and it can be replaced."""
+    """A manually moved alias makes such a champion. Its last day is that of all data, and it can be replaced."""
     keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
     champion = model(blurred(0.5), tuned_until=N, promotable=False, training_keys=np.unique(keys[::4]))
     decision = gate(model(TRUTH), champion, replace(HOLDOUT, orders=keys))
@@ -301,7 +301,7 @@ def test_evidence_is_json_and_reproducible() -> None:
     assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(first.evidence)
 
 
-# the floor, a share of what the class shares alone give: loss of the prior in nats, honest or not, what is said
+# the floor, a share of the log loss of the class shares: loss of the prior in nats, leak or not, message
 
 
 def rare(share: float, odds: tuple[float, float], n: int = 40_000) -> tuple[np.ndarray, Holdout]:
@@ -323,7 +323,7 @@ FLOORS = [
     (0.5, (1, 1.4), 0.925, 0.0, ""),
     (0.5, (1, 1.4), 0.925, 0.1, LEAK),
     (0.01, (1, 1), 0.925, 0.0, "prior is not beaten beyond chance"),
-    # an honest model of orders that can be told apart well: the floor is that of other data, and may be left out
+    # a model without a leak of easily predictable orders: the floor belongs to other data and can be left out
     (0.01, (1, 30), 0.925, 0.0, "lower promotion.floor"),
     (0.01, (1, 30), 0.5, 0.0, ""),
     (0.01, (1, 30), None, 0.0, ""),
@@ -345,7 +345,7 @@ def test_the_floor_is_relative_to_the_class_shares(
 
 
 def test_a_shifted_class_mix_is_no_leak() -> None:
-    """The prior of training is far off; whoever has learned the new shares is far below it, and knows no more."""
+    """The prior of training is far away. A model that learned the new shares is far below it, without a leak."""
     truth, holdout = rare(0.05, (1, 1.5))
     moved = replace(holdout, prior=np.array([0.5, 0.5]))
     policy = Promotion(margin=0.0, floor=0.925)
@@ -368,7 +368,7 @@ def test_the_level_of_a_year_of_looks_adds_up_to_alpha() -> None:
 
 
 def test_single_looks_at_equal_models_promote_at_most_alpha() -> None:
-    """Both are off by as much, at random; the margin is 0, so that alpha alone protects."""
+    """Both have equal random errors. The margin is 0, so that only alpha limits promotions."""
     random = np.random.default_rng(11)
     policy = Promotion(margin=0.0, mode="single", segment_orders=10**9)
     looks = promoted = 0
@@ -410,5 +410,5 @@ def _true_loss(table: np.ndarray) -> float:
 
 
 def _weight_of(gain: float) -> float:
-    """How much the truth must be blurred to lose so many nats."""
+    """Blur of the truth that loses the given nats."""
     return float(brentq(lambda w: _true_loss(blurred(w, TRUE)) - _true_loss(TRUE) - gain, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Drift is found when it is there and not when it is not, by the step's own rules over nights drawn at random."""
+"""The step's own rules detect drift, and raise no false alarm, over randomly drawn nights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def orders() -> pa.Table:
 
 
 def test_healthy_nights_raise_no_alarm(contract: Contract, orders: pa.Table) -> None:
-    """Growing history, a weekday a night, holidays. At 0.2 % a night, more than 3 alarms come once in 2,000 times."""
+    """Growing history, weekdays, holidays. At 0.2 % per night, more than 3 alarms occur once in 2,000 times."""
     alarms = [result for seed in range(4) for result in Nights(contract, seed, orders).healthy(40) if result]
     assert len(alarms) <= 3, alarms
 
@@ -28,7 +28,7 @@ def test_a_change_before_the_training_is_no_drift(contract: Contract, orders: pa
     assert sum(map(bool, result)) <= 1
     assert not nights.unknown_jumps(nights.score(13))
     nights.model.pop(RECENT)
-    assert name in nights.drifted(nights.score(14))  # beside the training examples alone it would be, for ever
+    assert name in nights.drifted(nights.score(14))  # against the training examples alone it would always be
 
 
 @pytest.mark.parametrize("place", range(6))

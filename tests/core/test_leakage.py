@@ -1,4 +1,4 @@
-"""A feature that tells the target is caught by name; an honest one never is."""
+"""A leaking feature is detected and named; other features never are."""
 
 from __future__ import annotations
 

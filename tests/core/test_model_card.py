@@ -1,4 +1,4 @@
-"""The description of a model version: what it must tell, and what it must not lose."""
+"""The description of a model version: required content, and content that must stay."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How close to the best possible prediction the default model comes, on small simulated nights.
+"""How close the default model is to the best possible prediction, on small simulated data.
 
-The distances are expectations over the classes that might have come, so that no luck of the draw is in them. On nights
+The distances are expectations over all possible classes, so that they contain no luck of the draw. On data
 of full size the bench measures the same (`models`).
 """
 

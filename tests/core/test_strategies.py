@@ -38,7 +38,7 @@ STRATEGY = Thirds()
 
 @pytest.fixture
 def folder_of_strategies(tmp_path: Path) -> Iterator[Path]:
-    """A temporary folder whose modules are strategies, as if they lay beside the others."""
+    """A temporary folder of strategy modules, which Apex finds like its own."""
     strategies.__path__.append(str(tmp_path))
     yield tmp_path
     strategies.__path__.remove(str(tmp_path))

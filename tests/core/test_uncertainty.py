@@ -1,4 +1,4 @@
-"""The cluster-robust error and the cluster bootstrap, against statsmodels and against what is known exactly."""
+"""The cluster-robust error and the cluster bootstrap, against statsmodels and against exact values."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
 
 
 def test_each_bad_drop_has_a_task_that_blocks_no_other(bag: DagBag) -> None:
-    """What was scored is announced whatever else happened, and a failed chunk still makes the run red."""
+    """The event of scored drops is always emitted, and a failed chunk still fails the run."""
     dag = bag.dags["apex_score"]
     report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
     assert report.trigger_rule == "all_done" and report.returns == "bad"
@@ -204,7 +204,7 @@ def test_each_bad_drop_has_a_task_that_blocks_no_other(bag: DagBag) -> None:
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow's reader of .airflowignore
 def test_unpausing_a_dag_starts_no_run(bag: DagBag) -> None:
-    """The first nightly run is the coming night's, though catchup is off."""
+    """The first run is that of the next night, although catchup is off."""
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
 

@@ -97,7 +97,7 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
     text = (CODE_ROOT / "deployment" / "docker" / name).read_text()
     matches = dict(pin.findall(text))
     assert len(matches) > 100 and "://" not in text
-    # Flask-AppBuilder, Airflow's logins on a server, wants python-dateutil 2
+    # Flask-AppBuilder, Airflow's logins on a server, needs python-dateutil 2
     different = {package for package, version in matches.items() if ours.get(package, version) != version}
     assert different <= ({"python-dateutil"} if name == "airflow.txt" else set())
     if name == "airflow.txt":

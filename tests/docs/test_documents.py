@@ -99,14 +99,14 @@ MESSAGES = [
 
 
 def test_every_documented_error_is_in_the_code() -> None:
-    """What a table of messages says is said: each part between its dots is in a text of the code."""
+    """Every documented message exists: each part between its dots is in a text of the code."""
     texts = list(_texts_of_the_code())
     assert len(MESSAGES) > 40
     assert [results for results in MESSAGES if not any(results[1].strip() in text for text in texts)] == []
 
 
 def _texts_of_the_code() -> Iterator[str]:
-    """Every text in the code, what is filled in left out; scripts as they are."""
+    """Every text in the code without its placeholders; scripts unchanged."""
     for folder in ("apex_ml", "plugins", "dags", "deployment"):
         for path in sorted((CODE_ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -69,7 +69,7 @@ def test_a_user_approves_and_rolls_back(platform: tuple[AirflowApi, Apex]) -> No
     ((action, before, after, who, _),) = ledger()
     assert (action, before, after, who) == ("promote", None, 1, "admin in Airflow")
 
-    # the same data give the same model: it is no better, and nobody is asked
+    # the same data give the same model: it is not better, and approval is skipped
     second = api.trigger("apex_retrain", {"force": True})
     assert set(wait(api, "apex_retrain", second).values()) == {"success"}
     assert not (api.result("apex_retrain", second, "promote") or {})["promoted"]
@@ -140,7 +140,7 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         frame.get_by_label("To").select_option("2")
         frame.get_by_label("Why").fill("by the page")
         frame.get_by_role("button", name="Roll back").click()
-        # the page loads itself anew when the run has ended
+        # the page reloads when the run has ended
         expect(frame.get_by_role("heading", name="Champion: version 2")).to_be_visible(timeout=1000 * SECONDS)
         keep(page, "apex-in-airflow", full=False)
         with page.context.expect_page() as docs:  # out of Airflow's frame

@@ -1,4 +1,4 @@
-"""The main job as a person runs it: the real scheduler, Postgres, MLflow and steps, on a home of its own."""
+"""The main job as a user runs it: the real scheduler, Postgres, MLflow and steps, in a separate home."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def wait_for_score(home: WholePlatform, name: str) -> object:
 
 
 def report(home: WholePlatform) -> str:
-    """What Airflow knows of scoring and monitoring, and which drops lie where; for a test that fails."""
+    """Airflow's runs of scoring and monitoring, and the folders of the drops, for the message of a failed test."""
     with AirflowApi(home.whole, patience=10) as api:
         runs = report_runs(api, "apex_score", "apex_monitor")
     folders = (home.inbox, home.inbox.parent / "done", home.inbox.parent / "quarantine")
@@ -95,12 +95,12 @@ def report(home: WholePlatform) -> str:
 def survives_kills(home: WholePlatform, raw: Path, removed: list[str]) -> None:
     """The scheduler is killed while a step scores a drop, and MLflow while another does.
 
-    The step outlives its scheduler and stands still: the one that the next scheduler starts waits for it at the claim.
+    The step outlives its scheduler and is halted. The step of the next scheduler waits for it at the claim.
     """
     with fault_for_steps(home.whole, "score_written"):
         deliver(home, raw, "scheduler.parquet", 102)
         step = until(
-            lambda: halted_step(home.settings), 90, "a step stands still", pause=0.3, explain=lambda: report(home)
+            lambda: halted_step(home.settings), 90, "a step is halted", pause=0.3, explain=lambda: report(home)
         )
     kill_service(home.whole, "airflow-scheduler")
     survives_mlflow(home, raw)
@@ -148,7 +148,7 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
     `removed` are batches of drops that were removed.
     """
     settings = home.whole
-    list_drops(context_of(settings, "sweep"))  # the next look at the inbox tells MLflow what it missed
+    list_drops(context_of(settings, "sweep"))  # the next sweep sends MLflow the missed metrics
     rows = home.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
         " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
@@ -169,7 +169,7 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
 
 
 def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> None:
-    """Bad drops beside a good one: it is scored and monitored, and each of them is a failed task of its own.
+    """Bad drops beside a good one: it is scored and monitored, and each bad drop is a separate failed task.
 
     Bad drops alone announce nothing, so that monitoring does not start for nothing. An upload that has stalled
     meanwhile is no bad drop: it is scored when it goes on.

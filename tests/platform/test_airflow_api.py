@@ -32,7 +32,7 @@ SLOW = {"detail": "an answer that comes too late"}
 
 
 class Airflow(ThreadingHTTPServer):
-    """Answers by (method, path) from a table; a list of answers is used up one by one, the last stays."""
+    """Answers by (method, path) from a table; a list of answers is used in order, and the last one repeats."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -83,7 +83,7 @@ def airflow() -> Iterator[Airflow]:
 
 @pytest.fixture
 def api(airflow: Airflow, tmp_path: Path) -> Iterator[AirflowApi]:
-    """A client of that server with little patience."""
+    """A client of that server with a short timeout."""
     settings = Settings.load(
         home=tmp_path, airflow_url=f"http://127.0.0.1:{airflow.server_port}", airflow_admin_password="secret"
     )
@@ -159,7 +159,7 @@ def test_result(airflow: Airflow, api: AirflowApi, value: Any, result: Any) -> N
 
 def test_a_slow_request_is_repeated(airflow: Airflow, tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, airflow_url=f"http://127.0.0.1:{airflow.server_port}")
-    # as for `apex retrain`, whose patience with a server that is away is shorter than one slow answer
+    # as for `apex retrain`, whose timeout for an unavailable server is shorter than one slow answer
     with AirflowApi(settings, patience=0.1, slow_patience=5.0, timeout=0.3) as api:
         airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW), (200, {"dag_runs": []})]
         assert api.dag_runs("apex_score") == []
@@ -187,7 +187,7 @@ ALL = {"event": "patch_dags", "owner": "bob"}
         (PAUSED | {"event": "delete_dag", "extra": '{"method": "DELETE"}'}, {}, [], None),
         (PAUSED | {"event": "paused", "owner": "scheduler", "extra": "[('is_paused', True)]"}, {}, [], "scheduler"),
         (PAUSED | {"event": "cli_dag_pause", "extra": '{"full_command": "airflow dags pause"}'}, {}, [], "ann"),
-        # all DAGs at once: the newer entry counts
+        # all DAGs together: the newer entry counts
         ({}, PAUSED | ALL, [], "bob"),
         (PAUSED | {"event": "delete_dag", "extra": None}, PAUSED | ALL | {"event_log_id": 6}, [], "bob"),
         (PAUSED | {"event": "delete_dag", "extra": None}, PAUSED | ALL | {"event_log_id": 4}, [], None),

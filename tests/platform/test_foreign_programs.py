@@ -1,4 +1,4 @@
-"""Another program on the port of a service: one that speaks no HTTP, one that never answers, another web server."""
+"""Another program on the port of a service: a program without HTTP, a silent program, another web server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SERVICES = ("airflow-api-server", "mlflow", "serving", "postgres")
 
 
 class Stranger(socketserver.ThreadingTCPServer):
-    """Says the same to whoever connects, after a first line if it is to be an answer."""
+    """Sends the same bytes to every client, after the first line of a request if it is an HTTP answer."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -67,7 +67,7 @@ PORTS = ("airflow_port", "mlflow_port", "serving_port", "pg_port")
 
 
 @contextlib.contextmanager
-def strangers(kind: str) -> Iterator[dict[str, int]]:
+def foreign_programs(kind: str) -> Iterator[dict[str, int]]:
     """One on each port of a platform."""
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(stranger(kind)) for name in PORTS}
@@ -89,7 +89,7 @@ def stranger(kind: str) -> Iterator[int]:
 @pytest.fixture(params=list(ANSWERS))
 def ports(request: pytest.FixtureRequest) -> Iterator[dict[str, int]]:
     """The ports where each kind listens."""
-    with strangers(request.param) as instance:
+    with foreign_programs(request.param) as instance:
         yield instance
 
 
@@ -115,7 +115,7 @@ def test_health_names_port_setting_holder_and_remedy(
 def test_status_shows_foreign_programs_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "TIMEOUT", 0.3)
     out = io.StringIO()
-    with strangers("garbage") as ports:
+    with foreign_programs("garbage") as ports:
         url = f"http://127.0.0.1:{ports['mlflow_port']}"
         elsewhere = on(ports, tmp_path, airflow_url=url, mlflow_tracking_uri=url, pg_host="127.0.0.1", serving=False)
         assert status.show(elsewhere, Console(file=out, width=300)) is False
@@ -126,10 +126,10 @@ def test_status_shows_foreign_programs_as_text(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["garbage", "half", "web", "list", "silent"])
 def test_clients_of_the_services_name_the_setting(kind: str, tmp_path: Path) -> None:
-    with strangers(kind) as ports:
+    with foreign_programs(kind) as ports:
         settings = on(ports, tmp_path)
         calls = {"APEX_AIRFLOW_PORT": lambda: _airflow(settings)}
-        if kind != "silent":  # their patience is long
+        if kind != "silent":  # their timeout is long
             calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
             calls["APEX_PG_PORT"] = lambda: connection.ping(settings)
             calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, settings.model_name).by_alias("champion")
@@ -151,7 +151,7 @@ def test_bulk_writes_do_not_wait_for_a_foreign_program(
 ) -> None:
     monkeypatch.setattr(bulk, "CONNECT_SECONDS", 2)  # the least that libpq takes
     with (
-        strangers(kind) as ports,
+        foreign_programs(kind) as ports,
         pytest.raises(TransientError, match="APEX_PG_PORT.* nothing was written.*make up"),
         bulk.bulk_transaction(on(ports, tmp_path)),
     ):

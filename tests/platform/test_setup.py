@@ -24,7 +24,7 @@ def test_uv_trusts_the_certificates_of_the_machine(tmp_path: Path, variables: st
     shutil.copy2(CODE_ROOT / "deployment" / "local" / "setup.sh", project / "deployment" / "local")
     for name in ("requirements.txt", "pyproject.toml"):
         (project / name).touch()
-    for name, line in {"python": "", "uv": f"echo ${{UV_SYSTEM_CERTS-unset}} >>'{tmp_path}/told'"}.items():
+    for name, line in {"python": "", "uv": f"echo ${{UV_SYSTEM_CERTS-unset}} >>'{tmp_path}/passed'"}.items():
         program = project / ".venv" / "bin" / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
@@ -34,4 +34,4 @@ def test_uv_trusts_the_certificates_of_the_machine(tmp_path: Path, variables: st
     environment["PYTHON"] = sys.executable
     script = str(project / "deployment" / "local" / "setup.sh")
     subprocess.run([script], env=environment, check=True, capture_output=True)
-    assert (tmp_path / "told").read_text().split() == [passed, passed]
+    assert (tmp_path / "passed").read_text().split() == [passed, passed]

@@ -86,7 +86,7 @@ def test_files_with_secrets_are_closed_and_no_other_has_one(rendered: tuple[Sett
 
 
 def test_supervisor_reads_the_rendered_file(rendered: tuple[Settings, str]) -> None:
-    """Its own parser gives each program the environment that was meant."""
+    """Supervisor's own parser gives each program the intended environment."""
     settings, text = rendered
     folder = private_folder(run_folder(settings))  # supervisor refuses folders that are not there
     settings.logs.mkdir()

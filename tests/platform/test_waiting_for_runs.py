@@ -1,4 +1,4 @@
-"""What the whole-platform tests wait by: they miss no run, and say what they saw when they give up."""
+"""The waits of the platform tests: they miss no run, and report the last state after a timeout."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ TOKEN = "a-token-of-the-test"
 
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
-    """Make a client that is nobody, or somebody whom Airflow knows."""
+    """Make an anonymous client, or a client of an Airflow user."""
     monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", SimpleAuthManager)
 
     def make(settings: Settings, role: str | None = None) -> TestClient:

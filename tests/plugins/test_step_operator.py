@@ -1,4 +1,4 @@
-"""The step operator: what Airflow is told about the end of a step."""
+"""The step operator: how it reports the end of a step to Airflow."""
 
 from __future__ import annotations
 

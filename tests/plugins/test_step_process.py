@@ -29,7 +29,7 @@ def wait_for(condition, seconds: float = 10.0) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
@@ -95,7 +95,7 @@ def test_lines_come_while_the_step_runs(tmp_path: Path) -> None:
         "import pathlib, sys, time\nprint('first')\n"
         "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\nprint('second')\n"
     )
-    # The step waits for the file that only its first line creates: it ends only if that line came at once.
+    # The step waits for the file that only its first line creates: it ends only if that line arrives immediately.
     LocalRunner((sys.executable, str(script))).run(StepCommand((str(go),)), lambda line: go.touch())
     assert go.exists()
 

@@ -1,4 +1,4 @@
-"""The champion is followed while requests go on; what is away is told, and does not stop it."""
+"""The service follows the champion while requests continue. It reports outages and survives them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def asked(raw: Path, contract: Contract, tmp_path: Path) -> LoadtestOrders:
 
 @contextmanager
 def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Callable[[], LoadtestResults]]:
-    """Ask a hundred times a second beside what the block does; the call waits for the end and returns the figures."""
+    """Send a hundred requests per second during the block; the call waits for the end and returns the metrics."""
     results: list[LoadtestResults] = []
 
     def work() -> None:

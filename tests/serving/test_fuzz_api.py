@@ -1,4 +1,4 @@
-"""Whatever is sent, made from the service's own OpenAPI: no 5xx, and answers that are as the schema says."""
+"""Requests generated from the service's own OpenAPI cause no 5xx, and the answers follow the schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask, how much, how fast; and what is said and logged when something is wrong."""
+"""Authentication, size and rate limits, and the messages and logs of errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOST = "http://127.0.0.1:8008"
 
 @pytest.fixture
 def bare(home: Any) -> Any:
-    """The service without registry and database: what stands before the routes needs neither."""
+    """The service without registry and database, which the guard does not need."""
 
     @contextmanager
     def make(**changes: Any) -> Iterator[TestClient]:

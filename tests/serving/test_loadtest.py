@@ -1,4 +1,4 @@
-"""The load test measures what clients see, and tells MLflow of it as scoring does."""
+"""The load test measures what clients see, and logs it to MLflow as scoring does."""
 
 from __future__ import annotations
 

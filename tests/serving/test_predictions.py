@@ -98,7 +98,7 @@ def test_an_order_before_the_snapshot_is_refused_with_the_day(
 
 
 def test_the_example_of_the_documentation_is_answered(client: TestClient, contract: Contract) -> None:
-    """What the page offers to send is sent as it is."""
+    """The example of the page is sent unchanged."""
     body = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     answer = client.post("/predict", json=body["example"])
     assert answer.status_code == 200, answer.text

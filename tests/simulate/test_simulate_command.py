@@ -1,4 +1,4 @@
-"""`apex simulate`: files like the real ones, whole or not at all, and clear refusals."""
+"""`apex simulate`: realistic files, written atomically, and clear refusals."""
 
 from __future__ import annotations
 

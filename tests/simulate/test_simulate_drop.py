@@ -1,4 +1,4 @@
-"""Drops: orders of known clients without outcome, whole in the inbox at once, the same for the same seed."""
+"""Drops: orders of known clients without outcome, moved into the inbox atomically, equal for equal seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every quirk does what it says, to as many rows or files as it was asked, and to nothing else."""
+"""Every quirk does what its description says, to the given number of rows or files, and to nothing else."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_the_posterior_beats_every_simpler_predictor(process: Process) -> None:
     loss = log_loss(posterior_predictive(process, table, mode=mode), codes)
     count = np.zeros((len(table_of(process)), len(process.classes)))
     np.add.at(count, (levels, codes), 1)
-    blind = [  # what is known, less one thing each
+    blind = [  # all known values except one in each case
         ["effect_sd=null", "persistence=0"],
         ["effect_sd=null"],
         ["persistence=0"],

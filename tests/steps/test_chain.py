@@ -1,4 +1,4 @@
-"""The first night, step by step: counts add up, a second call is the same, and every output is told."""
+"""The first run, step by step: counts add up, a second call is the same, and every output is listed."""
 
 from __future__ import annotations
 

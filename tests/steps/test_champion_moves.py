@@ -1,4 +1,4 @@
-"""Moves by hand, races and kills: one champion for everybody at every moment."""
+"""Manual moves, races and kills: all readers see one champion at every moment."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
             watcher.result()
     assert nights.ledger() == [("promote", None, winners[0], "done"), ("promote", winners[0], winners[1], "done")]
     assert nights.champion() == winners[1]
-    # each reader saw the champions one after the other, and never an earlier one again
+    # each reader saw the champions in order, and never an earlier one again
     order: list[int | None] = [None, *winners]
     for seen in seen_by:
         places = [order.index(version) for version in seen]

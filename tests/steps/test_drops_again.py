@@ -1,4 +1,4 @@
-"""A drop that is scored anew, corrected, repaired, or changes under the scorer's hands; and its way out to a file."""
+"""A drop that is scored again, corrected, repaired or changed while it is scored; and its export to a file."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_scored_again(scoring: Apex, put_drop: Drop) -> None:
 
 
 def test_a_repaired_file_of_the_same_name_is_picked_up_and_ends_the_alert(scoring: Apex, put_drop: Drop) -> None:
-    for _ in range(2):  # delivered twice, told once
+    for _ in range(2):  # delivered twice, reported once
         (scoring.inbox / "a.parquet").write_bytes(b"junk")
         with pytest.raises(DataError):
             run(scoring)
@@ -135,7 +135,7 @@ def test_an_unwritable_inbox_is_reported_before_scoring(scoring: Apex, put_drop:
     put_drop()
     scoring.inbox.chmod(0o555)
     try:
-        if scoring.inbox.stat().st_uid == 0:  # root may write everywhere: a read-only mount of its own stops it
+        if scoring.inbox.stat().st_uid == 0:  # root can write everywhere, except in a read-only mount
             inside = f'mount --bind -o ro "{scoring.inbox}" "{scoring.inbox}" && exec "$@"'
             command = ["unshare", "-m", "sh", "-c", inside, "sh"]
             probe = subprocess.run([*command, "true"], capture_output=True, check=False)

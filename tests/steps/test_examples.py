@@ -52,7 +52,7 @@ def made(
     as_of: date | None = None,
     range_rows: int = 40,
 ) -> tuple[list[Row], list[Row], int]:
-    """(examples, snapshot, repeated rows) of rows that lie in several files."""
+    """(examples, snapshot, repeated rows) of rows in several files."""
     folder.mkdir(parents=True)
     table = as_table(contract, list(rows))
     for nr, places in enumerate(np.array_split(np.arange(len(rows)), files)):
@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
 
 
 def keyed(contract: Contract, rows: Sequence[Row]) -> list[Row]:
-    """Rows in an order of their own content, null first."""
+    """Rows sorted by their content, null first."""
     return sorted(rows, key=lambda r: [(r[n] is not None, str(_plain(r[n]))) for n in sorted(r)])
 
 
@@ -123,7 +123,7 @@ def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, g
 
 
 DELIVERIES = [
-    # how often each of three orders stands in each file, and how often it is taken
+    # how often each of three orders occurs in each file, and how often it is used
     ([(3, 1, 1)], (3, 1, 1)),
     ([(2, 1, 0), (2, 1, 0)], (2, 1, 0)),
     ([(2, 0, 1), (1, 2, 0), (0, 1, 1)], (2, 2, 1)),
@@ -139,7 +139,7 @@ def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
     requested = with_features(contract, grain="every_order")
     attribute = contract.features.attributes[0]
     base = random_orders(requested, 4, clients=1, orders=1, days=1)[0]
-    # equal in all that their history needs: only the attribute tells them apart
+    # equal in all that their history needs: only the attribute distinguishes them
     rows = [{**base, attribute: level} for level in ("EC", "GT", None)]
     for nr, counts in enumerate(files):
         table = as_table(requested, [row for row, n in zip(rows, counts, strict=True) for _ in range(n)])
@@ -165,7 +165,7 @@ def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path:
 @pytest.mark.parametrize("lag", [0, 7])
 @pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
 def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path, grain: str, lag: int) -> None:
-    """Shuffled, removed and added orders of the future leave every example before them as it was, bit for bit."""
+    """Shuffled, removed and added orders of the future change no bit of the examples before them."""
     expected = with_features(contract, grain=grain, history_lag_days=lag)
     rows = random_orders(expected, 7, clients=12, orders=300, days=40)
     cut = FIRST + timedelta(days=25)
@@ -210,7 +210,7 @@ def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contra
 def test_training_and_scoring_give_an_order_the_same_bits(
     contract: Contract, home: Any, tmp_path: Path, lag: int
 ) -> None:
-    """From the snapshot for orders of its day, as of their own date for earlier ones."""
+    """Uses the snapshot for orders of its day, and the state of their own date for earlier ones."""
     expected = with_features(contract, grain="every_order", history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
@@ -224,7 +224,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
     pq.write_table(drop, tmp_path / "drop.parquet")
     context = context_of(home(), "scoring")
-    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, INFO)  # one that reads every feature
+    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, INFO)  # a model that reads every feature
     places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
     scorer = Scorer(
         replace(context, pipeline=replace(context.pipeline, contract=expected)),
@@ -241,7 +241,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     scored = features.to_pylist()
 
     def bits(found: list[Row]) -> list[str]:
-        # repr tells every bit of a float
+        # repr shows every bit of a float
         return sorted(repr([r[n] for n in columns]) for r in found)
 
     assert {r[expected.timestamp] == as_of for r in scored} == {True, False}

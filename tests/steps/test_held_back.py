@@ -96,7 +96,7 @@ def test_an_unchanged_newest_day_is_no_new_data(apex: Apex) -> None:
     held = check(apex, "held")
     decide(apex, "held", held)
     assert "no new raw data" in check(apex, "again")["skip"]
-    # the night trains with that day, too; after it the main job has nothing new either
+    # the nightly run trains with that day, too; after it the main job has no new data
     night = check(apex, "night", without=False)
     assert "skip" not in night and "held_back" not in night and night["data_sha256"] != held["data_sha256"]
     decide(apex, "night", night)

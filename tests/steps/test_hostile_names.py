@@ -1,4 +1,4 @@
-"""A contract whose names are hard for every service around: trained, promoted, scored, and shown as they are."""
+"""A contract with difficult names: trained, promoted, scored, and shown unchanged."""
 
 from __future__ import annotations
 

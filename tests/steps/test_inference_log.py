@@ -1,4 +1,4 @@
-"""What MLflow is told of scoring: after the commit, once a call, and again until it arrived."""
+"""The metrics of scoring in MLflow: sent after the commit, once per call, and retried until they arrive."""
 
 from __future__ import annotations
 

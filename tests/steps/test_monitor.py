@@ -91,7 +91,7 @@ def test_an_attribute_of_nulls_is_the_strongest_drift_until_it_returns(
     others = {f for _, f in drifted(watched)} - {name, PREDICTION, CONFIDENCE}
     assert not others
     assert ("drift", name) in open_alerts(watched)
-    assert look(watched)["alerts_raised"] == []  # told once
+    assert look(watched)["alerts_raised"] == []  # reported once
 
     # the day is the sum of its drops: let the next one come on another
     watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
@@ -238,7 +238,7 @@ def test_a_model_keeps_the_attributes_of_the_newest_orders(chain: Any, contract:
 
 @contextmanager
 def receiver(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A webhook that answers with these codes, one after the other; yields its URL and what it was sent."""
+    """A webhook that answers with these codes in order; yields its URL and the received messages."""
     got: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -275,7 +275,7 @@ def test_an_alert_is_sent_until_it_is_accepted(watched: Apex, caplog: pytest.Log
 def test_each_channel_gets_an_alert_once_independent_of_the_other(
     watched: Apex, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mail server that fails is tried again alone: the webhook that took the alert is not called anew."""
+    """A mail server that fails is tried again alone: the webhook that accepted the alert is not called again."""
     watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', 'a', 'why')")
     sent = "SELECT sent_at IS NOT NULL FROM apex.alerts ORDER BY alert_id"
     mailbox = Mailbox()
@@ -385,7 +385,7 @@ def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_dr
     scored(watched, "a.parquet")
     assert (look(watched)["days_tested"], of_day()) == (1, [(500, False)])
     assert not [kind for kind, _ in open_alerts(watched) if kind == "drift"]
-    # scored again: the same rows, looked at anew and counted once
+    # scored again: the same rows, checked again and counted once
     rescore(watched.context("again"), "a.parquet")
     assert (look(watched)["days_tested"], of_day()) == (1, [(500, False)])
     assert look(watched)["days_tested"] == 0

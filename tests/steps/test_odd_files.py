@@ -1,4 +1,4 @@
-"""Files in the inbox that cannot be read, or are no files at all: they are told, and stop none of the others."""
+"""Unreadable files and non-files in the inbox: they are reported, and block no other file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_UTF8 = os.fsdecode(b"order\xff.parquet")
 
 
 def bind(path: Path) -> None:
-    """A socket; the name that is bound may be no longer than a hundred characters."""
+    """A socket; its bound name can have at most a hundred characters."""
     here = os.open(path.parent, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as created:
         created.bind(f"/proc/self/fd/{here}/{path.name}")
@@ -72,7 +72,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_sc
     done = scoring.call_anew("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
     expected = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
-    # the one whose name no task could be told was moved when they were listed: it is among them
+    # the drop whose name cannot be passed to a task was moved during the listing: it is among them
     assert f"{len(expected)} of {len(expected) + 2} drops are bad" in done.err
     assert scoring.sql("SELECT name FROM apex.drops WHERE state = 'done' ORDER BY 1") == [
         ("first.parquet",),
@@ -88,7 +88,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_sc
     assert {r["drop"]: r["reason"] for r in reasons} == raised
     assert all(why in raised[name] for name, why in expected.items()), raised
     assert len(result["quarantine"]) == 2 * len(expected)
-    # mended and delivered again, it is scored and the alert is over
+    # repaired and delivered again, it is scored and the alert is resolved
     (quarantine / "denied.parquet").unlink()
     put_drop("denied.parquet", seed=3)
     assert run(scoring, "denied.parquet")["scored"] == 1
@@ -96,7 +96,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_sc
 
 
 def test_a_file_on_a_failing_disk_stays_and_is_scored_later(scoring: Apex, put_drop: Drop) -> None:
-    """The first page of a process is one that the system does not read: it says what a failing disk has it say."""
+    """The first memory page of a process cannot be read: the error is that of a failing disk."""
     failing = scoring.inbox / "failing.parquet"
     failing.symlink_to("/proc/self/mem")
     put_drop("good.parquet", seed=1)
@@ -117,7 +117,7 @@ def test_a_file_on_a_failing_disk_stays_and_is_scored_later(scoring: Apex, put_d
 
 
 def test_bad_drops_are_reported_without_failing_the_task(scoring: Apex, put_drop: Drop) -> None:
-    """As apex_score does it: list, score by chunk, report. What is repaired since is no more in the report."""
+    """As apex_score does it: list, score by chunk, report. A repaired drop is not in the report any more."""
     put_drop("good.parquet", seed=1)
     (scoring.inbox / "bad.parquet").write_bytes(b"junk")
     (scoring.inbox / "failing.parquet").symlink_to("/proc/self/mem")
@@ -164,7 +164,7 @@ def test_a_stalled_upload_is_scored_when_it_is_complete(scoring: Apex, put_drop:
     assert "drops waiting: 1 (slow.parquet)" in shown and "waits for the rest of its upload" in shown
     path.write_bytes(content)
     assert run(patient, "slow.parquet")["scored"] == 1
-    # one that is never completed is bad in the end
+    # a file that is never completed becomes bad
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="slow.parquet: a truncated parquet file"):
         run(scoring, "slow.parquet")

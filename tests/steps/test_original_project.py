@@ -39,7 +39,7 @@ SUMMED = ("facturacion_usd_val", "materiales_distintos_val", "cajas_fisicas")
 
 @pytest.fixture(scope="module")
 def divided(raw: Path, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Apex:
-    """A home of its own with a run up to the legacy split."""
+    """A separate home with a run up to the legacy split."""
     settings = Settings.load(
         home=tmp_path_factory.mktemp("original"),
         raw_url=str(raw),

@@ -25,7 +25,7 @@ NONE = {"matched": 0, "already_known": 0, "ambiguous": 0, "contradicted": 0}
 
 
 class Ledger:
-    """Scored drops and validated runs, written by hand."""
+    """Scored drops and validated runs, written directly."""
 
     def __init__(self, apex: Apex, contract: Contract) -> None:
         self.apex, self.contract = apex, contract
@@ -163,7 +163,7 @@ def test_a_different_outcome_is_reported_and_does_not_overwrite(
         {"run": run},
     )
     before = ledger.known()
-    # 0: corrected; 1: its first row is there still; 2: as it was; 3: one of two orders of that day; 4: none of them
+    # 0: corrected; 1: its first row is still there; 2: unchanged; 3: one of two orders of that day; 4: none of them
     changed = [("C000000", DAY, "VENDEDOR"), ("C000001", DAY, "VENDEDOR"), ("C000003", DAY, "TELEFONO")]
     ledger.raw("later", first[1:], [*changed, ("C000003", DAY, "VENDEDOR"), ("C000004", DAY, "DIGITAL")])
     assert ledger.match("later") == NONE | {"contradicted": 3, "already_known": 2}

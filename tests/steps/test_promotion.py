@@ -1,4 +1,4 @@
-"""Alias and ledger stay one: ties are rejected, killed moves are finished, moves by hand are adopted."""
+"""Alias and ledger agree: ties are rejected, killed moves are finished, manual moves are adopted."""
 
 from __future__ import annotations
 

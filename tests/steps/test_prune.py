@@ -26,7 +26,7 @@ Drop = Callable[..., Path]
 
 @pytest.fixture
 def aged(chain: Any, scoring: Apex) -> Apex:
-    """A home with processed folders of its own, all 100 days old: the champion's run and three more."""
+    """A home with separate processed folders, all 100 days old: the champion's run and three more."""
     apex = scoring.but(processed_url=str(scoring.settings.home / "processed"))
     for name in ("first", "rejected", "used", "unfinished"):
         folder = apex.processed / name

@@ -27,7 +27,7 @@ from tests.support.throwaway_home import free_ports
 
 @pytest.fixture
 def apex(raw: Path, databases: Any, tmp_path: Path) -> Apex:
-    """A home with raw files of its own."""
+    """A home with separate raw files."""
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)
     return Apex(Settings.load(home=tmp_path / "home", raw_url=str(folder), **databases.migrated()))

@@ -1,4 +1,4 @@
-"""The chain on the real files: the known counts, and a model about as good as the process allows."""
+"""The chain on the real files: the known counts, and a model close to the optimum of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every drop exactly once, whatever happens."""
+"""Every drop is scored exactly once, in all failures."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
     ]
     assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["good.parquet"]
     assert scoring.leftovers() == []
-    # the counts of one that was read and refused are there; of one that cannot be read there are none
+    # a drop that was read and refused has counts; an unreadable one has none
     summary = "SELECT rows_in, rows_scored, rows_quarantined, success_rate FROM apex.drop_summary WHERE name = %s"
     assert scoring.sql(summary, ("half.parquet",)) == [(ROWS, 0, ROWS - 9, 0.0)]
     assert {scoring.sql(summary, (name,))[0] for name in BAD if name != "half.parquet"} == {(None,) * 4}
@@ -237,8 +237,8 @@ def test_unknown_values_do_not_block_scoring(scoring: Apex, put_drop: Drop) -> N
 
 def test_the_observed_channel_is_not_used_to_score(scoring: Apex, put_drop: Drop) -> None:
     put_drop("plain.parquet")
-    put_drop("told.parquet", changed=lambda t: t.append_column("canal_pedido_cd", pa.array(["TELEFONO"] * ROWS)))
-    run(scoring, "plain.parquet", "told.parquet")
+    put_drop("labelled.parquet", changed=lambda t: t.append_column("canal_pedido_cd", pa.array(["TELEFONO"] * ROWS)))
+    run(scoring, "plain.parquet", "labelled.parquet")
     result = scored_rows(scoring)
     half = len(result) // 2
     assert [r[1:9] for r in result[:half]] == [r[1:9] for r in result[half:]]
@@ -345,7 +345,7 @@ def test_a_missing_drop_is_no_error(scoring: Apex) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of a run that nobody disturbed, made by the first test that needs them."""
+    """The rows of an undisturbed run, made by the first test that needs them."""
     return {}
 
 
@@ -369,7 +369,7 @@ def test_a_killed_scoring_is_finished_by_the_next(
     assert scored_rows(scoring) == undisturbed["rows"]
     assert counts(scoring) == (1, 1, ROWS)
     assert places(scoring)["inbox"] == []
-    if not committed:  # what the killed process left is cleared by the next one that works
+    if not committed:  # the next working process removes the leftovers of the killed one
         assert scoring.leftovers() == []
 
 

@@ -1,6 +1,6 @@
 """Scoring under faults: processes killed at every point, services taken away half way, disks that are really full.
 
-A reader polls all along, and what is there in the end is what a run that nobody disturbed would have made.
+A reader polls all the time, and the final tables equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LARGE = "large.parquet"
 SMALL = tuple(f"small_{nr}.parquet" for nr in range(1, 7))
 SMALL_ROWS = 400
 BAD_EVERY = 90
-"""One of so many rows of a drop names no client."""
+"""One of this number of rows of a drop has an invalid client."""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def undisturbed(
     tmp_path: Path,
     _undisturbed_tables: dict[str, dict[str, list[tuple[Any, ...]]]],
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """The tables after all the drops were scored and nobody disturbed it."""
+    """The tables after an undisturbed scoring of all drops."""
     if not _undisturbed_tables:
         quiet = scoring.but(home=tmp_path / "quiet", **databases.migrated())
         put(quiet, contents, *contents)
@@ -133,7 +133,7 @@ def test_after_a_kill_at_every_point_the_tables_equal_an_undisturbed_run(
         assert score(scoring, LARGE, APEX_FAULT="score_committed").code == -signal.SIGKILL
         assert score(scoring, *places(scoring)["inbox"]).code == 0
     assert tables(scoring) == undisturbed
-    # a kill between commit and move has the file found once more
+    # after a kill between commit and move the file is found again
     deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM apex.drops")]
     assert sorted(deliveries) == [1] * (len(contents) - 2) + [2, 2]
     assert places(scoring) == {"inbox": [], "done": sorted(contents), "quarantine": []}
@@ -230,13 +230,13 @@ def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
             reader.until_more()
             assert "Traceback" not in done.err, done.err
             if point == "score_committed":
-                # what is committed stays; that MLflow could not be told is no failure of scoring
+                # committed rows stay; an unavailable MLflow does not fail the scoring
                 assert done.code == 0 and "left_for_later" in done.err, done.err
                 assert places(apex)["inbox"] == []
             else:
                 assert done.code == TransientError.exit_code, done.err
                 assert "TransientError" in done.err and "APEX_DATABASE_URL" in done.err
-                # at the commit nobody but the ledger knows
+                # at the commit only the ledger knows
                 told_so = "the next run asks the ledger" if point == "partition_attached" else "nothing was written"
                 assert told_so in done.err and name in places(apex)["inbox"]
             known = apex.sql("SELECT count(*) FROM apex.drops WHERE name = %s", (name,))
@@ -252,7 +252,7 @@ def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
 
 
 class Relay(ThreadingHTTPServer):
-    """Stands before MLflow: from the request that is told in `cut` on it is dead, before or after passing that on."""
+    """A proxy of MLflow. From the request in `cut` on it is dead, before or after forwarding that request."""
 
     daemon_threads = True
 
@@ -353,7 +353,7 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
         ((attempts, error),) = apex.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
         assert attempts == 1 and "does not answer" in error
         relay.cut, relay.dead = "", False
-        assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep tells what is left
+        assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep logs the rest
         assert send_outbox(apex.settings) == 0
         assert tables(apex) == of(undisturbed, SMALL[0])
         (one,) = told(apex)
@@ -376,7 +376,7 @@ def shape(told_run: dict[str, Any]) -> dict[str, Any]:
 def test_an_answer_of_another_program_keeps_the_outbox_and_the_scores(
     scoring: Apex, relay: Relay, contents: dict[str, bytes], instead: tuple[int, bytes]
 ) -> None:
-    """As a proxy gives that stands before MLflow."""
+    """The answer of a proxy in front of MLflow."""
     apex = scoring.but(mlflow_tracking_uri=relay.url)
     put(apex, contents, SMALL[0])
     relay.instead = instead
@@ -418,7 +418,7 @@ def test_a_home_on_a_full_disk_reports_it_and_scores_when_there_is_space(
         kept = (p for p in home.rglob("*") if not p.is_symlink() and p.name not in ("filler", "steps.log"))
         return sorted(str(p.relative_to(home)) for p in kept if p.is_file())
 
-    # nothing fits: neither a log, nor the champion's files; then they do, but not the accepted rows
+    # nothing fits, not even a log or the champion's files; then these fit, but the accepted rows do not
     for leave in (0, 512 * 1024):
         before = files()
         disk.fill(leave)
@@ -505,7 +505,7 @@ def test_folders_on_different_file_systems_are_reported_before_scoring(
 def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
     scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]]
 ) -> None:
-    """The tables lie on a small disk of their own, as with a tablespace."""
+    """The tables are on a separate small disk, as with a tablespace."""
     with open_folder() as folder, small_disk(folder, megabytes=48) as disk, plain_postgres(disk.command) as database:
         place = disk.seen(folder) / "tables"
         place.mkdir()
@@ -559,14 +559,14 @@ def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_reco
             with pytest.raises(TransientError, match="APEX_DATABASE_URL"):
                 run(apex, LARGE, SMALL[0])
             disk.free()
-            database.kill()  # whether it still tries to come up or has given up
+            database.kill()  # even if it is still starting or has stopped
             database.start()
             assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
             run(apex, LARGE, SMALL[0])
         assert tables(apex) == of(undisturbed, LARGE, SMALL[0])
 
 
-# ---- two at once
+# ---- two concurrent processes
 
 
 def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, raw: Path, contract: Contract) -> None:
@@ -603,7 +603,7 @@ def test_a_second_process_waits_and_scores_only_the_remaining_drops(
 
     @contextmanager
     def second(**extra: str) -> Iterator[Forked]:
-        """Another one, that has come to the claim of the same drop."""
+        """Another process, which has reached the claim of the same drop."""
         with scoring.forked("score", "--drops", json.dumps([name]), **extra) as command:
             deadline = time.monotonic() + 60
             while not scoring.sql(waiting):

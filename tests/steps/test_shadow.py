@@ -1,4 +1,4 @@
-"""Challengers score beside the champion: the same orders, once, and never to a drop's harm."""
+"""Challengers score the champion's orders in shadow, once, without an effect on the drops."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_rejected_challenger_scores_the_same_orders_once(night: Night) -> None
     night.score()
     result = night.shadow()
     assert (result["shadowed"], result["rows_scored"], result["later"]) == (1, ROWS, 0)
-    # the same files: what it says is what the champion said, order by order
+    # the same files give the same predictions as the champion's, order by order
     assert night.apex.sql(PAIRS) == [(2, nr) for nr in range(ROWS)]
     assert "no challenger has a drop to score" in night.shadow()["skip"]
     night.put("b.parquet", seed=2)
@@ -189,7 +189,7 @@ def test_a_killed_shadow_leaves_nothing_and_the_next_one_finishes(night: Night) 
 
 
 def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
-    """Orders that both versions scored and what came of them, drawn by the challenger's own probabilities.
+    """Orders that both versions scored, with outcomes drawn from the challenger's own probabilities.
 
     `blurred` makes the champion's probabilities less sure of the same classes.
     """

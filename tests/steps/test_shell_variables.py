@@ -52,7 +52,7 @@ def test_a_drop_gets_the_same_scores_in_any_shell(scoring: Apex, put_drop: Calla
 
 
 def test_a_model_is_trained_and_logged_in_any_shell(scoring: Apex, tmp_path: Path) -> None:
-    """MLflow's client, XGBoost and DuckDB read variables of their own."""
+    """MLflow's client, XGBoost and DuckDB read their own variables."""
     apex = scoring.but(home=tmp_path / "other", processed_url="", model_name="any_shell")
     for step in ("validate", "elt", "split"):
         shutil.copytree(scoring.processed / "first" / step, apex.processed / "first" / step)

@@ -1,4 +1,4 @@
-"""Simulated raw data with its truth beside it: training tells how far from the best possible it is."""
+"""Simulated raw data with its true probabilities: training reports the distance from the optimum."""
 
 from __future__ import annotations
 

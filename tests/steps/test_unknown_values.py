@@ -1,4 +1,4 @@
-"""A drop whose values the model does not know is scored, and is an alert in the same moment."""
+"""A drop with unknown values is scored, and raises an alert immediately."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def open_alerts(apex: Apex) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def attribute(contract: Contract) -> str:
-    """An attribute whose values the row checks let through, whatever they are."""
+    """An attribute for which the row checks accept any value."""
     return next(n for n in contract.features.attributes if n == "pais_cd")
 
 
@@ -126,7 +126,7 @@ def test_a_corrected_or_rescored_drop_resolves_the_alert(scoring: Apex, put_drop
     [
         ([0, 0, 3, 0], [900, 100, 0, 0], "attribute", True),
         ([0, 0, 1, 0], [900, 100, 0, 0], "attribute", False),  # may be chance
-        ([960, 0, 40, 0], [900, 100, 0, 0], "attribute", False),  # too few to matter at once
+        ([960, 0, 40, 0], [900, 100, 0, 0], "attribute", False),  # too few to matter immediately
         ([900, 0, 0, 100], [900, 100, 0, 0], "attribute", True),
         ([500, 0, 0, 500], [500, 0, 0, 500], "attribute", False),  # as in training
         ([1000, 0, 0, 0], [500, 0, 0, 500], "attribute", False),  # fewer nulls are none

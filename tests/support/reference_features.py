@@ -11,6 +11,7 @@ import pyarrow as pa
 from apex_ml.contract.model import Contract
 from apex_ml.contract.recipes.mean import MeanRecipe
 from apex_ml.contract.recipes.target_share import TargetShareRecipe
+from apex_ml.contract.recipes.target_trend import TargetTrendRecipe
 
 FIRST = date(2024, 2, 20)
 EPOCH = date(1970, 1, 1)
@@ -85,7 +86,7 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
         n = sum(r[contract.target] == level for r in history)
         out[f"history_share_{level}"] = (n + smoothing / len(contract.classes)) / (len(history) + smoothing)
     for recipe in contract.features.history:
-        if recipe.recipe == "target_trend":
+        if isinstance(recipe, TargetTrendRecipe):
             years = [(r[contract.timestamp] - EPOCH).days / 365.25 for r in history]
             hits = [float(r[contract.target] == recipe.level) for r in history]
             middle = sum(years) / max(len(years), 1)

@@ -1,4 +1,4 @@
-"""A whole platform in containers, of its own project, on ports of its own; needs a Docker engine and no registry."""
+"""A platform in containers, with its own project and ports. It needs a Docker engine and no registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.throwaway_home import free_ports
 STANDIN = Path(__file__).parent / "standin"
 PLATFORM = CODE_ROOT / "deployment" / "docker" / "platform.sh"
 OF_A_REGISTRY = bool(os.environ.get("APEX_TEST_REGISTRY"))
-"""Whether the images that the compose file names are used, rather than stand-ins."""
+"""Whether the test uses the images of the compose file instead of substitutes."""
 STANDINS = ("apex-test/base:bookworm", "apex-test/postgres:15", "apex-test/redis:7")
 
 
@@ -45,7 +45,7 @@ def why_not() -> str:
         subprocess.run(["docker", "image", "inspect", *STANDINS], capture_output=True, check=False).returncode == 0
     )
     if not created and (os.geteuid() != 0 or shutil.which("debootstrap") is None):
-        return "the stand-in images are not made yet, which takes root and debootstrap"
+        return "the substitute images are not built yet, which needs root and debootstrap"
     return ""
 
 
@@ -69,7 +69,7 @@ class Stack:
             "APEX_STEP_IMAGE": "apex-ml:test",
             "AIRFLOW_IMAGE": "apex-airflow:test",
             "APEX_RETRY_DELAY_SECONDS": "3",
-            # what a run that was failed by hand leaves is found by the sweep
+            # the sweep finds the rest of a run that was marked as failed
             "APEX_SWEEP_SCHEDULE": "'* * * * *'",
             **self.ports,
         }
@@ -206,7 +206,7 @@ os.rename(half, inbox / "{name}")
 
 @contextmanager
 def running(folder: Path) -> Iterator[Stack]:
-    """The platform, its images built, up with a champion and one scored drop; `ran` is what the main job said.
+    """The platform, its images built, up with a champion and one scored drop; `ran` is the output of the main job.
 
     Afterwards nothing is left of it but the images.
     """

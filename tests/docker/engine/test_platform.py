@@ -1,4 +1,4 @@
-"""The platform in containers, really run: the main job, logins, secrets, faults, and what is left."""
+"""The real platform in containers: the main job, logins, secrets, faults, and leftovers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = '{}'"
 
 
 def fault(stack: Stack, value: str) -> None:
-    """Let the coming steps stand still at a fault point; nothing: let them go on."""
+    """Halt the next steps at a fault point; without one, let them continue."""
     stack.set(APEX_FAULT=value)
     parts = docker("inspect", "--format", "{{json .Mounts}}", stack.container("secrets"))
     assert "secrets-steps" in parts
@@ -38,7 +38,7 @@ def fault(stack: Stack, value: str) -> None:
 
 
 def halted(stack: Stack) -> str | None:
-    """The step whose process stands still."""
+    """The step whose process is halted."""
     for step in stack.steps():
         processes = docker("top", step, "-eo", "pid,stat,args", check=False).splitlines()[1:]
         if any(line.split()[1].startswith("T") for line in processes):
@@ -196,15 +196,15 @@ def test_a_successful_and_a_failed_step(stack: Stack) -> None:
 
 
 def test_no_step_outlives_its_task(stack: Stack) -> None:
-    """The runner dies as by kill -9: the gate ends the step that nobody waits for."""
+    """The runner is killed with kill -9: the proxy ends its step."""
     stack.pause("apex_score")
-    stack.put("leash.parquet", ROWS, 31)
+    stack.put("orphan.parquet", ROWS, 31)
     fault(stack, "score_written:halt")
     try:
-        process = runner(stack, "dict(args=('score', '--drops', '[\"leash.parquet\"]'), task='test.leash')")
+        process = runner(stack, "dict(args=('score', '--drops', '[\"orphan.parquet\"]'), task='test.orphan')")
         assert process.stdout is not None
         pid = int(process.stdout.readline().removeprefix("pid "))
-        step = until(lambda: halted(stack), 120, "the step stands still")
+        step = until(lambda: halted(stack), 120, "the step is halted")
         content = json.loads(docker("inspect", step))[0]
         assert content["HostConfig"]["Memory"] == 4096 << 20 and content["HostConfig"]["ReadonlyRootfs"]
         docker("exec", stack.container("airflow-scheduler"), "sh", "-c", f"kill -9 {pid}")
@@ -213,8 +213,8 @@ def test_no_step_outlives_its_task(stack: Stack) -> None:
     finally:
         fault(stack, "")
         stack.pause("apex_score", False)
-    until(lambda: stack.sql(SCORED.format("leash.parquet")) == [["done", str(ROWS)]], 300, "the sweep scores it")
-    once_each(stack, "leash.parquet")
+    until(lambda: stack.sql(SCORED.format("orphan.parquet")) == [["done", str(ROWS)]], 300, "the sweep scores it")
+    once_each(stack, "orphan.parquet")
 
 
 def test_the_proxy_refuses_other_requests(stack: Stack) -> None:
@@ -267,7 +267,7 @@ def test_marking_a_task_as_failed_ends_its_step(stack: Stack) -> None:
     fault(stack, "score_written:halt")
     try:
         stack.put("failed.parquet", ROWS, 32)
-        step = until(lambda: halted(stack), 180, "the step stands still")
+        step = until(lambda: halted(stack), 180, "the step is halted")
         [run] = [run for run in runs(stack, "apex_score") if run["state"] == "running"]
         with stack.airflow("admin") as api:
             path = f"/api/v2/dags/apex_score/dagRuns/{run['dag_run_id']}"
@@ -284,7 +284,7 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
     fault(stack, "score_written:halt")
     try:
         stack.put("worker.parquet", ROWS, 33)
-        step = until(lambda: halted(stack), 180, "the step stands still")
+        step = until(lambda: halted(stack), 180, "the step is halted")
         docker("kill", stack.container("airflow-scheduler"))
         until(lambda: step not in stack.steps(), 30, "the gate removes the step")
     finally:
@@ -296,7 +296,7 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
     fault(stack, "score_written:halt")
     try:
         stack.put("database.parquet", ROWS, 34)
-        step = until(lambda: halted(stack), 180, "the step stands still")
+        step = until(lambda: halted(stack), 180, "the step is halted")
         docker("kill", stack.container("postgres"))
         docker("start", stack.container("postgres"))
         until(lambda: stack.healthy("postgres"), 120, "Postgres is back")
