@@ -1,7 +1,7 @@
 """Error rate and power of the gate, and its delay, on models and orders of the simulator.
 
-What a model truly gains is known exactly: all looks draw their orders from one universe of feature vectors, whose true
-class probabilities the simulator tells.
+The true gain of a model is known exactly: all looks draw their orders from one universe of feature vectors, and the
+simulator knows their true class probabilities.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def kills(scene: Scene) -> Iterator[Row]:
                 shutil.copy2(path, kept / path.name)
                 waits.append(_disturbed(apex, api, path, point, service, survives=chance.random() < 0.5))
                 print(f"  {point}, {service} killed: whole after {waits[-1]:.0f} s", flush=True)
-        apex.call_anew("score", "--list")  # sends MLflow the missed metrics
+        apex.call_in_new_process("score", "--list")  # sends MLflow the missed metrics
         disturbed = tables(apex)
         reader.end()
         assert reader.failed == [], reader.failed
@@ -122,9 +122,9 @@ def _undisturbed(apex: Apex, kept: Path) -> Apex:
     names = sorted(p.name for p in kept.glob("*.parquet"))
     for name in names:
         shutil.move(kept / name, quiet.inbox / name)
-    ended = quiet.call_anew("score", "--drops", json.dumps(names))
+    ended = quiet.call_in_new_process("score", "--drops", json.dumps(names))
     assert ended.code == 0, ended.err
-    quiet.call_anew("score", "--list")
+    quiet.call_in_new_process("score", "--list")
     return quiet
 
 

@@ -47,14 +47,14 @@ _REAPER: list[subprocess.Popen[bytes]] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder of this run, and have somebody outside clean it up when the run ends, also by Ctrl-C."""
+    """Make the folder of this run; a separate process removes it when the run ends, also by Ctrl-C."""
     if hasattr(config, "workerinput") or SESSION_FOLDER in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="apex-tests-")
     os.chmod(folder, 0o755)  # the throwaway Postgres runs as another user
     os.environ[SESSION_FOLDER] = folder
     command = [sys.executable, str(Path(__file__).parent / "support" / "reaper.py"), folder]
-    # in a session of its own, so that a Ctrl-C does not reach it; the pipe closes when this process ends
+    # in a separate session, so that a Ctrl-C does not reach it; the pipe closes when this process ends
     _REAPER.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
-# Without cached bytecode each of the many processes that tests start compiles all its imports anew
+# Without cached bytecode each of the many processes that tests start compiles all its imports again
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # OpenMP reads it when it is loaded: threads that spin while they wait slow each other down many times over
@@ -104,7 +104,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings() -> Iterator[None]:
-    """The developer's APEX_ variables do not reach a test; APEX_TEST_ ones are meant for it."""
+    """A test does not see the developer's APEX_ variables, except APEX_TEST_."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("APEX_") and not n.startswith("APEX_TEST_")]:
             patch.delenv(name)
@@ -151,11 +151,11 @@ def postgres_server() -> Iterator[PlainDatabase]:
 
 @dataclass(frozen=True)
 class Databases:
-    """Makes databases on the throwaway server: `empty`, or `migrated`. Each is given as settings that point at it."""
+    """Makes databases on the throwaway server: `empty`, or `migrated`. Each is returned as settings."""
 
     server: PlainDatabase
     numbers: Iterator[int]
-    made: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def _admin(self, *statements: str) -> None:
         settings = self.server.settings
@@ -172,7 +172,7 @@ class Databases:
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
         )
-        self.made.append(name)
+        self.names.append(name)
         settings = self.server.settings
         return {
             "database_url": settings.postgres_url("apex_writer", settings.pg_writer_password, name),
@@ -188,9 +188,9 @@ class Databases:
         return self._make("apex")
 
     def drop(self) -> None:
-        """Drop what was made, whoever is still connected."""
-        if self.made:
-            self._admin(*(f"DROP DATABASE {name} WITH (FORCE)" for name in self.made))
+        """Drop the databases, even with open connections."""
+        if self.names:
+            self._admin(*(f"DROP DATABASE {name} WITH (FORCE)" for name in self.names))
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +209,7 @@ def databases(lasting_databases: Databases) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def mlflow_server() -> Iterator[str]:
-    """URL of an MLflow server on SQLite with artifacts of its own."""
+    """URL of an MLflow server on SQLite with its own artifacts."""
     (port,) = free_ports(1)
     with open_folder() as folder:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]

@@ -38,7 +38,7 @@ def put(folder: Path, *names: str, text: str = "") -> None:
         (folder / name).write_text(text)
 
 
-def found(folder: Path, columns: tuple[str, ...] = ()) -> RawFiles:
+def raw_files_of(folder: Path, columns: tuple[str, ...] = ()) -> RawFiles:
     return raw_files(folder, SETTING, columns)
 
 
@@ -51,7 +51,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed_and_reported(raw: Path, tmp_pa
     put(tmp_path / "nas", "2024-07/part-00000.parquet", "2024-07/deep/part-00000.parquet", "one.parquet")
     (raw / "2024-07").symlink_to(tmp_path / "nas" / "2024-07")
     (raw / "file.parquet").symlink_to(tmp_path / "nas" / "one.parquet")
-    files = found(raw)
+    files = raw_files_of(raw)
     assert names(files) == [
         "2024-06/part-00000.parquet", "2024-07/deep/part-00000.parquet", "2024-07/part-00000.parquet", "file.parquet",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_circular_and_repeated_links_are_left_out_and_reported(raw: Path, tmp_pa
     for name, target in links.items():
         (raw / name).symlink_to(target)
     (tmp_path / "nas" / "round").symlink_to(tmp_path / "nas")
-    files = found(raw)
+    files = raw_files_of(raw)
     assert names(files) == ["month/a.parquet", "nas/b.parquet"]
     assert files.left_out == {
         "a-link": "a link to month, which is read already",
@@ -87,13 +87,13 @@ def test_a_link_to_nothing_is_a_file_that_cannot_be_read(raw: Path) -> None:
     put(raw, "a.parquet")
     (raw / "gone").symlink_to(raw / "nowhere")
     (raw / "itself").symlink_to(raw / "itself")
-    assert names(found(raw)) == ["a.parquet", "gone", "itself"]
+    assert names(raw_files_of(raw)) == ["a.parquet", "gone", "itself"]
 
 
 def test_the_raw_folder_itself_may_be_a_link(raw: Path, tmp_path: Path) -> None:
     put(raw, "a/part-00000.parquet")
     (tmp_path / "link").symlink_to(raw)
-    assert names(found(tmp_path / "link")) == ["a/part-00000.parquet"]
+    assert names(raw_files_of(tmp_path / "link")) == ["a/part-00000.parquet"]
 
 
 def test_files_without_a_databricks_commit_are_left_out(raw: Path) -> None:
@@ -101,7 +101,7 @@ def test_files_without_a_databricks_commit_are_left_out(raw: Path) -> None:
     put(raw, OLD, NEW, LOST, extra, "own.parquet", "_started_1", "_started_2", "_started_3", "_SUCCESS")
     put(raw, "_committed_1", text=json.dumps({"added": [OLD], "removed": []}))
     put(raw, "_committed_2", text=json.dumps({"added": [NEW, "part-9-tid-2-.parquet"], "removed": [OLD]}))
-    files = found(raw)
+    files = raw_files_of(raw)
     assert names(files) == ["own.parquet", NEW]
     assert files.left_out == {
         OLD: "_committed_2 lists it as removed",
@@ -113,7 +113,7 @@ def test_files_without_a_databricks_commit_are_left_out(raw: Path) -> None:
 
 def test_markers_apply_to_their_own_folder(raw: Path) -> None:
     put(raw, f"a/{OLD}", f"b/{OLD}", "a/_started_1")
-    assert names(found(raw)) == [f"b/{OLD}"]
+    assert names(raw_files_of(raw)) == [f"b/{OLD}"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"added": "x"}', '{"removed": [1]}'])
@@ -121,7 +121,7 @@ def test_a_marker_that_cannot_be_read_is_named(raw: Path, text: str) -> None:
     put(raw, f"month/{OLD}", "month/_started_1")
     put(raw, "month/_committed_1", text=text)
     with pytest.raises(DataError, match=r"^month/_committed_1: cannot be read .*remove its markers"):
-        found(raw)
+        raw_files_of(raw)
 
 
 def commit(folder: Path, version: int, *actions: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ def test_the_files_of_a_delta_tables_newest_version_are_read(raw: Path) -> None:
     commit(raw / "t", 0, PROTOCOL, meta(("day",)), add(OLD), add("day=1%20x/p.parquet"))
     commit(raw / "t", 1, remove(OLD), add(NEW), {"commitInfo": {"operation": "WRITE"}})
     put(raw, "t/_delta_log/00000000000000000001.checkpoint.parquet", "t/_delta_log/_last_checkpoint")
-    files = found(raw, columns=("client",))
+    files = raw_files_of(raw, columns=("client",))
     assert names(files) == ["plain.parquet", "t/day=1 x/p.parquet", f"t/{NEW}"]
     assert files.left_out == {
         f"t/{OLD}": "version 1 of the Delta table does not list it",
@@ -203,14 +203,14 @@ def test_a_delta_table_that_needs_more_is_refused_with_the_remedy(raw: Path, why
     put(raw, "plain.parquet", f"t/{NEW}")
     DELTA[why](raw / "t")
     with pytest.raises(DataError, match=rf"^t: is a Delta table that Apex does not read \({why}.*export it as plain"):
-        found(raw, columns=("client",))
+        raw_files_of(raw, columns=("client",))
 
 
 def test_a_delta_table_without_one_of_its_files_is_refused(raw: Path) -> None:
     put(raw, NEW)
     commit(raw, 0, add(NEW), add("gone.parquet"))
     with pytest.raises(DataError, match=r"1 file that its log lists cannot be found, such as gone\.parquet"):
-        found(raw)
+        raw_files_of(raw)
 
 
 def hudi(raw: Path) -> None:
@@ -231,7 +231,7 @@ def iceberg(raw: Path) -> None:
 def test_other_table_formats_are_refused(raw: Path, make: Callable[[Path], None], kind: str) -> None:
     make(raw)
     with pytest.raises(DataError, match=f"^t: is {kind} that Apex does not read .*export it as plain parquet"):
-        found(raw)
+        raw_files_of(raw)
 
 
 @pytest.mark.parametrize("make", [hudi, iceberg, lambda raw: commit(raw / "t", 0, add("data/a.parquet"))])
@@ -249,7 +249,7 @@ def test_uncommitted_files_of_a_stream_are_left_out(raw: Path) -> None:
     first = "\n".join(entry.format(name, "add") for name in ("a.parquet", "b.parquet"))
     put(raw, "_spark_metadata/1.compact", text=f"v1\n{first}\n{entry.format('b.parquet', 'delete')}")
     put(raw, "_spark_metadata/2", text="v1\n" + entry.format("day=1/c.parquet", "add"))
-    files = found(raw)
+    files = raw_files_of(raw)
     assert names(files) == ["a.parquet", "day=1/c.parquet"] and sorted(files.left_out) == ["b.parquet", "d.parquet"]
 
 
@@ -258,9 +258,9 @@ def test_hidden_data_is_reported_and_the_reasons_are_in_the_message(raw: Path) -
     with pytest.raises(
         DataError, match=r"no data files; .*; _temporary: a folder whose name .*; b\.parquet\.filepart: "
     ):
-        found(raw)
+        raw_files_of(raw)
     put(raw, "a.parquet")
-    assert sorted(found(raw).left_out) == ["_temporary", "b.parquet.filepart"]
+    assert sorted(raw_files_of(raw).left_out) == ["_temporary", "b.parquet.filepart"]
 
 
 @pytest.mark.parametrize("below", ["", "/raw"])
@@ -271,7 +271,7 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
     with pytest.raises(
         DataError, match=rf"APEX_RAW_URL={file}{below}: {message} is a file, no folder; set APEX_RAW_URL to"
     ):
-        found(Path(f"{file}{below}"))
+        raw_files_of(Path(f"{file}{below}"))
     settings = Settings.load(home=tmp_path / "home", drops_url=f"{file}{below}", processed_url=f"{file}{below}")
     with pytest.raises(ConfigError, match=rf"APEX_DROPS_URL={file}{below}: {file} is a file, no folder"):
         Inbox(settings)

@@ -84,9 +84,9 @@ def test_only_the_newest_subject_of_the_champion_drifts(apex: Apex, stores: Stor
         drift.write(DriftSubject("day", "2024-08-18", MONDAY - timedelta(1), 1), [drifted("old")])
         drift.write(DriftSubject("day", "2024-08-19", MONDAY, 1), [drifted("a")])
         drift.write(DriftSubject("drop", "1", MONDAY, 1), [drifted("a"), drifted("b")])
-        found = drift.drifting(1)
+        drifting = drift.drifting(1)
         text = "a drifted: PSI 0.250, effect 0.500, 1,000 rows against 9,000"
-        assert list(found) == ["a", "b"] and text in found["a"] and "drop 1.parquet: a drifted" in found["a"]
+        assert list(drifting) == ["a", "b"] and text in drifting["a"] and "drop 1.parquet: a drifted" in drifting["a"]
         assert drift.drifting(2) == {}
         drift.write(DriftSubject("raw", "2024-W34", MONDAY), [drifted("c")])
         assert list(drift.drifting(2)) == ["c"]

@@ -94,7 +94,7 @@ def test_a_starting_or_recovered_container_is_not_ended(healthy: Any) -> None:
 
 @pytest.fixture
 def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
-    """A server that answers as Redis does, with the clients of `told`; refuses another password than `right`."""
+    """A server that answers like Redis, with the text `client_list`; it refuses any password except `right`."""
     settings = tmp_path / "env"
     settings.write_text("APEX_PG_HOST=postgres\nAPEX_REDIS_PASSWORD=right\n")
     healthy.SETTINGS = settings
@@ -104,7 +104,7 @@ def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
             if self.rfile.readline() != b"AUTH right\r\n":
                 self.wfile.write(b"-WRONGPASS invalid username-password pair\r\n")
                 return
-            message = server.told.encode()  # type: ignore[attr-defined]
+            message = server.client_list.encode()  # type: ignore[attr-defined]
             self.wfile.write(b"+OK\r\n$%d\r\n%b\r\n+OK\r\n" % (len(message), message))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
@@ -116,16 +116,16 @@ def redis(healthy: Any, tmp_path: Path) -> Iterator[Any]:
 
 def test_a_worker_is_healthy_while_it_waits_for_tasks(healthy: Any, redis: Any) -> None:
     for command in ("brpop", "subscribe", "psubscribe"):
-        redis.told = f"id=1 addr=10.0.0.9:1 cmd=get\nid=2 addr=127.0.0.1:50 name= cmd={command} user=default\n"
+        redis.client_list = f"id=1 addr=10.0.0.9:1 cmd=get\nid=2 addr=127.0.0.1:50 name= cmd={command} user=default\n"
         healthy.main(["--restart", redis.url])
-    redis.told = "id=1 addr=10.0.0.9:1 cmd=brpop\nid=2 addr=127.0.0.1:50 name= cmd=client|list user=default\n"
+    redis.client_list = "id=1 addr=10.0.0.9:1 cmd=brpop\nid=2 addr=127.0.0.1:50 name= cmd=client|list user=default\n"
     for _ in range(21):
         fails(healthy, "--restart", redis.url)
     assert healthy.killed == [(1, signal.SIGTERM), (-1, signal.SIGKILL)]
 
 
 def test_an_unavailable_redis_does_not_end_a_worker(healthy: Any, redis: Any) -> None:
-    redis.told = "id=2 addr=127.0.0.1:50 cmd=brpop\n"
+    redis.client_list = "id=2 addr=127.0.0.1:50 cmd=brpop\n"
     healthy.main(["--restart", redis.url])
     healthy.SETTINGS.write_text("APEX_REDIS_PASSWORD=wrong\n")
     with pytest.raises(SystemExit, match="WRONGPASS"):

@@ -39,7 +39,7 @@ class Airflow(ThreadingHTTPServer):
         self.answers: dict[tuple[str, str], list[tuple[int, Any]]] = {
             ("POST", "/auth/token"): [(201, {"access_token": "t"})]
         }
-        self.seen: list[tuple[str, str, Any]] = []
+        self.requests: list[tuple[str, str, Any]] = []
         self.over = threading.Event()
 
 
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/api/v2")
         length = int(self.headers.get("Content-Length") or 0)
-        self.server.seen.append((self.command, self.path, json.loads(self.rfile.read(length) or "null")))
+        self.server.requests.append((self.command, self.path, json.loads(self.rfile.read(length) or "null")))
         answers = self.server.answers.get((self.command, path), [(404, {"detail": f"no {path}"})])
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
         if body == SLOW:
@@ -96,7 +96,7 @@ def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow
     first = api.trigger("apex_retrain", {"force": True})
     second = api.trigger("apex_retrain")
     assert first != second
-    bodies = [body for method, path, body in airflow.seen if path.endswith("/dagRuns")]
+    bodies = [body for method, path, body in airflow.requests if path.endswith("/dagRuns")]
     assert [body["dag_run_id"] for body in bodies] == [first, second, second]
     assert bodies[0]["conf"] == {"force": True} and bodies[0]["logical_date"] is None
 
@@ -104,7 +104,7 @@ def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow
 def test_an_expired_token_is_renewed_once(airflow: Airflow, api: AirflowApi) -> None:
     airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": []}), (401, {}), (200, {"dag_runs": []})]
     assert api.dag_runs("apex_score") == [] and api.dag_runs("apex_score") == []
-    assert [path for _, path, _ in airflow.seen].count("/auth/token") == 2
+    assert [path for _, path, _ in airflow.requests].count("/auth/token") == 2
 
 
 def test_a_refused_password_names_the_setting_and_not_the_password(airflow: Airflow, api: AirflowApi) -> None:
@@ -146,7 +146,7 @@ def test_task_runs_reads_every_page(airflow: Airflow, api: AirflowApi) -> None:
     tasks = api.task_runs("apex_score", "a:b")
     assert len(tasks) == 3
     assert tasks[0].name == "score [a.parquet +2]" and tasks[0].started is not None and not tasks[0].finished
-    assert "offset=2" in airflow.seen[-1][1]
+    assert "offset=2" in airflow.requests[-1][1]
 
 
 @pytest.mark.parametrize(("value", "result"), [({"skip": "no new"}, {"skip": "no new"}), ("text", None)])
@@ -166,7 +166,7 @@ def test_a_slow_request_is_repeated(airflow: Airflow, tmp_path: Path) -> None:
         # the first request did start the run, and only its answer came too late
         airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(200, SLOW), (409, {"detail": "exists"})]
         run_id = api.trigger("apex_retrain")
-        bodies = [body for method, path, body in airflow.seen if path.endswith("/dagRuns") and method == "POST"]
+        bodies = [body for method, path, body in airflow.requests if path.endswith("/dagRuns") and method == "POST"]
         assert [body["dag_run_id"] for body in bodies] == [run_id, run_id]
     with AirflowApi(settings, patience=0.1, slow_patience=0.7, timeout=0.3) as api:
         airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW)]
@@ -239,7 +239,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     assert result.kind == kind
     message: list[str] = []
     airflow_state.repair(settings, api, message.append)
-    switched_on = ("PATCH", "/api/v2/dags/apex_retrain", {"is_paused": False}) in airflow.seen
+    switched_on = ("PATCH", "/api/v2/dags/apex_retrain", {"is_paused": False}) in airflow.requests
     assert switched_on == (kind == "new") and bool(message) == (kind != "first run")
 
 

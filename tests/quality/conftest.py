@@ -1,4 +1,4 @@
-"""A small healthy delivery, and a home in which it is the only earlier night."""
+"""A small healthy delivery, and a home in which it is the only earlier run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def healthy(healthy_orders: pa.Table, process: Process, tmp_path_factory: pytest
 
 @pytest.fixture(scope="session")
 def history(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Night]:
-    """Processed folder of a night on the healthy delivery, and what it found."""
+    """Processed folder of a run on the healthy delivery, and its result."""
     home = tmp_path_factory.mktemp("history")
     with pytest.MonkeyPatch.context() as patch:
         night = Nights(Settings.load(home=home), patch).run(healthy, "earlier")
@@ -52,7 +52,7 @@ def history(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 @pytest.fixture
 def nights(history: tuple[Path, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
-    """Nights in a home of the test's own that remembers the healthy one."""
+    """Runs in a separate home whose history has the healthy one."""
     settings = Settings.load(home=tmp_path / "home")
     manifest = Path("earlier", "validate", "manifest.json")
     (Path(settings.processed) / manifest).parent.mkdir(parents=True)

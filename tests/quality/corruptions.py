@@ -1,4 +1,4 @@
-"""Random damage to a parquet file, as deliveries suffer it and worse; the same number gives the same damage.
+"""Random damage to a parquet file, as in real deliveries and worse; the same number gives the same damage.
 
 A corruption takes a source file and writes the damaged one. Those of bytes leave a file that may be unreadable, or
 readable with other values; those of tables leave a legal file with columns of other names, types or values.
@@ -24,7 +24,7 @@ TableDamage = Callable[[pa.Table, random.Random], pa.Table]
 
 @dataclass(frozen=True)
 class Case:
-    """A damaged file. `certain` says that it must be refused: its checksums tell."""
+    """A damaged file. `certain` means that it must be refused, because its checksums show the damage."""
 
     what: str
     path: Path

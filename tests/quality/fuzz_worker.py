@@ -1,4 +1,4 @@
-"""Check the damaged files of some numbers and print a line of JSON before and after each: a crash can be told from it.
+"""Check the damaged files of some numbers. Print a line of JSON before and after each, which reveals a crash.
 
 ``python fuzz_worker.py FOLDER FIRST STOP STEP SOURCE…``
 """
@@ -31,7 +31,7 @@ from apex_ml.settings import Settings  # noqa: E402
 def verdict(
     con: duckdb.DuckDBPyConnection, case: Case, number: int, contract: Contract, folder: Path
 ) -> dict[str, object]:
-    """What became of a file: refused with a typed error, right, or wrong with the reason."""
+    """The outcome of a file: refused with a typed error, right, or wrong with the reason."""
     use = USES[number % 2]
     accepted, bad = folder / "accepted.parquet", folder / "bad.parquet"
     bad.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def verdict(
     except DataError as error:
         names_file = str(error).startswith(case.path.name)
         return {"state": "refused"} if names_file else {"state": "wrong", "why": f"the file is not named: {error}"}
-    except BaseException as error:  # noqa: BLE001  whatever else it is, it is the finding
+    except BaseException as error:  # noqa: BLE001  any other error is a finding
         return {"state": "wrong", "why": f"{type(error).__module__}.{type(error).__name__}: {error}"}
     table = pq.read_table(accepted)
     quarantined = pq.read_table(bad) if bad.exists() else None
@@ -61,7 +61,7 @@ def verdict(
 def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) -> None:
     """Work through the numbers; a line before each says which one is at work."""
     contract = load_contract(CODE / "apex_ml" / "contract" / "orders.yaml")
-    with engine.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a night
+    with engine.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a run
         for number in range(first, stop, step):
             print(json.dumps({"at": number}), flush=True)
             case = corrupt(number, sources, folder)

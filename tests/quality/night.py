@@ -1,4 +1,4 @@
-"""One night of the step validate on a folder, without Postgres and Great Expectations, and all it did."""
+"""A run of the step validate on a folder, without Postgres and Great Expectations, with all its outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.apex_home import context_of
 
 @dataclass
 class Night:
-    """What became of a folder. `accepted` and `quarantined` hold tables by file name; `error` ends a failed night."""
+    """The outcome of a folder. `accepted` and `quarantined` hold tables by file name; `error` of a failed run."""
 
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class Night:
 
     @property
     def rows(self) -> pa.Table:
-        """All accepted rows, in an order of their own values."""
+        """All accepted rows, sorted by their values."""
         table = pa.concat_tables(self.accepted.values())
         return table.sort_by([(name, "ascending") for name in table.column_names])
 
 
 def rows_of(path: Path) -> int | None:
-    """Rows that a file holds by its own word; None when it has no footer."""
+    """Number of rows in the footer of a file; None without a footer."""
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowInvalid, OSError):
@@ -60,13 +60,13 @@ def rows_of(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Nights:
-    """Runs nights in one home; nights that ended well are the history of later ones."""
+    """Runs in one home; successful ones are the history of later ones."""
 
     settings: Settings
     patch: pytest.MonkeyPatch
 
     def run(self, folder: Path, name: str, as_of: date | None = None) -> Night:
-        """Validate a folder. Whatever the outcome, every row is accepted, quarantined or in a file that is named."""
+        """Validate a folder. In every case each row is accepted, quarantined or in a reported file."""
         night = Night()
 
         def spy(con: Any, path: Path, *args: Any, accepted: Path, quarantined: Path, **options: Any) -> FileReport:

@@ -1,4 +1,4 @@
-"""The contract read once more, in plain Python: what no accepted row may be. Shares no code with the row checks."""
+"""The rules of the contract for accepted rows in plain Python. It shares no code with the row checks."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ PARTS = {
 
 
 def contract_of(folder: Path, columns: dict[str, str] | None = None, **parts: str) -> Contract:
-    """A contract read from a file: the three columns that every one has, those given, and parts by their keys."""
+    """A contract read from a file: the three required columns, the given ones, and parts by their keys."""
     lines = [f"{key}: {text}" for key, text in {**PARTS, **parts}.items()]
     lines += ["columns:", *(f"  {name}: {text}" for name, text in {**COLUMNS, **(columns or {})}.items())]
     path = folder / "contract.yaml"
@@ -96,7 +96,7 @@ def table_of(rows: int, columns: dict[str, Any]) -> pa.Table:
     return pa.table({**plain, **columns})
 
 
-# what becomes of a value
+# the result for a value
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Bad:
 
     rule: str
     request: str = ""
-    """The rule in a request, where it is told in other words."""
+    """The rule in a request, if its text differs."""
 
 
 @dataclass(frozen=True)
@@ -513,7 +513,7 @@ def test_unique(con: duckdb.DuckDBPyConnection, tmp_path: Path, columns: str, se
     assert all("once: must be unique in a file" in label for label in [*report.reasons, *report.warnings])
 
 
-# columns that are not there, and what is told of a column
+# missing columns, and the descriptions of a column
 
 
 @pytest.mark.parametrize(
@@ -631,7 +631,7 @@ def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) ->
         created = pa.concat_tables(make_examples(SortedOrders(connection, contract, [path]), 1))
     names = [c.name for c in feature_columns(contract)]
     assert set(names) <= set(created.column_names)
-    # whatever a contract names as a feature can be encoded
+    # every feature of a contract can be encoded
     encoder = Encoder.fit(feature_columns(contract), created)
     assert encoder.encode(created).shape == (created.num_rows, len(names))
     return created.to_pylist()

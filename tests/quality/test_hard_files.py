@@ -1,4 +1,4 @@
-"""Files that are legal parquet and lie in wait: wrong statistics, odd names, values that JSON cannot hold."""
+"""Difficult files that are valid parquet: wrong statistics, unusual names, values that JSON cannot hold."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_changed_page_is_detected_by_its_checksum(split: Checker, some: pa.Tab
     assert split(path).report.accepted == 200
     content = path.read_bytes()
     name = some.column(CLIENT)[7].as_py().encode()
-    path.write_bytes(content.replace(name, b"C199999", 1))  # a good value, only not the one that was written
+    path.write_bytes(content.replace(name, b"C199999", 1))  # a valid value, but not the written one
     with pytest.raises(DataError, match=r"page\.parquet: damaged in column cliente_id, row group 0: .* checksum"):
         split(path)
 

@@ -1,12 +1,12 @@
-"""The row checks and Great Expectations judge the same broken orders alike, rule by rule.
+"""The row checks and Great Expectations find the same violations in broken orders, rule by rule.
 
 Both come from the contract and share no code. Great Expectations gets the rows normalised and unfiltered, so that it
 must find what the masks find; of the accepted rows it must find nothing.
 
 Where they do not overlap:
 
-- ``unique``: a row check alone. It is about whole rows of one file; Great Expectations sees the files of a night as one
-  batch, in which a row may rightly stand twice until the step elt takes it once.
+- ``unique``: only a row check. It is about whole rows of one file; Great Expectations gets the files of a run as one
+  batch, in which a row can occur twice until the step elt uses it once.
 - ``type … without loss``: a row check alone, as it compares a value before and after the cast. Afterwards such a value
   is null, which Great Expectations takes for a null: a fault where the column may not be null.
 - ``expect_table_row_count_to_be_between`` and ``expect_table_columns_to_match_set``: Great Expectations alone.
@@ -71,7 +71,7 @@ CHANGES = st.lists(
 
 
 @dataclass(frozen=True)
-class Judge:
+class SuiteRunner:
     """Great Expectations with the suite of a use, in memory."""
 
     batch: Any
@@ -107,17 +107,17 @@ def _broken_of(config: Any) -> tuple[str, str, Severity]:
 
 
 @pytest.fixture(scope="module")
-def judges(contract: Contract) -> dict[Use, Judge]:
+def suite_runners(contract: Contract) -> dict[Use, SuiteRunner]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import great_expectations as gx
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     source = context.data_sources.add_pandas("frames")
-    results: dict[Use, Judge] = {}
+    results: dict[Use, SuiteRunner] = {}
     for use in USES:
         batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
-        results[use] = Judge(batch, context.suites.add(make_suite(contract, use)))
+        results[use] = SuiteRunner(batch, context.suites.add(make_suite(contract, use)))
     return results
 
 
@@ -167,7 +167,7 @@ def as_the_masks_say(contract: Contract, use: Use, reasons: set[tuple[str, str, 
 @given(use=st.sampled_from(USES), changes=CHANGES)
 def test_masks_and_expectations_agree(
     healthy_orders: pa.Table,
-    judges: dict[Use, Judge],
+    suite_runners: dict[Use, SuiteRunner],
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
     tmp_path_factory: pytest.TempPathFactory,
@@ -187,14 +187,14 @@ def test_masks_and_expectations_agree(
     expected = {(*label.split(": ", 1), "error") for label in report.reasons}
     expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
     by_masks = as_the_masks_say(contract, use, expected)
-    by_expectations, passes = judges[use].broken(normalised(connection, path, contract, use))
+    by_expectations, passes = suite_runners[use].broken(normalised(connection, path, contract, use))
 
     assert by_expectations == by_masks
     assert passes == (not any(severity == "error" for _, _, severity in by_masks))
     lossy_only = {rule.split(":")[0] for _, rule, severity in expected if severity == "error"} <= {"type", "unique_row"}
     assert passes == (report.quarantined == 0) or lossy_only
     if report.accepted:
-        broken, passes = judges[use].broken(pq.read_table(accepted))
+        broken, passes = suite_runners[use].broken(pq.read_table(accepted))
         assert passes and not any(severity == "error" for _, _, severity in broken)
     else:
         assert report.quarantined == report.rows
@@ -202,7 +202,7 @@ def test_masks_and_expectations_agree(
 
 def test_both_find_every_kind_of_fault_together(
     healthy_orders: pa.Table,
-    judges: dict[Use, Judge],
+    suite_runners: dict[Use, SuiteRunner],
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
     tmp_path: Path,
@@ -221,7 +221,7 @@ def test_both_find_every_kind_of_fault_together(
     expected = {(*label.split(": ", 1), "error") for label in report.reasons}
     expected |= {(*label.split(": ", 1), "warning") for label in report.warnings}
     by_masks = as_the_masks_say(contract, "train", expected)
-    by_expectations, _ = judges["train"].broken(normalised(connection, path, contract, "train"))
+    by_expectations, _ = suite_runners["train"].broken(normalised(connection, path, contract, "train"))
     assert by_expectations == by_masks
     table_only = {"expect_table_row_count_to_be_between", "expect_table_columns_to_match_set"}
     every = {_broken_of(_Config(e.type, e.kwargs, e.severity)) for e in expectations(contract, "train")}

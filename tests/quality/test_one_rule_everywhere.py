@@ -1,7 +1,7 @@
 """One rule, one compiler: files, requests and Great Expectations find the same faults, with the same texts.
 
 The same values go as rows of a parquet file through DuckDB, as orders of a request through Python, and normalised
-through Great Expectations. Values that cannot be cast are left to other tests: only files and requests know them.
+through Great Expectations. Other tests cover values that cannot be cast, which only files and requests have.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every quirk gets at every rate, as a literal table; whatever it is, no accepted row breaks the contract.
+"""The result of every quirk at every rate, as a literal table. No accepted row ever violates the contract.
 
-Rates are one row or file, 0.5 % and all. The night before was healthy, so that rules of the batch have something to
-compare with. That no row is lost is asserted by the nights themselves (night.py).
+Rates are one row or file, 0.5 % and all. The earlier run was healthy, so that rules of the batch have something to
+compare with. night.py asserts that no row is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATES: tuple[Rate, ...] = ("one", 0.005, 1.0)
 
 @dataclass(frozen=True)
 class Gets:
-    """What a night with a quirk gives. Rules are told by how they begin, each with its rows."""
+    """The result of a run with a quirk: rows by rule, where a rule is given by the beginning of its text."""
 
     accepted: int = ROWS
     normalised: dict[str, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def normalised(*rules: str, cast: tuple[str, ...] = ()) -> list[Gets]:
 
 
 def quarantined(*rules: str, cast: tuple[str, ...] = ()) -> list[Gets]:
-    """One row and 0.5 % lie below the limit of 1 %; all rows do not."""
+    """One row and 0.5 % are below the limit of 1 %; all rows are not."""
     few = [Gets(accepted=ROWS - n, quarantined=dict.fromkeys(rules, n), cast=cast) for n in (1, 20)]
     words = ("4000 of 4000 rows (100.00%) would be quarantined, more than the limit of 1.00%",)
     return [*few, Gets(accepted=0, quarantined=dict.fromkeys(rules, ROWS), fails=words, cast=cast)]
@@ -70,7 +70,7 @@ UNIQUE = "all columns: unique_row"
 DAY = ("fecha_pedido_dt",)
 MOVED = ("category_share: tipo_cliente_cd = TIENDA", "category_share: madurez_digital_cd = BAJA")
 
-# quirk: what one row or file, 0.5 % and all of them get
+# quirk: results for one row or file, for 0.5 %, and for all
 TABLE: dict[str, list[Gets]] = {
     "nulls": [
         Gets(),
@@ -81,7 +81,7 @@ TABLE: dict[str, list[Gets]] = {
     "estrellas_decimal": normalised(STARS),
     "case": normalised(*LEVELS),
     "white_space": normalised(*LEVELS),
-    # a column of strings is one in the whole file: the days of a touched file are read from text, whatever their form
+    # a column is text in the whole file: the days of a changed file are read from text in any form
     "date_strings": [
         Gets(normalised={"fecha_pedido_dt: date_formats": 1_000}, cast=DAY),
         Gets(normalised={"fecha_pedido_dt: date_formats": ROWS}, cast=DAY),
@@ -90,10 +90,10 @@ TABLE: dict[str, list[Gets]] = {
     "unknown_country": quarantined("pais_cd: domain"),
     "new_channel": quarantined("canal_pedido_cd: domain"),
     "negative_amounts": quarantined("facturacion_usd_val: range: >= 0", "cajas_fisicas: range: >= 0"),
-    # 10 amounts are so small that a thousand times as much is nothing unusual
+    # 10 amounts are so small that a thousand times as much is not unusual
     "outlier_amounts": [Gets(warned={"facturacion_usd_val: range: <= 2000": n}) for n in (1, 20, 3_990)],
     "changing_attributes": [Gets(), Gets(), Gets(fails=MOVED)],
-    # every chosen row stands ten times
+    # every chosen row occurs ten times
     "duplicated_rows": [
         Gets(quarantined={UNIQUE: 9}),
         Gets(quarantined={UNIQUE: 180}, fails=("180 of 4180 rows (4.31%) would be quarantined",)),
@@ -114,7 +114,7 @@ TABLE: dict[str, list[Gets]] = {
     # with all rows late, the four files are left without any, and equal
     "late_files": [Gets(), Gets(), Gets(redelivered=3)],
     "duplicated_file": [Gets(redelivered=1), Gets(redelivered=1), Gets(redelivered=4)],
-    # the step elt takes rows that stand in two files once
+    # the step elt uses a row in two files once
     "redelivered_file": [Gets(accepted=5_000), Gets(accepted=5_000), Gets(accepted=8_000)],
     "truncated_file": cannot_be_used("a truncated parquet file"),
     "empty_file": [Gets(), Gets(), Gets(redelivered=3)],
@@ -200,7 +200,7 @@ def test_a_column_of_whole_numbers_beside_one_of_doubles_in_either_order(
     first, *_, last = part_files(folder)
     apply_quirk(first, "int_as_double", 1.0, 1, process)
     ahead = nights.run(folder, "ahead")
-    first.rename(first.with_name("z.parquet"))  # now it is the last one, and its name tells nothing
+    first.rename(first.with_name("z.parquet"))  # now it is the last one, and its name has no meaning
     behind = nights.run(folder, "behind")
     assert ahead.rows.equals(behind.rows) and ahead.rows.equals(history[1].rows)
     assert last.exists() and ahead.result["profile"] == behind.result["profile"]

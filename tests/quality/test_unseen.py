@@ -1,4 +1,4 @@
-"""What cannot be seen or decoded: in names, in values, in columns that nobody needs. Nothing of it passes unsaid."""
+"""Invisible and undecodable characters in names, in values, and in unused columns. All are reported."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ VALUES: dict[str, Expected] = {  # what a value of a touched column becomes
 UNTOUCHED: dict[str, Expected] = {"date_strings": lambda process, name, value: value.strftime("%Y-%m-%d")}
 
 
-def wanted(count: int, rate: Rate) -> int:
+def expected_count(count: int, rate: Rate) -> int:
     return 1 if rate == "one" else round(rate * count)
 
 
@@ -64,7 +64,7 @@ def check_values(process: Process, quirk: str, before: pa.Table, after: pa.Table
         touched = {
             row for row, pair in enumerate(zip(new, old, strict=True)) if pair[0] != keep(process, name, pair[1])
         }
-        assert len(touched) == wanted(before.num_rows, rate)
+        assert len(touched) == expected_count(before.num_rows, rate)
         assert chosen in (None, touched)  # the same rows in every column
         chosen = touched
         assert all(new[row] == VALUES[quirk](process, name, old[row]) for row in touched)

@@ -53,16 +53,16 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
     settings = nights.apex.settings
     versions = [*nights.versions.values(), *nights.more(RACERS - 2)]
     ended = threading.Event()
-    seen_by: list[list[int | None]] = [[], []]
+    observations: list[list[int | None]] = [[], []]
 
-    def watch(seen: list[int | None]) -> None:
+    def watch(versions_read: list[int | None]) -> None:
         while not ended.is_set():
             result = champion_ledger.resolve(settings, Registry(settings, settings.model_name))
             seen.append(result.version if result else None)
 
     winners: list[int] = []
     with ThreadPoolExecutor(RACERS + 2) as pool:
-        watchers = [pool.submit(watch, seen) for seen in seen_by]
+        watchers = [pool.submit(watch, observed) for observed in observations]
         expected: int | None = None
         for _ in range(2):
             start = threading.Barrier(RACERS)
@@ -88,8 +88,8 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
     assert nights.champion() == winners[1]
     # each reader saw the champions in order, and never an earlier one again
     order: list[int | None] = [None, *winners]
-    for seen in seen_by:
-        places = [order.index(version) for version in seen]
+    for observed in observations:
+        places = [order.index(version) for version in observed]
         assert places and places == sorted(places)
 
 

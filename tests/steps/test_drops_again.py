@@ -141,7 +141,7 @@ def test_an_unwritable_inbox_is_reported_before_scoring(scoring: Apex, put_drop:
             probe = subprocess.run([*command, "true"], capture_output=True, check=False)
             if probe.returncode:
                 pytest.skip("root without the right to mount cannot be refused a folder")
-            done = scoring.call_anew("score", before=command)
+            done = scoring.call_in_new_process("score", before=command)
         else:
             done = scoring.call("score")
     finally:

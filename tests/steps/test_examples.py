@@ -43,7 +43,7 @@ from tests.support.model_infos import INFO
 AS_OF = FIRST + timedelta(days=40)
 
 
-def made(
+def examples_of(
     contract: Contract,
     rows: Sequence[Row],
     folder: Path,
@@ -106,7 +106,7 @@ def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: 
         | reference_features(requested, rows, r)
         for r in chosen
     ]
-    result, _, repeated = made(requested, rows, tmp_path / "a")
+    result, _, repeated = examples_of(requested, rows, tmp_path / "a")
     assert repeated == 0
     assert_alike(keyed(requested, result), keyed(requested, expected))
 
@@ -116,9 +116,9 @@ def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, g
     expected = with_features(contract, grain=grain)
     rows = random_orders(expected, 5, clients=30, orders=500, days=12)
     rows += rows[:40]
-    whole = made(expected, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
+    whole = examples_of(expected, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
     for size in (1, 50, 170):
-        assert made(expected, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
+        assert examples_of(expected, rows, tmp_path / str(size), as_of=AS_OF, range_rows=size) == whole
     assert whole[2] >= 40
 
 
@@ -156,8 +156,8 @@ def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
 
 def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
     rows = list({tuple(r.items()): r for r in random_orders(contract, 3, clients=8, orders=200, days=6)}.values())
-    first, snapshot, _ = made(contract, rows, tmp_path / "once", as_of=AS_OF)
-    second, same, repeated = made(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
+    first, snapshot, _ = examples_of(contract, rows, tmp_path / "once", as_of=AS_OF)
+    second, same, repeated = examples_of(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
     assert repeated == 70
     assert (second, same) == (first, snapshot)
 
@@ -188,7 +188,7 @@ def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path
         if grain != "every_order":
             # the last order must be the asked one: the future is what shares its day
             inputs += [{**r, expected.timestamp: cut} for r in others]
-        examples, _, _ = made(expected, inputs, tmp_path / str(nr))
+        examples, _, _ = examples_of(expected, inputs, tmp_path / str(nr))
         observed = [r for r in examples if r[expected.timestamp] < cut or (grain != "every_order")]
         history = [n for n in names if n.startswith("history_")]
         kept = [{n: r[n] for n in (expected.entity, expected.timestamp, *history)} for r in observed]
@@ -199,7 +199,7 @@ def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path
 def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contract, tmp_path: Path) -> None:
     rows = list({tuple(r.items()): r for r in random_orders(contract, 9, clients=15, orders=300, days=30)}.values())
     for as_of in (FIRST + timedelta(days=12), AS_OF):
-        _, snapshot, _ = made(contract, rows, tmp_path / str(as_of), as_of=as_of)
+        _, snapshot, _ = examples_of(contract, rows, tmp_path / str(as_of), as_of=as_of)
         with duckdb.connect() as con:
             con.register("orders", as_table(contract, rows))
             expected = con.sql(select_snapshot(contract, "orders", as_of)).to_arrow_table().to_pylist()
@@ -215,10 +215,10 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
     columns = [expected.entity, expected.timestamp, *(c.name for c in feature_columns(expected))]
-    trained = [r for r in made(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= as_of]
+    trained = [r for r in examples_of(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= as_of]
 
     known = [r for r in rows if r[expected.timestamp] < as_of]
-    _, snapshot, _ = made(expected, known, tmp_path / "accepted", as_of=as_of)
+    _, snapshot, _ = examples_of(expected, known, tmp_path / "accepted", as_of=as_of)
     pq.write_table(pa.Table.from_pylist(snapshot), tmp_path / "snapshot.parquet")
     drop = as_table(expected, [r for r in rows if r[expected.timestamp] <= as_of])
     drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
@@ -240,9 +240,9 @@ def test_training_and_scoring_give_an_order_the_same_bits(
         features = features.append_column(name, states.column(name))
     scored = features.to_pylist()
 
-    def bits(found: list[Row]) -> list[str]:
+    def bits(rows_of: list[Row]) -> list[str]:
         # repr shows every bit of a float
-        return sorted(repr([r[n] for n in columns]) for r in found)
+        return sorted(repr([r[n] for n in columns]) for r in rows_of)
 
     assert {r[expected.timestamp] == as_of for r in scored} == {True, False}
     assert bits(scored) == bits(trained)
@@ -253,7 +253,7 @@ def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, d
     rows = random_orders(contract, 10, clients=3, orders=20, days=5)
     odd = {**rows[0], contract.timestamp: day}
     every = with_features(contract, grain="every_order")
-    result, _, _ = made(every, [*rows, odd], tmp_path / "a")
+    result, _, _ = examples_of(every, [*rows, odd], tmp_path / "a")
     expected = reference_features(every, [*rows, odd], odd)
     (ours,) = [r for r in result if r[contract.timestamp] == day]
     assert_alike([{n: ours[n] for n in expected}], [expected])

@@ -27,7 +27,7 @@ def api(apex: Apex, method: str, path: str, **content: Any) -> Any:
     return answer.json()
 
 
-def told(apex: Apex) -> list[dict[str, Any]]:
+def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox")]
     experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": EXPERIMENT})
@@ -40,12 +40,12 @@ def told(apex: Apex) -> list[dict[str, Any]]:
     return results
 
 
-def metrics(told_run: dict[str, Any]) -> dict[str, float]:
-    return {m["key"]: m["value"] for m in told_run["data"]["metrics"]}
+def metrics(mlflow_run: dict[str, Any]) -> dict[str, float]:
+    return {m["key"]: m["value"] for m in mlflow_run["data"]["metrics"]}
 
 
-def artifact(apex: Apex, told_run: dict[str, Any], name: str) -> Any:
-    place = told_run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/").strip("/")
+def artifact(apex: Apex, mlflow_run: dict[str, Any], name: str) -> Any:
+    place = mlflow_run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/").strip("/")
     answer = httpx.get(f"{apex.settings.tracking_uri}/api/2.0/mlflow-artifacts/artifacts/{place}/{name}")
     answer.raise_for_status()
     return answer.json()
@@ -61,7 +61,7 @@ def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_
     put_drop("a.parquet", seed=1, changed=lambda t: t.append_column("canal_pedido_cd", channels))
     put_drop("b.parquet", seed=2)
     run(scoring, "a.parquet", "b.parquet")
-    (one,) = told(scoring)
+    (one,) = mlflow_runs(scoring)
     assert one["info"]["status"] == "FINISHED" and one["info"]["run_name"] == "a.parquet +1"
     tags = {t["key"]: t["value"] for t in one["data"]["tags"]}
     ((version, trained),) = scoring.sql("SELECT DISTINCT model_version, mlflow_run_id FROM apex.scoring_runs")
@@ -102,7 +102,7 @@ def test_without_mlflow_a_drop_is_scored_and_the_sweep_logs_it_later(scoring: Ap
     ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
     assert attempts == 1 and "does not answer" in error
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0
-    assert unsent(scoring) == 0 and len(told(scoring)) == 1
+    assert unsent(scoring) == 0 and len(mlflow_runs(scoring)) == 1
     assert scoring.sql("SELECT last_error FROM apex.mlflow_outbox") == [(None,)]
 
 
@@ -114,7 +114,7 @@ def test_after_a_kill_the_next_call_logs_to_mlflow_once(scoring: Apex, put_drop:
     assert counts(scoring) == (1, 1, ROWS) and unsent(scoring) == 1
     assert send_outbox(scoring.settings) == 1
     assert send_outbox(scoring.settings) == 0
-    (one,) = told(scoring)
+    (one,) = mlflow_runs(scoring)
     assert one["info"]["status"] == "FINISHED" and metrics(one)["inference_samples"] == ROWS
     assert [row["cliente_id"] for row in artifact(scoring, one, "inference_results.json")] == [
         row[2] for row in scored_rows(scoring)[:100]

@@ -69,7 +69,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_sc
     for name, (make, _) in ODD.items():
         make(scoring.inbox / name)
     put_drop("last.parquet", seed=2)
-    done = scoring.call_anew("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
+    done = scoring.call_in_new_process("score", before=NO_RIGHTS if os.geteuid() == 0 else [])
     assert done.code == DataError.exit_code and "Traceback" not in done.err, done.err
     expected = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
     # the drop whose name cannot be passed to a task was moved during the listing: it is among them

@@ -237,8 +237,8 @@ def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
                 assert done.code == TransientError.exit_code, done.err
                 assert "TransientError" in done.err and "APEX_DATABASE_URL" in done.err
                 # at the commit only the ledger knows
-                told_so = "the next run asks the ledger" if point == "partition_attached" else "nothing was written"
-                assert told_so in done.err and name in places(apex)["inbox"]
+                advice = "the next run asks the ledger" if point == "partition_attached" else "nothing was written"
+                assert advice in done.err and name in places(apex)["inbox"]
             known = apex.sql("SELECT count(*) FROM apex.drops WHERE name = %s", (name,))
             assert known == [(int(point == "score_committed"),)]
             names = sorted({*names, name})
@@ -308,7 +308,7 @@ def relay(mlflow_server: str) -> Iterator[Relay]:
     worker.join(30)
 
 
-def told(apex: Apex) -> list[dict[str, Any]]:
+def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
     experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
@@ -342,7 +342,7 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
     apex = scoring.but(mlflow_tracking_uri=relay.url)
     put(apex, contents, SMALL[0])
     run(apex, SMALL[0])
-    (whole,) = told(apex)
+    (whole,) = mlflow_runs(apex)
     assert shape(whole)["inputs"] == 1
     for request, answered in REQUESTS:
         apex.sql("TRUNCATE apex.drops, apex.quarantined_rows, apex.scored_orders, apex.outcomes CASCADE")
@@ -356,17 +356,17 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
         assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep logs the rest
         assert send_outbox(apex.settings) == 0
         assert tables(apex) == of(undisturbed, SMALL[0])
-        (one,) = told(apex)
+        (one,) = mlflow_runs(apex)
         assert shape(one) == shape(whole), (request, answered)
 
 
-def shape(told_run: dict[str, Any]) -> dict[str, Any]:
+def shape(mlflow_run: dict[str, Any]) -> dict[str, Any]:
     """What MLflow holds of a run, without the values that are timings."""
     return {
-        "status": told_run["info"]["status"],
-        "metrics": sorted(m["key"] for m in told_run["data"]["metrics"]),
-        "samples": [m["value"] for m in told_run["data"]["metrics"] if m["key"] == "inference_samples"],
-        "inputs": len(told_run.get("inputs", {}).get("model_inputs", [])),
+        "status": mlflow_run["info"]["status"],
+        "metrics": sorted(m["key"] for m in mlflow_run["data"]["metrics"]),
+        "samples": [m["value"] for m in mlflow_run["data"]["metrics"] if m["key"] == "inference_samples"],
+        "inputs": len(mlflow_run.get("inputs", {}).get("model_inputs", [])),
     }
 
 
@@ -384,7 +384,7 @@ def test_an_answer_of_another_program_keeps_the_outbox_and_the_scores(
     ((attempts, error, sent),) = apex.sql("SELECT attempts, last_error, sent_at FROM apex.mlflow_outbox")
     assert attempts == 1 and relay.url in error and sent is None
     relay.instead = None
-    assert send_outbox(apex.settings) == 1 and len(told(apex)) == 1
+    assert send_outbox(apex.settings) == 1 and len(mlflow_runs(apex)) == 1
 
 
 # ---- the disk is full
@@ -407,7 +407,7 @@ def test_a_home_on_a_full_disk_reports_it_and_scores_when_there_is_space(
     undisturbed: dict[str, list[tuple[Any, ...]]],
 ) -> None:
     apex = scoring.but(processed_url="")
-    home = disk.seen(apex.settings.home)
+    home = disk.outside(apex.settings.home)
     inbox = home / "data" / "drops" / "inbox"
     inbox.mkdir(parents=True)
     (home / "data" / "processed").mkdir()
@@ -452,12 +452,12 @@ def test_a_disk_full_while_moving_loses_no_file_and_scores_none_twice(
     upper.mkdir()
     with small_disk(upper, megabytes=1) as disk:
         for part in ("files", "work"):
-            disk.seen(upper / part).mkdir()
+            disk.outside(upper / part).mkdir()
         layers = f"lowerdir={root},upperdir={upper}/files,workdir={upper}/work"
         disk.mount("-t", "overlay", "-o", layers, "overlay", str(root))
 
         def folders() -> dict[str, list[str]]:
-            shown = disk.seen(root)
+            shown = disk.outside(root)
             return {p: sorted(f.name for f in (shown / p).iterdir()) for p in ("inbox", "done", "quarantine")}
 
         before = folders()
@@ -507,7 +507,7 @@ def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
 ) -> None:
     """The tables are on a separate small disk, as with a tablespace."""
     with open_folder() as folder, small_disk(folder, megabytes=48) as disk, plain_postgres(disk.command) as database:
-        place = disk.seen(folder) / "tables"
+        place = disk.outside(folder) / "tables"
         place.mkdir()
         if database.server.account:
             shutil.chown(place, database.server.account.pw_uid, database.server.account.pw_gid)
@@ -531,9 +531,9 @@ def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
         with reading(apex) as reader:
             for leave in (1, 6):  # the rows do not fit; then their index does not
                 disk.fill(leave * 2**20)
-                with pytest.raises(TransientError, match="No space left on device") as told_so:
+                with pytest.raises(TransientError, match="No space left on device") as raised:
                     run(apex, LARGE)
-                assert "nothing was written" in str(told_so.value) and "free space" in str(told_so.value)
+                assert "nothing was written" in str(raised.value) and "free space" in str(raised.value)
                 assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
                 assert apex.leftovers() == []
                 reader.until_more()
@@ -548,7 +548,7 @@ def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_reco
     """The server ends itself, and again at each start, until there is space."""
     with open_folder() as folder, small_disk(folder, megabytes=24) as disk, plain_postgres(disk.command) as database:
         migrate(database.settings)
-        database.move_log(folder / "log", disk.seen(folder) / "log")
+        database.move_log(folder / "log", disk.outside(folder) / "log")
         apex = on(database, scoring)
         put(apex, contents, LARGE, SMALL[0])
         with reading(apex) as reader:

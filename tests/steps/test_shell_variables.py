@@ -44,9 +44,9 @@ def test_a_drop_gets_the_same_scores_in_any_shell(scoring: Apex, put_drop: Calla
     run(scoring)
     plain = scored_rows(scoring)
     assert len(plain) == ROWS
-    assert scoring.call_anew("remove-drop", "a.parquet", "--apply", **SHELL).code == 0
+    assert scoring.call_in_new_process("remove-drop", "a.parquet", "--apply", **SHELL).code == 0
     (scoring.inbox / "a.parquet").write_bytes(content)
-    done = scoring.call_anew("score", **SHELL)
+    done = scoring.call_in_new_process("score", **SHELL)
     assert done.code == 0, done.err
     assert scored_rows(scoring) == plain
 
@@ -56,7 +56,7 @@ def test_a_model_is_trained_and_logged_in_any_shell(scoring: Apex, tmp_path: Pat
     apex = scoring.but(home=tmp_path / "other", processed_url="", model_name="any_shell")
     for step in ("validate", "elt", "split"):
         shutil.copytree(scoring.processed / "first" / step, apex.processed / "first" / step)
-    done = apex.call_anew("train", "--run", "first", **SHELL)
+    done = apex.call_in_new_process("train", "--run", "first", **SHELL)
     assert done.code == 0 and done.result, done.err
     plain = json.loads((scoring.processed / "first" / "train" / "manifest.json").read_text())["result"]
     assert done.result["model_version"] == 1 and done.result["mlflow_run_id"] != SHELL["MLFLOW_RUN_ID"]

@@ -32,7 +32,7 @@ def browsing() -> Iterator[Browser]:
 
 
 def keep(page: Page, name: str, *, full: bool = True) -> None:
-    """Keep a picture of the page for whoever looks at the build."""
+    """Store a picture of the page with the build."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png", full_page=full)
 

@@ -1,4 +1,4 @@
-"""A home of Apex with services of its own, the steps called in this process, and the `apex` command in another."""
+"""A home of Apex with its own services, steps called in this process, and the `apex` command in another."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Apex:
         with self.forked(*arguments, holder=holder, **extra) as command:
             return command.ended()
 
-    def call_anew(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
+    def call_in_new_process(self, *arguments: str, before: Sequence[str] = (), **extra: str) -> Done:
         """The same in a process that imports everything itself, begun by the command `before` if given."""
         done = subprocess.run(
             [*before, *COMMAND, *arguments],

@@ -40,7 +40,7 @@ class FailedRuns:
     def next(self) -> tuple[DagRun, dict[str, str | None], dict[str | None, TaskRun]] | None:
         """A run that ended with bad drops, the states of its tasks, and the tasks of its bad drops by name.
 
-        None while there is no further one. A run that failed for another reason fails the test at once.
+        None while there is no further one. A run that failed for another reason fails the test immediately.
         """
         for run in self._api.dag_runs("apex_score"):
             if not run.finished or run.run_id in self._checked:

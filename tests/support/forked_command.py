@@ -80,7 +80,7 @@ class Forked:
         return self.ended()
 
     def close(self) -> None:
-        """Kill it if it is still there, and forget what it said."""
+        """Kill the process if it still runs, and discard its output."""
         self.process.kill()
         self.process.join(30)
         for file in self._files:

@@ -1,4 +1,4 @@
-"""Nights of scoring whose features are drawn directly: nothing is trained or written, yet judged by the step's rules.
+"""Nights of scoring with directly drawn features: nothing is trained or written, but the step's rules are applied.
 
 The attributes are drawn by the simulator's own process. History grows from night to night and the calendar moves on;
 every sixth night is a holiday with few orders. None of that is drift.
@@ -31,13 +31,13 @@ COUNT, DAYS_SINCE = "history_orders", "history_days_since_last"
 
 @dataclass
 class Nights:
-    """One model's life: its training examples and night after night of scored orders."""
+    """A model over time: its training examples and its scored orders of many nights."""
 
     contract: Contract
     seed: int
     population: pa.Table
     settled: tuple[str, float] | None = None
-    """A change that came before the training: half of the examples, the newest orders and every night have it."""
+    """A change before the training: half of the examples, the newest orders and every night have it."""
     random: np.random.Generator = field(init=False)
     recent: deque[Profile] = field(init=False)
 
@@ -93,7 +93,7 @@ class Nights:
         return profile
 
     def score(self, night: int, drift: tuple[str, float] | None = None) -> Profile:
-        """Score a night's orders; with `drift`, the largest level of an attribute comes so many times as often."""
+        """Score a night's orders. `drift` multiplies the frequency of an attribute's largest level."""
         return self._profile(
             self.bins, self._orders(HOLIDAY if night % 6 == 0 else ORDERS, night, drift or self.settled)
         )
@@ -114,7 +114,7 @@ class Nights:
         return unknown_jumps(profile.features, references, tested, categorical, alpha=self.alpha)
 
     def healthy(self, number: int) -> Iterator[set[str]]:
-        """What is found in nights of one drop each, in which nothing has changed."""
+        """False alarms in unchanged nights of one drop each."""
         for night in range(1, number + 1):
             profile = self.score(night)
             drifted = self.drifted(profile)
@@ -123,7 +123,7 @@ class Nights:
             yield drifted
 
     def finds(self, drift: tuple[str, float], after: int = 8) -> bool:
-        """Whether a drift after so many healthy nights is found in its first two drops, or in the day of both."""
+        """Whether a drift after healthy nights is detected in its first two drops, or in the day of both."""
         for _ in self.healthy(after):
             pass
         first, second = (self.score(after + 1, drift) for _ in range(2))

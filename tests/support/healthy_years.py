@@ -45,8 +45,8 @@ class Year:
 
     def _outcomes(self, clients: np.ndarray, spoiled: float = 0.0) -> np.ndarray:
         drawn = (self.random.random((len(clients), 1)) > self.chances[clients].cumsum(axis=1)[:, :-1]).sum(axis=1)
-        anew = self.random.integers(0, len(CLASSES), len(clients))
-        return np.where(self.random.random(len(clients)) < spoiled, anew, drawn)
+        redrawn = self.random.integers(0, len(CLASSES), len(clients))
+        return np.where(self.random.random(len(clients)) < spoiled, redrawn, drawn)
 
     def week(self, rule: Rule, spoiled: float = 0.0) -> WeekQuality:
         """One week; a share of its outcomes is drawn evenly when it is spoiled."""

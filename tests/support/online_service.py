@@ -1,4 +1,4 @@
-"""The online service in a test: in this process, and as a process of its own."""
+"""The online service in a test: in this process, and as a separate process."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from tests.support.throwaway_home import free_ports
 
 @dataclass(frozen=True)
 class Running:
-    """A service in a process of its own."""
+    """A service in a separate process."""
 
     apex: Apex
     process: subprocess.Popen[bytes]
     log: Path
     url: str
 
-    def ready(self, seconds: float = 60, **wanted: Any) -> dict[str, Any]:
-        """Wait until /ready tells these values; returns what it told."""
+    def ready(self, seconds: float = 60, **values: Any) -> dict[str, Any]:
+        """Wait until /ready reports these values; returns its answer."""
         deadline = time.monotonic() + seconds
-        expected: dict[str, Any] = {}
+        state: dict[str, Any] = {}
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                expected = httpx.get(f"{self.url}/ready", timeout=5).json()
+                state = httpx.get(f"{self.url}/ready", timeout=5).json()
             except httpx.HTTPError:
                 pass
             else:
-                if all(expected[name] == value for name, value in wanted.items()):
-                    return expected
+                if all(state[name] == value for name, value in values.items()):
+                    return state
             time.sleep(0.1)
-        raise AssertionError(f"{wanted} is not told by {expected}: {self.log.read_text()[-3000:]}")
+        raise AssertionError(f"{state} does not have {values}: {self.log.read_text()[-3000:]}")
 
     def lines(self) -> list[dict[str, Any]]:
         """The access log."""

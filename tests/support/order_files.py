@@ -1,4 +1,4 @@
-"""Small parquet files of orders that keep the contract, but for what a test changes."""
+"""Small parquet files of orders that satisfy the contract, except for the changes of a test."""
 
 from __future__ import annotations
 

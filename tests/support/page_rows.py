@@ -29,7 +29,7 @@ FROM (VALUES
      || ' clustered): not above the margin 0.0002'], 1,
      '{"challenger_log_loss": 0.8858, "champion_log_loss": 0.8859, "prior_log_loss": 1.3709, "gain": 0.00009,
        "gain_low": -0.00051, "gain_error": 0.00029, "holdout_orders": 31402}')
-) AS told (action, before, after, reasons, days, evidence)
+) AS moves (action, before, after, reasons, days, evidence)
 """
 DROPS = """
 WITH made AS (
@@ -88,7 +88,7 @@ SELECT 'drop', run_id::text, finished_at::date, %(model)s, model_version, featur
        psi, sqrt(psi), 0.01, 0.02, psi > 0.2, NULL, finished_at, sqrt(0.2)
 FROM (SELECT *, run_id AS back FROM apex.scoring_runs) AS runs, FEATURES
 """
-# what each verdict compares is worked out here once more, as the step does it; the oldest week is from before that
+# the compared intervals are computed again, as the step does; the oldest week is from before they were stored
 QUALITY = """
 INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_low,
     log_loss_high, expected_log_loss, prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse,
@@ -118,7 +118,7 @@ ALERTS = """
 INSERT INTO apex.alerts (kind, subject, message, raised_at, resolved_at) VALUES
     ('drift', 'days since the last order', 'PSI 0.41 against the training data on 3 days in a row (q = 0.0004)',
      now() - interval '5 hours', NULL),
-    ('quality', 'version 3', 'log loss 0.931 in the week of last Monday, surely above the 0.886 that was expected',
+    ('quality', 'version 3', 'log loss 0.931 in the week of last Monday, significantly above the expected 0.886',
      now() - interval '2 days', NULL),
     ('drop_late', 'inbox', 'no drop for 26 hours', now() - interval '8 days', now() - interval '7 days')
 """
@@ -129,7 +129,7 @@ WHERE run_id = (SELECT max(run_id) - 2 FROM apex.scoring_runs)
 
 
 def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
-    """Fill a database without rows: so many drops over the last 45 days, four decisions, drift, quality, alerts."""
+    """Fill an empty database: drops over the last 45 days, four decisions, drift, quality, alerts."""
     values = {"model": settings.model_name, "runs": runs, "classes": list(classes)}
     with closing(psycopg2.connect(settings.writer_url)) as connection:
         with connection, connection.cursor() as cursor:

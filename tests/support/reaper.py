@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 
-PATIENCE = 8.0
+TIMEOUT_SECONDS = 8.0
 """Seconds that workers have to end by themselves."""
 
 
 def of(folder: Path) -> list[psutil.Process]:
-    """Processes that name the folder in their command, work in it, or were told of it."""
+    """Processes with the folder in their command, their working folder, or their environment."""
     results = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -37,11 +37,11 @@ def homes(folder: Path) -> list[Path]:
 
 
 def reap(folder: Path) -> None:
-    """End what is left and remove the folder."""
+    """End the remaining processes and remove the folder."""
     from apex_ml.platform.embedded import stop
     from apex_ml.settings import Settings
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while of(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
     for home in homes(folder):

@@ -1,4 +1,4 @@
-"""A TCP relay before a server, which can be cut and mended: the server itself goes on for others."""
+"""A TCP relay in front of a server, which can be interrupted and restored while the server continues for others."""
 
 from __future__ import annotations
 

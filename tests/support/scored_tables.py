@@ -9,7 +9,7 @@ from tests.support.apex_home import Apex
 BEFORE = ("score_begun", "score_claimed", "orders_streaming", "score_written", "partition_attached")
 """Fault points before the commit of a drop."""
 LARGE_ONLY = ("partition_attached",)
-"""Of them those that only a drop with a partition of its own meets."""
+"""The points that only a drop with its own partition reaches."""
 AFTER = ("score_committed", "outbox_begun", "outbox_logged")
 
 VOLATILE = "{run_id,drop_id,step_run,started_at,finished_at,ms_total,ms_check,ms_features,ms_predict,ms_write,"

@@ -1,4 +1,4 @@
-"""Take services of a running platform away as by kill -9, while a step stands still at a fault point."""
+"""Kill services of a running platform with SIGKILL, while a step is halted at a fault point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apex_ml.settings import Settings
 
 
 def halted_step(settings: Settings) -> psutil.Process | None:
-    """The scoring step of this home that stands still at a fault point."""
+    """The scoring step of this home that is halted at a fault point."""
     result = psutil.process_iter(["status", "cmdline"])
     halted = (p for p in result if p.info["status"] == psutil.STATUS_STOPPED and "score" in (p.info["cmdline"] or []))
     return next((p for p in halted if p.environ().get("APEX_HOME") == str(settings.home)), None)

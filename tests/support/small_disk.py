@@ -1,4 +1,4 @@
-"""A disk of a few megabytes that really fills up: a tmpfs in a mount namespace of its own.
+"""A disk of a few megabytes that really fills up: a tmpfs in its own mount namespace.
 
 The namespace lives as long as the process that holds it, which ends with the test however that ends: nothing is ever
 mounted where anybody else could see it, and nothing is left to unmount. Only root may do so.
@@ -32,8 +32,8 @@ class SmallDisk:
         entered = ["nsenter", f"--target={self.holder}", "--mount"]
         return [*entered, "sh", "-c", f'cd {shlex.quote(str(CODE_ROOT))} && exec "$@"', "sh"]
 
-    def seen(self, path: Path) -> Path:
-        """The same path as this process may open it."""
+    def outside(self, path: Path) -> Path:
+        """The same path, as this process can open it."""
         return Path(f"/proc/{self.holder}/root{path}")
 
     def mount(self, *arguments: str) -> None:
@@ -43,21 +43,21 @@ class SmallDisk:
             pytest.skip(f"mount {shlex.join(arguments)}: {done.stderr.strip()}")
 
     def fill(self, leave: int = 0) -> None:
-        """Fill the disk until so many bytes are left; called again, it leaves more or less."""
-        filler = self.seen(self.folder / "filler")
+        """Fill the disk until `leave` bytes are free; a second call changes that."""
+        filler = self.outside(self.folder / "filler")
         filler.unlink(missing_ok=True)
         free = os.statvfs(filler.parent)
         with filler.open("wb") as file, suppress(OSError):  # to the last page
             os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_frsize - leave, 1))
 
     def free(self) -> None:
-        """Give back what was filled."""
-        self.seen(self.folder / "filler").unlink(missing_ok=True)
+        """Free the filled space."""
+        self.outside(self.folder / "filler").unlink(missing_ok=True)
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:
-    """A disk of so many megabytes over an existing folder. The test is skipped where nothing can be mounted."""
+    """A disk of some megabytes over an existing folder. The test is skipped where nothing can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk to fill it up")
     inside = f'mount -t tmpfs -o size={megabytes}m,mode=755 apex-test "$0" && echo mounted && exec cat'

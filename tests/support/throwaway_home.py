@@ -30,7 +30,7 @@ SESSION_FOLDER = "APEX_TEST_SESSION_FOLDER"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds now."""
+    """Free ports."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -50,7 +50,7 @@ def ports_of(settings: Settings) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Database:
-    """A running Postgres of its own home."""
+    """A running Postgres in a separate home."""
 
     settings: Settings
     server: Server
@@ -84,7 +84,7 @@ def open_folder() -> Iterator[Path]:
 
 @contextmanager
 def running_postgres(place: str) -> Iterator[Database]:
-    """Postgres in an open folder or below one that only its owner may enter."""
+    """Postgres in an open folder or below one that only its owner can enter."""
     with open_folder() as folder:
         home = folder / "closed" / "home" if place == "closed" else folder / "home"
         home.mkdir(parents=True)
@@ -99,16 +99,16 @@ def running_postgres(place: str) -> Iterator[Database]:
 
 @dataclass(frozen=True)
 class PlainDatabase:
-    """A running Postgres of its own home, without supervisor."""
+    """A running Postgres in a separate home, without supervisor."""
 
     settings: Settings
     server: Server
     before: Sequence[str] = ()
-    """Beginning of the server's command, for one that runs in a mount namespace."""
+    """Beginning of the server's command, for a server in a mount namespace."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the server, also one that was killed, and wait until it answers."""
+        """Start the server, also after a kill, and wait until it answers."""
         account = self.server.account
         drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
         command = [*self.server.command(self.settings), "-c", "fsync=off", "-c", "full_page_writes=off"]
@@ -125,16 +125,16 @@ class PlainDatabase:
             )
         wait_until_ready(self.settings, self.server)
 
-    def move_log(self, place: Path, seen: Path) -> None:
-        """Keep the write-ahead log, in segments of a megabyte, at another place, which this process sees at `seen`."""
+    def move_log(self, place: Path, outside: Path) -> None:
+        """Keep the write-ahead log, in segments of a megabyte, at another place: `outside` for this process."""
         self.processes[-1].send_signal(signal.SIGINT)
         self.processes[-1].wait(20)
         account, data = self.server.account, self.server.data
         drop = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
         reset = [str(self.server.binaries / "pg_resetwal"), "--wal-segsize=1", "-D", str(data)]
         subprocess.run(reset, cwd="/", check=True, capture_output=True, **drop)  # type: ignore[call-overload]
-        shutil.copytree(data / "pg_wal", seen)
-        for path in (seen, *seen.rglob("*")):
+        shutil.copytree(data / "pg_wal", outside)
+        for path in (outside, *outside.rglob("*")):
             if account:
                 os.chown(path, account.pw_uid, account.pw_gid)
         shutil.rmtree(data / "pg_wal")
@@ -142,7 +142,7 @@ class PlainDatabase:
         self.start()
 
     def kill(self) -> None:
-        """End the server and every process of it as by kill -9, all at once."""
+        """End the server and all its processes together with SIGKILL."""
         postmaster = psutil.Process(self.processes[-1].pid)
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
@@ -152,7 +152,7 @@ class PlainDatabase:
         psutil.wait_procs(family, timeout=20)
 
     def stop(self) -> None:
-        """End the server at once; nothing of it is kept."""
+        """End the server immediately, without keeping its data."""
         if self.processes and self.processes[-1].poll() is None:
             self.processes[-1].send_signal(signal.SIGQUIT)
             self.processes[-1].wait(20)

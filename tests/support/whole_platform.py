@@ -26,7 +26,7 @@ NEVER = "0 0 29 2 *"
 
 
 class WholePlatform:
-    """A platform in a folder of its own, and the command that drives it.
+    """A platform in a separate folder, and the command that drives it.
 
     Airflow never sweeps the inbox here: every run of apex_score follows an event, so that a lost event fails the test.
     """

@@ -30,7 +30,7 @@ class _ByName:
         return handler.generate_schema(Annotated[Union[classes], Field(discriminator="recipe")])  # noqa: UP007
 
 
-for _module in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name):
+for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
     for _, _class in inspect.getmembers(import_module(f"{__name__}.{_module.name}"), inspect.isclass):
         if issubclass(_class, Recipe) and _class is not Recipe:
             register(_class)
