@@ -134,7 +134,7 @@ def _ours(name: str) -> bool:
 
 
 def _value(name: str, rest: str) -> str:
-    """The value in what follows the ``=``; ValueError tells what is wrong with it, without repeating a secret."""
+    """The value in what follows the ``=``; a ValueError says why it is invalid, without repeating a secret."""
     quote = rest[:1]
     if quote not in _QUOTED:
         value = _COMMENT.sub("", rest)

@@ -1,7 +1,7 @@
 """Errors, typed by what the caller can do about them.
 
-The exit codes are the interface between a step's process and whoever runs it (the Airflow operator,
-a container, a shell): 10 never retry, 20 retry later, 30 fix the configuration and run again.
+The exit codes are the interface between a step's process and its caller (the Airflow operator, a
+container, a shell): 10 never retry, 20 retry later, 30 fix the configuration and run again.
 """
 
 from __future__ import annotations

@@ -130,9 +130,9 @@ class Settings(SettingFields):
         """What is wrong with settings that are each right alone, and with the folders they name."""
         if self.home.exists() and not self.home.is_dir():
             yield f"APEX_HOME={self.home}: is a file; name a folder"
-        if found := re.search(r"""["\n\r*?\[]| [;#]|'$|^~""", str(self.home)):
+        if match := re.search(r"""["\n\r*?\[]| [;#]|'$|^~""", str(self.home)):
             # supervisor's configuration cannot hold them, and DuckDB takes them for a pattern
-            yield f"APEX_HOME={self.home}: a path with {found[0]!r} cannot be used; rename the folder, or set another"
+            yield f"APEX_HOME={self.home}: a path with {match[0]!r} cannot be used; rename the folder, or set another"
         ports: dict[int, str] = {}
         for name in PORTS:
             port = getattr(self, name)

@@ -1,4 +1,4 @@
-"""The command `apex alerts`: what somebody should look at, and how a person ends it."""
+"""The command `apex alerts`: list the open alerts, and close one manually."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def alerts(context: click.Context) -> None:
     settings = Settings.load()
     channels = notify.channels(settings)
     with transaction(settings) as session:
-        found = PostgresAlerts(session).list_open()
-    if not found:
+        alerts_open = PostgresAlerts(session).list_open()
+    if not alerts_open:
         click.echo("No alert is open.")
-    for row in found:
+    for row in alerts_open:
         times = f"raised {row.raised_at:%F %H:%M} UTC, last seen {row.last_seen_at:%F %H:%M} UTC"
         if missing := [channel for channel in channels if channel not in row.channels]:
             times += f", not sent by {' and '.join(missing)} yet"
@@ -40,7 +40,7 @@ def alerts(context: click.Context) -> None:
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept in apex.alert_history.")
 @click.option("--who", metavar="NAME", help="Recorded as the one who closed it. Default: the OS user.")
 def close(alert_id: int, reason: str, who: str | None) -> None:
-    """Close the alert with the number ID, such as one about a drop that nobody will deliver again.
+    """Close the alert with the number ID, such as an alert about a drop that will not be delivered again.
 
     It stays closed unless the same drop fails again. An alert that apex_monitor measures (drift, quality, a drop that
     waits) ends by itself and cannot be closed.

@@ -1,4 +1,4 @@
-"""`apex container …`: what the images of the compose file begin with; not for people."""
+"""`apex container …`: the entry points of the images in the compose file; not for users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apex_ml.settings import Settings
 
 @click.group()
 def container() -> None:
-    """Inside the images: what a service of the compose file begins with."""
+    """Inside the images: entry points of the services in the compose file."""
 
 
 @container.command()
@@ -21,7 +21,7 @@ def container() -> None:
 @click.option("--from", "source", type=click.Path(path_type=Path), help="The .env.")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Folder with a volume for each kind of service.")
 def secrets(complete: bool, source: Path | None, target: Path | None) -> None:
-    """Part the secrets of .env among the services."""
+    """Split the secrets of .env by service."""
     from apex_ml.env_syntax import decode_env
     from apex_ml.platform.containers import prepare as containers
     from apex_ml.platform.embedded.env_file import completed
@@ -35,14 +35,14 @@ def secrets(complete: bool, source: Path | None, target: Path | None) -> None:
 
 @container.command()
 def digests() -> None:
-    """Read an .env from stdin; print lines APEX_DIGEST_<KIND>=…, one that changes when the settings of a service do."""
+    """Read an .env from stdin; print lines APEX_DIGEST_<KIND>=…, which change with the settings of the service."""
     from apex_ml.platform.containers import prepare as containers
 
     with tempfile.NamedTemporaryFile(suffix=".env") as file:
         file.write(sys.stdin.buffer.read())
         file.flush()
-        found = containers.digests(Settings.load(env_file=file.name))
-    for kind, digest in found.items():
+        digests = containers.digests(Settings.load(env_file=file.name))
+    for kind, digest in digests.items():
         click.echo(f"APEX_DIGEST_{kind.upper()}={digest}")
 
 
@@ -64,7 +64,7 @@ def prepare_airflow() -> None:
 
 @container.command()
 def repair() -> None:
-    """Pools and DAGs of the running platform, as they were first made."""
+    """Restore the pools and DAGs of the running platform."""
     from apex_ml.platform.embedded.progress import Phases
     from apex_ml.platform.embedded.start import repair_airflow
 

@@ -15,18 +15,18 @@ from apex_ml.errors import ApexError, ConfigError, TransientError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: ("module:attribute", short help)
-    "run": ("apex_ml.cli.platform:run", "The main job: platform up, retrain, score a fresh drop, report."),
-    "up": ("apex_ml.cli.platform:up", "Bring the platform up."),
+    "run": ("apex_ml.cli.platform:run", "The main job: start the platform, retrain, score a new drop, report."),
+    "up": ("apex_ml.cli.platform:up", "Start the platform."),
     "down": ("apex_ml.cli.platform:down", "Stop the platform; data stays."),
     "status": ("apex_ml.cli.platform:status", "Services, what needs attention, champion, drops, last runs."),
-    "unpause": ("apex_ml.cli.platform:unpause", "Switch a DAG on that a person paused."),
-    "champion": ("apex_ml.cli.platform:champion", "Who is champion, since when and why; the history."),
+    "unpause": ("apex_ml.cli.platform:unpause", "Unpause a DAG that a user paused."),
+    "champion": ("apex_ml.cli.platform:champion", "The champion, since when and why; the history."),
     "logs": ("apex_ml.cli.platform:logs", "Show the log of a service or step."),
     "sql": ("apex_ml.cli.platform:sql", "psql on the apex database as the reader."),
     "mlflow-ui": ("apex_ml.cli.platform:mlflow_ui", "Print and check the address of MLflow."),
     "retrain": ("apex_ml.cli.platform:retrain", "Trigger apex_retrain and wait for it."),
     "validate": ("apex_ml.cli.steps:validate", "Step: check the raw files, quarantine bad rows."),
-    "elt": ("apex_ml.cli.steps:elt", "Step: features point in time, one example a client."),
+    "elt": ("apex_ml.cli.steps:elt", "Step: point-in-time features, one example per client."),
     "outcomes": ("apex_ml.cli.steps:outcomes", "Step: outcomes of scored orders, from later raw data."),
     "split": ("apex_ml.cli.steps:split", "Step: train, validation and test parts."),
     "train": ("apex_ml.cli.steps:train", "Step: fit, evaluate and register a challenger."),
@@ -35,22 +35,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("apex_ml.cli.steps:score", "Step: score drops into Postgres, each exactly once."),
     "reconsider": (
         "apex_ml.cli.steps:reconsider",
-        "Step: decide on a challenger by the outcomes of drops it scored in the shadow.",
+        "Step: decide about a challenger by the outcomes of drops that it scored in shadow.",
     ),
-    "shadow": ("apex_ml.cli.steps:shadow", "Step: challengers score the drops beside the champion."),
+    "shadow": ("apex_ml.cli.steps:shadow", "Step: challengers score the drops in shadow."),
     "monitor": ("apex_ml.cli.steps:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
     "alerts": ("apex_ml.cli.alerts:alerts", "Open alerts; `alerts close`: end one, with a reason."),
     "serve": ("apex_ml.cli.serving:serve", "The online service: the champion, one order at a time."),
     "serve-key": ("apex_ml.cli.serving:serve_key", "Make an API key for the online service."),
-    "loadtest": ("apex_ml.cli.serving:loadtest", "Ask the online service many times and measure it."),
+    "loadtest": ("apex_ml.cli.serving:loadtest", "Send many requests to the online service and measure it."),
     "export": ("apex_ml.cli.tables:export", "Write the scored orders of a run to a parquet file."),
-    "prune": ("apex_ml.cli.tables:prune", "Remove old scored orders and folders that nothing refers to."),
-    "remove-drop": ("apex_ml.cli.tables:remove_drop", "Remove drops that never should have been scored."),
+    "prune": ("apex_ml.cli.tables:prune", "Remove old scored orders and unreferenced folders."),
+    "remove-drop": ("apex_ml.cli.tables:remove_drop", "Remove drops that should not have been scored."),
     "backup": ("apex_ml.cli.platform:backup", "Write databases, artifacts and data into one file."),
-    "restore": ("apex_ml.cli.platform:restore", "Bring a backup back."),
-    "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: live through one."),
+    "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
+    "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: simulate a year."),
     "contract": ("apex_ml.cli.contract:contract", "Build and check what is generated from the contract."),
-    "container": ("apex_ml.cli.container:container", "Inside the images: what a service begins with."),
+    "container": ("apex_ml.cli.container:container", "Inside the images: entry points of services."),
     "settings": ("apex_ml.cli.platform:settings_table", "Print every setting with its default."),
 }
 
@@ -82,12 +82,12 @@ class LazyGroup(click.Group):
 def apex() -> None:
     """Nightly retraining, promotion on evidence, and exactly-once scoring of orders.
 
-    Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 a fault of Apex itself.
+    Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 an internal error of Apex.
     """
     from apex_ml.settings import Settings
     from apex_ml.surroundings import shield_process
 
-    with contextlib.suppress(ConfigError):  # a command that needs settings says what is wrong with them
+    with contextlib.suppress(ConfigError):  # a command that needs settings reports their errors
         shield_process(Settings.load())
 
 
@@ -101,11 +101,11 @@ PLACES = {
     errno.ELOOP: "name a folder; its links lead in a circle",
     errno.ENAMETOOLONG: "name a shorter path",
 }
-"""What to do about a place that the system refuses. A file that is not there is no fault of the place."""
+"""Remedies for a path that the system refuses. A missing file is not such an error."""
 
 
 def expected_error(error: OSError) -> ApexError | None:
-    """The expected error behind a file or folder that cannot be used as it was named; None for another fault."""
+    """The expected error for a file or folder that cannot be used; None for another error."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TransientError(
             f"{error.filename or 'a file'}: {error.strerror}: the disk is full; free space, run again"
@@ -118,7 +118,7 @@ def expected_error(error: OSError) -> ApexError | None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line; an expected error becomes one message and its exit code."""
-    # OpenMP threads that spin while they wait make training tens of times slower beside other work on the same cores
+    # OpenMP threads that spin while waiting make training many times slower when other work uses the same cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:

@@ -1,4 +1,4 @@
-"""Commands of the platform. What is heavy is imported when a command runs, so that `apex` itself answers fast."""
+"""Commands of the platform. A command imports heavy packages when it runs, so that `apex` starts fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from apex_ml.settings import Settings, split_strategies
 
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM takes the same way as Ctrl-C, so that what was begun is taken down."""
+    """Handle SIGTERM like Ctrl-C, so that everything started is stopped again."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -34,7 +34,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 @click.option("--invented", is_flag=True, help="Score 100,000 invented orders, also beside real raw data.")
 @click.pass_context
 def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) -> None:
-    """The main job: platform up, retrain, score a drop, report.
+    """The main job: start the platform, retrain, score a drop, report.
 
     Without --raw the folder in the settings is used; an empty one is filled with generated orders. The drop is the
     newest day of the raw data, held back from training; of generated raw data it is generated, too.
@@ -47,7 +47,7 @@ def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) 
 
 @click.command()
 def up() -> None:
-    """Bring the platform up and wait until every service is healthy. Does nothing when it is up already."""
+    """Start the platform and wait until every service is healthy. Does nothing when it already runs."""
     from apex_ml.platform.embedded import start
 
     with _terminated_like_interrupted():
@@ -67,8 +67,8 @@ def down() -> None:
 
     try:
         settings = Settings.load()
-    except ConfigError as error:  # a wrong line in .env must keep no platform up
-        click.echo(f"{error}\nThe platform is stopped all the same.", err=True)
+    except ConfigError as error:  # a wrong line in .env must not prevent the stop
+        click.echo(f"{error}\nThe platform is stopped anyway.", err=True)
         settings = Settings.defaults_of_home()
     stopped = stop.down(settings)
     click.echo("The platform is down." if stopped else "The platform was not up.")
@@ -77,7 +77,7 @@ def down() -> None:
 @click.command()
 @click.argument("dag")
 def unpause(dag: str) -> None:
-    """Switch DAG on: one that a person paused, such as apex_score."""
+    """Unpause DAG, which a user paused, such as apex_score."""
     from apex_ml.platform.airflow_api import AirflowApi
     from apex_ml.platform.airflow_state import DAGS
     from apex_ml.wording import did_you_mean
@@ -94,7 +94,7 @@ def unpause(dag: str) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 20 when a service, DAG or pool is not well, a drop failed or something is late; for cron.",
+    help="Exit with 20 when a service, DAG or pool is unhealthy, a drop failed or a deadline passed; for cron.",
 )
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:
@@ -112,21 +112,21 @@ def status(ctx: click.Context, check: bool) -> None:
 
 @click.command()
 @click.option(
-    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="So many last decisions."
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="Maximum number of decisions."
 )
 @click.option("--moves", is_flag=True, help="Only changes of the champion, no rejections.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def champion(lines: int, moves: bool, form: str) -> None:
-    """Who is champion, and every decision about it: when, who, what, why, on what evidence; the newest first."""
+    """The champion, and every decision about it, newest first: time, user, action, reasons and evidence."""
     from apex_ml.platform.reports import champion_history
 
     settings = Settings.load()
     warning = champion_history.heal(settings)
-    found = champion_history.history(settings, lines, moves_only=moves)
+    rows = champion_history.history(settings, lines, moves_only=moves)
     if form == "json":
-        click.echo(champion_history.as_json(settings, found))
+        click.echo(champion_history.as_json(settings, rows))
     else:
-        champion_history.show(settings, found)
+        champion_history.show(settings, rows)
     if warning:
         click.echo(f"apex: {warning}", err=True)
 
@@ -168,9 +168,9 @@ def mlflow_ui() -> None:
     from apex_ml.platform.embedded import health
 
     settings = Settings.load()
-    found = health.check(settings, ["mlflow"])["mlflow"]
-    if not found.ok:
-        raise TransientError(f"MLflow does not answer on {settings.tracking_uri}: {found.detail}; `apex up` starts it")
+    state = health.check(settings, ["mlflow"])["mlflow"]
+    if not state.ok:
+        raise TransientError(f"MLflow does not answer on {settings.tracking_uri}: {state.detail}; `apex up` starts it")
     click.echo(settings.mlflow_address)
 
 
@@ -199,12 +199,12 @@ def backup(folder: Path | None) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def restore(file: Path) -> None:
-    """Put what a backup holds in the place of what is here; the platform is down afterwards."""
+    """Replace databases and files by those of a backup. The platform is stopped afterwards."""
     from apex_ml.platform import backup as backups
 
     with _terminated_like_interrupted():
         backups.restore(Settings.load(), file)
-    click.echo("Restored. `make up` brings the platform up.")
+    click.echo("Restored. `make up` starts the platform.")
 
 
 @click.command("settings")

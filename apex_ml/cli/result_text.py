@@ -1,4 +1,4 @@
-"""The result of a step as text for a person at a terminal."""
+"""The result of a step as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from apex_ml.text import visible
 
 MAX_ITEMS = 10
-"""Entries of a list that are shown; of more, the number."""
+"""Maximum entries of a list that are shown; the rest is counted."""
 MAX_VALUES = 6
-"""Values of an entry that are shown."""
+"""Maximum values of an entry that are shown."""
 MAX_TEXT = 200
 
 
 def result_text(result: Mapping[str, Any]) -> str:
-    """A title, then a line a field. Long lists are cut and nested evidence is counted: the ledger holds all of it.
+    """A title, then one line per field. Long lists are shortened and nested evidence is counted; the ledger has all.
 
     >>> print(result_text({"step": "score", "run": "manual", "scored": 1, "rows_scored": 1200, "failed": 0}))
     score: done (run manual)

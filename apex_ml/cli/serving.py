@@ -1,4 +1,4 @@
-"""Commands of the online service. What is heavy is imported when a command runs."""
+"""Commands of the online service. A command imports heavy packages when it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apex_ml.settings import Settings
 
 @click.command()
 def serve() -> None:
-    """Serve the champion over HTTP until it is told to end; `apex up` runs this, too."""
+    """Serve the champion over HTTP until SIGTERM or Ctrl-C. `apex up` also runs this."""
     from apex_ml.serving.server import serve as run
 
     run(Settings.load())
@@ -21,7 +21,7 @@ def serve() -> None:
 
 @click.command("serve-key")
 def serve_key() -> None:
-    """Make an API key, and its sha256 for APEX_SERVING_KEYS. The key is shown once and kept nowhere."""
+    """Make an API key, and its sha256 for APEX_SERVING_KEYS. The key is shown once and not stored."""
     from apex_ml.api_keys import make_key
 
     key, sha256 = make_key()
@@ -49,7 +49,7 @@ def serve_key() -> None:
 )
 @click.option("--url", help="Address of the service. Default: this platform's.")
 @click.option("--seed", default=1, show_default=True, help="Which orders are drawn.")
-@click.option("--log/--no-log", default=True, show_default=True, help="Log the figures to MLflow.")
+@click.option("--log/--no-log", default=True, show_default=True, help="Log the metrics to MLflow.")
 @click.pass_context
 def loadtest(
     ctx: click.Context,
@@ -63,7 +63,7 @@ def loadtest(
     seed: int,
     log: bool,
 ) -> None:
-    """Ask the online service many times, measure it, and log the figures to MLflow as scoring does.
+    """Send many requests to the online service, measure it, and log the metrics to MLflow as scoring does.
 
     Exits with 20 when a request failed.
     """
@@ -75,9 +75,9 @@ def loadtest(
     target = Target(url or settings.serving_url, settings.serving_key.get_secret_value())
     plan = work.Plan(concurrency, per_request, rate, seconds)
     asked = load_orders(settings, target, orders, path, seed)
-    found = asyncio.run(work.ask(target, plan, asked))
-    for line in found.lines():
+    results = asyncio.run(work.ask(target, plan, asked))
+    for line in results.lines():
         click.echo(line)
     if log:
-        click.echo(f"MLflow               {work.log(settings, target, plan, found)}")
-    ctx.exit(0 if found.success_rate == 1 else TransientError.exit_code)
+        click.echo(f"MLflow               {work.log(settings, target, plan, results)}")
+    ctx.exit(0 if results.success_rate == 1 else TransientError.exit_code)

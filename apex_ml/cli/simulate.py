@@ -33,7 +33,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
     default=150_000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Number of clients they are drawn from.",
+    help="Number of clients of the orders.",
 )
 @click.option("--seed", default=7, show_default=True, help="The same seed and options give the same bytes.")
 @click.option("--start", type=DAY, help="First day. Default: the process file's.")
@@ -52,7 +52,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
     "quirks",
     multiple=True,
     metavar="NAME[:RATE[:COLUMN,…]]",
-    help="Damage the files; RATE is a share (default 0.005) or 'one'. Repeatable, applied in turn.",
+    help="Damage the files; RATE is a share (default 0.005) or 'one'. Repeatable, applied in order.",
 )
 @click.option("--list-quirks", is_flag=True, help="Say what every quirk does, and stop.")
 @click.option(
@@ -60,8 +60,8 @@ DAY = click.DateTime(["%Y-%m-%d"])
     is_flag=False,
     flag_value=BESIDE,
     metavar="[FILE]",
-    help="Also write each order's true class probabilities and the best that can be known of them, in the order of the "
-    "undamaged files. Without a name: FOLDER.truth.parquet beside the folder, where training finds it.",
+    help="Also write each order's true class probabilities and the best possible prediction, in the order of the "
+    "undamaged files. Without a name: FOLDER.truth.parquet next to the folder, where training reads it.",
 )
 @click.option(
     "--process", "process_file", type=click.Path(path_type=Path), default=DEFAULT_PROCESS, help="Another process file."
@@ -83,7 +83,7 @@ def simulate(
     process_file: Path,
     overwrite: bool,
 ) -> None:
-    """Generate orders whose process, and so the best reachable log loss, is known."""
+    """Generate orders from a known process, so that the best possible log loss is known."""
     if list_quirks:
         for quirk in QUIRKS.values():
             click.echo(f"{quirk.name:<20} {quirk.rate_of:<6} {quirk.description}")
@@ -112,7 +112,7 @@ def simulate(
     seconds = time.perf_counter() - began
     click.echo(f"{_summary(process, table)}, mode {mode}, seed {seed}, in {seconds:.1f} s")
     click.echo(f"class mix: {_class_mix(process, table)}")
-    click.echo(f"Bayes log loss: {bayes_log_loss(probabilities):.4f} nats (knowing all, each client's own effect too)")
+    click.echo(f"Bayes log loss: {bayes_log_loss(probabilities):.4f} nats (knowing each client's own effect, too)")
     click.echo(f"written to {folder}")
 
 

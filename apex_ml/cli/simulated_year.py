@@ -22,9 +22,9 @@ from apex_ml.settings import Settings
     "--home", type=click.Path(path_type=Path), help="New folder of the year's platform. Default: .apex/year-SEED."
 )
 def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) -> None:
-    """Live through a year of scoring, outcomes, monitoring and retraining; a drift comes half way.
+    """Simulate a year of scoring, outcomes, monitoring and retraining, with a drift in the middle.
 
-    Postgres and MLflow of its own, no scheduler, the same steps. Afterwards the year can be looked at:
+    It uses separate Postgres and MLflow servers, no scheduler, and the same steps. To inspect the year afterwards:
     APEX_HOME=FOLDER apex up.
     """
     from apex_ml.platform.simulated_year import Plan, simulate_year
@@ -34,11 +34,11 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) 
     if not fast:
         plan = replace(plan, clients=15_000, orders_a_week=25_000)
     began = time.monotonic()
-    found = simulate_year(folder, plan, click.echo)
-    found["seconds"] = round(time.monotonic() - began, 1)
-    (folder / "year.json").write_text(json_text(found, indent=1) + "\n", encoding="utf-8")
+    summary = simulate_year(folder, plan, click.echo)
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    (folder / "year.json").write_text(json_text(summary, indent=1) + "\n", encoding="utf-8")
     for name in ("false_alarms", "weeks_until_drift_found", "weeks_until_degradation_found", "weeks_until_promotion"):
-        click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
+        click.echo(f"{name.replace('_', ' '):<32}{summary[name]}")
     for name in (
         "weeks_until_recovered",
         "drifted_weeks_after_promotion",
@@ -46,8 +46,8 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) 
         "trainings_without_promotion",
         "seconds",
     ):
-        click.echo(f"{name.replace('_', ' '):<32}{found[name]}")
-    click.echo(f"written to {folder / 'year.json'}; look at it: APEX_HOME={folder} apex up")
+        click.echo(f"{name.replace('_', ' '):<32}{summary[name]}")
+    click.echo(f"written to {folder / 'year.json'}; to inspect it: APEX_HOME={folder} apex up")
 
 
 simulate = click.Group(

@@ -22,7 +22,7 @@ from apex_ml.services.json_record import JsonRecord
 from apex_ml.settings import Settings
 from apex_ml.text import VisibleFormatter
 
-if TYPE_CHECKING:  # a step imports its libraries when it begins
+if TYPE_CHECKING:  # a step imports its libraries when it starts
     from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _LogFile(logging.handlers.WatchedFileHandler):
 
 
 def _log_to_file(settings: Settings, step: str, run: str) -> None:
-    """One line an event: to stderr for the task log, and to logs/steps.log with time, step and run."""
+    """One line per event: to stderr for the task log, and to logs/steps.log with time, step and run."""
     root = logging.getLogger("apex_ml")
     root.setLevel(logging.INFO)
     console = logging.StreamHandler(sys.stderr)
@@ -75,8 +75,8 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
 
 
 def print_result(result: JsonRecord) -> None:
-    """Print a result for the program that started the step, or for a person at a terminal."""
-    # the reports of single files and the profile stay in the manifest: the result line is small
+    """Print a result for the program that started the step, or for a user at a terminal."""
+    # the manifest keeps the reports of single files and the profile, so that the result line is short
     small = {k: v for k, v in result.to_json().items() if k not in ("reports", "profile")}
     click.echo(result_text(small) if sys.stdout.isatty() else f"{RESULT_MARK} {json_text(small, default=str)}")
 
@@ -84,14 +84,14 @@ def print_result(result: JsonRecord) -> None:
 def log_next_monitoring(context: StepContext, result: JsonRecord, done: str) -> None:
     """Log when monitoring follows a manual command: only tasks of Airflow trigger the DAGs that wait for them.
 
-    `done` names the entry of the result that tells whether there is something to monitor.
+    `done` is the key of the result that shows whether there is something to monitor.
     """
     from apex_ml.steps.manual_override import MANUAL
 
     if context.run == MANUAL and result.to_json().get(done):
         schedule = context.settings.monitor_schedule
         logger.info("A manual command does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
-        logger.info("To look at drift and quality now: apex monitor")
+        logger.info("To check drift and quality now: apex monitor")
 
 
 def run_step_command(step: str, work: Callable[..., JsonRecord], run: str, **arguments: Any) -> None:

@@ -14,7 +14,7 @@ from apex_ml.errors import ConfigError
 from apex_ml.services.json_record import JsonRecord
 from apex_ml.settings import Settings, split_strategies
 
-if TYPE_CHECKING:  # a step imports its libraries when it begins
+if TYPE_CHECKING:  # a step imports its libraries when it starts
     from apex_ml.services.run_folder import StepContext
 
 _RUN = click.option(
@@ -26,11 +26,15 @@ _RUN = click.option(
 @_RUN
 @click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: APEX_RAW_URL or data/raw.")
 @click.option(
-    "--as-of", type=click.DateTime(["%Y-%m-%d"]), help="The day to look from. Default: the day after the newest order."
+    "--as-of",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Point in time of the run. Default: the day after the newest order.",
 )
 @click.option("--force", is_flag=True, help="Go on even when there is no raw data that the last run has not seen.")
 @click.option(
-    "--without-newest-day", is_flag=True, help="Hold the orders of the newest day back from training, as a drop."
+    "--without-newest-day",
+    is_flag=True,
+    help="Write the orders of the newest day as a drop instead of training on them.",
 )
 def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, without_newest_day: bool) -> None:
     """Check the raw files: accepted rows, quarantined rows with reasons, Data Docs."""
@@ -43,7 +47,7 @@ def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, wit
 @click.command()
 @_RUN
 def elt(run: str) -> None:
-    """Make examples with features point in time, and the history snapshot for scoring."""
+    """Make examples with point-in-time features, and the history snapshot for scoring."""
     from apex_ml.steps.elt import elt as work
 
     run_step_command("elt", work, run)
@@ -88,7 +92,7 @@ def train(run: str, trials: int | None, reproduce: bool) -> None:
     run_step_command("train", work, run, trials=Settings.load().trials if trials is None else trials)
 
 
-_WHO = click.option("--who", metavar="NAME", help="Recorded as the one who decided. Default: the OS user.")
+_WHO = click.option("--who", metavar="NAME", help="Recorded as the user who decided. Default: the OS user.")
 _REASON = click.option("--reason", metavar="TEXT", help="Why; kept in the ledger.")
 
 
@@ -122,22 +126,22 @@ def promote(
         raise ConfigError("promote: --force, --hold and --declined exclude each other")
     if force:
         if not reason:
-            raise ConfigError("promote --force: give --reason; the ledger keeps why the gate was not asked")
+            raise ConfigError("promote --force: give --reason; the ledger records why the gate was bypassed")
         run_step_command("promote", forced, run or MANUAL, version=version, reason=reason, who=who)
         return
     if run is None:
-        raise ConfigError("promote: give --run, the run whose model comes before the gate; or --force --reason")
+        raise ConfigError("promote: give --run, the run of the challenger; or --force --reason")
     if reason is not None or version is not None:
         raise ConfigError("promote: --reason and VERSION go with --force; the gate gives its own reasons")
     run_step_command("promote", work, run, who=who, hold=hold, declined=declined)
 
 
 @click.command()
-@click.option("--run", metavar="RUN", required=True, help="Name of the run; a second call decides nothing anew.")
+@click.option("--run", metavar="RUN", required=True, help="Name of the run; a second call does not decide again.")
 @_WHO
 @click.argument("version", type=click.IntRange(min=1), required=False)
 def reconsider(run: str, who: str | None, version: int | None) -> None:
-    """Decide again on a challenger, by the outcomes of drops that it scored in the champion's shadow.
+    """Decide again about a challenger, by the outcomes of drops that it scored in shadow.
 
     VERSION is the newest challenger with enough outcomes by default.
     """
@@ -152,7 +156,7 @@ def reconsider(run: str, who: str | None, version: int | None) -> None:
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept in the ledger.")
 @_WHO
 def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> None:
-    """Make an earlier version champion again. A drop that is being scored ends on the version it began with."""
+    """Make an earlier version champion again. A running scoring keeps its version."""
     from apex_ml.steps.manual_override import MANUAL
     from apex_ml.steps.manual_override import rollback as work
 
@@ -165,13 +169,13 @@ def rollback(run: str | None, to: int | None, reason: str, who: str | None) -> N
 )
 @click.option("--list", "only_list", is_flag=True, help="List the waiting drops in chunks; score nothing.")
 @click.option("--drops", metavar="JSON", help="Names of drops in the inbox, as a JSON list. Default: all that wait.")
-@click.option("--rescore", metavar="DROP", help="Score a finished drop anew (its name, id or sha256), as a new run.")
+@click.option("--rescore", metavar="DROP", help="Score a finished drop again (its name, id or sha256), as a new run.")
 @click.option("--bad-later", is_flag=True, help="With --drops: end with 0 although drops are bad; --report names them.")
 @click.option("--report", is_flag=True, help="List the bad drops of the run and how many it scored; score nothing.")
 def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad_later: bool, report: bool) -> None:
     """Score the drops in the inbox into Postgres, each exactly once.
 
-    Bad drops are moved to quarantine and named in the end, with exit code 10; the others are scored all the same.
+    Bad drops are moved to quarantine and reported at the end, with exit code 10; the other drops are scored.
     """
     from apex_ml.steps.list_drops import list_drops
     from apex_ml.steps.score import report as report_run
@@ -213,7 +217,7 @@ def _print_scored(context: StepContext, result: JsonRecord) -> None:
     "--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, kept with the scores."
 )
 def shadow(run: str) -> None:
-    """Let challengers score the drops that the champion has scored, for APEX_SHADOW_DAYS after their training."""
+    """Let challengers score the champion's drops, for APEX_SHADOW_DAYS after their training."""
     from apex_ml.steps.shadow import shadow as work
 
     run_step_command("shadow", work, run)
@@ -222,7 +226,7 @@ def shadow(run: str) -> None:
 @click.command()
 @click.option("--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, shown in the result.")
 def monitor(run: str) -> None:
-    """Check drift and quality of what is new; raise, resolve and send alerts."""
+    """Check drift and quality of new data; raise, resolve and send alerts."""
     from apex_ml.steps.monitor import monitor as work
 
     run_step_command("monitor", work, run)

@@ -1,4 +1,4 @@
-"""Commands on what is kept: `apex export`, `apex prune`, `apex remove-drop`."""
+"""Commands on stored data: `apex export`, `apex prune`, `apex remove-drop`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from apex_ml.wording import counted
     "--out",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Parquet file to write, replacing one that is there. Default: run-<id>.parquet in the working folder.",
+    help="Parquet file to write; an existing file is replaced. Default: run-<id>.parquet in the working folder.",
 )
 def export(what: str, out: Path | None) -> None:
     """Write the scored orders of a run to a parquet file.
 
-    A number is a run_id; a name is a drop's, of which the latest run is taken. The file's own metadata names drop,
+    A number is a run_id; a name is that of a drop, whose latest run is exported. The metadata of the file has drop,
     model version and MLflow run.
     """
     from apex_ml.adapters.postgres.connection import transaction
@@ -45,10 +45,10 @@ def export(what: str, out: Path | None) -> None:
     "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
 )
 def prune(keep: str, really: bool) -> None:
-    """Drop old partitions of scored orders, old online answers, and folders of old runs that nothing refers to.
+    """Remove old partitions of scored orders, old online answers, and unreferenced folders of old runs.
 
-    Partitions go as a whole, when every run in them is older. The ledger of the drops, the statistics and whatever a
-    champion, kept scores or the next run need stay.
+    A partition is dropped when every run in it is older. The ledger of the drops and the statistics stay, and so does
+    everything that a champion, stored scores or the next run need.
     """
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
@@ -60,22 +60,22 @@ def prune(keep: str, really: bool) -> None:
     days = int(given[1]) * (7 if given[2] == "w" else 1)
     settings = Settings.load()
     context = StepContext(settings, load_pipeline(settings), "prune")
-    found = find_prunable(context, timedelta(days=days))
-    for part in found.partitions:
+    removable = find_prunable(context, timedelta(days=days))
+    for part in removable.partitions:
         newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
         click.echo(f"partition  runs {part.low} to {part.high - 1}, {newest}, {part.bytes / 2**20:,.1f} MiB")
-    for folder in found.folders:
+    for folder in removable.folders:
         click.echo(f"folder     {run_of(folder)}")
-    for run, reason in found.kept.items():
+    for run, reason in removable.kept.items():
         click.echo(f"stays      {run}: {reason}")
-    what = f"{counted(len(found.partitions), 'partition')} and {counted(len(found.folders), 'folder')}"
-    what += f", {found.bytes / 2**20:,.1f} MiB"
-    if found.answers:
-        what = f"{found.answers:,} online answers, {what}"
+    what = f"{counted(len(removable.partitions), 'partition')} and {counted(len(removable.folders), 'folder')}"
+    what += f", {removable.bytes / 2**20:,.1f} MiB"
+    if removable.answers:
+        what = f"{removable.answers:,} online answers, {what}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return
-    work(context, found)
+    work(context, removable)
     click.echo(f"Removed {what}.")
 
 
@@ -86,9 +86,9 @@ def prune(keep: str, really: bool) -> None:
     "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
 )
 def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
-    """Remove drops that never should have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
+    """Remove drops that should not have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
 
-    A drop that one of them had replaced counts again. Runs in MLflow stay.
+    A drop that one of them superseded counts again. Runs in MLflow stay.
     """
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
@@ -98,12 +98,12 @@ def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
         raise ConfigError("remove-drop: name drops, or give --invented")
     settings = Settings.load()
     context = StepContext(settings, load_pipeline(settings), "remove-drop")
-    found = find_removable(context, names, invented)
-    for drop in found:
+    removable = find_removable(context, names, invented)
+    for drop in removable:
         click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")
-    what = f"{counted(len(found), 'drop')} with {counted(sum(drop.orders for drop in found), 'scored order')}"
+    what = f"{counted(len(removable), 'drop')} with {counted(sum(drop.orders for drop in removable), 'scored order')}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return
-    remove(context, found)
+    remove(context, removable)
     click.echo(f"Removed {what}.")

@@ -1,4 +1,4 @@
-"""A client of Airflow's REST API, for what the main job and the status need of it."""
+"""A client of Airflow's REST API for the main job and the status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATCH_EVENTS = ("patch_dag", "patch_dags")
 SWITCH_EVENTS = ("patch_dag", "delete_dag", "cli_dag_unpause", *PAUSED_EVENTS)
 RESULT_KEY = "step_result"  # where the step operator puts the whole result of a step
 IMPATIENT = {"patience": 0.5, "slow_patience": 30.0, "timeout": 15.0}
-"""Arguments of :class:`AirflowApi` where a person waits for the answer."""
+"""Arguments of :class:`AirflowApi` for interactive commands."""
 
 
 class AirflowApi:
@@ -48,7 +48,7 @@ class AirflowApi:
         self.connection.close()
 
     def unpause(self, dag_id: str, *, wait_seconds: float = 120.0) -> None:
-        """Switch a DAG on; wait for Airflow to have parsed it."""
+        """Unpause a DAG; wait until Airflow has parsed it."""
         deadline = time.monotonic() + wait_seconds
         while self.connection.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False}, missing=True) is None:
             if time.monotonic() > deadline:
@@ -70,9 +70,9 @@ class AirflowApi:
         return DagRun.of(self.connection.call("GET", f"/dags/{dag_id}/dagRuns/{_path(run_id)}"))
 
     def paused(self, dag_id: str) -> bool:
-        """Whether a DAG is switched off; one that Airflow does not know yet is."""
-        found = self.connection.call("GET", f"/dags/{dag_id}", missing=True)
-        return found is None or bool(found["is_paused"])
+        """Whether a DAG is paused. A DAG that Airflow does not know yet counts as paused."""
+        dag = self.connection.call("GET", f"/dags/{dag_id}", missing=True)
+        return dag is None or bool(dag["is_paused"])
 
     def dags(self) -> dict[str, bool]:
         """Return the DAGs that Airflow reads from files, each with whether it is paused."""
@@ -104,7 +104,7 @@ class AirflowApi:
         return {pool["name"]: int(pool["slots"]) for pool in self.connection.pages("/pools", "pools")}
 
     def make_pool(self, name: str, slots: int, description: str) -> None:
-        """Create a pool, or give the one that is there these slots."""
+        """Create a pool, or set the slots of an existing one."""
         body = {"slots": slots, "description": description, "include_deferred": False}
         if self.connection.call("PATCH", f"/pools/{name}", json={"pool": name, **body}, missing=True) is None:
             self.connection.call("POST", "/pools", json={"name": name, **body}, exists=True)

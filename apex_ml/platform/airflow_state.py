@@ -1,6 +1,6 @@
 """The DAGs and pools that Apex needs in Airflow: what is wrong with them, and how `apex up` repairs them.
 
-A person can delete or change each of them in Airflow's UI, and a task without its pool waits for ever without an error.
+A user can delete or change each of them in Airflow's UI. A task without its pool waits forever without an error.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from apex_ml.settings import Settings
 
 RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = "apex_retrain", "apex_score", "apex_monitor", "apex_rollback", "apex_shadow"
 DAGS = (RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW)
-"""Each is in a file of its name."""
+"""Each DAG is in a file with its name."""
 POOLS = {
     "apex_scoring": (2, "Scoring of drops."),
     "apex_training": (1, "Steps of apex_retrain."),
-    "apex_shadow": (1, "Challengers that score beside the champion."),
+    "apex_shadow": (1, "Challengers that score in shadow."),
     "apex_champion": (1, "Rollbacks, which wait for no training."),
     "apex_monitoring": (1, "Drift, quality, alerts."),
 }
 PARSE_SECONDS, PATIENT_SECONDS = 90.0, 5.0
-"""How long `apex up` waits for Airflow to read the DAG files, and when it says so. A deleted DAG comes back in 20 s."""
+"""Seconds that `apex up` waits for Airflow to read the DAG files, and seconds until it reports that."""
 NAMES = {"file": "DAG file", "missing": "DAG", "paused": "DAG", "new": "DAG", "first run": "DAG", "pool": "pool"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in Airflow that a person should know of.
+    """One finding about Airflow for the user.
 
     ``kind`` is a key of NAMES: a `file` that does not parse, a DAG that is `missing`, `paused` by a person, paused
     since it is `new`, or waits for the `first run`; a `pool` that is gone or has no slot.
@@ -45,12 +45,12 @@ class Finding:
 
     @property
     def name(self) -> str:
-        """What it is about."""
+        """The subject of the finding."""
         return f"{NAMES[self.kind]} {self.subject}"
 
     @property
     def well(self) -> bool:
-        """Whether it is as it should be for now."""
+        """Whether the state is currently intended."""
         return self.kind == "first run"
 
 
@@ -60,37 +60,37 @@ def needed_dags(settings: Settings) -> tuple[str, ...]:
 
 
 def make_pools(settings: Settings) -> None:
-    """Make the pools that are missing; slots that a person changed stay."""
-    administration.make_pools(settings, POOLS)  # a missing pool would leave its tasks scheduled for ever
+    """Create the missing pools; changed slots stay."""
+    administration.make_pools(settings, POOLS)  # without its pool a task would stay scheduled forever
 
 
 def findings(settings: Settings, api: AirflowApi) -> list[Finding]:
-    """What is wrong with DAG files, DAGs and pools, each with its remedy; also a DAG that waits for the first run.
+    """The problems of DAG files, DAGs and pools with their remedies; also a DAG that waits for the first run.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
     errors, dags, pools = api.import_errors(), api.dags(), api.pools()
-    found = [
+    results = [
         Finding("file", file, f"does not parse: {error}", "correct it; its log: make logs S=airflow-dag-processor")
         for file, error in errors.items()
     ]
     for dag_id in needed_dags(settings):
         if dag_id not in dags and f"{dag_id}.py" not in errors:
-            found.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
+            results.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
         elif dags.get(dag_id):
-            found.append(_paused(settings, api, dag_id))
+            results.append(_paused(settings, api, dag_id))
     for name in POOLS:
         if name not in pools:
-            found.append(Finding("pool", name, "does not exist, so its tasks wait for ever", "make up"))
+            results.append(Finding("pool", name, "does not exist, so its tasks wait forever", "make up"))
         elif pools[name] == 0:
-            found.append(Finding("pool", name, "has no slot, so its tasks wait for ever", "make up"))
-    return found
+            results.append(Finding("pool", name, "has no slot, so its tasks wait forever", "make up"))
+    return results
 
 
 def repair(settings: Settings, api: AirflowApi, say: Callable[[str], None], *, seconds: float = PARSE_SECONDS) -> None:
-    """Bring pools and DAGs back as they were first made; say what was done, and what a person must do.
+    """Restore missing pools and DAGs; report the repairs and what the user must do.
 
-    The size of a pool stays as a person set it unless that is zero, and a DAG that a person paused stays paused.
+    The size of a pool stays unless it is zero, and a DAG that a user paused stays paused.
     """
     pools = api.pools()
     for name, (slots, description) in POOLS.items():
@@ -116,7 +116,7 @@ def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
 
 
 def _was_validated(settings: Settings) -> bool:
-    """Whether any raw data was ever validated here."""
+    """Whether this home has ever validated raw data."""
     # Airflow's own image, where the pools are made, has none of the packages of steps
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext, latest_manifest

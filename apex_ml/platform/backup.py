@@ -1,4 +1,4 @@
-"""One file that holds the platform: three databases, MLflow's artifacts, the Data Docs and the data.
+"""Backup of the platform in one file: three databases, MLflow's artifacts, the Data Docs and the data.
 
 The file is the same for the platform of one machine and that in containers, so a backup of one can be brought back on
 the other: ``databases/<name>.dump`` by pg_dump, ``files.tar`` and ``manifest.json``.
@@ -42,7 +42,7 @@ FORMAT = 1
 
 
 def folders(settings: Settings) -> dict[str, Path]:
-    """What is kept as files, by its place in ``files.tar``."""
+    """The folders in the backup, by their place in ``files.tar``."""
     return {
         "data": settings.home / "data",
         "artifacts": settings.state / "mlflow" / "artifacts",
@@ -57,8 +57,8 @@ def backup(settings: Settings, folder: Path) -> Path:
     """
     _refuse_elsewhere(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    made = datetime.now(UTC)
-    target = folder / f"apex-{made:%Y%m%dT%H%M%SZ}.tar"
+    created = datetime.now(UTC)
+    target = folder / f"apex-{created:%Y%m%dT%H%M%SZ}.tar"
     server = locate_server(settings)
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as scratch:
         parts: dict[str, Path] = {}
@@ -74,7 +74,7 @@ def backup(settings: Settings, folder: Path) -> Path:
         manifest = {
             "format": FORMAT,
             "apex": __version__,
-            "made_at": made.isoformat(timespec="seconds"),
+            "made_at": created.isoformat(timespec="seconds"),
             "sha256": {name: _sha256(path) for name, path in parts.items()},
         }
         parts["manifest.json"] = about = Path(scratch) / "manifest.json"
@@ -86,10 +86,10 @@ def backup(settings: Settings, folder: Path) -> Path:
 
 
 def restore(settings: Settings, file: Path) -> None:
-    """Put the databases and files of a backup in the place of those that are here; the platform is down afterwards.
+    """Replace databases and files by those of a backup; the platform is stopped afterwards.
 
-    Raises ConfigError, before anything is touched, for a file that is no whole backup. What was here as files stays
-    beside, as ``<folder>.before``; the databases do not.
+    Raises ConfigError, before any change, for a file that is not a complete backup. The replaced files stay
+    in ``<folder>.before``; the replaced databases do not.
     """
     _refuse_elsewhere(settings)
     settings = ensure_env(settings)
@@ -120,7 +120,7 @@ def restore(settings: Settings, file: Path) -> None:
 
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[Path]:
-    """Unpack a backup into a folder, once its parts are proved whole; the folder is removed at the end."""
+    """Verify the parts of a backup and unpack it into a folder, which is removed at the end."""
     if not file.is_file():
         raise ConfigError(f"FROM={file}: there is no such file; `make backup` writes one")
     with tempfile.TemporaryDirectory(prefix="apex-restore-") as scratch:

@@ -186,12 +186,12 @@ class _Year:
         for number in range(1, self.plan.weeks + 1):
             week = self._week(number)
             quality = "   –  " if week.log_loss is None else f"{week.log_loss:.4f}"
-            told = f" · drift: {', '.join(week.drifted)}" if week.drifted else ""
-            told += f" · alerts: {', '.join(week.alerts)}" if week.alerts else ""
-            told += f" · trained ({week.retrained})" if week.retrained else ""
-            told += f" → version {week.promoted}" if week.promoted else ""
+            note = f" · drift: {', '.join(week.drifted)}" if week.drifted else ""
+            note += f" · alerts: {', '.join(week.alerts)}" if week.alerts else ""
+            note += f" · trained ({week.retrained})" if week.retrained else ""
+            note += f" → version {week.promoted}" if week.promoted else ""
             worse = " worse" if week.worse else ""
-            self.say(f"week {number:>2} {week.monday} version {week.version} log loss {quality}{worse}{told}")
+            self.say(f"week {number:>2} {week.monday} version {week.version} log loss {quality}{worse}{note}")
             yield week
 
     def _week(self, number: int) -> Week:
@@ -258,7 +258,7 @@ class _Year:
     def _of(self, week: int) -> pa.Table:
         first, end = (pa.scalar(self.plan.monday(n), pa.date32()) for n in (week, week + 1))
         rows = self.orders.filter(pc.and_(pc.greater_equal(self.days, first), pc.less(self.days, end)))
-        # one order a client and day: two could not be told apart when the outcomes come
+        # one order per client and day: two could not be distinguished when the outcomes arrive
         keys = rows.select([self.contract.entity, self.contract.timestamp]).to_pandas()
         return rows.filter(pa.array(~keys.duplicated().to_numpy()))
 

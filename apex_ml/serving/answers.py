@@ -10,26 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import to_json
 
 from apex_ml.contract.model import Contract
-from apex_ml.serving.predictor import Judge, Predicted
+from apex_ml.serving.predictor import Predicted, Predictor
 
 
 class FaultAnswer(BaseModel):
-    """A value that breaks the contract."""
+    """A value that violates the contract."""
 
-    path: str = Field(description="Where it stands in the body, as orders[3].name.")
-    rule: str = Field(description="The rule that it breaks.")
-    value: str = Field(description="The value, cut when it is long; what cannot be seen is escaped.")
-    remedy: str = Field("", description="What to send instead.")
+    path: str = Field(description="Its place in the body, as orders[3].name.")
+    rule: str = Field(description="The violated rule.")
+    value: str = Field(description="The value, shortened when it is long, with invisible characters escaped.")
+    remedy: str = Field("", description="A valid value to send instead.")
 
 
 class Refused(BaseModel):
-    """An answer that is no success."""
+    """An error answer."""
 
-    error: str = Field(description="A short name of what is wrong.")
-    message: str = Field(description="The same for people.")
-    request_id: str = Field(description="Stands in the service's log, too.")
-    faults: list[FaultAnswer] | None = Field(None, description="Values that break the contract; the first thousand.")
-    total: int | None = Field(None, description="All values that break the contract.")
+    error: str = Field(description="A short name of the error.")
+    message: str = Field(description="The error message.")
+    request_id: str = Field(description="The service's log has the same id.")
+    faults: list[FaultAnswer] | None = Field(None, description="Values that violate the contract; the first thousand.")
+    total: int | None = Field(None, description="Number of values that violate the contract.")
 
 
 class ModelAnswer(BaseModel):
@@ -42,10 +42,10 @@ class ModelAnswer(BaseModel):
 
 
 class Lineage(ModelAnswer):
-    """The champion that answers, and what it was made from."""
+    """The loaded champion and its lineage."""
 
     mlflow_run_id: str = Field(description="MLflow run that trained it.")
-    features: list[str] = Field(description="What it knows of an order.")
+    features: list[str] = Field(description="The features that it uses.")
     classes: list[str] = Field(description="The classes, in the order of the contract.")
     data_sha256: str | None = Field(description="Sha256 of its training data.")
     contract_sha256: str | None = Field(description="Sha256 of the contract it was trained under.")
@@ -57,17 +57,17 @@ class Lineage(ModelAnswer):
 
 
 class Ready(BaseModel):
-    """Whether the service answers, and what is not as it should be."""
+    """Whether the service answers, and its problems."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     ready: bool
     model_version: int | None = Field(description="The loaded version.")
-    problems: list[str] = Field(description="What is not as it should be; the service goes on with what it has.")
+    problems: list[str] = Field(description="Problems; the service continues with the loaded champion.")
 
 
 class Live(BaseModel):
-    """The process lives."""
+    """The process is live."""
 
     live: Literal[True] = True
 
@@ -80,32 +80,32 @@ def answer_model(contract: Contract) -> type[BaseModel]:
     probabilities = create_model(
         "Probabilities", __doc__="Calibrated probability of each channel; float32, written exactly.", **shares
     )
-    said: dict[str, Any] = {
-        "predicted": (Literal[contract.classes], Field(description="The channel that is named.")),
+    fields: dict[str, Any] = {
+        "predicted": (Literal[contract.classes], Field(description="The predicted channel.")),
         "probabilities": (probabilities, ...),
-        "confidence": (float, Field(ge=0, le=1, description="Probability of the named channel.")),
+        "confidence": (float, Field(ge=0, le=1, description="Probability of the predicted channel.")),
         "known_client": (bool, Field(description="Whether the client has a history.")),
-        "warnings": (list[str], Field(description="Values that the contract warns of, as unknown levels.")),
+        "warnings": (list[str], Field(description="Warnings of the contract, such as unknown levels.")),
     }
     prediction: Any = create_model(
-        "Prediction", __doc__="What is said of one order; in the order of the request.", **said
+        "Prediction", __doc__="The prediction for one order, in the order of the request.", **fields
     )
     return create_model(
         "PredictAnswer",
         __doc__="Predictions by one model version.",
         predictions=(list[prediction], ...),
         model=(ModelAnswer, ...),
-        request_id=(str, Field(description="As given in X-Request-ID, else made.")),
-        ms=(float, Field(description="Milliseconds that the service took.")),
+        request_id=(str, Field(description="X-Request-ID of the request, or a new id.")),
+        ms=(float, Field(description="Time of the service, in milliseconds.")),
     )
 
 
-def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float) -> bytes:
+def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, begun: float) -> bytes:
     """A successful answer; `begun` is by time.perf_counter."""
-    classes, warnings = judge.contract.classes, judged.orders.warnings
-    # a float32 is a double exactly: what is written is read back to the last bit
-    rows = judged.said.probabilities.astype(np.float64).tolist()
-    sure = judged.said.confidence.astype(np.float64).tolist()
+    classes, warnings = predictor.contract.classes, predicted.orders.warnings
+    # a double holds a float32 exactly, so that a client reads the same bits
+    rows = predicted.prediction.probabilities.astype(np.float64).tolist()
+    sure = predicted.prediction.confidence.astype(np.float64).tolist()
     predictions = [
         {
             "predicted": classes[index],
@@ -115,10 +115,10 @@ def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float)
             "warnings": warnings.get(place, ()),
         }
         for place, (index, row, confidence, known) in enumerate(
-            zip(judged.said.predicted.tolist(), rows, sure, judged.known.tolist(), strict=True)
+            zip(predicted.prediction.predicted.tolist(), rows, sure, predicted.known.tolist(), strict=True)
         )
     ]
-    version = judge.version
+    version = predictor.version
     return to_json(
         {
             "predictions": predictions,
@@ -130,7 +130,7 @@ def answer_bytes(judge: Judge, judged: Predicted, request_id: str, begun: float)
     )
 
 
-def lineage_of(judge: Judge) -> dict[str, Any]:
+def lineage_of(predictor: Predictor) -> dict[str, Any]:
     """The values of :class:`Lineage`."""
     version, info = judge.version, judge.scorer.model.info
     return {

@@ -1,7 +1,7 @@
-"""Follow the champion: the alias is looked at every two seconds, and what is loaded is replaced as a whole.
+"""Follow the champion: check the alias every two seconds, and replace the loaded predictor as a whole.
 
 The alias is read by MLflow's REST API, as scoring reads it; what a person or a killed process left half done is healed
-by the steps, not here. While the registry or Postgres is away the loaded judge goes on answering.
+by the steps, not here. While the registry or Postgres is unavailable, the loaded predictor continues to answer.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from apex_ml.adapters.postgres.connection import ping
 from apex_ml.contract.requests.reader import Orders
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
-from apex_ml.serving.predictor import Judge, load_judge
+from apex_ml.serving.predictor import Predictor, load_predictor
 
 logger = logging.getLogger(__name__)
 EVERY_SECONDS = 2.0
 POSTGRES_EVERY_SECONDS = 10.0
-AGAIN_SECONDS = 10.0
-"""So long after a version could not be loaded it is tried again."""
+RETRY_SECONDS = 10.0
+"""Seconds until the next try to load a version that could not be loaded."""
 LATE_SECONDS = 15.0
 NO_CHAMPION = "there is no champion yet; train one: make train"
 
 
 class ChampionWatcher:
-    """Holds the judge of the champion in `judge`: None until there is one. Looks in a thread of its own."""
+    """Holds the predictor of the champion in `predictor`: None until there is one. Checks in a separate thread."""
 
     def __init__(
         self, context: StepContext, also: Callable[[], None] = lambda: None, every: float = EVERY_SECONDS
     ) -> None:
-        self.judge: Judge | None = None
+        self.predictor: Predictor | None = None
         self._also = also
         self._context = context
         self._registry = Registry(context.settings, context.model_name)
@@ -48,47 +48,47 @@ class ChampionWatcher:
         self._thread = threading.Thread(target=self._run, name="follow-champion", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; does not wait for a registry that hangs."""
+        """Stop watching, without waiting for a registry that hangs."""
         self._stopped.set()
         self._thread.join(timeout=1)
 
     @property
     def waiting(self) -> str:
-        """Why there is no judge yet, for whoever asks for a prediction."""
+        """Why there is no predictor yet, for the answers to requests."""
         problems = self.problems()
         return "; ".join(problems) if problems else "the champion is being loaded"
 
     def problems(self) -> list[str]:
-        """What is not as it should be, without addresses or paths: those are in the log."""
-        found = sorted(self._problems.values())
+        """The problems, without addresses or paths, which are in the log."""
+        problems = sorted(self._problems.values())
         if (late := time.monotonic() - self._looked) > max(LATE_SECONDS, 3 * self._every):
-            found.append(f"registry: no answer for {late:.0f} s")
-        return found
+            problems.append(f"registry: no answer for {late:.0f} s")
+        return problems
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self.look()
-            except Exception:  # whatever it is, the service goes on with what it has
-                self._tell("follower", "the champion cannot be followed; see the log")
+            except Exception:  # after any error the service continues with the loaded champion
+                self._report("follower", "the champion cannot be followed; see the log")
                 logger.exception("follow_failed")
             else:
-                self._tell("follower", None)
+                self._report("follower", None)
             self._stopped.wait(self._every)
 
     def look(self) -> None:
-        """Look once: at the alias, at the history snapshots, at what else there is, and now and then at Postgres."""
+        """Check once: the alias, the history snapshots, the keys, and sometimes Postgres."""
         self._also()
         try:
             champion = self._registry.by_alias(CHAMPION)
         except ApexError as error:
-            self._tell("registry", "registry: does not answer as it should", str(error))
+            self._report("registry", "registry: does not answer as it should", str(error))
         else:
-            self._tell("registry", None)
+            self._report("registry", None)
             self._take(champion)
         self._looked = time.monotonic()
         if self._looked - self._asked_postgres >= POSTGRES_EVERY_SECONDS:
@@ -96,49 +96,54 @@ class ChampionWatcher:
             try:
                 ping(self._context.settings)
             except ApexError as error:
-                self._tell("postgres", "postgres: does not answer", str(error))
+                self._report("postgres", "postgres: does not answer", str(error))
             else:
-                self._tell("postgres", None)
+                self._report("postgres", None)
 
     def _take(self, champion: ModelVersion | None) -> None:
         if champion is None:
             gone = (
-                f"the champion's alias is gone; going on with version {self.judge.version.version}"
-                if self.judge
+                f"the champion's alias is missing; continuing with version {self.predictor.version.version}"
+                if self.predictor
                 else ""
             )
-            self._tell("champion", gone or NO_CHAMPION)
+            self._report("champion", gone or NO_CHAMPION)
             return
-        self._tell("champion", None)
+        self._report("champion", None)
         snapshots = frozenset(
             (str(path), path.stat().st_mtime_ns) for path in self._context.processed.glob(f"*/elt/{MANIFEST}")
         )
-        wanted = (champion.version, champion.model_id, snapshots)
-        loaded = self.judge.version if self.judge else None
-        if loaded and (loaded.version, loaded.model_id, self._snapshots) == wanted:
-            self._tell("loading", None)
+        target = (champion.version, champion.model_id, snapshots)
+        loaded = self.predictor.version if self.predictor else None
+        if loaded and (loaded.version, loaded.model_id, self._snapshots) == target:
+            self._report("loading", None)
             return
-        if self._tried[0] == wanted and time.monotonic() - self._tried[1] < AGAIN_SECONDS:
+        if self._tried[0] == target and time.monotonic() - self._tried[1] < RETRY_SECONDS:
             return
-        self._tried = (wanted, time.monotonic())
+        self._tried = (target, time.monotonic())
         begun = time.monotonic()
         try:
-            judge = load_judge(self._context, self._registry, champion, self.judge)
+            predictor = load_predictor(self._context, self._registry, champion, self.predictor)
         except ApexError as error:
-            going_on = f"; going on with version {loaded.version}" if loaded else ""
-            self._tell("loading", f"version {champion.version} cannot be loaded; see the log{going_on}", str(error))
+            going_on = f"; continuing with version {loaded.version}" if loaded else ""
+            self._report("loading", f"version {champion.version} cannot be loaded; see the log{going_on}", str(error))
             return
-        warm_up(judge)
-        self.judge, self._snapshots = judge, snapshots
-        self._tell("loading", None)
+        warm_up(predictor)
+        self.predictor, self._snapshots = predictor, snapshots
+        self._report("loading", None)
         logger.info(
-            "judge_loaded version=%s snapshot=%s as_of=%s clients=%s seconds=%.3f",
-            *(judge.version.version, judge.history.sha256[:12], judge.history.as_of, len(judge.history)),
+            "predictor_loaded version=%s snapshot=%s as_of=%s clients=%s seconds=%.3f",
+            *(
+                predictor.version.version,
+                predictor.history.sha256[:12],
+                predictor.history.as_of,
+                len(predictor.history),
+            ),
             time.monotonic() - begun,
         )
 
-    def _tell(self, what: str, problem: str | None, detail: str = "") -> None:
-        """Note a problem or its end; each is logged once."""
+    def _report(self, what: str, problem: str | None, detail: str = "") -> None:
+        """Record a problem or its end; each is logged once."""
         if problem is None:
             if self._problems.pop(what, None) is not None:
                 logger.info("problem_over what=%s", what)
@@ -147,7 +152,7 @@ class ChampionWatcher:
             logger.warning("problem what=%s problem=%s detail=%s", what, problem, detail)
 
 
-def warm_up(judge: Judge) -> None:
-    """Judge an order of which nothing is known: what is made at first use is made before the first request."""
-    columns: dict[str, list[str | date | None]] = {name: [None] for name in judge.contract.columns}
-    judge.judge(Orders(columns | {judge.contract.timestamp: [judge.history.as_of]}, {}))
+def warm_up(predictor: Predictor) -> None:
+    """Predict an empty order, so that all lazy initialisation is done before the first request."""
+    columns: dict[str, list[str | date | None]] = {name: [None] for name in predictor.contract.columns}
+    predictor.predict(Orders(columns | {predictor.contract.timestamp: [predictor.history.as_of]}, {}))

@@ -1,4 +1,4 @@
-"""A small asynchronous HTTP client for JSON: one request at a time on a connection that is kept."""
+"""A small asynchronous HTTP client for JSON: one request at a time on a kept-alive connection."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from apex_ml.errors import ConfigError
 
 PROTOCOL = b"http/1."
 LONGEST_HEAD = 65_536
-"""Bytes of status and headers that an answer may have."""
+"""Maximum bytes of the status and headers of an answer."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection. What comes back is read by its Content-Length, which the service always sends."""
+    """One connection. It reads an answer by its Content-Length, which the service always sends."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -26,7 +26,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Collect; an answer that is complete is handed over."""
+        """Collect the bytes, and pass on a complete answer."""
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
         head = bytes(self._buffer[:end] if end >= 0 else self._buffer[:LONGEST_HEAD]).lower()
@@ -50,23 +50,23 @@ class Connection(asyncio.Protocol):
             answer.set_result((int(head[9:12]), body))
 
     def _refuse(self, head: bytes) -> None:
-        """Tell who waits that this is no HTTP, and end the connection."""
+        """Raise "not HTTP" in the waiting request, and close the connection."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError(f"it answers something else than HTTP: {head[:40]!r}"))
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits."""
+        """Raise the error in the waiting request."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError("the connection was closed"))
 
     @property
     def open(self) -> bool:
-        """Whether it can still be used."""
+        """Whether the connection can still be used."""
         return self._transport is not None and not self._transport.is_closing()
 
     async def ask(self, request: bytes, timeout: float = 60) -> tuple[int, bytes]:
-        """Send a whole request; returns status and body. Raises OSError when the connection ends before."""
+        """Send a complete request; returns status and body. Raises OSError when the connection ends too early."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("the connection was closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
             return await self._answer
 
     def close(self) -> None:
-        """End the connection at once: what was not sent yet may be for somebody who never reads."""
+        """Close the connection immediately, because the other side may never read the unsent rest."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -99,6 +99,6 @@ class Target:
         return head.encode() + body
 
     async def connect(self) -> Connection:
-        """A new connection. Raises OSError when nobody listens."""
+        """Open a connection. Raises OSError when no server listens."""
         _, connection = await asyncio.get_running_loop().create_connection(Connection, self.host, self.port)
         return connection

@@ -1,4 +1,4 @@
-"""Every client's history in memory, so that a request asks nobody."""
+"""Every client's history in memory, so that a request needs no database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apex_ml.errors import DataError
 
 
 class History:
-    """The states of a history snapshot, one row a client; a client that is not in it has none, as in a drop.
+    """The states of a history snapshot, one row per client. A client without a row has no history, as in a drop.
 
     Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
     """
@@ -31,7 +31,7 @@ class History:
                 raise DataError(f"history snapshot {snapshot}: cannot be read: {error}") from error
         entities = table.column(contract.entity).to_pylist()
         self._places = {entity: place for place, entity in enumerate(entities)}
-        # no history is a row of zeros, at the end, where place -1 finds it: `finish` takes null for zero, too
+        # a client without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
         self._states = {name: np.append(_integers(table.column(name)), 0) for name in names}
 
     def __len__(self) -> int:
@@ -39,17 +39,17 @@ class History:
         return len(self._places)
 
     def places(self, entities: Sequence[str]) -> np.ndarray:
-        """Where each client's state is, -1 for one without history, shape (n,)."""
+        """The place of each client's state, -1 without history, shape (n,)."""
         find = self._places.get
         return np.fromiter((find(entity, -1) for entity in entities), np.int64, len(entities))
 
     def states(self, places: np.ndarray) -> dict[str, pa.Array]:
         """The state columns at these places."""
-        found = {}
+        columns = {}
         for name, values in self._states.items():
             taken = values[places]
-            found[name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if name == LAST_DATE else pa.array(taken)
-        return found
+            columns[name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if name == LAST_DATE else pa.array(taken)
+        return columns
 
 
 def _integers(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The keys that the online service takes: it knows only their hashes."""
+"""The API keys of the online service, which knows only their hashes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ID_LENGTH = 8
 
 
 class Keys:
-    """The keys that are taken. Raises :class:`~apex_ml.errors.ConfigError` for what is no sha256."""
+    """The accepted keys. Raises :class:`~apex_ml.errors.ConfigError` for an entry that is not a sha256."""
 
     def __init__(self, setting: str) -> None:
         given = [part.strip().lower() for part in setting.split(",") if part.strip()]
         for nr, part in enumerate(given, 1):
             if not _HASH.fullmatch(part):
-                # it may be a key that was pasted in place of its hash: it is not repeated
+                # it can be a key instead of its hash, so the message does not repeat it
                 raise ConfigError(
                     f"APEX_SERVING_KEYS: entry {nr} of {len(given)} is no sha256 of 64 hex digits;"
                     " make one: apex serve-key"
@@ -34,35 +34,35 @@ class Keys:
         return bool(self._hashes)
 
     def admitted(self, key: str) -> str | None:
-        """The beginning of the hash of a key that is taken; None for another.
+        """The first digits of the hash of an accepted key; None for another key.
 
-        Takes the same time whichever it is: every hash is compared, each in constant time.
+        The time does not depend on the key: every hash is compared in constant time.
         """
-        given, found = hash_of(key), None
+        given, key_id = hash_of(key), None
         for known in self._hashes:
             if hmac.compare_digest(known, given):
-                found = known[:ID_LENGTH]
-        return found
+                key_id = known[:ID_LENGTH]
+        return key_id
 
 
 def checked_keys(settings: Settings) -> Keys:
     """The keys of the settings.
 
-    Raises :class:`~apex_ml.errors.ConfigError` when there are none and others than this machine could ask.
+    Raises :class:`~apex_ml.errors.ConfigError` when there are none and other machines can connect.
     """
     keys = Keys(settings.serving_keys)
     if not keys and not is_loopback(settings.serving_address):
         raise ConfigError(
-            f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
+            f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
         )
     return keys
 
 
 class KeyFile:
-    """The keys of the settings, read again when ``.env`` changes: a key is given and taken back without a restart.
+    """The keys of the settings, read again when ``.env`` changes. A key is added or revoked without a restart.
 
-    Keys that would be refused at the start leave the old ones in force, and a problem.
+    With invalid new keys the old ones stay valid, and there is a problem.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,7 +72,7 @@ class KeyFile:
         self._problem = ""
 
     def problems(self) -> list[str]:
-        """Why the newest keys are not in force."""
+        """Why the newest keys are not used."""
         return [self._problem] if self._problem else []
 
     def look(self) -> None:
@@ -92,7 +92,7 @@ class KeyFile:
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
-            found = self._settings.env_file.stat()
+            stat = self._settings.env_file.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino
+        return stat.st_mtime_ns, stat.st_ino

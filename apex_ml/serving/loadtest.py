@@ -1,4 +1,4 @@
-"""Ask the online service as many clients at once would, and measure what they see."""
+"""Send requests to the online service like many concurrent clients, and measure latencies and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPERIMENT = "apex_loadtest"
 
 @dataclass(frozen=True)
 class Plan:
-    """How to ask. With a `rate` requests begin on time, whether or not earlier ones were answered."""
+    """The plan of a load test. With a `rate` requests start on time, even if earlier ones are not answered."""
 
     concurrency: int = 32
     per_request: int = 1
@@ -33,11 +33,11 @@ class Plan:
 async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResults:
     """Send all requests, `concurrency` at a time, and measure.
 
-    At a `rate`, the time of a request that had to wait for a free connection counts from when it was due.
-    A connection that breaks is a failed request, and a new one is made.
+    At a `rate`, the time of a request starts when it is due, even if it must wait for a free connection.
+    A broken connection counts as a failed request and is replaced.
     """
     requests = asked.requests(target, plan.per_request)
-    found = LoadtestResults(asked.classes, datetime.now(UTC))
+    results = LoadtestResults(asked.classes, datetime.now(UTC))
     begun = time.perf_counter()
     turn = iter(range(len(requests)) if plan.seconds is None else iter(int, 1))
     number = 0
@@ -53,7 +53,7 @@ async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResu
                 due = begun + nr / plan.rate
                 if (wait := due - time.perf_counter()) > 0:
                     await asyncio.sleep(wait)
-                    due = time.perf_counter()  # a timer that wakes a millisecond late is not the service's
+                    due = time.perf_counter()  # the service is not responsible for a late timer
             if plan.seconds is not None and time.perf_counter() - begun > plan.seconds:
                 break
             try:
@@ -61,26 +61,26 @@ async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResu
                     connection = await target.connect()
                 status, body = await connection.ask(request)
             except (OSError, TimeoutError) as error:
-                found.requests += 1
-                found.orders += last - first
-                found.failures[f"{type(error).__name__}: {error}"] += 1
+                results.requests += 1
+                results.orders += last - first
+                results.failures[f"{type(error).__name__}: {error}"] += 1
                 if connection is not None:
                     connection.close()
                     connection = None
                 await asyncio.sleep(0.05)
                 continue
             took = (time.perf_counter() - due) * 1e3
-            found.add(status, body, took, asked.truth[first:last])
+            results.add(status, body, took, asked.truth[first:last])
         if connection is not None:
             connection.close()
 
     await asyncio.gather(*(work() for _ in range(plan.concurrency)))
-    found.seconds = time.perf_counter() - begun
-    return found
+    results.seconds = time.perf_counter() - begun
+    return results
 
 
-def log(settings: Settings, target: Target, plan: Plan, found: LoadtestResults) -> str:
-    """Log the figures as a run of the experiment apex_loadtest, linked to the model version; returns its address.
+def log(settings: Settings, target: Target, plan: Plan, results: LoadtestResults) -> str:
+    """Log the metrics as a run of the experiment apex_loadtest, linked to the model version; returns its address.
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
     """
@@ -96,17 +96,17 @@ def log(settings: Settings, target: Target, plan: Plan, found: LoadtestResults) 
         "apex.orders_per_request": str(plan.per_request),
         "apex.rate": str(plan.rate),
     }
-    name = f"{counted(found.orders, 'order')}, {plan.concurrency} at a time"
-    run_id = mlflow.begin(batch, name, tags, found.started)
-    mlflow.metrics(run_id, found.metrics())
-    mlflow.artifact(run_id, "inference_results.json", found.sample)
-    counts, edges = np.histogram(found.times, bins=50) if found.times else (np.array([]), np.array([]))
+    name = f"{counted(results.orders, 'order')}, {plan.concurrency} at a time"
+    run_id = mlflow.begin(batch, name, tags, results.started)
+    mlflow.metrics(run_id, results.metrics())
+    mlflow.artifact(run_id, "inference_results.json", results.sample)
+    counts, edges = np.histogram(results.times, bins=50) if results.times else (np.array([]), np.array([]))
     distributions = {
-        "orders": found.orders,
-        "failures": dict(found.failures),
-        "predicted": dict(found.predicted),
+        "orders": results.orders,
+        "failures": dict(results.failures),
+        "predicted": dict(results.predicted),
         "observed_by_predicted": {
-            level: {true: found.truth[(true, level)] for true in found.classes} for level in found.classes
+            level: {true: results.truth[(true, level)] for true in results.classes} for level in results.classes
         },
         "time_ms_edges": edges.tolist(),
         "time_ms_counts": counts.tolist(),

@@ -26,20 +26,20 @@ from apex_ml.simulate.drop import make_drop
 
 @dataclass(frozen=True)
 class LoadtestOrders:
-    """Orders as JSON-able objects, and the class of each where it is known."""
+    """Orders as JSON objects, and the class of each where it is known."""
 
     orders: list[dict[str, Any]]
     truth: list[str | None]
     classes: tuple[str, ...]
 
     def requests(self, target: Target, size: int) -> list[tuple[bytes, int, int]]:
-        """Whole requests with the places of their orders: from, to."""
-        made = []
+        """The requests with the range of their orders: from, to."""
+        requests = []
         for begin in range(0, len(self.orders), size):
             part = self.orders[begin : begin + size]
             body = json_text({"orders": part}, separators=(",", ":")).encode()
-            made.append((target.request("POST", "/predict", body), begin, begin + len(part)))
-        return made
+            requests.append((target.request("POST", "/predict", body), begin, begin + len(part)))
+        return requests
 
 
 def load_orders(settings: Settings, target: Target, count: int, path: Path | None, seed: int) -> LoadtestOrders:
@@ -60,7 +60,7 @@ def load_orders(settings: Settings, target: Target, count: int, path: Path | Non
 
 
 def orders_of(contract: Contract, table: pa.Table, name: str) -> LoadtestOrders:
-    """The rows of a table as a request has them; the target is kept apart, measures stay behind."""
+    """The rows of a table as orders of a request, without measures; the target is returned separately."""
     sent = [c for c in contract.columns.values() if c.role in ("entity", "timestamp", "attribute")]
     if missing := [c.name for c in sent if c.name not in table.column_names and c.required.score]:
         raise DataError(f"{name}: required columns are missing: {', '.join(missing)}")
@@ -83,7 +83,7 @@ def orders_of(contract: Contract, table: pa.Table, name: str) -> LoadtestOrders:
 
 
 def _sent(column: Column, value: Any) -> Any:
-    """A value of a file as JSON: a number in a text column as its text, a decimal as the number that it is."""
+    """A value of a file as JSON: a number in a text column as its text, a decimal as a number."""
     if column.type == "string":
         return value if value is None or isinstance(value, str) else number_text(value)
     if isinstance(value, Decimal):
@@ -92,13 +92,13 @@ def _sent(column: Column, value: Any) -> Any:
 
 
 def model_of(target: Target) -> dict[str, Any]:
-    """What the service says of its model. Raises :class:`~apex_ml.errors.TransientError` when it has none."""
+    """The service's answer about its model. Raises :class:`~apex_ml.errors.TransientError` when it has none."""
     try:
-        # as the requests that are measured: to the service itself, by no proxy
+        # directly to the service, without a proxy, like the measured requests
         answer = httpx.get(f"{target.url}/model", headers=target.headers, timeout=10, trust_env=False, verify=False)
     except httpx.RemoteProtocolError as error:
         raise TransientError(
-            f"{target.url} answers something else than HTTP: {error}; stop what has the online service's port, or set"
+            f"{target.url} answers something else than HTTP: {error}; stop the program on the port, or set"
             " APEX_SERVING_PORT; then: make up"
         ) from error
     except httpx.HTTPError as error:
@@ -108,12 +108,12 @@ def model_of(target: Target) -> dict[str, Any]:
     if answer.status_code != 200:
         raise TransientError(f"the online service at {target.url} answers {answer.status_code}: {answer.text[:300]}")
     try:
-        found = answer.json()
-        if not isinstance(found, dict):
+        content = answer.json()
+        if not isinstance(content, dict):
             raise ValueError("no object")
     except ValueError as error:
         raise TransientError(
-            f"{target.url} answers with no JSON object: {answer.text[:100]!r}; is it the online service that listens"
+            f"{target.url} answers with no JSON object: {answer.text[:100]!r}; is it the online service"
             " there? Stop what has its port, or set APEX_SERVING_PORT; then: make up"
         ) from error
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""What a load test measures: latencies, failures and predictions."""
+"""Results of a load test: latencies, failures and predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_JSON = "an answer that is no JSON"
 
 @dataclass
 class LoadtestResults:
-    """What was measured. Times are in milliseconds, one a request."""
+    """The measurements. Times are in milliseconds, one per request."""
 
     classes: tuple[str, ...]
     started: datetime
@@ -39,7 +39,7 @@ class LoadtestResults:
 
     @property
     def success_rate(self) -> float:
-        """Orders that were answered, of those that were sent."""
+        """Number of answered orders."""
         return self.answered / self.orders if self.orders else 1.0
 
     def quantile(self, q: float) -> float:
@@ -47,8 +47,8 @@ class LoadtestResults:
         return float(np.quantile(self.times, q)) if self.times else float("nan")
 
     def metrics(self) -> dict[str, float]:
-        """The figures under the names that scoring logs them by."""
-        found = {
+        """The metrics under the names that scoring uses."""
+        metrics = {
             "inference_samples": float(self.answered),
             "inference_total_time_ms": self.seconds * 1e3,
             "inference_success_rate": self.success_rate,
@@ -56,7 +56,7 @@ class LoadtestResults:
             "inference_orders_per_second": self.answered / self.seconds if self.seconds else 0.0,
         }
         if self.times:
-            found |= {
+            metrics |= {
                 "inference_avg_time_ms": float(np.mean(self.times)),
                 "inference_time_ms_p50": self.quantile(0.5),
                 "inference_time_ms_p95": self.quantile(0.95),
@@ -64,24 +64,26 @@ class LoadtestResults:
                 "inference_time_ms_max": max(self.times),
             }
         if self.confidences:
-            found |= {
+            metrics |= {
                 "inference_confidence_mean": float(np.mean(self.confidences)),
                 "inference_confidence_median": float(np.median(self.confidences)),
             }
         for level in self.classes:
-            found[f"pred_count_{level}"] = float(self.predicted[level])
+            metrics[f"pred_count_{level}"] = float(self.predicted[level])
             if self.predicted[level]:
-                found[f"pred_confidence_{level}"] = self.confidence_of[level] / self.predicted[level]
+                metrics[f"pred_confidence_{level}"] = self.confidence_of[level] / self.predicted[level]
         known = sum(self.truth.values())
         if known:
-            found["inference_known"] = float(known)
-            found["inference_accuracy"] = sum(n for (true, said), n in self.truth.items() if true == said) / known
+            metrics["inference_known"] = float(known)
+            metrics["inference_accuracy"] = (
+                sum(n for (true, predicted), n in self.truth.items() if true == predicted) / known
+            )
             for level in self.classes:
-                found[f"true_count_{level}"] = float(sum(n for (true, _), n in self.truth.items() if true == level))
-        return found
+                metrics[f"true_count_{level}"] = float(sum(n for (true, _), n in self.truth.items() if true == level))
+        return metrics
 
     def lines(self) -> Iterator[str]:
-        """The figures for people."""
+        """The metrics as text."""
         each = self.requests / self.seconds
         yield f"requests             {self.requests:,} in {self.seconds:.1f} s, {each:,.0f} a second"
         yield f"orders               {self.orders:,}, {self.answered / self.seconds:,.0f} answered a second"
@@ -101,7 +103,7 @@ class LoadtestResults:
         for level in self.classes:
             true = sum(n for (t, _), n in self.truth.items() if t == level)
             right = self.truth[(level, level)]
-            beside = f", true {true:,}, of them named so {right:,}" if self.truth else ""
+            beside = f", true {true:,}, of them predicted correctly {right:,}" if self.truth else ""
             yield f"  {level:<18} predicted {self.predicted[level]:,}{beside}"
 
     def add(self, status: int, body: bytes, milliseconds: float, truth: Sequence[str | None]) -> None:
@@ -111,10 +113,10 @@ class LoadtestResults:
         self.times.append(milliseconds)
         if status != 200:
             try:
-                told = from_json(body)["message"]
+                message = from_json(body)["message"]
             except (ValueError, KeyError, TypeError):
-                told = ""
-            self.failures[f"{status} {told}".strip()] += 1
+                message = ""
+            self.failures[f"{status} {message}".strip()] += 1
             return
         try:
             answer = from_json(body)
@@ -123,12 +125,12 @@ class LoadtestResults:
             return
         self.answered += len(answer["predictions"])
         self.versions[answer["model"]["version"]] += 1
-        for said, true in zip(answer["predictions"], truth, strict=True):
-            named, confidence = said["predicted"], said["confidence"]
-            self.predicted[named] += 1
-            self.confidence_of[named] = self.confidence_of.get(named, 0.0) + confidence
+        for prediction, true in zip(answer["predictions"], truth, strict=True):
+            channel, confidence = prediction["predicted"], prediction["confidence"]
+            self.predicted[channel] += 1
+            self.confidence_of[channel] = self.confidence_of.get(channel, 0.0) + confidence
             self.confidences.append(confidence)
             if true is not None:
-                self.truth[(true, named)] += 1
+                self.truth[(true, channel)] += 1
         if len(self.sample) < SAMPLE_ROWS:
             self.sample += answer["predictions"][: SAMPLE_ROWS - len(self.sample)]

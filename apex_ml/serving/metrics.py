@@ -1,4 +1,4 @@
-"""ServingMetrics of the service for Prometheus."""
+"""Metrics of the service for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0,
 
 
 class ServingMetrics:
-    """Counters, gauges and a histogram of this process. No label holds what a client sent."""
+    """Counters, gauges and a histogram of this process. No label contains data of a client."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
@@ -24,9 +24,7 @@ class ServingMetrics:
         self._seconds = Histogram(
             "request_seconds", "Time of a request.", ("route",), NAMESPACE, registry=to, buckets=BUCKETS
         )
-        self._predicted = Counter(
-            "predicted", "Orders by the channel that was named.", ("channel",), NAMESPACE, registry=to
-        )
+        self._predicted = Counter("predicted", "Orders by predicted channel.", ("channel",), NAMESPACE, registry=to)
 
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, namespace=NAMESPACE, registry=to)
@@ -34,18 +32,18 @@ class ServingMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, namespace=NAMESPACE, registry=to)
 
-        self._orders = counter("orders", "Orders that were judged.")
+        self._orders = counter("orders", "Orders that were predicted.")
         self._unknown = counter("unknown_clients", "Orders of clients without a history.")
         self._warned = counter("warned_orders", "Orders with a value that the contract warns of.")
         self._refused = counter("refused_values", "Values that broke the contract.")
         self.recorded = counter("recorded", "Answers that were recorded in Postgres.")
         self.dropped = counter("dropped", "Answers that were not recorded, as the queue was full.")
         self.version = gauge("model_version", "Version of the loaded model; 0 before there is one.")
-        self.problems = gauge("problems", "Things that /ready tells of.")
+        self.problems = gauge("problems", "Problems that /ready reports.")
         self.waiting = gauge("record_queue", "Answers that wait to be recorded.")
 
     def watch(self, version: Callable[[], float], problems: Callable[[], float], waiting: Callable[[], float]) -> None:
-        """Read these gauges when they are asked for."""
+        """Read these gauges at each scrape."""
         self.version.set_function(version)
         self.problems.set_function(problems)
         self.waiting.set_function(waiting)
@@ -55,10 +53,10 @@ class ServingMetrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def judged(self, named: np.ndarray, known: np.ndarray, warned: int) -> None:
-        """Count the orders of a request: index of the named class and whether the client is known, shapes (n,)."""
-        self._orders.inc(len(named))
-        for index, count in enumerate(np.bincount(named, minlength=len(self._classes)).tolist()):
+    def count_orders(self, predicted: np.ndarray, known: np.ndarray, warned: int) -> None:
+        """Count the orders of a request: index of the predicted class, and whether the client is known, shapes (n,)."""
+        self._orders.inc(len(predicted))
+        for index, count in enumerate(np.bincount(predicted, minlength=len(self._classes)).tolist()):
             if count:
                 self._predicted.labels(self._classes[index]).inc(count)
         if unknown := len(known) - int(np.count_nonzero(known)):
@@ -67,9 +65,9 @@ class ServingMetrics:
             self._warned.inc(warned)
 
     def refused(self, values: int) -> None:
-        """Count values that broke the contract."""
+        """Count values that violated the contract."""
         self._refused.inc(values)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -26,7 +26,7 @@ def openapi_of(app: FastAPI, service: Service) -> Callable[[], dict[str, Any]]:
 
     def openapi() -> dict[str, Any]:
         nonlocal made_for
-        predictor, today = service.watcher.judge, datetime.now(UTC).date()
+        predictor, today = service.watcher.predictor, datetime.now(UTC).date()
         inputs = (predictor.history.as_of if predictor else today, bool(service.keys.keys), today)
         if app.openapi_schema is None or made_for != inputs:
             app.openapi_schema, made_for = _document(app, service, *inputs), inputs

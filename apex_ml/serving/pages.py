@@ -1,4 +1,4 @@
-"""The page that shows the API: Swagger UI from an installed package. Nothing is loaded from elsewhere."""
+"""The page that shows the API: Swagger UI from an installed package, without external files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judge the orders of a request: the champion, the history, and the functions that also score drops."""
+"""Predict the orders of a request with the champion, the history, and the functions that also score drops."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from apex_ml.serving.history import History
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was said of the orders of a request. `table` has what their features are made from."""
+    """The prediction for the orders of a request. `table` has the inputs of their features."""
 
     orders: Orders
     table: pa.Table
-    said: Prediction
+    prediction: Prediction
     known: np.ndarray
     """Whether the client has a history, shape (n,)."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A model version with a history snapshot: what all answers share until the next one."""
+class Predictor:
+    """A model version with a history snapshot. All answers share it until the next one is loaded."""
 
     scorer: Scorer
     history: History
@@ -48,11 +48,11 @@ class Judge:
         """The contract."""
         return self.scorer.context.contract
 
-    def judge(self, orders: Orders) -> Predicted:
-        """Judge orders.
+    def predict(self, orders: Orders) -> Predicted:
+        """Predict orders.
 
-        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` naming every order dated before the snapshot: its
-        history would hold what came after it.
+        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every order dated before the snapshot,
+        because its history would contain later orders.
         """
         contract, scorer = self.contract, self.scorer
         days: list[date] = orders.columns[contract.timestamp]
@@ -65,12 +65,14 @@ class Judge:
             if not scorer.features or name in scorer.features:
                 columns[name] = pa.array(orders.columns[name], contract.columns[name].arrow_type)
         table = pa.table(columns | self.history.states(places))
-        said = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
-        return Predicted(orders, table, said, places >= 0)
+        prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
+        return Predicted(orders, table, prediction, places >= 0)
 
 
-def load_judge(context: StepContext, registry: Registry, version: ModelVersion, before: Judge | None = None) -> Judge:
-    """The judge of a version, with the newest history snapshot that fits it; what `before` holds is not read again.
+def load_predictor(
+    context: StepContext, registry: Registry, version: ModelVersion, before: Predictor | None = None
+) -> Predictor:
+    """Load the predictor of a version with the newest suitable history snapshot. The history of `before` is reused.
 
     Raises as :func:`~apex_ml.services.scorer.build_scorer` does, and :class:`~apex_ml.errors.DataError` for a snapshot
     that cannot be read.
@@ -78,6 +80,6 @@ def load_judge(context: StepContext, registry: Registry, version: ModelVersion, 
     scorer = build_scorer(context, registry, version)
     needed = state_needed(context.contract, scorer.features)
     if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
-        return Judge(scorer, before.history)
+        return Predictor(scorer, before.history)
     history = History(context.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)
-    return Judge(scorer, history)
+    return Predictor(scorer, history)

@@ -6,7 +6,7 @@ from typing import Any
 
 from apex_ml.json_text import json_text
 
-INTERNAL = ("internal", "an error of the service; its log tells more under the request's id")
+INTERNAL = ("internal", "an error of the service; its log shows more under the request's id")
 CLOSE = ((b"connection", b"close"),)
 """For a request whose body is not read to its end: what still comes is not the next request."""
 

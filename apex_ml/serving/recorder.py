@@ -1,4 +1,4 @@
-"""Record a sample of the answers in Postgres beside the requests; what does not fit the queue is dropped, counted."""
+"""Record a sample of the answers in Postgres, off the request path. A full queue drops and counts answers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from apex_ml.core.profile import Profile
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.metrics import ServingMetrics
-from apex_ml.serving.predictor import Judge, Predicted
+from apex_ml.serving.predictor import Predicted, Predictor
 
 logger = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
-AGAIN_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class _Waiting:
     request_id: str
-    judge: Judge
-    judged: Predicted
+    predictor: Predictor
+    predicted: Predicted
     chosen: np.ndarray
     """Places of the sampled orders, ascending."""
     answered_at: datetime
 
 
 class Recorder:
-    """A bounded queue and the thread that empties it. Without a share to record it does nothing."""
+    """A bounded queue and the thread that empties it. With a share of 0 it does nothing."""
 
     def __init__(self, context: StepContext, figures: ServingMetrics) -> None:
         settings = context.settings
@@ -49,37 +49,37 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="record-answers", daemon=True)
 
     def __len__(self) -> int:
-        """Answers that wait."""
+        """Number of waiting answers."""
         return self._waiting
 
     def problems(self) -> list[str]:
-        """Why nothing is recorded."""
+        """Why answers are not recorded."""
         return [self._problem] if self._problem else []
 
     def start(self) -> None:
-        """Begin to record, when there is a share."""
+        """Start the recording, if the share is above 0."""
         if self._share:
             self._thread.start()
 
     def stop(self) -> None:
-        """Record what waits, once, and end."""
+        """Record the waiting answers once, and stop."""
         self._stopped.set()
         if self._share:
             self._thread.join(timeout=5)
 
-    def offer(self, request_id: str, judge: Judge, judged: Predicted) -> None:
-        """Take a sample of the answers of a request; never waits."""
+    def offer(self, request_id: str, predictor: Predictor, predicted: Predicted) -> None:
+        """Queue a sample of the answers of a request, without waiting."""
         if not self._share:
             return
         with self._lock:
-            chosen = np.flatnonzero(self._random.random(len(judged.orders)) < self._share)
+            chosen = np.flatnonzero(self._random.random(len(predicted.orders)) < self._share)
             if not len(chosen):
                 return
             if self._waiting + len(chosen) > self._most:
                 self._figures.dropped.inc(len(chosen))
                 return
             self._waiting += len(chosen)
-            self._queue.append(_Waiting(request_id, judge, judged, chosen, datetime.now(UTC)))
+            self._queue.append(_Waiting(request_id, predictor, predicted, chosen, datetime.now(UTC)))
 
     def _run(self) -> None:
         last = False
@@ -90,28 +90,31 @@ class Recorder:
             except ApexError as error:
                 self._problem = "recording: Postgres does not take the answers"
                 logger.warning("answers_not_recorded waiting=%s reason=%s", self._waiting, error)
-                self._stopped.wait(AGAIN_SECONDS)
+                self._stopped.wait(RETRY_SECONDS)
             else:
                 self._problem = None
 
     def _empty(self) -> None:
-        """Write what waits, by judge and day, a part after the other; a part leaves the queue when it is written."""
+        """Write the waiting answers, in parts by predictor and day; a written part leaves the queue."""
         while self._queue:
             first = self._queue[0]
-            key = (first.judge, first.answered_at.date())
+            key = (first.predictor, first.answered_at.date())
             part: list[_Waiting] = []
             for waiting in list(self._queue):
-                same = waiting.judge is key[0] and waiting.answered_at.date() == key[1]
+                same = waiting.predictor is key[0] and waiting.answered_at.date() == key[1]
                 if not same or len(part) == online.MAX_REQUESTS:
                     break
                 part.append(waiting)
             rows = sum(len(waiting.chosen) for waiting in part)
             counter = self._figures.recorded
             try:
-                self._write(first.judge, part)
-            except (TransientError, ConfigError):  # Postgres is away, or not as it should be: all stays in the queue
+                self._write(first.predictor, part)
+            except (
+                TransientError,
+                ConfigError,
+            ):  # Postgres is unavailable: the answers stay in the queue
                 raise
-            except Exception:  # what cannot be written must not stop what comes after it
+            except Exception:  # answers that cannot be written must not block the next ones
                 logger.exception("answers_dropped rows=%s", rows)
                 counter = self._figures.dropped
             with self._lock:
@@ -120,31 +123,31 @@ class Recorder:
                 self._waiting -= rows
             counter.inc(rows)
 
-    def _write(self, judge: Judge, part: list[_Waiting]) -> None:
-        scorer, contract = judge.scorer, judge.contract
+    def _write(self, predictor: Predictor, part: list[_Waiting]) -> None:
+        scorer, contract = predictor.scorer, predictor.contract
         profile, days = Profile(scorer.bins, len(contract.classes)), 0
         answers = []
         for waiting in part:
-            chosen, judged = waiting.chosen, waiting.judged
-            table = judged.table.take(chosen)
+            chosen, predicted = waiting.chosen, waiting.predicted
+            table = predicted.table.take(chosen)
             profile.add_features(finish(contract, table, scorer.features))
-            profile.add_predictions(judged.said.predicted[chosen], judged.said.confidence[chosen])
-            dates = [judged.orders.columns[contract.timestamp][place] for place in chosen.tolist()]
+            profile.add_predictions(predicted.prediction.predicted[chosen], predicted.prediction.confidence[chosen])
+            dates = [predicted.orders.columns[contract.timestamp][place] for place in chosen.tolist()]
             days += sum((day - scorer.as_of).days for day in dates)
             answers.append(
                 online.Answers(
                     waiting.request_id,
                     chosen,
-                    judged.orders.columns,
-                    judged.said.probabilities[chosen],
-                    judged.said.predicted[chosen],
-                    judged.said.confidence[chosen],
-                    judged.known[chosen],
+                    predicted.orders.columns,
+                    predicted.prediction.probabilities[chosen],
+                    predicted.prediction.predicted[chosen],
+                    predicted.prediction.confidence[chosen],
+                    predicted.known[chosen],
                     waiting.answered_at,
                 )
             )
         rows = sum(len(a.places) for a in answers)
         day = part[0].answered_at.date()
-        version, snapshot = judge.version, judge.history.sha256
+        version, snapshot = predictor.version, predictor.history.sha256
         counts = profile.counts() | {"lag_days": days / rows}
         online.record(self._context.settings, contract, version.name, version.version, snapshot, day, answers, counts)

@@ -81,7 +81,7 @@ def add_state(app: FastAPI, service: Service) -> None:
     )
     async def ready() -> Response:
         """Readiness, for a load balancer. A service with problems stays ready while a champion is loaded."""
-        predictor = service.watcher.judge
+        predictor = service.watcher.predictor
         problems = service.problems()
         if predictor is None and not problems:
             problems = [service.watcher.waiting]
@@ -97,7 +97,7 @@ def add_state(app: FastAPI, service: Service) -> None:
     )
     async def model() -> Response:
         """The loaded champion with its lineage: MLflow run, training data, contract, commit, history snapshot."""
-        predictor = service.watcher.judge
+        predictor = service.watcher.predictor
         if predictor is None:
             raise Problem(503, "not_ready", service.watcher.waiting)
         return JSONResponse(lineage_of(predictor))

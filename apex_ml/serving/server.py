@@ -1,4 +1,4 @@
-"""Run the service: one process, one event loop, a socket that is bound before anything is loaded."""
+"""Run the service: one process, one event loop, and a socket that is bound before anything is loaded."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 5
 HEAD_BYTES = 65_536
-"""Headers that are not complete after so many bytes are no headers."""
+"""Maximum bytes of the headers of a request."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; what is being answered then is answered.
+    """Serve until SIGTERM or SIGINT; running requests are answered first.
 
     Raises :class:`~apex_ml.errors.ConfigError` for a taken port, or settings that contradict each other.
     """
@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
     bound = _bound(settings)
     config = uvicorn.Config(
         app,
-        http=_patient(settings.serving_timeout_seconds),
+        http=_protocol_with_timeout(settings.serving_timeout_seconds),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
 
 
 def log_to(stream: Any) -> None:
-    """One line an event. The access log is JSON; none of it has a value of an order."""
+    """One line per event. The access log is JSON and contains no value of an order."""
     handler = logging.StreamHandler(stream)
     formatter = VisibleFormatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
@@ -69,25 +69,25 @@ def _bound(settings: Settings) -> socket.socket:
     host, port = settings.serving_address, settings.serving_port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
         except OSError:
-            found.close()
+            listener.close()
             raise
     except OSError as error:
         raise ConfigError(
             f"APEX_SERVING_PORT={port}, APEX_SERVING_HOST={host}: cannot be bound:"
             f" {error.strerror or error}; set another"
         ) from error
-    return found
+    return listener
 
 
-def _patient(seconds: float) -> type[HttpToolsProtocol]:
-    """The HTTP protocol of uvicorn, which closes a connection whose request does not get its headers together in time.
+def _protocol_with_timeout(seconds: float) -> type[HttpToolsProtocol]:
+    """The HTTP protocol of uvicorn, with a timeout for the headers of a request.
 
-    Without, a few thousand clients that send one byte an hour would hold all connections.
+    Without it, a few thousand clients that send one byte an hour would hold all connections.
     """
 
     class Patient(HttpToolsProtocol):

@@ -32,7 +32,7 @@ class Service:
         self.recorder = Recorder(context, self.metrics)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.metrics.watch(
-            lambda: self.watcher.judge.version.version if self.watcher.judge else 0,
+            lambda: self.watcher.predictor.version.version if self.watcher.predictor else 0,
             lambda: len(self.problems()),
             lambda: len(self.recorder),
         )
@@ -55,20 +55,20 @@ class Service:
     def predict(self, reader: RequestReader, body: bytes, state: dict[str, Any]) -> tuple[int, bytes]:
         """Answer the body of a request: status and body."""
         begun = time.perf_counter()
-        judge, request_id = self.watcher.judge, state["request_id"]
-        if judge is None:
+        predictor, request_id = self.watcher.predictor, state["request_id"]
+        if predictor is None:
             return 503, refused("not_ready", self.watcher.waiting, request_id)
-        state["version"] = judge.version.version
+        state["version"] = predictor.version.version
         try:
-            orders = reader.read(body, judge.history.as_of)
-            judged = judge.judge(orders)
+            orders = reader.read(body, predictor.history.as_of)
+            predicted = predictor.predict(orders)
         except RefusedError as error:
             self.metrics.refused(error.total)
             faults = [fault._asdict() for fault in error.faults]
             message = f"the request has {counted(error.total, 'fault')}; none of its orders was scored"
             return 422, refused("refused", message, request_id, faults=faults, total=error.total)
         state["orders"] = len(orders)
-        answer = answer_bytes(judge, judged, request_id, begun)
-        self.metrics.judged(judged.said.predicted, judged.known, len(orders.warnings))
-        self.recorder.offer(request_id, judge, judged)
+        answer = answer_bytes(predictor, predicted, request_id, begun)
+        self.metrics.count_orders(predicted.prediction.predicted, predicted.known, len(orders.warnings))
+        self.recorder.offer(request_id, predictor, predicted)
         return 200, answer

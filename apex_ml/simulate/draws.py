@@ -13,7 +13,7 @@ Days = npt.NDArray[np.int64]
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """The random stream of one purpose. Streams are told apart by name, so a new column changes no other."""
+    """The random stream of one purpose. Streams are distinguished by name, so that a new column changes no other."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()),))))
 
 

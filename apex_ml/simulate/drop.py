@@ -1,4 +1,4 @@
-"""Make a scoring drop: orders of known clients that have not happened yet."""
+"""Make a scoring drop: future orders of known clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROLES = frozenset({"entity", "timestamp", "attribute"})
 
 @dataclass(frozen=True)
 class DropInfo:
-    """A drop that is in place."""
+    """A written drop."""
 
     path: Path
     rows: int
@@ -50,9 +50,9 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
     """Write `rows` orders dated `as_of`, of clients sampled from the raw files, to `path`, in one rename.
 
     The file has the contract's entity, timestamp and attribute columns in its order and the raw files' types; neither
-    target nor measures. A client's attributes are those of its newest raw order. No client comes twice while there
-    are others: with more rows than clients, each comes equally often, give or take one. The same raw rows, `rows` and
-    `seed` give the same bytes, whatever files the raw rows lie in.
+    target nor measures. A client's attributes are those of its newest raw order. Clients repeat only when there are
+    more rows than clients, and then evenly. The same raw rows, `rows` and `seed` give the same bytes, for any division
+    of the raw rows into files.
 
     Raises ConfigError when `path` exists, `rows` is below 1 or the raw URL is no local folder; DataError when there is
     no readable raw file, or the entity or timestamp column is missing, or no row names an entity.
@@ -65,7 +65,7 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
     folder = local_folder(settings_raw_url, "APEX_RAW_URL")
     clients = _read_clients(folder, contract)
     if not clients.num_rows:
-        raise DataError(f"raw files in {folder}: no row has a {contract.entity}, so there is nobody to order")
+        raise DataError(f"raw files in {folder}: no row has a {contract.entity}, so there is no client")
     random = stream(seed, "drop")
     rounds = -(-rows // clients.num_rows)
     places = np.concatenate([random.permutation(clients.num_rows) for _ in range(rounds)])[:rows]
@@ -90,7 +90,7 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
 
 
 def _read_clients(folder: Path, contract: Contract) -> pa.Table:
-    """One row a client, ordered by client: the drop's columns, of the client's newest raw order."""
+    """One row per client, sorted by client: the drop's columns, from the client's newest raw order."""
     files = data_files(folder, "APEX_RAW_URL")
     for path in files:
         check_parquet(path)

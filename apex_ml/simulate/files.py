@@ -20,16 +20,16 @@ from apex_ml.file_names import hidden
 from apex_ml.wording import counted
 
 SIMULATED = "_SIMULATED"
-"""Marker beside generated files: a line for each, so that real ones that come later are told apart."""
+"""Marker with one line for each generated file, which distinguishes them from real files."""
 
 
 def mark_simulated(folder: Path) -> None:
-    """Note which files of a folder are generated."""
+    """Record which files of a folder are generated."""
     (folder / SIMULATED).write_text("".join(f"{path.name}\n" for path in part_files(folder)), encoding="utf-8")
 
 
 def is_simulated(folder: Path, files: Sequence[Path]) -> bool:
-    """Whether all these data files of a folder are generated ones; without files nothing is."""
+    """Whether all these data files of a folder are generated; False without files."""
     try:
         names = set((folder / SIMULATED).read_text(encoding="utf-8").splitlines())
     except OSError:
@@ -87,45 +87,45 @@ def write_parts(table: pa.Table, folder: Path, files: int, *, label: str, entity
 
 @contextmanager
 def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give an empty folder to fill; it becomes `out` on leaving, or vanishes when the block raises.
+    """Yield an empty folder to fill. It becomes `out` at the end, or is removed when the block raises.
 
     Raises ConfigError when `out` is a file, holds files and `overwrite` is false, or holds anything but parquet files
-    and markers: strangers are never removed. A full disk is TransientError.
+    and markers: foreign files are never removed. A full disk is TransientError.
     """
-    strangers, found = _look_at(out)
-    if found and not overwrite:
+    foreign, names = _look_at(out)
+    if names and not overwrite:
         raise ConfigError(
-            f"{out} is not empty ({counted(len(found), 'file')}, {found[0]} first): choose another folder or pass"
+            f"{out} is not empty ({counted(len(names), 'file')}, {names[0]} first): choose another folder or pass"
             " --overwrite"
         )
-    if strangers:
+    if foreign:
         raise ConfigError(
-            f"{out} holds {strangers[0]}, which is no part file: --overwrite replaces folders of part files only"
+            f"{out} contains {foreign[0]}, which is not a part file: --overwrite replaces folders of part files only"
         )
     old: Path | None = None
     with new_folder(out) as stage:
         yield stage
         for kept in (path for path in out.glob(".*") if path.is_file()) if out.is_dir() else ():
             shutil.copy2(kept, stage / kept.name)
-        if out.exists():  # new_folder would keep it beside; here it was said that it may go
+        if out.exists():  # new_folder would keep it; here the user allowed its removal
             old = _set_aside(out)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _look_at(out: Path) -> tuple[list[str], list[str]]:
-    """Names in a folder that are no part files or markers, and all names but the hidden ones."""
+    """Names in a folder that are not part files or markers, and all names except hidden ones."""
     if not out.exists():
         return [], []
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder")
     names = sorted(path.name for path in out.iterdir())
-    strangers = [name for name in names if (out / name).is_dir() or not (name[0] in "._" or name.endswith(".parquet"))]
-    return strangers, [name for name in names if name[0] != "."]
+    foreign = [name for name in names if (out / name).is_dir() or not (name[0] in "._" or name.endswith(".parquet"))]
+    return foreign, [name for name in names if name[0] != "."]
 
 
 def _set_aside(out: Path) -> Path:
-    """Rename the folder to a hidden name that the next run clears away."""
+    """Rename the folder to a hidden name, which the next run removes."""
     old = out.with_name(f".{out.name}.{os.getpid()}-old.partial")
     try:
         return out.rename(old)

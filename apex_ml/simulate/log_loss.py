@@ -20,13 +20,13 @@ def truth_matrix(truth: pa.Table) -> Floats:
 
 
 def bayes_log_loss(truth: pa.Table) -> float:
-    """The mean entropy in nats of the true probabilities: what the best possible model's log loss is on average."""
+    """The mean entropy in nats of the true probabilities, which is the expected log loss of the best possible model."""
     matrix = truth_matrix(truth)
     return float(-(matrix * np.log(matrix)).sum(axis=1).mean())
 
 
 def log_loss(probabilities: Floats, classes: Codes) -> float:
-    """The mean log loss in nats of probabilities (orders, classes) on the classes that came."""
+    """The mean log loss in nats of probabilities (orders, classes) on the drawn classes."""
     return float(-np.log(probabilities[np.arange(len(classes)), classes]).mean())
 
 

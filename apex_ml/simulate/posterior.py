@@ -1,4 +1,4 @@
-"""The best prediction that is possible without knowing the entities' own effects."""
+"""The best possible prediction without knowledge of the entities' effects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from apex_ml.simulate.turns import Turns, remember
 from apex_ml.wording import counted
 
 ENTITIES_AT_ONCE = 4096  # keeps (entities, nodes, classes) under 100 MB at 15 nodes in two dimensions
-DIMENSIONS_AT_MOST = 3
+MAX_DIMENSIONS = 3
 
 
 def effect_nodes(sd: Floats, nodes: int) -> tuple[Floats, Floats]:
@@ -33,8 +33,8 @@ def effect_nodes(sd: Floats, nodes: int) -> tuple[Floats, Floats]:
     contrast = np.concatenate([np.eye(len(sd) - 1), -np.ones((len(sd) - 1, 1))], axis=1)
     variances, axes = np.linalg.eigh(contrast @ np.diag(sd**2) @ contrast.T)
     kept = variances > 1e-12
-    if kept.sum() > DIMENSIONS_AT_MOST:
-        raise ConfigError(f"effect_sd: {kept.sum()} dimensions; the quadrature takes {DIMENSIONS_AT_MOST} at most")
+    if kept.sum() > MAX_DIMENSIONS:
+        raise ConfigError(f"effect_sd: {kept.sum()} dimensions; the quadrature takes {MAX_DIMENSIONS} at most")
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     weights = weights / weights.sum()
     grid, mass = np.zeros((1, 0)), np.ones(1)
@@ -48,9 +48,9 @@ def effect_nodes(sd: Floats, nodes: int) -> tuple[Floats, Floats]:
 def posterior_predictive(
     process: Process, orders: pa.Table, *, mode: str | Mode, start: date | None = None, nodes: int = 11
 ) -> Floats:
-    """Class probabilities (orders, classes) given all that a model may know, the best a model can do on average.
+    """Class probabilities (orders, classes) from all that a model can know: the best possible model on average.
 
-    What is known of an order: its attribute, its day, the mode's parameters, and the days and classes of the same
+    Known are the attribute of an order, its day, the mode's parameters, and the days and classes of the same
     entity's orders of earlier days, among `orders`. The entity's effect is integrated out by Gauss-Hermite quadrature
     with `nodes` points a dimension; without effects the result equals the true probabilities. `start` is the day that
     :func:`~apex_ml.simulate.generate.simulate_orders` was given, by default the window's.
@@ -84,7 +84,7 @@ def posterior_predictive(
 def _predict(
     entities: Codes, days: Days, classes: Codes, odds: Floats, factors: Floats, prior: Floats, persistence: float
 ) -> Floats:
-    """Filter forward in turns: predict with the weights so far, then weigh every node by what came."""
+    """Filter forward in turns: predict with the current weights, then weight every node by the drawn class."""
     size = int(entities.max()) + 1
     weights = np.tile(prior, (size, 1))
     last = np.full(size, -1, np.int8)
@@ -109,7 +109,7 @@ def _level_codes(orders: pa.Table, process: Process) -> Codes:
     levels = pa.array(process.named(Choice)[process.given].levels, pa.string())
     codes = pc.index_in(orders.column(process.given).cast(pa.string()), levels)
     if codes.null_count:
-        raise DataError(f"{process.given}: {counted(codes.null_count, 'order')} with a level the process does not know")
+        raise DataError(f"{process.given}: {counted(codes.null_count, 'order')} with an unknown level")
     return _codes(codes)
 
 

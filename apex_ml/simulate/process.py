@@ -81,7 +81,7 @@ class Window(Model):
 
 
 class Process(Model):
-    """How orders come about. Build it with :func:`load_process`.
+    """The process that generates orders. :func:`load_process` reads it.
 
     Refuses unknown keys, weights that do not add up to 1, and names of columns, levels or classes that do not exist.
     """
@@ -100,14 +100,14 @@ class Process(Model):
                 raise ValueError(f"columns: need one of kind {kind.__name__.lower()}, found {len(self.named(kind))}")
         if self.named(Branch) and not any(agencies for regions in self.tree.values() for agencies in regions.values()):
             raise ValueError("tree: needed by the columns of kind branch")
-        seen: dict[str, list[str]] = {}
+        known_levels: dict[str, list[str]] = {}
         for name, column in self.columns.items():
             if isinstance(column, Choice | Target) and column.given:
-                check_names([column.given], seen, f"columns.{name}.given (choice columns above it)")
-                if set(column.table) != set(seen[column.given]):
+                check_names([column.given], known_levels, f"columns.{name}.given (choice columns above it)")
+                if set(column.table) != set(known_levels[column.given]):
                     raise ValueError(f"columns.{name}.table: rows must be the levels of {column.given}")
             if isinstance(column, Choice):
-                seen[name] = column.levels
+                known_levels[name] = column.levels
         for name, mode in self.modes.items():
             self.check_mode(mode, f"modes.{name}")
         return self
@@ -167,8 +167,8 @@ class Process(Model):
 
 def explain(error: ValidationError) -> str:
     """One line for at most five violations: key and rule."""
-    found = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {violated_rule(e)}" for e in error.errors()]
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {violated_rule(e)}" for e in error.errors()]
+    return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
 
 
 def load_process(path: Path = DEFAULT_PROCESS) -> Process:
@@ -189,7 +189,7 @@ def load_process(path: Path = DEFAULT_PROCESS) -> Process:
 
 
 def override_mode(process: Process, name: str, settings: Iterable[str]) -> Mode:
-    """Mode `name` with `key=value` settings laid over it: dotted keys, values in YAML, `null` removes a key.
+    """Mode `name`, changed by `key=value` settings: dotted keys, values in YAML, `null` removes a key.
 
     Raises ConfigError for a setting without '=', an unknown key, class or column, or a value out of range.
 

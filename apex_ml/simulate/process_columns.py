@@ -32,7 +32,7 @@ class Model(BaseModel):
 
 
 class Entity(Model):
-    """The column that names who orders: a format string of the entity's number, from 1."""
+    """The column of the client: a format string of the entity's number, from 1."""
 
     kind: Literal["entity"]
     template: str
@@ -115,7 +115,7 @@ class AbsNormal(Model):
 
 
 class Integers(Model):
-    """A measure: whole numbers from low to high, both included, all alike."""
+    """A measure: uniform whole numbers from low to high, both included."""
 
     kind: Literal["integers"]
     low: int

@@ -259,8 +259,8 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
                 " | correct it; its log: make logs S=airflow-dag-processor"
             ],
         ),
-        ({}, {}, {"apex_scoring": None}, ["pool apex_scoring does not exist, so its tasks wait for ever | make up"]),
-        ({}, {}, {"apex_scoring": 0}, ["pool apex_scoring has no slot, so its tasks wait for ever | make up"]),
+        ({}, {}, {"apex_scoring": None}, ["pool apex_scoring does not exist, so its tasks wait forever | make up"]),
+        ({}, {}, {"apex_scoring": 0}, ["pool apex_scoring has no slot, so its tasks wait forever | make up"]),
         ({}, {}, {"apex_scoring": 1, "apex_training": -1}, []),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: L
     with running(apex) as service:
         service.ready(ready=True, model_version=first, problems=[])
         Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, foreign)
-        problem = f"version {foreign} cannot be loaded; see the log; going on with version {first}"
+        problem = f"version {foreign} cannot be loaded; see the log; continuing with version {first}"
         service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
         assert "was not registered by Apex" in service.log.read_text()
         Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, nights.versions["two"])

@@ -60,7 +60,10 @@ def test_it_measures_and_logs(
         done = call(apex, monkeypatch, "--concurrency", "8", "--orders", str(ORDERS), "--file", str(path))
         assert done.exit_code == 0, (done.output, done.exception)
         assert "success rate         100.00%" in done.output and "p99" in done.output
-        assert f"orders               {ORDERS:,}" in done.output and ", true 134, of them named so " in done.output
+        assert (
+            f"orders               {ORDERS:,}" in done.output
+            and ", true 134, of them predicted correctly " in done.output
+        )
         (run,) = logged(apex)
         metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
         assert (metrics["inference_samples"], metrics["inference_success_rate"]) == (ORDERS, 1.0)

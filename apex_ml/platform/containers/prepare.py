@@ -1,4 +1,4 @@
-"""What the processes of the platform in containers begin with: secrets parted, databases made, then a server.
+"""Entry points of the platform in containers: split the secrets, create the databases, start a server.
 
 Compose hands ``.env`` to one container alone, which writes for every kind of service a file with the settings and the
 secrets that it needs, each into a volume of its own (:func:`part_secrets`). A service reads its file by
@@ -29,7 +29,7 @@ from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
 USER = 10001
-"""Who owns the files: the user of both images."""
+"""Owner of the files: the user of both images."""
 
 STEP_SECRETS = (
     "pg_writer_password",
@@ -46,7 +46,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "airflow": (
         "pg_airflow_password",
         "pg_reader_password",
-        # Airflow's own watch over deadlines raises alerts
+        # Airflow's own deadlines raise alerts
         "pg_writer_password",
         "redis_password",
         "metrics_token",
@@ -75,12 +75,12 @@ ADDRESSES = {
     "APEX_SERVING_PORT": "8008",
     "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
 }
-"""Where the services are on their private network."""
+"""Addresses of the services on their private network."""
 KEYS = variable_of("serving_keys")
 FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
-"""What the tools have in place of it: they ask the service that others bind to an address for."""
+"""The settings that the tools use instead: they connect to the service."""
 OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
-"""What an ``.env`` says of the machine, not of the containers."""
+"""Settings of an ``.env`` that concern the machine, not the containers."""
 FOLDERS = ("raw_url", "processed_url", "drops_url")
 
 
@@ -101,16 +101,16 @@ def part_secrets(settings: Settings, target: Path) -> None:
 
 
 def digests(settings: Settings) -> dict[str, str]:
-    """What changes when the settings of a kind of service do; keys of the online service do not count.
+    """A digest of the settings of a kind of service, without the keys of the online service.
 
-    A service reads its settings when it starts: one with another digest has to be started anew. The online service
+    A service reads its settings when it starts, so it must be restarted when its digest changes. The online service
     reads new keys by itself.
     """
-    made = {}
+    variables = {}
     for kind, values in parts(settings).items():
         counted = json_text(sorted((name, value) for name, value in values.items() if name != KEYS))
-        made[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
-    return made
+        variables[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
+    return variables
 
 
 def parts(settings: Settings) -> dict[str, dict[str, str]]:
@@ -129,14 +129,14 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
         if value
         and not isinstance(getattr(settings, name), SecretStr)
         and name not in OF_THE_HOST
-        and not (name in FOLDERS and "://" not in value)  # a folder of the host is not in the containers
+        and not (name in FOLDERS and "://" not in value)  # a folder of the host does not exist in the containers
     }
     published = {
         "APEX_AIRFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.airflow_port}",
         "APEX_MLFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.mlflow_port}",
         "APEX_SERVING_PUBLIC_URL": f"http://127.0.0.1:{settings.serving_port}",
     }
-    # the service knows only the hash of the key that was made for the platform's own people
+    # the service knows only the hash of the platform's own key
     keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
     besides = {"tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
     return {
@@ -161,7 +161,7 @@ def container_airflow_environment(settings: Settings) -> dict[str, str]:
     logs = "/var/log/airflow"
     database = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
     queue = quote(settings.redis_password.get_secret_value(), safe="")
-    made = {
+    variables = {
         **QUIET,
         **airflow_environment(settings),
         "AIRFLOW_HOME": "/tmp/airflow",
@@ -178,8 +178,8 @@ def container_airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__OPERATORS__DEFAULT_QUEUE": "default",
     }
     for name in ("USERS", "PASSWORDS_FILE"):
-        made.pop(f"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_{name}")
-    return made
+        variables.pop(f"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_{name}")
+    return variables
 
 
 def become_airflow(settings: Settings, arguments: list[str]) -> NoReturn:
@@ -210,7 +210,7 @@ def become_mlflow(settings: Settings) -> NoReturn:
     config.write_text(
         "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
         f"database_uri = {store_uri.replace('%', '%%')}\n"
-        # a password is hashed once a minute for a user, not at every request
+        # a password is hashed once a minute for each user, not at every request
         "auth_cache_ttl_seconds = 60\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
@@ -238,7 +238,7 @@ def become_mlflow(settings: Settings) -> NoReturn:
 
 
 def prepare_apex(settings: Settings) -> None:
-    """Bring the apex database to the current schema, and make the folders of the home."""
+    """Migrate the apex database, and create the folders of the home."""
     from apex_ml.adapters.postgres.migrations import migrate
 
     for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):

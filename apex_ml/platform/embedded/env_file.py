@@ -1,4 +1,4 @@
-"""The file ``<home>/.env``: secrets made once, and settings a command remembers."""
+"""The file ``<home>/.env``: generated secrets, and remembered settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apex_ml.errors import ConfigError
 from apex_ml.setting_sources import variable_of, with_present_names
 from apex_ml.settings import Settings
 
-HEADER = "# Made by `apex up`; git-ignored, mode 0600. A value here is never changed, a missing secret is added.\n"
+HEADER = "# Made by `apex up`; git-ignored, mode 0600. Values here are never changed; missing secrets are added.\n"
 
 
 def _token() -> str:
@@ -27,11 +27,11 @@ def _token() -> str:
 
 
 def _fernet_key() -> str:
-    """A key as cryptography's Fernet wants it: 32 random bytes in url-safe base64, padding kept."""
+    """A key for cryptography's Fernet: 32 random bytes in url-safe base64, with padding."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-# what Airflow's users type into a form is shorter than what only programs read
+# passwords that users type are shorter than those for programs
 SECRETS: dict[str, Callable[[], str]] = {
     "pg_admin_password": _token,
     "pg_airflow_password": _token,
@@ -53,7 +53,7 @@ CONTAINER_SECRETS: dict[str, Callable[[], str]] = {
     "redis_password": _token,
     "serving_key": lambda: make_key()[0],
 }
-"""What the platform in containers needs besides."""
+"""Additional secrets of the platform in containers."""
 
 
 def completed(text: str) -> str:
@@ -64,8 +64,8 @@ def completed(text: str) -> str:
     ('APEX_PG_ADMIN_PASSWORD=mine', True, True)
     """
     known = nonempty(parse_env(text, ".env"))
-    made = {variable_of(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
-    lines = [f"{name}={make()}\n" for name, make in made.items() if name not in known]
+    generators = {variable_of(name): make for name, make in (SECRETS | CONTAINER_SECRETS).items()}
+    lines = [f"{name}={make()}\n" for name, make in generators.items() if name not in known]
     return text if not lines else (text or HEADER).rstrip("\n") + "\n" + "".join(lines)
 
 
@@ -156,7 +156,7 @@ def _locked(settings: Settings) -> Iterator[None]:
 
 
 def _write(settings: Settings, text: str) -> None:
-    """Replace ``.env`` in one step: a reader sees the old file or the new one, and nobody else can read either."""
+    """Replace ``.env`` in one step: a reader sees the old file or the new one, and other users can read neither."""
     try:
         write_atomically(settings.env_file, text.encode(), mode=0o600)
     except OSError as error:

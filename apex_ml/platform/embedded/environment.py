@@ -19,7 +19,7 @@ from apex_ml.surroundings import shielded
 
 # marks every process that belongs to a platform, for `down` to find what supervisor lost
 MARK = "APEX_SUPERVISED"
-# what a shell happens to export must not change a service
+# variables of the shell must not change a service
 DROPPED = ("AIRFLOW", "APEX_", "_MLFLOW", "PYTEST", "PYTHON", "SUPERVISOR", "VIRTUAL_ENV", "COV_")
 
 QUIET = {
@@ -29,7 +29,7 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "SCARF_ANALYTICS": "false",
     "NO_COLOR": "1",
-    # one arena for each of many threads would hold on to hundreds of megabytes
+    # one arena for each of many threads would keep hundreds of megabytes
     "MALLOC_ARENA_MAX": "2",
 }
 
@@ -41,17 +41,17 @@ def inherited(settings: Settings) -> dict[str, str]:
 
 
 def _is_dropped(name: str, settings: Settings) -> bool:
-    # of an MLflow elsewhere the caller's login is the steps' as well
+    # the steps use the caller's login for an external MLflow
     of_mlflow = name.startswith("MLFLOW") and not (settings.mlflow_tracking_uri and name.startswith("MLFLOW_TRACKING_"))
-    # Airflow and MLflow keep their databases in the embedded Postgres, wherever the orders are
+    # Airflow and MLflow use the embedded Postgres, even when the orders are in another server
     of_postgres = name.startswith("PG") and not settings.pg_host
     return of_mlflow or of_postgres or name.startswith(DROPPED)
 
 
 def common(settings: Settings) -> dict[str, str]:
-    """What every program gets: the home, the settings that do not stand in ``.env``, UTC, no calls home.
+    """Variables of every program: the home, the settings that are not in ``.env``, UTC, no telemetry.
 
-    Nothing of the caller's shell is in it: `up` compares it with what runs, and restarts when it differs.
+    It is independent of the caller's shell: `up` compares it with the running programs, and restarts on a change.
     """
     return {
         **QUIET,
@@ -62,9 +62,9 @@ def common(settings: Settings) -> dict[str, str]:
 
 
 def apex_variables(settings: Settings) -> dict[str, str]:
-    """The home, and each setting that was given by the environment or by a caller.
+    """The home, and each setting from the environment or from a caller.
 
-    What stands in ``.env`` is left out, so that a program reads it there, and a change of the file is seen.
+    Settings in ``.env`` are left out, so that a program reads the file and sees its changes.
     """
     stored = file_values(settings)
     variables = {}
@@ -79,7 +79,7 @@ def apex_variables(settings: Settings) -> dict[str, str]:
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
-    """What Airflow's processes get on top of :func:`common`; also for `airflow` commands run by hand."""
+    """Additional variables of Airflow's processes; also for manual `airflow` commands."""
     home = settings.state / "airflow"
     database = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow", "postgresql+psycopg2")
     logs = settings.logs / "airflow"
@@ -111,9 +111,9 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(logs / "dag_processor"),
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT": "False",
-        # a task whose process died is failed after this, not after five minutes
+        # a task whose process died fails after this time, not after five minutes
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
-        # a scheduler that follows a killed one takes its tasks over at one of these, which else come every five minutes
+        # a new scheduler takes over the tasks of a killed one at these checks, by default every five minutes
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "AIRFLOW__SCHEDULER__PARSING_CLEANUP_INTERVAL": "30",
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "8",
@@ -135,7 +135,7 @@ def write_airflow_passwords(settings: Settings) -> None:
 
 
 def mlflow_environment(settings: Settings) -> dict[str, str]:
-    """What the MLflow server gets on top of :func:`common`. The database URL is here, where `ps` does not show it."""
+    """Additional variables of the MLflow server. The database URL is here because `ps` would show an argument."""
     store = settings.postgres_url("mlflow", settings.pg_mlflow_password, "mlflow", "postgresql+psycopg2")
     return {
         "MLFLOW_BACKEND_STORE_URI": store,

@@ -1,4 +1,4 @@
-"""Is each service well: not only alive, but answering."""
+"""Health checks of the services: whether they answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from apex_ml.platform.embedded.processes import family
 from apex_ml.settings import Settings
 
 TIMEOUT = 5.0
-MOST_BYTES = 1 << 20
-"""Of an answer; one of a service is far shorter."""
+MAX_BYTES = 1 << 20
+"""Maximum bytes of an answer; the services send far fewer."""
 # the heartbeats that the API server reports, by service
 HEARTBEATS = {
     "airflow-scheduler": "scheduler",
@@ -28,7 +28,7 @@ HEARTBEATS = {
 
 @dataclass(frozen=True)
 class Health:
-    """``ok`` is None when nobody can tell, because the service that would is down."""
+    """``ok`` is None when the state is unknown, because the service that reports it is down."""
 
     ok: bool | None
     detail: str = ""
@@ -36,7 +36,7 @@ class Health:
 
 def check(settings: Settings, services: Collection[str]) -> dict[str, Health]:
     """Health of the named services; never raises."""
-    found: dict[str, Health] = {}
+    states: dict[str, Health] = {}
     probes: Mapping[str, Callable[[Settings], Health]] = {
         "postgres": _postgres,
         "mlflow": _mlflow,
@@ -44,11 +44,11 @@ def check(settings: Settings, services: Collection[str]) -> dict[str, Health]:
     }
     for service in services:
         if service in probes:
-            found[service] = probes[service](settings)
+            states[service] = probes[service](settings)
     if any(service.startswith("airflow-") for service in services):
         airflow = _airflow(settings)
-        found |= {service: airflow[service] for service in services if service in airflow}
-    return found
+        states |= {service: airflow[service] for service in services if service in airflow}
+    return states
 
 
 def _postgres(settings: Settings) -> Health:
@@ -61,7 +61,7 @@ def _mlflow(settings: Settings) -> Health:
 
 
 def _serving(settings: Settings) -> Health:
-    """Whether it lives: without a champion it is well, and says at /ready that it waits for one."""
+    """Whether the process is live. Without a champion it is healthy; /ready reports that it waits for one."""
     return _answers(settings, "serving_port", f"{settings.serving_url}/health")
 
 
@@ -83,23 +83,23 @@ def _airflow(settings: Settings) -> dict[str, Health]:
         detail = _reason(error) + _stranger(settings, "airflow_port", settings.airflow_url, error)
         return {"airflow-api-server": Health(False, detail), **unknown}
     database = body["metadatabase"].get("status") == "healthy"
-    found = {"airflow-api-server": Health(database, "" if database else "cannot reach its database")}
+    states = {"airflow-api-server": Health(database, "" if database else "cannot reach its database")}
     for service, name in HEARTBEATS.items():
         part: dict[str, Any] = body[name] if isinstance(body.get(name), dict) else {}
         if not database:
-            found[service] = Health(None, "unknown, Airflow cannot reach its database")
+            states[service] = Health(None, "unknown, Airflow cannot reach its database")
             continue
         ok = part.get("status") == "healthy"
-        found[service] = Health(ok, "" if ok else f"last heartbeat {part.get(f'latest_{name}_heartbeat') or 'never'}")
-    return found
+        states[service] = Health(ok, "" if ok else f"last heartbeat {part.get(f'latest_{name}_heartbeat') or 'never'}")
+    return states
 
 
 def _get(url: str) -> bytes:
     # no proxy: the services are on this machine
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=TIMEOUT) as answer:
-        body: bytes = answer.read(MOST_BYTES)
-        if answer.length and len(body) < MOST_BYTES:
+        body: bytes = answer.read(MAX_BYTES)
+        if answer.length and len(body) < MAX_BYTES:
             raise http.client.IncompleteRead(body)
     return body
 
@@ -115,9 +115,9 @@ def _reason(error: Exception) -> str:
 
 
 def _stranger(settings: Settings, name: str, given: str, error: Exception | None = None) -> str:
-    """What to do when another program has the port of a service, after a semicolon; else nothing."""
+    """The remedy when another program has the port of a service, after a semicolon; otherwise empty."""
     reason = getattr(error, "reason", error)
-    if isinstance(reason, ConnectionRefusedError | urllib.error.HTTPError):  # nobody is there, or the service is
+    if isinstance(reason, ConnectionRefusedError | urllib.error.HTTPError):  # the port is free, or the service has it
         return ""
     if given:
         return f"; {stranger(settings, name, given)}" if not isinstance(reason, OSError) else ""

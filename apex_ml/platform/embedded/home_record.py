@@ -1,7 +1,7 @@
-"""What a home is made for: its contract, its model and its ports. What contradicts it is refused by `up`.
+"""The contract, the model and the ports of a home. `up` refuses settings that contradict them.
 
-Ports, addresses, folders, contract and model name that a command was given are remembered in ``.env``.
-``.apex/home.json`` notes for which contract the tables were made.
+Ports, addresses, folders, contract and model name that a command gets are remembered in ``.env``.
+``.apex/home.json`` records the contract of the tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from apex_ml.sql.tables import scored_columns
 
 RECORD = "home.json"
 REMEMBERED = (*PORTS, "host", "serving_host", *FOLDERS, "contract", "model_name")
-"""Where a platform is found and what it works on: another command that did not know it would work on something else."""
+"""Settings that locate a platform and its data. Another command without them would use other data."""
 
 
 def refuse_contradiction(settings: Settings) -> None:
@@ -38,29 +38,29 @@ def refuse_contradiction(settings: Settings) -> None:
         columns, model, place = dict(record["columns"]), str(record["model_name"]), str(record["contract"])
     except FileNotFoundError:
         columns, model, place = {}, "", ""
-        if (settings.state / "postgres").exists():  # brought up before there were records
+        if (settings.state / "postgres").exists():  # started before there were records
             place = stored.get(variable_of("contract"), str(Settings.model_fields["contract"].default))
             columns = scored_columns(load_contract(Path(place)))
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it anew") from error
-    found = scored_columns(contract)
-    other = sorted(name for name, kind in columns.items() if found.get(name) != kind)
+        raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it again") from error
+    required = scored_columns(contract)
+    other = sorted(name for name, kind in columns.items() if required.get(name) != kind)
     if other:
         raise ConfigError(
             f"APEX_CONTRACT={settings.contract}: this home ({settings.home}) is made for {place}; the other contract"
             f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
         )
-    # a line in .env is a person's choice for the home; the environment is that of one shell
+    # a line in .env is a choice for the home; the environment belongs to one shell
     expected = stored.get(variable_of("model_name")) or model
     if expected and expected != settings.model_name:
         raise ConfigError(
             f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {expected}. Take that"
-            f" name or another APEX_HOME; to begin anew with another model, set it in {settings.env_file}"
+            f" name or another APEX_HOME; to start again with another model, set it in {settings.env_file}"
         )
 
 
 def refuse_unusable(settings: Settings) -> None:
-    """Raise one ConfigError for settings of the right type with which a service or a step would fail."""
+    """Raise one ConfigError for valid settings with which a service or a step would fail."""
     faults = []
     if settings.alert_mail_to and not settings.alert_smtp_url.get_secret_value():
         faults.append(
@@ -69,7 +69,7 @@ def refuse_unusable(settings: Settings) -> None:
     local = settings.serving and settings.runtime == "local"
     if local and not settings.serving_keys and not is_loopback(settings.serving_address):
         faults.append(
-            f"APEX_SERVING_HOST={settings.serving_address}: others than this machine reach it, and APEX_SERVING_KEYS is"
+            f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
         )
     for name in settings.candidates.split(","):
@@ -82,7 +82,7 @@ def refuse_unusable(settings: Settings) -> None:
 
 
 def unremembered(settings: Settings) -> list[str]:
-    """Settings that a home remembers and that were given otherwise than by ``.env`` or the default."""
+    """Settings that a home remembers and that come from a source other than ``.env`` or the default."""
     stored = file_values(settings)
     return [
         name
@@ -93,14 +93,14 @@ def unremembered(settings: Settings) -> list[str]:
 
 
 def remember_given(settings: Settings) -> Settings:
-    """Write the settings of :func:`unremembered` into ``.env``; the next command needs them, too."""
+    """Write the settings of :func:`unremembered` into ``.env`` for the next command."""
     for name in unremembered(settings):
         settings = remember(settings, name, str(getattr(settings, name)))
     return settings
 
 
 def has_new_contract(settings: Settings) -> bool:
-    """Whether the contract is another than the one with which the running platform was brought up.
+    """Whether the contract differs from the one with which the running platform was started.
 
     A home that was recorded without its contract's digest counts as unchanged.
     """
@@ -112,14 +112,14 @@ def has_new_contract(settings: Settings) -> bool:
 
 
 def record_home(settings: Settings) -> None:
-    """Note for which contract and model this home was brought up."""
-    found = {
+    """Record the contract and the model of this home."""
+    record = {
         "contract": str(settings.contract),
         "model_name": settings.model_name,
         "columns": scored_columns(load_contract(settings.contract)),
         "contract_sha256": load_contract(settings.contract).digest(),
     }
-    content = json_text(found, indent=1, ensure_ascii=False).encode()
+    content = json_text(record, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)

@@ -1,4 +1,4 @@
-"""The logs of services and steps, found by the names that people use."""
+"""The logs of services and steps, by name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from apex_ml.settings import Settings
 
 
 def log_files(settings: Settings) -> dict[str, Path]:
-    """Every log by name: those of the services, written or not, then whatever else lies in logs/."""
-    found = {name: service_log(settings, name) for name in services(settings)}
+    """Every log by name: those of the services, existing or not, then all others in logs/."""
+    logs = {name: service_log(settings, name) for name in services(settings)}
     if settings.logs.is_dir():
-        found |= {path.stem: path for path in sorted(settings.logs.glob("*.log")) if path.stem not in found}
-    return found
+        logs |= {path.stem: path for path in sorted(settings.logs.glob("*.log")) if path.stem not in logs}
+    return logs
 
 
 def log_file(settings: Settings, name: str) -> Path:
-    """The log of that name; ``scheduler`` means ``airflow-scheduler``.
+    """The log with a name; ``scheduler`` means ``airflow-scheduler``.
 
     Raises ConfigError that lists the names, or says that nothing was written yet.
     """
@@ -42,5 +42,5 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def follow(path: Path, count: int) -> NoReturn:
-    """Become `tail -F`, which also follows a log that is rotated."""
+    """Replace this process by `tail -F`, which also follows a rotated log."""
     os.execvp("tail", ["tail", "-n", str(count), "-F", str(path)])

@@ -41,15 +41,15 @@ def migrate_apex(settings: Settings, phases: Phases) -> None:
 def migrate_airflow(settings: Settings, phases: Phases) -> None:
     """Migrate Airflow's database, unless this version did it already, and make the pools."""
     stamp = settings.state / "airflow" / "migrated"
-    wanted = version("apache-airflow-core")
+    installed = version("apache-airflow-core")
     with phases.phase("Airflow's tables"), airflow_database(settings) as connection:
         revision = airflow_revision(connection)
         # the revision is compared too: the database may be an older one than the stamp, after a restore
-        if not revision or not stamp.exists() or stamp.read_text() != f"{wanted} {revision}":
+        if not revision or not stamp.exists() or stamp.read_text() != f"{installed} {revision}":
             done = airflow_command(settings, "db", "migrate")
             log = service_log(settings, "airflow-migrate")
             log.write_text(done.stdout + done.stderr)
             if done.returncode != 0:
                 raise ConfigError(f"`airflow db migrate` failed, see {log}:\n{last_lines(log)}")
-            stamp.write_text(f"{wanted} {airflow_revision(connection)}")
+            stamp.write_text(f"{installed} {airflow_revision(connection)}")
     make_pools(settings)

@@ -1,4 +1,4 @@
-"""Where the embedded platform keeps its own files: short socket folders, configuration, logs, the names of a home."""
+"""Paths of the embedded platform: short socket folders, configuration, logs, the names of a home."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SOCKET_PATH_LIMIT = 90
 
 
 def home_hash(settings: Settings) -> str:
-    """A short name for this home, for what must live outside it."""
+    """A short name of this home, for files outside it."""
     return hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]
 
 
 def temporary_root() -> Path:
-    """The system's temporary folder, whatever TMPDIR says: `up` and `down` must agree on it."""
+    """The system's temporary folder, independent of TMPDIR: `up` and `down` must agree on it."""
     return Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
 
 
@@ -44,10 +44,10 @@ def private_folder(folder: Path, uid: int | None = None) -> Path:
             os.chown(folder, uid, -1)
     except FileExistsError:
         pass
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner:
         raise ConfigError(f"{folder} is not a folder of user id {owner}: remove it and run again")
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)
     return folder
 

@@ -33,14 +33,14 @@ def check_ports(settings: Settings, names: Collection[str] = tuple(PORTS), ours:
     also when two settings name the same port.
     """
     problems: list[str] = []
-    seen: dict[int, str] = {}
+    names_by_port: dict[int, str] = {}
     for name in names:
         port: int = getattr(settings, name)
         label = f"port {port} for {PORTS[name]} ({variable_of(name)})"
-        if port in seen:
-            problems.append(f"{label} is also {variable_of(seen[port])}")
+        if port in names_by_port:
+            problems.append(f"{label} is also {variable_of(names_by_port[port])}")
             continue
-        seen[port] = name
+        names_by_port[port] = name
         reason = _refusal(settings.serving_address if name == "serving_port" else settings.host, port)
         if reason is None:
             continue

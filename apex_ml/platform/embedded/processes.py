@@ -29,34 +29,34 @@ def family(settings: Settings) -> list[psutil.Process]:
     database server by its data folder.
     """
     home, folder = str(settings.home), str(run_folder(settings))
-    found: dict[int, psutil.Process] = {}
+    processes_by_pid: dict[int, psutil.Process] = {}
     python = os.path.realpath(sys.executable)
     for process in psutil.process_iter():
         try:
-            # a process title may have overwritten the environment: then the folder and the interpreter tell
+            # a process title can overwrite the environment: then the folder and the interpreter identify the process
             marked = process.environ().get(MARK) == home
             if marked or (process.cwd() == folder and os.path.realpath(process.exe()) == python):
-                found[process.pid] = process
+                processes_by_pid[process.pid] = process
         except (psutil.Error, OSError):
             continue
     with contextlib.suppress(TransientError, ConfigError, psutil.Error):
         if supervisor_socket(settings).exists():
             supervisor = psutil.Process(Supervisor(settings).pid())
-            found[supervisor.pid] = supervisor
+            processes_by_pid[supervisor.pid] = supervisor
     server = postmaster(locate_server(settings))
     if server is not None:
-        found[server.pid] = server
-    for process in list(found.values()):
+        processes_by_pid[server.pid] = server
+    for process in list(processes_by_pid.values()):
         with contextlib.suppress(psutil.Error):
-            found |= {child.pid: child for child in process.children(recursive=True)}
+            processes_by_pid |= {child.pid: child for child in process.children(recursive=True)}
     myself = psutil.Process()
     for relative in [myself, *myself.parents()]:
-        found.pop(relative.pid, None)
-    return [process for process in found.values() if alive(process)]
+        processes_by_pid.pop(relative.pid, None)
+    return [process for process in processes_by_pid.values() if alive(process)]
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it still runs; a zombie does not."""
+    """Whether the process still runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

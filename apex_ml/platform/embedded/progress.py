@@ -1,4 +1,4 @@
-"""One line for each phase of `apex up`, with its seconds; on a terminal also what is being waited for."""
+"""One line for each phase of `apex up`, with its seconds; on a terminal also what it waits for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Phases:
 
     @contextlib.contextmanager
     def waiting(self, names: Callable[[], Sequence[str]]) -> Iterator[None]:
-        """Show what is waited for, as long as there is something."""
+        """Show what the phase waits for."""
         stop = threading.Event()
 
         def refresh() -> None:

@@ -1,4 +1,4 @@
-"""psql of the wheel on the apex database, as the reader."""
+"""psql of the installed wheel on the apex database, as the reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring the embedded platform up.
+"""Start the embedded platform.
 
 Cold start: secrets → ports → Postgres → databases and roles → Apex's and Airflow's migrations, while MLflow starts →
 pools → Airflow → healthy. Everything is safe to rerun: the next `up` completes one that was killed.
@@ -52,10 +52,10 @@ from apex_ml.settings import Settings
 
 
 def up(settings: Settings, phases: Phases | None = None) -> Settings:
-    """Bring everything up and return the settings with their secrets, when every service is healthy.
+    """Start everything and return the settings with their secrets, when every service is healthy.
 
-    A platform that is up already is left alone; one that runs with other settings is restarted with these. Pools and
-    DAGs that a person deleted in Airflow are made again in both cases, and so are the folders of the data. Ports,
+    A running platform is not touched; one with other settings is restarted with these. Pools and DAGs that were
+    deleted in Airflow are created again in both cases, and so are the folders of the data. Ports,
     contract and model name of the environment are written to ``.env``. Ctrl-C or a failure takes down what this call
     started. Raises ConfigError for a taken port, another contract or model than the home's, or a failed migration, and
     TransientError with the last lines of its log for a service that does not get healthy. Settings, contract and ports
@@ -80,8 +80,8 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             phases.say(f"Remembered in {settings.env_file}: {', '.join(variable_of(name) for name in new)}")
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
-                phases.say("The platform is up already.")
-                if POSTGRES in services(settings):  # the reader's limits may have changed
+                phases.say("The platform already runs.")
+                if POSTGRES in services(settings):  # the limits of the reader can have changed
                     ensure_databases(settings, locate_server(settings))
                 repair_airflow(settings, phases)
                 record_home(settings)
@@ -94,7 +94,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
                 stop_everything(settings)
         started_here = not supervisor.running()
         if started_here:
-            stop_everything(settings)  # what a power cut or a killed supervisor left behind
+            stop_everything(settings)  # leftovers of a power cut or a killed supervisor
         ours = [process.pid for process in family(settings)]
         check_ports(settings, _port_names(services(settings)), ours)
         try:
@@ -102,7 +102,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             record_home(settings)
         except BaseException:
             if started_here:
-                phases.say("Taking down what was started.")
+                phases.say("Stopping the started services.")
                 stop_everything(settings)
             raise
         repair_airflow(settings, phases)
@@ -110,7 +110,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
 
 
 def make_folders(settings: Settings) -> None:
-    """Make the folders in which drops and raw files arrive; a folder of raw files that a person chose is left alone."""
+    """Create the folders of drops and raw files, except a configured folder of raw files."""
     Inbox(settings).prepare()
     if not settings.raw_url:
         raw = Path(settings.raw)
@@ -119,7 +119,7 @@ def make_folders(settings: Settings) -> None:
 
 
 def repair_airflow(settings: Settings, phases: Phases) -> None:
-    """Bring the pools and DAGs of the platform's own Airflow back as they were first made."""
+    """Restore the pools and DAGs of the platform's own Airflow."""
     if settings.runtime == "docker" or AIRFLOW[0] in services(settings):
         with AirflowApi(settings) as api:
             repair(settings, api, phases.say)
@@ -170,5 +170,5 @@ def _all_well(settings: Settings, supervisor: Supervisor) -> bool:
     mine = services(settings)
     if any(name not in states or states[name].state != "RUNNING" for name in mine):
         return False
-    found = health.check(settings, mine)
-    return all(found[name].ok for name in mine)
+    checks = health.check(settings, mine)
+    return all(checks[name].ok for name in mine)

@@ -1,4 +1,4 @@
-"""Take the embedded platform down, so that no process of the home is left."""
+"""Stop the embedded platform, so that no process of the home is left."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def down(settings: Settings) -> bool:
 
 
 def destroy(settings: Settings) -> None:
-    """Take the platform down and delete its database and all it keeps outside the home; for throwaway platforms."""
+    """Stop the platform and delete its database and its files outside the home; for throwaway platforms."""
     down(settings)
     remove_server(settings)
     folder = run_folder(settings)
@@ -46,8 +46,8 @@ def stop_everything(settings: Settings) -> bool:
     members = family(settings)
     supervisor = Supervisor(settings)
     if supervisor.running():
-        with contextlib.suppress(ApexError):  # it may end meanwhile: what it leaves is ended below
-            # the watchdog first, or it would report what stops; Postgres last, because the others use it
+        with contextlib.suppress(ApexError):  # it can end meanwhile: the rest is ended below
+            # the watchdog first, because it would report stopped services; Postgres last, because the others use it
             supervisor.stop([WATCHDOG, SERVING, MLFLOW, *AIRFLOW])
             supervisor.stop([POSTGRES])
         supervisor.shutdown()
@@ -61,7 +61,7 @@ def stop_everything(settings: Settings) -> bool:
 
 
 def _end(settings: Settings, members: list[psutil.Process]) -> None:
-    """End every process: ask, then kill. Look again, because some start meanwhile."""
+    """End every process with SIGTERM, then SIGKILL. Check again, because new ones can start meanwhile."""
     for _ in range(3):
         left = {process.pid: process for process in [*members, *family(settings)] if alive(process)}
         if not left:
@@ -85,7 +85,7 @@ def _database_family(settings: Settings) -> list[int]:
 
 
 def _ask(processes: list[psutil.Process], how: signal.Signals, patience: float) -> None:
-    """Send a signal, wait, and kill what is left."""
+    """Send a signal, wait, and kill the remaining processes."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(how)

@@ -62,12 +62,12 @@ class Program:
     user: str | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 15
-    # a server's own children end with it when it is asked alone; Airflow's do not always
+    # the children of a server end with it when only it gets the signal; those of Airflow do not always
     stop_group: bool = True
 
 
 def services(settings: Settings) -> tuple[str, ...]:
-    """The services this platform runs itself; one that settings point at elsewhere is left out."""
+    """The services that this platform runs; a service whose settings point elsewhere is left out."""
     mlflow = () if settings.mlflow_tracking_uri else (MLFLOW,)
     airflow = () if settings.airflow_url else AIRFLOW
     elsewhere = settings.pg_host or (settings.database_url and not mlflow and not airflow)
@@ -127,7 +127,7 @@ def _airflow(settings: Settings, name: str) -> Program:
 
 
 def _serving(settings: Settings) -> Program:
-    # one thread: it answers one request at a time, and threads that meet at barriers would only add to its time
+    # one thread: it answers one request at a time, and the barriers of several threads would only cost time
     environment = {**common(settings), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     # `up` compares them to notice a change in .env; the service itself notices new keys there
     passed = [name for name in Settings.model_fields if _is_passed_to_serving(name)]
@@ -147,7 +147,7 @@ def _allowed_hosts(settings: Settings) -> str:
     return ",".join(f"{name}:{port}" for name in names)
 
 
-def render(settings: Settings, wanted: Iterable[Program], tick: int = 60) -> str:
+def render(settings: Settings, to_run: Iterable[Program], tick: int = 60) -> str:
     """Supervisor's configuration as text; it holds secrets. ``tick`` is 5, 60 or 3600 seconds between health checks."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["command"] = lambda parts: shlex.join(parts).replace("%", "%%")
@@ -161,11 +161,11 @@ def render(settings: Settings, wanted: Iterable[Program], tick: int = 60) -> str
         logs=settings.logs,
         root=os.geteuid() == 0,
         tick=tick,
-        programs=list(wanted),
+        programs=list(to_run),
         watchdog=Program(
             WATCHDOG,
             [sys.executable, "-m", "apex_ml.platform.embedded.watchdog"],
-            # without the secrets: it asks no service for more than its health
+            # without the secrets: it only checks the health of services
             {**_without_secrets(settings), MARK: str(settings.home), "TZ": "UTC"},
             service_log(settings, WATCHDOG),
             run_folder(settings),
@@ -189,7 +189,7 @@ def _path(path: Path) -> str:
 
 
 def encoded(text: str) -> bytes:
-    """The configuration as bytes, whatever the caller's locale; a path keeps bytes that its encoding cannot name."""
+    """The configuration as bytes, independent of the locale; a path keeps bytes that are not valid in its encoding."""
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -30,7 +30,7 @@ from apex_ml.settings import Settings
 
 @dataclass(frozen=True)
 class State:
-    """What supervisor knows of a program."""
+    """Supervisor's state of a program."""
 
     name: str
     state: str
@@ -70,7 +70,7 @@ class Supervisor:
         self.settings = settings
 
     def _call(self, method: str, *arguments: object) -> Any:
-        """One remote call. Raises TransientError when supervisor is not there, ConfigError when it refuses."""
+        """One remote call. Raises TransientError when supervisor does not answer, ConfigError when it refuses."""
         path = str(supervisor_socket(self.settings))
         # a proxy for each call: the waiting threads of `up` must not share a connection
         with xmlrpc.client.ServerProxy("http://localhost", transport=_SocketTransport(path)) as proxy:
@@ -82,7 +82,7 @@ class Supervisor:
                 raise TransientError(f"supervisor does not answer on {path}: {error}") from error
 
     def running(self) -> bool:
-        """Whether it answers."""
+        """Whether supervisor answers."""
         if not supervisor_socket(self.settings).exists():
             return False
         try:
@@ -109,30 +109,30 @@ class Supervisor:
         states = self.states()
         for name in names:
             if states[name].state not in ("RUNNING", "STARTING"):
-                # a fault here means that it was started or failed in between: the wait for health tells
+                # a fault here means that it started or failed meanwhile, which the wait for health detects
                 with contextlib.suppress(ConfigError):
                     self._call("startProcess", name, False)
 
     def stop(self, names: Iterable[str], timeout: float = 75) -> None:
         """Stop the named programs at the same time and wait until they are gone or ``timeout`` has passed."""
-        wanted = set(names) & set(self.states())
-        for name in wanted:
+        running = set(names) & set(self.states())
+        for name in running:
             with contextlib.suppress(ConfigError):  # not running
                 self._call("stopProcess", name, False)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             states = self.states()
-            if not any(states[name].state in ("RUNNING", "STARTING", "STOPPING", "BACKOFF") for name in wanted):
+            if not any(states[name].state in ("RUNNING", "STARTING", "STOPPING", "BACKOFF") for name in running):
                 return
             time.sleep(0.1)
 
     def restart(self, name: str) -> None:
-        """Stop one program, by force if need be, and start it again."""
+        """Stop one program, by force if necessary, and start it again."""
         self.stop([name])
         self.start([name])
 
     def shutdown(self) -> None:
-        """Stop everything left, then supervisor itself; does not wait."""
+        """Stop all remaining programs, then supervisor itself; does not wait."""
         with contextlib.suppress(TransientError, ConfigError):
             self._call("shutdown")
 
@@ -151,7 +151,7 @@ class Supervisor:
             capture_output=True,
             text=True,
             cwd="/",
-            # its own files, and those of every service, are UTF-8 whatever the caller's locale
+            # supervisor's files, and those of every service, are UTF-8, independent of the caller's locale
             env={**inherited(self.settings), "PYTHONUTF8": "1"},
         )
         deadline = time.monotonic() + 10

@@ -1,7 +1,7 @@
 """Supervisor's event listener: a program that is alive but fails its health check three times in a row is restarted.
 
-Supervisor itself restarts what has ended; this looks after what hangs. It speaks the listener protocol on standard
-input and output and logs to standard error.
+Supervisor itself restarts ended programs; the watchdog restarts hanging ones. It speaks the listener protocol on
+standard input and output and logs to standard error.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Counter:
     limit: int = FAILURES
     failures: dict[str, int] = field(default_factory=dict)
 
-    def observe(self, found: Mapping[str, health.Health]) -> list[str]:
-        """Count one round and return the programs to restart, whose count begins anew.
+    def observe(self, states: Mapping[str, health.Health]) -> list[str]:
+        """Count one round and return the programs to restart, whose count restarts at 0.
 
-        Nobody can tell (``ok`` is None) neither adds to a count nor clears it.
+        An unknown state (``ok`` is None) does not change a count.
 
         >>> counter = Counter(limit=2)
         >>> counter.observe({"mlflow": health.Health(False), "postgres": health.Health(True)})
@@ -42,7 +42,7 @@ class Counter:
         ['mlflow']
         """
         due: list[str] = []
-        for name, result in found.items():
+        for name, result in states.items():
             if result.ok:
                 self.failures.pop(name, None)
             elif result.ok is False:
@@ -54,17 +54,17 @@ class Counter:
 
 
 def settled(states: Iterable[State], now: float, grace: float = GRACE_SECONDS) -> list[str]:
-    """Names of the programs that run long enough to be judged."""
+    """Names of the programs that run long enough for a check."""
     return [s.name for s in states if s.name != WATCHDOG and s.state == "RUNNING" and now - s.since >= grace]
 
 
 def look(
     settings: Settings, supervisor: Supervisor, counter: Counter, log: TextIO, grace: float = GRACE_SECONDS
 ) -> None:
-    """One round: check what runs, restart what hangs."""
-    found = health.check(settings, settled(supervisor.states().values(), time.time(), grace))
-    due = counter.observe(found)
-    for name, result in found.items():
+    """One round: check the running programs, restart the hanging ones."""
+    states = health.check(settings, settled(supervisor.states().values(), time.time(), grace))
+    due = counter.observe(states)
+    for name, result in states.items():
         if result.ok is False:
             action = "restarting it" if name in due else f"failure {counter.failures[name]} of {counter.limit}"
             print(f"{time.strftime('%FT%TZ', time.gmtime())} {name}: {result.detail}: {action}", file=log, flush=True)
@@ -96,7 +96,7 @@ def main() -> None:
     def act() -> None:
         try:
             look(settings, supervisor, counter, sys.stderr)
-        except ApexError as error:  # supervisor is shutting down, or a program was removed: the next tick looks again
+        except ApexError as error:  # supervisor is shutting down, or a program was removed: the next tick checks again
             print(f"watchdog: {error}", file=sys.stderr, flush=True)
 
     listen(sys.stdin, sys.stdout, act)

@@ -36,11 +36,11 @@ REMEDIES = {
 def show_airflow(settings: Settings, console: Console) -> bool:
     """Show the DAGs and pools that are missing, paused or changed."""
     with AirflowApi(settings, **IMPATIENT) as api:
-        found = findings(settings, api)
-    if found:
-        rows = [(finding.name, finding.problem, finding.remedy) for finding in found]
+        results = findings(settings, api)
+    if results:
+        rows = [(finding.name, finding.problem, finding.remedy) for finding in results]
         _table(console, "Airflow", ("what", "problem", "remedy"), rows)
-    return all(finding.well for finding in found)
+    return all(finding.well for finding in results)
 
 
 def show_alerts(settings: Settings, console: Console) -> bool:

@@ -20,10 +20,10 @@ from apex_ml.settings import Settings
 
 
 def heal(settings: Settings) -> str:
-    """Finish what a killed process left, and adopt an alias moved by hand; return why that was not possible, or ''.
+    """Complete the move of a killed process, and adopt a manually moved alias; return why that was not possible, or ''.
 
-    The challenger's alias follows the ledger, which can be read without MLflow: then it may be behind the champion's
-    alias, and the reader is told so.
+    The challenger's alias follows the ledger, which can be read without MLflow. Then the ledger can be behind the
+    champion's alias, and the report says so.
     """
     try:
         registry = Registry(settings, settings.model_name)
@@ -40,29 +40,29 @@ def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list
         return PostgresViews(session, settings.model_name).history(lines, moves_only=moves_only)
 
 
-def as_json(settings: Settings, found: list[ViewRow]) -> str:
+def as_json(settings: Settings, rows: list[ViewRow]) -> str:
     """The same as one JSON object with the keys model, champion (a version or null) and history."""
     current = champion(settings)
-    content = {"model": settings.model_name, "champion": current.version if current else None, "history": found}
+    content = {"model": settings.model_name, "champion": current.version if current else None, "history": rows}
     return json_text(content, indent=1, default=lambda value: value.isoformat())
 
 
-def show(settings: Settings, found: list[ViewRow]) -> None:
+def show(settings: Settings, rows: list[ViewRow]) -> None:
     """Print the champion and a table of the history."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a pipe has no width: rich would fold at 80
     current = champion(settings)
-    told = f"version {current.version}" if current else "none yet; `make train` trains one"
-    console.print(f"champion: {settings.model_name} {told}", markup=False, soft_wrap=True)
-    if not found:
+    text = f"version {current.version}" if current else "none yet; `make train` trains one"
+    console.print(f"champion: {settings.model_name} {text}", markup=False, soft_wrap=True)
+    if not rows:
         return
     table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("when (UTC)", "who", "action", "version"):
         table.add_column(name, no_wrap=name != "who", overflow="fold")
     table.add_column("why", overflow="fold", ratio=3)
     table.add_column("evidence", overflow="fold", ratio=2)
-    for row in found:
+    for row in rows:
         state = "" if row["state"] == "done" else f" ({row['state']})"
         cells = [
             f"{row['decided_at'].astimezone(UTC):%F %T}",

@@ -13,21 +13,21 @@ from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.settings import Settings
 
 LOOKED_AT = 20
-"""Runs of apex_retrain that are looked at, the newest."""
+"""Number of the newest runs of apex_retrain to check."""
 
 
 def late(settings: Settings) -> list[str]:
-    """What is late, one message each: drops that wait too long, and a nightly retraining that has not ended in time.
+    """One message for each late drop, and for a nightly retraining that has not ended in time.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    found = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
+    messages = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
     with AirflowApi(settings, **IMPATIENT) as api:
         paused = api.paused(RETRAIN)
         runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
     if not paused and (message := late_retraining(settings, runs, datetime.now(UTC))):
-        found.append(message)
-    return found
+        messages.append(message)
+    return messages
 
 
 def late_retraining(settings: Settings, runs: list[DagRun], now: datetime) -> str | None:

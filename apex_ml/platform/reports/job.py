@@ -1,4 +1,4 @@
-"""What the main job tells at its end, read back from Postgres as the reader."""
+"""The report at the end of the main job, read from Postgres as the reader."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def drop_summary(settings: Settings, sha256: str) -> ViewRow | None:
         return PostgresViews(session, settings.model_name).drop(sha256)
 
 
-def print_champion(console: Console, settings: Settings, found: Champion) -> None:
+def print_champion(console: Console, settings: Settings, version: Champion) -> None:
     """Print the champion's log loss beside that of the class prior."""
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
-    orders = "" if found.holdout_orders is None else f"{found.holdout_orders:,} newest orders"
+    orders = "" if version.holdout_orders is None else f"{version.holdout_orders:,} newest orders"
     table.add_row(
-        escape(f"{settings.model_name} version {found.version}"),
-        _number(found.log_loss),
-        _number(found.prior_log_loss),
+        escape(f"{settings.model_name} version {version.version}"),
+        _number(version.log_loss),
+        _number(version.prior_log_loss),
         orders,
     )
     console.print(table)
@@ -137,6 +137,6 @@ def _count(value: int | None) -> str:
 def newest_data_docs(settings: Settings) -> str | None:
     """Address of the page about the batch that was checked last; None before the first one."""
     # not by the date that a batch looks from: it is a day earlier where the newest day was held back
-    found = recent_manifests(StepContext(settings, load_pipeline(settings), "report"), ValidateResult)
-    newest = max(found, key=lambda manifest: manifest.finished_at, default=None)
+    manifests = recent_manifests(StepContext(settings, load_pipeline(settings), "report"), ValidateResult)
+    newest = max(manifests, key=lambda manifest: manifest.finished_at, default=None)
     return None if newest is None else newest.result.data_docs_url

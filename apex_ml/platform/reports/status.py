@@ -57,18 +57,19 @@ def show(settings: Settings, console: Console) -> bool:
 
 
 def _champion(settings: Settings, console: Console) -> None:
-    found = job.champion(settings)
-    if found is None:
+    current = job.champion(settings)
+    if current is None:
         console.print("champion: none yet; `make train` trains one")
         return
     losses = (
         "not measured"
-        if found.log_loss is None or found.prior_log_loss is None
-        else f"log loss {found.log_loss:.4f} (class prior's {found.prior_log_loss:.4f})"
+        if current.log_loss is None or current.prior_log_loss is None
+        else f"log loss {current.log_loss:.4f} (class prior's {current.prior_log_loss:.4f})"
     )
-    since = found.move.decided_at.astimezone(UTC).strftime("%F %T")
+    since = current.move.decided_at.astimezone(UTC).strftime("%F %T")
     console.print(
-        f"champion: {settings.model_name} version {found.version}, since {since} UTC ({found.move.action}), {losses}",
+        f"champion: {settings.model_name} version {current.version}, since {since} UTC ({current.move.action}),"
+        f" {losses}",
         markup=False,
         soft_wrap=True,
     )
@@ -80,8 +81,8 @@ def _waiting(settings: Settings, console: Console) -> None:
     names = sorted(printable(name) for name in entries if not hidden(name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
-    found = Inbox(settings)
-    unfinished = [reason for drop in (found.look() if names else ()) if (reason := found.unfinished(drop))]
+    current = Inbox(settings)
+    unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
     uploads = sorted(printable(name) for name in entries if is_temporary(name))
     lines = [*unfinished, *(f"{name}: left alone until the upload renames it" for name in uploads)]
     for line in lines[:SHOWN]:

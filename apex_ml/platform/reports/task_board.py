@@ -32,7 +32,7 @@ class TaskBoard:
         self.console = console
         self.title = title
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._labels: dict[tuple[str, int], str] = {}
 
     def __enter__(self) -> Self:
@@ -62,12 +62,12 @@ class TaskBoard:
             return
         for task in ordered:
             state = _state(task)
-            if self._told.get(task.name) != state and task.state not in (None, "scheduled", "queued"):
-                self._told[task.name] = state
+            if self._reported.get(task.name) != state and task.state not in (None, "scheduled", "queued"):
+                self._reported[task.name] = state
                 took = f"  {task.seconds:.1f} s" if task.finished and task.seconds is not None else ""
                 self.console.print(f"  {task.name:<24} {state}{took}", markup=False)
-        if note and self._told.get("") != note:
-            self._told[""] = note
+        if note and self._reported.get("") != note:
+            self._reported[""] = note
             self.console.print(f"  {note}", markup=False)
 
     def _table(self, tasks: Sequence[TaskRun], note: str, now: datetime) -> Table:

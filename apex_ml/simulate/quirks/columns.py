@@ -57,7 +57,7 @@ def _extra_column(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
 @_columns("reordered_columns", "The columns in another order.")
 def _reordered_columns(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
     order = context.random.permutation(table.num_columns).tolist()
-    if order == sorted(order):  # a shuffle that changes nothing is no quirk
+    if order == sorted(order):  # a shuffle must change the order
         order.reverse()
     return table.select([table.column_names[place] for place in order])
 
@@ -73,7 +73,7 @@ def _tz_aware(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
     for name in configured_columns(context, "tz_aware", table):
         column = table.column(name)
         if not pa.types.is_timestamp(column.type):
-            raise DataError(f"quirk tz_aware: {name} is {column.type}, no longer a time")
+            raise DataError(f"quirk tz_aware: {name} is {column.type}, not a time any more")
         naive = column.cast(pa.timestamp("us"))
         zoned = pc.assume_timezone(naive, context.settings.value, ambiguous="earliest", nonexistent="latest")
         table = set_column(table, name, zoned)

@@ -22,7 +22,7 @@ def _picked(files: list[Path], context: Context) -> list[Path]:
 
 
 def _beside(path: Path, word: str) -> Path:
-    """A name for a further file that sorts after the one it comes from."""
+    """A name for a copy that sorts after the original file."""
     return path.with_name(f"{path.name.removesuffix('.snappy.parquet').removesuffix('.parquet')}_{word}.snappy.parquet")
 
 
@@ -42,7 +42,7 @@ def _late_files(files: list[Path], context: Context) -> list[Path]:
     return [*touched, target]
 
 
-@_folder("duplicated_file", "A file stands twice, byte for byte, under two names.")
+@_folder("duplicated_file", "A file occurs twice, byte for byte, under two names.")
 def _duplicated_file(files: list[Path], context: Context) -> list[Path]:
     copies = []
     for path in _picked(files, context):

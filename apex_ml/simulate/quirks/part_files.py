@@ -14,7 +14,7 @@ from apex_ml.simulate.quirks.table_edits import set_column
 
 
 def decode_dictionaries(table: pa.Table) -> pa.Table:
-    """Dictionaries decoded and chunks joined: what a reader of the files sees."""
+    """The table with decoded dictionaries and joined chunks, as a reader of the files sees it."""
     columns = [c.cast(pa.string()) if pa.types.is_dictionary(c.type) else c for c in table.columns]
     return pa.table(columns, names=table.column_names).combine_chunks()
 
@@ -28,7 +28,7 @@ def count_rows(path: Path) -> int:
 
 
 def read_file(path: Path) -> pa.Table:
-    """One file, whatever folder it lies in (never as a partition of a data set)."""
+    """Read one file, never as a partition of a data set."""
     return decode_dictionaries(pq.ParquetFile(path).read())
 
 

@@ -19,8 +19,8 @@ def check_rate(name: str, rate: Rate) -> None:
 
 def choose(count: int, rate: Rate, random: np.random.Generator) -> Places:
     """Choose places among `count`, sorted: one, or a share rounded to the nearest and at least one."""
-    wanted = 1 if rate == "one" else max(1, round(float(rate) * count))
-    return np.sort(random.permutation(count)[: min(wanted, count)])
+    number = 1 if rate == "one" else max(1, round(float(rate) * count))
+    return np.sort(random.permutation(count)[: min(number, count)])
 
 
 def split_by_file(counts: list[int], chosen: Places) -> list[Places]:

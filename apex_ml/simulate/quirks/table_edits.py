@@ -15,10 +15,10 @@ def configured_columns(context: Context, quirk: str, table: pa.Table) -> list[st
         raise ConfigError(
             f"quirk {quirk}: process {context.process.name} names no columns for it (quirks.{quirk}.columns)"
         )
-    found = [name for name in context.settings.columns if name in table.column_names]
-    if not found:
+    present = [name for name in context.settings.columns if name in table.column_names]
+    if not present:
         raise DataError(f"quirk {quirk}: no column {', '.join(context.settings.columns)} left to touch")
-    return found
+    return present
 
 
 def set_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

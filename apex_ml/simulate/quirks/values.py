@@ -62,7 +62,7 @@ def _date_strings(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
     for name in configured_columns(context, "date_strings", table):
         column = table.column(name)
         if not pa.types.is_timestamp(column.type):
-            raise DataError(f"quirk date_strings: {name} is {column.type}, no longer a time")
+            raise DataError(f"quirk date_strings: {name} is {column.type}, not a time any more")
         days = column.cast(pa.timestamp("s"))
         texts = pc.if_else(pa.array(rows), _format(days, context.settings.value), _format(days, "%Y-%m-%d"))
         table = set_column(table, name, texts)
@@ -110,7 +110,7 @@ def _outlier_amounts(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
 
 @_rows("changing_attributes", "Attributes move to the next level, for good, on a day of each client's own.", "clients")
 def _changing_attributes(table: pa.Table, rows: Mask, context: Context) -> pa.Table:
-    # Who changes and when follow from a hash of the client alone, so that a client's orders agree over all files.
+    # A hash of the client decides who changes and when, so that a client's orders agree over all files.
     process = context.process
     entities = table.column(process.entity).combine_chunks().dictionary_encode(null_encoding="encode")
     names = entities.dictionary.to_pylist()
@@ -122,12 +122,12 @@ def _changing_attributes(table: pa.Table, rows: Mask, context: Context) -> pa.Ta
     days = (
         pc.fill_null(table.column(process.timestamp).cast(pa.timestamp("s")).cast(pa.int64()), 0).to_numpy() // 86_400
     )
-    # One order: nothing is for good, this order alone shows other attributes.
+    # One order: the change is not permanent; only this order shows other attributes.
     after = rows if context.rate == "one" else (hashes < context.rate * 2**32)[codes] & (days >= moments[codes])
     for name in configured_columns(context, "changing_attributes", table):
         column = process.columns.get(name)
         if not isinstance(column, Choice):
-            raise ConfigError(f"quirk changing_attributes: {name} is no choice column of the process")
+            raise ConfigError(f"quirk changing_attributes: {name} is not a choice column of the process")
         levels = pa.array(column.levels)
         shifted = pa.array(column.levels[1:] + column.levels[:1])
         table = replace_where(table, name, after, shifted.take(pc.index_in(table.column(name), levels)))

@@ -23,11 +23,11 @@ def make_account() -> None:
     command = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent"]
     command += ["--shell", "/usr/sbin/nologin", "--user-group", ACCOUNT]
     try:
-        made = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise ConfigError(f"Postgres refuses to run as root, and useradd is missing: make a user {ACCOUNT}") from error
-    if made.returncode not in (0, 9):  # 9: another `up` made it at the same moment
-        raise ConfigError(f"cannot make the OS user {ACCOUNT} that Postgres runs as: {made.stderr.strip()}")
+    if done.returncode not in (0, 9):  # 9: another `up` made it at the same moment
+        raise ConfigError(f"cannot make the OS user {ACCOUNT} that Postgres runs as: {done.stderr.strip()}")
 
 
 def _as_account(account: pwd.struct_passwd | None) -> dict[str, object]:

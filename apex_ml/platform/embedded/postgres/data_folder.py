@@ -54,22 +54,22 @@ def _initialize(settings: Settings, server: Server) -> None:
         # the order of libc's C.UTF-8, but an index of texts is built in half the time
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
-        made = run_as(command, account)
+        done = run_as(command, account)
     finally:
         os.unlink(password_file)
-    if made.returncode != 0:
-        raise ConfigError(f"initdb failed in {half}: {last_lines(made.stderr or made.stdout)}")
+    if done.returncode != 0:
+        raise ConfigError(f"initdb failed in {half}: {last_lines(done.stderr or done.stdout)}")
     _stamp_admin_password(settings, half, account)
     half.rename(server.data)
 
 
 def _refuse_foreign(server: Server) -> None:
     owner = server.data.stat().st_uid
-    wanted = server.account.pw_uid if server.account else os.geteuid()
-    if owner != wanted:
+    expected = server.account.pw_uid if server.account else os.geteuid()
+    if owner != expected:
         raise ConfigError(
-            f"{server.data} belongs to user id {owner}, and Postgres would run as {wanted}: "
-            f"run as the user who made it, or `chown -R {wanted} {server.data}`"
+            f"{server.data} belongs to user id {owner}, and Postgres would run as {expected}: "
+            f"run as the user who made it, or `chown -R {expected} {server.data}`"
         )
     major = (server.data / "PG_VERSION").read_text().strip()
     if major != "18":
@@ -97,9 +97,9 @@ def _reset_admin_password(settings: Settings, server: Server) -> None:
     statement = password_statement(ADMIN, settings.pg_admin_password.get_secret_value())
     command = [str(server.binaries / "postgres"), "--single", "-D", str(server.data)]
     command += ["-c", "log_min_error_statement=panic", "postgres"]
-    made = run_as(command, server.account, stdin=statement)
-    if made.returncode != 0 or "ERROR:" in made.stderr:
-        raise ConfigError(f"cannot set the password of {ADMIN} in {server.data}: {last_lines(made.stderr)}")
+    done = run_as(command, server.account, stdin=statement)
+    if done.returncode != 0 or "ERROR:" in done.stderr:
+        raise ConfigError(f"cannot set the password of {ADMIN} in {server.data}: {last_lines(done.stderr)}")
     _stamp_admin_password(settings, server.data, server.account)
 
 

@@ -29,15 +29,15 @@ def ensure_databases(settings: Settings, server: Server) -> None:
         APEX_PG_READER_CONNECTIONS=str(settings.pg_reader_connections),
         APEX_PG_READER_IDLE_MINUTES=str(settings.pg_reader_idle_minutes),
     )
-    stamp, wanted = server.data / "apex_roles.sha256", _roles_digest(environment)
-    if stamp.exists() and stamp.read_text() == wanted and _can_all_log_in(settings):
+    stamp, digest = server.data / "apex_roles.sha256", _roles_digest(environment)
+    if stamp.exists() and stamp.read_text() == digest and _can_all_log_in(settings):
         return
     command = [str(wheel_binaries() / "psql"), "-X", "-q", "-h", str(server.socket), "-p", str(settings.pg_port)]
     command += ["-U", ADMIN, "-d", "postgres", "-f", str(ROLES_SQL)]
     done = run_as(command, environment=environment)
     if done.returncode != 0:
         raise ConfigError(f"{ROLES_SQL.name} failed: {last_lines(done.stderr)}")
-    write_as(stamp, wanted, server.account)
+    write_as(stamp, digest, server.account)
 
 
 def _roles_digest(environment: Mapping[str, str]) -> str:
