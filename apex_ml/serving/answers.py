@@ -132,18 +132,18 @@ def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, be
 
 def lineage_of(predictor: Predictor) -> dict[str, Any]:
     """The values of :class:`Lineage`."""
-    version, info = judge.version, judge.scorer.model.info
+    version, info = predictor.version, predictor.scorer.model.info
     return {
         "name": version.name,
         "version": version.version,
         "mlflow_run_id": version.run_id,
-        "features": list(judge.scorer.model.encoder.names),
-        "classes": list(judge.contract.classes),
+        "features": list(predictor.scorer.model.encoder.names),
+        "classes": list(predictor.contract.classes),
         "data_sha256": info.data_sha256,
         "contract_sha256": info.contract_sha256,
         "git_commit": info.git_commit,
-        "snapshot_sha256": judge.history.sha256,
-        "snapshot_as_of": judge.history.as_of.isoformat(),
-        "clients": len(judge.history),
+        "snapshot_sha256": predictor.history.sha256,
+        "snapshot_as_of": predictor.history.as_of.isoformat(),
+        "clients": len(predictor.history),
         "description": version.description,
     }

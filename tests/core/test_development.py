@@ -51,7 +51,9 @@ def parts(n: int = 3_000, seed: int = 1) -> dict[str, Examples]:
     }
 
 
-def developed(examples: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any) -> Development:
+def developed(
+    examples: dict[str, Examples], columns: tuple[FeatureColumn, ...] = COLUMNS, **options: Any
+) -> Development:
     return develop(examples, columns, CLASSES, ("country",), Options(threads=1, **options), INFO)
 
 

@@ -29,6 +29,7 @@ from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
 from tests.support.apex_home import context_of
+from tests.support.model_infos import INFO
 from tests.support.reference_features import (
     FIRST,
     Row,
@@ -38,7 +39,6 @@ from tests.support.reference_features import (
     reference_features,
     with_features,
 )
-from tests.support.model_infos import INFO
 
 AS_OF = FIRST + timedelta(days=40)
 
