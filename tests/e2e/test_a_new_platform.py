@@ -1,4 +1,4 @@
-"""A new platform answers, tells what a person or a drop has broken, and is repaired."""
+"""A new platform answers, reports what a user or a drop has broken, and is repaired."""
 
 from __future__ import annotations
 
