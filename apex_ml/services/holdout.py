@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from apex_ml.contract.model import Contract
 
 MAX_SEGMENT_LEVELS = 12
-"""Attributes with at most so many levels are segments of the evaluation."""
+"""Maximum levels of an attribute that gives segments for the evaluation."""
 
 
 def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.ndarray:

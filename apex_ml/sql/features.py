@@ -107,7 +107,7 @@ def select_examples(contract: Contract, orders: str) -> str:
 
 
 def select_snapshot(contract: Contract, orders: str, as_of: date) -> str:
-    """SQL: the state of every entity as of a date, one row an entity, ordered by entity."""
+    """SQL: the state of every entity before a date, one row per entity, ordered by entity."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
     names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])

@@ -16,7 +16,7 @@ DROP_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date"
 
 
 def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:
-    """One row an entity, by entity: columns of its newest order in the relation RAW_ORDERS, each of a type in a drop.
+    """One row per entity, sorted by entity: the columns of its newest order in RAW_ORDERS, with the types of a drop.
 
     `kinds` are the columns of RAW_ORDERS: floats and decimals with their types, which give text of their own, others
     with None.

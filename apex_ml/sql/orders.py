@@ -35,7 +35,7 @@ def select_with_state(contract: Contract, asked: str, state: str) -> str:
 
 
 def select_measure_sums(contract: Contract, measures: Iterable[str]) -> str:
-    """The sum of each measure over all orders of an entity, one row an entity.
+    """The sum of each measure over all orders of an entity, one row per entity.
 
     Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
     """

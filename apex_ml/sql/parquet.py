@@ -39,7 +39,7 @@ def scan_by_place(path: Path, columns: int) -> str:
 
 
 def describe_types(path: Path, columns: int) -> str:
-    """The types of a file's columns as DuckDB reads them: one row a column, the type second."""
+    """The types of a file's columns as DuckDB reads them: one row per column, with the type second."""
     return f"DESCRIBE SELECT {place_names(columns)} FROM {scan_by_place(path, columns)}"
 
 

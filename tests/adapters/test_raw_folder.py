@@ -239,7 +239,7 @@ def test_a_folder_inside_a_table_is_refused(raw: Path, make: Callable[[Path], No
     make(raw)
     put(raw, "t/data/a.parquet")
     with pytest.raises(DataError, match=r"APEX_RAW_URL=.*t/data: is inside .* table, .*raw/t, whose log"):
-        found(raw / "t" / "data")
+        raw_files_of(raw / "t" / "data")
 
 
 def test_uncommitted_files_of_a_stream_are_left_out(raw: Path) -> None:

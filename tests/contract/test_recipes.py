@@ -25,7 +25,7 @@ from apex_ml.core.history import Replay, settle_ties
 from apex_ml.errors import ConfigError
 from apex_ml.sql.features import select_snapshot, select_state
 from apex_ml.sql.history import select_compact, select_sorted
-from tests.support.features_by_hand import FIRST, as_table, random_orders
+from tests.support.reference_features import FIRST, as_table, random_orders
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts

@@ -18,7 +18,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
 from apex_ml.core.features import calendar_part, feature_columns, finish, state_needed
 from apex_ml.sql.features import select_examples, select_snapshot, select_state
-from tests.support.features_by_hand import (
+from tests.support.reference_features import (
     EPOCH,
     FIRST,
     Row,

@@ -58,7 +58,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
     def watch(versions_read: list[int | None]) -> None:
         while not ended.is_set():
             result = champion_ledger.resolve(settings, Registry(settings, settings.model_name))
-            seen.append(result.version if result else None)
+            versions_read.append(result.version if result else None)
 
     winners: list[int] = []
     with ThreadPoolExecutor(RACERS + 2) as pool:

@@ -125,14 +125,14 @@ class MlflowClient:
         answer = self.get_json("GET", "experiments/get-by-name", params={"experiment_name": name})
         if answer is None:
             return None
-        found = answer["experiment"]
-        if found.get("lifecycle_stage") == "deleted":
-            restore = f"mlflow experiments restore --experiment-id {found['experiment_id']}"
+        experiment = answer["experiment"]
+        if experiment.get("lifecycle_stage") == "deleted":
+            restore = f"mlflow experiments restore --experiment-id {experiment['experiment_id']}"
             raise ConfigError(
                 f"MLflow at {self._url}: the experiment {name} was deleted, and takes no run; bring it back:"
                 f" MLFLOW_TRACKING_URI={self._url} {restore}"
             )
-        return str(found["experiment_id"])
+        return str(experiment["experiment_id"])
 
     def run_url(self, run_id: str, experiment_id: str) -> str:
         """Address of a run in the MLflow UI."""

@@ -92,7 +92,7 @@ def _metrics(runs: list[OutboxRun], classes: dict[str, ClassTotal]) -> dict[str,
     """Sums over the batch; means are weighted by rows, percentiles are those of the slowest drop."""
     rows_in, samples = sum(r.rows_in for r in runs), sum(r.rows_scored for r in runs)
     total = sum(r.ms_total for r in runs)
-    found: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "inference_samples": samples,
         "inference_total_time_ms": total,
         "inference_avg_time_ms": total / samples if samples else None,
@@ -101,17 +101,19 @@ def _metrics(runs: list[OutboxRun], classes: dict[str, ClassTotal]) -> dict[str,
         "inference_rows_quarantined": sum(r.rows_quarantined for r in runs),
     }
     for phase in ("check", "features", "predict", "write"):
-        found[f"inference_{phase}_time_ms"] = sum(getattr(r, f"ms_{phase}") for r in runs)
+        metrics[f"inference_{phase}_time_ms"] = sum(getattr(r, f"ms_{phase}") for r in runs)
     for name in ("row_us_mean", "confidence_mean", "confidence_median"):
         known = [(getattr(r, name), r.rows_scored) for r in runs if getattr(r, name) is not None]
         weight = sum(n for _, n in known)
-        found[f"inference_{name}"] = sum(v * n for v, n in known) / weight if weight else None
+        metrics[f"inference_{name}"] = sum(v * n for v, n in known) / weight if weight else None
     for name in ("row_us_p50", "row_us_p95", "row_us_p99"):
-        found[f"inference_{name}"] = max((getattr(r, name) for r in runs if getattr(r, name) is not None), default=None)
+        metrics[f"inference_{name}"] = max(
+            (getattr(r, name) for r in runs if getattr(r, name) is not None), default=None
+        )
     for level, row in classes.items():
-        found[f"pred_count_{level}"] = row.orders
-        found[f"pred_confidence_{level}"] = row.mean_confidence
-    return {name: float(value) for name, value in found.items() if value is not None}
+        metrics[f"pred_count_{level}"] = row.orders
+        metrics[f"pred_confidence_{level}"] = row.mean_confidence
+    return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 def _distributions(outbox: Outbox, ids: list[int], classes: dict[str, ClassTotal]) -> dict[str, Any]:
@@ -143,8 +145,8 @@ class InferenceLog(MlflowClient):
     def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
         """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
         search = {"experiment_ids": [self._experiment()], "filter": f"tags.`{BATCH_TAG}` = '{batch}'", "max_results": 1}
-        if found := (self.get_json("POST", "runs/search", json=search) or {}).get("runs"):
-            run_id: str = found[0]["info"]["run_id"]
+        if runs := (self.get_json("POST", "runs/search", json=search) or {}).get("runs"):
+            run_id: str = runs[0]["info"]["run_id"]
         else:
             content = {
                 "experiment_id": self._experiment(),
@@ -184,15 +186,15 @@ class InferenceLog(MlflowClient):
 
     def _experiment(self) -> str:
         """Id of the experiment, made when it is missing."""
-        if (found := self.experiment(self._named)) is not None:
-            return found
-        made = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
-        if made.status_code == 200:
-            experiment_id: str = made.json()["experiment_id"]
+        if (existing := self.experiment(self._named)) is not None:
+            return existing
+        answer = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
+        if answer.status_code == 200:
+            experiment_id: str = answer.json()["experiment_id"]
             return experiment_id
-        if (found := self.experiment(self._named)) is not None:  # another process was faster
-            return found
-        raise ConfigError(f"MLflow refused the experiment {self._named}: {made.status_code} {made.text[:300]}")
+        if (existing := self.experiment(self._named)) is not None:  # another process was faster
+            return existing
+        raise ConfigError(f"MLflow refused the experiment {self._named}: {answer.status_code} {answer.text[:300]}")
 
 
 def _ms(moment: datetime) -> int:

@@ -70,10 +70,12 @@ def reliability(
     """Observed share against probability in equal-mass bins, one panel a class, every series in its own colour."""
     figure, panels = plt.subplots(1, len(classes), figsize=(4 * len(classes), 4), squeeze=False)
     for k, axes in enumerate(panels[0]):
-        for (label, found), colour, marker in zip(series.items(), (ORANGE, BLUE), "os", strict=False):
-            axes.plot([b[0] for b in found[k]], [b[1] for b in found[k]], marker, color=colour, label=label, alpha=0.8)
-        most = max([b[i] for found in series.values() for b in found[k] for i in (0, 1)], default=1.0) * 1.1
-        axes.plot([0, most], [0, most], ":", color="grey")
+        for (label, curves), colour, marker in zip(series.items(), (ORANGE, BLUE), "os", strict=False):
+            axes.plot(
+                [b[0] for b in curves[k]], [b[1] for b in curves[k]], marker, color=colour, label=label, alpha=0.8
+            )
+        largest = max([b[i] for curves in series.values() for b in curves[k] for i in (0, 1)], default=1.0) * 1.1
+        axes.plot([0, largest], [0, largest], ":", color="grey")
         axes.set(xlabel="probability", ylabel="observed share", title=_class_labels(classes)[k])
         axes.legend()
     figure.suptitle(title)

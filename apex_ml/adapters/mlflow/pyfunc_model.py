@@ -26,11 +26,11 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._model = Model.from_files({p.name: p.read_bytes() for p in folder.iterdir()})
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row a row of the input, one column `p_<class>` a class, and the class named with the decision weights."""
-        made = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
+        """Predict each row of the input: one column `p_<class>` per class, and the class by the decision weights."""
+        prediction = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
         names = [probability_column(c) for c in self._model.classes]
-        out = pd.DataFrame(made.probabilities.astype("float64"), columns=names)
-        out["predicted"] = pd.Series([self._model.classes[i] for i in made.predicted], dtype=str)
+        out = pd.DataFrame(prediction.probabilities.astype("float64"), columns=names)
+        out["predicted"] = pd.Series([self._model.classes[i] for i in prediction.predicted], dtype=str)
         return out
 
 

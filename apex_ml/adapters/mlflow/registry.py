@@ -40,7 +40,7 @@ def gone_model(settings: Settings, model_name: str, known: str) -> str:
     """What to do when MLflow lost the registered model that the ledger knows."""
     return (
         f"MLflow at {settings.tracking_uri} has no registered model {model_name}, although {known}: it was"
-        " renamed or deleted; rename it back in MLflow, or begin anew under another name with APEX_MODEL_NAME"
+        " renamed or deleted; rename it back in MLflow, or start again under another name with APEX_MODEL_NAME"
     )
 
 
@@ -60,11 +60,16 @@ def parse_version(answer: dict[str, Any] | None) -> ModelVersion | None:
     """A version from the answer of MLflow; None when it does not exist."""
     if answer is None:
         return None
-    found = answer["model_version"]
-    tags = {t["key"]: t["value"] for t in found.get("tags", [])}
-    model_id = found.get("model_id") or found.get("source", "").removeprefix("models:/")
+    content = answer["model_version"]
+    tags = {t["key"]: t["value"] for t in content.get("tags", [])}
+    model_id = content.get("model_id") or content.get("source", "").removeprefix("models:/")
     return ModelVersion(
-        found["name"], int(found["version"]), found.get("run_id", ""), model_id, tags, found.get("description", "")
+        content["name"],
+        int(content["version"]),
+        content.get("run_id", ""),
+        model_id,
+        tags,
+        content.get("description", ""),
     )
 
 
@@ -153,10 +158,10 @@ class Registry(MlflowClient):
                     (partial / file).write_bytes(response.content)
             logger.info("model_fetched name=%s version=%s", version.name, version.version)
         for file, sha256 in shas.items():
-            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-            if found != sha256:
+            actual = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            if actual != sha256:
                 raise DataError(
-                    f"{version.name} version {version.version}: {folder / file} has sha256 {found[:12]}…,"
+                    f"{version.name} version {version.version}: {folder / file} has sha256 {actual[:12]}…,"
                     f" registered was {sha256[:12]}…; remove the folder to fetch it again"
                 )
         return folder

@@ -81,10 +81,10 @@ def _prepare(settings: Settings) -> None:
 
 
 def refuse_deleted(settings: Settings, model_name: str) -> None:
-    """See, before hours of work, that a model can be logged and registered at their end.
+    """Check before the training that a model can be logged and registered after it.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
-    renamed or deleted: versions would be counted anew from 1, and be taken for those that the ledger knows.
+    renamed or deleted: versions would start at 1 again, and be confused with those in the ledger.
     """
     registry = Registry(settings, model_name)
     registry.experiment(EXPERIMENT)

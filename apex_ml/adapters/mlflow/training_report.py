@@ -47,17 +47,17 @@ def decision_report(
         recalls = evidence["recall"]
         plots.classes_beside(
             list(recalls),
-            {who: [found[who] for found in recalls.values()] for who in ("challenger", "champion")},
+            {who: [by_class[who] for by_class in recalls.values()] for who in ("challenger", "champion")},
             "Recall: orders of a class that are named so",
             folder / "2_recall.png",
         )
-    if found := evidence.get("classes"):
+    if by_class := evidence.get("classes"):
         means = {
-            "mean probability": [c["mean_probability"] for c in found.values()],
-            "share of the orders": [c["share"] for c in found.values()],
+            "mean probability": [c["mean_probability"] for c in by_class.values()],
+            "share of the orders": [c["share"] for c in by_class.values()],
         }
         plots.classes_beside(
-            list(found), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
+            list(by_class), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
         )
     if curves:
         plots.reliability(curves, classes, "Reliability on the holdout", folder / "4_reliability.png")

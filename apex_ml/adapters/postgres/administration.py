@@ -37,7 +37,7 @@ def password_statement(role: str, password: str) -> str:
 
 
 def drop_databases(connection: Connection, names: Iterable[str]) -> None:
-    """Drop the databases that exist, whoever is still connected."""
+    """Drop the existing databases, even with open connections."""
     connection.autocommit = True
     with connection.cursor() as cursor:
         for name in names:

@@ -19,7 +19,7 @@ BAD_DROP, UNKNOWN_VALUES = "bad_drop", "unknown_values"
 """Kinds of alerts about one drop: it cannot be scored, or it holds far more unknown values than the training data."""
 DRIFT, QUALITY, DROP_LATE, UNSEEN = "drift", "quality", "drop_late", "unseen"
 MEASURED = (DRIFT, QUALITY, DROP_LATE, UNSEEN)
-"""Kinds that every call of monitoring measures anew, so that a person need not and cannot close them."""
+"""Kinds that every call of monitoring measures again, so that they are never closed manually."""
 SMALL_DROPS = "small drops"
 """How the subject of an alert about the small drops of a day begins."""
 SEND_LOCK = 7_261_010

@@ -15,7 +15,7 @@ from apex_ml.errors import TransientError
 MAX_LISTED = 5
 """Sessions that a message names."""
 LOCK_TIMEOUT = "5s"
-"""How long a change of a table or view waits for its users; whoever comes meanwhile waits behind it."""
+"""Timeout of a change of a table or view that waits for other sessions; later sessions wait behind it."""
 MAX_TRIES = 3
 _LOCK_HOLDERS = """
 SELECT a.pid, a.usename, coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'the socket'),

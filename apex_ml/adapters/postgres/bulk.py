@@ -114,7 +114,7 @@ def bulk_transactions(settings: Settings) -> Iterator[Callable[[], AbstractConte
     """Connect, and yield a function that begins one transaction after the other, each as :func:`bulk_transaction`."""
     url = settings.writer_url
     with _mapped_errors(url, other_url=settings.reader_url):
-        # without a limit a server that accepts and never answers would hold the step for ever
+        # without a timeout a server that accepts and never answers would block the step forever
         options = f"connect_timeout={CONNECT_SECONDS}&options={quote(clock_option(settings))}"
         connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}{options}")
 

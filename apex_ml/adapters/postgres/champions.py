@@ -260,7 +260,7 @@ def _decision(row: Row) -> Decision:
 def champion_lock(settings: Settings, model_name: str, *, shared: bool = False) -> Iterator[ChampionLedger]:
     """Hold the lock on the champion during the block; each change of the ledger is committed by itself.
 
-    Exclusive for whoever may move the alias, shared for whoever only reads it. A process that dies releases it.
+    Exclusive for processes that can move the alias, shared for readers. A process that dies releases it.
     """
     function = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
     with autocommitted(settings) as session:

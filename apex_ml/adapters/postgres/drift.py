@@ -86,7 +86,7 @@ class PostgresDrift(DriftLedger):
             " EXCLUDED.p_value, EXCLUDED.q_value, EXCLUDED.drifted, EXCLUDED.note, EXCLUDED.min_effect,"
             " EXCLUDED.measured_at)",
             rows,
-            # the time of the statement, not of the transaction: it tells which subject of a scope is the newest
+            # the time of the statement, not of the transaction, because it determines the newest subject of a scope
             template=f"({', '.join(['%s'] * 17)}, clock_timestamp() + (apex.clock() - now()))",
         )
 

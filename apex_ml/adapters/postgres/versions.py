@@ -70,8 +70,8 @@ class PostgresVersions(VersionLedger):
         if row != (version.mlflow_run_id,):
             raise ConfigError(
                 f"version {version.model_version} of {self._model_name} was trained before, by MLflow's run"
-                f" {row and row[0]}: the registered model was deleted in MLflow and made anew, which counts from 1"
-                " again; begin anew under another name with APEX_MODEL_NAME"
+                f" {row and row[0]}: the registered model was deleted in MLflow and created again, which counts from 1"
+                " again; start again under another name with APEX_MODEL_NAME"
             )
 
     @override

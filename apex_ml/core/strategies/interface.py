@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apex_ml.core.development import Options
 
 MeasureSums = Callable[[Sequence[str]], pa.Table]
-"""Sums measures, given by name, over all accepted orders of each entity: one row an entity."""
+"""Sums measures, given by name, over all accepted orders of each entity: one row per entity."""
 
 
 class SplitStrategy(ABC):
