@@ -34,7 +34,7 @@ from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_por
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py", "tests/adapters/test_logged_model.py")
 ALONE = ("tests/steps/test_real_files.py", "tests/steps/test_original_project.py")
-ON_ONE_PLATFORM = ("tests/e2e/test_a_new_platform.py", "tests/e2e/test_a_persons_word.py")
+ON_ONE_PLATFORM = ("tests/e2e/test_a_new_platform.py", "tests/e2e/test_manual_override.py")
 LONGEST = (
     *("tests/e2e/test_whole_job.py", TOGETHER, "tests/e2e/", ALONE, "tests/platform/"),
     *("tests/adapters/test_partitions.py", "tests/quality/", "tests/core/"),
