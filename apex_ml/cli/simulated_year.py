@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -19,9 +20,16 @@ from apex_ml.settings import Settings
 @click.option("--drift-week", default=20, show_default=True, help="From this week on orders behave differently.")
 @click.option("--fast", is_flag=True, help="6,000 orders of 4,000 clients a week; otherwise 25,000 of 15,000.")
 @click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default="2024-01-01",
+    show_default=True,
+    help="First day of the eight weeks of history before the year.",
+)
+@click.option(
     "--home", type=click.Path(path_type=Path), help="New folder of the year's platform. Default: .apex/year-SEED."
 )
-def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) -> None:
+def year(seed: int, weeks: int, drift_week: int, fast: bool, start: datetime, home: Path | None) -> None:
     """Simulate a year of scoring, outcomes, monitoring and retraining, with a drift in the middle.
 
     It uses separate Postgres and MLflow servers, no scheduler, and the same steps. To inspect the year afterwards:
@@ -30,7 +38,7 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, home: Path | None) 
     from apex_ml.platform.simulated_year import Plan, simulate_year
 
     folder = (home or Settings.load().state / f"year-{seed}").absolute()
-    plan = Plan(seed=seed, weeks=weeks, drift_week=drift_week)
+    plan = Plan(seed=seed, weeks=weeks, drift_week=drift_week, start=start.date())
     if not fast:
         plan = replace(plan, clients=15_000, orders_a_week=25_000)
     began = time.monotonic()

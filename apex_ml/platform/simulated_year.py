@@ -56,6 +56,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not 1 < self.drift_week <= self.weeks:
             raise ConfigError(f"--drift-week {self.drift_week}: give a week from 2 to the last one, {self.weeks}")
+        if self.monday(self.weeks + 1) > date.today():
+            raise ConfigError(
+                f"--start {self.start}: the year would end on {self.monday(self.weeks + 1)}; give an earlier day, so"
+                " that it is over today"
+            )
 
     def monday(self, week: int) -> date:
         """First day of a week, counted from 1; the history lies in weeks up to 0."""

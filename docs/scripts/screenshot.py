@@ -1,6 +1,6 @@
 """Take the picture of the Apex page, ``docs/assets/apex-page.png``, from a running platform.
 
-apex simulate year --fast --weeks 14 --drift-week 8 --home FOLDER
+apex simulate year --fast --weeks 14 --drift-week 8 --start 23-WEEKS-AGO --home FOLDER
 APEX_HOME=FOLDER apex up
 APEX_HOME=FOLDER python docs/scripts/screenshot.py
 """

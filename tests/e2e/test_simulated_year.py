@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 
+import pytest
+
+from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.simulated_year import Plan, Week, summary
 from apex_ml.settings import CODE_ROOT, Settings
@@ -47,3 +51,8 @@ def test_the_summary_of_a_year() -> None:
     ]
     assert (result["trainings"], result["trainings_without_promotion"]) == (1, 0)
     assert result["drifted_weeks_after_promotion"] == 1
+
+
+def test_a_year_that_is_not_over_today_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--start 2020-01-06: the year would end on 2\d{3}-"):
+        Plan(start=date(2020, 1, 6), weeks=52 * 200)
