@@ -65,7 +65,7 @@ class Forked:
         self.process = _FORKS.Process(target=_main, args=(arguments, dict(environment), *self._files, holder))
         self.process.start()
 
-    def ended(self, seconds: float = 120) -> Done:
+    def ended(self, seconds: float = 300) -> Done:
         """How it ended, when it has."""
         self.process.join(seconds)
         code = self.process.exitcode
