@@ -18,6 +18,7 @@ from apex_ml.contract.columns import Column, Role
 from apex_ml.contract.contradictions import Parts
 from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
+from apex_ml.contract.former_names import replace_former_names
 from apex_ml.contract.names import name_faults
 from apex_ml.contract.part import ContractPart, ContradictionError, Place
 from apex_ml.contract.policy import Promotion
@@ -125,6 +126,7 @@ class Contract(ContractPart):
 @lru_cache(maxsize=8)
 def _load(path: Path, content: bytes) -> Contract:
     file = ContractFile.read(path, content)
+    replace_former_names(file)
     faults: list[tuple[Place, str]] = []
     contract: Contract | None = None
     try:

@@ -305,3 +305,14 @@ def test_merge_keys_and_aliases_are_read(tmp_path: Path) -> None:
     path.write_text(text)
     column = load_contract(path).columns["more"]
     assert (column.type, column.role, column.description) == ("string", "attribute", "More.")
+
+
+def test_the_former_name_of_a_batch_rule_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "shop.yaml"
+    rules = "\n    - {rule: row_count, low: 0.5, high: 2}\n    - {rule: lone_future, max_days: 9}"
+    path.write_text(TEXT.replace("batch: {recent: 3}", f"batch:\n  recent: 3\n  rules:{rules}"))
+    assert [rule.rule for rule in load_contract(path).batch.rules] == ["row_count", "future_date_outlier"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith(f"future_date_outlier. It is still read; please rename it ({path}, line 26)")
