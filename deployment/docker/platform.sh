@@ -180,7 +180,7 @@ up() {
     ensure_images
     secrets
     if all_well; then
-        echo "The platform is up already."
+        echo "The platform already runs."
         return
     fi
     rm -f "$APEX_ENV_FILE.applied"

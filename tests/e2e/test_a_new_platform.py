@@ -95,7 +95,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert "DAG apex_monitor is not in Airflow" in output
 
     up = CliRunner().invoke(platform.up)
-    assert up.exit_code == 0 and "up already" in up.output, up.output
+    assert up.exit_code == 0 and "already runs" in up.output, up.output
     assert "DAG apex_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
     created = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
