@@ -116,7 +116,7 @@ def test_refusals(contract: Contract, process: Process, folder: Path, tmp_path: 
         make_drop(str(folder), AS_OF, 1, 1, path, contract)
     path.unlink()
     apply_quirk(folder, "nulls", 1.0, 1, process, columns=[contract.entity])
-    with pytest.raises(DataError, match="nobody to order"):
+    with pytest.raises(DataError, match="no row has a cliente_id, so there is no client"):
         make_drop(str(folder), AS_OF, 1, 1, path, contract)
     apply_quirk(folder, "missing_column", 1.0, 1, process, columns=[contract.entity])
     with pytest.raises(DataError, match=f"no column {contract.entity}"):
