@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
 from apex_ml.adapters.postgres.champions import ChampionLedger, NewDecision, champion_lock, champions
@@ -20,21 +18,6 @@ from apex_ml.faults import reach
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Move:
-    """A change of the champion that was decided."""
-
-    action: str
-    expected: int | None
-    to_version: int
-    step_run: str
-    who: str
-    reasons: tuple[str, ...]
-    evidence: dict[str, Any]
-    data_sha256: str | None = None
-    contract_sha256: str | None = None
 
 
 def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
@@ -134,33 +117,21 @@ def _abort(ledger: ChampionLedger, promotion_id: int, reason: str) -> None:
     logger.warning("pending_move_aborted promotion_id=%s reason=%s", promotion_id, reason)
 
 
-def apply(settings: Settings, registry: Registry, move: Move) -> tuple[bool, str]:
-    """Carry out a move if the expected champion is still champion.
+def apply(settings: Settings, registry: Registry, move: NewDecision) -> tuple[bool, str]:
+    """Carry out a pending move if the champion that it was decided about, its `from_version`, is still champion.
 
     Returns (applied, what happened). A refused move changes nothing; the text says who changed the champion.
     """
+    assert move.to_version is not None and move.state == "pending"
     with champion_lock(settings, registry.model_name) as ledger:
         current = _heal(registry, ledger)
         version = current.version if current else None
         if version == move.to_version:
             return True, f"version {move.to_version} is already champion"
-        if version != move.expected:
+        if version != move.from_version:
             mover = _who(ledger, version)
-            return False, f"expected champion {_v(move.expected)}, found {_v(version)}: {mover}"
-        promotion_id = ledger.record(
-            NewDecision(
-                action=move.action,
-                state="pending",
-                step_run=move.step_run,
-                who=move.who,
-                reasons=move.reasons,
-                from_version=version,
-                to_version=move.to_version,
-                evidence=move.evidence,
-                data_sha256=move.data_sha256,
-                contract_sha256=move.contract_sha256,
-            )
-        )
+            return False, f"expected champion {_v(move.from_version)}, found {_v(version)}: {mover}"
+        promotion_id = ledger.record(move)
         reach("promotion_pending")
         registry.set_alias(CHAMPION, move.to_version)
         reach("promotion_alias_moved")

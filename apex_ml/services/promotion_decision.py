@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +49,7 @@ def carry_out(
         reasons=decision.reasons,
         from_version=current.version if current else None,
         to_version=challenger.version,
-        evidence=dict(decision.evidence),
+        evidence=decision.evidence.as_dict(),
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
@@ -62,7 +60,7 @@ def carry_out(
         champion_ledger.reject(context.settings, registry, replace(record, reasons=decision.reasons))
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = replace(
-        decision_result(context, challenger.version, decision.promote, decision.reasons, decision.evidence, current),
+        decision_result(context, challenger.version, decision, current),
         step=step,
         decision_report_url=publish(context, registry, challenger, step),
     )
@@ -73,21 +71,8 @@ def carry_out(
 def _promote(context: StepContext, registry: Registry, challenger: ModelVersion, record: NewDecision) -> str | None:
     """Make the challenger champion; returns the reason when another version became champion in the meantime."""
     registry.fetch(challenger)
-    applied, message = champion_ledger.apply(
-        context.settings,
-        registry,
-        champion_ledger.Move(
-            action="promote",
-            expected=record.from_version,
-            to_version=challenger.version,
-            step_run=context.run,
-            who=record.who,
-            reasons=record.reasons,
-            evidence=dict(record.evidence),
-            data_sha256=record.data_sha256,
-            contract_sha256=record.contract_sha256,
-        ),
-    )
+    move = replace(record, action="promote", state="pending")
+    applied, message = champion_ledger.apply(context.settings, registry, move)
     return None if applied else message
 
 
@@ -139,23 +124,18 @@ def publish(context: StepContext, registry: Registry, challenger: ModelVersion, 
 
 
 def decision_result(
-    context: StepContext,
-    version: int,
-    promoted: bool,
-    reasons: Sequence[str],
-    evidence: Mapping[str, Any],
-    current: ModelVersion | None,
+    context: StepContext, version: int, decision: PromotionDecision, current: ModelVersion | None
 ) -> PromoteResult:
     """The result of a step that asked the gate about a version; `current` is the champion before."""
-    champion = version if promoted else (current.version if current else None)
+    champion = version if decision.promote else (current.version if current else None)
     return PromoteResult(
         run=context.run,
         step="promote",
-        promoted=promoted,
+        promoted=decision.promote,
         challenger_version=version,
         champion_version=champion,
-        reasons=tuple(reasons),
-        evidence=dict(evidence),
+        reasons=decision.reasons,
+        evidence=decision.evidence.as_dict(),
     )
 
 
@@ -166,8 +146,15 @@ def recorded(context: StepContext, version: int) -> PromoteResult | None:
     if decision is None:
         return None
     promoted = decision.action == "promote"
-    result = decision_result(context, version, promoted, decision.reasons, decision.evidence, None)
-    return replace(result, champion_version=decision.to_version if promoted else decision.from_version)
+    return PromoteResult(
+        run=context.run,
+        step="promote",
+        promoted=promoted,
+        challenger_version=version,
+        champion_version=decision.to_version if promoted else decision.from_version,
+        reasons=tuple(decision.reasons),
+        evidence=decision.evidence,
+    )
 
 
 def serving(contract: Contract) -> Serving:

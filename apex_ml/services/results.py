@@ -172,6 +172,7 @@ class PromoteResult(StepResult):
     champion_version: int | None
     reasons: tuple[str, ...]
     evidence: Mapping[str, Any]
+    """JSON of :class:`~apex_ml.core.promotion.evidence.Evidence`, as the ledger has it."""
     held: bool | None = None
     decision_report_url: str | None = None
     mlflow_run_url: str | None = None

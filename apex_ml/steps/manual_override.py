@@ -6,10 +6,8 @@ that the version can serve.
 
 from __future__ import annotations
 
-from typing import Any
-
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
-from apex_ml.adapters.postgres.champions import Decision, champions
+from apex_ml.adapters.postgres.champions import Decision, NewDecision, champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import ConfigError
@@ -44,7 +42,7 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
                 f"rollback: version {current.version} is the first champion; name another with --to,"
                 " apex champion lists them"
             )
-    return _move(context, registry, "rollback", current, to, reason, who, {})
+    return _move(context, registry, "rollback", current, to, reason, who)
 
 
 def force(context: StepContext, *, version: int | None, reason: str, who: str) -> MoveResult:
@@ -66,8 +64,7 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
             raise ConfigError("promote --force: there is no challenger; name a version")
     with champions(context.settings, context.model_name) as ledger:
         gate = ledger.latest_decision_about(version)
-    evidence = {**gate.evidence, "decided_in": gate.promotion_id} if gate else {}
-    return _move(context, registry, "force", current, version, reason, who, evidence)
+    return _move(context, registry, "force", current, version, reason, who, gate)
 
 
 def _move(
@@ -78,28 +75,30 @@ def _move(
     to: int,
     reason: str,
     who: str,
-    evidence: dict[str, Any],
+    gate: Decision | None = None,
 ) -> MoveResult:
+    """Move the champion, with the evidence of the gate's own decision about the version."""
     if not reason.strip():
         raise ConfigError(f"{action}: --reason is empty; the ledger keeps why a person moved the champion")
     if current is not None and current.version == to:
         raise ConfigError(f"{action}: version {to} is champion already")
     info = _servable(context, registry, action, to)
-    move = champion_ledger.Move(
+    move = NewDecision(
         action=action,
-        expected=current.version if current else None,
-        to_version=to,
+        state="pending",
         step_run=context.run,
         who=who,
         reasons=(reason.strip(),),
-        evidence=evidence,
+        from_version=current.version if current else None,
+        to_version=to,
+        evidence={**gate.evidence, "decided_in": gate.promotion_id} if gate else {},
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
     applied, message = champion_ledger.apply(context.settings, registry, move)
     if not applied:
         raise ConfigError(f"{action}: nothing was moved: {message}; look at apex champion before you try again")
-    return _result(context, action, move.expected, to, message)
+    return _result(context, action, move.from_version, to, message)
 
 
 def _servable(context: StepContext, registry: Registry, action: str, version: int) -> ModelInfo:

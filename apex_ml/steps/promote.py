@@ -15,7 +15,7 @@ from apex_ml.adapters.postgres.champions import champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import DECISION
 from apex_ml.core.model_info import ModelInfo
-from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, decide
+from apex_ml.core.promotion import ComparedVersions, Contender, Holdout, PromotionDecision, decide
 from apex_ml.core.training_keys import order_keys
 from apex_ml.services import champion_ledger
 from apex_ml.services.holdout import class_indexes, segment_columns, segment_levels
@@ -63,7 +63,8 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
         write_decision_report(context, challenger, current, decision, "promote")
-        held = decision_result(context, challenger.version, False, decision.reasons, decision.evidence, current)
+        waiting = replace(decision, promote=False)
+        held = decision_result(context, challenger.version, waiting, current)
         held = replace(held, held=True, decision_report_url=publish(context, registry, challenger))
         return _with_addresses(held, trained)
     if decision.promote and declined:
@@ -108,11 +109,8 @@ def _decide(
         looks=looks,
         seed=settings.seed,
     )
-    compared = {
-        "champion_version": current.version if current else None,
-        "challenger_version": challenger.version,
-    }
-    return replace(decision, evidence={**decision.evidence, **compared}), ours.info
+    versions = ComparedVersions(current.version if current else None, challenger.version)
+    return replace(decision, evidence=replace(decision.evidence, versions=versions)), ours.info
 
 
 def _contender(model: Model, table: pa.Table) -> Contender:

@@ -23,7 +23,7 @@ from apex_ml.core.promotion import (
     decide,
     level_of_look,
 )
-from apex_ml.core.promotion.gate import _finite
+from apex_ml.core.promotion.evidence import ComparisonEvidence, Evidence, Recall, SeenOrders, SegmentGain
 from apex_ml.core.training_keys import order_keys, pack_keys, unpack_keys
 
 CLASSES = ("DIGITAL", "TELEFONO", "VENDEDOR")
@@ -161,12 +161,31 @@ def test_invalid_challengers_are_never_promoted(make: Any, words: str, champion:
     decision = gate(challenger, theirs, holdout)
     assert not decision.promote
     assert len([r for r in decision.reasons if re.search(words, r)]) == 1, decision.reasons
-    json.dumps(decision.evidence, allow_nan=False)  # what the ledger takes
+    json.dumps(decision.evidence.as_dict(), allow_nan=False)  # what the ledger takes
 
 
 def test_evidence_that_is_not_finite_rejects_and_is_named() -> None:
-    evidence, unknown = _finite({"a": 1.0, "gain_low": -np.inf, "segments": [{"low": np.nan}], "n": 3, "s": "x"})
-    assert evidence == {"a": 1.0, "n": 3, "s": "x"} and unknown == ["gain_low", "segments"]
+    segments = (SegmentGain("country", "PE", 2, 0.1, np.nan, 0.2),)
+    recall = {"DIGITAL": Recall(0.5, 0.25)}
+    compared = ComparisonEvidence(1.0, 0.0, -np.inf, 0.1, 0.05, "normal", recall, segments, False)
+    evidence = Evidence(SeenOrders(3, 2, 1), 7, 0.0, 1, "single", comparison=compared)
+    assert evidence.as_dict() == {
+        "seen_orders_dropped": 3,
+        "seen_by_challenger": 2,
+        "seen_by_champion": 1,
+        "holdout_orders": 7,
+        "margin": 0.0,
+        "looks": 1,
+        "mode": "single",
+        "champion_log_loss": 1.0,
+        "gain": 0.0,
+        "gain_error": 0.1,
+        "level": 0.05,
+        "method": "normal",
+        "recall": {"DIGITAL": {"challenger": 0.5, "champion": 0.25}},
+        "champion_behind_prior": False,
+    }
+    assert evidence.not_finite() == ("gain_low", "segments")
 
 
 def test_a_segment_of_one_client_is_not_evaluated() -> None:
@@ -174,21 +193,21 @@ def test_a_segment_of_one_client_is_not_evaluated() -> None:
     entities = np.where(np.arange(N) < 600, -1, np.arange(N))
     decision = gate(model(TRUTH), model(blurred(0.5)), replace(HOLDOUT, segments=alone, entities=entities))
     assert decision.promote
-    levels = {s["level"] for s in decision.evidence["segments"] if s["segment"] == "alone"}
+    levels = {s["level"] for s in decision.evidence.as_dict()["segments"] if s["segment"] == "alone"}
     assert levels == {"rest"}
 
 
 def test_the_first_model_needs_the_absolute_gates_alone() -> None:
     decision = gate(model(TRUTH))
     assert decision.promote and "there is no champion and the class prior is beaten" in decision.reasons[0]
-    assert "champion_log_loss" not in decision.evidence and "gain" not in decision.evidence
+    assert "champion_log_loss" not in decision.evidence.as_dict() and "gain" not in decision.evidence.as_dict()
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -1.0])
 def test_a_champion_without_probabilities_can_be_replaced_and_is_not_compared(fault: float) -> None:
     decision = gate(model(TRUTH), model(_with(fault)))
     assert decision.promote and "so there is no comparison" in decision.reasons[0]
-    assert "gain" not in decision.evidence
+    assert "gain" not in decision.evidence.as_dict()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +217,7 @@ def test_a_champion_without_probabilities_can_be_replaced_and_is_not_compared(fa
 def test_a_better_model_is_promoted_by_its_lower_bound(weight: float, policy: Promotion, promoted: bool) -> None:
     decision = gate(model(TRUTH), model(blurred(weight)), policy=policy)
     assert decision.promote is promoted
-    assert (decision.evidence["gain_low"] > policy.margin) is promoted
+    assert (decision.evidence.as_dict()["gain_low"] > policy.margin) is promoted
     assert (": above the margin" in decision.reasons[0]) is promoted
     assert (": not above the margin" in decision.reasons[0]) is not promoted
 
@@ -206,13 +225,13 @@ def test_a_better_model_is_promoted_by_its_lower_bound(weight: float, policy: Pr
 @pytest.mark.parametrize("margin", [0.0, 0.001])
 def test_a_tie_is_never_promoted(margin: float) -> None:
     decision = gate(model(TRUTH), model(TRUTH), policy=Promotion(margin=margin))
-    assert not decision.promote and decision.evidence["gain"] == 0
+    assert not decision.promote and decision.evidence.as_dict()["gain"] == 0
 
 
 def test_rows_that_a_model_has_seen_are_dropped_and_counted() -> None:
     decision = gate(model(TRUTH, tuned_until=99), model(blurred(0.5), tuned_until=499))
-    assert decision.evidence["seen_orders_dropped"] == 500
-    assert decision.evidence["holdout_orders"] == N - 500
+    assert decision.evidence.as_dict()["seen_orders_dropped"] == 500
+    assert decision.evidence.as_dict()["holdout_orders"] == N - 500
 
 
 def test_redelivered_orders_are_dropped_by_their_keys() -> None:
@@ -224,7 +243,7 @@ def test_redelivered_orders_are_dropped_by_their_keys() -> None:
         replace(HOLDOUT, orders=keys),
         looks=5,
     )
-    evidence = decision.evidence
+    evidence = decision.evidence.as_dict()
     assert (evidence["seen_by_challenger"], evidence["seen_by_champion"]) == (100, 3)
     assert evidence["seen_orders_dropped"] == 103 and evidence["holdout_orders"] == N - 103
 
@@ -234,7 +253,7 @@ def test_for_a_random_split_only_the_keys_count() -> None:
     keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
     champion = model(blurred(0.5), tuned_until=N, promotable=False, training_keys=np.unique(keys[::4]))
     decision = gate(model(TRUTH), champion, replace(HOLDOUT, orders=keys))
-    assert decision.promote and decision.evidence["holdout_orders"] == pytest.approx(0.75 * N, rel=0.01)
+    assert decision.promote and decision.evidence.as_dict()["holdout_orders"] == pytest.approx(0.75 * N, rel=0.01)
 
 
 def test_keys_are_the_same_in_every_release_and_for_every_type() -> None:
@@ -254,7 +273,7 @@ def test_a_worse_segment_rejects_the_challenger() -> None:
     decision = gate(model(np.where(where, blurred(0.4), TRUTH)), model(np.where(where, TRUTH, blurred(0.9))))
     assert not decision.promote
     assert [r for r in decision.reasons if "country GT lose beyond chance" in r] == list(decision.reasons)
-    assert decision.evidence["gain_low"] > 0.001
+    assert decision.evidence.as_dict()["gain_low"] > 0.001
 
 
 def test_a_class_with_lower_recall_rejects_the_challenger() -> None:
@@ -262,7 +281,7 @@ def test_a_class_with_lower_recall_rejects_the_challenger() -> None:
     champion = model(blurred(0.3), weights=(1.0, 99.0, 1.0))
     decision = gate(model(TRUTH), champion)
     assert any("it finds fewer orders of TELEFONO: recall 0.000 against 1.000" in r for r in decision.reasons)
-    assert not decision.evidence["champion_behind_prior"]
+    assert not decision.evidence.as_dict()["champion_behind_prior"]
 
 
 def test_recall_is_not_compared_with_a_champion_worse_than_the_prior() -> None:
@@ -271,8 +290,8 @@ def test_recall_is_not_compared_with_a_champion_worse_than_the_prior() -> None:
     champion[:, 1] += 0.9
     champion /= champion.sum(axis=1, keepdims=True)
     decision = gate(model(TRUTH), model(champion))
-    assert decision.evidence["recall"]["TELEFONO"] == {"challenger": 0.0, "champion": 1.0}
-    assert decision.evidence["champion_behind_prior"] and decision.promote, decision.reasons
+    assert decision.evidence.as_dict()["recall"]["TELEFONO"] == {"challenger": 0.0, "champion": 1.0}
+    assert decision.evidence.as_dict()["champion_behind_prior"] and decision.promote, decision.reasons
 
 
 @pytest.mark.parametrize(
@@ -297,8 +316,10 @@ def test_a_rejection_has_all_reasons() -> None:
 
 def test_evidence_is_json_and_reproducible() -> None:
     first, second = (gate(model(TRUTH), model(blurred(0.2)), seed=3) for _ in range(2))
-    assert json.dumps(first.evidence) == json.dumps(second.evidence)
-    assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(first.evidence)
+    assert json.dumps(first.evidence.as_dict()) == json.dumps(second.evidence.as_dict())
+    assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(
+        first.evidence.as_dict()
+    )
 
 
 # the floor, a share of the log loss of the class shares: loss of the prior in nats, leak or not, message
@@ -350,7 +371,10 @@ def test_a_shifted_class_mix_is_no_leak() -> None:
     moved = replace(holdout, prior=np.array([0.5, 0.5]))
     policy = Promotion(margin=0.0, floor=0.925)
     decision = decide(Contender(truth, ("NO", "YES")), None, moved, policy, Serving(("NO", "YES"), ()))
-    assert decision.promote and decision.evidence["challenger_log_loss"] < 0.4 * decision.evidence["prior_log_loss"]
+    assert (
+        decision.promote
+        and decision.evidence.as_dict()["challenger_log_loss"] < 0.4 * decision.evidence.as_dict()["prior_log_loss"]
+    )
 
 
 # the parts

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.adapters.mlflow.tracking import EXPERIMENT, refuse_deleted
+from apex_ml.adapters.postgres.champions import NewDecision
 from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
@@ -45,8 +46,9 @@ def forced(nights: Any, version: int | None = None, run: str = MANUAL) -> dict[s
     return force(nights.apex.context(run), version=version, reason="the region needs it", who="ann").to_json()
 
 
-def move(expected: int | None, to: int) -> champion_ledger.Move:
-    return champion_ledger.Move("promote", expected, to, f"run-{to}", f"racer-{to}", ("a reason",), {})
+def move(expected: int | None, to: int) -> NewDecision:
+    who = f"racer-{to}"
+    return NewDecision("promote", "pending", f"run-{to}", who, ("a reason",), from_version=expected, to_version=to)
 
 
 def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champion(nights: Any) -> None:

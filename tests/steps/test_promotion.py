@@ -117,8 +117,8 @@ def test_a_manually_moved_alias_is_adopted_and_recorded(nights: Any) -> None:
     assert nights.ledger() == [("promote", None, 1, "done"), ("manual", 1, 2, "done")]
 
 
-def move(expected: int | None, to: int) -> champion_ledger.Move:
-    return champion_ledger.Move("promote", expected, to, "by-test", "test", ("a reason",), {})
+def move(expected: int | None, to: int) -> NewDecision:
+    return NewDecision("promote", "pending", "by-test", "test", ("a reason",), from_version=expected, to_version=to)
 
 
 def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:

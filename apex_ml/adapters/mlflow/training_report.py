@@ -29,39 +29,40 @@ def decision_report(
     folder: Path, run: str, challenger: int, champion: int | None, decision: PromotionDecision, classes: tuple[str, ...]
 ) -> Path:
     """Write what was decided about a challenger and why: ``decision.json``, plots as PNG, and ``report.html``."""
-    evidence, curves = decision.evidence, decision.curves
+    written, curves = decision.evidence.as_dict(), decision.curves
     content = {
         "challenger": challenger,
         "champion": champion,
         "promote": decision.promote,
         "reasons": decision.reasons,
-        "evidence": evidence,
+        "evidence": written,
         "reliability": curves,
     }
     (folder / "decision.json").write_bytes(json_file(content))
-    if {"gain", "gain_error", "segments", "recall"} <= set(evidence):
-        reach = NORMAL_95 * evidence["gain_error"]
-        rows = [("all orders", evidence["gain"], evidence["gain"] - reach, evidence["gain"] + reach)]
-        rows += [(f"{s['segment']} {s['level']}", s["gain"], s["low"], s["high"]) for s in evidence["segments"]]
-        plots.gains(rows, evidence["margin"], folder / "1_gains.png")
-        recalls = evidence["recall"]
-        plots.classes_beside(
-            list(recalls),
-            {who: [by_class[who] for by_class in recalls.values()] for who in ("challenger", "champion")},
-            "Recall: orders of a class that are named so",
-            folder / "2_recall.png",
-        )
-    if by_class := evidence.get("classes"):
-        means = {
-            "mean probability": [c["mean_probability"] for c in by_class.values()],
-            "share of the orders": [c["share"] for c in by_class.values()],
+    compared, absolute = decision.evidence.comparison, decision.evidence.absolute
+    if compared is not None and {"gain", "gain_error", "segments", "recall"} <= set(written):
+        reach = NORMAL_95 * compared.gain_error
+        rows = [("all orders", compared.gain, compared.gain - reach, compared.gain + reach)]
+        rows += [(f"{s.segment} {s.level}", s.gain, s.low, s.high) for s in compared.segments]
+        plots.gains(rows, decision.evidence.margin, folder / "1_gains.png")
+        recalls = {
+            "challenger": [recall.challenger for recall in compared.recall.values()],
+            "champion": [recall.champion for recall in compared.recall.values()],
         }
         plots.classes_beside(
-            list(by_class), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
+            list(compared.recall), recalls, "Recall: orders of a class that are named so", folder / "2_recall.png"
+        )
+    if absolute is not None and "classes" in written:
+        means = {
+            "mean probability": [c.mean_probability for c in absolute.classes.values()],
+            "share of the orders": [c.share for c in absolute.classes.values()],
+        }
+        plots.classes_beside(
+            list(absolute.classes), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"
         )
     if curves:
         plots.reliability(curves, classes, "Reliability on the holdout", folder / "4_reliability.png")
-    return _write(folder, "decision", run=run, challenger=challenger, champion=champion, decision=decision, e=evidence)
+    return _write(folder, "decision", run=run, challenger=challenger, champion=champion, decision=decision, e=written)
 
 
 def _write(folder: Path, kind: str, **content: Any) -> Path:

@@ -23,7 +23,10 @@ _COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reaso
 
 @dataclass(frozen=True)
 class NewDecision:
-    """A decision that is about to be recorded; its state is `pending` for a move that still has to be made."""
+    """A decision that is about to be recorded; its state is `pending` for a move that still has to be made.
+
+    `evidence` is the JSON of :class:`~apex_ml.core.promotion.evidence.Evidence`.
+    """
 
     action: str
     state: Literal["pending", "done"]

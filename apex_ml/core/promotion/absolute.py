@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from apex_ml.contract.policy import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error
 from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
+from apex_ml.core.promotion.evidence import AbsoluteEvidence, CalibrationEvidence, ClassShare, PriorEvidence
 from apex_ml.core.uncertainty import Clusters
 from apex_ml.wording import counted
 
@@ -49,83 +49,81 @@ def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -
 
 def absolute_gates(
     p: np.ndarray, losses: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, seed: int
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[str], AbsoluteEvidence]:
     """Reasons against a model, independent of the champion, and the evidence; `p` are its probabilities, (n, k)."""
-    evidence: dict[str, Any] = {}
-    against = _prior_faults(losses, holdout, policy, evidence)
-    against += _floor_faults(losses, p.shape[1], holdout, policy, evidence)
-    against += _optimum_faults(losses, holdout, policy, evidence)
-    against += _calibration_faults(p, holdout, policy, evidence, seed)
+    against, prior = _prior_faults(losses, holdout, policy)
+    floor_faults, floor = _floor_faults(losses, p.shape[1], holdout, policy)
+    optimum_faults, excess = _optimum_faults(losses, holdout, policy)
+    calibration_faults, calibration = _calibration_faults(p, holdout, policy, seed)
+    against += floor_faults + optimum_faults + calibration_faults
     against += _swapped_classes(p, losses, holdout, policy, serving)
-    against += _biased_classes(p, holdout, policy, serving, evidence)
-    return against, evidence
+    biased, classes = _biased_classes(p, holdout, policy, serving)
+    return against + biased, AbsoluteEvidence(
+        prior=prior, floor_log_loss=floor, excess_over_optimum=excess, calibration=calibration, classes=classes
+    )
 
 
-def _prior_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]) -> list[str]:
+def _prior_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], PriorEvidence]:
     prior = prior_losses(holdout.prior, holdout.y)
     gain, loss = Clusters.of(prior - losses, holdout.entities), float(losses.mean())
     low = gain.lower(policy.alpha)
-    evidence |= {
-        "prior_log_loss": float(prior.mean()),
-        "challenger_log_loss": loss,
-        "gain_over_prior": gain.mean,
-        "gain_over_prior_low": low,
-    }
+    evidence = PriorEvidence(
+        prior_log_loss=float(prior.mean()), challenger_log_loss=loss, gain_over_prior=gain.mean, gain_over_prior_low=low
+    )
     if low > 0:
-        return []
+        return [], evidence
     return [
         f"the class prior is not beaten beyond chance: {loss:.4f} against {prior.mean():.4f}"
         f" ({confidence(policy.alpha)} lower bound of the gain {low:+.5f})"
-    ]
+    ], evidence
 
 
 def _floor_faults(
-    losses: np.ndarray, classes: int, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]
-) -> list[str]:
+    losses: np.ndarray, classes: int, holdout: Holdout, policy: Promotion
+) -> tuple[list[str], float | None]:
+    """The reason against a loss below the floor, and the floor."""
     if policy.floor is None:
-        return []
+        return [], None
     # compared with the holdout's own class shares: a model that learned that they shifted is not a leak
     shares = prior_losses(class_shares(holdout.y, classes), holdout.y)
     floor = policy.floor * float(shares.mean())
-    evidence["floor_log_loss"] = floor
     if Clusters.of(losses - policy.floor * shares, holdout.entities).upper(policy.alpha) >= 0:
-        return []
+        return [], floor
     return [
         f"its log loss {losses.mean():.4f} is significantly below {floor:.4f}, {policy.floor:.1%} of the log loss of"
         f" the class shares alone, {shares.mean():.4f} (promotion.floor). A model without a leak does not reach that"
         " on this data. If the orders are really so easy to predict, lower promotion.floor in the contract"
-    ]
+    ], floor
 
 
-def _optimum_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any]) -> list[str]:
+def _optimum_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], float | None]:
+    """The reason against a loss below the optimum, and the mean excess over it."""
     if holdout.optimum is None or not (known := np.isfinite(holdout.optimum)).any():
-        return []
+        return [], None
     best = holdout.optimum[known]
     excess = Clusters.of(losses[known] - best, None if holdout.entities is None else holdout.entities[known])
-    evidence["excess_over_optimum"] = excess.mean
     if excess.upper(policy.alpha) >= 0:
-        return []
+        return [], excess.mean
     return [
         f"its log loss {losses[known].mean():.4f} is below {best.mean():.4f} beyond chance, the best that can be known"
         " of these orders: it must know the target"
-    ]
+    ], excess.mean
 
 
 def _calibration_faults(
-    p: np.ndarray, holdout: Holdout, policy: Promotion, evidence: dict[str, Any], seed: int
-) -> list[str]:
+    p: np.ndarray, holdout: Holdout, policy: Promotion, seed: int
+) -> tuple[list[str], CalibrationEvidence]:
     error = expected_calibration_error(p, holdout.y)
-    evidence["challenger_ece"] = error
     if error <= policy.max_ece:
-        return []
+        return [], CalibrationEvidence(error)
     noise = calibration_noise(p, level=policy.alpha, seed=seed)
-    evidence["calibration_noise"] = noise
+    evidence = CalibrationEvidence(error, noise)
     if error - noise <= policy.max_ece:
-        return []
+        return [], evidence
     return [
         f"its calibration error is {error:.3f}, of which {noise:.3f} may be chance: the rest is more than"
         f" {policy.max_ece:g} (promotion.max_ece)"
-    ]
+    ], evidence
 
 
 def _swapped_classes(
@@ -147,16 +145,14 @@ def _swapped_classes(
 
 
 def _biased_classes(
-    p: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving, evidence: dict[str, Any]
-) -> list[str]:
-    """Classes whose mean probability is far from their observed share."""
+    p: np.ndarray, holdout: Holdout, policy: Promotion, serving: Serving
+) -> tuple[list[str], dict[str, ClassShare]]:
+    """Classes whose mean probability is far from their observed share, and both numbers of every class."""
     against = []
     k = len(serving.classes)
     observed = np.eye(k)[holdout.y]
     shares, means = observed.mean(axis=0), p.mean(axis=0, dtype=np.float64)
-    evidence["classes"] = {
-        name: {"share": float(shares[i]), "mean_probability": float(means[i])} for i, name in enumerate(serving.classes)
-    }
+    classes = {name: ClassShare(float(shares[i]), float(means[i])) for i, name in enumerate(serving.classes)}
     for i, name in enumerate(serving.classes):
         bias = Clusters.of(p[:, i].astype(np.float64) - observed[:, i], holdout.entities)
         bias_low = abs(bias.mean) - bias.half_width(policy.alpha / k)
@@ -168,7 +164,7 @@ def _biased_classes(
             against.append(
                 f"{name} is off by {bias.mean:+.1%}: {means[i]:.1%} mean probability, {shares[i]:.1%} of the orders"
             )
-    return against
+    return against, classes
 
 
 def confidence(alpha: float) -> str:

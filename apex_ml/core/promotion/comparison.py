@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.promotion.absolute import confidence
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
+from apex_ml.core.promotion.evidence import Recall, SegmentGain
 from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.wording import counted
 
 
 def lower_recalls(
     predicted: tuple[np.ndarray, np.ndarray], holdout: Holdout, policy: Promotion, serving: Serving
-) -> tuple[list[str], dict[str, Any]]:
+) -> tuple[list[str], dict[str, Recall]]:
     """Classes with a lower recall, beyond chance; `predicted` are the classes of challenger and champion, (n,) each.
 
     The level is divided by the number of classes (Bonferroni).
     """
     against: list[str] = []
     ours, theirs = predicted
-    recalls: dict[str, Any] = {}
+    recalls: dict[str, Recall] = {}
     for i, name in enumerate(serving.classes):
         chosen = holdout.y == i
         if not chosen.any():
             continue
         change = (ours[chosen] == i).astype(np.float64) - (theirs[chosen] == i)
         clusters = Clusters.of(change, None if holdout.entities is None else holdout.entities[chosen])
-        recalls[name] = {
-            "challenger": float((ours[chosen] == i).mean()),
-            "champion": float((theirs[chosen] == i).mean()),
-        }
+        recall = Recall(float((ours[chosen] == i).mean()), float((theirs[chosen] == i).mean()))
+        recalls[name] = recall
         if clusters.upper(policy.alpha / len(serving.classes)) < -policy.max_recall_drop:
             against.append(
-                f"it finds fewer orders of {name}: recall {recalls[name]['challenger']:.3f} against"
-                f" {recalls[name]['champion']:.3f}"
+                f"it finds fewer orders of {name}: recall {recall.challenger:.3f} against {recall.champion:.3f}"
             )
     return against, recalls
 
 
-def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], list[dict[str, Any]]]:
+def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], list[SegmentGain]]:
     """Segments that lose more than the margin, beyond chance, by the paired differences, (n,).
 
     The level is divided by the number of segments (Bonferroni).
     """
     against: list[str] = []
     levels = [(name, level) for name, values in holdout.segments.items() for level in np.unique(values)]
-    segments = []
+    segments: list[SegmentGain] = []
     for name, level in levels:
         chosen = holdout.segments[name] == level
         if chosen.sum() < policy.segment_orders:
@@ -58,14 +54,14 @@ def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> t
             continue
         far = gain.half_width(policy.alpha / len(levels))
         segments.append(
-            {
-                "segment": name,
-                "level": str(level),
-                "orders": int(chosen.sum()),
-                "gain": gain.mean,
-                "low": gain.mean - far,
-                "high": gain.mean + far,
-            }
+            SegmentGain(
+                segment=name,
+                level=str(level),
+                orders=int(chosen.sum()),
+                gain=gain.mean,
+                low=gain.mean - far,
+                high=gain.mean + far,
+            )
         )
         if gain.mean + far < -policy.margin:
             against.append(f"orders with {name} {level} lose beyond chance: {gain.mean:+.5f} nats")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+
+from apex_ml.core.promotion.evidence import SeenOrders
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,14 @@ class Serving:
 
 def drop_seen(
     challenger: Contender, champion: Contender | None, holdout: Holdout
-) -> tuple[np.ndarray, np.ndarray | None, Holdout, dict[str, Any]]:
+) -> tuple[np.ndarray, np.ndarray | None, Holdout, SeenOrders]:
     """Drop the orders that either model was fitted or tuned on, by their dates and by their keys, and count them."""
     theirs = None if champion is None else champion.p
     ours_seen = challenger.has_seen(holdout)
     theirs_seen = np.zeros(len(holdout), bool) if champion is None else champion.has_seen(holdout)
     dropped = ours_seen | theirs_seen
-    evidence = {
-        "seen_orders_dropped": int(dropped.sum()),
-        "seen_by_challenger": int(ours_seen.sum()),
-        "seen_by_champion": int(theirs_seen.sum()),
-    }
+    seen = SeenOrders(int(dropped.sum()), int(ours_seen.sum()), int(theirs_seen.sum()))
     if not dropped.any():
-        return challenger.p, theirs, holdout, evidence
+        return challenger.p, theirs, holdout, seen
     kept = np.flatnonzero(~dropped)
-    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), evidence
+    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), seen

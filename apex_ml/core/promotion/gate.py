@@ -7,10 +7,8 @@ Therefore the level of one night is a part of the level of the year.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from apex_ml.core.evaluation import order_losses, prior_losses
 from apex_ml.core.promotion.absolute import absolute_gates, probability_fault, serving_faults
 from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, stale_reason
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving, drop_seen
+from apex_ml.core.promotion.evidence import ComparisonEvidence, Evidence
 from apex_ml.core.uncertainty import Clusters, lower_bound
 
 
@@ -34,8 +33,8 @@ class PromotionDecision:
 
     promote: bool
     reasons: tuple[str, ...]
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    curves: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence
+    curves: Mapping[str, list[list[tuple[float, float, int]]]] = field(default_factory=dict)
 
 
 def level_of_look(policy: Promotion, looks: int) -> float:
@@ -67,29 +66,15 @@ def decide(
 
     Orders that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
     not finite, only the absolute gates apply. A rejection gives all its reasons. Evidence that is not finite rejects
-    the challenger and is left out.
+    the challenger, and is not written.
     """
     decision = _decide(challenger, champion, holdout, policy, serving, looks, seed)
-    evidence, unknown = _finite(decision.evidence)
+    unknown = decision.evidence.not_finite()
     if not unknown:
         return decision
     fault = f"too few orders, these values are not finite: {', '.join(unknown)}"
     reasons = (fault,) if decision.promote else (*decision.reasons, fault)
-    return replace(decision, promote=False, reasons=reasons, evidence=evidence)
-
-
-def _finite(evidence: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The evidence without its entries that are not finite, and the names of these entries."""
-    unknown = [name for name, value in evidence.items() if not _is_finite(value)]
-    return {name: value for name, value in evidence.items() if name not in unknown}, unknown
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return replace(decision, promote=False, reasons=reasons)
 
 
 def _decide(
@@ -101,20 +86,21 @@ def _decide(
     looks: int,
     seed: int,
 ) -> PromotionDecision:
-    p, champion_p, holdout, evidence = drop_seen(challenger, champion, holdout)
-    evidence |= {"holdout_orders": len(holdout), "margin": policy.margin, "looks": looks, "mode": policy.mode}
+    p, champion_p, holdout, seen = drop_seen(challenger, champion, holdout)
+    evidence = Evidence(seen, len(holdout), policy.margin, looks, policy.mode)
     against = serving_faults(challenger, policy, serving)
     if fault := _holdout_fault(p, holdout, serving):
         return PromotionDecision(False, (fault, *against), evidence)
     losses = order_losses(p, holdout.y)
     faults, absolute = absolute_gates(p, losses, holdout, policy, serving, seed)
     against += faults
-    evidence |= absolute
+    evidence = replace(evidence, absolute=absolute)
     curves = {"challenger": reliability(p, holdout.y)}
-    prior = f"the class prior is beaten: {evidence['challenger_log_loss']:.4f} against {evidence['prior_log_loss']:.4f}"
+    loss, prior_loss = absolute.prior.challenger_log_loss, absolute.prior.prior_log_loss
+    prior = f"the class prior is beaten: {loss:.4f} against {prior_loss:.4f}"
     reason = "there is no champion"
     if champion_p is not None and (fault := probability_fault(champion_p, len(serving.classes))):
-        evidence["champion_fault"] = fault
+        evidence = replace(evidence, champion_fault=fault)
         reason, champion_p = f"the champion gives {fault}, so there is no comparison", None
     if champion is None or champion_p is None:
         return PromotionDecision(not against, tuple(against) or (f"{reason} and {prior}",), evidence, curves)
@@ -122,7 +108,8 @@ def _decide(
     pair = (replace(challenger, p=p), replace(champion, p=champion_p))
     reason, faults, compared = _compare(*pair, losses, holdout, policy, serving, looks, seed)
     against += faults
-    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence | compared, curves)
+    evidence = replace(evidence, comparison=compared)
+    return PromotionDecision(not against, tuple(against) or (reason, prior), evidence, curves)
 
 
 def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
@@ -152,7 +139,7 @@ def _compare(
     serving: Serving,
     looks: int,
     seed: int,
-) -> tuple[str, list[str], dict[str, Any]]:
+) -> tuple[str, list[str], ComparisonEvidence]:
     """The reason for the challenger, the reasons against it, and the evidence of the paired losses."""
     champion_losses = order_losses(champion.p, holdout.y)
     differences = champion_losses - losses
@@ -164,23 +151,23 @@ def _compare(
     # a champion that is worse than the prior has a high recall only because it predicts the class too often
     over_champion = Clusters.of(champion_losses - prior_losses(holdout.prior, holdout.y), holdout.entities)
     is_behind_prior = lower_bound(over_champion, policy.alpha, seed).low > 0
-    evidence: dict[str, Any] = {
-        "champion_log_loss": float(champion_losses.mean()),
-        "gain": gain.mean,
-        "gain_low": gain.low,
-        "gain_error": clusters.standard_error,
-        "level": gain.level,
-        "method": gain.method,
-        "recall": recalls,
-        "segments": segments,
-        "champion_behind_prior": is_behind_prior,
-    }
+    evidence = ComparisonEvidence(
+        champion_log_loss=float(champion_losses.mean()),
+        gain=gain.mean,
+        gain_low=gain.low,
+        gain_error=clusters.standard_error,
+        level=gain.level,
+        method=gain.method,
+        recall=recalls,
+        segments=tuple(segments),
+        champion_behind_prior=is_behind_prior,
+    )
     against = losing if is_behind_prior else lower + losing
     bound = f"{gain.mean:+.5f} nats, lower bound {gain.low:+.5f} (level {gain.level:.2g}, {gain.method})"
     if gain.low > policy.margin:
         return f"the gain over the champion is {bound}: above the margin {policy.margin:g}", against, evidence
     if stale := stale_reason(challenger, champion, differences, holdout, policy, seed):
-        return stale, against, evidence | {"stale": True}
+        return stale, against, replace(evidence, stale=True)
     against.append(f"the gain over the champion is {bound}: not above the margin {policy.margin:g}")
     return "", against, evidence
 
