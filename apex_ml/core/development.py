@@ -25,7 +25,7 @@ from apex_ml.core.examples import Examples
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.model_evaluation import Tables, evaluate
 from apex_ml.core.model_info import ModelInfo
-from apex_ml.core.profile import RECENT, Profile, bins_of
+from apex_ml.core.profile import ModelProfile, Profile, bins_of
 from apex_ml.core.rolling_folds import rolling_folds
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureRules, FeatureVerdict, NoiseTest, beats_noise
@@ -133,8 +133,7 @@ def develop(
         encoder, contest.fits[winner].content, classes, info, candidate=winner, training_keys=_keys(train, validation)
     )
     model, calibration_losses = _calibrate(model, train, validation, options)
-    recent = {name: info.profile[name] for name in (RECENT,) if name in info.profile}
-    profile = _profile(model, columns, train, validation) | recent
+    profile = _profile(model, columns, train, validation)
     model = replace(model, info=replace(info, profile=profile))
     metrics, tables = evaluate(model, parts, segments, options.seed)
     test = parts["test"]
@@ -199,13 +198,13 @@ def _calibrate(model: Model, train: Examples, validation: Examples, options: Opt
     return replace(model, calibration=calibration, weights=weights), losses
 
 
-def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> dict[str, Any]:
-    """Profile of the features of the training examples, and of the predictions on newer ones."""
+def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> ModelProfile:
+    """Profile of the features of the training examples, of the predictions on newer ones, and of the newest orders."""
     profile = Profile(bins_of(columns, train.table), len(model.classes))
     profile.add_features(train.table)
     prediction = model.predict(validation.table)
     profile.add_predictions(prediction.predicted, prediction.confidence)
-    return profile.as_dict()
+    return profile.of_model(model.info.profile.recent)
 
 
 def _keys(*parts: Examples) -> bytes:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
+
+from apex_ml.core.profile import PROFILE, ModelProfile
 
 DAYS = ("as_of", "train_first", "train_last", "validation_last", "test_first", "test_last")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The record of a model's data and code, stored with the model and with its version.
-
-    `profile` holds counts of the features and predictions, as JSON; see `core.profile`.
-    """
+    """The record of a model's data and code, stored with the model and with its version."""
 
     run: str
     as_of: date
@@ -33,11 +32,11 @@ class ModelInfo:
     seed: int
     git_commit: str | None
     dirty: bool
-    profile: Mapping[str, Any] = field(default_factory=dict)
+    profile: ModelProfile = ModelProfile()
 
     def as_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold."""
-        values = asdict(self)
+        values = asdict(self) | {PROFILE: self.profile.as_dict()}
         return values | {name: values[name].isoformat() for name in DAYS} | {"class_shares": list(self.class_shares)}
 
     @classmethod
@@ -45,4 +44,5 @@ class ModelInfo:
         """Read the form of :meth:`as_dict`. Raises KeyError for a value that is missing."""
         given = {f.name: values[f.name] for f in fields(cls)}
         days = {name: date.fromisoformat(values[name]) for name in DAYS}
-        return cls(**{**given, **days, "class_shares": tuple(values["class_shares"])})
+        read = {"class_shares": tuple(values["class_shares"]), PROFILE: ModelProfile.from_dict(values[PROFILE])}
+        return cls(**{**given, **days, **read})

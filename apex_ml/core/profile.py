@@ -20,8 +20,8 @@ DECILES = 10
 CONFIDENCE_BINS = 20
 PROFILE = "profile"
 """Key of a model's own profile in its record."""
-RECENT = "recent"
-"""Key, in a model's profile, of the counts of the newest orders before its training."""
+FeatureCounts = Mapping[str, Sequence[int]]
+"""Rows in every bin, by feature."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,49 @@ class Profile:
             "confidence": self.confidence.tolist(),
         }
 
+    def of_model(self, recent: FeatureCounts | None) -> ModelProfile:
+        """The bins and counts as a model keeps them, with those of the newest orders."""
+        return ModelProfile(
+            bins=self.bins,
+            features={name: counts.tolist() for name, counts in self.features.items()},
+            predicted=self.predicted.tolist(),
+            confidence=self.confidence.tolist(),
+            recent=recent,
+        )
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """A model's own profile; a part is None where the record has none, which an older release may have written.
+
+    `features` are counts of the training examples, `predicted` and `confidence` of the validation examples, `recent` of
+    the attributes of the newest orders before the training.
+    """
+
+    bins: Mapping[str, Bins] | None = None
+    features: FeatureCounts | None = None
+    predicted: Sequence[int] | None = None
+    confidence: Sequence[int] | None = None
+    recent: FeatureCounts | None = None
+
+    def bins_for(self, names: Collection[str]) -> dict[str, Bins]:
+        """The bins of some features, without the features that it lacks."""
+        return {name: bins for name, bins in (self.bins or {}).items() if name in names}
+
     def as_dict(self) -> dict[str, Any]:
-        """Bins and counts, for JSON."""
-        return {"bins": {name: bins.as_dict() for name, bins in self.bins.items()}, **self.counts()}
+        """Values for JSON."""
+        bins = None if self.bins is None else {name: one.as_dict() for name, one in self.bins.items()}
+        counts = {name: getattr(self, name) for name in ("features", "predicted", "confidence", "recent")}
+        return {name: value for name, value in ({"bins": bins} | counts).items() if value is not None}
 
-
-def bins_from(content: Mapping[str, Any], names: Collection[str]) -> dict[str, Bins]:
-    """The bins of some features from the result of :meth:`Profile.as_dict`, without the features that it lacks."""
-    return {name: Bins.from_dict(bins) for name, bins in content.get("bins", {}).items() if name in names}
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read the result of :meth:`as_dict`."""
+        bins = content.get("bins")
+        return cls(
+            None if bins is None else {name: Bins.from_dict(one) for name, one in bins.items()},
+            *(content.get(name) for name in ("features", "predicted", "confidence", "recent")),
+        )
 
 
 def add_counts(before: Mapping[str, Any], rows: int, more: Mapping[str, Any], more_rows: int) -> dict[str, Any]:

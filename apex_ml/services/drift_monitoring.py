@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from apex_ml.adapters.postgres.scoring_profiles import ProfileStore, Run
 from apex_ml.contract.model import Contract
 from apex_ml.core.drift import Compared, detect_drift
 from apex_ml.core.features import kind_of
-from apex_ml.core.profile import PROFILE, RECENT
+from apex_ml.core.profile import ModelProfile
+from apex_ml.core.version_reference import VersionReference
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import Settings
 
@@ -79,7 +79,7 @@ Comparisons = dict[str, tuple[Compared, str, str | None]]
 """By feature: the comparison, the kind of the feature, and the name of the reference."""
 
 
-def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window: Batch | None) -> Comparisons:
+def compared(contract: Contract, batch: Batch, model: ModelProfile, window: Batch | None) -> Comparisons:
     """Compare each feature of a batch with its reference.
 
     Attributes are compared with the examples that the model was fitted on, which are each client's last order, of any
@@ -88,8 +88,8 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     is compared with the window: earlier healthy runs of the model, as far from their snapshot. Calendar features depend
     on the date alone: they are counted, never tested.
     """
-    fitted = {name: np.asarray(counts) for name, counts in model.get("features", {}).items()}
-    newest = {name: np.asarray(counts) for name, counts in model.get(RECENT, {}).items()}
+    fitted = {name: np.asarray(counts) for name, counts in (model.features or {}).items()}
+    newest = {name: np.asarray(counts) for name, counts in (model.recent or {}).items()}
     training, recent = "the champion's training examples", "healthy runs before"
     none = f"no healthy run of this model within {WINDOW_LAG_DAYS:g} days of its lag yet"
     comparisons: Comparisons = {}
@@ -112,8 +112,9 @@ def compared(contract: Contract, batch: Batch, model: Mapping[str, Any], window:
     for name, kind, key in ((PREDICTION, "prediction", "predicted"), (CONFIDENCE, "confidence", "confidence")):
         observed = getattr(batch, key)
         before = None if window is None else getattr(window, key)
-        if before is None and not moves and key in model:
-            beside(name, kind, observed, np.asarray(model[key]), "the champion's validation examples")
+        validation = getattr(model, key)
+        if before is None and not moves and validation is not None:
+            beside(name, kind, observed, np.asarray(validation), "the champion's validation examples")
         else:
             beside(name, kind, observed, before, recent)
     beside(QUARANTINE, "quarantine", batch.quarantine, None if window is None else window.quarantine, recent)
@@ -146,20 +147,20 @@ def drift_verdicts(settings: Settings, compared_features: Comparisons) -> list[V
 
 @dataclass(frozen=True)
 class DriftCheck:
-    """The ledgers of one transaction, and the facts about the versions, for all checks of scored rows."""
+    """The ledgers of one transaction, and what the versions are compared with, for all checks of scored rows."""
 
     context: StepContext
     profiles: ProfileStore
     ledger: DriftLedger
-    about: Mapping[int, Mapping[str, Any]]
-    """By version, the facts recorded in training."""
+    references: Mapping[int, VersionReference]
+    """By version."""
 
     def check(self, subject: DriftSubject, runs: list[Run], before: Sequence[Run]) -> None:
         """Compare the sum of some runs of one version and one day with earlier runs."""
         batch, first = batch_of(runs), runs[0]
         assert batch is not None
-        model = self.about.get(first.version, {}).get(PROFILE, {})
-        comparisons = compared(self.context.contract, batch, model, healthy_window(first, before))
+        model = self.references.get(first.version, VersionReference())
+        comparisons = compared(self.context.contract, batch, model.profile, healthy_window(first, before))
         self.ledger.write(subject, drift_verdicts(self.context.settings, comparisons))
 
     def runs_before(self, run: Run) -> list[Run]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +11,14 @@ import pyarrow.compute as pc
 
 from apex_ml.adapters.postgres.quality import QualityLedger, SustainedVerdict, rows_with_outcome
 from apex_ml.contract.names import probability_column
-from apex_ml.core.degradation import EXPECTED, Expectation, Rule, degraded, sustained, week_quality
+from apex_ml.core.degradation import Expectation, Rule, degraded, sustained, week_quality
+from apex_ml.core.version_reference import VersionReference
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate_weeks(context: StepContext, ledger: QualityLedger, about: Mapping[int, dict[str, Any]]) -> int:
+def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapping[int, VersionReference]) -> int:
     """Evaluate every version and week of rows whose outcomes changed; returns how many."""
     settings, contract = context.settings, context.contract
     rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_min_rows, settings.quality_year_alpha)
@@ -40,13 +40,13 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, about: Mapping[i
             pc.fill_null(predicted, 0).to_numpy()[known],
             table.column(contract.entity).to_numpy()[known],
             contract.classes,
-            _expectation(about, version),
+            references.get(version, VersionReference()).expected,
             rule,
         )
         ledger.write(changed, quality)
         logger.info("quality version=%s week=%s log_loss=%.5f worse=%s", version, week, quality.log_loss, quality.worse)
     for version in sorted({changed.version for changed in weeks}):
-        _evaluate_weeks_together(ledger, version, _expectation(about, version), rule)
+        _evaluate_weeks_together(ledger, version, references.get(version, VersionReference()).expected, rule)
     return len(weeks)
 
 
@@ -63,11 +63,6 @@ def _evaluate_weeks_together(ledger: QualityLedger, version: int, expected: Expe
         for (week, _, _), s in zip(points, verdicts, strict=True)
     ]
     ledger.write_sustained(version, rows)
-
-
-def _expectation(about: Mapping[int, dict[str, Any]], version: int) -> Expectation | None:
-    recorded = about.get(version, {}).get(EXPECTED)
-    return Expectation.from_dict(recorded) if recorded else None
 
 
 def degradation_alerts(context: StepContext, ledger: QualityLedger, version: int) -> dict[str, str]:

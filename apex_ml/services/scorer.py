@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.core.estimator import Model
-from apex_ml.core.profile import Bins, bins_from
+from apex_ml.core.profile import Bins
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.services import champion_ledger
 from apex_ml.services.results import EltResult
@@ -84,5 +84,5 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         snapshot_sha256=result.snapshot_sha256,
         as_of=result.as_of,
         accepted=folder / "validate" / ACCEPTED,
-        bins=bins_from(model.info.profile, counted),
+        bins=model.info.profile.bins_for(counted),
     )

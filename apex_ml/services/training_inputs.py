@@ -17,7 +17,7 @@ from apex_ml.core.evaluation import class_shares
 from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_info import ModelInfo
-from apex_ml.core.profile import RECENT, bins_of
+from apex_ml.core.profile import ModelProfile, bins_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
@@ -84,7 +84,7 @@ def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Exam
         seed=context.settings.seed,
         git_commit=commit,
         dirty=dirty,
-        profile={RECENT: recent_profile(context, history.as_of, parts["train"].table)},
+        profile=ModelProfile(recent=recent_profile(context, history.as_of, parts["train"].table)),
     )
 
 

@@ -19,7 +19,7 @@ from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
-from apex_ml.core.profile import RECENT, Bins
+from apex_ml.core.profile import Bins
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
 from apex_ml.sql.unknown_values import select_known_entity, top_unknown_entities, top_unknown_values
 
@@ -52,7 +52,7 @@ def alert_unknown_values(
     """
     contract, settings = scorer.context.contract, scorer.context.settings
     profile = scorer.model.info.profile
-    references = [r for r in (profile.get("features"), profile.get(RECENT)) if r]
+    references = [r for r in (profile.features, profile.recent) if r]
     kinds: dict[str, str] = {f: kind for f in scorer.bins if f in counts and (kind := kind_of(contract, f)) in MIN_LOST}
     if not references or not kinds:
         return None

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.alerts import DRIFT, DROP_LATE, QUALITY, UNSEEN, AlertChanges, PostgresAlerts
@@ -20,6 +19,7 @@ from apex_ml.adapters.postgres.quality import PostgresQuality
 from apex_ml.adapters.postgres.scoring_profiles import PostgresProfiles
 from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.core.version_reference import VersionReference
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
 from apex_ml.services import champion_ledger
@@ -54,12 +54,12 @@ def monitor(context: StepContext) -> MonitorResult:
     with connect(settings) as connection:
         with begin(connection) as session:
             PostgresDrift(session, context.model_name).lock()
-            about = PostgresVersions(session, context.model_name).about()
-            tested = _test_drift(context, session, about, version, noted)
+            references = PostgresVersions(session, context.model_name).references()
+            tested = _test_drift(context, session, references, version, noted)
             reach("drift_written")
         with begin(connection) as session:
             PostgresDrift(session, context.model_name).lock()
-            weeks = _evaluate_quality(context, session, about, version, noted)
+            weeks = _evaluate_quality(context, session, references, version, noted)
             alerts = PostgresAlerts(session)
             degraded = alerts.open_of_kind(QUALITY)
             with noted.unreadable("inbox"):
@@ -121,11 +121,15 @@ class _Tested:
 
 
 def _test_drift(
-    context: StepContext, session: PsycopgSession, about: Mapping[int, Any], version: int | None, noted: _Noted
+    context: StepContext,
+    session: PsycopgSession,
+    references: Mapping[int, VersionReference],
+    version: int | None,
+    noted: _Noted,
 ) -> _Tested:
     """Test everything new for drift; the open alerts are then those of the champion."""
     ledger = PostgresDrift(session, context.model_name)
-    check = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, about)
+    check = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, references)
     runs, days, online_days = check_drift_of_runs(check), check_drift_of_days(check), check_drift_of_online_days(check)
     raw_weeks = 0
     with noted.unreadable("raw orders"):
@@ -135,11 +139,15 @@ def _test_drift(
 
 
 def _evaluate_quality(
-    context: StepContext, session: PsycopgSession, about: Mapping[int, Any], version: int | None, noted: _Noted
+    context: StepContext,
+    session: PsycopgSession,
+    references: Mapping[int, VersionReference],
+    version: int | None,
+    noted: _Noted,
 ) -> int:
     """Evaluate the weeks with new outcomes, and whether the champion is degraded; returns the number of weeks."""
     quality = PostgresQuality(session, context.model_name)
-    weeks = evaluate_weeks(context, quality, about)
+    weeks = evaluate_weeks(context, quality, references)
     degraded = {} if version is None else degradation_alerts(context, quality, version)
     noted.add(PostgresAlerts(session).set_open(QUALITY, degraded))
     return weeks

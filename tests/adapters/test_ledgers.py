@@ -240,7 +240,7 @@ def version(number: int, mlflow_run: str = "one", run: str = "r", **about: Any) 
 def test_versions_of_different_models_are_never_confused(apex: Apex, ledgers: Ledgers) -> None:
     with ledgers.begin(apex.settings) as session:
         versions = ledgers.versions(session)
-        assert versions.newest() is None and versions.about() == {}
+        assert versions.newest() is None and versions.references() == {}
         versions.record(version(1, low=-math.inf))
         versions.record(version(1, low=-math.inf))
         with pytest.raises(ConfigError, match=r"version 1 of m was trained before, by MLflow's run one.*APEX_MODEL_N"):

@@ -15,7 +15,6 @@ import pytest
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.contract.model import Contract
-from apex_ml.core.profile import bins_from
 from apex_ml.core.unknown_values import unknown_jumps
 from apex_ml.services.scorer import load_scorer
 from apex_ml.services.unknown_values import alert_unknown_values
@@ -75,7 +74,7 @@ def test_renamed_clients_raise_an_alert_with_both_names(scoring: Apex, put_drop:
     """The model of these tests uses no history: here it is given one feature of it."""
     feature = "history_days_since_last"
     scorer = load_scorer(scoring.context("s"))
-    bins = bins_from(scorer.model.info.profile, {feature})
+    bins = scorer.model.info.profile.bins_for({feature})
     path = put_drop(changed=replaced(contract.entity, lambda values: [f"C9{v[2:]}" for v in values]))
     counts = {feature: np.array([0] * (len(bins[feature]) - 1) + [ROWS])}
     with duckdb.connect() as con, bulk_transaction(scoring.settings) as session:

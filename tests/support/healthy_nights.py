@@ -17,7 +17,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import Contract
 from apex_ml.core.drift import detect_drift
 from apex_ml.core.features import feature_columns, kind_of
-from apex_ml.core.profile import RECENT, Bins, Profile, bins_of
+from apex_ml.core.profile import Bins, ModelProfile, Profile, bins_of
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
 from apex_ml.services.drift_monitoring import WINDOW_RUNS, Batch, compared
 from apex_ml.settings import Settings
@@ -52,8 +52,8 @@ class Nights:
         trained = self._profile(bins, examples)
         newest = Profile(bins, CLASSES)
         newest.add_features(self._orders(NEWEST, night=0, drift=self.settled))
-        recent = {name: newest.features[name] for name in self.contract.features.attributes}
-        self.model = trained.as_dict() | {RECENT: recent}
+        recent = {name: newest.features[name].tolist() for name in self.contract.features.attributes}
+        self.model: ModelProfile = trained.of_model(recent)
         self.bins = bins
         self.alpha, self.min_rows = Settings.load().drift_alpha, Settings.load().drift_min_rows
 
@@ -110,7 +110,7 @@ class Nights:
         kinds = {c.name: kind_of(self.contract, c.name) for c in self.columns}
         tested: dict[str, str] = {name: kind for name, kind in kinds.items() if kind in MIN_LOST}
         categorical = {c.name: c.kind == "categorical" for c in self.columns}
-        references = [self.model["features"], self.model[RECENT]]
+        references = [counts for counts in (self.model.features, self.model.recent) if counts]
         return unknown_jumps(profile.features, references, tested, categorical, alpha=self.alpha)
 
     def healthy(self, number: int) -> Iterator[set[str]]:

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.session import Session
+from apex_ml.core.version_reference import VersionReference
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """What a registered version was made from; `about` is what was recorded about it in training."""
+    """What a registered version was made from; `about` is the JSON of what was recorded about it in training."""
 
     model_version: int
     mlflow_run_id: str
@@ -40,8 +41,8 @@ class VersionLedger(Protocol):
         """The newest version that any ledger names; None when there is none."""
         ...
 
-    def about(self) -> dict[int, dict[str, Any]]:
-        """What was recorded about every version in training."""
+    def references(self) -> dict[int, VersionReference]:
+        """What the scored rows of every version are compared with, as recorded in training."""
         ...
 
     def runs_in_use(self) -> dict[str, int]:
@@ -84,11 +85,11 @@ class PostgresVersions(VersionLedger):
         return row[0] if row else None
 
     @override
-    def about(self) -> dict[int, dict[str, Any]]:
+    def references(self) -> dict[int, VersionReference]:
         rows = self._session.fetch(
             "SELECT model_version, about::text FROM apex.model_versions WHERE model_name = %s", (self._model_name,)
         )
-        return {version: json.loads(about) for version, about in rows}
+        return {version: VersionReference.from_dict(json.loads(about)) for version, about in rows}
 
     @override
     def runs_in_use(self) -> dict[str, int]:
