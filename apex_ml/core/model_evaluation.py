@@ -34,6 +34,18 @@ Reliability = list[list[tuple[float, float, int]]]
 
 
 @dataclass(frozen=True)
+class ComparedWay:
+    """Scores of one way to make a model, with its number of features; all but the first loss are of the test part."""
+
+    way: str
+    features: int
+    validation_log_loss: float
+    test_log_loss: float
+    accuracy: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
 class Tables:
     """The tables of an evaluation on the test part.
 
@@ -48,7 +60,7 @@ class Tables:
     segments: dict[str, list[SegmentLoss]]
     importance: dict[str, float]
     contributions: list[Contribution] = field(default_factory=list)
-    comparison: list[dict[str, Any]] | None = None
+    comparison: list[ComparedWay] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold, without the tables that do not exist."""

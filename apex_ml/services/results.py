@@ -147,7 +147,7 @@ class TrainResult(FolderResult):
     test_optimum_log_loss: float | None = None
     test_excess_percent: float | None = None
     comparison: tuple[Mapping[str, Any], ...] | None = None
-    """Rows of the comparison with the original project's features."""
+    """JSON of each :class:`~apex_ml.core.model_evaluation.ComparedWay`: the original project's way beside Apex's."""
     bundle: Mapping[str, str]
     """sha256 of each file of the model."""
 

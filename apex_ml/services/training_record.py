@@ -135,7 +135,5 @@ def compare_with_own_features(
     tables = {name: (part.table, part.y) for name, part in parts.items()}
     rows = split_strategy(info.split).compare(done.model, ours.model, tables) or []
     for row in rows:
-        logger.info(
-            "comparison test_log_loss=%.5f accuracy=%.4f way=%s", row["test_log_loss"], row["accuracy"], row["way"]
-        )
+        logger.info("comparison test_log_loss=%.5f accuracy=%.4f way=%s", row.test_log_loss, row.accuracy, row.way)
     return replace(done, tables=replace(done.tables, comparison=rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,6 @@ def _result(context: StepContext, folder: Path, done: Development, registered: R
         test_weighted_macro_f1=metrics["test_weighted_macro_f1"],
         test_optimum_log_loss=metrics.get("test_optimum_log_loss"),
         test_excess_percent=metrics.get("test_excess_percent"),
-        comparison=None if comparison is None else tuple(comparison),
+        comparison=None if comparison is None else tuple(map(asdict, comparison)),
         bundle={path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
     )

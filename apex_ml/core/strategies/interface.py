@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from apex_ml.core.features import feature_columns
 
 if TYPE_CHECKING:
     from apex_ml.core.development import Options
+    from apex_ml.core.model_evaluation import ComparedWay
 
 MeasureSums = Callable[[Sequence[str]], pa.Table]
 """Sums measures, given by name, over all accepted orders of each entity: one row per entity."""
@@ -48,7 +49,7 @@ class SplitStrategy(ABC):
 
     def compare(
         self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]
-    ) -> list[dict[str, Any]] | None:
+    ) -> list[ComparedWay] | None:
         """Rows that compare the model with one of the contract's features; None where there is nothing to compare."""
         return None
 

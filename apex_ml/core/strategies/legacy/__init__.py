@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from apex_ml.core.strategies.stratified_random import StratifiedRandom
 
 if TYPE_CHECKING:
     from apex_ml.core.development import Options
+    from apex_ml.core.model_evaluation import ComparedWay
 
 
 class Legacy(StratifiedRandom):
@@ -49,9 +50,7 @@ class Legacy(StratifiedRandom):
         rules = partial(LegacyRules().evaluate, identifiers=legacy_identifiers(contract))
         return replace(options, selection=self.name, rules=rules, class_weights="balanced", suspicious_gain=None)
 
-    def compare(
-        self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]
-    ) -> list[dict[str, Any]]:
+    def compare(self, model: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]) -> list[ComparedWay]:
         """Rows for the original model, the same model corrected, and the model of the contract's features."""
         return compare(model, ours, parts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,10 @@ import pyarrow as pa
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.estimator import Model
 from apex_ml.core.evaluation import class_shares, order_losses
+from apex_ml.core.model_evaluation import ComparedWay
 
 
-def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]) -> list[dict[str, Any]]:
+def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]) -> list[ComparedWay]:
     """Compare both models on the same orders; each part is (table, class indexes (n,)).
 
     The original project used the output of a booster trained with balanced weights. Here these are the probabilities
@@ -26,18 +26,18 @@ def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.n
         "features from just before the order, selected by Apex": (ours.probabilities, len(ours.encoder.names)),
         "class prior": (lambda table: np.tile(shares, (table.num_rows, 1)), 0),
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[ComparedWay] = []
     for way, (predict, features) in ways.items():
         p, y = predict(parts["test"][0]), parts["test"][1]
         validation, classes = parts["validation"]
         rows.append(
-            {
-                "way": way,
-                "features": features,
-                "validation_log_loss": float(order_losses(predict(validation), classes).mean()),
-                "test_log_loss": float(order_losses(p, y).mean()),
-                "accuracy": float((p.argmax(axis=1) == y).mean()),
-                "calibration_error": expected_calibration_error(p, y),
-            }
+            ComparedWay(
+                way=way,
+                features=features,
+                validation_log_loss=float(order_losses(predict(validation), classes).mean()),
+                test_log_loss=float(order_losses(p, y).mean()),
+                accuracy=float((p.argmax(axis=1) == y).mean()),
+                calibration_error=expected_calibration_error(p, y),
+            )
         )
     return rows
