@@ -317,9 +317,8 @@ def test_a_rejection_has_all_reasons() -> None:
 def test_evidence_is_json_and_reproducible() -> None:
     first, second = (gate(model(TRUTH), model(blurred(0.2)), seed=3) for _ in range(2))
     assert json.dumps(first.evidence.as_dict()) == json.dumps(second.evidence.as_dict())
-    assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= set(
-        first.evidence.as_dict()
-    )
+    keys = set(first.evidence.as_dict())
+    assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= keys
 
 
 # the floor, a share of the log loss of the class shares: loss of the prior in nats, leak or not, message
@@ -371,10 +370,8 @@ def test_a_shifted_class_mix_is_no_leak() -> None:
     moved = replace(holdout, prior=np.array([0.5, 0.5]))
     policy = Promotion(margin=0.0, floor=0.925)
     decision = decide(Contender(truth, ("NO", "YES")), None, moved, policy, Serving(("NO", "YES"), ()))
-    assert (
-        decision.promote
-        and decision.evidence.as_dict()["challenger_log_loss"] < 0.4 * decision.evidence.as_dict()["prior_log_loss"]
-    )
+    evidence = decision.evidence.as_dict()
+    assert decision.promote and evidence["challenger_log_loss"] < 0.4 * evidence["prior_log_loss"]
 
 
 # the parts
