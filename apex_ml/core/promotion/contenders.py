@@ -93,8 +93,8 @@ def drop_seen(
     ours_seen = challenger.has_seen(holdout)
     theirs_seen = np.zeros(len(holdout), bool) if champion is None else champion.has_seen(holdout)
     dropped = ours_seen | theirs_seen
-    seen = SeenOrders(int(dropped.sum()), int(ours_seen.sum()), int(theirs_seen.sum()))
+    seen_orders = SeenOrders(int(dropped.sum()), int(ours_seen.sum()), int(theirs_seen.sum()))
     if not dropped.any():
-        return challenger.p, theirs, holdout, seen
+        return challenger.p, theirs, holdout, seen_orders
     kept = np.flatnonzero(~dropped)
-    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), seen
+    return challenger.p[kept], None if theirs is None else theirs[kept], holdout.take(kept), seen_orders

@@ -128,7 +128,7 @@ class Evidence(EvidencePart):
     `champion_fault` says why the champion's probabilities could not be compared.
     """
 
-    seen: SeenOrders
+    seen_orders: SeenOrders
     holdout_orders: int
     margin: float
     looks: int

@@ -86,8 +86,8 @@ def _decide(
     looks: int,
     seed: int,
 ) -> PromotionDecision:
-    p, champion_p, holdout, seen = drop_seen(challenger, champion, holdout)
-    evidence = Evidence(seen, len(holdout), policy.margin, looks, policy.mode)
+    p, champion_p, holdout, seen_orders = drop_seen(challenger, champion, holdout)
+    evidence = Evidence(seen_orders, len(holdout), policy.margin, looks, policy.mode)
     against = serving_faults(challenger, policy, serving)
     if fault := _holdout_fault(p, holdout, serving):
         return PromotionDecision(False, (fault, *against), evidence)
