@@ -48,4 +48,4 @@ def close(alert_id: int, reason: str, who: str | None) -> None:
     from apex_ml.steps.alerts import close_alert
 
     closed = close_alert(Settings.load(), alert_id, who=who or getpass.getuser(), reason=reason)
-    click.echo(f"Closed alert {alert_id}: {closed['kind']}, {closed['subject']}")
+    click.echo(f"Closed alert {closed.alert_id}: {closed.kind}, {closed.subject}")

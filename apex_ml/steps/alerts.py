@@ -1,8 +1,8 @@
-"""Alerts that people act on: send the new ones, list the open ones, close one."""
+"""Alerts that people act on: close one."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from apex_ml.adapters.postgres.alerts import PostgresAlerts
 from apex_ml.adapters.postgres.connection import transaction
@@ -10,8 +10,17 @@ from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
 
-def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> dict[str, Any]:
-    """Close an open alert for a person, who gives the reason; return its number, kind and subject.
+@dataclass(frozen=True)
+class ClosedAlert:
+    """An alert that a person closed."""
+
+    alert_id: int
+    kind: str
+    subject: str
+
+
+def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> ClosedAlert:
+    """Close an open alert for a person, who gives the reason.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is no open alert of this id, for an empty reason, and for an
     alert that monitoring measures: the next monitoring would raise it again.
@@ -20,4 +29,4 @@ def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> 
         raise ConfigError("apex alerts close: give --reason; the ledger keeps why the alert was closed")
     with transaction(settings) as session:
         kind, subject = PostgresAlerts(session).close(alert_id, who, reason)
-    return {"alert_id": alert_id, "kind": kind, "subject": subject}
+    return ClosedAlert(alert_id, kind, subject)
