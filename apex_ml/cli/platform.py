@@ -202,9 +202,12 @@ def restore(file: Path) -> None:
     """Replace databases and files by those of a backup. The platform is stopped afterwards."""
     from apex_ml.platform import backup as backups
 
+    settings = Settings.load()
     with _terminated_like_interrupted():
-        backups.restore(Settings.load(), file)
+        backups.restore(settings, file)
     click.echo("Restored. `make up` starts the platform.")
+    for folder in filter(Path.exists, map(backups.replaced, backups.folders(settings).values())):
+        click.echo(f"The replaced files are in {folder}; remove it when you no longer need them.")
 
 
 @click.command("settings")

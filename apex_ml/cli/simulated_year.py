@@ -17,7 +17,7 @@ from apex_ml.settings import Settings
 @click.command()
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same year.")
 @click.option("--weeks", default=52, show_default=True, type=click.IntRange(min=2), help="Weeks to live through.")
-@click.option("--drift-week", default=20, show_default=True, help="From this week on orders behave differently.")
+@click.option("--drift-week", type=int, help="From this week on orders behave differently. Default: 20, or half way.")
 @click.option("--fast", is_flag=True, help="6,000 orders of 4,000 clients a week; otherwise 25,000 of 15,000.")
 @click.option(
     "--start",
@@ -29,7 +29,7 @@ from apex_ml.settings import Settings
 @click.option(
     "--home", type=click.Path(path_type=Path), help="New folder of the year's platform. Default: .apex/year-SEED."
 )
-def year(seed: int, weeks: int, drift_week: int, fast: bool, start: datetime, home: Path | None) -> None:
+def year(seed: int, weeks: int, drift_week: int | None, fast: bool, start: datetime, home: Path | None) -> None:
     """Simulate a year of scoring, outcomes, monitoring and retraining, with a drift in the middle.
 
     It uses separate Postgres and MLflow servers, no scheduler, and the same steps. To inspect the year afterwards:
@@ -38,6 +38,7 @@ def year(seed: int, weeks: int, drift_week: int, fast: bool, start: datetime, ho
     from apex_ml.platform.simulated_year import Plan, simulate_year
 
     folder = (home or Settings.load().state / f"year-{seed}").absolute()
+    drift_week = min(20, weeks // 2 + 1) if drift_week is None else drift_week
     plan = Plan(seed=seed, weeks=weeks, drift_week=drift_week, start=start.date())
     if not fast:
         plan = replace(plan, clients=15_000, orders_a_week=25_000)

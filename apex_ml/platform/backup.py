@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from apex_ml.platform.embedded.supervision import POSTGRES, programs, render, se
 from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.settings import Settings
 
+logger = logging.getLogger(__name__)
 DATABASES = ("apex", "mlflow", "airflow")
 FORMAT = 1
 
@@ -53,10 +55,15 @@ def folders(settings: Settings) -> dict[str, Path]:
 def backup(settings: Settings, folder: Path) -> Path:
     """Write a backup of the running platform into a folder and return the file, mode 0600.
 
-    Raises ConfigError when the databases are run by others, and TransientError when they do not answer.
+    A link to a file is stored as that file. A link to a folder, a dead link, a pipe and a device are left out, with a
+    warning for each. Raises ConfigError when the databases are run by others or the folder cannot be made, and
+    TransientError when the databases do not answer.
     """
     _refuse_elsewhere(settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"TO={folder}: cannot be made: {error.strerror}; name another folder") from error
     created = datetime.now(UTC)
     target = folder / f"apex-{created:%Y%m%dT%H%M%SZ}.tar"
     server = locate_server(settings)
@@ -70,7 +77,7 @@ def backup(settings: Settings, folder: Path) -> Path:
         with tarfile.open(files, "w") as archive:
             for name, source in folders(settings).items():
                 if source.is_dir():
-                    archive.add(source, name, filter=_without_owner)
+                    archive.add(source, name, filter=_storable(archive, source, name))
         manifest = {
             "format": FORMAT,
             "apex": __version__,
@@ -89,11 +96,14 @@ def restore(settings: Settings, file: Path) -> None:
     """Replace databases and files by those of a backup; the platform is stopped afterwards.
 
     Raises ConfigError, before any change, for a file that is not a complete backup. The replaced files stay
-    in ``<folder>.before``; the replaced databases do not.
+    in ``<folder>.before``; the replaced databases do not. Links to folders and other entries that are no files are
+    left out, with a warning for each.
     """
     _refuse_elsewhere(settings)
     settings = ensure_env(settings)
-    with opened(file) as parts:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with opened(file) as parts, tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
+        _extract(parts / "files.tar", Path(scratch))
         stop.down(settings)
         with _postgres_alone(settings) as server:
             with contextlib.closing(superuser_connection(settings, server)) as connection:
@@ -103,19 +113,55 @@ def restore(settings: Settings, file: Path) -> None:
                 dump = str(parts / "databases" / f"{name}.dump")
                 call = ("--clean", "--if-exists", "--exit-on-error", f"--dbname={name}", dump)
                 _client(settings, server, "pg_restore", *call)
-        with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
-            with tarfile.open(parts / "files.tar") as archive:
-                archive.extractall(scratch, filter="data")
-            for name, target in folders(settings).items():
-                source = Path(scratch) / name
-                if not source.is_dir():
-                    continue
-                before = target.with_name(f"{target.name}.before")
-                shutil.rmtree(before, ignore_errors=True)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if target.exists():
-                    target.rename(before)
-                source.rename(target)
+        for name, target in folders(settings).items():
+            source = Path(scratch) / name
+            if not source.is_dir():
+                continue
+            before = replaced(target)
+            shutil.rmtree(before, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(before)
+            source.rename(target)
+
+
+def replaced(folder: Path) -> Path:
+    """Where a restore leaves the folder that it replaces."""
+    return folder.with_name(f"{folder.name}.before")
+
+
+def _storable(archive: tarfile.TarFile, source: Path, name: str) -> Callable[[tarfile.TarInfo], tarfile.TarInfo | None]:
+    """A filter of `archive` that keeps files and folders of `source`, and the file that a link leads to."""
+
+    def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        path = source / Path(info.name).relative_to(name)
+        if info.issym() and path.is_file():
+            info = archive.gettarinfo(str(path.resolve()), info.name)
+        elif not (info.isreg() or info.isdir() or info.islnk()):
+            kind = f"a link to {info.linkname}" if info.issym() else "neither a file nor a folder"
+            logger.warning("left out of the backup: %s is %s; back up what it stands for by itself", path, kind)
+            return None
+        return _without_owner(info)
+
+    return keep
+
+
+def _extract(file: Path, folder: Path) -> None:
+    """Unpack the files of a backup; entries that could lead out of the folder are left out, with a warning."""
+
+    def keep(info: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:
+        try:
+            return tarfile.data_filter(info, destination)
+        except tarfile.FilterError:
+            kind = f"a link to {info.linkname}" if info.issym() else "neither a file nor a folder"
+            logger.warning("not restored: %s is %s in the backup; create it again if you need it", info.name, kind)
+            return None
+
+    try:
+        with tarfile.open(file) as archive:
+            archive.extractall(folder, filter=keep)
+    except (tarfile.TarError, OSError) as error:
+        raise ConfigError(f"{file.name} of the backup cannot be unpacked: {error}; nothing was changed") from error
 
 
 @contextlib.contextmanager

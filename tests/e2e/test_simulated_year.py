@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from apex_ml.cli.simulated_year import year
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.simulated_year import Plan, Week, summary
@@ -56,3 +59,16 @@ def test_the_summary_of_a_year() -> None:
 def test_a_year_that_is_not_over_today_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--start 2020-01-06: the year would end on 2\d{3}-"):
         Plan(start=date(2020, 1, 6), weeks=52 * 200)
+
+
+@pytest.mark.parametrize(("weeks", "drift_week"), [(52, 20), (40, 20), (14, 8), (2, 2)])
+def test_the_drift_comes_half_way_in_a_short_year(monkeypatch: pytest.MonkeyPatch, weeks: int, drift_week: int) -> None:
+    plans: list[Plan] = []
+
+    def stop_at_the_plan(home: Path, plan: Plan, say: object) -> None:
+        plans.append(plan)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("apex_ml.platform.simulated_year.simulate_year", stop_at_the_plan)
+    assert isinstance(CliRunner().invoke(year, ["--weeks", str(weeks)]).exception, ConfigError)
+    assert [plan.drift_week for plan in plans] == [drift_week]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -32,7 +33,7 @@ def raise_alert(settings: Settings, subject: str) -> None:
 
 
 @pytest.mark.platform
-def test_a_backup_can_be_restored(tmp_path: Path) -> None:
+def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_folder() as folder:
         settings = ensure_env(throwaway(folder))
         drop = settings.home / "data" / "drops" / "done" / "a.parquet"
@@ -40,6 +41,12 @@ def test_a_backup_can_be_restored(tmp_path: Path) -> None:
         for path in (drop, artifact):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(path.name)
+        (folder / "elsewhere").mkdir()
+        (folder / "elsewhere" / "b.parquet").write_text("b")
+        drop.with_name("link.parquet").symlink_to(folder / "elsewhere" / "b.parquet")
+        drop.with_name("dead.parquet").symlink_to(folder / "none")
+        os.mkfifo(drop.with_name("pipe.parquet"))
+        (settings.home / "data" / "raw").symlink_to(folder / "elsewhere")
         try:
             with backup._postgres_alone(settings) as server:
                 ensure_databases(settings, server)
@@ -48,11 +55,18 @@ def test_a_backup_can_be_restored(tmp_path: Path) -> None:
                 file = backup.backup(settings, tmp_path)
                 raise_alert(settings, "after the backup")
                 assert alerts(settings) == ["after the backup", "kept"]
+            left_out = [record.getMessage() for record in caplog.records if "left out of the backup" in record.msg]
+            for name in ("dead.parquet is a link to", "pipe.parquet is neither a file nor", "raw is a link to"):
+                assert sum(name in text for text in left_out) == 1, left_out
+            assert len(left_out) == 3
             drop.write_text("changed")
             artifact.unlink()
             assert file.stat().st_mode & 0o077 == 0
             backup.restore(settings, file)
             assert (drop.read_text(), artifact.read_text()) == ("a.parquet", "model.bin")
+            assert sorted(path.name for path in drop.parent.iterdir()) == ["a.parquet", "link.parquet"]
+            assert drop.with_name("link.parquet").read_text() == "b"
+            assert not drop.with_name("link.parquet").is_symlink()
             assert (settings.home / "data.before" / "drops" / "done" / "a.parquet").read_text() == "changed"
             with backup._postgres_alone(settings):
                 assert alerts(settings) == ["kept"]
@@ -72,6 +86,23 @@ def test_an_invalid_backup_changes_nothing(tmp_path: Path, name: str, message: s
         backup.restore(Settings.load(home=tmp_path / "home", env_file=tmp_path / "env"), tmp_path / name)
 
 
+def test_what_leads_out_of_a_backup_is_not_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As `make backup` of containers and of earlier versions stores it."""
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "a").write_text("a")
+    (source / "outside").symlink_to("/etc")
+    os.mkfifo(source / "pipe")
+    with tarfile.open(tmp_path / "files.tar", "w") as archive:
+        archive.add(source, "data")
+    backup._extract(tmp_path / "files.tar", tmp_path / "restored")
+    assert [path.name for path in (tmp_path / "restored" / "data").iterdir()] == ["a"]
+    assert sorted(record.getMessage().split(" in the backup")[0] for record in caplog.records) == [
+        "not restored: data/outside is a link to /etc",
+        "not restored: data/pipe is neither a file nor a folder",
+    ]
+
+
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     (tmp_path / "files.tar").write_text("other")
     (tmp_path / "manifest.json").write_text('{"format": 1, "sha256": {"files.tar": "00ff"}}')
@@ -86,3 +117,10 @@ def test_other_databases_are_not_touched(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, env_file=tmp_path / "env", pg_host="elsewhere")
     with pytest.raises(ConfigError, match="run by others"):
         backup.backup(settings, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings.load(home=tmp_path, env_file=tmp_path / "env")
+    with pytest.raises(ConfigError, match=r"TO=\S+/file/x: cannot be made: Not a directory"):
+        backup.backup(settings, tmp_path / "file" / "x")
