@@ -56,6 +56,8 @@ WRONG = [
     (("simulate", "--mode", "nosuch"), 30, "mode 'nosuch': unknown"),
     (("simulate", "year", "--home", "{file}"), 30, "{file}: Not a directory: name a folder"),
     (("logs", "../../etc/passwd"), 30, "no log is named"),
+    (("logs", "tasks"), 30, "the log of each task is a file below {home}/logs/airflow"),
+    (("export", "1", "--out", "{home}/none/x.parquet"), 30, "there is no folder {home}/none; make it"),
     (("settings", "--format", "xml"), 2, "'xml' is not one of"),
     (("unpause", "apex_scor"), 30, "Apex has no DAG apex_scor;"),
     (("unpause", "apex_scor"), 30, "did you mean apex_score?"),
@@ -73,6 +75,68 @@ def test_a_wrong_argument_is_reported_with_a_remedy(
     result, message = called(capsys, *(argument.format(**places) for argument in arguments))
     assert result == code and words.format(**places) in message, message
     assert "Traceback" not in message
+
+
+def test_the_list_of_logs_names_only_what_can_be_shown(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
+    from apex_ml.platform.embedded.log_files import log_files
+    from apex_ml.settings import Settings
+
+    *lines, tasks = called(capsys, "logs")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(log_files(Settings.load()))
+    assert tasks == f"The log of each task is a file below {nowhere}/logs/airflow."
+
+
+def test_a_refused_export_makes_no_folder(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:
+    assert called(capsys, "export", "1", "--out", str(nowhere / "none" / "x.parquet"))[0] == 30
+    assert not (nowhere / "none").exists()
+
+
+@pytest.fixture
+def fake_psql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A psql that lists its arguments in a file and runs what its last one says."""
+    from apex_ml.platform.embedded import psql
+
+    monkeypatch.setenv("APEX_READER_DATABASE_URL", "postgresql://reader:secret@127.0.0.1:1/apex")
+    monkeypatch.setattr(psql, "wheel_binaries", lambda: tmp_path)
+    program, listed = tmp_path / "psql", tmp_path / "arguments"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {listed}\nfor last; do :; done\neval "$last"\n')
+    program.chmod(0o755)
+    return listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["-c", "A", "-c", "exit 0"], 0),
+        (["-c", "A", "-f", "file.sql", "--command=-- h", "-Atc", "exit 0"], 0),
+        (["--csv", "-c", "exit 1"], 10),
+        (["-c", "exit 2"], 20),
+        (["-c", "exit 3"], 10),
+        (["-c", "kill -9 $$"], 137),
+    ],
+)
+def test_psql_gets_its_arguments_in_order_and_its_exit_code_becomes_one_of_apex(
+    capsys: pytest.CaptureFixture[str],
+    nowhere: Path,
+    fake_psql: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+) -> None:
+    monkeypatch.setattr("apex_ml.platform.embedded.psql.ping_reader", lambda settings: None)
+    assert called(capsys, "sql", *arguments)[0] == code
+    listed = fake_psql.read_text().splitlines()
+    assert listed[:2] == ["-X", "-d"] and listed[3:] == arguments
+    assert "secret" not in listed[2]
+
+
+def test_psql_is_not_started_when_postgres_does_not_answer(
+    capsys: pytest.CaptureFixture[str], nowhere: Path, fake_psql: Path
+) -> None:
+    code, message = called(capsys, "sql", "-c", "exit 0")
+    assert code == 20 and message.startswith("apex: TransientError: Postgres at 127.0.0.1:1/apex"), message
+    assert "does not answer" in message and message.endswith("start it with: make up\n")
+    assert not fake_psql.exists()
 
 
 def test_a_wrong_setting_does_not_block_down(capsys: pytest.CaptureFixture[str], nowhere: Path) -> None:

@@ -94,7 +94,8 @@ def unpause(dag: str) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 20 when a service, DAG or pool is unhealthy, a drop failed or a deadline passed; for cron.",
+    help="Exit with 20 when a service, DAG or pool is unhealthy, the inbox is missing, a drop failed or a deadline"
+    " passed; for cron.",
 )
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:
@@ -143,7 +144,7 @@ def logs(service: str | None, lines: int, follow: bool) -> None:
     if service is None:
         for name, path in log_files.log_files(settings).items():
             click.echo(f"{name:<24}{path if path.exists() else '(not written yet)'}")
-        click.echo(f"{'tasks':<24}{settings.logs / 'airflow'}")
+        click.echo(f"The log of each task is a file below {log_files.task_logs(settings)}.")
         return
     path = log_files.log_file(settings, service)
     if follow:
@@ -152,14 +153,35 @@ def logs(service: str | None, lines: int, follow: bool) -> None:
         click.echo(line)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.option("-c", "--command", "query", metavar="QUERY", help="Run one query and leave.")
-@click.argument("psql_options", nargs=-1, type=click.UNPROCESSED)
-def sql(query: str | None, psql_options: tuple[str, ...]) -> None:
-    """psql on the apex database as the reader; further options go to psql (`apex sql -c QUERY --csv`)."""
-    from apex_ml.platform.embedded.psql import become_psql
+class PsqlCommand(click.Command):
+    """A command that passes its arguments to psql as they are, because psql runs queries and files in their order."""
 
-    become_psql(Settings.load(), [*psql_options, *(["-c", query] if query is not None else [])])
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse only a call for help."""
+        if not args or args[0] not in (*ctx.help_option_names, "--"):
+            args = ["--", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=PsqlCommand, context_settings={"ignore_unknown_options": True})
+@click.option(
+    "-c",
+    "--command",
+    metavar="QUERY",
+    multiple=True,
+    expose_value=False,
+    help="Run a query and leave; several in order.",
+)
+@click.argument("psql_options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def sql(ctx: click.Context, psql_options: tuple[str, ...]) -> None:
+    """psql on the apex database as the reader; further options go to psql (`apex sql -c QUERY --csv`).
+
+    Exit codes: 10 when a query, a file or an option fails, with the message of psql; 20 when Postgres does not answer.
+    """
+    from apex_ml.platform.embedded.psql import run_psql
+
+    ctx.exit(run_psql(Settings.load(), psql_options))
 
 
 @click.command("mlflow-ui")

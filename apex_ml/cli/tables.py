@@ -31,6 +31,8 @@ def export(what: str, out: Path | None) -> None:
     from apex_ml.adapters.postgres.scored_rows import export_run
     from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 
+    if out is not None and not out.parent.exists():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
     settings = Settings.load()
     with transaction(settings) as session:
         facts = PostgresScoringRuns(session).facts(what)

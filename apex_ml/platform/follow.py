@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from apex_ml.errors import TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.embedded.paths import service_log
@@ -21,6 +21,9 @@ POLL_SECONDS = 0.7
 STUCK_SECONDS = 180.0
 ERROR_LINES = 15
 SCHEDULER_LINES = 400
+APEX_FAULT = 1
+_STEP_EXIT_CODE = re.compile(r"apex [\w-]+ \(exit code (\d+)\)")
+"""How the message of a failed step begins, as the operator writes it into the log of the task."""
 NO_TEXT = "no text: its process ended before it could write a log (see `make logs S=airflow-scheduler`)"
 
 
@@ -72,6 +75,14 @@ def only_bad_drops(tasks: Sequence[TaskRun]) -> bool:
     return {task.task_id for task in tasks if task.state == "failed"} == {BAD_DROPS}
 
 
+class RunFailedError(Exception):
+    """A DAG run that failed, which is reported already; the command exits with this code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 class RetryReporter:
     """Prints why a task is retried, once per try: the retry is minutes away, and a user may fix the cause meanwhile."""
 
@@ -91,20 +102,34 @@ class RetryReporter:
                 self._console.print(f"  {task.task_id} will be retried after: {why}", markup=False)
 
 
-def print_failures(
-    api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]
-) -> None:
-    """Print the error and the log file of every failed task of a run; without an error, the scheduler's errors."""
+def print_failures(api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]) -> int:
+    """Print the error and the log file of every failed task of a run; without an error, the scheduler's errors.
+
+    Return the exit code of the first failed step whose message has one, else that of a TransientError: a step that was
+    killed, timed out or never started.
+    """
+    exit_codes: list[int] = []
     failed = [task for task in tasks if task.state == "failed"]
     console.print(f"[bold red]{run.dag_id} failed[/]: {api.run_url(run.dag_id, run.run_id)}", highlight=False)
     for task in failed:
         log = api.log(run.dag_id, run.run_id, task)
+        exit_codes += [code for error in log.errors if (code := _exit_code(error)) is not None]
         lines = list(dict.fromkeys(log.errors)) or [*(log.lines or [NO_TEXT]), *_scheduler_errors(settings)]
         console.print(f"task {task.name}, try {task.try_number}:", markup=False)
         for line in "\n".join(lines).splitlines()[-ERROR_LINES:]:
             console.print(f"  {line}", markup=False, highlight=False)
         if log.path:
             console.print(f"  log: {log.path}", markup=False, highlight=False)
+    return next(iter(exit_codes), TransientError.exit_code)
+
+
+def _exit_code(error: str) -> int | None:
+    """The exit code in the message of a failed step, 1 for one that no expected error has; None without a code."""
+    beginning = _STEP_EXIT_CODE.match(error)
+    if beginning is None:
+        return None
+    code = int(beginning[1])
+    return code if code in (DataError.exit_code, TransientError.exit_code, ConfigError.exit_code) else APEX_FAULT
 
 
 def _scheduler_errors(settings: Settings) -> list[str]:

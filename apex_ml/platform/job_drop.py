@@ -52,6 +52,8 @@ def inbox(settings: Settings) -> Path:
 
 def check_drop(path: Path) -> None:
     """Raise :class:`~apex_ml.errors.ConfigError` for a drop that the inbox would not accept."""
+    if path.is_dir():
+        raise ConfigError(f"--drop {path}: is a folder; name a single parquet file")
     if not path.is_file():
         raise ConfigError(f"--drop {path}: there is no such file")
     if hidden(path.name):

@@ -13,12 +13,19 @@ from rich.console import Console
 
 from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
 from apex_ml.platform.embedded.home_record import refuse_contradiction
-from apex_ml.platform.follow import POLL_SECONDS, RetryReporter, follow_run, only_bad_drops, print_failures
+from apex_ml.platform.follow import (
+    POLL_SECONDS,
+    RetryReporter,
+    RunFailedError,
+    follow_run,
+    only_bad_drops,
+    print_failures,
+)
 from apex_ml.platform.job_drop import JobDrop, check_drop, generated_drop, held_back_drop, inbox, named_drop
 from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
 from apex_ml.platform.reports import job
@@ -37,7 +44,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
     is filled by the simulator when it is empty. The drop is ``drop``, a file; without it generated orders when the raw
     data is generated or with ``invented``, else the newest day of the raw data, which is held back from training.
     Content that was scored before is not scored again. A retrain without new raw data is a success. A failed step
-    prints its error and log and returns 1. Ctrl-C leaves the platform up.
+    prints its error and log; its exit code is returned, or 20 when it is not known. Ctrl-C leaves the platform up.
 
     Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files or a drop that is not parquet, and
     :class:`~apex_ml.errors.TransientError` after a timeout.
@@ -56,9 +63,10 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
             api.unpause(dag_id)
         conf: dict[str, Any] = {"raw": settings.raw} if raw else {}
         conf |= {"without_newest_day": True} if holds_back else {}
-        run_id = _retrain(api, settings, console, conf)
-        if run_id is None:
-            return 1
+        try:
+            run_id = _retrain(api, settings, console, conf)
+        except RunFailedError as failed:
+            return failed.exit_code
         champion = job.champion(settings)
         if champion is None:
             console.print(
@@ -75,9 +83,10 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
             chosen = named_drop(drop)
         else:
             chosen = held_back_drop(settings, console, api.result(RETRAIN, run_id, "validate") or {})
-        summary = None if chosen is None else _score_drop(api, settings, console, chosen)
-        if chosen is not None and summary is None:
-            return 1
+        try:
+            summary = None if chosen is None else _score_drop(api, settings, console, chosen)
+        except RunFailedError as failed:
+            return failed.exit_code
         _report(settings, console, champion, summary)
         console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
     return 0
@@ -105,7 +114,7 @@ def _report(settings: Settings, console: Console, champion: job.Champion, summar
 
 
 def retrain(settings: Settings, *, force: bool = False, split: str | None = None, trials: int | None = None) -> int:
-    """Run apex_retrain alone on the running platform and wait for it; return the exit code.
+    """Run apex_retrain alone on the running platform and wait for it; return the exit code, that of a failed step.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow is not up.
     """
@@ -114,8 +123,10 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
     with _watching(console, settings), AirflowApi(settings, patience=5.0) as api:
         api.unpause(RETRAIN)
         conf = {name: value for name, value in parameters.items() if value is not None}
-        if _retrain(api, settings, console, conf) is None:
-            return 1
+        try:
+            _retrain(api, settings, console, conf)
+        except RunFailedError as failed:
+            return failed.exit_code
         champion = job.champion(settings)
         if champion is None:
             console.print("There is no champion yet.")
@@ -124,14 +135,16 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
     return 0
 
 
-def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> str | None:
-    """Trigger apex_retrain, show its progress and its outcome; return the run's id, None when it failed."""
+def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> str:
+    """Trigger apex_retrain, show its progress and its outcome; return the run's id.
+
+    Raises RunFailedError with the exit code of the failed step.
+    """
     run_id = api.trigger(RETRAIN, conf)
     limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
     run, tasks = follow_run(api, console, RETRAIN, run_id, limit)
     if run.state == "failed":
-        print_failures(api, settings, console, run, tasks)
-        return None
+        raise RunFailedError(print_failures(api, settings, console, run, tasks))
     if any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
         reason = (api.result(RETRAIN, run_id, "validate") or {}).get("skip", "nothing to do")
         console.print(f"Not retrained: {reason}", markup=False)
@@ -143,10 +156,10 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[s
     return run_id
 
 
-def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop) -> ViewRow | None:
-    """Put a drop in the inbox and wait for apex_score to score it; return its summary, None when that failed.
+def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop) -> ViewRow:
+    """Put a drop in the inbox and wait for apex_score to score it; return its summary.
 
-    Content that was scored before is not put there again.
+    Content that was scored before is not put there again. Raises RunFailedError for a drop that is not scored.
     """
     known = job.drop_summary(settings, drop.sha256)
     if known is not None and known["state"] == "done":
@@ -159,9 +172,7 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: Job
     return _deliver(api, settings, console, drop, known)
 
 
-def _deliver(
-    api: AirflowApi, settings: Settings, console: Console, drop: JobDrop, known: ViewRow | None
-) -> ViewRow | None:
+def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop, known: ViewRow | None) -> ViewRow:
     """Put a drop in the inbox and follow apex_score until the ledger has more than the `known` summary of it."""
     earlier_runs = {run.run_id for run in api.dag_runs(SCORE)}
     target = inbox(settings) / drop.name
@@ -185,14 +196,13 @@ def _deliver(
                 return summary
             if summary is not None and summary != known:  # an unchanged summary belongs to an earlier delivery
                 console.print(f"{drop.name} was rejected: {summary['reason']}", markup=False)
-                return None
+                raise RunFailedError(DataError.exit_code)
             for run in runs:
                 retries.report(run, tasks.get(run.run_id, []))
             # an earlier run cannot have listed this drop: its failure concerns other drops
             new_runs = [run for run in runs if run.run_id not in earlier_runs]
             if failed := _failed_run(new_runs, tasks):
-                print_failures(api, settings, console, failed, tasks.get(failed.run_id, []))
-                return None
+                raise RunFailedError(print_failures(api, settings, console, failed, tasks.get(failed.run_id, [])))
             if time.monotonic() - began > limit:
                 raise TransientError(
                     f"{target}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "

@@ -72,6 +72,33 @@ def test_a_late_drop_raises_an_alert(tmp_path: Path) -> None:
     assert "has waited in" in result["moved.parquet"] and "61 minutes" in result["moved.parquet"]
 
 
+def _shown_inbox(home: Path) -> tuple[bool, list[str]]:
+    console = Console(file=io.StringIO(), width=200, record=True)
+    well = _waiting(Settings.load(home=home, pg_port=1), console)
+    return well, console.export_text().splitlines()
+
+
+def test_the_status_reports_a_missing_inbox_and_is_not_well(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "drops" / "inbox"
+    assert _shown_inbox(tmp_path) == (False, [f"inbox is missing: {folder}; `apex up` makes it"])
+    folder.parent.mkdir(parents=True)
+    folder.write_text("x")
+    shown = f"inbox is no folder: {folder}; remove it, then `apex up` makes the folder"
+    assert _shown_inbox(tmp_path) == (False, [shown])
+    folder.unlink()
+    Inbox(Settings.load(home=tmp_path)).prepare()
+    assert _shown_inbox(tmp_path) == (True, ["drops waiting: 0"])
+
+
+def test_the_status_says_what_to_do_with_a_folder_in_the_inbox(tmp_path: Path) -> None:
+    inbox = Inbox(Settings.load(home=tmp_path))
+    inbox.prepare()
+    (inbox.inbox / "dir.parquet").mkdir()
+    (inbox.inbox / ".hidden").mkdir()
+    lines = ["drops waiting: 0", "  dir.parquet is a folder; deliver a single parquet file"]
+    assert _shown_inbox(tmp_path) == (True, lines)
+
+
 def test_a_late_drop_with_a_non_utf8_name_can_be_stored_and_shown(tmp_path: Path) -> None:
     inbox = Inbox(Settings.load(home=tmp_path))
     inbox.prepare()

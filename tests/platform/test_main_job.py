@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
+from apex_ml.platform import main_job
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
 from apex_ml.platform.job_drop import check_drop, next_run_number
@@ -93,6 +94,12 @@ def test_an_invalid_drop_is_refused_before_anything_starts(
         check_drop(tmp_path / name)
 
 
+def test_a_folder_is_no_drop(tmp_path: Path) -> None:
+    (tmp_path / "dir.parquet").mkdir()
+    with pytest.raises(ConfigError, match="dir.parquet: is a folder; name a single parquet file"):
+        check_drop(tmp_path / "dir.parquet")
+
+
 def test_run_numbers_are_unique(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path)
     with ThreadPoolExecutor(8) as pool:
@@ -155,3 +162,59 @@ def test_a_task_that_fails_without_an_error_shows_what_the_scheduler_logged(
     run = DagRun("apex_retrain", "r", "failed", None, None)
     print_failures(api, settings, Console(file=out, width=200), run, [task("validate", "failed", tries=3)])
     assert shown in out.getvalue() and "httpx.ConnectError: refused" in out.getvalue()
+
+
+class FailedRun:
+    """Airflow with a run of apex_retrain in which the last step failed with an error."""
+
+    pages = "http://airflow"
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def unpause(self, dag_id: str) -> None:
+        pass
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        return "r"
+
+    def dag_run(self, dag_id: str, run_id: str) -> DagRun:
+        return DagRun(dag_id, run_id, "failed", None, None)
+
+    def task_runs(self, dag_id: str, run_id: str) -> list[TaskRun]:
+        return [task("validate", "success", 1.0), task("elt", "failed", 1.0)]
+
+    def log(self, dag_id: str, run_id: str, failed: TaskRun) -> TaskLog:
+        return TaskLog((self.error,), (self.error,) if self.error else (), None)
+
+    def run_url(self, dag_id: str, run_id: str) -> str:
+        return "http://airflow/run"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("apex elt (exit code 10): DataError: no rows (exit code 30)", 10),
+        ("apex elt (exit code 20): Postgres at x does not answer", 20),
+        ("apex elt (exit code 30): ConfigError: a setting", 30),
+        ("apex elt (exit code 1): ZeroDivisionError", 1),
+        ("apex elt (exit code 2): No such option", 1),
+        ("apex elt: killed by SIGKILL: ", 20),
+        ("apex elt: stopped after 0:10:00 (APEX_STEP_TIMEOUT_MINUTES)", 20),
+        ("", 20),
+    ],
+)
+def test_a_failed_run_ends_with_the_exit_code_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, code: int
+) -> None:
+    monkeypatch.setattr(main_job, "AirflowApi", lambda *_, **__: FailedRun(error))
+    settings = Settings.load(home=tmp_path)
+    assert main_job.retrain(settings) == code
+    monkeypatch.setattr(main_job, "_bring_up", lambda *_: settings)
+    assert main_job.run_main_job(settings, None) == code

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from apex_ml.adapters.postgres import connection
 from apex_ml.adapters.postgres.bulk import bulk_transaction
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.embedded import processes, psql, stop, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.postgres.data_folder import prepare_server
@@ -152,6 +152,9 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
             psycopg2.connect(settings.reader_url)
         assert "too many connections" in str(raised.value) and f"apex_reader {number} (bi-pool)" in str(raised.value)
         assert "make up" not in str(raised.value)
+        # the psql of a person needs a connection of the reader
+        with pytest.raises(TransientError, match=r"apex_reader \d+ \(bi-pool\).*APEX_PG_READER_CONNECTIONS"):
+            psql.run_psql(settings, ["-c", "SELECT 1"])
         # the others may take all but the slots of the writer
         _, text = open_all("airflow")
         assert "remaining connection slots are reserved" in text
@@ -171,6 +174,16 @@ def test_psql_is_the_reader_and_hides_the_password(database: Database) -> None:
     assert database.settings.pg_reader_password.get_secret_value() not in " ".join(command)
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "apex_reader|apex"
+
+
+def test_psql_runs_all_queries_and_a_failed_one_is_bad_input(
+    database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert psql.run_psql(database.settings, ["-At", "-c", "SELECT 1", "-c", "SELECT 2"]) == 0
+    assert capfd.readouterr().out.split() == ["1", "2"]
+    assert psql.run_psql(database.settings, ["-At", "-c", "SELECT 1", "-c", "SELECT nothing"]) == DataError.exit_code
+    shown = capfd.readouterr()
+    assert shown.out.split() == ["1"] and 'column "nothing" does not exist' in shown.err
 
 
 def test_psql_without_a_password_says_what_to_do(settings: Settings) -> None:

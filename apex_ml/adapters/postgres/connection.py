@@ -116,6 +116,15 @@ def ping(settings: Settings) -> None:
         session.execute("SELECT 1")
 
 
+def ping_reader(settings: Settings) -> None:
+    """Connect as the reader and leave again, for a program that does this next.
+
+    Raises as :func:`connect` does, also when people hold all connections of that role.
+    """
+    with map_driver_errors(settings.reader_url, settings.writer_url):
+        psycopg2.connect(settings.reader_url, connect_timeout=5, application_name="apex sql").close()
+
+
 def connect_reader(settings: Settings, options: str = "", **arguments: Any) -> Connection:
     """Connect as the reader; when people hold all connections of that role, as the writer who may only read.
 

@@ -21,6 +21,11 @@ def log_files(settings: Settings) -> dict[str, Path]:
     return logs
 
 
+def task_logs(settings: Settings) -> Path:
+    """The folder with the logs of Airflow's tasks, one file per try."""
+    return settings.logs / "airflow"
+
+
 def log_file(settings: Settings, name: str) -> Path:
     """The log with a name; ``scheduler`` means ``airflow-scheduler``.
 
@@ -29,7 +34,10 @@ def log_file(settings: Settings, name: str) -> Path:
     files = log_files(settings)
     path = files.get(name) or files.get(f"airflow-{name}")
     if path is None:
-        raise ConfigError(f"no log is named {name!r}; there are: {', '.join(files)}")
+        raise ConfigError(
+            f"no log is named {name!r}; there are: {', '.join(files)}; the log of each task is a file below"
+            f" {task_logs(settings)}"
+        )
     if not path.exists():
         raise ConfigError(f"{path} is not there yet: {name} was never started here; `apex up` starts it")
     return path

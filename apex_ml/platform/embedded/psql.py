@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import subprocess
 from collections.abc import Sequence
-from typing import NoReturn
+from types import FrameType
 
 from apex_ml.adapters.postgres.administration import split_url
-from apex_ml.errors import ConfigError
+from apex_ml.adapters.postgres.connection import ping_reader
+from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.embedded.environment import inherited
 from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
 from apex_ml.settings import Settings
+
+EXIT_CODES = {1: DataError.exit_code, 2: TransientError.exit_code, 3: DataError.exit_code}
+"""Exit codes for those of psql: 1 a query, a file or an option failed, 2 the connection broke, 3 a script stopped."""
 
 
 def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
@@ -35,7 +40,29 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
     return [str(wheel_binaries() / "psql"), "-X", "-d", address, *arguments], environment
 
 
-def become_psql(settings: Settings, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by psql."""
+def run_psql(settings: Settings, arguments: Sequence[str]) -> int:
+    """Run psql in this terminal; return the exit code of Apex for how it ended.
+
+    Raises as :func:`psql_call` does, and as :func:`~apex_ml.adapters.postgres.connection.ping_reader` when the reader
+    cannot connect.
+    """
     command, environment = psql_call(settings, arguments)
-    os.execve(command[0], command, environment)
+    ping_reader(settings)
+    with subprocess.Popen(command, env=environment) as psql:
+
+        def end(number: int, frame: FrameType | None) -> None:
+            psql.terminate()
+
+        def leave_to_psql(number: int, frame: FrameType | None) -> None:
+            """Ctrl-C reaches psql too, which cancels the query and may go on."""
+
+        handlers = {
+            number: signal.signal(number, handler)
+            for number, handler in ((signal.SIGINT, leave_to_psql), (signal.SIGTERM, end))
+        }
+        try:
+            code = psql.wait()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return 128 - code if code < 0 else EXIT_CODES.get(code, code)

@@ -75,22 +75,39 @@ def _champion(settings: Settings, console: Console) -> None:
     )
 
 
-def _waiting(settings: Settings, console: Console) -> None:
+def _waiting(settings: Settings, console: Console) -> bool:
     folder = inbox(settings)
-    entries = os.listdir(folder) if folder.is_dir() else []
-    names = sorted(printable(name) for name in entries if not hidden(name))
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            console.print(
+                f"inbox is no folder: {folder}; remove it, then `apex up` makes the folder",
+                markup=False,
+                soft_wrap=True,
+            )
+        else:
+            console.print(f"inbox is missing: {folder}; `apex up` makes it", markup=False, soft_wrap=True)
+        return False
+    entries = os.listdir(folder)
+    visible = [name for name in entries if not hidden(name)]
+    folders = sorted(printable(name) for name in visible if os.path.isdir(folder / name))
+    names = sorted(printable(name) for name in visible if not os.path.isdir(folder / name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
     current = Inbox(settings)
     unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
     uploads = sorted(printable(name) for name in entries if is_temporary(name))
-    lines = [*unfinished, *(f"{name}: left alone until the upload renames it" for name in uploads)]
+    lines = [
+        *unfinished,
+        *(f"{name} is a folder; deliver a single parquet file" for name in folders),
+        *(f"{name}: left alone until the upload renames it" for name in uploads),
+    ]
     for line in lines[:SHOWN]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     if more := len(lines) - len(lines[:SHOWN]):
         console.print(f"  … and {more} more")
     if names and job.champion(settings) is None:
         console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
+    return True
 
 
 def _retrain_runs(settings: Settings, console: Console) -> None:
