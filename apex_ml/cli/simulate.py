@@ -124,10 +124,6 @@ def _truth_file(truth: str | None, folder: Path) -> Path | None:
         raise ConfigError(f"--truth {truth}: is a folder; name a file")
     if file.parent == folder:
         raise ConfigError(f"--truth {truth}: lies in the raw folder, where it would be read as orders; choose another")
-    if (
-        not file.parent.exists() and file.parent not in folder.parents
-    ):  # the command makes the raw folder and its parents
-        raise ConfigError(f"--truth {truth}: there is no folder {file.parent}; make it, or name another one")
     return file
 
 
