@@ -100,6 +100,8 @@ def simulate(
         end=end.date() if end else None,
         files=files,
     )
+    if orders < 1:
+        raise ConfigError(f"--orders {orders}: must be 1 or more")
     if not 1 <= files <= orders:
         raise ConfigError(f"--files {files}: must be from 1 to the number of orders, {orders:,}")
     folder = local_folder(out or Settings.load().raw, "--out" if out else "APEX_RAW_URL").absolute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -46,17 +47,20 @@ def year(seed: int, weeks: int, drift_week: int | None, fast: bool, start: datet
     summary = simulate_year(folder, plan, click.echo)
     summary["seconds"] = round(time.monotonic() - began, 1)
     (folder / "year.json").write_text(json_text(summary, indent=1) + "\n", encoding="utf-8")
-    for name in ("false_alarms", "weeks_until_drift_found", "weeks_until_degradation_found", "weeks_until_promotion"):
-        click.echo(f"{name.replace('_', ' '):<32}{summary[name]}")
     for name in (
+        "false_alarms",
+        "weeks_until_drift_found",
+        "weeks_until_degradation_found",
+        "weeks_until_promotion",
         "weeks_until_recovered",
         "drifted_weeks_after_promotion",
         "trainings",
         "trainings_without_promotion",
         "seconds",
     ):
-        click.echo(f"{name.replace('_', ' '):<32}{summary[name]}")
-    click.echo(f"written to {folder / 'year.json'}; to inspect it: APEX_HOME={folder} apex up")
+        value = summary[name]
+        click.echo(f"{name.replace('_', ' '):<32}{'none' if value is None else value}")
+    click.echo(f"written to {folder / 'year.json'}; to inspect it: APEX_HOME={shlex.quote(str(folder))} apex up")
 
 
 simulate = click.Group(
