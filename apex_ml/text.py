@@ -68,6 +68,33 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+def one_line(text: str) -> str:
+    r"""A message of several lines for people as one line, with what cannot be seen shown by its number.
+
+    >>> print(one_line("a.parquet: columns are missing\n  day (date) → nothing\n  unknown: x\n"))
+    a.parquet: columns are missing; day (date) → nothing; unknown: x
+    >>> print(one_line("2 are bad:\na\u200b"), one_line("No end.\r\nb\x85"))
+    2 are bad: a\u200b No end. b\u0085
+    """
+    lines = [line.strip(" \t") for line in re.split(r"[\r\n]+", text)]
+    joined = ""
+    for line in filter(None, lines):
+        joined += f"{'' if not joined else ' ' if joined[-1] in ':;,.!?' else '; '}{line}"
+    return visible(joined)
+
+
+def shortened_line(text: str, longest: int) -> str:
+    """A line of at most `longest` characters, cut between words with an ellipsis; a single long word is cut in it.
+
+    >>> shortened_line("one two three", 9), shortened_line("one two", 9), shortened_line("abcdefghij", 5)
+    ('one two …', 'one two', 'abcd…')
+    """
+    if len(text) <= longest:
+        return text
+    words, blank, _ = text[: longest - 1].rpartition(" ")
+    return f"{words.rstrip(' ;,:')} …" if blank and words else f"{text[: longest - 1]}…"
+
+
 def _number(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -93,8 +120,12 @@ def folded(name: str) -> str:
 
 
 class VisibleFormatter(logging.Formatter):
-    """Lines of a log for people: as :func:`visible_lines`."""
+    """A log for people, as :func:`one_line`: an event is one line, and the lines of its traceback are indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is that of logging
+        """The record as one line, without its traceback."""
+        return one_line(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        return visible_lines(super().format(record))
+        """The record as text, with its traceback."""
+        return visible_lines(super().format(record)).replace("\n", "\n  ")

@@ -7,6 +7,7 @@ import getpass
 import click
 
 from apex_ml.settings import Settings
+from apex_ml.text import one_line, visible
 
 
 @click.group(invoke_without_command=True)
@@ -32,7 +33,7 @@ def alerts(context: click.Context) -> None:
         times = f"raised {row.raised_at:%F %H:%M} UTC, last seen {row.last_seen_at:%F %H:%M} UTC"
         if missing := [channel for channel in channels if channel not in row.channels]:
             times += f", not sent by {' and '.join(missing)} yet"
-        click.echo(f"{row.alert_id}  {row.kind}  {row.subject}  ({times})\n    {row.message}")
+        click.echo(f"{row.alert_id}  {row.kind}  {visible(row.subject)}  ({times})\n    {one_line(row.message)}")
 
 
 @alerts.command()

@@ -21,6 +21,7 @@ from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
+from apex_ml.text import visible
 
 INBOX, DONE, QUARANTINE = "inbox", "done", "quarantine"
 REASON = ".reason.json"
@@ -131,7 +132,9 @@ class Inbox:
         for drop in self.look() if self.inbox.is_dir() else ():
             if (waited := drop.minutes(now)) > minutes:
                 name = printable(drop.name)
-                messages[name] = f"{name} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
+                messages[name] = (
+                    f"{visible(name)} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
+                )
         return messages
 
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
@@ -149,9 +152,9 @@ class Inbox:
         except (ApexError, FileNotFoundError):
             return None
         return (
-            f"{printable(drop.name)}: waits for the rest of its upload: {drop.size:,} bytes without a parquet footer,"
-            f" unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is moved to"
-            " quarantine"
+            f"{visible(printable(drop.name))}: waits for the rest of its upload: {drop.size:,} bytes without a parquet"
+            f" footer, unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is"
+            " moved to quarantine"
         )
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:

@@ -18,7 +18,7 @@ from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.platform.reports.times import moment_text
 from apex_ml.settings import Settings
-from apex_ml.text import visible_lines
+from apex_ml.text import one_line, shortened_line, visible
 
 MAX_ROWS = 50
 MAX_MESSAGE = 200
@@ -52,7 +52,7 @@ def show_alerts(settings: Settings, console: Console) -> bool:
     folder = inbox(settings)
     if failed:
         rows = [
-            (str(row["alert_id"]), row["subject"], _short(row["message"]), moment_text(row["raised_at"]))
+            (str(row["alert_id"]), row["subject"], _short(console, row["message"]), moment_text(row["raised_at"]))
             for row in failed
         ]
         _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows)
@@ -68,7 +68,7 @@ def show_alerts(settings: Settings, console: Console) -> bool:
                 str(row["alert_id"]),
                 row["kind"],
                 row["subject"],
-                _short(row["message"]),
+                _short(console, row["message"]),
                 moment_text(row["raised_at"]),
                 REMEDIES.get(row["kind"], page),
             )
@@ -99,12 +99,13 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows[:MAX_ROWS]:
-        table.add_row(*(Text(visible_lines(cell)) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)
     if len(rows) > MAX_ROWS:
         console.print(f"… and {len(rows) - MAX_ROWS} more: apex sql -c 'TABLE open_alerts'", markup=False)
 
 
-def _short(message: str) -> str:
-    line = " ".join(message.split())
-    return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} …"
+def _short(console: Console, message: str) -> str:
+    """A message as one line; short at a terminal, and whole for a file or another program."""
+    line = one_line(message)
+    return shortened_line(line, MAX_MESSAGE) if console.is_terminal else line

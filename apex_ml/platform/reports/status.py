@@ -20,7 +20,7 @@ from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_l
 from apex_ml.platform.reports.service_table import show_services
 from apex_ml.platform.reports.times import duration_text, moment_text
 from apex_ml.settings import Settings
-from apex_ml.text import visible_lines
+from apex_ml.text import one_line, visible
 
 SHOWN = 5
 
@@ -88,21 +88,21 @@ def _waiting(settings: Settings, console: Console) -> bool:
             console.print(f"inbox is missing: {folder}; `apex up` makes it", markup=False, soft_wrap=True)
         return False
     entries = os.listdir(folder)
-    visible = [name for name in entries if not hidden(name)]
-    folders = sorted(printable(name) for name in visible if os.path.isdir(folder / name))
-    names = sorted(printable(name) for name in visible if not os.path.isdir(folder / name))
+    delivered = [name for name in entries if not hidden(name)]
+    folders = sorted(visible(printable(name)) for name in delivered if os.path.isdir(folder / name))
+    names = sorted(visible(printable(name)) for name in delivered if not os.path.isdir(folder / name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
     current = Inbox(settings)
     unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
-    uploads = sorted(printable(name) for name in entries if is_temporary(name))
+    uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
     lines = [
         *unfinished,
         *(f"{name} is a folder; deliver a single parquet file" for name in folders),
         *(f"{name}: left alone until the upload renames it" for name in uploads),
     ]
     for line in lines[:SHOWN]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        console.print(f"  {one_line(line)}", markup=False, soft_wrap=True)
     if more := len(lines) - len(lines[:SHOWN]):
         console.print(f"  … and {more} more")
     if names and job.champion(settings) is None:
@@ -144,4 +144,4 @@ def _data_docs(settings: Settings, console: Console) -> None:
 def _rows(console: Console, title: str, lines: list[str]) -> None:
     console.print(f"{title}:" + ("" if lines else " none yet"))
     for line in lines:
-        console.print("  " + visible_lines(line), markup=False, soft_wrap=True)
+        console.print("  " + visible(line), markup=False, soft_wrap=True)

@@ -1,0 +1,79 @@
+"""Texts of `apex status` and `apex simulate year`: reasons and names stay on their line, commands can be copied."""
+
+from __future__ import annotations
+
+import io
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from apex_ml.cli.simulated_year import year
+from apex_ml.platform import simulated_year
+from apex_ml.platform.reports import attention, status
+from apex_ml.text import one_line
+
+REASON = (
+    "a.parquet: required columns are missing; expected → found\n  pais_cd (string) → PAIS_CD (rename it)\n"
+    + "".join(f"  column {n} → nothing\n" for n in range(20))
+)
+
+
+def with_rows(monkeypatch: pytest.MonkeyPatch, part: Any, **rows: list[dict[str, Any]]) -> None:
+    """Let a part of the report read these rows instead of Postgres."""
+
+    class Views:
+        def __init__(self, *_: Any) -> None: ...
+
+        def open_alerts(self) -> list[dict[str, Any]]:
+            return rows["alerts"]
+
+        def latest_runs(self, _: int) -> list[dict[str, Any]]:
+            return rows["runs"]
+
+    monkeypatch.setattr(part, "reading", nullcontext)
+    monkeypatch.setattr(part, "PostgresViews", Views)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_reason_of_a_bad_drop_is_one_line_and_cut_at_a_terminal_only(
+    home: Any, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
+    alert = {"kind": "bad_drop", "alert_id": 1, "subject": "a\nb", "message": REASON, "raised_at": moment}
+    with_rows(monkeypatch, attention, alerts=[alert])
+    console = Console(width=1_000, record=True, file=io.StringIO(), force_terminal=is_terminal)
+    assert attention.show_alerts(home(), console) is False
+    row = next(line for line in console.export_text().splitlines() if "a.parquet" in line)
+    assert "expected → found; pais_cd (string) → PAIS_CD (rename it); column 0 → nothing; column 1" in row
+    assert r"a\x0ab" in row
+    if is_terminal:
+        (shown,) = (cell.strip() for cell in row.split("  ") if "a.parquet" in cell)
+        assert shown.endswith(" …") and shown.removesuffix(" …").split()[-1] in one_line(REASON).split()
+        assert len(shown) <= attention.MAX_MESSAGE
+    else:
+        assert one_line(REASON) in row and "…" not in row
+
+
+def test_a_scoring_run_is_one_line_whatever_the_name_of_its_drop(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"finished_at": datetime(2024, 1, 1, tzinfo=UTC), "name": "a\nb", "rows_scored": 1, "rows_quarantined": 0}
+    with_rows(monkeypatch, status, runs=[run | {"model_version": 1, "ms_total": 1000.0}])
+    console = Console(width=200, record=True, file=io.StringIO())
+    status._scoring_runs(home(), console)
+    title, row = console.export_text().splitlines()
+    assert title == "last scoring runs:" and r"a\x0ab: 1 scored" in row
+
+
+def test_the_end_of_a_simulated_year_can_be_read_and_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(simulated_year, "simulate_year", lambda _, plan, __: simulated_year.summary(plan, []))
+    folder = tmp_path / "a year"
+    folder.mkdir()
+    result = CliRunner().invoke(year, ["--weeks", "3", "--drift-week", "2", "--home", str(folder)])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert f"{'weeks until promotion':<32}none" in lines and "None" not in result.output
+    assert lines[-1].endswith(f"APEX_HOME='{folder}' apex up")
