@@ -40,6 +40,8 @@ from apex_ml.services.scoring_results import ScoredDrop
 from apex_ml.services.scoring_statistics import ScoringTimes, class_statistics, input_warning, run_statistics
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.sql.outcomes import select_observed
+from apex_ml.sql.quarantine import select_drop_quarantine
+from apex_ml.text import visible
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def score_file(
     # names of the content: DuckDB may cache what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
-        report = _check(scorer, tools, path, accepted, quarantined)
+        report = _check(scorer, tools, path, accepted, quarantined, sha256)
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
@@ -121,7 +123,9 @@ def score_file(
         quarantined.unlink(missing_ok=True)
 
 
-def _check(scorer: Scorer, tools: ScoringTools, path: Path, accepted: Path, quarantined: Path) -> FileReport:
+def _check(
+    scorer: Scorer, tools: ScoringTools, path: Path, accepted: Path, quarantined: Path, sha256: str
+) -> FileReport:
     """Run the row checks; refuse a drop with too many bad rows."""
     contract = scorer.context.contract
     report = check_file(
@@ -136,7 +140,7 @@ def _check(scorer: Scorer, tools: ScoringTools, path: Path, accepted: Path, quar
         copy=False,
     )
     log_report(report, "score")
-    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql)
+    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql, sha256)
     return report
 
 
@@ -210,7 +214,7 @@ def _claim(session: Session, drop: Waiting, sha256: str, rows: int, again: DropR
     return again.drop_id
 
 
-def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int) -> None:
+def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int, sha256: str) -> None:
     """Refuse a drop with too many bad rows; the error carries the first `max_kept` of them."""
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
@@ -218,7 +222,9 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
         top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
         bad_rows = pq.read_table(quarantined).slice(0, max_kept)
         raise RefusedError(
-            f"{report.quarantined} of {report.rows} rows break the contract, more than the limit of {limit:.0%}: {top}",
+            f"{visible(report.name)}: {report.quarantined} of {report.rows} rows break the contract, more than the"
+            f" limit of {limit:.0%}: {top}; correct them where the file is written and deliver it again;"
+            f' `apex sql -c "{select_drop_quarantine(sha256)}"` lists them',
             report.rows,
             report.quarantined,
             bad_rows,

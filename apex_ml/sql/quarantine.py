@@ -10,10 +10,17 @@ from apex_ml.text import ESCAPED_RE2, visible
 
 SELECT_RAW_QUARANTINE = "SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
 """The query of Postgres for people who look for quarantined raw rows."""
+NULL = "null"
+"""A value that is not there, as text for people."""
 MAX_TEXT = 10_000
 """Characters kept of a quarantined value."""
 MAX_VALUE = 200
 """Characters of a value in a reason."""
+
+
+def select_drop_quarantine(sha256: str) -> str:
+    """The query of Postgres for people who look for the quarantined rows of one drop."""
+    return f"SELECT * FROM apex.quarantine WHERE left(source_sha256, 12) = '{sha256[:12]}'"
 
 
 def is_true(condition: str) -> str:
@@ -47,7 +54,7 @@ def value_sql(reason: Reason, checks: RowChecks, longest: int) -> str:
     """SQL of the values that a reason is about, as text for people."""
     known = {c.column: c for c in checks.raw_columns}
     parts = [known[p] for p in reason.columns or (reason.column,) if p in known]
-    return " || ' / ' || ".join(f"coalesce({text_sql(c, longest)}, 'null')" for c in parts) or "'absent'"
+    return " || ' / ' || ".join(f"coalesce({text_sql(c, longest)}, {literal(NULL)})" for c in parts) or "'absent'"
 
 
 def reasons_sql(reasons: list[Reason], checks: RowChecks) -> str:

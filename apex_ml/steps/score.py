@@ -26,6 +26,7 @@ from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools
 from apex_ml.services.scorer import Scorer, load_scorer
 from apex_ml.services.scoring_results import BadDrop, DropOutcome, MoreDrops, ScoreReport, ScoreResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
+from apex_ml.text import visible
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def score(
     inbox = Inbox(context.settings)
     inbox.prepare()
     outcomes: list[DropOutcome] = []
-    problems = _Problems(bad=[f"{drop.drop}: {drop.reason}" for drop in before])
+    problems = _Problems(bad=[_with_name(drop.drop, drop.reason) for drop in before])
     version = None
     if names or not before:  # a call without drops still finishes what a killed one left
         scorer = load_scorer(context)
@@ -123,11 +124,11 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
     try:
         return score_drop(scorer, tools, inbox, name)
     except DataError as error:
-        problems.bad.append(f"{printable(name)}: {error}")
+        problems.bad.append(_with_name(name, str(error)))
         return DropOutcome(drop=name, state="failed", reason=str(error))
     except (UnreadableError, engine.OutOfMemoryError) as error:
         raise_bad_drop(context.settings, name, str(error), context.run)
-        problems.left.append(f"{name}: {error}")
+        problems.left.append(_with_name(name, str(error)))
         return DropOutcome(drop=name, state="unreadable", reason=str(error))
     except SHARED_FAULTS:
         raise
@@ -137,6 +138,12 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
         raise_bad_drop(context.settings, name, reason, context.run)
         problems.faults.append(error)
         return DropOutcome(drop=name, state="fault", reason=reason)
+
+
+def _with_name(name: str, reason: str) -> str:
+    """A reason that begins with the name of its drop, once."""
+    shown = visible(printable(name))
+    return reason if reason.startswith(f"{shown}: ") else f"{shown}: {reason}"
 
 
 def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:

@@ -565,12 +565,13 @@ def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
     validate._refuse_too_many(context, [report])
     bad_rows = tmp_path / "quarantined.parquet"
     pq.write_table(pa.table({"row_nr": range(26)}), bad_rows)
-    score_file._refuse(report, contract, bad_rows, 3)
+    score_file._refuse(report, contract, bad_rows, 3, "ab" * 32)
     more = replace(report, accepted=74, quarantined=26)
     with pytest.raises(DataError, match=r"26 of 100 rows .* more than the limit of 25"):
         validate._refuse_too_many(context, [more])
-    with pytest.raises(DataError, match="26 of 100 rows .* more than the limit of 25"):
-        score_file._refuse(more, contract, bad_rows, 3)
+    with pytest.raises(DataError, match="f: 26 of 100 rows .* more than the limit of 25") as refused:
+        score_file._refuse(more, contract, bad_rows, 3, "ab" * 32)
+    assert "deliver it again; `apex sql -c" in str(refused.value) and "= 'abababababab'" in str(refused.value)
 
 
 # batches

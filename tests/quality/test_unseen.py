@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -312,6 +313,34 @@ def test_encrypted_files_are_refused_unless_the_column_is_not_needed(split: Spli
     assert json.loads(result.quarantined[0]["row"])["extra"] == "(encrypted)"
 
 
+def test_a_log_line_stays_one_line_and_a_traceback_is_indented() -> None:
+    record = logging.makeLogRecord({"levelname": "ERROR", "msg": "bad drop=%s", "args": ("a\nERROR forged\r\x85",)})
+    formatter = VisibleFormatter("%(levelname)s %(message)s")
+    assert formatter.format(record) == r"ERROR bad drop=a; ERROR forged; \u0085"
+    try:
+        raise ValueError("first\nERROR forged")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    first, *trace = formatter.format(record).split("\n")
+    assert first.startswith("ERROR bad") and trace and all(line.startswith("  ") for line in trace)
+
+
+def test_an_absent_value_is_shown_as_null_and_repeated_rows_as_a_warning(
+    split: Splitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = split(order_table({CLIENT: [None, " ", "C000001", "C000002"]}))
+    label = f"{CLIENT}: not_null"
+    assert sorted(missing.report.with_examples(label).split("(found ")[1][:-1].split(", ")) == ["' '", "null"]
+    level = split(order_table({CLIENT: ["null", "C000001", "C000002", "C000003"]}))
+    assert level.report.with_examples(next(iter(level.report.reasons))).endswith("(found 'null')")
+    row = order_table(rows=1)
+    repeated = split(pa.concat_tables([row] * 4))
+    with caplog.at_level(logging.WARNING):
+        log_report(repeated.report, "score")
+    assert repeated.report.accepted == 4
+    assert "rows_warned file=file.parquet rows=3 rule=all columns: unique_row" in caplog.text
+
+
 @pytest.mark.parametrize("zone", ["tzlocal()", "SA Pacific Standard Time", "Perú/Lima\u200b"])
 def test_an_invalid_time_zone_is_named(split: Splitter, zone: str) -> None:
     values = pa.array([datetime(2024, 3, 5)] * 4, pa.timestamp("us", zone))
@@ -355,7 +384,7 @@ def test_messages_name_a_remedy(split: Splitter, contract: Contract) -> None:
             "add date_formats to its normalise",
         ),
         (DAY, pa.array([datetime(2024, 3, 5, 12)] * 4), without("day_of_timestamp"), "add day_of_timestamp to its"),
-        (DAY, pa.array(["05.03.2024"] * 4), contract, "write it as %Y-%m-%d or %d/%m/%Y"),
+        (DAY, pa.array(["05.03.2024"] * 4), contract, "write it as YYYY-MM-DD or DD/MM/YYYY"),
         ("materiales_distintos_val", pa.array([True] * 4), contract, "bool is not int64; deliver whole numbers"),
         (DAY, pa.array([20240305] * 4), contract, "int64 is not date; deliver dates or timestamps"),
     ]

@@ -131,7 +131,7 @@ BAD = {
         lambda p: pq.write_table(
             pq.read_table(p).set_column(0, "cliente_id", pa.array(["?"] * (ROWS - 9) + ["C000001"] * 9)), p
         ),
-        f"{ROWS - 9} of {ROWS} rows break the contract, more than the limit of 50%",
+        f"half.parquet: {ROWS - 9} of {ROWS} rows break the contract, more than the limit of 50%",
     ),
 }
 
@@ -143,9 +143,12 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
     with pytest.raises(DataError, match=r"5 of 6 drops are bad and were moved to .*quarantine") as raised:
         run(scoring, *BAD, "good.parquet")
     for name, (_, words) in BAD.items():
-        assert words in str(raised.value)
+        assert words in str(raised.value) and f"{name}: {name}" not in str(raised.value)
         reason = json.loads((scoring.inbox.parent / "quarantine" / f"{name}.reason.json").read_text())
         assert words in reason["reason"] and reason["drop"] == name
+        if name == "half.parquet":
+            query = reason["reason"].split('`apex sql -c "')[1].split('"`')[0]
+            assert len(scoring.sql(query)) == ROWS - 9
     assert counts(scoring) == (6, 1, ROWS)
     assert scoring.sql("SELECT state, count(*)::int FROM apex.drops GROUP BY 1 ORDER BY 1") == [
         ("done", 1),

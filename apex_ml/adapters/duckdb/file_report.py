@@ -6,7 +6,9 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from apex_ml.contract.conditions import NOT_NULL
 from apex_ml.contract.per_use import Use
+from apex_ml.sql.quarantine import NULL
 from apex_ml.text import visible
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,12 @@ class FileReport:
     def with_examples(self, label: str) -> str:
         """A label of `reasons` or `warnings` with a few of the values behind it."""
         examples = self.examples.get(label)
-        return f"{label} (found {', '.join(map(repr_visible, examples))})" if examples else label
+        if not examples:
+            return label
+        # a value that is not there can only be shown as a word, and such a rule is broken by no text of that word
+        is_null = label.endswith(f": {NOT_NULL}")
+        shown = [NULL if is_null and value == NULL else repr_visible(value) for value in examples]
+        return f"{label} (found {', '.join(shown)})"
 
 
 def repr_visible(value: str) -> str:
