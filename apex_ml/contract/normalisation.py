@@ -52,6 +52,18 @@ class DateFormats(ContractPart):
         return formats
 
 
+_READABLE = {"%Y": "YYYY", "%y": "YY", "%m": "MM", "%d": "DD", "%H": "hh", "%M": "mm", "%S": "ss"}
+
+
+def readable_format(form: str) -> str:
+    """A format of strptime for people; directives without a usual sign stay.
+
+    >>> readable_format("%d/%m/%Y"), readable_format("%Y-%m-%d %H:%M:%S"), readable_format("%d %b %y")
+    ('DD/MM/YYYY', 'YYYY-MM-DD hh:mm:ss', 'DD %b YY')
+    """
+    return re.sub("%.", lambda directive: _READABLE.get(directive[0], directive[0]), form)
+
+
 def _kind_of_step(step: Any) -> str | None:
     """The key of a step of `normalise`."""
     if isinstance(step, str):

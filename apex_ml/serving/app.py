@@ -59,7 +59,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return _refused(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
+        headers, message = dict(error.headers or {}), str(error.detail)
+        if error.status_code == 405 and (allowed := headers.get("allow") or headers.get("Allow")):
+            message = f"{request.url.path} takes {allowed}, not {request.method}"
+        return _refused(request, error.status_code, "http", message, headers)
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:

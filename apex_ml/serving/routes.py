@@ -32,7 +32,7 @@ OF_PREDICT = _refusals(
     _413="The body is too large.",
     _408="The request took too long.",
     _400="The request is not valid HTTP.",
-    _415="The content type is not JSON.",
+    _415="The content type is not JSON, or the body is compressed.",
     _422="Values break the contract: all of them, with their paths.",
     _503="There is no champion yet, or the answer took too long.",
 )
@@ -54,6 +54,10 @@ def add_predict(app: FastAPI, service: Service) -> None:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Problem(415, "not_json", "send the orders as JSON, with the content type application/json")
+        if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise Problem(
+                415, "compressed", "compressed bodies are not accepted; send plain JSON, without Content-Encoding"
+            )
         body = await request.body()
         if len(body) <= SMALL_BYTES:
             status, answer = service.predict(service.reader, body, state)

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from apex_ml.contract.checks import EXACT_INTEGERS, RangeCheck
 from apex_ml.contract.columns import Column
-from apex_ml.contract.normalisation import DateFormats
+from apex_ml.contract.normalisation import DateFormats, readable_format
 from apex_ml.sql.file_types import (
     DUCKDB_TYPES,
     WIDEST_DECIMAL,
@@ -107,5 +107,5 @@ def with_loss(column: Column, kind: pa.DataType) -> str:
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" not in column.normalise:
         return f"{rule}; it has a time of day: add day_of_timestamp to its normalise in the contract"
     if column.type == "date" and holds_text(kind):
-        return f"{rule}; write it as {' or '.join(date_formats(column))}"
+        return f"{rule}; write it as {' or '.join(map(readable_format, date_formats(column)))}"
     return rule

@@ -200,6 +200,36 @@ def test_non_finite_numbers_are_refused(reader: RequestReader, order: dict[str, 
             assert refused(reader, body(order | {measure: value})).faults[0].path == f"orders[0].{measure}"
 
 
+def test_a_missing_number_is_sent_as_null(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
+    optional = [*contract.named("measure"), *contract.features.attributes]
+    for name in optional:
+        (fault,) = refused(reader, body(order | {name: float("nan")})).faults
+        assert (fault.value, fault.remedy) == ("nan", "send null")
+    (fault,) = refused(reader, body(order | {optional[0]: float("inf")})).faults
+    assert fault.remedy == "write a finite number, without quotes"
+
+
+def test_orders_without_their_object_are_one_fault(reader: RequestReader, order: dict[str, Any]) -> None:
+    for content, words, remedy in (
+        (order, "an order without", 'wrap it: {"orders": [{…}]}'),
+        ({"PAIS CD": None}, "an order without", 'wrap it: {"orders": [{…}]}'),
+        ([order, order], "a list of orders without", 'wrap it: {"orders": [{…}, …]}'),
+    ):
+        (fault,) = refused(reader, json.dumps(content).encode()).faults
+        assert fault.path == "body" and words in fault.rule and fault.remedy == remedy
+    for other in ({"order": [order]}, [order, 3], {"orders": [order], "more": 1}):
+        assert "without an object" not in str(refused(reader, json.dumps(other).encode()))
+
+
+def test_formats_of_dates_are_shown_as_people_write_them(
+    reader: RequestReader, order: dict[str, Any], contract: Contract
+) -> None:
+    (fault,) = refused(reader, body(order | {contract.timestamp: "5 March"})).faults
+    assert fault.remedy == "write it as YYYY-MM-DD or DD/MM/YYYY or YYYY-MM-DD hh:mm:ss, in quotes"
+    schema = json.dumps(reader.model.model_json_schema())
+    assert "Written as YYYY-MM-DD or DD/MM/YYYY" in schema and "%Y" not in schema
+
+
 def test_values_are_read_again_after_many_others(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import re
@@ -144,6 +145,18 @@ def test_cross_site_posts_are_refused(bare: Any) -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
             answer = client.post("/predict", content=b'{"orders": []}', headers={"Content-Type": kind})
             assert (answer.status_code, answer.json()["error"]) == (415, "not_json")
+
+
+def test_a_compressed_body_and_another_method_are_refused_with_what_is_accepted(bare: Any) -> None:
+    with bare() as client:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        answer = client.post("/predict", content=gzip.compress(b'{"orders": []}'), headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (415, "compressed")
+        assert "compressed bodies are not accepted" in answer.json()["message"]
+        plain = client.post("/predict", content=b"{}", headers=headers | {"Content-Encoding": "identity"})
+        assert plain.status_code != 415
+        answer = client.get("/predict")
+        assert (answer.status_code, answer.json()["message"]) == (405, "/predict takes POST, not GET")
 
 
 def test_a_body_has_a_limit_with_or_without_content_length(bare: Any) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NotMatching, Outside, column_rules
 from apex_ml.contract.model import Contract
+from apex_ml.contract.normalisation import readable_format
 from apex_ml.contract.requests.values import date_formats
 
 MAX_ORDERS = 1000
@@ -56,7 +57,7 @@ def _description(column: Column) -> str:
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."
         )
     if column.type == "date":
-        text += f" Written as {' or '.join(date_formats(column))}."
+        text += f" Written as {' or '.join(map(readable_format, date_formats(column)))}."
     for rule in column_rules(column, "score"):
         if isinstance(rule.broken, NotMatching | Outside) and rule.severity == "error":
             text += f" {rule.text}."

@@ -74,7 +74,8 @@ class RequestReader:
         except ValidationError as error:
             if (renamed := self._renamed(body, error)) is not None:
                 return self.read(renamed, since)
-            raise RefusedError(self._faults(body, error, since)) from None
+            bare = self._without_orders(body)
+            raise RefusedError([bare] if bare is not None else self._faults(body, error, since)) from None
         rows = [order.__dict__ for order in request.orders]
         # only a key with more occurrences than orders can be repeated; a level can have the same name, though
         often = body.count(b'"orders"') > 1 or any(body.count(key) > len(rows) for key in self._keys)
@@ -141,6 +142,23 @@ class RequestReader:
                 content["orders"][nr] = {names.get(key, key): value for key, value in order.items()}
                 changed = True
         return to_json(content) if changed else None
+
+    def _without_orders(self, body: bytes) -> Fault | None:
+        """The one fault of a body that is an order, or a list of orders, without the object around it."""
+        try:
+            content = from_json(body)
+        except (ValueError, RecursionError):
+            return None
+        orders = content if isinstance(content, list) else [content]
+        own = set(map(folded, self._contract.columns))
+        if not orders or not all(isinstance(o, dict) and own.intersection(map(folded, o)) for o in orders):
+            return None
+        if isinstance(content, dict) and "orders" in content:
+            return None
+        is_list = isinstance(content, list)
+        rule = f"type: {'a list of orders' if is_list else 'an order'} without an object around it"
+        remedy = f'wrap it: {{"orders": {"[{…}, …]" if is_list else "[{…}]"}}}'
+        return Fault("body", rule, shown(content), remedy)
 
     def _is_needed(self, name: str) -> bool:
         """Whether a null is a fault: one of a column that may be left out is not."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules
-from apex_ml.contract.normalisation import DateFormats, text_steps
+from apex_ml.contract.normalisation import DateFormats, readable_format, text_steps
 from apex_ml.contract.predicates import predicate
 from apex_ml.wording import did_you_mean
 
@@ -153,6 +153,8 @@ class ValueReader:
         column = self._column
         if rule == NOT_NULL:
             return "send a value"
+        if isinstance(value, float) and math.isnan(value) and (self._nullable or not column.required.score):
+            return "send null"
         if rule.startswith("domain") and column.domain is not None:
             hint = did_you_mean(value, column.domain.levels) if isinstance(value, str) else ""
             return f"send one of its levels{hint}"
@@ -161,7 +163,7 @@ class ValueReader:
         if rule.startswith("range"):
             return "send a value in this range"
         if column.type == "date":
-            return f"write it as {' or '.join(self._formats)}, in quotes"
+            return f"write it as {' or '.join(map(readable_format, self._formats))}, in quotes"
         if column.type == "string":
             return "write it in quotes"
         if column.type == "double":
