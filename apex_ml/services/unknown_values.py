@@ -86,7 +86,7 @@ def _may_be_jump(
     kinds: Mapping[str, str],
     categorical: Mapping[str, bool],
 ) -> bool:
-    """Whether a feature of a small drop lost so many values that more rows could prove a jump."""
+    """Whether a feature of a small drop lost enough values for more rows to prove a jump."""
     return any(
         counts[f][place]
         and all(

@@ -83,7 +83,7 @@ class ScoringRunLedger(Protocol):
         ...
 
     def small_profiles(self, model_name: str, version: int, max_rows: int) -> list[dict[str, Any]]:
-        """Profiles of a version's newest runs of the last day that scored fewer than so many rows, newest first."""
+        """Profiles of a version's newest runs of the last day that scored fewer than `max_rows` rows, newest first."""
         ...
 
     def snapshots_in_use(self, dropped_partitions: Sequence[int]) -> set[str]:

@@ -43,7 +43,7 @@ class ShadowLedger(Protocol):
     def due(self, days: int) -> list[DueDrop]:
         """Scored drops that a challenger has yet to score, by challenger, the newest first.
 
-        A challenger is a promotable version that was never champion. Its drops are those scored within so many days
+        A challenger is a promotable version that was never champion. Its drops are those scored in the `days`
         after it was registered, both by the clock of the database. A corrected drop is left out.
         """
         ...
