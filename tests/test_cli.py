@@ -51,7 +51,7 @@ WRONG = [
     (("loadtest", "--url", "nonsense"), 30, "--url nonsense: give an address"),
     (("restore", "{home}/no.tar"), 30, "there is no such file; `make backup` writes one"),
     (("restore", "{file}"), 30, "is no backup of Apex: file could not be opened successfully:; give a file"),
-    (("simulate", "--orders", "0"), 30, "must be from 1 to the number of orders, 0"),
+    (("simulate", "--orders", "0"), 30, "--orders 0: must be 1 or more"),
     (("simulate", "--orders", "9", "--files", "1", "--out", "{file}/raw"), 30, "name a folder; a part of this path is"),
     (("simulate", "--mode", "nosuch"), 30, "mode 'nosuch': unknown"),
     (("simulate", "year", "--home", "{file}"), 30, "{file}: Not a directory: name a folder"),
