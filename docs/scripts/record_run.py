@@ -39,6 +39,7 @@ WIDTH = 116
 PORTS = {"APEX_PG_PORT": 15432, "APEX_MLFLOW_PORT": 5000, "APEX_AIRFLOW_PORT": 8080, "APEX_SERVING_PORT": 8008}
 LONGEST_PAUSE, PLAYED = 6.0, 14.0
 """Seconds: a longer pause of the run is cut to the first; the whole is then played in the second."""
+MOVE, INCOMPLETE = re.compile(r"(\n|\x1b\[\d*A)"), re.compile(r"\x1b(?:\[[\d;?]*)?$")
 ERASE = re.compile(r".*(?:\r|\x1b\[2K|\x1b\[1A)")
 CONTROL = re.compile(r"\x1b\[\?25[lh]|\x1b\][^\x07]*\x07")
 
@@ -85,7 +86,8 @@ def record(command: Sequence[str], folder: Path, environment: Mapping[str, str])
         os.chdir(folder)
         os.execvpe(command[0], list(command), dict(environment))
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
-    began, lines, rest, code = time.monotonic(), [], "", None
+    lines: list[Line] = []
+    began, rest, code = time.monotonic(), "", None
     while True:
         ready, _, _ = select.select([terminal], [], [], 0.5)
         if not ready and code is not None:  # what the command left running may keep the terminal open
@@ -96,9 +98,7 @@ def record(command: Sequence[str], folder: Path, environment: Mapping[str, str])
             if error.errno != errno.EIO:  # everybody has closed the other side
                 raise
             chunk = b""
-        rest += (chunk or b"").decode("utf-8", "replace")
-        *complete, rest = rest.split("\n")
-        lines += [Line(time.monotonic() - began, final_text(text)) for text in complete]
+        rest = add_lines(lines, rest + (chunk or b"").decode("utf-8", "replace"), time.monotonic() - began)
         if code is None:
             ended, status = os.waitpid(pid, 0 if chunk == b"" else os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if ended else None
@@ -106,6 +106,28 @@ def record(command: Sequence[str], folder: Path, environment: Mapping[str, str])
             break
     os.close(terminal)
     return lines, 1 if code is None else code
+
+
+def add_lines(lines: list[Line], text: str, seconds: float) -> str:
+    """Add the complete lines of a text and return its rest. A line that the cursor goes back to is written again.
+
+    >>> lines = []
+    >>> add_lines(lines, "one\\nwaiting\\n\\x1b[1A\\x1b[2Kdone\\nre", 1.0), [line.text for line in lines]
+    ('re', ['one', 'done'])
+    """
+    started = INCOMPLETE.search(text)
+    text, held = (text[: started.start()], started[0]) if started else (text, "")
+    current = ""
+    for part in MOVE.split(text):
+        if part == "\n":
+            lines.append(Line(seconds, final_text(current)))
+            current = ""
+        elif MOVE.fullmatch(part):
+            del lines[max(0, len(lines) - int(part[2:-1] or 1)) :]
+            current = ""
+        else:
+            current += part
+    return current + held
 
 
 def final_text(text: str) -> str:
