@@ -18,6 +18,7 @@ import psycopg2
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.partitions import OWN_ROWS
 from apex_ml.contract.model import load_contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health, supervision
 from apex_ml.simulate.drop import make_drop
@@ -118,7 +119,7 @@ def _undisturbed(apex: Apex, kept: Path) -> Apex:
     quiet = apex.but(
         database_url=urls["writer_url"], reader_database_url=urls["reader_url"], drops_url=str(kept / "drops")
     )
-    migrate(quiet.settings)
+    migrate(quiet.settings, SCHEMA)
     names = sorted(p.name for p in kept.glob("*.parquet"))
     for name in names:
         shutil.move(kept / name, quiet.inbox / name)

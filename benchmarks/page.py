@@ -9,6 +9,7 @@ from statistics import median
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.contract.model import load_contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import CODE_ROOT, Settings
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, clean_environment, run_measured
@@ -38,7 +39,7 @@ for _ in range(21):
 def page(scene: Scene) -> Iterator[Row]:
     """Ask the page's own app for it, with the drift of drops: empty, then with 10,000 scoring runs."""
     with plain_postgres() as database:
-        migrate(database.settings)
+        migrate(database.settings, SCHEMA)
         empty = _asked(scene, database.settings)
         fill(database.settings, load_contract(database.settings.contract).classes, runs=RUNS)
         full = _asked(scene, database.settings)

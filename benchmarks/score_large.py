@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 import yaml
 
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import SCORED
@@ -84,9 +85,9 @@ def _queries(settings: Settings) -> Iterator[Row]:
     contract = contract_of(settings)
     entity = identifier(contract.entity)
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM {SCORED}")
+        cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{SCORED}")
         (rows,) = cursor.fetchone() or (0,)
-        cursor.execute(f"SELECT DISTINCT {entity} FROM {SCORED} TABLESAMPLE SYSTEM (0.01) LIMIT {QUERIES}")
+        cursor.execute(f"SELECT DISTINCT {entity} FROM {SCHEMA}.{SCORED} TABLESAMPLE SYSTEM (0.01) LIMIT {QUERIES}")
         clients = [row[0] for row in cursor.fetchall()]
     with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
         point, summary = [], []

@@ -18,6 +18,7 @@ from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.tables import SCORED, partition_indexes
@@ -28,7 +29,7 @@ TABLE = "apex.bench_orders"
 
 
 def create_table(cursor: Any) -> None:
-    cursor.execute(f"CREATE TABLE {TABLE} (LIKE {SCORED} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+    cursor.execute(f"CREATE TABLE {TABLE} (LIKE {SCHEMA}.{SCORED} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
 
 
 def index_table(cursor: Any, contract: Contract) -> None:
@@ -41,7 +42,9 @@ def copied(settings: Settings, run_id: int) -> float:
     """Seconds of the server to copy a run's rows from a file into a table and to index it."""
     file = locate_server(settings).data / "bench.copy"
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"COPY (SELECT * FROM {SCORED} WHERE run_id = {run_id:d}) TO '{file}' WITH (FORMAT binary)")
+        cursor.execute(
+            f"COPY (SELECT * FROM {SCHEMA}.{SCORED} WHERE run_id = {run_id:d}) TO '{file}' WITH (FORMAT binary)"
+        )
         connection.commit()
         began = time.perf_counter()
         create_table(cursor)

@@ -24,6 +24,7 @@ import pytest
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.contract.model import Contract, load_contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
@@ -145,7 +146,7 @@ def raw(orders: pa.Table, contract: Contract, tmp_path_factory: pytest.TempPathF
 def postgres_server() -> Iterator[PlainDatabase]:
     with plain_postgres() as instance:
         # the database of the roles script, migrated once, is what the tests' own databases are copied from
-        migrate(instance.settings)
+        migrate(instance.settings, SCHEMA)
         yield instance
 
 
@@ -155,6 +156,8 @@ class Databases:
 
     server: PlainDatabase
     numbers: Iterator[int]
+    templates: dict[str, str]
+    """Databases to copy from, by a schema that they have beside apex; they live as long as the server."""
     names: list[str] = field(default_factory=list)
 
     def _admin(self, *statements: str) -> None:
@@ -166,13 +169,20 @@ class Databases:
                     cursor.execute(statement)
 
     def _make(self, template: str) -> dict[str, str]:
+        name = self._copy(template)
+        self.names.append(name)
+        return self._urls(name)
+
+    def _copy(self, template: str) -> str:
         name = f"test_{next(self.numbers)}"
         self._admin(
             f"CREATE DATABASE {name} OWNER apex_writer TEMPLATE {template}",
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
         )
-        self.names.append(name)
+        return name
+
+    def _urls(self, name: str) -> dict[str, str]:
         settings = self.server.settings
         return {
             "database_url": settings.postgres_url("apex_writer", settings.pg_writer_password, name),
@@ -183,9 +193,13 @@ class Databases:
         """A database without anything of Apex."""
         return self._make("template0")
 
-    def migrated(self) -> dict[str, str]:
-        """A database with the current schema and no row."""
-        return self._make("apex")
+    def migrated(self, schema: str = SCHEMA) -> dict[str, str]:
+        """A database with the current tables and no row, in the schema apex and in another one if it is named."""
+        if schema not in self.templates:
+            template = self._copy("apex")
+            migrate(self.server.settings.model_copy(update=self._urls(template)), schema)
+            self.templates[schema] = template
+        return self._make(self.templates[schema])
 
     def drop(self) -> None:
         """Drop the databases, even with open connections."""
@@ -196,13 +210,13 @@ class Databases:
 @pytest.fixture(scope="session")
 def lasting_databases(postgres_server: PlainDatabase) -> Databases:
     """Databases that live as long as the worker."""
-    return Databases(postgres_server, count(1))
+    return Databases(postgres_server, count(1), {SCHEMA: "apex"})
 
 
 @pytest.fixture
 def databases(lasting_databases: Databases) -> Iterator[Databases]:
     """Databases of one test."""
-    created = Databases(lasting_databases.server, lasting_databases.numbers)
+    created = Databases(lasting_databases.server, lasting_databases.numbers, lasting_databases.templates)
     yield created
     created.drop()
 

@@ -27,6 +27,11 @@ DUCKDB = re.compile(
     r"|file_row_number|file_index|disabled_optimizers|BY ALL|USING SAMPLE|list_\w+\()"
 )
 """What Postgres does not know."""
+SCHEMA = re.compile(
+    r"(?:\b(?:FROM|JOIN|INTO|UPDATE|TABLE|VIEW|INDEX|FUNCTION|ON|IN|EXISTS|SELECT|REFERENCES|SCHEMA|ANALYZE)|[(,=']|::)"
+    r"\s*\"?apex\b\"?(?:\s*\.\s*(?!clock_offset)[\w{\"]|\s*$|\s+TO\b)"
+)
+"""A statement that names the schema of one pipeline."""
 DRIVERS = ("psycopg2", "adbc_driver_postgresql", "sqlalchemy", "asyncpg", "psycopg")
 DRIVERS_OF_DUCKDB = ("duckdb",)
 
@@ -93,6 +98,33 @@ def test_no_sql_of_duckdb_beside_that_of_postgres(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules() if p.is_relative_to(SQL)], ids=str)
 def test_modules_of_sql_only_make_text(path: Path) -> None:
     assert imports_of(path, (*DRIVERS, *DRIVERS_OF_DUCKDB)) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_no_statement_names_the_schema_of_a_pipeline(path: Path) -> None:
+    assert lines_with(path, SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names_one"),
+    [
+        ("SELECT * FROM apex.drops", True),
+        ("x JOIN apex.drops AS d", True),
+        ('ANALYZE "apex".drops', True),
+        ("to_regclass('apex.drops')", True),
+        ("SELECT apex.clock()", True),
+        ("received_at = apex.clock()", True),
+        ("GRANT USAGE ON SCHEMA apex TO apex_reader", True),
+        ("CREATE SCHEMA IF NOT EXISTS apex", True),
+        ("-c search_path=apex", True),
+        ("SELECT * FROM drops", False),
+        ("-c apex.clock_offset=x", False),
+        ("apex.scoring_runs", False),
+        ("see: apex sql", False),
+    ],
+)
+def test_a_named_schema_is_recognised(text: str, names_one: bool) -> None:
+    assert bool(SCHEMA.search(text)) == names_one
 
 
 @pytest.mark.parametrize(

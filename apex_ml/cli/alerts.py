@@ -6,6 +6,7 @@ import getpass
 
 import click
 
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
 
@@ -25,7 +26,7 @@ def alerts(context: click.Context) -> None:
 
     settings = Settings.load()
     channels = notify.channels(settings)
-    with transaction(settings) as session:
+    with transaction(settings, SCHEMA) as session:
         alerts_open = PostgresAlerts(session).list_open()
     if not alerts_open:
         click.echo("No alert is open.")
@@ -38,7 +39,7 @@ def alerts(context: click.Context) -> None:
 
 @alerts.command()
 @click.argument("alert_id", metavar="ID", type=click.IntRange(min=1))
-@click.option("--reason", metavar="TEXT", required=True, help="Why; kept in apex.alert_history.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why; kept in the view alert_history.")
 @click.option("--who", metavar="NAME", help="Recorded as the one who closed it. Default: the OS user.")
 def close(alert_id: int, reason: str, who: str | None) -> None:
     """Close the alert with the number ID, such as an alert about a drop that will not be delivered again.
@@ -48,5 +49,5 @@ def close(alert_id: int, reason: str, who: str | None) -> None:
     """
     from apex_ml.steps.alerts import close_alert
 
-    closed = close_alert(Settings.load(), alert_id, who=who or getpass.getuser(), reason=reason)
+    closed = close_alert(Settings.load(), SCHEMA, alert_id, who=who or getpass.getuser(), reason=reason)
     click.echo(f"Closed alert {closed.alert_id}: {closed.kind}, {closed.subject}")

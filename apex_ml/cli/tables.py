@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
 
@@ -34,10 +35,10 @@ def export(what: str, out: Path | None) -> None:
     if out is not None and not out.parent.exists():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
     settings = Settings.load()
-    with transaction(settings) as session:
+    with transaction(settings, SCHEMA) as session:
         facts = PostgresScoringRuns(session).facts(what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
-    written = export_run(settings, int(facts["run_id"]), path, facts)
+    written = export_run(settings, SCHEMA, int(facts["run_id"]), path, facts)
     click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 

@@ -148,9 +148,9 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
 
 def _reserved_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
     for name in _SCORED:
-        yield name, "a column of apex.scored_orders"
+        yield name, "a column of scored_orders"
     for name in _SCORED_VIEWS:
-        yield name, "a column of the views over apex.scored_orders"
+        yield name, "a column of the views over scored_orders"
     for name in _OUTCOMES:
         yield name, "a column of the matching of outcomes"
     yield from _probabilities(contract)
@@ -158,7 +158,7 @@ def _reserved_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
 
 def _reserved_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
     for name in _ONLINE:
-        yield name, "a column of apex.online_answers"
+        yield name, "a column of online_answers"
     yield from _probabilities(contract)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apex_ml.contract.model import Contract
+from apex_ml.pipeline_schema import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,8 @@ class Pipeline:
     model_name: str
     """Name of the registered model in MLflow."""
     locations: Locations
+
+    @property
+    def schema(self) -> str:
+        """Name of the schema in Postgres that holds its tables and views."""
+        return SCHEMA  # not its name yet: existing databases have the tables in this schema

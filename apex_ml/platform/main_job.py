@@ -14,6 +14,7 @@ from rich.console import Console
 from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
@@ -71,7 +72,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         if champion is None:
             console.print(
                 "There is no champion yet: the challenger was not promoted. Drops wait until there is one. "
-                "The reasons: select * from apex.model_history",
+                f"The reasons: select * from {SCHEMA}.model_history",
                 markup=False,
             )
             job.print_places(console, settings, job.newest_data_docs(settings))

@@ -15,29 +15,29 @@ MAX_IN_MESSAGE = 20
 """Maximum number of alerts in one message: chat systems refuse a long text completely."""
 
 
-def send_alerts(settings: Settings) -> list[str]:
+def send_alerts(settings: Settings, schema: str) -> list[str]:
     """Send the open alerts by each channel that has not accepted them; returns the channels that accepted some.
 
     A channel that fails is logged, and only that channel is tried again by the next call: no alert is sent twice. Many
     alerts are sent in several messages, so that a message that is refused holds back few others.
     """
     channels, used = notify.channels(settings), []
-    with only_sender(settings):
-        with transaction(settings) as session:
+    with only_sender(settings, schema):
+        with transaction(settings, schema) as session:
             unsent = PostgresAlerts(session).unsent()
         for alert in unsent:
             logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
         for channel in channels:
-            if _send_by(settings, channel):
+            if _send_by(settings, schema, channel):
                 used.append(channel)
-        with transaction(settings) as session:
+        with transaction(settings, schema) as session:
             PostgresAlerts(session).mark_sent(channels)
     return used
 
 
-def _send_by(settings: Settings, channel: str) -> int:
+def _send_by(settings: Settings, schema: str, channel: str) -> int:
     """Send the alerts that a channel has not accepted yet; returns how many it accepted."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         alerts = PostgresAlerts(session).undelivered(channel)
     delivered = failures = 0
     for first in range(0, len(alerts), MAX_IN_MESSAGE):
@@ -50,7 +50,7 @@ def _send_by(settings: Settings, channel: str) -> int:
             if failures > 1:  # the fault is not the message: the receiver does not answer
                 break
             continue
-        with transaction(settings) as session:
+        with transaction(settings, schema) as session:
             PostgresAlerts(session).mark_delivered(channel, [alert.alert_id for alert in batch])
         delivered, failures = delivered + len(batch), 0
     return delivered

@@ -20,19 +20,19 @@ from apex_ml.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def resolve(settings: Settings, registry: Registry) -> ModelVersion | None:
+def resolve(settings: Settings, schema: str, registry: Registry) -> ModelVersion | None:
     """Return the champion's version, after repairing ledger and alias; None when there is no champion.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
     """
-    with champion_lock(settings, registry.model_name, shared=True) as ledger:
+    with champion_lock(settings, schema, registry.model_name, shared=True) as ledger:
         champion = registry.by_alias(CHAMPION)
         recorded = ledger.champion()
         if champion is None and recorded is not None and not registry.has_model():
             raise ConfigError(gone_model(settings, registry.model_name, f"version {recorded} is champion"))
         if ledger.pending_move() is None and recorded == (champion.version if champion else None):
             return champion
-    with champion_lock(settings, registry.model_name) as ledger:
+    with champion_lock(settings, schema, registry.model_name) as ledger:
         return _heal(registry, ledger)
 
 
@@ -73,9 +73,9 @@ def _heal(registry: Registry, ledger: ChampionLedger) -> ModelVersion | None:
     return champion
 
 
-def align_challenger(settings: Settings, registry: Registry) -> None:
+def align_challenger(settings: Settings, schema: str, registry: Registry) -> None:
     """Set the alias `challenger` to the ledger's version; a killed process may have left an old one."""
-    with champion_lock(settings, registry.model_name) as ledger:
+    with champion_lock(settings, schema, registry.model_name) as ledger:
         _align_challenger(registry, ledger)
 
 
@@ -100,9 +100,9 @@ def _why_moved(registry: Registry, recorded: int | None, champion: ModelVersion 
     return f"the alias {CHAMPION} was removed from version {recorded} in MLflow; adopted"
 
 
-def why_none(settings: Settings, model_name: str) -> str:
+def why_none(settings: Settings, schema: str, model_name: str) -> str:
     """Why there is no champion any more, and what to do; empty when there never was one."""
-    with champions(settings, model_name) as ledger:
+    with champions(settings, schema, model_name) as ledger:
         moves = ledger.moves()
     if not moves or moves[-1].to_version is not None:
         return ""
@@ -117,13 +117,13 @@ def _abort(ledger: ChampionLedger, promotion_id: int, reason: str) -> None:
     logger.warning("pending_move_aborted promotion_id=%s reason=%s", promotion_id, reason)
 
 
-def apply(settings: Settings, registry: Registry, move: NewDecision) -> tuple[bool, str]:
+def apply(settings: Settings, schema: str, registry: Registry, move: NewDecision) -> tuple[bool, str]:
     """Carry out a pending move if the champion that it was decided about, its `from_version`, is still champion.
 
     Returns (applied, what happened). A refused move changes nothing; the text says who changed the champion.
     """
     assert move.to_version is not None and move.state == "pending"
-    with champion_lock(settings, registry.model_name) as ledger:
+    with champion_lock(settings, schema, registry.model_name) as ledger:
         current = _heal(registry, ledger)
         version = current.version if current else None
         if version == move.to_version:
@@ -142,10 +142,10 @@ def apply(settings: Settings, registry: Registry, move: NewDecision) -> tuple[bo
     return True, f"champion is now {_v(move.to_version)} (before: {_v(version)})"
 
 
-def reject(settings: Settings, registry: Registry, rejection: NewDecision) -> None:
+def reject(settings: Settings, schema: str, registry: Registry, rejection: NewDecision) -> None:
     """Record that a challenger was not promoted, once a run."""
     assert rejection.to_version is not None
-    with champion_lock(settings, registry.model_name) as ledger:
+    with champion_lock(settings, schema, registry.model_name) as ledger:
         if ledger.decision_of(rejection.step_run, rejection.to_version):
             return
         ledger.record(rejection)

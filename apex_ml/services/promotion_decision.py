@@ -57,7 +57,7 @@ def carry_out(
         decision = replace(decision, promote=False, reasons=(refusal,))
         write_decision_report(context, challenger, current, decision, step)
     if not decision.promote:
-        champion_ledger.reject(context.settings, registry, replace(record, reasons=decision.reasons))
+        champion_ledger.reject(context.settings, context.schema, registry, replace(record, reasons=decision.reasons))
     logger.info("%s", _in_words(challenger.version, current, decision))
     result = replace(
         decision_result(context, challenger.version, decision, current),
@@ -72,7 +72,7 @@ def _promote(context: StepContext, registry: Registry, challenger: ModelVersion,
     """Make the challenger champion; returns the reason when another version became champion in the meantime."""
     registry.fetch(challenger)
     move = replace(record, action="promote", state="pending")
-    applied, message = champion_ledger.apply(context.settings, registry, move)
+    applied, message = champion_ledger.apply(context.settings, context.schema, registry, move)
     return None if applied else message
 
 
@@ -141,7 +141,7 @@ def decision_result(
 
 def recorded(context: StepContext, version: int) -> PromoteResult | None:
     """The result of this run's decision about a version; None without a decision."""
-    with champions(context.settings, context.model_name) as ledger:
+    with champions(context.settings, context.schema, context.model_name) as ledger:
         decision = ledger.decision_of(context.run, version)
     if decision is None:
         return None

@@ -26,7 +26,7 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapp
     classes = pa.array(contract.classes)
     for changed in weeks:
         version, week = changed.version, changed.week
-        table = rows_with_outcome(settings, contract, version, week)
+        table = rows_with_outcome(settings, context.schema, contract, version, week)
         p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
         y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
         known = pc.is_valid(y).to_numpy(

@@ -56,6 +56,11 @@ class StepContext:
         return self.pipeline.contract
 
     @property
+    def schema(self) -> str:
+        """Schema of the pipeline in Postgres."""
+        return self.pipeline.schema
+
+    @property
     def model_name(self) -> str:
         """Registered model of the pipeline in MLflow."""
         return self.pipeline.model_name

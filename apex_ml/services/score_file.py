@@ -22,7 +22,7 @@ from apex_ml.adapters.postgres.drops import DropRow, PostgresDrops
 from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
 from apex_ml.adapters.postgres.partitions import OWN_ROWS, PostgresPartitions, take_run_id
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
-from apex_ml.adapters.postgres.scored_rows import SCORED_ORDERS, write_scores
+from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns, ScoringRun
 from apex_ml.adapters.postgres.session import BulkSession, Session
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
@@ -41,6 +41,7 @@ from apex_ml.services.scoring_statistics import ScoringTimes, class_statistics, 
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.sql.outcomes import select_observed
 from apex_ml.sql.quarantine import select_drop_quarantine
+from apex_ml.sql.tables import SCORED
 from apex_ml.text import visible
 from apex_ml.wording import counted
 
@@ -77,8 +78,8 @@ def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
     with (
         scratch_folder(context.processed, "scoring") as scratch,
         engine.connect_strict(settings, scratch) as con,
-        connect(settings) as ledger,
-        bulk_transactions(settings) as begin,
+        connect(settings, context.schema) as ledger,
+        bulk_transactions(settings, context.schema) as begin,
     ):
         yield ScoringTools(con, ledger, begin, scratch)
 
@@ -140,7 +141,8 @@ def _check(
         copy=False,
     )
     log_report(report, "score")
-    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql, sha256)
+    lists_them = select_drop_quarantine(scorer.context.schema, sha256)
+    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql, lists_them)
     return report
 
 
@@ -193,7 +195,7 @@ def _write_rows(
     tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
     partitions = PostgresPartitions(session)
     own = report.rows >= OWN_ROWS
-    table = partitions.create_own(run_id) if own else SCORED_ORDERS
+    table = partitions.create_own(run_id) if own else SCORED
     batches = score_batches(con, query, scorer, run_id, scored_at, tally, name)
     written = write_scores(session, scored_schema(contract), batches, table=table)
     if written != report.accepted or tally.rows != report.accepted:
@@ -214,8 +216,8 @@ def _claim(session: Session, drop: Waiting, sha256: str, rows: int, again: DropR
     return again.drop_id
 
 
-def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int, sha256: str) -> None:
-    """Refuse a drop with too many bad rows; the error carries the first `max_kept` of them."""
+def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept: int, lists_them: str) -> None:
+    """Refuse a drop with too many bad rows; the error carries the first `max_kept`, and a query that lists them."""
     limit = contract.quarantine.limit.score
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
@@ -224,7 +226,7 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
         raise RefusedError(
             f"{visible(report.name)}: {report.quarantined} of {report.rows} rows break the contract, more than the"
             f" limit of {limit:.0%}: {top}; correct them where the file is written and deliver it again;"
-            f' `apex sql -c "{select_drop_quarantine(sha256)}"` lists them',
+            f' `apex sql -c "{lists_them}"` lists them',
             report.rows,
             report.quarantined,
             bad_rows,

@@ -47,9 +47,9 @@ def load_scorer(context: StepContext) -> Scorer:
     Raises :class:`~apex_ml.errors.TransientError` when there is no champion yet, and as :func:`build_scorer` does.
     """
     registry = Registry(context.settings, context.model_name)
-    version = champion_ledger.resolve(context.settings, registry)
+    version = champion_ledger.resolve(context.settings, context.schema, registry)
     if version is None:
-        gone = champion_ledger.why_none(context.settings, context.model_name)
+        gone = champion_ledger.why_none(context.settings, context.schema, context.model_name)
         raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
     return build_scorer(context, registry, version)
 

@@ -14,5 +14,5 @@ logger = logging.getLogger(__name__)
 def quarantine_unreadable(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
     """Move an unreadable file to quarantine, so that it does not block other drops, and raise an alert."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
-    raise_bad_drop(context.settings, printable(name), reason, context.run)
+    raise_bad_drop(context.settings, context.schema, printable(name), reason, context.run)
     inbox.quarantine_unreadable(name, {"reason": reason})

@@ -150,4 +150,5 @@ class Recorder:
         day = part[0].answered_at.date()
         version, snapshot = predictor.version, predictor.history.sha256
         counts = profile.counts() | {"lag_days": days / rows}
-        online.record(self._context.settings, contract, version.name, version.version, snapshot, day, answers, counts)
+        settings, schema = self._context.settings, self._context.schema
+        online.record(settings, schema, contract, version.name, version.version, snapshot, day, answers, counts)

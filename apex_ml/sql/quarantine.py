@@ -8,8 +8,6 @@ from apex_ml.sql.quote import literal
 from apex_ml.sql.row_checks import RawColumn, Reason, RowChecks
 from apex_ml.text import ESCAPED_RE2, visible
 
-SELECT_RAW_QUARANTINE = "SELECT * FROM apex.quarantine WHERE source_kind = 'raw'"
-"""The query of Postgres for people who look for quarantined raw rows."""
 NULL = "null"
 """A value that is not there, as text for people."""
 MAX_TEXT = 10_000
@@ -18,9 +16,14 @@ MAX_VALUE = 200
 """Characters of a value in a reason."""
 
 
-def select_drop_quarantine(sha256: str) -> str:
+def select_raw_quarantine(schema: str) -> str:
+    """The query of Postgres for people who look for quarantined raw rows."""
+    return f"SELECT * FROM {schema}.quarantine WHERE source_kind = 'raw'"
+
+
+def select_drop_quarantine(schema: str, sha256: str) -> str:
     """The query of Postgres for people who look for the quarantined rows of one drop."""
-    return f"SELECT * FROM apex.quarantine WHERE left(source_sha256, 12) = '{sha256[:12]}'"
+    return f"SELECT * FROM {schema}.quarantine WHERE left(source_sha256, 12) = '{sha256[:12]}'"
 
 
 def is_true(condition: str) -> str:

@@ -7,9 +7,10 @@ from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literal
 
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
-SCORED = "apex.scored_orders"
-SHADOW = "apex.shadow_scores"
-ONLINE = "apex.online_orders"
+SCORED = "scored_orders"
+SHADOW = "shadow_scores"
+ONLINE = "online_orders"
+"""Names of the generated tables, in the schema of a pipeline."""
 
 
 def scored_columns(contract: Contract) -> dict[str, str]:
@@ -38,8 +39,8 @@ def _comment(kind: str, name: str, text: str) -> str:
 
 
 def _view(name: str, query: str, comment: str) -> list[str]:
-    """Statements that create a view of the schema apex, or replace it, with its comment."""
-    return [f"CREATE OR REPLACE VIEW apex.{name} AS {query}", _comment("VIEW", f"apex.{name}", comment)]
+    """Statements that create a view, or replace it, with its comment."""
+    return [f"CREATE OR REPLACE VIEW {name} AS {query}", _comment("VIEW", name, comment)]
 
 
 VIEWS = (
@@ -55,106 +56,114 @@ VIEWS = (
 """The views that readers may query."""
 
 
-def scored_orders_ddl(contract: Contract) -> list[str]:
-    """Statements that bring table and views to the contract's state; running them again changes nothing."""
+def scored_orders_ddl(contract: Contract, schema: str) -> list[str]:
+    """Statements that bring the tables and views of a schema to the contract's state.
+
+    Running them again changes nothing.
+    """
+    at = f"{identifier(schema)}."
     return [
-        *_scored_ddl(contract),
-        *_current_views(contract),
-        *_lineage_view(contract),
-        *_outcome_views(contract),
-        *_shadow_ddl(contract),
-        *_online_ddl(contract),
-        *(f"GRANT SELECT ON apex.{view} TO apex_reader" for view in VIEWS),
+        *_scored_ddl(contract, at),
+        *_current_views(contract, at),
+        *_lineage_view(contract, at),
+        *_outcome_views(contract, at),
+        *_shadow_ddl(contract, at),
+        *_online_ddl(contract, at),
+        *(f"GRANT SELECT ON {at}{view} TO apex_reader" for view in VIEWS),
     ]
 
 
-def _scored_ddl(contract: Contract) -> list[str]:
+def _scored_ddl(contract: Contract, at: str) -> list[str]:
     """The table of scored orders."""
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return [
-        f"CREATE TABLE IF NOT EXISTS {SCORED} ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
-        *(f"ALTER TABLE {SCORED} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
-        f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {SCORED} ({entity}, {when})",
+        f"CREATE TABLE IF NOT EXISTS {at}scored_orders ({body}, PRIMARY KEY (run_id, row_nr))"
+        " PARTITION BY RANGE (run_id)",
+        *(f"ALTER TABLE {at}scored_orders ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {at}scored_orders ({entity}, {when})",
         _comment(
-            "TABLE", SCORED, "One row for each order of a scoring run. row_nr is its position in the drop, from 0."
+            "TABLE",
+            f"{at}scored_orders",
+            "One row for each order of a scoring run. row_nr is its position in the drop, from 0.",
         ),
     ]
 
 
-def _current_views(contract: Contract) -> list[str]:
+def _current_views(contract: Contract, at: str) -> list[str]:
     """The current scores, and their classes and confidence by day."""
     when = identifier(contract.timestamp)
     return [
         *_view(
-            "scored_orders_current",
+            f"{at}scored_orders_current",
             f"""
-            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id)
-            WHERE s.run_id IN (SELECT run_id FROM apex.drop_summary WHERE superseded_by IS NULL)""",
+            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {at}scored_orders AS s JOIN {at}scoring_runs AS r USING (run_id)
+            WHERE s.run_id IN (SELECT run_id FROM {at}drop_summary WHERE superseded_by IS NULL)""",
             "One row for each order of every drop that is not superseded, from the latest run.",
         ),
         *_view(
-            "channel_mix_daily",
+            f"{at}channel_mix_daily",
             f"""
             SELECT {when} AS day, predicted, count(*) AS orders,
                    count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
-            FROM apex.scored_orders_current GROUP BY 1, 2""",
+            FROM {at}scored_orders_current GROUP BY 1, 2""",
             "One row for each order day and predicted channel, with its share of that day.",
         ),
         *_view(
-            "confidence_daily",
+            f"{at}confidence_daily",
             f"""
             SELECT {when} AS day, model_version, count(*) AS orders, avg(confidence) AS mean_confidence,
                    percentile_cont(0.5) WITHIN GROUP (ORDER BY confidence) AS median_confidence
-            FROM apex.scored_orders_current GROUP BY 1, 2""",
+            FROM {at}scored_orders_current GROUP BY 1, 2""",
             "One row for each order day and model version, with the confidence of its predictions.",
         ),
     ]
 
 
-def _lineage_view(contract: Contract) -> list[str]:
+def _lineage_view(contract: Contract, at: str) -> list[str]:
     """The origin of each scored order."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return _view(
-        "lineage",
+        f"{at}lineage",
         f"""
             SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
                    r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
-            FROM {SCORED} AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
-            LEFT JOIN apex.model_versions AS v
+            FROM {at}scored_orders AS s JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
+            LEFT JOIN {at}model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",
         "One row for each scored order: drop, model version, training data and code.",
     )
 
 
-def _outcome_views(contract: Contract) -> list[str]:
+def _outcome_views(contract: Contract, at: str) -> list[str]:
     """The known outcomes of scored orders, by drop and by day."""
     when = identifier(contract.timestamp)
     return [
         *_view(
-            "drop_outcomes",
+            f"{at}drop_outcomes",
             f"""
             SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
                    avg(s.confidence) AS mean_confidence
-            FROM apex.outcomes AS o JOIN {SCORED} AS s USING (run_id, row_nr) JOIN apex.drop_summary AS d USING (run_id)
+            FROM {at}outcomes AS o JOIN {at}scored_orders AS s USING (run_id, row_nr)
+            JOIN {at}drop_summary AS d USING (run_id)
             GROUP BY 1, 2, 3, 4, 5, 6""",
             "One row for each drop, predicted class and observed class: orders of the latest run with a known outcome.",
         ),
         *_view(
-            "outcome_coverage",
+            f"{at}outcome_coverage",
             f"""
             SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
                    count(o.observed)::double precision / count(*) AS share
-            FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
+            FROM {at}scored_orders_current AS s LEFT JOIN {at}outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
             "One row for each order day: scored orders, and how many of them have a known outcome.",
         ),
     ]
 
 
-def _shadow_ddl(contract: Contract) -> list[str]:
+def _shadow_ddl(contract: Contract, at: str) -> list[str]:
     """The scores of shadow challengers, and their comparison with the champion's on the same orders."""
     columns = {probability_column(level): level for level in contract.classes}
     body = ", ".join(f"{identifier(name)} real" for name in columns)
@@ -169,26 +178,26 @@ def _shadow_ddl(contract: Contract) -> list[str]:
         return f"avg(-ln(CASE o.observed {observed} END))"
 
     return [
-        f"CREATE TABLE IF NOT EXISTS {SHADOW} (run_id bigint NOT NULL, model_version integer NOT NULL,"
+        f"CREATE TABLE IF NOT EXISTS {at}shadow_scores (run_id bigint NOT NULL, model_version integer NOT NULL,"
         f" row_nr bigint NOT NULL, predicted text NOT NULL, {body}, PRIMARY KEY (run_id, model_version, row_nr))",
-        *(f"ALTER TABLE {SHADOW} ADD COLUMN IF NOT EXISTS {identifier(n)} real" for n in columns),
+        *(f"ALTER TABLE {at}shadow_scores ADD COLUMN IF NOT EXISTS {identifier(n)} real" for n in columns),
         _comment(
             "TABLE",
-            SHADOW,
+            f"{at}shadow_scores",
             "One row for each order and shadow challenger. The keys are those of scored_orders.",
         ),
         *_view(
-            "shadow_comparison",
+            f"{at}shadow_comparison",
             f"""
             SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
                    h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS orders,
                    avg((s.predicted = c.predicted)::integer)::double precision AS same_prediction,
                    count(o.observed) AS outcomes, {loss("s")} AS challenger_log_loss,
                    {loss("c")} AS champion_log_loss, h.finished_at
-            FROM apex.shadow_runs AS h JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)
-            LEFT JOIN {SHADOW} AS s ON s.run_id = h.run_id AND s.model_version = h.model_version
-            LEFT JOIN {SCORED} AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
-            LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
+            FROM {at}shadow_runs AS h JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
+            LEFT JOIN {at}shadow_scores AS s ON s.run_id = h.run_id AND s.model_version = h.model_version
+            LEFT JOIN {at}scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
+            LEFT JOIN {at}outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
             GROUP BY h.run_id, h.model_version, d.drop_id, r.run_id""",
             "One row for each scored drop and challenger: share of equal predictions, and both log losses where the"
             " outcome is known.",
@@ -212,21 +221,22 @@ def online_columns(contract: Contract) -> dict[str, str]:
     }
 
 
-def _online_ddl(contract: Contract) -> list[str]:
+def _online_ddl(contract: Contract, at: str) -> list[str]:
     """The recorded answers of the online service."""
     columns = online_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [c.name for c in contract.columns.values() if c.role == "attribute"]
     added += [probability_column(level) for level in contract.classes]
     return [
-        f"CREATE TABLE IF NOT EXISTS {ONLINE} (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
-        *(f"ALTER TABLE {ONLINE} ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
-        f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {ONLINE} (answered_at)",
-        _comment("TABLE", ONLINE, "One row for each sampled order that the online service scored."),
+        f"CREATE TABLE IF NOT EXISTS {at}online_orders"
+        f" (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
+        *(f"ALTER TABLE {at}online_orders ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {at}online_orders (answered_at)",
+        _comment("TABLE", f"{at}online_orders", "One row for each sampled order that the online service scored."),
         *_view(
-            "online_answers",
+            f"{at}online_answers",
             # all columns of the table: later columns of the contract come last in both
-            f"SELECT 'online' AS source, o.* FROM {ONLINE} AS o",
+            f"SELECT 'online' AS source, o.* FROM {at}online_orders AS o",
             "One row for each recorded answer of the online service: the order, its place in the request (from 0), the"
             " prediction and the model version. A sample, by APEX_SERVING_RECORD_SHARE.",
         ),

@@ -19,7 +19,7 @@ class ClosedAlert:
     subject: str
 
 
-def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> ClosedAlert:
+def close_alert(settings: Settings, schema: str, alert_id: int, *, who: str, reason: str) -> ClosedAlert:
     """Close an open alert for a person, who gives the reason.
 
     Raises :class:`~apex_ml.errors.ConfigError` when there is no open alert of this id, for an empty reason, and for an
@@ -27,6 +27,6 @@ def close_alert(settings: Settings, alert_id: int, *, who: str, reason: str) -> 
     """
     if not reason.strip():
         raise ConfigError("apex alerts close: give --reason; the ledger keeps why the alert was closed")
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         kind, subject = PostgresAlerts(session).close(alert_id, who, reason)
     return ClosedAlert(alert_id, kind, subject)

@@ -47,11 +47,12 @@ def list_drops(context: StepContext) -> ListDropsResult:
         bad=tuple(bad),
         unfinished=tuple(unfinished[:MAX_BAD]),
     )
-    send_outbox(context.settings)  # runs that could not be sent when they were scored
+    send_outbox(context.settings, context.schema)  # runs that could not be sent when they were scored
     if not waiting:
         return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
-    if champion_ledger.resolve(context.settings, Registry(context.settings, context.model_name)) is None:
-        cause = champion_ledger.why_none(context.settings, context.model_name) or "no champion yet"
+    registry = Registry(context.settings, context.model_name)
+    if champion_ledger.resolve(context.settings, context.schema, registry) is None:
+        cause = champion_ledger.why_none(context.settings, context.schema, context.model_name) or "no champion yet"
         note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return _without_chunks(result, note)
     settings = context.settings

@@ -26,12 +26,12 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
     champion already, or somebody else changed the champion in the meantime.
     """
     registry = Registry(context.settings, context.model_name)
-    current = champion_ledger.resolve(context.settings, registry)
-    with champions(context.settings, context.model_name) as ledger:
+    current = champion_ledger.resolve(context.settings, context.schema, registry)
+    with champions(context.settings, context.schema, context.model_name) as ledger:
         moves = ledger.moves()
     done = _done(context, "rollback", moves)
     if done is not None:
-        champion_ledger.align_challenger(context.settings, registry)
+        champion_ledger.align_challenger(context.settings, context.schema, registry)
         return done
     if current is None:
         raise ConfigError("rollback: there is no champion to go back from; train one: make train")
@@ -51,18 +51,18 @@ def force(context: StepContext, *, version: int | None, reason: str, who: str) -
     The ledger keeps the evidence of the gate's own decision about it. Raises ConfigError as :func:`rollback` does.
     """
     registry = Registry(context.settings, context.model_name)
-    current = champion_ledger.resolve(context.settings, registry)
-    with champions(context.settings, context.model_name) as ledger:
+    current = champion_ledger.resolve(context.settings, context.schema, registry)
+    with champions(context.settings, context.schema, context.model_name) as ledger:
         moves, challenger = ledger.moves(), ledger.challenger()
     done = _done(context, "force", moves)
     if done is not None:
-        champion_ledger.align_challenger(context.settings, registry)
+        champion_ledger.align_challenger(context.settings, context.schema, registry)
         return done
     if version is None:
         version = challenger
         if version is None:
             raise ConfigError("promote --force: there is no challenger; name a version")
-    with champions(context.settings, context.model_name) as ledger:
+    with champions(context.settings, context.schema, context.model_name) as ledger:
         gate = ledger.latest_decision_about(version)
     return _move(context, registry, "force", current, version, reason, who, gate)
 
@@ -95,7 +95,7 @@ def _move(
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
-    applied, message = champion_ledger.apply(context.settings, registry, move)
+    applied, message = champion_ledger.apply(context.settings, context.schema, registry, move)
     if not applied:
         raise ConfigError(f"{action}: nothing was moved: {message}; look at apex champion before you try again")
     return _result(context, action, move.from_version, to, message)

@@ -48,10 +48,10 @@ def monitor(context: StepContext) -> MonitorResult:
     to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is triggered once.
     """
     settings = context.settings
-    champion = champion_ledger.resolve(settings, Registry(settings, context.model_name))
+    champion = champion_ledger.resolve(settings, context.schema, Registry(settings, context.model_name))
     version = champion.version if champion else None
     noted = _Noted()
-    with connect(settings) as connection:
+    with connect(settings, context.schema) as connection:
         with begin(connection) as session:
             PostgresDrift(session, context.model_name).lock()
             references = PostgresVersions(session, context.model_name).references()
@@ -80,7 +80,7 @@ def monitor(context: StepContext) -> MonitorResult:
         weeks_evaluated=weeks,
         alerts_raised=tuple(noted.raised),
         alerts_resolved=tuple(noted.resolved),
-        sent=tuple(send_alerts(settings)),
+        sent=tuple(send_alerts(settings, context.schema)),
         # the name of the alert, so that a second call asks for no second run
         retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in degraded),
     )

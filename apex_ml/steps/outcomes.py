@@ -62,7 +62,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
         scratch_folder(context.processed, "outcomes") as scratch,
         engine.connect(context.settings, scratch) as con,
         engine.errors_name("outcomes"),
-        bulk_transaction(context.settings) as session,
+        bulk_transaction(context.settings, context.schema) as session,
     ):
         store = PostgresOutcomes(session)
         store.lock()

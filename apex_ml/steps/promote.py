@@ -51,10 +51,10 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
     trained = step_manifest(context, TrainResult).result
     registry = Registry(settings, context.model_name)
     challenger = champion_ledger.require(registry.by_version(trained.model_version), f"version {trained.model_version}")
-    current = champion_ledger.resolve(settings, registry)
+    current = champion_ledger.resolve(settings, context.schema, registry)
     done = recorded(context, challenger.version)
     if done is not None:
-        champion_ledger.align_challenger(settings, registry)
+        champion_ledger.align_challenger(settings, context.schema, registry)
         done = replace(done, decision_report_url=publish(context, registry, challenger))
         if DECISION not in challenger.description:  # killed after the ledger's row
             describe_decision(registry, challenger, done, who)
@@ -98,7 +98,7 @@ def _decide(
         orders=order_keys(entities, days),
         optimum=optimum_losses(context, test, y),
     )
-    with champions(settings, context.model_name) as ledger:
+    with champions(settings, context.schema, context.model_name) as ledger:
         looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
         _contender(ours, test),

@@ -42,7 +42,7 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
     orders, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
     """
     before = (now or datetime.now(UTC)) - keep
-    parts = droppable(context.settings, before)
+    parts = droppable(context.settings, context.schema, before)
     referred = _referred(context, {p.low for p in parts})
     folders, kept = [], {}
     for folder in sorted(p for p in context.processed.glob("*") if p.is_dir()):
@@ -55,14 +55,14 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
             else:
                 folders.append(folder)
     size = sum(p.bytes for p in parts) + sum(f.stat().st_size for d in folders for f in d.rglob("*") if f.is_file())
-    return Prunable(parts, folders, size, kept, count_answers_before(context.settings, before), before)
+    return Prunable(parts, folders, size, kept, count_answers_before(context.settings, context.schema, before), before)
 
 
 def prune(context: StepContext, prunable: Prunable) -> None:
     """Drop the partitions, delete the answers and remove the folders. After a kill the next call continues."""
-    drop_partitions(context.settings, prunable.partitions)
+    drop_partitions(context.settings, context.schema, prunable.partitions)
     if prunable.answers:
-        delete_answers_before(context.settings, prunable.before)
+        delete_answers_before(context.settings, context.schema, prunable.before)
     for folder in prunable.folders:
         with map_disk_errors(folder.parent):
             going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
@@ -79,7 +79,7 @@ def _last_used(folder: Path) -> datetime:
 def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
     """Runs that are still needed, each with the reason."""
     reasons: dict[str, str] = {}
-    with transaction(context.settings) as session:
+    with transaction(context.settings, context.schema) as session:
         versions = PostgresVersions(session, context.model_name).runs_in_use()
         used = PostgresScoringRuns(session).snapshots_in_use(sorted(dropped))
     reasons |= {run: f"model version {version}" for run, version in versions.items()}

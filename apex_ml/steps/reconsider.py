@@ -38,10 +38,10 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     """
     settings, contract = context.settings, context.contract
     registry = Registry(settings, context.model_name)
-    current = champion_ledger.resolve(settings, registry)
+    current = champion_ledger.resolve(settings, context.schema, registry)
     if current is None:
         return ReconsiderSkipped(run=context.run, step="reconsider", skip="there is no champion to compare with")
-    with transaction(settings) as session:
+    with transaction(settings, context.schema) as session:
         known = PostgresShadow(session, context.model_name).versions_beside(current.version)
     candidates = [row for row in known if version is None or row.model_version == version]
     enough = [row for row in candidates if row.outcomes >= MIN_OUTCOMES]
@@ -58,14 +58,14 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     )
     done = recorded(context, challenger.version)
     if done is not None:
-        champion_ledger.align_challenger(settings, registry)
+        champion_ledger.align_challenger(settings, context.schema, registry)
         address = publish(context, registry, challenger, "reconsider")
         return replace(done, step="reconsider", decision_report_url=address)
     ours, theirs = (Model.from_files(registry.files(version)) for version in (challenger, current))
-    with bulk_transaction(settings) as bulk:
+    with bulk_transaction(settings, context.schema) as bulk:
         orders = shadow_outcomes(bulk, contract, challenger.version, current.version)
     holdout = _holdout(context, ours, orders)
-    with champions(settings, context.model_name) as ledger:
+    with champions(settings, context.schema, context.model_name) as ledger:
         looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
         contender(ours, _probabilities(orders, "s_", context)),

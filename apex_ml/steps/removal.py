@@ -27,10 +27,12 @@ def find_removable(context: StepContext, names: Sequence[str], invented: bool) -
 
     Raises :class:`~apex_ml.errors.DataError` naming every name that the ledger does not know.
     """
-    with transaction(context.settings) as session:
+    with transaction(context.settings, context.schema) as session:
         drops = PostgresDrops(session).removable(names, INVENTED if invented else None)
     if unknown := sorted(set(names) - {drop.name for drop in drops}):
-        raise DataError(f"no drop of this name was delivered: {', '.join(unknown)}; `apex sql` and apex.drop_summary")
+        raise DataError(
+            f"no drop of this name was delivered: {', '.join(unknown)}; `apex sql` and {context.schema}.drop_summary"
+        )
     return drops
 
 
@@ -41,7 +43,7 @@ def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
     in MLflow stay. The same content, delivered again, would be scored again.
     """
     ids, shas, names = ([getattr(drop, field) for drop in drops] for field in ("drop_id", "sha256", "name"))
-    with transaction(context.settings) as session:
+    with transaction(context.settings, context.schema) as session:
         ledger, runs, alerts = PostgresDrops(session), PostgresScoringRuns(session), PostgresAlerts(session)
         drift = PostgresDrift(session, context.model_name)
         drift.lock()

@@ -43,7 +43,7 @@ def report(context: StepContext) -> ScoreReport:
     for its mapped task. Every attempt of every task counts, also one that was killed. Without either there is a
     `skip`.
     """
-    with connection.transaction(context.settings) as session:
+    with connection.transaction(context.settings, context.schema) as session:
         bad_drops = PostgresAlerts(session).bad_drops(context.run)
         scored_now = PostgresScoringRuns(session).drops_scored(context.run)
     bad = [BadDrop(label=short_label(row.drop), drop=row.drop, reason=row.reason) for row in bad_drops[:MAX_BAD]]
@@ -52,7 +52,7 @@ def report(context: StepContext) -> ScoreReport:
         bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
     result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
     if bad:
-        return replace(result, sent=tuple(send_alerts(context.settings)))
+        return replace(result, sent=tuple(send_alerts(context.settings, context.schema)))
     return result if scored_now else replace(result, skip="nothing was scored, and no drop is bad")
 
 
@@ -127,7 +127,7 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
         problems.bad.append(_with_name(name, str(error)))
         return DropOutcome(drop=name, state="failed", reason=str(error))
     except (UnreadableError, engine.OutOfMemoryError) as error:
-        raise_bad_drop(context.settings, name, str(error), context.run)
+        raise_bad_drop(context.settings, context.schema, name, str(error), context.run)
         problems.left.append(_with_name(name, str(error)))
         return DropOutcome(drop=name, state="unreadable", reason=str(error))
     except SHARED_FAULTS:
@@ -135,7 +135,7 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, prob
     except Exception as error:  # raised after all other drops
         reason = f"Apex itself fails at this drop, {type(error).__name__}: {error}"
         logger.exception("drop_fault name=%s", name)
-        raise_bad_drop(context.settings, name, reason, context.run)
+        raise_bad_drop(context.settings, context.schema, name, reason, context.run)
         problems.faults.append(error)
         return DropOutcome(drop=name, state="fault", reason=reason)
 
@@ -165,9 +165,9 @@ def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:
 def after_commit(context: StepContext) -> None:
     """Work after the commit: send to MLflow, merge and analyse partitions. A failure here does not undo the scores."""
     try:
-        send_outbox(context.settings)
-        merge_closed(context.settings, context.contract)
-        analyse_new(context.settings)
+        send_outbox(context.settings, context.schema)
+        merge_closed(context.settings, context.schema, context.contract)
+        analyse_new(context.settings, context.schema)
     except ApexError as error:
         logger.warning("left_for_later reason=%s", error)
 
@@ -210,7 +210,7 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
             failed, bad_rows = FailedDrop(sha256, name, drop.size, str(error)), None
             if isinstance(error, RefusedError):
                 failed, bad_rows = replace(failed, rows=error.rows, quarantined=error.quarantined), error.bad_rows
-            fail_drop(scorer.context.settings, failed, scorer.context.run, bad_rows)
+            fail_drop(scorer.context.settings, scorer.context.schema, failed, scorer.context.run, bad_rows)
             inbox.reject(drop, sha256, {"reason": str(error)})
         raise
     reach("score_committed")
@@ -235,7 +235,7 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     such drop or its file is not in done/.
     """
     inbox = Inbox(context.settings)
-    with connection.transaction(context.settings) as session:
+    with connection.transaction(context.settings, context.schema) as session:
         known = PostgresDrops(session).find_scored(given)
     if (path := inbox.scored(known.name, known.sha256)) is None:
         raise DataError(f"{known.name}: is still in {inbox.inbox}; finish it first: apex score")

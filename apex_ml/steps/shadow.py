@@ -20,7 +20,7 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
-from apex_ml.adapters.postgres.scored_rows import SHADOW_SCORES, write_scores
+from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.adapters.postgres.shadow import PostgresShadow
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Inbox
@@ -36,6 +36,7 @@ from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import BATCH_ROWS
 from apex_ml.services.scorer import Scorer, build_scorer
 from apex_ml.services.scoring_results import ShadowResult
+from apex_ml.sql.tables import SHADOW
 
 logger = logging.getLogger(__name__)
 MAX_SHOWN = 20
@@ -52,7 +53,7 @@ def shadow(context: StepContext) -> ShadowResult:
     result = ShadowResult(run=context.run, step="shadow")
     if not days:
         return replace(result, skip="challengers do not score drops: APEX_SHADOW_DAYS is 0")
-    with transaction(context.settings) as session:
+    with transaction(context.settings, context.schema) as session:
         due = PostgresShadow(session, context.model_name).due(days)
     if not due:
         return replace(result, skip="no challenger has a drop to score")
@@ -72,7 +73,7 @@ def shadow(context: StepContext) -> ShadowResult:
                 scorers[version] = build_scorer(context, registry, challenger)
             rows = _one_drop(scorers[version], path, name, pair.run_id)
         except DataError as error:
-            with transaction(context.settings) as session:
+            with transaction(context.settings, context.schema) as session:
                 PostgresShadow(session, context.model_name).fail(pair.run_id, version, context.run, str(error))
             logger.warning("shadow_failed name=%s version=%s reason=%s", name, version, error)
             bad.append(f"{name} by version {version}: {error}")
@@ -112,7 +113,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             copy=False,
         )
         query = features_query(con, scorer, report.query, name)
-        with bulk_transaction(settings) as session:
+        with bulk_transaction(settings, context.schema) as session:
             claimed = PostgresShadow(session, context.model_name).claim(
                 run_id,
                 scorer.version.version,
@@ -124,7 +125,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             if not claimed:
                 return None
             batches = _batches(con, query, scorer, run_id, name)
-            written = write_scores(session, _schema(contract), batches, table=SHADOW_SCORES)
+            written = write_scores(session, _schema(contract), batches, table=SHADOW)
             if written != report.accepted:
                 raise TransientError(f"{name}: {report.accepted} rows accepted but {written} written in the shadow")
             reach("shadow_written")

@@ -67,7 +67,7 @@ def _work(
     context: StepContext, folder: Path, options: Options, divided: Manifest[SplitResult], truth: Path | None
 ) -> TrainResult:
     settings = context.settings
-    refuse_deleted(settings, context.model_name)
+    refuse_deleted(settings, context.schema, context.model_name)
     parts = load_examples(context)
     info = model_info(context, divided.result, parts)
     search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
@@ -136,7 +136,7 @@ def _record_version(context: StepContext, done: Development, registered: Registe
         step_run=context.run,
         about={**info.as_dict(), EXPECTED: done.expected.as_dict()},
     )
-    with transaction(context.settings) as session:
+    with transaction(context.settings, context.schema) as session:
         PostgresVersions(session, context.model_name).record(version)
 
 

@@ -30,7 +30,7 @@ from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, 
 from apex_ml.services.results import CheckedExpectations, ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
-from apex_ml.sql.quarantine import SELECT_RAW_QUARANTINE
+from apex_ml.sql.quarantine import select_raw_quarantine
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport]) -> None:
         " most often:\n"
         + "\n".join(lines)
         + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); the rows with all their reasons:"
-        f" {_evidence_folder(context)}, or {SELECT_RAW_QUARANTINE}"
+        f" {_evidence_folder(context)}, or {select_raw_quarantine(context.schema)}"
     )
 
 
@@ -278,12 +278,12 @@ def _compare_with_recent(context: StepContext, profile: Profile, data_sha256: st
 
 def latest_input(context: StepContext) -> DecidedInput | None:
     """What the gate's latest decision was about; None before the first one."""
-    with champions(context.settings, context.model_name) as ledger:
+    with champions(context.settings, context.schema, context.model_name) as ledger:
         return ledger.latest_input()
 
 
 def keep_quarantined(context: StepContext, sha256: str, name: str, file: Path) -> None:
     """Keep the first quarantined rows of a raw file in Postgres."""
     limit = context.settings.quarantine_rows_in_sql
-    with bulk_transaction(context.settings) as session, pq.ParquetFile(file) as rows:
+    with bulk_transaction(context.settings, context.schema) as session, pq.ParquetFile(file) as rows:
         PostgresQuarantine(session).keep("raw", sha256, name, rows.iter_batches(10_000), limit)

@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # not in its stub
 
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
 
@@ -20,7 +21,7 @@ async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
     """Raise the alert; runs in the triggerer."""
     from apex_ml.adapters.postgres.alerts import raise_alert
 
-    await asyncio.to_thread(raise_alert, Settings.load(), kind, subject, message)
+    await asyncio.to_thread(raise_alert, Settings.load(), SCHEMA, kind, subject, message)
 
 
 def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:

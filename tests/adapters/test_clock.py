@@ -9,6 +9,7 @@ import pytest
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
 
@@ -26,7 +27,10 @@ def ledger_time(settings: Settings, bulk: bool) -> datetime:
     """The time that a new drop gets in the ledger; the drop is not kept."""
     insert = f"INSERT INTO apex.drops (name, sha256, bytes, state) VALUES ('a', '{SHA256}', 1, 'done')"
     moments: list[datetime] = []
-    with pytest.raises(LookupError), bulk_transaction(settings) if bulk else transaction(settings) as session:
+    with (
+        pytest.raises(LookupError),
+        bulk_transaction(settings, SCHEMA) if bulk else transaction(settings, SCHEMA) as session,
+    ):
         session.execute(insert)
         moments += [moment for (moment,) in session.fetch("SELECT received_at FROM apex.drops")]
         raise LookupError("roll back")

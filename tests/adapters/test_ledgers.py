@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -16,14 +17,17 @@ from apex_ml.adapters.postgres.shadow import DueDrop
 from apex_ml.adapters.postgres.versions import VersionRecord
 from apex_ml.errors import ConfigError, DataError
 from tests.support.apex_home import Apex
-from tests.support.ledgers import IMPLEMENTATIONS, MODEL, Ledgers, run_of
+from tests.support.ledgers import IMPLEMENTATIONS, MODEL, SCHEMAS, Ledgers, rows_outside, run_of
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
-@pytest.fixture
-def apex(databases: Any, home: Any) -> Apex:
-    return Apex(home(**databases.migrated()))
+@pytest.fixture(params=SCHEMAS)
+def apex(request: pytest.FixtureRequest, databases: Any, home: Any) -> Iterator[Apex]:
+    """A home whose pipeline has the tables of a schema; nothing is written to another schema of the same database."""
+    instance = Apex(home(**databases.migrated(request.param)), request.param)
+    yield instance
+    assert rows_outside(instance) == {}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -35,18 +39,18 @@ def ledgers(request: pytest.FixtureRequest) -> Ledgers:
 
 
 def test_a_content_is_claimed_once_and_supersedes_the_older_one_of_its_name(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drops = ledgers.drops(session)
         first = drops.claim(A, "a.parquet", 1, 2)
         assert first is not None and drops.claim(A, "b.parquet", 1, 2) is None
         assert drops.by_content(A) == KnownDrop(first, "a.parquet", "done") and drops.by_content(B) is None
         second = drops.claim(B, "a.parquet", 1, 2)
         third = drops.claim(C, "c.parquet", 1, 2)
-    assert dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops")) == {first: second, second: None, third: None}
+    assert dict(apex.sql("SELECT drop_id, superseded_by FROM drops")) == {first: second, second: None, third: None}
 
 
 def test_a_failed_content_may_be_claimed_later_and_a_scored_one_does_not_fail(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drops, alerts = ledgers.drops(session), ledgers.alerts(session)
         drops.fail(FailedDrop(A, "a.parquet", 1, "no model"), "one")
         drops.fail(FailedDrop(A, "a.parquet", 1, "still no model"), "two")
@@ -59,11 +63,11 @@ def test_a_failed_content_may_be_claimed_later_and_a_scored_one_does_not_fail(ap
         drops.count_delivery(A)
         known = drops.by_content(A)
         assert known is not None and known.state == "done"
-    assert apex.sql("SELECT deliveries, reason FROM apex.drops") == [(3, None)]
+    assert apex.sql("SELECT deliveries, reason FROM drops") == [(3, None)]
 
 
 def test_a_scored_drop_is_found_by_name_id_or_digest(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drops = ledgers.drops(session)
         old = drops.claim(A, "a.parquet", 1, 2)
         new = drops.claim("a" * 63 + "b", "a.parquet", 1, 2)
@@ -79,7 +83,7 @@ def test_a_scored_drop_is_found_by_name_id_or_digest(apex: Apex, ledgers: Ledger
 
 
 def test_removed_drops_leave_the_ledger_and_make_the_superseded_one_current(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drops, runs = ledgers.drops(session), ledgers.runs(session)
         first, second = drops.claim(A, "x-a.parquet", 1, 2), drops.claim(B, "x-a.parquet", 1, 2)
         other = drops.claim(C, "other.parquet", 1, 2)
@@ -91,14 +95,14 @@ def test_removed_drops_leave_the_ledger_and_make_the_superseded_one_current(apex
         assert [run_id for run_id, _ in runs.runs_of_drops([second])] == [1]
         runs.delete([1])
         drops.remove([second])
-    assert apex.sql("SELECT drop_id, superseded_by FROM apex.drops ORDER BY 1") == [(first, None), (other, None)]
+    assert apex.sql("SELECT drop_id, superseded_by FROM drops ORDER BY 1") == [(first, None), (other, None)]
 
 
 # alerts
 
 
 def test_an_open_alert_gets_the_newest_message(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "dag", "one")
         alerts.raise_alert("late", "dag", "two")
@@ -111,7 +115,7 @@ def test_an_open_alert_gets_the_newest_message(apex: Apex, ledgers: Ledgers) -> 
 
 
 def test_a_drop_that_is_bad_in_two_ways_has_two_alerts(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         for reason, run in (("one", "r1"), ("two", "r2"), ("one", "r3")):
             alerts.raise_bad_drop("a.parquet", reason, run)
@@ -124,7 +128,7 @@ def test_a_drop_that_is_bad_in_two_ways_has_two_alerts(apex: Apex, ledgers: Ledg
 
 
 def test_syncing_a_kind_opens_and_resolves_alerts(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "stays")
         assert alerts.set_open(DRIFT, {"x": "1", "y": "1"}) == (["x", "y"], [])
@@ -137,7 +141,7 @@ def test_syncing_a_kind_opens_and_resolves_alerts(apex: Apex, ledgers: Ledgers) 
 
 
 def test_an_alert_without_a_measurement_can_be_closed_manually(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "m")
         alerts.set_open(DRIFT, {"y": "m"})
@@ -149,7 +153,7 @@ def test_an_alert_without_a_measurement_can_be_closed_manually(apex: Apex, ledge
 
 
 def test_an_alert_counts_as_sent_after_every_channel_accepted_it(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("late", "x", "m")
         (alert,) = alerts.unsent()
@@ -165,7 +169,7 @@ def test_an_alert_counts_as_sent_after_every_channel_accepted_it(apex: Apex, led
 
 
 def test_a_late_alert_is_resolved_by_the_next_run(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         alerts = ledgers.alerts(session)
         alerts.raise_alert("score_late", "x", "m")
         alerts.raise_alert(UNKNOWN_VALUES, "small drops, version 1", "m")
@@ -191,7 +195,7 @@ def decision(action: str, to: int | None, state: Any = "done", run: str = "r", b
 
 
 def test_a_move_is_pending_until_it_is_finished(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         champions = ledgers.champions(session)
         number = champions.record(decision("promote", 1, "pending"))
         assert champions.pending_move() == PendingMove(number, None, 1) and champions.champion() is None
@@ -202,14 +206,14 @@ def test_a_move_is_pending_until_it_is_finished(apex: Apex, ledgers: Ledgers) ->
         assert champions.pending_move() is None and champions.champion() == 1
         (move,) = champions.moves()
         assert (move.to_version, move.reasons, move.evidence) == (1, ["why"], {"low": None, "n": 1})
-    assert apex.sql("SELECT state, reasons, done_at IS NULL FROM apex.promotions ORDER BY promotion_id") == [
+    assert apex.sql("SELECT state, reasons, done_at IS NULL FROM promotions ORDER BY promotion_id") == [
         ("done", ["why"], False),
         ("aborted", ["why", "the alias was moved"], False),
     ]
 
 
 def test_the_ledger_separates_decisions_from_moves(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         champions = ledgers.champions(session)
         assert champions.latest_input() is None and champions.rejections_since_last_move() == 0
         champions.record(decision("promote", 1, run="first"))
@@ -238,18 +242,18 @@ def version(number: int, mlflow_run: str = "one", run: str = "r", **about: Any) 
 
 
 def test_versions_of_different_models_are_never_confused(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         versions = ledgers.versions(session)
         assert versions.newest() is None and versions.references() == {}
         versions.record(version(1, low=-math.inf))
         versions.record(version(1, low=-math.inf))
         with pytest.raises(ConfigError, match=r"version 1 of m was trained before, by MLflow's run one.*APEX_MODEL_N"):
             versions.record(version(1, "two"))
-    assert apex.sql("SELECT about FROM apex.model_versions") == [({"low": None},)]
+    assert apex.sql("SELECT about FROM model_versions") == [({"low": None},)]
 
 
 def test_the_runs_of_champions_and_of_the_newest_version_are_in_use(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         versions, champions = ledgers.versions(session), ledgers.champions(session)
         for number in (1, 2, 3):
             versions.record(version(number, str(number), f"run {number}"))
@@ -265,10 +269,10 @@ def test_the_runs_of_champions_and_of_the_newest_version_are_in_use(apex: Apex, 
 
 
 def test_a_challenger_scores_each_drop_once(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         ledgers.versions(session).record(version(2, promotable=True))
         ledgers.versions(session).record(version(3, "three", promotable=False))
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drops, runs, shadow = ledgers.drops(session), ledgers.runs(session), ledgers.shadow(session)
         ids = [drops.claim(sha, f"{sha[0]}.parquet", 1, 1) for sha in (A, B)]
         for number, drop_id in enumerate(ids, 1):
@@ -281,7 +285,7 @@ def test_a_challenger_scores_each_drop_once(apex: Apex, ledgers: Ledgers) -> Non
         shadow.fail(2, 2, "r", "the file is gone")
         shadow.fail(2, 2, "r", "again")
         assert shadow.due(1) == [] and shadow.versions_beside(1) == []
-    assert apex.sql("SELECT run_id, state, reason FROM apex.shadow_runs ORDER BY 1") == [
+    assert apex.sql("SELECT run_id, state, reason FROM shadow_runs ORDER BY 1") == [
         (1, "done", None),
         (2, "failed", "the file is gone"),
     ]
@@ -291,7 +295,7 @@ def test_a_challenger_scores_each_drop_once(apex: Apex, ledgers: Ledgers) -> Non
 
 
 def test_a_scoring_run_is_kept_with_its_classes_and_a_note_in_the_outbox(apex: Apex, ledgers: Ledgers) -> None:
-    with ledgers.begin(apex.settings) as session:
+    with ledgers.begin(apex.settings, apex.schema) as session:
         drop_id, runs = ledgers.drops(session).claim(A, "a.parquet", 1, 10), ledgers.runs(session)
         assert drop_id is not None
         classes = {"x": ClassFigures(10, 0.5, 0.25), "y": ClassFigures(0, math.nan, math.nan)}
@@ -304,18 +308,18 @@ def test_a_scoring_run_is_kept_with_its_classes_and_a_note_in_the_outbox(apex: A
             runs.facts("none")
         assert runs.small_profiles(MODEL, 1, 100) == [{"features": {}, "lag_days": 1.0}]
         assert runs.small_profiles(MODEL, 2, 100) == []
-        session.execute("INSERT INTO apex.scored_partitions (low, high, next) VALUES (1, 2, 2), (2, 3, 3)")
+        session.execute("INSERT INTO scored_partitions (low, high, next) VALUES (1, 2, 2), (2, 3, 3)")
         assert runs.snapshots_in_use([]) == {"snapshot 1", "snapshot 2"}
         assert runs.snapshots_in_use([2]) == {"snapshot 1"}
-    assert apex.sql("SELECT row_us_mean, snapshot_as_of, input_alert FROM apex.scoring_runs ORDER BY run_id") == [
+    assert apex.sql("SELECT row_us_mean, snapshot_as_of, input_alert FROM scoring_runs ORDER BY run_id") == [
         (None, date(2024, 8, 24), None),
         (None, date(2024, 8, 24), "many"),
     ]
-    assert apex.sql("SELECT run_id, batch, origin, sent_at FROM apex.mlflow_outbox ORDER BY 1") == [
+    assert apex.sql("SELECT run_id, batch, origin, sent_at FROM mlflow_outbox ORDER BY 1") == [
         (1, "batch", "http://airflow/run", None),
         (2, "batch", "", None),
     ]
-    assert apex.sql("SELECT predicted, orders, median_confidence FROM apex.scoring_run_classes WHERE run_id = 1") == [
+    assert apex.sql("SELECT predicted, orders, median_confidence FROM scoring_run_classes WHERE run_id = 1") == [
         ("x", 10, 0.25),
         ("y", 0, None),
     ]

@@ -16,6 +16,7 @@ from apex_ml.adapters.postgres import migrations
 from apex_ml.adapters.postgres.connection import connect
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
 
@@ -50,10 +51,10 @@ def applied(apex: Apex) -> list[tuple[Any, ...]]:
 
 
 def test_migrations_run_once(apex: Apex) -> None:
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     first = applied(apex)
     assert [number for number, _, _ in first] == [number for number, _ in migrations.migration_files()]
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     assert applied(apex) == first
 
 
@@ -64,7 +65,7 @@ def test_migration_numbers_are_consecutive() -> None:
 
 def test_two_concurrent_migrations_apply_each_file_once(apex: Apex) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: migrations.migrate(apex.settings), range(4)))
+        list(pool.map(lambda _: migrations.migrate(apex.settings, SCHEMA), range(4)))
     assert len(applied(apex)) == len(migrations.migration_files())
 
 
@@ -75,8 +76,8 @@ def write(folder: Path, **texts: str) -> list[tuple[int, Path]]:
 
 
 def bring(apex: Apex, files: list[tuple[int, Path]], generated: list[str] | None = None) -> None:
-    with connect(apex.settings) as connection:
-        migrations.apply(connection, files, generated or [])
+    with connect(apex.settings, SCHEMA) as connection:
+        migrations.apply(connection, SCHEMA, files, generated or [])
 
 
 def test_only_missing_migrations_are_applied(apex: Apex, tmp_path: Path) -> None:
@@ -113,18 +114,18 @@ def idle_reader(apex: Apex) -> Iterator[int]:
 
 
 def changed_views(apex: Apex) -> list[str]:
-    statements = scored_orders_ddl(load_contract(apex.settings.contract))
+    statements = scored_orders_ddl(load_contract(apex.settings.contract), SCHEMA)
     return [*statements, "COMMENT ON VIEW apex.lineage IS 'another'"]
 
 
 def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     before = apex.sql(
         "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
     )
     with idle_reader(apex):
         began = time.monotonic()
-        migrations.migrate(apex.settings)
+        migrations.migrate(apex.settings, SCHEMA)
         assert time.monotonic() - began < 3
     after = apex.sql(
         "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
@@ -133,7 +134,7 @@ def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
 
 
 def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
     with idle_reader(apex) as pid:
         with pytest.raises(TransientError) as raised:
@@ -156,9 +157,9 @@ def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch:
 
 
 def test_a_dropped_view_is_created_again(apex: Apex) -> None:
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     apex.sql("DROP VIEW apex.channel_mix_daily")
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     assert apex.sql("SELECT * FROM apex.channel_mix_daily") == []
 
 

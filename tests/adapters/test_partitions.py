@@ -26,6 +26,7 @@ from apex_ml.adapters.postgres.partitions import PostgresPartitions
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
@@ -61,13 +62,13 @@ def orders(contract: Contract, run_id: int, rows: int) -> pa.Table:
 
 
 def taken(apex: Apex, size: int) -> int:
-    with connect(apex.settings) as connection:
+    with connect(apex.settings, SCHEMA) as connection:
         return partitions.take_run_id(connection, size)
 
 
 def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0) -> int:
     """One run of a drop of `size` rows that ended `days` days ago; a few rows represent all of them."""
-    with bulk_transaction(apex.settings) as session:
+    with bulk_transaction(apex.settings, SCHEMA) as session:
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
         table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
@@ -110,7 +111,7 @@ def test_small_drops_share_a_partition_and_large_ones_have_their_own(apex: Apex,
 def test_every_partition_has_the_indexes_and_no_leftovers(apex: Apex, contract: Contract) -> None:
     for size in (SMALL, LARGE, LARGE, LARGE):
         fill(apex, contract, size)
-    partitions.merge_closed(apex.settings, contract, limit=3)
+    partitions.merge_closed(apex.settings, SCHEMA, contract, limit=3)
     rows = apex.sql(
         "SELECT t.relname::text, array_agg(replace(pg_get_indexdef(x.indexrelid), t.relname, '') ORDER BY 1),"
         " bool_and(EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))"
@@ -125,7 +126,7 @@ def test_merging_limits_the_partitions_and_keeps_the_rows(apex: Apex, contract: 
         fill(apex, contract, LARGE if nr % 3 else SMALL, rows=1 + nr % 4)
     before = contents(apex)
     many = len(parts(apex))
-    assert partitions.merge_closed(apex.settings, contract, limit=5) == many - 5
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=5) == many - 5
     assert len(parts(apex)) == 5
     assert contents(apex) == before
     newest = fill(apex, contract, LARGE)
@@ -158,14 +159,17 @@ def test_merging_yields_to_other_sessions(apex: Apex, contract: Contract) -> Non
     before, rows = parts(apex), contents(apex)
     with closing(psycopg2.connect(apex.settings.writer_url)) as reader, reader.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM apex.scored_orders")
-        assert partitions.merge_closed(apex.settings, contract, limit=2) == 0
+        assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 0
         with pytest.raises(TransientError, match="the scored orders are in use"):
             partitions.drop_partitions(
-                apex.settings, partitions.droppable(apex.settings, datetime.now(UTC) + timedelta(1)), "50ms"
+                apex.settings,
+                SCHEMA,
+                partitions.droppable(apex.settings, SCHEMA, datetime.now(UTC) + timedelta(1)),
+                "50ms",
             )
         reader.rollback()
     assert parts(apex) == before and contents(apex) == rows
-    assert partitions.merge_closed(apex.settings, contract, limit=2) == 2
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 2
     assert contents(apex) == rows
 
 
@@ -192,32 +196,32 @@ def test_a_running_run_keeps_its_range(apex: Apex, contract: Contract) -> None:
     """Its table is not there yet: a merge over its range would shut it out."""
     for _ in range(2):
         fill(apex, contract, LARGE)
-    with bulk_transaction(apex.settings) as session:
+    with bulk_transaction(apex.settings, SCHEMA) as session:
         run_id = taken(apex, LARGE)
         table = PostgresPartitions(session).create_own(run_id)
         for _ in range(2):
             fill(apex, contract, LARGE)
         fill(apex, contract, SMALL)
-        partitions.merge_closed(apex.settings, contract, limit=1)
+        partitions.merge_closed(apex.settings, SCHEMA, contract, limit=1)
         created = orders(contract, run_id, 2)
         write_scores(session, created.schema, created.to_batches(), table=table)
         PostgresPartitions(session).index_own(contract, run_id)
         PostgresPartitions(session).attach_own(run_id)
     assert len(contents(apex)) == 5 * 3 + 2
-    partitions.merge_closed(apex.settings, contract, limit=2)
+    partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2)
     assert len(parts(apex)) == 2 and len(contents(apex)) == 5 * 3 + 2
 
 
 def test_an_unused_range_is_removed_after_a_day(apex: Apex, contract: Contract) -> None:
     fill(apex, contract, LARGE)
-    with pytest.raises(RuntimeError), bulk_transaction(apex.settings) as session:
+    with pytest.raises(RuntimeError), bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresPartitions(session).create_own(taken(apex, LARGE))
         raise RuntimeError
     fill(apex, contract, LARGE)
     fill(apex, contract, SMALL)
-    assert partitions.merge_closed(apex.settings, contract, limit=2) == 0
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 0
     apex.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '2 days' WHERE low = 2")
-    assert partitions.merge_closed(apex.settings, contract, limit=2) == 1
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 1
     assert len(contents(apex)) == 9
 
 
@@ -225,9 +229,9 @@ def test_old_partitions_are_dropped_with_their_references(apex: Apex, contract: 
     old = [fill(apex, contract, LARGE, days=100), fill(apex, contract, SMALL, days=100)]
     shared = fill(apex, contract, SMALL, days=1)  # in the partition of the second: it keeps it
     newest = fill(apex, contract, LARGE, days=100)  # the newest is never dropped
-    result = partitions.droppable(apex.settings, datetime.now(UTC) - timedelta(days=90))
+    result = partitions.droppable(apex.settings, SCHEMA, datetime.now(UTC) - timedelta(days=90))
     assert [p.low for p in result] == [old[0]]
-    partitions.drop_partitions(apex.settings, result)
+    partitions.drop_partitions(apex.settings, SCHEMA, result)
     kept = {old[1], shared, newest}
     assert {row[0] for row in contents(apex)} == kept
     assert {row[0] for row in apex.sql("SELECT run_id FROM apex.outcomes")} == kept
@@ -239,19 +243,19 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
     """The first released schema, with data, migrates to the newest one."""
     apex = Apex(home(**databases.empty()))
     files = migrations.migration_files()
-    table, *_ = scored_orders_ddl(contract)
+    table, *_ = scored_orders_ddl(contract, SCHEMA)
     shared = "CREATE TABLE apex.scored_orders_shared PARTITION OF apex.scored_orders DEFAULT"
     shared = shared.replace("DEFAULT", "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)")
-    with connect(apex.settings) as connection:
-        migrations.apply(connection, files[:1], [table, shared])
+    with connect(apex.settings, SCHEMA) as connection:
+        migrations.apply(connection, SCHEMA, files[:1], [table, shared])
     apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')")
     own_id = RUN.replace("(run_id, drop_id,", "(drop_id,").replace("OVERRIDING SYSTEM VALUE VALUES (%s, ", "VALUES (")
     apex.sql(own_id, (1, 0))
     created = orders(contract, 1, 5)
-    with bulk_transaction(apex.settings) as session:
+    with bulk_transaction(apex.settings, SCHEMA) as session:
         write_scores(session, created.schema, created.to_batches())
     before = contents(apex)
-    migrations.migrate(apex.settings)
+    migrations.migrate(apex.settings, SCHEMA)
     assert contents(apex) == before
     assert parts(apex) == [("scored_orders_1", "FOR VALUES FROM ('1') TO ('2')")]
     assert fill(apex, contract, SMALL) == 2
@@ -259,7 +263,7 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
 
 
 def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
-    with pytest.raises(TransientError), bulk_transaction(apex.settings) as session:
+    with pytest.raises(TransientError), bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresPartitions(session).create_own(taken(apex, LARGE))
         ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
@@ -268,17 +272,17 @@ def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
 
 
 def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contract) -> None:
-    assert partitions.analyse_new(apex.settings) == 0
+    assert partitions.analyse_new(apex.settings, SCHEMA) == 0
     for size in (LARGE, LARGE, SMALL):
         fill(apex, contract, size)
-    assert partitions.analyse_new(apex.settings) == 3
-    assert partitions.analyse_new(apex.settings) == 0
+    assert partitions.analyse_new(apex.settings, SCHEMA) == 3
+    assert partitions.analyse_new(apex.settings, SCHEMA) == 0
     known = (
         "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'apex' AND tablename LIKE 'scored_orders%%'"
     )
     assert apex.sql(known) == [(3,)]
-    assert partitions.merge_closed(apex.settings, contract, limit=2) == 1
-    assert partitions.analyse_new(apex.settings) == 1
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 1
+    assert partitions.analyse_new(apex.settings, SCHEMA) == 1
     assert apex.sql(known) == [(2,)]
 
 
@@ -336,7 +340,7 @@ def polled(apex: Apex) -> Iterator[list[int]]:
 def merge(settings: Settings, contract: Contract, point: str) -> None:
     faults.arm(point)
     try:
-        partitions.merge_closed(settings, contract, limit=MERGED_TO)
+        partitions.merge_closed(settings, SCHEMA, contract, limit=MERGED_TO)
     except TransientError as error:
         sys.exit(error.exit_code)
 
@@ -360,7 +364,7 @@ _FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.po
 def own_postgres() -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
     with plain_postgres() as instance:
-        migrations.migrate(instance.settings)
+        migrations.migrate(instance.settings, SCHEMA)
         yield instance
 
 
@@ -374,7 +378,7 @@ def test_a_killed_merge_changes_nothing_and_the_next_one_completes_it(
 ) -> None:
     many(apex, contract)
     before = len(parts(apex))
-    assert partitions.merge_closed(apex.settings, contract, limit=MERGED_TO) == before - MERGED_TO
+    assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=MERGED_TO) == before - MERGED_TO
     undisturbed, own = shape(apex), Apex(own_postgres.settings)
     many(own, contract)
     rows, whole = contents(own), shape(own)
@@ -397,7 +401,7 @@ def test_a_killed_merge_changes_nothing_and_the_next_one_completes_it(
             if point != "merge_committed":
                 assert shape(own) == whole
             until(lambda looked=polls[0]: polls[0] >= looked + 2)  # type: ignore[misc]
-        assert partitions.merge_closed(own.settings, contract, limit=MERGED_TO) == before - MERGED_TO - 1
+        assert partitions.merge_closed(own.settings, SCHEMA, contract, limit=MERGED_TO) == before - MERGED_TO - 1
     assert shape(own) == undisturbed
     assert contents(own) == rows
 

@@ -22,6 +22,7 @@ from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
 from tests.support.throwaway_home import free_ports
@@ -41,10 +42,10 @@ def nowhere(home: Any) -> Settings:
 
 CALLS: dict[str, Callable[[Settings], Any]] = {
     "ping": ping,
-    "champions": lambda s: champions(s, "m").__enter__(),
-    "champion_lock": lambda s: champion_lock(s, "m").__enter__(),
-    "connect": lambda s: connect(s).__enter__(),
-    "transaction": lambda s: bulk_transaction(s).__enter__(),
+    "champions": lambda s: champions(s, SCHEMA, "m").__enter__(),
+    "champion_lock": lambda s: champion_lock(s, SCHEMA, "m").__enter__(),
+    "connect": lambda s: connect(s, SCHEMA).__enter__(),
+    "transaction": lambda s: bulk_transaction(s, SCHEMA).__enter__(),
 }
 
 
@@ -59,13 +60,13 @@ def test_a_missing_postgres_is_a_transient_error(nowhere: Settings, call: str) -
 
 def test_a_connection_that_is_lost_half_way(apex: Apex) -> None:
     with pytest.raises(TransientError, match="does not answer"):
-        with connect(apex.settings) as connection, connection.cursor() as cursor:
+        with connect(apex.settings, SCHEMA) as connection, connection.cursor() as cursor:
             apex.sql("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
             cursor.execute("SELECT 1")
 
 
 def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
-    with pytest.raises(TransientError, match="nothing was written"), bulk_transaction(apex.settings) as session:
+    with pytest.raises(TransientError, match="nothing was written"), bulk_transaction(apex.settings, SCHEMA) as session:
         assert PostgresDrops(session).claim("a" * 64, "a.parquet", 1, 1) is not None
         ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
@@ -74,7 +75,7 @@ def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
 
 
 def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
-    with pytest.raises(RuntimeError, match="mine"), bulk_transaction(apex.settings) as session:
+    with pytest.raises(RuntimeError, match="mine"), bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresDrops(session).claim("a" * 64, "a.parquet", 1, 1)
         raise RuntimeError("mine")
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
@@ -87,14 +88,17 @@ def test_an_error_while_making_a_batch_keeps_its_type(apex: Apex) -> None:
         raise DataError("a.parquet: cannot be read")
         yield
 
-    with pytest.raises(DataError, match="^a.parquet: cannot be read$"), bulk_transaction(apex.settings) as session:
+    with (
+        pytest.raises(DataError, match="^a.parquet: cannot be read$"),
+        bulk_transaction(apex.settings, SCHEMA) as session,
+    ):
         PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
         write_scores(session, schema, broken())
     assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
 
 
 def claim(apex: Apex, sha256: str, name: str) -> int | None:
-    with bulk_transaction(apex.settings) as session:
+    with bulk_transaction(apex.settings, SCHEMA) as session:
         return PostgresDrops(session).claim(sha256, name, 1, 1)
 
 
@@ -102,14 +106,14 @@ def test_a_scored_content_does_not_fail_later_and_keeps_its_rows(apex: Apex, tmp
     drop = FailedDrop("1" * 64, "a.parquet", 1, "too many bad rows", 5, 3)
     with quarantined_file(tmp_path, 3) as file:
         for _ in range(2):
-            fail_drop(apex.settings, drop, "run", file.read())
+            fail_drop(apex.settings, SCHEMA, drop, "run", file.read())
     assert apex.sql("SELECT state, rows, rows_quarantined, deliveries FROM apex.drops") == [("failed", 5, 3, 2)]
     assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(3,)]
     assert claim(apex, "1" * 64, "a.parquet") is not None
     assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
     assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
     with quarantined_file(tmp_path, 3) as file:
-        fail_drop(apex.settings, drop, "run", file.read())
+        fail_drop(apex.settings, SCHEMA, drop, "run", file.read())
     assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
     assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
 
@@ -119,7 +123,7 @@ def test_a_scored_content_does_not_fail_later_and_keeps_its_rows(apex: Apex, tmp
 )
 def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256: str, name: str) -> None:
     results: list[int | None] = []
-    with bulk_transaction(apex.settings) as session:
+    with bulk_transaction(apex.settings, SCHEMA) as session:
         first = PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
         other = threading.Thread(target=lambda: results.append(claim(apex, sha256, name)))
         other.start()
@@ -141,10 +145,10 @@ def test_readers_of_the_champion_share_the_lock(apex: Apex, shared: bool, waits:
     inside = threading.Event()
 
     def second() -> None:
-        with champion_lock(apex.settings, "m", shared=shared):
+        with champion_lock(apex.settings, SCHEMA, "m", shared=shared):
             inside.set()
 
-    with champion_lock(apex.settings, "m", shared=True):
+    with champion_lock(apex.settings, SCHEMA, "m", shared=True):
         other = threading.Thread(target=second)
         other.start()
         assert inside.wait(0.5 if waits else 10) is not waits
@@ -153,16 +157,16 @@ def test_readers_of_the_champion_share_the_lock(apex: Apex, shared: bool, waits:
 
 
 def test_a_lock_is_of_one_model(apex: Apex) -> None:
-    with champion_lock(apex.settings, "m"), champion_lock(apex.settings, "another"):
+    with champion_lock(apex.settings, SCHEMA, "m"), champion_lock(apex.settings, SCHEMA, "another"):
         pass
 
 
 def test_only_one_move_is_pending(apex: Apex) -> None:
-    with champions(apex.settings, "m") as ledger:
+    with champions(apex.settings, SCHEMA, "m") as ledger:
         number = ledger.record(NewDecision("promote", "pending", "r", "w", ("better",), to_version=1))
-    with pytest.raises(DataError, match="promotions_one_pending"), champions(apex.settings, "m") as ledger:
+    with pytest.raises(DataError, match="promotions_one_pending"), champions(apex.settings, SCHEMA, "m") as ledger:
         ledger.record(NewDecision("promote", "pending", "r", "w", ("better",), to_version=2))
-    with champions(apex.settings, "m") as ledger:
+    with champions(apex.settings, SCHEMA, "m") as ledger:
         assert ledger.pending_move() == PendingMove(number, None, 1)
 
 
@@ -179,14 +183,14 @@ def test_quarantined_rows_are_kept_once_up_to_a_limit(
     apex: Apex, tmp_path: Path, rows: int, most: int, kept: int
 ) -> None:
     for _ in range(2):
-        with quarantined_file(tmp_path, rows) as file, bulk_transaction(apex.settings) as session:
+        with quarantined_file(tmp_path, rows) as file, bulk_transaction(apex.settings, SCHEMA) as session:
             PostgresQuarantine(session).keep("raw", "1" * 64, "a.parquet", file.iter_batches(10_000), most)
     assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(kept,)]
     assert apex.sql("SELECT DISTINCT value, row FROM apex.quarantine") == [("v", {"c": r"v\u0000"})][: min(kept, 1)]
 
 
 def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Path) -> None:
-    with quarantined_file(tmp_path, 3) as file, bulk_transaction(apex.settings) as session:
+    with quarantined_file(tmp_path, 3) as file, bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresQuarantine(session).keep("drop", "1" * 64, "a.parquet", file.iter_batches())
     assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
         ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
@@ -211,7 +215,7 @@ def test_a_statement_that_postgres_refuses_is_not_retried(
     apex: Apex, statement: str, kind: type[Exception], words: str
 ) -> None:
     for begin in (transaction, bulk_transaction):
-        with pytest.raises(kind, match=words), begin(apex.settings) as session:
+        with pytest.raises(kind, match=words), begin(apex.settings, SCHEMA) as session:
             session.execute(statement)
 
 

@@ -9,6 +9,7 @@ import pytest
 from apex_ml.adapters.postgres.connection import connect
 from apex_ml.adapters.postgres.migrations import apply
 from apex_ml.contract.model import Contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import scored_columns, scored_orders_ddl
 from tests.support.apex_home import Apex
@@ -27,8 +28,8 @@ def columns(apex: Apex) -> list[tuple[Any, ...]]:
 
 
 def bring(settings: Settings, contract: Contract) -> None:
-    with connect(settings) as connection:
-        apply(connection, [], scored_orders_ddl(contract))
+    with connect(settings, SCHEMA) as connection:
+        apply(connection, SCHEMA, [], scored_orders_ddl(contract, SCHEMA))
 
 
 def with_class(contract: Contract, level: str) -> Contract:

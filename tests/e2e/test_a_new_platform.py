@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from apex_ml.adapters.postgres.drops import FailedDrop
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.cli import platform
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform import airflow_state
 from apex_ml.platform.embedded import health, processes, start, supervision, supervisor_client
 from apex_ml.settings import Settings
@@ -119,7 +120,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     waiting = CliRunner().invoke(platform.status).output
     assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
 
-    fail_drop(admin.settings, FailedDrop("0" * 64, "[red].parquet", 7, "no parquet [/red] file"))
+    fail_drop(admin.settings, SCHEMA, FailedDrop("0" * 64, "[red].parquet", 7, "no parquet [/red] file"))
     output = checked()
     assert "failed drops: 1" in output and "1 [red].parquet no parquet [/red] file" in output
     assert str(inbox) in output

@@ -12,6 +12,7 @@ import pytest
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform import backup
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
@@ -29,7 +30,7 @@ def alerts(settings: Settings) -> list[str]:
 def raise_alert(settings: Settings, subject: str) -> None:
     from apex_ml.adapters.postgres.alerts import raise_alert
 
-    raise_alert(settings, "late", subject, "made by a test")
+    raise_alert(settings, SCHEMA, "late", subject, "made by a test")
 
 
 @pytest.mark.platform
@@ -50,7 +51,7 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         try:
             with backup._postgres_alone(settings) as server:
                 ensure_databases(settings, server)
-                migrate(settings)
+                migrate(settings, SCHEMA)
                 raise_alert(settings, "kept")
                 file = backup.backup(settings, tmp_path)
                 raise_alert(settings, "after the backup")

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from apex_ml.adapters.postgres import connection
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded import processes, psql, stop, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.postgres.data_folder import prepare_server
@@ -144,7 +145,7 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
         assert number == settings.pg_reader_connections and 'too many connections for role "apex_reader"' in text
         connection.ping(settings)
         # people and metrics go on: the queries of the reader run as the writer, who may only read
-        with connection.reading(settings) as session:
+        with connection.reading(settings, SCHEMA) as session:
             rows = session.fetch_dicts("SELECT current_user AS who, current_setting('transaction_read_only') AS ro")
         assert rows == [{"who": "apex_writer", "ro": "on"}]
         urls = settings.reader_url, settings.writer_url
@@ -159,7 +160,7 @@ def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page
         _, text = open_all("airflow")
         assert "remaining connection slots are reserved" in text
         connection.ping(settings)
-        with bulk_transaction(settings) as session:
+        with bulk_transaction(settings, SCHEMA) as session:
             assert session.fetch("SELECT 1") == [(1,)]
     assert _query(settings, "apex_reader", "apex", "SELECT 1") == [(1,)]
 

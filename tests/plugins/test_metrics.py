@@ -19,6 +19,7 @@ from apex_airflow.pages import metrics
 from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.alerts import raise_alert
 from apex_ml.contract.model import Contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.page_rows import fill
@@ -126,7 +127,7 @@ def test_without_postgres(home: Any) -> None:
 
 def test_an_unknown_kind_of_alert_is_one_label(settings: Settings) -> None:
     kind = 'a"} 1\nevil{x="\\'
-    raise_alert(settings, kind, "x", "x")
+    raise_alert(settings, SCHEMA, kind, "x", "x")
     samples = values(metrics.exposition(settings).decode())
     assert samples[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in samples
 

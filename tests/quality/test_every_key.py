@@ -43,8 +43,10 @@ from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Servin
 from apex_ml.core.split import temporal
 from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import DataError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services import score_file
 from apex_ml.settings import Settings
+from apex_ml.sql.quarantine import select_drop_quarantine
 from apex_ml.sql.quote import identifiers, literal
 from apex_ml.sql.row_checks import ROW_NR, compile_row_checks
 from apex_ml.steps import validate
@@ -560,17 +562,18 @@ def test_descriptions_of_columns_rules_and_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["0.25", "{train: 0.25, score: 0.25}"])
 def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
     contract = contract_of(tmp_path, quarantine=f"{{limit: {limit}}}")
-    context: Any = SimpleNamespace(contract=contract, processed=tmp_path, run="r")
+    context: Any = SimpleNamespace(contract=contract, schema=SCHEMA, processed=tmp_path, run="r")
     report = FileReport("f", 100, 75, 25, {"x: r": 25}, {}, {}, (), (), ())
     validate._refuse_too_many(context, [report])
     bad_rows = tmp_path / "quarantined.parquet"
     pq.write_table(pa.table({"row_nr": range(26)}), bad_rows)
-    score_file._refuse(report, contract, bad_rows, 3, "ab" * 32)
+    query = select_drop_quarantine(SCHEMA, "ab" * 32)
+    score_file._refuse(report, contract, bad_rows, 3, query)
     more = replace(report, accepted=74, quarantined=26)
     with pytest.raises(DataError, match=r"26 of 100 rows .* more than the limit of 25"):
         validate._refuse_too_many(context, [more])
     with pytest.raises(DataError, match="f: 26 of 100 rows .* more than the limit of 25") as refused:
-        score_file._refuse(more, contract, bad_rows, 3, "ab" * 32)
+        score_file._refuse(more, contract, bad_rows, 3, query)
     assert "deliver it again; `apex sql -c" in str(refused.value) and "= 'abababababab'" in str(refused.value)
 
 

@@ -24,6 +24,7 @@ from apex_ml.adapters.postgres.champions import NewDecision
 from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.reports import champion_history
 from apex_ml.services import champion_ledger
 from apex_ml.services.scorer import load_scorer
@@ -59,7 +60,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
 
     def watch(versions_read: list[int | None]) -> None:
         while not ended.is_set():
-            result = champion_ledger.resolve(settings, Registry(settings, settings.model_name))
+            result = champion_ledger.resolve(settings, SCHEMA, Registry(settings, settings.model_name))
             versions_read.append(result.version if result else None)
 
     winners: list[int] = []
@@ -72,7 +73,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
             def race(version: int, expected: int | None = expected, start: threading.Barrier = start) -> Any:
                 start.wait()
                 return version, *champion_ledger.apply(
-                    settings, Registry(settings, settings.model_name), move(expected, version)
+                    settings, SCHEMA, Registry(settings, settings.model_name), move(expected, version)
                 )
 
             racers = [v for v in [*versions, *nights.more(1)] if v != expected][:RACERS]
@@ -155,7 +156,7 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     forced(nights, third)
     assert challengers() == (2, [2])
     registry.set_alias(CHAMPION, 2)  # by the MLflow UI
-    assert champion_ledger.resolve(nights.apex.settings, registry) and challengers() == (None, [])
+    assert champion_ledger.resolve(nights.apex.settings, SCHEMA, registry) and challengers() == (None, [])
     # a killed move is brought to its end by the same run
     killed = nights.apex.call("rollback", "--run", "r", "--reason", "bad", "--to", "1", APEX_FAULT="promotion_done")
     assert killed.code == -signal.SIGKILL and challengers() == (None, [2])
@@ -179,7 +180,9 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
     settings = nights.apex.settings
     with ThreadPoolExecutor(8) as pool:
         result = list(
-            pool.map(lambda _: champion_ledger.resolve(settings, Registry(settings, settings.model_name)), range(8))
+            pool.map(
+                lambda _: champion_ledger.resolve(settings, SCHEMA, Registry(settings, settings.model_name)), range(8)
+            )
         )
     assert {f.version for f in result if f} == {1} and None not in result
     assert back(nights, run="r")["champion_version"] == 1
@@ -380,7 +383,7 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
     mlflow(nights, "POST", "registered-models/rename", name=name, new_name=f"{name}_renamed")
     for call in (
         lambda: load_scorer(nights.apex.context("scoring")),
-        lambda: refuse_deleted(nights.apex.settings, name),
+        lambda: refuse_deleted(nights.apex.settings, SCHEMA, name),
         lambda: back(nights),
     ):
         with pytest.raises(

@@ -23,6 +23,7 @@ from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.quality import rows_with_outcome
 from apex_ml.adapters.postgres.shadow import shadow_outcomes
 from apex_ml.contract.model import load_contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.reports import job
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
@@ -101,7 +102,7 @@ def hostile(
         threads=1,
         **lasting_databases.empty(),
     )
-    migrate(settings)
+    migrate(settings, SCHEMA)
     apex = Apex(settings)
     context = apex.context(RUN)
     results = {
@@ -173,8 +174,8 @@ def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
     settings, context = hostile.apex.settings, hostile.apex.context(RUN)
     assert outcomes(context).to_json()["matched"] == 0
     monitor(context)
-    assert rows_with_outcome(settings, context.contract, 1, date(2024, 8, 19)).num_rows == 0
-    with bulk_transaction(settings) as session:
+    assert rows_with_outcome(settings, SCHEMA, context.contract, 1, date(2024, 8, 19)).num_rows == 0
+    with bulk_transaction(settings, SCHEMA) as session:
         assert shadow_outcomes(session, context.contract, 2, 1).num_rows == 0
     assert hostile.apex.sql("SELECT * FROM apex.shadow_comparison") == []
 

@@ -13,6 +13,7 @@ import pytest
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
 from apex_ml.contract.model import Contract
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, counts, run, scored_rows
@@ -98,7 +99,7 @@ def test_without_mlflow_a_drop_is_scored_and_the_sweep_logs_it_later(scoring: Ap
     run(scoring)
     scoring.sql("UPDATE apex.mlflow_outbox SET sent_at = NULL, mlflow_run_id = NULL, batch = 'later'")
     deaf = scoring.but(mlflow_tracking_uri=f"http://127.0.0.1:{port}")
-    assert send_outbox(deaf.settings) == 0
+    assert send_outbox(deaf.settings, SCHEMA) == 0
     ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
     assert attempts == 1 and "does not answer" in error
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0
@@ -112,8 +113,8 @@ def test_after_a_kill_the_next_call_logs_to_mlflow_once(scoring: Apex, put_drop:
     killed = scoring.call("score", "--drops", '["a.parquet"]', APEX_FAULT=point)
     assert killed.code == -signal.SIGKILL
     assert counts(scoring) == (1, 1, ROWS) and unsent(scoring) == 1
-    assert send_outbox(scoring.settings) == 1
-    assert send_outbox(scoring.settings) == 0
+    assert send_outbox(scoring.settings, SCHEMA) == 1
+    assert send_outbox(scoring.settings, SCHEMA) == 0
     (one,) = mlflow_runs(scoring)
     assert one["info"]["status"] == "FINISHED" and metrics(one)["inference_samples"] == ROWS
     assert [row["cliente_id"] for row in artifact(scoring, one, "inference_results.json")] == [

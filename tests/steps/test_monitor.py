@@ -23,6 +23,7 @@ from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_alert
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
 from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import monitor
@@ -318,7 +319,7 @@ def test_an_open_alert_has_the_latest_metrics_and_its_own_age(watched: Apex) -> 
         return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {observed} FROM apex.open_alerts")
 
     def say(kind: str, message: str) -> tuple[list[str], list[str]]:
-        with transaction(watched.settings) as session:
+        with transaction(watched.settings, SCHEMA) as session:
             return PostgresAlerts(session).set_open(kind, {"estrellas_txt": message})
 
     assert say("drift", "version 1: PSI 0.3") == (["estrellas_txt"], [])
@@ -330,7 +331,7 @@ def test_an_open_alert_has_the_latest_metrics_and_its_own_age(watched: Apex) -> 
     assert renewed() == [("version 2: PSI 0.5", True, True)]
     ((number,),) = watched.sql("SELECT alert_id FROM apex.open_alerts")
     with pytest.raises(ConfigError, match="measures its cause, and would raise it again"):
-        close_alert(watched.settings, number, who="ann", reason="enough")
+        close_alert(watched.settings, SCHEMA, number, who="ann", reason="enough")
 
 
 def test_an_unreadable_profile_blocks_no_other_check(watched: Apex, put_drop: Put, tmp_path: Path) -> None:
@@ -355,8 +356,8 @@ def test_late_alerts_are_resolved_when_the_drop_or_run_ends(watched: Apex, put_d
     os.utime(path, (time.time() - 2 * 3600,) * 2)  # written long ago, and here for a moment
     assert look(watched)["alerts_raised"] == []
     watched = watched.but(drop_deadline_minutes=0)
-    raise_alert(watched.settings, "score_late", "apex_score", "a run has not ended")
-    raise_alert(watched.settings, "score_late", "apex_score", "it still has not")
+    raise_alert(watched.settings, SCHEMA, "score_late", "apex_score", "a run has not ended")
+    raise_alert(watched.settings, SCHEMA, "score_late", "apex_score", "it still has not")
     assert look(watched)["alerts_raised"] == ["slow.parquet"]
     assert open_alerts(watched) == [("score_late", "apex_score"), ("drop_late", "slow.parquet")]
     scored(watched, "slow.parquet")

@@ -15,6 +15,7 @@ from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services import champion_ledger
 from apex_ml.steps.promote import promote
 from tests.support.throwaway_home import free_ports
@@ -53,7 +54,7 @@ def test_orders_of_a_single_client_are_a_rejection_in_the_ledger(nights: Any, co
 
 def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None:
     decision = NewDecision("reject", "done", "r", "w", ("x",), to_version=1, evidence={"low": float("-inf"), "n": 1})
-    with champions(nights.apex.settings, "m") as ledger:
+    with champions(nights.apex.settings, SCHEMA, "m") as ledger:
         ledger.record(decision)
     assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]
 
@@ -98,7 +99,7 @@ def test_a_killed_promotion_is_finished_by_the_next_process(
     assert nights.ledger() == [("promote", None, 1, "pending")]
     if healer == "another step":
         outcome = champion_ledger.resolve(
-            nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
+            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name)
         )
         assert outcome is not None and outcome.version == 1
     result = decide(nights, "one")
@@ -112,7 +113,7 @@ def test_a_manually_moved_alias_is_adopted_and_recorded(nights: Any) -> None:
     registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
     registry.set_alias(CHAMPION, 2)
     for _ in range(2):
-        result = champion_ledger.resolve(nights.apex.settings, registry)
+        result = champion_ledger.resolve(nights.apex.settings, SCHEMA, registry)
         assert result is not None and result.version == 2
     assert nights.ledger() == [("promote", None, 1, "done"), ("manual", 1, 2, "done")]
 
@@ -124,7 +125,7 @@ def move(expected: int | None, to: int) -> NewDecision:
 def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:
     decide(nights, "one")
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    applied, message = champion_ledger.apply(settings, registry, move(None, 2))
+    applied, message = champion_ledger.apply(settings, SCHEMA, registry, move(None, 2))
     assert not applied
     assert "expected champion none, found version 1: promote by test (run one)" in message
     assert nights.champion() == 1 and len(nights.ledger()) == 1
@@ -133,14 +134,16 @@ def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:
 def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
     decide(nights, "one")
     assert champion_ledger.apply(
-        nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name), move(None, 1)
+        nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name), move(None, 1)
     )[0]
     assert len(nights.ledger()) == 1
 
 
 def test_without_any_version_there_is_no_champion(nights: Any) -> None:
     assert (
-        champion_ledger.resolve(nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name))
+        champion_ledger.resolve(
+            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name)
+        )
         is None
     )
     assert nights.ledger() == []
@@ -160,12 +163,12 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
     decide(nights, "one")
     nights.more(1)
     settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    with champions(settings, settings.model_name) as ledger:
+    with champions(settings, SCHEMA, settings.model_name) as ledger:
         ledger.record(NewDecision("promote", "pending", "r", "test", ("x",), from_version=1, to_version=to))
     if alias is not None:
         registry.set_alias(CHAMPION, alias)
     for _ in range(2):
-        result = champion_ledger.resolve(settings, registry)
+        result = champion_ledger.resolve(settings, SCHEMA, registry)
         assert result is not None and result.version == champion
     manual = [("manual", 1, 3, "done")] if alias else []
     assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]

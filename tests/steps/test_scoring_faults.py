@@ -31,6 +31,7 @@ from apex_ml.adapters.postgres.partitions import OWN_ROWS
 from apex_ml.adapters.storage import parquet_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
@@ -193,7 +194,7 @@ def test_a_file_removed_between_two_checks_is_missing(
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
     with plain_postgres() as instance:
-        migrate(instance.settings)
+        migrate(instance.settings, SCHEMA)
         yield instance
 
 
@@ -354,7 +355,7 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
         assert attempts == 1 and "does not answer" in error
         relay.cut, relay.dead = "", False
         assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep logs the rest
-        assert send_outbox(apex.settings) == 0
+        assert send_outbox(apex.settings, SCHEMA) == 0
         assert tables(apex) == of(undisturbed, SMALL[0])
         (one,) = mlflow_runs(apex)
         assert shape(one) == shape(whole), (request, answered)
@@ -384,7 +385,7 @@ def test_an_answer_of_another_program_keeps_the_outbox_and_the_scores(
     ((attempts, error, sent),) = apex.sql("SELECT attempts, last_error, sent_at FROM apex.mlflow_outbox")
     assert attempts == 1 and relay.url in error and sent is None
     relay.instead = None
-    assert send_outbox(apex.settings) == 1 and len(mlflow_runs(apex)) == 1
+    assert send_outbox(apex.settings, SCHEMA) == 1 and len(mlflow_runs(apex)) == 1
 
 
 # ---- the disk is full
@@ -511,7 +512,7 @@ def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
         place.mkdir()
         if database.server.account:
             shutil.chown(place, database.server.account.pw_uid, database.server.account.pw_gid)
-        migrate(database.settings)
+        migrate(database.settings, SCHEMA)
         admin = database.settings
         with closing(
             psycopg2.connect(
@@ -547,7 +548,7 @@ def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_reco
 ) -> None:
     """The server ends itself, and again at each start, until there is space."""
     with open_folder() as folder, small_disk(folder, megabytes=24) as disk, plain_postgres(disk.command) as database:
-        migrate(database.settings)
+        migrate(database.settings, SCHEMA)
         database.move_log(folder / "log", disk.outside(folder) / "log")
         apex = on(database, scoring)
         put(apex, contents, LARGE, SMALL[0])

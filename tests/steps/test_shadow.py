@@ -20,6 +20,7 @@ from apex_ml.adapters.postgres.versions import PostgresVersions, VersionRecord
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import force
 from apex_ml.steps.promote import promote
@@ -55,7 +56,7 @@ def night(nights: Any, raw: Path, contract: Contract) -> Night:
     apex: Apex = nights.apex.but(shadow_days=3)
     for run, version in nights.versions.items():
         record = VersionRecord(version, "f0", "d", "c", None, run, {"promotable": True})
-        with transaction(apex.settings) as session:
+        with transaction(apex.settings, SCHEMA) as session:
             PostgresVersions(session, apex.settings.model_name).record(record)
         promote(apex.context(run), who="test")
 
@@ -201,7 +202,7 @@ def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
     scores = apex.sql("SELECT run_id, row_nr, p_digital, p_telefono, p_vendedor FROM apex.shadow_scores ORDER BY 1, 2")
     p = np.array([row[2:] for row in scores])
     drawn = (np.random.default_rng(3).random((orders, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
-    with transaction(apex.settings) as session:
+    with transaction(apex.settings, SCHEMA) as session:
         for (run_id, row_nr, *_), k in zip(scores, drawn, strict=True):
             observed = ("DIGITAL", "TELEFONO", "VENDEDOR")[k]
             session.execute("INSERT INTO apex.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))

@@ -16,6 +16,7 @@ import pytest
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.contract.model import Contract
 from apex_ml.core.unknown_values import unknown_jumps
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services.scorer import load_scorer
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.steps.monitor import monitor
@@ -77,7 +78,7 @@ def test_renamed_clients_raise_an_alert_with_both_names(scoring: Apex, put_drop:
     bins = scorer.model.info.profile.bins_for({feature})
     path = put_drop(changed=replaced(contract.entity, lambda values: [f"C9{v[2:]}" for v in values]))
     counts = {feature: np.array([0] * (len(bins[feature]) - 1) + [ROWS])}
-    with duckdb.connect() as con, bulk_transaction(scoring.settings) as session:
+    with duckdb.connect() as con, bulk_transaction(scoring.settings, SCHEMA) as session:
         drop = f"SELECT * FROM read_parquet('{path}')"
         reported = alert_unknown_values(replace(scorer, bins=bins), con, session, counts, drop, path.name)
     ((_, _, message),) = open_alerts(scoring)

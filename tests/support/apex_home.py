@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
 
+from apex_ml.adapters.postgres.connection import search_path
 from apex_ml.faults import HALT
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
@@ -34,10 +36,12 @@ class Apex:
     """Settings of one home, and ways to work in it."""
 
     settings: Settings
+    schema: str = SCHEMA
+    """The schema whose tables :meth:`sql` finds without naming it."""
 
     def but(self, **changes: Any) -> Apex:
         """The same home with other settings."""
-        return Apex(self.settings.model_copy(update=changes))
+        return replace(self, settings=self.settings.model_copy(update=changes))
 
     def context(self, run: str) -> StepContext:
         return context_of(self.settings, run)
@@ -103,7 +107,7 @@ class Apex:
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query as the writer."""
         with (
-            closing(psycopg2.connect(self.settings.writer_url)) as connection,
+            closing(psycopg2.connect(self.settings.writer_url, options=search_path(self.schema))) as connection,
             connection,
             connection.cursor() as cursor,
         ):

@@ -25,7 +25,9 @@ from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns, ScoringR
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.adapters.postgres.shadow import PostgresShadow, ShadowLedger
 from apex_ml.adapters.postgres.versions import PostgresVersions, VersionLedger
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
+from tests.support.apex_home import Apex
 
 MODEL = "m"
 
@@ -34,7 +36,7 @@ MODEL = "m"
 class Ledgers:
     """The ledgers of one implementation."""
 
-    begin: Callable[[Settings], AbstractContextManager[Any]]
+    begin: Callable[[Settings, str], AbstractContextManager[Any]]
     drops: Callable[[Session], DropLedger]
     alerts: Callable[[Session], AlertLedger]
     champions: Callable[[Session], ChampionLedger]
@@ -43,7 +45,7 @@ class Ledgers:
     runs: Callable[[Session], ScoringRunLedger]
 
 
-def _postgres(begin: Callable[[Settings], AbstractContextManager[Any]]) -> Ledgers:
+def _postgres(begin: Callable[[Settings, str], AbstractContextManager[Any]]) -> Ledgers:
     return Ledgers(
         begin=begin,
         drops=PostgresDrops,
@@ -59,8 +61,8 @@ def _postgres(begin: Callable[[Settings], AbstractContextManager[Any]]) -> Ledge
 class Stores:
     """The stores of one implementation that write rows one by one (`begin`) or in bulk (`begin_bulk`)."""
 
-    begin: Callable[[Settings], AbstractContextManager[Any]]
-    begin_bulk: Callable[[Settings], AbstractContextManager[Any]]
+    begin: Callable[[Settings, str], AbstractContextManager[Any]]
+    begin_bulk: Callable[[Settings, str], AbstractContextManager[Any]]
     drift: Callable[[Any], DriftLedger]
     quality: Callable[[Any], QualityLedger]
     outbox: Callable[[Any], Outbox]
@@ -86,6 +88,21 @@ STORES = {
 """Another implementation is one more entry."""
 IMPLEMENTATIONS = {"psycopg2": _postgres(transaction), "adbc": _postgres(bulk_transaction)}
 """Postgres by each of its two drivers; another implementation is one more entry."""
+SCHEMAS = (SCHEMA, "orders")
+"""The schema of existing databases, and that of another pipeline."""
+
+
+def rows_outside(apex: Apex) -> dict[str, int]:
+    """Tables of other schemas of the same database that have rows of data, with their numbers."""
+    tables = apex.sql(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class AS c"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname <> %s"
+        r" AND n.nspname NOT LIKE 'pg\_%%' AND n.nspname <> 'information_schema'"
+        " AND c.relname NOT IN ('migrations', 'generated') ORDER BY 1",
+        (apex.schema,),
+    )
+    counts = {table: apex.sql(f"SELECT count(*) FROM {table}")[0][0] for (table,) in tables}
+    return {table: rows for table, rows in counts.items() if rows}
 
 
 def run_of(run_id: int, drop_id: int, rows: int = 10, **changes: Any) -> ScoringRun:

@@ -29,14 +29,14 @@ RUNS_LISTED = 1000
 BUCKETS = 20
 
 
-def send_outbox(settings: Settings) -> int:
+def send_outbox(settings: Settings, schema: str) -> int:
     """Send every batch that MLflow does not know yet; returns how many arrived.
 
     MLflow is not needed for scoring: when it does not answer, that is noted in the outbox and in the log, and the next
     call tries again. When another process is sending already, nothing is done.
     """
     sent = 0
-    with open_outbox(settings) as outbox:
+    with open_outbox(settings, schema) as outbox:
         if outbox is None:
             return 0
         for batch in outbox.unsent_batches():

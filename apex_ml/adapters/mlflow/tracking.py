@@ -80,7 +80,7 @@ def _prepare(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
 
 
-def refuse_deleted(settings: Settings, model_name: str) -> None:
+def refuse_deleted(settings: Settings, schema: str, model_name: str) -> None:
     """Check before the training that a model can be logged and registered after it.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
@@ -90,7 +90,7 @@ def refuse_deleted(settings: Settings, model_name: str) -> None:
     registry.experiment(EXPERIMENT)
     if registry.has_model():
         return
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         known = PostgresVersions(session, model_name).newest()
     if known:
         raise ConfigError(gone_model(settings, model_name, f"version {known} was trained"))

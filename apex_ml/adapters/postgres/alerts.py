@@ -25,11 +25,11 @@ SMALL_DROPS = "small drops"
 SEND_LOCK = 7_261_010
 """Key of the advisory lock under which one process at a time sends alerts."""
 _SETTLED_BY = {
-    "retrain_late": "apex.promotions AS n WHERE n.decided_at",
-    "score_late": "apex.scoring_runs AS n WHERE n.finished_at",
+    "retrain_late": "promotions AS n WHERE n.decided_at",
+    "score_late": "scoring_runs AS n WHERE n.finished_at",
 }
 """What ends an alert of Airflow's deadlines, which Airflow itself never takes back."""
-_OPEN = "SELECT alert_id, kind, subject, message, raised_at FROM apex.alerts AS a WHERE resolved_at IS NULL"
+_OPEN = "SELECT alert_id, kind, subject, message, raised_at FROM alerts AS a WHERE resolved_at IS NULL"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class AlertLedger(Protocol):
 
 
 class PostgresAlerts(AlertLedger):
-    """The alerts in the table apex.alerts."""
+    """The alerts in the table alerts."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -147,13 +147,13 @@ class PostgresAlerts(AlertLedger):
     def _renew_or_insert(self, kind: str, subject: str, message: str, which: str = "", run: str = "") -> None:
         values = {"kind": kind, "subject": subject, "message": message, "run": run}
         renewed = self._session.fetch(
-            "UPDATE apex.alerts SET message = %(message)s, last_seen_at = apex.clock(), seen_in = nullif(%(run)s, '')"
+            "UPDATE alerts SET message = %(message)s, last_seen_at = clock(), seen_in = nullif(%(run)s, '')"
             f" WHERE kind = %(kind)s AND subject = %(subject)s AND resolved_at IS NULL {which} RETURNING alert_id",
             values,
         )
         if not renewed:
             self._session.execute(
-                "INSERT INTO apex.alerts (kind, subject, message, seen_in)"
+                "INSERT INTO alerts (kind, subject, message, seen_in)"
                 " VALUES (%(kind)s, %(subject)s, %(message)s, nullif(%(run)s, ''))",
                 values,
             )
@@ -161,8 +161,8 @@ class PostgresAlerts(AlertLedger):
     @override
     def raise_unless_open(self, kind: str, subject: str, message: str) -> None:
         self._session.execute(
-            "INSERT INTO apex.alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s"
-            " WHERE NOT EXISTS (SELECT FROM apex.alerts WHERE kind = %(kind)s AND subject = %(subject)s"
+            "INSERT INTO alerts (kind, subject, message) SELECT %(kind)s, %(subject)s, %(message)s"
+            " WHERE NOT EXISTS (SELECT FROM alerts WHERE kind = %(kind)s AND subject = %(subject)s"
             " AND resolved_at IS NULL)",
             {"kind": kind, "subject": subject, "message": message},
         )
@@ -179,7 +179,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def resolve(self, kinds: Sequence[str], subjects: Sequence[str]) -> None:
         self._session.execute(
-            "UPDATE apex.alerts SET resolved_at = apex.clock() WHERE resolved_at IS NULL AND kind = ANY(%s::text[])"
+            "UPDATE alerts SET resolved_at = clock() WHERE resolved_at IS NULL AND kind = ANY(%s::text[])"
             " AND subject = ANY(%s::text[])",
             (list(kinds), list(subjects)),
         )
@@ -188,7 +188,7 @@ class PostgresAlerts(AlertLedger):
     def resolve_late(self) -> None:
         for kind, event in _SETTLED_BY.items():
             self._session.execute(
-                "UPDATE apex.alerts AS a SET resolved_at = apex.clock() WHERE kind = %s AND resolved_at IS NULL"
+                "UPDATE alerts AS a SET resolved_at = clock() WHERE kind = %s AND resolved_at IS NULL"
                 " AND EXISTS"
                 f" (SELECT FROM {event} > a.raised_at)",
                 (kind,),
@@ -197,8 +197,8 @@ class PostgresAlerts(AlertLedger):
     @override
     def resolve_small_drops(self) -> None:
         self._session.execute(
-            "UPDATE apex.alerts AS a SET resolved_at = apex.clock() WHERE kind = %s AND starts_with(subject, %s)"
-            " AND resolved_at IS NULL AND EXISTS (SELECT FROM apex.scoring_runs AS r"
+            "UPDATE alerts AS a SET resolved_at = clock() WHERE kind = %s AND starts_with(subject, %s)"
+            " AND resolved_at IS NULL AND EXISTS (SELECT FROM scoring_runs AS r"
             " WHERE r.finished_at > a.raised_at AND r.rows_scored > 0 AND r.input_alert IS NULL)",
             (UNKNOWN_VALUES, f"{SMALL_DROPS}, "),
         )
@@ -210,7 +210,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def bad_drops(self, run: str) -> list[BadDrop]:
         rows = self._session.fetch(
-            "SELECT subject, message FROM apex.alerts WHERE kind = %s AND seen_in = %s AND resolved_at IS NULL"
+            "SELECT subject, message FROM alerts WHERE kind = %s AND seen_in = %s AND resolved_at IS NULL"
             " ORDER BY alert_id",
             (BAD_DROP, run),
         )
@@ -220,15 +220,15 @@ class PostgresAlerts(AlertLedger):
     def list_open(self) -> list[ListedAlert]:
         rows = self._session.fetch(
             "SELECT alert_id, kind, subject, message, raised_at, last_seen_at, ARRAY(SELECT channel"
-            " FROM apex.alert_deliveries AS d WHERE d.alert_id = a.alert_id ORDER BY channel)"
-            " FROM apex.alerts AS a WHERE resolved_at IS NULL ORDER BY alert_id DESC"
+            " FROM alert_deliveries AS d WHERE d.alert_id = a.alert_id ORDER BY channel)"
+            " FROM alerts AS a WHERE resolved_at IS NULL ORDER BY alert_id DESC"
         )
         return [ListedAlert(*row) for row in rows]
 
     @override
     def close(self, alert_id: int, who: str, reason: str) -> tuple[str, str]:
         row = self._session.fetch_one(
-            "SELECT kind, subject, resolved_at FROM apex.alerts WHERE alert_id = %s FOR UPDATE", (alert_id,)
+            "SELECT kind, subject, resolved_at FROM alerts WHERE alert_id = %s FOR UPDATE", (alert_id,)
         )
         if row is None:
             raise ConfigError(f"alert {alert_id}: there is none with this number; see: apex alerts")
@@ -241,7 +241,7 @@ class PostgresAlerts(AlertLedger):
                 " ends by itself when the cause is gone"
             )
         self._session.execute(
-            "UPDATE apex.alerts SET resolved_at = apex.clock(), closed_by = %s, closed_reason = %s WHERE alert_id = %s",
+            "UPDATE alerts SET resolved_at = clock(), closed_by = %s, closed_reason = %s WHERE alert_id = %s",
             (who, reason, alert_id),
         )
         return kind, subject
@@ -253,7 +253,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def undelivered(self, channel: str) -> list[Alert]:
         rows = self._session.fetch(
-            f"{_OPEN} AND NOT EXISTS (SELECT FROM apex.alert_deliveries AS d WHERE d.alert_id = a.alert_id"
+            f"{_OPEN} AND NOT EXISTS (SELECT FROM alert_deliveries AS d WHERE d.alert_id = a.alert_id"
             " AND d.channel = %s) ORDER BY alert_id",
             (channel,),
         )
@@ -262,8 +262,7 @@ class PostgresAlerts(AlertLedger):
     @override
     def mark_delivered(self, channel: str, alert_ids: Sequence[int]) -> None:
         self._session.execute(
-            "INSERT INTO apex.alert_deliveries (alert_id, channel) SELECT unnest(%s::bigint[]), %s"
-            " ON CONFLICT DO NOTHING",
+            "INSERT INTO alert_deliveries (alert_id, channel) SELECT unnest(%s::bigint[]), %s ON CONFLICT DO NOTHING",
             (list(alert_ids), channel),
         )
 
@@ -272,27 +271,27 @@ class PostgresAlerts(AlertLedger):
         if not channels:
             return
         self._session.execute(
-            "UPDATE apex.alerts AS a SET sent_at = now() WHERE sent_at IS NULL AND %s = (SELECT count(*)"
-            " FROM apex.alert_deliveries AS d WHERE d.alert_id = a.alert_id AND d.channel = ANY(%s::text[]))",
+            "UPDATE alerts AS a SET sent_at = now() WHERE sent_at IS NULL AND %s = (SELECT count(*)"
+            " FROM alert_deliveries AS d WHERE d.alert_id = a.alert_id AND d.channel = ANY(%s::text[]))",
             (len(channels), list(channels)),
         )
 
 
-def raise_alert(settings: Settings, kind: str, subject: str, message: str) -> None:
+def raise_alert(settings: Settings, schema: str, kind: str, subject: str, message: str) -> None:
     """Raise an alert in a transaction of its own."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         PostgresAlerts(session).raise_alert(kind, subject, message)
 
 
-def raise_bad_drop(settings: Settings, name: str, reason: str, run: str = "") -> None:
+def raise_bad_drop(settings: Settings, schema: str, name: str, reason: str, run: str = "") -> None:
     """Raise the alert about a drop without a row in the ledger, as its content cannot be read."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         PostgresAlerts(session).raise_bad_drop(name, reason, run)
 
 
 @contextmanager
-def only_sender(settings: Settings) -> Iterator[None]:
+def only_sender(settings: Settings, schema: str) -> Iterator[None]:
     """Keep other processes from sending alerts during the block: two at once would send the same twice."""
-    with autocommitted(settings) as session:
+    with autocommitted(settings, schema) as session:
         session.execute("SELECT pg_advisory_lock(%s)", (SEND_LOCK,))
         yield

@@ -13,7 +13,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.blockers import blockers
-from apex_ml.adapters.postgres.connection import clock_option
+from apex_ml.adapters.postgres.connection import clock_option, search_path
 from apex_ml.adapters.postgres.errors import as_apex_error
 from apex_ml.adapters.postgres.session import BulkSession, Parameters, Row
 from apex_ml.settings import Settings
@@ -49,10 +49,11 @@ def numbered(statement: str) -> tuple[str, tuple[str, ...]]:
 
 
 class AdbcSession(BulkSession):
-    """A session on a cursor of ADBC."""
+    """A session on a cursor of ADBC, whose connection names the tables of a schema."""
 
-    def __init__(self, cursor: adbc.Cursor) -> None:
+    def __init__(self, cursor: adbc.Cursor, schema: str) -> None:
         self._cursor = cursor
+        self._schema = schema
 
     @override
     def execute(self, statement: str, parameters: Parameters = ()) -> None:
@@ -83,7 +84,7 @@ class AdbcSession(BulkSession):
                 raise
 
         reader = pa.RecordBatchReader.from_batches(schema, remembered())
-        place = {"temporary": True} if temporary else {"db_schema_name": "apex"}
+        place = {"temporary": True} if temporary else {"db_schema_name": self._schema}
         try:
             return int(self._cursor.adbc_ingest(table, reader, mode="append", **place))
         except adbc.Error:
@@ -98,7 +99,7 @@ class AdbcSession(BulkSession):
 
 
 @contextmanager
-def _mapped_errors(url: str, written: str = "nothing was written", other_url: str = "") -> Iterator[None]:
+def _mapped_errors(url: str, schema: str, written: str = "nothing was written", other_url: str = "") -> Iterator[None]:
     try:
         yield
     except adbc.Error as error:
@@ -106,28 +107,29 @@ def _mapped_errors(url: str, written: str = "nothing was written", other_url: st
             raise  # it never reached the server: a fault of the caller
         text = str(error) or type(error).__name__
         code = error.sqlstate or None
-        raise as_apex_error(url, text, code, written, blockers(url, text, code, other_url)) from error
+        raise as_apex_error(url, text, code, written, blockers(url, text, code, other_url, schema)) from error
 
 
 @contextmanager
-def bulk_transactions(settings: Settings) -> Iterator[Callable[[], AbstractContextManager[BulkSession]]]:
+def bulk_transactions(settings: Settings, schema: str) -> Iterator[Callable[[], AbstractContextManager[BulkSession]]]:
     """Connect, and yield a function that begins one transaction after the other, each as :func:`bulk_transaction`."""
     url = settings.writer_url
-    with _mapped_errors(url, other_url=settings.reader_url):
+    with _mapped_errors(url, schema, other_url=settings.reader_url):
         # without a timeout a server that accepts and never answers would block the step forever
-        options = f"connect_timeout={CONNECT_SECONDS}&options={quote(clock_option(settings))}"
+        options = quote(f"{search_path(schema)} {clock_option(settings)}")
+        options = f"connect_timeout={CONNECT_SECONDS}&options={options}"
         connection = adbc.connect(f"{url}{'&' if '?' in url else '?'}{options}")
 
     @contextmanager
     def begin() -> Iterator[BulkSession]:
-        with _mapped_errors(url), connection.cursor() as cursor:
+        with _mapped_errors(url, schema), connection.cursor() as cursor:
             try:
-                yield AdbcSession(cursor)
+                yield AdbcSession(cursor, schema)
             except BaseException:
                 connection.rollback()
                 raise
             # a server that is lost here may have written all of it or nothing
-            with _mapped_errors(url, "the next run asks the ledger whether it was written"):
+            with _mapped_errors(url, schema, "the next run asks the ledger whether it was written"):
                 connection.commit()
 
     try:
@@ -138,10 +140,12 @@ def bulk_transactions(settings: Settings) -> Iterator[Callable[[], AbstractConte
 
 
 @contextmanager
-def bulk_transaction(settings: Settings) -> Iterator[BulkSession]:
-    """Connect as the writer and run the block as one transaction: commit at its end, roll back when it raises.
+def bulk_transaction(settings: Settings, schema: str) -> Iterator[BulkSession]:
+    """Connect as the writer and run the block as one transaction on the tables of a schema.
+
+    It is committed at the end of the block, and rolled back when the block raises.
 
     Raises :class:`~apex_ml.errors.TransientError` when Postgres does not answer or goes away half way.
     """
-    with bulk_transactions(settings) as begin, begin() as session:
+    with bulk_transactions(settings, schema) as begin, begin() as session:
         yield session

@@ -86,7 +86,7 @@ class ChampionLedger(Protocol):
         ...
 
     def challenger(self) -> int | None:
-        """The challenger's version, by the view apex.challenger."""
+        """The challenger's version, by the view challenger."""
         ...
 
     def pending_move(self) -> PendingMove | None:
@@ -129,7 +129,7 @@ class ChampionLedger(Protocol):
 
 
 class PostgresChampions(ChampionLedger):
-    """The ledger in the table apex.promotions."""
+    """The ledger in the table promotions."""
 
     def __init__(self, session: Session, model_name: str) -> None:
         self._session = session
@@ -138,13 +138,13 @@ class PostgresChampions(ChampionLedger):
     @override
     def champion(self) -> int | None:
         return self._version(
-            "SELECT to_version FROM apex.promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject'"
+            "SELECT to_version FROM promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject'"
             " ORDER BY promotion_id DESC LIMIT 1"
         )
 
     @override
     def challenger(self) -> int | None:
-        return self._version("SELECT version FROM apex.challenger WHERE model_name = %s")
+        return self._version("SELECT version FROM challenger WHERE model_name = %s")
 
     def _version(self, query: str) -> int | None:
         row = self._session.fetch_one(query, (self._model_name,))
@@ -153,8 +153,7 @@ class PostgresChampions(ChampionLedger):
     @override
     def pending_move(self) -> PendingMove | None:
         row = self._session.fetch_one(
-            "SELECT promotion_id, from_version, to_version FROM apex.promotions"
-            " WHERE model_name = %s AND state = 'pending'",
+            "SELECT promotion_id, from_version, to_version FROM promotions WHERE model_name = %s AND state = 'pending'",
             (self._model_name,),
         )
         return None if row is None else PendingMove(*row)
@@ -176,8 +175,8 @@ class PostgresChampions(ChampionLedger):
         }
         marks = ", ".join(f"%({name})s" + ("::text::jsonb" if name == "evidence" else "") for name in values)
         row = self._session.fetch_one(
-            f"INSERT INTO apex.promotions ({', '.join(values)}, done_at)"
-            f" VALUES ({marks}, CASE %(state)s::text WHEN 'done' THEN apex.clock() END)"
+            f"INSERT INTO promotions ({', '.join(values)}, done_at)"
+            f" VALUES ({marks}, CASE %(state)s::text WHEN 'done' THEN clock() END)"
             " RETURNING promotion_id",
             values,
         )
@@ -187,22 +186,21 @@ class PostgresChampions(ChampionLedger):
     @override
     def finish_move(self, promotion_id: int) -> None:
         self._session.execute(
-            "UPDATE apex.promotions SET state = 'done', done_at = apex.clock()"
-            " WHERE promotion_id = %s AND state = 'pending'",
+            "UPDATE promotions SET state = 'done', done_at = clock() WHERE promotion_id = %s AND state = 'pending'",
             (promotion_id,),
         )
 
     @override
     def abort_move(self, promotion_id: int, reason: str) -> None:
         self._session.execute(
-            "UPDATE apex.promotions SET state = 'aborted', done_at = apex.clock(), reasons = array_append(reasons, %s)"
+            "UPDATE promotions SET state = 'aborted', done_at = clock(), reasons = array_append(reasons, %s)"
             " WHERE promotion_id = %s AND state = 'pending'",
             (reason, promotion_id),
         )
 
     def _decisions(self, condition: str, *values: object) -> list[Decision]:
         rows = self._session.fetch(
-            f"SELECT {_COLUMNS} FROM apex.promotions WHERE model_name = %s AND state = 'done' AND {condition}",
+            f"SELECT {_COLUMNS} FROM promotions WHERE model_name = %s AND state = 'done' AND {condition}",
             (self._model_name, *values),
         )
         return [_decision(row) for row in rows]
@@ -236,7 +234,7 @@ class PostgresChampions(ChampionLedger):
     @override
     def latest_input(self) -> DecidedInput | None:
         row = self._session.fetch_one(
-            "SELECT step_run, decided_at, data_sha256, contract_sha256 FROM apex.promotions WHERE model_name = %s"
+            "SELECT step_run, decided_at, data_sha256, contract_sha256 FROM promotions WHERE model_name = %s"
             " AND action IN ('promote', 'reject') AND state = 'done' ORDER BY promotion_id DESC LIMIT 1",
             (self._model_name,),
         )
@@ -245,8 +243,8 @@ class PostgresChampions(ChampionLedger):
     @override
     def rejections_since_last_move(self) -> int:
         row = self._session.fetch_one(
-            "SELECT count(*) FROM apex.promotions WHERE model_name = %(name)s AND state = 'done' AND action = 'reject'"
-            " AND promotion_id > coalesce((SELECT max(promotion_id) FROM apex.promotions WHERE model_name = %(name)s"
+            "SELECT count(*) FROM promotions WHERE model_name = %(name)s AND state = 'done' AND action = 'reject'"
+            " AND promotion_id > coalesce((SELECT max(promotion_id) FROM promotions WHERE model_name = %(name)s"
             " AND state = 'done' AND action <> 'reject'), 0)",
             {"name": self._model_name},
         )
@@ -260,19 +258,21 @@ def _decision(row: Row) -> Decision:
 
 
 @contextmanager
-def champion_lock(settings: Settings, model_name: str, *, shared: bool = False) -> Iterator[ChampionLedger]:
+def champion_lock(
+    settings: Settings, schema: str, model_name: str, *, shared: bool = False
+) -> Iterator[ChampionLedger]:
     """Hold the lock on the champion during the block; each change of the ledger is committed by itself.
 
     Exclusive for processes that can move the alias, shared for readers. A process that dies releases it.
     """
     function = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
-    with autocommitted(settings) as session:
+    with autocommitted(settings, schema) as session:
         session.execute(f"SELECT {function}(%s, hashtext(%s))", (CHAMPION_LOCK, model_name))
         yield PostgresChampions(session, model_name)
 
 
 @contextmanager
-def champions(settings: Settings, model_name: str) -> Iterator[ChampionLedger]:
+def champions(settings: Settings, schema: str, model_name: str) -> Iterator[ChampionLedger]:
     """The ledger of a model in a transaction of its own, without the lock."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         yield PostgresChampions(session, model_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from apex_ml.adapters.postgres.blockers import blockers
 from apex_ml.adapters.postgres.errors import as_apex_error, is_full
 from apex_ml.adapters.postgres.session import Parameters, Row, Session
 from apex_ml.settings import Settings
+from apex_ml.sql.quote import identifier
 
 Connection = psycopg2.extensions.connection
 DriverError = psycopg2.Error
@@ -49,11 +51,12 @@ class PsycopgSession(Session):
 
 
 @contextmanager
-def map_driver_errors(url: str, other_url: str = "") -> Iterator[None]:
+def map_driver_errors(url: str, other_url: str = "", schema: str = "") -> Iterator[None]:
     """Turn an error of psycopg2 into one of ours that names the server and the remedy.
 
     A call that never reached the server is a fault of the caller and raised as it is. `other_url` is of another role
-    on the same server: by it the error finds out who holds the connections when none is left.
+    on the same server: by it the error finds out who holds the connections when none is left. `schema` is that of the
+    tables whose locks the block waits for.
     """
     try:
         yield
@@ -61,7 +64,8 @@ def map_driver_errors(url: str, other_url: str = "") -> Iterator[None]:
         if error.pgcode is None and isinstance(error, psycopg2.ProgrammingError):
             raise
         text = str(error) or type(error).__name__
-        raise as_apex_error(url, text, error.pgcode, others=blockers(url, text, error.pgcode, other_url)) from error
+        others = blockers(url, text, error.pgcode, other_url, schema)
+        raise as_apex_error(url, text, error.pgcode, others=others) from error
 
 
 def clock_option(settings: Settings) -> str:
@@ -70,16 +74,32 @@ def clock_option(settings: Settings) -> str:
     return f"-c apex.clock_offset={offset.total_seconds():.6f}s" if offset else ""
 
 
+def search_path(schema: str) -> str:
+    r"""The option of libpq by which statements find the tables of a schema alone, beside what Postgres brings itself.
+
+    >>> print(search_path("orders"), search_path("my orders"))
+    -c search_path="orders" -c search_path="my\ orders"
+    """
+    escaped = re.sub(r"([\\\s])", r"\\\1", identifier(schema))
+    return f"-c search_path={escaped}"
+
+
 @contextmanager
-def connect(settings: Settings) -> Iterator[Connection]:
-    """Open a connection as the writer; the caller owns its transactions.
+def connect(settings: Settings, schema: str) -> Iterator[Connection]:
+    """Open a connection as the writer, whose statements name the tables of a schema; the caller owns its transactions.
 
     Raises :class:`~apex_ml.errors.TransientError` naming the address when Postgres does not answer, also half way, and
     as :func:`~apex_ml.adapters.postgres.errors.as_apex_error` does for what it refuses.
     """
+    options = f"-c timezone=UTC {search_path(schema)} {clock_option(settings)}"
+    with _connected(settings, options, schema) as connection:
+        yield connection
+
+
+@contextmanager
+def _connected(settings: Settings, options: str = "", schema: str = "") -> Iterator[Connection]:
     url = settings.writer_url
-    with map_driver_errors(url, settings.reader_url):
-        options = f"-c timezone=UTC {clock_option(settings)}"
+    with map_driver_errors(url, settings.reader_url, schema):
         connection = psycopg2.connect(url, connect_timeout=10, application_name="apex", options=options)
         try:
             yield connection
@@ -95,16 +115,16 @@ def begin(connection: Connection) -> Iterator[PsycopgSession]:
 
 
 @contextmanager
-def transaction(settings: Settings) -> Iterator[PsycopgSession]:
-    """Connect as the writer and run the block as one transaction."""
-    with connect(settings) as connection, begin(connection) as session:
+def transaction(settings: Settings, schema: str) -> Iterator[PsycopgSession]:
+    """Connect as the writer and run the block as one transaction on the tables of a schema."""
+    with connect(settings, schema) as connection, begin(connection) as session:
         yield session
 
 
 @contextmanager
-def autocommitted(settings: Settings) -> Iterator[PsycopgSession]:
-    """Connect as the writer; each statement of the block is committed by itself."""
-    with connect(settings) as connection:
+def autocommitted(settings: Settings, schema: str) -> Iterator[PsycopgSession]:
+    """Connect as the writer to the tables of a schema; each statement of the block is committed by itself."""
+    with connect(settings, schema) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             yield PsycopgSession(cursor)
@@ -112,7 +132,7 @@ def autocommitted(settings: Settings) -> Iterator[PsycopgSession]:
 
 def ping(settings: Settings) -> None:
     """Ask Postgres for an answer. Raises as :func:`connect` does."""
-    with transaction(settings) as session:
+    with _connected(settings) as connection, begin(connection) as session:
         session.execute("SELECT 1")
 
 
@@ -125,26 +145,30 @@ def ping_reader(settings: Settings) -> None:
         psycopg2.connect(settings.reader_url, connect_timeout=5, application_name="apex sql").close()
 
 
-def connect_reader(settings: Settings, options: str = "", **arguments: Any) -> Connection:
-    """Connect as the reader; when people hold all connections of that role, as the writer who may only read.
+def connect_reader(settings: Settings, schema: str, options: str = "", **arguments: Any) -> Connection:
+    """Connect as the reader to the views of a schema; when people hold all connections of that role, as the writer.
 
-    Raises psycopg2's OperationalError.
+    The writer may only read then. Raises psycopg2's OperationalError.
     """
+    options = f"{search_path(schema)} {options}".strip()
     try:
         connection: Connection = psycopg2.connect(settings.reader_url, options=options, **arguments)
     except psycopg2.OperationalError as error:
         if not is_full(str(error)):
             raise
-        read_only = f"{options} -c default_transaction_read_only=on".strip()
+        read_only = f"{options} -c default_transaction_read_only=on"
         connection = psycopg2.connect(settings.writer_url, options=read_only, **arguments)
     return connection
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[PsycopgSession]:
-    """Connect as the reader and run the block as one transaction. Raises as :func:`connect` does."""
-    with map_driver_errors(settings.reader_url, settings.writer_url):
-        connection = connect_reader(settings, connect_timeout=10, application_name="apex")
+def reading(settings: Settings, schema: str) -> Iterator[PsycopgSession]:
+    """Connect as the reader and run the block as one transaction on the views of a schema.
+
+    Raises as :func:`connect` does.
+    """
+    with map_driver_errors(settings.reader_url, settings.writer_url, schema):
+        connection = connect_reader(settings, schema, connect_timeout=10, application_name="apex")
         try:
             with begin(connection) as session:
                 yield session

@@ -56,7 +56,7 @@ class DriftLedger(Protocol):
 
 
 class PostgresDrift(DriftLedger):
-    """The verdicts in the table apex.drift."""
+    """The verdicts in the table drift."""
 
     def __init__(self, session: PsycopgSession, model_name: str) -> None:
         self._session = session
@@ -78,7 +78,7 @@ class PostgresDrift(DriftLedger):
             for d, kind, reference in verdicts
         ]
         self._session.execute_values(
-            "INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,"
+            "INSERT INTO drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,"
             " reference_rows, psi, effect, p_value, q_value, drifted, note, min_effect, measured_at) VALUES %s"
             " ON CONFLICT (scope, subject, feature) DO UPDATE SET (reference, rows, reference_rows, psi, effect,"
             " p_value, q_value, drifted, note, min_effect, measured_at) ="
@@ -87,24 +87,24 @@ class PostgresDrift(DriftLedger):
             " EXCLUDED.measured_at)",
             rows,
             # the time of the statement, not of the transaction, because it determines the newest subject of a scope
-            template=f"({', '.join(['%s'] * 17)}, clock_timestamp() + (apex.clock() - now()))",
+            template=f"({', '.join(['%s'] * 17)}, clock_timestamp() + (clock() - now()))",
         )
 
     @override
     def is_measured(self, scope: str, subject: str) -> bool:
-        query = "SELECT FROM apex.drift WHERE scope = %s AND subject = %s LIMIT 1"
+        query = "SELECT FROM drift WHERE scope = %s AND subject = %s LIMIT 1"
         return self._session.fetch_one(query, (scope, subject)) is not None
 
     @override
     def delete(self, scope: str, subjects: Sequence[str]) -> None:
         self._session.execute(
-            "DELETE FROM apex.drift WHERE scope = %s AND subject = ANY(%s::text[])", (scope, list(subjects))
+            "DELETE FROM drift WHERE scope = %s AND subject = ANY(%s::text[])", (scope, list(subjects))
         )
 
     @override
     def drifting(self, champion: int | None) -> dict[str, str]:
         rows = self._session.fetch(
-            "SELECT feature, scope, subject, psi, effect, rows, reference_rows, reference FROM apex.drift_latest"
+            "SELECT feature, scope, subject, psi, effect, rows, reference_rows, reference FROM drift_latest"
             " WHERE drifted AND coalesce(model_name, %(name)s) = %(name)s"
             " AND coalesce(model_version = %(champion)s, true) ORDER BY feature, scope",
             {"name": self._model_name, "champion": champion},
@@ -118,7 +118,7 @@ class PostgresDrift(DriftLedger):
 
     def _drop_name(self, run_id: str) -> str:
         row = self._session.fetch_one(
-            "SELECT d.name FROM apex.scoring_runs JOIN apex.drops AS d USING (drop_id) WHERE run_id = %s",
+            "SELECT d.name FROM scoring_runs JOIN drops AS d USING (drop_id) WHERE run_id = %s",
             (int(run_id),),
         )
         return f"drop {row[0]}" if row else f"scoring run {run_id}"

@@ -107,7 +107,7 @@ class DropLedger(Protocol):
 
 
 class PostgresDrops(DropLedger):
-    """The ledger in the table apex.drops."""
+    """The ledger in the table drops."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -118,7 +118,7 @@ class PostgresDrops(DropLedger):
         # two contents of one name are claimed one after the other, so that the later one supersedes the earlier
         self._session.execute("SELECT pg_advisory_xact_lock(%s::bigint # hashtextextended(%s, 0))", (NAME_LOCK, name))
         row = self._session.fetch_one(
-            "INSERT INTO apex.drops (sha256, name, bytes, rows, state) VALUES (%s, %s, %s, %s, 'done')"
+            "INSERT INTO drops (sha256, name, bytes, rows, state) VALUES (%s, %s, %s, %s, 'done')"
             " ON CONFLICT (sha256) DO UPDATE SET state = 'done', rows = EXCLUDED.rows, reason = NULL,"
             " rows_quarantined = NULL WHERE drops.state = 'failed' RETURNING drop_id",
             (sha256, name, size, rows),
@@ -127,7 +127,7 @@ class PostgresDrops(DropLedger):
             return None
         drop_id = int(row[0])
         self._session.execute(
-            "UPDATE apex.drops SET superseded_by = %(drop_id)s WHERE name = %(name)s AND state = 'done'"
+            "UPDATE drops SET superseded_by = %(drop_id)s WHERE name = %(name)s AND state = 'done'"
             " AND superseded_by IS NULL AND drop_id <> %(drop_id)s",
             {"drop_id": drop_id, "name": name},
         )
@@ -145,13 +145,13 @@ class PostgresDrops(DropLedger):
 
     @override
     def by_content(self, sha256: str) -> KnownDrop | None:
-        row = self._session.fetch_one("SELECT drop_id, name, state FROM apex.drops WHERE sha256 = %s", (sha256,))
+        row = self._session.fetch_one("SELECT drop_id, name, state FROM drops WHERE sha256 = %s", (sha256,))
         return None if row is None else KnownDrop(*row)
 
     @override
     def find_scored(self, text: str) -> DropRow:
         rows = self._session.fetch(
-            "SELECT drop_id, name, sha256, name = %(text)s OR drop_id::text = %(text)s AS exact FROM apex.drops"
+            "SELECT drop_id, name, sha256, name = %(text)s OR drop_id::text = %(text)s AS exact FROM drops"
             " WHERE state = 'done' AND (name = %(text)s OR drop_id::text = %(text)s"
             " OR length(%(text)s) >= 8 AND starts_with(sha256, lower(%(text)s)))"
             " ORDER BY name = %(text)s DESC, exact DESC, drop_id DESC",
@@ -169,16 +169,16 @@ class PostgresDrops(DropLedger):
     @override
     def count_delivery(self, sha256: str) -> None:
         self._session.execute(
-            "UPDATE apex.drops SET deliveries = deliveries + 1, delivered_at = apex.clock() WHERE sha256 = %s",
+            "UPDATE drops SET deliveries = deliveries + 1, delivered_at = clock() WHERE sha256 = %s",
             (sha256,),
         )
 
     @override
     def fail(self, drop: FailedDrop, run: str = "") -> bool:
         recorded = self._session.fetch_one(
-            "INSERT INTO apex.drops (sha256, name, bytes, state, reason, rows, rows_quarantined)"
+            "INSERT INTO drops (sha256, name, bytes, state, reason, rows, rows_quarantined)"
             " VALUES (%s, %s, %s, 'failed', %s, %s::bigint, %s::bigint)"
-            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = apex.clock(),"
+            " ON CONFLICT (sha256) DO UPDATE SET deliveries = drops.deliveries + 1, delivered_at = clock(),"
             " reason = EXCLUDED.reason, rows = EXCLUDED.rows, rows_quarantined = EXCLUDED.rows_quarantined"
             " WHERE drops.state = 'failed' RETURNING drop_id",
             (drop.sha256, drop.name, drop.size, drop.reason, drop.rows, drop.quarantined),
@@ -190,7 +190,7 @@ class PostgresDrops(DropLedger):
     def removable(self, names: Sequence[str], prefix: str | None = None) -> list[RemovableDrop]:
         rows = self._session.fetch(
             "SELECT d.drop_id, d.name, d.sha256, d.state, coalesce(sum(r.rows_scored), 0)::bigint"
-            " FROM apex.drops AS d LEFT JOIN apex.scoring_runs AS r USING (drop_id)"
+            " FROM drops AS d LEFT JOIN scoring_runs AS r USING (drop_id)"
             " WHERE d.name = ANY(%(names)s::text[]) OR (%(by_prefix)s AND starts_with(d.name, %(prefix)s))"
             " GROUP BY d.drop_id ORDER BY d.drop_id",
             {"names": list(names), "by_prefix": prefix is not None, "prefix": prefix or ""},
@@ -200,11 +200,11 @@ class PostgresDrops(DropLedger):
     @override
     def lock(self, drop_ids: Sequence[int]) -> None:
         self._session.execute(
-            "SELECT drop_id FROM apex.drops WHERE drop_id = ANY(%s::bigint[]) FOR UPDATE", (list(drop_ids),)
+            "SELECT drop_id FROM drops WHERE drop_id = ANY(%s::bigint[]) FOR UPDATE", (list(drop_ids),)
         )
 
     @override
     def remove(self, drop_ids: Sequence[int]) -> None:
         ids = (list(drop_ids),)
-        self._session.execute("UPDATE apex.drops SET superseded_by = NULL WHERE superseded_by = ANY(%s::bigint[])", ids)
-        self._session.execute("DELETE FROM apex.drops WHERE drop_id = ANY(%s::bigint[])", ids)
+        self._session.execute("UPDATE drops SET superseded_by = NULL WHERE superseded_by = ANY(%s::bigint[])", ids)
+        self._session.execute("DELETE FROM drops WHERE drop_id = ANY(%s::bigint[])", ids)

@@ -10,9 +10,11 @@ from apex_ml.adapters.postgres.quarantine import PostgresQuarantine, delete_quar
 from apex_ml.settings import Settings
 
 
-def fail_drop(settings: Settings, drop: FailedDrop, run: str = "", bad_rows: pa.Table | None = None) -> None:
+def fail_drop(
+    settings: Settings, schema: str, drop: FailedDrop, run: str = "", bad_rows: pa.Table | None = None
+) -> None:
     """Record a drop that cannot be scored with its bad rows, in place of those of an earlier delivery."""
-    with bulk_transaction(settings) as session:
+    with bulk_transaction(settings, schema) as session:
         if not PostgresDrops(session).fail(drop, run):
             return
         delete_quarantined(session, "drop", [drop.sha256])

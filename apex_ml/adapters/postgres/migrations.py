@@ -1,4 +1,7 @@
-"""Bring the apex database to the current schema: numbered SQL files first, then what the contract generates."""
+"""Bring a schema of the apex database to its current state: numbered SQL files first, then what the contract makes.
+
+The files name the schema apex. For another one their SQL is rewritten; the digests kept are those of the files.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,17 @@ import psycopg2.extensions
 
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
 from apex_ml.adapters.postgres.connection import Connection, connect
+from apex_ml.adapters.postgres.schema_names import for_schema
 from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import scored_orders_ddl
 
 logger = logging.getLogger(__name__)
 
 FOLDER = CODE_ROOT / "deployment" / "migrations"
-_CREATED = re.compile(r"^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) (apex\.\w+)")
+_CREATED = re.compile(r'^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) ("(?:[^"]|"")+"\.\w+)')
 LOCK = 7_261_001
 """Key of the advisory lock under which one process at a time migrates."""
 
@@ -32,25 +37,26 @@ def migration_files(folder: Path = FOLDER) -> list[tuple[int, Path]]:
     return sorted((int(path.name.split("_")[0]), path) for path in folder.glob("[0-9]*.sql"))
 
 
-def migrate(settings: Settings) -> None:
-    """Apply what is missing; safe to run again and from several processes at once.
+def migrate(settings: Settings, schema: str) -> None:
+    """Apply what a schema lacks; safe to run again and from several processes at once.
 
     Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
     afterwards, as the database would then no longer be what the files say.
     """
     contract = load_contract(settings.contract)
-    with connect(settings) as connection:
-        apply(connection, migration_files(), scored_orders_ddl(contract))
+    with connect(settings, schema) as connection:
+        apply(connection, schema, migration_files(), scored_orders_ddl(contract, schema))
 
 
-def apply(connection: Connection, files: list[tuple[int, Path]], generated: list[str]) -> None:
-    """Apply numbered files and then generated statements on an open connection."""
+def apply(connection: Connection, schema: str, files: list[tuple[int, Path]], generated: list[str]) -> None:
+    """Apply numbered files and then generated statements on an open connection whose search path is the schema."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-        cursor.execute("SELECT to_regclass('apex.migrations') IS NULL OR to_regclass('apex.generated') IS NULL")
+        own = [f"{identifier(schema)}.{name}" for name in ("migrations", "generated")]
+        cursor.execute("SELECT to_regclass(%s) IS NULL OR to_regclass(%s) IS NULL", own)
         if cursor.fetchone() == (True,):
-            _create_schema(cursor)
-        cursor.execute("SELECT number, sha256 FROM apex.migrations")
+            _create_schema(cursor, identifier(schema))
+        cursor.execute("SELECT number, sha256 FROM migrations")
         applied = dict(cursor.fetchall())
     for number, path in files:
         text = path.read_text(encoding="utf-8")
@@ -62,28 +68,32 @@ def apply(connection: Connection, files: list[tuple[int, Path]], generated: list
                 )
             continue
         with_lock_retries(
-            connection, f"{path.name} cannot be applied", partial(_apply_file, number, path.name, text, sha256)
+            connection,
+            schema,
+            f"{path.name} cannot be applied",
+            partial(_apply_file, number, path.name, for_schema(text, schema), sha256),
         )
     with_lock_retries(
-        connection, "the views cannot be brought to the contract's state", partial(_apply_generated, generated)
+        connection, schema, "the views cannot be brought to the contract's state", partial(_apply_generated, generated)
     )
 
 
-def _create_schema(cursor: psycopg2.extensions.cursor) -> None:
-    cursor.execute("CREATE SCHEMA IF NOT EXISTS apex")
+def _create_schema(cursor: psycopg2.extensions.cursor, name: str) -> None:
+    """Create a schema, by its quoted name, with the two tables of this module."""
+    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
     cursor.execute(
-        "CREATE TABLE IF NOT EXISTS apex.migrations (number integer PRIMARY KEY, name text NOT NULL,"
+        f"CREATE TABLE IF NOT EXISTS {name}.migrations (number integer PRIMARY KEY, name text NOT NULL,"
         " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
     cursor.execute(
-        "CREATE TABLE IF NOT EXISTS apex.generated (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),"
+        f"CREATE TABLE IF NOT EXISTS {name}.generated (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),"
         " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
     cursor.execute(
-        "COMMENT ON TABLE apex.generated IS 'One row: the sha256 of the statements that were last generated from the"
+        f"COMMENT ON TABLE {name}.generated IS 'One row: the sha256 of the statements that were last generated from the"
         " contract and applied.'"
     )
-    cursor.execute("GRANT USAGE ON SCHEMA apex TO apex_reader")
+    cursor.execute(f"GRANT USAGE ON SCHEMA {name} TO apex_reader")
 
 
 def _lock(cursor: psycopg2.extensions.cursor) -> None:
@@ -94,7 +104,7 @@ def _lock(cursor: psycopg2.extensions.cursor) -> None:
 
 def _apply_file(number: int, name: str, text: str, sha256: str, cursor: psycopg2.extensions.cursor) -> None:
     _lock(cursor)
-    cursor.execute("SELECT 1 FROM apex.migrations WHERE number = %s", (number,))
+    cursor.execute("SELECT 1 FROM migrations WHERE number = %s", (number,))
     if cursor.fetchone():  # another process was faster
         return
     try:
@@ -102,7 +112,7 @@ def _apply_file(number: int, name: str, text: str, sha256: str, cursor: psycopg2
     except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"{name} fails: {first}; nothing of it was applied; correct it") from error
-    cursor.execute("INSERT INTO apex.migrations (number, name, sha256) VALUES (%s, %s, %s)", (number, name, sha256))
+    cursor.execute("INSERT INTO migrations (number, name, sha256) VALUES (%s, %s, %s)", (number, name, sha256))
     logger.info("migration_applied name=%s", name)
 
 
@@ -110,7 +120,7 @@ def _apply_generated(statements: list[str], cursor: psycopg2.extensions.cursor) 
     """Run the statements, unless exactly these were run last and what they create exists."""
     _lock(cursor)
     sha256 = hashlib.sha256("\0".join(statements).encode()).hexdigest()
-    cursor.execute("SELECT sha256 FROM apex.generated")
+    cursor.execute("SELECT sha256 FROM generated")
     created = sorted({name for statement in statements for name in _CREATED.findall(statement)})
     if cursor.fetchone() == (sha256,):
         cursor.execute("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) AS name", (created,))
@@ -126,7 +136,7 @@ def _apply_generated(statements: list[str], cursor: psycopg2.extensions.cursor) 
                 " drop the view, or give the changed one a new name"
             ) from error
     cursor.execute(
-        "INSERT INTO apex.generated (sha256) VALUES (%s)"
+        "INSERT INTO generated (sha256) VALUES (%s)"
         " ON CONFLICT (only_row) DO UPDATE SET sha256 = EXCLUDED.sha256, applied_at = now()",
         (sha256,),
     )

@@ -43,6 +43,7 @@ class Answers:
 
 def record(
     settings: Settings,
+    schema: str,
     contract: Contract,
     model_name: str,
     version: int,
@@ -56,23 +57,23 @@ def record(
     Raises :class:`~apex_ml.errors.TransientError` when Postgres does not answer.
     """
     table = _table(contract, model_name, version, answers)
-    with bulk_transaction(settings) as session:
-        session.ingest(ONLINE.split(".")[1], table.schema, table.to_batches())
+    with bulk_transaction(settings, schema) as session:
+        session.ingest(ONLINE, table.schema, table.to_batches())
         key = (day.isoformat(), model_name, version)
         # a first row to lock: two writers at once write one after the other
         session.execute(
-            "INSERT INTO apex.online_profiles (day, model_name, model_version, feature_snapshot, answers, profile)"
+            "INSERT INTO online_profiles (day, model_name, model_version, feature_snapshot, answers, profile)"
             " VALUES (%s::text::date, %s, %s::bigint, %s, 0, '{}') ON CONFLICT DO NOTHING",
             (*key, snapshot),
         )
         ((before, text),) = session.fetch(
-            "SELECT answers, profile::text FROM apex.online_profiles WHERE day = %s::text::date AND model_name = %s"
+            "SELECT answers, profile::text FROM online_profiles WHERE day = %s::text::date AND model_name = %s"
             " AND model_version = %s::bigint FOR UPDATE",
             key,
         )
         profile = add_counts(json.loads(text), int(before), counts, table.num_rows)
         session.execute(
-            "UPDATE apex.online_profiles SET feature_snapshot = %s, answers = %s::bigint, profile = %s::text::jsonb,"
+            "UPDATE online_profiles SET feature_snapshot = %s, answers = %s::bigint, profile = %s::text::jsonb,"
             " recorded_at = now() WHERE day = %s::text::date AND model_name = %s AND model_version = %s::bigint",
             (snapshot, int(before) + table.num_rows, json_text(profile), *key),
         )
@@ -109,14 +110,14 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
     return pa.table({name: values[name] for name in online_columns(contract)})
 
 
-def count_answers_before(settings: Settings, before: datetime) -> int:
+def count_answers_before(settings: Settings, schema: str, before: datetime) -> int:
     """How many recorded answers were given before a moment."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         ((answers,),) = session.fetch(f"SELECT count(*) FROM {ONLINE} WHERE answered_at < %s", (before,))
     return int(answers)
 
 
-def delete_answers_before(settings: Settings, before: datetime) -> None:
+def delete_answers_before(settings: Settings, schema: str, before: datetime) -> None:
     """Delete the answers that were given before a moment; the counts by day stay."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         session.execute(f"DELETE FROM {ONLINE} WHERE answered_at < %s", (before,))

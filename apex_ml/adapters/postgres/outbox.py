@@ -102,7 +102,7 @@ class Outbox(Protocol):
 
 
 class PostgresOutbox(Outbox):
-    """The outbox in the table apex.mlflow_outbox."""
+    """The outbox in the table mlflow_outbox."""
 
     def __init__(self, session: PsycopgSession) -> None:
         self._session = session
@@ -110,15 +110,15 @@ class PostgresOutbox(Outbox):
     @override
     def unsent_batches(self) -> list[str]:
         rows = self._session.fetch(
-            "SELECT batch FROM apex.mlflow_outbox WHERE sent_at IS NULL GROUP BY batch ORDER BY min(run_id)"
+            "SELECT batch FROM mlflow_outbox WHERE sent_at IS NULL GROUP BY batch ORDER BY min(run_id)"
         )
         return [batch for (batch,) in rows]
 
     @override
     def runs(self, batch: str) -> list[OutboxRun]:
         rows = self._session.fetch(
-            f"SELECT {_RUN} FROM apex.mlflow_outbox AS o JOIN apex.scoring_runs AS r USING (run_id)"
-            " JOIN apex.drops AS d USING (drop_id) WHERE o.batch = %s ORDER BY r.run_id",
+            f"SELECT {_RUN} FROM mlflow_outbox AS o JOIN scoring_runs AS r USING (run_id)"
+            " JOIN drops AS d USING (drop_id) WHERE o.batch = %s ORDER BY r.run_id",
             (batch,),
         )
         return [OutboxRun(*row) for row in rows]
@@ -126,24 +126,22 @@ class PostgresOutbox(Outbox):
     @override
     def run_rows(self, run_ids: Sequence[int]) -> list[dict[str, Any]]:
         return self._session.fetch_dicts(
-            "SELECT r.*, d.name AS drop_name, d.sha256 AS drop_sha256 FROM apex.scoring_runs AS r"
-            " JOIN apex.drops AS d USING (drop_id) WHERE r.run_id = ANY(%s) ORDER BY r.run_id",
+            "SELECT r.*, d.name AS drop_name, d.sha256 AS drop_sha256 FROM scoring_runs AS r"
+            " JOIN drops AS d USING (drop_id) WHERE r.run_id = ANY(%s) ORDER BY r.run_id",
             (list(run_ids),),
         )
 
     @override
     def mark_sent(self, run_ids: Sequence[int], mlflow_run_id: str) -> None:
         self._session.execute(
-            "UPDATE apex.mlflow_outbox SET sent_at = now(), mlflow_run_id = %s, last_error = NULL"
-            " WHERE run_id = ANY(%s)",
+            "UPDATE mlflow_outbox SET sent_at = now(), mlflow_run_id = %s, last_error = NULL WHERE run_id = ANY(%s)",
             (mlflow_run_id, list(run_ids)),
         )
 
     @override
     def note_failure(self, batch: str, error: str) -> None:
         self._session.execute(
-            "UPDATE apex.mlflow_outbox SET attempts = attempts + 1, last_error = %s"
-            " WHERE batch = %s AND sent_at IS NULL",
+            "UPDATE mlflow_outbox SET attempts = attempts + 1, last_error = %s WHERE batch = %s AND sent_at IS NULL",
             (error, batch),
         )
 
@@ -151,7 +149,7 @@ class PostgresOutbox(Outbox):
     def class_totals(self, run_ids: Sequence[int]) -> dict[str, ClassTotal]:
         rows = self._session.fetch(
             "SELECT predicted, sum(orders)::bigint, sum(orders * mean_confidence) / nullif(sum(orders), 0)"
-            " FROM apex.scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
+            " FROM scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
             (list(run_ids),),
         )
         return {predicted: ClassTotal(orders, confidence) for predicted, orders, confidence in rows}
@@ -174,7 +172,7 @@ class PostgresOutbox(Outbox):
     @override
     def outcomes(self, run_ids: Sequence[int]) -> list[tuple[str, str, int]]:
         rows = self._session.fetch(
-            f"SELECT s.predicted, o.observed, count(*) FROM apex.outcomes AS o JOIN {SCORED} AS s"
+            f"SELECT s.predicted, o.observed, count(*) FROM outcomes AS o JOIN {SCORED} AS s"
             " USING (run_id, row_nr) WHERE run_id = ANY(%s) GROUP BY 1, 2 ORDER BY 1, 2",
             (list(run_ids),),
         )
@@ -182,8 +180,8 @@ class PostgresOutbox(Outbox):
 
 
 @contextmanager
-def open_outbox(settings: Settings) -> Iterator[Outbox | None]:
+def open_outbox(settings: Settings, schema: str) -> Iterator[Outbox | None]:
     """The outbox while this process alone may send from it; None when another process is sending."""
-    with autocommitted(settings) as session:
+    with autocommitted(settings, schema) as session:
         locked = session.fetch_one("SELECT pg_try_advisory_lock(%s)", (OUTBOX_LOCK,))
         yield PostgresOutbox(session) if locked == (True,) else None

@@ -57,7 +57,7 @@ class OutcomeStore(Protocol):
 
 
 class PostgresOutcomes(OutcomeStore):
-    """The outcomes in the table apex.outcomes."""
+    """The outcomes in the table outcomes."""
 
     def __init__(self, session: BulkSession) -> None:
         self._session = session
@@ -75,7 +75,7 @@ class PostgresOutcomes(OutcomeStore):
         entity, when = identifier(contract.entity), identifier(contract.timestamp)
         return self._session.stream(
             f"SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, o.observed AS known, o.source"
-            " FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr)"
+            " FROM scored_orders_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr)"
             f" WHERE s.{when} BETWEEN %s::text::date AND %s::text::date",
             (first.isoformat(), last.isoformat()),
         )
@@ -83,10 +83,10 @@ class PostgresOutcomes(OutcomeStore):
     @override
     def send_again(self, run_ids: Sequence[int]) -> None:
         self._session.execute(
-            "UPDATE apex.mlflow_outbox SET sent_at = NULL WHERE run_id = ANY(%s::bigint[])", (list(run_ids),)
+            "UPDATE mlflow_outbox SET sent_at = NULL WHERE run_id = ANY(%s::bigint[])", (list(run_ids),)
         )
 
     @override
     def coverage(self) -> list[DayCoverage]:
-        rows = self._session.fetch("SELECT day, scored, with_outcome FROM apex.outcome_coverage ORDER BY day")
+        rows = self._session.fetch("SELECT day, scored, with_outcome FROM outcome_coverage ORDER BY day")
         return [DayCoverage(day, int(scored), int(known)) for day, scored, known in rows]

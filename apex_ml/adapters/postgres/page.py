@@ -13,7 +13,7 @@ from typing_extensions import override
 from apex_ml.adapters.postgres.connection import PsycopgSession
 from apex_ml.adapters.postgres.views import ViewRow
 
-_HISTORY = "FROM apex.model_history WHERE model_name = %(model)s"
+_HISTORY = "FROM model_history WHERE model_name = %(model)s"
 
 
 class PageQueries(Protocol):
@@ -68,7 +68,7 @@ class PageQueries(Protocol):
 
 
 class PostgresPageQueries(PageQueries):
-    """The rows from the views in the schema apex."""
+    """The rows from the views of a pipeline."""
 
     def __init__(self, session: PsycopgSession, model_name: str) -> None:
         self._session = session
@@ -94,7 +94,7 @@ class PostgresPageQueries(PageQueries):
     def challenger(self) -> ViewRow | None:
         return self._first(
             "SELECT promotion_id, version, who, reasons, decided_at, from_version, evidence"
-            " FROM apex.challenger WHERE model_name = %(model)s"
+            " FROM challenger WHERE model_name = %(model)s"
         )
 
     @override
@@ -122,18 +122,18 @@ class PostgresPageQueries(PageQueries):
         return self._first(
             "SELECT count(*) AS drops, count(*) FILTER (WHERE state = 'done') AS done,"
             " count(*) FILTER (WHERE state = 'failed') AS failed,"
-            " coalesce(sum(rows_scored), 0)::bigint AS rows_scored, max(finished_at) AS newest FROM apex.drop_summary"
+            " coalesce(sum(rows_scored), 0)::bigint AS rows_scored, max(finished_at) AS newest FROM drop_summary"
         )
 
     @override
     def drops(self, limit: int) -> list[ViewRow]:
         return self._rows(
             "SELECT s.*, (SELECT jsonb_agg(jsonb_build_object('predicted', predicted, 'share', share)"
-            " ORDER BY predicted) FROM apex.drop_classes AS c WHERE c.drop_id = s.drop_id) AS classes FROM"
+            " ORDER BY predicted) FROM drop_classes AS c WHERE c.drop_id = s.drop_id) AS classes FROM"
             " (SELECT drop_id, name, state, reason, superseded_by, run_id, model_version, rows_scored,"
             " rows_quarantined, confidence_mean, row_us_mean, ms_total, received_at, finished_at, input_alert,"
             " input_warning"
-            " FROM apex.drop_summary ORDER BY drop_id DESC LIMIT %(limit)s) AS s ORDER BY drop_id DESC",
+            " FROM drop_summary ORDER BY drop_id DESC LIMIT %(limit)s) AS s ORDER BY drop_id DESC",
             limit=limit,
         )
 
@@ -142,7 +142,7 @@ class PostgresPageQueries(PageQueries):
         # by the day of scoring: reading the scored rows themselves would take seconds
         return self._rows(
             "SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS orders"
-            " FROM apex.drop_summary AS s JOIN apex.drop_classes AS c USING (run_id) WHERE s.superseded_by IS NULL"
+            " FROM drop_summary AS s JOIN drop_classes AS c USING (run_id) WHERE s.superseded_by IS NULL"
             " AND s.finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1 GROUP BY 1, 2 ORDER BY 1, 2",
             now=now,
             days=days,
@@ -153,7 +153,7 @@ class PostgresPageQueries(PageQueries):
         return self._rows(
             "SELECT finished_at::date AS day, sum(confidence_mean * rows_scored)"
             " / nullif(sum(rows_scored) FILTER (WHERE confidence_mean IS NOT NULL), 0) AS confidence"
-            " FROM apex.drop_summary WHERE superseded_by IS NULL"
+            " FROM drop_summary WHERE superseded_by IS NULL"
             " AND finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1 GROUP BY 1 ORDER BY 1",
             now=now,
             days=days,
@@ -167,7 +167,7 @@ class PostgresPageQueries(PageQueries):
             " q_value, drifted, note, min_effect"
             " FROM (SELECT *, dense_rank() OVER (ORDER BY day DESC, subject_at DESC, subject DESC) AS place"
             " FROM (SELECT *, max(measured_at) OVER (PARTITION BY subject) AS subject_at"
-            " FROM (SELECT * FROM apex.drift_history WHERE scope = %(scope)s"
+            " FROM (SELECT * FROM drift_history WHERE scope = %(scope)s"
             " ORDER BY day DESC, measured_at DESC LIMIT 2000) AS newest) AS timed) AS placed"
             " WHERE place <= %(subjects)s ORDER BY place DESC, feature",
             scope=scope,
@@ -178,7 +178,7 @@ class PostgresPageQueries(PageQueries):
             names = {
                 row["subject"]: row["name"]
                 for row in self._rows(
-                    "SELECT run_id::text AS subject, name FROM apex.drop_summary WHERE run_id::text = ANY(%(runs)s)",
+                    "SELECT run_id::text AS subject, name FROM drop_summary WHERE run_id::text = ANY(%(runs)s)",
                     runs=list({row["subject"] for row in rows}),
                 )
             }
@@ -191,7 +191,7 @@ class PostgresPageQueries(PageQueries):
             " expected_log_loss, prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse, note,"
             " verdict, compared_low, compared_high, expected_low, expected_high, upper_limit, sustained,"
             " sustained_evidence, sustained_since, sustained_excess"
-            " FROM apex.model_quality_weekly WHERE model_name = %(model)s"
+            " FROM model_quality_weekly WHERE model_name = %(model)s"
             " ORDER BY week DESC, outcomes DESC, model_version DESC LIMIT 60"
         )
 
@@ -199,6 +199,6 @@ class PostgresPageQueries(PageQueries):
     def alerts(self, limit: int) -> list[ViewRow]:
         return self._rows(
             "SELECT alert_id, kind, subject, message, raised_at, last_seen_at, count(*) OVER () AS open"
-            " FROM apex.open_alerts ORDER BY raised_at DESC, alert_id DESC LIMIT %(limit)s",
+            " FROM open_alerts ORDER BY raised_at DESC, alert_id DESC LIMIT %(limit)s",
             limit=limit,
         )

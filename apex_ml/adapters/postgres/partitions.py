@@ -49,7 +49,7 @@ class Partition:
     @property
     def table(self) -> str:
         """Name of its table."""
-        return f"apex.scored_orders_{self.low}"
+        return f"scored_orders_{self.low}"
 
 
 class Partitions(Protocol):
@@ -75,7 +75,7 @@ class Partitions(Protocol):
 
 
 class PostgresPartitions(Partitions):
-    """The partitions of apex.scored_orders."""
+    """The partitions of scored_orders."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -83,25 +83,25 @@ class PostgresPartitions(Partitions):
     @override
     def create_own(self, run_id: int) -> str:
         name = f"scored_orders_{run_id:d}"
-        _create_table(self._session, f"apex.{name}", run_id, run_id + 1)
+        _create_table(self._session, name, run_id, run_id + 1)
         return name
 
     @override
     def index_own(self, contract: Contract, run_id: int) -> None:
-        _index(self._session, contract, f"apex.scored_orders_{run_id:d}")
+        _index(self._session, contract, f"scored_orders_{run_id:d}")
 
     @override
     def attach_own(self, run_id: int) -> None:
         self._session.execute(f"SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
-        _attach(self._session, f"apex.scored_orders_{run_id:d}", run_id, run_id + 1)
+        _attach(self._session, f"scored_orders_{run_id:d}", run_id, run_id + 1)
         reach("partition_attached")
 
     @override
     def attached(self) -> list[Partition]:
         rows = self._session.fetch(
-            "SELECT p.low, p.high, pg_relation_size(c.oid), (SELECT max(r.finished_at) FROM apex.scoring_runs AS r"
-            " WHERE r.run_id >= p.low AND r.run_id < p.high) FROM apex.scored_partitions AS p"
-            " JOIN pg_class AS c ON c.oid = to_regclass('apex.scored_orders_' || p.low) AND c.relispartition ORDER BY 1"
+            "SELECT p.low, p.high, pg_relation_size(c.oid), (SELECT max(r.finished_at) FROM scoring_runs AS r"
+            " WHERE r.run_id >= p.low AND r.run_id < p.high) FROM scored_partitions AS p"
+            " JOIN pg_class AS c ON c.oid = to_regclass('scored_orders_' || p.low) AND c.relispartition ORDER BY 1"
         )
         return [Partition(*row) for row in rows]
 
@@ -133,18 +133,18 @@ def take_run_id(connection: Connection, rows: int) -> int:
     with begin(connection) as session:
         # the log is written in order: a commit of rows under this id flushes the taking of it, too
         session.execute(f"SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
-        row = session.fetch_one("SELECT apex.take_run_id(%s)", (rows >= OWN_ROWS,))
+        row = session.fetch_one("SELECT take_run_id(%s)", (rows >= OWN_ROWS,))
     assert row is not None  # the function always returns
     return int(row[0])
 
 
-def merge_closed(settings: Settings, contract: Contract, limit: int = MAX_PARTITIONS) -> int:
+def merge_closed(settings: Settings, schema: str, contract: Contract, limit: int = MAX_PARTITIONS) -> int:
     """Merge neighbours, the smallest first, until there are at most `limit` partitions; return how many went.
 
     The newest partition is left alone. Writers and readers of the table wait only while the names change. When the
     lock is not free at once, the rest is left for the next call.
     """
-    with connect(settings) as connection:
+    with connect(settings, schema) as connection:
         return _merge(connection, contract, limit)
 
 
@@ -170,15 +170,15 @@ def _lock_merging(session: Session) -> bool:
 def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
     # a range without a table belongs to a transaction that is under way, or to one that was rolled back long ago
     session.execute(
-        "DELETE FROM apex.scored_partitions AS p WHERE opened_at < now() - interval '1 day' AND low <"
-        " (SELECT max(low) FROM apex.scored_partitions) AND to_regclass('apex.scored_orders_' || low) IS NULL"
-        " AND NOT EXISTS (SELECT FROM apex.scoring_runs AS r WHERE r.run_id >= p.low AND r.run_id < p.high)"
+        "DELETE FROM scored_partitions AS p WHERE opened_at < now() - interval '1 day' AND low <"
+        " (SELECT max(low) FROM scored_partitions) AND to_regclass('scored_orders_' || low) IS NULL"
+        " AND NOT EXISTS (SELECT FROM scoring_runs AS r WHERE r.run_id >= p.low AND r.run_id < p.high)"
     )
     pair = _smallest_pair(session, limit)
     if pair is None:
         return False
     a, b = pair
-    merging = "apex.scored_orders_merging"
+    merging = "scored_orders_merging"
     session.execute(f"LOCK TABLE {a.table}, {b.table} IN SHARE MODE")
     _create_table(session, merging, a.low, b.high)
     for part in pair:
@@ -191,8 +191,8 @@ def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
     _attach(session, merging, a.low, b.high)
     session.execute(f"DROP TABLE {a.table}, {b.table}")
     session.execute(f"ALTER TABLE {merging} RENAME TO scored_orders_{a.low}")
-    session.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (b.low,))
-    session.execute("UPDATE apex.scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
+    session.execute("DELETE FROM scored_partitions WHERE low = %s", (b.low,))
+    session.execute("UPDATE scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
     reach("merge_swapped")
     logger.info("partitions_merged low=%s high=%s bytes=%s", a.low, b.high, a.bytes + b.bytes)
     return True
@@ -203,47 +203,47 @@ def _smallest_pair(session: Session, limit: int) -> tuple[Partition, Partition] 
     attached = PostgresPartitions(session).attached()
     if len(attached) <= limit:
         return None
-    lows = [low for (low,) in session.fetch("SELECT low FROM apex.scored_partitions ORDER BY low")]
+    lows = [low for (low,) in session.fetch("SELECT low FROM scored_partitions ORDER BY low")]
     following = dict(zip(lows, lows[1:], strict=False))
     closed = attached[:-1]
     pairs = [(a, b) for a, b in zip(closed, closed[1:], strict=False) if following[a.low] == b.low]
     return min(pairs, key=lambda pair: (pair[0].bytes + pair[1].bytes, pair[0].low), default=None)
 
 
-def analyse_new(settings: Settings) -> int:
+def analyse_new(settings: Settings, schema: str) -> int:
     """Gather the planner's statistics of partitions that have none; return how many those are.
 
     Without them a query for one entity's rows reads a whole index; autovacuum comes minutes later.
     """
-    with autocommitted(settings) as session:
+    with autocommitted(settings, schema) as session:
         session.execute(f"SET lock_timeout = '{MERGE_TIMEOUT}'")
         rows = session.fetch(
             "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
             " WHERE i.inhparent = %s::regclass AND pg_relation_size(c.oid) > 0 AND NOT EXISTS"
-            " (SELECT FROM pg_stats AS s WHERE s.schemaname = 'apex' AND s.tablename = c.relname)",
+            " (SELECT FROM pg_stats AS s WHERE s.schemaname = current_schema() AND s.tablename = c.relname)",
             (SCORED,),
         )
         try:
             for (name,) in rows:
-                session.execute(f'ANALYZE apex."{name}"')
+                session.execute(f'ANALYZE "{name}"')
         except (psycopg2.errors.LockNotAvailable, psycopg2.errors.UndefinedTable):
             logger.info("partitions_in_use")  # another process merges or prunes: the next call analyses
     return len(rows)
 
 
-def droppable(settings: Settings, before: datetime) -> list[Partition]:
+def droppable(settings: Settings, schema: str, before: datetime) -> list[Partition]:
     """The closed partitions whose runs all ended before a moment."""
-    with transaction(settings) as session:
+    with transaction(settings, schema) as session:
         attached = PostgresPartitions(session).attached()
     return [part for part in attached[:-1] if part.newest is None or part.newest < before]
 
 
-def drop_partitions(settings: Settings, partitions: list[Partition], timeout: str = PRUNE_TIMEOUT) -> None:
+def drop_partitions(settings: Settings, schema: str, partitions: list[Partition], timeout: str = PRUNE_TIMEOUT) -> None:
     """Drop partitions with all that refers to their rows, each in one transaction; ledger and statistics stay.
 
     Raises :class:`~apex_ml.errors.TransientError` when the table is in use for longer than the timeout.
     """
-    with connect(settings) as connection:
+    with connect(settings, schema) as connection:
         for part in partitions:
             try:
                 with begin(connection) as session:
@@ -258,7 +258,7 @@ def drop_partitions(settings: Settings, partitions: list[Partition], timeout: st
 def _drop_one(session: Session, part: Partition) -> None:
     session.execute(f"LOCK TABLE {SCORED} IN ACCESS EXCLUSIVE MODE")
     session.execute(f"DROP TABLE {part.table}")
-    for table in ("apex.outcomes", SHADOW):
+    for table in ("outcomes", SHADOW):
         session.execute(f"DELETE FROM {table} WHERE run_id >= %s AND run_id < %s", (part.low, part.high))
-    session.execute("DELETE FROM apex.scored_partitions WHERE low = %s", (part.low,))
+    session.execute("DELETE FROM scored_partitions WHERE low = %s", (part.low,))
     logger.info("partition_dropped low=%s high=%s bytes=%s", part.low, part.high, part.bytes)

@@ -78,7 +78,7 @@ class QualityLedger(Protocol):
 
 
 class PostgresQuality(QualityLedger):
-    """The quality in the table apex.model_quality."""
+    """The quality in the table model_quality."""
 
     def __init__(self, session: PsycopgSession, model_name: str) -> None:
         self._session = session
@@ -88,13 +88,13 @@ class PostgresQuality(QualityLedger):
     def changed_weeks(self, contract: Contract) -> list[ChangedWeek]:
         when = identifier(contract.timestamp)
         rows = self._session.fetch(
-            f"""WITH newest AS (SELECT max({when}) AS day FROM apex.scored_orders_current),
+            f"""WITH newest AS (SELECT max({when}) AS day FROM scored_orders_current),
                 weeks AS (
                     SELECT s.model_version, date_trunc('week', s.{when})::date AS week, count(*) AS scored,
                            count(o.observed) AS outcomes
-                    FROM apex.scored_orders_current AS s LEFT JOIN apex.outcomes AS o USING (run_id, row_nr), newest
+                    FROM scored_orders_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr), newest
                     WHERE s.{when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
-                SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN apex.model_quality AS q
+                SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN model_quality AS q
                 ON q.model_name = %s AND q.model_version = w.model_version AND q.week = w.week
                 WHERE w.outcomes > 0 AND (q.verdict IS NULL OR (q.scored, q.outcomes) <> (w.scored, w.outcomes))
                 ORDER BY 1, 2""",
@@ -110,9 +110,9 @@ class PostgresQuality(QualityLedger):
         values["note"] = values["note"] or None
         names = [*key, *values]
         self._session.execute(
-            f"INSERT INTO apex.model_quality ({', '.join(names)}) VALUES ({', '.join(f'%({n})s' for n in names)})"
+            f"INSERT INTO model_quality ({', '.join(names)}) VALUES ({', '.join(f'%({n})s' for n in names)})"
             f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(f'{n} = EXCLUDED.{n}' for n in values)},"
-            " measured_at = apex.clock()",
+            " measured_at = clock()",
             key | values,
         )
 
@@ -120,7 +120,7 @@ class PostgresQuality(QualityLedger):
     def weeks(self, version: int, min_outcomes: int) -> list[EvaluatedWeek]:
         rows = self._session.fetch(
             "SELECT week, worse, coalesce(note, ''), log_loss, log_loss_error, coalesce(sustained, false),"
-            " sustained_since, sustained_excess FROM apex.model_quality WHERE model_name = %s AND model_version = %s"
+            " sustained_since, sustained_excess FROM model_quality WHERE model_name = %s AND model_version = %s"
             " AND outcomes >= %s ORDER BY week",
             (self._model_name, version, min_outcomes),
         )
@@ -129,7 +129,7 @@ class PostgresQuality(QualityLedger):
     @override
     def write_sustained(self, version: int, verdicts: Sequence[SustainedVerdict]) -> None:
         self._session.execute_values(
-            "UPDATE apex.model_quality AS q SET sustained = v.alarm, sustained_evidence = v.evidence,"
+            "UPDATE model_quality AS q SET sustained = v.alarm, sustained_evidence = v.evidence,"
             " sustained_since = v.since, sustained_excess = v.excess"
             " FROM (VALUES %s) AS v (name, version, week, alarm, evidence, since, excess)"
             " WHERE q.model_name = v.name AND q.model_version = v.version AND q.week = v.week",
@@ -138,13 +138,13 @@ class PostgresQuality(QualityLedger):
         )
 
 
-def rows_with_outcome(settings: Settings, contract: Contract, version: int, week: date) -> pa.Table:
+def rows_with_outcome(settings: Settings, schema: str, contract: Contract, version: int, week: date) -> pa.Table:
     """Entity, predicted class, probabilities and outcome (`observed`) of a version's current scores of one week."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     p = ", ".join(f"s.{identifier(probability_column(level))}" for level in contract.classes)
-    with bulk_transaction(settings) as session:
+    with bulk_transaction(settings, schema) as session:
         return session.stream(
-            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM apex.scored_orders_current AS s"
-            f" JOIN apex.outcomes AS o USING (run_id, row_nr) WHERE s.model_version = {int(version)}"
+            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM scored_orders_current AS s"
+            f" JOIN outcomes AS o USING (run_id, row_nr) WHERE s.model_version = {int(version)}"
             f" AND s.{when} >= {literal(week)} AND s.{when} < {literal(week)} + 7"
         ).read_all()

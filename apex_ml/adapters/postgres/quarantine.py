@@ -27,7 +27,7 @@ class QuarantineStore(Protocol):
 
 
 class PostgresQuarantine(QuarantineStore):
-    """The quarantined rows in the table apex.quarantined_rows."""
+    """The quarantined rows in the table quarantined_rows."""
 
     def __init__(self, session: BulkSession) -> None:
         self._session = session
@@ -42,7 +42,7 @@ class PostgresQuarantine(QuarantineStore):
         if not self._session.ingest("quarantined_text", _TEXTS, _texts(batches, limit), temporary=True):
             return
         self._session.execute(
-            "INSERT INTO apex.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
+            "INSERT INTO quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
             f" SELECT %s, %s, %s, row_nr, {_without_nul('reasons')}, {_without_nul('row')} FROM quarantined_text"
             " ON CONFLICT DO NOTHING",
             (source, sha256, name),
@@ -52,7 +52,7 @@ class PostgresQuarantine(QuarantineStore):
 def delete_quarantined(session: Session, source: Source, sha256s: Sequence[str]) -> None:
     """Delete the quarantined rows of some contents."""
     session.execute(
-        "DELETE FROM apex.quarantined_rows WHERE source_kind = %s AND source_sha256 = ANY(%s::text[])",
+        "DELETE FROM quarantined_rows WHERE source_kind = %s AND source_sha256 = ANY(%s::text[])",
         (source, list(sha256s)),
     )
 

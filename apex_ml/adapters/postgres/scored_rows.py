@@ -15,12 +15,9 @@ from apex_ml.faults import reach
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import SCORED, SHADOW
 
-SCORED_ORDERS, SHADOW_SCORES = "scored_orders", "shadow_scores"
-"""Tables of scored rows, by the champion and by challengers."""
-
 
 def write_scores(
-    session: BulkSession, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, table: str = SCORED_ORDERS
+    session: BulkSession, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, table: str = SCORED
 ) -> int:
     """Stream batches of scored rows into a table; return their number.
 
@@ -37,20 +34,20 @@ def _with_fault_point(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
 
 def delete_scores(session: Session, run_ids: Sequence[int]) -> None:
     """Delete what the champion and the challengers scored in some runs, with the outcomes."""
-    for table in ("apex.outcomes", SHADOW, SCORED):
+    for table in ("outcomes", SHADOW, SCORED):
         session.execute(f"DELETE FROM {table} WHERE run_id = ANY(%s::bigint[])", (list(run_ids),))
 
 
-def export_run(settings: Settings, run_id: int, path: Path, facts: dict[str, str]) -> int:
+def export_run(settings: Settings, schema: str, run_id: int, path: Path, facts: dict[str, str]) -> int:
     """Write the scored rows of a run to a parquet file, in the order of the drop; return their number.
 
     Rows stream, so that memory does not grow with the run. `facts` become the file's own key-value metadata.
     """
-    with bulk_transaction(settings) as session, new_file(path) as partial:
+    with bulk_transaction(settings, schema) as session, new_file(path) as partial:
         reader = session.stream(f"SELECT * FROM {SCORED} WHERE run_id = {int(run_id)} ORDER BY row_nr")
-        schema = reader.schema.remove_metadata().with_metadata(facts)
+        columns = reader.schema.remove_metadata().with_metadata(facts)
         written = 0
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
             for batch in reader:
                 writer.write_batch(batch.replace_schema_metadata(facts))
                 written += batch.num_rows

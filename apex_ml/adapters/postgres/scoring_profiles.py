@@ -62,28 +62,28 @@ class ProfileStore(Protocol):
 
 _CURRENT = (
     "d.superseded_by IS NULL"
-    " AND NOT EXISTS (SELECT FROM apex.scoring_runs AS n WHERE n.drop_id = r.drop_id AND n.run_id > r.run_id)"
+    " AND NOT EXISTS (SELECT FROM scoring_runs AS n WHERE n.drop_id = r.drop_id AND n.run_id > r.run_id)"
 )
 """The newest run of a drop that no corrected one has replaced: each delivered row counts once."""
 _RUNS = (
     "SELECT r.run_id, d.name, (r.finished_at AT TIME ZONE 'UTC')::date, r.model_version, r.rows_in, r.rows_quarantined,"
-    " r.rows_scored, r.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND"
+    " r.rows_scored, r.profile, EXISTS (SELECT FROM drift AS f WHERE f.scope = 'drop' AND"
     " f.subject = r.run_id::text AND f.drifted AND NOT (f.kind IN ('history', 'prediction', 'confidence') AND EXISTS"
-    " (SELECT FROM apex.model_quality AS q WHERE q.model_name = r.model_name AND q.model_version = r.model_version"
+    " (SELECT FROM model_quality AS q WHERE q.model_name = r.model_name AND q.model_version = r.model_version"
     " AND q.verdict IN ('as expected', 'better') AND NOT coalesce(q.sustained, false) AND q.week ="
     " date_trunc('week', r.snapshot_as_of + (r.profile->>'lag_days')::float8 * interval '1 day')::date)))"
-    " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+    " FROM scoring_runs AS r JOIN drops AS d USING (drop_id)"
     f" WHERE {_CURRENT} AND r.model_name = %(name)s AND r.profile IS NOT NULL"
 )
 _ONLINE = (
-    "SELECT o.day, o.model_version, o.answers, o.profile, EXISTS (SELECT FROM apex.drift AS f WHERE f.scope = 'online'"
-    " AND f.subject = o.day || ' v' || o.model_version AND f.drifted) FROM apex.online_profiles AS o"
+    "SELECT o.day, o.model_version, o.answers, o.profile, EXISTS (SELECT FROM drift AS f WHERE f.scope = 'online'"
+    " AND f.subject = o.day || ' v' || o.model_version AND f.drifted) FROM online_profiles AS o"
     " WHERE o.model_name = %(name)s"
 )
 
 
 class PostgresProfiles(ProfileStore):
-    """The profiles in the tables apex.scoring_runs and apex.online_profiles."""
+    """The profiles in the tables scoring_runs and online_profiles."""
 
     def __init__(self, session: Session, model_name: str) -> None:
         self._session = session
@@ -96,7 +96,7 @@ class PostgresProfiles(ProfileStore):
     def unchecked_runs(self, min_rows: int) -> list[Run]:
         rows = self._fetch(
             f"{_RUNS} AND r.rows_in >= %(rows)s AND NOT EXISTS"
-            " (SELECT FROM apex.drift AS f WHERE f.scope = 'drop' AND f.subject = r.run_id::text) ORDER BY 1",
+            " (SELECT FROM drift AS f WHERE f.scope = 'drop' AND f.subject = r.run_id::text) ORDER BY 1",
             rows=min_rows,
         )
         return [Run(*row) for row in rows]
@@ -117,10 +117,10 @@ class PostgresProfiles(ProfileStore):
             "SELECT coalesce(s.day, f.day), coalesce(s.version, f.version) FROM"
             " (SELECT (r.finished_at AT TIME ZONE 'UTC')::date AS day, r.model_version AS version,"
             " sum(r.rows_scored) AS rows, max(r.finished_at) AS finished_at"
-            " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+            " FROM scoring_runs AS r JOIN drops AS d USING (drop_id)"
             f" WHERE {_CURRENT} AND r.model_name = %(name)s AND r.profile IS NOT NULL GROUP BY 1, 2) AS s"
             " FULL JOIN (SELECT day, model_version AS version, max(rows) AS rows, max(measured_at) AS measured_at"
-            " FROM apex.drift WHERE scope = 'day' AND kind = 'prediction' AND model_name = %(name)s GROUP BY 1, 2) AS f"
+            " FROM drift WHERE scope = 'day' AND kind = 'prediction' AND model_name = %(name)s GROUP BY 1, 2) AS f"
             " ON (f.day, f.version) = (s.day, s.version)"
             " WHERE coalesce(s.rows, 0) <> coalesce(f.rows, 0) OR s.finished_at > f.measured_at ORDER BY 1, 2"
         )
@@ -139,7 +139,7 @@ class PostgresProfiles(ProfileStore):
     @override
     def unchecked_online_days(self) -> list[Run]:
         rows = self._fetch(
-            f"{_ONLINE} AND o.answers > coalesce((SELECT max(f.rows) FROM apex.drift AS f"
+            f"{_ONLINE} AND o.answers > coalesce((SELECT max(f.rows) FROM drift AS f"
             " WHERE f.scope = 'online' AND f.subject = o.day || ' v' || o.model_version AND f.kind = 'prediction'), 0)"
             " ORDER BY o.day, o.model_version"
         )

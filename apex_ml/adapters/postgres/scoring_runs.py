@@ -26,7 +26,7 @@ class ClassFigures(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """The statistics of one scoring of a drop, as columns of apex.scoring_runs.
+    """The statistics of one scoring of a drop, as columns of scoring_runs.
 
     `ms_…` are milliseconds of a phase, `row_us_…` microseconds a row over batches. NaN becomes null. `profile` is JSON
     text.
@@ -99,7 +99,7 @@ class ScoringRunLedger(Protocol):
 
 
 class PostgresScoringRuns(ScoringRunLedger):
-    """The runs in the tables apex.scoring_runs and apex.scoring_run_classes."""
+    """The runs in the tables scoring_runs and scoring_run_classes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -110,21 +110,21 @@ class PostgresScoringRuns(ScoringRunLedger):
         values = {n: v.isoformat() if isinstance(v, date) else v for n, v in asdict(run).items() if v is not None}
         marks = ", ".join(_mark(name, value) for name, value in values.items())
         self._session.execute(
-            f"INSERT INTO apex.scoring_runs ({', '.join(values)}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values
+            f"INSERT INTO scoring_runs ({', '.join(values)}) OVERRIDING SYSTEM VALUE VALUES ({marks})", values
         )
         self._session.execute(
-            "INSERT INTO apex.mlflow_outbox (run_id, batch, origin) VALUES (%s, %s, %s)", (run.run_id, batch, origin)
+            "INSERT INTO mlflow_outbox (run_id, batch, origin) VALUES (%s, %s, %s)", (run.run_id, batch, origin)
         )
         row = "(%s, %s, %s, nullif(%s, 'NaN'::float8), nullif(%s, 'NaN'::float8))"
         self._session.execute(
-            "INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
+            "INSERT INTO scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
             f" VALUES {', '.join([row] * len(classes))}",
             [value for name, figures in classes.items() for value in (run.run_id, name, *figures)],
         )
 
     @override
     def drops_scored(self, step_run: str) -> int:
-        row = self._session.fetch_one("SELECT count(*) FROM apex.scoring_runs WHERE step_run = %s", (step_run,))
+        row = self._session.fetch_one("SELECT count(*) FROM scoring_runs WHERE step_run = %s", (step_run,))
         return int(row[0]) if row else 0
 
     @override
@@ -132,7 +132,7 @@ class PostgresScoringRuns(ScoringRunLedger):
         row = self._session.fetch_one(
             "SELECT r.run_id::text, d.name, d.sha256, r.model_name || ' version ' || r.model_version, r.mlflow_run_id,"
             " r.feature_snapshot, r.finished_at::text"
-            " FROM apex.scoring_runs AS r JOIN apex.drops AS d USING (drop_id)"
+            " FROM scoring_runs AS r JOIN drops AS d USING (drop_id)"
             " WHERE r.run_id::text = %(text)s OR d.name = %(text)s"
             " ORDER BY r.run_id::text = %(text)s DESC, d.drop_id DESC, r.run_id DESC LIMIT 1",
             {"text": text},
@@ -148,9 +148,9 @@ class PostgresScoringRuns(ScoringRunLedger):
     @override
     def small_profiles(self, model_name: str, version: int, max_rows: int) -> list[dict[str, Any]]:
         rows = self._session.fetch(
-            "SELECT profile::text FROM apex.scoring_runs WHERE model_name = %(name)s AND model_version = %(version)s"
+            "SELECT profile::text FROM scoring_runs WHERE model_name = %(name)s AND model_version = %(version)s"
             " AND rows_scored > 0 AND rows_scored < %(rows)s AND profile IS NOT NULL"
-            " AND finished_at > apex.clock() - interval '1 day' ORDER BY run_id DESC LIMIT %(rows)s",
+            " AND finished_at > clock() - interval '1 day' ORDER BY run_id DESC LIMIT %(rows)s",
             {"name": model_name, "version": version, "rows": max_rows},
         )
         return [json.loads(text) for (text,) in rows]
@@ -158,7 +158,7 @@ class PostgresScoringRuns(ScoringRunLedger):
     @override
     def snapshots_in_use(self, dropped_partitions: Sequence[int]) -> set[str]:
         rows = self._session.fetch(
-            "SELECT DISTINCT r.feature_snapshot FROM apex.scoring_runs AS r JOIN apex.scored_partitions AS p"
+            "SELECT DISTINCT r.feature_snapshot FROM scoring_runs AS r JOIN scored_partitions AS p"
             " ON r.run_id >= p.low AND r.run_id < p.high WHERE NOT p.low = ANY(%s::bigint[])",
             (list(dropped_partitions),),
         )
@@ -167,7 +167,7 @@ class PostgresScoringRuns(ScoringRunLedger):
     @override
     def runs_of_drops(self, drop_ids: Sequence[int]) -> list[tuple[int, str]]:
         rows = self._session.fetch(
-            "SELECT run_id, (finished_at AT TIME ZONE 'UTC')::date || ' v' || model_version FROM apex.scoring_runs"
+            "SELECT run_id, (finished_at AT TIME ZONE 'UTC')::date || ' v' || model_version FROM scoring_runs"
             " WHERE drop_id = ANY(%s::bigint[])",
             (list(drop_ids),),
         )
@@ -175,7 +175,7 @@ class PostgresScoringRuns(ScoringRunLedger):
 
     @override
     def delete(self, run_ids: Sequence[int]) -> None:
-        self._session.execute("DELETE FROM apex.scoring_runs WHERE run_id = ANY(%s::bigint[])", (list(run_ids),))
+        self._session.execute("DELETE FROM scoring_runs WHERE run_id = ANY(%s::bigint[])", (list(run_ids),))
 
 
 def _mark(name: str, value: object) -> str:

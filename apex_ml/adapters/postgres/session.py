@@ -43,7 +43,7 @@ class BulkSession(Session, Protocol):
     def ingest(
         self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, temporary: bool = False
     ) -> int:
-        """Append batches to a table of the schema apex, or to a temporary table; return the number of rows.
+        """Append batches to a table of the session's schema, or to a temporary table; return the number of rows.
 
         An error raised while a batch is made is raised as it is.
         """

@@ -14,7 +14,7 @@ from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literals
 
 _WAS_CHAMPION = (
-    "EXISTS (SELECT FROM apex.promotions AS p WHERE p.model_name = %(name)s AND p.to_version = {version}"
+    "EXISTS (SELECT FROM promotions AS p WHERE p.model_name = %(name)s AND p.to_version = {version}"
     " AND p.action <> 'reject' AND p.state <> 'aborted')"
 )
 
@@ -66,7 +66,7 @@ class ShadowLedger(Protocol):
 
 
 class PostgresShadow(ShadowLedger):
-    """The ledger in the table apex.shadow_runs."""
+    """The ledger in the table shadow_runs."""
 
     def __init__(self, session: Session, model_name: str) -> None:
         self._session = session
@@ -76,13 +76,13 @@ class PostgresShadow(ShadowLedger):
     def due(self, days: int) -> list[DueDrop]:
         rows = self._session.fetch(
             "SELECT r.run_id, d.name, d.sha256, v.model_version"
-            " FROM apex.model_versions AS v JOIN apex.scoring_runs AS r ON r.model_name = v.model_name"
+            " FROM model_versions AS v JOIN scoring_runs AS r ON r.model_name = v.model_name"
             " AND r.finished_at >= v.recorded_at"
             " AND r.finished_at < v.recorded_at + make_interval(days => %(days)s::integer)"
-            " JOIN apex.drops AS d USING (drop_id)"
+            " JOIN drops AS d USING (drop_id)"
             " WHERE v.model_name = %(name)s AND v.about ->> 'promotable' = 'true' AND d.superseded_by IS NULL"
             f" AND v.model_version <> r.model_version AND NOT {_WAS_CHAMPION.format(version='v.model_version')}"
-            " AND NOT EXISTS (SELECT FROM apex.shadow_runs AS s"
+            " AND NOT EXISTS (SELECT FROM shadow_runs AS s"
             " WHERE s.run_id = r.run_id AND s.model_version = v.model_version)"
             " ORDER BY v.model_version DESC, r.run_id",
             {"name": self._model_name, "days": days},
@@ -92,9 +92,9 @@ class PostgresShadow(ShadowLedger):
     @override
     def versions_beside(self, champion: int) -> list[ShadowedVersion]:
         rows = self._session.fetch(
-            "SELECT s.model_version, count(o.observed) FROM apex.shadow_scores AS s"
-            " JOIN apex.scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
-            " LEFT JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
+            "SELECT s.model_version, count(o.observed) FROM shadow_scores AS s"
+            " JOIN scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+            " LEFT JOIN outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
             " WHERE c.model_version = %(champion)s AND s.model_version <> %(champion)s"
             f" AND NOT {_WAS_CHAMPION.format(version='s.model_version')}"
             " GROUP BY s.model_version ORDER BY s.model_version DESC",
@@ -107,7 +107,7 @@ class PostgresShadow(ShadowLedger):
         self, run_id: int, version: int, mlflow_run_id: str, feature_snapshot: str, rows: int, step_run: str
     ) -> bool:
         claimed = self._session.fetch_one(
-            "INSERT INTO apex.shadow_runs"
+            "INSERT INTO shadow_runs"
             " (run_id, model_version, mlflow_run_id, feature_snapshot, rows_scored, step_run, state)"
             " VALUES (%s, %s, %s, %s, %s, %s, 'done') ON CONFLICT DO NOTHING RETURNING run_id",
             (run_id, version, mlflow_run_id, feature_snapshot, rows, step_run),
@@ -117,7 +117,7 @@ class PostgresShadow(ShadowLedger):
     @override
     def fail(self, run_id: int, version: int, step_run: str, reason: str) -> None:
         self._session.execute(
-            "INSERT INTO apex.shadow_runs (run_id, model_version, step_run, state, reason)"
+            "INSERT INTO shadow_runs (run_id, model_version, step_run, state, reason)"
             " VALUES (%s, %s, %s, 'failed', %s) ON CONFLICT DO NOTHING",
             (run_id, version, step_run, reason),
         )
@@ -136,9 +136,9 @@ def shadow_outcomes(session: BulkSession, contract: Contract, challenger: int, c
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     levels = literals(contract.classes)
     return session.stream(
-        f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM apex.shadow_scores AS s"
-        " JOIN apex.scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
-        " JOIN apex.outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
+        f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM shadow_scores AS s"
+        " JOIN scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+        " JOIN outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
         f" WHERE s.model_version = {challenger:d} AND c.model_version = {champion:d} AND o.observed IN ({levels})"
         " ORDER BY s.run_id, s.row_nr"
     ).read_all()

@@ -51,7 +51,7 @@ class VersionLedger(Protocol):
 
 
 class PostgresVersions(VersionLedger):
-    """The versions in the table apex.model_versions."""
+    """The versions in the table model_versions."""
 
     def __init__(self, session: Session, model_name: str) -> None:
         self._session = session
@@ -62,10 +62,10 @@ class PostgresVersions(VersionLedger):
         values = asdict(version) | {"model_name": self._model_name, "about": json_text(version.about)}
         marks = ", ".join(f"%({name})s" + ("::text::jsonb" if name == "about" else "") for name in values)
         self._session.execute(
-            f"INSERT INTO apex.model_versions ({', '.join(values)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
+            f"INSERT INTO model_versions ({', '.join(values)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
         )
         row = self._session.fetch_one(
-            "SELECT mlflow_run_id FROM apex.model_versions WHERE model_name = %s AND model_version = %s",
+            "SELECT mlflow_run_id FROM model_versions WHERE model_name = %s AND model_version = %s",
             (self._model_name, version.model_version),
         )
         if row != (version.mlflow_run_id,):
@@ -78,8 +78,8 @@ class PostgresVersions(VersionLedger):
     @override
     def newest(self) -> int | None:
         row = self._session.fetch_one(
-            "SELECT greatest((SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s),"
-            " (SELECT max(to_version) FROM apex.promotions WHERE model_name = %(name)s))",
+            "SELECT greatest((SELECT max(model_version) FROM model_versions WHERE model_name = %(name)s),"
+            " (SELECT max(to_version) FROM promotions WHERE model_name = %(name)s))",
             {"name": self._model_name},
         )
         return row[0] if row else None
@@ -87,16 +87,16 @@ class PostgresVersions(VersionLedger):
     @override
     def references(self) -> dict[int, VersionReference]:
         rows = self._session.fetch(
-            "SELECT model_version, about::text FROM apex.model_versions WHERE model_name = %s", (self._model_name,)
+            "SELECT model_version, about::text FROM model_versions WHERE model_name = %s", (self._model_name,)
         )
         return {version: VersionReference.from_dict(json.loads(about)) for version, about in rows}
 
     @override
     def runs_in_use(self) -> dict[str, int]:
         rows = self._session.fetch(
-            "SELECT step_run, model_version FROM apex.model_versions WHERE model_name = %(name)s AND (model_version IN"
-            " (SELECT to_version FROM apex.promotions WHERE model_name = %(name)s AND action <> 'reject')"
-            " OR model_version = (SELECT max(model_version) FROM apex.model_versions WHERE model_name = %(name)s))",
+            "SELECT step_run, model_version FROM model_versions WHERE model_name = %(name)s AND (model_version IN"
+            " (SELECT to_version FROM promotions WHERE model_name = %(name)s AND action <> 'reject')"
+            " OR model_version = (SELECT max(model_version) FROM model_versions WHERE model_name = %(name)s))",
             {"name": self._model_name},
         )
         return dict(rows)

@@ -26,13 +26,13 @@ class DatabaseDownError(Exception):
 
 
 @contextmanager
-def read_snapshot(settings: Settings) -> Iterator[PsycopgSession]:
-    """Run the block as the reader in one snapshot, no query longer than five seconds.
+def read_snapshot(settings: Settings, schema: str) -> Iterator[PsycopgSession]:
+    """Run the block as the reader of a schema's views in one snapshot, no query longer than five seconds.
 
     Raises DatabaseDownError when Postgres does not answer, or when its tables are older than this code.
     """
     try:
-        connection = connect_reader(settings, OPTIONS, connect_timeout=3, application_name="apex page")
+        connection = connect_reader(settings, schema, OPTIONS, connect_timeout=3, application_name="apex page")
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with begin(connection) as session:
@@ -136,7 +136,7 @@ class Views(Protocol):
 
 
 class PostgresViews(Views):
-    """The views in the schema apex."""
+    """The views of a pipeline."""
 
     def __init__(self, session: PsycopgSession, model_name: str) -> None:
         self._session = session
@@ -145,7 +145,7 @@ class PostgresViews(Views):
     @override
     def champion(self) -> ChampionMove | None:
         row = self._session.fetch_one(
-            "SELECT promotion_id, to_version, action, who, reasons, decided_at FROM apex.model_history"
+            "SELECT promotion_id, to_version, action, who, reasons, decided_at FROM model_history"
             " WHERE model_name = %s AND state = 'done' AND action <> 'reject' ORDER BY promotion_id DESC LIMIT 1",
             (self._model_name,),
         )
@@ -155,7 +155,7 @@ class PostgresViews(Views):
     def champion_losses(self, version: int) -> ChampionLosses | None:
         row = self._session.fetch_one(
             "SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion_log_loss END,"
-            " prior_log_loss, holdout_orders, decided_at FROM apex.model_history"
+            " prior_log_loss, holdout_orders, decided_at FROM model_history"
             " WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL"
             " AND ((action IN ('promote', 'force') AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)"
             " OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))"
@@ -168,20 +168,20 @@ class PostgresViews(Views):
     def history(self, limit: int, *, moves_only: bool = False) -> list[ViewRow]:
         return self._session.fetch_dicts(
             "SELECT promotion_id, decided_at, done_at, who, action, from_version, to_version, state, reasons, evidence,"
-            " step_run FROM apex.model_history WHERE model_name = %(model)s"
+            " step_run FROM model_history WHERE model_name = %(model)s"
             " AND (action <> 'reject' OR NOT %(moves_only)s) ORDER BY promotion_id DESC LIMIT %(limit)s",
             {"model": self._model_name, "moves_only": moves_only, "limit": limit},
         )
 
     @override
     def drop(self, sha256: str) -> ViewRow | None:
-        rows = self._session.fetch_dicts("SELECT * FROM apex.drop_summary WHERE sha256 = %s", (sha256,))
+        rows = self._session.fetch_dicts("SELECT * FROM drop_summary WHERE sha256 = %s", (sha256,))
         return rows[0] if rows else None
 
     @override
     def drop_classes(self, drop_id: int) -> list[ViewRow]:
         return self._session.fetch_dicts(
-            "SELECT predicted, orders, share, mean_confidence FROM apex.drop_classes WHERE drop_id = %s ORDER BY 1",
+            "SELECT predicted, orders, share, mean_confidence FROM drop_classes WHERE drop_id = %s ORDER BY 1",
             (drop_id,),
         )
 
@@ -189,35 +189,32 @@ class PostgresViews(Views):
     def latest_runs(self, limit: int) -> list[ViewRow]:
         return self._session.fetch_dicts(
             "SELECT run_id, name, model_version, rows_scored, rows_quarantined, ms_total, finished_at"
-            " FROM apex.drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT %s",
+            " FROM drop_summary WHERE run_id IS NOT NULL ORDER BY run_id DESC LIMIT %s",
             (limit,),
         )
 
     @override
     def open_alerts(self) -> list[ViewRow]:
         return self._session.fetch_dicts(
-            "SELECT alert_id, kind, subject, message, raised_at FROM apex.open_alerts"
-            " ORDER BY raised_at DESC, alert_id DESC"
+            "SELECT alert_id, kind, subject, message, raised_at FROM open_alerts ORDER BY raised_at DESC, alert_id DESC"
         )
 
     @override
     def totals(self) -> Totals:
-        (row,) = self._session.fetch("SELECT runs, rows_scored, rows_quarantined, newest FROM apex.scoring_totals")
+        (row,) = self._session.fetch("SELECT runs, rows_scored, rows_quarantined, newest FROM scoring_totals")
         return Totals(*row)
 
     @override
     def drops_by_state(self) -> dict[str, int]:
-        rows = self._session.fetch("SELECT state, count(*) FROM apex.drop_summary GROUP BY state")
+        rows = self._session.fetch("SELECT state, count(*) FROM drop_summary GROUP BY state")
         return dict(rows)
 
     @override
     def alert_totals(self) -> list[AlertTotal]:
-        rows = self._session.fetch("SELECT kind, raised, open, newest FROM apex.alert_totals ORDER BY kind")
+        rows = self._session.fetch("SELECT kind, raised, open, newest FROM alert_totals ORDER BY kind")
         return [AlertTotal(*row) for row in rows]
 
     @override
     def last_decision_at(self) -> datetime | None:
-        (row,) = self._session.fetch(
-            "SELECT max(decided_at) FROM apex.model_history WHERE action IN ('promote', 'reject')"
-        )
+        (row,) = self._session.fetch("SELECT max(decided_at) FROM model_history WHERE action IN ('promote', 'reject')")
         return row[0]  # type: ignore[no-any-return]

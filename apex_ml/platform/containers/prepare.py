@@ -23,6 +23,7 @@ from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
 from apex_ml.setting_sources import variable_of
@@ -243,4 +244,4 @@ def prepare_apex(settings: Settings) -> None:
 
     for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    migrate(settings)
+    migrate(settings, SCHEMA)

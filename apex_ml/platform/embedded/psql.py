@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from apex_ml.adapters.postgres.administration import split_url
-from apex_ml.adapters.postgres.connection import ping_reader
+from apex_ml.adapters.postgres.connection import ping_reader, search_path
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded.environment import inherited
 from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
 from apex_ml.settings import Settings
@@ -31,7 +32,7 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
         raise ConfigError(f"APEX_READER_DATABASE_URL: {error}") from error
     environment = {
         **inherited(settings),
-        "PGOPTIONS": "-c search_path=apex",
+        "PGOPTIONS": search_path(SCHEMA),
         "PGAPPNAME": "apex sql",
         "PGCONNECT_TIMEOUT": "5",
     }

@@ -12,6 +12,7 @@ from rich.text import Text
 from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import findings
 from apex_ml.platform.job_drop import inbox
@@ -45,7 +46,7 @@ def show_airflow(settings: Settings, console: Console) -> bool:
 
 def show_alerts(settings: Settings, console: Console) -> bool:
     """Show failed drops and the other open alerts."""
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         alerts = PostgresViews(session, settings.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]

@@ -14,6 +14,7 @@ from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.reports.job import champion
 from apex_ml.services import champion_ledger
 from apex_ml.settings import Settings
@@ -27,8 +28,8 @@ def heal(settings: Settings) -> str:
     """
     try:
         registry = Registry(settings, settings.model_name)
-        champion_ledger.resolve(settings, registry)
-        champion_ledger.align_challenger(settings, registry)
+        champion_ledger.resolve(settings, SCHEMA, registry)
+        champion_ledger.align_challenger(settings, SCHEMA, registry)
     except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""
@@ -36,7 +37,7 @@ def heal(settings: Settings) -> str:
 
 def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[ViewRow]:
     """The last decisions about the champion, the newest first."""
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         return PostgresViews(session, settings.model_name).history(lines, moves_only=moves_only)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import ChampionMove, PostgresViews, ViewRow
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests
@@ -32,7 +33,7 @@ class Champion:
 
 def champion(settings: Settings) -> Champion | None:
     """Return the champion by the ledger of promotions, None when there is none yet."""
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         views = PostgresViews(session, settings.model_name)
         move = views.champion()
         if move is None or move.version is None:
@@ -45,7 +46,7 @@ def champion(settings: Settings) -> Champion | None:
 
 def drop_summary(settings: Settings, sha256: str) -> ViewRow | None:
     """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         return PostgresViews(session, settings.model_name).drop(sha256)
 
 
@@ -80,7 +81,7 @@ def print_drop(console: Console, settings: Settings, summary: ViewRow) -> None:
         console.print(f"[bold yellow]Warning:[/] {escape(summary['input_warning'])}", soft_wrap=True)
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         classes = PostgresViews(session, settings.model_name).drop_classes(summary["drop_id"])
     for row in classes:
         table.add_row(

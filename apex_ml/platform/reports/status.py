@@ -12,6 +12,7 @@ from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox, printable
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.platform.job_drop import inbox
@@ -124,7 +125,7 @@ def _retrain_runs(settings: Settings, console: Console) -> None:
 
 
 def _scoring_runs(settings: Settings, console: Console) -> None:
-    with reading(settings) as session:
+    with reading(settings, SCHEMA) as session:
         runs = PostgresViews(session, settings.model_name).latest_runs(SHOWN)
     _rows(
         console,

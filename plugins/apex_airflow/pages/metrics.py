@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from apex_airflow.inbox import count_waiting
 from apex_ml.adapters.postgres.views import DatabaseDownError, PostgresViews, read_snapshot
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 
 STATES = ("done", "failed")
@@ -40,7 +41,7 @@ class ApexCollector(Collector):
         yield from result
 
     def _of_postgres(self) -> Iterator[Metric]:
-        with read_snapshot(self._settings) as session:
+        with read_snapshot(self._settings, SCHEMA) as session:
             views = PostgresViews(session, self._settings.model_name)
             champion, totals, decided_at = views.champion(), views.totals(), views.last_decision_at()
             states, alerts = views.drops_by_state(), views.alert_totals()

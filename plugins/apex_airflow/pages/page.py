@@ -16,6 +16,7 @@ from apex_airflow.pages.predictions import MAX_DAYS, channel_mix, confidence
 from apex_airflow.pages.quality import interval, quality, verdict
 from apex_ml.adapters.postgres.page import PageQueries, PostgresPageQueries
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow, read_snapshot
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.text import visible_lines
 
@@ -89,7 +90,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
     Raises :class:`~apex_ml.adapters.postgres.views.DatabaseDownError` when Postgres does not answer.
     """
     now = now or datetime.now(UTC)
-    with read_snapshot(settings) as session:
+    with read_snapshot(settings, SCHEMA) as session:
         queries = PostgresPageQueries(session, settings.model_name)
         model = _model(queries, PostgresViews(session, settings.model_name))
         drops = queries.drops(MAX_ROWS)

@@ -1,0 +1,6 @@
+"""The Postgres schema of the pipeline, for callers that do not load one: Airflow's image cannot read a contract."""
+
+from __future__ import annotations
+
+SCHEMA = "apex"
+"""The schema of the only pipeline."""
