@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg2
 import pyarrow as pa
 import pytest
 
-from apex_ml.adapters.postgres.alerts import PostgresAlerts
+from apex_ml.adapters.postgres.alerts import PostgresAlerts, only_sender
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.adapters.postgres.connection import connect, connect_reader, search_path, transaction
+from apex_ml.adapters.postgres.drift import PostgresDrift
 from apex_ml.adapters.postgres.drops import PostgresDrops
 from apex_ml.adapters.postgres.migrations import migrate, migration_files
+from apex_ml.adapters.postgres.outbox import open_outbox
 from apex_ml.adapters.postgres.outcomes import SCHEMA as OUTCOME_COLUMNS
 from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
 from apex_ml.adapters.postgres.partitions import PostgresPartitions, merge_closed, take_run_id
@@ -237,6 +239,20 @@ def test_each_schema_counts_its_runs_and_has_its_partitions(settings: Settings, 
             attached[schema] = [(part.low, part.high) for part in PostgresPartitions(session).attached()]
     assert attached[SCHEMA] == [] and attached["orders"] != attached["second_table"]
     assert attached["second_table"] == [(1, 1001), (1001, 1002), (1002, 1003), (1003, 1004)]
+
+
+def test_a_pipeline_does_not_wait_for_the_locks_of_another(settings: Settings, contract: Contract) -> None:
+    with open_outbox(settings, "orders") as first, open_outbox(settings, "second_table") as other:
+        assert first is not None and other is not None
+        with open_outbox(settings, "orders") as again:
+            assert again is None
+    with only_sender(settings, "orders"), only_sender(settings, "second_table"):
+        pass
+    with ExitStack() as stack:
+        for schema in TWO:
+            session = stack.enter_context(transaction(settings, schema))
+            PostgresDrift(session, "m").lock()
+            PostgresOutcomes(stack.enter_context(bulk_transaction(settings, schema))).lock()
 
 
 @pytest.mark.parametrize("path", ["", "second_table", "pg_temp"])

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import autocommitted, transaction
-from apex_ml.adapters.postgres.session import Session
+from apex_ml.adapters.postgres.session import SECOND_KEY, Session
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 
@@ -23,7 +23,7 @@ MEASURED = (DRIFT, QUALITY, DROP_LATE, UNSEEN)
 SMALL_DROPS = "small drops"
 """How the subject of an alert about the small drops of a day begins."""
 SEND_LOCK = 7_261_010
-"""Key of the advisory lock under which one process at a time sends alerts."""
+"""First key of the advisory lock of a schema under which one process at a time sends alerts."""
 _SETTLED_BY = {
     "retrain_late": "promotions AS n WHERE n.decided_at",
     "score_late": "scoring_runs AS n WHERE n.finished_at",
@@ -293,5 +293,5 @@ def raise_bad_drop(settings: Settings, schema: str, name: str, reason: str, run:
 def only_sender(settings: Settings, schema: str) -> Iterator[None]:
     """Keep other processes from sending alerts during the block: two at once would send the same twice."""
     with autocommitted(settings, schema) as session:
-        session.execute("SELECT pg_advisory_lock(%s)", (SEND_LOCK,))
+        session.execute(f"SELECT pg_advisory_lock(%s::integer, {SECOND_KEY})", (SEND_LOCK,))
         yield

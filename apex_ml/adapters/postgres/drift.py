@@ -10,10 +10,11 @@ from typing import Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import PsycopgSession
+from apex_ml.adapters.postgres.session import SECOND_KEY
 from apex_ml.core.drift import Drift
 
 MONITOR_LOCK = 7_261_009
-"""Key of the advisory lock under which one process at a time monitors."""
+"""First key of the advisory lock of a schema under which one process at a time monitors."""
 _SCOPES = {"day": "scoring of", "online": "online answers of", "raw": "raw orders of"}
 
 
@@ -64,7 +65,7 @@ class PostgresDrift(DriftLedger):
 
     @override
     def lock(self) -> None:
-        self._session.execute("SELECT pg_advisory_xact_lock(%s)", (MONITOR_LOCK,))
+        self._session.execute(f"SELECT pg_advisory_xact_lock(%s::integer, {SECOND_KEY})", (MONITOR_LOCK,))
 
     @override
     def write(self, subject: DriftSubject, verdicts: Iterable[Verdict]) -> None:

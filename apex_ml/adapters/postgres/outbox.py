@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import PsycopgSession, autocommitted
+from apex_ml.adapters.postgres.session import SECOND_KEY
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import SCORED
 
 OUTBOX_LOCK = 7_261_004
-"""Key of the advisory lock under which one process at a time sends."""
+"""First key of the advisory lock of a schema under which one process at a time sends."""
 _RUN = (
     "r.run_id, r.step_run, r.model_name, r.model_version, r.mlflow_run_id, r.feature_snapshot, r.rows_in,"
     " r.rows_scored, r.rows_quarantined, r.ms_total, r.ms_check, r.ms_features, r.ms_predict, r.ms_write,"
@@ -183,5 +184,5 @@ class PostgresOutbox(Outbox):
 def open_outbox(settings: Settings, schema: str) -> Iterator[Outbox | None]:
     """The outbox while this process alone may send from it; None when another process is sending."""
     with autocommitted(settings, schema) as session:
-        locked = session.fetch_one("SELECT pg_try_advisory_lock(%s)", (OUTBOX_LOCK,))
+        locked = session.fetch_one(f"SELECT pg_try_advisory_lock(%s::integer, {SECOND_KEY})", (OUTBOX_LOCK,))
         yield PostgresOutbox(session) if locked == (True,) else None

@@ -10,13 +10,13 @@ from typing import Protocol
 import pyarrow as pa
 from typing_extensions import override
 
-from apex_ml.adapters.postgres.session import BulkSession
+from apex_ml.adapters.postgres.session import SECOND_KEY, BulkSession
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.sql.quote import identifier
 
 OUTCOMES_LOCK = 7_261_008
-"""Key of the advisory lock under which one process at a time matches outcomes."""
+"""First key of the advisory lock of a schema under which one process at a time matches outcomes."""
 SCHEMA = pa.schema([("run_id", pa.int64()), (ROW_NR, pa.int64()), ("observed", pa.string()), ("source", pa.string())])
 """Columns of batches of outcomes."""
 
@@ -64,7 +64,7 @@ class PostgresOutcomes(OutcomeStore):
 
     @override
     def lock(self) -> None:
-        self._session.execute("SELECT pg_advisory_xact_lock(%s)", (OUTCOMES_LOCK,))
+        self._session.execute(f"SELECT pg_advisory_xact_lock(%s::integer, {SECOND_KEY})", (OUTCOMES_LOCK,))
 
     @override
     def add(self, batches: Iterable[pa.RecordBatch]) -> int:

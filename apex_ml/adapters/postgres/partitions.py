@@ -15,7 +15,7 @@ import psycopg2.errors
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import Connection, autocommitted, begin, connect, transaction
-from apex_ml.adapters.postgres.session import Session
+from apex_ml.adapters.postgres.session import SECOND_KEY, Session
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.faults import reach
@@ -28,7 +28,7 @@ OWN_ROWS = 50_000
 MAX_PARTITIONS = 48
 """Partitions above this number are merged."""
 MERGE_LOCK = 7_261_006
-"""Key of the advisory lock under which one process at a time merges or prunes."""
+"""First key of the advisory lock of a schema under which one process at a time merges or prunes."""
 ATTACH_TIMEOUT = "30s"
 """How long a new partition waits for a change of the whole table."""
 MERGE_TIMEOUT = "500ms"
@@ -164,7 +164,7 @@ def _merge(connection: Connection, contract: Contract, limit: int) -> int:
 
 def _lock_merging(session: Session) -> bool:
     session.execute(f"SET LOCAL lock_timeout = '{MERGE_TIMEOUT}'")
-    return session.fetch_one("SELECT pg_try_advisory_xact_lock(%s)", (MERGE_LOCK,)) == (True,)
+    return session.fetch_one(f"SELECT pg_try_advisory_xact_lock(%s::integer, {SECOND_KEY})", (MERGE_LOCK,)) == (True,)
 
 
 def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
@@ -248,7 +248,7 @@ def drop_partitions(settings: Settings, schema: str, partitions: list[Partition]
             try:
                 with begin(connection) as session:
                     session.execute("SELECT set_config('lock_timeout', %s, true)", (timeout,))
-                    session.execute("SELECT pg_advisory_xact_lock(%s)", (MERGE_LOCK,))
+                    session.execute(f"SELECT pg_advisory_xact_lock(%s::integer, {SECOND_KEY})", (MERGE_LOCK,))
                     if part in PostgresPartitions(session).attached()[:-1]:  # else it was merged meanwhile
                         _drop_one(session, part)
             except psycopg2.errors.LockNotAvailable as error:

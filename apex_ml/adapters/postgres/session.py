@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # Airflow raises alerts through this package, and its image h
 Parameters = Sequence[object] | Mapping[str, object]
 Row = tuple[Any, ...]
 """The values of one row, as the driver reads them; an aggregate makes a typed row of them."""
+SECOND_KEY = "hashtext(current_schema())"
+"""Second key of an advisory lock that each schema has for itself: pipelines on one database do not wait for another."""
 
 
 class Session(Protocol):
