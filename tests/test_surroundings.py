@@ -58,9 +58,9 @@ def test_own_addresses_bypass_every_proxy(
 def test_in_containers_the_services_of_the_network_are_internal(tmp_path: Path) -> None:
     settings = Settings.load(
         home=tmp_path, runtime="docker", pg_host="postgres", mlflow_tracking_uri="http://mlflow:5000",
-        airflow_url="http://airflow-api-server:8080", docker_host="tcp://docker-gate:2375", serving_host="serving",
+        airflow_url="http://airflow-api-server:8080", docker_host="tcp://docker-proxy:2375", serving_host="serving",
     )  # fmt: skip
-    assert {"postgres", "mlflow", "airflow-api-server", "docker-gate", "serving"} <= {*own_hosts(settings)}
+    assert {"postgres", "mlflow", "airflow-api-server", "docker-proxy", "serving"} <= {*own_hosts(settings)}
     assert names(settings) == {"HTTP_PROXY", "AWS_PROFILE"}
     elsewhere = Settings.load(home=tmp_path, runtime="docker", mlflow_tracking_uri="https://mlflow.example.org")
     assert "mlflow.example.org" not in own_hosts(elsewhere)

@@ -29,6 +29,10 @@ value() {
 
 COMPOSE_PROJECT_NAME=$(value COMPOSE_PROJECT_NAME apex)
 export COMPOSE_PROJECT_NAME
+# a renamed variable is still read under its former name
+proxy_user=$(value DOCKER_PROXY_USER '')
+former_proxy_user=$(value DOCKER_GATE_USER '')
+export DOCKER_PROXY_USER=${proxy_user:-${former_proxy_user:-0:0}}
 ml=$(value APEX_STEP_IMAGE apex-ml:latest)
 airflow=$(value AIRFLOW_IMAGE apex-airflow:latest)
 profiles=()
@@ -176,7 +180,17 @@ all_well() {
     [[ -z $(containers --quiet --filter health=starting --filter health=unhealthy) ]]
 }
 
+warn_of_former_name() {
+    [[ -n $former_proxy_user ]] || return 0
+    if [[ -n $proxy_user ]]; then
+        echo "apex: DOCKER_GATE_USER is not read, because DOCKER_PROXY_USER, its new name, is also set; remove it" >&2
+    else
+        echo "apex: DOCKER_GATE_USER is now called DOCKER_PROXY_USER. It is still read; please rename it in $APEX_ENV_FILE" >&2
+    fi
+}
+
 up() {
+    warn_of_former_name
     ensure_images
     secrets
     if all_well; then

@@ -47,9 +47,9 @@ def test_only_the_proxy_has_the_socket(compose: dict[str, Any]) -> None:
         for name, service in compose["services"].items()
         if any("docker.sock" in volume for volume in service.get("volumes", []))
     }
-    assert having == {"docker-gate": ["gate"]}
+    assert having == {"docker-proxy": ["gate"]}
     reaching = {name for name, service in compose["services"].items() if "gate" in service.get("networks", [])}
-    assert reaching == {"docker-gate", "airflow-scheduler", "airflow-worker"}
+    assert reaching == {"docker-proxy", "airflow-scheduler", "airflow-worker"}
     assert compose["networks"]["gate"]["internal"] is True
 
 

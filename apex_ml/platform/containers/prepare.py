@@ -74,7 +74,7 @@ ADDRESSES = {
     "APEX_RUNTIME": "docker",
     "APEX_SERVING_HOST": "0.0.0.0",
     "APEX_SERVING_PORT": "8008",
-    "APEX_DOCKER_HOST": "tcp://docker-gate:2375",
+    "APEX_DOCKER_HOST": "tcp://docker-proxy:2375",
 }
 """Addresses of the services on their private network."""
 KEYS = variable_of("serving_keys")

@@ -143,14 +143,14 @@ def test_no_secret_is_shown(stack: Stack) -> None:
 
 def test_services_have_no_privileges(stack: Stack) -> None:
     services = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
-    for service in (*services, "postgres", "docker-gate", "serving"):
+    for service in (*services, "postgres", "docker-proxy", "serving"):
         content = json.loads(docker("inspect", stack.container(service)))[0]
         host, config = content["HostConfig"], content["Config"]
         assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["Memory"] and host["PidsLimit"], service
         assert host["RestartPolicy"]["Name"] == "unless-stopped", service
         binds = [mount["Source"] for mount in content["Mounts"] if mount["Type"] == "bind"]
-        assert binds == (["/var/run/docker.sock"] if service == "docker-gate" else []), service
-        assert service == "docker-gate" or config["User"] in ("10001:10001", "postgres"), service
+        assert binds == (["/var/run/docker.sock"] if service == "docker-proxy" else []), service
+        assert service == "docker-proxy" or config["User"] in ("10001:10001", "postgres"), service
         published = [part["HostIp"] for parts in content["NetworkSettings"]["Ports"].values() for part in parts or []]
         assert published == (["127.0.0.1"] if service in PUBLISHED else []), service
     observed = docker("exec", stack.container("airflow-scheduler"), "ls", "/run/secrets/apex")
