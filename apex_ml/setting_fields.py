@@ -259,7 +259,11 @@ class SettingFields(BaseSettings):
     )
 
     git_commit: str = Field("", description="Commit of the code where there is no checkout: an image sets it.")
-    origin: str = Field("", description="URL of the DAG run that started the step; logged for lineage.")
+    origin: str = Field(
+        "",
+        description="URL of the DAG run that started the step; logged for lineage. With it a step prints its result as"
+        " one line of JSON instead of text.",
+    )
 
     fault: str = Field(
         "", description="For tests: the fault point at which a step kills itself, or stops with :halt. Leave empty."

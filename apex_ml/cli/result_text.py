@@ -1,4 +1,4 @@
-"""The result of a step as text for a terminal."""
+"""The result of a step as text."""
 
 from __future__ import annotations
 

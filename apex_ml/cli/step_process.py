@@ -1,6 +1,7 @@
 """The process of a step: its settings, its log, and its result.
 
-The result is one line, ``APEX_RESULT {json}``, for the program that started the step; at a terminal it is text.
+The result is text for a user. For a DAG run, which the step operator names in ``APEX_ORIGIN``, it is one line,
+``APEX_RESULT {json}``.
 """
 
 from __future__ import annotations
@@ -74,11 +75,12 @@ def _log_to_file(settings: Settings, step: str, run: str) -> None:
     root.addHandler(file)
 
 
-def print_result(result: JsonRecord) -> None:
-    """Print a result for the program that started the step, or for a user at a terminal."""
+def print_result(context: StepContext, result: JsonRecord) -> None:
+    """Print a result: as one line of JSON for the DAG run that started the step, or as text for a user."""
     # the manifest keeps the reports of single files and the profile, so that the result line is short
     small = {k: v for k, v in result.to_json().items() if k not in ("reports", "profile")}
-    click.echo(result_text(small) if sys.stdout.isatty() else f"{RESULT_MARK} {json_text(small, default=str)}")
+    by_airflow = bool(context.settings.origin)
+    click.echo(f"{RESULT_MARK} {json_text(small, default=str)}" if by_airflow else result_text(small))
 
 
 def log_next_monitoring(context: StepContext, result: JsonRecord, done: str) -> None:
@@ -98,5 +100,5 @@ def run_step_command(step: str, work: Callable[..., JsonRecord], run: str, **arg
     """Run a step and print its result."""
     context = start_step(step, run)
     result = work(context, **arguments)
-    print_result(result)
+    print_result(context, result)
     log_next_monitoring(context, result, "moved")

@@ -190,9 +190,9 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
     if rescore is not None:
         _print_scored(context, again(context, rescore))
     elif only_list:
-        print_result(list_drops(context))
+        print_result(context, list_drops(context))
     elif report:
-        print_result(report_run(context))
+        print_result(context, report_run(context))
     elif drops is None:
         listed = list_drops(context)
         names = [name for chunk in listed.chunks for name in chunk.drops]
@@ -208,7 +208,7 @@ def score(run: str, only_list: bool, drops: str | None, rescore: str | None, bad
 
 
 def _print_scored(context: StepContext, result: JsonRecord) -> None:
-    print_result(result)
+    print_result(context, result)
     log_next_monitoring(context, result, "scored")
 
 

@@ -1,4 +1,4 @@
-"""A person who calls a step reads a summary, and when the rest follows; a program reads the result line."""
+"""A user who calls a step reads a summary, at a terminal or not; a task of Airflow reads the result line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pty
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,15 @@ from tests.support.apex_home import COMMAND, Apex
 from tests.support.forked_command import Done
 from tests.support.ledger import ROWS
 
+OF_A_USER = {"APEX_ORIGIN": ""}
+"""Variables of a command that no DAG run started."""
+
 
 def at_a_terminal(apex: Apex, *arguments: str) -> Done:
     """Run `apex ARGUMENTS` with a terminal as its standard output; the log goes to a pipe."""
     ours, its = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments], env=apex.environment(), cwd=CODE_ROOT, stdout=its, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command, env = [*COMMAND, *arguments], apex.environment(**OF_A_USER)
+    with subprocess.Popen(command, env=env, cwd=CODE_ROOT, stdout=its, stderr=subprocess.PIPE, text=True) as process:
         os.close(its)
         _, log = process.communicate(timeout=300)
     shown = b""
@@ -51,10 +54,31 @@ def test_manual_scoring_reports_the_result_and_the_next_monitoring(
     # nothing is waiting: nothing follows
     second = at_a_terminal(scoring, "score")
     assert second.out.strip() == "score: nothing to do: no drops are waiting" and FOLLOWS not in second.err
-    # a program gets the line, and a task of Airflow wakes the DAG itself
+    # a task of Airflow gets the line, and wakes the DAG itself
     put_drop("b.parquet", seed=2)
     task = scoring.call("score", "--run", "score-sweep-1", "--drops", '["b.parquet"]')
     assert task.result is not None and task.result["scored"] == 1 and FOLLOWS not in task.err
+
+
+def test_a_user_reads_text_in_a_pipe_too(scoring: Apex, put_drop: Callable[..., Path]) -> None:
+    put_drop("a.parquet")
+    done = scoring.call("score", **OF_A_USER)
+    assert done.code == 0 and done.result is None and "{" not in done.out, done.err
+    assert done.out.startswith("score: done (run manual)\n")
+    assert scoring.call("score", "--list", **OF_A_USER).out == "score: nothing to do: no drops are waiting\n"
+
+
+def test_moves_of_the_champion_are_text_for_a_user_and_a_line_for_a_task(nights: Any) -> None:
+    reason = ("--reason", "a test")
+    for first, arguments in {
+        "promote: done (run one)": ("promote", "--run", "one"),
+        "force: done (run manual)": ("promote", "--force", *reason, "2"),
+        "rollback: done (run manual)": ("rollback", *reason),
+    }.items():
+        done = nights.apex.call(*arguments, **OF_A_USER)
+        assert done.code == 0 and done.result is None and done.out.splitlines()[0] == first, done.err
+    task = nights.apex.call("promote", "--force", *reason, "2")
+    assert task.result is not None and task.result["moved"] and len(task.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.forked_command import Done, Forked, forked
 
+ORIGIN = "http://airflow.test/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
 COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 
 
@@ -57,14 +58,14 @@ class Apex:
         return folder
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """Environment of the command: nothing of the developer's own settings."""
+        """Environment of the command: nothing of the developer's own settings; a DAG run is its origin."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("APEX_")}
         inputs = {
             f"APEX_{name.upper()}": str(getattr(self.settings, name))
             for name in self.settings.model_fields_set
             if isinstance(getattr(self.settings, name), str | int | Path)
         }
-        return kept | inputs | {"PYTHONWARNINGS": "default"} | extra
+        return kept | {"APEX_ORIGIN": ORIGIN} | inputs | {"PYTHONWARNINGS": "default"} | extra
 
     def call(self, *arguments: str, holder: int = 0, **extra: str) -> Done:
         """Run `apex ARGUMENTS` to its end; keyword arguments are environment variables.

@@ -24,11 +24,10 @@ from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
-from tests.support.apex_home import Apex
+from tests.support.apex_home import ORIGIN, Apex
 from tests.support.ledger import ROWS
 
 RUN = "first"
-ORIGIN = "http://airflow.test/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
 
 
 @dataclass(frozen=True)
