@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 
 from apex_ml.cli.simulated_year import year
 from apex_ml.platform import simulated_year
+from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
+from apex_ml.platform.follow import NO_TEXT
 from apex_ml.platform.reports import attention, status
 from apex_ml.text import one_line
 
@@ -66,6 +68,62 @@ def test_a_scoring_run_is_one_line_whatever_the_name_of_its_drop(home: Any, monk
     status._scoring_runs(home(), console)
     title, row = console.export_text().splitlines()
     assert title == "last scoring runs:" and r"a\x0ab: 1 scored" in row
+
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+class Airflow:
+    """Runs of apex_retrain: one without new raw data, three failed ones, a trained one and a running one."""
+
+    STATES = {
+        "idle": ("success", {"validate": "skipped", "elt": "skipped"}),
+        "bad": ("failed", {"validate": "success", "elt": "failed", "split": "upstream_failed"}),
+        "silent": ("failed", {"validate": "failed", "elt": "upstream_failed"}),
+        "timed_out": ("failed", {"validate": "skipped"}),
+        "trained": ("success", {"validate": "success", "elt": "success"}),
+        "now": ("running", {"validate": "running"}),
+    }
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> Airflow:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def dag_runs(self, dag_id: str, *, limit: int) -> list[DagRun]:
+        runs = self.STATES.items()
+        return [DagRun(dag_id, name, state, START, START + timedelta(seconds=9)) for name, (state, _) in runs]
+
+    def task_runs(self, dag_id: str, run_id: str) -> list[TaskRun]:
+        assert run_id != "now"
+        return [TaskRun(name, -1, None, state, 1, START, 1.0) for name, state in self.STATES[run_id][1].items()]
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any] | None:
+        return {"skip": "no new raw data"} if (run_id, task_id) == ("idle", "validate") else None
+
+    def log(self, dag_id: str, run_id: str, task: TaskRun) -> TaskLog:
+        error = "apex elt (exit code 10): apex: DataError: a.parquet: no rows\n  and more"
+        return TaskLog((), (error,) if task.task_id == "elt" else (), None)
+
+
+def test_a_failed_and_a_skipped_retraining_show_the_reason(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "AirflowApi", Airflow)
+    console = Console(width=200, record=True, file=io.StringIO())
+    status._retrain_runs(home(), console)
+    assert [line.rstrip() for line in console.export_text().splitlines()] == [
+        "last retrain runs:",
+        "  2024-01-01 00:00:00  skipped      9 s  idle",
+        "    skipped: no new raw data",
+        "  2024-01-01 00:00:00  failed       9 s  bad",
+        "    elt failed: DataError: a.parquet: no rows",
+        "  2024-01-01 00:00:00  failed       9 s  silent",
+        f"    validate failed: {NO_TEXT}",
+        "  2024-01-01 00:00:00  failed       9 s  timed_out",
+        "  2024-01-01 00:00:00  success      9 s  trained",
+        "  2024-01-01 00:00:00  running      9 s  now",
+    ]
 
 
 def test_the_end_of_a_simulated_year_can_be_read_and_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

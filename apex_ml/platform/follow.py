@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import time
 from collections.abc import Sequence
@@ -22,8 +23,11 @@ STUCK_SECONDS = 180.0
 ERROR_LINES = 15
 SCHEDULER_LINES = 400
 APEX_FAULT = 1
-_STEP_EXIT_CODE = re.compile(r"apex [\w-]+ \(exit code (\d+)\)")
+_STEP_EXIT_CODE = re.compile(r"apex [\w-]+ \(exit code (\d+)\)(?:: (?:apex: )?)?")
 """How the message of a failed step begins, as the operator writes it into the log of the task."""
+_TASK_EXCEPTION = re.compile(r"(\w+): ")
+"""How the message of a task that failed outside its step begins: with the type of the exception."""
+_EXPECTED = {error.__name__: error.exit_code for error in (DataError, TransientError, ConfigError)}
 NO_TEXT = "no text: its process ended before it could write a log (see `make logs S=airflow-scheduler`)"
 
 
@@ -105,8 +109,8 @@ class RetryReporter:
 def print_failures(api: AirflowApi, settings: Settings, console: Console, run: DagRun, tasks: Sequence[TaskRun]) -> int:
     """Print the error and the log file of every failed task of a run; without an error, the scheduler's errors.
 
-    Return the exit code of the first failed step whose message has one, else that of a TransientError: a step that was
-    killed, timed out or never started.
+    Return the exit code of the first failed task whose message shows one, else that of a TransientError: a step that
+    was killed, timed out or never started.
     """
     exit_codes: list[int] = []
     failed = [task for task in tasks if task.state == "failed"]
@@ -123,13 +127,40 @@ def print_failures(api: AirflowApi, settings: Settings, console: Console, run: D
     return next(iter(exit_codes), TransientError.exit_code)
 
 
-def _exit_code(error: str) -> int | None:
-    """The exit code in the message of a failed step, 1 for one that no expected error has; None without a code."""
-    beginning = _STEP_EXIT_CODE.match(error)
-    if beginning is None:
+def failure_reason(api: AirflowApi, run: DagRun, tasks: Sequence[TaskRun]) -> str | None:
+    """The first failed task of a run with the first line of its error; None when no task failed."""
+    failed = next((task for task in tasks if task.state == "failed"), None)
+    if failed is None:
         return None
-    code = int(beginning[1])
-    return code if code in (DataError.exit_code, TransientError.exit_code, ConfigError.exit_code) else APEX_FAULT
+    log = api.log(run.dag_id, run.run_id, failed)
+    error = (log.errors or log.lines or (NO_TEXT,))[-1]
+    return f"{failed.name} failed: {_STEP_EXIT_CODE.sub('', error, count=1).strip().partition(chr(10))[0]}"
+
+
+def skip_reason(api: AirflowApi, run: DagRun, tasks: Sequence[TaskRun]) -> str | None:
+    """Why a run of apex_retrain did not train; None when it did."""
+    if not any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
+        return None
+    return str((api.result(run.dag_id, run.run_id, "validate") or {}).get("skip", "nothing to do"))
+
+
+def _exit_code(error: str) -> int | None:
+    """The exit code of a failed task by its message; None for a step without one: killed, out of time, not started.
+
+    It is 1 for a code that no expected error has, and for a fault of the task outside its step.
+    """
+    if beginning := _STEP_EXIT_CODE.match(error):
+        code = int(beginning[1])
+        return code if code in _EXPECTED.values() else APEX_FAULT
+    if exception := _TASK_EXCEPTION.match(error):
+        return APEX_FAULT if _is_fault(exception[1]) else _EXPECTED.get(exception[1])
+    return None
+
+
+def _is_fault(name: str) -> bool:
+    """Whether an exception of this name is a fault of the program: Python's own, but none of the system."""
+    kind = getattr(builtins, name, None)
+    return isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, OSError | MemoryError)
 
 
 def _scheduler_errors(settings: Settings) -> list[str]:

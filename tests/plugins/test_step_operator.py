@@ -20,7 +20,7 @@ from airflow.sdk.execution_time.task_runner import _run_execute_callable
 from apex_airflow.operators import step
 from apex_airflow.operators.step import StepOperator, run_slug, step_defaults
 from apex_airflow.runtimes.process import LocalRunner
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.settings import Settings
 
 RUN_ID = "manual__2026-01-02T03:04:05+00:00"
@@ -132,7 +132,8 @@ def test_a_killed_step_is_retried(task: Any) -> None:
 
 
 def test_no_result_is_a_failure(task: Any) -> None:
-    with pytest.raises(AirflowFailException, match="ended without an APEX_RESULT line: hello"):
+    message = "^apex validate .exit code 0.: ended without an APEX_RESULT line: hello$"
+    with pytest.raises(AirflowFailException, match=message):
         task().run("print('hello')")
 
 
@@ -211,7 +212,7 @@ def test_each_try_has_its_own_name_and_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("error", "kind"), [(TransientError, AirflowException), (ConfigError, AirflowFailException)])
 def test_a_runtime_that_cannot_run(
-    task: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception], kind: type[Exception]
+    task: Any, monkeypatch: pytest.MonkeyPatch, error: type[ApexError], kind: type[Exception]
 ) -> None:
     class Broken:
         def run(self, command: Any, emit: Any) -> Any:
@@ -220,7 +221,8 @@ def test_a_runtime_that_cannot_run(
         def kill(self) -> None: ...
 
     monkeypatch.setitem(step.RUNTIMES, "docker", Broken)
-    with pytest.raises(AirflowException, match="apex validate: Docker at tcp://gate") as caught:
+    message = f"^apex validate .exit code {error.exit_code}.: Docker at tcp://gate does not answer$"
+    with pytest.raises(AirflowException, match=message) as caught:
         task(runtime="docker").run("")
     assert type(caught.value) is kind
 

@@ -14,7 +14,9 @@ from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
 from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
+from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.airflow_state import RETRAIN
+from apex_ml.platform.follow import failure_reason, skip_reason
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_late
@@ -112,16 +114,26 @@ def _waiting(settings: Settings, console: Console) -> bool:
 
 
 def _retrain_runs(settings: Settings, console: Console) -> None:
+    lines: list[str] = []
     with AirflowApi(settings, **IMPATIENT) as api:
-        runs = api.dag_runs(RETRAIN, limit=SHOWN)
-    _rows(
-        console,
-        "last retrain runs",
-        [
-            f"{moment_text(run.started)}  {run.state:<8} {duration_text(run.started, run.ended):>7}  {run.run_id}"
-            for run in runs
-        ],
-    )
+        for run in api.dag_runs(RETRAIN, limit=SHOWN):
+            state, reason = _outcome(api, run)
+            duration = duration_text(run.started, run.ended)
+            lines.append(f"{moment_text(run.started)}  {state:<8} {duration:>7}  {run.run_id}")
+            lines += [f"  {reason}"] if reason else []
+    _rows(console, "last retrain runs", lines)
+
+
+def _outcome(api: AirflowApi, run: DagRun) -> tuple[str, str | None]:
+    """The state of a run of apex_retrain, and why it failed or was skipped."""
+    if not run.finished:
+        return run.state, None
+    tasks = api.task_runs(run.dag_id, run.run_id)
+    if run.state == "failed":
+        return run.state, failure_reason(api, run, tasks)
+    if reason := skip_reason(api, run, tasks):
+        return "skipped", f"skipped: {reason}"
+    return run.state, None
 
 
 def _scoring_runs(settings: Settings, console: Console) -> None:

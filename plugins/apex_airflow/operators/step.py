@@ -162,9 +162,9 @@ class StepOperator(BaseOperator):
                 f"apex {self.step}: stopped after {self.execution_timeout} (APEX_STEP_TIMEOUT_MINUTES)"
             ) from error
         except TransientError as error:
-            raise AirflowException(f"apex {self.step}: {error}") from error
+            raise AirflowException(f"{self._with_code(error.exit_code)}: {error}") from error
         except ConfigError as error:
-            raise AirflowFailException(f"apex {self.step}: {error}") from error
+            raise AirflowFailException(f"{self._with_code(error.exit_code)}: {error}") from error
         result = self.result_of(outcome)
         context["ti"].xcom_push(key=RESULT_KEY, value=result)
         if result.get("skip"):
@@ -181,14 +181,18 @@ class StepOperator(BaseOperator):
             name = signal.Signals(-outcome.exit_code).name
             raise AirflowException(f"apex {self.step}: killed by {name}: {outcome.message}")
         if outcome.exit_code == TransientError.exit_code:
-            raise AirflowException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+            raise AirflowException(f"{self._with_code(outcome.exit_code)}: {outcome.message}")
         if outcome.exit_code:
-            raise AirflowFailException(f"apex {self.step} (exit code {outcome.exit_code}): {outcome.message}")
+            raise AirflowFailException(f"{self._with_code(outcome.exit_code)}: {outcome.message}")
         if outcome.result is None:
-            raise AirflowFailException(f"apex {self.step}: ended without an APEX_RESULT line: {outcome.message}")
+            raise AirflowFailException(f"{self._with_code(0)}: ended without an APEX_RESULT line: {outcome.message}")
         if self.returns and not outcome.result.get("skip") and self.returns not in outcome.result:
-            raise AirflowFailException(f"apex {self.step}: its result has no {self.returns!r}: {outcome.result}")
+            raise AirflowFailException(f"{self._with_code(0)}: its result has no {self.returns!r}: {outcome.result}")
         return outcome.result
+
+    def _with_code(self, exit_code: int) -> str:
+        """The beginning of an error message, from which the command that waits for the run reads the exit code."""
+        return f"apex {self.step} (exit code {exit_code})"
 
     def on_kill(self) -> None:
         """End the step and everything it started."""
