@@ -9,7 +9,6 @@ import tempfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +21,7 @@ from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.held_back import find_held_back
-from apex_ml.services.results import EltResult
+from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
 from apex_ml.steps.removal import INVENTED
@@ -98,11 +97,10 @@ def generated_drop(settings: Settings) -> JobDrop:
         return JobDrop(path.name, path.read_bytes(), description)
 
 
-def held_back_drop(settings: Settings, console: Console, validated: dict[str, Any]) -> JobDrop | None:
+def held_back_drop(settings: Settings, console: Console, validated: ValidateResult | None) -> JobDrop | None:
     """Return the newest day of the raw data, which validate held back, now or in an earlier run; None without one."""
-    held_back = find_held_back(
-        StepContext(settings, load_pipeline(settings), "main"), str(validated.get("data_sha256"))
-    )
+    context = StepContext(settings, load_pipeline(settings), "main")
+    held_back = None if validated is None else find_held_back(context, validated.data_sha256)
     if held_back is None:
         console.print(
             "No drop: the raw data holds one day only, or the run that held its newest day back was removed. "

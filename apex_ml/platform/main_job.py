@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -26,16 +24,30 @@ from apex_ml.platform.follow import (
     follow_run,
     only_bad_drops,
     print_failures,
+    skip_reason,
 )
 from apex_ml.platform.job_drop import JobDrop, check_drop, generated_drop, held_back_drop, inbox, named_drop
 from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.task_board import TaskBoard
+from apex_ml.services.json_record import JsonRecord
+from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
 
 STEPS_IN_RETRAIN = 6
 INTERRUPTED = 130
 PIPE_WIDTH = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainParameters(JsonRecord):
+    """The parameters of a run of apex_retrain; for None the DAG has the value."""
+
+    raw: str | None = None
+    without_newest_day: bool | None = None
+    force: bool | None = None
+    split: str | None = None
+    trials: int | None = None
 
 
 def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, invented: bool = False) -> int:
@@ -58,16 +70,24 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
         check_drop(drop)
     settings = _bring_up(settings, raw, console)
     invented = invented or (drop is None and has_generated_raw(settings))
+
+    def work() -> None:
+        if _train_and_score(settings, console, bool(raw), drop, invented):
+            console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
+
+    return _exit_code_of(work, settings, console)
+
+
+def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: Path | None, invented: bool) -> bool:
+    """Retrain, score a drop and report; return whether there is a champion that scored it."""
     holds_back = drop is None and not invented
-    with _watching(console, settings), AirflowApi(settings) as api:
+    parameters = RetrainParameters(
+        raw=settings.raw if has_raw else None, without_newest_day=True if holds_back else None
+    )
+    with AirflowApi(settings) as api:
         for dag_id in (RETRAIN, SCORE):
             api.unpause(dag_id)
-        conf: dict[str, Any] = {"raw": settings.raw} if raw else {}
-        conf |= {"without_newest_day": True} if holds_back else {}
-        try:
-            run_id = _retrain(api, settings, console, conf)
-        except RunFailedError as failed:
-            return failed.exit_code
+        run_id = _retrain(api, settings, console, parameters)
         champion = job.champion(settings)
         if champion is None:
             console.print(
@@ -76,21 +96,23 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
                 markup=False,
             )
             job.print_places(console, settings, job.newest_data_docs(settings))
-            return 0
+            return False
         chosen: JobDrop | None
         if invented:
             chosen = generated_drop(settings)
         elif drop is not None:
             chosen = named_drop(drop)
         else:
-            chosen = held_back_drop(settings, console, api.result(RETRAIN, run_id, "validate") or {})
-        try:
-            summary = None if chosen is None else _score_drop(api, settings, console, chosen)
-        except RunFailedError as failed:
-            return failed.exit_code
+            chosen = held_back_drop(settings, console, _validated(api, run_id))
+        summary = None if chosen is None else _score_drop(api, settings, console, chosen)
         _report(settings, console, champion, summary)
-        console.print(f"Done in {time.monotonic() - began:.1f} s. The platform stays up; `make down` stops it.")
-    return 0
+    return True
+
+
+def _validated(api: AirflowApi, run_id: str) -> ValidateResult | None:
+    """The result of the step validate in a run; None without one."""
+    content = api.result(RETRAIN, run_id, ValidateResult.STEP)
+    return None if content is None else ValidateResult.from_json(content)
 
 
 def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings:
@@ -120,34 +142,32 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
     Raises :class:`~apex_ml.errors.TransientError` when Airflow is not up.
     """
     console = _console()
-    parameters = {"force": force or None, "split": split, "trials": trials}
-    with _watching(console, settings), AirflowApi(settings, patience=5.0) as api:
-        api.unpause(RETRAIN)
-        conf = {name: value for name, value in parameters.items() if value is not None}
-        try:
-            _retrain(api, settings, console, conf)
-        except RunFailedError as failed:
-            return failed.exit_code
+    parameters = RetrainParameters(force=force or None, split=split, trials=trials)
+
+    def work() -> None:
+        with AirflowApi(settings, patience=5.0) as api:
+            api.unpause(RETRAIN)
+            _retrain(api, settings, console, parameters)
         champion = job.champion(settings)
         if champion is None:
             console.print("There is no champion yet.")
         else:
             job.print_champion(console, settings, champion)
-    return 0
+
+    return _exit_code_of(work, settings, console)
 
 
-def _retrain(api: AirflowApi, settings: Settings, console: Console, conf: dict[str, Any]) -> str:
+def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: RetrainParameters) -> str:
     """Trigger apex_retrain, show its progress and its outcome; return the run's id.
 
     Raises RunFailedError with the exit code of the failed step.
     """
-    run_id = api.trigger(RETRAIN, conf)
+    run_id = api.trigger(RETRAIN, parameters.to_json())
     limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
     run, tasks = follow_run(api, console, RETRAIN, run_id, limit)
     if run.state == "failed":
         raise RunFailedError(print_failures(api, settings, console, run, tasks))
-    if any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
-        reason = (api.result(RETRAIN, run_id, "validate") or {}).get("skip", "nothing to do")
+    if reason := skip_reason(api, run, tasks):
         console.print(f"Not retrained: {reason}", markup=False)
         return run_id
     promotion = api.result(RETRAIN, run_id, "promote") or {}
@@ -218,18 +238,20 @@ def _failed_run(runs: list[DagRun], tasks: dict[str, list[TaskRun]]) -> DagRun |
     return next(failed, None)
 
 
-@contextlib.contextmanager
-def _watching(console: Console, settings: Settings) -> Iterator[None]:
-    """Exit with 130 at Ctrl-C, and say that the platform goes on."""
+def _exit_code_of(work: Callable[[], None], settings: Settings, console: Console) -> int:
+    """Do the work of a command; return 0, the exit code of a failed step, or 130 after Ctrl-C."""
     try:
-        yield
+        work()
+    except RunFailedError as failed:
+        return failed.exit_code
     except KeyboardInterrupt:
         console.print(
             f"\nStopped watching. The platform stays up and its runs continue: {settings.airflow_address};"
             " `make down` stops it.",
             markup=False,
         )
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
+    return 0
 
 
 def _console() -> Console:

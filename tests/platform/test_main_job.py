@@ -16,6 +16,7 @@ from rich.console import Console
 
 from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.platform import main_job
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
@@ -182,6 +183,7 @@ class FailedRun:
         pass
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        self.conf = json_text(conf)
         return "r"
 
     def dag_run(self, dag_id: str, run_id: str) -> DagRun:
@@ -205,6 +207,14 @@ class FailedRun:
         ("apex elt (exit code 30): ConfigError: a setting", 30),
         ("apex elt (exit code 1): ZeroDivisionError", 1),
         ("apex elt (exit code 2): No such option", 1),
+        ("apex elt (exit code 0): ended without an APEX_RESULT line: hello", 1),
+        ("RuntimeError: a task has no chunk (exit code 30)", 1),
+        ("KeyError: 'run'", 1),
+        ("ConfigError: settings: APEX_TRIALS=x", 30),
+        ("TransientError: Postgres at x does not answer", 20),
+        ("ConnectError: [Errno 111] Connection refused", 20),
+        ("TimeoutError: the API server does not answer", 20),
+        ("MemoryError: ", 20),
         ("apex elt: killed by SIGKILL: ", 20),
         ("apex elt: stopped after 0:10:00 (APEX_STEP_TIMEOUT_MINUTES)", 20),
         ("", 20),
@@ -218,3 +228,50 @@ def test_a_failed_run_ends_with_the_exit_code_of_its_step(
     assert main_job.retrain(settings) == code
     monkeypatch.setattr(main_job, "_bring_up", lambda *_: settings)
     assert main_job.run_main_job(settings, None) == code
+
+
+@pytest.mark.parametrize(
+    ("options", "conf"),
+    [
+        ({}, "{}"),
+        ({"force": True}, '{"force": true}'),
+        ({"split": "temporal", "trials": 0}, '{"split": "temporal", "trials": 0}'),
+    ],
+)
+def test_a_retraining_gets_only_the_parameters_that_the_user_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], conf: str
+) -> None:
+    airflow = FailedRun("")
+    monkeypatch.setattr(main_job, "AirflowApi", lambda *_, **__: airflow)
+    main_job.retrain(Settings.load(home=tmp_path), **options)
+    assert airflow.conf == conf
+
+
+@pytest.mark.parametrize(
+    ("raw", "invented", "conf"),
+    [
+        (None, True, "{}"),
+        (None, False, '{"without_newest_day": true}'),
+        ("raw", True, '{"raw": "/srv/raw"}'),
+        ("raw", False, '{"raw": "/srv/raw", "without_newest_day": true}'),
+    ],
+)
+def test_the_main_job_names_new_raw_data_and_holds_its_newest_day_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str | None, invented: bool, conf: str
+) -> None:
+    airflow, settings = FailedRun(""), Settings.load(home=tmp_path, raw_url="/srv/raw")
+    monkeypatch.setattr(main_job, "AirflowApi", lambda *_, **__: airflow)
+    monkeypatch.setattr(main_job, "_bring_up", lambda *_: settings)
+    main_job.run_main_job(settings, raw, invented=invented)
+    assert airflow.conf == conf
+
+
+def test_ctrl_c_ends_the_command_and_leaves_the_platform_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_job, "AirflowApi", interrupt)
+    assert main_job.retrain(Settings.load(home=tmp_path)) == 130
+    assert "Stopped watching. The platform stays up and its runs continue" in capsys.readouterr().out
