@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,8 +127,66 @@ def test_a_failed_and_a_skipped_retraining_show_the_reason(home: Any, monkeypatc
     ]
 
 
+YEAR = """{
+ "plan": {
+  "seed": 1,
+  "weeks": 3,
+  "drift_week": 2,
+  "history_weeks": 8,
+  "clients": 15000,
+  "orders_a_week": 25000,
+  "retrain_every": 4,
+  "start": "2024-01-01"
+ },
+ "false_alarms": 1,
+ "weeks_until_drift_found": 0,
+ "weeks_until_degradation_found": null,
+ "weeks_until_promotion": null,
+ "weeks_until_recovered": null,
+ "drifted_weeks_after_promotion": null,
+ "trainings": 0,
+ "trainings_without_promotion": 0,
+ "weeks": [
+  {
+   "week": 1,
+   "monday": "2024-02-26",
+   "version": 1,
+   "log_loss": null,
+   "worse": false,
+   "drifted": [],
+   "alerts": [
+    "a"
+   ],
+   "retrained": "",
+   "promoted": null
+  },
+  {
+   "week": 2,
+   "monday": "2024-03-04",
+   "version": 1,
+   "log_loss": 0.5,
+   "worse": true,
+   "drifted": [
+    "b"
+   ],
+   "alerts": [
+    "b"
+   ],
+   "retrained": "",
+   "promoted": null
+  }
+ ],
+ "seconds": 0
+}
+"""
+
+
 def test_the_end_of_a_simulated_year_can_be_read_and_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(simulated_year, "simulate_year", lambda _, plan, __: simulated_year.summary(plan, []))
+    weeks = [
+        simulated_year.Week(1, "2024-02-26", 1, alerts=["a"]),
+        simulated_year.Week(2, "2024-03-04", 1, log_loss=0.5, worse=True, drifted=["b"], alerts=["b"]),
+    ]
+    monkeypatch.setattr(simulated_year, "simulate_year", lambda _, plan, __: simulated_year.summary(plan, weeks))
     folder = tmp_path / "a year"
     folder.mkdir()
     result = CliRunner().invoke(year, ["--weeks", "3", "--drift-week", "2", "--home", str(folder)])
@@ -135,3 +194,5 @@ def test_the_end_of_a_simulated_year_can_be_read_and_copied(monkeypatch: pytest.
     lines = result.output.splitlines()
     assert f"{'weeks until promotion':<32}none" in lines and "None" not in result.output
     assert lines[-1].endswith(f"APEX_HOME='{folder}' apex up")
+    content = (folder / "year.json").read_text()
+    assert re.sub(r'"seconds": [0-9.]+', '"seconds": 0', content) == YEAR

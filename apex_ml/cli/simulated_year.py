@@ -45,21 +45,11 @@ def year(seed: int, weeks: int, drift_week: int | None, fast: bool, start: datet
         plan = replace(plan, clients=15_000, orders_a_week=25_000)
     began = time.monotonic()
     summary = simulate_year(folder, plan, click.echo)
-    summary["seconds"] = round(time.monotonic() - began, 1)
-    (folder / "year.json").write_text(json_text(summary, indent=1) + "\n", encoding="utf-8")
-    for name in (
-        "false_alarms",
-        "weeks_until_drift_found",
-        "weeks_until_degradation_found",
-        "weeks_until_promotion",
-        "weeks_until_recovered",
-        "drifted_weeks_after_promotion",
-        "trainings",
-        "trainings_without_promotion",
-        "seconds",
-    ):
-        value = summary[name]
-        click.echo(f"{name.replace('_', ' '):<32}{'none' if value is None else value}")
+    content = replace(summary, seconds=round(time.monotonic() - began, 1)).to_json()
+    (folder / "year.json").write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
+    for name, value in content.items():
+        if name not in ("plan", "weeks"):
+            click.echo(f"{name.replace('_', ' '):<32}{'none' if value is None else value}")
     click.echo(f"written to {folder / 'year.json'}; to inspect it: APEX_HOME={shlex.quote(str(folder))} apex up")
 
 

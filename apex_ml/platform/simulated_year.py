@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,9 @@ from apex_ml.simulate.files import write_part
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 from apex_ml.text import VisibleFormatter
+
+if TYPE_CHECKING:  # a year imports the steps when it starts
+    from apex_ml.services.run_folder import StepContext
 
 MODE = "year"
 NOWHERE = "http://127.0.0.1:9"
@@ -84,8 +87,31 @@ class Week:
     promoted: int | None = None
 
 
-def simulate_year(home: Path, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Live through the year in a new home; returns the figures, JSON-able, with every week.
+@dataclass(frozen=True, kw_only=True)
+class YearSummary:
+    """False alarms, delays in weeks, and weeks whose training promoted nothing; None for what did not happen."""
+
+    plan: Plan
+    false_alarms: int
+    weeks_until_drift_found: int | None
+    weeks_until_degradation_found: int | None
+    weeks_until_promotion: int | None
+    weeks_until_recovered: int | None
+    drifted_weeks_after_promotion: int | None
+    trainings: int
+    trainings_without_promotion: int
+    weeks: tuple[Week, ...]
+    seconds: float | None = None
+    """Duration of the simulation, once it is measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as JSON-able values."""
+        content = asdict(self) | {"plan": asdict(self.plan) | {"start": self.plan.start.isoformat()}}
+        return {name: value for name, value in content.items() if name != "seconds" or value is not None}
+
+
+def simulate_year(home: Path, plan: Plan, say: Callable[[str], None]) -> YearSummary:
+    """Live through the year in a new home; returns the summary with every week.
 
     Postgres and MLflow of the home are up meanwhile, on free ports that its ``.env`` remembers. Raises
     :class:`~apex_ml.errors.ConfigError` when the home exists.
@@ -115,32 +141,35 @@ def _logged(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def summary(plan: Plan, weeks: list[Week]) -> dict[str, Any]:
-    """False alarms, delays in weeks, and weeks whose training promoted nothing; None for what did not happen."""
+def summary(plan: Plan, weeks: list[Week]) -> YearSummary:
+    """Count what happened in the weeks of a year."""
     before = [w for w in weeks if w.week < plan.drift_week]
     after = [w for w in weeks if w.week >= plan.drift_week]
 
     def first(happened: Callable[[Week], bool], since: int = 0) -> int | None:
         return next((w.week for w in after if w.week >= since and happened(w)), None)
 
+    def delay(week: int | None) -> int | None:
+        return None if week is None else week - plan.drift_week
+
     drift = first(lambda w: any(not a.startswith("version") for a in w.alerts))
     degraded = first(lambda w: any(a.startswith("version") for a in w.alerts))
     promoted = first(lambda w: w.promoted is not None)
     recovered = None if promoted is None else first(lambda w: w.log_loss is not None and not w.worse, promoted + 1)
-    return {
-        "plan": asdict(plan) | {"start": plan.start.isoformat()},
-        "false_alarms": sum(len(w.alerts) for w in before),
-        "weeks_until_drift_found": None if drift is None else drift - plan.drift_week,
-        "weeks_until_degradation_found": None if degraded is None else degraded - plan.drift_week,
-        "weeks_until_promotion": None if promoted is None else promoted - plan.drift_week,
-        "weeks_until_recovered": None if recovered is None else recovered - plan.drift_week,
-        "drifted_weeks_after_promotion": None
+    return YearSummary(
+        plan=plan,
+        false_alarms=sum(len(w.alerts) for w in before),
+        weeks_until_drift_found=delay(drift),
+        weeks_until_degradation_found=delay(degraded),
+        weeks_until_promotion=delay(promoted),
+        weeks_until_recovered=delay(recovered),
+        drifted_weeks_after_promotion=None
         if promoted is None
         else sum(bool(w.drifted) for w in after if w.week > promoted),
-        "trainings": sum(bool(w.retrained) for w in weeks),
-        "trainings_without_promotion": sum(bool(w.retrained) and w.promoted is None for w in weeks),
-        "weeks": [asdict(w) for w in weeks],
-    }
+        trainings=sum(bool(w.retrained) for w in weeks),
+        trainings_without_promotion=sum(bool(w.retrained) and w.promoted is None for w in weeks),
+        weeks=tuple(weeks),
+    )
 
 
 @contextmanager
@@ -225,7 +254,7 @@ class _Year:
         self._forget(number)
         return week
 
-    def _context(self, week: int) -> Any:
+    def _context(self, week: int) -> StepContext:
         from apex_ml.pipelines import load_pipeline
         from apex_ml.services.run_folder import StepContext
 

@@ -42,7 +42,7 @@ def test_the_summary_of_a_year() -> None:
     weeks[2].alerts, weeks[3].alerts, weeks[3].retrained, weeks[3].promoted = ["a"], ["version 1"], "degraded", 2
     weeks[3].worse = weeks[4].worse = True
     weeks[1].drifted = weeks[3].drifted = weeks[5].drifted = ["a"]
-    result = summary(Plan(weeks=7, drift_week=3), weeks)
+    result = summary(Plan(weeks=7, drift_week=3), weeks).to_json()
     assert result["false_alarms"] == 1
     assert [
         result[f"weeks_until_{what}"] for what in ("drift_found", "degradation_found", "promotion", "recovered")
