@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from apex_ml.contract.batch import (
     Batch,
@@ -32,17 +31,6 @@ class Profile:
     levels: dict[str, dict[str, int]]
     newest: date
     nearly_newest: date
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values for the JSON of a manifest."""
-        dates = {"newest": self.newest.isoformat(), "nearly_newest": self.nearly_newest.isoformat()}
-        return {"rows": self.rows, "nulls": self.nulls, "levels": self.levels, **dates}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Profile:
-        """Read the result of :meth:`as_dict`."""
-        newest, nearly = (date.fromisoformat(values[k]) for k in ("newest", "nearly_newest"))
-        return cls(values["rows"], values["nulls"], values["levels"], newest, nearly)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
@@ -20,9 +20,9 @@ class JsonRecord:
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able values."""
         return {
-            field.name: _write(value)
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None or field.default is not None
+            one.name: _write(value)
+            for one in fields(self)
+            if (value := getattr(self, one.name)) is not None or one.default is not None
         }
 
     @classmethod
@@ -35,9 +35,29 @@ class JsonRecord:
             raise ValueError(f"{cls.__name__}: {error}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenRecord(JsonRecord):
+    """A record that is written as it was read, also with keys of another version, which its fields do not cover."""
+
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The JSON object from which it was read; empty for a new record."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON-able values."""
+        known = super().to_json()
+        del known["source"]
+        return {**self.source, **known}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_json` wrote, in this version or another one. Raises as in :class:`JsonRecord`."""
+        record = super().from_json({name: value for name, value in content.items() if name != "source"})
+        return replace(record, source=content)
+
+
 def _kinds(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    return {one.name: hints[one.name] for one in fields(cls)}
 
 
 def _write(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
 
-from apex_ml.services.json_record import JsonRecord
+from apex_ml.services.json_record import JsonRecord, OpenRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,34 @@ class CheckedExpectations(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchProfile(OpenRecord):
+    """The :class:`~apex_ml.core.batch.Profile` of a batch. A field is None where another version did not write it."""
+
+    rows: int | None = None
+    nulls: Mapping[str, int] | None = None
+    levels: Mapping[str, Mapping[str, int]] | None = None
+    newest: date | None = None
+    nearly_newest: date | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFile(OpenRecord):
+    """The :class:`~apex_ml.adapters.duckdb.file_report.FileReport` of a file, without its query."""
+
+    name: str | None = None
+    rows: int | None = None
+    accepted: int | None = None
+    quarantined: int | None = None
+    reasons: Mapping[str, int] | None = None
+    warnings: Mapping[str, int] | None = None
+    normalised: Mapping[str, int] | None = None
+    filled: tuple[str, ...] | None = None
+    added: tuple[str, ...] | None = None
+    cast: tuple[tuple[str, str, str], ...] | None = None
+    examples: Mapping[str, tuple[str, ...]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidateResult(FolderResult):
     """Counts of rows and reasons; identity, day and profile of the accepted batch. A skip has only the identity."""
 
@@ -70,10 +98,8 @@ class ValidateResult(FolderResult):
     data_docs_url: str | None = None
     newest: date | None = None
     as_of: date | None = None
-    profile: Mapping[str, Any] | None = None
-    """JSON of :class:`~apex_ml.core.batch.Profile`."""
-    reports: tuple[Mapping[str, Any], ...] | None = None
-    """JSON of each file's :class:`~apex_ml.adapters.duckdb.file_report.FileReport`."""
+    profile: BatchProfile | None = None
+    reports: tuple[CheckedFile, ...] | None = None
     held_back: HeldBack | None = None
     redelivered: tuple[str, ...] | None = None
     links: Mapping[str, str] | None = None
@@ -120,6 +146,18 @@ class SplitResult(FolderResult):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedModel(OpenRecord):
+    """A :class:`~apex_ml.core.model_evaluation.ComparedWay` to make a model. A score that is not finite is None."""
+
+    way: str | None = None
+    features: int | None = None
+    validation_log_loss: float | None = None
+    test_log_loss: float | None = None
+    accuracy: float | None = None
+    calibration_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainResult(FolderResult):
     """The registered version, how it was chosen and its losses, in nats, on validation and test."""
 
@@ -146,8 +184,8 @@ class TrainResult(FolderResult):
     test_weighted_macro_f1: float
     test_optimum_log_loss: float | None = None
     test_excess_percent: float | None = None
-    comparison: tuple[Mapping[str, Any], ...] | None = None
-    """JSON of each :class:`~apex_ml.core.model_evaluation.ComparedWay`: the original project's way beside Apex's."""
+    comparison: tuple[ComparedModel, ...] | None = None
+    """The original project's way beside Apex's."""
     bundle: Mapping[str, str]
     """sha256 of each file of the model."""
 

@@ -19,7 +19,7 @@ from apex_ml.core.search import Trial
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
 from apex_ml.services.manifest import Manifest
-from apex_ml.services.results import SplitResult, TrainResult
+from apex_ml.services.results import ComparedModel, SplitResult, TrainResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.training_inputs import load_examples, model_info, training_options
 from apex_ml.services.training_record import (
@@ -173,6 +173,6 @@ def _result(context: StepContext, folder: Path, done: Development, registered: R
         test_weighted_macro_f1=metrics["test_weighted_macro_f1"],
         test_optimum_log_loss=metrics.get("test_optimum_log_loss"),
         test_excess_percent=metrics.get("test_excess_percent"),
-        comparison=None if comparison is None else tuple(map(asdict, comparison)),
+        comparison=None if comparison is None else tuple(ComparedModel(**asdict(way)) for way in comparison),
         bundle={path.name: sha256_of(path) for path in sorted((folder / "bundle").iterdir())},
     )

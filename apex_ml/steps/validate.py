@@ -27,6 +27,7 @@ from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
 from apex_ml.services.held_back import describe, find_held_back, hold_back
 from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, shortened
+from apex_ml.services.recorded_batch import read_profile, record_profile, record_report
 from apex_ml.services.results import CheckedExpectations, ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
@@ -168,8 +169,8 @@ def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _
         data_sha256=batch.data_sha256,
         newest=profile.newest,
         as_of=checked.as_of,
-        profile=profile.as_dict(),
-        reports=tuple(r.as_dict() for r in reports),
+        profile=record_profile(profile),
+        reports=tuple(map(record_report, reports)),
         held_back=describe(folder, profile.newest) if checked.held else None,
     )
 
@@ -263,7 +264,7 @@ def _compare_with_recent(context: StepContext, profile: Profile, data_sha256: st
     earlier = recent_manifests(
         context, ValidateResult, lambda m: m.run != context.run and m.result.data_sha256 != data_sha256
     )
-    recent = [Profile.from_dict(dict(m.result.profile)) for m in earlier if m.result.profile is not None]
+    recent = [known for m in earlier if (known := read_profile(m.result.profile)) is not None]
     findings = check_batch(context.contract.batch, profile, recent, context.settings.now().date())
     warnings = [f"{f.rule}: {f.text}" for f in findings if f.severity == "warning"]
     errors = [f"  {f.rule}: {f.text}" for f in findings if f.severity == "error"]

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.core.batch import Profile
+from apex_ml.core.model_evaluation import ComparedWay
 from apex_ml.errors import DataError
+from apex_ml.json_text import json_text
 from apex_ml.services.manifest import Manifest
-from apex_ml.services.results import EltResult, FolderResult, SplitResult, TrainResult, ValidateResult
+from apex_ml.services.recorded_batch import read_profile, record_profile, record_report
+from apex_ml.services.results import (
+    BatchProfile,
+    ComparedModel,
+    EltResult,
+    FolderResult,
+    SplitResult,
+    TrainResult,
+    ValidateResult,
+)
 from apex_ml.services.run_folder import read_manifest
 from apex_ml.services.scoring_results import DropOutcome, MoreDrops, ScoredDrop, ScoreResult
 
@@ -115,6 +130,82 @@ def test_a_manifest_of_the_previous_version_is_read_and_written_alike(kind: type
     second = manifest.to_json()
     assert list(second) == list(content)
     assert second == content
+
+
+PROFILE = {
+    "rows": 9,
+    "nulls": {"pais_cd": 1},
+    "levels": {"canal_cd": {"A": 5, "B": 4}},
+    "newest": "2024-08-23",
+    "nearly_newest": "2024-08-22",
+}
+REPORT = {
+    "name": "a.parquet",
+    "rows": 10,
+    "accepted": 8,
+    "quarantined": 1,
+    "reasons": {"canal_cd: null": 1},
+    "warnings": {},
+    "normalised": {"pais_cd: trimmed": 2},
+    "filled": [],
+    "added": ["nota"],
+    "cast": [["pais_cd", "int64", "string"]],
+    "examples": {"canal_cd: null": ["null"]},
+}
+WAY = {
+    "way": "corrected",
+    "features": 7,
+    "validation_log_loss": 0.5,
+    "test_log_loss": None,  # was not finite
+    "accuracy": 0.8,
+    "calibration_error": 0.01,
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"of_another_version": {"n": [1, None]}}])
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        (ValidateResult, {"profile": PROFILE, "reports": [REPORT]}),
+        (ValidateResult, {"profile": {"rows": 9}, "reports": [{"name": "a.parquet"}, {}]}),
+        (TrainResult, {"comparison": [WAY, {"way": "ours"}]}),
+    ],
+)
+def test_parts_of_any_version_are_written_as_they_were_read(
+    kind: type[FolderResult], parts: dict[str, Any], more: dict[str, Any]
+) -> None:
+    parts = {
+        name: {**part, **more} if isinstance(part, dict) else [{**inner, **more} for inner in part]
+        for name, part in parts.items()
+    }
+    content = {"run": "first", "step": kind.STEP, **RESULTS[kind], **parts}
+    written_again = kind.from_json(content).to_json()
+    assert written_again == content
+    assert {name: json_text(written_again[name]) for name in parts} == {n: json_text(p) for n, p in parts.items()}
+
+
+def test_the_record_of_a_batch_is_the_json_of_its_profile_and_reports() -> None:
+    profile = Profile(9, {"pais_cd": 1}, {"canal_cd": {"A": 5, "B": 4}}, date(2024, 8, 23), date(2024, 8, 22))
+    assert json_text(record_profile(profile).to_json()) == json_text(PROFILE)
+    assert read_profile(BatchProfile.from_json(PROFILE)) == profile
+    assert read_profile(BatchProfile.from_json({"rows": 9})) is None and read_profile(None) is None
+    report = FileReport(
+        "a.parquet",
+        10,
+        8,
+        1,
+        {"canal_cd: null": 1},
+        {},
+        {"pais_cd: trimmed": 2},
+        (),
+        ("nota",),
+        (("pais_cd", "int64", "string"),),
+        {"canal_cd: null": ("null",)},
+        "SELECT 1",
+    )
+    assert json_text(record_report(report).to_json()) == json_text(report.as_dict()) == json_text(REPORT)
+    way = ComparedWay("corrected", 7, 0.5, math.nan, 0.8, 0.01)
+    assert json_text(ComparedModel(**asdict(way)).to_json()) == json_text(asdict(way)) == json_text(WAY)
 
 
 def test_values_have_types(tmp_path: Path) -> None:
