@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
+from apex_ml.core.recorded_evidence import RecordedEvidence
+
 
 @dataclass(frozen=True)
 class JsonRecord:
@@ -63,6 +65,8 @@ def _kinds(cls: Any) -> dict[str, Any]:
 def _write(value: Any) -> Any:
     if isinstance(value, JsonRecord):
         return value.to_json()
+    if isinstance(value, RecordedEvidence):
+        return _write(value.as_dict())
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
@@ -82,6 +86,8 @@ def _read(kind: Any, value: Any) -> Any:
         return date.fromisoformat(value)
     if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, JsonRecord):
         return kind.from_json(value)
+    if kind is RecordedEvidence:
+        return RecordedEvidence(dict(value))
     if origin is tuple:
         return tuple(_read(arguments[0], inner) for inner in value)
     if origin in (dict, Mapping):

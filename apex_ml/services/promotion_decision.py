@@ -17,6 +17,7 @@ from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import with_decision
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, PromotionDecision, Serving
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
@@ -49,7 +50,7 @@ def carry_out(
         reasons=decision.reasons,
         from_version=current.version if current else None,
         to_version=challenger.version,
-        evidence=decision.evidence.as_dict(),
+        evidence=decision.evidence,
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )
@@ -135,7 +136,7 @@ def decision_result(
         challenger_version=version,
         champion_version=champion,
         reasons=decision.reasons,
-        evidence=decision.evidence.as_dict(),
+        evidence=RecordedEvidence(decision.evidence.as_dict()),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, ClassVar
 
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.services.json_record import JsonRecord, OpenRecord
 
 
@@ -209,8 +210,7 @@ class PromoteResult(StepResult):
     challenger_version: int
     champion_version: int | None
     reasons: tuple[str, ...]
-    evidence: Mapping[str, Any]
-    """JSON of :class:`~apex_ml.core.promotion.evidence.Evidence`, as the ledger has it."""
+    evidence: RecordedEvidence
     held: bool | None = None
     decision_report_url: str | None = None
     mlflow_run_url: str | None = None

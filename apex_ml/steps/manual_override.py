@@ -10,6 +10,7 @@ from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import Decision, NewDecision, champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_info import ModelInfo
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import ConfigError
 from apex_ml.services import champion_ledger
 from apex_ml.services.results import EltResult, MoveResult
@@ -91,7 +92,7 @@ def _move(
         reasons=(reason.strip(),),
         from_version=current.version if current else None,
         to_version=to,
-        evidence={**gate.evidence, "decided_in": gate.promotion_id} if gate else {},
+        evidence=gate.evidence.with_decision(gate.promotion_id) if gate else RecordedEvidence(),
         data_sha256=info.data_sha256,
         contract_sha256=info.contract_sha256,
     )

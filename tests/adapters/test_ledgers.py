@@ -15,6 +15,7 @@ from apex_ml.adapters.postgres.drops import DropRow, FailedDrop, KnownDrop, Remo
 from apex_ml.adapters.postgres.scoring_runs import ClassFigures
 from apex_ml.adapters.postgres.shadow import DueDrop
 from apex_ml.adapters.postgres.versions import VersionRecord
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import ConfigError, DataError
 from tests.support.apex_home import Apex
 from tests.support.ledgers import IMPLEMENTATIONS, MODEL, SCHEMAS, Ledgers, rows_outside, run_of
@@ -188,10 +189,11 @@ def test_a_late_alert_is_resolved_by_the_next_run(apex: Apex, ledgers: Ledgers) 
 # the champion
 
 
+UNSURE = RecordedEvidence({"low": -math.inf, "n": 1})
+
+
 def decision(action: str, to: int | None, state: Any = "done", run: str = "r", before: int | None = None) -> Any:
-    return NewDecision(
-        action, state, run, "me", ("why",), from_version=before, to_version=to, evidence={"low": -math.inf, "n": 1}
-    )
+    return NewDecision(action, state, run, "me", ("why",), from_version=before, to_version=to, evidence=UNSURE)
 
 
 def test_a_move_is_pending_until_it_is_finished(apex: Apex, ledgers: Ledgers) -> None:
@@ -205,7 +207,7 @@ def test_a_move_is_pending_until_it_is_finished(apex: Apex, ledgers: Ledgers) ->
         champions.abort_move(aborted, "the alias was moved")
         assert champions.pending_move() is None and champions.champion() == 1
         (move,) = champions.moves()
-        assert (move.to_version, move.reasons, move.evidence) == (1, ["why"], {"low": None, "n": 1})
+        assert (move.to_version, move.reasons, move.evidence.as_dict()) == (1, ["why"], {"low": None, "n": 1})
     assert apex.sql("SELECT state, reasons, done_at IS NULL FROM promotions ORDER BY promotion_id") == [
         ("done", ["why"], False),
         ("aborted", ["why", "the alias was moved"], False),

@@ -23,6 +23,7 @@ from apex_ml.services.results import (
     ComparedModel,
     EltResult,
     FolderResult,
+    PromoteResult,
     SplitResult,
     TrainResult,
     ValidateResult,
@@ -182,6 +183,21 @@ def test_parts_of_any_version_are_written_as_they_were_read(
     written_again = kind.from_json(content).to_json()
     assert written_again == content
     assert {name: json_text(written_again[name]) for name in parts} == {n: json_text(p) for n, p in parts.items()}
+
+
+def test_the_evidence_of_any_version_is_written_as_it_was_read() -> None:
+    evidence = {"later_key": [1, None], "gain": 0.01, "segments": [{"segment": "PE", "low": None}], "decided_in": 7}
+    content = {
+        "run": "first",
+        "step": "promote",
+        "promoted": True,
+        "challenger_version": 2,
+        "champion_version": None,
+        "reasons": ["better"],
+        "evidence": evidence,
+    }
+    written_again = PromoteResult.from_json(content).to_json()
+    assert json_text(written_again) == json_text(content)
 
 
 def test_the_record_of_a_batch_is_the_json_of_its_profile_and_reports() -> None:

@@ -14,6 +14,7 @@ import pytest
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.contract.model import Contract
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import TransientError
 from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services import champion_ledger
@@ -53,7 +54,8 @@ def test_orders_of_a_single_client_are_a_rejection_in_the_ledger(nights: Any, co
 
 
 def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None:
-    decision = NewDecision("reject", "done", "r", "w", ("x",), to_version=1, evidence={"low": float("-inf"), "n": 1})
+    evidence = RecordedEvidence({"low": float("-inf"), "n": 1})
+    decision = NewDecision("reject", "done", "r", "w", ("x",), to_version=1, evidence=evidence)
     with champions(nights.apex.settings, SCHEMA, "m") as ledger:
         ledger.record(decision)
     assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]

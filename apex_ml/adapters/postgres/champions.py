@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import autocommitted, transaction
 from apex_ml.adapters.postgres.session import Row, Session
+from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
+
+if TYPE_CHECKING:  # the gate imports more than a reader of the ledger needs
+    from apex_ml.core.promotion.evidence import Evidence
 
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
@@ -23,10 +27,7 @@ _COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reaso
 
 @dataclass(frozen=True)
 class NewDecision:
-    """A decision that is about to be recorded; its state is `pending` for a move that still has to be made.
-
-    `evidence` is the JSON of :class:`~apex_ml.core.promotion.evidence.Evidence`.
-    """
+    """A decision that is about to be recorded; its state is `pending` for a move that still has to be made."""
 
     action: str
     state: Literal["pending", "done"]
@@ -35,7 +36,7 @@ class NewDecision:
     reasons: tuple[str, ...]
     from_version: int | None = None
     to_version: int | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | RecordedEvidence = field(default_factory=RecordedEvidence)
     data_sha256: str | None = None
     contract_sha256: str | None = None
 
@@ -51,7 +52,7 @@ class Decision:
     to_version: int | None
     who: str
     reasons: list[str]
-    evidence: dict[str, Any]
+    evidence: RecordedEvidence
     decided_at: datetime
 
 
@@ -169,7 +170,7 @@ class PostgresChampions(ChampionLedger):
             "reasons": list(decision.reasons),
             "from_version": decision.from_version,
             "to_version": decision.to_version,
-            "evidence": json_text(dict(decision.evidence)),
+            "evidence": json_text(decision.evidence.as_dict()),
             "data_sha256": decision.data_sha256,
             "contract_sha256": decision.contract_sha256,
         }
@@ -253,7 +254,7 @@ class PostgresChampions(ChampionLedger):
 
 def _decision(row: Row) -> Decision:
     promotion_id, action, step_run, from_version, to_version, who, reasons, evidence, decided_at = row
-    about = json.loads(evidence)  # one driver reads jsonb as text
+    about = RecordedEvidence(json.loads(evidence))  # one driver reads jsonb as text
     return Decision(promotion_id, action, step_run, from_version, to_version, who, reasons, about, decided_at)
 
 
