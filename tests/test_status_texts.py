@@ -38,7 +38,7 @@ def with_rows(monkeypatch: pytest.MonkeyPatch, part: Any, **rows: list[dict[str,
         def latest_runs(self, _: int) -> list[dict[str, Any]]:
             return rows["runs"]
 
-    monkeypatch.setattr(part, "reading", nullcontext)
+    monkeypatch.setattr(part, "reading", lambda *_: nullcontext())
     monkeypatch.setattr(part, "PostgresViews", Views)
 
 
