@@ -25,6 +25,7 @@ from apex_ml.adapters.postgres.partitions import PostgresPartitions, merge_close
 from apex_ml.adapters.postgres.schema_names import for_schema
 from apex_ml.adapters.postgres.views import PostgresViews, read_snapshot
 from apex_ml.contract.model import Contract
+from apex_ml.errors import ConfigError
 from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
@@ -150,6 +151,11 @@ def test_the_digests_are_those_of_the_files(settings: Settings) -> None:
     for schema in (SCHEMA, *TWO):
         with transaction(settings, schema) as session:
             assert session.fetch("SELECT number, name, sha256 FROM migrations ORDER BY 1") == files
+
+
+def test_a_name_that_postgres_would_cut_is_refused(home: Any) -> None:
+    with pytest.raises(ConfigError, match="at most 63 bytes"):
+        migrate(home(), "é" * 32)
 
 
 def test_migrating_a_schema_again_changes_nothing(settings: Settings) -> None:

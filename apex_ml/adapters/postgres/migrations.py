@@ -30,6 +30,8 @@ FOLDER = CODE_ROOT / "deployment" / "migrations"
 _CREATED = re.compile(r'^CREATE (?:TABLE IF NOT EXISTS|OR REPLACE VIEW) ("(?:[^"]|"")+"\.\w+)')
 LOCK = 7_261_001
 """Key of the advisory lock under which one process at a time migrates."""
+MAX_NAME_BYTES = 63
+"""Postgres cuts a longer name: the tables of two pipelines could come into one schema."""
 
 
 def migration_files(folder: Path = FOLDER) -> list[tuple[int, Path]]:
@@ -41,8 +43,12 @@ def migrate(settings: Settings, schema: str) -> None:
     """Apply what a schema lacks; safe to run again and from several processes at once.
 
     Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
-    afterwards, as the database would then no longer be what the files say.
+    afterwards, as the database would then no longer be what the files say, and when the name of the schema is too long.
     """
+    if len(schema.encode()) > MAX_NAME_BYTES:
+        raise ConfigError(
+            f"schema {schema}: a name in Postgres has at most {MAX_NAME_BYTES} bytes; choose a shorter one"
+        )
     contract = load_contract(settings.contract)
     with connect(settings, schema) as connection:
         apply(connection, schema, migration_files(), scored_orders_ddl(contract, schema))
