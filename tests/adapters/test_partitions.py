@@ -422,7 +422,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
         " SELECT %s, n, 'C1', DATE '2024-08-24', 'x', 0.5, 1, now() FROM generate_series(0, 1) AS n"
     )
     most = runs = 0
-    with closing(psycopg2.connect(apex.settings.writer_url)) as connection:
+    with connect(apex.settings, SCHEMA) as connection:
         for night in range(NIGHTS):
             with connection, connection.cursor() as cursor:  # a day passes
                 cursor.execute("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '1 day'")
