@@ -18,6 +18,7 @@ from rich.console import Console
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import bulk, connection
 from apex_ml.errors import ApexError, ConfigError, TransientError
+from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
 from apex_ml.platform.reports import status
@@ -153,7 +154,7 @@ def test_bulk_writes_do_not_wait_for_a_foreign_program(
     with (
         foreign_programs(kind) as ports,
         pytest.raises(TransientError, match="APEX_PG_PORT.* nothing was written.*make up"),
-        bulk.bulk_transaction(on(ports, tmp_path)),
+        bulk.bulk_transaction(on(ports, tmp_path), SCHEMA),
     ):
         pass
 
