@@ -20,7 +20,7 @@ from apex_ml.json_text import json_text
 from apex_ml.platform import main_job
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
-from apex_ml.platform.job_drop import check_drop, next_run_number
+from apex_ml.platform.job_drop import check_drop, held_back_drop, next_run_number
 from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings
@@ -275,3 +275,12 @@ def test_ctrl_c_ends_the_command_and_leaves_the_platform_up(
     monkeypatch.setattr(main_job, "AirflowApi", interrupt)
     assert main_job.retrain(Settings.load(home=tmp_path)) == 130
     assert "Stopped watching. The platform stays up and its runs continue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("result", [None, {"run": "r", "step": "validate", "skip": "no new", "data_sha256": "a" * 64}])
+def test_without_a_held_back_day_there_is_no_drop(tmp_path: Path, result: dict[str, Any] | None) -> None:
+    api: Any = SimpleNamespace(result=lambda *_: result)
+    out = io.StringIO()
+    validated = main_job._validated(api, "r")
+    assert held_back_drop(Settings.load(home=tmp_path), Console(file=out, width=200), validated) is None
+    assert out.getvalue().startswith("No drop: the raw data holds one day only")
