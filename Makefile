@@ -15,7 +15,7 @@ ifeq ($(RUNTIME),docker)
 APEX := deployment/docker/platform.sh
 READY :=
 else ifeq ($(RUNTIME),local)
-APEX := $(BIN)/apex
+APEX := $(BIN)/apex $(if $(P),-p "$(P)")
 READY := setup
 else
 $(error RUNTIME=$(RUNTIME): expected local or docker)
@@ -33,7 +33,7 @@ setup: ## Make .venv with the exact packages (PYTHON=python3)
 up: $(READY) ## Bring the platform up (RUNTIME=docker: in containers; so for the next ones)
 	@$(APEX) up
 
-run: $(READY) ## The main job: up, retrain, score a drop, report (RAW=folder of raw parquet, DROP=file, INVENTED=1)
+run: $(READY) ## The main job: up, retrain, score a drop, report (P=pipeline, RAW=folder of raw parquet, DROP=file, INVENTED=1)
 	@$(APEX) run $(if $(RAW),--raw "$(RAW)") $(if $(DROP),--drop "$(DROP)") $(if $(INVENTED),--invented)
 
 train: up ## Run apex_retrain alone and wait for it

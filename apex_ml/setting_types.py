@@ -110,13 +110,11 @@ def check_fernet_key(value: SecretStr) -> SecretStr:
     return value
 
 
-def check_candidates(value: str) -> str:
-    """Return names of contenders with commas between, each once."""
-    names = [part.strip() for part in value.split(",")]
+def check_candidates(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of candidate models, each at most once."""
     known = module_names(CANDIDATES)
-    wrong = [name for name in names if name not in known]
-    if wrong or len(set(names)) < len(names):
-        raise ValueError(f"expected {', '.join(known)}, each at most once, with commas between")
+    if any(name not in known for name in value) or len(set(value)) < len(value):
+        raise ValueError(f"expected {', '.join(known)}, each at most once")
     return value
 
 
@@ -174,7 +172,6 @@ def _secret_url(*schemes: str) -> Callable[[SecretStr], SecretStr]:
     return check
 
 
-Cron = Annotated[str, AfterValidator(check_cron)]
 Host = Annotated[str, AfterValidator(check_host)]
 WebUrl = Annotated[str, AfterValidator(_url("http", "https"))]
 DatabaseUrl = Annotated[str, AfterValidator(_url("postgresql", "postgresql+psycopg2", "postgres", needs_host=False))]
@@ -182,9 +179,7 @@ EngineUrl = Annotated[str, AfterValidator(_url("unix", "tcp", "http", "https", "
 WebhookUrl = Annotated[SecretStr, AfterValidator(_secret_url("http", "https"))]
 MailServerUrl = Annotated[SecretStr, AfterValidator(_secret_url("smtp", "smtps"))]
 FernetKey = Annotated[SecretStr, AfterValidator(check_fernet_key)]
-SplitName = Annotated[str, AfterValidator(check_split)]
 ChannelOptions = Annotated[SecretStr, AfterValidator(check_channel_options)]
 Mail = Annotated[str, AfterValidator(check_mail)]
 Mails = Annotated[str, AfterValidator(check_mails)]
 Hashes = Annotated[str, AfterValidator(check_hashes)]
-Candidates = Annotated[str, AfterValidator(check_candidates)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -17,26 +17,35 @@ from urllib.parse import quote
 
 from pydantic import PrivateAttr, SecretStr, ValidationError
 
-from apex_ml.discovery import SPLIT_STRATEGIES, module_names
-from apex_ml.env_syntax import EnvSyntaxError, read_env_file
+from apex_ml.env_syntax import EnvSyntaxError, EnvValue, read_env_file
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_values import (
+    FORMER_CONTRACT,
+    PipelineValue,
+    callers_values,
+    former_contract,
+    given_pipeline_values,
+    is_pipeline_argument,
+)
 from apex_ml.setting_fields import CODE_ROOT, SettingFields
 from apex_ml.setting_sources import Given, given_values, misspelt_variables, unknown_names, variable_of
 from apex_ml.wording import violated_rule
 
-__all__ = ["CODE_ROOT", "FOLDERS", "PORTS", "Settings"]
+__all__ = ["CODE_ROOT", "PORTS", "Settings"]
 
 PORTS = ("pg_port", "mlflow_port", "airflow_port", "serving_port")
-FOLDERS = ("raw_url", "processed_url", "drops_url")
 
 
 def _home(given: object) -> Path:
     return Path(str(given or os.environ.get("APEX_HOME") or CODE_ROOT)).expanduser().resolve()
 
 
-def split_strategies() -> tuple[str, ...]:
-    """Names that the setting `split` may have, the default first."""
-    return module_names(SPLIT_STRATEGIES)
+def _former_contract(stored: Mapping[str, EnvValue], home: Path) -> PipelineValue | None:
+    """The file that APEX_CONTRACT names. A relative path of ``.env`` is below the home, another below the caller's."""
+    if by_shell := os.environ.get(FORMER_CONTRACT):
+        return former_contract(Path.cwd() / Path(by_shell).expanduser(), "environment")
+    in_file = stored.get(FORMER_CONTRACT)
+    return former_contract(home / Path(in_file.text).expanduser(), ".env") if in_file and in_file.text else None
 
 
 class Settings(SettingFields):
@@ -47,6 +56,8 @@ class Settings(SettingFields):
     """
 
     _clock_offset: timedelta = PrivateAttr(timedelta())
+    _pipeline_values: tuple[PipelineValue, ...] = PrivateAttr(())
+    _former_contract: PipelineValue | None = PrivateAttr(None)
 
     @classmethod
     def load(cls, **overrides: object) -> Settings:
@@ -64,6 +75,12 @@ class Settings(SettingFields):
         except EnvSyntaxError as error:  # the faults of the other lines are reported with it
             stored = error.values
             faults.append(str(error))
+        contract = _former_contract(stored, home)
+        if named_file := overrides.pop("contract", None):
+            contract = former_contract(Path(str(named_file)), "argument")
+        of_pipeline = {name: overrides.pop(name) for name in [*overrides] if is_pipeline_argument(name)}
+        if unknown := set(overrides) - set(cls.model_fields):
+            raise TypeError(f"no settings: {', '.join(sorted(unknown))}")
         faults += [*unknown_names(stored, env_file, home), *misspelt_variables()]
         given = given_values(stored, env_file)
         values = {field: value.text for field, value in given.items()}
@@ -73,6 +90,8 @@ class Settings(SettingFields):
             faults += [cls._fault(dict(e), overrides, given) for e in error.errors()]
         else:
             loaded = loaded.model_copy(update=loaded._absolute(overrides, home))
+            loaded._pipeline_values = (*given_pipeline_values(stored, env_file), *callers_values(of_pipeline))
+            loaded._former_contract = contract
             faults += loaded._contradictions()
         if faults:
             raise ConfigError("settings: " + "; ".join(faults))
@@ -97,34 +116,15 @@ class Settings(SettingFields):
         return f"{variable}{shown}: {message}" + (f" ({source.where})" if source else "")
 
     def _absolute(self, overrides: Mapping[str, object], home: Path) -> dict[str, object]:
-        """What the environment gives by a path that is relative to the caller's folder, and a relative contract.
+        """A relative folder of pipelines that the environment gives is below the caller's folder.
 
         Every process of the platform has a working folder of its own, so a relative path would mean another in each.
         A relative path in ``.env`` is below the home.
         """
-        update: dict[str, object] = {}
-        for name in (*FOLDERS, "contract"):
-            text, called = str(getattr(self, name)), bool(os.environ.get(f"APEX_{name.upper()}"))
-            if (
-                name in overrides
-                or not text
-                or "://" in text
-                or text.startswith("file:")
-                or not (called or name == "contract")
-            ):
-                continue
-            path = (Path.cwd() if called else home) / Path(text).expanduser()
-            if str(path) != text:
-                update[name] = path if name == "contract" else str(path)
-        return update
-
-    def _folder(self, url: str, *default: str) -> str:
-        """A folder by its URL or path; an empty one is a folder of the home, where a relative one lies, too."""
-        return (
-            url
-            if "://" in url or url.startswith("file:")
-            else str(self.home / (Path(url).expanduser() if url else Path(*default)))
-        )
+        if "pipelines" in overrides or self.pipelines.is_absolute():
+            return {}
+        called = bool(os.environ.get("APEX_PIPELINES"))
+        return {"pipelines": (Path.cwd() if called else home) / self.pipelines.expanduser()}
 
     def _contradictions(self) -> Iterator[str]:
         """What is wrong with settings that are each right alone, and with the folders they name."""
@@ -139,11 +139,6 @@ class Settings(SettingFields):
             if port in ports and not self._elsewhere(name) and not self._elsewhere(ports[port]):
                 yield f"APEX_{name.upper()}={port}: is also APEX_{ports[port].upper()}; give each service its own"
             ports.setdefault(port, name)
-        if self.quality_worse_weeks > self.quality_window_weeks:
-            yield (
-                f"APEX_QUALITY_WORSE_WEEKS={self.quality_worse_weeks}: is more than"
-                f" APEX_QUALITY_WINDOW_WEEKS={self.quality_window_weeks}, so nothing would ever trigger a retraining"
-            )
 
     def _elsewhere(self, port: str) -> bool:
         """Whether the service of a port is not run by this platform."""
@@ -164,6 +159,36 @@ class Settings(SettingFields):
         copy._clock_offset = now - datetime.now(UTC)
         return copy
 
+    def with_pipeline_values(self, **values: Hashable) -> Self:
+        """A copy that replaces values of its pipeline: ``model__trials=3`` is the key trials of the section model."""
+        copy = self.model_copy()
+        copy._pipeline_values = (*self._pipeline_values, *callers_values(values))
+        return copy
+
+    def with_pipeline_file(self, file: Path) -> Self:
+        """A copy whose pipeline is in this file, wherever that is."""
+        copy = self.model_copy()
+        copy._former_contract = former_contract(file, "argument")
+        return copy
+
+    def without_environment(self) -> Self:
+        """A copy without the values of pipelines that the environment or a caller gives: those of files alone."""
+        copy = self.model_copy()
+        copy._pipeline_values = tuple(value for value in self._pipeline_values if value.is_stored)
+        if self._former_contract and not self._former_contract.is_stored:
+            copy._former_contract = None
+        return copy
+
+    @property
+    def pipeline_values(self) -> tuple[PipelineValue, ...]:
+        """Values that replace options of pipelines: of ``.env``, the environment and callers. The last one wins."""
+        return self._pipeline_values
+
+    @property
+    def former_contract(self) -> Path | None:
+        """File of the pipeline by the variable of the first edition, APEX_CONTRACT."""
+        return Path(str(self._former_contract.value)) if self._former_contract else None
+
     @property
     def clock_offset(self) -> timedelta:
         """How far the clock of these settings lies from the machine's; zero outside of a simulation."""
@@ -183,21 +208,6 @@ class Settings(SettingFields):
     def logs(self) -> Path:
         """Logs of services and steps."""
         return self.home / "logs"
-
-    @property
-    def raw(self) -> str:
-        """URL of the raw files."""
-        return self._folder(self.raw_url, "data", "raw")
-
-    @property
-    def processed(self) -> str:
-        """URL of the steps' outputs."""
-        return self._folder(self.processed_url, "data", "processed")
-
-    @property
-    def drops(self) -> str:
-        """URL of the folder with inbox/, done/ and quarantine/."""
-        return self._folder(self.drops_url, "data", "drops")
 
     @property
     def tracking_uri(self) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
-from apex_ml.contract.model import load_contract
 from apex_ml.core.degradation import SLIGHTLY_WORSE, WEEKS_A_YEAR, Rule
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene
@@ -22,7 +22,7 @@ YEARS = 300
 @measurement
 def drift(scene: Scene) -> Iterator[Row]:
     """2,000 healthy nights, also after a settled change; and 10 % more of an attribute's largest level, 200 times."""
-    contract = load_contract(Settings.load().contract)
+    contract = load_pipeline(Settings.load()).contract
     orders = population()
     alarms = sum(bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders).healthy(NIGHTS))
     nights = MODELS * NIGHTS

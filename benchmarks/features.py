@@ -14,7 +14,8 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.raw_folder import data_files
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier, literal
 from apex_ml.steps.elt import make_examples
@@ -43,7 +44,7 @@ def floor_sql(contract: Contract, folder: Path) -> str:
 def accept(raw: str, folder: str) -> None:
     """Write the accepted rows of the raw files, as `validate` does."""
     settings = Settings.load(home=folder)
-    contract = load_contract(settings.contract)
+    contract = load_pipeline(settings).contract
     accepted = Path(folder) / "accepted"
     accepted.mkdir()
     with engine.connect_strict(settings, Path(folder)) as con:
@@ -55,7 +56,7 @@ def accept(raw: str, folder: str) -> None:
 def multiply(folder: str, target: str, times: int = TIMES) -> None:
     """Write several copies of every file, each with other clients."""
     settings = Settings.load(home=target)
-    entity = identifier(load_contract(settings.contract).entity)
+    entity = identifier(load_pipeline(settings).contract.entity)
     Path(target).mkdir()
     with engine.connect(settings, Path(target)) as con:
         for path in sorted(Path(folder).glob("*.parquet")):
@@ -73,7 +74,7 @@ def multiply_raw(raw: Path, target: Path) -> None:
 def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
     """Print the median seconds of all examples and of the floor in the same rounds, and their median ratio."""
     settings = Settings.load(home=Path(accepted).parent)
-    contract = load_contract(settings.contract)
+    contract = load_pipeline(settings).contract
     contract = contract.model_copy(update={"features": contract.features.model_copy(update={"grain": grain})})
     files = accepted_files(Path(accepted))
     seconds: dict[str, list[float]] = {"floor": [], "features": []}

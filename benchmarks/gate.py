@@ -20,7 +20,6 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.model import load_contract
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
@@ -28,6 +27,7 @@ from apex_ml.core.estimator import Encoder
 from apex_ml.core.features import feature_columns
 from apex_ml.core.promotion import Contender, Holdout, Serving, decide, level_of_look
 from apex_ml.core.uncertainty import Clusters, lower_bound
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.draws import pick_each
 from apex_ml.simulate.generate import simulate_orders
@@ -101,7 +101,7 @@ def _orders(n: int, seed: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
 
 
 def _columns() -> tuple[tuple[FeatureColumn, ...], tuple[str, ...]]:
-    contract = load_contract(Settings.load().contract)
+    contract = load_pipeline(Settings.load()).contract
     attributes = set(contract.features.attributes)
     return tuple(c for c in feature_columns(contract) if c.name in attributes), contract.classes
 
@@ -214,7 +214,7 @@ def gate(scene: Scene) -> Iterator[Row]:
     """Train 200 models on separate samples, and let the gate compare them for a thousand simulated years."""
     global _world
     _world = world = build()
-    policy = load_contract(Settings.load().contract).promotion
+    policy = load_pipeline(Settings.load()).contract.promotion
     single, sequential = (policy.model_copy(update={"mode": mode, "floor": None}) for mode in ("single", "sequential"))
     optimum = float(-(world.truth * np.log(world.truth)).sum(axis=1).mean())
     expected = [world.true_loss(losses) for losses in world.losses]

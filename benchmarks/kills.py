@@ -17,8 +17,7 @@ import psycopg2
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.partitions import OWN_ROWS
-from apex_ml.contract.model import load_contract
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health, supervision
 from apex_ml.simulate.drop import make_drop
@@ -79,7 +78,7 @@ def _drop(scene: Scene, apex: Apex, as_of: date, name: str, point: str, seed: in
     """Make a drop outside the inbox, a large one if only a large drop reaches the point."""
     rows = OWN_ROWS if point in LARGE_ONLY else SMALL_ROWS
     path = apex.settings.home / name
-    make_drop(str(scene.raw), as_of, rows, seed, path, load_contract(apex.settings.contract))
+    make_drop(str(scene.raw), as_of, rows, seed, path, load_pipeline(apex.settings).contract)
     return path
 
 
@@ -119,7 +118,7 @@ def _undisturbed(apex: Apex, kept: Path) -> Apex:
     quiet = apex.but(
         database_url=urls["writer_url"], reader_database_url=urls["reader_url"], drops_url=str(kept / "drops")
     )
-    migrate(quiet.settings, SCHEMA)
+    migrate(quiet.settings, load_pipeline(quiet.settings))
     names = sorted(p.name for p in kept.glob("*.parquet"))
     for name in names:
         shutil.move(kept / name, quiet.inbox / name)

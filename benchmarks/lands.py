@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import start
 from apex_ml.settings import Settings
@@ -55,9 +55,9 @@ def lands(scene: Scene) -> Iterator[Row]:
     with platform_with_champion(scene) as (home, as_of), AirflowApi(home.settings) as api:
         api.unpause("apex_score")
         for seed in range(ROUNDS + 1):
-            path = Path(home.settings.drops) / "inbox" / f"lands-{seed}.parquet"
+            path = Path(load_pipeline(home.settings).locations.drops) / "inbox" / f"lands-{seed}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            make_drop(str(scene.raw), as_of, ROWS, seed, path, load_contract(home.settings.contract))
+            make_drop(str(scene.raw), as_of, ROWS, seed, path, load_pipeline(home.settings).contract)
             seconds, step_seconds = _wait_until_visible(home.settings, path.name)
             if seed:  # the first drop also waits until the DAG is parsed
                 took.append(seconds)

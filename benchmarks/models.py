@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import CODE_ROOT, Settings
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, clean_environment, run_measured
@@ -21,10 +21,12 @@ SIMULATED = {"orders": 1_250_000, "clients": 150_000, "seed": 5}
 @measurement
 def models(scene: Scene) -> Iterator[Row]:
     """Log loss, calibration and kept features of the default model, without a search."""
-    contract = load_contract(scene.home.settings.contract)
+    contract = load_pipeline(scene.home.settings).contract
     trained = scene.chain["train"].result
     loss, prior = float(trained["test_log_loss"]), float(trained["test_prior_log_loss"])
-    table = table_log_loss(f"{scene.home.settings.processed}/bench/split", TABLE_OF, contract.target, "test")
+    table = table_log_loss(
+        f"{load_pipeline(scene.home.settings).locations.processed}/bench/split", TABLE_OF, contract.target, "test"
+    )
     beside = Beside(f"log loss of a frequency table of {TABLE_OF}", table)
     yield Row("test log loss / the table's", loss / table, "", 1.002, beside, f"log loss {loss:.5f}")
     yield Row("test log loss - the class prior's", loss - prior, "nats", -0.01, Beside("class prior", prior))
@@ -55,7 +57,7 @@ def main(mode: str, folder: str) -> None:
     """Print how far the default models are from the best possible, with and without the history's features."""
     from tests.support.simulated_run import simulated_run
 
-    contract = load_contract(Settings.load(home=folder).contract)
+    contract = load_pipeline(Settings.load(home=folder)).contract
     simulated = simulated_run(contract, Path(folder), mode, **SIMULATED)
     result = {"examples": len(simulated.parts["train"].y), "excess": simulated.excess(simulated.develop())}
     if mode != "base":

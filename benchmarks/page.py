@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from apex_ml.adapters.postgres.migrations import migrate
-from apex_ml.contract.model import load_contract
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import CODE_ROOT, Settings
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, clean_environment, run_measured
@@ -39,9 +38,9 @@ for _ in range(21):
 def page(scene: Scene) -> Iterator[Row]:
     """Ask the page's own app for it, with the drift of drops: empty, then with 10,000 scoring runs."""
     with plain_postgres() as database:
-        migrate(database.settings, SCHEMA)
+        migrate(database.settings, load_pipeline(database.settings))
         empty = _asked(scene, database.settings)
-        fill(database.settings, load_contract(database.settings.contract).classes, runs=RUNS)
+        fill(database.settings, load_pipeline(database.settings).contract.classes, runs=RUNS)
         full = _asked(scene, database.settings)
     yield Row(
         f"Apex page with {RUNS:,} scoring runs",

@@ -18,8 +18,9 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.duckdb.split_rows import count_doubts
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.checks import PatternCheck, RangeCheck
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
 from apex_ml.contract.rules import PairsRule
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.checked_file import CheckedFile
 from apex_ml.sql.quote import identifier, identifiers, literal, literals
@@ -67,7 +68,7 @@ def floor_sql(contract: Contract, path: Path) -> str:
 def measure_masks(raw: Path, folder: Path) -> dict[str, Any]:
     """Seconds of a round over all files: the floor, the masks alone, and the whole check with its writing."""
     settings = Settings.load(home=folder)
-    contract = load_contract(settings.contract)
+    contract = load_pipeline(settings).contract
     files = data_files(raw, "--raw")
     seconds: dict[str, list[float]] = {"floor": [], "masks": [], "check": []}
     rows = 0
@@ -151,5 +152,5 @@ def expectations(folder: str) -> None:
     for path in home.glob("[0-9].parquet"):
         path.rename(batch / path.name)
     began = time.perf_counter()
-    verdict = check_batch(settings, load_contract(settings.contract), "train", batch, "bench", date(2100, 1, 1))
+    verdict = check_batch(settings, load_pipeline(settings), "train", batch, "bench", date(2100, 1, 1))
     print(json.dumps({"seconds": time.perf_counter() - began, "evaluated": verdict.evaluated}))

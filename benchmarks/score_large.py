@@ -16,6 +16,7 @@ import xgboost as xgb
 import yaml
 
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import SCORED
@@ -39,7 +40,7 @@ def _rounds(scene: Scene, peers: Sequence[str]) -> tuple[dict[str, list[float]],
     for seed in range(1, ROUNDS + 1):
         path = put(scene, f"large-{seed}.parquet", ORDERS, seed)
         ended, drop = scored_once(scene, path.name, ORDERS)
-        done = Path(settings.drops) / "done" / path.name
+        done = Path(load_pipeline(settings).locations.drops) / "done" / path.name
         seconds["ours"].append(drop["ms_total"] / 1000)
         seconds["copy"].append(copied(settings, drop["run_id"]))
         for peer in peers:
@@ -111,7 +112,7 @@ def many_features(scene: Scene) -> Iterator[Row]:
     """A drop of the same size with every attribute, on orders that depend on them. History is left out for the peer."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
-        contract = yaml.safe_load(Settings.load().contract.read_text(encoding="utf-8"))
+        contract = yaml.safe_load(load_pipeline(Settings.load()).file.read_text(encoding="utf-8"))
         contract["features"] |= {"history": [], "calendar": []}
         contract["promotion"]["floor"] = 0.01  # these orders are easier to predict than the real ones
         (folder / "orders.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")

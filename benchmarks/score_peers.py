@@ -19,6 +19,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.tables import SCORED, partition_indexes
@@ -59,7 +60,7 @@ def copied(settings: Settings, run_id: int) -> float:
 
 
 def champion_of(settings: Settings) -> tuple[str, Model]:
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     return f"models:/{version.name}/{version.version}", Model.from_files(registry.files(version))

@@ -7,7 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.settings import Settings
@@ -17,13 +18,13 @@ from benchmarks.scene import Ended, Scene
 
 def contract_of(settings: Settings) -> Contract:
     """The contract of the settings."""
-    return load_contract(settings.contract)
+    return load_pipeline(settings).contract
 
 
 def put(scene: Scene, name: str, rows: int, seed: int) -> Path:
     """Put a drop of `rows` orders into the inbox."""
     as_of = date.fromisoformat(scene.chain["elt"].result["as_of"])
-    inbox = Path(scene.home.settings.drops) / "inbox"
+    inbox = Path(load_pipeline(scene.home.settings).locations.drops) / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
     make_drop(str(scene.raw), as_of, rows, seed, inbox / name, contract_of(scene.home.settings))
     return inbox / name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, run_python
 
@@ -40,9 +40,9 @@ FLOORS = {
 @measurement
 def steps(scene: Scene) -> Iterator[Row]:
     """Seconds and peak memory of every step, and its log loss compared with a frequency table."""
-    contract = load_contract(scene.home.settings.contract)
+    contract = load_pipeline(scene.home.settings).contract
     ended = scene.chain
-    folder = f"{scene.home.settings.processed}/bench"
+    folder = f"{load_pipeline(scene.home.settings).locations.processed}/bench"
     for step, run in ended.items():
         name, code = FLOORS[step]
         arguments = (str(scene.raw), folder, str(scene.folder), contract.entity, contract.timestamp)

@@ -7,9 +7,12 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 from apex_airflow.assets import CHAMPION, SCORED
 from apex_airflow.operators.step import StepOperator, step_defaults
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 settings = Settings.load()
+pipeline = load_pipeline_settings(settings)
+options = pipeline.options
 
 with DAG(
     dag_id="apex_monitor",
@@ -27,12 +30,12 @@ task is skipped.
 Results: `select * from apex.drift_latest`, `select * from apex.model_quality_weekly`.
 """,
     schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(settings.monitor_schedule, timezone="UTC"), assets=SCORED | CHAMPION
+        timetable=CronTriggerTimetable(options.schedule.monitor, timezone="UTC"), assets=SCORED | CHAMPION
     ),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # it has nothing to do before the first drop
-    default_args={**step_defaults(settings), "pool": "apex_monitoring"},
+    default_args={**step_defaults(settings, pipeline), "pool": "apex_monitoring"},
     tags=["apex", "monitoring"],
 ) as dag:
     outcomes = StepOperator(

@@ -11,9 +11,13 @@ from apex_airflow.assets import CHAMPION
 from apex_airflow.deadlines import deadline
 from apex_airflow.operators.approval import ApprovalOperator, answer_args
 from apex_airflow.operators.step import StepOperator, step_defaults
-from apex_ml.settings import Settings, split_strategies
+from apex_ml.discovery import SPLIT_STRATEGIES, module_names
+from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.settings import Settings
 
 settings = Settings.load()
+pipeline = load_pipeline_settings(settings)
+options = pipeline.options
 
 with DAG(
     dag_id="apex_retrain",
@@ -28,26 +32,30 @@ A run without new raw data ends early and successfully: `validate` is skipped an
 retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
 triggers `apex_score`.
 
-With `APEX_APPROVAL` a user must approve a promotion: the task `approve` waits under *Required Actions* with the
-reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` without an answer within `APEX_APPROVAL_HOURS`.
+With `approval: {required: true}` in the pipeline's file a user must approve a promotion: the task `approve` waits under
+*Required Actions* with the reasons and the evidence, and takes `approval.default` without an answer within
+`approval.hours`.
 """,
     # Without a start date the first run is that of the next night; unpausing the DAG starts no run. The ten minutes
     # ensure that the first run is not skipped when this file is parsed at its scheduled time.
-    schedule=CronTriggerTimetable(settings.retrain_schedule, timezone="UTC", run_immediately=timedelta(minutes=10)),
+    schedule=CronTriggerTimetable(options.schedule.retrain, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
-    deadline=deadline(settings, "retrain_late", "apex_retrain", settings.retrain_deadline_minutes),
-    default_args={**step_defaults(settings), "pool": "apex_training"},
+    deadline=deadline(options.alerts, "retrain_late", "apex_retrain", options.schedule.retrain_deadline_minutes),
+    default_args={**step_defaults(settings, pipeline), "pool": "apex_training"},
     tags=["apex", "training"],
     params={
         "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
         "split": Param(
-            settings.split,
-            enum=list(split_strategies()),
+            options.model.split,
+            enum=list(module_names(SPLIT_STRATEGIES)),
             description="How examples are split; legacy: as the original project did. Only temporal can be promoted.",
         ),
         "trials": Param(
-            settings.trials, type="integer", minimum=0, description="Hyper-parameter trials; 0: the fixed parameters."
+            options.model.trials,
+            type="integer",
+            minimum=0,
+            description="Hyper-parameter trials; 0: the fixed parameters.",
         ),
         "raw": Param(
             None, type=["null", "string"], description="Folder of raw parquet files. Empty: the one in the settings."
@@ -99,7 +107,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` without an answer wi
     promote = StepOperator(
         task_id="promote",
         step="promote",
-        args=answer_args("approve") if settings.approval else [],
+        args=answer_args("approve") if options.approval.required else [],
         emits=CHAMPION,
         emits_if="promoted",
         doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
@@ -108,7 +116,7 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` without an answer wi
 
     validate >> elt >> split >> train
     elt >> outcomes >> outcomes_done
-    if settings.approval:
+    if options.approval.required:
         decide = StepOperator(
             task_id="decide",
             step="promote",
@@ -118,15 +126,15 @@ reasons and the evidence, and takes `APEX_APPROVAL_DEFAULT` without an answer wi
         approve = ApprovalOperator(
             task_id="approve",
             decided_by="decide",
-            response_timeout=timedelta(hours=settings.approval_hours),
-            defaults=settings.approval_default,
+            response_timeout=timedelta(hours=options.approval.hours),
+            defaults=options.approval.default,
             doc_md="Wait for a user's answer under *Required Actions*. Nothing is asked when the gate did not "
             "promote. `promote` records a rejection.",
         )
         [train, outcomes_done] >> decide >> approve >> promote
     else:
         [train, outcomes_done] >> promote
-    if settings.shadow_days:
+    if options.shadow.days:
         reconsider = StepOperator(
             task_id="reconsider",
             step="reconsider",

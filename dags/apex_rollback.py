@@ -6,9 +6,11 @@ from airflow.sdk import DAG, Param
 
 from apex_airflow.assets import CHAMPION
 from apex_airflow.operators.step import StepOperator, step_defaults
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 settings = Settings.load()
+pipeline = load_pipeline_settings(settings)
 
 with DAG(
     dag_id="apex_rollback",
@@ -26,7 +28,7 @@ prevent this.
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # a rollback must not wait until a user unpauses its DAG
-    default_args={**step_defaults(settings), "pool": "apex_champion"},
+    default_args={**step_defaults(settings, pipeline), "pool": "apex_champion"},
     tags=["apex", "champion"],
     params={
         "reason": Param(type="string", minLength=3, description="Reason; recorded in the ledger."),

@@ -9,9 +9,12 @@ from apex_airflow.assets import CHAMPION, SCORED, inbox
 from apex_airflow.deadlines import deadline
 from apex_airflow.operators.bad_drop import BadDropOperator
 from apex_airflow.operators.step import StepOperator, step_defaults
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 settings = Settings.load()
+pipeline = load_pipeline_settings(settings)
+options = pipeline.options
 
 with DAG(
     dag_id="apex_score",
@@ -31,13 +34,13 @@ Without a champion the drops wait until there is one. When there is nothing to d
 succeeds. Results: `select * from apex.drop_summary`.
 """,
     schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(settings.sweep_schedule, timezone="UTC"), assets=inbox(settings) | CHAMPION
+        timetable=CronTriggerTimetable(options.schedule.sweep, timezone="UTC"), assets=inbox(pipeline) | CHAMPION
     ),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # a drop that arrives before the first run is scored as soon as there is a champion
-    deadline=deadline(settings, "score_late", "apex_score", settings.drop_deadline_minutes),
-    default_args={**step_defaults(settings), "pool": "apex_scoring"},
+    deadline=deadline(options.alerts, "score_late", "apex_score", options.scoring.deadline_minutes),
+    default_args={**step_defaults(settings, pipeline), "pool": "apex_scoring"},
     tags=["apex", "scoring"],
 ) as dag:
     list_drops = StepOperator(

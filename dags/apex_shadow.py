@@ -5,24 +5,27 @@ from __future__ import annotations
 from airflow.sdk import DAG, CronTriggerTimetable
 
 from apex_airflow.operators.step import StepOperator, step_defaults
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 settings = Settings.load()
+pipeline = load_pipeline_settings(settings)
+options = pipeline.options
 
 with DAG(
     dag_id="apex_shadow",
     description="challengers score what the champion has scored",
     doc_md="""
 ### Shadow
-With `APEX_SHADOW_DAYS` above 0, every challenger that was not promoted also scores the drops that the champion has
-scored, for that many days after its training. It runs on the sweep's schedule, in its own pool, after a drop is
+With `shadow: {days: N}` in the pipeline's file, every challenger that was not promoted also scores the drops that the
+champion has scored, for N days after its training. It runs on the sweep's schedule, in its own pool, after a drop is
 committed: no drop waits for it or fails because of it. Compare with `select * from apex.shadow_comparison`.
 """,
-    schedule=CronTriggerTimetable(settings.sweep_schedule, timezone="UTC") if settings.shadow_days else None,
+    schedule=CronTriggerTimetable(options.schedule.sweep, timezone="UTC") if options.shadow.days else None,
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # APEX_SHADOW_DAYS is its switch
-    default_args={**step_defaults(settings), "pool": "apex_shadow"},
+    is_paused_upon_creation=False,  # shadow.days is its switch
+    default_args={**step_defaults(settings, pipeline), "pool": "apex_shadow"},
     tags=["apex", "scoring"],
 ) as dag:
     StepOperator(

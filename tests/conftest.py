@@ -22,9 +22,11 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from apex_ml.adapters.postgres.migrations import migrate
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.adapters.postgres.migrations import migrate, migrate_schema
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
@@ -114,7 +116,7 @@ def _own_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    return load_contract(CODE_ROOT / "apex_ml" / "contract" / "orders.yaml")
+    return load_contract(CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +148,7 @@ def raw(orders: pa.Table, contract: Contract, tmp_path_factory: pytest.TempPathF
 def postgres_server() -> Iterator[PlainDatabase]:
     with plain_postgres() as instance:
         # the database of the roles script, migrated once, is what the tests' own databases are copied from
-        migrate(instance.settings, SCHEMA)
+        migrate(instance.settings, load_pipeline(instance.settings))
         yield instance
 
 
@@ -197,7 +199,8 @@ class Databases:
         """A database with the current tables and no row, in the schema apex and in another one if it is named."""
         if schema not in self.templates:
             template = self._copy("apex")
-            migrate(self.server.settings.model_copy(update=self._urls(template)), schema)
+            settings = self.server.settings.model_copy(update=self._urls(template))
+            migrate_schema(settings, load_pipeline(settings).contract, schema)
             self.templates[schema] = template
         return self._make(self.templates[schema])
 

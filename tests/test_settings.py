@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +12,15 @@ import pytest
 from airflow.timetables.trigger import CronTriggerTimetable
 from croniter import croniter
 
-from apex_ml import setting_sources
+from apex_ml import pipeline_values
 from apex_ml.core.candidates import candidate_names
 from apex_ml.env_syntax import format_value, parse_env
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded.env_file import ensure_env, file_values, remember
+from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.embedded.env_file import ensure_env, file_values, remember_option
 from apex_ml.platform.embedded.environment import apex_variables
 from apex_ml.setting_types import check_cron
-from apex_ml.settings import Settings
+from apex_ml.settings import CODE_ROOT, Settings
 
 
 def load(home: Path, content: str | bytes, **overrides: object) -> Settings:
@@ -28,7 +30,7 @@ def load(home: Path, content: str | bytes, **overrides: object) -> Settings:
 
 def refusal(home: Path, content: str | bytes) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(home, content)
+        load_pipeline(load(home, content))
     return str(caught.value)
 
 
@@ -73,15 +75,18 @@ def test_both_readers_of_the_file_agree(tmp_path: Path) -> None:
     text += "APEX_RAW_URL='/data/${X}/y'\r\n"
     settings = load(tmp_path, text)
     assert settings.pg_reader_password.get_secret_value() == "pa${HOME}ss$1"
-    assert (settings.trials, settings.raw) == (5, "/data/${X}/y")
+    assert (load_pipeline(settings).options.model.trials, load_pipeline(settings).locations.raw) == (5, "/data/${X}/y")
     assert file_values(settings) == {
         "APEX_PG_READER_PASSWORD": "pa${HOME}ss$1",
         "APEX_TRIALS": "5",
         "APEX_RAW_URL": "/data/${X}/y",
     }
-    remember(ensure_env(settings), "APEX_TRIALS", "6")
+    remember_option(ensure_env(settings), "orders", "model", "trials", "6")
     second = Settings.load(home=tmp_path)
-    assert (second.trials, second.pg_reader_password.get_secret_value()) == (6, "pa${HOME}ss$1")
+    assert (load_pipeline(second).options.model.trials, second.pg_reader_password.get_secret_value()) == (
+        6,
+        "pa${HOME}ss$1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,8 @@ def test_both_readers_of_the_file_agree(tmp_path: Path) -> None:
         ("APEX_TRIALS='5\nAPEX_SEED='4\n", "line 1: .*; line 2: "),
         ("\nAPEX_TRAILS=5\n", r"APEX_TRAILS is not a setting; did you mean APEX_TRIALS\?.*\.env, line 2"),
         ("apex_trials=5\n", r"apex_trials is not a setting; did you mean APEX_TRIALS\?"),
-        ("APEX_QQQ=5\nAPEX_SHADOW_DAYS=x\n", "APEX_QQQ is not a setting.*APEX_SHADOW_DAYS='x': .*line 2"),
+        ("APEX_QQQ=5\nAPEX_THREADS=x\n", "APEX_QQQ is not a setting.*APEX_THREADS='x': .*line 2"),
+        ("APEX_SHADOW_DAYS=x\n", "APEX_SHADOW_DAYS='x': .*line 1"),
         ("APEX_HOME=/elsewhere\n", "APEX_HOME='/elsewhere': names the folder of this file"),
     ],
 )
@@ -124,44 +130,53 @@ export APEX_QUALITY_LEAST_ORDERS = 600  # per week
 @pytest.fixture
 def warnings_are_new() -> None:
     """A warning comes once a process; another test may have caused it already."""
-    setting_sources._warn_of_former_name.cache_clear()
+    pipeline_values._warn_of_former_variable.cache_clear()
 
 
 @pytest.mark.usefixtures("warnings_are_new")
-def test_an_env_of_an_earlier_version_is_understood_with_a_warning_for_each_renamed_setting(
+def test_an_env_of_the_first_edition_is_understood_with_a_warning_for_each_option_of_a_pipeline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = load(tmp_path, OLD_ENV)
-    assert (settings.drift_min_rows, settings.quality_window_weeks, settings.quality_min_rows) == (1200, 5, 600)
+    monitoring = load_pipeline(settings).options.monitoring
+    assert (monitoring.drift_min_rows, monitoring.quality_window_weeks, monitoring.quality_min_rows) == (1200, 5, 600)
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 3
-    line = f"({tmp_path / '.env'}, line 2)"
     assert (
-        f"APEX_DRIFT_LEAST_ROWS is now called APEX_DRIFT_MIN_ROWS. It is still read; please rename it {line}"
-        in warnings
+        "APEX_DRIFT_LEAST_ROWS is now part of the pipeline's file. It is still read; write `monitoring:"
+        " {drift_min_rows: 1200}` into pipelines/<name>/pipeline.yaml, or run `apex upgrade`"
+        f" ({tmp_path / '.env'}, line 2)" in warnings
     )
-    assert file_values(settings)["APEX_QUALITY_WINDOW_WEEKS"] == "5"
     assert apex_variables(settings).keys() == {"APEX_HOME"}, "programs read .env themselves, so that they see changes"
-    remembered = remember(settings, "quality_window_weeks", "4")
-    assert remembered.quality_window_weeks == Settings.load(home=tmp_path).quality_window_weeks == 4
+    remembered = remember_option(settings, "orders", "monitoring", "quality_window_weeks", "4")
+    for again in (remembered, Settings.load(home=tmp_path)):
+        assert load_pipeline(again).options.monitoring.quality_window_weeks == 4
 
 
 @pytest.mark.usefixtures("warnings_are_new")
 def test_the_environment_wins_under_a_former_name_and_the_new_name_wins_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def min_rows(env: str) -> int:
+        return load_pipeline(load(tmp_path, env)).options.monitoring.drift_min_rows
+
     monkeypatch.setenv("APEX_DRIFT_LEAST_ROWS", "300")
-    assert load(tmp_path, "APEX_DRIFT_MIN_ROWS=200\n").drift_min_rows == 300
-    assert "APEX_DRIFT_LEAST_ROWS is now called APEX_DRIFT_MIN_ROWS" in caplog.text and "(environment)" in caplog.text
+    assert min_rows("APEX_ORDERS__MONITORING__DRIFT_MIN_ROWS=200\n") == 300
+    assert "APEX_DRIFT_LEAST_ROWS is now part of the pipeline's file" in caplog.text and "(environment)" in caplog.text
     monkeypatch.delenv("APEX_DRIFT_LEAST_ROWS")
-    both = "APEX_DRIFT_MIN_ROWS=200\nAPEX_DRIFT_LEAST_ROWS=400\n"
-    assert load(tmp_path, both).drift_min_rows == 200
-    assert "APEX_DRIFT_LEAST_ROWS is not read, because APEX_DRIFT_MIN_ROWS, its new name, is also set" in caplog.text
-    assert load(tmp_path, "APEX_DRIFT_MIN_ROWS=\nAPEX_DRIFT_LEAST_ROWS=400\n").drift_min_rows == 400
+    assert min_rows("APEX_ORDERS__MONITORING__DRIFT_MIN_ROWS=200\nAPEX_DRIFT_LEAST_ROWS=400\n") == 200
+    assert min_rows("APEX_DRIFT_MIN_ROWS=\nAPEX_DRIFT_LEAST_ROWS=400\n") == 400
 
 
 def test_a_bad_value_is_reported_under_the_name_that_gave_it(tmp_path: Path) -> None:
-    assert re.search(r"APEX_QUALITY_OF_WEEKS='x': .*\.env, line 1", refusal(tmp_path, "APEX_QUALITY_OF_WEEKS=x\n"))
+    with pytest.raises(ConfigError, match=r"APEX_QUALITY_OF_WEEKS='x': must be a whole number \(.*\.env, line 1"):
+        load_pipeline(load(tmp_path, "APEX_QUALITY_OF_WEEKS=x\n"))
+    with pytest.raises(ConfigError, match=r"APEX_ORDERS__MODEL__TRIALS.*'-1': must be greater than or equal to 0"):
+        load_pipeline(load(tmp_path, "APEX_ORDERS__MODEL__TRIALS=-1\n"))
+    with pytest.raises(ConfigError, match=r"no key trails in model; .*did you mean trials\?"):
+        load_pipeline(load(tmp_path, "APEX_ORDERS__MODEL__TRAILS=1\n"))
+    with pytest.raises(ConfigError, match=r"no section modle; .*did you mean model\?"):
+        load_pipeline(load(tmp_path, "APEX_ORDERS__MODLE__TRIALS=1\n"))
 
 
 def test_a_misspelt_variable_is_an_error_and_an_unknown_one_a_warning(
@@ -169,7 +184,7 @@ def test_a_misspelt_variable_is_an_error_and_an_unknown_one_a_warning(
 ) -> None:
     for name in ("APEX_TEST_RAW", "APEX_SUPERVISED", "COMPOSE_PROJECT_NAME", "APEXLEGENDS"):
         monkeypatch.setenv(name, "x")
-    assert Settings.load(home=tmp_path).trials == 0 and not caplog.records
+    assert load_pipeline(Settings.load(home=tmp_path)).options.model.trials == 0 and not caplog.records
     monkeypatch.setenv("APEX_ORACLE_WORKSPACE", "x")
     Settings.load(home=tmp_path)
     assert "APEX_ORACLE_WORKSPACE is not a setting of Apex and is not read" in caplog.text
@@ -204,7 +219,7 @@ def test_a_misspelt_variable_is_an_error_and_an_unknown_one_a_warning(
         ("APEX_SERVING=perhaps", r"APEX_SERVING='perhaps': must be true or false \("),
         ("APEX_STEP_TIMEOUT_MINUTES=99999999999", "less than or equal to"),
         ("APEX_MLFLOW_PORT=8080", "APEX_AIRFLOW_PORT=8080: is also APEX_MLFLOW_PORT"),
-        ("APEX_QUALITY_WORSE_WEEKS=4", "is more than APEX_QUALITY_WINDOW_WEEKS=3"),
+        ("APEX_QUALITY_WORSE_WEEKS=4", "is more than quality_window_weeks, 3"),
     ],
 )
 def test_each_setting_is_checked_by_its_type(tmp_path: Path, line: str, message: str) -> None:
@@ -214,8 +229,10 @@ def test_each_setting_is_checked_by_its_type(tmp_path: Path, line: str, message:
 
 
 def test_all_faults_are_in_one_error(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "APEX_RETRAIN_SCHEDULE='0 25 * * *'\nAPEX_TRIALS=many\nAPEX_SEEED=1\n")
-    assert all(part in message for part in ("APEX_RETRAIN_SCHEDULE", "line 1", "APEX_TRIALS='many'", "APEX_SEED?"))
+    message = refusal(tmp_path, "APEX_HOST=http://a\nAPEX_THREADS=many\nAPEX_SEEED=1\n")
+    assert all(part in message for part in ("APEX_HOST", "line 1", "APEX_THREADS='many'", "APEX_SEED?"))
+    message = refusal(tmp_path, "APEX_RETRAIN_SCHEDULE='0 25 * * *'\nAPEX_TRIALS=many\nAPEX_SEED=x\n")
+    assert all(part in message for part in ("APEX_RETRAIN_SCHEDULE", "line 1", "APEX_TRIALS='many'", "APEX_SEED='x'"))
 
 
 def test_a_line_that_cannot_be_understood_hides_no_other_fault(tmp_path: Path) -> None:
@@ -258,15 +275,16 @@ def test_a_cron_that_comes_every_second_or_at_random_is_refused(expression: str)
 
 def test_every_candidate_can_be_named(tmp_path: Path) -> None:
     name = load(tmp_path, f"APEX_CANDIDATES={','.join(candidate_names())}\n")
-    assert name.candidates == ",".join(candidate_names())
+    assert load_pipeline(name).options.model.candidates == tuple(candidate_names())
 
 
 def test_a_relative_path_means_one_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "caller").mkdir()
     monkeypatch.chdir(tmp_path / "caller")
-    assert load(tmp_path, "APEX_RAW_URL=my/raw\n").raw == str(tmp_path / "my" / "raw")
+    assert load_pipeline(load(tmp_path, "APEX_RAW_URL=my/raw\n")).locations.raw == str(tmp_path / "my" / "raw")
     monkeypatch.setenv("APEX_DROPS_URL", "drops")
+    shutil.copy(CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml", "mine.yaml")
     monkeypatch.setenv("APEX_CONTRACT", "mine.yaml")
     settings = Settings.load(home=tmp_path)
-    assert settings.drops_url == str(tmp_path / "caller" / "drops")
-    assert settings.contract == tmp_path / "caller" / "mine.yaml"
+    assert load_pipeline(settings).locations.drops == str(tmp_path / "caller" / "drops")
+    assert load_pipeline(settings).file == tmp_path / "caller" / "mine.yaml"

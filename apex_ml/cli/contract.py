@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.contract.model import json_schema, load_contract
+from apex_ml.contract.pipeline_file import json_schema
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 
-SCHEMA_FILE = "contract.schema.json"
+SCHEMA_FILE = "pipeline.schema.json"
 
 
 @click.group()
@@ -18,20 +19,20 @@ def contract() -> None:
 
 @contract.command()
 def build() -> None:
-    """Write great_expectations/ and the JSON Schema of contract files from the contract."""
+    """Write great_expectations/ and the JSON Schema of pipeline files."""
     from apex_ml.adapters.expectations.project import build_project
 
     settings = Settings.load()
-    schema = settings.contract.with_name(SCHEMA_FILE)
+    schema = settings.pipelines / SCHEMA_FILE
     write_atomically(schema, json_schema().encode())
-    for path in [schema, *build_project(load_contract(settings.contract))]:
+    for path in [schema, *build_project(load_pipeline(settings).contract)]:
         click.echo(path)
 
 
 @contract.command()
 def show() -> None:
     """Print the columns of the contract."""
-    loaded = load_contract(Settings.load().contract)
+    loaded = load_pipeline(Settings.load()).contract
     for column in loaded.columns.values():
         domain = f" {{{', '.join(column.domain.levels)}}}" if column.domain else ""
         click.echo(f"{column.name:28} {column.type:7} {column.role:10}{domain}")

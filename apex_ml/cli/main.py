@@ -49,6 +49,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("apex_ml.cli.platform:backup", "Write databases, artifacts and data into one file."),
     "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
     "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: simulate a year."),
+    "pipelines": ("apex_ml.cli.pipelines:pipelines", "List the pipelines."),
+    "upgrade": ("apex_ml.cli.pipelines:upgrade", "Move settings of the first edition into the pipeline's file."),
     "contract": ("apex_ml.cli.contract:contract", "Build and check what is generated from the contract."),
     "container": ("apex_ml.cli.container:container", "Inside the images: entry points of services."),
     "settings": ("apex_ml.cli.platform:settings_table", "Print every setting with its default."),
@@ -79,7 +81,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="apex-ml")
-def apex() -> None:
+@click.option("-p", "--pipeline", metavar="NAME", help="The pipeline. Default: APEX_PIPELINE, or the only one.")
+def apex(pipeline: str | None) -> None:
     """Nightly retraining, promotion on evidence, and exactly-once scoring of orders.
 
     Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 an internal error of Apex.
@@ -87,6 +90,8 @@ def apex() -> None:
     from apex_ml.settings import Settings
     from apex_ml.surroundings import shield_process
 
+    if pipeline:  # processes that the command starts are about the same pipeline
+        os.environ["APEX_PIPELINE"] = pipeline
     with contextlib.suppress(ConfigError):  # a command that needs settings reports their errors
         shield_process(Settings.load())
 

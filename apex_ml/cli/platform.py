@@ -10,8 +10,9 @@ from types import FrameType
 
 import click
 
+from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.settings import Settings, split_strategies
+from apex_ml.settings import Settings
 
 
 @contextlib.contextmanager
@@ -198,7 +199,7 @@ def mlflow_ui() -> None:
 
 @click.command()
 @click.option("--force", is_flag=True, help="Retrain also when there is no new raw data.")
-@click.option("--split", type=click.Choice(split_strategies()), help="How examples are split in this run.")
+@click.option("--split", type=click.Choice(module_names(SPLIT_STRATEGIES)), help="How examples are split in this run.")
 @click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials of this run.")
 @click.pass_context
 def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | None) -> None:

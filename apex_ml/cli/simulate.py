@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import truth_beside
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.folder import Simulation, fill_folder
 from apex_ml.simulate.log_loss import bayes_log_loss, class_codes
@@ -104,7 +105,9 @@ def simulate(
         raise ConfigError(f"--orders {orders}: must be 1 or more")
     if not 1 <= files <= orders:
         raise ConfigError(f"--files {files}: must be from 1 to the number of orders, {orders:,}")
-    folder = local_folder(out or Settings.load().raw, "--out" if out else "APEX_RAW_URL").absolute()
+    folder = local_folder(
+        out or load_pipeline(Settings.load()).locations.raw, "--out" if out else "locations.raw"
+    ).absolute()
     truth_file = _truth_file(truth, folder)
 
     began = time.perf_counter()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from apex_ml.cli.step_process import log_next_monitoring, print_result, run_step_command, start_step
+from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.services.json_record import JsonRecord
-from apex_ml.settings import Settings, split_strategies
+from apex_ml.settings import Settings
 
 if TYPE_CHECKING:  # a step imports its libraries when it starts
     from apex_ml.services.run_folder import StepContext
@@ -24,7 +26,9 @@ _RUN = click.option(
 
 @click.command()
 @_RUN
-@click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: APEX_RAW_URL or data/raw.")
+@click.option(
+    "--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: that of the pipeline, or data/raw."
+)
 @click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d"]),
@@ -67,19 +71,20 @@ def outcomes(run: str, newest: bool) -> None:
 @_RUN
 @click.option(
     "--strategy",
-    type=click.Choice(split_strategies()),
-    help="Default: APEX_SPLIT. Only temporal is promotable.",
+    type=click.Choice(module_names(SPLIT_STRATEGIES)),
+    help="Default: that of the pipeline. Only temporal is promotable.",
 )
 def split(run: str, strategy: str | None) -> None:
     """Divide the examples into train, validation and test."""
     from apex_ml.steps.split import split as work
 
-    run_step_command("split", work, run, strategy=strategy or Settings.load().split)
+    default = load_pipeline_settings(Settings.load()).options.model.split
+    run_step_command("split", work, run, strategy=strategy or default)
 
 
 @click.command()
 @_RUN
-@click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials. Default: APEX_TRIALS.")
+@click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials. Default: that of the pipeline.")
 @click.option("--reproduce", is_flag=True, help="Train again with the run's recorded settings and compare the bytes.")
 def train(run: str, trials: int | None, reproduce: bool) -> None:
     """Fit, evaluate and register a model version."""
@@ -89,7 +94,8 @@ def train(run: str, trials: int | None, reproduce: bool) -> None:
     if reproduce:
         run_step_command("train", again, run)
         return
-    run_step_command("train", work, run, trials=Settings.load().trials if trials is None else trials)
+    default = load_pipeline_settings(Settings.load()).options.model.trials
+    run_step_command("train", work, run, trials=default if trials is None else trials)
 
 
 _WHO = click.option("--who", metavar="NAME", help="Recorded as the user who decided. Default: the OS user.")

@@ -6,8 +6,7 @@ All code that depends on the columns of the data set uses this model. The model 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -26,7 +25,6 @@ from apex_ml.contract.reading import ContractFile
 from apex_ml.contract.rules import Rule
 from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name
 from apex_ml.contract.split import Split
-from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 
 
@@ -123,41 +121,18 @@ class Contract(ContractPart):
         return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()
 
 
-@lru_cache(maxsize=8)
-def _load(path: Path, content: bytes) -> Contract:
-    file = ContractFile.read(path, content)
+def contract_faults(
+    file: ContractFile, data: Any, schema: Mapping[str, Any]
+) -> tuple[Contract | None, list[tuple[Place, str]]]:
+    """The contract in the data of a file, and its faults by their places; None when there are any."""
     replace_former_names(file)
     faults: list[tuple[Place, str]] = []
-    contract: Contract | None = None
     try:
-        contract = Contract.model_validate(file.data)
+        return Contract.model_validate(data), faults
     except ValidationError as error:
         contradictions = [e for e in error.errors() if isinstance(cause_of(e), ContradictionError)]
         others = [e for e in error.errors() if e not in contradictions]
-        faults += explain_errors(file, others, Contract.model_json_schema(mode="validation"))
+        faults += explain_errors(file, others, schema)
         faults += [((*e["loc"], *place), text) for e in contradictions for place, text in cause_of(e).faults]
-        faults += hidden_contradictions(file.data)
-    if contract is None or faults or file.faults or file.odd:
-        raise file.refuse(faults)
-    return contract
-
-
-def load_contract(path: Path) -> Contract:
-    """Read a contract.
-
-    Raises :class:`~apex_ml.errors.ConfigError` with file, line, key and rule of every fault.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"APEX_CONTRACT={path}: cannot be read: {error.strerror}; set it to a contract, a YAML file"
-        ) from error
-    return _load(path, content)
-
-
-def json_schema() -> str:
-    """JSON Schema of contract files, for editors."""
-    schema = Contract.model_json_schema(mode="validation")
-    schema["title"] = "A contract of Apex"
-    return json_text(schema, indent=1, sort_keys=True) + "\n"
+        faults += hidden_contradictions(data)
+    return None, faults

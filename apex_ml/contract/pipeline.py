@@ -1,11 +1,16 @@
-"""One pipeline as data: its contract, its model and the places of its files. Callers pass it as an argument."""
+"""One pipeline as data: its contract, its options and the places of its files. Callers pass it as an argument."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from apex_ml.contract.model import Contract
+from apex_ml.contract.options import PipelineOptions
 from apex_ml.pipeline_schema import SCHEMA
+
+if TYPE_CHECKING:  # Airflow reads the options of a pipeline alone, and its image has no Arrow
+    from apex_ml.contract.model import Contract
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,13 @@ class Locations:
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """The pipeline of a step or a service."""
+class PipelineSettings:
+    """What Airflow needs of a pipeline: its name, its options and its places, without the contract of its data."""
 
     name: str
-    contract: Contract
+    file: Path
+    """The pipeline's file."""
+    options: PipelineOptions
     model_name: str
     """Name of the registered model in MLflow."""
     locations: Locations
@@ -34,3 +41,10 @@ class Pipeline:
     def schema(self) -> str:
         """Name of the schema in Postgres that holds its tables and views."""
         return SCHEMA  # not its name yet: existing databases have the tables in this schema
+
+
+@dataclass(frozen=True)
+class Pipeline(PipelineSettings):
+    """The pipeline of a step or a service."""
+
+    contract: Contract

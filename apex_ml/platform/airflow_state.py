@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apex_ml.adapters.postgres import administration
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
@@ -56,7 +57,8 @@ class Finding:
 
 def needed_dags(settings: Settings) -> tuple[str, ...]:
     """The DAGs that must be on with these settings."""
-    return tuple(dag_id for dag_id in DAGS if dag_id != SHADOW or settings.shadow_days)
+    shadow_days = load_pipeline_settings(settings).options.shadow.days
+    return tuple(dag_id for dag_id in DAGS if dag_id != SHADOW or shadow_days)
 
 
 def make_pools(settings: Settings) -> None:

@@ -15,7 +15,6 @@ from rich.console import Console
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
-from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
@@ -46,7 +45,7 @@ class JobDrop:
 
 def inbox(settings: Settings) -> Path:
     """Return the folder where drops arrive."""
-    return local_folder(settings.drops, "APEX_DROPS_URL") / "inbox"
+    return local_folder(load_pipeline(settings).locations.drops, "locations.drops") / "inbox"
 
 
 def check_drop(path: Path) -> None:
@@ -91,7 +90,8 @@ def generated_drop(settings: Settings) -> JobDrop:
     number, as_of = next_run_number(settings), _as_of(settings)
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
-        generated = make_drop(settings.raw, as_of, DROP_ORDERS, number, path, load_contract(settings.contract))
+        pipeline = load_pipeline(settings)
+        generated = make_drop(pipeline.locations.raw, as_of, DROP_ORDERS, number, path, pipeline.contract)
         orders, clients = counted(generated.rows, "invented order"), counted(generated.clients, "client")
         description = f"{orders} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)
@@ -115,7 +115,8 @@ def held_back_drop(settings: Settings, console: Console, validated: ValidateResu
 
 def _as_of(settings: Settings) -> date:
     """Return the day after the newest order of the training data."""
-    manifest = latest_manifest(StepContext(settings, load_pipeline(settings), "main"), EltResult)
+    pipeline = load_pipeline(settings)
+    manifest = latest_manifest(StepContext(settings, pipeline, "main"), EltResult)
     if manifest is None:
-        raise DataError(f"no finished elt step below {settings.processed}: retrain first (make train)")
+        raise DataError(f"no finished elt step below {pipeline.locations.processed}: retrain first (make train)")
     return manifest.result.as_of

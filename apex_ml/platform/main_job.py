@@ -13,6 +13,7 @@ from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
 from apex_ml.platform.airflow_state import RETRAIN, SCORE
@@ -82,7 +83,7 @@ def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: 
     """Retrain, score a drop and report; return whether there is a champion that scored it."""
     holds_back = drop is None and not invented
     parameters = RetrainParameters(
-        raw=settings.raw if has_raw else None, without_newest_day=True if holds_back else None
+        raw=load_pipeline(settings).locations.raw if has_raw else None, without_newest_day=True if holds_back else None
     )
     with AirflowApi(settings) as api:
         for dag_id in (RETRAIN, SCORE):
@@ -117,13 +118,13 @@ def _validated(api: AirflowApi, run_id: str) -> ValidateResult | None:
 
 def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings:
     """Remember the folder of raw data, fill an empty one, and bring the platform up meanwhile."""
-    from apex_ml.platform.embedded.env_file import remember
+    from apex_ml.platform.embedded.env_file import remember_option
     from apex_ml.platform.embedded.start import up
 
     refuse_contradiction(settings)
     if raw:
         folder = raw_folder(raw)
-        settings = remember(settings, "APEX_RAW_URL", str(folder))
+        settings = remember_option(settings, load_pipeline(settings).name, "locations", "raw", str(folder))
         console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
     with simulated_raw(settings, console):
         return up(settings)
@@ -163,7 +164,7 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: 
     Raises RunFailedError with the exit code of the failed step.
     """
     run_id = api.trigger(RETRAIN, parameters.to_json())
-    limit = settings.step_timeout_minutes * 60.0 * STEPS_IN_RETRAIN
+    limit = load_pipeline(settings).options.steps.timeout_minutes * 60.0 * STEPS_IN_RETRAIN
     run, tasks = follow_run(api, console, RETRAIN, run_id, limit)
     if run.state == "failed":
         raise RunFailedError(print_failures(api, settings, console, run, tasks))
@@ -203,7 +204,7 @@ def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDro
     if not target.exists():
         write_atomically(target, drop.content)
     began = time.monotonic()
-    limit = settings.step_timeout_minutes * 60.0
+    limit = load_pipeline(settings).options.steps.timeout_minutes * 60.0
     retries = RetryReporter(api, console)
     with TaskBoard(console, f"{SCORE}  {api.pages}/dags/{SCORE}") as board:
         while True:

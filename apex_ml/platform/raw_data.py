@@ -14,14 +14,16 @@ from rich.console import Console
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
-from apex_ml.contract.model import load_contract
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
 from apex_ml.wording import counted
 
 SIMULATED_ORDERS = 1_250_000
+RAW = "locations.raw"
+"""The key of the folder of raw files in a pipeline's file."""
 
 
 def raw_folder(raw: str) -> Path:
@@ -47,8 +49,9 @@ def simulated_raw(settings: Settings, console: Console) -> Iterator[None]:
 
     A folder that a user chose is never filled. Raises :class:`~apex_ml.errors.ConfigError` when the simulator fails.
     """
-    folder = Path(settings.raw)
-    if settings.raw_url or (folder.is_dir() and any(not hidden(name) for name in os.listdir(folder))):
+    pipeline = load_pipeline(settings)
+    folder = Path(pipeline.locations.raw)
+    if pipeline.options.locations.raw or (folder.is_dir() and any(not hidden(name) for name in os.listdir(folder))):
         yield
         return
     refuse_foreign_simulation(settings)
@@ -79,19 +82,20 @@ def refuse_foreign_simulation(settings: Settings) -> None:
     """Raise ConfigError when the simulator cannot generate orders for the contract."""
     from apex_ml.simulate.process import load_process
 
-    contract, process = load_contract(settings.contract), load_process()
+    pipeline, process = load_pipeline(settings), load_process()
+    contract = pipeline.contract
     roles = (contract.entity, contract.timestamp, contract.target)
     if roles != (process.entity, process.timestamp, process.target):
         raise ConfigError(
-            f"no raw data in {settings.raw}, and the simulator cannot generate any for the contract {settings.contract}"
+            f"no raw data in {pipeline.locations.raw}, and the simulator cannot generate any for {pipeline.file}"
             f" ({', '.join(roles)}): put parquet files there, or name your folder: RAW=/path/to/parquet make run"
         )
 
 
 def has_generated_raw(settings: Settings) -> bool:
     """Whether all raw files are generated; then generated orders of the same clients do not mix with real data."""
-    folder = local_folder(settings.raw, "APEX_RAW_URL")
+    folder = local_folder(load_pipeline(settings).locations.raw, RAW)
     try:
-        return is_simulated(folder, data_files(folder, "APEX_RAW_URL"))
+        return is_simulated(folder, data_files(folder, RAW))
     except DataError:  # the retraining reports what is wrong with the folder
         return False

@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.adapters.postgres import simulated_results
 from apex_ml.adapters.storage.atomic_writes import new_file
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import start, stop
 from apex_ml.platform.embedded.env_file import ensure_env, remember
 from apex_ml.settings import Settings
@@ -189,7 +190,8 @@ def _platform(home: Path) -> Iterator[Settings]:
 class _Year:
     def __init__(self, settings: Settings, plan: Plan, say: Callable[[str], None]) -> None:
         self.settings, self.plan, self.say = settings, plan, say
-        self.contract: Contract = load_contract(settings.contract)
+        self.pipeline = load_pipeline(settings)
+        self.contract: Contract = self.pipeline.contract
         process = load_process()
         mode = process.mode(MODE)
         drift = {n: d.model_copy(update={"day": plan.monday(plan.drift_week)}) for n, d in mode.drift.items()}
@@ -206,7 +208,7 @@ class _Year:
             drift=drift,
         )
         self.days = self.orders.column(self.contract.timestamp).cast(pa.timestamp("s")).cast(pa.date32())
-        self.raw, self.inbox = Path(settings.raw), Path(settings.drops) / "inbox"
+        self.raw, self.inbox = Path(self.pipeline.locations.raw), Path(self.pipeline.locations.drops) / "inbox"
         for folder in (self.raw, self.inbox):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -255,10 +257,9 @@ class _Year:
         return week
 
     def _context(self, week: int) -> StepContext:
-        from apex_ml.pipelines import load_pipeline
         from apex_ml.services.run_folder import StepContext
 
-        return StepContext(self.settings, load_pipeline(self.settings), self._run(week))
+        return StepContext(self.settings, self.pipeline, self._run(week))
 
     def _run(self, week: int) -> str:
         return f"week-{week:02}"
@@ -286,7 +287,7 @@ class _Year:
         return self._champion() if decided.promoted else None
 
     def _champion(self) -> int:
-        version = Registry(self.settings, self.settings.model_name).by_alias(CHAMPION)
+        version = Registry(self.settings, self.pipeline.model_name).by_alias(CHAMPION)
         assert version is not None
         return version.version
 
@@ -317,5 +318,5 @@ class _Year:
         return simulated_results.week_quality(self.settings, SCHEMA, self.plan.monday(week), version)
 
     def _forget(self, week: int) -> None:
-        old = Path(self.settings.processed) / self._run(week - KEPT_RUNS)
+        old = Path(self.pipeline.locations.processed) / self._run(week - KEPT_RUNS)
         shutil.rmtree(old, ignore_errors=True)

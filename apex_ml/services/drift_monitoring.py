@@ -11,12 +11,12 @@ import numpy as np
 from apex_ml.adapters.postgres.drift import DriftLedger, DriftSubject, Verdict
 from apex_ml.adapters.postgres.scoring_profiles import ProfileStore, Run
 from apex_ml.contract.model import Contract
+from apex_ml.contract.options import Monitoring
 from apex_ml.core.drift import Compared, detect_drift
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import ModelProfile
 from apex_ml.core.version_reference import VersionReference
 from apex_ml.services.run_folder import StepContext
-from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
 PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
@@ -134,10 +134,10 @@ def healthy_window(run: Run, before: Sequence[Run]) -> Batch | None:
     return batch_of(near)
 
 
-def drift_verdicts(settings: Settings, compared_features: Comparisons) -> list[Verdict]:
+def drift_verdicts(limits: Monitoring, compared_features: Comparisons) -> list[Verdict]:
     """Test each comparison for drift; returns verdict, kind of the feature and name of the reference."""
     comparisons = {name: comparison for name, (comparison, _, _) in compared_features.items()}
-    verdicts = detect_drift(comparisons, alpha=settings.drift_alpha, min_rows=settings.drift_min_rows)
+    verdicts = detect_drift(comparisons, alpha=limits.drift_alpha, min_rows=limits.drift_min_rows)
     for verdict in verdicts:
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
@@ -161,7 +161,7 @@ class DriftCheck:
         assert batch is not None
         model = self.references.get(first.version, VersionReference())
         comparisons = compared(self.context.contract, batch, model.profile, healthy_window(first, before))
-        self.ledger.write(subject, drift_verdicts(self.context.settings, comparisons))
+        self.ledger.write(subject, drift_verdicts(self.context.pipeline.options.monitoring, comparisons))
 
     def runs_before(self, run: Run) -> list[Run]:
         """The scoring runs of the same version before a run."""
@@ -170,7 +170,7 @@ class DriftCheck:
 
 def check_drift_of_runs(drift: DriftCheck) -> int:
     """Test every scoring run with enough rows that has no verdict yet; returns how many."""
-    runs = drift.profiles.unchecked_runs(drift.context.settings.drift_min_rows)
+    runs = drift.profiles.unchecked_runs(drift.context.pipeline.options.monitoring.drift_min_rows)
     for run in runs:
         subject = DriftSubject("drop", str(run.run_id), run.day, run.version)
         drift.check(subject, [run], drift.runs_before(run))

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapping[int, VersionReference]) -> int:
     """Evaluate every version and week of rows whose outcomes changed; returns how many."""
     settings, contract = context.settings, context.contract
-    rule = Rule(settings.quality_margin, settings.quality_alpha, settings.quality_min_rows, settings.quality_year_alpha)
+    limits = context.pipeline.options.monitoring
+    rule = Rule(limits.quality_margin, limits.quality_alpha, limits.quality_min_rows, limits.quality_year_alpha)
     weeks = ledger.changed_weeks(contract)
     classes = pa.array(contract.classes)
     for changed in weeks:
@@ -67,9 +68,9 @@ def _evaluate_weeks_together(ledger: QualityLedger, version: int, expected: Expe
 
 def degradation_alerts(context: StepContext, ledger: QualityLedger, version: int) -> dict[str, str]:
     """The alert about the champion when enough of its newest weeks were worse, or several were a little worse."""
-    settings = context.settings
-    weeks = ledger.weeks(version, settings.quality_min_rows)
-    needed, of = settings.quality_worse_weeks, settings.quality_window_weeks
+    limits = context.pipeline.options.monitoring
+    weeks = ledger.weeks(version, limits.quality_min_rows)
+    needed, of = limits.quality_worse_weeks, limits.quality_window_weeks
     reasons = []
     if degraded([week.worse for week in weeks], weeks=needed, of=of):
         worse = "; ".join(f"week of {week.week}: {week.note}" for week in weeks[-of:] if week.worse)

@@ -56,5 +56,5 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
         kind = "target" if column.name == contract.target else "measure"
         observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
         comparisons[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
-    ledger.write(DriftSubject("raw", subject, first), drift_verdicts(settings, comparisons))
+    ledger.write(DriftSubject("raw", subject, first), drift_verdicts(context.pipeline.options.monitoring, comparisons))
     return 1

@@ -30,6 +30,8 @@ from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+PLACE = "locations.processed"
+"""The key of the folder of all runs in a pipeline's file."""
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
@@ -68,7 +70,7 @@ class StepContext:
     @property
     def processed(self) -> Path:
         """Folder of all runs."""
-        return refuse_file(local_folder(self.pipeline.locations.processed, "APEX_PROCESSED_URL"), "APEX_PROCESSED_URL")
+        return refuse_file(local_folder(self.pipeline.locations.processed, PLACE), PLACE)
 
     def folder(self, step: str) -> Path:
         """Folder of one step of this run."""

@@ -142,7 +142,9 @@ def _check(
     )
     log_report(report, "score")
     lists_them = select_drop_quarantine(scorer.context.schema, sha256)
-    _refuse(report, contract, quarantined, scorer.context.settings.quarantine_rows_in_sql, lists_them)
+    _refuse(
+        report, contract, quarantined, scorer.context.pipeline.options.validation.quarantine_rows_in_sql, lists_them
+    )
     return report
 
 

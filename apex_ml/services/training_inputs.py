@@ -34,17 +34,17 @@ MIN_RECENT_ROWS orders."""
 
 def training_options(context: StepContext, trials: int, strategy: str) -> Options:
     """Options of development, from the settings, the contract and the split strategy."""
-    settings = context.settings
+    settings, model = context.settings, context.pipeline.options.model
     options = Options(
-        contenders=tuple(name.strip() for name in settings.candidates.split(",")),
-        selection=settings.selection,
+        contenders=model.candidates,
+        selection=model.selection,
         suspicious_gain=context.contract.features.suspicious_gain,
-        budget=Budget(trials, settings.search_seconds),
-        search_folds=settings.search_folds,
-        class_weights=settings.class_weights,
-        early_stopping_rounds=settings.early_stopping_rounds,
-        device=settings.device,
-        seed=settings.seed,
+        budget=Budget(trials, model.search_seconds),
+        search_folds=model.search_folds,
+        class_weights=model.class_weights,
+        early_stopping_rounds=model.early_stopping_rounds,
+        device=model.device,
+        seed=model.seed,
         threads=settings.threads,
     )
     return split_strategy(strategy).options(context.contract, options)
@@ -81,7 +81,7 @@ def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Exam
         test_first=dates["test"].first,
         test_last=dates["test"].last,
         class_shares=tuple(class_shares(parts["train"].y, len(context.contract.classes)).tolist()),
-        seed=context.settings.seed,
+        seed=context.pipeline.options.model.seed,
         git_commit=commit,
         dirty=dirty,
         profile=ModelProfile(recent=recent_profile(context, history.as_of, parts["train"].table)),

@@ -118,7 +118,9 @@ def compare_with_optimum(context: StepContext, done: Development, test: Examples
     if truth is None:
         return done
     p = done.model.probabilities(test.table)
-    metrics = against_optimum(p, test.y, truth.true, truth.optimum, test.entities, seed=context.settings.seed)
+    metrics = against_optimum(
+        p, test.y, truth.true, truth.optimum, test.entities, seed=context.pipeline.options.model.seed
+    )
     if "optimum_log_loss" in metrics:
         losses = (metrics["optimum_log_loss"], metrics["truth_log_loss"], metrics["excess_percent"])
         logger.info("optimum log_loss=%.5f truth=%.5f excess_percent=%.3f", *losses)

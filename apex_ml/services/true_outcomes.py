@@ -18,7 +18,7 @@ def truth_file(context: StepContext) -> Path | None:
     """File with the simulator's true probabilities of this run's raw rows; None where they are not known."""
     source = step_manifest(context, EltResult).result
     raw = source.raw or context.pipeline.locations.raw
-    return find_truth(local_folder(raw, "APEX_RAW_URL"), source.data_sha256)
+    return find_truth(local_folder(raw, "locations.raw"), source.data_sha256)
 
 
 def optimum_losses(context: StepContext, test: pa.Table, y: np.ndarray) -> np.ndarray | None:

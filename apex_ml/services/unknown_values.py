@@ -50,7 +50,7 @@ def alert_unknown_values(
     `counts` are the drop's rows by feature and bin, `accepted` is SQL of its rows. History counts only when the model
     uses it; every attribute counts.
     """
-    contract, settings = scorer.context.contract, scorer.context.settings
+    contract, alpha = scorer.context.contract, scorer.context.pipeline.options.monitoring.drift_alpha
     profile = scorer.model.info.profile
     references = [r for r in (profile.features, profile.recent) if r]
     kinds: dict[str, str] = {f: kind for f in scorer.bins if f in counts and (kind := kind_of(contract, f)) in MIN_LOST}
@@ -58,14 +58,14 @@ def alert_unknown_values(
         return None
     categorical = {feature: scorer.bins[feature].levels is not None for feature in kinds}
     rows = int(np.sum(next(iter(counts.values()))))
-    jumps = unknown_jumps(counts, references, kinds, categorical, alpha=settings.drift_alpha)
+    jumps = unknown_jumps(counts, references, kinds, categorical, alpha=alpha)
     subject, drops = name, f"drop {name} ({rows:,} rows)"
     if not jumps and rows < SMALL_DROP_ROWS and _may_be_jump(counts, references, kinds, categorical):
         earlier = PostgresScoringRuns(session).small_profiles(
             scorer.version.name, scorer.version.version, SMALL_DROP_ROWS
         )
         together = summed([{"features": counts}, *earlier])
-        jumps = unknown_jumps(together, references, kinds, categorical, alpha=settings.drift_alpha)
+        jumps = unknown_jumps(together, references, kinds, categorical, alpha=alpha)
         subject = f"{SMALL_DROPS}, version {scorer.version.version}"
         drops = f"drop {name} and {len(earlier)} more small drops of the last day"
     if not jumps:

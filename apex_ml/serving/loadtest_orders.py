@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.columns import Column
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.values import number_text
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
+from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.client import Target
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
@@ -48,14 +49,15 @@ def load_orders(settings: Settings, target: Target, count: int, path: Path | Non
     Raises :class:`~apex_ml.errors.TransientError` when the service is not ready,
     :class:`~apex_ml.errors.DataError` for a file that cannot be used.
     """
-    contract = load_contract(settings.contract)
+    pipeline = load_pipeline(settings)
+    contract = pipeline.contract
     if path is not None:
         check_parquet(path)
         return orders_of(contract, pq.ParquetFile(path).read().slice(0, count), path.name)
     day = date.fromisoformat(model_of(target)["snapshot_as_of"])
     with tempfile.TemporaryDirectory(prefix="apex-loadtest-") as folder:
         drawn = Path(folder) / "orders.parquet"
-        make_drop(settings.raw, day, count, seed, drawn, contract)
+        make_drop(pipeline.locations.raw, day, count, seed, drawn, contract)
         return orders_of(contract, pq.read_table(drawn), drawn.name)
 
 

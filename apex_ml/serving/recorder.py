@@ -39,7 +39,7 @@ class Recorder:
     def __init__(self, context: StepContext, figures: ServingMetrics) -> None:
         settings = context.settings
         self._context, self._figures = context, figures
-        self._share, self._most = settings.serving_record_share, settings.serving_record_queue
+        self._share, self._most = context.pipeline.options.serving.record_share, settings.serving_record_queue
         self._random = np.random.default_rng()
         self._queue: deque[_Waiting] = deque()
         self._waiting = 0

@@ -46,7 +46,7 @@ class DropInfo:
     seconds: float
 
 
-def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Path, contract: Contract) -> DropInfo:
+def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract: Contract) -> DropInfo:
     """Write `rows` orders dated `as_of`, of clients sampled from the raw files, to `path`, in one rename.
 
     The file has the contract's entity, timestamp and attribute columns in its order and the raw files' types; neither
@@ -62,7 +62,7 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
         raise ConfigError(f"rows {rows:,}: a drop needs 1 or more")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
-    folder = local_folder(settings_raw_url, "APEX_RAW_URL")
+    folder = local_folder(raw, "locations.raw")
     clients = _read_clients(folder, contract)
     if not clients.num_rows:
         raise DataError(f"raw files in {folder}: no row has a {contract.entity}, so there is no client")
@@ -91,7 +91,7 @@ def make_drop(settings_raw_url: str, as_of: date, rows: int, seed: int, path: Pa
 
 def _read_clients(folder: Path, contract: Contract) -> pa.Table:
     """One row per client, sorted by client: the drop's columns, from the client's newest raw order."""
-    files = data_files(folder, "APEX_RAW_URL")
+    files = data_files(folder, "locations.raw")
     for path in files:
         check_parquet(path)
     with (

@@ -27,7 +27,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
     left for later and named in `unfinished`. A file whose name cannot be passed to a task is moved to quarantine and
     named in `bad`. When there is nothing else to report, the note is a `skip`.
     """
-    inbox = Inbox(context.settings)
+    inbox = Inbox(context.pipeline)
     inbox.prepare()
     bad: list[BadDrop] = []
     unfinished: list[str] = []
@@ -55,8 +55,8 @@ def list_drops(context: StepContext) -> ListDropsResult:
         cause = champion_ledger.why_none(context.settings, context.schema, context.model_name) or "no champion yet"
         note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return _without_chunks(result, note)
-    settings = context.settings
-    return replace(result, chunks=chunks(waiting, settings.score_chunk_drops, settings.score_chunk_mb * 2**20))
+    scoring = context.pipeline.options.scoring
+    return replace(result, chunks=chunks(waiting, scoring.chunk_drops, scoring.chunk_mb * 2**20))
 
 
 def _without_chunks(result: ListDropsResult, reason: str) -> ListDropsResult:

@@ -63,7 +63,7 @@ def monitor(context: StepContext) -> MonitorResult:
             alerts = PostgresAlerts(session)
             degraded = alerts.open_of_kind(QUALITY)
             with noted.unreadable("inbox"):
-                late = Inbox(settings).late(settings.drop_deadline_minutes)
+                late = Inbox(context.pipeline).late(context.pipeline.options.scoring.deadline_minutes)
                 noted.add(alerts.set_open(DROP_LATE, late))
             noted.add(alerts.set_open(UNSEEN, noted.not_monitored))
             alerts.resolve_late()

@@ -107,7 +107,7 @@ def _decide(
         contract.promotion,
         serving(contract),
         looks=looks,
-        seed=settings.seed,
+        seed=context.pipeline.options.model.seed,
     )
     versions = ComparedVersions(current.version if current else None, challenger.version)
     return replace(decision, evidence=replace(decision.evidence, versions=versions)), ours.info

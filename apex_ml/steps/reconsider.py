@@ -74,7 +74,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
         contract.promotion,
         serving(contract),
         looks=looks,
-        seed=settings.seed,
+        seed=context.pipeline.options.model.seed,
     )
     return carry_out(context, registry, challenger, current, decision, ours.info, who=who, step="reconsider")
 

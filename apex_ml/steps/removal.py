@@ -61,7 +61,7 @@ def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
         # the open alerts are those that drift without the removed drops
         champion = PostgresChampions(session, context.model_name).champion()
         alerts.set_open(DRIFT, drift.drifting(champion))
-    _remove_files(Inbox(context.settings), set(shas))
+    _remove_files(Inbox(context.pipeline), set(shas))
 
 
 def _remove_files(inbox: Inbox, shas: set[str]) -> None:

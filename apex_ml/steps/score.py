@@ -79,7 +79,7 @@ def score(
     next call.
     """
     started = time.monotonic()
-    inbox = Inbox(context.settings)
+    inbox = Inbox(context.pipeline)
     inbox.prepare()
     outcomes: list[DropOutcome] = []
     problems = _Problems(bad=[_with_name(drop.drop, drop.reason) for drop in before])
@@ -234,7 +234,7 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     `given` is its name, id or the beginning of its sha256. Raises :class:`~apex_ml.errors.DataError` when there is no
     such drop or its file is not in done/.
     """
-    inbox = Inbox(context.settings)
+    inbox = Inbox(context.pipeline)
     with connection.transaction(context.settings, context.schema) as session:
         known = PostgresDrops(session).find_scored(given)
     if (path := inbox.scored(known.name, known.sha256)) is None:

@@ -49,7 +49,7 @@ def shadow(context: StepContext) -> ShadowResult:
     tried again. :class:`~apex_ml.adapters.storage.files.UnreadableError` then names the files whose disk fails. A lost
     service raises :class:`~apex_ml.errors.TransientError`.
     """
-    days = context.settings.shadow_days
+    days = context.pipeline.options.shadow.days
     result = ShadowResult(run=context.run, step="shadow")
     if not days:
         return replace(result, skip="challengers do not score drops: APEX_SHADOW_DAYS is 0")
@@ -57,7 +57,7 @@ def shadow(context: StepContext) -> ShadowResult:
         due = PostgresShadow(session, context.model_name).due(days)
     if not due:
         return replace(result, skip="no challenger has a drop to score")
-    registry, inbox = Registry(context.settings, context.model_name), Inbox(context.settings)
+    registry, inbox = Registry(context.settings, context.model_name), Inbox(context.pipeline)
     scorers: dict[int, Scorer] = {}
     bad: list[str] = []
     unreadable: list[str] = []

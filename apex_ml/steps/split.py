@@ -34,7 +34,7 @@ def split(context: StepContext, *, strategy: str) -> SplitResult:
     `strategy` is the name of a module in :mod:`apex_ml.core.strategies`.
     """
     source = step_manifest(context, EltResult)
-    inputs = {"elt": source.key, "strategy": strategy, "seed": context.settings.seed}
+    inputs = {"elt": source.key, "strategy": strategy, "seed": context.pipeline.options.model.seed}
     return run_step(context, SplitResult, inputs, lambda folder: _work(context, folder, strategy))
 
 
@@ -56,7 +56,7 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     table = way.extend(contract, examples, partial(_sum_measures, context, folder))
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
     target = table.column(contract.target).to_numpy(zero_copy_only=False)
-    parts = way.assign(days, target, contract.split, context.settings.seed)
+    parts = way.assign(days, target, contract.split, context.pipeline.options.model.seed)
     columns = way.columns(contract)
     reference = table.filter(pa.array(parts == 0))
     described = {}

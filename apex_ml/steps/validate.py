@@ -35,6 +35,8 @@ from apex_ml.sql.quarantine import select_raw_quarantine
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
+PLACE = "locations.raw"
+"""The key of the folder of raw files in a pipeline's file."""
 
 
 REPORT = "report.json"
@@ -55,7 +57,7 @@ def validate(
     the report are kept even then.
     """
     url = raw or context.pipeline.locations.raw
-    raw_folder = raw_files(local_folder(url, "APEX_RAW_URL"), "APEX_RAW_URL", context.contract.columns)
+    raw_folder = raw_files(local_folder(url, PLACE), PLACE, context.contract.columns)
     log_skipped_files(raw_folder)
     batch = hash_files(context, url, raw_folder, as_of, without_newest_day)
     since = _decided_before(batch)
@@ -133,8 +135,8 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBa
     if held:
         logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
     as_of = batch.as_of or (profile.newest if held else profile.newest + timedelta(days=1))
-    verdict = project.check_batch(context.settings, contract, "train", accepted, context.run, as_of)
-    project.name_source(context.settings, verdict, context.run, batch.url, batch.data_sha256)
+    verdict = project.check_batch(context.settings, context.pipeline, "train", accepted, context.run, as_of)
+    project.name_source(context.settings, context.pipeline, verdict, context.run, batch.url, batch.data_sha256)
     for failure in verdict.warnings:
         logger.warning("expectation_warned %s", failure)
     if verdict.errors:
@@ -285,6 +287,6 @@ def latest_input(context: StepContext) -> DecidedInput | None:
 
 def keep_quarantined(context: StepContext, sha256: str, name: str, file: Path) -> None:
     """Keep the first quarantined rows of a raw file in Postgres."""
-    limit = context.settings.quarantine_rows_in_sql
+    limit = context.pipeline.options.validation.quarantine_rows_in_sql
     with bulk_transaction(context.settings, context.schema) as session, pq.ParquetFile(file) as rows:
         PostgresQuarantine(session).keep("raw", sha256, name, rows.iter_batches(10_000), limit)

@@ -9,7 +9,7 @@ from airflow.sdk import Asset, AssetWatcher
 
 from apex_airflow.inbox import inbox_folder
 from apex_airflow.triggers.drops import DropTrigger
-from apex_ml.settings import Settings
+from apex_ml.contract.pipeline import PipelineSettings
 
 CHAMPION = Asset(name="apex_champion", group="apex")
 """A new champion. The event only starts a DAG; the steps read the version from the ledger."""
@@ -18,13 +18,13 @@ SCORED = Asset(name="apex_scored", group="apex")
 """A run of apex_score has scored something. This event only starts a DAG, too."""
 
 
-def inbox(settings: Settings) -> Asset:
+def inbox(pipeline: PipelineSettings) -> Asset:
     """Return the asset of waiting drops, with a watcher when the inbox is a local folder.
 
     A remote inbox (``s3://…``) has no watcher; the sweep of apex_score finds its drops.
     """
-    folder = inbox_folder(settings.drops)
+    folder = inbox_folder(pipeline.locations.drops)
     if folder is None:
         return Asset(name="apex_inbox", group="apex")
-    trigger = DropTrigger(inbox=folder, poll_seconds=settings.inbox_poll_seconds)
+    trigger = DropTrigger(inbox=folder, poll_seconds=pipeline.options.scoring.poll_seconds)
     return Asset(name="apex_inbox", group="apex", watchers=[AssetWatcher(name="apex_inbox_watcher", trigger=trigger)])

@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # not in its stub
 
+from apex_ml.contract.options import AlertOptions
 from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
@@ -24,9 +25,9 @@ async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
     await asyncio.to_thread(raise_alert, Settings.load(), SCHEMA, kind, subject, message)
 
 
-def deadline(settings: Settings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
+def deadline(alerts: AlertOptions, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
     """Return the alert for a run that has not ended `minutes` after it was queued; None if alerts are disabled."""
-    if not settings.deadline_alerts:
+    if not alerts.deadlines:
         return None
     message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"
     return DeadlineAlert(

@@ -7,6 +7,7 @@ import stat
 from urllib.parse import unquote, urlparse
 
 from apex_ml.file_names import hidden
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 FileStates = dict[str, tuple[int, int]]
@@ -42,7 +43,7 @@ def list_files(inbox: str) -> FileStates:
 
 def count_waiting(settings: Settings) -> int | None:
     """Return the number of files in the inbox; None when it is not a local folder or cannot be listed."""
-    folder = inbox_folder(settings.drops)
+    folder = inbox_folder(load_pipeline_settings(settings).locations.drops)
     if folder is None:
         return None
     try:

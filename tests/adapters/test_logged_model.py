@@ -15,6 +15,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.development import Options, develop
 from apex_ml.core.examples import Examples
+from apex_ml.pipelines import load_pipeline
 from tests.support.model_infos import INFO
 
 COLUMNS = (FeatureColumn("ripeness", "categorical", ("low", "high")), FeatureColumn("amount", "numeric"))
@@ -57,8 +58,8 @@ def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
     settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"logged {name}")
     before = mlflow.get_tracking_uri()
     try:
-        registered = log_and_register(settings, settings.model_name, model, record)
-        uri = f"models:/{settings.model_name}/{registered.version}"
+        registered = log_and_register(settings, load_pipeline(settings).model_name, model, record)
+        uri = f"models:/{load_pipeline(settings).model_name}/{registered.version}"
         listed = Path(mlflow.artifacts.download_artifacts(f"{uri}/requirements.txt")).read_text().splitlines()
         rows = pd.DataFrame({"ripeness": ["low", "high"], "amount": [0.0, 1.0]})
         predicted = mlflow.pyfunc.load_model(uri).predict(rows)

@@ -14,9 +14,9 @@ import pytest
 
 from apex_ml.adapters.postgres import migrations
 from apex_ml.adapters.postgres.connection import connect
-from apex_ml.contract.model import load_contract
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
 
@@ -51,10 +51,10 @@ def applied(apex: Apex) -> list[tuple[Any, ...]]:
 
 
 def test_migrations_run_once(apex: Apex) -> None:
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     first = applied(apex)
     assert [number for number, _, _ in first] == [number for number, _ in migrations.migration_files()]
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     assert applied(apex) == first
 
 
@@ -65,7 +65,7 @@ def test_migration_numbers_are_consecutive() -> None:
 
 def test_two_concurrent_migrations_apply_each_file_once(apex: Apex) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: migrations.migrate(apex.settings, SCHEMA), range(4)))
+        list(pool.map(lambda _: migrations.migrate(apex.settings, load_pipeline(apex.settings)), range(4)))
     assert len(applied(apex)) == len(migrations.migration_files())
 
 
@@ -114,18 +114,18 @@ def idle_reader(apex: Apex) -> Iterator[int]:
 
 
 def changed_views(apex: Apex) -> list[str]:
-    statements = scored_orders_ddl(load_contract(apex.settings.contract), SCHEMA)
+    statements = scored_orders_ddl(load_pipeline(apex.settings).contract, SCHEMA)
     return [*statements, "COMMENT ON VIEW apex.lineage IS 'another'"]
 
 
 def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     before = apex.sql(
         "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
     )
     with idle_reader(apex):
         began = time.monotonic()
-        migrations.migrate(apex.settings, SCHEMA)
+        migrations.migrate(apex.settings, load_pipeline(apex.settings))
         assert time.monotonic() - began < 3
     after = apex.sql(
         "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
@@ -134,7 +134,7 @@ def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
 
 
 def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "100ms")
     with idle_reader(apex) as pid:
         with pytest.raises(TransientError) as raised:
@@ -157,9 +157,9 @@ def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch:
 
 
 def test_a_dropped_view_is_created_again(apex: Apex) -> None:
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     apex.sql("DROP VIEW apex.channel_mix_daily")
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     assert apex.sql("SELECT * FROM apex.channel_mix_daily") == []
 
 

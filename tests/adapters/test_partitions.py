@@ -27,6 +27,7 @@ from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
@@ -255,7 +256,7 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
     with bulk_transaction(apex.settings, SCHEMA) as session:
         write_scores(session, created.schema, created.to_batches())
     before = contents(apex)
-    migrations.migrate(apex.settings, SCHEMA)
+    migrations.migrate(apex.settings, load_pipeline(apex.settings))
     assert contents(apex) == before
     assert parts(apex) == [("scored_orders_1", "FOR VALUES FROM ('1') TO ('2')")]
     assert fill(apex, contract, SMALL) == 2
@@ -364,7 +365,7 @@ _FORKS.set_forkserver_preload(["pytest", "pyarrow.parquet", "apex_ml.adapters.po
 def own_postgres() -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
     with plain_postgres() as instance:
-        migrations.migrate(instance.settings, SCHEMA)
+        migrations.migrate(instance.settings, load_pipeline(instance.settings))
         yield instance
 
 

@@ -16,6 +16,7 @@ from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError, name_errors
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from tests.support.apex_home import context_of
 
@@ -274,7 +275,7 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
         raw_files_of(Path(f"{file}{below}"))
     settings = Settings.load(home=tmp_path / "home", drops_url=f"{file}{below}", processed_url=f"{file}{below}")
     with pytest.raises(ConfigError, match=rf"APEX_DROPS_URL={file}{below}: {file} is a file, no folder"):
-        Inbox(settings)
+        Inbox(load_pipeline(settings))
     with pytest.raises(ConfigError, match=rf"APEX_PROCESSED_URL={file}{below}: {file} is a file, no folder"):
         context_of(settings, "night").folder("validate")
 

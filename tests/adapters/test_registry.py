@@ -12,6 +12,7 @@ import pytest
 from apex_ml.adapters.mlflow.inference_log import InferenceLog
 from apex_ml.adapters.mlflow.registry import CHAMPION, FILES_TAG, Registry
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from tests.support.throwaway_home import free_ports
 
@@ -25,18 +26,20 @@ def settings(mlflow_server: str, home: Any) -> Settings:
         mlflow_tracking_uri=mlflow_server, model_name=f"plain {next(_numbers)}/ñ".replace("/", "-")
     )
     base = f"{mlflow_server}/api/2.0/mlflow"
-    httpx.post(f"{base}/registered-models/create", json={"name": configured.model_name}).raise_for_status()
+    httpx.post(
+        f"{base}/registered-models/create", json={"name": load_pipeline(configured).model_name}
+    ).raise_for_status()
     answer = httpx.post(f"{base}/runs/create", json={"experiment_id": "0"})
     run = answer.raise_for_status().json()["run"]["info"]
     for nr in (1, 2):
-        content = {"name": configured.model_name, "source": run["artifact_uri"], "run_id": run["run_id"]}
+        content = {"name": load_pipeline(configured).model_name, "source": run["artifact_uri"], "run_id": run["run_id"]}
         content["tags"] = [{"key": "nr", "value": str(nr)}]
         httpx.post(f"{base}/model-versions/create", json=content).raise_for_status()
     return configured
 
 
 def test_aliases_are_read_and_moved(settings: Settings) -> None:
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     assert registry.by_alias(CHAMPION) is None
     for version in (1, 2, 2):
         registry.set_alias(CHAMPION, version)
@@ -45,7 +48,7 @@ def test_aliases_are_read_and_moved(settings: Settings) -> None:
 
 
 def test_missing_aliases_and_versions_are_reported(settings: Settings) -> None:
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     assert registry.by_version(3) is None
     with pytest.raises(DataError, match="has no version 3 in MLflow"):
         registry.set_alias(CHAMPION, 3)
@@ -54,7 +57,7 @@ def test_missing_aliases_and_versions_are_reported(settings: Settings) -> None:
 
 
 def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -> None:
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     version = registry.by_version(1)
     assert version is not None
     with pytest.raises(DataError, match=f"was not registered by Apex: it has no tag {FILES_TAG}"):
@@ -63,7 +66,7 @@ def test_a_version_that_apex_did_not_register_has_no_files(settings: Settings) -
 
 def test_an_invalid_alias_is_a_configuration_error(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="refused registered-models/alias: 400"):
-        Registry(settings, settings.model_name).set_alias("v1", 1)
+        Registry(settings, load_pipeline(settings).model_name).set_alias("v1", 1)
 
 
 CALLS: dict[str, Callable[[Registry], Any]] = {
@@ -113,8 +116,8 @@ def test_a_missing_run_is_named(settings: Settings) -> None:
 
 
 def test_a_renamed_model_is_detected(settings: Settings) -> None:
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     assert registry.has_model()
-    content = {"name": settings.model_name, "new_name": f"{settings.model_name} renamed"}
+    content = {"name": load_pipeline(settings).model_name, "new_name": f"{load_pipeline(settings).model_name} renamed"}
     httpx.post(f"{settings.tracking_uri}/api/2.0/mlflow/registered-models/rename", json=content).raise_for_status()
     assert not registry.has_model()

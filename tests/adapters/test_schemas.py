@@ -17,7 +17,7 @@ from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.adapters.postgres.connection import connect, connect_reader, search_path, transaction
 from apex_ml.adapters.postgres.drift import PostgresDrift
 from apex_ml.adapters.postgres.drops import PostgresDrops
-from apex_ml.adapters.postgres.migrations import migrate, migration_files
+from apex_ml.adapters.postgres.migrations import migrate_schema, migration_files
 from apex_ml.adapters.postgres.outbox import open_outbox
 from apex_ml.adapters.postgres.outcomes import SCHEMA as OUTCOME_COLUMNS
 from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
@@ -27,6 +27,7 @@ from apex_ml.adapters.postgres.views import PostgresViews, read_snapshot
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import VIEWS
@@ -41,7 +42,7 @@ def settings(databases: Any, home: Any) -> Settings:
     """A home whose database has the schema apex, and one for each of two other pipelines."""
     result: Settings = home(**databases.migrated())
     for schema in TWO:
-        migrate(result, schema)
+        migrate_schema(result, load_pipeline(result).contract, schema)
     return result
 
 
@@ -137,7 +138,7 @@ def catalogue(settings: Settings, schema: str) -> dict[str, list[tuple[Any, ...]
 @pytest.mark.parametrize("schema", ["orders", HOSTILE])
 def test_a_new_schema_is_that_of_existing_databases_by_another_name(databases: Any, home: Any, schema: str) -> None:
     settings = home(**databases.migrated())
-    migrate(settings, schema)
+    migrate_schema(settings, load_pipeline(settings).contract, schema)
     first, new = catalogue(settings, SCHEMA), catalogue(settings, schema)
     for kind, rows in first.items():
         assert new[kind] == rows, kind
@@ -161,7 +162,7 @@ def test_a_name_that_postgres_would_cut_is_refused(home: Any) -> None:
 def test_migrating_a_schema_again_changes_nothing(settings: Settings) -> None:
     query = "SELECT oid, xmin::text FROM pg_class WHERE relnamespace = 'orders'::regnamespace ORDER BY 1"
     before = Apex(settings).sql(query)
-    migrate(settings, "orders")
+    migrate_schema(settings, load_pipeline(settings).contract, "orders")
     assert Apex(settings).sql(query) == before
 
 
@@ -184,7 +185,7 @@ def test_every_kind_of_session_has_the_schema_as_its_path(databases: Any, home: 
 
 def test_streamed_rows_go_into_a_schema_of_any_name(databases: Any, home: Any) -> None:
     settings = home(**databases.migrated())
-    migrate(settings, HOSTILE)
+    migrate_schema(settings, load_pipeline(settings).contract, HOSTILE)
     with bulk_transaction(settings, HOSTILE) as session:
         assert PostgresOutcomes(session).add([outcomes_of(1, "x")]) == 1
     assert Apex(settings, HOSTILE).sql("SELECT observed FROM outcomes") == [("x",)]

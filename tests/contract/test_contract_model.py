@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from apex_ml.contract.model import Contract, json_schema, load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline_file import json_schema, load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT
 
-ORDERS = CODE_ROOT / "apex_ml" / "contract" / "orders.yaml"
+ORDERS = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
 TEXT = ORDERS.read_text(encoding="utf-8")
 
 CONTRADICTIONS = [
@@ -277,7 +278,7 @@ def test_a_file_that_holds_no_contract(tmp_path: Path, text: str, words: str) ->
 
 
 def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"APEX_CONTRACT=.*nowhere\.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: the pipeline's file cannot be read"):
         load_contract(tmp_path / "nowhere.yaml")
 
 
@@ -303,7 +304,7 @@ def test_roles_and_schema_are_as_stated(contract: Contract) -> None:
 
 def test_the_committed_json_schema_is_the_models_and_takes_the_contract() -> None:
     """Editors check contract files against it."""
-    committed = (ORDERS.parent / "contract.schema.json").read_text(encoding="utf-8")
+    committed = (ORDERS.parents[1] / "pipeline.schema.json").read_text(encoding="utf-8")
     assert committed == json_schema(), "run: apex contract build"
     content = json.loads(json.dumps(yaml.safe_load(ORDERS.read_text(encoding="utf-8")), default=str))
     jsonschema.validate(content, json.loads(committed))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_ml.contract.model import load_contract
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.errors import ConfigError
 
 TEXT = """\

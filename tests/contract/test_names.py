@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_ml.adapters.mlflow.registry import metric_key
-from apex_ml.contract.model import load_contract
 from apex_ml.contract.names import MAX_ENCODED, encoded, probability_column
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT
 
-ORDERS = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text(encoding="utf-8")
+ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
 
 
 def decoded(text: str) -> str:

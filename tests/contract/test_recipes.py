@@ -15,9 +15,10 @@ from pydantic import Field
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import Features
 from apex_ml.contract.history_state import MeasureSum, StateColumn, state_columns
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
 from apex_ml.contract.part import Place
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.contract.recipes import RECIPES, register
 from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
 from apex_ml.core.features import feature_columns, finish, state_needed
@@ -68,7 +69,7 @@ def total_recipe() -> Iterator[None]:
 
 
 def contract_with(tmp_path: Path, recipe: str) -> Contract:
-    text = Path("apex_ml/contract/orders.yaml").read_text(encoding="utf-8")
+    text = Path("pipelines/orders/pipeline.yaml").read_text(encoding="utf-8")
     path = tmp_path / "contract.yaml"
     path.write_text(text.replace("    - {recipe: count}\n", f"    - {{recipe: count}}\n    - {recipe}\n"))
     return load_contract(path)

@@ -130,7 +130,7 @@ def folder_of_candidates(tmp_path: Path) -> Iterator[Path]:
 def test_one_file_adds_a_candidate(folder_of_candidates: Path) -> None:
     file = folder_of_candidates / "even.py"
     file.write_text(CANDIDATE_FILE)
-    assert "even" in candidate_names() and check_candidates("even,xgboost") == "even,xgboost"
+    assert "even" in candidate_names() and check_candidates(("even", "xgboost")) == ("even", "xgboost")
     assert image_requirements() == ["an-absent-library>=2", "numpy", "xgboost"]
     with pytest.raises(ConfigError, match="the candidate even needs an-absent-library>=2: pip install 'an-absent-lib"):
         candidate("even")

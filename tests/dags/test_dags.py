@@ -325,7 +325,7 @@ def test_the_folder_parses_fast_and_light(tmp_path: Path) -> None:
     assert parsed["dags"] == len(SNAPSHOT) and parsed["heavy"] == [] and parsed["seconds"] < 2, parsed
 
 
-def test_dags_import_only_plugins_and_settings() -> None:
+def test_dags_import_only_plugins_settings_and_pipelines() -> None:
     import ast
 
     for file in DAGS.glob("*.py"):
@@ -334,7 +334,14 @@ def test_dags_import_only_plugins_and_settings() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.startswith(
-                    ("airflow.sdk", "airflow.providers.standard.", "apex_airflow.", "apex_ml.settings")
+                    (
+                        "airflow.sdk",
+                        "airflow.providers.standard.",
+                        "apex_airflow.",
+                        "apex_ml.settings",
+                        "apex_ml.pipeline_settings",
+                        "apex_ml.discovery",
+                    )
                 ) or name in (
                     "__future__",
                     "datetime",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import start, stop
 from apex_ml.settings import Settings
@@ -33,6 +34,6 @@ def new_platform() -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def platform(new_platform: Settings, raw: Path) -> Iterator[tuple[AirflowApi, Apex]]:
     """The same with raw files."""
-    shutil.copytree(raw, new_platform.raw, dirs_exist_ok=True)
+    shutil.copytree(raw, load_pipeline(new_platform).locations.raw, dirs_exist_ok=True)
     with AirflowApi(new_platform, patience=120) as api:
         yield api, Apex(new_platform)

@@ -13,6 +13,7 @@ import pytest
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import backup
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
@@ -51,7 +52,7 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         try:
             with backup._postgres_alone(settings) as server:
                 ensure_databases(settings, server)
-                migrate(settings, SCHEMA)
+                migrate(settings, load_pipeline(settings))
                 raise_alert(settings, "kept")
                 file = backup.backup(settings, tmp_path)
                 raise_alert(settings, "after the backup")

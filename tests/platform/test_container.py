@@ -14,6 +14,7 @@ import pytest
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import parse_env
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.containers.prepare import PARTS, container_airflow_environment, digests, part_secrets
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, completed
 from apex_ml.setting_sources import variable_of
@@ -40,7 +41,10 @@ def test_each_service_gets_its_own_secrets(tmp_path: Path) -> None:
             name for name in Settings.model_fields if getattr(getattr(settings, name), "get_secret_value", str)()
         }
         assert secrets <= set(PARTS[kind]), kind
-        assert settings.retrain_schedule == "0 3 * * 1" and settings.raw_url == ""
+        assert (
+            load_pipeline(settings).options.schedule.retrain == "0 3 * * 1"
+            and load_pipeline(settings).options.locations.raw == ""
+        )
         assert (settings.pg_host, settings.runtime) == ("postgres", "docker")
         assert settings.airflow_address == "http://127.0.0.1:8080"
         mode = stat.S_IMODE((tmp_path / "parts" / kind / "env").stat().st_mode)

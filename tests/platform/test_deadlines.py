@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.contract.options import Schedule
 from apex_ml.errors import TransientError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.reports.deadlines import late_retraining
 from apex_ml.platform.reports.status import _waiting
@@ -48,14 +50,14 @@ BEFORE = run(DUE - timedelta(days=1))
     ],
 )
 def test_a_late_run_raises_an_alert(runs: list[DagRun], now: datetime, late: bool, tmp_path: Path) -> None:
-    message = late_retraining(Settings.load(home=tmp_path), runs, now)
+    message = late_retraining(Schedule(), runs, now)
     assert bool(message) is late
     assert message is None or "due at 2026-01-10 02:00 UTC" in message
 
 
 def test_a_late_drop_raises_an_alert(tmp_path: Path) -> None:
     """It is late by its time in the inbox: a copy or a move keeps the modification time that the file had elsewhere."""
-    inbox = Inbox(Settings.load(home=tmp_path))
+    inbox = Inbox(load_pipeline(Settings.load(home=tmp_path)))
     assert inbox.late(60) == {}
     inbox.prepare()
     now, day = time.time(), 86_400
@@ -86,12 +88,12 @@ def test_the_status_reports_a_missing_inbox_and_is_not_well(tmp_path: Path) -> N
     shown = f"inbox is no folder: {folder}; remove it, then `apex up` makes the folder"
     assert _shown_inbox(tmp_path) == (False, [shown])
     folder.unlink()
-    Inbox(Settings.load(home=tmp_path)).prepare()
+    Inbox(load_pipeline(Settings.load(home=tmp_path))).prepare()
     assert _shown_inbox(tmp_path) == (True, ["drops waiting: 0"])
 
 
 def test_the_status_says_what_to_do_with_a_folder_in_the_inbox(tmp_path: Path) -> None:
-    inbox = Inbox(Settings.load(home=tmp_path))
+    inbox = Inbox(load_pipeline(Settings.load(home=tmp_path)))
     inbox.prepare()
     (inbox.inbox / "dir.parquet").mkdir()
     (inbox.inbox / ".hidden").mkdir()
@@ -100,7 +102,7 @@ def test_the_status_says_what_to_do_with_a_folder_in_the_inbox(tmp_path: Path) -
 
 
 def test_a_late_drop_with_a_non_utf8_name_can_be_stored_and_shown(tmp_path: Path) -> None:
-    inbox = Inbox(Settings.load(home=tmp_path))
+    inbox = Inbox(load_pipeline(Settings.load(home=tmp_path)))
     inbox.prepare()
     (inbox.inbox / os.fsdecode(b"order\xff.parquet")).write_bytes(b"x")
     ((name, message),) = inbox.late(60, time.time() + 61 * 60).items()

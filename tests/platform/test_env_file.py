@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from apex_ml.errors import ConfigError
-from apex_ml.platform.embedded.env_file import SECRETS, ensure_env, file_values, remember
+from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.embedded.env_file import SECRETS, ensure_env, file_values, remember, remember_option
 from apex_ml.settings import Settings
 
 
@@ -70,22 +71,37 @@ def test_concurrent_calls_agree(tmp_path: Path) -> None:
 )
 def test_remembered_value_is_read_back(settings: Settings, value: str) -> None:
     ensure_env(settings)
-    assert remember(settings, "APEX_RAW_URL", value).raw_url == value
-    assert Settings.load(home=settings.home).raw_url == value
+    assert remember(settings, "APEX_MLFLOW_USER", value).mlflow_user == value
+    assert Settings.load(home=settings.home).mlflow_user == value
+
+
+@pytest.mark.parametrize("value", ["/data/raw", "/with space/#1", "/it's", "s3://bucket/x?y=1&z=2"])
+def test_a_remembered_option_of_a_pipeline_is_read_back(settings: Settings, value: str) -> None:
+    ensure_env(settings)
+    remembered = remember_option(settings, "orders", "locations", "raw", value)
+    for again in (remembered, Settings.load(home=settings.home)):
+        assert load_pipeline(again).locations.raw == value
+    assert "APEX_ORDERS__LOCATIONS__RAW=" in settings.env_file.read_text()
+
+
+def test_a_remembered_option_replaces_the_variable_of_the_first_edition(settings: Settings) -> None:
+    settings.env_file.write_text("# a\nexport APEX_RAW_URL=/old\n# b\nAPEX_TRIALS=7\nAPEX_RAW_URL=/older\n")
+    remember_option(settings, "orders", "locations", "raw", "/new")
+    assert settings.env_file.read_text() == "# a\n# b\nAPEX_TRIALS=7\nAPEX_ORDERS__LOCATIONS__RAW=/new\n"
 
 
 def test_remember_replaces_one_line_and_keeps_the_rest(settings: Settings) -> None:
-    settings.env_file.write_text("# a\nexport APEX_RAW_URL=/old\n# b\nAPEX_TRIALS=7\nAPEX_RAW_URL=/older\n")
-    remember(settings, "raw_url", "/new")
-    assert settings.env_file.read_text() == "# a\nAPEX_RAW_URL=/new\n# b\nAPEX_TRIALS=7\n"
+    settings.env_file.write_text("# a\nexport APEX_THREADS=1\n# b\nAPEX_PROJECT=mine\nAPEX_THREADS=3\n")
+    remember(settings, "threads", "4")
+    assert settings.env_file.read_text() == "# a\nAPEX_THREADS=4\n# b\nAPEX_PROJECT=mine\n"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("APEX_NOPE", "1", "APEX_NOPE is not a setting"),
-        ("trials", "many", "APEX_TRIALS='many'"),
-        ("raw_url", "a\nb", "must be one line"),
+        ("threads", "many", "APEX_THREADS='many'"),
+        ("project", "a\nb", "must be one line"),
     ],
 )
 def test_remember_refuses(settings: Settings, name: str, value: str, message: str) -> None:

@@ -19,6 +19,7 @@ from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import bulk, connection
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
 from apex_ml.platform.reports import status
@@ -133,7 +134,9 @@ def test_clients_of_the_services_name_the_setting(kind: str, tmp_path: Path) -> 
         if kind != "silent":  # their timeout is long
             calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
             calls["APEX_PG_PORT"] = lambda: connection.ping(settings)
-            calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, settings.model_name).by_alias("champion")
+            calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, load_pipeline(settings).model_name).by_alias(
+                "champion"
+            )
         for setting, call in calls.items():
             with pytest.raises(ApexError) as caught:
                 call()

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import start
 from apex_ml.platform.embedded.env_file import file_values
 from apex_ml.platform.embedded.home_record import (
@@ -21,13 +22,13 @@ from apex_ml.platform.embedded.home_record import (
 from apex_ml.platform.raw_data import simulated_raw
 from apex_ml.settings import CODE_ROOT, Settings
 
-ORDERS = (CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text()
+ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     path = tmp_path / "kunden.yaml"
-    path.write_text(ORDERS.replace("cliente_id", "kunde_id"))
+    path.write_text(ORDERS.replace("cliente_id", "kunde_id").replace("name: orders\n", "name: kunden\n"))
     return path
 
 
@@ -42,10 +43,17 @@ def test_recorded_settings_apply_to_the_next_command(
             shell.setenv(name, value)
         remember_given(Settings.load(home=tmp_path))
     second = Settings.load(home=tmp_path)
-    assert (second.airflow_port, second.contract, second.model_name, second.trials) == (18081, foreign, "kunden", 0)
+    assert (
+        second.airflow_port,
+        load_pipeline(second).file,
+        load_pipeline(second).model_name,
+        load_pipeline(second).options.model.trials,
+    ) == (18081, foreign, "kunden", 0)
     # what is the default is not written
-    assert second.raw == str(tmp_path / "mine")
-    assert set(file_values(second)) == {"APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_MODEL_NAME", "APEX_RAW_URL"}
+    assert load_pipeline(second).locations.raw == str(tmp_path / "mine")
+    assert set(file_values(second)) == {
+        *("APEX_AIRFLOW_PORT", "APEX_CONTRACT", "APEX_KUNDEN__MODEL__NAME", "APEX_KUNDEN__LOCATIONS__RAW")
+    }
     monkeypatch.setenv("APEX_AIRFLOW_PORT", "8080")
     remember_given(Settings.load(home=tmp_path))
     monkeypatch.delenv("APEX_AIRFLOW_PORT")
@@ -63,11 +71,15 @@ def test_another_contract_is_refused_before_any_change(
     refuse_contradiction(settings)
     monkeypatch.setattr(start, "stop_everything", lambda _: pytest.fail("the platform was stopped"))
     other = Settings.load(home=tmp_path / "home", contract=foreign)
-    with pytest.raises(ConfigError, match=r"kunden\.yaml: this home .* is made for .*orders\.yaml; .* no cliente_id"):
+    with pytest.raises(
+        ConfigError, match=r"kunden\.yaml: this home .* is made for .*orders/pipeline\.yaml; .* no cliente_id"
+    ):
         start.up(other)
     assert not settings.env_file.exists()
     if recorded:
-        with pytest.raises(ConfigError, match=f"APEX_MODEL_NAME=other: .* is {settings.model_name}"):
+        with pytest.raises(
+            ConfigError, match=f"other is named as the model: .* is {load_pipeline(settings).model_name}"
+        ):
             start.up(Settings.load(home=tmp_path / "home", model_name="other"))
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from apex_ml.cli.simulate import simulate
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import main_job
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
@@ -71,7 +72,7 @@ def test_a_configured_folder_is_never_filled(tmp_path: Path) -> None:
 def test_raw_data_is_generated_again_when_all_files_are_generated(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, raw_url=str(tmp_path / "raw"))
     assert not has_generated_raw(settings)
-    arguments = ["--out", settings.raw, "--orders", "200", "--clients", "20", "--files", "2"]
+    arguments = ["--out", load_pipeline(settings).locations.raw, "--orders", "200", "--clients", "20", "--files", "2"]
     assert CliRunner().invoke(simulate, arguments).exit_code == 0
     assert has_generated_raw(settings)
     (tmp_path / "raw" / "orders-of-today.parquet").write_bytes(PARQUET)

@@ -126,7 +126,7 @@ def test_outside_servers_are_not_started(settings: Settings) -> None:
 def test_settings_of_a_caller_reach_the_programs_and_those_of_env_do_not(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("APEX_TRIALS=5\nAPEX_RAW_URL=/in/env\n")
     variables = environment.apex_variables(Settings.load(home=tmp_path, seed=7))
-    assert variables == {"APEX_HOME": str(tmp_path), "APEX_SEED": "7"}
+    assert variables == {"APEX_HOME": str(tmp_path), "APEX_ORDERS__MODEL__SEED": "7"}
 
 
 def test_shell_of_the_caller_does_not_configure_services(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

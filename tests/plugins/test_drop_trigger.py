@@ -15,6 +15,7 @@ from apex_airflow.assets import CHAMPION, inbox
 from apex_airflow.inbox import list_files
 from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 
 POLL = 0.05
@@ -72,7 +73,7 @@ def test_other_names_emit_no_event(tmp_path: Path) -> None:
 
 
 def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
-    inbox_of_scoring = Inbox(Settings.load(home=tmp_path, drops_url=str(tmp_path)))
+    inbox_of_scoring = Inbox(load_pipeline(Settings.load(home=tmp_path, drops_url=str(tmp_path))))
     inbox_of_scoring.prepare()
     names = ["a.parquet", "A.PARQUET", "part-0.parquet", "no suffix", "a.parquet.crc", "a.PARQUET.CRC", "a.temp"]
     ends = (".filepart", ".part", ".crdownload", ".TMP", ".partial", "._COPYING_", "~")
@@ -150,10 +151,11 @@ def test_the_trigger_can_be_created_from_its_serialization(tmp_path: Path) -> No
 
 
 def test_the_assets(tmp_path: Path) -> None:
-    asset = inbox(Settings.load(home=tmp_path, inbox_poll_seconds=3))
+    asset = inbox(load_pipeline(Settings.load(home=tmp_path, scoring__poll_seconds=3)))
     trigger = asset.watchers[0].trigger
     assert asset.name == "apex_inbox" and CHAMPION.name == "apex_champion" and not CHAMPION.watchers
     assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "drops" / "inbox"), "poll_seconds": 3}
-    assert not inbox(Settings.load(home=tmp_path, drops_url="s3://bucket/drops")).watchers
-    as_url = inbox(Settings.load(home=tmp_path, drops_url="file:///my%20drops")).watchers[0].trigger
+    assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops"))).watchers
+    url = load_pipeline(Settings.load(home=tmp_path, locations__drops="file:///my%20drops"))
+    as_url = inbox(url).watchers[0].trigger
     assert as_url.serialize()[1]["inbox"] == "/my drops/inbox"

@@ -20,6 +20,7 @@ from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.alerts import raise_alert
 from apex_ml.contract.model import Contract
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.page_rows import fill
@@ -101,7 +102,7 @@ def test_an_empty_platform(settings: Settings, visit: Any) -> None:
 
 def test_values(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes, runs=200)
-    inbox = Path(settings.drops) / "inbox"
+    inbox = Path(load_pipeline(settings).locations.drops) / "inbox"
     inbox.mkdir(parents=True)
     (inbox / "a.parquet").write_text("x")
     samples = values(metrics.exposition(settings).decode())

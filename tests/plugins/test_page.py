@@ -24,6 +24,7 @@ from markupsafe import Markup
 from apex_airflow.pages import charts, drift, formats, page, predictions, quality
 from apex_airflow.pages.web import create_app
 from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from tests.support.page_rows import fill
 from tests.support.throwaway_home import free_ports
@@ -234,7 +235,7 @@ def test_an_earlier_champion_can_be_selected(empty: Settings, visit: Open) -> No
             empty,
             "INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
             " SELECT %s, %s, %s, %s + n, 'done', 'run' || n, 'ann', '{why}' FROM generate_series(0, %s - 1) AS n",
-            *(empty.model_name, action, before, after, count),
+            *(load_pipeline(empty).model_name, action, before, after, count),
         )
     text = visit(empty).get("/").text
     options = re.findall(r'<option value="(\d*)">([^<]+?)(?: \d\d\d\d-.{11})?<', text)
@@ -243,7 +244,7 @@ def test_an_earlier_champion_can_be_selected(empty: Settings, visit: Open) -> No
 
 
 def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
-    inbox = Path(empty.drops) / "inbox"
+    inbox = Path(load_pipeline(empty).locations.drops) / "inbox"
     inbox.mkdir(parents=True)
     for name in ("a.parquet", "b.parquet", ".hidden", "c.tmp"):
         (inbox / name).write_text("x")
@@ -277,7 +278,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
         empty,
         "INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
         " VALUES (%s, 'reject', 1, 2, 'done', %s, %s, ARRAY[%s])",
-        empty.model_name,
+        load_pipeline(empty).model_name,
         EVIL + "run",
         EVIL + "who",
         EVIL + "why",
@@ -295,7 +296,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
         empty,
         "INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, worse, note)"
         " VALUES (%s, 1, current_date, 10, 5, 0.9, true, %s)",
-        empty.model_name,
+        load_pipeline(empty).model_name,
         EVIL + "quality",
     )
     write(

@@ -21,6 +21,7 @@ from apex_airflow.operators import step
 from apex_airflow.operators.step import StepOperator, run_slug, step_defaults
 from apex_airflow.runtimes.process import LocalRunner
 from apex_ml.errors import ApexError, ConfigError, TransientError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 
 RUN_ID = "manual__2026-01-02T03:04:05+00:00"
@@ -161,7 +162,7 @@ def test_a_chunk_reaches_the_arguments(task: Any) -> None:
 
 
 def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
-    with DAG("apex_score", default_args=step_defaults(Settings.load())):
+    with DAG("apex_score", default_args=step_defaults(Settings.load(), load_pipeline(Settings.load()))):
         chunks = StepOperator(task_id="list_drops", step="score", returns="chunks")
         mapped = StepOperator.partial(task_id="score", step="score", args=["--drops="]).expand(chunk=chunks.output)
     chunk = {"label": "a +1", "drops": ["a", "b"]}
@@ -185,7 +186,7 @@ def test_an_event_is_emitted_only_when_the_result_says_so(task: Any, promoted: s
 def test_time_limit(task: Any, tmp_path: Path) -> None:
     operator = task(execution_timeout=timedelta(seconds=1))
     began = time.monotonic()
-    with pytest.raises(AirflowFailException, match="stopped after 0:00:01 .APEX_STEP_TIMEOUT_MINUTES"):
+    with pytest.raises(AirflowFailException, match="stopped after 0:00:01 .steps.timeout_minutes of the pipeline"):
         operator.run(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)")
     assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):
@@ -241,9 +242,8 @@ def test_run_slug() -> None:
 
 
 def test_defaults_come_from_the_settings(tmp_path: Path) -> None:
-    defaults = step_defaults(
-        Settings.load(home=tmp_path, step_timeout_minutes=7, step_retries=1, retry_delay_seconds=5)
-    )
+    settings = Settings.load(home=tmp_path, steps__timeout_minutes=7, steps__retries=1, steps__retry_delay_seconds=5)
+    defaults = step_defaults(settings, load_pipeline(settings))
     assert defaults == {
         "owner": "apex",
         "runtime": "local",

@@ -12,6 +12,7 @@ import pytest
 from night import Night, Nights
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
@@ -55,8 +56,8 @@ def nights(history: tuple[Path, Night], tmp_path: Path, monkeypatch: pytest.Monk
     """Runs in a separate home whose history has the healthy one."""
     settings = Settings.load(home=tmp_path / "home")
     manifest = Path("earlier", "validate", "manifest.json")
-    (Path(settings.processed) / manifest).parent.mkdir(parents=True)
-    shutil.copy(history[0] / manifest, Path(settings.processed) / manifest)
+    (Path(load_pipeline(settings).locations.processed) / manifest).parent.mkdir(parents=True)
+    shutil.copy(history[0] / manifest, Path(load_pipeline(settings).locations.processed) / manifest)
     return Nights(settings, monkeypatch)
 
 

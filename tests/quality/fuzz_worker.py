@@ -22,8 +22,9 @@ from reference_rules import violations  # noqa: E402
 from apex_ml.adapters.duckdb import engine  # noqa: E402
 from apex_ml.adapters.duckdb.engine import make_strict  # noqa: E402
 from apex_ml.adapters.duckdb.row_checks import check_file  # noqa: E402
-from apex_ml.contract.model import Contract, load_contract  # noqa: E402
+from apex_ml.contract.model import Contract  # noqa: E402
 from apex_ml.contract.per_use import USES  # noqa: E402
+from apex_ml.contract.pipeline_file import load_contract  # noqa: E402
 from apex_ml.errors import DataError  # noqa: E402
 from apex_ml.settings import Settings  # noqa: E402
 
@@ -60,7 +61,7 @@ def verdict(
 
 def main(folder: Path, first: int, stop: int, step: int, sources: list[Path]) -> None:
     """Work through the numbers; a line before each says which one is at work."""
-    contract = load_contract(CODE / "apex_ml" / "contract" / "orders.yaml")
+    contract = load_contract(CODE / "pipelines" / "orders" / "pipeline.yaml")
     with engine.connect(Settings.load(home=folder), folder) as con:  # one for all, as in a run
         for number in range(first, stop, step):
             print(json.dumps({"at": number}), flush=True)

@@ -20,6 +20,7 @@ import pytest
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import Plan, ask
 from apex_ml.serving.loadtest_orders import LoadtestOrders, orders_of
@@ -111,14 +112,14 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: L
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     first = nights.versions["one"]
-    foreign = register(apex.settings, apex.settings.model_name, replace(nights.like, tags={}))
+    foreign = register(apex.settings, load_pipeline(apex.settings).model_name, replace(nights.like, tags={}))
     with running(apex) as service:
         service.ready(ready=True, model_version=first, problems=[])
-        Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, foreign)
+        Registry(apex.settings, load_pipeline(apex.settings).model_name).set_alias(CHAMPION, foreign)
         problem = f"version {foreign} cannot be loaded; see the log; continuing with version {first}"
         service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
         assert "was not registered by Apex" in service.log.read_text()
-        Registry(apex.settings, apex.settings.model_name).set_alias(CHAMPION, nights.versions["two"])
+        Registry(apex.settings, load_pipeline(apex.settings).model_name).set_alias(CHAMPION, nights.versions["two"])
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 
 

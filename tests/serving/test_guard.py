@@ -28,7 +28,7 @@ from apex_ml.serving.keys import Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.serving.rate_limit import Buckets
 from apex_ml.settings import Settings
-from tests.support.apex_home import Apex, context_of
+from tests.support.apex_home import Apex, changed, context_of
 from tests.support.online_service import running
 
 HOST = "http://127.0.0.1:8008"
@@ -44,7 +44,7 @@ def bare(home: Any) -> Any:
             mlflow_tracking_uri="http://127.0.0.1:9", database_url="postgresql://a:b@127.0.0.1:9/c"
         )
         settings.home.mkdir(exist_ok=True)
-        app = create_app(context_of(settings.model_copy(update=changes), "serving"))
+        app = create_app(context_of(changed(settings, **changes), "serving"))
         with TestClient(app, base_url=HOST, client=("127.0.0.1", 5), raise_server_exceptions=False) as client:
             yield client
 

@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.sql.tables import probability_column
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, run
@@ -40,7 +41,7 @@ def test_an_answer_is_the_score_of_the_drop_to_the_last_bit(
 ) -> None:
     version = run(scoring)["model_version"]
     together = ask(client, drop_orders)
-    assert together["model"] == {"name": scoring.settings.model_name, "version": version}
+    assert together["model"] == {"name": load_pipeline(scoring.settings).model_name, "version": version}
     expected = scored(scoring, contract)
     assert len(expected) == ROWS and as_scored(contract, together["predictions"]) == expected
     alone = [ask(client, [order])["predictions"][0] for order in drop_orders[:60]]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from apex_ml.contract.model import Contract, load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
@@ -21,7 +22,7 @@ def process() -> Process:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    return load_contract(CODE_ROOT / "apex_ml" / "contract" / "orders.yaml")
+    return load_contract(CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
@@ -51,7 +52,7 @@ def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
     assert trained["validation_log_loss"] < trained["validation_prior_log_loss"]
     assert 0.975 < trained["test_log_loss"] < trained["test_prior_log_loss"]
     assert promoted["promoted"] and promoted["champion_version"] == trained["model_version"]
-    registry = Registry(chain.apex.settings, chain.apex.settings.model_name)
+    registry = Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name)
     result = registry.by_alias(CHAMPION)
     assert result is not None and result.version == trained["model_version"]
     assert registry.by_alias(CHALLENGER) is None
@@ -95,7 +96,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
     promotes = ("promoted", "champion_version", "challenger_version", "reasons")
     assert {k: second["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
     assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
-    assert Registry(chain.apex.settings, chain.apex.settings.model_name).by_version(2) is None
+    assert Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name).by_version(2) is None
     assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
 
 
@@ -115,7 +116,7 @@ def test_examples_come_in_a_stated_order_with_their_features(chain: Any, contrac
 
 def test_the_registered_model_is_the_trained_one(chain: Any, contract: Contract) -> None:
     settings = chain.apex.settings
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     registered = Model.from_files(registry.files(version))
@@ -149,12 +150,13 @@ def test_the_mlflow_run_has_data_and_metrics(chain: Any) -> None:
 
 def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain: Any) -> None:
     settings, trained, validated = chain.apex.settings, chain.results["train"], chain.results["validate"]
-    version = Registry(settings, settings.model_name).by_version(trained["model_version"])
+    version = Registry(settings, load_pipeline(settings).model_name).by_version(trained["model_version"])
     assert version is not None and version.run_id == trained["mlflow_run_id"]
     tags, card = version.tags, version.description
     assert tags["apex.airflow_run_url"] == settings.origin and f"[Airflow run]({settings.origin})" in card
     assert tags["apex.data_docs_url"] == validated["data_docs_url"] and validated["data_docs_url"] in card
-    assert tags["apex.data_url"] == settings.raw and f"`{settings.raw}`, 4 files" in card
+    raw = load_pipeline(settings).locations.raw
+    assert tags["apex.data_url"] == raw and f"`{raw}`, 4 files" in card
     assert validated["data_sha256"] in card and tags["apex.contract_sha256"] in card
     assert f"{trained['test_log_loss']:.5f} | {trained['test_prior_log_loss']:.5f}" in card
     assert "### Decision\n\nPromoted by test:" in card
@@ -164,17 +166,19 @@ def test_from_the_model_version_to_airflow_expectations_and_data_and_back(chain:
 
     for step in ("train", "promote"):  # what the buttons of the Airflow tasks lead to
         result = chain.results[step]
-        assert result["model_version_url"].endswith(f"/#/models/{settings.model_name}/versions/{version.version}")
+        assert result["model_version_url"].endswith(
+            f"/#/models/{load_pipeline(settings).model_name}/versions/{version.version}"
+        )
         assert result["mlflow_run_url"].endswith(f"/runs/{version.run_id}")
     page = Path(validated["data_docs"]).read_text()
     assert f'href="{settings.origin}"' in page and validated["data_sha256"] in page
-    assert f'href="{settings.tracking_uri}/#/models/{settings.model_name}"' in page
+    assert f'href="{settings.tracking_uri}/#/models/{load_pipeline(settings).model_name}"' in page
     assert page.count('id="apex-lineage"') == 1
 
 
 def test_a_changed_model_file_is_detected(chain: Any, tmp_path: Path) -> None:
     settings = chain.apex.but(home=tmp_path).settings
-    registry = Registry(settings, settings.model_name)
+    registry = Registry(settings, load_pipeline(settings).model_name)
     version = registry.by_alias(CHAMPION)
     assert version is not None
     (registry.fetch(version) / "booster.ubj").write_bytes(b"another")

@@ -25,6 +25,7 @@ from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports import champion_history
 from apex_ml.services import champion_ledger
 from apex_ml.services.scorer import load_scorer
@@ -60,7 +61,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
 
     def watch(versions_read: list[int | None]) -> None:
         while not ended.is_set():
-            result = champion_ledger.resolve(settings, SCHEMA, Registry(settings, settings.model_name))
+            result = champion_ledger.resolve(settings, SCHEMA, Registry(settings, load_pipeline(settings).model_name))
             versions_read.append(result.version if result else None)
 
     winners: list[int] = []
@@ -73,7 +74,7 @@ def test_twenty_concurrent_promotions_have_one_winner_and_readers_see_one_champi
             def race(version: int, expected: int | None = expected, start: threading.Barrier = start) -> Any:
                 start.wait()
                 return version, *champion_ledger.apply(
-                    settings, SCHEMA, Registry(settings, settings.model_name), move(expected, version)
+                    settings, SCHEMA, Registry(settings, load_pipeline(settings).model_name), move(expected, version)
                 )
 
             racers = [v for v in [*versions, *nights.more(1)] if v != expected][:RACERS]
@@ -134,12 +135,13 @@ def test_a_retried_run_moves_the_champion_once(nights: Any) -> None:
 
 
 def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: Any) -> None:
-    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
+    registry = Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name)
 
     def challengers() -> tuple[int | None, list[int]]:
         result = registry.by_alias(CHALLENGER)
         rows = nights.apex.sql(
-            "SELECT version FROM apex.challenger WHERE model_name = %s", (nights.apex.settings.model_name,)
+            "SELECT version FROM apex.challenger WHERE model_name = %s",
+            (load_pipeline(nights.apex.settings).model_name,),
         )
         return (result.version if result else None), [version for (version,) in rows]
 
@@ -181,7 +183,10 @@ def test_a_killed_rollback_is_finished_and_all_readers_see_one_champion(
     with ThreadPoolExecutor(8) as pool:
         result = list(
             pool.map(
-                lambda _: champion_ledger.resolve(settings, SCHEMA, Registry(settings, settings.model_name)), range(8)
+                lambda _: champion_ledger.resolve(
+                    settings, SCHEMA, Registry(settings, load_pipeline(settings).model_name)
+                ),
+                range(8),
             )
         )
     assert {f.version for f in result if f} == {1} and None not in result
@@ -321,16 +326,16 @@ def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
 def test_the_history_shows_when_who_what_and_why(nights: Any) -> None:
     settings = nights.apex.settings
     assert json.loads(champion_history.as_json(settings, [])) == {
-        "model": settings.model_name,
+        "model": load_pipeline(settings).model_name,
         "champion": None,
         "history": [],
     }
     promote(nights.apex.context("one"), who="test")
     promote(nights.apex.context("two"), who="test")
-    Registry(settings, settings.model_name).set_alias(CHAMPION, 2)
+    Registry(settings, load_pipeline(settings).model_name).set_alias(CHAMPION, 2)
     table = nights.apex.call("champion")
     assert table.code == 0, table.err
-    assert f"champion: {settings.model_name} version 2" in table.out
+    assert f"champion: {load_pipeline(settings).model_name} version 2" in table.out
     for words in ("none → 1", "1 → 2", "promote", "reject", "manual", "by the MLflow UI", "class prior"):
         assert words in table.out, table.out
     content = json.loads(champion_history.as_json(settings, champion_history.history(settings, 20)))
@@ -358,7 +363,7 @@ def mlflow(nights: Any, method: str, path: str, **content: Any) -> None:
 
 
 def test_a_removed_alias_is_reported_with_a_remedy(nights: Any) -> None:
-    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    name, version = load_pipeline(nights.apex.settings).model_name, nights.versions["one"]
     promote(nights.apex.context("one"), who="test")
     mlflow(nights, "DELETE", "registered-models/alias", name=name, alias=CHAMPION)
     with pytest.raises(TransientError, match=rf"alias champion was removed from version {version}.*promote --force"):
@@ -367,7 +372,7 @@ def test_a_removed_alias_is_reported_with_a_remedy(nights: Any) -> None:
 
 
 def test_a_deleted_champion_is_reported_with_a_remedy(nights: Any) -> None:
-    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    name, version = load_pipeline(nights.apex.settings).model_name, nights.versions["one"]
     promote(nights.apex.context("one"), who="test")
     mlflow(nights, "DELETE", "model-versions/delete", name=name, version=str(version))
     with pytest.raises(TransientError, match=rf"version {version}, the champion, was deleted.*promote --force"):
@@ -377,7 +382,7 @@ def test_a_deleted_champion_is_reported_with_a_remedy(nights: Any) -> None:
 
 
 def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nights: Any) -> None:
-    name, version = nights.apex.settings.model_name, nights.versions["one"]
+    name, version = load_pipeline(nights.apex.settings).model_name, nights.versions["one"]
     promote(nights.apex.context("one"), who="test")
     before = nights.ledger()
     mlflow(nights, "POST", "registered-models/rename", name=name, new_name=f"{name}_renamed")
@@ -397,7 +402,7 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
 
 def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) -> None:
     settings = nights.apex.settings
-    created = Registry(settings, settings.model_name).experiment(EXPERIMENT)
+    created = Registry(settings, load_pipeline(settings).model_name).experiment(EXPERIMENT)
     mlflow(nights, "POST", "experiments/delete", experiment_id=created)
     try:
         (nights.apex.processed / "three").mkdir()
@@ -412,7 +417,9 @@ def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) ->
 
 
 def test_a_deleted_run_does_not_stop_the_gate(nights: Any) -> None:
-    version = Registry(nights.apex.settings, nights.apex.settings.model_name).by_version(nights.versions["one"])
+    version = Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name).by_version(
+        nights.versions["one"]
+    )
     assert version is not None
     mlflow(nights, "POST", "runs/delete", run_id=version.run_id)
     try:

@@ -20,6 +20,7 @@ from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.cli.steps import score as score_command
 from apex_ml.cli.tables import export
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.steps.list_drops import list_drops
 from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
@@ -38,11 +39,11 @@ def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, c
         return table.set_column(0, "cliente_id", pa.array(["nobody", *table["cliente_id"].to_pylist()[1:]]))
 
     # two versions of the same files, under a name of the test's own
-    like = Registry(chain.apex.settings, chain.apex.settings.model_name).by_alias(CHAMPION)
+    like = Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name).by_alias(CHAMPION)
     assert like is not None
     scoring = scoring.but(model_name="scored_again")
     older, newer = (register(scoring.settings, "scored_again", like) for _ in range(2))
-    registry = Registry(scoring.settings, scoring.settings.model_name)
+    registry = Registry(scoring.settings, load_pipeline(scoring.settings).model_name)
     registry.set_alias(CHAMPION, older)
     put_drop(changed=spoil)
     run(scoring)

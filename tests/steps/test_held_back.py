@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from apex_ml.cli.tables import remove_drop
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.held_back import find_held_back, hold_back
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, HELD_BACK
 from apex_ml.settings import Settings
@@ -42,7 +43,7 @@ def decide(apex: Apex, name: str, result: dict[str, Any]) -> None:
     apex.sql(
         "INSERT INTO apex.promotions (model_name, action, state, step_run, who, reasons, data_sha256, contract_sha256)"
         " VALUES (%s, 'reject', 'done', %s, 'test', '{}', %s, %s) RETURNING 1",
-        (apex.settings.model_name, name, result["data_sha256"], apex.context(name).contract.digest()),
+        (load_pipeline(apex.settings).model_name, name, result["data_sha256"], apex.context(name).contract.digest()),
     )
 
 
@@ -53,7 +54,7 @@ def days(files: list[Path], contract: Contract) -> list[date]:
 
 
 def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contract: Contract) -> None:
-    raw = days(sorted(Path(apex.settings.raw).glob("*.parquet")), contract)
+    raw = days(sorted(Path(load_pipeline(apex.settings).locations.raw).glob("*.parquet")), contract)
     newest = max(raw)
     result = check(apex, "held")
     assert result["as_of"] == newest.isoformat()
@@ -76,7 +77,10 @@ def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contra
 def test_the_drop_has_the_same_bytes_for_any_division_into_files(apex: Apex, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     merged.mkdir()
-    tables = [pq.read_table(file) for file in sorted(Path(apex.settings.raw).glob("*.parquet"), reverse=True)]
+    tables = [
+        pq.read_table(file)
+        for file in sorted(Path(load_pipeline(apex.settings).locations.raw).glob("*.parquet"), reverse=True)
+    ]
     pq.write_table(pa.concat_tables(tables), merged / "all.parquet")
     first = check(apex, "parts")["held_back"]
     assert check(apex.but(raw_url=str(merged)), "merged")["held_back"] == first
@@ -109,7 +113,7 @@ def test_an_unchanged_newest_day_is_no_new_data(apex: Apex) -> None:
 def test_raw_data_of_one_day_is_not_held_back(apex: Apex, contract: Contract, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     folder.mkdir()
-    [first, *_] = sorted(Path(apex.settings.raw).glob("*.parquet"))
+    [first, *_] = sorted(Path(load_pipeline(apex.settings).locations.raw).glob("*.parquet"))
     table = pq.read_table(first)
     place = table.schema.get_field_index(contract.timestamp)
     same = pa.repeat(pa.scalar(datetime(2024, 8, 1), table.schema.field(place).type), table.num_rows)

@@ -22,8 +22,9 @@ from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.quality import rows_with_outcome
 from apex_ml.adapters.postgres.shadow import shadow_outcomes
-from apex_ml.contract.model import load_contract
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports import job
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
@@ -77,7 +78,9 @@ def hostile(
     orders: pa.Table, lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Hostile:
     folder = tmp_path_factory.mktemp("hostile")
-    content = renamed(yaml.safe_load((CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text(encoding="utf-8")))
+    content = renamed(
+        yaml.safe_load((CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8"))
+    )
     content["columns"]["canal_pedido_cd"]["normalise"] = []
     path = folder / "hostile.yaml"
     path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
@@ -102,7 +105,7 @@ def hostile(
         threads=1,
         **lasting_databases.empty(),
     )
-    migrate(settings, SCHEMA)
+    migrate(settings, load_pipeline(settings))
     apex = Apex(settings)
     context = apex.context(RUN)
     results = {

@@ -18,7 +18,7 @@ COPY = "codigo_interno_txt"
 def test_a_copy_of_the_target_is_detected_and_named(
     chain: Any, databases: Any, orders: pa.Table, contract: Any, mlflow_server: str, tmp_path: Path
 ) -> None:
-    written = yaml.safe_load((CODE_ROOT / "apex_ml" / "contract" / "orders.yaml").read_text())
+    written = yaml.safe_load((CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text())
     written["columns"][COPY] = {"description": "A code of the back office.", "type": "string", "role": "attribute"}
     written["features"]["attributes"].append(COPY)
     own = tmp_path / "own.yaml"

@@ -24,6 +24,7 @@ from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
 from apex_ml.steps.alerts import close_alert
 from apex_ml.steps.monitor import monitor
@@ -213,7 +214,11 @@ def test_the_compared_intervals_are_stored_with_the_verdict(watched: Apex, put_d
         " FROM apex.model_quality_weekly"
     )
     assert verdict == "worse" and low > limit
-    assert limit == pytest.approx(band + watched.settings.quality_margin) and band > expected and error > 0
+    assert (
+        limit == pytest.approx(band + load_pipeline(watched.settings).options.monitoring.quality_margin)
+        and band > expected
+        and error > 0
+    )
 
 
 def test_scores_of_another_version_are_no_drift_of_the_champion(

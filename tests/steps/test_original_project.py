@@ -16,6 +16,7 @@ from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import order_losses
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies.legacy import LegacyRules, legacy_columns, legacy_identifiers
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
@@ -111,7 +112,7 @@ def test_the_run_is_registered_compared_and_never_promoted(divided: Apex, contra
 
 
 def test_another_grain_is_refused_with_the_remedy(divided: Apex, tmp_path: Path) -> None:
-    written = divided.settings.contract.read_text(encoding="utf-8")
+    written = load_pipeline(divided.settings).file.read_text(encoding="utf-8")
     own = tmp_path / "own.yaml"
     own.write_text(written.replace("grain: last_order_per_entity", "grain: every_order"), encoding="utf-8")
     apex = divided.but(home=tmp_path, processed_url="", contract=own)
@@ -130,7 +131,7 @@ def test_the_eight_features_and_the_known_counts_of_the_real_files(
     settings = Settings.load(
         home=tmp_path, raw_url=str(real_raw), mlflow_tracking_uri=mlflow_server, **lasting_databases.migrated()
     )
-    apex = Apex(settings.model_copy(update={"model_name": "real_original"}))
+    apex = Apex(settings.with_pipeline_values(model__name="real_original"))
     context = apex.context("legacy")
     validate(context, raw=None, as_of=None, force=False)
     assert elt(context).to_json()["examples"] == 149_960

@@ -17,6 +17,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services import champion_ledger
 from apex_ml.steps.promote import promote
 from tests.support.throwaway_home import free_ports
@@ -35,7 +36,7 @@ def test_an_identical_second_model_is_rejected(nights: Any) -> None:
     assert second["evidence"]["gain"] == 0
     assert nights.champion() == nights.versions["one"]
     assert nights.ledger() == [("promote", None, 1, "done"), ("reject", 1, 2, "done")]
-    challenger = Registry(nights.apex.settings, nights.apex.settings.model_name).by_alias(CHALLENGER)
+    challenger = Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name).by_alias(CHALLENGER)
     assert challenger is not None and challenger.version == nights.versions["two"]
 
 
@@ -64,7 +65,7 @@ def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None
 def test_the_report_of_a_decision_is_in_the_mlflow_run(nights: Any) -> None:
     decide(nights, "one")
     second = decide(nights, "two")
-    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
+    registry = Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name)
     version = registry.by_version(nights.versions["two"])
     assert version is not None
     base = f"{nights.apex.settings.tracking_uri}/get-artifact"
@@ -101,7 +102,7 @@ def test_a_killed_promotion_is_finished_by_the_next_process(
     assert nights.ledger() == [("promote", None, 1, "pending")]
     if healer == "another step":
         outcome = champion_ledger.resolve(
-            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name)
+            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name)
         )
         assert outcome is not None and outcome.version == 1
     result = decide(nights, "one")
@@ -112,7 +113,7 @@ def test_a_killed_promotion_is_finished_by_the_next_process(
 
 def test_a_manually_moved_alias_is_adopted_and_recorded(nights: Any) -> None:
     decide(nights, "one")
-    registry = Registry(nights.apex.settings, nights.apex.settings.model_name)
+    registry = Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name)
     registry.set_alias(CHAMPION, 2)
     for _ in range(2):
         result = champion_ledger.resolve(nights.apex.settings, SCHEMA, registry)
@@ -126,7 +127,10 @@ def move(expected: int | None, to: int) -> NewDecision:
 
 def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:
     decide(nights, "one")
-    settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
+    settings, registry = (
+        nights.apex.settings,
+        Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name),
+    )
     applied, message = champion_ledger.apply(settings, SCHEMA, registry, move(None, 2))
     assert not applied
     assert "expected champion none, found version 1: promote by test (run one)" in message
@@ -136,7 +140,10 @@ def test_a_move_from_a_former_champion_is_refused(nights: Any) -> None:
 def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
     decide(nights, "one")
     assert champion_ledger.apply(
-        nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name), move(None, 1)
+        nights.apex.settings,
+        SCHEMA,
+        Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name),
+        move(None, 1),
     )[0]
     assert len(nights.ledger()) == 1
 
@@ -144,7 +151,7 @@ def test_a_move_to_the_champion_changes_nothing(nights: Any) -> None:
 def test_without_any_version_there_is_no_champion(nights: Any) -> None:
     assert (
         champion_ledger.resolve(
-            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, nights.apex.settings.model_name)
+            nights.apex.settings, SCHEMA, Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name)
         )
         is None
     )
@@ -164,8 +171,11 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
 ) -> None:
     decide(nights, "one")
     nights.more(1)
-    settings, registry = nights.apex.settings, Registry(nights.apex.settings, nights.apex.settings.model_name)
-    with champions(settings, SCHEMA, settings.model_name) as ledger:
+    settings, registry = (
+        nights.apex.settings,
+        Registry(nights.apex.settings, load_pipeline(nights.apex.settings).model_name),
+    )
+    with champions(settings, SCHEMA, load_pipeline(settings).model_name) as ledger:
         ledger.record(NewDecision("promote", "pending", "r", "test", ("x",), from_version=1, to_version=to))
     if alias is not None:
         registry.set_alias(CHAMPION, alias)

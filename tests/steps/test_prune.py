@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from apex_ml.cli.tables import prune as command
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.steps.prune import find_prunable, prune
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, counts, run
@@ -45,7 +46,7 @@ def aged(chain: Any, scoring: Apex) -> Apex:
     about += (
         " step_run, about) SELECT %s, v, 'f', 's', 's', r, '{}' FROM (VALUES (1, 'first'), (9, 'newest')) AS t (v, r)"
     )
-    apex.sql(about, (apex.settings.model_name,))
+    apex.sql(about, (load_pipeline(apex.settings).model_name,))
     return apex
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.errors import DataError, TransientError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.process import load_process
 from apex_ml.simulate.quirks.apply import apply_quirk
@@ -34,7 +35,7 @@ def apex(raw: Path, databases: Any, tmp_path: Path) -> Apex:
 
 
 def parts(apex: Apex) -> list[Path]:
-    return sorted(Path(apex.settings.raw).glob("*.parquet"))
+    return sorted(Path(load_pipeline(apex.settings).locations.raw).glob("*.parquet"))
 
 
 def check(apex: Apex, run: str = "night", **arguments: Any) -> dict[str, Any]:
@@ -54,12 +55,12 @@ def cut(apex: Apex) -> str:
 
 
 def not_parquet(apex: Apex) -> str:
-    (Path(apex.settings.raw) / "notes.csv").write_text("a,b\n1,2\n")
+    (Path(load_pipeline(apex.settings).locations.raw) / "notes.csv").write_text("a,b\n1,2\n")
     return r"notes\.csv: not a parquet file"
 
 
 def zero_bytes(apex: Apex) -> str:
-    (Path(apex.settings.raw) / "new.parquet").touch()
+    (Path(load_pipeline(apex.settings).locations.raw) / "new.parquet").touch()
     return r"new\.parquet: not a parquet file \(0 bytes\)"
 
 
@@ -77,19 +78,20 @@ def type_that_can_not_be_cast(apex: Apex) -> str:
 def no_files(apex: Apex) -> str:
     for path in parts(apex):
         path.unlink()
-    return f"APEX_RAW_URL={apex.settings.raw}: no data files"
+    return f"APEX_RAW_URL={load_pipeline(apex.settings).locations.raw}: no data files"
 
 
 def no_folder(apex: Apex) -> str:
-    shutil.rmtree(apex.settings.raw)
-    return f"APEX_RAW_URL={apex.settings.raw}: no such folder"
+    shutil.rmtree(load_pipeline(apex.settings).locations.raw)
+    return f"APEX_RAW_URL={load_pipeline(apex.settings).locations.raw}: no such folder"
 
 
 def a_file(apex: Apex) -> str:
-    path = parts(apex)[0].rename(Path(apex.settings.raw).with_name("part.parquet"))
-    shutil.rmtree(apex.settings.raw)
-    path.rename(apex.settings.raw)
-    return f"APEX_RAW_URL={apex.settings.raw}: this is a file, no folder; set APEX_RAW_URL to a folder"
+    path = parts(apex)[0].rename(Path(load_pipeline(apex.settings).locations.raw).with_name("part.parquet"))
+    shutil.rmtree(load_pipeline(apex.settings).locations.raw)
+    path.rename(load_pipeline(apex.settings).locations.raw)
+    raw = load_pipeline(apex.settings).locations.raw
+    return f"locations.raw={raw}: this is a file, no folder; set locations.raw to a folder"
 
 
 def too_many_bad_rows(apex: Apex) -> str:
@@ -127,7 +129,7 @@ def test_bad_raw_files_set_the_exit_code_and_the_next_run_recovers(apex: Apex, r
     assert done.code == 10 and done.result is None
     assert "DataError: 2 of 5 raw files cannot be used" in done.err and "Traceback" not in done.err
     assert "notes.csv: not a parquet file" in done.err and "a truncated parquet file" in done.err
-    (Path(apex.settings.raw) / "notes.csv").unlink()
+    (Path(load_pipeline(apex.settings).locations.raw) / "notes.csv").unlink()
     for path in parts(apex):
         shutil.copy(raw / path.name, path)
     result = check(apex)
@@ -174,14 +176,14 @@ def test_different_types_between_files_are_unified(apex: Apex) -> None:
 
 def test_rows_repeated_in_two_files_are_used_once(apex: Apex) -> None:
     table = pq.read_table(parts(apex)[0])
-    pq.write_table(table.slice(0, 700), Path(apex.settings.raw) / "late.parquet")
+    pq.write_table(table.slice(0, 700), Path(load_pipeline(apex.settings).locations.raw) / "late.parquet")
     assert check(apex)["accepted"] == 20_700
     created = elt(apex.context("night")).to_json()
     assert (created["rows"], created["repeated"]) == (20_700, 700)
 
 
 def test_part_files_with_the_same_name_are_distinguished_by_their_folders(apex: Apex) -> None:
-    folder = Path(apex.settings.raw)
+    folder = Path(load_pipeline(apex.settings).locations.raw)
     for month, path in enumerate(parts(apex), 1):
         (folder / f"month={month}").mkdir()
         path.rename(folder / f"month={month}" / "part-00000.parquet")
@@ -205,7 +207,7 @@ def test_part_files_with_the_same_name_are_distinguished_by_their_folders(apex: 
 def test_ignored_files_are_in_the_result_and_in_the_log(
     apex: Apex, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder, nas = Path(apex.settings.raw), tmp_path / "nas"
+    folder, nas = Path(load_pipeline(apex.settings).locations.raw), tmp_path / "nas"
     nas.mkdir()
     first, second, third, last = parts(apex)
     last.rename(nas / "part-00000.parquet")

@@ -40,7 +40,7 @@ def test_the_chain_on_the_real_files(
     settings = Settings.load(
         home=tmp_path, raw_url=str(real_raw), mlflow_tracking_uri=mlflow_server, **lasting_databases.migrated()
     )
-    apex = Apex(settings.model_copy(update={"model_name": "real"}))
+    apex = Apex(settings.with_pipeline_values(model__name="real"))
     context = apex.context("real")
     content = validate(context, raw=None, as_of=None, force=False).to_json()
     assert (content["files"], content["rows"], content["quarantined"]) == (8, 1_250_000, 0)

@@ -25,6 +25,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
 from apex_ml.errors import ConfigError, DataError, TransientError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import load_scorer
 from apex_ml.settings import CODE_ROOT
@@ -68,7 +69,7 @@ def test_a_drop_is_scored_and_its_metrics_are_correct(scoring: Apex, put_drop: D
 
 def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
-    text = Path(scoring.settings.contract).read_text()
+    text = Path(load_pipeline(scoring.settings).file).read_text()
     grown = scoring.settings.home / "grown.yaml"
     grown.write_text(text.replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, TELEFONO, VENDEDOR, WEB]"))
     context = scoring.but(contract=grown).context("grown")

@@ -32,6 +32,7 @@ from apex_ml.adapters.storage import parquet_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
@@ -194,7 +195,7 @@ def test_a_file_removed_between_two_checks_is_missing(
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDatabase]:
     """A Postgres that may be killed."""
     with plain_postgres() as instance:
-        migrate(instance.settings, SCHEMA)
+        migrate(instance.settings, load_pipeline(instance.settings))
         yield instance
 
 
@@ -512,7 +513,7 @@ def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
         place.mkdir()
         if database.server.account:
             shutil.chown(place, database.server.account.pw_uid, database.server.account.pw_gid)
-        migrate(database.settings, SCHEMA)
+        migrate(database.settings, load_pipeline(database.settings))
         admin = database.settings
         with closing(
             psycopg2.connect(
@@ -548,7 +549,7 @@ def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_reco
 ) -> None:
     """The server ends itself, and again at each start, until there is space."""
     with open_folder() as folder, small_disk(folder, megabytes=24) as disk, plain_postgres(disk.command) as database:
-        migrate(database.settings, SCHEMA)
+        migrate(database.settings, load_pipeline(database.settings))
         database.move_log(folder / "log", disk.outside(folder) / "log")
         apex = on(database, scoring)
         put(apex, contents, LARGE, SMALL[0])

@@ -21,6 +21,7 @@ from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import force
 from apex_ml.steps.promote import promote
@@ -57,7 +58,7 @@ def night(nights: Any, raw: Path, contract: Contract) -> Night:
     for run, version in nights.versions.items():
         record = VersionRecord(version, "f0", "d", "c", None, run, {"promotable": True})
         with transaction(apex.settings, SCHEMA) as session:
-            PostgresVersions(session, apex.settings.model_name).record(record)
+            PostgresVersions(session, load_pipeline(apex.settings).model_name).record(record)
         promote(apex.context(run), who="test")
 
     def put(name: str = "a.parquet", seed: int = 1, rows: int = ROWS) -> Path:

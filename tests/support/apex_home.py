@@ -18,6 +18,8 @@ import psycopg2
 from apex_ml.adapters.postgres.connection import search_path
 from apex_ml.faults import HALT
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import pipeline_variables
+from apex_ml.pipeline_values import is_pipeline_argument
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
@@ -30,6 +32,15 @@ COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 def context_of(settings: Settings, run: str) -> StepContext:
     """What the command gives a step."""
     return StepContext(settings, load_pipeline(settings), run)
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """The settings with other values, also of their pipeline: ``trials=3`` or ``model__trials=3``."""
+    of_pipeline = {name: changes.pop(name) for name in [*changes] if is_pipeline_argument(name)}
+    if file := changes.pop("contract", None):
+        settings = settings.with_pipeline_file(file)
+    assert changes.keys() <= Settings.model_fields.keys()
+    return settings.model_copy(update=changes).with_pipeline_values(**of_pipeline)
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,11 @@ class Apex:
 
     @property
     def processed(self) -> Path:
-        return Path(self.settings.processed)
+        return Path(load_pipeline(self.settings).locations.processed)
 
     @property
     def inbox(self) -> Path:
-        folder = Path(self.settings.drops) / "inbox"
+        folder = Path(load_pipeline(self.settings).locations.drops) / "inbox"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -65,7 +76,8 @@ class Apex:
             for name in self.settings.model_fields_set
             if isinstance(getattr(self.settings, name), str | int | Path)
         }
-        return kept | {"APEX_ORIGIN": ORIGIN} | inputs | {"PYTHONWARNINGS": "default"} | extra
+        given = inputs | pipeline_variables(self.settings)
+        return kept | {"APEX_ORIGIN": ORIGIN} | given | {"PYTHONWARNINGS": "default"} | extra
 
     def call(self, *arguments: str, holder: int = 0, **extra: str) -> Done:
         """Run `apex ARGUMENTS` to its end; keyword arguments are environment variables.

@@ -19,6 +19,7 @@ from apex_ml.core.drift import detect_drift
 from apex_ml.core.features import feature_columns, kind_of
 from apex_ml.core.profile import Bins, ModelProfile, Profile, bins_of
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, unknown_jumps
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drift_monitoring import WINDOW_RUNS, Batch, compared
 from apex_ml.settings import Settings
 from apex_ml.simulate.generate import simulate_orders
@@ -55,7 +56,10 @@ class Nights:
         recent = {name: newest.features[name].tolist() for name in self.contract.features.attributes}
         self.model: ModelProfile = trained.of_model(recent)
         self.bins = bins
-        self.alpha, self.min_rows = Settings.load().drift_alpha, Settings.load().drift_min_rows
+        self.alpha, self.min_rows = (
+            load_pipeline(Settings.load()).options.monitoring.drift_alpha,
+            load_pipeline(Settings.load()).options.monitoring.drift_min_rows,
+        )
 
     @property
     def calendar(self) -> str:

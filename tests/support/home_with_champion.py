@@ -18,6 +18,7 @@ import pytest
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.contract.model import Contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.elt import elt
@@ -115,11 +116,13 @@ class Nights:
 
     def more(self, number: int) -> list[int]:
         """Register further versions with the same files."""
-        return [register(self.apex.settings, self.apex.settings.model_name, self.like) for _ in range(number)]
+        return [
+            register(self.apex.settings, load_pipeline(self.apex.settings).model_name, self.like) for _ in range(number)
+        ]
 
     def champion(self) -> int | None:
         """Version of the alias champion."""
-        result = Registry(self.apex.settings, self.apex.settings.model_name).by_alias(CHAMPION)
+        result = Registry(self.apex.settings, load_pipeline(self.apex.settings).model_name).by_alias(CHAMPION)
         return result.version if result else None
 
     def ledger(self) -> list[tuple[Any, ...]]:
@@ -135,7 +138,7 @@ def nights(chain: Chain, databases: Any, tmp_path: Path) -> Nights:
     name = f"model_{next(_names)}"
     apex = chain.apex.but(home=tmp_path / "home", processed_url="", model_name=name, **databases.migrated())
     first = chain.apex.processed / RUN
-    like = Registry(chain.apex.settings, chain.apex.settings.model_name).by_alias(CHAMPION)
+    like = Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name).by_alias(CHAMPION)
     assert like is not None
     versions = {}
     for run in ("one", "two"):

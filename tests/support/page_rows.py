@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg2
 
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 
 LEDGER = """
@@ -130,7 +131,7 @@ WHERE run_id = (SELECT max(run_id) - 2 FROM apex.scoring_runs)
 
 def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
     """Fill an empty database: drops over the last 45 days, four decisions, drift, quality, alerts."""
-    values = {"model": settings.model_name, "runs": runs, "classes": list(classes)}
+    values = {"model": load_pipeline(settings).model_name, "runs": runs, "classes": list(classes)}
     with closing(psycopg2.connect(settings.writer_url)) as connection:
         with connection, connection.cursor() as cursor:
             for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, OLD_QUALITY, ALERTS):

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import psycopg2
 
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import stop
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.drop import make_drop
@@ -73,13 +73,13 @@ class WholePlatform:
 
     @property
     def inbox(self) -> Path:
-        return Path(self.settings.drops) / "inbox"
+        return Path(load_pipeline(self.settings).locations.drops) / "inbox"
 
     def make_drop(self, raw: Path, path: Path, rows: int, seed: int) -> None:
         """Write a drop of the day after the champion's snapshot; it appears under its path when it is complete."""
         [(as_of,)] = self.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
         assert isinstance(as_of, date)
-        make_drop(str(raw), as_of, rows, seed, path, load_contract(self.settings.contract))
+        make_drop(str(raw), as_of, rows, seed, path, load_pipeline(self.settings).contract)
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:

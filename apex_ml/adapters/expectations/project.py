@@ -26,6 +26,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.suites import expectations, suite_name
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
@@ -33,8 +34,8 @@ from apex_ml.sql.accepted_rows import sample_rows
 
 logger = logging.getLogger(__name__)
 PROJECT = CODE_ROOT / "great_expectations"
-OWN_CONTRACT = CODE_ROOT / "apex_ml" / "contract" / "orders.yaml"
-"""The contract that the committed project is built from."""
+OWN_FILE = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
+"""The pipeline that the committed project is built from."""
 SOURCE = "accepted"
 NAMESPACE = uuid.UUID("6f0a54d2-3a6e-4f0e-9b51-0d8a6a3c2f10")
 _CONFIG = """\
@@ -186,20 +187,20 @@ def _project(settings: Settings) -> Path:
     return settings.state / "great_expectations"
 
 
-def _refresh_copy(settings: Settings, contract: Contract) -> Path:
+def _refresh_copy(settings: Settings, pipeline: Pipeline) -> Path:
     """Update the copy of the committed project, which is built from the contract beside the code.
 
-    With another contract (APEX_CONTRACT) the copy is built from that one.
+    For another pipeline the copy is built from its contract.
     """
     copy = _project(settings)
     copy.mkdir(parents=True, exist_ok=True)
-    if settings.contract.resolve() == OWN_CONTRACT:
+    if pipeline.file.resolve() == OWN_FILE:
         for part in ("expectations", "checkpoints", "validation_definitions"):
             shutil.rmtree(copy / part, ignore_errors=True)
             shutil.copytree(PROJECT / part, copy / part)
         shutil.copy2(PROJECT / "great_expectations.yml", copy / "great_expectations.yml")
     else:
-        build_project(contract, copy)
+        build_project(pipeline.contract, copy)
     variables = copy / "uncommitted" / "config_variables.yml"
     variables.parent.mkdir(exist_ok=True)
     if not variables.exists():
@@ -215,35 +216,36 @@ def frame_of(table: pa.Table) -> Any:
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
-def rows_to_check(settings: Settings, contract: Contract, accepted: Path) -> tuple[pa.Table, int]:
+def rows_to_check(settings: Settings, pipeline: Pipeline, accepted: Path) -> tuple[pa.Table, int]:
     """The accepted rows, or a sample of too many by the hash of each row's place, and the number of all rows."""
     files = sorted(accepted.glob("*.parquet"))
     of_rows = sum(pq.read_metadata(path).num_rows for path in files)
-    if of_rows <= settings.expectation_rows:
+    limit = pipeline.options.validation.expectation_rows
+    if of_rows <= limit:
         return ds.dataset(accepted, format="parquet").to_table(), of_rows
-    below = int(2**64 * settings.expectation_rows / of_rows)
+    below = int(2**64 * limit / of_rows)
     with engine.connect(settings) as con, engine.errors_name("the accepted rows"):
-        table = con.sql(sample_rows(contract, files, below)).to_arrow_table()
+        table = con.sql(sample_rows(pipeline.contract, files, below)).to_arrow_table()
     logger.info("expectations_sampled rows=%s of=%s", table.num_rows, of_rows)
     return table, of_rows
 
 
 def check_batch(
-    settings: Settings, contract: Contract, use: Use, accepted: Path, run: str, as_of: date
+    settings: Settings, pipeline: Pipeline, use: Use, accepted: Path, run: str, as_of: date
 ) -> BatchVerdict:
     """Run the committed checkpoint of a use on the accepted rows of a folder and rebuild the Data Docs.
 
     Great Expectations holds its rows in memory, 400 bytes each. It checks a sample of a batch that is larger than the
-    setting `expectation_rows`, the same sample each time.
+    option `expectation_rows`, the same sample each time.
     """
     import great_expectations as gx
 
-    table, of_rows = rows_to_check(settings, contract, accepted)
+    table, of_rows = rows_to_check(settings, pipeline, accepted)
     rows = table.num_rows
     frame = frame_of(table)
     del table
-    context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings, contract)))
-    label = suite_name(contract, use)
+    context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings, pipeline)))
+    label = suite_name(pipeline.contract, use)
     result = context.checkpoints.get(label).run(
         batch_parameters={"dataframe": frame},
         expectation_parameters={"as_of": f"{as_of.isoformat()}T00:00:00"},
@@ -266,13 +268,15 @@ def check_batch(
     return BatchVerdict(evaluated, tuple(errors), tuple(warnings), page, rows, of_rows)
 
 
-def name_source(settings: Settings, verdict: BatchVerdict, run: str, raw: str, data_sha256: str) -> None:
+def name_source(
+    settings: Settings, pipeline: Pipeline, verdict: BatchVerdict, run: str, raw: str, data_sha256: str
+) -> None:
     """Add the source of the data, and links to the Airflow run and the model in MLflow, to a validation's page."""
     page = verdict.page
     if not page.is_file():
         return
-    model = f"{settings.mlflow_address}/#/models/{quote(settings.model_name)}"
-    links = [(settings.origin, "Airflow run"), (model, f"versions of {settings.model_name} in MLflow")]
+    model = f"{settings.mlflow_address}/#/models/{quote(pipeline.model_name)}"
+    links = [(settings.origin, "Airflow run"), (model, f"versions of {pipeline.model_name} in MLflow")]
     anchors = [f'<a href="{escape(u)}" target="_blank" rel="noopener">{escape(text)}</a>' for u, text in links if u]
     parts = [
         f"Apex run {escape(run)}",

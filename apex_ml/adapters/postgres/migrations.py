@@ -18,7 +18,8 @@ import psycopg2.extensions
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
 from apex_ml.adapters.postgres.connection import Connection, connect
 from apex_ml.adapters.postgres.schema_names import for_schema
-from apex_ml.contract.model import load_contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier
@@ -39,17 +40,21 @@ def migration_files(folder: Path = FOLDER) -> list[tuple[int, Path]]:
     return sorted((int(path.name.split("_")[0]), path) for path in folder.glob("[0-9]*.sql"))
 
 
-def migrate(settings: Settings, schema: str) -> None:
-    """Apply what a schema lacks; safe to run again and from several processes at once.
+def migrate(settings: Settings, pipeline: Pipeline) -> None:
+    """Apply what the schema of a pipeline lacks; safe to run again and from several processes at once.
 
     Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
     afterwards, as the database would then no longer be what the files say, and when the name of the schema is too long.
     """
+    migrate_schema(settings, pipeline.contract, pipeline.schema)
+
+
+def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:
+    """Apply what a schema of any name lacks. Raises as :func:`migrate`."""
     if len(schema.encode()) > MAX_NAME_BYTES:
         raise ConfigError(
             f"schema {schema}: a name in Postgres has at most {MAX_NAME_BYTES} bytes; choose a shorter one"
         )
-    contract = load_contract(settings.contract)
     with connect(settings, schema) as connection:
         apply(connection, schema, migration_files(), scored_orders_ddl(contract, schema))
 

@@ -17,12 +17,14 @@ from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, local_sta
 from apex_ml.adapters.storage.locations import local_folder, refuse_file
 from apex_ml.adapters.storage.parquet_files import lacks_footer
 from apex_ml.adapters.storage.storage import Storage, StoredFile
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_file
-from apex_ml.settings import Settings
 from apex_ml.text import visible
 
+PLACE = "locations.drops"
+"""The key of the folder of drops in a pipeline's file."""
 INBOX, DONE, QUARANTINE = "inbox", "done", "quarantine"
 REASON = ".reason.json"
 BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
@@ -80,10 +82,10 @@ def refuse_unprintable(name: str) -> None:
 class Inbox:
     """Lists the waiting drops and moves the finished ones."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.root = refuse_file(local_folder(settings.drops, "APEX_DROPS_URL"), "APEX_DROPS_URL")
+    def __init__(self, pipeline: PipelineSettings) -> None:
+        self.root = refuse_file(local_folder(pipeline.locations.drops, PLACE), PLACE)
         self.storage: Storage = LocalStorage(self.root)
-        self.upload_minutes = settings.upload_minutes
+        self.upload_minutes = pipeline.options.scoring.upload_minutes
         self.inbox = self.root / INBOX
         self.done = self.root / DONE
         self.quarantine = self.root / QUARANTINE
@@ -114,7 +116,7 @@ class Inbox:
                 raise
             raise ConfigError(
                 f"{folder}: is on another file system than {self.inbox}, so that drops cannot be moved there in one"
-                " step; mount the folder above both instead (APEX_DROPS_URL)"
+                " step; mount the folder above both instead (locations.drops)"
             ) from error
 
     def look(self) -> list[Waiting]:

@@ -23,7 +23,8 @@ from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import option_text, pipeline_file
+from apex_ml.pipeline_values import override_variable
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
 from apex_ml.setting_sources import variable_of
@@ -80,9 +81,8 @@ ADDRESSES = {
 KEYS = variable_of("serving_keys")
 FROM_OUTSIDE = {"APEX_SERVING_HOST": "serving"}
 """The settings that the tools use instead: they connect to the service."""
-OF_THE_HOST = ("home", "env_file", "contract", "database_url", "reader_database_url", "git_commit")
+OF_THE_HOST = ("home", "env_file", "pipelines", "database_url", "reader_database_url", "git_commit")
 """Settings of an ``.env`` that concern the machine, not the containers."""
-FOLDERS = ("raw_url", "processed_url", "drops_url")
 
 
 def part_secrets(settings: Settings, target: Path) -> None:
@@ -127,10 +127,7 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
     public = {
         variable_of(name): value
         for name, value in given.items()
-        if value
-        and not isinstance(getattr(settings, name), SecretStr)
-        and name not in OF_THE_HOST
-        and not (name in FOLDERS and "://" not in value)  # a folder of the host does not exist in the containers
+        if value and not isinstance(getattr(settings, name), SecretStr) and name not in OF_THE_HOST
     }
     published = {
         "APEX_AIRFLOW_PUBLIC_URL": f"http://127.0.0.1:{settings.airflow_port}",
@@ -144,11 +141,22 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
         kind: {
             **published,
             **public,
+            **_pipeline_variables(settings),
             **ADDRESSES,
             **{variable_of(name): given[name] for name in names if given.get(name)},
             **besides.get(kind, {}),
         }
         for kind, names in PARTS.items()
+    }
+
+
+def _pipeline_variables(settings: Settings) -> dict[str, str]:
+    """The options of the pipeline that the settings replace. A folder of the host does not exist in the containers."""
+    name, _ = pipeline_file(settings)
+    return {
+        override_variable(value.pipeline or name, value.section, value.key): option_text(value.value)
+        for value in settings.pipeline_values
+        if value.section != "locations" or "://" in str(value.value)
     }
 
 
@@ -241,7 +249,8 @@ def become_mlflow(settings: Settings) -> NoReturn:
 def prepare_apex(settings: Settings) -> None:
     """Migrate the apex database, and create the folders of the home."""
     from apex_ml.adapters.postgres.migrations import migrate
+    from apex_ml.pipelines import load_pipeline
 
     for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    migrate(settings, SCHEMA)
+    migrate(settings, load_pipeline(settings))

@@ -8,7 +8,8 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -16,7 +17,8 @@ from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import make_key
 from apex_ml.env_syntax import decode_env, format_value, nonempty, parse_env, read_env_file
 from apex_ml.errors import ConfigError
-from apex_ml.setting_sources import variable_of, with_present_names
+from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT, override_variable
+from apex_ml.setting_sources import variable_of
 from apex_ml.settings import Settings
 
 HEADER = "# Made by `apex up`; git-ignored, mode 0600. Values here are never changed; missing secrets are added.\n"
@@ -70,8 +72,8 @@ def completed(text: str) -> str:
 
 
 def file_values(settings: Settings) -> dict[str, str]:
-    """The settings in ``.env`` by the present name of the variable; empty values and a missing file count as absent."""
-    return nonempty(with_present_names(read_env_file(settings.env_file)))
+    """The values in ``.env`` by variable; empty values and a missing file count as absent."""
+    return nonempty(read_env_file(settings.env_file))
 
 
 def ensure_env(settings: Settings) -> Settings:
@@ -104,33 +106,64 @@ def ensure_env(settings: Settings) -> Settings:
 def remember(settings: Settings, name: str, value: str) -> Settings:
     """Set one setting in ``.env``, keeping every other line, and return the settings with it.
 
-    ``name`` is the field or its variable (``raw_url`` or ``APEX_RAW_URL``). Refuses an unknown name, a value of
+    ``name`` is the field or its variable (``pg_port`` or ``APEX_PG_PORT``). Refuses an unknown name, a value of
     several lines and a value the setting does not accept with ConfigError.
     """
     field = name.lower().removeprefix("apex_")
     if field not in Settings.model_fields:
         raise ConfigError(f"{name} is not a setting; `apex settings` lists them")
-    if "\n" in value or "\r" in value:
-        raise ConfigError(f"{variable_of(field)}: a value in .env must be one line, got {value!r}")
+    _refuse_lines(variable_of(field), value)
     accepted = getattr(Settings.load(**{"home": settings.home, "env_file": settings.env_file, field: value}), field)
-    line = f"{variable_of(field)}={format_value(value)}\n"
-    pattern = re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable_of(field)}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
+    replace_variables(settings, (), {variable_of(field): value})
+    return settings.model_copy(update={field: accepted})
+
+
+def remember_option(settings: Settings, pipeline: str, section: str, key: str, value: str) -> Settings:
+    """Set the variable that replaces an option of a pipeline in ``.env``, and return the settings with it.
+
+    A variable of the first edition for that option is removed. Refuses a value of several lines with ConfigError.
+    """
+    variable = override_variable(pipeline, section, key)
+    _refuse_lines(variable, value)
+    former = [name for name, place in FORMER.items() if place == (section, key)]
+    replace_variables(settings, former, {variable: value})
+    return settings.with_pipeline_values(**{f"{section}__{key}": value})
+
+
+def remember_former_contract(settings: Settings, file: Path) -> None:
+    """Set the variable of the first edition for the pipeline's file in ``.env``."""
+    replace_variables(settings, (), {FORMER_CONTRACT: str(file)})
+
+
+def _refuse_lines(variable: str, value: str) -> None:
+    if "\n" in value or "\r" in value:
+        raise ConfigError(f"{variable}: a value in .env must be one line, got {value!r}")
+
+
+def replace_variables(settings: Settings, remove: Sequence[str], add: Mapping[str, str]) -> None:
+    """Remove the lines of variables from ``.env`` and set others, in one write; every other line stays."""
     with _locked(settings):
         text = _text(settings)
-        if pattern.search(text):
-            first = True
-
-            def replace(_: re.Match[str]) -> str:
-                nonlocal first
-                kept, first = (line if first else ""), False
-                return kept
-
-            changed = pattern.sub(replace, text)
-        else:
-            changed = text.rstrip("\n") + "\n" + line
+        changed = text
+        for name in remove:
+            changed = _lines_of(name).sub("", changed)
+        for name, value in add.items():
+            changed = _with_line(changed, name, value)
         if changed != text:
             _write(settings, changed)
-    return settings.model_copy(update={field: accepted})
+
+
+def _with_line(text: str, variable: str, value: str) -> str:
+    """The text with a variable set on its first line, or on a new one."""
+    line, pattern = f"{variable}={format_value(value)}\n", _lines_of(variable)
+    first = pattern.search(text)
+    if first is None:
+        return text.rstrip("\n") + "\n" + line
+    return text[: first.start()] + line + pattern.sub("", text[first.end() :])
+
+
+def _lines_of(variable: str) -> re.Pattern[str]:
+    return re.compile(rf"^[ \t]*(?:export[ \t]+)?{variable}[ \t]*=.*(?:\n|\Z)", re.MULTILINE)
 
 
 def _text(settings: Settings) -> str:

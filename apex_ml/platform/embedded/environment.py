@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
+from apex_ml.pipeline_settings import pipeline_variables
 from apex_ml.platform.embedded.env_file import file_values
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
@@ -75,7 +76,7 @@ def apex_variables(settings: Settings) -> dict[str, str]:
             variables[variable_of(name)] = text
     if settings.env_file != settings.home / ".env":
         variables["APEX_ENV_FILE"] = str(settings.env_file)
-    return {"APEX_HOME": str(settings.home), **variables}
+    return {"APEX_HOME": str(settings.home), **variables, **pipeline_variables(settings)}
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:

@@ -7,55 +7,56 @@ Ports, addresses, folders, contract and model name that a command gets are remem
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import is_loopback
-from apex_ml.contract.model import load_contract
 from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.platform.embedded.env_file import file_values, remember
+from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.embedded.env_file import file_values, remember, remember_former_contract, remember_option
 from apex_ml.setting_sources import variable_of
-from apex_ml.settings import FOLDERS, PORTS, Settings
+from apex_ml.settings import PORTS, Settings
 from apex_ml.sql.tables import scored_columns
 
 RECORD = "home.json"
-REMEMBERED = (*PORTS, "host", "serving_host", *FOLDERS, "contract", "model_name")
+REMEMBERED = (*PORTS, "host", "serving_host", "pipelines")
 """Settings that locate a platform and its data. Another command without them would use other data."""
+REMEMBERED_OPTIONS = (("locations", "raw"), ("locations", "processed"), ("locations", "drops"), ("model", "name"))
+"""Options of a pipeline that do the same, where the environment gives them."""
 
 
 def refuse_contradiction(settings: Settings) -> None:
-    """Raise ConfigError when the contract cannot be read, or contract or model are not those of this home.
+    """Raise ConfigError when the pipeline cannot be read, or contract or model are not those of this home.
 
     A contract may grow: its table of scored orders must have every column that the home's has, of the same type.
     """
-    contract = load_contract(settings.contract)
-    stored = file_values(settings)
+    pipeline = load_pipeline(settings)
     path = settings.state / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        columns, model, place = dict(record["columns"]), str(record["model_name"]), str(record["contract"])
+        columns, place = dict(record["columns"]), str(record["contract"])
     except FileNotFoundError:
-        columns, model, place = {}, "", ""
-        if (settings.state / "postgres").exists():  # started before there were records
-            place = stored.get(variable_of("contract"), str(Settings.model_fields["contract"].default))
-            columns = scored_columns(load_contract(Path(place)))
+        # started before there were records: made for what .env and the folder of pipelines say
+        stored = load_pipeline(settings.without_environment()) if (settings.state / "postgres").exists() else pipeline
+        columns, place = scored_columns(stored.contract), str(stored.file)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it again") from error
-    required = scored_columns(contract)
+    required = scored_columns(pipeline.contract)
     other = sorted(name for name, kind in columns.items() if required.get(name) != kind)
     if other:
         raise ConfigError(
-            f"APEX_CONTRACT={settings.contract}: this home ({settings.home}) is made for {place}; the other contract"
-            f" has no {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
+            f"{pipeline.file}: this home ({settings.home}) is made for {place}; this contract has no"
+            f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
         )
-    # a line in .env is a choice for the home; the environment belongs to one shell
-    expected = stored.get(variable_of("model_name")) or model
-    if expected and expected != settings.model_name:
+    # the pipeline's file and .env are a choice for the home; the environment belongs to one shell
+    expected = load_pipeline_settings(settings.without_environment()).model_name
+    if expected != pipeline.model_name:
         raise ConfigError(
-            f"APEX_MODEL_NAME={settings.model_name}: the model of this home ({settings.home}) is {expected}. Take that"
-            f" name or another APEX_HOME; to start again with another model, set it in {settings.env_file}"
+            f"{pipeline.model_name} is named as the model: the model of this home ({settings.home}) is"
+            f" {expected}. Take that name or another APEX_HOME; to start again with another model, set model.name in"
+            f" {pipeline.file}"
         )
 
 
@@ -72,10 +73,10 @@ def refuse_unusable(settings: Settings) -> None:
             f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
         )
-    for name in settings.candidates.split(","):
+    for name in load_pipeline_settings(settings).options.model.candidates:
         faults += [
-            f"APEX_CANDIDATES: {name.strip()} needs a package that is not installed: .venv/bin/pip install '{lacking}'"
-            for lacking in missing_requirements(name.strip())
+            f"model.candidates: {name} needs a package that is not installed: .venv/bin/pip install '{lacking}'"
+            for lacking in missing_requirements(name)
         ]
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))
@@ -93,10 +94,25 @@ def unremembered(settings: Settings) -> list[str]:
 
 
 def remember_given(settings: Settings) -> Settings:
-    """Write the settings of :func:`unremembered` into ``.env`` for the next command."""
+    """Write the settings of :func:`unremembered` and the options of the shell into ``.env`` for the next command."""
     for name in unremembered(settings):
         settings = remember(settings, name, str(getattr(settings, name)))
+    if (
+        settings.former_contract
+        and load_pipeline_settings(settings.without_environment()).file != settings.former_contract
+    ):
+        remember_former_contract(settings, settings.former_contract)
+    for section, key in unremembered_options(settings):
+        pipeline = load_pipeline_settings(settings)
+        value = str(getattr(pipeline.locations if section == "locations" else pipeline.options.model, key))
+        settings = remember_option(settings, pipeline.name, section, key, value)
     return settings
+
+
+def unremembered_options(settings: Settings) -> list[tuple[str, str]]:
+    """Options of a pipeline that a home remembers and that the environment gives."""
+    given = {(v.section, v.key): v for v in settings.pipeline_values}
+    return [option for option in REMEMBERED_OPTIONS if option in given and given[option].where == "environment"]
 
 
 def has_new_contract(settings: Settings) -> bool:
@@ -108,16 +124,16 @@ def has_new_contract(settings: Settings) -> bool:
         record = json.loads((settings.state / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    return "contract_sha256" in record and bool(record["contract_sha256"] != load_contract(settings.contract).digest())
+    return "contract_sha256" in record and bool(record["contract_sha256"] != load_pipeline(settings).contract.digest())
 
 
 def record_home(settings: Settings) -> None:
     """Record the contract and the model of this home."""
     record = {
-        "contract": str(settings.contract),
-        "model_name": settings.model_name,
-        "columns": scored_columns(load_contract(settings.contract)),
-        "contract_sha256": load_contract(settings.contract).digest(),
+        "contract": str(load_pipeline(settings).file),
+        "model_name": load_pipeline(settings).model_name,
+        "columns": scored_columns(load_pipeline(settings).contract),
+        "contract_sha256": load_pipeline(settings).contract.digest(),
     }
     content = json_text(record, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD

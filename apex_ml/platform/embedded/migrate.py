@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_state import make_pools
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited
 from apex_ml.platform.embedded.paths import run_folder, service_log
@@ -36,7 +36,7 @@ def migrate_apex(settings: Settings, phases: Phases) -> None:
     with phases.phase("Apex's tables"):
         from apex_ml.adapters.postgres.migrations import migrate
 
-        migrate(settings, SCHEMA)
+        migrate(settings, load_pipeline(settings))
 
 
 def migrate_airflow(settings: Settings, phases: Phases) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import map_disk_errors
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import repair
 from apex_ml.platform.embedded import health
@@ -111,9 +112,10 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
 
 def make_folders(settings: Settings) -> None:
     """Create the folders of drops and raw files, except a configured folder of raw files."""
-    Inbox(settings).prepare()
-    if not settings.raw_url:
-        raw = Path(settings.raw)
+    pipeline = load_pipeline(settings)
+    Inbox(pipeline).prepare()
+    if not pipeline.options.locations.raw:
+        raw = Path(pipeline.locations.raw)
         with map_disk_errors(raw.parent):
             raw.mkdir(parents=True, exist_ok=True)
 

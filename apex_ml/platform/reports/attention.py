@@ -13,6 +13,7 @@ from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import findings
 from apex_ml.platform.job_drop import inbox
@@ -47,7 +48,7 @@ def show_airflow(settings: Settings, console: Console) -> bool:
 def show_alerts(settings: Settings, console: Console) -> bool:
     """Show failed drops and the other open alerts."""
     with reading(settings, SCHEMA) as session:
-        alerts = PostgresViews(session, settings.model_name).open_alerts()
+        alerts = PostgresViews(session, load_pipeline(settings).model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     folder = inbox(settings)

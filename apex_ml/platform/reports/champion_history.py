@@ -15,6 +15,7 @@ from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports.job import champion
 from apex_ml.services import champion_ledger
 from apex_ml.settings import Settings
@@ -27,7 +28,7 @@ def heal(settings: Settings) -> str:
     champion's alias, and the report says so.
     """
     try:
-        registry = Registry(settings, settings.model_name)
+        registry = Registry(settings, load_pipeline(settings).model_name)
         champion_ledger.resolve(settings, SCHEMA, registry)
         champion_ledger.align_challenger(settings, SCHEMA, registry)
     except ApexError as error:
@@ -38,13 +39,17 @@ def heal(settings: Settings) -> str:
 def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[ViewRow]:
     """The last decisions about the champion, the newest first."""
     with reading(settings, SCHEMA) as session:
-        return PostgresViews(session, settings.model_name).history(lines, moves_only=moves_only)
+        return PostgresViews(session, load_pipeline(settings).model_name).history(lines, moves_only=moves_only)
 
 
 def as_json(settings: Settings, rows: list[ViewRow]) -> str:
     """The same as one JSON object with the keys model, champion (a version or null) and history."""
     current = champion(settings)
-    content = {"model": settings.model_name, "champion": current.version if current else None, "history": rows}
+    content = {
+        "model": load_pipeline(settings).model_name,
+        "champion": current.version if current else None,
+        "history": rows,
+    }
     return json_text(content, indent=1, default=lambda value: value.isoformat())
 
 
@@ -55,7 +60,7 @@ def show(settings: Settings, rows: list[ViewRow]) -> None:
         console.width = max(console.width, 160)  # a pipe has no width: rich would fold at 80
     current = champion(settings)
     text = f"version {current.version}" if current else "none yet; `make train` trains one"
-    console.print(f"champion: {settings.model_name} {text}", markup=False, soft_wrap=True)
+    console.print(f"champion: {load_pipeline(settings).model_name} {text}", markup=False, soft_wrap=True)
     if not rows:
         return
     table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from croniter import croniter
 
 from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.contract.options import Schedule
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.airflow_state import RETRAIN
@@ -21,22 +23,23 @@ def late(settings: Settings) -> list[str]:
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    messages = list(Inbox(settings).late(settings.drop_deadline_minutes).values())
+    pipeline = load_pipeline(settings)
+    messages = list(Inbox(pipeline).late(pipeline.options.scoring.deadline_minutes).values())
     with AirflowApi(settings, **IMPATIENT) as api:
         paused = api.paused(RETRAIN)
         runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
-    if not paused and (message := late_retraining(settings, runs, datetime.now(UTC))):
+    if not paused and (message := late_retraining(pipeline.options.schedule, runs, datetime.now(UTC))):
         messages.append(message)
     return messages
 
 
-def late_retraining(settings: Settings, runs: list[DagRun], now: datetime) -> str | None:
+def late_retraining(schedule: Schedule, runs: list[DagRun], now: datetime) -> str | None:
     """A message when the newest night whose deadline is over has no run that ended well since it was due.
 
     A platform whose first run is younger than that night owes it nothing.
     """
-    allowed = timedelta(minutes=settings.retrain_deadline_minutes)
-    due: datetime = croniter(settings.retrain_schedule, now - allowed).get_prev(datetime)
+    allowed = timedelta(minutes=schedule.retrain_deadline_minutes)
+    due: datetime = croniter(schedule.retrain, now - allowed).get_prev(datetime)
     started = [run.started for run in runs if run.started]
     if not started or min(started) > due and len(runs) < LOOKED_AT:
         return None

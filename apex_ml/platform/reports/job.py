@@ -34,7 +34,7 @@ class Champion:
 def champion(settings: Settings) -> Champion | None:
     """Return the champion by the ledger of promotions, None when there is none yet."""
     with reading(settings, SCHEMA) as session:
-        views = PostgresViews(session, settings.model_name)
+        views = PostgresViews(session, load_pipeline(settings).model_name)
         move = views.champion()
         if move is None or move.version is None:
             return None
@@ -47,7 +47,7 @@ def champion(settings: Settings) -> Champion | None:
 def drop_summary(settings: Settings, sha256: str) -> ViewRow | None:
     """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
     with reading(settings, SCHEMA) as session:
-        return PostgresViews(session, settings.model_name).drop(sha256)
+        return PostgresViews(session, load_pipeline(settings).model_name).drop(sha256)
 
 
 def print_champion(console: Console, settings: Settings, version: Champion) -> None:
@@ -55,7 +55,7 @@ def print_champion(console: Console, settings: Settings, version: Champion) -> N
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
     orders = "" if version.holdout_orders is None else f"{version.holdout_orders:,} newest orders"
     table.add_row(
-        escape(f"{settings.model_name} version {version.version}"),
+        escape(f"{load_pipeline(settings).model_name} version {version.version}"),
         _number(version.log_loss),
         _number(version.prior_log_loss),
         orders,
@@ -82,7 +82,7 @@ def print_drop(console: Console, settings: Settings, summary: ViewRow) -> None:
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
     with reading(settings, SCHEMA) as session:
-        classes = PostgresViews(session, settings.model_name).drop_classes(summary["drop_id"])
+        classes = PostgresViews(session, load_pipeline(settings).model_name).drop_classes(summary["drop_id"])
     for row in classes:
         table.add_row(
             escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])

@@ -13,6 +13,7 @@ from apex_ml.adapters.storage.drops import Inbox, printable
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
 from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.airflow_state import RETRAIN
@@ -69,10 +70,10 @@ def _champion(settings: Settings, console: Console) -> None:
         if current.log_loss is None or current.prior_log_loss is None
         else f"log loss {current.log_loss:.4f} (class prior's {current.prior_log_loss:.4f})"
     )
+    name = load_pipeline(settings).model_name
     since = current.move.decided_at.astimezone(UTC).strftime("%F %T")
     console.print(
-        f"champion: {settings.model_name} version {current.version}, since {since} UTC ({current.move.action}),"
-        f" {losses}",
+        f"champion: {name} version {current.version}, since {since} UTC ({current.move.action}), {losses}",
         markup=False,
         soft_wrap=True,
     )
@@ -96,7 +97,7 @@ def _waiting(settings: Settings, console: Console) -> bool:
     names = sorted(visible(printable(name)) for name in delivered if not os.path.isdir(folder / name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
-    current = Inbox(settings)
+    current = Inbox(load_pipeline(settings))
     unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
     uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
     lines = [
@@ -138,7 +139,7 @@ def _outcome(api: AirflowApi, run: DagRun) -> tuple[str, str | None]:
 
 def _scoring_runs(settings: Settings, console: Console) -> None:
     with reading(settings, SCHEMA) as session:
-        runs = PostgresViews(session, settings.model_name).latest_runs(SHOWN)
+        runs = PostgresViews(session, load_pipeline(settings).model_name).latest_runs(SHOWN)
     _rows(
         console,
         "last scoring runs",

@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
 from apex_airflow.runtimes.container import ContainerRunner
 from apex_airflow.runtimes.process import LocalRunner, Outcome, Runner, StepCommand
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
@@ -27,14 +28,15 @@ MAX_LOGGED = 2000
 """Characters of the command that are logged."""
 
 
-def step_defaults(settings: Settings) -> dict[str, Any]:
+def step_defaults(settings: Settings, pipeline: PipelineSettings) -> dict[str, Any]:
     """Return the ``default_args`` of a DAG of steps: owner, runtime, time limit, retries of transient errors."""
+    limits = pipeline.options.steps
     return {
         "owner": "apex",
         "runtime": settings.runtime,
-        "execution_timeout": timedelta(minutes=settings.step_timeout_minutes),
-        "retries": settings.step_retries,
-        "retry_delay": timedelta(seconds=settings.retry_delay_seconds),
+        "execution_timeout": timedelta(minutes=limits.timeout_minutes),
+        "retries": limits.retries,
+        "retry_delay": timedelta(seconds=limits.retry_delay_seconds),
     }
 
 
@@ -159,7 +161,7 @@ class StepOperator(BaseOperator):
             outcome = self._runner.run(command, lambda line: self.log.info("%s", line))
         except AirflowTaskTimeout as error:
             raise AirflowFailException(
-                f"apex {self.step}: stopped after {self.execution_timeout} (APEX_STEP_TIMEOUT_MINUTES)"
+                f"apex {self.step}: stopped after {self.execution_timeout} (steps.timeout_minutes of the pipeline)"
             ) from error
         except TransientError as error:
             raise AirflowException(f"{self._with_code(error.exit_code)}: {error}") from error

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from apex_airflow.inbox import count_waiting
 from apex_ml.adapters.postgres.views import DatabaseDownError, PostgresViews, read_snapshot
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 STATES = ("done", "failed")
@@ -41,8 +41,9 @@ class ApexCollector(Collector):
         yield from result
 
     def _of_postgres(self) -> Iterator[Metric]:
-        with read_snapshot(self._settings, SCHEMA) as session:
-            views = PostgresViews(session, self._settings.model_name)
+        pipeline = load_pipeline_settings(self._settings)
+        with read_snapshot(self._settings, pipeline.schema) as session:
+            views = PostgresViews(session, pipeline.model_name)
             champion, totals, decided_at = views.champion(), views.totals(), views.last_decision_at()
             states, alerts = views.drops_by_state(), views.alert_totals()
         if champion and champion.version:

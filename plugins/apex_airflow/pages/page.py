@@ -16,7 +16,7 @@ from apex_airflow.pages.predictions import MAX_DAYS, channel_mix, confidence
 from apex_airflow.pages.quality import interval, quality, verdict
 from apex_ml.adapters.postgres.page import PageQueries, PostgresPageQueries
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow, read_snapshot
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 from apex_ml.text import visible_lines
 
@@ -90,9 +90,11 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
     Raises :class:`~apex_ml.adapters.postgres.views.DatabaseDownError` when Postgres does not answer.
     """
     now = now or datetime.now(UTC)
-    with read_snapshot(settings, SCHEMA) as session:
-        queries = PostgresPageQueries(session, settings.model_name)
-        model = _model(queries, PostgresViews(session, settings.model_name))
+    pipeline = load_pipeline_settings(settings)
+    model_name = pipeline.model_name
+    with read_snapshot(settings, pipeline.schema) as session:
+        queries = PostgresPageQueries(session, model_name)
+        model = _model(queries, PostgresViews(session, model_name))
         drops = queries.drops(MAX_ROWS)
         scoring = {"totals": queries.drop_totals(), "drops": drops, "alerts": queries.alerts(MAX_ROWS)}
         mix, confidences = queries.class_mix(now, MAX_DAYS), queries.confidence(now, MAX_DAYS)
@@ -110,7 +112,8 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         drift=drift_map(drift),
         scope=scope,
         scopes=SCOPE_NAMES,
-        settings=settings,
+        pipeline=pipeline,
+        limits=pipeline.options.monitoring,
         now=now,
         may_act=may_act,
         actions=ACTIONS,
@@ -118,7 +121,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         waiting=count_waiting(settings),
         gain=gain,
         mlflow=settings.mlflow_address,
-        model_url=f"{settings.mlflow_address}/#/models/{quote(settings.model_name, safe='')}",
+        model_url=f"{settings.mlflow_address}/#/models/{quote(model_name, safe='')}",
     )
 
 

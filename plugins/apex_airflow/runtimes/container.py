@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_airflow.runtimes.process import GRACE_SECONDS, Emit, Outcome, ResultOfLines, StepCommand, find_result, text_of
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 if TYPE_CHECKING:  # Airflow parses this file: the SDK is imported when a step runs
@@ -66,7 +67,7 @@ def host_config(settings: Settings, step: str) -> dict[str, Any]:
             _volume(f"{settings.project}_secrets-steps", "/run/secrets/apex", read_only=True),
         ],
     }
-    if step == "train" and settings.device == "cuda":
+    if step == "train" and load_pipeline_settings(settings).options.model.device == "cuda":
         created["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
     return created
 

@@ -169,13 +169,13 @@ import os
 import pyarrow.parquet as pq
 from pathlib import Path
 from datetime import date
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
-settings = Settings.load()
-inbox = Path(settings.drops) / "inbox"
+pipeline = load_pipeline(Settings.load())
+inbox = Path(pipeline.locations.drops) / "inbox"
 half = inbox / ".{name}"
-make_drop(settings.raw, date(2024, 8, 24), {rows}, {seed}, half, load_contract(settings.contract))
+make_drop(pipeline.locations.raw, date(2024, 8, 24), {rows}, {seed}, half, pipeline.contract)
 if "{compression}":
     pq.write_table(pq.read_table(half), half, compression="{compression}")
 os.rename(half, inbox / "{name}")

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from container_stack import Stack, docker
 
-from apex_ml.contract.model import load_contract
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import backup as backups
 from apex_ml.platform.embedded import stop
 from apex_ml.settings import Settings
@@ -111,7 +111,7 @@ def test_users_have_only_their_permissions(stack: Stack) -> None:
 
 def test_the_online_service(stack: Stack) -> None:
     """It answers to its key, with the champion, and the command that measures it finds it."""
-    contract = load_contract(Settings.load().contract)
+    contract = load_pipeline(Settings.load()).contract
     order = dict.fromkeys(contract.named("attribute")) | {contract.entity: "C000001", contract.timestamp: "2030-01-07"}
     requested = {"orders": [order]}
     with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports['APEX_SERVING_PORT']}", trust_env=False) as client:

@@ -1,0 +1,218 @@
+"""How a pipeline trains, promotes, scores and monitors: the sections of ``pipeline.yaml`` beside its contract.
+
+Airflow reads these sections alone, so this module imports neither Arrow nor a package of machine learning.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from apex_ml.contract.part import ContractPart, ContradictionError
+from apex_ml.setting_types import check_candidates, check_cron, check_split
+
+MAX_MINUTES = 366 * 24 * 60
+"""A year: longer than any time limit. Adding much more to a date would leave the calendar."""
+
+Cron = Annotated[str, AfterValidator(check_cron)]
+CandidateNames = Annotated[tuple[str, ...], AfterValidator(check_candidates)]
+SplitStrategy = Annotated[str, AfterValidator(check_split)]
+
+
+class ModelOptions(ContractPart):
+    """The registered model and its training."""
+
+    name: str = Field(
+        "",
+        pattern=r"^[^/:]*$",
+        description="Name of the registered model in MLflow, without / and :. Empty: the pipeline's name.",
+    )
+    candidates: CandidateNames = Field(
+        ("xgboost",),
+        min_length=1,
+        description="Candidate models, in order: xgboost, logistic, lightgbm (an extra) or your own. Ties go to the"
+        " first.",
+    )
+    split: SplitStrategy = Field(
+        "temporal",
+        description="How examples are split: temporal, stratified_random or legacy (as the original project did). Only"
+        " temporal is promotable.",
+    )
+    selection: Literal["noise", "none"] = Field(
+        "noise",
+        description="Feature selection: features that beat permuted copies of themselves (noise), or all (none).",
+    )
+    class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in training.")
+    trials: int = Field(
+        0, ge=0, description="Hyper-parameter trials of a training; 0: train with the fixed parameters."
+    )
+    search_seconds: float = Field(
+        0, ge=0, description="Time limit of the search, in seconds; 0: none, which keeps results reproducible."
+    )
+    search_folds: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Number of rolling-origin folds inside the training part by which the search scores; 1: none.",
+    )
+    early_stopping_rounds: int = Field(
+        30, ge=0, description="Early stopping: rounds without progress before training stops; 0: off."
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device on which XGBoost trains.")
+    seed: int = Field(42, description="Seed of the split, the search and the training.")
+
+
+class Approval(ContractPart):
+    """Whether a user must approve a promotion in Airflow."""
+
+    required: bool = Field(False, description="Require approval in Airflow before a challenger becomes champion.")
+    hours: float = Field(12, gt=0, le=MAX_MINUTES / 60, description="Approval timeout, in hours.")
+    default: Literal["Approve", "Reject"] = Field(
+        "Reject", description="Answer when nobody responds before the approval timeout."
+    )
+
+
+class Shadow(ContractPart):
+    """Scoring in shadow."""
+
+    days: int = Field(
+        0,
+        ge=0,
+        le=90,
+        description="Days for which a challenger that was not promoted scores the drops in shadow; 0: never.",
+    )
+
+
+class Schedule(ContractPart):
+    """When the DAGs run, in UTC."""
+
+    retrain: Cron = Field("0 2 * * *", description="Cron of the retraining, in UTC.")
+    sweep: Cron = Field("*/15 * * * *", description="Cron of the fallback sweep for drops, in UTC.")
+    monitor: Cron = Field("0 5 * * *", description="Cron of the monitoring, in UTC; it also follows scoring.")
+    retrain_deadline_minutes: int = Field(
+        240, ge=1, le=MAX_MINUTES, description="Deadline of a retraining, in minutes."
+    )
+
+
+class LocationOptions(ContractPart):
+    """Where the pipeline's files are. A relative folder is below the home."""
+
+    raw: str = Field("", description="Folder of raw parquet files. Empty: <home>/data/raw.")
+    processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/processed.")
+    drops: str = Field("", description="Folder with inbox/, done/ and quarantine/. Empty: <home>/data/drops.")
+
+
+class Scoring(ContractPart):
+    """How drops are noticed and scored."""
+
+    poll_seconds: float = Field(
+        2.0, gt=0, le=3600, description="Interval at which the inbox is checked for new drops, in seconds."
+    )
+    upload_minutes: float = Field(
+        10,
+        ge=0,
+        le=MAX_MINUTES,
+        description="Upload timeout, in minutes: an incomplete parquet file in the inbox that has not changed for this"
+        " long is quarantined.",
+    )
+    deadline_minutes: int = Field(
+        60, ge=1, le=MAX_MINUTES, description="Scoring deadline of a drop, in minutes after it arrived."
+    )
+    chunk_drops: int = Field(1000, ge=1, description="Maximum number of drops in one mapped task of the scoring DAG.")
+    chunk_mb: int = Field(
+        256, ge=1, description="Maximum size of the drops in one mapped task of the scoring DAG, in MB."
+    )
+
+
+class StepOptions(ContractPart):
+    """Limits of one step in Airflow."""
+
+    timeout_minutes: int = Field(60, ge=1, le=MAX_MINUTES, description="Time limit of one step in Airflow, in minutes.")
+    retries: int = Field(2, ge=0, le=100, description="Number of times Airflow retries a step after a transient error.")
+    retry_delay_seconds: int = Field(60, ge=0, le=86_400, description="Wait before a retry, in seconds.")
+
+
+class Validation(ContractPart):
+    """How much of the data is checked twice and copied."""
+
+    expectation_rows: int = Field(
+        1_500_000,
+        ge=1000,
+        description="Maximum number of accepted rows that Great Expectations checks; of more rows it checks a"
+        " sample. Row checks always check every row.",
+    )
+    quarantine_rows_in_sql: int = Field(
+        10_000,
+        ge=0,
+        description="Maximum number of quarantined rows of a raw file or a refused drop that are copied to Postgres.",
+    )
+
+
+class Monitoring(ContractPart):
+    """Thresholds of drift and quality."""
+
+    drift_alpha: float = Field(
+        0.002, gt=0, lt=0.5, description="Probability of a false alarm in one healthy drop or day, over all features."
+    )
+    drift_min_rows: int = Field(
+        1000, ge=100, description="Minimum number of rows of a drop or a day for which drift is measured."
+    )
+    quality_margin: float = Field(
+        0.01, ge=0, description="Tolerated increase of a week's log loss over its value at promotion, in nats."
+    )
+    quality_alpha: float = Field(0.01, gt=0, lt=0.5, description="Probability of calling one healthy week worse.")
+    quality_year_alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Probability of a false alarm in 52 healthy weeks of a version, by the rule over several weeks.",
+    )
+    quality_min_rows: int = Field(
+        500, ge=50, description="Minimum number of known outcomes of a week that is evaluated."
+    )
+    quality_worse_weeks: int = Field(2, ge=1, description="Number of worse weeks that trigger a retraining …")
+    quality_window_weeks: int = Field(3, ge=1, description="… among this many newest weeks.")
+
+    @model_validator(mode="after")
+    def _can_trigger(self) -> Self:
+        if self.quality_worse_weeks > self.quality_window_weeks:
+            text = (
+                f"{self.quality_worse_weeks} is more than quality_window_weeks, {self.quality_window_weeks}, so nothing"
+                " would ever trigger a retraining"
+            )
+            raise ContradictionError([(("quality_worse_weeks",), text)])
+        return self
+
+
+class AlertOptions(ContractPart):
+    """What is watched. Receivers and mail server are settings of the platform."""
+
+    deadlines: bool = Field(True, description="Airflow watches the deadlines of scoring and retraining as well.")
+
+
+class ServingOptions(ContractPart):
+    """How the online service answers for the pipeline."""
+
+    record_share: float = Field(
+        0, ge=0, le=1, description="Share of online answers that are recorded in Postgres and monitored, from 0 to 1."
+    )
+
+
+class PipelineOptions(ContractPart):
+    """All sections of a pipeline's file beside its contract."""
+
+    model: ModelOptions = ModelOptions()
+    approval: Approval = Approval()
+    shadow: Shadow = Shadow()
+    schedule: Schedule = Schedule()
+    locations: LocationOptions = LocationOptions()
+    scoring: Scoring = Scoring()
+    steps: StepOptions = StepOptions()
+    validation: Validation = Validation()
+    monitoring: Monitoring = Monitoring()
+    alerts: AlertOptions = AlertOptions()
+    serving: ServingOptions = ServingOptions()
+
+
+SECTIONS = tuple(PipelineOptions.model_fields)

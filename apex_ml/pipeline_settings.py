@@ -1,0 +1,123 @@
+"""The pipelines of a platform, without the contracts of their data, as Airflow needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apex_ml.contract.options_file import OptionValue, opened, options_of
+from apex_ml.contract.pipeline import Locations, PipelineSettings
+from apex_ml.contract.reading import ContractFile
+from apex_ml.errors import ConfigError
+from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
+from apex_ml.settings import Settings
+from apex_ml.wording import did_you_mean
+
+if TYPE_CHECKING:
+    from apex_ml.contract.options import LocationOptions, PipelineOptions
+
+FILE = "pipeline.yaml"
+FORMER_MODEL = "digital_orders_xgboost"
+"""The registered model of the first edition."""
+
+
+def pipeline_names(settings: Settings) -> tuple[str, ...]:
+    """Names of the pipelines in the folder of the settings, sorted."""
+    return tuple(sorted(path.parent.name for path in settings.pipelines.glob(f"*/{FILE}")))
+
+
+def pipeline_file(settings: Settings) -> tuple[str, Path]:
+    """Name and file of the pipeline that the settings name, or of the only one.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when there is none, or several and none is named.
+    """
+    if settings.former_contract:
+        return _name_in(settings.former_contract), settings.former_contract
+    names = pipeline_names(settings)
+    if settings.pipeline:
+        if settings.pipeline not in names:
+            listed = f"there are {', '.join(names)}" if names else "there is none"
+            raise ConfigError(
+                f"no pipeline {settings.pipeline} in {settings.pipelines}; {listed}"
+                f"{did_you_mean(settings.pipeline, names)}"
+            )
+        return settings.pipeline, settings.pipelines / settings.pipeline / FILE
+    if not names:
+        raise ConfigError(f"no pipeline in {settings.pipelines} (APEX_PIPELINES): it has no <name>/{FILE}")
+    if len(names) > 1:
+        raise ConfigError(f"there are several pipelines: {', '.join(names)}; name one: apex -p {names[0]} …")
+    return names[0], settings.pipelines / names[0] / FILE
+
+
+def load_pipeline_settings(settings: Settings) -> PipelineSettings:
+    """Read the pipeline of the settings without its contract, as Airflow does.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when its file cannot be read, or its options contradict themselves.
+    """
+    name, path = pipeline_file(settings)
+    options = options_of(path, tuple(option_values(settings, name)))
+    return PipelineSettings(
+        name, path, options, model_name_of(settings, name, options), locations_of(settings, options.locations)
+    )
+
+
+def _name_in(path: Path) -> str:
+    """The name of the pipeline that a file of the first edition describes."""
+    data = ContractFile.read(path, opened(path)).data
+    return str(data.get("name")) if isinstance(data, dict) else path.stem
+
+
+def model_name_of(settings: Settings, name: str, options: PipelineOptions) -> str:
+    """The registered model of a pipeline; a file of the first edition does not name it."""
+    return options.model.name or (FORMER_MODEL if settings.former_contract else name)
+
+
+def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
+    """The values that replace options of a pipeline's file; the last one of an option wins."""
+    for value in settings.pipeline_values:
+        if value.pipeline in (None, name):
+            yield OptionValue(value.section, value.key, value.value, value.variable, value.where)
+
+
+def locations_of(settings: Settings, options: LocationOptions) -> Locations:
+    """The places of a pipeline's files: a relative folder is below the home, an empty option is its default."""
+
+    def folder(url: str, *default: str) -> str:
+        if "://" in url or url.startswith("file:"):
+            return url
+        return str(settings.home / (Path(url).expanduser() if url else Path(*default)))
+
+    return Locations(
+        raw=folder(options.raw, "data", "raw"),
+        processed=folder(options.processed, "data", "processed"),
+        drops=folder(options.drops, "data", "drops"),
+    )
+
+
+def pipeline_variables(settings: Settings) -> dict[str, str]:
+    """The variables with which another process replaces the same options of the pipeline as these settings.
+
+    Options in ``.env`` are left out: the other process reads the file itself.
+    """
+    values = [value for value in settings.pipeline_values if value.where in ("environment", "argument")]
+    variables = {FORMER_CONTRACT: str(settings.former_contract)} if settings.former_contract else {}
+    if values:
+        pipeline = load_pipeline_settings(settings)
+        for value in values:
+            # folders are absolute, as the other process has a working folder of its own
+            folder = getattr(pipeline.locations, value.key) if value.section == "locations" else None
+            name = override_variable(value.pipeline or pipeline.name, value.section, value.key)
+            variables[name] = option_text(value.value if folder is None else folder)
+    return variables
+
+
+def option_text(value: object) -> str:
+    """The value of an option as the text of a variable.
+
+    >>> option_text(True), option_text(("xgboost", "logistic")), option_text(0.5)
+    ('true', 'xgboost,logistic', '0.5')
+    """
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

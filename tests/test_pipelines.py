@@ -1,0 +1,139 @@
+"""Pipelines are found by their folders; an option is named by section and key, in the file and in variables."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apex_ml.contract.options import SECTIONS, PipelineOptions
+from apex_ml.contract.options_file import option_field
+from apex_ml.errors import ConfigError
+from apex_ml.pipeline_settings import load_pipeline_settings, pipeline_names, pipeline_variables
+from apex_ml.pipeline_values import FORMER, override_variable
+from apex_ml.pipelines import load_pipeline
+from apex_ml.settings import CODE_ROOT, Settings
+
+ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
+
+
+def settings_with(home: Path, *names: str, **overrides: object) -> Settings:
+    for name in names:
+        (home / "pipelines" / name).mkdir(parents=True)
+        (home / "pipelines" / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+    return Settings.load(home=home, pipelines=home / "pipelines", **overrides)
+
+
+def test_the_only_pipeline_is_the_default_and_several_must_be_named(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders")
+    assert load_pipeline(settings).name == "orders"
+    settings = settings_with(tmp_path, "visits")
+    assert pipeline_names(settings) == ("orders", "visits")
+    with pytest.raises(ConfigError, match=r"several pipelines: orders, visits; name one: apex -p orders"):
+        load_pipeline(settings)
+    assert load_pipeline(Settings.load(home=tmp_path, pipelines=settings.pipelines, pipeline="visits")).name == "visits"
+    with pytest.raises(ConfigError, match=r"no pipeline visit in .*there are orders, visits; did you mean visits\?"):
+        load_pipeline(Settings.load(home=tmp_path, pipelines=settings.pipelines, pipeline="visit"))
+
+
+def test_a_folder_without_pipelines_and_a_folder_of_another_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no pipeline in .*\(APEX_PIPELINES\)"):
+        load_pipeline(Settings.load(home=tmp_path, pipelines=tmp_path))
+    settings = settings_with(tmp_path, "orders")
+    (settings.pipelines / "orders").rename(settings.pipelines / "sales")
+    with pytest.raises(ConfigError, match=r"name: is orders; the folder is sales: give both the same name"):
+        load_pipeline(settings)
+
+
+def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APEX_VISITS__MODEL__TRIALS", "3")
+    settings_with(tmp_path, "orders", "visits")
+    trials = {
+        name: load_pipeline(
+            Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", pipeline=name)
+        ).options.model.trials
+        for name in ("orders", "visits")
+    }
+    assert trials == {"orders": 0, "visits": 3}
+
+
+def test_every_fault_of_the_options_is_reported_with_its_line(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders")
+    file = settings.pipelines / "orders" / "pipeline.yaml"
+    file.write_text(ORDERS.replace("trials: 0", "trails: 0").replace('sweep: "*/15 * * * *"', "sweep: hourly"))
+    for load in (load_pipeline, load_pipeline_settings):
+        with pytest.raises(ConfigError) as refused:
+            load(settings)
+        assert "did you mean trials?" in str(refused.value) and "schedule.sweep: has 1 fields" in str(refused.value)
+        assert str(refused.value).count(f"{file}:") == 2
+
+
+def test_what_a_caller_gives_reaches_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APEX_ORDERS__LOCATIONS__RAW", "mine")
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load(home=tmp_path / "home", approval__required=True, candidates=("xgboost", "logistic"))
+    variables = pipeline_variables(settings)
+    assert variables == {
+        "APEX_ORDERS__LOCATIONS__RAW": str(tmp_path / "mine"),
+        "APEX_ORDERS__APPROVAL__REQUIRED": "true",
+        "APEX_ORDERS__MODEL__CANDIDATES": "xgboost,logistic",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir("/")
+    again = load_pipeline(Settings.load(home=tmp_path / "home"))
+    assert (again.options.approval, again.options.model, again.locations) == (
+        load_pipeline(settings).options.approval,
+        load_pipeline(settings).options.model,
+        load_pipeline(settings).locations,
+    )
+
+
+def test_every_former_setting_is_an_option_and_every_option_says_what_it_is() -> None:
+    for section, key in FORMER.values():
+        assert option_field(section, key)
+        assert override_variable("orders", section, key).isupper()
+    for section in SECTIONS:
+        part = PipelineOptions.model_fields[section].annotation
+        assert part is not None and part.__doc__
+        for key, field in part.model_fields.items():
+            assert field.description and field.description.strip()[0].isupper() or key == "quality_window_weeks"
+
+
+def test_options_are_read_without_arrow(tmp_path: Path) -> None:
+    """The image of Airflow has neither Arrow nor a package of machine learning."""
+    code = (
+        "import sys; from apex_ml.pipeline_settings import load_pipeline_settings;"
+        "from apex_ml.settings import Settings; load_pipeline_settings(Settings.load());"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'pyarrow', 'numpy', 'pandas', 'duckdb', 'xgboost'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CODE_ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_takes_a_pipeline_and_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from apex_ml.cli.main import main
+
+    settings = settings_with(tmp_path, "orders", "visits")
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_PIPELINES", str(settings.pipelines))
+    monkeypatch.setenv("APEX_PIPELINE", "")
+
+    def call(*arguments: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return ended.value.code, *capsys.readouterr()
+
+    code, listed, _ = call("pipelines")
+    assert (code, [line.split()[0] for line in listed.splitlines()]) == (0, ["orders", "visits"])
+    code, _, error = call("contract", "show")
+    assert code == 30 and "name one: apex -p orders" in error
+    assert call("-p", "visits", "contract", "show")[0] == 0
+    shutil.copy(__file__, settings.pipelines / "visits" / "pipeline.yaml")
+    code, listed, error = call("pipelines")
+    assert code == 30 and "orders" in listed and "visits" in listed and "the list above says where" in error
