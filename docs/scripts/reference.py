@@ -1,4 +1,4 @@
-"""The generated parts of the reference pages: settings, commands, SQL views, metrics, exit codes.
+"""The generated parts of the reference pages: settings, options, commands, SQL views, metrics, exit codes.
 
 A page holds a generated part between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; people write the rest.
 ``make reference`` writes the parts, and ``tests/docs/test_reference.py`` compares them with the code.
@@ -7,6 +7,7 @@ A page holds a generated part between ``<!-- NAME:begin -->`` and ``<!-- NAME:en
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from typing import Any
 import click
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic.fields import FieldInfo
 
 from apex_ml import errors
 from apex_ml.cli.main import COMMANDS, apex
+from apex_ml.contract.options import SECTIONS, PipelineOptions
+from apex_ml.contract.options_file import option_field
+from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT
 from apex_ml.settings import CODE_ROOT
 
 Read = Callable[[str], Sequence[Sequence[Any]]]
@@ -61,6 +66,42 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def options() -> str:
+    """Every section of a pipeline's file beside its contract, with its keys."""
+    return "\n".join(_section(name) for name in SECTIONS)
+
+
+def _section(name: str) -> str:
+    part: Any = PipelineOptions.model_fields[name].annotation
+    rows = [(f"`{key}`", _default(field), _description(field)) for key, field in part.model_fields.items()]
+    return f"### `{name}`\n\n{_cell(part.__doc__)}\n\n{table(['key', 'default', 'what it is'], rows)}"
+
+
+def _default(field: FieldInfo) -> str:
+    """The default of an option as a file would have it; nothing for an empty text."""
+    value = field.default
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value != "" else ""
+
+
+def _description(field: FieldInfo) -> str:
+    if typing.get_origin(field.annotation) is not typing.Literal:
+        return str(field.description)
+    return f"{field.description} One of: {', '.join(typing.get_args(field.annotation))}."
+
+
+def former_variables() -> str:
+    """Every variable of the first edition with the option that took its place."""
+    rows = [(f"`{FORMER_CONTRACT}`", "the file itself, in the folder that `APEX_PIPELINES` names")]
+    for variable, (section, key) in FORMER.items():
+        assert option_field(section, key).description, variable
+        rows.append((f"`{variable}`", f"`{section}.{key}`"))
+    return table(["former variable", "option"], rows)
 
 
 def commands() -> str:

@@ -11,9 +11,14 @@ from typing import Any
 import click
 import psycopg2
 import pytest
-from documents import DOCUMENTS, Document
+import yaml
+from documents import DOCUMENTS, INLINE, Document
 
 from apex_ml.cli.main import COMMANDS, apex
+from apex_ml.contract.options import SECTIONS, PipelineOptions
+from apex_ml.contract.options_file import option_field
+from apex_ml.pipeline_settings import FILE
+from apex_ml.pipeline_values import OVERRIDE
 from apex_ml.settings import CODE_ROOT, Settings
 
 README = DOCUMENTS[0]
@@ -123,7 +128,35 @@ def _texts_of_the_code() -> Iterator[str]:
 def test_variables_exist(document: Document) -> None:
     known = {f"APEX_{name.upper()}" for name in Settings.model_fields}
     not_settings = {"APEX_TEST_RAW", "APEX_TEST_REGISTRY", "APEX_TEST_SOAK_SECONDS", "APEX_RESULT"}
-    assert set(re.findall(r"\bAPEX_[A-Z_]*[A-Z]", document.written)) <= known | not_settings
+    names = set(re.findall(r"\bAPEX_[A-Z_]*[A-Z]", document.written))
+    assert {name for name in names if not _replaces_an_option(name)} <= known | not_settings
+
+
+def _replaces_an_option(variable: str) -> bool:
+    """Whether a variable replaces an option of the committed pipeline."""
+    match = OVERRIDE.fullmatch(variable)
+    if match is None:
+        return False
+    pipeline, section, key = (part.lower() for part in match.groups())
+    return (CODE_ROOT / "pipelines" / pipeline / FILE).exists() and bool(option_field(section, key))
+
+
+@each_document
+def test_options_exist(document: Document) -> None:
+    """Every ``section.key`` in inline code is an option, where the section is one of the options."""
+    pattern = re.compile(rf"({'|'.join(SECTIONS)})\.([a-z_]+)")
+    for text in INLINE.findall(document.prose):
+        if match := pattern.fullmatch(text):
+            assert option_field(*match.groups()), text
+
+
+@each_document
+def test_yaml_of_a_pipeline_is_accepted(document: Document) -> None:
+    """The options in a block of YAML are those of a pipeline's file, with values that it accepts."""
+    for block in document.blocks("yaml"):
+        data = yaml.safe_load(block)
+        options = {name: data[name] for name in SECTIONS if name in data}
+        assert PipelineOptions.model_validate(options)
 
 
 @each_document
@@ -139,7 +172,7 @@ def test_links_lead_somewhere(document: Document) -> None:
 
 @each_document
 def test_files_named_in_code_exist(document: Document) -> None:
-    pattern = re.compile(r"(?:apex_ml|dags|plugins|tests|deployment|docs|great_expectations)/[\w./-]*\w")
+    pattern = re.compile(r"(?:apex_ml|pipelines|dags|plugins|tests|deployment|docs|great_expectations)/[\w./-]*\w")
     for text in document.commands:
         for place in pattern.findall(text) if "<" not in text else ():
             assert (CODE_ROOT / place).exists(), place

@@ -10,6 +10,7 @@ import pytest
 
 from apex_airflow.pages.metrics import exposition
 from apex_ml.contract.model import Contract
+from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.platform.reports.settings_table import markdown_table
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import Settings
@@ -26,6 +27,23 @@ def _check(page: str, name: str, text: str) -> None:
 
 def test_settings() -> None:
     _check("settings.md", "settings", markdown_table())
+
+
+def test_options_of_a_pipeline() -> None:
+    _check("pipeline.md", "options", reference.options())
+
+
+def test_former_variables() -> None:
+    _check("pipeline.md", "former-variables", reference.former_variables())
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_option_is_described(section: str) -> None:
+    part: Any = PipelineOptions.model_fields[section].annotation
+    assert part.__doc__
+    for key, field in part.model_fields.items():
+        assert field.description, key
+        assert f"| `{key}` |" in reference.options()
 
 
 def test_commands() -> None:
