@@ -6,17 +6,17 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 import psycopg2
 import pytest
-import yaml
 from documents import DOCUMENTS, INLINE, Document
 
 from apex_ml.cli.main import COMMANDS, apex
-from apex_ml.contract.options import SECTIONS, PipelineOptions
-from apex_ml.contract.options_file import option_field
+from apex_ml.contract.options import SECTIONS
+from apex_ml.contract.options_file import option_field, options_of
 from apex_ml.pipeline_settings import FILE
 from apex_ml.pipeline_values import OVERRIDE
 from apex_ml.settings import CODE_ROOT, Settings
@@ -151,12 +151,12 @@ def test_options_exist(document: Document) -> None:
 
 
 @each_document
-def test_yaml_of_a_pipeline_is_accepted(document: Document) -> None:
+def test_yaml_of_a_pipeline_is_accepted(document: Document, tmp_path: Path) -> None:
     """The options in a block of YAML are those of a pipeline's file, with values that it accepts."""
-    for block in document.blocks("yaml"):
-        data = yaml.safe_load(block)
-        options = {name: data[name] for name in SECTIONS if name in data}
-        assert PipelineOptions.model_validate(options)
+    for number, block in enumerate(document.blocks("yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert options_of(path)
 
 
 @each_document
