@@ -17,7 +17,7 @@ def env_example() -> str:
     blocks = [
         """\
 # Every setting of Apex. Copy a line into .env (or export it) and change it; the environment wins over .env.
-# The options of a pipeline are in pipelines/<name>/pipeline.yaml; APEX_<PIPELINE>__<SECTION>__<KEY>=… replaces one here.
+# Options of a pipeline are in pipelines/<name>/pipeline.yaml; APEX_<PIPELINE>__<SECTION>__<KEY> replaces one here.
 # Generated: apex settings --format env > .env.example
 """
     ]
