@@ -86,6 +86,8 @@ def _default(field: FieldInfo) -> str:
         return f"`[{', '.join(value)}]`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if "*" in str(value):  # a cron; YAML reads one that begins with * in quotes only
+        return f'`"{value}"`'
     return f"`{value}`" if value != "" else ""
 
 
