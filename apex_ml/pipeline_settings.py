@@ -74,7 +74,19 @@ def model_name_of(settings: Settings, name: str, options: PipelineOptions) -> st
 
 
 def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
-    """The values that replace options of a pipeline's file; the last one of an option wins."""
+    """The values that replace options of a pipeline's file; the last one of an option wins.
+
+    Raises :class:`~apex_ml.errors.ConfigError` for a value of a pipeline that does not exist.
+    """
+    names = {name, *pipeline_names(settings)}
+    if unknown := [value for value in settings.pipeline_values if value.pipeline and value.pipeline not in names]:
+        raise ConfigError(
+            "settings: "
+            + "; ".join(
+                f"{v.variable}: there is no pipeline {v.pipeline}{did_you_mean(str(v.pipeline), names)} ({v.where})"
+                for v in unknown
+            )
+        )
     for value in settings.pipeline_values:
         if value.pipeline in (None, name):
             yield OptionValue(value.section, value.key, value.value, value.variable, value.where)

@@ -46,7 +46,7 @@ def given_values(stored: Mapping[str, EnvValue], env_file: Path) -> dict[str, Gi
 
 
 def variable_of(field: str) -> str:
-    """The environment variable of a setting: ``raw_url`` is ``APEX_RAW_URL``."""
+    """The environment variable of a setting: ``pg_port`` is ``APEX_PG_PORT``."""
     return f"APEX_{field.upper()}"
 
 

@@ -29,7 +29,9 @@ def retrain(scene: Scene) -> Iterator[Row]:
     raw = scene.folder / "raw-tenfold"
     multiply_raw(scene.raw, raw)
     # a separate folder: the batch rules refuse ten times the rows of the earlier runs
-    home = replace(scene.home, env=scene.home.env | {"APEX_PROCESSED_URL": str(scene.folder / "processed-tenfold")})
+    home = replace(
+        scene.home, env=scene.home.env | {"APEX_ORDERS__LOCATIONS__PROCESSED": str(scene.folder / "processed-tenfold")}
+    )
     inputs = {"validate": ("--force", "--raw", str(raw))}
     many = {step: home.apex(step, "--run", "tenfold", *inputs.get(step, ())) for step in DATA_STEPS}
     small, large = (sum(ended[step].seconds for step in DATA_STEPS) for ended in (first, many))

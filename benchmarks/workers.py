@@ -29,7 +29,7 @@ def workers(scene: Scene) -> Iterator[Row]:
     took: dict[int, list[float]] = {count: [] for count in WORKERS}
     inside: dict[int, list[float]] = {count: [] for count in WORKERS}
     with tempfile.TemporaryDirectory(prefix="apex-bench-") as folder, running(Path(folder)) as stack:
-        stack.set(APEX_EXECUTOR="CeleryExecutor", APEX_SCORE_CHUNK_DROPS="1")
+        stack.set(APEX_EXECUTOR="CeleryExecutor", APEX_ORDERS__SCORING__CHUNK_DROPS="1")
         for turn in range(ROUNDS):
             for count in WORKERS:
                 seconds, scoring = _scored(stack, count, turn)

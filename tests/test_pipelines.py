@@ -58,6 +58,11 @@ def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.Mon
         for name in ("orders", "visits")
     }
     assert trials == {"orders": 0, "visits": 3}
+    monkeypatch.setenv("APEX_VISIST__MODEL__TRIALS", "3")
+    with pytest.raises(
+        ConfigError, match=r"APEX_VISIST__MODEL__TRIALS: there is no pipeline visist; did you mean visits\?"
+    ):
+        load_pipeline(Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", pipeline="orders"))
 
 
 def test_every_fault_of_the_options_is_reported_with_its_line(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def _print_scored(context: StepContext, result: JsonRecord) -> None:
     "--run", metavar="RUN", default="manual", show_default=True, help="Name of the run, kept with the scores."
 )
 def shadow(run: str) -> None:
-    """Let challengers score the champion's drops, for APEX_SHADOW_DAYS after their training."""
+    """Let challengers score the champion's drops, for the days of the option shadow.days after their training."""
     from apex_ml.steps.shadow import shadow as work
 
     run_step_command("shadow", work, run)

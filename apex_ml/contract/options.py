@@ -5,6 +5,7 @@ Airflow reads these sections alone, so this module imports neither Arrow nor a p
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -213,6 +214,10 @@ class PipelineOptions(ContractPart):
     monitoring: Monitoring = Monitoring()
     alerts: AlertOptions = AlertOptions()
     serving: ServingOptions = ServingOptions()
+
+    def digest(self) -> str:
+        """Sha256 of the options."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 SECTIONS = tuple(PipelineOptions.model_fields)

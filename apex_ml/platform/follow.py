@@ -65,7 +65,7 @@ def follow_run(
             if now - began > limit_seconds:
                 raise TransientError(
                     f"{dag_id}: not finished after {limit_seconds / 60:.0f} minutes; it continues at "
-                    f"{api.run_url(dag_id, run_id)} (the limit follows APEX_STEP_TIMEOUT_MINUTES)"
+                    f"{api.run_url(dag_id, run_id)} (the limit follows steps.timeout_minutes)"
                 )
             time.sleep(POLL_SECONDS)
 

@@ -227,7 +227,7 @@ def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDro
                 raise RunFailedError(print_failures(api, settings, console, failed, tasks.get(failed.run_id, [])))
             if time.monotonic() - began > limit:
                 raise TransientError(
-                    f"{target}: not scored after {limit / 60:.0f} minutes (APEX_STEP_TIMEOUT_MINUTES); "
+                    f"{target}: not scored after {limit / 60:.0f} minutes (steps.timeout_minutes); "
                     f"see {api.pages}/dags/{SCORE} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)

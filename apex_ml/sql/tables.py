@@ -238,6 +238,6 @@ def _online_ddl(contract: Contract, at: str) -> list[str]:
             # all columns of the table: later columns of the contract come last in both
             f"SELECT 'online' AS source, o.* FROM {at}online_orders AS o",
             "One row for each recorded answer of the online service: the order, its place in the request (from 0), the"
-            " prediction and the model version. A sample, by APEX_SERVING_RECORD_SHARE.",
+            " prediction and the model version. A sample, by the option serving.record_share.",
         ),
     ]

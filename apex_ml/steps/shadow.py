@@ -52,7 +52,7 @@ def shadow(context: StepContext) -> ShadowResult:
     days = context.pipeline.options.shadow.days
     result = ShadowResult(run=context.run, step="shadow")
     if not days:
-        return replace(result, skip="challengers do not score drops: APEX_SHADOW_DAYS is 0")
+        return replace(result, skip="challengers do not score drops: shadow.days of the pipeline is 0")
     with transaction(context.settings, context.schema) as session:
         due = PostgresShadow(session, context.model_name).due(days)
     if not due:

@@ -14,7 +14,7 @@ from apex_ml.platform.embedded import start
 from apex_ml.platform.embedded.env_file import file_values
 from apex_ml.platform.embedded.home_record import (
     RECORD,
-    has_new_contract,
+    has_new_pipeline,
     record_home,
     refuse_contradiction,
     remember_given,
@@ -93,9 +93,9 @@ def test_a_contract_can_get_columns_and_another_path(tmp_path: Path) -> None:
     other = Settings.load(home=tmp_path / "home", contract=grown)
     refuse_contradiction(other)
     # a running platform is restarted with it: tables and the online service know the new class only then
-    assert has_new_contract(other) and not has_new_contract(settings)
+    assert has_new_pipeline(other) and not has_new_pipeline(settings)
     record_home(other)
-    assert not has_new_contract(other)
+    assert not has_new_pipeline(other)
 
 
 def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) -> None:

@@ -78,12 +78,12 @@ def type_that_can_not_be_cast(apex: Apex) -> str:
 def no_files(apex: Apex) -> str:
     for path in parts(apex):
         path.unlink()
-    return f"APEX_RAW_URL={load_pipeline(apex.settings).locations.raw}: no data files"
+    return f"locations.raw={load_pipeline(apex.settings).locations.raw}: no data files"
 
 
 def no_folder(apex: Apex) -> str:
     shutil.rmtree(load_pipeline(apex.settings).locations.raw)
-    return f"APEX_RAW_URL={load_pipeline(apex.settings).locations.raw}: no such folder"
+    return f"locations.raw={load_pipeline(apex.settings).locations.raw}: no such folder"
 
 
 def a_file(apex: Apex) -> str:

@@ -40,7 +40,7 @@ def gone_model(settings: Settings, model_name: str, known: str) -> str:
     """What to do when MLflow lost the registered model that the ledger knows."""
     return (
         f"MLflow at {settings.tracking_uri} has no registered model {model_name}, although {known}: it was"
-        " renamed or deleted; rename it back in MLflow, or start again under another name with APEX_MODEL_NAME"
+        " renamed or deleted; rename it back in MLflow, or start again under another model.name in the pipeline's file"
     )
 
 

@@ -72,7 +72,7 @@ class PostgresVersions(VersionLedger):
             raise ConfigError(
                 f"version {version.model_version} of {self._model_name} was trained before, by MLflow's run"
                 f" {row and row[0]}: the registered model was deleted in MLflow and created again, which counts from 1"
-                " again; start again under another name with APEX_MODEL_NAME"
+                " again; start again under another model.name in the pipeline's file"
             )
 
     @override

@@ -142,8 +142,8 @@ class Inbox:
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
         """Why a drop is not scored yet: it is a parquet file whose footer has not arrived.
 
-        None when it is complete, does not begin like parquet, or has not changed for APEX_UPLOAD_MINUTES. Also None for
-        an unreadable file, which is reported when it is scored.
+        None when it is complete, does not begin like parquet, or has not changed for scoring.upload_minutes. Also None
+        for an unreadable file, which is reported when it is scored.
         """
         minutes = max(0.0, drop.minutes(time.time() if now is None else now))
         if minutes >= self.upload_minutes:
@@ -155,8 +155,8 @@ class Inbox:
             return None
         return (
             f"{visible(printable(drop.name))}: waits for the rest of its upload: {drop.size:,} bytes without a parquet"
-            f" footer, unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (APEX_UPLOAD_MINUTES) it is"
-            " moved to quarantine"
+            f" footer, unchanged for {minutes:.0f} minutes; after {self.upload_minutes:g} (scoring.upload_minutes) it"
+            " is moved to quarantine"
         )
 
     def settled(self, pause_seconds: float = 1.0) -> list[Waiting]:

@@ -1,6 +1,6 @@
 """The candidates: kinds of model that a training can compare. To add one, add a file to this folder.
 
-The file name is the candidate's name in `APEX_CANDIDATES`. The file holds all about the candidate: its packages, its
+The file name is the candidate's name in `model.candidates`. The file holds all about the candidate: its packages, its
 parameters and their search space, how it is fitted and loaded, and an instance of it in CANDIDATE. See
 :class:`~apex_ml.core.candidates.interface.Candidate`.
 """

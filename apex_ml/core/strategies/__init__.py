@@ -1,4 +1,4 @@
-"""The split strategies. To add one, add a file or folder here. Its name is the strategy's name in `APEX_SPLIT`."""
+"""The split strategies. To add one, add a file or folder here. Its name is the strategy's name in `model.split`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.env_file import file_values, remember, remember_former_contract, remember_option
 from apex_ml.setting_sources import variable_of
@@ -93,38 +94,45 @@ def unremembered(settings: Settings) -> list[str]:
     ]
 
 
-def remember_given(settings: Settings) -> Settings:
-    """Write the settings of :func:`unremembered` and the options of the shell into ``.env`` for the next command."""
+def remember_given(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """Write what locates the platform and its data and is not in ``.env`` into it, for the next command.
+
+    Returns the settings, and the variables that were written.
+    """
+    written = []
     for name in unremembered(settings):
         settings = remember(settings, name, str(getattr(settings, name)))
-    if (
-        settings.former_contract
-        and load_pipeline_settings(settings.without_environment()).file != settings.former_contract
-    ):
+        written.append(variable_of(name))
+    stored = load_pipeline_settings(settings.without_environment())
+    if settings.former_contract and stored.file != settings.former_contract:
         remember_former_contract(settings, settings.former_contract)
-    for section, key in unremembered_options(settings):
-        pipeline = load_pipeline_settings(settings)
-        value = str(getattr(pipeline.locations if section == "locations" else pipeline.options.model, key))
+        written.append(FORMER_CONTRACT)
+    pipeline = load_pipeline_settings(settings)
+    for section, key in _options_of_shell(settings):
+        value = str(getattr(pipeline.locations, key) if section == "locations" else pipeline.model_name)
         settings = remember_option(settings, pipeline.name, section, key, value)
-    return settings
+        written.append(override_variable(pipeline.name, section, key))
+    return settings, tuple(written)
 
 
-def unremembered_options(settings: Settings) -> list[tuple[str, str]]:
+def _options_of_shell(settings: Settings) -> list[tuple[str, str]]:
     """Options of a pipeline that a home remembers and that the environment gives."""
-    given = {(v.section, v.key): v for v in settings.pipeline_values}
+    given = {(value.section, value.key): value for value in settings.pipeline_values}
     return [option for option in REMEMBERED_OPTIONS if option in given and given[option].where == "environment"]
 
 
-def has_new_contract(settings: Settings) -> bool:
-    """Whether the contract differs from the one with which the running platform was started.
+def has_new_pipeline(settings: Settings) -> bool:
+    """Whether the pipeline's file differs from the one with which the running platform was started.
 
-    A home that was recorded without its contract's digest counts as unchanged.
+    A home that was recorded without its digests counts as unchanged.
     """
     try:
         record = json.loads((settings.state / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    return "contract_sha256" in record and bool(record["contract_sha256"] != load_pipeline(settings).contract.digest())
+    pipeline = load_pipeline(settings)
+    now = {"contract_sha256": pipeline.contract.digest(), "options_sha256": pipeline.options.digest()}
+    return any(name in record and record[name] != sha256 for name, sha256 in now.items())
 
 
 def record_home(settings: Settings) -> None:
@@ -134,6 +142,7 @@ def record_home(settings: Settings) -> None:
         "model_name": load_pipeline(settings).model_name,
         "columns": scored_columns(load_pipeline(settings).contract),
         "contract_sha256": load_pipeline(settings).contract.digest(),
+        "options_sha256": load_pipeline(settings).options.digest(),
     }
     content = json_text(record, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD

@@ -18,7 +18,7 @@ from apex_ml.platform.embedded import health
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.environment import write_airflow_passwords
 from apex_ml.platform.embedded.home_record import (
-    has_new_contract,
+    has_new_pipeline,
     record_home,
     refuse_contradiction,
     refuse_unusable,
@@ -48,7 +48,6 @@ from apex_ml.platform.embedded.supervision import (
 )
 from apex_ml.platform.embedded.supervisor_client import Supervisor
 from apex_ml.platform.embedded.up_lock import hold_up_lock
-from apex_ml.setting_sources import variable_of
 from apex_ml.settings import Settings
 
 
@@ -77,8 +76,9 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
         if new := unremembered(settings):
             ours = [process.pid for process in family(settings)]
             check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
-            settings = remember_given(settings)
-            phases.say(f"Remembered in {settings.env_file}: {', '.join(variable_of(name) for name in new)}")
+        settings, written = remember_given(settings)
+        if written:
+            phases.say(f"Remembered in {settings.env_file}: {', '.join(written)}")
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform already runs.")
@@ -90,7 +90,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             if not _as_configured(settings):
                 ours = [process.pid for process in family(settings)]
                 check_ports(settings, _port_names(services(settings)), ours)
-                what = "contract has" if has_new_contract(settings) else "settings have"
+                what = "pipeline's file has" if has_new_pipeline(settings) else "settings have"
                 phases.say(f"The {what} changed: restarting the platform.")
                 stop_everything(settings)
         started_here = not supervisor.running()
@@ -158,7 +158,7 @@ def _port_names(mine: tuple[str, ...]) -> list[str]:
 
 def _as_configured(settings: Settings) -> bool:
     """Whether the running platform was started with these settings, this contract and this code."""
-    if has_new_contract(settings):  # its tables grow with it, and the online service reads it when it starts
+    if has_new_pipeline(settings):  # its tables grow with it, and the online service reads it when it starts
         return False
     try:
         rendered = render(settings, programs(settings, locate_server(settings, make=True)))

@@ -45,7 +45,7 @@ def container_name(command: StepCommand, project: str) -> str:
 def host_config(settings: Settings, step: str) -> dict[str, Any]:
     """The host configuration of a step's container: limits, two mounts, one network, no privileges.
 
-    The proxy to the engine accepts exactly this. Only training gets a GPU, with ``APEX_DEVICE=cuda``.
+    The proxy to the engine accepts exactly this. Only training gets a GPU, with ``device: cuda``.
     """
     memory = settings.step_memory_mb << 20
     created: dict[str, Any] = {

@@ -68,9 +68,9 @@ class Stack:
             "POSTGRES_MEMORY": "1g",
             "APEX_STEP_IMAGE": "apex-ml:test",
             "AIRFLOW_IMAGE": "apex-airflow:test",
-            "APEX_RETRY_DELAY_SECONDS": "3",
+            "APEX_ORDERS__STEPS__RETRY_DELAY_SECONDS": "3",
             # the sweep finds the rest of a run that was marked as failed
-            "APEX_SWEEP_SCHEDULE": "'* * * * *'",
+            "APEX_ORDERS__SCHEDULE__SWEEP": "'* * * * *'",
             **self.ports,
         }
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))

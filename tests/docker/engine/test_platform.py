@@ -315,7 +315,7 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
 
 
 def test_several_workers_score_each_drop_once(stack: Stack) -> None:
-    stack.set(APEX_EXECUTOR="CeleryExecutor", WORKERS="2", APEX_SCORE_CHUNK_DROPS="1")
+    stack.set(APEX_EXECUTOR="CeleryExecutor", WORKERS="2", APEX_ORDERS__SCORING__CHUNK_DROPS="1")
     stack.platform("up")
     stack.pause("apex_score")
     names = [f"scale-{number}.parquet" for number in range(4)]
@@ -333,7 +333,7 @@ def test_several_workers_score_each_drop_once(stack: Stack) -> None:
         docker("inspect", "--format", "{{.Config.Hostname}}", worker) for worker in stack.every("airflow-worker")
     }
     assert len(workers) == 2 and workers <= hosts
-    stack.set(APEX_EXECUTOR="", WORKERS="", APEX_SCORE_CHUNK_DROPS="")
+    stack.set(APEX_EXECUTOR="", WORKERS="", APEX_ORDERS__SCORING__CHUNK_DROPS="")
     stack.platform("down")
     stack.platform("up")
 
