@@ -14,6 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from apex_ml.adapters.storage.drops import Inbox, Waiting, file_state
 from apex_ml.errors import ConfigError
+from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drop_chunks import chunks
 
 SHA = "ab" * 32
@@ -21,7 +22,7 @@ SHA = "ab" * 32
 
 @pytest.fixture
 def inbox(home: Any) -> Inbox:
-    settings = Inbox(home())
+    settings = Inbox(load_pipeline(home()))
     settings.prepare()
     return settings
 
@@ -118,7 +119,7 @@ UPLOADS = {
 
 @pytest.mark.parametrize(("content", "waits"), UPLOADS.values(), ids=UPLOADS)
 def test_an_upload_that_stalls_gets_time(home: Any, content: bytes, waits: bool) -> None:
-    inbox = Inbox(home(upload_minutes=10))
+    inbox = Inbox(load_pipeline(home(upload_minutes=10)))
     inbox.prepare()
     path = inbox.inbox / "a.parquet"
     path.write_bytes(content)

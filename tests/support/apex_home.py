@@ -53,7 +53,7 @@ class Apex:
 
     def but(self, **changes: Any) -> Apex:
         """The same home with other settings."""
-        return replace(self, settings=self.settings.model_copy(update=changes))
+        return replace(self, settings=changed(self.settings, **changes))
 
     def context(self, run: str) -> StepContext:
         return context_of(self.settings, run)
