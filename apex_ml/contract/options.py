@@ -134,6 +134,15 @@ class StepOptions(ContractPart):
     retry_delay_seconds: int = Field(60, ge=0, le=86_400, description="Wait before a retry, in seconds.")
 
 
+class Resources(ContractPart):
+    """What a step's container may use, where steps run in containers. Only training with device: cuda gets a GPU."""
+
+    memory_mb: int | None = Field(
+        None, ge=512, description="Memory limit of a step's container, in MB. Empty: APEX_STEP_MEMORY_MB."
+    )
+    cpus: float | None = Field(None, gt=0, description="CPU limit of a step's container. Empty: APEX_STEP_CPUS.")
+
+
 class Validation(ContractPart):
     """How much of the data is checked twice and copied."""
 
@@ -210,6 +219,7 @@ class PipelineOptions(ContractPart):
     locations: LocationOptions = LocationOptions()
     scoring: Scoring = Scoring()
     steps: StepOptions = StepOptions()
+    resources: Resources = Resources()
     validation: Validation = Validation()
     monitoring: Monitoring = Monitoring()
     alerts: AlertOptions = AlertOptions()

@@ -52,6 +52,13 @@ def test_only_training_gets_a_gpu() -> None:
     assert "DeviceRequests" not in host_config(settings(), "train")
 
 
+def test_a_pipeline_can_have_limits_of_its_own() -> None:
+    own = host_config(settings(step_memory_mb=2048, resources__memory_mb=8192, resources__cpus=3.5), "train")
+    assert (own["Memory"], own["MemorySwap"], own["NanoCpus"]) == (8192 << 20, 8192 << 20, 3_500_000_000)
+    shared = host_config(settings(step_memory_mb=2048, step_cpus=1.5), "train")
+    assert (shared["Memory"], shared["NanoCpus"]) == (2048 << 20, 1_500_000_000)
+
+
 def test_names_differ_by_try_and_task_and_are_allowed() -> None:
     tasks = ("a.score.1", "a.score.11", "é" * 200, "x" * 300, "x" * 299)
     names = {container_name(StepCommand(("score",), task=t, number=n), "apex") for t in tasks for n in (1, 2)}

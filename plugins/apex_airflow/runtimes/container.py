@@ -45,13 +45,15 @@ def container_name(command: StepCommand, project: str) -> str:
 def host_config(settings: Settings, step: str) -> dict[str, Any]:
     """The host configuration of a step's container: limits, two mounts, one network, no privileges.
 
-    The proxy to the engine accepts exactly this. Only training gets a GPU, with ``device: cuda``.
+    The proxy to the engine accepts exactly this. The pipeline can have limits of its own, and only its training gets a
+    GPU, with ``device: cuda``.
     """
-    memory = settings.step_memory_mb << 20
+    options = load_pipeline_settings(settings).options
+    memory = (options.resources.memory_mb or settings.step_memory_mb) << 20
     created: dict[str, Any] = {
         "Memory": memory,
         "MemorySwap": memory,
-        "NanoCpus": int(settings.step_cpus * 1e9),
+        "NanoCpus": int((options.resources.cpus or settings.step_cpus) * 1e9),
         "PidsLimit": 1024,
         "NetworkMode": settings.project,
         "Init": True,
@@ -67,7 +69,7 @@ def host_config(settings: Settings, step: str) -> dict[str, Any]:
             _volume(f"{settings.project}_secrets-steps", "/run/secrets/apex", read_only=True),
         ],
     }
-    if step == "train" and load_pipeline_settings(settings).options.model.device == "cuda":
+    if step == "train" and options.model.device == "cuda":
         created["DeviceRequests"] = [{"Count": -1, "Capabilities": [["gpu"]]}]
     return created
 
