@@ -48,6 +48,12 @@ def test_a_folder_without_pipelines_and_a_folder_of_another_name_are_refused(tmp
         load_pipeline(settings)
 
 
+@pytest.mark.parametrize("name", ["apex", "public", "pg_orders", "a__b", "x" * 41])
+def test_a_name_that_is_not_safe_everywhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"pipeline\.yaml: name: {name} (is reserved|must be)"):
+        load_pipeline(settings_with(tmp_path, name))
+
+
 def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_VISITS__MODEL__TRIALS", "3")
     settings_with(tmp_path, "orders", "visits")
