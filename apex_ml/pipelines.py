@@ -10,7 +10,6 @@ from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file
 from apex_ml.settings import Settings
 
-
 RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow")
 """Names of the platform itself: its schemas, roles, databases and routes."""
 MAX_NAME = 40

@@ -156,7 +156,7 @@ def test_the_digests_are_those_of_the_files(settings: Settings) -> None:
 
 def test_a_name_that_postgres_would_cut_is_refused(home: Any) -> None:
     with pytest.raises(ConfigError, match="at most 63 bytes"):
-        migrate(home(), "é" * 32)
+        migrate_schema(home(), load_pipeline(home()).contract, "é" * 32)
 
 
 def test_migrating_a_schema_again_changes_nothing(settings: Settings) -> None:
