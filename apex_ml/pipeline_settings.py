@@ -118,7 +118,8 @@ def pipeline_variables(settings: Settings) -> dict[str, str]:
         pipeline = load_pipeline_settings(settings)
         for value in values:
             # folders are absolute, as the other process has a working folder of its own
-            folder = getattr(pipeline.locations, value.key) if value.section == "locations" else None
+            is_own_folder = value.section == "locations" and value.pipeline in (None, pipeline.name)
+            folder = getattr(pipeline.locations, value.key) if is_own_folder else None
             name = override_variable(value.pipeline or pipeline.name, value.section, value.key)
             variables[name] = option_text(value.value if folder is None else folder)
     return variables

@@ -154,6 +154,15 @@ def _overrides(source: Mapping[str, tuple[str, str]]) -> Iterator[PipelineValue]
 
 
 @functools.cache
+def warn_of_former_contract(file: Path, where: str) -> None:
+    """Say, once a process, where the file of a pipeline belongs now."""
+    logger.warning(
+        "%s=%s is still read. The file belongs into pipelines/<name>/pipeline.yaml; `apex upgrade` moves it (%s)",
+        *(FORMER_CONTRACT, file, where),
+    )
+
+
+@functools.cache
 def _warn_of_former_variable(variable: str, text: str, where: str) -> None:
     section, key = FORMER[variable]
     shown = f"[{text.replace(',', ', ')}]" if (section, key) == ("model", "candidates") else text

@@ -26,6 +26,7 @@ from apex_ml.pipeline_values import (
     former_contract,
     given_pipeline_values,
     is_pipeline_argument,
+    warn_of_former_contract,
 )
 from apex_ml.setting_fields import CODE_ROOT, SettingFields
 from apex_ml.setting_sources import Given, given_values, misspelt_variables, unknown_names, variable_of
@@ -92,6 +93,8 @@ class Settings(SettingFields):
             loaded = loaded.model_copy(update=loaded._absolute(overrides, home))
             loaded._pipeline_values = (*given_pipeline_values(stored, env_file), *callers_values(of_pipeline))
             loaded._former_contract = contract
+            if contract and contract.where != "argument":
+                warn_of_former_contract(Path(str(contract.value)), contract.where)
             faults += loaded._contradictions()
         if faults:
             raise ConfigError("settings: " + "; ".join(faults))

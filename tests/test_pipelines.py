@@ -64,6 +64,10 @@ def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.Mon
         for name in ("orders", "visits")
     }
     assert trials == {"orders": 0, "visits": 3}
+    monkeypatch.setenv("APEX_VISITS__LOCATIONS__RAW", "/visits/raw")
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", pipeline="orders")
+    assert load_pipeline(settings).locations.raw == str(tmp_path / "data" / "raw")
+    assert pipeline_variables(settings)["APEX_VISITS__LOCATIONS__RAW"] == "/visits/raw"
     monkeypatch.setenv("APEX_VISIST__MODEL__TRIALS", "3")
     with pytest.raises(
         ConfigError, match=r"APEX_VISIST__MODEL__TRIALS: there is no pipeline visist; did you mean visits\?"

@@ -6,7 +6,7 @@ All code that depends on the columns of the data set uses this model. The model 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -122,9 +122,12 @@ class Contract(ContractPart):
 
 
 def contract_faults(
-    file: ContractFile, data: Any, schema: Mapping[str, Any]
+    file: ContractFile, data: Any, schema: Callable[[], Mapping[str, Any]]
 ) -> tuple[Contract | None, list[tuple[Place, str]]]:
-    """The contract in the data of a file, and its faults by their places; None when there are any."""
+    """The contract in the data of a file, and its faults by their places; None when there are any.
+
+    `schema` is called for advice about a fault.
+    """
     replace_former_names(file)
     faults: list[tuple[Place, str]] = []
     try:
@@ -132,7 +135,7 @@ def contract_faults(
     except ValidationError as error:
         contradictions = [e for e in error.errors() if isinstance(cause_of(e), ContradictionError)]
         others = [e for e in error.errors() if e not in contradictions]
-        faults += explain_errors(file, others, schema)
+        faults += explain_errors(file, others, schema())
         faults += [((*e["loc"], *place), text) for e in contradictions for place, text in cause_of(e).faults]
         faults += hidden_contradictions(data)
     return None, faults

@@ -5,7 +5,7 @@ A value of the environment replaces one of the file. Its text is read as the typ
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,16 +60,16 @@ def options_of(path: Path, values: tuple[OptionValue, ...] = ()) -> PipelineOpti
 @lru_cache(maxsize=64)
 def _options(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> PipelineOptions:
     file = ContractFile.read(path, content)
-    options, faults = option_faults(file, values, PipelineOptions.model_json_schema(mode="validation"))
+    options, faults = option_faults(file, values, PipelineOptions.model_json_schema)
     if options is None or faults:
         raise file.refuse(faults)
     return options
 
 
 def option_faults(
-    file: ContractFile, values: tuple[OptionValue, ...], schema: Mapping[str, Any]
+    file: ContractFile, values: tuple[OptionValue, ...], schema: Callable[[], Mapping[str, Any]]
 ) -> tuple[PipelineOptions | None, Faults]:
-    """The options of a file and its faults in them.
+    """The options of a file and its faults in them; `schema` is called for advice about a fault.
 
     Raises :class:`~apex_ml.errors.ConfigError` for a value of `values` that no option accepts.
     """
@@ -90,7 +90,7 @@ def option_faults(
                 faults += [((*entry["loc"], *place), text) for place, text in cause.faults]
             else:
                 plain.append(entry)
-        faults += explain_errors(file, plain, schema)
+        faults += explain_errors(file, plain, schema())
         replaced = {(value.section, value.key): value for value in values}
         return None, [
             (place, text + _replaced(replaced.get((str(place[0]), str(place[-1]))))) for place, text in faults

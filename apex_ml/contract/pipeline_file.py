@@ -27,7 +27,7 @@ def json_schema() -> str:
 @lru_cache(maxsize=64)
 def _parsed(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> tuple[Contract, PipelineOptions]:
     file = ContractFile.read(path, content)
-    schema = PipelineFile.model_json_schema(mode="validation")
+    schema = PipelineFile.model_json_schema
     contract, faults = contract_faults(file, _without_sections(file.data), schema)
     options, wrong = option_faults(file, values, schema)
     if contract is None or options is None or faults or wrong or file.faults or file.odd:
