@@ -7,7 +7,7 @@ import re
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.pipeline_file import read_pipeline
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file
+from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file, pipeline_names
 from apex_ml.settings import Settings
 
 RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow")
@@ -29,6 +29,16 @@ def name_fault(name: str) -> str | None:
     if len(name) > MAX_NAME or not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         return f"must be lower-case letters, digits and single underscores, at most {MAX_NAME}, and begin with a letter"
     return None
+
+
+def load_pipelines(settings: Settings) -> list[Pipeline]:
+    """Read every pipeline of the folder, or the one file that a platform of the first edition names.
+
+    Raises as :func:`load_pipeline`.
+    """
+    if settings.former_contract:
+        return [load_pipeline(settings)]
+    return [load_pipeline(settings.model_copy(update={"pipeline": name})) for name in pipeline_names(settings)]
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

@@ -6,7 +6,7 @@ import click
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.pipeline_file import json_schema
-from apex_ml.pipelines import load_pipeline
+from apex_ml.pipelines import load_pipeline, load_pipelines
 from apex_ml.settings import Settings
 
 SCHEMA_FILE = "pipeline.schema.json"
@@ -19,14 +19,20 @@ def contract() -> None:
 
 @contract.command()
 def build() -> None:
-    """Write great_expectations/ and the JSON Schema of pipeline files."""
-    from apex_ml.adapters.expectations.project import build_project
+    """Write the JSON Schema of pipeline files, and great_expectations/ for all pipelines of the checkout.
+
+    The suites of pipelines elsewhere (APEX_PIPELINES, APEX_CONTRACT) are made when a step needs them.
+    """
+    from apex_ml.adapters.expectations.project import OWN_PIPELINES, build_project
 
     settings = Settings.load()
     schema = settings.pipelines / SCHEMA_FILE
+    pipelines = load_pipelines(settings)
     write_atomically(schema, json_schema().encode())
-    for path in [schema, *build_project(load_pipeline(settings).contract)]:
-        click.echo(path)
+    click.echo(schema)
+    if all(pipeline.file.resolve().is_relative_to(OWN_PIPELINES) for pipeline in pipelines):
+        for path in build_project([pipeline.contract for pipeline in pipelines]):
+            click.echo(path)
 
 
 @contract.command()

@@ -54,6 +54,16 @@ def test_the_committed_project_is_exactly_what_the_contract_gives(contract: Cont
     stray = tmp_path / "expectations" / "stray.json"
     stray.parent.mkdir()
     stray.write_text("{}")
-    created = build_project(contract, tmp_path)
+    created = build_project([contract], tmp_path)
     assert {str(p.relative_to(tmp_path)) for p in created} == set(texts(tmp_path)) - {".gitignore"}
     assert texts(tmp_path) == texts(PROJECT)
+
+
+def test_a_second_pipeline_changes_nothing_of_the_first(contract: Contract, tmp_path: Path) -> None:
+    second = contract.model_copy(update={"name": "visits"})
+    build_project([contract, second], tmp_path)
+    together, alone = texts(tmp_path), texts(PROJECT)
+    assert {name: text for name, text in together.items() if "orders_" in name} == {
+        name: text for name, text in alone.items() if "orders_" in name
+    }
+    assert {Path(name).name for name in together if "visits_" in name} == {"visits_score.json", "visits_train.json"}

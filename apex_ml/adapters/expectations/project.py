@@ -11,9 +11,11 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlparse
@@ -34,8 +36,8 @@ from apex_ml.sql.accepted_rows import sample_rows
 
 logger = logging.getLogger(__name__)
 PROJECT = CODE_ROOT / "great_expectations"
-OWN_FILE = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
-"""The pipeline that the committed project is built from."""
+OWN_PIPELINES = CODE_ROOT / "pipelines"
+"""The pipelines that the committed project is built from."""
 SOURCE = "accepted"
 NAMESPACE = uuid.UUID("6f0a54d2-3a6e-4f0e-9b51-0d8a6a3c2f10")
 _CONFIG = """\
@@ -121,8 +123,8 @@ def make_suite(contract: Contract, use: Use) -> Any:
     return suite
 
 
-def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
-    """Write the project of a contract: configuration, suites, validation definitions, checkpoints; ids are stable.
+def build_project(contracts: Sequence[Contract], folder: Path = PROJECT) -> list[Path]:
+    """Write the project of contracts: configuration, suites, validation definitions, checkpoints; ids are stable.
 
     Returns the files. Files in the folder that are no longer generated are removed; `uncommitted/` is left alone.
     """
@@ -132,17 +134,15 @@ def build_project(contract: Contract, folder: Path = PROJECT) -> list[Path]:
 
     with tempfile.TemporaryDirectory(prefix="apex-gx-") as name:
         temporary = Path(name)
-        (temporary / "great_expectations.yml").write_text(
-            _CONFIG.format(context_id=uuid.uuid5(NAMESPACE, contract.name))
-        )
+        (temporary / "great_expectations.yml").write_text(_CONFIG.format(context_id=uuid.uuid5(NAMESPACE, "apex")))
         (temporary / "uncommitted").mkdir()
         (temporary / "uncommitted" / "config_variables.yml").write_text("{}\n")
         context = gx.get_context(mode="file", context_root_dir=str(temporary))
         source = context.data_sources.add_pandas(SOURCE)
-        for use in USES:
+        for contract, use in product(contracts, USES):
             label = suite_name(contract, use)
             suite = context.suites.add(make_suite(contract, use))
-            batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
+            batch = source.add_dataframe_asset(label).add_batch_definition_whole_dataframe("batch")
             definition = context.validation_definitions.add(
                 gx.ValidationDefinition(name=label, data=batch, suite=suite)
             )
@@ -188,19 +188,20 @@ def _project(settings: Settings) -> Path:
 
 
 def _refresh_copy(settings: Settings, pipeline: Pipeline) -> Path:
-    """Update the copy of the committed project, which is built from the contract beside the code.
+    """Update the copy of the committed project, which is built from the pipelines beside the code.
 
-    For another pipeline the copy is built from its contract.
+    For a pipeline that it does not have the copy is built from its contract.
     """
     copy = _project(settings)
     copy.mkdir(parents=True, exist_ok=True)
-    if pipeline.file.resolve() == OWN_FILE:
+    suite = PROJECT / "expectations" / f"{suite_name(pipeline.contract, 'train')}.json"
+    if pipeline.file.resolve().is_relative_to(OWN_PIPELINES) and suite.exists():
         for part in ("expectations", "checkpoints", "validation_definitions"):
             shutil.rmtree(copy / part, ignore_errors=True)
             shutil.copytree(PROJECT / part, copy / part)
         shutil.copy2(PROJECT / "great_expectations.yml", copy / "great_expectations.yml")
     else:
-        build_project(pipeline.contract, copy)
+        build_project([pipeline.contract], copy)
     variables = copy / "uncommitted" / "config_variables.yml"
     variables.parent.mkdir(exist_ok=True)
     if not variables.exists():
