@@ -166,6 +166,7 @@ def test_the_environment_wins_under_a_former_name_and_the_new_name_wins_beside_i
     monkeypatch.delenv("APEX_DRIFT_LEAST_ROWS")
     assert min_rows("APEX_ORDERS__MONITORING__DRIFT_MIN_ROWS=200\nAPEX_DRIFT_LEAST_ROWS=400\n") == 200
     assert min_rows("APEX_DRIFT_MIN_ROWS=\nAPEX_DRIFT_LEAST_ROWS=400\n") == 400
+    assert min_rows("APEX_DRIFT_MIN_ROWS=many\nAPEX_ORDERS__MONITORING__DRIFT_MIN_ROWS=200\n") == 200
 
 
 def test_a_bad_value_is_reported_under_the_name_that_gave_it(tmp_path: Path) -> None:

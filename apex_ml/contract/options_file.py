@@ -102,13 +102,14 @@ def _replaced(value: OptionValue | None) -> str:
 
 
 def typed_values(values: tuple[OptionValue, ...]) -> dict[tuple[str, str], object]:
-    """The values by section and key, each of the type of its option.
+    """The values by section and key, each of the type of its option; the last one of an option wins.
 
     Raises :class:`~apex_ml.errors.ConfigError` with every value that its option does not accept.
     """
     typed: dict[tuple[str, str], object] = {}
     faults: list[str] = []
-    for value in values:
+    winning = {(value.section, value.key): value for value in values}
+    for value in winning.values():
         try:
             typed[value.section, value.key] = _typed_value(value)
         except ValidationError as error:

@@ -125,15 +125,15 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert "failed drops: 1" in output and "1 [red].parquet no parquet [/red] file" in output
     assert str(inbox) in output
 
-    monkeypatch.setenv("APEX_SCORE_CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
+    monkeypatch.setenv("APEX_ORDERS__SCORING__CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
     files = [admin.file_of(dag_id) for dag_id in airflow_state.needed_dags(admin.settings)]
     env = home / ".env"
     as_it_was = env.read_text()
-    env.write_text(f"{as_it_was}APEX_SCORE_CHUNK_DROPS=many\n")
+    env.write_text(f"{as_it_was}APEX_ORDERS__SCORING__CHUNK_DROPS=many\n")
     admin.parse(admin.file_of("apex_score"))
     # the other files follow when their turn comes
     until(lambda: "apex_score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
-    assert re.search("DAG file apex_score.py does not parse: .*APEX_SCORE_CHUNK_DROPS", checked())
+    assert re.search("DAG file apex_score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
 
     # for the tests that follow on this platform
     env.write_text(as_it_was)
