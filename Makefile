@@ -15,7 +15,7 @@ ifeq ($(RUNTIME),docker)
 APEX := deployment/docker/platform.sh
 READY :=
 else ifeq ($(RUNTIME),local)
-APEX := $(BIN)/apex $(if $(P),-p "$(P)")
+APEX := $(BIN)/apex$(if $(P), -p "$(P)")
 READY := setup
 else
 $(error RUNTIME=$(RUNTIME): expected local or docker)

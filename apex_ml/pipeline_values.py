@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -156,21 +157,38 @@ def _overrides(source: Mapping[str, tuple[str, str]]) -> Iterator[PipelineValue]
 @functools.cache
 def warn_of_former_contract(file: Path, where: str) -> None:
     """Say, once a process, where the file of a pipeline belongs now."""
+    remedy = "unset it" if where == "environment" else "`apex upgrade` moves it"
     logger.warning(
-        "%s=%s is still read. The file belongs into pipelines/<name>/pipeline.yaml; `apex upgrade` moves it (%s)",
-        *(FORMER_CONTRACT, file, where),
+        "%s=%s is still read. The file belongs into pipelines/<name>/pipeline.yaml; %s (%s)",
+        *(FORMER_CONTRACT, file, remedy, where),
     )
 
 
 @functools.cache
 def _warn_of_former_variable(variable: str, text: str, where: str) -> None:
     section, key = FORMER[variable]
-    shown = f"[{text.replace(',', ', ')}]" if (section, key) == ("model", "candidates") else text
+    if where == "environment":
+        remedy = f"set {override_variable('<pipeline>', section, key)} instead"
+    else:
+        remedy = "or run `apex upgrade`"
     logger.warning(
         "%s is now part of the pipeline's file. It is still read; write `%s: {%s: %s}` into"
-        " pipelines/<name>/pipeline.yaml, or run `apex upgrade` (%s)",
-        *(variable, section, key, shown, where),
+        " pipelines/<name>/pipeline.yaml, %s (%s)",
+        *(variable, section, key, _yaml_text(text, is_list=key == "candidates"), remedy, where),
     )
+
+
+def _yaml_text(text: str, *, is_list: bool) -> str:
+    """The text of a variable as YAML has it.
+
+    >>> _yaml_text("5", is_list=False), _yaml_text("on", is_list=False), _yaml_text("a,b", is_list=True)
+    ('5', '"on"', '[a, b]')
+    """
+    if is_list:
+        return f"[{', '.join(part.strip() for part in text.split(','))}]"
+    if re.fullmatch(r"true|false|[a-z]+_[a-z_]+|/[\w/.-]+|0|[1-9]\d*|(0|[1-9]\d*)\.\d+", text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def callers_values(arguments: Mapping[str, Hashable]) -> tuple[PipelineValue, ...]:

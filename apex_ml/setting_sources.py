@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex_ml.env_syntax import EnvValue
-from apex_ml.pipeline_values import FORMER, is_pipeline_variable
+from apex_ml.pipeline_values import FORMER, is_pipeline_variable, override_variable
 from apex_ml.setting_fields import SettingFields
 from apex_ml.wording import nearest
 
@@ -73,7 +73,7 @@ def misspelt_variables() -> Iterator[str]:
     for name in sorted(os.environ):
         if not name.upper().startswith("APEX_") or _is_variable(name) or not os.environ[name]:
             continue
-        if nearest_variable(name):
+        if nearest_variable(name) or "__" in name:
             yield _not_a_setting(name, "environment")
         else:
             _warn_of_unknown_variable(name)
@@ -87,7 +87,10 @@ def nearest_variable(name: str) -> str | None:
     """
     fields = [field.upper() for field in SettingFields.model_fields]
     former = [variable.removeprefix("APEX_") for variable in FORMER]
-    similar = nearest(name[len("APEX_") :], [*fields, *former])
+    meant = name[len("APEX_") :]
+    first = meant.partition("__")[0]
+    options = [override_variable(first, *place).removeprefix("APEX_") for place in FORMER.values()]
+    similar = nearest(meant, [*fields, *former, *(options if "__" in meant else ())])
     return f"APEX_{similar}" if similar else None
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from apex_ml.discovery import ALERT_CHANNELS, CANDIDATES, SPLIT_STRATEGIES, module_names
+from apex_ml.wording import did_you_mean
 
 PRESETS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 CRON_FIELDS = 5
@@ -114,14 +115,16 @@ def check_candidates(value: tuple[str, ...]) -> tuple[str, ...]:
     """Return names of candidate models, each at most once."""
     known = module_names(CANDIDATES)
     if any(name not in known for name in value) or len(set(value)) < len(value):
-        raise ValueError(f"expected {', '.join(known)}, each at most once")
+        wrong = next((name for name in value if name not in known), None)
+        meant = did_you_mean(wrong, known) if wrong is not None else ""
+        raise ValueError(f"expected {', '.join(known)}, each at most once; found {', '.join(value)}{meant}")
     return value
 
 
 def check_split(value: str) -> str:
     """Return the name of a split strategy."""
     if value not in (names := module_names(SPLIT_STRATEGIES)):
-        raise ValueError(f"expected one of {', '.join(names)}")
+        raise ValueError(f"expected one of {', '.join(names)}; found {value}{did_you_mean(value, names)}")
     return value
 
 

@@ -86,6 +86,26 @@ def test_every_fault_of_the_options_is_reported_with_its_line(tmp_path: Path) ->
         assert str(refused.value).count(f"{file}:") == 2
 
 
+def test_empty_sections_and_keys_count_as_absent_and_numbers_are_explained(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders")
+    file = settings.pipelines / "orders" / "pipeline.yaml"
+    file.write_text(ORDERS + "\nshadow:\nlocations:\n  raw:\nresources: {memory_mb: }\n")
+    loaded = load_pipeline(settings)
+    assert loaded.options.shadow.days == 0 and loaded.locations.raw == str(tmp_path / "data" / "raw")
+    for wrong, words in {
+        "2.0": "must be a whole number; found 2.0: write 2",
+        "2.5": "must be a whole number; found 2.5",
+        '"3"': "write it without quotes",
+    }.items():
+        file.write_text(ORDERS.replace("trials: 0", f"trials: {wrong}"))
+        with pytest.raises(ConfigError) as refused:
+            load_pipeline(settings)
+        assert words in str(refused.value)
+    file.write_text(ORDERS.replace("candidates: [xgboost]", "candidates: [xgbost]"))
+    with pytest.raises(ConfigError, match=r"found xgbost; did you mean xgboost\?"):
+        load_pipeline(settings)
+
+
 def test_what_a_caller_gives_reaches_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_ORDERS__LOCATIONS__RAW", "mine")
     monkeypatch.chdir(tmp_path)
@@ -150,5 +170,8 @@ def test_the_command_takes_a_pipeline_and_lists_them(
     assert code == 30 and "name one: apex -p orders" in error
     assert call("-p", "visits", "contract", "show")[0] == 0
     shutil.copy(__file__, settings.pipelines / "visits" / "pipeline.yaml")
+    monkeypatch.setenv("APEX_PIPELINE", "ordrs")
+    assert call("pipelines")[0] == 30
+    monkeypatch.setenv("APEX_PIPELINE", "")
     code, listed, error = call("pipelines")
     assert code == 30 and "orders" in listed and "visits" in listed and "the list above says where" in error

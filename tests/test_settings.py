@@ -189,6 +189,10 @@ def test_a_misspelt_variable_is_an_error_and_an_unknown_one_a_warning(
     monkeypatch.setenv("APEX_ORACLE_WORKSPACE", "x")
     Settings.load(home=tmp_path)
     assert "APEX_ORACLE_WORKSPACE is not a setting of Apex and is not read" in caplog.text
+    monkeypatch.setenv("APEX_ORDERS__TRIALS", "5")
+    with pytest.raises(ConfigError, match=r"APEX_ORDERS__TRIALS is not a setting; did you mean APEX_ORDERS__MODEL__TR"):
+        Settings.load(home=tmp_path)
+    monkeypatch.delenv("APEX_ORDERS__TRIALS")
     monkeypatch.setenv("APEX_TRAILS", "5")
     with pytest.raises(ConfigError, match=r"APEX_TRAILS is not a setting; did you mean APEX_TRIALS\?.*\(environment\)"):
         Settings.load(home=tmp_path)

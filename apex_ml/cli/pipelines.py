@@ -12,23 +12,27 @@ from apex_ml.text import one_line
 @click.command()
 def pipelines() -> None:
     """List the pipelines: name, registered model, description; of one whose file is wrong, why."""
-    from apex_ml.pipeline_settings import pipeline_names
+    from apex_ml.pipeline_settings import pipeline_file, pipeline_names
     from apex_ml.pipelines import load_pipeline
 
     settings = Settings.load()
+    if settings.former_contract:
+        loaded = load_pipeline(settings)
+        click.echo(f"{loaded.name}  {loaded.model_name}  {one_line(loaded.contract.description)}  ({loaded.file})")
+        return
     names = pipeline_names(settings)
-    if not names:
-        click.echo(f"No pipeline in {settings.pipelines}.")
     width = max(map(len, names), default=0)
     faulty = False
     for name in names:
         try:
-            pipeline = load_pipeline(settings.model_copy(update={"pipeline": name}))
+            loaded = load_pipeline(settings.model_copy(update={"pipeline": name}))
         except ConfigError as error:
             faulty = True
             click.echo(f"{name:{width}}  {error}")
         else:
-            click.echo(f"{name:{width}}  {pipeline.model_name}  {one_line(pipeline.contract.description)}")
+            click.echo(f"{name:{width}}  {loaded.model_name}  {one_line(loaded.contract.description)}")
+    if settings.pipeline or not names:
+        pipeline_file(settings)  # an error when it does not exist
     if faulty:
         raise ConfigError("the file of a pipeline is wrong; the list above says where")
 

@@ -63,9 +63,19 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
         noun = next((_NOUNS[part] for part in place if part in _NOUNS), "")
         return f"{text}: {noun}{quote_advice(node)}"
     if kind in ("float_type", "int_type") and isinstance(node, yaml.ScalarNode) and _is_number(node.value):
-        number = repr(float(node.value)) if node.style is None else "it without quotes"
+        number = _number_text(kind, node)
+        if isinstance(error.get("input"), float):
+            return f"{text}; found {node.value}{'' if number == node.value else f': write {number}'}"
         return f"{text}; {node.value!r} is read by YAML as text: write {number}"
     return f"{_shape(kind, text, error)}; found {_shown(node, error.get('input'))}{_meant(kind, error)}"
+
+
+def _number_text(kind: str, node: yaml.ScalarNode) -> str:
+    """The number that was probably meant, as YAML reads it."""
+    value = float(node.value)
+    if node.style is not None:
+        return "it without quotes"
+    return str(int(value)) if kind == "int_type" and value.is_integer() else repr(value)
 
 
 def _shape(kind: str, text: str, error: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def option_faults(
     Raises :class:`~apex_ml.errors.ConfigError` for a value of `values` that no option accepts.
     """
     data = file.data if isinstance(file.data, dict) else {}
-    sections = {name: data[name] for name in SECTIONS if name in data}
+    sections = {name: _given(data[name]) for name in SECTIONS if data.get(name) is not None}
     for (section, key), value in typed_values(values).items():
         part = sections.get(section, {})
         if isinstance(part, dict):
@@ -95,6 +95,13 @@ def option_faults(
         return None, [
             (place, text + _replaced(replaced.get((str(place[0]), str(place[-1]))))) for place, text in faults
         ]
+
+
+def _given(section: Any) -> Any:
+    """A section without its empty keys: an empty one counts as absent."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if value is not None or not isinstance(key, str)}
 
 
 def _replaced(value: OptionValue | None) -> str:

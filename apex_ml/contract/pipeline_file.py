@@ -47,6 +47,11 @@ def read_pipeline(path: Path, values: tuple[OptionValue, ...] = ()) -> tuple[Con
     return _parsed(path, opened(path), values)
 
 
+def parse_pipeline(path: Path, content: bytes) -> tuple[Contract, PipelineOptions]:
+    """Read the content that a file will have. Raises as :func:`read_pipeline`."""
+    return _parsed(path, content, ())
+
+
 def load_contract(path: Path) -> Contract:
     """Read the contract of a pipeline's file. Raises as :func:`read_pipeline`."""
     return read_pipeline(path)[0]

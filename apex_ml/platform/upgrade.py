@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import io
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.options_file import OptionValue, typed_values
-from apex_ml.contract.pipeline_file import read_pipeline
+from apex_ml.contract.pipeline_file import parse_pipeline
+from apex_ml.contract.yaml_edit import with_values
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import FILE, load_pipeline_settings, option_text, pipeline_file
+from apex_ml.pipeline_settings import FILE, load_pipeline_settings, option_text, pipeline_file, pipeline_names
 from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT, override_variable
 from apex_ml.platform.embedded.env_file import replace_variables
 from apex_ml.settings import Settings
-
-UNFOLDED = 100_000
-"""Width at which no line of a file is folded."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +27,8 @@ class Upgrade:
     before: str
     """Text of the file, or of the contract that is moved to it."""
     after: str
+    is_new: bool
+    """Whether the file is made from a contract elsewhere."""
     removed: tuple[str, ...]
     """Variables of the first edition in ``.env``."""
     added: Mapping[str, str]
@@ -41,11 +37,13 @@ class Upgrade:
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to change."""
-        return bool(self.removed) or self.before != self.after
+        return bool(self.removed) or self.is_new or self.before != self.after
 
     def lines(self) -> Iterator[str]:
         """The changes for a person."""
         name = f"{self.file.parent.name}/{self.file.name}"
+        if self.is_new:
+            yield f"{self.file}: is made"
         yield from difflib.unified_diff(
             self.before.splitlines(), self.after.splitlines(), f"{name} (now)", f"{name} (then)", lineterm="", n=1
         )
@@ -62,57 +60,52 @@ def find_upgrade(settings: Settings) -> Upgrade:
     stored = settings.without_environment()
     name, source = pipeline_file(stored)
     target = settings.pipelines / name / FILE
-    if source != target and target.exists() and target.read_bytes() != source.read_bytes():
+    is_elsewhere = source.resolve() != target.resolve()
+    if is_elsewhere and target.exists() and target.read_bytes() != source.read_bytes():
         raise ConfigError(
             f"{target}: exists, and {FORMER_CONTRACT} names another file of the pipeline {name}, {source}: remove one"
         )
     former = [value for value in stored.pipeline_values if value.variable in FORMER]
-    options = tuple(OptionValue(v.section, v.key, v.value, v.variable, v.where) for v in former)
-    read_pipeline(source, options)
+    # where a present variable of .env counts, the former one only goes
+    present = {(v.section, v.key) for v in stored.pipeline_values if v.variable not in FORMER and v.pipeline == name}
+    moved = [value for value in former if (value.section, value.key) not in present]
+    options = tuple(OptionValue(v.section, v.key, v.value, v.variable, v.where) for v in moved)
     typed = typed_values(options)
-    if source != target:  # a file of the first edition does not name its model
+    if is_elsewhere:  # a file of the first edition does not name its model
         typed["model", "name"] = load_pipeline_settings(stored).model_name
-    before = source.read_text(encoding="utf-8-sig")
-    in_file = {place: value for place, value in typed.items() if place[0] != "locations"}
+    before = source.read_bytes().decode()
+    after = _with_options(before, {place: value for place, value in typed.items() if place[0] != "locations"})
+    parse_pipeline(target, after.encode())
     added = {
         override_variable(name, section, key): option_text(value)
         for (section, key), value in typed.items()
         if section == "locations"
     }
     removed = tuple(dict.fromkeys(value.variable for value in former))
-    if source != target:
+    if stored.former_contract:
         removed += (FORMER_CONTRACT,)
-    return Upgrade(target, before, with_options(before, in_file), removed, added)
+        if set(pipeline_names(settings)) - {name}:
+            added["APEX_PIPELINE"] = name
+    return Upgrade(target, before, after, is_elsewhere, removed, added)
 
 
-def with_options(text: str, options: Mapping[tuple[str, str], object]) -> str:
-    """The text of a pipeline's file with other values of options; its comments and its layout stay."""
-    if not options:
-        return text
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = UNFOLDED, True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content: Any = yaml.load(text)
-    for (section, key), value in options.items():
-        if not isinstance(content.get(section), dict):
-            content[section] = {}
-        content[section][key] = _list(value) if isinstance(value, tuple) else value
-    stream = io.StringIO()
-    yaml.dump(content, stream)
-    return stream.getvalue()
-
-
-def _list(values: tuple[object, ...]) -> CommentedSeq:
-    """A list on one line."""
-    sequence = CommentedSeq(values)
-    sequence.fa.set_flow_style()
-    return sequence
+def _with_options(text: str, options: Mapping[tuple[str, str], object]) -> str:
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    return mark + with_values(text.removeprefix(mark), options)
 
 
 def apply_upgrade(settings: Settings, upgrade: Upgrade) -> None:
-    """Write the pipeline's file, check it, and then replace the lines of ``.env``; a killed call can be repeated."""
+    """Write the pipeline's file and then the lines of ``.env``; a killed call can be repeated.
+
+    A link stays one: the file that it names is written.
+    """
     upgrade.file.parent.mkdir(parents=True, exist_ok=True)
-    if not upgrade.file.exists() or upgrade.file.read_text(encoding="utf-8-sig") != upgrade.after:
-        write_atomically(upgrade.file, upgrade.after.encode())
-    read_pipeline(upgrade.file)
+    file, content = upgrade.file.resolve(), upgrade.after.encode()
+    if not file.exists():
+        write_atomically(file, content)
+    elif file.read_bytes() != content:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if not mode & stat.S_IWUSR:
+            raise ConfigError(f"{file}: is write-protected; make it writable (chmod u+w) and run again")
+        write_atomically(file, content, mode=mode)
     replace_variables(settings, upgrade.removed, upgrade.added)

@@ -82,6 +82,8 @@ def _section(name: str) -> str:
 def _default(field: FieldInfo) -> str:
     """The default of an option as a file would have it; nothing for an empty text."""
     value = field.default
+    if value is None:
+        return ""
     if isinstance(value, tuple):
         return f"`[{', '.join(value)}]`"
     if isinstance(value, bool):

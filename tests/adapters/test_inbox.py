@@ -131,7 +131,7 @@ def test_an_upload_that_stalls_gets_time(home: Any, content: bytes, waits: bool)
     if waits:
         reason = inbox.unfinished(drop, time.time() + 60 * 9)
         assert reason and reason.startswith("a.parquet: waits for the rest of its upload") and "9 minutes" in reason
-        assert f"{len(content):,} bytes" in reason and "APEX_UPLOAD_MINUTES" in reason
+        assert f"{len(content):,} bytes" in reason and "scoring.upload_minutes" in reason
 
 
 def test_an_unreadable_file_is_not_a_running_upload(inbox: Inbox) -> None:

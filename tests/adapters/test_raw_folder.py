@@ -274,9 +274,9 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
     ):
         raw_files_of(Path(f"{file}{below}"))
     settings = Settings.load(home=tmp_path / "home", drops_url=f"{file}{below}", processed_url=f"{file}{below}")
-    with pytest.raises(ConfigError, match=rf"APEX_DROPS_URL={file}{below}: {file} is a file, no folder"):
+    with pytest.raises(ConfigError, match=rf"locations.drops={file}{below}: {file} is a file, no folder"):
         Inbox(load_pipeline(settings))
-    with pytest.raises(ConfigError, match=rf"APEX_PROCESSED_URL={file}{below}: {file} is a file, no folder"):
+    with pytest.raises(ConfigError, match=rf"locations.processed={file}{below}: {file} is a file, no folder"):
         context_of(settings, "night").folder("validate")
 
 
