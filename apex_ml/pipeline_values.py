@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apex_ml.env_syntax import EnvValue
+from apex_ml.json_text import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _yaml_text(text: str, *, is_list: bool) -> str:
         return f"[{', '.join(part.strip() for part in text.split(','))}]"
     if re.fullmatch(r"true|false|[a-z]+_[a-z_]+|/[\w/.-]+|0|[1-9]\d*|(0|[1-9]\d*)\.\d+", text):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return json_text(text, ensure_ascii=False)
 
 
 def callers_values(arguments: Mapping[str, Hashable]) -> tuple[PipelineValue, ...]:
