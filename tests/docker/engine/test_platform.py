@@ -185,7 +185,8 @@ def runner(stack: Stack, command: str) -> subprocess.Popen[str]:
 
 
 def test_a_successful_and_a_failed_step(stack: Stack) -> None:
-    good, _ = runner(stack, "dict(args=('score', '--list'), task='test.good')").communicate(timeout=120)
+    origin = "env={'APEX_ORIGIN': 'http://127.0.0.1/a-run'}"  # without one the result is text for a user
+    good, _ = runner(stack, f"dict(args=('score', '--list'), task='test.good', {origin})").communicate(timeout=120)
     assert "exit_code=0" in good and "'chunks': []" in good, good
     bad, _ = runner(stack, "dict(args=('elt', '--run', 'no-such-run'), task='test.bad')").communicate(timeout=120)
     assert "exit_code=10" in bad or "exit_code=30" in bad, bad
