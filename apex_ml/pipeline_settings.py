@@ -10,7 +10,7 @@ from apex_ml.contract.options_file import OptionValue, opened, options_of
 from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.contract.reading import ContractFile
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
+from apex_ml.pipeline_values import FORMER_CONTRACT, is_url, override_variable
 from apex_ml.settings import Settings
 from apex_ml.wording import did_you_mean
 
@@ -96,7 +96,7 @@ def locations_of(settings: Settings, options: LocationOptions) -> Locations:
     """The places of a pipeline's files: a relative folder is below the home, an empty option is its default."""
 
     def folder(url: str, *default: str) -> str:
-        if "://" in url or url.startswith("file:"):
+        if is_url(url):
             return url
         return str(settings.home / (Path(url).expanduser() if url else Path(*default)))
 

@@ -110,17 +110,30 @@ def is_pipeline_variable(name: str) -> bool:
     return name in FORMER or name == FORMER_CONTRACT or bool(OVERRIDE.fullmatch(name))
 
 
+def variable_sources(stored: Mapping[str, EnvValue], env_file: object) -> list[dict[str, tuple[str, str]]]:
+    """The variables of ``.env`` and of the environment, which wins: text, and where it is set."""
+    return [
+        {name: (value.text, f"{env_file}, line {value.line}") for name, value in stored.items()},
+        {name: (value, "environment") for name, value in os.environ.items()},
+    ]
+
+
+def is_url(text: str) -> bool:
+    """Whether a location is a URL and no path.
+
+    >>> is_url("s3://bucket/raw"), is_url("file:/data"), is_url("/data/raw")
+    (True, True, False)
+    """
+    return "://" in text or text.startswith("file:")
+
+
 def given_pipeline_values(stored: Mapping[str, EnvValue], env_file: object) -> tuple[PipelineValue, ...]:
     """The values that ``.env`` and the environment give for pipelines. A later one wins over an earlier one.
 
     Warns, once a process, of every variable of the first edition and shows the lines to write.
     """
-    sources = [
-        {name: (value.text, f"{env_file}, line {value.line}") for name, value in stored.items()},
-        {name: (value, "environment") for name, value in os.environ.items()},
-    ]
     values: list[PipelineValue] = []
-    for source in sources:
+    for source in variable_sources(stored, env_file):
         values += _former_values(source)
         values += _overrides(source)
     return tuple(map(_absolute, values))
@@ -132,7 +145,7 @@ def _absolute(value: PipelineValue) -> PipelineValue:
     Every process of the platform has a working folder of its own, so a relative path would mean another in each.
     """
     url = str(value.value)
-    if value.is_stored or value.section != "locations" or "://" in url or url.startswith("file:"):
+    if value.is_stored or value.section != "locations" or is_url(url):
         return value
     return replace(value, value=str(Path.cwd() / Path(url).expanduser()))
 

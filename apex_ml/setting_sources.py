@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex_ml.env_syntax import EnvValue
-from apex_ml.pipeline_values import FORMER, is_pipeline_variable, override_variable
+from apex_ml.pipeline_values import FORMER, is_pipeline_variable, override_variable, variable_sources
 from apex_ml.setting_fields import SettingFields
 from apex_ml.wording import nearest
 
@@ -32,12 +32,8 @@ class Given:
 
 def given_values(stored: Mapping[str, EnvValue], env_file: Path) -> dict[str, Given]:
     """Return what ``.env`` and the environment give, by field; the environment wins. An empty value is not given."""
-    sources = [
-        {name: (value.text, f"{env_file}, line {value.line}") for name, value in stored.items()},
-        {name: (value, "environment") for name, value in os.environ.items()},
-    ]
     given: dict[str, Given] = {}
-    for source in sources:
+    for source in variable_sources(stored, env_file):
         for field in SettingFields.model_fields:
             text, where = source.get(variable_of(field), ("", ""))
             if text:

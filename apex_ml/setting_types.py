@@ -114,9 +114,9 @@ def check_fernet_key(value: SecretStr) -> SecretStr:
 def check_candidates(value: tuple[str, ...]) -> tuple[str, ...]:
     """Return names of candidate models, each at most once."""
     known = module_names(CANDIDATES)
-    if any(name not in known for name in value) or len(set(value)) < len(value):
-        wrong = next((name for name in value if name not in known), None)
-        meant = did_you_mean(wrong, known) if wrong is not None else ""
+    wrong = [name for name in value if name not in known]
+    if wrong or len(set(value)) < len(value):
+        meant = did_you_mean(wrong[0], known) if wrong else ""
         raise ValueError(f"expected {', '.join(known)}, each at most once; found {', '.join(value)}{meant}")
     return value
 

@@ -12,9 +12,7 @@ import click
 from apex_ml.cli.step_process import log_next_monitoring, print_result, run_step_command, start_step
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.services.json_record import JsonRecord
-from apex_ml.settings import Settings
 
 if TYPE_CHECKING:  # a step imports its libraries when it starts
     from apex_ml.services.run_folder import StepContext
@@ -78,8 +76,9 @@ def split(run: str, strategy: str | None) -> None:
     """Divide the examples into train, validation and test."""
     from apex_ml.steps.split import split as work
 
-    default = load_pipeline_settings(Settings.load()).options.model.split
-    run_step_command("split", work, run, strategy=strategy or default)
+    run_step_command(
+        "split", lambda context: work(context, strategy=strategy or context.pipeline.options.model.split), run
+    )
 
 
 @click.command()
@@ -94,8 +93,11 @@ def train(run: str, trials: int | None, reproduce: bool) -> None:
     if reproduce:
         run_step_command("train", again, run)
         return
-    default = load_pipeline_settings(Settings.load()).options.model.trials
-    run_step_command("train", work, run, trials=default if trials is None else trials)
+    run_step_command(
+        "train",
+        lambda context: work(context, trials=context.pipeline.options.model.trials if trials is None else trials),
+        run,
+    )
 
 
 _WHO = click.option("--who", metavar="NAME", help="Recorded as the user who decided. Default: the OS user.")

@@ -112,7 +112,6 @@ def remember(settings: Settings, name: str, value: str) -> Settings:
     field = name.lower().removeprefix("apex_")
     if field not in Settings.model_fields:
         raise ConfigError(f"{name} is not a setting; `apex settings` lists them")
-    _refuse_lines(variable_of(field), value)
     accepted = getattr(Settings.load(**{"home": settings.home, "env_file": settings.env_file, field: value}), field)
     replace_variables(settings, (), {variable_of(field): value})
     return settings.model_copy(update={field: accepted})
@@ -124,7 +123,6 @@ def remember_option(settings: Settings, pipeline: str, section: str, key: str, v
     A variable of the first edition for that option is removed. Refuses a value of several lines with ConfigError.
     """
     variable = override_variable(pipeline, section, key)
-    _refuse_lines(variable, value)
     former = [name for name, place in FORMER.items() if place == (section, key)]
     replace_variables(settings, former, {variable: value})
     return settings.with_pipeline_values(**{f"{section}__{key}": value})
@@ -135,13 +133,14 @@ def remember_former_contract(settings: Settings, file: Path) -> None:
     replace_variables(settings, (), {FORMER_CONTRACT: str(file)})
 
 
-def _refuse_lines(variable: str, value: str) -> None:
-    if "\n" in value or "\r" in value:
-        raise ConfigError(f"{variable}: a value in .env must be one line, got {value!r}")
-
-
 def replace_variables(settings: Settings, remove: Sequence[str], add: Mapping[str, str]) -> None:
-    """Remove the lines of variables from ``.env`` and set others, in one write; every other line stays."""
+    """Remove the lines of variables from ``.env`` and set others, in one write; every other line stays.
+
+    Raises ConfigError for a value of several lines.
+    """
+    for name, value in add.items():
+        if "\n" in value or "\r" in value:
+            raise ConfigError(f"{name}: a value in .env must be one line, got {value!r}")
     with _locked(settings):
         text = _text(settings)
         changed = text

@@ -10,6 +10,7 @@ import json
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import is_loopback
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
@@ -130,19 +131,22 @@ def has_new_pipeline(settings: Settings) -> bool:
         record = json.loads((settings.state / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    pipeline = load_pipeline(settings)
-    now = {"contract_sha256": pipeline.contract.digest(), "options_sha256": pipeline.options.digest()}
+    now = _digests(load_pipeline(settings))
     return any(name in record and record[name] != sha256 for name, sha256 in now.items())
+
+
+def _digests(pipeline: Pipeline) -> dict[str, str]:
+    return {"contract_sha256": pipeline.contract.digest(), "options_sha256": pipeline.options.digest()}
 
 
 def record_home(settings: Settings) -> None:
     """Record the contract and the model of this home."""
+    pipeline = load_pipeline(settings)
     record = {
-        "contract": str(load_pipeline(settings).file),
-        "model_name": load_pipeline(settings).model_name,
-        "columns": scored_columns(load_pipeline(settings).contract),
-        "contract_sha256": load_pipeline(settings).contract.digest(),
-        "options_sha256": load_pipeline(settings).options.digest(),
+        "contract": str(pipeline.file),
+        "model_name": pipeline.model_name,
+        "columns": scored_columns(pipeline.contract),
+        **_digests(pipeline),
     }
     content = json_text(record, indent=1, ensure_ascii=False).encode()
     path = settings.state / RECORD
