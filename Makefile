@@ -36,7 +36,7 @@ up: $(READY) ## Bring the platform up (RUNTIME=docker: in containers; so for the
 run: $(READY) ## The main job: up, retrain, score a drop, report (P=pipeline, RAW=folder of raw parquet, DROP=file, INVENTED=1)
 	@$(APEX) run $(if $(RAW),--raw "$(RAW)") $(if $(DROP),--drop "$(DROP)") $(if $(INVENTED),--invented)
 
-train: up ## Run apex_retrain alone and wait for it
+train: up ## Run orders_retrain alone and wait for it
 	@$(APEX) retrain
 
 down: $(READY) ## Stop the platform; data stays

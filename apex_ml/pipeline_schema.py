@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-SCHEMA = "apex"
+SCHEMA = "orders"
 """The schema of the only pipeline."""

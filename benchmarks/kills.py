@@ -49,7 +49,7 @@ def kills(scene: Scene) -> Iterator[Row]:
         AirflowApi(home.settings, patience=RECOVERY_TIMEOUT) as api,
     ):
         apex = Apex(home.settings)
-        api.unpause("apex_score")
+        api.unpause("orders_score")
         reader = Reader(apex)
         reader.start()
         kept = home.settings.home / QUIET
@@ -97,14 +97,14 @@ def _disturbed(apex: Apex, api: AirflowApi, path: Path, point: str, service: str
     until(lambda: all(state.ok for state in health.check(apex.settings, EVERY).values()), RECOVERY_TIMEOUT)
     while not _is_complete(apex, path.name):
         assert time.monotonic() - began < RECOVERY_TIMEOUT, path.name
-        if all(run.finished for run in api.dag_runs("apex_score")):
-            api.trigger("apex_score")  # like the sweep every 15 minutes
+        if all(run.finished for run in api.dag_runs("orders_score")):
+            api.trigger("orders_score")  # like the sweep every 15 minutes
         time.sleep(1)
     return time.monotonic() - began
 
 
 def _is_complete(apex: Apex, name: str) -> bool:
-    done = apex.sql("SELECT count(*) FROM apex.drop_summary WHERE name = %s AND state = 'done'", (name,))
+    done = apex.sql("SELECT count(*) FROM orders.drop_summary WHERE name = %s AND state = 'done'", (name,))
     return done == [(1,)] and not (apex.inbox / name).exists()
 
 

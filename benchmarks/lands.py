@@ -26,7 +26,8 @@ ROWS = 10_000
 VISIBLE_TIMEOUT = 120.0
 PAUSE = 0.05
 VISIBLE_ROWS = (
-    "SELECT count(*), max(s.ms_total) / 1000 FROM apex.scored_orders_current JOIN apex.drop_summary AS s USING (run_id)"
+    "SELECT count(*), max(s.ms_total) / 1000 FROM orders.scored_orders_current"
+    " JOIN orders.drop_summary AS s USING (run_id)"
     " WHERE s.name = %s"
 )
 
@@ -53,7 +54,7 @@ def lands(scene: Scene) -> Iterator[Row]:
     """A drop of 10,000 orders on a separate platform: seconds until a reader sees its rows."""
     took, inside = [], []
     with platform_with_champion(scene) as (home, as_of), AirflowApi(home.settings) as api:
-        api.unpause("apex_score")
+        api.unpause("orders_score")
         for seed in range(ROUNDS + 1):
             path = Path(load_pipeline(home.settings).locations.drops) / "inbox" / f"lands-{seed}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def lands(scene: Scene) -> Iterator[Row]:
             if seed:  # the first drop also waits until the DAG is parsed
                 took.append(seconds)
                 inside.append(step_seconds)
-            while not all(run.finished for run in api.dag_runs("apex_score")):
+            while not all(run.finished for run in api.dag_runs("orders_score")):
                 time.sleep(PAUSE)
     step = Beside("of it the drop itself", median(inside))
     yield Row("a drop of 10,000 orders lands, rows seen", median(took), "s", 15.0, step, f"slowest {max(took):.1f} s")

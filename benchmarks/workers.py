@@ -48,21 +48,21 @@ def _scored(stack: Stack, count: int, turn: int) -> tuple[float, float]:
     """Seconds from the start of Airflow's run to the last complete drop, and the seconds of scoring itself."""
     stack.set(WORKERS=str(count))
     stack.platform("up")
-    stack.pause("apex_score")
+    stack.pause("orders_score")
     for nr in range(DROPS):
         stack.put(f"{count}-{turn}-{nr}.parquet", ROWS, 1000 * count + 10 * turn + nr)
     with stack.airflow("admin") as api:
-        pool = {"name": "apex_scoring", "slots": count, "include_deferred": False}
-        assert api.patch("/api/v2/pools/apex_scoring", json=pool).status_code == 200
-        assert api.post("/api/v2/dags/apex_score/dagRuns", json={"logical_date": None}).status_code == 200
+        pool = {"name": "orders_scoring", "slots": count, "include_deferred": False}
+        assert api.patch("/api/v2/pools/orders_scoring", json=pool).status_code == 200
+        assert api.post("/api/v2/dags/orders_score/dagRuns", json={"logical_date": None}).status_code == 200
         before = time.time()
-        stack.pause("apex_score", False)
-        mine = f"FROM apex.drops JOIN apex.scoring_runs USING (drop_id) WHERE name LIKE '{count}-{turn}-%'"
+        stack.pause("orders_score", False)
+        mine = f"FROM orders.drops JOIN orders.scoring_runs USING (drop_id) WHERE name LIKE '{count}-{turn}-%'"
         whole = [[str(DROPS), str(DROPS * ROWS)]]
         until(
             lambda: stack.sql(f"SELECT count(*), sum(rows_scored) {mine}") == whole, SCORED_TIMEOUT, f"{count} workers"
         )
-        runs = api.get("/api/v2/dags/apex_score/dagRuns", params={"limit": 100, "order_by": "-start_date"}).json()
+        runs = api.get("/api/v2/dags/orders_score/dagRuns", params={"limit": 100, "order_by": "-start_date"}).json()
     # the sweep can have been first
     starts = [datetime.fromisoformat(run["start_date"]).timestamp() for run in runs["dag_runs"] if run["start_date"]]
     [[scoring, last]] = stack.sql(f"SELECT sum(ms_total) / 1e3, extract(epoch FROM max(finished_at)) {mine}")

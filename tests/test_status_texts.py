@@ -75,7 +75,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 class Airflow:
-    """Runs of apex_retrain: one without new raw data, three failed ones, a trained one and a running one."""
+    """Runs of orders_retrain: one without new raw data, three failed ones, a trained one and a running one."""
 
     STATES = {
         "idle": ("success", {"validate": "skipped", "elt": "skipped"}),

@@ -78,7 +78,7 @@ def down() -> None:
 @click.command()
 @click.argument("dag")
 def unpause(dag: str) -> None:
-    """Unpause DAG, which a user paused, such as apex_score."""
+    """Unpause DAG, which a user paused, such as orders_score."""
     from apex_ml.platform.airflow_api import AirflowApi
     from apex_ml.platform.airflow_state import DAGS
     from apex_ml.wording import did_you_mean
@@ -203,7 +203,7 @@ def mlflow_ui() -> None:
 @click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials of this run.")
 @click.pass_context
 def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | None) -> None:
-    """Trigger apex_retrain and wait for it."""
+    """Trigger orders_retrain and wait for it."""
     from apex_ml.platform import main_job
 
     ctx.exit(main_job.retrain(Settings.load(), force=force, split=split, trials=trials))

@@ -92,7 +92,7 @@ def log_next_monitoring(context: StepContext, result: JsonRecord, done: str) -> 
 
     if context.run == MANUAL and result.to_json().get(done):
         schedule = context.pipeline.options.schedule.monitor
-        logger.info("A manual command does not start apex_monitor. It runs next at %s (cron, UTC).", schedule)
+        logger.info("A manual command does not start orders_monitor. It runs next at %s (cron, UTC).", schedule)
         logger.info("To check drift and quality now: apex monitor")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_ml.contract.options import PipelineOptions
-from apex_ml.pipeline_schema import SCHEMA
 
 if TYPE_CHECKING:  # Airflow reads the options of a pipeline alone, and its image has no Arrow
     from apex_ml.contract.model import Contract
@@ -40,7 +39,7 @@ class PipelineSettings:
     @property
     def schema(self) -> str:
         """Name of the schema in Postgres that holds its tables and views."""
-        return SCHEMA  # not its name yet: existing databases have the tables in this schema
+        return self.name
 
 
 @dataclass(frozen=True)

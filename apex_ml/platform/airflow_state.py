@@ -16,14 +16,20 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
 
-RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = "apex_retrain", "apex_score", "apex_monitor", "apex_rollback", "apex_shadow"
+RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = (
+    "orders_retrain",
+    "orders_score",
+    "orders_monitor",
+    "orders_rollback",
+    "orders_shadow",
+)
 DAGS = (RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW)
 """Each DAG is in a file with its name."""
 POOLS = {
-    "apex_scoring": (2, "Scoring of drops."),
-    "apex_training": (1, "Steps of apex_retrain."),
-    "apex_shadow": (1, "Challengers that score in shadow."),
-    "apex_champion": (1, "Rollbacks, which wait for no training."),
+    "orders_scoring": (2, "Scoring of drops."),
+    "orders_training": (1, "Steps of orders_retrain."),
+    "orders_shadow": (1, "Challengers that score in shadow."),
+    "orders_champion": (1, "Rollbacks, which wait for no training."),
     "apex_monitoring": (1, "Drift, quality, alerts."),
 }
 PARSE_SECONDS, PATIENT_SECONDS = 90.0, 5.0

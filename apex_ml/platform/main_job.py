@@ -42,7 +42,7 @@ PIPE_WIDTH = 120
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainParameters(JsonRecord):
-    """The parameters of a run of apex_retrain; for None the DAG has the value."""
+    """The parameters of a run of orders_retrain; for None the DAG has the value."""
 
     raw: str | None = None
     without_newest_day: bool | None = None
@@ -138,7 +138,7 @@ def _report(settings: Settings, console: Console, champion: job.Champion, summar
 
 
 def retrain(settings: Settings, *, force: bool = False, split: str | None = None, trials: int | None = None) -> int:
-    """Run apex_retrain alone on the running platform and wait for it; return the exit code, that of a failed step.
+    """Run orders_retrain alone on the running platform and wait for it; return the exit code, that of a failed step.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow is not up.
     """
@@ -159,7 +159,7 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
 
 
 def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: RetrainParameters) -> str:
-    """Trigger apex_retrain, show its progress and its outcome; return the run's id.
+    """Trigger orders_retrain, show its progress and its outcome; return the run's id.
 
     Raises RunFailedError with the exit code of the failed step.
     """
@@ -179,7 +179,7 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: 
 
 
 def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop) -> ViewRow:
-    """Put a drop in the inbox and wait for apex_score to score it; return its summary.
+    """Put a drop in the inbox and wait for orders_score to score it; return its summary.
 
     Content that was scored before is not put there again. Raises RunFailedError for a drop that is not scored.
     """
@@ -195,7 +195,7 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: Job
 
 
 def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop, known: ViewRow | None) -> ViewRow:
-    """Put a drop in the inbox and follow apex_score until the ledger has more than the `known` summary of it."""
+    """Put a drop in the inbox and follow orders_score until the ledger has more than the `known` summary of it."""
     earlier_runs = {run.run_id for run in api.dag_runs(SCORE)}
     target = inbox(settings) / drop.name
     if target.exists() and target.read_bytes() != drop.content:

@@ -1,4 +1,4 @@
-"""Deadlines that Airflow watches. A run that takes too long raises an alert, like those of apex_monitor.
+"""Deadlines that Airflow watches. A run that takes too long raises an alert, like those of orders_monitor.
 
 They can stop working after an edit of the DAG (a known bug of Airflow). Therefore `apex status --check` checks them,
 too.

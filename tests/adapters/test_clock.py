@@ -25,14 +25,14 @@ def settings(databases: Any, home: Any) -> Settings:
 
 def ledger_time(settings: Settings, bulk: bool) -> datetime:
     """The time that a new drop gets in the ledger; the drop is not kept."""
-    insert = f"INSERT INTO apex.drops (name, sha256, bytes, state) VALUES ('a', '{SHA256}', 1, 'done')"
+    insert = f"INSERT INTO orders.drops (name, sha256, bytes, state) VALUES ('a', '{SHA256}', 1, 'done')"
     moments: list[datetime] = []
     with (
         pytest.raises(LookupError),
         bulk_transaction(settings, SCHEMA) if bulk else transaction(settings, SCHEMA) as session,
     ):
         session.execute(insert)
-        moments += [moment for (moment,) in session.fetch("SELECT received_at FROM apex.drops")]
+        moments += [moment for (moment,) in session.fetch("SELECT received_at FROM orders.drops")]
         raise LookupError("roll back")
     return moments[0].astimezone(UTC)
 

@@ -47,7 +47,7 @@ def reader(lasting_databases: Any) -> Iterator[Any]:
 
 
 def applied(apex: Apex) -> list[tuple[Any, ...]]:
-    return apex.sql("SELECT number, name, applied_at FROM apex.migrations ORDER BY number")
+    return apex.sql("SELECT number, name, applied_at FROM orders.migrations ORDER BY number")
 
 
 def test_migrations_run_once(apex: Apex) -> None:
@@ -108,27 +108,27 @@ def idle_reader(apex: Apex) -> Iterator[int]:
     """An analyst who began a transaction, read a view and went for lunch; yields the process id of the session."""
     url = apex.settings.reader_database_url
     with closing(psycopg2.connect(url, application_name="notebook")) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM apex.lineage")
+        cursor.execute("SELECT count(*) FROM orders.lineage")
         yield connection.info.backend_pid
         connection.rollback()
 
 
 def changed_views(apex: Apex) -> list[str]:
     statements = scored_orders_ddl(load_pipeline(apex.settings).contract, SCHEMA)
-    return [*statements, "COMMENT ON VIEW apex.lineage IS 'another'"]
+    return [*statements, "COMMENT ON VIEW orders.lineage IS 'another'"]
 
 
 def test_a_start_without_migrations_takes_no_lock(apex: Apex) -> None:
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
     before = apex.sql(
-        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
+        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'orders'::regnamespace ORDER BY 1"
     )
     with idle_reader(apex):
         began = time.monotonic()
         migrations.migrate(apex.settings, load_pipeline(apex.settings))
         assert time.monotonic() - began < 3
     after = apex.sql(
-        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace ORDER BY 1"
+        "SELECT oid, xmin::text, relname FROM pg_class WHERE relnamespace = 'orders'::regnamespace ORDER BY 1"
     )
     assert after == before
 
@@ -146,21 +146,21 @@ def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch:
             "in a transaction since",
             "holds",
             "lineage",
-            "SELECT count(*) FROM apex.lineage",
+            "SELECT count(*) FROM orders.lineage",
             "pg_terminate_backend",
         ):
             assert part in str(raised.value), raised.value
         # the waiting session does not block readers
-        assert apex.sql("SELECT count(*) FROM apex.lineage") == [(0,)]
+        assert apex.sql("SELECT count(*) FROM orders.lineage") == [(0,)]
     bring(apex, migrations.migration_files(), changed_views(apex))
-    assert apex.sql("SELECT obj_description('apex.lineage'::regclass)") == [("another",)]
+    assert apex.sql("SELECT obj_description('orders.lineage'::regclass)") == [("another",)]
 
 
 def test_a_dropped_view_is_created_again(apex: Apex) -> None:
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
-    apex.sql("DROP VIEW apex.channel_mix_daily")
+    apex.sql("DROP VIEW orders.channel_mix_daily")
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
-    assert apex.sql("SELECT * FROM apex.channel_mix_daily") == []
+    assert apex.sql("SELECT * FROM orders.channel_mix_daily") == []
 
 
 @pytest.mark.parametrize("view", READABLE)
@@ -170,14 +170,14 @@ def test_the_reader_reads_the_views(reader: Any, view: str) -> None:
 
 
 WRITES = [
-    "INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')",
-    "UPDATE apex.promotions SET state = 'done'",
-    "DELETE FROM apex.scored_orders",
-    "TRUNCATE apex.outcomes",
+    "INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')",
+    "UPDATE orders.promotions SET state = 'done'",
+    "DELETE FROM orders.scored_orders",
+    "TRUNCATE orders.outcomes",
     "CREATE TABLE apex.mine (n int)",
-    "DROP VIEW apex.lineage",
-    "CREATE OR REPLACE VIEW apex.lineage AS SELECT 1",
-    "UPDATE apex.model_history SET who = 'me'",
+    "DROP VIEW orders.lineage",
+    "CREATE OR REPLACE VIEW orders.lineage AS SELECT 1",
+    "UPDATE orders.model_history SET who = 'me'",
     "SELECT setval('apex.scoring_runs_run_id_seq', 1)",
 ]
 

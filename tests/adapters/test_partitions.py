@@ -35,7 +35,7 @@ from tests.support.throwaway_home import PlainDatabase, plain_postgres
 
 SMALL, LARGE = 1, partitions.OWN_ROWS
 RUN = (
-    "INSERT INTO apex.scoring_runs (run_id, drop_id, step_run, model_name, model_version, mlflow_run_id,"
+    "INSERT INTO orders.scoring_runs (run_id, drop_id, step_run, model_name, model_version, mlflow_run_id,"
     " feature_snapshot, snapshot_as_of, rows_in, rows_scored, rows_quarantined, ms_total, ms_check, ms_features,"
     " ms_predict, ms_write, started_at, finished_at) OVERRIDING SYSTEM VALUE VALUES (%s, %s, 'r', 'm', 1, 'f', 's',"
     " '2024-08-24', 1, 1, 0, 1, 1, 1, 1, 1, now(), now() - make_interval(days => %s))"
@@ -79,22 +79,22 @@ def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0
             PostgresPartitions(session).index_own(contract, run_id)
             PostgresPartitions(session).attach_own(run_id)
     sha = f"{run_id:064x}"
-    apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (%s, %s, 1, 'done')", (sha, f"{run_id}"))
-    ((drop_id,),) = apex.sql("SELECT drop_id FROM apex.drops WHERE sha256 = %s", (sha,))
+    apex.sql("INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (%s, %s, 1, 'done')", (sha, f"{run_id}"))
+    ((drop_id,),) = apex.sql("SELECT drop_id FROM orders.drops WHERE sha256 = %s", (sha,))
     apex.sql(RUN, (run_id, drop_id, days))
-    apex.sql("INSERT INTO apex.outcomes (run_id, row_nr, observed, source) VALUES (%s, 0, 'x', 'drop')", (run_id,))
+    apex.sql("INSERT INTO orders.outcomes (run_id, row_nr, observed, source) VALUES (%s, 0, 'x', 'drop')", (run_id,))
     return run_id
 
 
 def parts(apex: Apex) -> list[tuple[str, str]]:
     return apex.sql(  # type: ignore[return-value]
         "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits AS i JOIN pg_class AS c"
-        " ON c.oid = i.inhrelid WHERE i.inhparent = 'apex.scored_orders'::regclass ORDER BY length(c.relname), 1"
+        " ON c.oid = i.inhrelid WHERE i.inhparent = 'orders.scored_orders'::regclass ORDER BY length(c.relname), 1"
     )
 
 
 def contents(apex: Apex) -> list[tuple[Any, ...]]:
-    return apex.sql("SELECT * FROM apex.scored_orders ORDER BY run_id, row_nr")
+    return apex.sql("SELECT * FROM orders.scored_orders ORDER BY run_id, row_nr")
 
 
 def test_small_drops_share_a_partition_and_large_ones_have_their_own(apex: Apex, contract: Contract) -> None:
@@ -136,7 +136,7 @@ def test_merging_limits_the_partitions_and_keeps_the_rows(apex: Apex, contract: 
 
 def test_each_month_has_its_own_partition(apex: Apex, contract: Contract) -> None:
     first = fill(apex, contract, SMALL)
-    apex.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '40 days'")
+    apex.sql("UPDATE orders.scored_partitions SET opened_at = opened_at - interval '40 days'")
     assert fill(apex, contract, SMALL) == 1001 and first == 1
 
 
@@ -159,7 +159,7 @@ def test_merging_yields_to_other_sessions(apex: Apex, contract: Contract) -> Non
         fill(apex, contract, LARGE)
     before, rows = parts(apex), contents(apex)
     with closing(psycopg2.connect(apex.settings.writer_url)) as reader, reader.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM apex.scored_orders")
+        cursor.execute("SELECT count(*) FROM orders.scored_orders")
         assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 0
         with pytest.raises(TransientError, match="the scored orders are in use"):
             partitions.drop_partitions(
@@ -181,7 +181,7 @@ def test_a_new_partition_times_out_and_names_the_blocking_session(
     fill(apex, contract, LARGE)
     url = apex.settings.writer_url
     with closing(psycopg2.connect(url, application_name="manual query")) as other, other.cursor() as cursor:
-        cursor.execute("LOCK TABLE apex.scored_orders IN SHARE UPDATE EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scored_orders IN SHARE UPDATE EXCLUSIVE MODE")
         for size in (SMALL, LARGE):
             with pytest.raises(
                 TransientError, match=r"session \d+ of apex_writer \(manual query\).* holds .*scored_orders"
@@ -221,7 +221,7 @@ def test_an_unused_range_is_removed_after_a_day(apex: Apex, contract: Contract) 
     fill(apex, contract, LARGE)
     fill(apex, contract, SMALL)
     assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 0
-    apex.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '2 days' WHERE low = 2")
+    apex.sql("UPDATE orders.scored_partitions SET opened_at = opened_at - interval '2 days' WHERE low = 2")
     assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 1
     assert len(contents(apex)) == 9
 
@@ -235,8 +235,8 @@ def test_old_partitions_are_dropped_with_their_references(apex: Apex, contract: 
     partitions.drop_partitions(apex.settings, SCHEMA, result)
     kept = {old[1], shared, newest}
     assert {row[0] for row in contents(apex)} == kept
-    assert {row[0] for row in apex.sql("SELECT run_id FROM apex.outcomes")} == kept
-    assert apex.sql("SELECT count(*) FROM apex.scoring_runs") == [(4,)]
+    assert {row[0] for row in apex.sql("SELECT run_id FROM orders.outcomes")} == kept
+    assert apex.sql("SELECT count(*) FROM orders.scoring_runs") == [(4,)]
     assert fill(apex, contract, LARGE) > newest
 
 
@@ -245,11 +245,11 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
     apex = Apex(home(**databases.empty()))
     files = migrations.migration_files()
     table, *_ = scored_orders_ddl(contract, SCHEMA)
-    shared = "CREATE TABLE apex.scored_orders_shared PARTITION OF apex.scored_orders DEFAULT"
+    shared = "CREATE TABLE orders.scored_orders_shared PARTITION OF orders.scored_orders DEFAULT"
     shared = shared.replace("DEFAULT", "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)")
     with connect(apex.settings, SCHEMA) as connection:
         migrations.apply(connection, SCHEMA, files[:1], [table, shared])
-    apex.sql("INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')")
+    apex.sql("INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')")
     own_id = RUN.replace("(run_id, drop_id,", "(drop_id,").replace("OVERRIDING SYSTEM VALUE VALUES (%s, ", "VALUES (")
     apex.sql(own_id, (1, 0))
     created = orders(contract, 1, 5)
@@ -279,7 +279,8 @@ def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contr
     assert partitions.analyse_new(apex.settings, SCHEMA) == 3
     assert partitions.analyse_new(apex.settings, SCHEMA) == 0
     known = (
-        "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'apex' AND tablename LIKE 'scored_orders%%'"
+        "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'orders' AND tablename"
+        " LIKE 'scored_orders%%'"
     )
     assert apex.sql(known) == [(3,)]
     assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 1
@@ -292,7 +293,7 @@ def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contr
 
 def shape(apex: Apex) -> list[tuple[Any, ...]]:
     """Partitions with their ranges, and all indexes and constraints of the scored orders."""
-    ranges = apex.sql("SELECT low, high, next FROM apex.scored_partitions ORDER BY 1")
+    ranges = apex.sql("SELECT low, high, next FROM orders.scored_partitions ORDER BY 1")
     return [*parts(apex), *ranges] + apex.sql(
         "SELECT c.relname::text, array(SELECT regexp_replace(pg_get_indexdef(x.indexrelid), 'INDEX .* ON', '') ||"
         " (EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))::text FROM pg_index AS x"
@@ -305,9 +306,9 @@ def shape(apex: Apex) -> list[tuple[Any, ...]]:
 def seen_by_people(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT v.*, l.n, c.n FROM (SELECT run_id, count(*), count(DISTINCT row_nr), min(row_nr), max(row_nr)"
-        " FROM apex.scored_orders GROUP BY 1) AS v"
-        " JOIN (SELECT run_id, count(*) AS n FROM apex.lineage GROUP BY 1) AS l USING (run_id)"
-        " JOIN (SELECT run_id, count(*) AS n FROM apex.scored_orders_current JOIN apex.drop_summary USING (run_id)"
+        " FROM orders.scored_orders GROUP BY 1) AS v"
+        " JOIN (SELECT run_id, count(*) AS n FROM orders.lineage GROUP BY 1) AS l USING (run_id)"
+        " JOIN (SELECT run_id, count(*) AS n FROM orders.scored_orders_current JOIN orders.drop_summary USING (run_id)"
         " GROUP BY 1) AS c USING (run_id) ORDER BY 1"
     )
 
@@ -426,7 +427,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
     with connect(apex.settings, SCHEMA) as connection:
         for night in range(NIGHTS):
             with connection, connection.cursor() as cursor:  # a day passes
-                cursor.execute("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '1 day'")
+                cursor.execute("UPDATE orders.scored_partitions SET opened_at = opened_at - interval '1 day'")
             own = night % 3 == 0
             run_id = partitions.take_run_id(connection, LARGE if own else SMALL)
             if night % 24 != 0:  # else the drop was bad: its range stays empty
@@ -440,8 +441,8 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
             if night % 90 not in range(9):
                 partitions._merge(connection, contract, partitions.MAX_PARTITIONS)
             with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'apex.scored_orders'::regclass")
+                cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored_orders'::regclass")
                 ((rows,),) = cursor.fetchall()
             most = max(most, rows)
     assert 40 < most <= 64, most
-    assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders") == [(2 * runs, runs)]
+    assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders") == [(2 * runs, runs)]

@@ -71,14 +71,14 @@ def test_a_transaction_that_is_lost_half_way_leaves_nothing(apex: Apex) -> None:
         ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
         PostgresDrops(session).claim("b" * 64, "b.parquet", 1, 1)
-    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+    assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
 
 
 def test_a_failure_of_the_caller_rolls_back(apex: Apex) -> None:
     with pytest.raises(RuntimeError, match="mine"), bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresDrops(session).claim("a" * 64, "a.parquet", 1, 1)
         raise RuntimeError("mine")
-    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+    assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
 
 
 def test_an_error_while_making_a_batch_keeps_its_type(apex: Apex) -> None:
@@ -94,7 +94,7 @@ def test_an_error_while_making_a_batch_keeps_its_type(apex: Apex) -> None:
     ):
         PostgresDrops(session).claim("1" * 64, "a.parquet", 1, 1)
         write_scores(session, schema, broken())
-    assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+    assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
 
 
 def claim(apex: Apex, sha256: str, name: str) -> int | None:
@@ -107,15 +107,15 @@ def test_a_scored_content_does_not_fail_later_and_keeps_its_rows(apex: Apex, tmp
     with quarantined_file(tmp_path, 3) as file:
         for _ in range(2):
             fail_drop(apex.settings, SCHEMA, drop, "run", file.read())
-    assert apex.sql("SELECT state, rows, rows_quarantined, deliveries FROM apex.drops") == [("failed", 5, 3, 2)]
-    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(3,)]
+    assert apex.sql("SELECT state, rows, rows_quarantined, deliveries FROM orders.drops") == [("failed", 5, 3, 2)]
+    assert apex.sql("SELECT count(*) FROM orders.quarantined_rows") == [(3,)]
     assert claim(apex, "1" * 64, "a.parquet") is not None
-    assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
-    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
+    assert apex.sql("SELECT state, rows_quarantined FROM orders.drops") == [("done", None)]
+    assert apex.sql("SELECT count(*) FROM orders.quarantined_rows") == [(0,)]
     with quarantined_file(tmp_path, 3) as file:
         fail_drop(apex.settings, SCHEMA, drop, "run", file.read())
-    assert apex.sql("SELECT state, rows_quarantined FROM apex.drops") == [("done", None)]
-    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(0,)]
+    assert apex.sql("SELECT state, rows_quarantined FROM orders.drops") == [("done", None)]
+    assert apex.sql("SELECT count(*) FROM orders.quarantined_rows") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,10 @@ def test_a_second_claim_waits_for_the_first_and_finds_it_done(apex: Apex, sha256
         assert results == [None]
     else:  # a correction: the later claim supersedes the earlier one
         assert results != [None]
-        assert dict(apex.sql("SELECT drop_id, superseded_by FROM apex.drops")) == {first: results[0], results[0]: None}
+        assert dict(apex.sql("SELECT drop_id, superseded_by FROM orders.drops")) == {
+            first: results[0],
+            results[0]: None,
+        }
 
 
 @pytest.mark.parametrize(("shared", "waits"), [(True, False), (False, True)])
@@ -185,14 +188,14 @@ def test_quarantined_rows_are_kept_once_up_to_a_limit(
     for _ in range(2):
         with quarantined_file(tmp_path, rows) as file, bulk_transaction(apex.settings, SCHEMA) as session:
             PostgresQuarantine(session).keep("raw", "1" * 64, "a.parquet", file.iter_batches(10_000), most)
-    assert apex.sql("SELECT count(*) FROM apex.quarantined_rows") == [(kept,)]
-    assert apex.sql("SELECT DISTINCT value, row FROM apex.quarantine") == [("v", {"c": r"v\u0000"})][: min(kept, 1)]
+    assert apex.sql("SELECT count(*) FROM orders.quarantined_rows") == [(kept,)]
+    assert apex.sql("SELECT DISTINCT value, row FROM orders.quarantine") == [("v", {"c": r"v\u0000"})][: min(kept, 1)]
 
 
 def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Path) -> None:
     with quarantined_file(tmp_path, 3) as file, bulk_transaction(apex.settings, SCHEMA) as session:
         PostgresQuarantine(session).keep("drop", "1" * 64, "a.parquet", file.iter_batches())
-    assert apex.sql("SELECT source_kind, row_nr, value, row FROM apex.quarantine ORDER BY row_nr") == [
+    assert apex.sql("SELECT source_kind, row_nr, value, row FROM orders.quarantine ORDER BY row_nr") == [
         ("drop", nr, "v", {"c": r"v\u0000"}) for nr in range(3)
     ]
 
@@ -202,10 +205,10 @@ def test_quarantined_rows_of_a_drop_hold_no_nul_either(apex: Apex, tmp_path: Pat
     [
         ("SELECT '{\"a\": -Infinity}'::jsonb", DataError, "refuses a value"),
         ("SELECT 1/0", DataError, "refuses a value"),
-        ("SELECT nothing FROM apex.drops", ConfigError, "refuses a statement"),
+        ("SELECT nothing FROM orders.drops", ConfigError, "refuses a statement"),
         ("SELEC 1", ConfigError, "refuses a statement"),
         (
-            "INSERT INTO apex.drops (sha256, name, bytes, state) VALUES ('a', 'a', 1, 'other')",
+            "INSERT INTO orders.drops (sha256, name, bytes, state) VALUES ('a', 'a', 1, 'other')",
             DataError,
             "refuses a value",
         ),

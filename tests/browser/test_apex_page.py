@@ -182,13 +182,13 @@ def test_the_request_to_airflow(browser: Browser, url: str) -> None:
         expect(page.get_by_role("status")).to_have_text("Say why in three letters or more.")
         page.get_by_label("Why").fill(" worse in the field ")
         page.get_by_role("button", name="Roll back").click()
-        expect(page.get_by_role("status")).to_contain_text("apex_rollback failed; the champion is as before.")
+        expect(page.get_by_role("status")).to_contain_text("orders_rollback failed; the champion is as before.")
         link = page.get_by_role("link", name="See the run").get_attribute("href")
     why = "worse in the field"
     body = {"logical_date": None, "conf": {"reason": why, "version": 1}, "note": why}
-    runs = "api/v2/dags/apex_rollback/dagRuns"
+    runs = "api/v2/dags/orders_rollback/dagRuns"
     assert requests == [("POST", runs, body), ("GET", f"{runs}/manual__a%2Bb", None)]
-    assert link == "../dags/apex_rollback/runs/manual__a%2Bb"
+    assert link == "../dags/orders_rollback/runs/manual__a%2Bb"
 
 
 def test_external_texts_are_escaped(browser: Browser, databases: Any, home: Callable[..., Settings]) -> None:
@@ -196,10 +196,10 @@ def test_external_texts_are_escaped(browser: Browser, databases: Any, home: Call
     settings = home(**databases.migrated())
     with closing(psycopg2.connect(settings.writer_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO apex.drops (sha256, name, bytes, state, reason)"
+            "INSERT INTO orders.drops (sha256, name, bytes, state, reason)"
             " VALUES (repeat('a', 64), %(evil)s, 1, 'failed', %(evil)s);"
-            "INSERT INTO apex.alerts (kind, subject, message) VALUES (%(evil)s, %(evil)s, %(evil)s);"
-            "INSERT INTO apex.drift (scope, subject, day, feature, kind, rows, psi, drifted, note)"
+            "INSERT INTO orders.alerts (kind, subject, message) VALUES (%(evil)s, %(evil)s, %(evil)s);"
+            "INSERT INTO orders.drift (scope, subject, day, feature, kind, rows, psi, drifted, note)"
             " VALUES ('day', %(evil)s, current_date, %(evil)s, 'history', 1, 1, true, %(evil)s)",
             {"evil": evil},
         )

@@ -23,7 +23,7 @@ def apex(databases: Any, home: Any) -> Apex:
 def columns(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT table_name::text, ordinal_position::int, column_name::text, data_type::text"
-        " FROM information_schema.columns WHERE table_schema = 'apex' ORDER BY 1, 2"
+        " FROM information_schema.columns WHERE table_schema = 'orders' ORDER BY 1, 2"
     )
 
 
@@ -61,7 +61,7 @@ def test_a_new_class_adds_a_column_and_the_views_follow(apex: Apex, contract: Co
 
 def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
     silent = apex.sql(
-        "SELECT relname::text FROM pg_class WHERE relnamespace = 'apex'::regnamespace AND relkind IN ('p', 'r', 'v')"
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'orders'::regnamespace AND relkind IN ('p', 'r', 'v')"
         " AND NOT relispartition AND relname <> 'migrations' AND obj_description(oid) IS NULL"
     )
     assert silent == []
@@ -69,7 +69,7 @@ def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
 
 def test_a_key_is_unique_over_all_partitions(apex: Apex) -> None:
     (key,) = apex.sql(
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'apex.scored_orders'::regclass"
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'orders.scored_orders'::regclass"
         " AND contype = 'p'"
     )
     assert key == ("PRIMARY KEY (run_id, row_nr)",)

@@ -18,7 +18,7 @@ SOURCE = Provenance(
     rows=1_250_000,
     accepted=1_246_000,
     quarantined=1_000,
-    airflow_url="http://airflow/dags/apex_retrain/runs/1",
+    airflow_url="http://airflow/dags/orders_retrain/runs/1",
     data_docs_url="http://airflow/apex/data-docs/1.html",
 )
 PARTS = {
@@ -49,7 +49,7 @@ def card(source: Provenance = SOURCE, **about: Any) -> str:
         "git `abc123`, seed 42",
         "| validation | 0.99000 | 1.00000 | -1.00% |",
         "| test | 1.02000 | 1.00000 | +2.00% |",
-        "[Airflow run](http://airflow/dags/apex_retrain/runs/1)",
+        "[Airflow run](http://airflow/dags/orders_retrain/runs/1)",
         "[Great Expectations: this validation](http://airflow/apex/data-docs/1.html)",
     ],
 )

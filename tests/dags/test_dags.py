@@ -19,9 +19,9 @@ from apex_ml.platform.airflow_state import POOLS
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 SNAPSHOT: dict[str, Any] = {
-    "apex_monitor": {
+    "orders_monitor": {
         "schedule": "0 5 * * * UTC",
-        "assets": ["apex_champion", "apex_scored"],
+        "assets": ["orders_champion", "orders_scored"],
         "pools": ["apex_monitoring"],
         "tags": ["apex", "monitoring"],
         "params": {},
@@ -29,10 +29,10 @@ SNAPSHOT: dict[str, Any] = {
         "edges": [("outcomes", "monitor"), ("monitor", "retrain")],
         "outlets": {},
     },
-    "apex_retrain": {
+    "orders_retrain": {
         "schedule": "0 2 * * * UTC",
         "assets": [],
-        "pools": ["apex_training"],
+        "pools": ["orders_training"],
         "tags": ["apex", "training"],
         "params": {"force": False, "split": "temporal", "trials": 0, "raw": None, "without_newest_day": False},
         "commands": {
@@ -60,10 +60,10 @@ SNAPSHOT: dict[str, Any] = {
         ],
         "outlets": {"promote": ["apex_champion_events"]},
     },
-    "apex_rollback": {
+    "orders_rollback": {
         "schedule": "none",
         "assets": [],
-        "pools": ["apex_champion"],
+        "pools": ["orders_champion"],
         "tags": ["apex", "champion"],
         "params": {"reason": None, "version": None},
         "commands": {
@@ -77,10 +77,10 @@ SNAPSHOT: dict[str, Any] = {
         "edges": [],
         "outlets": {"rollback": ["apex_champion_events"]},
     },
-    "apex_score": {
+    "orders_score": {
         "schedule": "*/15 * * * * UTC",
-        "assets": ["apex_champion", "apex_inbox"],
-        "pools": ["apex_scoring"],
+        "assets": ["orders_champion", "orders_inbox"],
+        "pools": ["orders_scoring"],
         "tags": ["apex", "scoring"],
         "params": {},
         "commands": {
@@ -100,10 +100,10 @@ SNAPSHOT: dict[str, Any] = {
         ],
         "outlets": {"report": ["apex_scored_events"]},
     },
-    "apex_shadow": {
+    "orders_shadow": {
         "schedule": "none",
         "assets": [],
-        "pools": ["apex_shadow"],
+        "pools": ["orders_shadow"],
         "tags": ["apex", "scoring"],
         "params": {},
         "commands": {"shadow": ["shadow"]},
@@ -163,7 +163,7 @@ def test_every_dag_is_bounded_and_every_task_explains_itself(bag: DagBag) -> Non
             assert task.retries == 2 and task.retry_delay == timedelta(seconds=60)
 
 
-@pytest.mark.parametrize(("dag_id", "minutes"), [("apex_retrain", 240), ("apex_score", 60)])
+@pytest.mark.parametrize(("dag_id", "minutes"), [("orders_retrain", 240), ("orders_score", 60)])
 def test_airflow_watches_the_deadlines(
     bag: DagBag, dag_id: str, minutes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,26 +175,26 @@ def test_airflow_watches_the_deadlines(
 
 
 def test_a_degraded_champion_is_retrained_once_an_alert(bag: DagBag) -> None:
-    dag = bag.dags["apex_monitor"]
+    dag = bag.dags["orders_monitor"]
     monitor, retrain = dag.get_task("monitor"), dag.get_task("retrain")
     assert monitor.returns == "retrain" and monitor.trigger_rule == "all_done"
     fixed = retrain.partial_kwargs
-    assert retrain.is_mapped and fixed["trigger_dag_id"] == "apex_retrain" and fixed["conf"] == {"force": True}
+    assert retrain.is_mapped and fixed["trigger_dag_id"] == "orders_retrain" and fixed["conf"] == {"force": True}
     assert fixed["skip_when_already_exists"]
 
 
 def test_the_score_task_is_mapped_over_chunks(bag: DagBag) -> None:
-    score = bag.dags["apex_score"].get_task("score")
+    score = bag.dags["orders_score"].get_task("score")
     assert score.is_mapped and score.map_index_template == "{{ task.chunk.label }}"
-    assert bag.dags["apex_score"].get_task("list_drops").returns == "chunks"
+    assert bag.dags["orders_score"].get_task("list_drops").returns == "chunks"
 
 
 def test_each_bad_drop_has_a_task_that_blocks_no_other(bag: DagBag) -> None:
     """The event of scored drops is always emitted, and a failed chunk still fails the run."""
-    dag = bag.dags["apex_score"]
+    dag = bag.dags["orders_score"]
     report, bad, all_scored = (dag.get_task(name) for name in ("report", "bad_drops", "all_scored"))
     assert report.trigger_rule == "all_done" and report.returns == "bad"
-    assert (report.emits.name, report.emits_if) == ("apex_scored", "scored")
+    assert (report.emits.name, report.emits_if) == ("orders_scored", "scored")
     assert bad.is_mapped and bad.map_index_template == "{{ task.bad.label }}" and bad.upstream_task_ids == {"report"}
     assert all_scored.trigger_rule == "none_failed" and {task.task_id for task in dag.leaves} == {
         "bad_drops",
@@ -208,7 +208,7 @@ def test_unpausing_a_dag_starts_no_run(bag: DagBag) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
 
-    dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags["apex_retrain"]))
+    dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags["orders_retrain"]))
     info = dag.timetable.next_dagrun_info(
         last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
     )
@@ -222,7 +222,7 @@ def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pyte
     (tmp_path / ".env").write_text(
         "APEX_RETRAIN_SCHEDULE=5 4 * * *\nAPEX_SPLIT=stratified_random\nAPEX_TRIALS=20\nAPEX_STEP_RETRIES=0\n"
     )
-    dag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder").dags["apex_retrain"]
+    dag = DagBag(str(DAGS / "orders_retrain.py"), bundle_name="dags-folder").dags["orders_retrain"]
     assert dag.timetable.expression == "5 4 * * *"
     assert dag.params.dump() == {
         "force": False,
@@ -237,9 +237,9 @@ def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("dag_id", "wrongs"),
     [
-        ("apex_retrain", {"force": "maybe", "split": "by_hand", "trials": -1, "raw": 3}),
-        ("apex_rollback", {"version": 0, "reason": "?"}),
-        ("apex_rollback", {"version": "two", "reason": None}),
+        ("orders_retrain", {"force": "maybe", "split": "by_hand", "trials": -1, "raw": 3}),
+        ("orders_rollback", {"version": 0, "reason": "?"}),
+        ("orders_rollback", {"version": "two", "reason": None}),
     ],
 )
 def test_params_are_checked(bag: DagBag, dag_id: str, wrongs: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ def test_params_are_checked(bag: DagBag, dag_id: str, wrongs: dict[str, Any]) ->
 def test_a_rollback_needs_a_reason_and_is_never_paused(bag: DagBag) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
-    dag = bag.dags["apex_rollback"]
+    dag = bag.dags["orders_rollback"]
     with pytest.raises(ParamValidationError):
         dag.params.get_param("reason").resolve()
     assert dag.is_paused_upon_creation is False
@@ -264,7 +264,7 @@ def test_only_retraining_is_paused_at_first(bag: DagBag) -> None:
     assert sorted(bag.dags) == sorted(airflow_state.DAGS)
     assert {Path(dag.fileloc).stem for dag in bag.dags.values()} == set(bag.dags)
     off = {name for name, dag in bag.dags.items() if dag.is_paused_upon_creation is not False}
-    assert off == {"apex_retrain"}
+    assert off == {"orders_retrain"}
 
 
 def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:
@@ -274,7 +274,7 @@ def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:
 def test_a_setting_enables_shadow_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_SHADOW_DAYS", "7")
-    dag = DagBag(str(DAGS / "apex_shadow.py"), bundle_name="dags-folder").dags["apex_shadow"]
+    dag = DagBag(str(DAGS / "orders_shadow.py"), bundle_name="dags-folder").dags["orders_shadow"]
     assert dag.timetable.expression == "*/15 * * * *" and dag.is_paused_upon_creation is False
 
 
@@ -282,21 +282,21 @@ def test_approval_is_between_decision_and_promotion(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_APPROVAL", "true")
     monkeypatch.setenv("APEX_APPROVAL_HOURS", "0.5")
-    bag = DagBag(str(DAGS / "apex_retrain.py"), bundle_name="dags-folder")
+    bag = DagBag(str(DAGS / "orders_retrain.py"), bundle_name="dags-folder")
     assert bag.import_errors == {}
-    dag = bag.dags["apex_retrain"]
+    dag = bag.dags["orders_retrain"]
     edges = {"train": {"decide"}, "outcomes_done": {"decide"}, "decide": {"approve"}, "approve": {"promote"}}
     for task, down in (edges | {"promote": set()}).items():
         assert dag.get_task(task).downstream_task_ids == down
     approve, decide = dag.get_task("approve"), dag.get_task("decide")
     assert (approve.response_timeout, approve.defaults) == (timedelta(minutes=30), ["Reject"])
-    assert approve.pool == "apex_training" and approve.doc_md and decide.doc_md
+    assert approve.pool == "orders_training" and approve.doc_md and decide.doc_md
     assert [decide.step, *decide.args] == ["promote", "--hold"] and not decide.outlets
     assert len(dag.get_task("promote").args) == 2
 
 
 def test_retraining_continues_when_outcomes_fails(bag: DagBag) -> None:
-    dag = bag.dags["apex_retrain"]
+    dag = bag.dags["orders_retrain"]
     rules = {task.task_id: task.trigger_rule.value for task in dag.tasks}
     assert rules.pop("outcomes_done") == "all_done" and set(rules.values()) == {"all_success"}
     assert "outcomes" not in {task.task_id for task in dag.leaves}  # a red leaf would make the whole run red

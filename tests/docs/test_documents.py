@@ -42,7 +42,7 @@ def test_query_runs_as_the_reader_and_finds_something(reader: Any, document: Doc
 
 def test_reader_changes_nothing(reader: Any) -> None:
     with pytest.raises(psycopg2.Error, match="read-only|permission denied"):
-        reader.read("DELETE FROM apex.drops RETURNING 1")
+        reader.read("DELETE FROM orders.drops RETURNING 1")
 
 
 @each_document
@@ -180,7 +180,7 @@ def test_files_named_in_code_exist(document: Document) -> None:
 
 @each_document
 def test_views_exist(reader: Any, document: Document) -> None:
-    there = {row[0] for row in reader.read("SELECT relname FROM pg_class WHERE relnamespace = 'apex'::regnamespace")}
+    there = {row[0] for row in reader.read("SELECT relname FROM pg_class WHERE relnamespace = 'orders'::regnamespace")}
     names = {name for text in document.commands for name in re.findall(r"\bapex\.([a-z_]+)", text)}
     assert names <= there
 

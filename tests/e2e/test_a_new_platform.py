@@ -76,43 +76,47 @@ def checked() -> str:
 
 def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the running platform, which a person has changed in Airflow's UI and where a drop has failed."""
-    admin.act("PATCH", "/dags/apex_score", {"is_paused": True})
-    assert "DAG apex_score is paused by admin apex unpause apex_score" in checked()
-    for pool in ("apex_scoring", "apex_monitoring"):
+    admin.act("PATCH", "/dags/orders_score", {"is_paused": True})
+    assert "DAG orders_score is paused by admin apex unpause orders_score" in checked()
+    for pool in ("orders_scoring", "apex_monitoring"):
         admin.act("DELETE", f"/pools/{pool}")
-    for pool, slots in (("apex_training", 0), ("apex_champion", 3)):
+    for pool, slots in (("orders_training", 0), ("orders_champion", 3)):
         admin.act("PATCH", f"/pools/{pool}", {"pool": pool, "slots": slots, "include_deferred": False})
 
     def without_dag() -> str:
         """The status while a deleted DAG is gone; its file is parsed again soon, on a busy machine before that."""
         with contextlib.suppress(urllib.error.HTTPError):
-            admin.act("DELETE", "/dags/apex_monitor")
+            admin.act("DELETE", "/dags/orders_monitor")
         output = checked()
-        return output if "DAG apex_monitor" in output else ""
+        return output if "DAG orders_monitor" in output else ""
 
-    output = until(without_dag, 120, "apex_monitor is missing")
-    assert "pool apex_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
-    assert "pool apex_training has no slot" in output and "pool apex_champion" not in output
-    assert "DAG apex_monitor is not in Airflow" in output
+    output = until(without_dag, 120, "orders_monitor is missing")
+    assert "pool orders_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
+    assert "pool orders_training has no slot" in output and "pool orders_champion" not in output
+    assert "DAG orders_monitor is not in Airflow" in output
 
     up = CliRunner().invoke(platform.up)
     assert up.exit_code == 0 and "already runs" in up.output, up.output
-    assert "DAG apex_score is paused by admin" in up.output
+    assert "DAG orders_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
     created = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
-    assert {name: sizes[name] for name in created} == created | {"apex_champion": 3}
-    assert admin.is_paused("apex_score") and admin.is_paused("apex_retrain") and not admin.is_paused("apex_monitor")
+    assert {name: sizes[name] for name in created} == created | {"orders_champion": 3}
+    assert (
+        admin.is_paused("orders_score") and admin.is_paused("orders_retrain") and not admin.is_paused("orders_monitor")
+    )
 
     # switched off by Airflow itself when it creates a DAG, as every release before did
     with closing(
         psycopg2.connect(admin.settings.postgres_url("airflow", admin.settings.pg_airflow_password, "airflow"))
     ) as base:
         with base, base.cursor() as cursor:
-            cursor.execute("UPDATE dag SET is_paused = true WHERE dag_id = 'apex_rollback'")
-    assert "DAG apex_rollback is paused since Airflow created it" in checked()
-    assert CliRunner().invoke(platform.unpause, ["apex_score"]).exit_code == 0
+            cursor.execute("UPDATE dag SET is_paused = true WHERE dag_id = 'orders_rollback'")
+    assert "DAG orders_rollback is paused since Airflow created it" in checked()
+    assert CliRunner().invoke(platform.unpause, ["orders_score"]).exit_code == 0
     up = CliRunner().invoke(platform.up)
-    assert "it is on now" in up.output and not admin.is_paused("apex_rollback") and not admin.is_paused("apex_score")
+    assert (
+        "it is on now" in up.output and not admin.is_paused("orders_rollback") and not admin.is_paused("orders_score")
+    )
     assert CliRunner().invoke(platform.status, ["--check"]).exit_code == 0
 
     inbox = home / "data" / "drops" / "inbox"
@@ -130,10 +134,10 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     env = home / ".env"
     as_it_was = env.read_text()
     env.write_text(f"{as_it_was}APEX_ORDERS__SCORING__CHUNK_DROPS=many\n")
-    admin.parse(admin.file_of("apex_score"))
+    admin.parse(admin.file_of("orders_score"))
     # the other files follow when their turn comes
-    until(lambda: "apex_score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
-    assert re.search("DAG file apex_score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
+    until(lambda: "orders_score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
+    assert re.search("DAG file orders_score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
 
     # for the tests that follow on this platform
     env.write_text(as_it_was)
@@ -183,8 +187,8 @@ def test_a_platform_comes_up_and_answers(new_platform: Settings, monkeypatch: py
     assert status.exit_code == 0, status.output
     assert "champion: none yet" in status.output and "drops waiting: 0" in status.output
     # scoring is on before the first run; what waits for it is named with the command
-    assert re.search("DAG apex_retrain +is paused until the first run +make run", status.output), status.output
-    assert "apex_score" not in status.output
+    assert re.search("DAG orders_retrain +is paused until the first run +make run", status.output), status.output
+    assert "orders_score" not in status.output
     for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
         assert (home / "data" / folder).is_dir()
     faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)

@@ -1,4 +1,4 @@
-"""A person in Airflow: asked before a promotion, and going back by the form of apex_rollback."""
+"""A person in Airflow: asked before a promotion, and going back by the form of orders_rollback."""
 
 from __future__ import annotations
 
@@ -52,36 +52,36 @@ def test_a_user_approves_and_rolls_back(platform: tuple[AirflowApi, Apex]) -> No
     api, apex = platform
 
     def ledger() -> list[tuple[Any, ...]]:
-        return apex.sql("SELECT action, from_version, to_version, who, reasons FROM apex.promotions ORDER BY 1")
+        return apex.sql("SELECT action, from_version, to_version, who, reasons FROM orders.promotions ORDER BY 1")
 
-    api.unpause("apex_retrain")
-    first = api.trigger("apex_retrain")
-    wait(api, "apex_retrain", first, "approve")
+    api.unpause("orders_retrain")
+    first = api.trigger("orders_retrain")
+    wait(api, "orders_retrain", first, "approve")
     parked(apex)
     assert ledger() == []
-    place = f"/dags/apex_retrain/dagRuns/{first}/taskInstances/approve/-1/hitlDetails"
+    place = f"/dags/orders_retrain/dagRuns/{first}/taskInstances/approve/-1/hitlDetails"
     requested = api.connection.call("GET", place)
     assert requested["subject"] == "May version 1 become champion?" and "There is no champion" in requested["body"]
     assert (requested["options"], requested["defaults"]) == (["Approve", "Reject"], ["Reject"])
     api.connection.call("PATCH", place, json={"chosen_options": ["Approve"], "params_input": {}})
-    assert set(wait(api, "apex_retrain", first).values()) == {"success"}
-    assert (api.result("apex_retrain", first, "promote") or {})["promoted"]
+    assert set(wait(api, "orders_retrain", first).values()) == {"success"}
+    assert (api.result("orders_retrain", first, "promote") or {})["promoted"]
     ((action, before, after, who, _),) = ledger()
     assert (action, before, after, who) == ("promote", None, 1, "admin in Airflow")
 
     # the same data give the same model: it is not better, and approval is skipped
-    second = api.trigger("apex_retrain", {"force": True})
-    assert set(wait(api, "apex_retrain", second).values()) == {"success"}
-    assert not (api.result("apex_retrain", second, "promote") or {})["promoted"]
+    second = api.trigger("orders_retrain", {"force": True})
+    assert set(wait(api, "orders_retrain", second).values()) == {"success"}
+    assert not (api.result("orders_retrain", second, "promote") or {})["promoted"]
 
     (_, _, _, who, _) = ledger()[-1]
-    assert who == "apex_retrain in Airflow, started by admin"
+    assert who == "orders_retrain in Airflow, started by admin"
 
     force(apex.context("manual"), version=2, reason="to have something to go back from", who="ann")
     with pytest.raises(ApexError, match="reason"):
-        api.trigger("apex_rollback")
-    back = api.trigger("apex_rollback", {"reason": "worse in the field"})
-    assert wait(api, "apex_rollback", back) == {"rollback": "success"}
+        api.trigger("orders_rollback")
+    back = api.trigger("orders_rollback", {"reason": "worse in the field"})
+    assert wait(api, "orders_rollback", back) == {"rollback": "success"}
     assert ("rollback", 2, 1, "admin in Airflow", ["worse in the field"]) in ledger()
 
 
@@ -106,7 +106,7 @@ def test_the_page_needs_a_login(platform: tuple[AirflowApi, Apex]) -> None:
 def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> None:
     api, apex = platform
     settings = apex.settings
-    [(loss,)] = apex.sql("SELECT challenger_log_loss FROM apex.model_history WHERE action = 'promote'")
+    [(loss,)] = apex.sql("SELECT challenger_log_loss FROM orders.model_history WHERE action = 'promote'")
     with browsing() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{api.connection.url}/apex/data-docs/index.html")
@@ -123,7 +123,8 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         expect(frame.get_by_text(f"Log loss {loss:.4f}, class prior")).to_be_visible()
         expect(frame.get_by_text("Roll back …")).to_have_count(0)
         refused = page.evaluate(
-            "async (body) => (await fetch('/api/v2/dags/apex_rollback/dagRuns', {method: 'POST', body: JSON.stringify("
+            "async (body) => (await fetch('/api/v2/dags/orders_rollback/dagRuns', {method: 'POST',"
+            " body: JSON.stringify("
             "body), headers: {'Content-Type': 'application/json'}})).status",
             {"logical_date": None, "conf": {"reason": "a viewer may not", "version": 2}},
         )
@@ -134,7 +135,7 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         log_in(page, api.connection.url, "admin", settings.airflow_admin_password.get_secret_value())
         frame = open_apex(page)
         # what a form of another site could send in the admin's name is no request to Airflow
-        forged = "(body) => fetch('/api/v2/dags/apex_rollback/dagRuns', {method: 'POST', body}).then((a) => a.status)"
+        forged = "(body) => fetch('/api/v2/dags/orders_rollback/dagRuns', {method: 'POST', body}).then((a) => a.status)"
         assert page.evaluate(forged, '{"logical_date": null, "conf": {"reason": "forged"}}') == 422
         frame.get_by_text("Roll back …").click()
         frame.get_by_label("To").select_option("2")
@@ -147,9 +148,9 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
             frame.get_by_role("link", name="Data Docs").click()
         assert docs.value.url == f"{api.connection.url}/apex/data-docs/index.html"
         frame.get_by_role("link", name="rollback", exact=True).click()
-        page.wait_for_url(f"{api.connection.url}/dags/apex_rollback**")
+        page.wait_for_url(f"{api.connection.url}/dags/orders_rollback**")
         page.context.close()
-    assert apex.sql("SELECT who, reasons FROM apex.promotions WHERE to_version = 2 AND action = 'rollback'") == [
+    assert apex.sql("SELECT who, reasons FROM orders.promotions WHERE to_version = 2 AND action = 'rollback'") == [
         ("admin in Airflow", ["by the page"])
     ]
 

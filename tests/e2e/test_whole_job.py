@@ -18,6 +18,7 @@ import pytest
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health, supervision
+from apex_ml.platform.embedded.paths import service_log
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import SIMULATED
 from apex_ml.steps.list_drops import list_drops
@@ -29,7 +30,7 @@ from tests.support.waiting import until
 from tests.support.whole_platform import WholePlatform, whole_platform
 
 LANDED_ROWS = 10_000
-SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s"
+SCORED = "SELECT state, rows_scored FROM orders.drop_summary WHERE name = %s"
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def home() -> Iterator[WholePlatform]:
         yield platform
 
 
-BATCHES = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM apex.mlflow_outbox GROUP BY 1 ORDER BY 1"
+BATCHES = "SELECT batch, bool_and(sent_at IS NOT NULL) FROM orders.mlflow_outbox GROUP BY 1 ORDER BY 1"
 
 
 def uses_raw_files_of_a_team(home: WholePlatform, raw: Path) -> list[str]:
@@ -54,14 +55,14 @@ def uses_raw_files_of_a_team(home: WholePlatform, raw: Path) -> list[str]:
     third = home.apex("run")
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
     assert f"Drop: {name}, the {orders:,} orders of" in third.stdout
-    assert home.sql("SELECT state, rows_scored FROM apex.drop_summary WHERE name = %s", name) == [("done", orders)]
+    assert home.sql("SELECT state, rows_scored FROM orders.drop_summary WHERE name = %s", name) == [("done", orders)]
     fourth = home.apex("run")
     assert fourth.returncode == 0, fourth.stdout[-3000:] + fourth.stderr[-3000:]
     assert "no new raw data" in fourth.stdout and f"was scored already, as {name}" in fourth.stdout
     before = {batch for batch, _ in home.sql(BATCHES, writer=True)}
     removed = home.apex("remove-drop", "--invented", "--apply")
     assert "Removed 2 drops with 200,000 scored orders" in removed.stdout, removed.stderr
-    assert home.sql("SELECT count(*) FROM apex.scored_orders_current") == [(orders,)]
+    assert home.sql("SELECT count(*) FROM orders.scored_orders_current") == [(orders,)]
     gone = before - {batch for batch, _ in home.sql(BATCHES, writer=True)}
     assert len(gone) == 2
     return sorted(gone)
@@ -83,13 +84,16 @@ def wait_for_score(home: WholePlatform, name: str) -> object:
 
 
 def report(home: WholePlatform) -> str:
-    """Airflow's runs of scoring and monitoring, and the folders of the drops, for the message of a failed test."""
+    """Airflow's runs of scoring and monitoring, the folders of the drops, and the end of the scheduler's log.
+
+    It is the message of a failed test.
+    """
     with AirflowApi(home.whole, patience=10) as api:
-        runs = report_runs(api, "apex_score", "apex_monitor")
+        runs = report_runs(api, "orders_score", "orders_monitor")
     folders = (home.inbox, home.inbox.parent / "done", home.inbox.parent / "quarantine")
-    return "\n".join(
-        [runs, *(f"{folder.name}: {sorted(path.name for path in folder.iterdir())!a}" for folder in folders)]
-    )
+    listed = [f"{folder.name}: {sorted(path.name for path in folder.iterdir())!a}" for folder in folders]
+    scheduler = service_log(home.settings, "airflow-scheduler").read_text(errors="replace").splitlines()[-80:]
+    return "\n".join([runs, *listed, "the end of the scheduler's log:", *scheduler])
 
 
 def survives_kills(home: WholePlatform, raw: Path, removed: list[str]) -> None:
@@ -117,8 +121,8 @@ def survives_kills(home: WholePlatform, raw: Path, removed: list[str]) -> None:
     assert home.sql(SCORED, "scheduler.parquet") == []
     step.send_signal(signal.SIGCONT)
     with AirflowApi(home.whole, patience=60) as api:
-        until(lambda: is_idle(api, "apex_score"), 120, "scoring is idle", pause=0.5, explain=lambda: report(home))
-        assert {run.state for run in api.dag_runs("apex_score")} == {"success"}
+        until(lambda: is_idle(api, "orders_score"), 120, "scoring is idle", pause=0.5, explain=lambda: report(home))
+        assert {run.state for run in api.dag_runs("orders_score")} == {"success"}
     check_scored_once(home, removed, "lands.parquet", "scheduler.parquet", "mlflow.parquet")
 
 
@@ -136,9 +140,9 @@ def survives_mlflow(home: WholePlatform, raw: Path) -> None:
             process.kill()
     assert process.returncode == 0 and "mlflow_not_told" in err, err
     assert home.sql(SCORED, "mlflow.parquet") == [("done", LANDED_ROWS)]
-    assert home.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL AND attempts > 0", writer=True) == [
-        (1,)
-    ]
+    assert home.sql(
+        "SELECT count(*) FROM orders.mlflow_outbox WHERE sent_at IS NULL AND attempts > 0", writer=True
+    ) == [(1,)]
     until(lambda: health.check(home.whole, [supervision.MLFLOW])[supervision.MLFLOW].ok, 90)
 
 
@@ -151,7 +155,7 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
     list_drops(context_of(settings, "sweep"))  # the next sweep sends MLflow the missed metrics
     rows = home.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
-        " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
+        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored_orders USING (run_id)"
         " WHERE d.name = ANY(%s) GROUP BY 1, 2 ORDER BY 1",
         list(names),
         writer=True,
@@ -181,14 +185,14 @@ def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> No
     with AirflowApi(home.whole, patience=60) as api:
 
         def runs_of_monitoring() -> set[str]:
-            return {run.run_id for run in api.dag_runs("apex_monitor", limit=50)}
+            return {run.run_id for run in api.dag_runs("orders_monitor", limit=50)}
 
         def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             return until(condition, seconds, what, pause=0.5, explain=lambda: report(home))
 
         failed_runs = FailedRuns(api, lambda: report(home))
         # a run that begins meanwhile, for an event that waited, would list the first of these files without the others
-        wait(lambda: is_idle(api, "apex_score"), 120, "scoring is idle")
+        wait(lambda: is_idle(api, "orders_score"), 120, "scoring is idle")
         monitored, events = runs_of_monitoring(), scored_events(api)
         (home.inbox / "slow.parquet").write_bytes(slow[: len(slow) // 2])
         deliver_bad_drops(home.inbox)
@@ -200,11 +204,11 @@ def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> No
             ("list_drops", "score", "report", "all_scored"), "success"
         )
         for name, reason in REASONS.items():
-            assert reason in " ".join(api.log("apex_score", run.run_id, bad[name]).errors)
+            assert reason in " ".join(api.log("orders_score", run.run_id, bad[name]).errors)
         assert scored_events(api) == events + 1
 
         # bad drops alone, while the good one is monitored
-        wait(lambda: is_idle(api, "apex_score"), 120, "scoring is idle")
+        wait(lambda: is_idle(api, "orders_score"), 120, "scoring is idle")
         deliver_bad_drops(home.inbox)
         assert "waits for the rest of its upload" in home.apex("status").stdout
         _, states, bad = wait(failed_runs.next, 120, "a run with nothing but bad drops")
@@ -214,13 +218,13 @@ def bad_drops_stop_nothing(home: WholePlatform, raw: Path, tmp_path: Path) -> No
         with (home.inbox / "slow.parquet").open("ab") as file:
             file.write(slow[len(slow) // 2 :])
         monitored_good = (
-            "SELECT count(*) > 0 FROM apex.drift_history WHERE scope = 'drop' AND subject ="
-            " (SELECT run_id::text FROM apex.drop_summary WHERE name = 'good.parquet')"
+            "SELECT count(*) > 0 FROM orders.drift_history WHERE scope = 'drop' AND subject ="
+            " (SELECT run_id::text FROM orders.drop_summary WHERE name = 'good.parquet')"
         )
         # a run of monitoring may be about an earlier drop
         wait(lambda: home.sql(monitored_good) == [(True,)], 180, "the good drop is monitored")
         wait(
-            lambda: [r for r in api.dag_runs("apex_monitor") if r.finished and r.run_id not in monitored],
+            lambda: [r for r in api.dag_runs("orders_monitor") if r.finished and r.run_id not in monitored],
             120,
             "a run of monitoring has ended",
         )
@@ -253,18 +257,18 @@ def test_main_job_end_to_end(home: WholePlatform, tmp_path: Path) -> None:
         assert secret.get_secret_value() not in first.stdout
 
     [(state, rows, scored, quarantined, version)] = home.sql(
-        "SELECT state, rows_in, rows_scored, rows_quarantined, model_version FROM apex.drop_summary"
+        "SELECT state, rows_in, rows_scored, rows_quarantined, model_version FROM orders.drop_summary"
     )
     assert (state, rows, scored, quarantined, version) == ("done", 100_000, 100_000, 0, 1)
-    assert home.sql("SELECT count(*), count(DISTINCT row_nr) FROM apex.scored_orders_current") == [(100_000, 100_000)]
-    [(action, loss, prior)] = home.sql("SELECT action, challenger_log_loss, prior_log_loss FROM apex.model_history")
+    assert home.sql("SELECT count(*), count(DISTINCT row_nr) FROM orders.scored_orders_current") == [(100_000, 100_000)]
+    [(action, loss, prior)] = home.sql("SELECT action, challenger_log_loss, prior_log_loss FROM orders.model_history")
     assert action == "promote"
     assert loss < prior
 
     second = home.apex("run")
     assert second.returncode == 0, second.stdout[-3000:] + second.stderr[-3000:]
     assert "no new raw data" in second.stdout
-    assert home.sql("SELECT count(*), min(rows_scored), count(DISTINCT sha256) FROM apex.drop_summary") == [
+    assert home.sql("SELECT count(*), min(rows_scored), count(DISTINCT sha256) FROM orders.drop_summary") == [
         (2, 100_000, 2)
     ]
 

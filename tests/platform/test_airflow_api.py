@@ -92,9 +92,9 @@ def api(airflow: Airflow, tmp_path: Path) -> Iterator[AirflowApi]:
 
 
 def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow: Airflow, api: AirflowApi) -> None:
-    airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(200, {}), (503, {}), (409, {"detail": "exists"})]
-    first = api.trigger("apex_retrain", {"force": True})
-    second = api.trigger("apex_retrain")
+    airflow.answers["POST", "/dags/orders_retrain/dagRuns"] = [(200, {}), (503, {}), (409, {"detail": "exists"})]
+    first = api.trigger("orders_retrain", {"force": True})
+    second = api.trigger("orders_retrain")
     assert first != second
     bodies = [body for method, path, body in airflow.requests if path.endswith("/dagRuns")]
     assert [body["dag_run_id"] for body in bodies] == [first, second, second]
@@ -102,48 +102,52 @@ def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow
 
 
 def test_an_expired_token_is_renewed_once(airflow: Airflow, api: AirflowApi) -> None:
-    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": []}), (401, {}), (200, {"dag_runs": []})]
-    assert api.dag_runs("apex_score") == [] and api.dag_runs("apex_score") == []
+    airflow.answers["GET", "/dags/orders_score/dagRuns"] = [(200, {"dag_runs": []}), (401, {}), (200, {"dag_runs": []})]
+    assert api.dag_runs("orders_score") == [] and api.dag_runs("orders_score") == []
     assert [path for _, path, _ in airflow.requests].count("/auth/token") == 2
 
 
 def test_a_refused_password_names_the_setting_and_not_the_password(airflow: Airflow, api: AirflowApi) -> None:
     airflow.answers["POST", "/auth/token"] = [(401, {"detail": "no"})]
     with pytest.raises(ConfigError, match="APEX_AIRFLOW_ADMIN_PASSWORD") as caught:
-        api.dag_runs("apex_score")
+        api.dag_runs("orders_score")
     assert "secret" not in str(caught.value)
 
 
 def test_a_refusal_is_reported_with_its_reason(airflow: Airflow, api: AirflowApi) -> None:
-    airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(400, {"detail": "trials: -1 is less than the minimum"})]
+    airflow.answers["POST", "/dags/orders_retrain/dagRuns"] = [(400, {"detail": "trials: -1 is less than the minimum"})]
     with pytest.raises(ConfigError, match="400 trials: -1 is less"):
-        api.trigger("apex_retrain", {"trials": -1})
+        api.trigger("orders_retrain", {"trials": -1})
 
 
 def test_a_missing_server_is_a_transient_error(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, airflow_port=1)
     with AirflowApi(settings, patience=0.3) as api, pytest.raises(TransientError, match=r":1 \(APEX_AIRFLOW_PORT\)"):
-        api.dag_runs("apex_score")
+        api.dag_runs("orders_score")
 
 
 def test_a_failing_server_is_retried_and_then_reported(airflow: Airflow, api: AirflowApi) -> None:
-    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(502, {}), (200, {"dag_runs": []}), (500, {"detail": "oops"})]
-    assert api.dag_runs("apex_score") == []
+    airflow.answers["GET", "/dags/orders_score/dagRuns"] = [
+        (502, {}),
+        (200, {"dag_runs": []}),
+        (500, {"detail": "oops"}),
+    ]
+    assert api.dag_runs("orders_score") == []
     with pytest.raises(TransientError, match="500 oops"):
-        api.dag_runs("apex_score")
+        api.dag_runs("orders_score")
 
 
 def test_unpause_waits_until_the_dag_is_known(airflow: Airflow, api: AirflowApi) -> None:
-    airflow.answers["PATCH", "/dags/apex_score"] = [(404, {}), (200, {})]
-    api.unpause("apex_score")
+    airflow.answers["PATCH", "/dags/orders_score"] = [(404, {}), (200, {})]
+    api.unpause("orders_score")
     with pytest.raises(TransientError, match="does not know the DAG apex_gone after 0 s"):
         api.unpause("apex_gone", wait_seconds=0)
 
 
 def test_task_runs_reads_every_page(airflow: Airflow, api: AirflowApi) -> None:
     pages = [{"task_instances": [TASK, TASK], "total_entries": 3}, {"task_instances": [TASK], "total_entries": 3}]
-    airflow.answers["GET", "/dags/apex_score/dagRuns/a%3Ab/taskInstances"] = [(200, page) for page in pages]
-    tasks = api.task_runs("apex_score", "a:b")
+    airflow.answers["GET", "/dags/orders_score/dagRuns/a%3Ab/taskInstances"] = [(200, page) for page in pages]
+    tasks = api.task_runs("orders_score", "a:b")
     assert len(tasks) == 3
     assert tasks[0].name == "score [a.parquet +2]" and tasks[0].started is not None and not tasks[0].finished
     assert "offset=2" in airflow.requests[-1][1]
@@ -151,27 +155,27 @@ def test_task_runs_reads_every_page(airflow: Airflow, api: AirflowApi) -> None:
 
 @pytest.mark.parametrize(("value", "result"), [({"skip": "no new"}, {"skip": "no new"}), ("text", None)])
 def test_result(airflow: Airflow, api: AirflowApi, value: Any, result: Any) -> None:
-    path = "/dags/apex_retrain/dagRuns/r/taskInstances/validate/xcomEntries/step_result"
+    path = "/dags/orders_retrain/dagRuns/r/taskInstances/validate/xcomEntries/step_result"
     airflow.answers["GET", path] = [(200, {"value": value})]
-    assert api.result("apex_retrain", "r", "validate") == result
-    assert api.result("apex_retrain", "r", "elt") is None
+    assert api.result("orders_retrain", "r", "validate") == result
+    assert api.result("orders_retrain", "r", "elt") is None
 
 
 def test_a_slow_request_is_repeated(airflow: Airflow, tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, airflow_url=f"http://127.0.0.1:{airflow.server_port}")
     # as for `apex retrain`, whose timeout for an unavailable server is shorter than one slow answer
     with AirflowApi(settings, patience=0.1, slow_patience=5.0, timeout=0.3) as api:
-        airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW), (200, {"dag_runs": []})]
-        assert api.dag_runs("apex_score") == []
+        airflow.answers["GET", "/dags/orders_score/dagRuns"] = [(200, SLOW), (200, {"dag_runs": []})]
+        assert api.dag_runs("orders_score") == []
         # the first request did start the run, and only its answer came too late
-        airflow.answers["POST", "/dags/apex_retrain/dagRuns"] = [(200, SLOW), (409, {"detail": "exists"})]
-        run_id = api.trigger("apex_retrain")
+        airflow.answers["POST", "/dags/orders_retrain/dagRuns"] = [(200, SLOW), (409, {"detail": "exists"})]
+        run_id = api.trigger("orders_retrain")
         bodies = [body for method, path, body in airflow.requests if path.endswith("/dagRuns") and method == "POST"]
         assert [body["dag_run_id"] for body in bodies] == [run_id, run_id]
     with AirflowApi(settings, patience=0.1, slow_patience=0.7, timeout=0.3) as api:
-        airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, SLOW)]
+        airflow.answers["GET", "/dags/orders_score/dagRuns"] = [(200, SLOW)]
         with pytest.raises(TransientError, match=r"APEX_AIRFLOW_URL\) does not answer GET .* in 1 s"):
-            api.dag_runs("apex_score")
+            api.dag_runs("orders_score")
 
 
 PAUSED = {"event_log_id": 5, "event": "patch_dag", "owner": "ann", "extra": '{"is_paused": true, "method": "PATCH"}'}
@@ -199,12 +203,12 @@ ALL = {"event": "patch_dags", "owner": "bob"}
 def test_who_paused_a_dag(
     airflow: Airflow, api: AirflowApi, event: Any, event_of_all: Any, runs: list[str], who: str | None
 ) -> None:
-    run = {"dag_id": "apex_score", "state": "success", "start_date": None, "end_date": None}
+    run = {"dag_id": "orders_score", "state": "success", "start_date": None, "end_date": None}
     answers = [(200, {"event_logs": [one] if one else []}) for one in (event, event_of_all)]
     airflow.answers["GET", "/eventLogs"] = answers
     result = [run | {"dag_run_id": run_id} for run_id in runs]
-    airflow.answers["GET", "/dags/apex_score/dagRuns"] = [(200, {"dag_runs": result})]
-    assert api.paused_by("apex_score") == who
+    airflow.answers["GET", "/dags/orders_score/dagRuns"] = [(200, {"dag_runs": result})]
+    assert api.paused_by("orders_score") == who
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     if ran:
         leave_manifest(tmp_path / "data" / "processed" / "one", "validate", "2026-01-02", data_sha256="")
     entries = {
-        "dags": [{"dag_id": name, "is_paused": name == "apex_retrain"} for name in airflow_state.DAGS],
+        "dags": [{"dag_id": name, "is_paused": name == "orders_retrain"} for name in airflow_state.DAGS],
         "pools": [{"name": name, "slots": 1} for name in airflow_state.POOLS],
         "import_errors": [],
     }
@@ -232,14 +236,14 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
         path = "/importErrors" if name == "import_errors" else f"/{name}"
         airflow.answers["GET", path] = [(200, {name: rows, "total_entries": len(rows)})]
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [event] if event else []})]
-    airflow.answers["GET", "/dags/apex_retrain/dagRuns"] = [(200, {"dag_runs": []})]
-    airflow.answers["PATCH", "/dags/apex_retrain"] = [(200, {})]
+    airflow.answers["GET", "/dags/orders_retrain/dagRuns"] = [(200, {"dag_runs": []})]
+    airflow.answers["PATCH", "/dags/orders_retrain"] = [(200, {})]
     settings = Settings.load(home=tmp_path)
     (result,) = airflow_state.findings(settings, api)
     assert result.kind == kind
     message: list[str] = []
     airflow_state.repair(settings, api, message.append)
-    switched_on = ("PATCH", "/api/v2/dags/apex_retrain", {"is_paused": False}) in airflow.requests
+    switched_on = ("PATCH", "/api/v2/dags/orders_retrain", {"is_paused": False}) in airflow.requests
     assert switched_on == (kind == "new") and bool(message) == (kind != "first run")
 
 
@@ -247,21 +251,26 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     ("dags", "errors", "pools", "expected"),
     [
         ({}, {}, {}, []),
-        ({"apex_score": None}, {}, {}, ["DAG apex_score is not in Airflow: it was deleted, or not read yet | make up"]),
-        ({"apex_score": True}, {}, {}, ["DAG apex_score is paused by ann | apex unpause apex_score"]),
-        ({"apex_shadow": True}, {}, {}, []),
         (
-            {"apex_score": None},
-            {"apex_score.py": "Traceback\n  File\nValueError: no such zone\n\n"},
+            {"orders_score": None},
+            {},
+            {},
+            ["DAG orders_score is not in Airflow: it was deleted, or not read yet | make up"],
+        ),
+        ({"orders_score": True}, {}, {}, ["DAG orders_score is paused by ann | apex unpause orders_score"]),
+        ({"orders_shadow": True}, {}, {}, []),
+        (
+            {"orders_score": None},
+            {"orders_score.py": "Traceback\n  File\nValueError: no such zone\n\n"},
             {},
             [
-                "DAG file apex_score.py does not parse: ValueError: no such zone"
+                "DAG file orders_score.py does not parse: ValueError: no such zone"
                 " | correct it; its log: make logs S=airflow-dag-processor"
             ],
         ),
-        ({}, {}, {"apex_scoring": None}, ["pool apex_scoring does not exist, so its tasks wait forever | make up"]),
-        ({}, {}, {"apex_scoring": 0}, ["pool apex_scoring has no slot, so its tasks wait forever | make up"]),
-        ({}, {}, {"apex_scoring": 1, "apex_training": -1}, []),
+        ({}, {}, {"orders_scoring": None}, ["pool orders_scoring does not exist, so its tasks wait forever | make up"]),
+        ({}, {}, {"orders_scoring": 0}, ["pool orders_scoring has no slot, so its tasks wait forever | make up"]),
+        ({}, {}, {"orders_scoring": 1, "orders_training": -1}, []),
     ],
 )
 def test_findings(

@@ -24,7 +24,7 @@ from tests.support.throwaway_home import open_folder, throwaway
 
 def alerts(settings: Settings) -> list[str]:
     with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT subject FROM apex.open_alerts ORDER BY 1")
+        cursor.execute("SELECT subject FROM orders.open_alerts ORDER BY 1")
         return [subject for (subject,) in cursor.fetchall()]
 
 

@@ -26,7 +26,7 @@ DEADLINE = DUE + timedelta(hours=4)
 
 def run(started: datetime, state: str = "success", minutes: float = 5) -> DagRun:
     ended = None if state == "running" else started + timedelta(minutes=minutes)
-    return DagRun("apex_retrain", run_id=f"{started}", state=state, started=started, ended=ended)
+    return DagRun("orders_retrain", run_id=f"{started}", state=state, started=started, ended=ended)
 
 
 BEFORE = run(DUE - timedelta(days=1))

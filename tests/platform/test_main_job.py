@@ -121,13 +121,13 @@ def task(name: str, state: str | None, seconds: float | None = None, map_index: 
 
 def test_the_board_prints_each_change_once_off_a_terminal() -> None:
     out = io.StringIO()
-    with TaskBoard(Console(file=out, width=100), "apex_retrain") as board:
+    with TaskBoard(Console(file=out, width=100), "orders_retrain") as board:
         board.show([task("validate", "queued"), task("elt", None)])
         board.show([task("validate", "running"), task("elt", None)])
         board.show([task("validate", "running"), task("elt", None)], "waiting")
         board.show([task("validate", "success", 3.21), task("score", "up_for_retry", map_index=0, tries=2)], "waiting")
     assert [" ".join(line.split()) for line in out.getvalue().splitlines()] == [
-        "apex_retrain",
+        "orders_retrain",
         "validate running",
         "waiting",
         "validate success 3.2 s",
@@ -137,7 +137,7 @@ def test_the_board_prints_each_change_once_off_a_terminal() -> None:
 
 def test_the_board_draws_a_table_on_a_terminal() -> None:
     out = io.StringIO()
-    with TaskBoard(Console(file=out, width=100, force_terminal=True), "apex_retrain") as board:
+    with TaskBoard(Console(file=out, width=100, force_terminal=True), "orders_retrain") as board:
         board.show([task("validate", "success", 3.21), task("elt", "running")])
     assert "validate" in out.getvalue() and "3.2" in out.getvalue() and "running" in out.getvalue()
 
@@ -161,13 +161,13 @@ def test_a_task_that_fails_without_an_error_shows_what_the_scheduler_logged(
     (settings.logs / "airflow-scheduler.log").write_text("scheduling\nhttpx.ConnectError: refused\nscheduling\n")
     api: Any = SimpleNamespace(log=lambda *_: TaskLog(text, (), None), run_url=lambda *_: "http://airflow/run")
     out = io.StringIO()
-    run = DagRun("apex_retrain", "r", "failed", None, None)
+    run = DagRun("orders_retrain", "r", "failed", None, None)
     print_failures(api, settings, Console(file=out, width=200), run, [task("validate", "failed", tries=3)])
     assert shown in out.getvalue() and "httpx.ConnectError: refused" in out.getvalue()
 
 
 class FailedRun:
-    """Airflow with a run of apex_retrain in which the last step failed with an error."""
+    """Airflow with a run of orders_retrain in which the last step failed with an error."""
 
     pages = "http://airflow"
 

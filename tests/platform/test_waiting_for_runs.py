@@ -21,7 +21,7 @@ class Airflow:
         self.connection = self
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        assert (method, path) == ("GET", "/dags/apex_score/assets/queuedEvents")
+        assert (method, path) == ("GET", "/dags/orders_score/assets/queuedEvents")
         return {"queued_events": [{"asset_id": n} for n in range(self.queued)]} if self.queued else None
 
     def dag_runs(self, dag_id: str, *, limit: int = 10) -> list[DagRun]:
@@ -47,7 +47,7 @@ class Airflow:
     ],
 )
 def test_a_dag_with_an_event_that_waits_is_not_idle(runs: dict[str, str], queued: int, idle: bool) -> None:
-    assert is_idle(Airflow(runs, queued), "apex_score") is idle  # type: ignore[arg-type]
+    assert is_idle(Airflow(runs, queued), "orders_score") is idle  # type: ignore[arg-type]
 
 
 def test_a_running_run_is_found_with_its_bad_drops() -> None:
@@ -72,7 +72,7 @@ def test_a_run_that_fails_without_bad_drops_fails_the_test_immediately() -> None
 def test_a_timeout_reports_the_last_state() -> None:
     airflow = Airflow({"a": "failed"}, queued=1, bad={"a": ["junk.parquet"]})
     with pytest.raises(AssertionError) as raised:
-        until(lambda: False, 0, "a run", explain=lambda: report_runs(airflow, "apex_score"))  # type: ignore[arg-type]
+        until(lambda: False, 0, "a run", explain=lambda: report_runs(airflow, "orders_score"))  # type: ignore[arg-type]
     for text in ("not after 0 s: a run", "asset events queued: [{'asset_id': 0}]", "a failed", "score: success"):
         assert text in str(raised.value)
     assert "bad_drops [junk.parquet]: failed" in str(raised.value)

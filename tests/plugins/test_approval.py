@@ -25,7 +25,7 @@ HELD = {
 
 @pytest.fixture
 def approval() -> ApprovalOperator:
-    with DAG("apex_retrain"):
+    with DAG("orders_retrain"):
         return ApprovalOperator(
             task_id="approve", decided_by="decide", defaults=REJECT, response_timeout=timedelta(hours=2)
         )

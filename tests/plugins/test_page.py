@@ -29,7 +29,7 @@ from apex_ml.settings import Settings
 from tests.support.page_rows import fill
 from tests.support.throwaway_home import free_ports
 
-EVIL = "<script>alert(1)</script>'\"; DROP TABLE apex.drops; --"
+EVIL = "<script>alert(1)</script>'\"; DROP TABLE orders.drops; --"
 Open = Callable[..., TestClient]
 
 
@@ -131,7 +131,7 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
     assert (
         "No drift has been measured for online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
     )
-    assert visit(filled).get("/", params={"drift": "x'; DROP TABLE apex.drops; --"}).status_code == 422
+    assert visit(filled).get("/", params={"drift": "x'; DROP TABLE orders.drops; --"}).status_code == 422
 
 
 def test_the_chart_of_a_week_shows_its_verdict(filled: Settings, visit: Open) -> None:
@@ -190,7 +190,7 @@ def test_the_colors_of_drift_show_its_verdict(empty: Settings, visit: Open) -> N
     for feature, psi, effect, q, drifted, least in rows:
         write(
             empty,
-            "INSERT INTO apex.drift (scope, subject, day, feature, kind, rows, reference_rows, psi, effect, q_value,"
+            "INSERT INTO orders.drift (scope, subject, day, feature, kind, rows, reference_rows, psi, effect, q_value,"
             " drifted, min_effect) VALUES ('day', 'd', current_date, %s, 'attribute', 10, 10, %s, %s, %s, %s, %s)",
             *(feature, psi, effect, q, drifted, least),
         )
@@ -208,7 +208,7 @@ def test_the_colors_of_drift_show_its_verdict(empty: Settings, visit: Open) -> N
 
 def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: Open, contract: Contract) -> None:
     fill(empty, contract.classes)
-    write(empty, "UPDATE apex.scoring_runs SET finished_at = finished_at - interval '90 days'")
+    write(empty, "UPDATE orders.scoring_runs SET finished_at = finished_at - interval '90 days'")
     text = visit(empty).get("/").text
     for place, name in enumerate(contract.classes):
         assert f'<span class="key color-{place}"></span>{name}</li>' in text
@@ -233,7 +233,8 @@ def test_an_earlier_champion_can_be_selected(empty: Settings, visit: Open) -> No
     ):
         write(
             empty,
-            "INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
+            "INSERT INTO orders.promotions (model_name, action, from_version, to_version, state,"
+            " step_run, who, reasons)"
             " SELECT %s, %s, %s, %s + n, 'done', 'run' || n, 'ann', '{why}' FROM generate_series(0, %s - 1) AS n",
             *(load_pipeline(empty).model_name, action, before, after, count),
         )
@@ -263,20 +264,20 @@ def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:
 def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
     write(
         empty,
-        "INSERT INTO apex.drops (sha256, name, bytes, state, reason) VALUES (repeat('a', 64), %s, 1, 'failed', %s)",
+        "INSERT INTO orders.drops (sha256, name, bytes, state, reason) VALUES (repeat('a', 64), %s, 1, 'failed', %s)",
         EVIL + "drop",
         EVIL + "reason",
     )
     write(
         empty,
-        "INSERT INTO apex.alerts (kind, subject, message) VALUES (%s, %s, %s)",
+        "INSERT INTO orders.alerts (kind, subject, message) VALUES (%s, %s, %s)",
         EVIL + "kind",
         EVIL + "subject",
         EVIL + "message",
     )
     write(
         empty,
-        "INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
+        "INSERT INTO orders.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons)"
         " VALUES (%s, 'reject', 1, 2, 'done', %s, %s, ARRAY[%s])",
         load_pipeline(empty).model_name,
         EVIL + "run",
@@ -285,7 +286,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
     )
     write(
         empty,
-        "INSERT INTO apex.drift (scope, subject, day, feature, kind, reference, rows, psi, drifted, note)"
+        "INSERT INTO orders.drift (scope, subject, day, feature, kind, reference, rows, psi, drifted, note)"
         " VALUES ('day', %s, current_date, %s, 'history', %s, 10, 0.4, true, %s)",
         EVIL + "looked at",
         EVIL + "feature",
@@ -294,19 +295,19 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
     )
     write(
         empty,
-        "INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, worse, note)"
+        "INSERT INTO orders.model_quality (model_name, model_version, week, scored, outcomes, log_loss, worse, note)"
         " VALUES (%s, 1, current_date, 10, 5, 0.9, true, %s)",
         load_pipeline(empty).model_name,
         EVIL + "quality",
     )
     write(
         empty,
-        "WITH d AS (INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (repeat('b', 64), 'b', 1, 'done')"
-        " RETURNING drop_id), r AS (INSERT INTO apex.scoring_runs (drop_id, step_run, model_name, model_version,"
+        "WITH d AS (INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (repeat('b', 64), 'b', 1, 'done')"
+        " RETURNING drop_id), r AS (INSERT INTO orders.scoring_runs (drop_id, step_run, model_name, model_version,"
         " mlflow_run_id, feature_snapshot, snapshot_as_of, rows_in, rows_scored, rows_quarantined, ms_total, ms_check,"
         " ms_features, ms_predict, ms_write, started_at, finished_at) SELECT drop_id, 'x', 'x', 1, 'x', 'x',"
         " current_date, 1, 1, 0, 1, 1, 1, 1, 1, now(), now() FROM d RETURNING run_id)"
-        " INSERT INTO apex.scoring_run_classes (run_id, predicted, orders) SELECT run_id, %s, 1 FROM r",
+        " INSERT INTO orders.scoring_run_classes (run_id, predicted, orders) SELECT run_id, %s, 1 FROM r",
         EVIL + "class",
     )
     answer = visit(empty).get("/")
@@ -315,7 +316,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text[answer.text.index("<svg") :]  # the chart's tooltips
     texts = ("drop", "reason", "kind", "subject", "message", "who", "why", "looked at", "feature", "reference", "note")
     for place in (*texts, "quality", "class"):
-        assert f"&lt;script&gt;alert(1)&lt;/script&gt;&#39;&#34;; DROP TABLE apex.drops; --{place}" in answer.text, (
+        assert f"&lt;script&gt;alert(1)&lt;/script&gt;&#39;&#34;; DROP TABLE orders.drops; --{place}" in answer.text, (
             place
         )
     policy = answer.headers["content-security-policy"]

@@ -31,14 +31,14 @@ class Task:
     """A StepOperator in a DAG run whose ``apex`` command is a small script."""
 
     def __init__(self, program: Path, **kwargs: Any) -> None:
-        with DAG("apex_retrain"):
+        with DAG("orders_retrain"):
             self.operator = StepOperator(task_id="task", **{"step": "validate", **kwargs})
         self.program = program
         self.pushed: dict[str, Any] = {}
         self.outlet_events = OutletEventAccessors()
         self.context: Any = {
             "dag_run": SimpleNamespace(
-                dag_id="apex_retrain", run_id=RUN_ID, run_type=DagRunType.MANUAL, triggering_user_name="admin"
+                dag_id="orders_retrain", run_id=RUN_ID, run_type=DagRunType.MANUAL, triggering_user_name="admin"
             ),
             "ti": SimpleNamespace(
                 xcom_push=lambda key, value: self.pushed.update({key: value}), map_index=3, try_number=2
@@ -79,11 +79,11 @@ def test_the_command(task: Any, tmp_path: Path) -> None:
         "print('APEX_RESULT', json.dumps({'args': sys.argv[1:], 'home': os.environ['APEX_HOME'],"
         " 'origin': os.environ['APEX_ORIGIN'], 'drops': json.loads(sys.argv[-1].partition('=')[2])}))"
     )
-    assert result["args"][:4] == ["validate", "--run", run_slug("apex_retrain", RUN_ID), "--split=temporal"]
+    assert result["args"][:4] == ["validate", "--run", run_slug("orders_retrain", RUN_ID), "--split=temporal"]
     assert len(result["args"]) == 5
     assert result["drops"] == ["a.parquet", "{{ 1 + 1 }}'\" <b>.parquet"]
     assert result["home"] == str(tmp_path)
-    assert result["origin"].endswith(":8081/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00")
+    assert result["origin"].endswith(":8081/dags/orders_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00")
     assert operator.pushed == {"step_result": result}
 
 
@@ -93,16 +93,16 @@ ARGUMENTS = "import json, sys\nprint('APEX_RESULT', json.dumps({'args': sys.argv
 @pytest.mark.parametrize(
     ("step", "args", "run_type", "user", "who"),
     [
-        ("promote", [], DagRunType.SCHEDULED, None, ["--who=apex_retrain in Airflow, scheduled run"]),
-        ("promote", [], DagRunType.MANUAL, "admin", ["--who=apex_retrain in Airflow, started by admin"]),
+        ("promote", [], DagRunType.SCHEDULED, None, ["--who=orders_retrain in Airflow, scheduled run"]),
+        ("promote", [], DagRunType.MANUAL, "admin", ["--who=orders_retrain in Airflow, started by admin"]),
         ("promote", ["{{ '--who=ann' }}"], DagRunType.MANUAL, "admin", ["--who=ann"]),
-        ("promote", ["{{ '--who=ann' if false }}"], "manual", None, ["--who=apex_retrain in Airflow, manual run"]),
+        ("promote", ["{{ '--who=ann' if false }}"], "manual", None, ["--who=orders_retrain in Airflow, manual run"]),
         (
             "reconsider",
             [],
             DagRunType.OPERATOR_TRIGGERED,
             None,
-            ["--who=apex_retrain in Airflow, operator triggered run"],
+            ["--who=orders_retrain in Airflow, operator triggered run"],
         ),
         ("validate", [], DagRunType.SCHEDULED, None, []),
     ],
@@ -162,7 +162,7 @@ def test_a_chunk_reaches_the_arguments(task: Any) -> None:
 
 
 def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
-    with DAG("apex_score", default_args=step_defaults(Settings.load(), load_pipeline(Settings.load()))):
+    with DAG("orders_score", default_args=step_defaults(Settings.load(), load_pipeline(Settings.load()))):
         chunks = StepOperator(task_id="list_drops", step="score", returns="chunks")
         mapped = StepOperator.partial(task_id="score", step="score", args=["--drops="]).expand(chunk=chunks.output)
     chunk = {"label": "a +1", "drops": ["a", "b"]}
@@ -173,14 +173,14 @@ def test_a_mapped_task_becomes_an_operator_of_its_chunk() -> None:
 
 @pytest.mark.parametrize(("promoted", "events"), [("true", 1), ("false", 0)])
 def test_an_event_is_emitted_only_when_the_result_says_so(task: Any, promoted: str, events: int) -> None:
-    champion = Asset("apex_champion")
+    champion = Asset("orders_champion")
     operator = task(emits=champion, emits_if="promoted")
     operator.run(f'print(\'APEX_RESULT {{"promoted": {promoted}, "version": 4}}\')')
     assert operator.operator.outlets == [operator.operator.alias]
     accessors = operator.outlet_events._dict.values()
     announced = [event for accessor in accessors for event in accessor.asset_alias_events]
     assert len(announced) == events
-    assert all(event.dest_asset_key.name == "apex_champion" and event.extra["version"] == 4 for event in announced)
+    assert all(event.dest_asset_key.name == "orders_champion" and event.extra["version"] == 4 for event in announced)
 
 
 def test_time_limit(task: Any, tmp_path: Path) -> None:
@@ -202,13 +202,13 @@ def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: 
 
 
 def test_each_try_has_its_own_name_and_limit(tmp_path: Path) -> None:
-    with DAG("apex_score"):
+    with DAG("orders_score"):
         operator = StepOperator(task_id="score", step="score", execution_timeout=timedelta(minutes=2))
-    command = operator.command("apex_score", RUN_ID, Settings.load(home=tmp_path), map_index=3, try_number=2)
-    assert command.task == f"{run_slug('apex_score', RUN_ID)}.score.3"
+    command = operator.command("orders_score", RUN_ID, Settings.load(home=tmp_path), map_index=3, try_number=2)
+    assert command.task == f"{run_slug('orders_score', RUN_ID)}.score.3"
     assert (command.number, command.seconds) == (2, 120)
-    alone = operator.command("apex_score", RUN_ID, Settings.load(home=tmp_path))
-    assert alone.task == f"{run_slug('apex_score', RUN_ID)}.score"
+    alone = operator.command("orders_score", RUN_ID, Settings.load(home=tmp_path))
+    assert alone.task == f"{run_slug('orders_score', RUN_ID)}.score"
 
 
 @pytest.mark.parametrize(("error", "kind"), [(TransientError, AirflowException), (ConfigError, AirflowFailException)])
@@ -231,14 +231,14 @@ def test_a_runtime_that_cannot_run(
 def test_run_slug() -> None:
     slugs = {
         run_slug(dag, run)
-        for dag in ("apex_retrain", "apex_score")
+        for dag in ("orders_retrain", "orders_score")
         for run in (RUN_ID, RUN_ID.replace(":", "/"), "scheduled__2026-01-02T02:00:00+00:00", "é" * 250, "../../etc")
     }
     assert len(slugs) == 10
     assert all(
         slug.replace("-", "").replace("_", "").isalnum() and slug.isascii() and len(slug) < 100 for slug in slugs
     )
-    assert run_slug("apex_retrain", RUN_ID) == run_slug("apex_retrain", RUN_ID)
+    assert run_slug("orders_retrain", RUN_ID) == run_slug("orders_retrain", RUN_ID)
 
 
 def test_defaults_come_from_the_settings(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def wait_recorded(client: TestClient, rows: int) -> None:
 def test_nothing_is_recorded_by_default(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring) as client:
         ask(client, drop_orders[:5])
-    assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(0,)]
+    assert scoring.sql("SELECT count(*) FROM orders.online_orders") == [(0,)]
 
 
 def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
@@ -71,12 +71,12 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
     p = ", ".join(probability_column(level) for level in contract.classes)
     columns = f"request_id, place, {contract.entity}, {name}, known_client, predicted, confidence, model_version, {p}"
     with closing(psycopg2.connect(scoring.settings.reader_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT source, {columns} FROM apex.online_answers ORDER BY answer_id")
+        cursor.execute(f"SELECT source, {columns} FROM orders.online_answers ORDER BY answer_id")
         rows = cursor.fetchall()
-        cursor.execute("SELECT answers FROM apex.online_days")
+        cursor.execute("SELECT answers FROM orders.online_days")
         assert cursor.fetchall() == [(20,)]
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("SELECT * FROM apex.online_orders")
+            cursor.execute("SELECT * FROM orders.online_orders")
     message = first["predictions"] + second["predictions"]
     assert [r[:3] for r in rows] == [("online", "one", n) for n in range(15)] + [("online", "two", n) for n in range(5)]
     for order, row, answer in zip(sent, rows, message, strict=True):
@@ -94,19 +94,19 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
 def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring, serving_record_share=1) as client:
         ask(client, drop_orders[:10])
-    scoring.sql("UPDATE apex.online_orders SET answered_at = answered_at - interval '100 days' WHERE place < 4")
+    scoring.sql("UPDATE orders.online_orders SET answered_at = answered_at - interval '100 days' WHERE place < 4")
     match = find_prunable(scoring.context("prune"), timedelta(days=90))
     assert match.answers == 4
     prune(scoring.context("prune"), replace(match, folders=[], partitions=[]))
-    assert scoring.sql("SELECT count(*) FROM apex.online_orders") == [(6,)]
-    assert scoring.sql("SELECT answers FROM apex.online_days") == [(10,)]
+    assert scoring.sql("SELECT count(*) FROM orders.online_orders") == [(6,)]
+    assert scoring.sql("SELECT answers FROM orders.online_days") == [(10,)]
 
 
 def test_the_recorded_share_is_the_configured_one(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring, serving_record_share=0.3) as client:
         for _ in range(2):
             ask(client, drop_orders)
-    ((rows,),) = scoring.sql("SELECT count(*) FROM apex.online_orders")
+    ((rows,),) = scoring.sql("SELECT count(*) FROM orders.online_orders")
     assert 0.2 * 2 * ROWS < rows < 0.4 * 2 * ROWS
 
 
@@ -134,15 +134,15 @@ def test_drift_of_a_day_of_answers_is_measured_as_for_drops(
         ask(client, drop_orders[300:])
         wait_recorded(client, ROWS)
     assert score(watched.context("s"), ["a.parquet"]).to_json()["scored"] == 1
-    ((online,),) = watched.sql("SELECT profile FROM apex.online_profiles")
-    ((batch,),) = watched.sql("SELECT profile FROM apex.scoring_runs")
+    ((online,),) = watched.sql("SELECT profile FROM orders.online_profiles")
+    ((batch,),) = watched.sql("SELECT profile FROM orders.scoring_runs")
     assert online == batch  # the same orders count the same, whichever way they came
     result = monitor(watched.context("look")).to_json()
     assert (result["online_days_tested"], result["days_tested"]) == (1, 1)
-    verdicts = dict(watched.sql("SELECT feature, drifted FROM apex.drift WHERE scope = 'online'"))
+    verdicts = dict(watched.sql("SELECT feature, drifted FROM orders.drift WHERE scope = 'online'"))
     assert {PREDICTION, CONFIDENCE, *contract.features.attributes} <= set(verdicts) and not any(verdicts.values())
     assert monitor(watched.context("look")).to_json()["online_days_tested"] == 0
-    subjects = watched.sql("SELECT DISTINCT subject FROM apex.drift_latest WHERE scope = 'online'")
+    subjects = watched.sql("SELECT DISTINCT subject FROM orders.drift_latest WHERE scope = 'online'")
     assert len(subjects) == 1
 
 
@@ -154,12 +154,12 @@ def test_a_drift_of_online_orders_raises_an_alert_with_its_source(
         ask(client, [order | {name: None} for order in drop_orders])
         wait_recorded(client, ROWS)
     assert name in monitor(watched.context("look")).to_json()["alerts_raised"]
-    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts WHERE subject = %s", (name,))
+    ((message,),) = watched.sql("SELECT message FROM orders.open_alerts WHERE subject = %s", (name,))
     assert message.startswith("online answers of ")
     # the next day is healthy
-    watched.sql("UPDATE apex.online_profiles SET day = day - 1")
+    watched.sql("UPDATE orders.online_profiles SET day = day - 1")
     watched.sql(
-        "UPDATE apex.drift SET day = day - 1, subject = (day - 1) || ' v' || model_version WHERE scope = 'online'"
+        "UPDATE orders.drift SET day = day - 1, subject = (day - 1) || ' v' || model_version WHERE scope = 'online'"
     )
     with served(watched, serving_record_share=1) as client:
         ask(client, drop_orders)

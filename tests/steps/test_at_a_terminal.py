@@ -38,7 +38,7 @@ def at_a_terminal(apex: Apex, *arguments: str) -> Done:
     return Done(process.returncode, None, log, shown.decode())
 
 
-FOLLOWS = "A manual command does not start apex_monitor. It runs next at 0 5 * * * (cron, UTC)."
+FOLLOWS = "A manual command does not start orders_monitor. It runs next at 0 5 * * * (cron, UTC)."
 
 
 def test_manual_scoring_reports_the_result_and_the_next_monitoring(

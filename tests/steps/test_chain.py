@@ -97,7 +97,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
     assert {k: second["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
     assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
     assert Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name).by_version(2) is None
-    assert chain.apex.sql("SELECT action, state FROM apex.promotions") == [("promote", "done")]
+    assert chain.apex.sql("SELECT action, state FROM orders.promotions") == [("promote", "done")]
 
 
 def test_unchanged_data_end_the_next_run_early(chain: Any) -> None:
@@ -143,7 +143,7 @@ def test_the_mlflow_run_has_data_and_metrics(chain: Any) -> None:
     data_sha256 = chain.results["validate"]["data_sha256"]
     assert dataset["dataset"]["digest"] == data_sha256[:32]
     assert {"key": "data_sha256", "value": data_sha256} in dataset["tags"]
-    assert chain.apex.sql("SELECT mlflow_run_id, data_sha256 FROM apex.model_versions") == [
+    assert chain.apex.sql("SELECT mlflow_run_id, data_sha256 FROM orders.model_versions") == [
         (trained["mlflow_run_id"], data_sha256)
     ]
 

@@ -121,7 +121,7 @@ def test_repeated_rollbacks_go_further_back(nights: Any) -> None:
         ("rollback", 2, 1, "done"),
         ("rollback", 1, third, "done"),
     ]
-    ((who, reasons),) = nights.apex.sql("SELECT who, reasons FROM apex.promotions ORDER BY promotion_id DESC LIMIT 1")
+    ((who, reasons),) = nights.apex.sql("SELECT who, reasons FROM orders.promotions ORDER BY promotion_id DESC LIMIT 1")
     assert (who, reasons) == ("ann", ["it is worse in the field"])
 
 
@@ -140,7 +140,7 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     def challengers() -> tuple[int | None, list[int]]:
         result = registry.by_alias(CHALLENGER)
         rows = nights.apex.sql(
-            "SELECT version FROM apex.challenger WHERE model_name = %s",
+            "SELECT version FROM orders.challenger WHERE model_name = %s",
             (load_pipeline(nights.apex.settings).model_name,),
         )
         return (result.version if result else None), [version for (version,) in rows]
@@ -201,7 +201,7 @@ def test_a_rejected_challenger_can_be_forced_and_the_ledger_keeps_what_the_gate_
     assert not rejected["promoted"]
     assert forced(nights)["champion_version"] == 2 == nights.champion()
     assert nights.ledger()[-1] == ("force", 1, 2, "done")
-    ((evidence, reasons),) = nights.apex.sql("SELECT evidence, reasons FROM apex.promotions WHERE action = 'force'")
+    ((evidence, reasons),) = nights.apex.sql("SELECT evidence, reasons FROM orders.promotions WHERE action = 'force'")
     assert evidence["challenger_log_loss"] == rejected["evidence"]["challenger_log_loss"]
     assert evidence["decided_in"] == 2 and reasons == ["the region needs it"]
 
@@ -278,7 +278,8 @@ def scoring_night(nights: Any, raw: Path, contract: Contract) -> Any:
 def versions_used(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT d.name, r.model_version, array_agg(DISTINCT s.model_version)::int[], count(*)::int"
-        " FROM apex.scored_orders AS s JOIN apex.scoring_runs AS r USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " FROM orders.scored_orders AS s JOIN orders.scoring_runs AS r USING (run_id) JOIN"
+        " orders.drops AS d USING (drop_id)"
         " GROUP BY 1, 2 ORDER BY 1"
     )
 
@@ -288,7 +289,7 @@ def test_a_drop_keeps_the_version_with_which_its_scoring_started(
 ) -> None:
     apex: Apex = scoring_night.apex
     with contextlib.closing(psycopg2.connect(apex.settings.writer_url)) as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK TABLE apex.scored_orders IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scored_orders IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(score, apex.context("scoring"), ["a.parquet"])
             deadline = time.monotonic() + 30

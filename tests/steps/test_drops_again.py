@@ -52,18 +52,18 @@ def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, c
     result = again(scoring, "a.parquet")
     assert result["model_version"] == newer and result["drops"][0]["rows_scored"] == ROWS - 1
     assert counts(scoring) == (1, 2, 2 * (ROWS - 1))
-    current = scoring.sql("SELECT DISTINCT model_version, run_id, count(*) OVER () FROM apex.scored_orders_current")
+    current = scoring.sql("SELECT DISTINCT model_version, run_id, count(*) OVER () FROM orders.scored_orders_current")
     assert current == [(newer, result["drops"][0]["run_id"], ROWS - 1)]
     assert [r[:9] for r in scored_rows(scoring)[::2]] == [r[:9] for r in first]  # sorted by row, both runs of each
-    assert scoring.sql("SELECT count(*) FROM apex.quarantined_rows") == [(1,)]
-    assert scoring.sql("SELECT name, model_version FROM apex.drop_summary") == [("a.parquet", newer)]
+    assert scoring.sql("SELECT count(*) FROM orders.quarantined_rows") == [(1,)]
+    assert scoring.sql("SELECT name, model_version FROM orders.drop_summary") == [("a.parquet", newer)]
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
 
 
 def test_a_drop_to_score_again_is_named_by_id_or_sha256_too(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     run(scoring)
-    ((drop_id, sha256),) = scoring.sql("SELECT drop_id, sha256 FROM apex.drops")
+    ((drop_id, sha256),) = scoring.sql("SELECT drop_id, sha256 FROM orders.drops")
     for inputs in (str(drop_id), sha256[:10]):
         assert again(scoring, inputs)["drops"][0]["drop"] == "a.parquet"
     assert counts(scoring) == (1, 3, 3 * ROWS)
@@ -86,13 +86,13 @@ def test_a_repaired_file_of_the_same_name_is_picked_up_and_ends_the_alert(scorin
         (scoring.inbox / "a.parquet").write_bytes(b"junk")
         with pytest.raises(DataError):
             run(scoring)
-    ((kind, subject, message),) = scoring.sql("SELECT kind, subject, message FROM apex.open_alerts")
+    ((kind, subject, message),) = scoring.sql("SELECT kind, subject, message FROM orders.open_alerts")
     assert (kind, subject) == ("bad_drop", "a.parquet") and "not a parquet file" in message
     put_drop()
     assert list_drops(scoring.context("sweep")).to_json()["chunks"] == [{"label": "a.parquet", "drops": ["a.parquet"]}]
     assert run(scoring)["scored"] == 1
-    assert scoring.sql("SELECT count(*) FROM apex.open_alerts") == [(0,)]
-    assert scoring.sql("SELECT count(*) FROM apex.alerts WHERE resolved_at IS NOT NULL") == [(1,)]
+    assert scoring.sql("SELECT count(*) FROM orders.open_alerts") == [(0,)]
+    assert scoring.sql("SELECT count(*) FROM orders.alerts WHERE resolved_at IS NOT NULL") == [(1,)]
     assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["a.parquet"]
 
 
@@ -100,7 +100,7 @@ def test_a_repaired_file_of_the_same_name_is_picked_up_and_ends_the_alert(scorin
 def held(scoring: Apex) -> Iterator[threading.Thread]:
     """A scoring of a.parquet that waits for a lock half way while the block runs, and goes on after it."""
     with contextlib.closing(psycopg2.connect(scoring.settings.writer_url)) as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK TABLE apex.scoring_runs IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scoring_runs IN ACCESS EXCLUSIVE MODE")
         worker = threading.Thread(target=lambda: results.append(run(scoring)))
         results: list[dict[str, Any]] = []
         worker.results = results  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ def test_an_exported_run_has_its_lineage(
     assert f"{ROWS} orders of run" in message.output
     table = pq.read_table(out)
     names = [n for n in table.column_names if not n.startswith("p_") and n != "confidence"]
-    expected = scoring.sql(f"SELECT {', '.join(names)} FROM apex.scored_orders ORDER BY row_nr")
+    expected = scoring.sql(f"SELECT {', '.join(names)} FROM orders.scored_orders ORDER BY row_nr")
     assert [tuple(row.values()) for row in table.select(names).to_pylist()] == expected
     assert table["confidence"].to_pylist() == pytest.approx([row[8] for row in scored_rows(scoring)])
     assert table.schema.metadata[b"run_id"].decode() == str(result["drops"][0]["run_id"])

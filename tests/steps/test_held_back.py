@@ -41,7 +41,8 @@ def check(apex: Apex, name: str, without: bool = True) -> dict[str, Any]:
 def decide(apex: Apex, name: str, result: dict[str, Any]) -> None:
     """What `promote` would write at the end of such a run."""
     apex.sql(
-        "INSERT INTO apex.promotions (model_name, action, state, step_run, who, reasons, data_sha256, contract_sha256)"
+        "INSERT INTO orders.promotions (model_name, action, state, step_run, who, reasons,"
+        " data_sha256, contract_sha256)"
         " VALUES (%s, 'reject', 'done', %s, 'test', '{}', %s, %s) RETURNING 1",
         (load_pipeline(apex.settings).model_name, name, result["data_sha256"], apex.context(name).contract.digest()),
     )
@@ -142,13 +143,13 @@ def test_removed_drops_leave_nothing_and_superseded_ones_count_again(
     run(scoring, "a.parquet", "invented-2024-08-24-0001.parquet")
     assert counts(scoring) == (3, 3, 3 * ROWS)
     scoring.sql(
-        "INSERT INTO apex.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM apex.scored_orders RETURNING 1"
+        "INSERT INTO orders.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM orders.scored_orders RETURNING 1"
     )
     assert "Would remove 1 drop with 500 scored orders. Nothing is removed yet" in apply("--invented")
     assert counts(scoring) == (3, 3, 3 * ROWS)
     assert "Removed 1 drop with 500 scored orders" in apply("--invented", "--apply")
     assert counts(scoring) == (2, 2, 2 * ROWS)
-    assert scoring.sql("SELECT count(*) FROM apex.outcomes") == [(2 * ROWS,)]
+    assert scoring.sql("SELECT count(*) FROM orders.outcomes") == [(2 * ROWS,)]
     assert places(scoring)["done"] == sorted(n for n in places(scoring)["done"] if n.startswith("a"))
     with pytest.raises(DataError, match=r"no drop of this name was delivered: b\.parquet"):
         apply("b.parquet")

@@ -129,7 +129,7 @@ def hostile(
 def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
     assert hostile.results["promote"]["promoted"]
     assert hostile.results["score"]["rows_scored"] == 200
-    ((column, row),) = hostile.apex.sql("SELECT column_name, row FROM apex.quarantine")
+    ((column, row),) = hostile.apex.sql("SELECT column_name, row FROM orders.quarantine")
     assert (
         column == "cliente_id"
         and row["cliente_id"] == "nobody"
@@ -139,22 +139,22 @@ def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
 
 def test_names_are_encoded_in_sql_and_shown_unchanged(hostile: Hostile) -> None:
     rows = hostile.apex.sql(
-        "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'apex'"
+        "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'orders'"
         " AND table_name = 'scored_orders' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
     )
     columns = [name for (name,) in rows]
     assert columns[1] == "p_tel_xe9_fono_x2f_100_x20__x25__x5c_"
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,61}", name) for name in columns) and len(set(columns)) == 3
-    predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM apex.scored_orders_current")}
+    predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM orders.scored_orders_current")}
     assert predicted and predicted <= set(CLASSES.values())
     together = " + ".join(f'"{name}"' for name in columns)
-    ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM apex.scored_orders")
+    ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM orders.scored_orders")
     assert total == pytest.approx(200, abs=1e-3)
 
 
 def test_the_report_of_a_drop_shows_class_names_unchanged(hostile: Hostile) -> None:
     settings, out = hostile.apex.settings, StringIO()
-    ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM apex.drops")
+    ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM orders.drops")
     summary = job.drop_summary(settings, sha256)
     assert summary is not None
     job.print_drop(Console(width=1000, file=out), settings, summary)
@@ -167,7 +167,7 @@ def test_mlflow_has_a_metric_of_every_class(hostile: Hostile) -> None:
     answer = httpx.get(f"{base}/runs/get", params={"run_id": run_id}).json()["run"]
     keys = {metric["key"] for metric in answer["data"]["metrics"]}
     assert {metric_key(f"test_recall_{level}") for level in CLASSES.values()} <= keys
-    ((message,),) = hostile.apex.sql("SELECT mlflow_run_id FROM apex.mlflow_outbox WHERE last_error IS NULL")
+    ((message,),) = hostile.apex.sql("SELECT mlflow_run_id FROM orders.mlflow_outbox WHERE last_error IS NULL")
     answer = httpx.get(f"{base}/runs/get", params={"run_id": message}).json()["run"]
     keys = {metric["key"] for metric in answer["data"]["metrics"]}
     assert {metric_key(f"pred_count_{level}") for level in CLASSES.values()} <= keys
@@ -180,7 +180,7 @@ def test_what_follows_scoring_works_with_the_names(hostile: Hostile) -> None:
     assert rows_with_outcome(settings, SCHEMA, context.contract, 1, date(2024, 8, 19)).num_rows == 0
     with bulk_transaction(settings, SCHEMA) as session:
         assert shadow_outcomes(session, context.contract, 2, 1).num_rows == 0
-    assert hostile.apex.sql("SELECT * FROM apex.shadow_comparison") == []
+    assert hostile.apex.sql("SELECT * FROM orders.shadow_comparison") == []
 
 
 def test_the_online_service_answers_and_records(hostile: Hostile) -> None:
@@ -193,5 +193,5 @@ def test_the_online_service_answers_and_records(hostile: Hostile) -> None:
         assert set(message["probabilities"]) == set(CLASSES.values())
         label = message["predicted"].replace("\\", r"\\").replace('"', r"\"")
         assert f'="{label}"' in client.get("/metrics").text
-    recorded = hostile.apex.sql("SELECT predicted FROM apex.online_answers")
+    recorded = hostile.apex.sql("SELECT predicted FROM orders.online_answers")
     assert recorded == [(message["predicted"],)]

@@ -30,7 +30,7 @@ def api(apex: Apex, method: str, path: str, **content: Any) -> Any:
 
 def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
-    batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox")]
+    batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM orders.mlflow_outbox")]
     experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": EXPERIMENT})
     results = []
     for batch in batches:
@@ -53,7 +53,7 @@ def artifact(apex: Apex, mlflow_run: dict[str, Any], name: str) -> Any:
 
 
 def unsent(apex: Apex) -> int:
-    ((rows,),) = apex.sql("SELECT count(*) FROM apex.mlflow_outbox WHERE sent_at IS NULL")
+    ((rows,),) = apex.sql("SELECT count(*) FROM orders.mlflow_outbox WHERE sent_at IS NULL")
     return int(rows)
 
 
@@ -65,12 +65,12 @@ def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_
     (one,) = mlflow_runs(scoring)
     assert one["info"]["status"] == "FINISHED" and one["info"]["run_name"] == "a.parquet +1"
     tags = {t["key"]: t["value"] for t in one["data"]["tags"]}
-    ((version, trained),) = scoring.sql("SELECT DISTINCT model_version, mlflow_run_id FROM apex.scoring_runs")
+    ((version, trained),) = scoring.sql("SELECT DISTINCT model_version, mlflow_run_id FROM orders.scoring_runs")
     assert (tags["apex.model_version"], tags["apex.training_run_id"]) == (str(version), trained)
     assert len(one["inputs"]["model_inputs"]) == 1  # the version's own model
     rows = scored_rows(scoring)
     result = metrics(one)
-    ((total,),) = scoring.sql("SELECT sum(ms_total) FROM apex.scoring_runs")
+    ((total,),) = scoring.sql("SELECT sum(ms_total) FROM orders.scoring_runs")
     assert result["inference_samples"] == len(rows) == 2 * ROWS
     assert result["inference_total_time_ms"] == pytest.approx(total)
     assert result["inference_avg_time_ms"] == pytest.approx(total / len(rows))
@@ -79,32 +79,32 @@ def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_
         assert result[f"pred_count_{level}"] == [r[4] for r in rows].count(level)
     assert result["inference_confidence_mean"] == pytest.approx(sum(r[8] for r in rows) / len(rows), abs=1e-6)
     sample = artifact(scoring, one, "inference_results.json")
-    expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM apex.scored_orders ORDER BY run_id, row_nr")
+    expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM orders.scored_orders ORDER BY run_id, row_nr")
     assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == expected[:100]
     shown = artifact(scoring, one, "inference_distributions.json")
     assert shown["orders"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
     confusion = scoring.sql(
-        "SELECT predicted, observed, orders::int FROM apex.drop_outcomes WHERE name = 'a.parquet' AND orders > 0"
+        "SELECT predicted, observed, orders::int FROM orders.drop_outcomes WHERE name = 'a.parquet' AND orders > 0"
     )
     assert {(p, o): n for p, by in shown["observed_by_predicted"].items() for o, n in by.items()} == {
         (p, o): n for p, o, n in confusion
     }
     assert sum(n for _, _, n in confusion) == ROWS
-    assert scoring.sql("SELECT DISTINCT scoring_mlflow_run_id FROM apex.drop_summary") == [(one["info"]["run_id"],)]
+    assert scoring.sql("SELECT DISTINCT scoring_mlflow_run_id FROM orders.drop_summary") == [(one["info"]["run_id"],)]
 
 
 def test_without_mlflow_a_drop_is_scored_and_the_sweep_logs_it_later(scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     (port,) = free_ports(1)
     run(scoring)
-    scoring.sql("UPDATE apex.mlflow_outbox SET sent_at = NULL, mlflow_run_id = NULL, batch = 'later'")
+    scoring.sql("UPDATE orders.mlflow_outbox SET sent_at = NULL, mlflow_run_id = NULL, batch = 'later'")
     deaf = scoring.but(mlflow_tracking_uri=f"http://127.0.0.1:{port}")
     assert send_outbox(deaf.settings, SCHEMA) == 0
-    ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
+    ((attempts, error),) = scoring.sql("SELECT attempts, last_error FROM orders.mlflow_outbox")
     assert attempts == 1 and "does not answer" in error
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0
     assert unsent(scoring) == 0 and len(mlflow_runs(scoring)) == 1
-    assert scoring.sql("SELECT last_error FROM apex.mlflow_outbox") == [(None,)]
+    assert scoring.sql("SELECT last_error FROM orders.mlflow_outbox") == [(None,)]
 
 
 @pytest.mark.parametrize("point", ["score_committed", "outbox_begun", "outbox_logged"])

@@ -43,5 +43,5 @@ def test_a_copy_of_the_target_is_detected_and_named(
     assert f"{COPY} (" in done.err and "suspicious_gain" in done.err and "Traceback" not in done.err
     result = httpx.get(f"{mlflow_server}/api/2.0/mlflow/registered-models/get", params={"name": "leaking"})
     assert result.status_code == 404
-    assert apex.sql("SELECT count(*) FROM apex.model_versions") == [(0,)]
+    assert apex.sql("SELECT count(*) FROM orders.model_versions") == [(0,)]
     assert apex.leftovers() == [] and not (apex.processed / "leak" / "train").exists()

@@ -63,11 +63,11 @@ def scored(apex: Apex, *names: str) -> None:
 
 
 def drifted(apex: Apex) -> list[tuple[str, str]]:
-    return apex.sql("SELECT DISTINCT scope, feature FROM apex.drift WHERE drifted ORDER BY 1, 2")
+    return apex.sql("SELECT DISTINCT scope, feature FROM orders.drift WHERE drifted ORDER BY 1, 2")
 
 
 def open_alerts(apex: Apex) -> list[tuple[str, str]]:
-    return apex.sql("SELECT kind, subject FROM apex.open_alerts ORDER BY alert_id")
+    return apex.sql("SELECT kind, subject FROM orders.open_alerts ORDER BY alert_id")
 
 
 def test_a_healthy_drop_raises_no_alert_and_is_checked_once(watched: Apex, put_drop: Put, contract: Contract) -> None:
@@ -76,11 +76,11 @@ def test_a_healthy_drop_raises_no_alert_and_is_checked_once(watched: Apex, put_d
     result = look(watched)
     assert (result["runs_tested"], result["days_tested"], result["raw_weeks_tested"]) == (1, 1, 1)
     assert drifted(watched) == [] and open_alerts(watched) == [] and result["retrain"] == []
-    evaluated = dict(watched.sql("SELECT feature, reference FROM apex.drift WHERE scope = 'drop'"))
+    evaluated = dict(watched.sql("SELECT feature, reference FROM orders.drift WHERE scope = 'drop'"))
     for name in contract.features.attributes:
         assert evaluated[name] == "the champion's training examples"
     assert {PREDICTION, CONFIDENCE, QUARANTINE} <= set(evaluated)
-    raw = {name for (name,) in watched.sql("SELECT feature FROM apex.drift WHERE scope = 'raw'")}
+    raw = {name for (name,) in watched.sql("SELECT feature FROM orders.drift WHERE scope = 'raw'")}
     assert raw == {contract.target, *contract.named("measure")}
     second = look(watched)
     assert (second["runs_tested"], second["days_tested"], second["raw_weeks_tested"]) == (0, 0, 0)
@@ -98,7 +98,9 @@ def test_an_attribute_of_nulls_is_the_strongest_drift_until_it_returns(
     put_drop("bad.parquet", changed=without)
     scored(watched, "bad.parquet")
     assert look(watched)["alerts_raised"] == [name]
-    strongest = watched.sql("SELECT feature FROM apex.drift WHERE scope = 'drop' ORDER BY psi DESC NULLS LAST LIMIT 1")
+    strongest = watched.sql(
+        "SELECT feature FROM orders.drift WHERE scope = 'drop' ORDER BY psi DESC NULLS LAST LIMIT 1"
+    )
     assert strongest == [(name,)]
     others = {f for _, f in drifted(watched)} - {name, PREDICTION, CONFIDENCE}
     assert not others
@@ -106,7 +108,7 @@ def test_an_attribute_of_nulls_is_the_strongest_drift_until_it_returns(
     assert look(watched)["alerts_raised"] == []  # reported once
 
     # the day is the sum of its drops: let the next one come on another
-    watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
+    watched.sql("UPDATE orders.scoring_runs SET finished_at = finished_at - interval '1 day'")
     put_drop("good.parquet", seed=2, rows=600)
     scored(watched, "good.parquet")
     assert name in look(watched)["alerts_resolved"]
@@ -127,7 +129,7 @@ def test_a_larger_level_is_detected_and_reported_with_its_metrics(
     scored(watched, "a.parquet")
     look(watched)
     assert {f for _, f in drifted(watched)} == {name}
-    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts")
+    ((message,),) = watched.sql("SELECT message FROM orders.open_alerts")
     assert message.startswith("scoring of ") and f"drop a.parquet: {name} drifted: PSI 0." in message
 
 
@@ -138,26 +140,28 @@ def test_small_drops_are_evaluated_by_day(watched: Apex, put_drop: Put, contract
         put_drop(name, seed=seed, rows=100)
     scored(apex, *names[:2])
     assert look(apex)["days_tested"] == 1
-    assert set(apex.sql("SELECT note FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")) == {
+    assert set(apex.sql("SELECT note FROM orders.drift WHERE scope = 'day' AND kind = 'attribute'")) == {
         ("fewer than 300 rows to compare",)
     }
     scored(apex, *names[2:])
     assert (look(apex)["runs_tested"], look(apex)["days_tested"]) == (0, 0)
-    evaluated = apex.sql("SELECT rows, q_value IS NOT NULL FROM apex.drift WHERE scope = 'day' AND kind = 'attribute'")
+    evaluated = apex.sql(
+        "SELECT rows, q_value IS NOT NULL FROM orders.drift WHERE scope = 'day' AND kind = 'attribute'"
+    )
     assert set(evaluated) == {(400, True)}
 
 
 def outcomes(apex: Apex, contract: Contract, *, right: bool) -> None:
     """Give every score an outcome: drawn by its probabilities, or the class that it holds for the least probable."""
     p = ", ".join(f"p_{level.lower()}" for level in contract.classes)
-    rows = apex.sql(f"SELECT run_id, row_nr, {p} FROM apex.scored_orders ORDER BY 1, 2")
+    rows = apex.sql(f"SELECT run_id, row_nr, {p} FROM orders.scored_orders ORDER BY 1, 2")
     random = np.random.default_rng(5)
     chances = np.array([row[2:] for row in rows], dtype=float)
     chances /= chances.sum(axis=1, keepdims=True)
     drawn = (random.random((len(rows), 1)) > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
     came = drawn if right else chances.argmin(axis=1)
     apex.sql(
-        "INSERT INTO apex.outcomes SELECT *, 'raw' FROM unnest(%s::bigint[], %s::bigint[], %s::text[])"
+        "INSERT INTO orders.outcomes SELECT *, 'raw' FROM unnest(%s::bigint[], %s::bigint[], %s::text[])"
         " ON CONFLICT DO NOTHING",
         ([row[0] for row in rows], [row[1] for row in rows], [contract.classes[k] for k in came]),
     )
@@ -170,7 +174,7 @@ def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contr
     assert look(watched)["weeks_evaluated"] == 1
     ((orders, known, low, loss, high, expected, worse, classes),) = watched.sql(
         "SELECT scored, outcomes, log_loss_low, log_loss, log_loss_high, expected_log_loss, worse, classes"
-        " FROM apex.model_quality_weekly"
+        " FROM orders.model_quality_weekly"
     )
     assert (orders, known, worse) == (500, 500, False)
     assert low < loss < high and expected is not None
@@ -185,7 +189,7 @@ def test_two_worse_weeks_of_three_trigger_one_retraining(watched: Apex, put_drop
         outcomes(watched, contract, right=False)
         result = look(watched)
         assert bool(result["retrain"]) == (week == 1), result
-    ((alert_id, message),) = watched.sql("SELECT alert_id, message FROM apex.open_alerts WHERE kind = 'quality'")
+    ((alert_id, message),) = watched.sql("SELECT alert_id, message FROM orders.open_alerts WHERE kind = 'quality'")
     requested = {"trigger_run_id": f"degraded__alert_{alert_id}", "note": message}
     assert result["retrain"] == [requested] and "at promotion" in message and "class prior" in message
     assert look(watched)["retrain"] == [requested]  # the same name: it is triggered once
@@ -200,18 +204,20 @@ def test_many_slightly_worse_weeks_raise_an_alert_with_their_start(
     assert look(watched)["retrain"] == []
     # twelve weeks before it, each a little worse than expected and none of them worse by the weekly rule
     watched.sql(
-        "INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_error,"
+        "INSERT INTO orders.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_error,"
         " expected_log_loss, worse, verdict) SELECT model_name, model_version, week - 7 * n, 500, 500,"
         " expected_log_loss + 0.2, 0.02, expected_log_loss, false, 'slightly worse'"
-        " FROM apex.model_quality, generate_series(1, 12) AS n"
+        " FROM orders.model_quality, generate_series(1, 12) AS n"
     )
-    watched.sql("UPDATE apex.model_quality SET outcomes = outcomes - 1 WHERE verdict <> 'slightly worse'")  # more came
+    watched.sql(
+        "UPDATE orders.model_quality SET outcomes = outcomes - 1 WHERE verdict <> 'slightly worse'"
+    )  # more came
     result = look(watched)
-    ((message,),) = watched.sql("SELECT message FROM apex.open_alerts WHERE kind = 'quality'")
-    since = watched.sql("SELECT min(week)::text FROM apex.model_quality")[0][0]
+    ((message,),) = watched.sql("SELECT message FROM orders.open_alerts WHERE kind = 'quality'")
+    since = watched.sql("SELECT min(week)::text FROM orders.model_quality")[0][0]
     assert f"has been worse than at promotion for 13 weeks, since the week of {since}" in message
     assert result["retrain"][0]["note"] == message
-    assert watched.sql("SELECT bool_or(worse), bool_or(sustained) FROM apex.model_quality_weekly") == [(False, True)]
+    assert watched.sql("SELECT bool_or(worse), bool_or(sustained) FROM orders.model_quality_weekly") == [(False, True)]
 
 
 def test_the_compared_intervals_are_stored_with_the_verdict(watched: Apex, put_drop: Put, contract: Contract) -> None:
@@ -221,7 +227,7 @@ def test_the_compared_intervals_are_stored_with_the_verdict(watched: Apex, put_d
     look(watched)
     ((verdict, low, limit, band, expected, error),) = watched.sql(
         "SELECT verdict, compared_low, upper_limit, expected_high, expected_log_loss, expected_error"
-        " FROM apex.model_quality_weekly"
+        " FROM orders.model_quality_weekly"
     )
     assert verdict == "worse" and low > limit
     assert (
@@ -238,12 +244,12 @@ def test_scores_of_another_version_are_no_drift_of_the_champion(
     put_drop(changed=lambda t: t.set_column(t.schema.get_field_index(name), name, pa.nulls(t.num_rows, pa.string())))
     scored(watched, "a.parquet")
     assert name in look(watched)["alerts_raised"]
-    watched.sql("UPDATE apex.drift SET model_version = model_version + 1")  # as if the champion had been another
+    watched.sql("UPDATE orders.drift SET model_version = model_version + 1")  # as if the champion had been another
     assert name in look(watched)["alerts_resolved"]
 
 
 def test_a_model_keeps_the_attributes_of_the_newest_orders(chain: Any, contract: Contract) -> None:
-    ((profile,),) = chain.apex.sql("SELECT about->'profile' FROM apex.model_versions")
+    ((profile,),) = chain.apex.sql("SELECT about->'profile' FROM orders.model_versions")
     assert set(profile["recent"]) == set(contract.features.attributes)
     validated = chain.results["validate"]
     (orders,) = {sum(counts) for counts in profile["recent"].values()}
@@ -276,7 +282,7 @@ def receiver(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def test_an_alert_is_sent_until_it_is_accepted(watched: Apex, caplog: pytest.LogCaptureFixture) -> None:
-    watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', '<b>a</b>', 'why')")
+    watched.sql("INSERT INTO orders.alerts (kind, subject, message) VALUES ('bad_drop', '<b>a</b>', 'why')")
     assert look(watched)["sent"] == []  # nowhere to send it
     with receiver([500, 200]) as (url, got):
         apex = watched.but(alert_webhook_url=SecretStr(url))
@@ -292,8 +298,8 @@ def test_each_channel_gets_an_alert_once_independent_of_the_other(
     watched: Apex, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A mail server that fails is tried again alone: the webhook that accepted the alert is not called again."""
-    watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', 'a', 'why')")
-    sent = "SELECT sent_at IS NOT NULL FROM apex.alerts ORDER BY alert_id"
+    watched.sql("INSERT INTO orders.alerts (kind, subject, message) VALUES ('bad_drop', 'a', 'why')")
+    sent = "SELECT sent_at IS NOT NULL FROM orders.alerts ORDER BY alert_id"
     mailbox = Mailbox()
     (closed,) = free_ports(1)
     with receiver([200] * 9) as (url, got), mail_server(mailbox) as server:
@@ -301,7 +307,7 @@ def test_each_channel_gets_an_alert_once_independent_of_the_other(
         no_mail = watched.but(**both, alert_smtp_url=SecretStr(f"smtp://127.0.0.1:{closed}"))
         assert look(no_mail)["sent"] == ["webhook"] and "alerts_not_sent channel=mail" in caplog.text
         assert look(no_mail)["sent"] == [] and len(got) == 1 and watched.sql(sent) == [(False,)]
-        watched.sql("INSERT INTO apex.alerts (kind, subject, message) VALUES ('bad_drop', 'b', 'why')")
+        watched.sql("INSERT INTO orders.alerts (kind, subject, message) VALUES ('bad_drop', 'b', 'why')")
         wrong = watched.but(**both, alert_smtp_url=SecretStr("mail.example.org"))
         assert look(wrong)["sent"] == ["webhook"] and [len(g["alerts"]) for g in got] == [1, 1]
         mended = watched.but(**both, alert_smtp_url=SecretStr(f"smtp://127.0.0.1:{server.port}"))
@@ -313,7 +319,7 @@ def test_each_channel_gets_an_alert_once_independent_of_the_other(
 
 def test_a_refused_message_blocks_no_other(watched: Apex) -> None:
     watched.sql(
-        "INSERT INTO apex.alerts (kind, subject, message) SELECT 'bad_drop', n::text, 'why'"
+        "INSERT INTO orders.alerts (kind, subject, message) SELECT 'bad_drop', n::text, 'why'"
         " FROM generate_series(1, 50) AS n"
     )
     with receiver([413, 200, 200, 413, 200] + [503] * 9) as (url, got):
@@ -324,14 +330,14 @@ def test_a_refused_message_blocks_no_other(watched: Apex) -> None:
             ([], [20, 20, 10, 20]),
             (["webhook"], [20, 20, 10, 20, 20]),
         ]
-        watched.sql("DELETE FROM apex.alert_deliveries")
+        watched.sql("DELETE FROM orders.alert_deliveries")
         assert look(apex)["sent"] == [] and len(got) == 7  # away: it is not asked for each message
 
 
 def test_an_open_alert_has_the_latest_metrics_and_its_own_age(watched: Apex) -> None:
     def renewed() -> list[Any]:
         observed = "last_seen_at > now() - interval '1 minute'"
-        return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {observed} FROM apex.open_alerts")
+        return watched.sql(f"SELECT message, raised_at < now() - interval '1 hour', {observed} FROM orders.open_alerts")
 
     def say(kind: str, message: str) -> tuple[list[str], list[str]]:
         with transaction(watched.settings, SCHEMA) as session:
@@ -339,12 +345,12 @@ def test_an_open_alert_has_the_latest_metrics_and_its_own_age(watched: Apex) -> 
 
     assert say("drift", "version 1: PSI 0.3") == (["estrellas_txt"], [])
     watched.sql(
-        "UPDATE apex.alerts SET raised_at = now() - interval '2 days', last_seen_at = now() - interval '2 days'"
+        "UPDATE orders.alerts SET raised_at = now() - interval '2 days', last_seen_at = now() - interval '2 days'"
     )
     assert renewed() == [("version 1: PSI 0.3", True, False)]
     assert say("drift", "version 2: PSI 0.5") == ([], [])
     assert renewed() == [("version 2: PSI 0.5", True, True)]
-    ((number,),) = watched.sql("SELECT alert_id FROM apex.open_alerts")
+    ((number,),) = watched.sql("SELECT alert_id FROM orders.open_alerts")
     with pytest.raises(ConfigError, match="measures its cause, and would raise it again"):
         close_alert(watched.settings, SCHEMA, number, who="ann", reason="enough")
 
@@ -370,10 +376,10 @@ def test_late_alerts_are_resolved_when_the_drop_or_run_ends(watched: Apex, put_d
     path = put_drop("slow.parquet")
     os.utime(path, (time.time() - 2 * 3600,) * 2)  # written long ago, and here for a moment
     assert look(watched)["alerts_raised"] == []
-    raise_alert(watched.settings, SCHEMA, "score_late", "apex_score", "a run has not ended")
-    raise_alert(watched.settings, SCHEMA, "score_late", "apex_score", "it still has not")
+    raise_alert(watched.settings, SCHEMA, "score_late", "orders_score", "a run has not ended")
+    raise_alert(watched.settings, SCHEMA, "score_late", "orders_score", "it still has not")
     assert look_without_patience(watched)["alerts_raised"] == ["slow.parquet"]
-    assert open_alerts(watched) == [("score_late", "apex_score"), ("drop_late", "slow.parquet")]
+    assert open_alerts(watched) == [("score_late", "orders_score"), ("drop_late", "slow.parquet")]
     scored(watched, "slow.parquet")
     look_without_patience(watched)
     assert open_alerts(watched) == []
@@ -388,7 +394,7 @@ def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_dr
 
     def of_day() -> list[tuple[int, bool]]:
         return watched.sql(
-            "SELECT rows, drifted FROM apex.drift_history WHERE scope = 'day' AND feature = %s ORDER BY day", (name,)
+            "SELECT rows, drifted FROM orders.drift_history WHERE scope = 'day' AND feature = %s ORDER BY day", (name,)
         )
 
     put_drop("a.parquet", changed=without, rows=500)
@@ -405,8 +411,8 @@ def test_the_drift_of_a_day_counts_each_delivered_row_once(watched: Apex, put_dr
     assert (look(watched)["days_tested"], of_day()) == (1, [(500, False)])
     assert look(watched)["days_tested"] == 0
     # corrected on another day: of the first day nothing is left
-    watched.sql("UPDATE apex.scoring_runs SET finished_at = finished_at - interval '1 day'")
-    watched.sql("UPDATE apex.drift SET day = day - 1, subject = replace(subject, day::text, (day - 1)::text)")
+    watched.sql("UPDATE orders.scoring_runs SET finished_at = finished_at - interval '1 day'")
+    watched.sql("UPDATE orders.drift SET day = day - 1, subject = replace(subject, day::text, (day - 1)::text)")
     put_drop("a.parquet", seed=3, rows=400)
     scored(watched, "a.parquet")
     look(watched)

@@ -59,7 +59,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 def alerts(apex: Apex) -> dict[str, str]:
-    return dict(apex.sql("SELECT subject, message FROM apex.open_alerts WHERE kind = 'bad_drop'"))  # type: ignore[arg-type]
+    return dict(apex.sql("SELECT subject, message FROM orders.open_alerts WHERE kind = 'bad_drop'"))  # type: ignore[arg-type]
 
 
 def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_scored(
@@ -74,7 +74,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_the_others_are_sc
     expected = {os.fsencode(name).decode("utf-8", "replace"): why for name, (_, why) in ODD.items() if why}
     # the drop whose name cannot be passed to a task was moved during the listing: it is among them
     assert f"{len(expected)} of {len(expected) + 2} drops are bad" in done.err
-    assert scoring.sql("SELECT name FROM apex.drops WHERE state = 'done' ORDER BY 1") == [
+    assert scoring.sql("SELECT name FROM orders.drops WHERE state = 'done' ORDER BY 1") == [
         ("first.parquet",),
         ("last.parquet",),
     ]
@@ -109,7 +109,7 @@ def test_a_file_on_a_failing_disk_stays_and_is_scored_later(scoring: Apex, put_d
         with pytest.raises(UnreadableError, match=r"failing\.parquet: cannot be read for now: Input/output error"):
             run(scoring, *names)
     assert places(scoring)["inbox"] == ["failing.parquet"] and places(scoring)["done"] == ["good.parquet"]
-    assert scoring.sql("SELECT count(*) FROM apex.alerts WHERE subject = 'failing.parquet'") == [(1,)]
+    assert scoring.sql("SELECT count(*) FROM orders.alerts WHERE subject = 'failing.parquet'") == [(1,)]
     failing.unlink()
     put_drop("failing.parquet", seed=2)
     assert run(scoring, *names)["scored"] == 1
@@ -117,7 +117,7 @@ def test_a_file_on_a_failing_disk_stays_and_is_scored_later(scoring: Apex, put_d
 
 
 def test_bad_drops_are_reported_without_failing_the_task(scoring: Apex, put_drop: Drop) -> None:
-    """As apex_score does it: list, score by chunk, report. A repaired drop is not in the report any more."""
+    """As orders_score does it: list, score by chunk, report. A repaired drop is not in the report any more."""
     put_drop("good.parquet", seed=1)
     (scoring.inbox / "bad.parquet").write_bytes(b"junk")
     (scoring.inbox / "failing.parquet").symlink_to("/proc/self/mem")
@@ -179,7 +179,7 @@ def test_an_inbox_with_only_bad_drops_scores_nothing(scoring: Apex) -> None:
     assert report(context).to_json()["scored"] == 0 and len(report(context).to_json()["bad"]) == 1
     assert "skip" in list_drops(context).to_json()
     scoring.sql(
-        "INSERT INTO apex.alerts (kind, subject, message, seen_in)"
+        "INSERT INTO orders.alerts (kind, subject, message, seen_in)"
         " SELECT 'bad_drop', 'drop-' || n, 'why', %s FROM generate_series(1, 500) AS n",
         (context.run,),
     )
@@ -244,7 +244,7 @@ def test_the_alert_about_a_bad_drop_can_be_closed_manually(scoring: Apex) -> Non
             run(scoring, "bad.parquet")
 
     deliver()
-    ((number,),) = scoring.sql("SELECT alert_id FROM apex.open_alerts")
+    ((number,),) = scoring.sql("SELECT alert_id FROM orders.open_alerts")
     listed = scoring.call("alerts")
     assert f"{number}  bad_drop  bad.parquet" in listed.out and "not a parquet file" in listed.out
     assert "not sent" not in listed.out
@@ -255,7 +255,9 @@ def test_the_alert_about_a_bad_drop_can_be_closed_manually(scoring: Apex) -> Non
     assert closed.code == 0 and "bad.parquet" in closed.out
     assert alerts(scoring) == {} and "No alert is open" in scoring.call("alerts").out
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
-    kept = "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM apex.alert_history ORDER BY alert_id"
+    kept = (
+        "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM orders.alert_history ORDER BY alert_id"
+    )
     assert scoring.sql(kept) == [("bad.parquet", "ann", "a test file", True)]
     second = scoring.call("alerts", "close", str(number), "--reason", "again")
     assert second.code == ConfigError.exit_code and "is over since" in second.err

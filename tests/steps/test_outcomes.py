@@ -36,25 +36,25 @@ class Ledger:
         self._files += 1
         if drop_id is None:
             ((drop_id,),) = self.apex.sql(
-                "INSERT INTO apex.drops (sha256, name, bytes, state) VALUES (lpad(%s, 64, '0'), %s, 1, 'done')"
+                "INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (lpad(%s, 64, '0'), %s, 1, 'done')"
                 " RETURNING drop_id::int",
                 (str(self._files), f"{self._files}.parquet"),
             )
         ((run_id,),) = self.apex.sql(
-            "INSERT INTO apex.scoring_runs (run_id, drop_id, step_run, model_name, model_version, mlflow_run_id,"
+            "INSERT INTO orders.scoring_runs (run_id, drop_id, step_run, model_name, model_version, mlflow_run_id,"
             " feature_snapshot, snapshot_as_of, rows_in, rows_scored, rows_quarantined, ms_total, ms_check,"
             " ms_features, ms_predict, ms_write, started_at, finished_at)"
-            " OVERRIDING SYSTEM VALUE VALUES (apex.take_run_id(false), %s, 's', 'm', 1, 'f', 'f', %s, 1, 1, 0,"
+            " OVERRIDING SYSTEM VALUE VALUES (orders.take_run_id(false), %s, 's', 'm', 1, 'f', 'f', %s, 1, 1, 0,"
             " 1, 1, 1, 1, 1, now(), now()) RETURNING run_id::int",
             (drop_id, DAY),
         )
         self.apex.sql(
-            "INSERT INTO apex.mlflow_outbox (run_id, batch, sent_at) VALUES (%(run)s, %(run)s::text, now())",
+            "INSERT INTO orders.mlflow_outbox (run_id, batch, sent_at) VALUES (%(run)s, %(run)s::text, now())",
             {"run": run_id},
         )
         for row_nr, (client, day) in enumerate(orders):
             self.apex.sql(
-                "INSERT INTO apex.scored_orders VALUES (%s, %s, %s, %s, 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now())",
+                "INSERT INTO orders.scored_orders VALUES (%s, %s, %s, %s, 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now())",
                 (run_id, row_nr, client, day),
             )
         return drop_id, run_id
@@ -80,7 +80,7 @@ class Ledger:
         return {kind: result[kind] for kind in NONE}
 
     def known(self) -> list[tuple[Any, ...]]:
-        return self.apex.sql("SELECT run_id::int, row_nr::int, observed, source FROM apex.outcomes ORDER BY 1, 2")
+        return self.apex.sql("SELECT run_id::int, row_nr::int, observed, source FROM orders.outcomes ORDER BY 1, 2")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_late_arrivals_on_either_side_are_added(ledger: Ledger) -> None:
 def test_superseded_drops_and_older_runs_do_not_count(ledger: Ledger) -> None:
     old, _ = ledger.drop(("C000001", DAY))
     new, _ = ledger.drop(("C000001", DAY))
-    ledger.apex.sql("UPDATE apex.drops SET superseded_by = %s WHERE drop_id = %s", (new, old))
+    ledger.apex.sql("UPDATE orders.drops SET superseded_by = %s WHERE drop_id = %s", (new, old))
     _, second = ledger.drop(("C000001", DAY), drop_id=new)
     ledger.raw("night", [("C000001", DAY, "VENDEDOR")])
     assert ledger.match() == NONE | {"matched": 1}
@@ -158,7 +158,7 @@ def test_a_different_outcome_is_reported_and_does_not_overwrite(
     ledger.raw("night", first)
     assert ledger.match() == NONE | {"matched": 3}
     ledger.apex.sql(
-        "INSERT INTO apex.outcomes (run_id, row_nr, observed, source)"
+        "INSERT INTO orders.outcomes (run_id, row_nr, observed, source)"
         " VALUES (%(run)s, 3, 'TELEFONO', 'drop'), (%(run)s, 4, 'TELEFONO', 'drop')",
         {"run": run},
     )
@@ -182,7 +182,7 @@ def test_coverage_by_age_and_by_day(ledger: Ledger) -> None:
         "91-": {"scored": 1, "with_outcome": 0, "share": 0.0},
     }
     assert ledger.apex.sql(
-        "SELECT day, scored::int, with_outcome::int, share FROM apex.outcome_coverage ORDER BY 1"
+        "SELECT day, scored::int, with_outcome::int, share FROM orders.outcome_coverage ORDER BY 1"
     ) == [
         (DAY - timedelta(days=120), 1, 0, 0.0),
         (DAY, 2, 1, 0.5),
@@ -194,10 +194,10 @@ def test_runs_with_new_outcomes_are_logged_to_mlflow_again(ledger: Ledger) -> No
     _, gained = ledger.drop(("C000001", DAY))
     ledger.drop(("C000002", DAY))
     ledger.raw("night", [("C000001", DAY, "DIGITAL")])
-    unsent = "SELECT run_id::int FROM apex.mlflow_outbox WHERE sent_at IS NULL"
+    unsent = "SELECT run_id::int FROM orders.mlflow_outbox WHERE sent_at IS NULL"
     ledger.match()
     assert ledger.apex.sql(unsent) == [(gained,)]
-    ledger.apex.sql("UPDATE apex.mlflow_outbox SET sent_at = now()")
+    ledger.apex.sql("UPDATE orders.mlflow_outbox SET sent_at = now()")
     ledger.match()
     assert ledger.apex.sql(unsent) == []
 

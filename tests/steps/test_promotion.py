@@ -59,7 +59,7 @@ def test_a_number_that_is_not_finite_never_stops_the_ledger(nights: Any) -> None
     decision = NewDecision("reject", "done", "r", "w", ("x",), to_version=1, evidence=evidence)
     with champions(nights.apex.settings, SCHEMA, "m") as ledger:
         ledger.record(decision)
-    assert nights.apex.sql("SELECT evidence FROM apex.promotions") == [({"low": None, "n": 1},)]
+    assert nights.apex.sql("SELECT evidence FROM orders.promotions") == [({"low": None, "n": 1},)]
 
 
 def test_the_report_of_a_decision_is_in_the_mlflow_run(nights: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_pending_move_that_cannot_be_finished_is_aborted(
         assert result is not None and result.version == champion
     manual = [("manual", 1, 3, "done")] if alias else []
     assert nights.ledger() == [("promote", None, 1, "done"), ("promote", 1, to, "aborted"), *manual]
-    assert nights.apex.sql("SELECT reasons FROM apex.promotions WHERE state = 'aborted'") == [(["x", message],)]
+    assert nights.apex.sql("SELECT reasons FROM orders.promotions WHERE state = 'aborted'") == [(["x", message],)]
 
 
 def test_a_stopped_service_is_reported_and_nothing_is_decided(nights: Any) -> None:

@@ -42,7 +42,7 @@ def aged(chain: Any, scoring: Apex) -> Apex:
     for path in (apex.processed / "unfinished").glob("*/manifest.json"):
         path.unlink()
     age(apex)
-    about = "INSERT INTO apex.model_versions (model_name, model_version, mlflow_run_id, data_sha256, contract_sha256,"
+    about = "INSERT INTO orders.model_versions (model_name, model_version, mlflow_run_id, data_sha256, contract_sha256,"
     about += (
         " step_run, about) SELECT %s, v, 'f', 's', 's', r, '{}' FROM (VALUES (1, 'first'), (9, 'newest')) AS t (v, r)"
     )
@@ -63,7 +63,7 @@ def folders(apex: Apex) -> list[str]:
 def test_unreferenced_folders_are_removed_and_the_rest_stays_with_a_reason(aged: Apex, put_drop: Drop) -> None:
     put_drop()
     run(aged)
-    aged.sql("UPDATE apex.scoring_runs SET feature_snapshot = 'used'")
+    aged.sql("UPDATE orders.scoring_runs SET feature_snapshot = 'used'")
     context = aged.context("prune")
     # the checks compare new raw data with recent runs
     assert [p.name for p in find_prunable(context, OLD - timedelta(1)).folders] == ["unfinished"]
@@ -82,8 +82,8 @@ def test_unreferenced_folders_are_removed_and_the_rest_stays_with_a_reason(aged:
 def test_old_partitions_are_dropped_and_their_drops_are_not_scored_again(aged: Apex, put_drop: Drop) -> None:
     put_drop(rows=ROWS)
     run(aged)
-    aged.sql("UPDATE apex.scoring_runs SET finished_at = now() - interval '100 days'")
-    aged.sql("UPDATE apex.scored_partitions SET opened_at = opened_at - interval '100 days'")
+    aged.sql("UPDATE orders.scoring_runs SET finished_at = now() - interval '100 days'")
+    aged.sql("UPDATE orders.scored_partitions SET opened_at = opened_at - interval '100 days'")
     put_drop("b.parquet", seed=2)
     run(aged, "b.parquet")
     shown = CliRunner(env={k: v for k, v in aged.environment().items() if k.startswith("APEX_")})

@@ -143,7 +143,7 @@ def test_evidence_of_too_many_bad_rows_is_kept(apex: Apex) -> None:
         check(apex)
     kept = apex.processed / "night" / "validate.failed" / "quarantine"
     assert sum(pq.read_metadata(p).num_rows for p in kept.iterdir()) == 500
-    assert apex.sql("SELECT source_kind, rule LIKE 'domain%%', count(*)::int FROM apex.quarantine GROUP BY 1, 2") == [
+    assert apex.sql("SELECT source_kind, rule LIKE 'domain%%', count(*)::int FROM orders.quarantine GROUP BY 1, 2") == [
         ("raw", True, 500)
     ]
 
@@ -157,7 +157,7 @@ def test_few_bad_rows_are_quarantined_and_the_rest_is_used(apex: Apex) -> None:
     assert (result["rows"], result["accepted"], result["quarantined"]) == (20_000, 19_970, 30)
     assert sorted(result["reasons"].values()) == [10, 20]
     assert result["redelivered"] == ["redelivered.parquet"]
-    assert apex.sql("SELECT count(*)::int FROM apex.quarantined_rows") == [(30,)]
+    assert apex.sql("SELECT count(*)::int FROM orders.quarantined_rows") == [(30,)]
     assert elt(apex.context("night")).to_json()["rows"] == 19_970
 
 
@@ -194,7 +194,7 @@ def test_part_files_with_the_same_name_are_distinguished_by_their_folders(apex: 
     assert sorted(r["name"] for r in result["reports"]) == names and result["redelivered"] == [
         "month=2/part-00000.parquet"
     ]
-    assert apex.sql("SELECT DISTINCT source_name FROM apex.quarantine") == [("month=3/part-00000.parquet",)]
+    assert apex.sql("SELECT DISTINCT source_name FROM orders.quarantine") == [("month=3/part-00000.parquet",)]
     for n in (1, 4):
         path = folder / f"month={n}" / "part-00000.parquet"
         path.write_bytes(path.read_bytes()[:1000])

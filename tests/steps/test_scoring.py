@@ -55,12 +55,12 @@ def test_a_drop_is_scored_and_its_metrics_are_correct(scoring: Apex, put_drop: D
     (summary,) = scoring.sql(
         "SELECT state, rows_in, rows_scored, rows_quarantined, success_rate, confidence_mean, confidence_median,"
         " model_version, row_us_mean > 0, row_us_p50 <= row_us_p95, row_us_p95 <= row_us_p99, ms_total >= ms_check"
-        " FROM apex.drop_summary"
+        " FROM orders.drop_summary"
     )
     assert summary[:5] == ("done", ROWS, ROWS, 0, 1.0)
     assert summary[5:7] == pytest.approx((p.max(axis=1).mean(), np.median(p.max(axis=1))), abs=1e-6)
     assert summary[7:] == (result["model_version"], True, True, True, True)
-    classes = scoring.sql("SELECT predicted, orders, share FROM apex.drop_classes ORDER BY predicted")
+    classes = scoring.sql("SELECT predicted, orders, share FROM orders.drop_classes ORDER BY predicted")
     assert {c: n for c, n, _ in classes} == {c: [r[4] for r in outcome].count(c) for c in contract.classes}
     assert sum(share for _, _, share in classes) == pytest.approx(1)
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
@@ -81,7 +81,7 @@ def test_a_champion_of_other_classes_than_the_contract_scores_nothing(scoring: A
 def test_the_lineage_of_a_row_shows_data_and_code(chain: Any, scoring: Apex, put_drop: Drop) -> None:
     put_drop()
     run(scoring)
-    rows = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM apex.lineage")
+    rows = scoring.sql("SELECT DISTINCT drop_name, model_version, mlflow_run_id, feature_snapshot FROM orders.lineage")
     trained = chain.results["train"]
     snapshot = chain.results["elt"]["snapshot_sha256"]
     assert rows == [("a.parquet", trained["model_version"], trained["mlflow_run_id"], snapshot)]
@@ -97,7 +97,7 @@ def test_the_same_content_is_scored_once_under_any_name(scoring: Apex, put_drop:
         assert (result["scored"], result["already"]) == (0, 1)
         assert result["drops"][0]["scored_as"] == "a.parquet"
     assert scored_rows(scoring) == before and counts(scoring) == (1, 1, ROWS)
-    assert scoring.sql("SELECT deliveries FROM apex.drops") == [(3,)]
+    assert scoring.sql("SELECT deliveries FROM orders.drops") == [(3,)]
     assert places(scoring)["inbox"] == []
 
 
@@ -107,8 +107,8 @@ def test_a_correction_by_the_same_name_supersedes(scoring: Apex, put_drop: Drop)
     put_drop(seed=2, rows=300)
     run(scoring)
     assert counts(scoring) == (2, 2, ROWS + 300)
-    assert scoring.sql("SELECT count(*) FROM apex.scored_orders_current") == [(300,)]
-    assert scoring.sql("SELECT rows_scored, superseded_by IS NULL FROM apex.drop_summary ORDER BY drop_id") == [
+    assert scoring.sql("SELECT count(*) FROM orders.scored_orders_current") == [(300,)]
+    assert scoring.sql("SELECT rows_scored, superseded_by IS NULL FROM orders.drop_summary ORDER BY drop_id") == [
         (ROWS, False),
         (300, True),
     ]
@@ -151,14 +151,14 @@ def test_bad_drops_go_to_quarantine_with_their_reasons_and_the_others_are_scored
             query = reason["reason"].split('`apex sql -c "')[1].split('"`')[0]
             assert len(scoring.sql(query)) == ROWS - 9
     assert counts(scoring) == (6, 1, ROWS)
-    assert scoring.sql("SELECT state, count(*)::int FROM apex.drops GROUP BY 1 ORDER BY 1") == [
+    assert scoring.sql("SELECT state, count(*)::int FROM orders.drops GROUP BY 1 ORDER BY 1") == [
         ("done", 1),
         ("failed", 5),
     ]
     assert places(scoring)["inbox"] == [] and places(scoring)["done"] == ["good.parquet"]
     assert scoring.leftovers() == []
     # a drop that was read and refused has counts; an unreadable one has none
-    summary = "SELECT rows_in, rows_scored, rows_quarantined, success_rate FROM apex.drop_summary WHERE name = %s"
+    summary = "SELECT rows_in, rows_scored, rows_quarantined, success_rate FROM orders.drop_summary WHERE name = %s"
     assert scoring.sql(summary, ("half.parquet",)) == [(ROWS, 0, ROWS - 9, 0.0)]
     assert {scoring.sql(summary, (name,))[0] for name in BAD if name != "half.parquet"} == {(None,) * 4}
 
@@ -170,7 +170,7 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_repaired(
     table = pq.read_table(path)
     pq.write_table(table.set_column(0, "cliente_id", pa.array(["?"] * ROWS)), path)
     content = path.read_bytes()
-    rows = "SELECT count(*), min(rule), min(value) FROM apex.quarantine WHERE source_name = 'bad.parquet'"
+    rows = "SELECT count(*), min(rule), min(value) FROM orders.quarantine WHERE source_name = 'bad.parquet'"
     for most, deliveries in ((10_000, 1), (7, 2)):
         path.write_bytes(content)
         with pytest.raises(DataError, match=f"{ROWS} of {ROWS} rows break the contract"):
@@ -178,7 +178,7 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_repaired(
         ((result, rule, value),) = scoring.sql(rows)
         assert (result, value) == (min(most, ROWS), "?") and "pattern" in rule
         (summary,) = scoring.sql(
-            "SELECT state, rows_in, rows_scored, rows_quarantined, deliveries FROM apex.drop_summary"
+            "SELECT state, rows_in, rows_scored, rows_quarantined, deliveries FROM orders.drop_summary"
         )
         assert summary == ("failed", ROWS, 0, ROWS, deliveries)
     # the same content is scored once the contract takes it: nothing is left of the refusal
@@ -189,10 +189,10 @@ def test_the_bad_rows_of_a_refused_drop_are_shown_until_it_is_repaired(
     context = replace(context, pipeline=replace(context.pipeline, contract=taken))
     assert score(context, ["bad.parquet"]).to_json()["scored"] == 1
     assert scoring.sql(rows) == [(0, None, None)]
-    assert scoring.sql("SELECT state, rows_in, rows_scored, rows_quarantined FROM apex.drop_summary") == [
+    assert scoring.sql("SELECT state, rows_in, rows_scored, rows_quarantined FROM orders.drop_summary") == [
         ("done", ROWS, ROWS, 0)
     ]
-    assert scoring.sql("SELECT rows_quarantined FROM apex.drops") == [(None,)]
+    assert scoring.sql("SELECT rows_quarantined FROM orders.drops") == [(None,)]
 
 
 def test_a_bad_drop_sets_the_exit_code(scoring: Apex, put_drop: Drop) -> None:
@@ -211,7 +211,7 @@ def test_quarantined_rows_of_a_drop_are_stored_with_their_positions(scoring: Ape
     put_drop(changed=spoil)
     result = run(scoring)
     assert result["rows_scored"] == ROWS - 2
-    assert scoring.sql("SELECT row_nr, column_name, value FROM apex.quarantine ORDER BY 1") == [
+    assert scoring.sql("SELECT row_nr, column_name, value FROM orders.quarantine ORDER BY 1") == [
         (3, "cliente_id", "nobody"),
         (7, "cliente_id", "nobody"),
     ]
@@ -233,7 +233,7 @@ def test_unknown_values_do_not_block_scoring(scoring: Apex, put_drop: Drop) -> N
     assert result["rows_scored"] == ROWS
     warnings = result["drops"][0]["warnings"]
     assert {k.split(":")[0]: n for k, n in warnings.items()} == {"pais_cd": 5, "canal_pedido_cd": 1}
-    assert scoring.sql("SELECT observed, count(*)::int FROM apex.outcomes GROUP BY 1 ORDER BY 1") == [
+    assert scoring.sql("SELECT observed, count(*)::int FROM orders.outcomes GROUP BY 1 ORDER BY 1") == [
         ("DIGITAL", 1),
         ("VENDEDOR", ROWS - 3),
     ]
@@ -311,8 +311,8 @@ def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop
     put_drop("b.parquet", rows=200, changed=doubled)
     run(scoring, "b.parquet")
     second = scoring.sql(
-        "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM apex.scored_orders"
-        " JOIN apex.scoring_runs USING (run_id) JOIN apex.drops USING (drop_id) WHERE name = 'b.parquet'"
+        "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM orders.scored_orders"
+        " JOIN orders.scoring_runs USING (run_id) JOIN orders.drops USING (drop_id) WHERE name = 'b.parquet'"
     )
     assert len(second) == 250 and all(tuple(r[1:]) == tuple(alone[r[0]]) for r in second)
 
@@ -321,7 +321,7 @@ def test_an_empty_drop_is_a_drop(scoring: Apex, put_drop: Drop) -> None:
     put_drop(changed=lambda t: t.slice(0, 0))
     result = run(scoring)
     assert (result["scored"], result["rows_scored"]) == (1, 0)
-    assert scoring.sql("SELECT rows_in, success_rate, confidence_mean, row_us_p99 FROM apex.drop_summary") == [
+    assert scoring.sql("SELECT rows_in, success_rate, confidence_mean, row_us_p99 FROM orders.drop_summary") == [
         (0, 1.0, None, None)
     ]
 
@@ -421,7 +421,7 @@ def test_a_postgres_outage_leaves_nothing_and_the_next_run_recovers(scoring: Ape
             failures.append(error)
 
     with contextlib.closing(psycopg2.connect(scoring.settings.writer_url)) as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK TABLE apex.scoring_runs IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scoring_runs IN ACCESS EXCLUSIVE MODE")
         worker = threading.Thread(target=work)
         worker.start()
         deadline = time.monotonic() + 30
@@ -446,10 +446,10 @@ def test_the_reader_sees_the_scored_orders_and_changes_none(scoring: Apex, put_d
     with contextlib.closing(psycopg2.connect(scoring.settings.reader_url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM apex.scored_orders_current")
+            cursor.execute("SELECT count(*) FROM orders.scored_orders_current")
             assert cursor.fetchall() == [(ROWS,)]
             cursor.execute("SET default_transaction_read_only = off")
-            for statement in ("DELETE FROM apex.scored_orders", "UPDATE apex.drops SET name = 'x'"):
+            for statement in ("DELETE FROM orders.scored_orders", "UPDATE orders.drops SET name = 'x'"):
                 with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                     cursor.execute(statement)
 
@@ -462,7 +462,7 @@ def test_a_drop_without_rows_or_with_dates_far_ahead_carries_a_warning(
     put_drop("near.parquet", seed=3)
     result = run(scoring, "empty.parquet", "far.parquet", "near.parquet")
     assert result["scored"] == 3
-    rows = dict(scoring.sql("SELECT name, input_warning FROM apex.drop_summary"))  # type: ignore[arg-type]
+    rows = dict(scoring.sql("SELECT name, input_warning FROM orders.drop_summary"))  # type: ignore[arg-type]
     assert rows["near.parquet"] is None
     assert rows["empty.parquet"].startswith("the file has no rows: nothing was scored")
     assert rows["far.parquet"].startswith(
@@ -471,4 +471,4 @@ def test_a_drop_without_rows_or_with_dates_far_ahead_carries_a_warning(
     assert "(newest date: 2025-06-20)" in rows["far.parquet"] and "apex retrain" in rows["far.parquet"]
     assert {row["drop"]: row.get("warning") for row in result["drops"]} == rows
     assert all(f"drop_odd name={name}" in caplog.text for name in ("empty.parquet", "far.parquet"))
-    assert scoring.sql("SELECT count(*) FROM apex.open_alerts") == [(0,)]
+    assert scoring.sql("SELECT count(*) FROM orders.open_alerts") == [(0,)]

@@ -129,14 +129,14 @@ def test_after_a_kill_at_every_point_the_tables_equal_an_undisturbed_run(
                 names += chance.sample(others, len(others))
             killed = score(scoring, *names, APEX_FAULT=point)
             assert killed.code == -signal.SIGKILL, (point, killed.err)
-            done = {row[0] for row in scoring.sql("SELECT name FROM apex.drops")}
+            done = {row[0] for row in scoring.sql("SELECT name FROM orders.drops")}
             assert (names[0] in done) == (point in AFTER), point
         put(scoring, contents, *small)
         assert score(scoring, LARGE, APEX_FAULT="score_committed").code == -signal.SIGKILL
         assert score(scoring, *places(scoring)["inbox"]).code == 0
     assert tables(scoring) == undisturbed
     # after a kill between commit and move the file is found again
-    deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM apex.drops")]
+    deliveries = [row[0] for row in scoring.sql("SELECT deliveries FROM orders.drops")]
     assert sorted(deliveries) == [1] * (len(contents) - 2) + [2, 2]
     assert places(scoring) == {"inbox": [], "done": sorted(contents), "quarantine": []}
     assert scoring.leftovers() == []
@@ -168,7 +168,7 @@ def test_a_file_removed_or_changed_while_scoring_leaves_nothing(
             done = command.go_on()
         assert done.code == 0 and done.result, done.err
         assert done.result["drops"] == [{"drop": path.name, "state": state}]
-        assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)] and scoring.leftovers() == []
+        assert scoring.sql("SELECT count(*) FROM orders.drops") == [(0,)] and scoring.leftovers() == []
 
 
 def test_a_file_removed_between_two_checks_is_missing(
@@ -241,7 +241,7 @@ def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
                 # at the commit only the ledger knows
                 advice = "the next run asks the ledger" if point == "partition_attached" else "nothing was written"
                 assert advice in done.err and name in places(apex)["inbox"]
-            known = apex.sql("SELECT count(*) FROM apex.drops WHERE name = %s", (name,))
+            known = apex.sql("SELECT count(*) FROM orders.drops WHERE name = %s", (name,))
             assert known == [(int(point == "score_committed"),)]
             names = sorted({*names, name})
             if name != LARGE or point == "score_committed":
@@ -317,7 +317,7 @@ def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
     experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
     results = []
-    for (batch,) in apex.sql("SELECT DISTINCT batch FROM apex.mlflow_outbox"):
+    for (batch,) in apex.sql("SELECT DISTINCT batch FROM orders.mlflow_outbox"):
         search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
         search["filter"] = f"tags.`{BATCH_TAG}` = '{batch}'"
         ids = [one["info"]["run_id"] for one in httpx.post(f"{base}/runs/search", json=search).json().get("runs", [])]
@@ -349,12 +349,12 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
     (whole,) = mlflow_runs(apex)
     assert shape(whole)["inputs"] == 1
     for request, answered in REQUESTS:
-        apex.sql("TRUNCATE apex.drops, apex.quarantined_rows, apex.scored_orders, apex.outcomes CASCADE")
+        apex.sql("TRUNCATE orders.drops, orders.quarantined_rows, orders.scored_orders, orders.outcomes CASCADE")
         put(apex, contents, SMALL[0])
         relay.cut, relay.answered = request, answered
         assert run(apex, SMALL[0])["scored"] == 1
         assert relay.dead and places(apex)["inbox"] == []
-        ((attempts, error),) = apex.sql("SELECT attempts, last_error FROM apex.mlflow_outbox")
+        ((attempts, error),) = apex.sql("SELECT attempts, last_error FROM orders.mlflow_outbox")
         assert attempts == 1 and "does not answer" in error
         relay.cut, relay.dead = "", False
         assert list_drops(apex.context("sweep")).to_json()["waiting"] == 0  # the sweep logs the rest
@@ -385,7 +385,7 @@ def test_an_answer_of_another_program_keeps_the_outbox_and_the_scores(
     put(apex, contents, SMALL[0])
     relay.instead = instead
     assert run(apex, SMALL[0])["scored"] == 1
-    ((attempts, error, sent),) = apex.sql("SELECT attempts, last_error, sent_at FROM apex.mlflow_outbox")
+    ((attempts, error, sent),) = apex.sql("SELECT attempts, last_error, sent_at FROM orders.mlflow_outbox")
     assert attempts == 1 and relay.url in error and sent is None
     relay.instead = None
     assert send_outbox(apex.settings, SCHEMA) == 1 and len(mlflow_runs(apex)) == 1
@@ -429,7 +429,7 @@ def test_a_home_on_a_full_disk_reports_it_and_scores_when_there_is_space(
         done = score(apex, LARGE, disk=disk)
         assert done.code == TransientError.exit_code, (leave, done.err)
         assert "the disk is full; free space" in done.err and "Traceback" not in done.err, done.err
-        assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+        assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
         left = set(files()) - set(before)
         assert not [name for name in left if not name.startswith(".apex/models/")], left
         assert not [p for p in home.rglob("*") if p.name.endswith((".partial", ".tmp"))]
@@ -470,7 +470,7 @@ def test_a_disk_full_while_moving_loses_no_file_and_scores_none_twice(
         assert done.code == TransientError.exit_code and "Traceback" not in done.err, done.err
         assert f"{root}/done: the disk is full; free space" in done.err
         assert folders() == before
-        assert scoring.sql("SELECT name FROM apex.drops") == [(SMALL[0],)]  # committed before it could not be moved
+        assert scoring.sql("SELECT name FROM orders.drops") == [(SMALL[0],)]  # committed before it could not be moved
         done = score(scoring, "bad.parquet", disk=disk)
         assert done.code == TransientError.exit_code and "Traceback" not in done.err, done.err
         assert f"{root}/quarantine: the disk is full; free space" in done.err
@@ -485,7 +485,7 @@ def test_a_disk_full_while_moving_loses_no_file_and_scores_none_twice(
             "quarantine": ["bad.parquet", "bad.parquet.reason.json"],
         }
     assert of(tables(scoring), SMALL[0], SMALL[1]) == of(undisturbed, SMALL[0], SMALL[1])
-    assert scoring.sql("SELECT name, state, deliveries FROM apex.drops ORDER BY name") == [
+    assert scoring.sql("SELECT name, state, deliveries FROM orders.drops ORDER BY name") == [
         ("bad.parquet", "failed", 2),
         (SMALL[0], "done", 2),
         (SMALL[1], "done", 1),
@@ -502,7 +502,7 @@ def test_folders_on_different_file_systems_are_reported_before_scoring(
         done = score(scoring, SMALL[0], disk=disk)
     assert done.code == ConfigError.exit_code and "Traceback" not in done.err, done.err
     assert f"{done_folder}: " in done.err and "another file system" in done.err
-    assert scoring.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+    assert scoring.sql("SELECT count(*) FROM orders.drops") == [(0,)]
     assert places(scoring)["inbox"] == [SMALL[0]]
 
 
@@ -538,7 +538,7 @@ def test_a_full_disk_under_postgres_is_reported_and_the_next_run_recovers(
                 with pytest.raises(TransientError, match="No space left on device") as raised:
                     run(apex, LARGE)
                 assert "nothing was written" in str(raised.value) and "free space" in str(raised.value)
-                assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+                assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
                 assert apex.leftovers() == []
                 reader.until_more()
             disk.free()
@@ -565,7 +565,7 @@ def test_a_full_disk_under_the_log_of_postgres_is_reported_and_the_next_run_reco
             disk.free()
             database.kill()  # even if it is still starting or has stopped
             database.start()
-            assert apex.sql("SELECT count(*) FROM apex.drops") == [(0,)]
+            assert apex.sql("SELECT count(*) FROM orders.drops") == [(0,)]
             run(apex, LARGE, SMALL[0])
         assert tables(apex) == of(undisturbed, LARGE, SMALL[0])
 
@@ -592,8 +592,8 @@ def test_two_schedulers_with_the_same_list_score_each_drop_once(scoring: Apex, r
     for name, states in observed.items():
         assert sorted(states) in (["already", "scored"], ["gone", "scored"]), (name, states)
     rows = scoring.sql(
-        "SELECT d.name, d.state, d.deliveries, count(r.run_id), sum(r.rows_scored)::int FROM apex.drops AS d"
-        " LEFT JOIN apex.scoring_runs AS r USING (drop_id) GROUP BY 1, 2, 3 ORDER BY 1"
+        "SELECT d.name, d.state, d.deliveries, count(r.run_id), sum(r.rows_scored)::int FROM orders.drops AS d"
+        " LEFT JOIN orders.scoring_runs AS r USING (drop_id) GROUP BY 1, 2, 3 ORDER BY 1"
     )
     assert rows == [(name, "done", 1 + observed[name].count("already"), 1, 20) for name in sorted(observed)]
     assert places(scoring) == {"inbox": [], "done": sorted(observed), "quarantine": []}

@@ -32,7 +32,7 @@ from tests.support.apex_home import Apex
 
 ROWS = 200
 PAIRS = """
-SELECT s.model_version, s.row_nr FROM apex.shadow_scores AS s JOIN apex.scored_orders AS c USING (run_id, row_nr)
+SELECT s.model_version, s.row_nr FROM orders.shadow_scores AS s JOIN orders.scored_orders AS c USING (run_id, row_nr)
 WHERE (s.predicted, s.p_digital, s.p_telefono, s.p_vendedor) = (c.predicted, c.p_digital, c.p_telefono, c.p_vendedor)
 ORDER BY 1, 2
 """
@@ -83,7 +83,7 @@ def test_a_rejected_challenger_scores_the_same_orders_once(night: Night) -> None
     night.put("b.parquet", seed=2)
     night.score("b.parquet")
     assert night.shadow()["shadowed"] == 1
-    assert night.apex.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.shadow_scores") == [(2 * ROWS, 2)]
+    assert night.apex.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.shadow_scores") == [(2 * ROWS, 2)]
     assert night.apex.leftovers() == []
 
 
@@ -94,12 +94,13 @@ def test_both_log_losses_are_shown_where_the_outcome_is_known(night: Night) -> N
     losses = [
         -log({"DIGITAL": digital, "VENDEDOR": vendedor}[observed])
         for observed, digital, vendedor in night.apex.sql(
-            "SELECT observed, p_digital, p_vendedor FROM apex.outcomes JOIN apex.scored_orders USING (run_id, row_nr)"
+            "SELECT observed, p_digital, p_vendedor FROM orders.outcomes JOIN orders.scored_orders"
+            " USING (run_id, row_nr)"
         )
     ]
     ((champion, challenger, orders, same, outcomes, theirs, ours),) = night.apex.sql(
         "SELECT champion_version, challenger_version, orders, same_prediction, outcomes, challenger_log_loss,"
-        " champion_log_loss FROM apex.shadow_comparison"
+        " champion_log_loss FROM orders.shadow_comparison"
     )
     assert (champion, challenger, orders, same, outcomes) == (1, 2, ROWS, 1.0, len(losses))
     assert len(losses) == ROWS - ROWS // 3
@@ -109,9 +110,9 @@ def test_both_log_losses_are_shown_where_the_outcome_is_known(night: Night) -> N
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("UPDATE apex.model_versions SET recorded_at = now() - interval '73 hours'", "its days are over"),
-        ("UPDATE apex.model_versions SET about = '{\"promotable\": false}'", "it is not promotable"),
-        ("UPDATE apex.model_versions SET recorded_at = now() + interval '1 hour'", "the drop came before it"),
+        ("UPDATE orders.model_versions SET recorded_at = now() - interval '73 hours'", "its days are over"),
+        ("UPDATE orders.model_versions SET about = '{\"promotable\": false}'", "it is not promotable"),
+        ("UPDATE orders.model_versions SET recorded_at = now() + interval '1 hour'", "the drop came before it"),
         (None, "it became champion"),
         ("0", "it is switched off"),
     ],
@@ -126,7 +127,7 @@ def test_no_other_drop_and_no_other_version(night: Night, change: str | None, wh
     else:
         night.apex.sql(change)
     assert "skip" in night.shadow(), why
-    assert night.apex.sql("SELECT 1 FROM apex.shadow_runs") == []
+    assert night.apex.sql("SELECT 1 FROM orders.shadow_runs") == []
 
 
 def test_a_file_on_a_failing_disk_blocks_no_other(night: Night) -> None:
@@ -139,7 +140,7 @@ def test_a_file_on_a_failing_disk_blocks_no_other(night: Night) -> None:
     with pytest.raises(UnreadableError, match=r"a\.parquet: cannot be read for now"):
         night.shadow()
     assert night.apex.sql(
-        "SELECT name FROM apex.shadow_runs JOIN apex.scoring_runs USING (run_id) JOIN apex.drops USING (drop_id)"
+        "SELECT name FROM orders.shadow_runs JOIN orders.scoring_runs USING (run_id) JOIN orders.drops USING (drop_id)"
     ) == [("b.parquet",)]
     kept.rename(done)
     assert night.shadow()["shadowed"] == 1
@@ -148,7 +149,7 @@ def test_a_file_on_a_failing_disk_blocks_no_other(night: Night) -> None:
 def test_a_missing_file_is_reported_once_and_the_drop_is_unchanged(night: Night) -> None:
     night.put()
     night.score()
-    before = night.apex.sql("SELECT * FROM apex.drop_summary")
+    before = night.apex.sql("SELECT * FROM orders.drop_summary")
     (night.apex.inbox.parent / "done" / "a.parquet").unlink()
     night.put("b.parquet", seed=2)
     night.score("b.parquet")
@@ -156,11 +157,11 @@ def test_a_missing_file_is_reported_once_and_the_drop_is_unchanged(night: Night)
         DataError, match=r"1 of 2 could not be .*\na.parquet by version 2: a.parquet: the file with sha"
     ):
         night.shadow()
-    assert night.apex.sql("SELECT state, rows_scored FROM apex.shadow_runs ORDER BY run_id") == [
+    assert night.apex.sql("SELECT state, rows_scored FROM orders.shadow_runs ORDER BY run_id") == [
         ("failed", 0),
         ("done", ROWS),
     ]
-    assert night.apex.sql("SELECT * FROM apex.drop_summary WHERE name = 'a.parquet'") == before
+    assert night.apex.sql("SELECT * FROM orders.drop_summary WHERE name = 'a.parquet'") == before
     assert "skip" in night.shadow()
 
 
@@ -170,7 +171,7 @@ def test_a_drop_that_is_not_moved_yet_is_scored_next_time(night: Night) -> None:
     night.score()
     (night.apex.inbox.parent / "done" / "a.parquet").unlink()
     path.write_bytes(content)
-    assert (night.shadow()["later"], night.apex.sql("SELECT 1 FROM apex.shadow_runs")) == (1, [])
+    assert (night.shadow()["later"], night.apex.sql("SELECT 1 FROM orders.shadow_runs")) == (1, [])
     assert score(night.apex.context("scoring"), ["a.parquet"]).to_json()["already"] == 1
     assert night.shadow()["shadowed"] == 1
 
@@ -180,7 +181,7 @@ def test_a_killed_shadow_leaves_nothing_and_the_next_one_finishes(night: Night) 
     night.score()
     killed = night.apex.call("shadow", APEX_FAULT="shadow_written")
     assert killed.code == -signal.SIGKILL
-    assert night.apex.sql("SELECT (SELECT count(*) FROM apex.shadow_runs), count(*) FROM apex.shadow_scores") == [
+    assert night.apex.sql("SELECT (SELECT count(*) FROM orders.shadow_runs), count(*) FROM orders.shadow_scores") == [
         (0, 0)
     ]
     assert night.shadow()["rows_scored"] == ROWS
@@ -199,17 +200,19 @@ def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
     night.score()
     assert night.shadow()["rows_scored"] == orders
     apex = night.apex
-    apex.sql("DELETE FROM apex.outcomes RETURNING 1")
-    scores = apex.sql("SELECT run_id, row_nr, p_digital, p_telefono, p_vendedor FROM apex.shadow_scores ORDER BY 1, 2")
+    apex.sql("DELETE FROM orders.outcomes RETURNING 1")
+    scores = apex.sql(
+        "SELECT run_id, row_nr, p_digital, p_telefono, p_vendedor FROM orders.shadow_scores ORDER BY 1, 2"
+    )
     p = np.array([row[2:] for row in scores])
     drawn = (np.random.default_rng(3).random((orders, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)
     with transaction(apex.settings, SCHEMA) as session:
         for (run_id, row_nr, *_), k in zip(scores, drawn, strict=True):
             observed = ("DIGITAL", "TELEFONO", "VENDEDOR")[k]
-            session.execute("INSERT INTO apex.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
+            session.execute("INSERT INTO orders.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
         if blurred:
             mixed = ", ".join(f"{c} = 0.05 * {c} + 0.95 / 3" for c in ("p_digital", "p_telefono", "p_vendedor"))
-            session.execute(f"UPDATE apex.scored_orders SET {mixed}")
+            session.execute(f"UPDATE orders.scored_orders SET {mixed}")
 
 
 def look_again(night: Night, run: str = "again", version: int | None = None) -> dict[str, Any]:
@@ -223,7 +226,7 @@ def test_a_challenger_that_is_better_on_later_orders_becomes_champion(night: Nig
     assert (result["challenger_version"], result["champion_version"]) == (2, 2)
     assert result["evidence"]["holdout_orders"] == 1500 and result["evidence"]["looks"] == 2
     assert result["decision_report_url"].endswith("/artifacts/decision_by_outcomes/report.html")
-    assert night.apex.sql("SELECT action, to_version FROM apex.promotions ORDER BY promotion_id DESC LIMIT 1") == [
+    assert night.apex.sql("SELECT action, to_version FROM orders.promotions ORDER BY promotion_id DESC LIMIT 1") == [
         ("promote", 2)
     ]
     assert look_again(night)["skip"].startswith("no challenger scored enough orders beside version 2")
@@ -235,7 +238,7 @@ def test_an_equal_challenger_is_rejected_again_and_the_look_is_counted(night: Ni
     assert not result["promoted"] and result["evidence"]["gain"] == 0 and result["evidence"]["looks"] == 2
     assert look_again(night)["reasons"] == result["reasons"]
     assert look_again(night, "third", version=2)["evidence"]["looks"] == 3
-    assert night.apex.sql("SELECT count(*) FROM apex.promotions WHERE action = 'reject'") == [(3,)]
+    assert night.apex.sql("SELECT count(*) FROM orders.promotions WHERE action = 'reject'") == [(3,)]
 
 
 def test_too_few_outcomes_decide_nothing(night: Night) -> None:
@@ -246,4 +249,4 @@ def test_too_few_outcomes_decide_nothing(night: Night) -> None:
     assert f"{ROWS - ROWS // 3:,} of {MIN_OUTCOMES:,}" in look_again(night, version=2)["skip"]
     assert "version 9 scored" not in look_again(night)["skip"]
     assert "version 9 scored enough" in look_again(night, version=9)["skip"]
-    assert night.apex.sql("SELECT count(*) FROM apex.promotions") == [(2,)]
+    assert night.apex.sql("SELECT count(*) FROM orders.promotions") == [(2,)]

@@ -37,7 +37,7 @@ def replaced(name: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[p
 
 
 def open_alerts(apex: Apex) -> list[tuple[str, str, str]]:
-    return apex.sql("SELECT kind, subject, message FROM apex.open_alerts ORDER BY alert_id")
+    return apex.sql("SELECT kind, subject, message FROM orders.open_alerts ORDER BY alert_id")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_unknown_values_raise_an_alert_with_details(
     for remedy in ("deliver a corrected file under the same name", "`normalise`", "apex retrain"):
         assert remedy in message
     assert result["drops"][0]["alert"] == message and message in caplog.text
-    assert scoring.sql("SELECT input_alert FROM apex.drop_summary") == [(message,)]
+    assert scoring.sql("SELECT input_alert FROM orders.drop_summary") == [(message,)]
 
 
 def test_a_column_of_nulls_raises_an_alert(scoring: Apex, put_drop: Put, contract: Contract) -> None:

@@ -25,7 +25,7 @@ from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.forked_command import Done, Forked, forked
 
-ORIGIN = "http://airflow.test/dags/apex_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
+ORIGIN = "http://airflow.test/dags/orders_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
 COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 
 

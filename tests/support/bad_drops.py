@@ -26,7 +26,7 @@ def deliver_bad_drops(inbox: Path) -> None:
 
 
 class FailedRuns:
-    """Finds the runs of apex_score that end with bad drops, each once.
+    """Finds the runs of orders_score that end with bad drops, each once.
 
     The tasks of a run are asked for once, after its end: one process answers both these requests and those of the
     tasks, which would wait behind them.
@@ -42,11 +42,11 @@ class FailedRuns:
 
         None while there is no further one. A run that failed for another reason fails the test immediately.
         """
-        for run in self._api.dag_runs("apex_score"):
+        for run in self._api.dag_runs("orders_score"):
             if not run.finished or run.run_id in self._checked:
                 continue
             self._checked.add(run.run_id)
-            tasks = self._api.task_runs("apex_score", run.run_id)
+            tasks = self._api.task_runs("orders_score", run.run_id)
             bad = {task.label: task for task in tasks if task.task_id == "bad_drops" and task.map_index >= 0}
             assert run.state == ("failed" if bad else "success"), self._report()
             if bad:
@@ -55,6 +55,6 @@ class FailedRuns:
 
 
 def scored_events(api: AirflowApi) -> int:
-    """How often a run of apex_score has announced that it scored something."""
+    """How often a run of orders_score has announced that it scored something."""
     events: list[dict[str, Any]] = api.connection.call("GET", "/assets/events", params={"limit": 100})["asset_events"]
-    return sum(event["name"] == "apex_scored" for event in events)
+    return sum(event["name"] == "orders_scored" for event in events)

@@ -15,20 +15,20 @@ from tests.support.apex_home import Apex
 ROWS_IN_VIEWS = """
     SELECT s.name, coalesce(s.run_id, o.run_id, -1) AS run_id, s.state = 'done' AS done, s.rows_in, s.rows_scored,
            s.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
-    FROM apex.drop_summary AS s
-    FULL JOIN (SELECT run_id, drop_sha256, count(*) AS n FROM apex.lineage GROUP BY 1, 2) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.drop_classes GROUP BY 1) AS c
+    FROM orders.drop_summary AS s
+    FULL JOIN (SELECT run_id, drop_sha256, count(*) AS n FROM orders.lineage GROUP BY 1, 2) AS o USING (run_id)
+    FULL JOIN (SELECT run_id, sum(orders) AS n FROM orders.drop_classes GROUP BY 1) AS c
         ON c.run_id = coalesce(s.run_id, o.run_id)
-    FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM apex.quarantine GROUP BY 1) AS q
+    FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM orders.quarantine GROUP BY 1) AS q
         ON q.source_sha256 = coalesce(s.sha256, o.drop_sha256)"""
 ROWS_IN_TABLES = """
     SELECT d.name, coalesce(r.run_id, o.run_id, -1) AS run_id, d.state = 'done' AS done, r.rows_in, r.rows_scored,
            r.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
-    FROM apex.drops AS d
-    FULL JOIN apex.scoring_runs AS r USING (drop_id)
-    FULL JOIN (SELECT run_id, count(*) AS n FROM apex.scored_orders GROUP BY 1) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM apex.scoring_run_classes GROUP BY 1) AS c USING (run_id)
-    FULL JOIN (SELECT source_sha256, count(*) AS n FROM apex.quarantined_rows GROUP BY 1) AS q
+    FROM orders.drops AS d
+    FULL JOIN orders.scoring_runs AS r USING (drop_id)
+    FULL JOIN (SELECT run_id, count(*) AS n FROM orders.scored_orders GROUP BY 1) AS o USING (run_id)
+    FULL JOIN (SELECT run_id, sum(orders) AS n FROM orders.scoring_run_classes GROUP BY 1) AS c USING (run_id)
+    FULL JOIN (SELECT source_sha256, count(*) AS n FROM orders.quarantined_rows GROUP BY 1) AS q
         ON q.source_sha256 = d.sha256"""
 
 

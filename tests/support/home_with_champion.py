@@ -128,7 +128,7 @@ class Nights:
     def ledger(self) -> list[tuple[Any, ...]]:
         """(action, from, to, state), oldest first."""
         return self.apex.sql(
-            "SELECT action, from_version, to_version, state FROM apex.promotions ORDER BY promotion_id"
+            "SELECT action, from_version, to_version, state FROM orders.promotions ORDER BY promotion_id"
         )
 
 
@@ -184,8 +184,8 @@ VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha25
 
 def copy_champion_record(apex: Apex, chain: Any) -> None:
     """Insert the champion of the chain into the database of a home, as training would."""
-    for row in chain.apex.sql(f"SELECT {VERSION} FROM apex.model_versions"):
+    for row in chain.apex.sql(f"SELECT {VERSION} FROM orders.model_versions"):
         apex.sql(
-            f"INSERT INTO apex.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            f"INSERT INTO orders.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
             (*row[:-1], json.dumps(row[-1])),
         )

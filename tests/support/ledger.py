@@ -19,7 +19,7 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
         " s.p_vendedor, s.confidence, s.model_version"
-        " FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) JOIN apex.drops AS d USING (drop_id)"
+        " FROM orders.scored_orders AS s JOIN orders.scoring_runs USING (run_id) JOIN orders.drops AS d USING (drop_id)"
         " ORDER BY 1, 2"
     )
 
@@ -27,8 +27,8 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
 def counts(apex: Apex) -> tuple[int, int, int]:
     """Drops, runs, scored orders."""
     (rows,) = apex.sql(
-        "SELECT (SELECT count(*) FROM apex.drops), (SELECT count(*) FROM apex.scoring_runs),"
-        " (SELECT count(*) FROM apex.scored_orders)"
+        "SELECT (SELECT count(*) FROM orders.drops), (SELECT count(*) FROM orders.scoring_runs),"
+        " (SELECT count(*) FROM orders.scored_orders)"
     )
     return rows  # type: ignore[return-value]
 

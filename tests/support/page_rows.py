@@ -10,9 +10,9 @@ from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 
 LEDGER = """
-INSERT INTO apex.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons, evidence,
+INSERT INTO orders.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons, evidence,
                              decided_at, done_at)
-SELECT %(model)s, action, before, after, 'done', 'night-' || after, 'apex_retrain', reasons, evidence::jsonb,
+SELECT %(model)s, action, before, after, 'done', 'night-' || after, 'orders_retrain', reasons, evidence::jsonb,
        now() - days * interval '1 day', now() - days * interval '1 day'
 FROM (VALUES
     ('promote', NULL, 1, ARRAY['there is no champion and the class prior is beaten: 0.8941 against 1.3712'], 40,
@@ -34,7 +34,7 @@ FROM (VALUES
 """
 DROPS = """
 WITH made AS (
-    INSERT INTO apex.drops (sha256, name, bytes, rows, state, reason, received_at)
+    INSERT INTO orders.drops (sha256, name, bytes, rows, state, reason, received_at)
     SELECT encode(sha256(('drop ' || i)::bytea), 'hex'), 'orders_' || to_char(t, 'YYYY-MM-DD"_"HH24-MI') || '.parquet',
            120000, 1000, CASE WHEN i %% 97 = 3 THEN 'failed' ELSE 'done' END,
            CASE WHEN i %% 97 = 3 THEN 'the column of the client is missing; the drop has 7 of 8 columns' END, t
@@ -42,7 +42,7 @@ WITH made AS (
           FROM generate_series(1, %(runs)s) AS i) AS moments
     RETURNING drop_id, state, received_at
 )
-INSERT INTO apex.scoring_runs (drop_id, step_run, model_name, model_version, mlflow_run_id, feature_snapshot,
+INSERT INTO orders.scoring_runs (drop_id, step_run, model_name, model_version, mlflow_run_id, feature_snapshot,
     snapshot_as_of, rows_in, rows_scored, rows_quarantined, success_rate, ms_total, ms_check, ms_features, ms_predict,
     ms_write, row_us_mean, row_us_p50, row_us_p95, row_us_p99, confidence_mean, confidence_median, started_at,
     finished_at)
@@ -53,10 +53,10 @@ SELECT drop_id, 'score', %(model)s, CASE WHEN received_at < now() - interval '9 
 FROM made WHERE state = 'done'
 """
 CLASSES = """
-INSERT INTO apex.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)
+INSERT INTO orders.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)
 SELECT run_id, name, CASE WHEN place = 1 THEN rows_scored - 2 * (rows_scored * share)::bigint
                           ELSE (rows_scored * share)::bigint END, 0.6, 0.6
-FROM apex.scoring_runs, LATERAL (SELECT 0.22 + 0.06 * sin(run_id / 31.0)) AS s (share),
+FROM orders.scoring_runs, LATERAL (SELECT 0.22 + 0.06 * sin(run_id / 31.0)) AS s (share),
      unnest(%(classes)s::text[]) WITH ORDINALITY AS c (name, place)
 """
 # a feature drifts, then recovers; the days since the last order do it most
@@ -69,8 +69,8 @@ FEATURES = """
                      END) AS d (psi)
 """
 DRIFT = """
-INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
-    psi, effect, p_value, q_value, drifted, note, min_effect)
+INSERT INTO orders.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,
+    reference_rows, psi, effect, p_value, q_value, drifted, note, min_effect)
 SELECT scope, CASE scope WHEN 'day' THEN day || ' v3' ELSE day || ' to ' || day + 6 END, day,
        %(model)s, 3, feature, kind, 'training',
        CASE WHEN back = 5 THEN 40 ELSE 1000 END,
@@ -83,15 +83,15 @@ FROM (SELECT 'day', back, current_date - back FROM generate_series(0, 44) AS bac
      FEATURES
 """
 DROP_DRIFT = """
-INSERT INTO apex.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows, reference_rows,
-    psi, effect, p_value, q_value, drifted, note, measured_at, min_effect)
+INSERT INTO orders.drift (scope, subject, day, model_name, model_version, feature, kind, reference, rows,
+    reference_rows, psi, effect, p_value, q_value, drifted, note, measured_at, min_effect)
 SELECT 'drop', run_id::text, finished_at::date, %(model)s, model_version, feature, kind, 'training', rows_scored, 90000,
        psi, sqrt(psi), 0.01, 0.02, psi > 0.2, NULL, finished_at, sqrt(0.2)
-FROM (SELECT *, run_id AS back FROM apex.scoring_runs) AS runs, FEATURES
+FROM (SELECT *, run_id AS back FROM orders.scoring_runs) AS runs, FEATURES
 """
 # the compared intervals are computed again, as the step does; the oldest week is from before they were stored
 QUALITY = """
-INSERT INTO apex.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_low,
+INSERT INTO orders.model_quality (model_name, model_version, week, scored, outcomes, log_loss, log_loss_low,
     log_loss_high, expected_log_loss, prior_log_loss, accuracy, accuracy_low, accuracy_high, macro_f1, ece, worse,
     verdict, log_loss_error, expected_error, compared_low, compared_high, expected_low, expected_high, upper_limit,
     sustained, sustained_evidence, sustained_since, sustained_excess)
@@ -110,13 +110,13 @@ FROM generate_series(0, 11) AS back,
                           ELSE 'as expected' END) AS v (verdict)
 """
 OLD_QUALITY = """
-UPDATE apex.model_quality SET (verdict, compared_low, compared_high, expected_low, expected_high, upper_limit,
+UPDATE orders.model_quality SET (verdict, compared_low, compared_high, expected_low, expected_high, upper_limit,
     sustained, sustained_evidence) = ROW(NULL::text, NULL::float8, NULL::float8, NULL::float8, NULL::float8,
     NULL::float8, NULL::boolean, NULL::float8)
 WHERE week < current_date - 76
 """
 ALERTS = """
-INSERT INTO apex.alerts (kind, subject, message, raised_at, resolved_at) VALUES
+INSERT INTO orders.alerts (kind, subject, message, raised_at, resolved_at) VALUES
     ('drift', 'days since the last order', 'PSI 0.41 against the training data on 3 days in a row (q = 0.0004)',
      now() - interval '5 hours', NULL),
     ('quality', 'version 3', 'log loss 0.931 in the week of last Monday, significantly above the expected 0.886',
@@ -124,8 +124,8 @@ INSERT INTO apex.alerts (kind, subject, message, raised_at, resolved_at) VALUES
     ('drop_late', 'inbox', 'no drop for 26 hours', now() - interval '8 days', now() - interval '7 days')
 """
 INPUT_ALERT = """
-UPDATE apex.scoring_runs SET input_alert = '100.0% of region is unknown to the model, 0.0% in training'
-WHERE run_id = (SELECT max(run_id) - 2 FROM apex.scoring_runs)
+UPDATE orders.scoring_runs SET input_alert = '100.0% of region is unknown to the model, 0.0% in training'
+WHERE run_id = (SELECT max(run_id) - 2 FROM orders.scoring_runs)
 """
 
 

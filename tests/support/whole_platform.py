@@ -28,7 +28,8 @@ NEVER = "0 0 29 2 *"
 class WholePlatform:
     """A platform in a separate folder, and the command that drives it.
 
-    Airflow never sweeps the inbox here: every run of apex_score follows an event, so that a lost event fails the test.
+    Airflow never sweeps the inbox here: every run of orders_score follows an event, so that a lost event fails the
+    test.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -77,7 +78,7 @@ class WholePlatform:
 
     def make_drop(self, raw: Path, path: Path, rows: int, seed: int) -> None:
         """Write a drop of the day after the champion's snapshot; it appears under its path when it is complete."""
-        [(as_of,)] = self.sql("SELECT max(snapshot_as_of) FROM apex.scoring_runs", writer=True)
+        [(as_of,)] = self.sql("SELECT max(snapshot_as_of) FROM orders.scoring_runs", writer=True)
         assert isinstance(as_of, date)
         make_drop(str(raw), as_of, rows, seed, path, load_pipeline(self.settings).contract)
 

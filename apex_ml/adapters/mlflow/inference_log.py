@@ -80,7 +80,7 @@ def _tags(batch: str, runs: list[OutboxRun]) -> dict[str, str]:
         "apex.model_version": str(first.model_version),
         "apex.training_run_id": first.mlflow_run_id,
         "apex.feature_snapshot": first.feature_snapshot,
-        "apex.scoring_runs": f"{runs[0].run_id}-{runs[-1].run_id}",
+        "orders.scoring_runs": f"{runs[0].run_id}-{runs[-1].run_id}",
         "apex.airflow_run_url": first.origin,
     }
     if len(runs) == 1:
@@ -136,7 +136,7 @@ def _distributions(outbox: Outbox, ids: list[int], classes: dict[str, ClassTotal
 
 
 class InferenceLog(MlflowClient):
-    """Writes runs of an experiment, by default apex_score, linked to versions of the registry."""
+    """Writes runs of an experiment, by default orders_score, linked to versions of the registry."""
 
     def __init__(self, settings: Settings, experiment: str = EXPERIMENT) -> None:
         super().__init__(settings)

@@ -30,7 +30,7 @@ REMEDIES = {
     "retrain_late": "make train",
     "drop_late": "apex score",
     "score_late": "apex score",
-    "unseen": "repair what the message names, then trigger apex_monitor",
+    "unseen": "repair what the message names, then trigger orders_monitor",
 }
 """The remedy of an alert, by its kind."""
 

@@ -15,7 +15,7 @@ from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.settings import Settings
 
 LOOKED_AT = 20
-"""Number of the newest runs of apex_retrain to check."""
+"""Number of the newest runs of orders_retrain to check."""
 
 
 def late(settings: Settings) -> list[str]:
@@ -45,4 +45,4 @@ def late_retraining(schedule: Schedule, runs: list[DagRun], now: datetime) -> st
         return None
     if any(run.state == "success" and run.ended and run.ended >= due for run in runs):
         return None
-    return f"apex_retrain, due at {due:%F %H:%M} UTC, has not ended well by {due + allowed:%F %H:%M} UTC"
+    return f"orders_retrain, due at {due:%F %H:%M} UTC, has not ended well by {due + allowed:%F %H:%M} UTC"

@@ -126,7 +126,7 @@ def _retrain_runs(settings: Settings, console: Console) -> None:
 
 
 def _outcome(api: AirflowApi, run: DagRun) -> tuple[str, str | None]:
-    """The state of a run of apex_retrain, and why it failed or was skipped."""
+    """The state of a run of orders_retrain, and why it failed or was skipped."""
     if not run.finished:
         return run.state, None
     tasks = api.task_runs(run.dag_id, run.run_id)

@@ -43,7 +43,7 @@ def step_defaults(settings: Settings, pipeline: PipelineSettings) -> dict[str, A
 def run_slug(dag_id: str, run_id: str) -> str:
     """Return a folder name for a DAG run: readable, the same for all its tasks, and unique.
 
-    >>> run_slug("apex_retrain", "manual__2026-01-02T03:04:05+00:00")
+    >>> run_slug("orders_retrain", "manual__2026-01-02T03:04:05+00:00")
     'retrain-manual__2026-01-02T03-04-05-00-00-530957'
     """
     digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
@@ -54,12 +54,12 @@ def run_slug(dag_id: str, run_id: str) -> str:
 def run_name(dag_id: str, run_type: str, user: str | None) -> str:
     """Return who started what a task records: the DAG run, and the user who triggered it if there is one.
 
-    >>> run_name("apex_retrain", "scheduled", None)
-    'apex_retrain in Airflow, scheduled run'
-    >>> run_name("apex_retrain", "manual", "admin")
-    'apex_retrain in Airflow, started by admin'
-    >>> run_name("apex_retrain", "operator_triggered", None)
-    'apex_retrain in Airflow, operator triggered run'
+    >>> run_name("orders_retrain", "scheduled", None)
+    'orders_retrain in Airflow, scheduled run'
+    >>> run_name("orders_retrain", "manual", "admin")
+    'orders_retrain in Airflow, started by admin'
+    >>> run_name("orders_retrain", "operator_triggered", None)
+    'orders_retrain in Airflow, operator triggered run'
     """
     how = f"started by {user}" if user else f"{run_type.replace('_', ' ')} run"
     return f"{dag_id} in Airflow, {how}"

@@ -26,7 +26,7 @@ LOGIN = "/api/v2/auth/login"
 """Airflow's address of the login page of the configured auth manager, which then returns to ``next``."""
 INVALID_TOKEN = "Invalid JWT token"
 """The detail with which Airflow refuses a token that it did not sign."""
-ROLLBACK = "apex_rollback"
+ROLLBACK = "orders_rollback"
 # The Data Docs show values of the data. The sandbox gives them a separate origin, so that a script inside a value
 # cannot act as the logged-in user.
 DOCS_HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 ROWS = 20_000
 PUBLISHED = ("mlflow", "airflow-api-server", "serving")
-SCORED = "SELECT state, rows_scored FROM apex.drop_summary WHERE name = '{}'"
+SCORED = "SELECT state, rows_scored FROM orders.drop_summary WHERE name = '{}'"
 
 
 def fault(stack: Stack, value: str) -> None:
@@ -57,7 +57,7 @@ def once_each(stack: Stack, *names: str) -> None:
     listed = ", ".join(f"'{name}'" for name in names)
     rows = stack.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
-        " FROM apex.drops AS d JOIN apex.scoring_runs AS r USING (drop_id) JOIN apex.scored_orders USING (run_id)"
+        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored_orders USING (run_id)"
         f" WHERE d.name IN ({listed}) GROUP BY 1, 2 ORDER BY 1"
     )
     assert rows == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
@@ -65,15 +65,15 @@ def once_each(stack: Stack, *names: str) -> None:
 
 def left_by(stack: Stack, name: str) -> list[list[str]]:
     """What scoring a drop left in the tables, without what differs from run to run; nothing before it is scored."""
-    of_drop = f"JOIN apex.drops AS d USING (drop_id) WHERE d.name = '{name}'"
+    of_drop = f"JOIN orders.drops AS d USING (drop_id) WHERE d.name = '{name}'"
     rest = f"- '{VOLATILE}'::text[])::text"
     return stack.sql(
         f"SELECT 'orders', count(*), md5(string_agg((to_jsonb(s) {rest}, ',' ORDER BY s.row_nr))"
-        f" FROM apex.scored_orders AS s JOIN apex.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
+        f" FROM orders.scored_orders AS s JOIN orders.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
         f" UNION ALL SELECT 'runs', count(*), md5(string_agg((to_jsonb(r) {rest}, ','))"
-        f" FROM apex.scoring_runs AS r {of_drop} HAVING count(*) > 0"
+        f" FROM orders.scoring_runs AS r {of_drop} HAVING count(*) > 0"
         f" UNION ALL SELECT 'classes', count(*), md5(string_agg((to_jsonb(c) {rest}, ',' ORDER BY c.predicted))"
-        f" FROM apex.scoring_run_classes AS c JOIN apex.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
+        f" FROM orders.scoring_run_classes AS c JOIN orders.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
         " ORDER BY 1"
     )
 
@@ -82,8 +82,8 @@ def test_the_main_job(stack: Stack) -> None:
     ran = stack.ran
     assert "Challenger promoted" in ran and "version 1" in ran
     assert f"http://127.0.0.1:{stack.ports['APEX_AIRFLOW_PORT']}" in ran and "http://airflow-api-server" not in ran
-    assert stack.sql("SELECT state, rows_scored, model_version FROM apex.drop_summary") == [["done", "100000", "1"]]
-    [[commit]] = stack.sql("SELECT DISTINCT git_commit FROM apex.lineage")
+    assert stack.sql("SELECT state, rows_scored, model_version FROM orders.drop_summary") == [["done", "100000", "1"]]
+    [[commit]] = stack.sql("SELECT DISTINCT git_commit FROM orders.lineage")
     assert len(commit) == 40
     assert "version 1" in stack.platform("status").stdout
     assert stack.platform("sql", "-Atc", "SELECT count(*) FROM scored_orders_current").stdout == "100000\n"
@@ -100,9 +100,9 @@ def test_users_have_only_their_permissions(stack: Stack) -> None:
         assert page.status_code == 200 and "100,000" in page.text
         assert viewer.get("/apex/data-docs/index.html").status_code == 200
         run = {"conf": {"reason": "a test of the rights"}, "logical_date": None}
-        assert viewer.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 403
+        assert viewer.post("/api/v2/dags/orders_rollback/dagRuns", json=run).status_code == 403
         assert admin.get("/apex/").status_code == 200
-        assert admin.post("/api/v2/dags/apex_rollback/dagRuns", json=run).status_code == 200
+        assert admin.post("/api/v2/dags/orders_rollback/dagRuns", json=run).status_code == 200
     tracking = f"http://127.0.0.1:{stack.ports['APEX_MLFLOW_PORT']}/api/2.0/mlflow/experiments/search?max_results=5"
     assert httpx.get(tracking, trust_env=False).status_code == 401
     login = ("admin", stack.values["APEX_MLFLOW_ADMIN_PASSWORD"])
@@ -137,7 +137,7 @@ def test_no_secret_is_shown(stack: Stack) -> None:
         shown += both.stdout + both.stderr
     shown += docker("exec", stack.container("airflow-api-server"), "sh", "-c", "cat $(find /var/log/airflow -type f)")
     with stack.airflow("viewer") as viewer:
-        shown += viewer.get("/api/v2/dags/apex_retrain/dagRuns/~/taskInstances").text + viewer.get("/apex/").text
+        shown += viewer.get("/api/v2/dags/orders_retrain/dagRuns/~/taskInstances").text + viewer.get("/apex/").text
     assert [name for name, value in stack.secrets.items() if value in shown] == []
 
 
@@ -198,7 +198,7 @@ def test_a_successful_and_a_failed_step(stack: Stack) -> None:
 
 def test_no_step_outlives_its_task(stack: Stack) -> None:
     """The runner is killed with kill -9: the proxy ends its step."""
-    stack.pause("apex_score")
+    stack.pause("orders_score")
     stack.put("orphan.parquet", ROWS, 31)
     fault(stack, "score_written:halt")
     try:
@@ -213,7 +213,7 @@ def test_no_step_outlives_its_task(stack: Stack) -> None:
         until(lambda: step not in stack.steps(), 20, "the gate removes the step")
     finally:
         fault(stack, "")
-        stack.pause("apex_score", False)
+        stack.pause("orders_score", False)
     until(lambda: stack.sql(SCORED.format("orphan.parquet")) == [["done", str(ROWS)]], 300, "the sweep scores it")
     once_each(stack, "orphan.parquet")
 
@@ -269,9 +269,9 @@ def test_marking_a_task_as_failed_ends_its_step(stack: Stack) -> None:
     try:
         stack.put("failed.parquet", ROWS, 32)
         step = until(lambda: halted(stack), 180, "the step is halted")
-        [run] = [run for run in runs(stack, "apex_score") if run["state"] == "running"]
+        [run] = [run for run in runs(stack, "orders_score") if run["state"] == "running"]
         with stack.airflow("admin") as api:
-            path = f"/api/v2/dags/apex_score/dagRuns/{run['dag_run_id']}"
+            path = f"/api/v2/dags/orders_score/dagRuns/{run['dag_run_id']}"
             assert api.patch(path, json={"state": "failed"}).status_code == 200
         until(lambda: step not in stack.steps(), 60, "the step is ended")
     finally:
@@ -318,16 +318,16 @@ def test_worker_and_database_are_killed_while_they_score(stack: Stack) -> None:
 def test_several_workers_score_each_drop_once(stack: Stack) -> None:
     stack.set(APEX_EXECUTOR="CeleryExecutor", WORKERS="2", APEX_ORDERS__SCORING__CHUNK_DROPS="1")
     stack.platform("up")
-    stack.pause("apex_score")
+    stack.pause("orders_score")
     names = [f"scale-{number}.parquet" for number in range(4)]
     for number, name in enumerate(names):
         stack.put(name, ROWS, 40 + number)
-    stack.pause("apex_score", False)
+    stack.pause("orders_score", False)
     for name in names:
         until(lambda name=name: stack.sql(SCORED.format(name)), 400, f"{name} is scored")  # type: ignore[misc]
     once_each(stack, *names)
     with stack.airflow("admin") as api:
-        listed = {"dag_ids": ["apex_score"], "order_by": "-start_date", "page_limit": 50}
+        listed = {"dag_ids": ["orders_score"], "order_by": "-start_date", "page_limit": 50}
         tasks = api.post("/api/v2/dags/~/dagRuns/~/taskInstances/list", json=listed).json()["task_instances"]
     hosts = {task["hostname"] for task in tasks if task["task_id"] == "score" and task["map_index"] >= 0}
     workers = {
@@ -339,7 +339,7 @@ def test_several_workers_score_each_drop_once(stack: Stack) -> None:
     stack.platform("up")
 
 
-COUNTS = "SELECT count(*), count(DISTINCT run_id), sum(confidence)::numeric(12, 4) FROM apex.scored_orders"
+COUNTS = "SELECT count(*), count(DISTINCT run_id), sum(confidence)::numeric(12, 4) FROM orders.scored_orders"
 
 
 def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> None:
@@ -347,8 +347,8 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
     file = Path(stack.platform("backup", str(tmp_path)).stdout.split()[-1])
     assert file.stat().st_mode & 0o077 == 0
     assert [name for name, value in stack.secrets.items() if value.encode() in file.read_bytes()] == []
-    stack.sql("DELETE FROM apex.scored_orders")
-    stack.sql("DROP VIEW apex.open_alerts CASCADE")
+    stack.sql("DELETE FROM orders.scored_orders")
+    stack.sql("DROP VIEW orders.open_alerts CASCADE")
     stack.platform("restore", str(file))
     stack.platform("up")
     assert stack.sql(COUNTS) == before
@@ -364,7 +364,7 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
             whole = Settings.load(home=settings.home, pg_port=settings.pg_port)
             with backups._postgres_alone(whole), closing(psycopg2.connect(whole.reader_url)) as connection:
                 with connection.cursor() as cursor:
-                    cursor.execute("SELECT sum(rows_scored) FROM apex.drop_summary WHERE state = 'done'")
+                    cursor.execute("SELECT sum(rows_scored) FROM orders.drop_summary WHERE state = 'done'")
                     [(rows,)] = cursor.fetchall()
             assert rows == int(before[0][0])
             assert list((settings.state / "mlflow" / "artifacts").rglob("model*")) != []
@@ -373,14 +373,14 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
 
 
 def test_down_keeps_the_data(stack: Stack) -> None:
-    before = stack.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders")
+    before = stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders")
     stack.platform("down")
     assert docker("ps", "--all", "--quiet", "--filter", f"name={stack.project}") == ""
     assert docker("network", "ls", "--quiet", "--filter", f"name={stack.project}") == ""
     began = time.monotonic()
     stack.platform("up")
     print(f"up again after {time.monotonic() - began:.0f} s")
-    assert stack.sql("SELECT count(*), count(DISTINCT run_id) FROM apex.scored_orders") == before
+    assert stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders") == before
 
 
 def test_the_images_hold_no_settings_of_this_machine(stack: Stack, tmp_path: Path) -> None:

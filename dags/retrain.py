@@ -20,7 +20,7 @@ pipeline = load_pipeline_settings(settings)
 options = pipeline.options
 
 with DAG(
-    dag_id="apex_retrain",
+    dag_id="orders_retrain",
     description="raw orders → checks → examples → challenger → champion, if it is better",
     doc_md="""
 ### Nightly retraining
@@ -30,7 +30,7 @@ true outcomes of orders that were scored before. `promote` waits for it, and con
 
 A run without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
 retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
-triggers `apex_score`.
+triggers `orders_score`.
 
 With `approval: {required: true}` in the pipeline's file a user must approve a promotion: the task `approve` waits under
 *Required Actions* with the reasons and the evidence, and takes `approval.default` without an answer within
@@ -41,8 +41,8 @@ With `approval: {required: true}` in the pipeline's file a user must approve a p
     schedule=CronTriggerTimetable(options.schedule.retrain, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
-    deadline=deadline(options.alerts, "retrain_late", "apex_retrain", options.schedule.retrain_deadline_minutes),
-    default_args={**step_defaults(settings, pipeline), "pool": "apex_training"},
+    deadline=deadline(options.alerts, "retrain_late", "orders_retrain", options.schedule.retrain_deadline_minutes),
+    default_args={**step_defaults(settings, pipeline), "pool": "orders_training"},
     tags=["apex", "training"],
     params={
         "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
@@ -85,7 +85,7 @@ With `approval: {required: true}` in the pipeline's file a user must approve a p
         task_id="outcomes",
         step="outcomes",
         doc_md="Match the channels of raw orders with their scores where client and date are unique on both sides. "
-        "The coverage is in the XCom and in `apex.outcome_coverage`. A failure does not stop the other tasks.",
+        "The coverage is in the XCom and in `orders.outcome_coverage`. A failure does not stop the other tasks.",
     )
     outcomes_done = EmptyOperator(
         task_id="outcomes_done",
@@ -111,7 +111,7 @@ With `approval: {required: true}` in the pipeline's file a user must approve a p
         emits=CHAMPION,
         emits_if="promoted",
         doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
-        "both the class prior and the champion by the margin. The reasons are in the XCom and in `apex.promotions`.",
+        "both the class prior and the champion by the margin. The reasons are in the XCom and in `orders.promotions`.",
     )
 
     validate >> elt >> split >> train

@@ -13,22 +13,22 @@ settings = Settings.load()
 pipeline = load_pipeline_settings(settings)
 
 with DAG(
-    dag_id="apex_rollback",
+    dag_id="orders_rollback",
     description="back to a former champion, with a reason",
     doc_md="""
 ### Rollback
 Trigger it and fill in the form: the reason, and the version; by default the previous champion. The ledger records who
-did it and why (`apex champion`, or `select * from apex.model_history`). A drop that is being scored keeps the version
+did it and why (`apex champion`, or `select * from orders.model_history`). A drop that is being scored keeps the version
 it started with; the next drop is scored by the restored version.
 
-The next `apex_retrain` may promote a challenger over that version, on evidence as always. Pause `apex_retrain` to
+The next `orders_retrain` may promote a challenger over that version, on evidence as always. Pause `orders_retrain` to
 prevent this.
 """,
     schedule=None,
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # a rollback must not wait until a user unpauses its DAG
-    default_args={**step_defaults(settings, pipeline), "pool": "apex_champion"},
+    default_args={**step_defaults(settings, pipeline), "pool": "orders_champion"},
     tags=["apex", "champion"],
     params={
         "reason": Param(type="string", minLength=3, description="Reason; recorded in the ledger."),

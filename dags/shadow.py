@@ -13,19 +13,19 @@ pipeline = load_pipeline_settings(settings)
 options = pipeline.options
 
 with DAG(
-    dag_id="apex_shadow",
+    dag_id="orders_shadow",
     description="challengers score what the champion has scored",
     doc_md="""
 ### Shadow
 With `shadow: {days: N}` in the pipeline's file, every challenger that was not promoted also scores the drops that the
 champion has scored, for N days after its training. It runs on the sweep's schedule, in its own pool, after a drop is
-committed: no drop waits for it or fails because of it. Compare with `select * from apex.shadow_comparison`.
+committed: no drop waits for it or fails because of it. Compare with `select * from orders.shadow_comparison`.
 """,
     schedule=CronTriggerTimetable(options.schedule.sweep, timezone="UTC") if options.shadow.days else None,
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # shadow.days is its switch
-    default_args={**step_defaults(settings, pipeline), "pool": "apex_shadow"},
+    default_args={**step_defaults(settings, pipeline), "pool": "orders_shadow"},
     tags=["apex", "scoring"],
 ) as dag:
     StepOperator(

@@ -15,19 +15,19 @@ pipeline = load_pipeline_settings(settings)
 options = pipeline.options
 
 with DAG(
-    dag_id="apex_monitor",
+    dag_id="orders_monitor",
     description="scored orders → drift, quality, alerts → a retraining, when the champion degrades",
     doc_md="""
 ### Monitoring
 Runs daily, after every scoring, and after every change of the champion, whose baselines apply from then on. `outcomes`
 matches the newest raw orders with their scores. `monitor` measures the drift of every drop, day and raw week, and the
-quality of every week whose outcomes are known. Alerts appear in `apex.open_alerts` and in the log, and are sent to the
-webhook and by mail when these are configured.
+quality of every week whose outcomes are known. Alerts appear in `orders.open_alerts` and in the log, and are sent to
+the webhook and by mail when these are configured.
 
 When enough of the champion's newest weeks were significantly worse than at its promotion, or many weeks were slightly
-worse, `retrain` triggers `apex_retrain` with **force** and the reason in the run's note, once per alert. Otherwise that
-task is skipped.
-Results: `select * from apex.drift_latest`, `select * from apex.model_quality_weekly`.
+worse, `retrain` triggers `orders_retrain` with **force** and the reason in the run's note, once per alert. Otherwise
+that task is skipped.
+Results: `select * from orders.drift_latest`, `select * from orders.model_quality_weekly`.
 """,
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable(options.schedule.monitor, timezone="UTC"), assets=SCORED | CHAMPION
@@ -53,7 +53,7 @@ Results: `select * from apex.drift_latest`, `select * from apex.model_quality_we
     )
     retrain = TriggerDagRunOperator.partial(
         task_id="retrain",
-        trigger_dag_id="apex_retrain",
+        trigger_dag_id="orders_retrain",
         conf={"force": True},
         skip_when_already_exists=True,
         doc_md="Retrain when the champion degrades. Skipped when it does not, or when this alert already caused a run.",

@@ -17,7 +17,7 @@ pipeline = load_pipeline_settings(settings)
 options = pipeline.options
 
 with DAG(
-    dag_id="apex_score",
+    dag_id="orders_score",
     description="drops in the inbox → predictions in Postgres",
     doc_md="""
 ### Scoring
@@ -25,13 +25,13 @@ Triggered by a new file in the inbox, by a new champion, and by a periodic sweep
 `list_drops` lists the drops that the ledger does not have as done. `score` then runs once for each chunk of drops. A
 file whose content was scored before is not scored again, even under another name.
 
-`report` emits an event that starts `apex_monitor` when something was scored, and lists the drops that could not be
+`report` emits an event that starts `orders_monitor` when something was scored, and lists the drops that could not be
 scored. `bad_drops` has a failed task for each of them, with its name and the reason. Such a drop is in `quarantine/`
 beside a `.reason.json`, or still in the inbox when its disk fails. After you fix the drop or close its alert
 (`apex alerts`), clear `report` to make the run green.
 
 Without a champion the drops wait until there is one. When there is nothing to do, the tasks are skipped and the run
-succeeds. Results: `select * from apex.drop_summary`.
+succeeds. Results: `select * from orders.drop_summary`.
 """,
     schedule=AssetOrTimeSchedule(
         timetable=CronTriggerTimetable(options.schedule.sweep, timezone="UTC"), assets=inbox(pipeline) | CHAMPION
@@ -39,8 +39,8 @@ succeeds. Results: `select * from apex.drop_summary`.
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # a drop that arrives before the first run is scored as soon as there is a champion
-    deadline=deadline(options.alerts, "score_late", "apex_score", options.scoring.deadline_minutes),
-    default_args={**step_defaults(settings, pipeline), "pool": "apex_scoring"},
+    deadline=deadline(options.alerts, "score_late", "orders_score", options.scoring.deadline_minutes),
+    default_args={**step_defaults(settings, pipeline), "pool": "orders_scoring"},
     tags=["apex", "scoring"],
 ) as dag:
     list_drops = StepOperator(
