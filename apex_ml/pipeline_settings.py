@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from apex_ml.contract.options import LocationOptions, PipelineOptions
 
 FILE = "pipeline.yaml"
+FORMER_PIPELINE = "orders"
+"""The pipeline of the first edition, which had no others."""
 FORMER_MODEL = "digital_orders_xgboost"
-"""The registered model of the first edition."""
+"""Its registered model."""
 
 
 def pipeline_names(settings: Settings) -> tuple[str, ...]:
@@ -48,6 +50,37 @@ def pipeline_file(settings: Settings) -> tuple[str, Path]:
     if len(names) > 1:
         raise ConfigError(f"there are several pipelines: {', '.join(names)}; name one: apex -p {names[0]} …")
     return names[0], settings.pipelines / names[0] / FILE
+
+
+def former_pipeline(settings: Settings) -> str | None:
+    """The pipeline that owns the tables, folders and runs that a home of the first edition has under general names.
+
+    None where that is unclear: several pipelines, of which none is named and none has the first edition's name.
+    """
+    if settings.former_contract:
+        return _name_in(settings.former_contract)
+    names = pipeline_names(settings)
+    return next((name for name in (FORMER_PIPELINE, settings.pipeline) if name in names), None) or (
+        names[0] if len(names) == 1 else None
+    )
+
+
+def settings_by_pipeline(settings: Settings) -> dict[str, Settings]:
+    """For every pipeline the settings that name it, or those of the one file that a first edition's home names."""
+    if settings.former_contract:
+        return {_name_in(settings.former_contract): settings}
+    return {name: settings.model_copy(update={"pipeline": name}) for name in pipeline_names(settings)}
+
+
+def load_all_pipeline_settings(settings: Settings) -> tuple[list[PipelineSettings], dict[str, ConfigError]]:
+    """Read every pipeline without its contract; also the faults of those that cannot be read, by name."""
+    loaded, faults = [], {}
+    for name, own in settings_by_pipeline(settings).items():
+        try:
+            loaded.append(load_pipeline_settings(own))
+        except ConfigError as error:
+            faults[name] = error
+    return loaded, faults
 
 
 def load_pipeline_settings(settings: Settings) -> PipelineSettings:

@@ -7,7 +7,7 @@ import re
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.pipeline_file import read_pipeline
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file, pipeline_names
+from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file, settings_by_pipeline
 from apex_ml.settings import Settings
 
 RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow")
@@ -36,9 +36,18 @@ def load_pipelines(settings: Settings) -> list[Pipeline]:
 
     Raises as :func:`load_pipeline`.
     """
-    if settings.former_contract:
-        return [load_pipeline(settings)]
-    return [load_pipeline(settings.model_copy(update={"pipeline": name})) for name in pipeline_names(settings)]
+    return [load_pipeline(own) for own in settings_by_pipeline(settings).values()]
+
+
+def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
+    """Read every pipeline; also the faults of those that cannot be read, by name: they must not stop the others."""
+    loaded, faults = [], {}
+    for name, own in settings_by_pipeline(settings).items():
+        try:
+            loaded.append(load_pipeline(own))
+        except ConfigError as error:
+            faults[name] = error
+    return loaded, faults
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
