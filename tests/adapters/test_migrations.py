@@ -84,7 +84,7 @@ def test_only_missing_migrations_are_applied(apex: Apex, tmp_path: Path) -> None
     bring(apex, write(tmp_path, m0001_a="CREATE TABLE apex.a (n int)"))
     bring(apex, write(tmp_path, m0002_b="INSERT INTO apex.a VALUES (2)", m0010_c="INSERT INTO apex.a VALUES (10)"))
     bring(apex, migrations.migration_files(tmp_path))
-    assert apex.sql("SELECT n FROM apex.a ORDER BY n") == [(2,), (10,)]
+    assert apex.sql("SELECT n FROM orders.a ORDER BY n") == [(2,), (10,)]
 
 
 def test_an_applied_file_that_was_changed_is_refused(apex: Apex, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_failed_migration_is_rolled_back(apex: Apex, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"0002_b\.sql fails: division by zero; nothing of it was applied"):
         bring(apex, files)
     assert [number for number, _, _ in applied(apex)] == [1]
-    assert apex.sql("SELECT to_regclass('apex.a') IS NOT NULL, to_regclass('apex.b') IS NULL") == [(True, True)]
+    assert apex.sql("SELECT to_regclass('orders.a') IS NOT NULL, to_regclass('orders.b') IS NULL") == [(True, True)]
     bring(apex, write(tmp_path, m0002_b="CREATE TABLE apex.b (n int)"))
     assert len(applied(apex)) == 2
 
@@ -165,7 +165,7 @@ def test_a_dropped_view_is_created_again(apex: Apex) -> None:
 
 @pytest.mark.parametrize("view", READABLE)
 def test_the_reader_reads_the_views(reader: Any, view: str) -> None:
-    reader.execute(f"SELECT * FROM apex.{view}")
+    reader.execute(f"SELECT * FROM orders.{view}")
     assert reader.fetchall() == []
 
 
@@ -174,11 +174,11 @@ WRITES = [
     "UPDATE orders.promotions SET state = 'done'",
     "DELETE FROM orders.scored_orders",
     "TRUNCATE orders.outcomes",
-    "CREATE TABLE apex.mine (n int)",
+    "CREATE TABLE orders.mine (n int)",
     "DROP VIEW orders.lineage",
     "CREATE OR REPLACE VIEW orders.lineage AS SELECT 1",
     "UPDATE orders.model_history SET who = 'me'",
-    "SELECT setval('apex.scoring_runs_run_id_seq', 1)",
+    "SELECT setval('orders.scoring_runs_run_id_seq', 1)",
 ]
 
 
@@ -193,4 +193,4 @@ def test_the_reader_writes_nothing(reader: Any, read_only: str, statement: str) 
 @pytest.mark.parametrize("table", ["drops", "scored_orders", "promotions", "quarantined_rows", "migrations"])
 def test_the_reader_does_not_read_the_tables_behind_the_views(reader: Any, table: str) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-        reader.execute(f"SELECT * FROM apex.{table}")
+        reader.execute(f"SELECT * FROM orders.{table}")
