@@ -24,7 +24,6 @@ RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW = (
     "orders_shadow",
 )
 DAGS = (RETRAIN, SCORE, MONITOR, ROLLBACK, SHADOW)
-"""Each DAG is in a file with its name."""
 POOLS = {
     "orders_scoring": (2, "Scoring of drops."),
     "orders_training": (1, "Steps of orders_retrain."),
@@ -83,7 +82,7 @@ def findings(settings: Settings, api: AirflowApi) -> list[Finding]:
         for file, error in errors.items()
     ]
     for dag_id in needed_dags(settings):
-        if dag_id not in dags and f"{dag_id}.py" not in errors:
+        if dag_id not in dags and _file_of(dag_id) not in errors:
             results.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
         elif dags.get(dag_id):
             results.append(_paused(settings, api, dag_id))
@@ -114,6 +113,10 @@ def repair(settings: Settings, api: AirflowApi, say: Callable[[str], None], *, s
             say(f"{finding.name} {finding.problem}; remedy: {finding.remedy}")
 
 
+def _file_of(dag_id: str) -> str:
+    return f"{dag_id.rpartition('_')[2]}.py"
+
+
 def _paused(settings: Settings, api: AirflowApi, dag_id: str) -> Finding:
     who = api.paused_by(dag_id)
     if who is not None:
@@ -137,7 +140,7 @@ def _wait_for_dags(settings: Settings, api: AirflowApi, say: Callable[[str], Non
     began, silent = time.monotonic(), True
     while True:
         dags, errors = api.dags(), api.import_errors()
-        missing = [name for name in needed_dags(settings) if name not in dags and f"{name}.py" not in errors]
+        missing = [name for name in needed_dags(settings) if name not in dags and _file_of(name) not in errors]
         waited = time.monotonic() - began
         if not missing or waited > seconds:
             return

@@ -58,7 +58,7 @@ SNAPSHOT: dict[str, Any] = {
             ("split", "train"),
             ("train", "promote"),
         ],
-        "outlets": {"promote": ["apex_champion_events"]},
+        "outlets": {"promote": ["orders_champion_events"]},
     },
     "orders_rollback": {
         "schedule": "none",
@@ -75,7 +75,7 @@ SNAPSHOT: dict[str, Any] = {
             ]
         },
         "edges": [],
-        "outlets": {"rollback": ["apex_champion_events"]},
+        "outlets": {"rollback": ["orders_champion_events"]},
     },
     "orders_score": {
         "schedule": "*/15 * * * * UTC",
@@ -98,7 +98,7 @@ SNAPSHOT: dict[str, Any] = {
             ("score", "report"),
             ("report", "bad_drops"),
         ],
-        "outlets": {"report": ["apex_scored_events"]},
+        "outlets": {"report": ["orders_scored_events"]},
     },
     "orders_shadow": {
         "schedule": "none",
@@ -171,7 +171,7 @@ def test_airflow_watches_the_deadlines(
     assert alert.interval == timedelta(minutes=minutes) and alert.callback.path == "apex_airflow.deadlines.late"
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_DEADLINE_ALERTS", "false")
-    assert not DagBag(str(DAGS / f"{dag_id}.py"), bundle_name="dags-folder").dags[dag_id].deadline
+    assert not DagBag(str(DAGS / f"{dag_id.removeprefix('orders_')}.py"), bundle_name="dags-folder").dags[dag_id].deadline
 
 
 def test_a_degraded_champion_is_retrained_once_an_alert(bag: DagBag) -> None:
@@ -222,7 +222,7 @@ def test_settings_change_schedule_and_defaults(tmp_path: Path, monkeypatch: pyte
     (tmp_path / ".env").write_text(
         "APEX_RETRAIN_SCHEDULE=5 4 * * *\nAPEX_SPLIT=stratified_random\nAPEX_TRIALS=20\nAPEX_STEP_RETRIES=0\n"
     )
-    dag = DagBag(str(DAGS / "orders_retrain.py"), bundle_name="dags-folder").dags["orders_retrain"]
+    dag = DagBag(str(DAGS / "retrain.py"), bundle_name="dags-folder").dags["orders_retrain"]
     assert dag.timetable.expression == "5 4 * * *"
     assert dag.params.dump() == {
         "force": False,
@@ -262,7 +262,7 @@ def test_a_rollback_needs_a_reason_and_is_never_paused(bag: DagBag) -> None:
 
 def test_only_retraining_is_paused_at_first(bag: DagBag) -> None:
     assert sorted(bag.dags) == sorted(airflow_state.DAGS)
-    assert {Path(dag.fileloc).stem for dag in bag.dags.values()} == set(bag.dags)
+    assert {f"orders_{Path(dag.fileloc).stem}" for dag in bag.dags.values()} == set(bag.dags)
     off = {name for name, dag in bag.dags.items() if dag.is_paused_upon_creation is not False}
     assert off == {"orders_retrain"}
 
@@ -274,7 +274,7 @@ def test_every_pool_is_made_at_start_up(bag: DagBag) -> None:
 def test_a_setting_enables_shadow_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_SHADOW_DAYS", "7")
-    dag = DagBag(str(DAGS / "orders_shadow.py"), bundle_name="dags-folder").dags["orders_shadow"]
+    dag = DagBag(str(DAGS / "shadow.py"), bundle_name="dags-folder").dags["orders_shadow"]
     assert dag.timetable.expression == "*/15 * * * *" and dag.is_paused_upon_creation is False
 
 
@@ -282,7 +282,7 @@ def test_approval_is_between_decision_and_promotion(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_APPROVAL", "true")
     monkeypatch.setenv("APEX_APPROVAL_HOURS", "0.5")
-    bag = DagBag(str(DAGS / "orders_retrain.py"), bundle_name="dags-folder")
+    bag = DagBag(str(DAGS / "retrain.py"), bundle_name="dags-folder")
     assert bag.import_errors == {}
     dag = bag.dags["orders_retrain"]
     edges = {"train": {"decide"}, "outcomes_done": {"decide"}, "decide": {"approve"}, "approve": {"promote"}}

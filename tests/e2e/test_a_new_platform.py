@@ -136,8 +136,8 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     env.write_text(f"{as_it_was}APEX_ORDERS__SCORING__CHUNK_DROPS=many\n")
     admin.parse(admin.file_of("orders_score"))
     # the other files follow when their turn comes
-    until(lambda: "orders_score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
-    assert re.search("DAG file orders_score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
+    until(lambda: "score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
+    assert re.search("DAG file score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
 
     # for the tests that follow on this platform
     env.write_text(as_it_was)

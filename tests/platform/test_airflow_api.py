@@ -261,10 +261,10 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
         ({"orders_shadow": True}, {}, {}, []),
         (
             {"orders_score": None},
-            {"orders_score.py": "Traceback\n  File\nValueError: no such zone\n\n"},
+            {"score.py": "Traceback\n  File\nValueError: no such zone\n\n"},
             {},
             [
-                "DAG file orders_score.py does not parse: ValueError: no such zone"
+                "DAG file score.py does not parse: ValueError: no such zone"
                 " | correct it; its log: make logs S=airflow-dag-processor"
             ],
         ),
