@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 import yaml
 
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
@@ -24,6 +23,7 @@ from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import APEX, Ended, Scene, clean_environment, run_measured
 from benchmarks.score_peers import NATIVE, PANDAS, champion_of, copied, run_peer
 from benchmarks.scored_drops import admin, contract_of, put, scored_once
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import open_folder
 
 ROUNDS = 5

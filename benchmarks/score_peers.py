@@ -18,13 +18,13 @@ from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.server import locate_server
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.tables import SCORED, partition_indexes
 from benchmarks.scene import Scene, clean_environment, run_measured
 from benchmarks.scored_drops import admin, contract_of
+from tests.support.schema import SCHEMA
 
 TABLE = "apex.bench_orders"
 

@@ -41,7 +41,7 @@ With `approval: {required: true}` in the pipeline's file a user must approve a p
     schedule=CronTriggerTimetable(options.schedule.retrain, timezone="UTC", run_immediately=timedelta(minutes=10)),
     catchup=False,
     max_active_runs=1,
-    deadline=deadline(options.alerts, "retrain_late", "orders_retrain", options.schedule.retrain_deadline_minutes),
+    deadline=deadline(pipeline, "retrain_late", "orders_retrain", options.schedule.retrain_deadline_minutes),
     default_args={**step_defaults(settings, pipeline), "pool": "orders_training"},
     tags=["apex", "training"],
     params={

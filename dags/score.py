@@ -39,7 +39,7 @@ succeeds. Results: `select * from orders.drop_summary`.
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,  # a drop that arrives before the first run is scored as soon as there is a champion
-    deadline=deadline(options.alerts, "score_late", "orders_score", options.scoring.deadline_minutes),
+    deadline=deadline(pipeline, "score_late", "orders_score", options.scoring.deadline_minutes),
     default_args={**step_defaults(settings, pipeline), "pool": "orders_scoring"},
     tags=["apex", "scoring"],
 ) as dag:

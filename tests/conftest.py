@@ -25,13 +25,13 @@ import pytest
 from apex_ml.adapters.postgres.migrations import migrate, migrate_schema
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline_file import load_contract
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
 
 ORDERS, CLIENTS = 20_000, 4_000

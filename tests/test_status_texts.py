@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from apex_ml.cli.simulated_year import year
+from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import simulated_year
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import NO_TEXT
@@ -50,7 +51,7 @@ def test_the_reason_of_a_bad_drop_is_one_line_and_cut_at_a_terminal_only(
     alert = {"kind": "bad_drop", "alert_id": 1, "subject": "a\nb", "message": REASON, "raised_at": moment}
     with_rows(monkeypatch, attention, alerts=[alert])
     console = Console(width=1_000, record=True, file=io.StringIO(), force_terminal=is_terminal)
-    assert attention.show_alerts(home(), console) is False
+    assert attention.show_alerts(home(), load_pipeline(home()), console) is False
     row = next(line for line in console.export_text().splitlines() if "a.parquet" in line)
     assert "expected → found; pais_cd (string) → PAIS_CD (rename it); column 0 → nothing; column 1" in row
     assert r"a\x0ab" in row
@@ -66,7 +67,7 @@ def test_a_scoring_run_is_one_line_whatever_the_name_of_its_drop(home: Any, monk
     run = {"finished_at": datetime(2024, 1, 1, tzinfo=UTC), "name": "a\nb", "rows_scored": 1, "rows_quarantined": 0}
     with_rows(monkeypatch, status, runs=[run | {"model_version": 1, "ms_total": 1000.0}])
     console = Console(width=200, record=True, file=io.StringIO())
-    status._scoring_runs(home(), console)
+    status._scoring_runs(home(), load_pipeline(home()), console)
     title, row = console.export_text().splitlines()
     assert title == "last scoring runs:" and r"a\x0ab: 1 scored" in row
 
@@ -112,7 +113,7 @@ class Airflow:
 def test_a_failed_and_a_skipped_retraining_show_the_reason(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "AirflowApi", Airflow)
     console = Console(width=200, record=True, file=io.StringIO())
-    status._retrain_runs(home(), console)
+    status._retrain_runs(home(), load_pipeline(home()), console)
     assert [line.rstrip() for line in console.export_text().splitlines()] == [
         "last retrain runs:",
         "  2024-01-01 00:00:00  skipped      9 s  idle",

@@ -6,7 +6,7 @@ import getpass
 
 import click
 
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
 
@@ -14,7 +14,9 @@ from apex_ml.text import one_line, visible
 @click.group(invoke_without_command=True)
 @click.pass_context
 def alerts(context: click.Context) -> None:
-    """List the open alerts, the newest first.
+    """List the open alerts of every pipeline, the newest first.
+
+    Numbers are a pipeline's own: with several pipelines, each line names the pipeline, and `close` needs -p NAME.
 
     Example: apex alerts close 12 --reason "delivered again under another name"
     """
@@ -23,18 +25,33 @@ def alerts(context: click.Context) -> None:
     from apex_ml.adapters.alerts import notify
     from apex_ml.adapters.postgres.alerts import PostgresAlerts
     from apex_ml.adapters.postgres.connection import transaction
+    from apex_ml.pipeline_settings import load_pipeline_settings, pipeline_file, settings_by_pipeline
 
     settings = Settings.load()
     channels = notify.channels(settings)
-    with transaction(settings, SCHEMA) as session:
-        alerts_open = PostgresAlerts(session).list_open()
-    if not alerts_open:
+    by_pipeline = settings_by_pipeline(settings)
+    if not by_pipeline:
+        pipeline_file(settings)  # the error that there is none
+    count, faults = 0, []
+    for name, own in by_pipeline.items():
+        owner = f"{name}  " if len(by_pipeline) > 1 else ""
+        try:
+            with transaction(own, load_pipeline_settings(own).schema) as session:
+                alerts_open = PostgresAlerts(session).list_open()
+        except ConfigError as error:  # of one pipeline: the alerts of the others are listed anyway
+            faults.append(f"{owner}{error}")
+            continue
+        count += len(alerts_open)
+        for row in alerts_open:
+            times = f"raised {row.raised_at:%F %H:%M} UTC, last seen {row.last_seen_at:%F %H:%M} UTC"
+            if missing := [channel for channel in channels if channel not in row.channels]:
+                times += f", not sent by {' and '.join(missing)} yet"
+            line = f"{owner}{row.alert_id}  {row.kind}  {visible(row.subject)}  ({times})"
+            click.echo(f"{line}\n    {one_line(row.message)}")
+    if faults:
+        raise ConfigError("; ".join(faults))
+    if not count:
         click.echo("No alert is open.")
-    for row in alerts_open:
-        times = f"raised {row.raised_at:%F %H:%M} UTC, last seen {row.last_seen_at:%F %H:%M} UTC"
-        if missing := [channel for channel in channels if channel not in row.channels]:
-            times += f", not sent by {' and '.join(missing)} yet"
-        click.echo(f"{row.alert_id}  {row.kind}  {visible(row.subject)}  ({times})\n    {one_line(row.message)}")
 
 
 @alerts.command()
@@ -47,7 +64,11 @@ def close(alert_id: int, reason: str, who: str | None) -> None:
     It stays closed unless the same drop fails again. An alert that orders_monitor measures (drift, quality, a drop that
     waits) ends by itself and cannot be closed.
     """
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.steps.alerts import close_alert
 
-    closed = close_alert(Settings.load(), SCHEMA, alert_id, who=who or getpass.getuser(), reason=reason)
+    settings = Settings.load()
+    closed = close_alert(
+        settings, load_pipeline(settings).schema, alert_id, who=who or getpass.getuser(), reason=reason
+    )
     click.echo(f"Closed alert {closed.alert_id}: {closed.kind}, {closed.subject}")

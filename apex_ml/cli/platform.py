@@ -120,15 +120,17 @@ def status(ctx: click.Context, check: bool) -> None:
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def champion(lines: int, moves: bool, form: str) -> None:
     """The champion, and every decision about it, newest first: time, user, action, reasons and evidence."""
+    from apex_ml.pipelines import load_pipeline
     from apex_ml.platform.reports import champion_history
 
     settings = Settings.load()
-    warning = champion_history.heal(settings)
-    rows = champion_history.history(settings, lines, moves_only=moves)
+    pipeline = load_pipeline(settings)
+    warning = champion_history.heal(settings, pipeline)
+    rows = champion_history.history(settings, pipeline, lines, moves_only=moves)
     if form == "json":
-        click.echo(champion_history.as_json(settings, rows))
+        click.echo(champion_history.as_json(settings, pipeline, rows))
     else:
-        champion_history.show(settings, rows)
+        champion_history.show(settings, pipeline, rows)
     if warning:
         click.echo(f"apex: {warning}", err=True)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
 
@@ -31,14 +30,16 @@ def export(what: str, out: Path | None) -> None:
     from apex_ml.adapters.postgres.connection import transaction
     from apex_ml.adapters.postgres.scored_rows import export_run
     from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
+    from apex_ml.pipelines import load_pipeline
 
     if out is not None and not out.parent.exists():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
     settings = Settings.load()
-    with transaction(settings, SCHEMA) as session:
+    schema = load_pipeline(settings).schema
+    with transaction(settings, schema) as session:
         facts = PostgresScoringRuns(session).facts(what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
-    written = export_run(settings, SCHEMA, int(facts["run_id"]), path, facts)
+    written = export_run(settings, schema, int(facts["run_id"]), path, facts)
     click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 
@@ -50,20 +51,44 @@ def export(what: str, out: Path | None) -> None:
 def prune(keep: str, really: bool) -> None:
     """Remove old partitions of scored orders, old online answers, and unreferenced folders of old runs.
 
+    Without -p NAME, of every pipeline.
+
     A partition is dropped when every run in it is older. The ledger of the drops and the statistics stay, and so does
     everything that a champion, stored scores or the next run need.
     """
-    from apex_ml.pipelines import load_pipeline
-    from apex_ml.services.run_folder import StepContext
-    from apex_ml.steps.prune import find_prunable, run_of
-    from apex_ml.steps.prune import prune as work
+    from apex_ml.pipeline_settings import pipeline_file, settings_by_pipeline
 
     if not (given := re.fullmatch(r"(\d{1,5})([dw])", keep)):
         raise ConfigError(f"--keep {keep!r}: give days or weeks, such as 90d or 12w")
     days = int(given[1]) * (7 if given[2] == "w" else 1)
     settings = Settings.load()
+    by_pipeline = settings_by_pipeline(settings)
+    if settings.pipeline or len(by_pipeline) < 2:
+        pipeline_file(settings)  # an error when there is none
+        by_pipeline = {"": settings}
+    faults = []
+    for name, own in by_pipeline.items():
+        if name:
+            click.echo(f"pipeline {name}")
+        try:
+            _prune_pipeline(own, timedelta(days=days), really)
+        except ConfigError as error:  # of one pipeline: the others are pruned anyway
+            if not name:
+                raise
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _prune_pipeline(settings: Settings, keep: timedelta, really: bool) -> None:
+    """Show, and with `really` remove, the old data of the pipeline of the settings."""
+    from apex_ml.pipelines import load_pipeline
+    from apex_ml.services.run_folder import StepContext
+    from apex_ml.steps.prune import find_prunable, run_of
+    from apex_ml.steps.prune import prune as work
+
     context = StepContext(settings, load_pipeline(settings), "prune")
-    removable = find_prunable(context, timedelta(days=days))
+    removable = find_prunable(context, keep)
     for part in removable.partitions:
         newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
         click.echo(f"partition  runs {part.low} to {part.high - 1}, {newest}, {part.bytes / 2**20:,.1f} MiB")

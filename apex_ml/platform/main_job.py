@@ -11,8 +11,8 @@ from rich.console import Console
 
 from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
@@ -81,22 +81,23 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
 
 def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: Path | None, invented: bool) -> bool:
     """Retrain, score a drop and report; return whether there is a champion that scored it."""
+    pipeline = load_pipeline(settings)
     holds_back = drop is None and not invented
     parameters = RetrainParameters(
-        raw=load_pipeline(settings).locations.raw if has_raw else None, without_newest_day=True if holds_back else None
+        raw=pipeline.locations.raw if has_raw else None, without_newest_day=True if holds_back else None
     )
     with AirflowApi(settings) as api:
         for dag_id in (RETRAIN, SCORE):
             api.unpause(dag_id)
         run_id = _retrain(api, settings, console, parameters)
-        champion = job.champion(settings)
+        champion = job.champion(settings, pipeline)
         if champion is None:
             console.print(
                 "There is no champion yet: the challenger was not promoted. Drops wait until there is one. "
-                f"The reasons: select * from {SCHEMA}.model_history",
+                f"The reasons: select * from {pipeline.schema}.model_history",
                 markup=False,
             )
-            job.print_places(console, settings, job.newest_data_docs(settings))
+            job.print_places(console, settings, job.newest_data_docs(settings, pipeline))
             return False
         chosen: JobDrop | None
         if invented:
@@ -105,8 +106,8 @@ def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: 
             chosen = named_drop(drop)
         else:
             chosen = held_back_drop(settings, console, _validated(api, run_id))
-        summary = None if chosen is None else _score_drop(api, settings, console, chosen)
-        _report(settings, console, champion, summary)
+        summary = None if chosen is None else _score_drop(api, settings, console, pipeline, chosen)
+        _report(settings, console, pipeline, champion, summary)
     return True
 
 
@@ -130,11 +131,13 @@ def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings
         return up(settings)
 
 
-def _report(settings: Settings, console: Console, champion: job.Champion, summary: ViewRow | None) -> None:
-    job.print_champion(console, settings, champion)
+def _report(
+    settings: Settings, console: Console, pipeline: Pipeline, champion: job.Champion, summary: ViewRow | None
+) -> None:
+    job.print_champion(console, pipeline, champion)
     if summary is not None:
-        job.print_drop(console, settings, summary)
-    job.print_places(console, settings, job.newest_data_docs(settings))
+        job.print_drop(console, settings, pipeline, summary)
+    job.print_places(console, settings, job.newest_data_docs(settings, pipeline))
 
 
 def retrain(settings: Settings, *, force: bool = False, split: str | None = None, trials: int | None = None) -> int:
@@ -149,11 +152,12 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
         with AirflowApi(settings, patience=5.0) as api:
             api.unpause(RETRAIN)
             _retrain(api, settings, console, parameters)
-        champion = job.champion(settings)
+        pipeline = load_pipeline(settings)
+        champion = job.champion(settings, pipeline)
         if champion is None:
             console.print("There is no champion yet.")
         else:
-            job.print_champion(console, settings, champion)
+            job.print_champion(console, pipeline, champion)
 
     return _exit_code_of(work, settings, console)
 
@@ -178,12 +182,12 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: 
     return run_id
 
 
-def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop) -> ViewRow:
+def _score_drop(api: AirflowApi, settings: Settings, console: Console, pipeline: Pipeline, drop: JobDrop) -> ViewRow:
     """Put a drop in the inbox and wait for orders_score to score it; return its summary.
 
     Content that was scored before is not put there again. Raises RunFailedError for a drop that is not scored.
     """
-    known = job.drop_summary(settings, drop.sha256)
+    known = job.drop_summary(settings, pipeline, drop.sha256)
     if known is not None and known["state"] == "done":
         console.print(
             f"Drop: {drop.name}, {drop.description}: this content was scored already, as {known['name']} by version"
@@ -191,10 +195,12 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, drop: Job
             markup=False,
         )
         return known
-    return _deliver(api, settings, console, drop, known)
+    return _deliver(api, settings, console, pipeline, drop, known)
 
 
-def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDrop, known: ViewRow | None) -> ViewRow:
+def _deliver(
+    api: AirflowApi, settings: Settings, console: Console, pipeline: Pipeline, drop: JobDrop, known: ViewRow | None
+) -> ViewRow:
     """Put a drop in the inbox and follow orders_score until the ledger has more than the `known` summary of it."""
     earlier_runs = {run.run_id for run in api.dag_runs(SCORE)}
     target = inbox(settings) / drop.name
@@ -204,11 +210,11 @@ def _deliver(api: AirflowApi, settings: Settings, console: Console, drop: JobDro
     if not target.exists():
         write_atomically(target, drop.content)
     began = time.monotonic()
-    limit = load_pipeline(settings).options.steps.timeout_minutes * 60.0
+    limit = pipeline.options.steps.timeout_minutes * 60.0
     retries = RetryReporter(api, console)
     with TaskBoard(console, f"{SCORE}  {api.pages}/dags/{SCORE}") as board:
         while True:
-            summary = job.drop_summary(settings, drop.sha256)
+            summary = job.drop_summary(settings, pipeline, drop.sha256)
             runs = [run for run in api.dag_runs(SCORE) if run.run_id not in earlier_runs or not run.finished]
             tasks = {run.run_id: api.task_runs(SCORE, run.run_id) for run in runs if run.started is not None}
             shown = next(iter(tasks.values()), [])

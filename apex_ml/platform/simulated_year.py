@@ -25,7 +25,6 @@ from apex_ml.adapters.postgres import simulated_results
 from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import start, stop
 from apex_ml.platform.embedded.env_file import ensure_env, remember
@@ -312,10 +311,10 @@ class _Year:
         self.settings = self.settings.with_clock(monday)
 
     def _drifted(self, week: int) -> list[str]:
-        return simulated_results.drifted_features(self.settings, SCHEMA, f"week-{week:02}.parquet")
+        return simulated_results.drifted_features(self.settings, self.pipeline.schema, f"week-{week:02}.parquet")
 
     def _quality(self, week: int, version: int) -> tuple[float | None, bool]:
-        return simulated_results.week_quality(self.settings, SCHEMA, self.plan.monday(week), version)
+        return simulated_results.week_quality(self.settings, self.pipeline.schema, self.plan.monday(week), version)
 
     def _forget(self, week: int) -> None:
         old = Path(self.pipeline.locations.processed) / self._run(week - KEPT_RUNS)

@@ -12,26 +12,26 @@ from typing import Any
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # not in its stub
 
-from apex_ml.contract.options import AlertOptions
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
 
 
-async def late(*, kind: str, subject: str, message: str, **_: Any) -> None:
+async def late(*, schema: str, kind: str, subject: str, message: str, **_: Any) -> None:
     """Raise the alert; runs in the triggerer."""
     from apex_ml.adapters.postgres.alerts import raise_alert
 
-    await asyncio.to_thread(raise_alert, Settings.load(), SCHEMA, kind, subject, message)
+    await asyncio.to_thread(raise_alert, Settings.load(), schema, kind, subject, message)
 
 
-def deadline(alerts: AlertOptions, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
+def deadline(pipeline: PipelineSettings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
     """Return the alert for a run that has not ended `minutes` after it was queued; None if alerts are disabled."""
-    if not alerts.deadlines:
+    if not pipeline.options.alerts.deadlines:
         return None
     message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"
+    facts = {"schema": pipeline.schema, "kind": kind, "subject": dag_id, "message": message}
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(minutes=minutes),
-        callback=AsyncCallback(late, kwargs={"kind": kind, "subject": dag_id, "message": message}),
+        callback=AsyncCallback(late, kwargs=facts),
     )

@@ -9,9 +9,9 @@ import pytest
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 SHA256 = "a" * 64
 SIMULATED = datetime(2024, 3, 4, 3, tzinfo=UTC)

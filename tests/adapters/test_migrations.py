@@ -15,10 +15,10 @@ import pytest
 from apex_ml.adapters.postgres import migrations
 from apex_ml.adapters.postgres.connection import connect
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 READABLE = (
     "scored_orders_current",

@@ -26,11 +26,11 @@ from apex_ml.adapters.postgres.partitions import PostgresPartitions
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import scored_orders_ddl
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import PlainDatabase, plain_postgres
 
 SMALL, LARGE = 1, partitions.OWN_ROWS

@@ -26,12 +26,12 @@ from apex_ml.adapters.postgres.schema_names import WRITTEN_FOR, for_schema
 from apex_ml.adapters.postgres.views import PostgresViews, read_snapshot
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.tables import VIEWS
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 TWO = ("flights", "second_table")
 HOSTILE = 'My "own" % \\ schema'

@@ -22,9 +22,9 @@ from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 

@@ -9,10 +9,10 @@ import pytest
 from apex_ml.adapters.postgres.connection import connect
 from apex_ml.adapters.postgres.migrations import apply
 from apex_ml.contract.model import Contract
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import scored_columns, scored_orders_ddl
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from click.testing import CliRunner
 from apex_ml.adapters.postgres.drops import FailedDrop
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.cli import platform
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform import airflow_state
 from apex_ml.platform.embedded import health, processes, start, supervision, supervisor_client
 from apex_ml.settings import Settings
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import ports_of
 from tests.support.waiting import until
 

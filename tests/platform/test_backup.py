@@ -12,13 +12,13 @@ import pytest
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import backup
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.postgres.databases import ensure_databases
 from apex_ml.settings import Settings
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import open_folder, throwaway
 
 

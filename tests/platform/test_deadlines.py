@@ -76,7 +76,8 @@ def test_a_late_drop_raises_an_alert(tmp_path: Path) -> None:
 
 def _shown_inbox(home: Path) -> tuple[bool, list[str]]:
     console = Console(file=io.StringIO(), width=200, record=True)
-    well = _waiting(Settings.load(home=home, pg_port=1), console)
+    settings = Settings.load(home=home, pg_port=1)
+    well = _waiting(settings, load_pipeline(settings), console)
     return well, console.export_text().splitlines()
 
 
@@ -108,5 +109,6 @@ def test_a_late_drop_with_a_non_utf8_name_can_be_stored_and_shown(tmp_path: Path
     ((name, message),) = inbox.late(60, time.time() + 61 * 60).items()
     assert name == "order\ufffd.parquet" and message.encode()
     console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=200)
+    settings = Settings.load(home=tmp_path, pg_port=1)
     with pytest.raises(TransientError, match="Postgres"):  # who is asked last, whether there is a champion
-        _waiting(Settings.load(home=tmp_path, pg_port=1), console)
+        _waiting(settings, load_pipeline(settings), console)

@@ -18,7 +18,6 @@ from rich.console import Console
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres import bulk, connection
 from apex_ml.errors import ApexError, ConfigError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
@@ -26,6 +25,7 @@ from apex_ml.platform.reports import status
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest_orders import model_of
 from apex_ml.settings import Settings
+from tests.support.schema import SCHEMA
 
 HTML = b"<html>[/red] somebody else</html>"
 ANSWERS = {

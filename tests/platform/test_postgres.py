@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from apex_ml.adapters.postgres import connection
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.platform.embedded import processes, psql, stop, supervision, watchdog
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.postgres.data_folder import prepare_server
@@ -31,6 +30,7 @@ from apex_ml.platform.embedded.postgres.process import (
 )
 from apex_ml.platform.embedded.postgres.server import OUTSIDE, locate_server
 from apex_ml.settings import Settings
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
 
 OWNERS = {
@@ -171,10 +171,12 @@ def test_no_log_has_a_password(database: Database) -> None:
 
 
 def test_psql_is_the_reader_and_hides_the_password(database: Database) -> None:
-    command, environment = psql.psql_call(database.settings, ["-At", "-c", "SELECT current_user, current_schema"])
+    command, environment = psql.psql_call(
+        database.settings, ["-At", "-c", "SELECT current_user, current_setting('search_path')"]
+    )
     assert database.settings.pg_reader_password.get_secret_value() not in " ".join(command)
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "apex_reader|apex"
+    assert done.stdout.strip() == 'apex_reader|"orders"'
 
 
 def test_psql_runs_all_queries_and_a_failed_one_is_bad_input(

@@ -19,11 +19,11 @@ from apex_airflow.pages import metrics
 from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.alerts import raise_alert
 from apex_ml.contract.model import Contract
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.page_rows import fill
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 RULES = CODE_ROOT / "deployment" / "prometheus-rules.yaml"

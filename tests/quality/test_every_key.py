@@ -44,7 +44,6 @@ from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Servin
 from apex_ml.core.split import temporal
 from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import DataError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services import score_file
 from apex_ml.settings import Settings
 from apex_ml.sql.quarantine import select_drop_quarantine
@@ -52,6 +51,7 @@ from apex_ml.sql.quote import identifiers, literal
 from apex_ml.sql.row_checks import ROW_NR, compile_row_checks
 from apex_ml.steps import validate
 from apex_ml.steps.elt import make_examples
+from tests.support.schema import SCHEMA
 
 AS_OF = date(2024, 6, 1)
 DAY = date(2024, 3, 5)

@@ -24,7 +24,6 @@ from apex_ml.adapters.postgres.champions import NewDecision
 from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports import champion_history
 from apex_ml.services import champion_ledger
@@ -35,6 +34,7 @@ from apex_ml.steps.promote import promote
 from apex_ml.steps.score import score
 from apex_ml.steps.train import train
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 RACERS = 20
@@ -164,7 +164,10 @@ def test_ledger_and_alias_agree_on_who_is_challenger_after_every_move(nights: An
     assert killed.code == -signal.SIGKILL and challengers() == (None, [2])
     assert back(nights, run="r")["moved"] and challengers() == (2, [2])
     registry.drop_alias(CHALLENGER)
-    assert champion_history.heal(nights.apex.settings) == "" and challengers() == (2, [2])
+    assert champion_history.heal(nights.apex.settings, nights.apex.pipeline) == "" and challengers() == (
+        2,
+        [2],
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,36 +328,39 @@ def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
 
 
 def test_the_history_shows_when_who_what_and_why(nights: Any) -> None:
-    settings = nights.apex.settings
-    assert json.loads(champion_history.as_json(settings, [])) == {
-        "model": load_pipeline(settings).model_name,
+    settings, pipeline = nights.apex.settings, nights.apex.pipeline
+    assert json.loads(champion_history.as_json(settings, pipeline, [])) == {
+        "model": pipeline.model_name,
         "champion": None,
         "history": [],
     }
     promote(nights.apex.context("one"), who="test")
     promote(nights.apex.context("two"), who="test")
-    Registry(settings, load_pipeline(settings).model_name).set_alias(CHAMPION, 2)
+    Registry(settings, pipeline.model_name).set_alias(CHAMPION, 2)
     table = nights.apex.call("champion")
     assert table.code == 0, table.err
-    assert f"champion: {load_pipeline(settings).model_name} version 2" in table.out
+    assert f"champion: {pipeline.model_name} version 2" in table.out
     for words in ("none → 1", "1 → 2", "promote", "reject", "manual", "by the MLflow UI", "class prior"):
         assert words in table.out, table.out
-    content = json.loads(champion_history.as_json(settings, champion_history.history(settings, 20)))
+    content = json.loads(champion_history.as_json(settings, pipeline, champion_history.history(settings, pipeline, 20)))
     assert content["champion"] == 2
     assert [row["action"] for row in content["history"]] == ["manual", "reject", "promote"]
     newest = content["history"][0]
     assert (newest["from_version"], newest["to_version"], newest["state"]) == (1, 2, "done")
-    assert [row["action"] for row in champion_history.history(settings, 1, moves_only=True)] == ["manual"]
-    assert [row["action"] for row in champion_history.history(settings, 9, moves_only=True)] == ["manual", "promote"]
+    assert [row["action"] for row in champion_history.history(settings, pipeline, 1, moves_only=True)] == ["manual"]
+    assert [row["action"] for row in champion_history.history(settings, pipeline, 9, moves_only=True)] == [
+        "manual",
+        "promote",
+    ]
 
 
 def test_without_mlflow_the_history_is_shown_with_a_warning(nights: Any) -> None:
     promote(nights.apex.context("one"), who="test")
     (port,) = free_ports(1)
     other = nights.apex.but(mlflow_tracking_uri=f"http://127.0.0.1:{port}")
-    assert "could not be compared with the ledger: MLflow at" in champion_history.heal(other.settings)
-    assert champion_history.heal(nights.apex.settings) == ""
-    assert len(champion_history.history(other.settings, 5)) == 1
+    assert "could not be compared with the ledger: MLflow at" in champion_history.heal(other.settings, other.pipeline)
+    assert champion_history.heal(nights.apex.settings, nights.apex.pipeline) == ""
+    assert len(champion_history.history(other.settings, other.pipeline, 5)) == 1
 
 
 def mlflow(nights: Any, method: str, path: str, **content: Any) -> None:

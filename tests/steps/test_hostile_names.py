@@ -23,7 +23,6 @@ from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.quality import rows_with_outcome
 from apex_ml.adapters.postgres.shadow import shadow_outcomes
 from apex_ml.contract.pipeline_file import load_contract
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports import job
 from apex_ml.settings import CODE_ROOT, Settings
@@ -38,6 +37,7 @@ from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 from tests.support.online_service import served
+from tests.support.schema import SCHEMA
 
 RUN = "hostile"
 ORDERS = 4_000
@@ -155,9 +155,9 @@ def test_names_are_encoded_in_sql_and_shown_unchanged(hostile: Hostile) -> None:
 def test_the_report_of_a_drop_shows_class_names_unchanged(hostile: Hostile) -> None:
     settings, out = hostile.apex.settings, StringIO()
     ((sha256,),) = hostile.apex.sql("SELECT sha256 FROM orders.drops")
-    summary = job.drop_summary(settings, sha256)
+    summary = job.drop_summary(settings, hostile.apex.pipeline, sha256)
     assert summary is not None
-    job.print_drop(Console(width=1000, file=out), settings, summary)
+    job.print_drop(Console(width=1000, file=out), settings, hostile.apex.pipeline, summary)
     assert all(level in out.getvalue() for level in CLASSES.values())
 
 

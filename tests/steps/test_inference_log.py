@@ -13,10 +13,10 @@ import pytest
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
 from apex_ml.contract.model import Contract
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, counts, run, scored_rows
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 Drop = Callable[..., Path]

@@ -24,7 +24,6 @@ from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_alert
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION, QUARANTINE
 from apex_ml.steps.alerts import close_alert
@@ -33,6 +32,7 @@ from apex_ml.steps.score import rescore, score
 from tests.support.apex_home import Apex
 from tests.support.home_with_champion import copy_champion_record
 from tests.support.mail_server import Mailbox, mail_server
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 Put = Callable[..., Path]

@@ -159,7 +159,7 @@ def test_a_stalled_upload_is_scored_when_it_is_complete(scoring: Apex, put_drop:
     assert [row["state"] for row in result["drops"]] == ["unfinished", "scored"] and alerts(scoring) == {}
     assert places(scoring)["inbox"] == ["slow.parquet"]
     console = Console(width=200, record=True, file=io.StringIO())
-    _waiting(patient.settings, console)
+    _waiting(patient.settings, patient.pipeline, console)
     shown = console.export_text()
     assert "drops waiting: 1 (slow.parquet)" in shown and "waits for the rest of its upload" in shown
     path.write_bytes(content)

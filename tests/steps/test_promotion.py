@@ -16,10 +16,10 @@ from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.contract.model import Contract
 from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services import champion_ledger
 from apex_ml.steps.promote import promote
+from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
 

@@ -31,7 +31,6 @@ from apex_ml.adapters.postgres.partitions import OWN_ROWS
 from apex_ml.adapters.storage import parquet_pages
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
@@ -39,6 +38,7 @@ from tests.support.apex_home import Apex
 from tests.support.concurrent_reader import reading
 from tests.support.forked_command import Done, Forked
 from tests.support.ledger import places, run
+from tests.support.schema import SCHEMA
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.throwaway_home import PlainDatabase, open_folder, plain_postgres

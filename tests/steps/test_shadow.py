@@ -20,7 +20,6 @@ from apex_ml.adapters.postgres.versions import PostgresVersions, VersionRecord
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipelines import load_pipeline
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import force
@@ -29,6 +28,7 @@ from apex_ml.steps.reconsider import MIN_OUTCOMES, reconsider
 from apex_ml.steps.score import score
 from apex_ml.steps.shadow import shadow
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 ROWS = 200
 PAIRS = """

@@ -16,13 +16,13 @@ import pytest
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.contract.model import Contract
 from apex_ml.core.unknown_values import unknown_jumps
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.services.scorer import load_scorer
 from apex_ml.services.unknown_values import alert_unknown_values
 from apex_ml.steps.monitor import monitor
 from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, run
+from tests.support.schema import SCHEMA
 
 Put = Callable[..., Path]
 

@@ -16,14 +16,15 @@ import psutil
 import psycopg2
 
 from apex_ml.adapters.postgres.connection import search_path
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.faults import HALT
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.pipeline_settings import pipeline_variables
 from apex_ml.pipeline_values import is_pipeline_argument
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_folder import StepContext
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.forked_command import Done, Forked, forked
+from tests.support.schema import SCHEMA
 
 ORIGIN = "http://airflow.test/dags/orders_retrain/runs/manual__2026-01-02T03%3A04%3A05%2B00%3A00"
 COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
@@ -57,6 +58,10 @@ class Apex:
 
     def context(self, run: str) -> StepContext:
         return context_of(self.settings, run)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return load_pipeline(self.settings)
 
     @property
     def processed(self) -> Path:

@@ -25,9 +25,9 @@ from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns, ScoringR
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.adapters.postgres.shadow import PostgresShadow, ShadowLedger
 from apex_ml.adapters.postgres.versions import PostgresVersions, VersionLedger
-from apex_ml.pipeline_schema import SCHEMA
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
+from tests.support.schema import SCHEMA
 
 MODEL = "m"
 

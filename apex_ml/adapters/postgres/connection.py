@@ -21,6 +21,8 @@ from apex_ml.sql.quote import identifier
 Connection = psycopg2.extensions.connection
 DriverError = psycopg2.Error
 """What psycopg2 raises outside of :func:`map_driver_errors`."""
+PLATFORM_SCHEMA = "apex"
+"""The schema of what is about several pipelines; each pipeline has one of its own."""
 
 
 class PsycopgSession(Session):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def migrate(settings: Settings, pipeline: Pipeline) -> None:
     afterwards, as the database would then no longer be what the files say, and when the name of the schema is too long.
     """
     migrate_schema(settings, pipeline.contract, pipeline.schema)
+
+
+def migrate_all(settings: Settings, pipelines: Sequence[Pipeline]) -> None:
+    """Apply what the schemas of several pipelines lack, one after the other. Raises as :func:`migrate`."""
+    for pipeline in pipelines:
+        migrate(settings, pipeline)
 
 
 def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:

@@ -8,6 +8,7 @@ secrets that it needs, each into a volume of its own (:func:`part_secrets`). A s
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
+
+logger = logging.getLogger(__name__)
 
 USER = 10001
 """Owner of the files: the user of both images."""
@@ -248,9 +251,8 @@ def become_mlflow(settings: Settings) -> NoReturn:
 
 def prepare_apex(settings: Settings) -> None:
     """Migrate the apex database, and create the folders of the home."""
-    from apex_ml.adapters.postgres.migrations import migrate
-    from apex_ml.pipelines import load_pipeline
+    from apex_ml.platform.pipeline_tables import migrate_pipelines
 
     for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    migrate(settings, load_pipeline(settings))
+    migrate_pipelines(settings, logger.warning)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.errors import ConfigError
-from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_state import make_pools
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited
 from apex_ml.platform.embedded.paths import run_folder, service_log
 from apex_ml.platform.embedded.progress import Phases
 from apex_ml.platform.embedded.service_wait import last_lines
+from apex_ml.platform.pipeline_tables import migrate_pipelines
 from apex_ml.settings import Settings
 
 
@@ -32,11 +32,9 @@ def airflow_command(settings: Settings, *arguments: str) -> subprocess.Completed
 
 
 def migrate_apex(settings: Settings, phases: Phases) -> None:
-    """Apply the migrations of Apex."""
+    """Apply the migrations of Apex to the schema of every pipeline; report the pipelines whose file is wrong."""
     with phases.phase("Apex's tables"):
-        from apex_ml.adapters.postgres.migrations import migrate
-
-        migrate(settings, load_pipeline(settings))
+        migrate_pipelines(settings, phases.say)
 
 
 def migrate_airflow(settings: Settings, phases: Phases) -> None:

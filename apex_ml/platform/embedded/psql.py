@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from apex_ml.adapters.postgres.administration import split_url
-from apex_ml.adapters.postgres.connection import ping_reader, search_path
+from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, ping_reader, search_path
 from apex_ml.errors import ConfigError, DataError, TransientError
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import pipeline_file, settings_by_pipeline
 from apex_ml.platform.embedded.environment import inherited
 from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
 from apex_ml.settings import Settings
@@ -22,7 +22,8 @@ EXIT_CODES = {1: DataError.exit_code, 2: TransientError.exit_code, 3: DataError.
 def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
     """The command and its environment. The password is only in the environment, where `ps` does not show it.
 
-    Raises ConfigError when the reader has no password yet, or its URL cannot be read.
+    Raises ConfigError when the reader has no password yet, its URL cannot be read, or the named pipeline does not
+    exist.
     """
     if not settings.reader_database_url and not settings.pg_reader_password.get_secret_value():
         raise ConfigError(f"role apex_reader has no password in {settings.env_file}: `apex up` makes it")
@@ -32,13 +33,21 @@ def psql_call(settings: Settings, arguments: Sequence[str] = ()) -> tuple[list[s
         raise ConfigError(f"APEX_READER_DATABASE_URL: {error}") from error
     environment = {
         **inherited(settings),
-        "PGOPTIONS": search_path(SCHEMA),
+        "PGOPTIONS": search_path(_schema(settings)),
         "PGAPPNAME": "apex sql",
         "PGCONNECT_TIMEOUT": "5",
     }
     if password:
         environment["PGPASSWORD"] = password
     return [str(wheel_binaries() / "psql"), "-X", "-d", address, *arguments], environment
+
+
+def _schema(settings: Settings) -> str:
+    """The schema whose views need no prefix: that of the named pipeline or of the only one, else that of all."""
+    if settings.pipeline or len(settings_by_pipeline(settings)) == 1:
+        name, _ = pipeline_file(settings)
+        return name
+    return PLATFORM_SCHEMA
 
 
 def run_psql(settings: Settings, arguments: Sequence[str]) -> int:

@@ -12,8 +12,7 @@ from rich.text import Text
 from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
-from apex_ml.pipeline_schema import SCHEMA
-from apex_ml.pipelines import load_pipeline
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import findings
 from apex_ml.platform.job_drop import inbox
@@ -45,10 +44,10 @@ def show_airflow(settings: Settings, console: Console) -> bool:
     return all(finding.well for finding in results)
 
 
-def show_alerts(settings: Settings, console: Console) -> bool:
+def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     """Show failed drops and the other open alerts."""
-    with reading(settings, SCHEMA) as session:
-        alerts = PostgresViews(session, load_pipeline(settings).model_name).open_alerts()
+    with reading(settings, pipeline.schema) as session:
+        alerts = PostgresViews(session, pipeline.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     folder = inbox(settings)
@@ -85,9 +84,9 @@ def show_alerts(settings: Settings, console: Console) -> bool:
     return not failed
 
 
-def show_late(settings: Settings, console: Console) -> bool:
+def show_late(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     """Show the deadlines that passed; return whether there is none."""
-    behind = late(settings)
+    behind = late(settings, pipeline)
     for message in behind:
         console.print(f"late: {message}", markup=False, soft_wrap=True)
     return not behind

@@ -12,55 +12,54 @@ from rich.table import Table
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
-from apex_ml.pipeline_schema import SCHEMA
-from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.reports.job import champion
 from apex_ml.services import champion_ledger
 from apex_ml.settings import Settings
 
 
-def heal(settings: Settings) -> str:
+def heal(settings: Settings, pipeline: PipelineSettings) -> str:
     """Complete the move of a killed process, and adopt a manually moved alias; return why that was not possible, or ''.
 
     The challenger's alias follows the ledger, which can be read without MLflow. Then the ledger can be behind the
     champion's alias, and the report says so.
     """
     try:
-        registry = Registry(settings, load_pipeline(settings).model_name)
-        champion_ledger.resolve(settings, SCHEMA, registry)
-        champion_ledger.align_challenger(settings, SCHEMA, registry)
+        registry = Registry(settings, pipeline.model_name)
+        champion_ledger.resolve(settings, pipeline.schema, registry)
+        champion_ledger.align_challenger(settings, pipeline.schema, registry)
     except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""
 
 
-def history(settings: Settings, lines: int, *, moves_only: bool = False) -> list[ViewRow]:
+def history(settings: Settings, pipeline: PipelineSettings, lines: int, *, moves_only: bool = False) -> list[ViewRow]:
     """The last decisions about the champion, the newest first."""
-    with reading(settings, SCHEMA) as session:
-        return PostgresViews(session, load_pipeline(settings).model_name).history(lines, moves_only=moves_only)
+    with reading(settings, pipeline.schema) as session:
+        return PostgresViews(session, pipeline.model_name).history(lines, moves_only=moves_only)
 
 
-def as_json(settings: Settings, rows: list[ViewRow]) -> str:
+def as_json(settings: Settings, pipeline: PipelineSettings, rows: list[ViewRow]) -> str:
     """The same as one JSON object with the keys model, champion (a version or null) and history."""
-    current = champion(settings)
+    current = champion(settings, pipeline)
     content = {
-        "model": load_pipeline(settings).model_name,
+        "model": pipeline.model_name,
         "champion": current.version if current else None,
         "history": rows,
     }
     return json_text(content, indent=1, default=lambda value: value.isoformat())
 
 
-def show(settings: Settings, rows: list[ViewRow]) -> None:
+def show(settings: Settings, pipeline: PipelineSettings, rows: list[ViewRow]) -> None:
     """Print the champion and a table of the history."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a pipe has no width: rich would fold at 80
-    current = champion(settings)
+    current = champion(settings, pipeline)
     text = f"version {current.version}" if current else "none yet; `make train` trains one"
-    console.print(f"champion: {load_pipeline(settings).model_name} {text}", markup=False, soft_wrap=True)
+    console.print(f"champion: {pipeline.model_name} {text}", markup=False, soft_wrap=True)
     if not rows:
         return
     table = Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

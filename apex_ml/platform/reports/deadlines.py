@@ -8,7 +8,7 @@ from croniter import croniter
 
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.contract.options import Schedule
-from apex_ml.pipelines import load_pipeline
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
 from apex_ml.platform.airflow_state import RETRAIN
@@ -18,12 +18,11 @@ LOOKED_AT = 20
 """Number of the newest runs of orders_retrain to check."""
 
 
-def late(settings: Settings) -> list[str]:
+def late(settings: Settings, pipeline: Pipeline) -> list[str]:
     """One message for each late drop, and for a nightly retraining that has not ended in time.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    pipeline = load_pipeline(settings)
     messages = list(Inbox(pipeline).late(pipeline.options.scoring.deadline_minutes).values())
     with AirflowApi(settings, **IMPATIENT) as api:
         paused = api.paused(RETRAIN)

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import ChampionMove, PostgresViews, ViewRow
-from apex_ml.pipeline_schema import SCHEMA
-from apex_ml.pipelines import load_pipeline
+from apex_ml.contract.pipeline import Pipeline, PipelineSettings
 from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests
 from apex_ml.settings import Settings
@@ -31,10 +30,10 @@ class Champion:
     holdout_orders: int | None
 
 
-def champion(settings: Settings) -> Champion | None:
+def champion(settings: Settings, pipeline: PipelineSettings) -> Champion | None:
     """Return the champion by the ledger of promotions, None when there is none yet."""
-    with reading(settings, SCHEMA) as session:
-        views = PostgresViews(session, load_pipeline(settings).model_name)
+    with reading(settings, pipeline.schema) as session:
+        views = PostgresViews(session, pipeline.model_name)
         move = views.champion()
         if move is None or move.version is None:
             return None
@@ -44,18 +43,18 @@ def champion(settings: Settings) -> Champion | None:
     return Champion(move.version, move, losses.log_loss, losses.prior_log_loss, losses.holdout_orders)
 
 
-def drop_summary(settings: Settings, sha256: str) -> ViewRow | None:
+def drop_summary(settings: Settings, pipeline: PipelineSettings, sha256: str) -> ViewRow | None:
     """Return the ledger's row of a drop with the figures of its latest scoring, None while it is not in the ledger."""
-    with reading(settings, SCHEMA) as session:
-        return PostgresViews(session, load_pipeline(settings).model_name).drop(sha256)
+    with reading(settings, pipeline.schema) as session:
+        return PostgresViews(session, pipeline.model_name).drop(sha256)
 
 
-def print_champion(console: Console, settings: Settings, version: Champion) -> None:
+def print_champion(console: Console, pipeline: PipelineSettings, version: Champion) -> None:
     """Print the champion's log loss beside that of the class prior."""
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
     orders = "" if version.holdout_orders is None else f"{version.holdout_orders:,} newest orders"
     table.add_row(
-        escape(f"{load_pipeline(settings).model_name} version {version.version}"),
+        escape(f"{pipeline.model_name} version {version.version}"),
         _number(version.log_loss),
         _number(version.prior_log_loss),
         orders,
@@ -63,7 +62,7 @@ def print_champion(console: Console, settings: Settings, version: Champion) -> N
     console.print(table)
 
 
-def print_drop(console: Console, settings: Settings, summary: ViewRow) -> None:
+def print_drop(console: Console, settings: Settings, pipeline: PipelineSettings, summary: ViewRow) -> None:
     """Print a scored drop: counts, confidence by class, latency."""
     table = _table("Drop", "file", "rows", "scored", "quarantined", "success", "model")
     table.add_row(
@@ -81,8 +80,8 @@ def print_drop(console: Console, settings: Settings, summary: ViewRow) -> None:
         console.print(f"[bold yellow]Warning:[/] {escape(summary['input_warning'])}", soft_wrap=True)
 
     table = _table("Predictions", "channel", "orders", "share", "mean confidence")
-    with reading(settings, SCHEMA) as session:
-        classes = PostgresViews(session, load_pipeline(settings).model_name).drop_classes(summary["drop_id"])
+    with reading(settings, pipeline.schema) as session:
+        classes = PostgresViews(session, pipeline.model_name).drop_classes(summary["drop_id"])
     for row in classes:
         table.add_row(
             escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
@@ -135,9 +134,9 @@ def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def newest_data_docs(settings: Settings) -> str | None:
+def newest_data_docs(settings: Settings, pipeline: Pipeline) -> str | None:
     """Address of the page about the batch that was checked last; None before the first one."""
     # not by the date that a batch looks from: it is a day earlier where the newest day was held back
-    manifests = recent_manifests(StepContext(settings, load_pipeline(settings), "report"), ValidateResult)
+    manifests = recent_manifests(StepContext(settings, pipeline, "report"), ValidateResult)
     newest = max(manifests, key=lambda manifest: manifest.finished_at, default=None)
     return None if newest is None else newest.result.data_docs_url

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC
+from functools import partial
 
 from rich.console import Console
 
 from apex_ml.adapters.postgres.connection import DriverError, reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox, printable
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
-from apex_ml.pipeline_schema import SCHEMA
+from apex_ml.pipeline_settings import pipeline_file, settings_by_pipeline
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
@@ -36,32 +39,58 @@ def show(settings: Settings, console: Console) -> bool:
     For each part that needs a stopped service there is one line.
     """
     well = show_services(settings, console)
-    for title, part in (
-        ("Airflow", show_airflow),
-        ("alerts", show_alerts),
-        ("champion", _champion),
-        ("drops waiting", _waiting),
-        ("last retrain runs", _retrain_runs),
-        ("last scoring runs", _scoring_runs),
-        ("Data Docs", _data_docs),
-        ("deadlines", show_late),
-    ):
-        try:
-            # a part that returns None has no health
-            well &= part(settings, console) is not False
-        except (ApexError, DriverError, OSError) as error:
-            well = False
-            reason = str(error).strip()
-            if not isinstance(error, ConfigError):  # of a service's own message the first line says enough
-                reason = reason.splitlines()[0]
-            console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
+    well &= _show_part("Airflow", lambda: show_airflow(settings, console), console)
+    well &= _show_part("pipelines", lambda: _show_pipelines(settings, console), console)
     if settings.runtime == "local":
         console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
     return well
 
 
-def _champion(settings: Settings, console: Console) -> None:
-    current = job.champion(settings)
+def _show_part(title: str, show_part: Callable[[], bool | None], console: Console) -> bool:
+    """Show a part of the report, or why it is not known; return whether it is healthy. None has no health."""
+    try:
+        return show_part() is not False
+    except (ApexError, DriverError, OSError) as error:
+        reason = str(error).strip()
+        if not isinstance(error, ConfigError):  # of a service's own message the first line says enough
+            reason = reason.splitlines()[0]
+        console.print(f"{title}: unknown, {reason}", markup=False, soft_wrap=True)
+        return False
+
+
+def _show_pipelines(settings: Settings, console: Console) -> bool:
+    """Print the parts about each pipeline; return whether all are healthy."""
+    well = True
+    by_pipeline = settings_by_pipeline(settings)
+    if not by_pipeline:
+        pipeline_file(settings)  # the error that there is none
+    for name, own in by_pipeline.items():
+        if len(by_pipeline) > 1:
+            console.print(f"\npipeline {name}", markup=False)
+        well &= _show_part(f"pipeline {name}", partial(_show_pipeline, own, console), console)
+    return well
+
+
+def _show_pipeline(settings: Settings, console: Console) -> bool:
+    """Print the parts about the pipeline of the settings; return whether all are healthy."""
+    pipeline = load_pipeline(settings)
+    parts: dict[str, Callable[[Settings, Pipeline, Console], bool | None]] = {
+        "alerts": show_alerts,
+        "champion": _champion,
+        "drops waiting": _waiting,
+        "last retrain runs": _retrain_runs,
+        "last scoring runs": _scoring_runs,
+        "Data Docs": _data_docs,
+        "deadlines": show_late,
+    }
+    well = True
+    for title, part in parts.items():
+        well &= _show_part(title, partial(part, settings, pipeline, console), console)
+    return well
+
+
+def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> None:
+    current = job.champion(settings, pipeline)
     if current is None:
         console.print("champion: none yet; `make train` trains one")
         return
@@ -70,16 +99,16 @@ def _champion(settings: Settings, console: Console) -> None:
         if current.log_loss is None or current.prior_log_loss is None
         else f"log loss {current.log_loss:.4f} (class prior's {current.prior_log_loss:.4f})"
     )
-    name = load_pipeline(settings).model_name
     since = current.move.decided_at.astimezone(UTC).strftime("%F %T")
     console.print(
-        f"champion: {name} version {current.version}, since {since} UTC ({current.move.action}), {losses}",
+        f"champion: {pipeline.model_name} version {current.version}, since {since} UTC ({current.move.action}),"
+        f" {losses}",
         markup=False,
         soft_wrap=True,
     )
 
 
-def _waiting(settings: Settings, console: Console) -> bool:
+def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     folder = inbox(settings)
     if not folder.is_dir():
         if os.path.lexists(folder):
@@ -97,7 +126,7 @@ def _waiting(settings: Settings, console: Console) -> bool:
     names = sorted(visible(printable(name)) for name in delivered if not os.path.isdir(folder / name))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
-    current = Inbox(load_pipeline(settings))
+    current = Inbox(pipeline)
     unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
     uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
     lines = [
@@ -109,12 +138,12 @@ def _waiting(settings: Settings, console: Console) -> bool:
         console.print(f"  {one_line(line)}", markup=False, soft_wrap=True)
     if more := len(lines) - len(lines[:SHOWN]):
         console.print(f"  … and {more} more")
-    if names and job.champion(settings) is None:
+    if names and job.champion(settings, pipeline) is None:
         console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
     return True
 
 
-def _retrain_runs(settings: Settings, console: Console) -> None:
+def _retrain_runs(settings: Settings, pipeline: Pipeline, console: Console) -> None:
     lines: list[str] = []
     with AirflowApi(settings, **IMPATIENT) as api:
         for run in api.dag_runs(RETRAIN, limit=SHOWN):
@@ -137,9 +166,9 @@ def _outcome(api: AirflowApi, run: DagRun) -> tuple[str, str | None]:
     return run.state, None
 
 
-def _scoring_runs(settings: Settings, console: Console) -> None:
-    with reading(settings, SCHEMA) as session:
-        runs = PostgresViews(session, load_pipeline(settings).model_name).latest_runs(SHOWN)
+def _scoring_runs(settings: Settings, pipeline: Pipeline, console: Console) -> None:
+    with reading(settings, pipeline.schema) as session:
+        runs = PostgresViews(session, pipeline.model_name).latest_runs(SHOWN)
     _rows(
         console,
         "last scoring runs",
@@ -151,8 +180,8 @@ def _scoring_runs(settings: Settings, console: Console) -> None:
     )
 
 
-def _data_docs(settings: Settings, console: Console) -> None:
-    console.print(f"Data Docs: {job.newest_data_docs(settings) or 'none yet'}", markup=False, soft_wrap=True)
+def _data_docs(settings: Settings, pipeline: Pipeline, console: Console) -> None:
+    console.print(f"Data Docs: {job.newest_data_docs(settings, pipeline) or 'none yet'}", markup=False, soft_wrap=True)
 
 
 def _rows(console: Console, title: str, lines: list[str]) -> None:

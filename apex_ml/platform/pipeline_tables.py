@@ -1,0 +1,28 @@
+"""Bring the tables of every pipeline to their current state, whenever the platform starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apex_ml.errors import ConfigError
+from apex_ml.pipeline_settings import pipeline_file
+from apex_ml.pipelines import load_all_pipelines
+from apex_ml.settings import Settings
+
+
+def migrate_pipelines(settings: Settings, say: Callable[[str], None]) -> None:
+    """Migrate the schema of every pipeline; `say` reports those whose file is wrong, which keep the tables they have.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when no pipeline can be read, and as
+    :func:`~apex_ml.adapters.postgres.migrations.migrate`.
+    """
+    from apex_ml.adapters.postgres.migrations import migrate_all
+
+    pipelines, faults = load_all_pipelines(settings)
+    if not pipelines:
+        if not faults:
+            pipeline_file(settings)  # the error that there is none
+        raise ConfigError("; ".join(map(str, faults.values())))
+    migrate_all(settings, pipelines)
+    for name, fault in faults.items():
+        say(f"pipeline {name}: its tables are not migrated, as its file is wrong: {fault}")

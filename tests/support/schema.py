@@ -1,0 +1,3 @@
+"""The schema of the pipeline that most tests use."""
+
+SCHEMA = "orders"
