@@ -12,13 +12,22 @@ BIN := .venv/bin
 # where the platform runs: processes of this machine, or with RUNTIME=docker containers, for which nothing is installed
 RUNTIME ?= local
 ifeq ($(RUNTIME),docker)
-APEX := deployment/docker/platform.sh
+APEX := deployment/docker/platform.sh$(if $(P), -p "$(P)")
 READY :=
 else ifeq ($(RUNTIME),local)
 APEX := $(BIN)/apex$(if $(P), -p "$(P)")
 READY := setup
 else
 $(error RUNTIME=$(RUNTIME): expected local or docker)
+endif
+
+# the pipeline of `make run` and `make train` when none is named
+NAMED := $(shell grep -sE '^[[:blank:]]*(export[[:blank:]]+)?APEX_PIPELINE[[:blank:]]*=' \
+	"$(or $(APEX_ENV_FILE),$(or $(APEX_HOME),.)/.env)")
+ifeq ($(P)$(APEX_PIPELINE)$(NAMED),)
+JOB := $(APEX)$(if $(wildcard pipelines/orders/pipeline.yaml), -p orders)
+else
+JOB := $(APEX)
 endif
 
 # what one target prints stays together, where this make can do that
@@ -34,10 +43,10 @@ up: $(READY) ## Bring the platform up (RUNTIME=docker: in containers; so for the
 	@$(APEX) up
 
 run: $(READY) ## The main job: up, retrain, score a drop, report (P=pipeline, RAW=folder of raw parquet, DROP=file, INVENTED=1)
-	@$(APEX) run $(if $(RAW),--raw "$(RAW)") $(if $(DROP),--drop "$(DROP)") $(if $(INVENTED),--invented)
+	@$(JOB) run $(if $(RAW),--raw "$(RAW)") $(if $(DROP),--drop "$(DROP)") $(if $(INVENTED),--invented)
 
-train: up ## Run orders_retrain alone and wait for it
-	@$(APEX) retrain
+train: up ## Retrain alone and wait for it (P=pipeline)
+	@$(JOB) retrain
 
 down: $(READY) ## Stop the platform; data stays
 	@$(APEX) down

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,17 @@ from apex_ml.contract.options_file import OptionValue, opened, options_of
 from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.contract.reading import ContractFile
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_values import FORMER_CONTRACT, is_url, override_variable
+from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT, is_url, override_variable
 from apex_ml.settings import Settings
 from apex_ml.wording import did_you_mean
 
 if TYPE_CHECKING:
     from apex_ml.contract.options import LocationOptions, PipelineOptions
+    from apex_ml.pipeline_values import PipelineValue
 
 FILE = "pipeline.yaml"
+HOME_RECORD = "home.json"
+"""Record of the pipelines of a home, in its folder of state."""
 FORMER_PIPELINE = "orders"
 """The pipeline of the first edition, which had no others."""
 FORMER_MODEL = "digital_orders_xgboost"
@@ -55,14 +59,24 @@ def pipeline_file(settings: Settings) -> tuple[str, Path]:
 def former_pipeline(settings: Settings) -> str | None:
     """The pipeline that owns the tables, folders and runs that a home of the first edition has under general names.
 
-    None where that is unclear: several pipelines, of which none is named and none has the first edition's name.
+    It is the one that the home was recorded with. None where that is unclear: several pipelines, of which none is named
+    and none has the name of the first edition's.
     """
     if settings.former_contract:
         return _name_in(settings.former_contract)
     names = pipeline_names(settings)
-    return next((name for name in (FORMER_PIPELINE, settings.pipeline) if name in names), None) or (
-        names[0] if len(names) == 1 else None
-    )
+    candidates = (_recorded(settings), FORMER_PIPELINE, settings.pipeline)
+    return next((name for name in candidates if name in names), names[0] if len(names) == 1 else None)
+
+
+def _recorded(settings: Settings) -> str | None:
+    """The pipeline in a home's record of the first edition."""
+    try:
+        record = json.loads((settings.state / HOME_RECORD).read_text(encoding="utf-8"))
+        file = Path(record["contract"])
+        return file.parent.name if file.name == FILE else _name_in(file)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None
 
 
 def settings_by_pipeline(settings: Settings) -> dict[str, Settings]:
@@ -91,7 +105,7 @@ def load_pipeline_settings(settings: Settings) -> PipelineSettings:
     name, path = pipeline_file(settings)
     options = options_of(path, tuple(option_values(settings, name)))
     return PipelineSettings(
-        name, path, options, model_name_of(settings, name, options), locations_of(settings, options.locations)
+        name, path, options, model_name_of(settings, name, options), locations_of(settings, name, options.locations)
     )
 
 
@@ -120,12 +134,14 @@ def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
                 for v in unknown
             )
         )
+    owner = former_pipeline(settings) if any(v.variable in FORMER for v in settings.pipeline_values) else None
     for value in settings.pipeline_values:
-        if value.pipeline in (None, name):
+        # a variable of the first edition is about its only pipeline
+        if value.pipeline == name or (value.pipeline is None and (value.variable not in FORMER or name == owner)):
             yield OptionValue(value.section, value.key, value.value, value.variable, value.where)
 
 
-def locations_of(settings: Settings, options: LocationOptions) -> Locations:
+def locations_of(settings: Settings, name: str, options: LocationOptions) -> Locations:
     """The places of a pipeline's files: a relative folder is below the home, an empty option is its default."""
 
     def folder(url: str, *default: str) -> str:
@@ -134,9 +150,9 @@ def locations_of(settings: Settings, options: LocationOptions) -> Locations:
         return str(settings.home / (Path(url).expanduser() if url else Path(*default)))
 
     return Locations(
-        raw=folder(options.raw, "data", "raw"),
-        processed=folder(options.processed, "data", "processed"),
-        drops=folder(options.drops, "data", "drops"),
+        raw=folder(options.raw, "data", name, "raw"),
+        processed=folder(options.processed, "data", name, "processed"),
+        drops=folder(options.drops, "data", name, "drops"),
     )
 
 
@@ -147,15 +163,21 @@ def pipeline_variables(settings: Settings) -> dict[str, str]:
     """
     values = [value for value in settings.pipeline_values if value.where in ("environment", "argument")]
     variables = {FORMER_CONTRACT: str(settings.former_contract)} if settings.former_contract else {}
-    if values:
-        pipeline = load_pipeline_settings(settings)
-        for value in values:
+    for value in values:
+        if (name := _pipeline_of(settings, value)) is not None:
             # folders are absolute, as the other process has a working folder of its own
-            is_own_folder = value.section == "locations" and value.pipeline in (None, pipeline.name)
-            folder = getattr(pipeline.locations, value.key) if is_own_folder else None
-            name = override_variable(value.pipeline or pipeline.name, value.section, value.key)
-            variables[name] = option_text(value.value if folder is None else folder)
+            own = settings_by_pipeline(settings).get(name) if value.section == "locations" else None
+            folder = None if own is None else getattr(load_pipeline_settings(own).locations, value.key)
+            variable = override_variable(name, value.section, value.key)
+            variables[variable] = option_text(value.value if folder is None else folder)
     return variables
+
+
+def _pipeline_of(settings: Settings, value: PipelineValue) -> str | None:
+    """The pipeline whose option a value replaces; None for one of the first edition that no pipeline owns."""
+    if value.pipeline:
+        return value.pipeline
+    return former_pipeline(settings) if value.variable in FORMER else pipeline_file(settings)[0]
 
 
 def option_text(value: object) -> str:

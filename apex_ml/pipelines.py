@@ -62,4 +62,15 @@ def load_pipeline(settings: Settings) -> Pipeline:
     if fault := name_fault(name):
         raise ConfigError(f"{path}: name: {name} {fault}")
     model_name = model_name_of(settings, name, options)
-    return Pipeline(name, path, options, model_name, locations_of(settings, options.locations), contract)
+    return Pipeline(name, path, options, model_name, locations_of(settings, name, options.locations), contract)
+
+
+def usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
+    """Read every pipeline for the platform that runs them all; also the faults of those that cannot be read, by name.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the pipeline that the settings name cannot be read, or none can.
+    """
+    loaded, faults = load_all_pipelines(settings)
+    if settings.pipeline or not loaded:
+        load_pipeline(settings)
+    return loaded, faults

@@ -66,7 +66,7 @@ def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.Mon
     assert trials == {"orders": 0, "visits": 3}
     monkeypatch.setenv("APEX_VISITS__LOCATIONS__RAW", "/visits/raw")
     settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", pipeline="orders")
-    assert load_pipeline(settings).locations.raw == str(tmp_path / "data" / "raw")
+    assert load_pipeline(settings).locations.raw == str(tmp_path / "data" / "orders" / "raw")
     assert pipeline_variables(settings)["APEX_VISITS__LOCATIONS__RAW"] == "/visits/raw"
     monkeypatch.setenv("APEX_VISIST__MODEL__TRIALS", "3")
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_empty_sections_and_keys_count_as_absent_and_numbers_are_explained(tmp_p
     file = settings.pipelines / "orders" / "pipeline.yaml"
     file.write_text(ORDERS + "\nshadow:\nlocations:\n  raw:\nresources: {memory_mb: }\n")
     loaded = load_pipeline(settings)
-    assert loaded.options.shadow.days == 0 and loaded.locations.raw == str(tmp_path / "data" / "raw")
+    assert loaded.options.shadow.days == 0 and loaded.locations.raw == str(tmp_path / "data" / "orders" / "raw")
     for wrong, words in {
         "2.0": "must be a whole number; found 2.0: write 2",
         "2.5": "must be a whole number; found 2.5",

@@ -18,14 +18,16 @@ if TYPE_CHECKING:  # a step imports its libraries when it starts
     from apex_ml.services.run_folder import StepContext
 
 _RUN = click.option(
-    "--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/processed."
+    "--run", "run", required=True, metavar="RUN", help="Name of the run; its folder under data/<pipeline>/processed."
 )
 
 
 @click.command()
 @_RUN
 @click.option(
-    "--raw", metavar="FOLDER", help="Folder of raw parquet files. Default: that of the pipeline, or data/raw."
+    "--raw",
+    metavar="FOLDER",
+    help="Folder of raw parquet files. Default: data/<pipeline>/raw, or that of its file.",
 )
 @click.option(
     "--as-of",

@@ -99,9 +99,9 @@ class Schedule(ContractPart):
 class LocationOptions(ContractPart):
     """Where the pipeline's files are. A relative folder is below the home."""
 
-    raw: str = Field("", description="Folder of raw parquet files. Empty: <home>/data/raw.")
-    processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/processed.")
-    drops: str = Field("", description="Folder with inbox/, done/ and quarantine/. Empty: <home>/data/drops.")
+    raw: str = Field("", description="Folder of raw parquet files. Empty: <home>/data/<pipeline>/raw.")
+    processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/<pipeline>/processed.")
+    drops: str = Field("", description="Folder of inbox/, done/ and quarantine/. Empty: <home>/data/<pipeline>/drops.")
 
 
 class Scoring(ContractPart):

@@ -55,9 +55,9 @@ def folders(settings: Settings) -> dict[str, Path]:
 def backup(settings: Settings, folder: Path) -> Path:
     """Write a backup of the running platform into a folder and return the file, mode 0600.
 
-    A link to a file is stored as that file. A link to a folder, a dead link, a pipe and a device are left out, with a
-    warning for each. Raises ConfigError when the databases are run by others or the folder cannot be made, and
-    TransientError when the databases do not answer.
+    A link to a file is stored as that file, and a relative link to a folder of the backup as it is. A link to a folder
+    elsewhere, a dead link, a pipe and a device are left out, with a warning for each. Raises ConfigError when the
+    databases are run by others or the folder cannot be made, and TransientError when the databases do not answer.
     """
     _refuse_elsewhere(settings)
     try:
@@ -111,7 +111,7 @@ def restore(settings: Settings, file: Path) -> None:
             ensure_databases(settings, server)
             for name in DATABASES:
                 dump = str(parts / "databases" / f"{name}.dump")
-                call = ("--clean", "--if-exists", "--exit-on-error", f"--dbname={name}", dump)
+                call = ("--exit-on-error", f"--dbname={name}", dump)
                 _client(settings, server, "pg_restore", *call)
         for name, target in folders(settings).items():
             source = Path(scratch) / name
@@ -137,6 +137,8 @@ def _storable(archive: tarfile.TarFile, source: Path, name: str) -> Callable[[ta
         path = source / Path(info.name).relative_to(name)
         if info.issym() and path.is_file():
             info = archive.gettarinfo(str(path.resolve()), info.name)
+        elif info.issym() and not Path(info.linkname).is_absolute() and _is_within(path, source):
+            pass  # the former name of a folder
         elif not (info.isreg() or info.isdir() or info.islnk()):
             kind = f"a link to {info.linkname}" if info.issym() else "neither a file nor a folder"
             logger.warning("left out of the backup: %s is %s; back up what it stands for by itself", path, kind)
@@ -144,6 +146,11 @@ def _storable(archive: tarfile.TarFile, source: Path, name: str) -> Callable[[ta
         return _without_owner(info)
 
     return keep
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a path leads to something that exists below the folder."""
+    return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _extract(file: Path, folder: Path) -> None:

@@ -47,7 +47,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
         bad=tuple(bad),
         unfinished=tuple(unfinished[:MAX_BAD]),
     )
-    send_outbox(context.settings, context.schema)  # runs that could not be sent when they were scored
+    send_outbox(context.settings, context.pipeline.name)  # runs that could not be sent when they were scored
     if not waiting:
         return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
     registry = Registry(context.settings, context.model_name)

@@ -165,7 +165,7 @@ def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:
 def after_commit(context: StepContext) -> None:
     """Work after the commit: send to MLflow, merge and analyse partitions. A failure here does not undo the scores."""
     try:
-        send_outbox(context.settings, context.schema)
+        send_outbox(context.settings, context.pipeline.name)
         merge_closed(context.settings, context.schema, context.contract)
         analyse_new(context.settings, context.schema)
     except ApexError as error:

@@ -67,7 +67,7 @@ def _work(
     context: StepContext, folder: Path, options: Options, divided: Manifest[SplitResult], truth: Path | None
 ) -> TrainResult:
     settings = context.settings
-    refuse_deleted(settings, context.schema, context.model_name)
+    refuse_deleted(settings, context.pipeline.name, context.model_name)
     parts = load_examples(context)
     info = model_info(context, divided.result, parts)
     search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
@@ -101,7 +101,7 @@ def _work(
         sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
     )
-    registered = log_and_register(settings, context.model_name, done.model, record)
+    registered = log_and_register(settings, context.pipeline.name, context.model_name, done.model, record)
     search_file.unlink(missing_ok=True)
     (folder / "bundle").mkdir()
     for name, content in done.model.to_files().items():

@@ -148,7 +148,7 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBa
 
 def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _CheckedBatch) -> ValidateResult:
     context, verdict, profile = batch.context, checked.verdict, checked.profile
-    site = project.docs_index(context.settings).parent
+    site = project.docs_index(context.settings, context.pipeline.name).parent
     page = verdict.page.relative_to(site).as_posix()
     rows, bad = _rows(reports)
     return ValidateResult(

@@ -35,6 +35,8 @@ former_proxy_user=$(value DOCKER_GATE_USER '')
 export DOCKER_PROXY_USER=${proxy_user:-${former_proxy_user:-0:0}}
 ml=$(value APEX_STEP_IMAGE apex-ml:latest)
 airflow=$(value AIRFLOW_IMAGE apex-airflow:latest)
+# the pipeline that a command is about
+pipeline=$(value APEX_PIPELINE '')
 profiles=()
 scale=()
 if [[ $(value APEX_EXECUTOR LocalExecutor) == CeleryExecutor ]]; then
@@ -59,7 +61,7 @@ compose() {
 tool() {
     local terminal=(-T)
     [[ ! -t 0 || ! -t 1 ]] || terminal=()
-    compose run --rm "${terminal[@]}" apex "$@" 2> >(grep -v '^Creating ' >&2)
+    compose run --rm "${terminal[@]}" apex ${pipeline:+-p "$pipeline"} "$@" 2> >(grep -v '^Creating ' >&2)
 }
 
 # the client that can mount secrets while it builds
@@ -214,12 +216,23 @@ addresses() {
     echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
 }
 
-# raw files of this machine become those of the platform
+# the pipeline that is named, or the only one
+one_pipeline() {
+    local files=(pipelines/*/pipeline.yaml) name=$pipeline
+    [[ -n $name || ${#files[@]} -ne 1 ]] || name=$(basename "$(dirname "${files[0]}")")
+    [[ -n $name ]] || fail "there are several pipelines: name one, P=NAME RUNTIME=docker make run"
+    echo "$name"
+}
+
+# raw files of this machine become those of the pipeline
 take_raw() {
+    local name
+    name=$(one_pipeline)
     [[ -d $1 ]] || fail "RAW=$1 is no folder"
     tar -C "$1" -c . | compose run --rm -T --entrypoint sh apex -ec '
-        rm -rf /apex/data/raw.new && mkdir /apex/data/raw.new && tar -C /apex/data/raw.new -x --no-same-owner --no-same-permissions
-        rm -rf /apex/data/raw && mv /apex/data/raw.new /apex/data/raw' 2> >(grep -v '^Creating ' >&2)
+        mkdir -p "/apex/data/$1" && cd "/apex/data/$1"
+        rm -rf raw.new && mkdir raw.new && tar -C raw.new -x --no-same-owner --no-same-permissions
+        rm -rf raw && mv raw.new raw' sh "$name" 2> >(grep -v '^Creating ' >&2)
 }
 
 # a drop of this machine, where `apex run` in a container finds it
@@ -285,7 +298,7 @@ restore() {
     done
     quietly run --rm -T prepare-postgres
     for database in apex mlflow airflow; do
-        as_admin pg_restore --clean --if-exists --exit-on-error --dbname="$database" <"$scratch/databases/$database.dump"
+        as_admin pg_restore --exit-on-error --dbname="$database" <"$scratch/databases/$database.dump"
     done
     # the home's volume is made by the image, with its owner
     docker run --rm -i --network none --volume "${COMPOSE_PROJECT_NAME}_home:/apex" --volume "${COMPOSE_PROJECT_NAME}_mlflow:/var/lib/mlflow" \
@@ -325,7 +338,12 @@ stop() {
 
 # read as a whole before it runs: an upgrade may replace this file meanwhile
 main() {
-    local command=${1:-} terminal
+    local command terminal
+    if [[ ${1:-} == -p ]]; then
+        pipeline=${2:?-p needs the name of a pipeline}
+        shift 2
+    fi
+    command=${1:-}
     [[ $# -eq 0 ]] || shift
     case $command in
         up)

@@ -58,7 +58,7 @@ def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
     settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"logged {name}")
     before = mlflow.get_tracking_uri()
     try:
-        registered = log_and_register(settings, load_pipeline(settings).model_name, model, record)
+        registered = log_and_register(settings, "orders", load_pipeline(settings).model_name, model, record)
         uri = f"models:/{load_pipeline(settings).model_name}/{registered.version}"
         listed = Path(mlflow.artifacts.download_artifacts(f"{uri}/requirements.txt")).read_text().splitlines()
         rows = pd.DataFrame({"ripeness": ["low", "high"], "amount": [0.0, 1.0]})

@@ -85,9 +85,9 @@ def test_a_missing_mlflow_server_is_a_transient_error(home: Any, call: str) -> N
 
 
 def test_a_deleted_experiment_is_a_configuration_error_and_its_remedy_works(settings: Settings) -> None:
-    name = f"deleted {next(_numbers)}"
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
-    log = InferenceLog(settings, name)
+    log = InferenceLog(settings, f"deleted_{next(_numbers)}")
+    name = log.named
     assert log.experiment(name) is None
     created = log._experiment()
     httpx.post(f"{base}/experiments/delete", json={"experiment_id": created}).raise_for_status()
@@ -99,7 +99,7 @@ def test_a_deleted_experiment_is_a_configuration_error_and_its_remedy_works(sett
 
 def test_more_metrics_than_one_batch_are_logged(settings: Settings) -> None:
     """A contract may have hundreds of classes, with two metrics each."""
-    log = InferenceLog(settings, f"many {next(_numbers)}")
+    log = InferenceLog(settings, f"many_{next(_numbers)}")
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
     answer = httpx.post(f"{base}/runs/create", json={"experiment_id": log._experiment()}).raise_for_status()
     run_id = answer.json()["run"]["info"]["run_id"]
@@ -109,7 +109,7 @@ def test_more_metrics_than_one_batch_are_logged(settings: Settings) -> None:
 
 
 def test_a_missing_run_is_named(settings: Settings) -> None:
-    log = InferenceLog(settings)
+    log = InferenceLog(settings, "orders")
     for call in (lambda: log.metrics("0" * 32, {"a": 1.0}), lambda: log.artifact("0" * 32, "a.json", {})):
         with pytest.raises(ConfigError, match=f"no longer has the run {'0' * 32}"):
             call()

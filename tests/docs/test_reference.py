@@ -61,7 +61,7 @@ def test_every_view_says_what_a_row_is(reader: Any) -> None:
 def test_metrics_of_the_platform(lasting_databases: Any, contract: Contract, tmp_path: Any) -> None:
     settings = Settings.load(home=tmp_path, **lasting_databases.migrated())
     fill(settings, contract.classes, runs=10)
-    (tmp_path / "data" / "drops" / "inbox").mkdir(parents=True)
+    (tmp_path / "data" / "orders" / "drops" / "inbox").mkdir(parents=True)
     _check("metrics.md", "platform-metrics", reference.metrics(exposition(settings)))
 
 

@@ -119,7 +119,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     )
     assert CliRunner().invoke(platform.status, ["--check"]).exit_code == 0
 
-    inbox = home / "data" / "drops" / "inbox"
+    inbox = home / "data" / "orders" / "drops" / "inbox"
     (inbox / "a.parquet").write_bytes(b"PAR1")
     waiting = CliRunner().invoke(platform.status).output
     assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
@@ -190,6 +190,6 @@ def test_a_platform_comes_up_and_answers(new_platform: Settings, monkeypatch: py
     assert re.search("DAG orders_retrain +is paused until the first run +make run", status.output), status.output
     assert "orders_score" not in status.output
     for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
-        assert (home / "data" / folder).is_dir()
+        assert (home / "data" / "orders" / folder).is_dir()
     faults_are_named_and_repaired(home, Admin(settings, admin), monkeypatch)
     assert CliRunner().invoke(platform.mlflow_ui).output.strip() == settings.tracking_uri

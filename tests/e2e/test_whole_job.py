@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health, supervision
 from apex_ml.platform.embedded.paths import service_log
@@ -163,7 +163,7 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
     assert rows == [(name, "done", 1, 1, LANDED_ROWS, LANDED_ROWS) for name in sorted(names)]
     assert list(home.inbox.iterdir()) == [] and {*names} <= {p.name for p in (home.inbox.parent / "done").iterdir()}
     base = f"{settings.tracking_uri}/api/2.0/mlflow"
-    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": "orders/score"}).json()
     search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
     message = httpx.post(f"{base}/runs/search", json=search).json()["runs"]
     batches = [tag["value"] for run in message for tag in run["data"]["tags"] if tag["key"] == BATCH_TAG]

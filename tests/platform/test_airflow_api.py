@@ -226,7 +226,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow: Airflow, api: AirflowApi, tmp_path: Path, ran: bool, event: Any, kind: str
 ) -> None:
     if ran:
-        leave_manifest(tmp_path / "data" / "processed" / "one", "validate", "2026-01-02", data_sha256="")
+        leave_manifest(tmp_path / "data" / "orders" / "processed" / "one", "validate", "2026-01-02", data_sha256="")
     entries = {
         "dags": [{"dag_id": name, "is_paused": name == "orders_retrain"} for name in airflow_state.DAGS],
         "pools": [{"name": name, "slots": 1} for name in airflow_state.POOLS],

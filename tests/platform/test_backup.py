@@ -38,7 +38,7 @@ def raise_alert(settings: Settings, subject: str) -> None:
 def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_folder() as folder:
         settings = ensure_env(throwaway(folder))
-        drop = settings.home / "data" / "drops" / "done" / "a.parquet"
+        drop = settings.home / "data" / "orders" / "drops" / "done" / "a.parquet"
         artifact = settings.state / "mlflow" / "artifacts" / "1" / "model.bin"
         for path in (drop, artifact):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         drop.with_name("link.parquet").symlink_to(folder / "elsewhere" / "b.parquet")
         drop.with_name("dead.parquet").symlink_to(folder / "none")
         os.mkfifo(drop.with_name("pipe.parquet"))
-        (settings.home / "data" / "raw").symlink_to(folder / "elsewhere")
+        (settings.home / "data" / "orders" / "raw").symlink_to(folder / "elsewhere")
         try:
             with backup._postgres_alone(settings) as server:
                 ensure_databases(settings, server)

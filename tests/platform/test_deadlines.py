@@ -82,7 +82,7 @@ def _shown_inbox(home: Path) -> tuple[bool, list[str]]:
 
 
 def test_the_status_reports_a_missing_inbox_and_is_not_well(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "drops" / "inbox"
+    folder = tmp_path / "data" / "orders" / "drops" / "inbox"
     assert _shown_inbox(tmp_path) == (False, [f"inbox is missing: {folder}; `apex up` makes it"])
     folder.parent.mkdir(parents=True)
     folder.write_text("x")

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_settings import HOME_RECORD
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import start
 from apex_ml.platform.embedded.env_file import file_values
 from apex_ml.platform.embedded.home_record import (
-    RECORD,
     has_new_pipeline,
     record_home,
     refuse_contradiction,
@@ -101,7 +101,7 @@ def test_a_contract_can_get_columns_and_another_path(tmp_path: Path) -> None:
 def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path)
     settings.state.mkdir(parents=True)
-    (settings.state / RECORD).write_text("{")
+    (settings.state / HOME_RECORD).write_text("{")
     with pytest.raises(ConfigError, match=r"home\.json: damaged; remove it"):
         refuse_contradiction(settings)
     with pytest.raises(ConfigError, match="nowhere"):

@@ -62,11 +62,11 @@ def test_a_configured_folder_is_never_filled(tmp_path: Path) -> None:
     with simulated_raw(Settings.load(home=tmp_path, raw_url=str(tmp_path / "mine")), console):
         pass
     assert not (tmp_path / "mine").exists()
-    (tmp_path / "data" / "raw").mkdir(parents=True)
-    (tmp_path / "data" / "raw" / "orders.parquet").write_bytes(PARQUET)
+    (tmp_path / "data" / "orders" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "orders" / "raw" / "orders.parquet").write_bytes(PARQUET)
     with simulated_raw(Settings.load(home=tmp_path), console):
         pass
-    assert [file.name for file in (tmp_path / "data" / "raw").iterdir()] == ["orders.parquet"]
+    assert [file.name for file in (tmp_path / "data" / "orders" / "raw").iterdir()] == ["orders.parquet"]
 
 
 def test_raw_data_is_generated_again_when_all_files_are_generated(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_the_assets(tmp_path: Path) -> None:
     asset = inbox(load_pipeline(Settings.load(home=tmp_path, scoring__poll_seconds=3)))
     trigger = asset.watchers[0].trigger
     assert asset.name == "orders_inbox" and CHAMPION.name == "orders_champion" and not CHAMPION.watchers
-    assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "drops" / "inbox"), "poll_seconds": 3}
+    assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "orders" / "drops" / "inbox"), "poll_seconds": 3}
     assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops"))).watchers
     url = load_pipeline(Settings.load(home=tmp_path, locations__drops="file:///my%20drops"))
     as_url = inbox(url).watchers[0].trigger

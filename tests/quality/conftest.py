@@ -48,7 +48,7 @@ def history(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         night = Nights(Settings.load(home=home), patch).run(healthy, "earlier")
     assert not night.error
-    return home / "data" / "processed", night
+    return home / "data" / "orders" / "processed", night
 
 
 @pytest.fixture

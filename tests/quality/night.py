@@ -78,7 +78,7 @@ class Nights:
             )
             return report
 
-        verdict = project.BatchVerdict(0, (), (), project.docs_index(self.settings))
+        verdict = project.BatchVerdict(0, (), (), project.docs_index(self.settings, "orders"))
         self.patch.setattr(step, "check_file", spy)
         self.patch.setattr(step, "latest_input", lambda *_: None)
         self.patch.setattr(step, "keep_quarantined", lambda *_: None)

@@ -143,7 +143,7 @@ def test_the_list_of_quirks() -> None:
 def test_the_default_folder_is_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     run(*SMALL)
-    assert len(part_files(tmp_path / "data" / "raw")) == 3
+    assert len(part_files(tmp_path / "data" / "orders" / "raw")) == 3
 
 
 def test_overwrite_replaces_part_files_only(tmp_path: Path) -> None:

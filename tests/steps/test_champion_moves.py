@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
-from apex_ml.adapters.mlflow.tracking import EXPERIMENT, refuse_deleted
+from apex_ml.adapters.mlflow.tracking import refuse_deleted
 from apex_ml.adapters.postgres.champions import NewDecision
 from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
@@ -409,14 +409,14 @@ def test_a_renamed_model_stops_everything_with_a_remedy_and_the_ledger_stays(nig
 
 def test_training_does_not_begin_when_its_experiment_was_deleted(nights: Any) -> None:
     settings = nights.apex.settings
-    created = Registry(settings, load_pipeline(settings).model_name).experiment(EXPERIMENT)
+    created = Registry(settings, load_pipeline(settings).model_name).experiment("orders/retrain")
     mlflow(nights, "POST", "experiments/delete", experiment_id=created)
     try:
         (nights.apex.processed / "three").mkdir()
         for step in ("elt", "split"):
             shutil.copytree(nights.apex.processed / "one" / step, nights.apex.processed / "three" / step)
         with pytest.raises(
-            ConfigError, match=f"{EXPERIMENT} was deleted.*experiments restore --experiment-id {created}"
+            ConfigError, match=f"orders/retrain was deleted.*experiments restore --experiment-id {created}"
         ):
             train(nights.apex.context("three"), trials=0)
     finally:

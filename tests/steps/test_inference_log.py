@@ -11,7 +11,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, send_outbox
 from apex_ml.contract.model import Contract
 from apex_ml.steps.list_drops import list_drops
 from tests.support.apex_home import Apex
@@ -31,7 +31,7 @@ def api(apex: Apex, method: str, path: str, **content: Any) -> Any:
 def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     batches = [row[0] for row in apex.sql("SELECT DISTINCT batch FROM orders.mlflow_outbox")]
-    experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": EXPERIMENT})
+    experiment = api(apex, "GET", "experiments/get-by-name", params={"experiment_name": "orders/score"})
     results = []
     for batch in batches:
         search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}

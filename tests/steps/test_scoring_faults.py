@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, EXPERIMENT, send_outbox
+from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, send_outbox
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.adapters.postgres.partitions import OWN_ROWS
 from apex_ml.adapters.storage import parquet_pages
@@ -315,7 +315,7 @@ def relay(mlflow_server: str) -> Iterator[Relay]:
 def mlflow_runs(apex: Apex) -> list[dict[str, Any]]:
     """The MLflow runs of this home's batches."""
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
-    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    experiment = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": "orders/score"}).json()
     results = []
     for (batch,) in apex.sql("SELECT DISTINCT batch FROM orders.mlflow_outbox"):
         search = {"experiment_ids": [experiment["experiment"]["experiment_id"]]}
@@ -412,10 +412,10 @@ def test_a_home_on_a_full_disk_reports_it_and_scores_when_there_is_space(
 ) -> None:
     apex = scoring.but(processed_url="")
     home = disk.outside(apex.settings.home)
-    inbox = home / "data" / "drops" / "inbox"
+    inbox = home / "data" / "orders" / "drops" / "inbox"
     inbox.mkdir(parents=True)
-    (home / "data" / "processed").mkdir()
-    (home / "data" / "processed" / "first").symlink_to(chain.apex.processed / "first")
+    (home / "data" / "orders" / "processed").mkdir()
+    (home / "data" / "orders" / "processed" / "first").symlink_to(chain.apex.processed / "first")
     (inbox / LARGE).write_bytes(contents[LARGE])
 
     def files() -> list[str]:

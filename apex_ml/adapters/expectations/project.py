@@ -178,13 +178,13 @@ def _with_stable_ids(texts: dict[str, str]) -> dict[str, str]:
     return {name: pattern.sub(lambda m: renamed[m.group()], text) for name, text in texts.items()}
 
 
-def docs_index(settings: Settings) -> Path:
-    """Front page of the Data Docs."""
-    return _project(settings) / "uncommitted" / "data_docs" / "local_site" / "index.html"
+def docs_index(settings: Settings, pipeline: str) -> Path:
+    """Front page of the Data Docs of a pipeline."""
+    return _project(settings, pipeline) / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
 
-def _project(settings: Settings) -> Path:
-    return settings.state / "great_expectations"
+def _project(settings: Settings, pipeline: str) -> Path:
+    return settings.state / "great_expectations" / pipeline
 
 
 def _refresh_copy(settings: Settings, pipeline: Pipeline) -> Path:
@@ -192,7 +192,7 @@ def _refresh_copy(settings: Settings, pipeline: Pipeline) -> Path:
 
     For a pipeline that it does not have the copy is built from its contract.
     """
-    copy = _project(settings)
+    copy = _project(settings, pipeline.name)
     copy.mkdir(parents=True, exist_ok=True)
     suite = PROJECT / "expectations" / f"{suite_name(pipeline.contract, 'train')}.json"
     if pipeline.file.resolve().is_relative_to(OWN_PIPELINES) and suite.exists():
@@ -255,7 +255,7 @@ def check_batch(
     errors: list[str] = []
     warnings: list[str] = []
     evaluated = 0
-    page = docs_index(settings)
+    page = docs_index(settings, pipeline.name)
     for key, validation in result.run_results.items():
         # the page of this validation; the index loads scripts from the internet, and is empty without them
         for site in context.get_docs_sites_urls(resource_identifier=key):

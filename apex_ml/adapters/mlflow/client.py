@@ -134,6 +134,11 @@ class MlflowClient:
             )
         return str(experiment["experiment_id"])
 
+    def rename_experiment(self, experiment_id: str, name: str) -> None:
+        """Give an experiment another name, unless another one has it already."""
+        change = {"experiment_id": experiment_id, "new_name": name}
+        self._call("POST", "/api/2.0/mlflow/experiments/update", json=change)
+
     def run_url(self, run_id: str, experiment_id: str) -> str:
         """Address of a run in the MLflow UI."""
         return f"{self._settings.mlflow_address}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -14,6 +14,7 @@ from math import isfinite
 from typing import Any
 
 from apex_ml.adapters.mlflow.client import MlflowClient
+from apex_ml.adapters.mlflow.experiments import Kind, experiment_name, own_experiment
 from apex_ml.adapters.mlflow.registry import MAX_METRICS, metric_key, parse_version
 from apex_ml.adapters.postgres.outbox import ClassTotal, Outbox, OutboxRun, open_outbox
 from apex_ml.errors import ApexError, ConfigError
@@ -22,26 +23,25 @@ from apex_ml.json_text import json_file
 from apex_ml.settings import Settings
 
 logger = logging.getLogger(__name__)
-EXPERIMENT = "apex_score"
 BATCH_TAG = "apex.batch"
 SAMPLE_ROWS = 100
 RUNS_LISTED = 1000
 BUCKETS = 20
 
 
-def send_outbox(settings: Settings, schema: str) -> int:
-    """Send every batch that MLflow does not know yet; returns how many arrived.
+def send_outbox(settings: Settings, pipeline: str) -> int:
+    """Send every batch of a pipeline that MLflow does not know yet; returns how many arrived.
 
     MLflow is not needed for scoring: when it does not answer, that is noted in the outbox and in the log, and the next
     call tries again. When another process is sending already, nothing is done.
     """
     sent = 0
-    with open_outbox(settings, schema) as outbox:
+    with open_outbox(settings, pipeline) as outbox:
         if outbox is None:
             return 0
         for batch in outbox.unsent_batches():
             try:
-                _send(outbox, InferenceLog(settings), batch)
+                _send(outbox, InferenceLog(settings, pipeline), batch)
                 sent += 1
             except ApexError as error:
                 outbox.note_failure(batch, str(error))
@@ -136,11 +136,12 @@ def _distributions(outbox: Outbox, ids: list[int], classes: dict[str, ClassTotal
 
 
 class InferenceLog(MlflowClient):
-    """Writes runs of an experiment, by default orders_score, linked to versions of the registry."""
+    """Writes runs of an experiment of a pipeline, linked to versions of the registry."""
 
-    def __init__(self, settings: Settings, experiment: str = EXPERIMENT) -> None:
+    def __init__(self, settings: Settings, pipeline: str, kind: Kind = "score") -> None:
         super().__init__(settings)
-        self._named = experiment
+        self._pipeline, self._kind = pipeline, kind
+        self.named = experiment_name(pipeline, kind)
 
     def begin(self, batch: str, name: str, tags: dict[str, str], started: datetime) -> str:
         """Find the run of a batch by its tag, or make it, and link it to its model version; returns its id."""
@@ -154,7 +155,7 @@ class InferenceLog(MlflowClient):
                 "start_time": _ms(started),
                 "tags": [{"key": key, "value": value} for key, value in tags.items()],
             }
-            run_id = self._there("POST", "runs/create", f"the experiment {self._named}", json=content)["run"]["info"][
+            run_id = self._there("POST", "runs/create", f"the experiment {self.named}", json=content)["run"]["info"][
                 "run_id"
             ]
         version = {"name": tags["apex.model_name"], "version": tags["apex.model_version"]}
@@ -186,15 +187,15 @@ class InferenceLog(MlflowClient):
 
     def _experiment(self) -> str:
         """Id of the experiment, made when it is missing."""
-        if (existing := self.experiment(self._named)) is not None:
+        if (existing := own_experiment(self._settings, self, self._pipeline, self._kind)) is not None:
             return existing
-        answer = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self._named})
+        answer = self._call("POST", "/api/2.0/mlflow/experiments/create", json={"name": self.named})
         if answer.status_code == 200:
             experiment_id: str = answer.json()["experiment_id"]
             return experiment_id
-        if (existing := self.experiment(self._named)) is not None:  # another process was faster
+        if (existing := self.experiment(self.named)) is not None:  # another process was faster
             return existing
-        raise ConfigError(f"MLflow refused the experiment {self._named}: {answer.status_code} {answer.text[:300]}")
+        raise ConfigError(f"MLflow refused the experiment {self.named}: {answer.status_code} {answer.text[:300]}")
 
 
 def _ms(moment: datetime) -> int:

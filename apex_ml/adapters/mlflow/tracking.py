@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from apex_ml.adapters.mlflow.client import RETRY_STATUS
+from apex_ml.adapters.mlflow.experiments import experiment_name, own_experiment
 from apex_ml.adapters.mlflow.registry import (
     BUNDLE,
     FILES_TAG,
@@ -34,7 +35,6 @@ from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
 
-EXPERIMENT = "apex_retrain"
 OF_EVERY_MODEL = ("numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scikit-learn")
 """Packages that every model needs to score."""
 
@@ -80,23 +80,25 @@ def _prepare(settings: Settings) -> None:
     warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
 
 
-def refuse_deleted(settings: Settings, schema: str, model_name: str) -> None:
+def refuse_deleted(settings: Settings, pipeline: str, model_name: str) -> None:
     """Check before the training that a model can be logged and registered after it.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
     renamed or deleted: versions would start at 1 again, and be confused with those in the ledger.
     """
     registry = Registry(settings, model_name)
-    registry.experiment(EXPERIMENT)
+    own_experiment(settings, registry, pipeline, "retrain")
     if registry.has_model():
         return
-    with transaction(settings, schema) as session:
+    with transaction(settings, pipeline) as session:
         known = PostgresVersions(session, model_name).newest()
     if known:
         raise ConfigError(gone_model(settings, model_name, f"version {known} was trained"))
 
 
-def log_and_register(settings: Settings, model_name: str, model: Model, record: TrainingRecord) -> Registered:
+def log_and_register(
+    settings: Settings, pipeline: str, model_name: str, model: Model, record: TrainingRecord
+) -> Registered:
     """Log run, dataset and model, and register the model as a new version with tags.
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer, and
@@ -114,7 +116,7 @@ def log_and_register(settings: Settings, model_name: str, model: Model, record: 
     # without this MLflow names the OS user, who for a run of Airflow is nobody that asked for it
     user = {MLFLOW_USER: "Airflow"} if settings.origin else None
     try:
-        experiment = mlflow.set_experiment(EXPERIMENT)
+        experiment = mlflow.set_experiment(experiment_name(pipeline, "retrain"))
         with (
             mlflow.start_run(run_name=record.name, tags=user) as run,
             tempfile.TemporaryDirectory(

@@ -24,7 +24,7 @@ from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.pipeline_settings import option_text, pipeline_file
+from apex_ml.pipeline_settings import former_pipeline, option_text
 from apex_ml.pipeline_values import override_variable
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
@@ -154,12 +154,12 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def _pipeline_variables(settings: Settings) -> dict[str, str]:
-    """The options of the pipeline that the settings replace. A folder of the host does not exist in the containers."""
-    name, _ = pipeline_file(settings)
+    """The options of the pipelines that the settings replace. A folder of the host does not exist in the containers."""
+    former = former_pipeline(settings)
     return {
-        override_variable(value.pipeline or name, value.section, value.key): option_text(value.value)
+        override_variable(value.pipeline or str(former), value.section, value.key): option_text(value.value)
         for value in settings.pipeline_values
-        if value.section != "locations" or "://" in str(value.value)
+        if (value.section != "locations" or "://" in str(value.value)) and (value.pipeline or former)
     }
 
 
@@ -251,8 +251,12 @@ def become_mlflow(settings: Settings) -> NoReturn:
 
 def prepare_apex(settings: Settings) -> None:
     """Migrate the apex database, and create the folders of the home."""
+    from apex_ml.pipelines import load_all_pipelines
+    from apex_ml.platform.data_folders import make_data_folders, move_former_folders
     from apex_ml.platform.pipeline_tables import migrate_pipelines
 
-    for folder in ("data/raw", "data/processed", "data/drops/inbox", "data/drops/done", "data/drops/quarantine"):
-        (settings.home / folder).mkdir(parents=True, exist_ok=True)
+    for line in move_former_folders(settings):
+        logger.info("%s", line)
+    for pipeline in load_all_pipelines(settings)[0]:
+        make_data_folders(pipeline)
     migrate_pipelines(settings, logger.warning)

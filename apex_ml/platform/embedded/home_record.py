@@ -1,12 +1,14 @@
-"""The contract, the model and the ports of a home. `up` refuses settings that contradict them.
+"""The pipelines and the ports of a home. `up` refuses settings and files that contradict them.
 
 Ports, addresses, folders, contract and model name that a command gets are remembered in ``.env``.
-``.apex/home.json`` records the contract of the tables.
+``.apex/home.json`` records for each pipeline the contract of its tables.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import is_loopback
@@ -14,52 +16,96 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.pipeline_settings import (
+    HOME_RECORD,
+    former_pipeline,
+    load_all_pipeline_settings,
+    load_pipeline_settings,
+    option_values,
+)
 from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
-from apex_ml.pipelines import load_pipeline
+from apex_ml.pipelines import load_all_pipelines, load_pipeline, usable_pipelines
 from apex_ml.platform.embedded.env_file import file_values, remember, remember_former_contract, remember_option
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import PORTS, Settings
 from apex_ml.sql.tables import scored_columns
 
-RECORD = "home.json"
 REMEMBERED = (*PORTS, "host", "serving_host", "pipelines")
 """Settings that locate a platform and its data. Another command without them would use other data."""
 REMEMBERED_OPTIONS = (("locations", "raw"), ("locations", "processed"), ("locations", "drops"), ("model", "name"))
 """Options of a pipeline that do the same, where the environment gives them."""
 
 
-def refuse_contradiction(settings: Settings) -> None:
-    """Raise ConfigError when the pipeline cannot be read, or contract or model are not those of this home.
+@dataclass(frozen=True)
+class PipelineRecord:
+    """What a home has of a pipeline."""
 
-    A contract may grow: its table of scored orders must have every column that the home's has, of the same type.
+    file: str
+    """The file with which the tables were made."""
+    columns: Mapping[str, str]
+    """Columns of the table of scored rows, with their types."""
+    contract_sha256: str | None = None
+    options_sha256: str | None = None
+    """Digests of the file with which the platform was started; None: recorded by the first edition."""
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> PipelineRecord:
+        """What a home has of this pipeline from now on."""
+        digests = pipeline.contract.digest(), pipeline.options.digest()
+        return cls(str(pipeline.file), scored_columns(pipeline.contract), *digests)
+
+
+def refuse_contradiction(settings: Settings) -> None:
+    """Raise ConfigError when a pipeline's contract or model is not that of this home.
+
+    A contract may grow: its table of scored rows must have every column that the home's has, of the same type. A
+    pipeline whose file is wrong is left out, except the one that the settings name, or the only one.
     """
-    pipeline = load_pipeline(settings)
-    path = settings.state / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        columns, place = dict(record["columns"]), str(record["contract"])
-    except FileNotFoundError:
+    records = _records(settings)
+    for pipeline in usable_pipelines(settings)[0]:
+        record = records.get(pipeline.name)
+        if record is None and settings.former_contract:  # which makes its pipeline the only one
+            record = next(iter(records.values()), None)
+        _refuse_contradiction(settings, pipeline, record)
+
+
+def _refuse_contradiction(settings: Settings, pipeline: Pipeline, record: PipelineRecord | None) -> None:
+    own = settings.model_copy(update={"pipeline": pipeline.name})
+    if record is None and settings.former_contract and (settings.state / "postgres").exists():
         # started before there were records: made for what .env and the folder of pipelines say
-        stored = load_pipeline(settings.without_environment()) if (settings.state / "postgres").exists() else pipeline
-        columns, place = scored_columns(stored.contract), str(stored.file)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it again") from error
-    required = scored_columns(pipeline.contract)
-    other = sorted(name for name, kind in columns.items() if required.get(name) != kind)
-    if other:
-        raise ConfigError(
-            f"{pipeline.file}: this home ({settings.home}) is made for {place}; this contract has no"
-            f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
-        )
+        record = PipelineRecord.of(load_pipeline(settings.without_environment()))
+    if record is not None:
+        required = scored_columns(pipeline.contract)
+        if other := sorted(name for name, kind in record.columns.items() if required.get(name) != kind):
+            raise ConfigError(
+                f"{pipeline.file}: this home ({settings.home}) is made for {record.file}; this contract has no"
+                f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
+            )
     # the pipeline's file and .env are a choice for the home; the environment belongs to one shell
-    expected = load_pipeline_settings(settings.without_environment()).model_name
+    expected = load_pipeline_settings(own.without_environment()).model_name
     if expected != pipeline.model_name:
         raise ConfigError(
             f"{pipeline.model_name} is named as the model: the model of this home ({settings.home}) is"
             f" {expected}. Take that name or another APEX_HOME; to start again with another model, set model.name in"
             f" {pipeline.file}"
         )
+
+
+def _records(settings: Settings) -> dict[str, PipelineRecord]:
+    """The recorded pipelines of a home, by name."""
+    path = settings.state / HOME_RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "pipelines" in content:
+            return {name: PipelineRecord(**record) for name, record in content["pipelines"].items()}
+        digests = content.get("contract_sha256"), content.get("options_sha256")
+        record = PipelineRecord(str(content["contract"]), dict(content["columns"]), *digests)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it again") from error
+    name = former_pipeline(settings)
+    return {name: record} if name else {}
 
 
 def refuse_unusable(settings: Settings) -> None:
@@ -75,11 +121,13 @@ def refuse_unusable(settings: Settings) -> None:
             f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
         )
-    for name in load_pipeline_settings(settings).options.model.candidates:
-        faults += [
-            f"model.candidates: {name} needs a package that is not installed: .venv/bin/pip install '{lacking}'"
-            for lacking in missing_requirements(name)
-        ]
+    for pipeline in load_all_pipeline_settings(settings)[0]:
+        for name in pipeline.options.model.candidates:
+            faults += [
+                f"{pipeline.file}: model.candidates: {name} needs a package that is not installed: .venv/bin/pip"
+                f" install '{lacking}'"
+                for lacking in missing_requirements(name)
+            ]
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))
 
@@ -104,51 +152,46 @@ def remember_given(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
     for name in unremembered(settings):
         settings = remember(settings, name, str(getattr(settings, name)))
         written.append(variable_of(name))
-    stored = load_pipeline_settings(settings.without_environment())
-    if settings.former_contract and stored.file != settings.former_contract:
+    if settings.former_contract and settings.without_environment().former_contract != settings.former_contract:
         remember_former_contract(settings, settings.former_contract)
         written.append(FORMER_CONTRACT)
-    pipeline = load_pipeline_settings(settings)
-    for section, key in _options_of_shell(settings):
-        value = str(getattr(pipeline.locations, key) if section == "locations" else pipeline.model_name)
-        settings = remember_option(settings, pipeline.name, section, key, value)
-        written.append(override_variable(pipeline.name, section, key))
+    for pipeline in load_all_pipeline_settings(settings)[0]:
+        for section, key in _options_of_shell(settings, pipeline.name):
+            value = str(getattr(pipeline.locations, key) if section == "locations" else pipeline.model_name)
+            settings = remember_option(settings, pipeline.name, section, key, value)
+            written.append(override_variable(pipeline.name, section, key))
     return settings, tuple(written)
 
 
-def _options_of_shell(settings: Settings) -> list[tuple[str, str]]:
+def _options_of_shell(settings: Settings, pipeline: str) -> list[tuple[str, str]]:
     """Options of a pipeline that a home remembers and that the environment gives."""
-    given = {(value.section, value.key): value for value in settings.pipeline_values}
+    given = {(value.section, value.key): value for value in option_values(settings, pipeline)}
     return [option for option in REMEMBERED_OPTIONS if option in given and given[option].where == "environment"]
 
 
 def has_new_pipeline(settings: Settings) -> bool:
-    """Whether the pipeline's file differs from the one with which the running platform was started.
+    """Whether a pipeline's file differs from the one with which the running platform was started, or is another one.
 
-    A home that was recorded without its digests counts as unchanged.
+    A home that was recorded without digests, or not at all, counts as unchanged.
     """
-    try:
-        record = json.loads((settings.state / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    records = _records(settings)
+    if not records:
         return False
-    now = _digests(load_pipeline(settings))
-    return any(name in record and record[name] != sha256 for name, sha256 in now.items())
-
-
-def _digests(pipeline: Pipeline) -> dict[str, str]:
-    return {"contract_sha256": pipeline.contract.digest(), "options_sha256": pipeline.options.digest()}
+    now = {pipeline.name: PipelineRecord.of(pipeline) for pipeline in load_all_pipelines(settings)[0]}
+    return any(
+        name not in records
+        or (records[name].contract_sha256 and records[name].contract_sha256 != record.contract_sha256)
+        or (records[name].options_sha256 and records[name].options_sha256 != record.options_sha256)
+        for name, record in now.items()
+    )
 
 
 def record_home(settings: Settings) -> None:
-    """Record the contract and the model of this home."""
-    pipeline = load_pipeline(settings)
-    record = {
-        "contract": str(pipeline.file),
-        "model_name": pipeline.model_name,
-        "columns": scored_columns(pipeline.contract),
-        **_digests(pipeline),
-    }
-    content = json_text(record, indent=1, ensure_ascii=False).encode()
-    path = settings.state / RECORD
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+    """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
+    records = _records(settings)
+    records |= {pipeline.name: PipelineRecord.of(pipeline) for pipeline in load_all_pipelines(settings)[0]}
+    content = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
+    text = json_text(content, indent=1, ensure_ascii=False).encode()
+    path = settings.state / HOME_RECORD
+    if not path.exists() or path.read_bytes() != text:
+        write_atomically(path, text)

@@ -7,13 +7,11 @@ pools → Airflow → healthy. Everything is safe to rerun: the next `up` comple
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.files import map_disk_errors
-from apex_ml.pipelines import load_pipeline
+from apex_ml.pipelines import usable_pipelines
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_state import repair
+from apex_ml.platform.data_folders import has_former_folders, make_data_folders, move_former_folders
 from apex_ml.platform.embedded import health
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.environment import write_airflow_passwords
@@ -65,14 +63,15 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     refuse_contradiction(settings)
     if services(settings):
         refuse_unusable(settings)
-    make_folders(settings)
     if not services(settings):
+        make_folders(settings, phases)
         phases.say("Every service of this platform runs elsewhere.")
         repair_airflow(settings, phases)
         return settings
     settings = ensure_env(settings)
     with hold_up_lock(settings, phases):
         supervisor = Supervisor(settings)
+        make_folders(settings, phases, supervisor)
         if new := unremembered(settings):
             ours = [process.pid for process in family(settings)]
             check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
@@ -110,14 +109,21 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     return settings
 
 
-def make_folders(settings: Settings) -> None:
-    """Create the folders of drops and raw files, except a configured folder of raw files."""
-    pipeline = load_pipeline(settings)
-    Inbox(pipeline).prepare()
-    if not pipeline.options.locations.raw:
-        raw = Path(pipeline.locations.raw)
-        with map_disk_errors(raw.parent):
-            raw.mkdir(parents=True, exist_ok=True)
+def make_folders(settings: Settings, phases: Phases, supervisor: Supervisor | None = None) -> None:
+    """Create the folders of every pipeline, and say whose file is wrong.
+
+    Folders of the first edition move first, and the platform is stopped for that.
+    """
+    if has_former_folders(settings) and supervisor is not None and supervisor.running():
+        phases.say("The folders of the data move: stopping the platform.")
+        stop_everything(settings)
+    for line in move_former_folders(settings):
+        phases.say(line)
+    loaded, faults = usable_pipelines(settings)
+    for pipeline in loaded:
+        make_data_folders(pipeline)
+    for name, fault in faults.items():
+        phases.say(f"The pipeline {name} does not run until its file is right: {fault}")
 
 
 def repair_airflow(settings: Settings, phases: Phases) -> None:
