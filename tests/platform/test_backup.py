@@ -69,7 +69,7 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             assert sorted(path.name for path in drop.parent.iterdir()) == ["a.parquet", "link.parquet"]
             assert drop.with_name("link.parquet").read_text() == "b"
             assert not drop.with_name("link.parquet").is_symlink()
-            assert (settings.home / "data.before" / "drops" / "done" / "a.parquet").read_text() == "changed"
+            assert (settings.home / "data.before" / "orders" / "drops" / "done" / "a.parquet").read_text() == "changed"
             with backup._postgres_alone(settings):
                 assert alerts(settings) == ["kept"]
                 raise_alert(settings, "the writer still owns its tables")

@@ -110,7 +110,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
 
 
 def make_folders(settings: Settings, phases: Phases, supervisor: Supervisor | None = None) -> None:
-    """Create the folders of every pipeline, and say whose file is wrong.
+    """Create the folders of every pipeline.
 
     Folders of the first edition move first, and the platform is stopped for that.
     """
@@ -119,11 +119,8 @@ def make_folders(settings: Settings, phases: Phases, supervisor: Supervisor | No
         stop_everything(settings)
     for line in move_former_folders(settings):
         phases.say(line)
-    loaded, faults = usable_pipelines(settings)
-    for pipeline in loaded:
+    for pipeline in usable_pipelines(settings)[0]:
         make_data_folders(pipeline)
-    for name, fault in faults.items():
-        phases.say(f"The pipeline {name} does not run until its file is right: {fault}")
 
 
 def repair_airflow(settings: Settings, phases: Phases) -> None:
