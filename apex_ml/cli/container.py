@@ -49,9 +49,12 @@ def digests() -> None:
 @container.command()
 def prepare() -> None:
     """Apex's tables and folders."""
+    from apex_ml.faults import arm
     from apex_ml.platform.containers.prepare import prepare_apex
 
-    prepare_apex(Settings.load())
+    settings = Settings.load()
+    arm(settings.fault)
+    prepare_apex(settings)
 
 
 @container.command("prepare-airflow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import pipeline_file
+from apex_ml.pipeline_settings import former_pipeline, pipeline_file
 from apex_ml.pipelines import load_all_pipelines
 from apex_ml.settings import Settings
 
@@ -23,6 +23,6 @@ def migrate_pipelines(settings: Settings, say: Callable[[str], None]) -> None:
         if not faults:
             pipeline_file(settings)  # the error that there is none
         raise ConfigError("; ".join(map(str, faults.values())))
-    migrate_all(settings, pipelines)
+    migrate_all(settings, pipelines, former_pipeline(settings))
     for name, fault in faults.items():
         say(f"pipeline {name}: its tables are not migrated, as its file is wrong: {fault}")

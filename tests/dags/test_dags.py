@@ -171,7 +171,9 @@ def test_airflow_watches_the_deadlines(
     assert alert.interval == timedelta(minutes=minutes) and alert.callback.path == "apex_airflow.deadlines.late"
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_DEADLINE_ALERTS", "false")
-    assert not DagBag(str(DAGS / f"{dag_id.removeprefix('orders_')}.py"), bundle_name="dags-folder").dags[dag_id].deadline
+    assert (
+        not DagBag(str(DAGS / f"{dag_id.removeprefix('orders_')}.py"), bundle_name="dags-folder").dags[dag_id].deadline
+    )
 
 
 def test_a_degraded_champion_is_retrained_once_an_alert(bag: DagBag) -> None:

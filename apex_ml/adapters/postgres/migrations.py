@@ -17,7 +17,8 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
-from apex_ml.adapters.postgres.connection import Connection, connect
+from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, connect
+from apex_ml.adapters.postgres.former_schema import move_former_schema
 from apex_ml.adapters.postgres.schema_names import for_schema
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
@@ -50,8 +51,14 @@ def migrate(settings: Settings, pipeline: Pipeline) -> None:
     migrate_schema(settings, pipeline.contract, pipeline.schema)
 
 
-def migrate_all(settings: Settings, pipelines: Sequence[Pipeline]) -> None:
-    """Apply what the schemas of several pipelines lack, one after the other. Raises as :func:`migrate`."""
+def migrate_all(settings: Settings, pipelines: Sequence[Pipeline], former: str | None) -> None:
+    """Apply what the schemas of several pipelines lack, one after the other.
+
+    The tables of the first edition become those of the pipeline `former` before. Raises as :func:`migrate` and
+    :func:`~apex_ml.adapters.postgres.former_schema.move_former_schema`.
+    """
+    with connect(settings, PLATFORM_SCHEMA) as connection:
+        move_former_schema(connection, former, LOCK)
     for pipeline in pipelines:
         migrate(settings, pipeline)
 
