@@ -28,6 +28,9 @@ ALTER ROLE apex_reader LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION N
 -- a pool that opens all connections must not stop the platform, nor one transaction that is left open
 ALTER ROLE apex_reader CONNECTION LIMIT :reader_connections;
 SELECT format('ALTER ROLE apex_reader SET idle_in_transaction_session_timeout = %L', :'reader_idle_minutes' || 'min') \gexec
+-- A killed scheduler's transaction would stay open, and its locks held, as long as one of its workers lives: they have
+-- copies of its connection. The runs of its DAGs would not go on.
+ALTER ROLE airflow SET idle_in_transaction_session_timeout = '1min';
 -- slots that only the writer gets (reserved_connections), and the right to name the sessions that are in its way;
 -- the first of the two roles is there from PostgreSQL 16 on
 SELECT format('GRANT %I TO apex_writer', rolname) FROM pg_roles

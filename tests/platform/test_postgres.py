@@ -32,6 +32,7 @@ from apex_ml.platform.embedded.postgres.server import OUTSIDE, locate_server
 from apex_ml.settings import Settings
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import Database, free_ports, open_folder, running_postgres, start_postgres, throwaway
+from tests.support.waiting import until
 
 OWNERS = {
     "airflow": ("airflow", "pg_airflow_password"),
@@ -72,12 +73,14 @@ def test_superuser_cannot_come_by_network(database: Database) -> None:
 
 def test_reader_writes_nothing(database: Database) -> None:
     settings = database.settings
-    _query(settings, "apex_writer", "apex", "CREATE TABLE IF NOT EXISTS secret_table (a int)")
+    _query(settings, "apex_writer", "apex", "CREATE SCHEMA IF NOT EXISTS orders")
+    _query(settings, "apex_writer", "apex", "CREATE TABLE IF NOT EXISTS orders.secret_table (a int)")
+    _query(settings, "apex_writer", "apex", "GRANT USAGE ON SCHEMA orders TO apex_reader")
     for statement in (
         "CREATE TABLE mine (a int)",
         "CREATE TABLE public.mine (a int)",
-        "SET default_transaction_read_only = off; CREATE TABLE apex.mine (a int)",
-        "SELECT * FROM secret_table",
+        "SET default_transaction_read_only = off; CREATE TABLE orders.mine (a int)",
+        "SELECT * FROM orders.secret_table",
     ):
         with pytest.raises(psycopg2.Error):
             _query(settings, "apex_reader", "apex", statement)
@@ -126,6 +129,38 @@ def test_an_idle_transaction_of_the_reader_ends_by_itself(database: Database) ->
     show = "SHOW idle_in_transaction_session_timeout"
     assert _query(database.settings, "apex_reader", "apex", show) == [("10min",)]
     assert _query(database.settings, "apex_writer", "apex", show) == [("0",)]
+
+
+def test_the_locks_of_a_killed_scheduler_end_although_its_workers_have_its_connection(database: Database) -> None:
+    """Airflow forks workers, which keep a copy of each open connection: without a limit the server sees no end."""
+    settings = database.settings
+    url = settings.postgres_url("airflow", settings.pg_airflow_password, "airflow")
+    code = (
+        "import os, psycopg2, sys, time\n"
+        "connection = psycopg2.connect(sys.argv[1])\n"
+        "cursor = connection.cursor()\n"
+        "cursor.execute('SHOW idle_in_transaction_session_timeout')\n"
+        "limit = cursor.fetchone()[0]\n"
+        "cursor.execute('SET idle_in_transaction_session_timeout = 500')\n"
+        "cursor.execute('SELECT pg_advisory_xact_lock(77)')\n"
+        "worker = os.fork()\n"
+        "if worker: print(limit, worker, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stdout is not None
+        limit, worker = scheduler.stdout.readline().split()
+        try:
+            scheduler.kill()
+            assert limit == "1min", "longer than any pause of Airflow inside a transaction"
+            assert _query(settings, "airflow", "airflow", "SELECT pg_try_advisory_xact_lock(77)") == [(False,)]
+            until(
+                lambda: _query(settings, "airflow", "airflow", "SELECT pg_try_advisory_xact_lock(77)") == [(True,)],
+                20,
+                "the lock is free",
+            )
+        finally:
+            os.kill(int(worker), signal.SIGKILL)
 
 
 def test_a_pool_that_opens_all_connections_stops_neither_the_writer_nor_the_page(database: Database) -> None:
