@@ -7,22 +7,18 @@ from datetime import timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from apex_airflow.assets import CHAMPION
+from apex_airflow.assets import champion
 from apex_airflow.deadlines import deadline
 from apex_airflow.operators.approval import ApprovalOperator, answer_args
 from apex_airflow.operators.step import StepOperator, step_defaults
+from apex_airflow.pipelines import readable_pipelines
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
-from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.settings import Settings
 
 settings = Settings.load()
-pipeline = load_pipeline_settings(settings)
-options = pipeline.options
 
-with DAG(
-    dag_id="orders_retrain",
-    description="raw orders → checks → examples → challenger → champion, if it is better",
-    doc_md="""
+ABOUT = """
 ### Nightly retraining
 `validate → elt → split → train → promote`. Each task runs one `apex` command in its own process. The result of a task
 is its XCom; the buttons *Data Docs* and *MLflow run* on a task open its output. In parallel, `outcomes` looks up the
@@ -30,117 +26,135 @@ true outcomes of orders that were scored before. `promote` waits for it, and con
 
 A run without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
 retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
-triggers `orders_score`.
+triggers `<pipeline>_score`.
 
 With `approval: {required: true}` in the pipeline's file a user must approve a promotion: the task `approve` waits under
 *Required Actions* with the reasons and the evidence, and takes `approval.default` without an answer within
 `approval.hours`.
-""",
-    # Without a start date the first run is that of the next night; unpausing the DAG starts no run. The ten minutes
-    # ensure that the first run is not skipped when this file is parsed at its scheduled time.
-    schedule=CronTriggerTimetable(options.schedule.retrain, timezone="UTC", run_immediately=timedelta(minutes=10)),
-    catchup=False,
-    max_active_runs=1,
-    deadline=deadline(pipeline, "retrain_late", "orders_retrain", options.schedule.retrain_deadline_minutes),
-    default_args={**step_defaults(settings, pipeline), "pool": "orders_training"},
-    tags=["apex", "training"],
-    params={
-        "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
-        "split": Param(
-            options.model.split,
-            enum=list(module_names(SPLIT_STRATEGIES)),
-            description="How examples are split; legacy: as the original project did. Only temporal can be promoted.",
-        ),
-        "trials": Param(
-            options.model.trials,
-            type="integer",
-            minimum=0,
-            description="Hyper-parameter trials; 0: the fixed parameters.",
-        ),
-        "raw": Param(
-            None, type=["null", "string"], description="Folder of raw parquet files. Empty: the one in the settings."
-        ),
-        "without_newest_day": Param(
-            False, type="boolean", description="Hold back the newest day from training; `make run` scores it as a drop."
-        ),
-    },
-) as dag:
-    validate = StepOperator(
-        task_id="validate",
-        step="validate",
-        args=[
-            "{{ '--force' if params.force }}",
-            "{{ '--raw=' ~ params.raw if params.raw }}",
-            "{{ '--without-newest-day' if params.without_newest_day }}",
-        ],
-        doc_md="Check the raw files: cast each to the contract, quarantine bad rows with reasons, gate on "
-        "Great Expectations. Skipped when there is no new raw data.",
-    )
-    elt = StepOperator(
-        task_id="elt",
-        step="elt",
-        doc_md="Build one example per client from its last order, with features known just before that order.",
-    )
-    outcomes = StepOperator(
-        task_id="outcomes",
-        step="outcomes",
-        doc_md="Match the channels of raw orders with their scores where client and date are unique on both sides. "
-        "The coverage is in the XCom and in `orders.outcome_coverage`. A failure does not stop the other tasks.",
-    )
-    outcomes_done = EmptyOperator(
-        task_id="outcomes_done",
-        trigger_rule="all_done",
-        doc_md="Does nothing. It runs after `outcomes` succeeds or fails, so that a failure does not stop `promote`.",
-    )
-    split = StepOperator(
-        task_id="split",
-        step="split",
-        args=["--strategy={{ params.split }}"],
-        doc_md="Split the examples into train, validation and test; by default each part is later than the one before.",
-    )
-    train = StepOperator(
-        task_id="train",
-        step="train",
-        args=["--trials={{ params.trials }}"],
-        doc_md="Fit a challenger, evaluate it on the test window, log and register it in MLflow.",
-    )
-    promote = StepOperator(
-        task_id="promote",
-        step="promote",
-        args=answer_args("approve") if options.approval.required else [],
-        emits=CHAMPION,
-        emits_if="promoted",
-        doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
-        "both the class prior and the champion by the margin. The reasons are in the XCom and in `orders.promotions`.",
-    )
+"""
 
-    validate >> elt >> split >> train
-    elt >> outcomes >> outcomes_done
-    if options.approval.required:
-        decide = StepOperator(
-            task_id="decide",
+
+def build(pipeline: PipelineSettings) -> DAG:
+    """Return the DAG that retrains the model of a pipeline."""
+    options = pipeline.options
+    with DAG(
+        dag_id=pipeline.dag_id("retrain"),
+        description="raw orders → checks → examples → challenger → champion, if it is better",
+        doc_md=ABOUT.replace("<pipeline>", pipeline.name),
+        # Without a start date the first run is that of the next night; unpausing the DAG starts no run. The ten minutes
+        # ensure that the first run is not skipped when this file is parsed at its scheduled time.
+        schedule=CronTriggerTimetable(options.schedule.retrain, timezone="UTC", run_immediately=timedelta(minutes=10)),
+        catchup=False,
+        max_active_runs=1,
+        deadline=deadline(pipeline, "retrain", options.schedule.retrain_deadline_minutes),
+        default_args={**step_defaults(settings, pipeline), "pool": "apex_training"},
+        tags=["apex", pipeline.name, "training"],
+        params={
+            "force": Param(False, type="boolean", description="Retrain even when there is no new raw data."),
+            "split": Param(
+                options.model.split,
+                enum=list(module_names(SPLIT_STRATEGIES)),
+                description="Split of the examples; legacy: the original project's. Only temporal can be promoted.",
+            ),
+            "trials": Param(
+                options.model.trials,
+                type="integer",
+                minimum=0,
+                description="Hyper-parameter trials; 0: the fixed parameters.",
+            ),
+            "raw": Param(
+                None,
+                type=["null", "string"],
+                description="Folder of raw parquet files. Empty: the one in the settings.",
+            ),
+            "without_newest_day": Param(
+                False,
+                type="boolean",
+                description="Hold back the newest day from training; `make run` scores it as a drop.",
+            ),
+        },
+    ) as dag:
+        validate = StepOperator(
+            task_id="validate",
+            step="validate",
+            args=[
+                "{{ '--force' if params.force }}",
+                "{{ '--raw=' ~ params.raw if params.raw }}",
+                "{{ '--without-newest-day' if params.without_newest_day }}",
+            ],
+            doc_md="Check the raw files: cast each to the contract, quarantine bad rows with reasons, gate on "
+            "Great Expectations. Skipped when there is no new raw data.",
+        )
+        elt = StepOperator(
+            task_id="elt",
+            step="elt",
+            doc_md="Build one example per client from its last order, with features known just before that order.",
+        )
+        outcomes = StepOperator(
+            task_id="outcomes",
+            step="outcomes",
+            doc_md="Match the channels of raw orders with their scores where client and date are unique on both sides. "
+            "The coverage is in the XCom and in the view `outcome_coverage`. A failure does not stop the other tasks.",
+        )
+        outcomes_done = EmptyOperator(
+            task_id="outcomes_done",
+            trigger_rule="all_done",
+            doc_md="Does nothing. It runs after `outcomes` succeeds or fails, so that a failure stops no `promote`.",
+        )
+        split = StepOperator(
+            task_id="split",
+            step="split",
+            args=["--strategy={{ params.split }}"],
+            doc_md="Split the examples into train, validation and test; by default each is later than the one before.",
+        )
+        train = StepOperator(
+            task_id="train",
+            step="train",
+            args=["--trials={{ params.trials }}"],
+            doc_md="Fit a challenger, evaluate it on the test window, log and register it in MLflow.",
+        )
+        promote = StepOperator(
+            task_id="promote",
             step="promote",
-            args=["--hold"],
-            doc_md="Decide as `promote` does; apply only a rejection.",
-        )
-        approve = ApprovalOperator(
-            task_id="approve",
-            decided_by="decide",
-            response_timeout=timedelta(hours=options.approval.hours),
-            defaults=options.approval.default,
-            doc_md="Wait for a user's answer under *Required Actions*. Nothing is asked when the gate did not "
-            "promote. `promote` records a rejection.",
-        )
-        [train, outcomes_done] >> decide >> approve >> promote
-    else:
-        [train, outcomes_done] >> promote
-    if options.shadow.days:
-        reconsider = StepOperator(
-            task_id="reconsider",
-            step="reconsider",
-            emits=CHAMPION,
+            args=answer_args("approve") if options.approval.required else [],
+            emits=champion(pipeline),
             emits_if="promoted",
-            doc_md="Evaluate the newest challenger that scored drops in shadow at the gate again, on the "
-            "orders whose outcome has arrived since. Skipped when too few outcomes are known.",
+            doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
+            "both the class prior and the champion by the margin. The reasons are in the XCom and in `promotions`.",
         )
-        promote >> reconsider
+
+        validate >> elt >> split >> train
+        elt >> outcomes >> outcomes_done
+        if options.approval.required:
+            decide = StepOperator(
+                task_id="decide",
+                step="promote",
+                args=["--hold"],
+                doc_md="Decide as `promote` does; apply only a rejection.",
+            )
+            approve = ApprovalOperator(
+                task_id="approve",
+                decided_by="decide",
+                response_timeout=timedelta(hours=options.approval.hours),
+                defaults=options.approval.default,
+                doc_md="Wait for a user's answer under *Required Actions*. Nothing is asked when the gate did not "
+                "promote. `promote` records a rejection.",
+            )
+            [train, outcomes_done] >> decide >> approve >> promote
+        else:
+            [train, outcomes_done] >> promote
+        if options.shadow.days:
+            reconsider = StepOperator(
+                task_id="reconsider",
+                step="reconsider",
+                emits=champion(pipeline),
+                emits_if="promoted",
+                doc_md="Evaluate the newest challenger that scored drops in shadow at the gate again, on the "
+                "orders whose outcome has arrived since. Skipped when too few outcomes are known.",
+            )
+            promote >> reconsider
+    return dag
+
+
+for each in readable_pipelines(settings):
+    build(each)

@@ -78,15 +78,19 @@ def down() -> None:
 @click.command()
 @click.argument("dag")
 def unpause(dag: str) -> None:
-    """Unpause DAG, which a user paused, such as orders_score."""
+    """Unpause DAG, which a user paused, such as <pipeline>_score."""
+    from apex_ml.contract.pipeline import DAG_KINDS, dag_id
+    from apex_ml.pipeline_settings import settings_by_pipeline
     from apex_ml.platform.airflow_api import AirflowApi
-    from apex_ml.platform.airflow_state import DAGS
     from apex_ml.wording import did_you_mean
 
-    if dag not in DAGS:
-        known = ", ".join(DAGS)
-        raise ConfigError(f"apex unpause: Apex has no DAG {dag}; its DAGs are {known}{did_you_mean(dag, DAGS)}")
-    with AirflowApi(Settings.load(), patience=5.0) as api:
+    settings = Settings.load()
+    names = settings_by_pipeline(settings)
+    ids = [dag_id(name, kind) for name in names for kind in DAG_KINDS]
+    if dag not in ids:
+        known = f"{'PIPELINE' if len(names) > 1 else ''.join(names)}_{{{','.join(DAG_KINDS)}}}"
+        raise ConfigError(f"apex unpause: Apex has no DAG {dag}; its DAGs are {known}{did_you_mean(dag, ids)}")
+    with AirflowApi(settings, patience=5.0) as api:
         api.unpause(dag, wait_seconds=0)
     click.echo(f"{dag} is on.")
 

@@ -57,7 +57,7 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
     if kind == "value_error":
         return text
     node = file.node_at(place)
-    if kind == "string_type" and isinstance(node, yaml.ScalarNode) and node.style is None and node.tag != TEXT_TAG:
+    if kind == "string_type" and isinstance(node, yaml.ScalarNode) and not node.style and node.tag != TEXT_TAG:
         if not node.value:
             return f"{text}; the value is empty: write a text, or remove the key"
         noun = next((_NOUNS[part] for part in place if part in _NOUNS), "")
@@ -73,7 +73,7 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
 def _number_text(kind: str, node: yaml.ScalarNode) -> str:
     """The number that was probably meant, as YAML reads it."""
     value = float(node.value)
-    if node.style is not None:
+    if node.style:
         return "it without quotes"
     return str(int(value)) if kind == "int_type" and value.is_integer() else repr(value)
 
@@ -111,12 +111,7 @@ def _shown(node: yaml.Node | None, value: Any) -> str:
     text = repr(value)
     if isinstance(node, yaml.ScalarNode):
         text = node.value or "nothing"
-        if (
-            node.tag != TEXT_TAG
-            and node.style is None
-            and node.value
-            and read_as(node) not in (text, f"the number {text}")
-        ):
+        if node.tag != TEXT_TAG and not node.style and node.value and read_as(node) not in (text, f"the number {text}"):
             text += f", read by YAML as {read_as(node)}"
         elif node.tag == TEXT_TAG:
             text = repr(node.value)

@@ -57,11 +57,11 @@ def options_of(path: Path, values: tuple[OptionValue, ...] = ()) -> PipelineOpti
     return _options(path, opened(path), values)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _options(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> PipelineOptions:
     file = ContractFile.read(path, content)
     options, faults = option_faults(file, values, PipelineOptions.model_json_schema)
-    if options is None or faults:
+    if options is None or faults or file.faults or file.odd:  # no step could read such a file
         raise file.refuse(faults)
     return options
 

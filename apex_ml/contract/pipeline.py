@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from apex_ml.contract.options import PipelineOptions
 
 if TYPE_CHECKING:  # Airflow reads the options of a pipeline alone, and its image has no Arrow
     from apex_ml.contract.model import Contract
+
+DagKind = Literal["retrain", "score", "monitor", "rollback", "shadow"]
+"""The DAGs that every pipeline has. Each kind is a file in ``dags/``."""
+DAG_KINDS: tuple[DagKind, ...] = get_args(DagKind)
+AssetKind = Literal["inbox", "champion", "scored"]
+"""The assets that every pipeline has."""
+
+
+def dag_id(pipeline: str, kind: DagKind) -> str:
+    """The id of a pipeline's DAG, also of a pipeline whose file cannot be read.
+
+    >>> dag_id("orders", "retrain")
+    'orders_retrain'
+    """
+    return f"{pipeline}_{kind}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,14 @@ class PipelineSettings:
     def schema(self) -> str:
         """Name of the schema in Postgres that holds its tables and views."""
         return self.name
+
+    def dag_id(self, kind: DagKind) -> str:
+        """Name of one of its DAGs in Airflow."""
+        return dag_id(self.name, kind)
+
+    def asset_name(self, kind: AssetKind) -> str:
+        """Name of one of its assets in Airflow."""
+        return f"{self.name}_{kind}"
 
 
 @dataclass(frozen=True)

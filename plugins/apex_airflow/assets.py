@@ -1,4 +1,4 @@
-"""The assets. Each is declared only here.
+"""The assets of a pipeline. Each is declared only here, once for all DAG files.
 
 Declaring an asset a second time without its watcher makes Airflow drop and restart the trigger at every parse.
 """
@@ -11,22 +11,25 @@ from apex_airflow.inbox import inbox_folder
 from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.contract.pipeline import PipelineSettings
 
-CHAMPION = Asset(name="orders_champion", group="apex")
-"""A new champion. The event only starts a DAG; the steps read the version from the ledger."""
 
-SCORED = Asset(name="orders_scored", group="apex")
-"""A run of orders_score has scored something. This event only starts a DAG, too."""
+def champion(pipeline: PipelineSettings) -> Asset:
+    """Return the asset of a new champion. Its event only starts a DAG; the steps read the version from the ledger."""
+    return Asset(name=pipeline.asset_name("champion"), group="apex")
+
+
+def scored(pipeline: PipelineSettings) -> Asset:
+    """Return the asset of scored drops: a run of ``<pipeline>_score`` scored something. Its event only starts a DAG."""
+    return Asset(name=pipeline.asset_name("scored"), group="apex")
 
 
 def inbox(pipeline: PipelineSettings) -> Asset:
     """Return the asset of waiting drops, with a watcher when the inbox is a local folder.
 
-    A remote inbox (``s3://…``) has no watcher; the sweep of orders_score finds its drops.
+    A remote inbox (``s3://…``) has no watcher; the sweep of ``<pipeline>_score`` finds its drops.
     """
+    name = pipeline.asset_name("inbox")
     folder = inbox_folder(pipeline.locations.drops)
     if folder is None:
-        return Asset(name="orders_inbox", group="apex")
+        return Asset(name=name, group="apex")
     trigger = DropTrigger(inbox=folder, poll_seconds=pipeline.options.scoring.poll_seconds)
-    return Asset(
-        name="orders_inbox", group="apex", watchers=[AssetWatcher(name="orders_inbox_watcher", trigger=trigger)]
-    )
+    return Asset(name=name, group="apex", watchers=[AssetWatcher(name=f"{name}_watcher", trigger=trigger)])

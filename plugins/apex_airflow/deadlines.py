@@ -1,4 +1,4 @@
-"""Deadlines that Airflow watches. A run that takes too long raises an alert, like those of orders_monitor.
+"""Deadlines that Airflow watches. A run that takes too long raises an alert, like those of ``<pipeline>_monitor``.
 
 They can stop working after an edit of the DAG (a known bug of Airflow). Therefore `apex status --check` checks them,
 too.
@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # not in its stub
 
-from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.contract.pipeline import DagKind, PipelineSettings
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
 
@@ -24,14 +24,16 @@ async def late(*, schema: str, kind: str, subject: str, message: str, **_: Any) 
     await asyncio.to_thread(raise_alert, Settings.load(), schema, kind, subject, message)
 
 
-def deadline(pipeline: PipelineSettings, kind: str, dag_id: str, minutes: int) -> DeadlineAlert | None:
+def deadline(pipeline: PipelineSettings, dag: DagKind, minutes: int) -> DeadlineAlert | None:
     """Return the alert for a run that has not ended `minutes` after it was queued; None if alerts are disabled."""
     if not pipeline.options.alerts.deadlines:
         return None
+    dag_id = pipeline.dag_id(dag)
     message = f"a run of {dag_id} has not ended {counted(minutes, 'minute')} after it was queued"
-    facts = {"schema": pipeline.schema, "kind": kind, "subject": dag_id, "message": message}
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(minutes=minutes),
-        callback=AsyncCallback(late, kwargs=facts),
+        callback=AsyncCallback(
+            late, kwargs={"schema": pipeline.schema, "kind": f"{dag}_late", "subject": dag_id, "message": message}
+        ),
     )

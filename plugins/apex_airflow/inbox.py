@@ -25,7 +25,7 @@ def inbox_folder(drops: str) -> str | None:
 def list_files(inbox: str) -> FileStates:
     """Return size and mtime of every file in the inbox that can be a drop, by name; folders are left out.
 
-    A file that cannot be read is included: orders_score reports and quarantines it.
+    A file that cannot be read is included: scoring reports and quarantines it.
     """
     files: FileStates = {}
     with os.scandir(inbox) as entries:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from apex_ml.platform import airflow_state
+from apex_ml.contract.pipeline import DAG_KINDS
 from apex_ml.platform.airflow_state import POOLS
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -23,7 +23,7 @@ SNAPSHOT: dict[str, Any] = {
         "schedule": "0 5 * * * UTC",
         "assets": ["orders_champion", "orders_scored"],
         "pools": ["apex_monitoring"],
-        "tags": ["apex", "monitoring"],
+        "tags": ["apex", "monitoring", "orders"],
         "params": {},
         "commands": {"outcomes": ["outcomes", "--newest"], "monitor": ["monitor"], "retrain": None},
         "edges": [("outcomes", "monitor"), ("monitor", "retrain")],
@@ -32,8 +32,8 @@ SNAPSHOT: dict[str, Any] = {
     "orders_retrain": {
         "schedule": "0 2 * * * UTC",
         "assets": [],
-        "pools": ["orders_training"],
-        "tags": ["apex", "training"],
+        "pools": ["apex_training"],
+        "tags": ["apex", "orders", "training"],
         "params": {"force": False, "split": "temporal", "trials": 0, "raw": None, "without_newest_day": False},
         "commands": {
             "validate": [
@@ -63,8 +63,8 @@ SNAPSHOT: dict[str, Any] = {
     "orders_rollback": {
         "schedule": "none",
         "assets": [],
-        "pools": ["orders_champion"],
-        "tags": ["apex", "champion"],
+        "pools": ["apex_champion"],
+        "tags": ["apex", "champion", "orders"],
         "params": {"reason": None, "version": None},
         "commands": {
             "rollback": [
@@ -80,8 +80,8 @@ SNAPSHOT: dict[str, Any] = {
     "orders_score": {
         "schedule": "*/15 * * * * UTC",
         "assets": ["orders_champion", "orders_inbox"],
-        "pools": ["orders_scoring"],
-        "tags": ["apex", "scoring"],
+        "pools": ["apex_scoring"],
+        "tags": ["apex", "orders", "scoring"],
         "params": {},
         "commands": {
             "list_drops": ["score", "--list"],
@@ -103,8 +103,8 @@ SNAPSHOT: dict[str, Any] = {
     "orders_shadow": {
         "schedule": "none",
         "assets": [],
-        "pools": ["orders_shadow"],
-        "tags": ["apex", "scoring"],
+        "pools": ["apex_shadow"],
+        "tags": ["apex", "orders", "scoring"],
         "params": {},
         "commands": {"shadow": ["shadow"]},
         "edges": [],
@@ -263,7 +263,7 @@ def test_a_rollback_needs_a_reason_and_is_never_paused(bag: DagBag) -> None:
 
 
 def test_only_retraining_is_paused_at_first(bag: DagBag) -> None:
-    assert sorted(bag.dags) == sorted(airflow_state.DAGS)
+    assert sorted(bag.dags) == sorted(f"orders_{kind}" for kind in DAG_KINDS)
     assert {f"orders_{Path(dag.fileloc).stem}" for dag in bag.dags.values()} == set(bag.dags)
     off = {name for name, dag in bag.dags.items() if dag.is_paused_upon_creation is not False}
     assert off == {"orders_retrain"}
@@ -292,7 +292,7 @@ def test_approval_is_between_decision_and_promotion(tmp_path: Path, monkeypatch:
         assert dag.get_task(task).downstream_task_ids == down
     approve, decide = dag.get_task("approve"), dag.get_task("decide")
     assert (approve.response_timeout, approve.defaults) == (timedelta(minutes=30), ["Reject"])
-    assert approve.pool == "orders_training" and approve.doc_md and decide.doc_md
+    assert approve.pool == "apex_training" and approve.doc_md and decide.doc_md
     assert [decide.step, *decide.args] == ["promote", "--hold"] and not decide.outlets
     assert len(dag.get_task("promote").args) == 2
 
@@ -341,7 +341,7 @@ def test_dags_import_only_plugins_settings_and_pipelines() -> None:
                         "airflow.providers.standard.",
                         "apex_airflow.",
                         "apex_ml.settings",
-                        "apex_ml.pipeline_settings",
+                        "apex_ml.contract.pipeline",
                         "apex_ml.discovery",
                     )
                 ) or name in (

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from apex_ml.contract.pipeline import DAG_KINDS
 from apex_ml.errors import ConfigError, TransientError
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.platform import airflow_state
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
@@ -89,6 +91,15 @@ def api(airflow: Airflow, tmp_path: Path) -> Iterator[AirflowApi]:
     )
     with AirflowApi(settings, patience=1.0) as client:
         yield client
+
+
+DAGS = [f"orders_{kind}" for kind in DAG_KINDS]
+
+
+def found(settings: Settings, api: AirflowApi) -> list[airflow_state.Finding]:
+    """What is wrong with the platform and its only pipeline."""
+    pipeline = load_pipeline_settings(settings)
+    return airflow_state.platform_findings(api) + airflow_state.pipeline_findings(settings, api, pipeline)
 
 
 def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow: Airflow, api: AirflowApi) -> None:
@@ -228,7 +239,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     if ran:
         leave_manifest(tmp_path / "data" / "orders" / "processed" / "one", "validate", "2026-01-02", data_sha256="")
     entries = {
-        "dags": [{"dag_id": name, "is_paused": name == "orders_retrain"} for name in airflow_state.DAGS],
+        "dags": [{"dag_id": name, "is_paused": name == "orders_retrain"} for name in DAGS],
         "pools": [{"name": name, "slots": 1} for name in airflow_state.POOLS],
         "import_errors": [],
     }
@@ -239,7 +250,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow.answers["GET", "/dags/orders_retrain/dagRuns"] = [(200, {"dag_runs": []})]
     airflow.answers["PATCH", "/dags/orders_retrain"] = [(200, {})]
     settings = Settings.load(home=tmp_path)
-    (result,) = airflow_state.findings(settings, api)
+    (result,) = found(settings, api)
     assert result.kind == kind
     message: list[str] = []
     airflow_state.repair(settings, api, message.append)
@@ -268,9 +279,9 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
                 " | correct it; its log: make logs S=airflow-dag-processor"
             ],
         ),
-        ({}, {}, {"orders_scoring": None}, ["pool orders_scoring does not exist, so its tasks wait forever | make up"]),
-        ({}, {}, {"orders_scoring": 0}, ["pool orders_scoring has no slot, so its tasks wait forever | make up"]),
-        ({}, {}, {"orders_scoring": 1, "orders_training": -1}, []),
+        ({}, {}, {"apex_scoring": None}, ["pool apex_scoring does not exist, so its tasks wait forever | make up"]),
+        ({}, {}, {"apex_scoring": 0}, ["pool apex_scoring has no slot, so its tasks wait forever | make up"]),
+        ({}, {}, {"apex_scoring": 1, "apex_training": -1}, []),
     ],
 )
 def test_findings(
@@ -283,7 +294,7 @@ def test_findings(
     expected: list[str],
 ) -> None:
     """Each is a change of a platform that is well; None is what was deleted."""
-    paused = dict.fromkeys(airflow_state.DAGS, False) | dags
+    paused = dict.fromkeys(DAGS, False) | dags
     slots = {name: created for name, (created, _) in airflow_state.POOLS.items()} | pools
     entries: dict[str, list[Any]] = {
         "dags": [{"dag_id": name, "is_paused": value} for name, value in paused.items() if value is not None],
@@ -295,4 +306,4 @@ def test_findings(
         airflow.answers["GET", f"/{name}"] = [(200, {key: rows, "total_entries": len(rows)})]
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [PAUSED]})]
     settings = Settings.load(home=tmp_path)
-    assert [f"{f.name} {f.problem} | {f.remedy}" for f in airflow_state.findings(settings, api)] == expected
+    assert [f"{f.name} {f.problem} | {f.remedy}" for f in found(settings, api)] == expected

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from apex_airflow.assets import CHAMPION, inbox
+from apex_airflow.assets import champion, inbox, scored
 from apex_airflow.inbox import list_files
 from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.adapters.storage.drops import Inbox
@@ -151,9 +151,14 @@ def test_the_trigger_can_be_created_from_its_serialization(tmp_path: Path) -> No
 
 
 def test_the_assets(tmp_path: Path) -> None:
-    asset = inbox(load_pipeline(Settings.load(home=tmp_path, scoring__poll_seconds=3)))
+    pipeline = load_pipeline(Settings.load(home=tmp_path, scoring__poll_seconds=3))
+    asset = inbox(pipeline)
     trigger = asset.watchers[0].trigger
-    assert asset.name == "orders_inbox" and CHAMPION.name == "orders_champion" and not CHAMPION.watchers
+    assert asset.name == "orders_inbox" and asset.watchers[0].name == "orders_inbox_watcher"
+    assert [(a.name, a.watchers) for a in (champion(pipeline), scored(pipeline))] == [
+        ("orders_champion", []),
+        ("orders_scored", []),
+    ]
     assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "orders" / "drops" / "inbox"), "poll_seconds": 3}
     assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops"))).watchers
     url = load_pipeline(Settings.load(home=tmp_path, locations__drops="file:///my%20drops"))

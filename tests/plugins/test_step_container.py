@@ -15,7 +15,7 @@ from apex_ml.settings import Settings
 
 COMMAND = StepCommand(
     ("score", "--drops", '["a.parquet"]'),
-    {"APEX_HOME": "/somewhere/else", "APEX_ORIGIN": "http://airflow/run"},
+    {"APEX_HOME": "/somewhere/else", "APEX_ORIGIN": "http://airflow/run", "APEX_PIPELINE": "orders"},
     task="score-manual-1.score.0",
     number=2,
     seconds=60,
@@ -33,6 +33,7 @@ def test_the_request() -> None:
         "APEX_ENV_FILE=/run/secrets/apex/env",
         "APEX_HOME=/apex",
         "APEX_ORIGIN=http://airflow/run",
+        "APEX_PIPELINE=orders",
     ]
     assert body["Labels"] == {"apex.step": "team", "apex.task": "score-manual-1.score.0"}
     host = body["HostConfig"]
@@ -46,16 +47,17 @@ def test_the_request() -> None:
 
 def test_only_training_gets_a_gpu() -> None:
     requested = {
-        step: "DeviceRequests" in host_config(settings(device="cuda"), step) for step in ("train", "score", "elt")
+        step: "DeviceRequests" in host_config(settings(device="cuda"), step, "orders")
+        for step in ("train", "score", "elt")
     }
     assert requested == {"train": True, "score": False, "elt": False}
-    assert "DeviceRequests" not in host_config(settings(), "train")
+    assert "DeviceRequests" not in host_config(settings(), "train", "orders")
 
 
 def test_a_pipeline_can_have_limits_of_its_own() -> None:
-    own = host_config(settings(step_memory_mb=2048, resources__memory_mb=8192, resources__cpus=3.5), "train")
+    own = host_config(settings(step_memory_mb=2048, resources__memory_mb=8192, resources__cpus=3.5), "train", "orders")
     assert (own["Memory"], own["MemorySwap"], own["NanoCpus"]) == (8192 << 20, 8192 << 20, 3_500_000_000)
-    shared = host_config(settings(step_memory_mb=2048, step_cpus=1.5), "train")
+    shared = host_config(settings(step_memory_mb=2048, step_cpus=1.5), "train", "orders")
     assert (shared["Memory"], shared["NanoCpus"]) == (2048 << 20, 1_500_000_000)
 
 
@@ -77,6 +79,7 @@ def test_names_differ_by_try_and_task_and_are_allowed() -> None:
         ({"Entrypoint": ["sh"]}, "Entrypoint"),
         ({"User": "root"}, "User"),
         ({"Env": ["LD_PRELOAD=/apex/evil.so"]}, "Env"),
+        ({"Env": ["APEX_PIPELINE=unknown"]}, "Env: no pipeline unknown in "),
         ({"Labels": {}}, "Labels"),
         ({"Volumes": {"/": {}}}, "Volumes"),
         ({"HostConfig": {}}, "HostConfig"),

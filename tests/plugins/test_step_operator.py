@@ -32,7 +32,7 @@ class Task:
 
     def __init__(self, program: Path, **kwargs: Any) -> None:
         with DAG("orders_retrain"):
-            self.operator = StepOperator(task_id="task", **{"step": "validate", **kwargs})
+            self.operator = StepOperator(task_id="task", **{"step": "validate", "pipeline": "orders", **kwargs})
         self.program = program
         self.pushed: dict[str, Any] = {}
         self.outlet_events = OutletEventAccessors()
@@ -203,10 +203,12 @@ def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: 
 
 def test_each_try_has_its_own_name_and_limit(tmp_path: Path) -> None:
     with DAG("orders_score"):
-        operator = StepOperator(task_id="score", step="score", execution_timeout=timedelta(minutes=2))
+        operator = StepOperator(
+            task_id="score", step="score", pipeline="orders", execution_timeout=timedelta(minutes=2)
+        )
     command = operator.command("orders_score", RUN_ID, Settings.load(home=tmp_path), map_index=3, try_number=2)
     assert command.task == f"{run_slug('orders_score', RUN_ID)}.score.3"
-    assert (command.number, command.seconds) == (2, 120)
+    assert (command.number, command.seconds) == (2, 120) and command.env["APEX_PIPELINE"] == "orders"
     alone = operator.command("orders_score", RUN_ID, Settings.load(home=tmp_path))
     assert alone.task == f"{run_slug('orders_score', RUN_ID)}.score"
 
@@ -247,6 +249,7 @@ def test_defaults_come_from_the_settings(tmp_path: Path) -> None:
     assert defaults == {
         "owner": "apex",
         "runtime": "local",
+        "pipeline": "orders",
         "execution_timeout": timedelta(minutes=7),
         "retries": 1,
         "retry_delay": timedelta(seconds=5),

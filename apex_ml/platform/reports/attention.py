@@ -14,7 +14,7 @@ from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
-from apex_ml.platform.airflow_state import findings
+from apex_ml.platform.airflow_state import pipeline_findings, platform_findings
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.platform.reports.times import moment_text
@@ -37,7 +37,7 @@ REMEDIES = {
 def show_airflow(settings: Settings, console: Console) -> bool:
     """Show the DAGs and pools that are missing, paused or changed."""
     with AirflowApi(settings, **IMPATIENT) as api:
-        results = findings(settings, api)
+        results = platform_findings(api) + pipeline_findings(settings, api, load_pipeline(settings))
     if results:
         rows = [(finding.name, finding.problem, finding.remedy) for finding in results]
         _table(console, "Airflow", ("what", "problem", "remedy"), rows)

@@ -34,6 +34,7 @@ def step_defaults(settings: Settings, pipeline: PipelineSettings) -> dict[str, A
     return {
         "owner": "apex",
         "runtime": settings.runtime,
+        "pipeline": pipeline.name,
         "execution_timeout": timedelta(minutes=limits.timeout_minutes),
         "retries": limits.retries,
         "retry_delay": timedelta(seconds=limits.retry_delay_seconds),
@@ -44,11 +45,11 @@ def run_slug(dag_id: str, run_id: str) -> str:
     """Return a folder name for a DAG run: readable, the same for all its tasks, and unique.
 
     >>> run_slug("orders_retrain", "manual__2026-01-02T03:04:05+00:00")
-    'retrain-manual__2026-01-02T03-04-05-00-00-530957'
+    'orders_retrain-manual__2026-01-02T03-04-05-00-00-530957'
     """
     digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", run_id)[:80].strip("-")
-    return f"{dag_id.removeprefix('apex_')}-{readable}-{digest}"
+    return f"{dag_id}-{readable}-{digest}"
 
 
 def run_name(dag_id: str, run_type: str, user: str | None) -> str:
@@ -83,6 +84,7 @@ class StepOperator(BaseOperator):
     :param chunk: what a mapped task works on, one item of the list mapped over.
     :param returns: key of the result to return, a list for a task to map over; the whole result by default.
     :param emits: asset whose event is emitted, with the result, when ``emits_if`` is true in the result.
+    :param pipeline: the pipeline that the step works for.
     :param runtime: where to run, a key of RUNTIMES.
     """
 
@@ -95,6 +97,7 @@ class StepOperator(BaseOperator):
         self,
         *,
         step: str,
+        pipeline: str,
         args: Sequence[str] = (),
         with_run: bool = True,
         chunk: Mapping[str, Any] | None = None,
@@ -114,6 +117,7 @@ class StepOperator(BaseOperator):
             kwargs["outlets"] = [*(kwargs.get("outlets") or ()), self.alias]
         super().__init__(**kwargs)
         self.step = step
+        self.pipeline = pipeline
         self.args = list(args)
         self.with_run = with_run
         self.chunk = chunk
@@ -140,7 +144,7 @@ class StepOperator(BaseOperator):
         origin = f"{settings.airflow_address}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
         return StepCommand(
             args=(self.step, *run, *(arg for arg in self.args if arg)),
-            env={"APEX_HOME": str(settings.home), "APEX_ORIGIN": origin},
+            env={"APEX_HOME": str(settings.home), "APEX_PIPELINE": self.pipeline, "APEX_ORIGIN": origin},
             task=f"{run_slug(dag_id, run_id)}.{self.task_id}" + (f".{map_index}" if map_index >= 0 else ""),
             number=try_number,
             seconds=self.execution_timeout.total_seconds() if self.execution_timeout else None,

@@ -22,7 +22,8 @@ LABEL = "apex.step"
 TASK_LABEL = "apex.task"
 HOME = "/apex"
 ENV_FILE = "/run/secrets/apex/env"
-ENVIRONMENT = frozenset({"APEX_HOME", "APEX_ENV_FILE", "APEX_ORIGIN"})
+PIPELINE = "APEX_PIPELINE"
+ENVIRONMENT = frozenset({"APEX_HOME", "APEX_ENV_FILE", "APEX_ORIGIN", PIPELINE})
 """Environment variables of a step's container. `docker inspect` shows them, so none is a secret."""
 BEYOND = 30
 """Seconds after Airflow's own time limit after which the container stops itself, in case Airflow is down."""
@@ -42,13 +43,13 @@ def container_name(command: StepCommand, project: str) -> str:
     return f"{project}-{readable}-{command.number}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
 
 
-def host_config(settings: Settings, step: str) -> dict[str, Any]:
+def host_config(settings: Settings, step: str, pipeline: str | None) -> dict[str, Any]:
     """The host configuration of a step's container: limits, two mounts, one network, no privileges.
 
     The proxy to the engine accepts exactly this. The pipeline can have limits of its own, and only its training gets a
-    GPU, with ``device: cuda``.
+    GPU, with ``device: cuda``. Raises ConfigError for a pipeline that does not exist.
     """
-    options = load_pipeline_settings(settings).options
+    options = load_pipeline_settings(settings.model_copy(update={"pipeline": pipeline or settings.pipeline})).options
     memory = (options.resources.memory_mb or settings.step_memory_mb) << 20
     created: dict[str, Any] = {
         "Memory": memory,
@@ -83,7 +84,7 @@ def container_body(settings: Settings, command: StepCommand) -> dict[str, Any]:
         "Cmd": [*limit, "apex", *command.args],
         "Env": [f"{name}={value}" for name, value in sorted(variables.items())],
         "Labels": {LABEL: settings.project, TASK_LABEL: command.task},
-        "HostConfig": host_config(settings, command.args[0]),
+        "HostConfig": host_config(settings, command.args[0], command.env.get(PIPELINE)),
     }
 
 

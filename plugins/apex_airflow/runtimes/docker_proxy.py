@@ -25,8 +25,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from apex_airflow.runtimes.container import API_VERSION, ENVIRONMENT, LABEL, container_body, host_config
+from apex_airflow.runtimes.container import API_VERSION, ENVIRONMENT, LABEL, container_body
 from apex_airflow.runtimes.process import StepCommand
+from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 
@@ -52,11 +53,13 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
     step = list(command[3:] if command[:1] == ["timeout"] else command)
     if step[:1] != ["apex"] or len(step) < 2:
         return f"Cmd is {command!r:.200}, not a step of apex"
-    expected = {
-        **container_body(settings, StepCommand(tuple(step[1:]))),
-        "Cmd": command,
-        "HostConfig": host_config(settings, step[1]),
-    }
+    variables = dict(line.partition("=")[::2] for line in body.get("Env") or [])
+    if strange := set(variables) - ENVIRONMENT:
+        return f"Env sets {sorted(strange)}"
+    try:
+        expected = {**container_body(settings, StepCommand(tuple(step[1:]), variables)), "Cmd": command}
+    except ConfigError as error:
+        return f"Env: {error}"
     for name in sorted({*body, *expected}):
         if name in ("Env", "Labels"):
             continue
@@ -66,9 +69,6 @@ def refusal(settings: Settings, body: dict[str, Any]) -> str | None:
             right = {key: value for key, value in expected[name].items() if body[name].get(key) != value}
         if requested != right:
             return f"{name} is {requested!r:.300}, not {right!r:.300}"
-    strange = {line.partition("=")[0] for line in body.get("Env") or []} - ENVIRONMENT
-    if strange:
-        return f"Env sets {sorted(strange)}"
     labels = body.get("Labels") or {}
     return None if labels.get(LABEL) == settings.project else f"Labels are {labels!r:.200}"
 

@@ -19,12 +19,12 @@ class DropTrigger(BaseEventTrigger):
     """Fire once for every file in the inbox that has settled.
 
     A file has settled when its size and mtime are equal in two consecutive listings, so a file that is still being
-    written causes no event. Hidden and temporary names are ignored, by the same rule as in orders_score. Files that
+    written causes no event. Hidden and temporary names are ignored, by the same rule as in scoring. Files that
     settle in the same listing share one event, ``{"count": n, "files": [the first 20 names]}``. A file that returns
     with another size or mtime counts as new.
 
-    The event only wakes orders_score, which asks the ledger what to do. A restarted triggerer may therefore emit events
-    for the same files again. An inbox that cannot be read is logged once; the trigger keeps trying.
+    The event only wakes the DAG ``<pipeline>_score``, which asks the ledger what to do. A restarted triggerer may emit
+    events for the same files again. An inbox that cannot be read is logged once; the trigger keeps trying.
     """
 
     def __init__(self, inbox: str, poll_seconds: float = 2.0) -> None:
