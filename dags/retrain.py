@@ -119,7 +119,7 @@ def build(pipeline: PipelineSettings) -> DAG:
             args=answer_args("approve") if options.approval.required else [],
             emits=champion(pipeline),
             emits_if="promoted",
-            doc_md="Score champion and challenger on the same newest orders; the challenger takes over only if it beats "
+            doc_md="Score champion and challenger on the same newest orders; the challenger takes over if it beats "
             "both the class prior and the champion by the margin. The reasons are in the XCom and in `promotions`.",
         )
 

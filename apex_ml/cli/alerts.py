@@ -61,7 +61,7 @@ def alerts(context: click.Context) -> None:
 def close(alert_id: int, reason: str, who: str | None) -> None:
     """Close the alert with the number ID, such as an alert about a drop that will not be delivered again.
 
-    It stays closed unless the same drop fails again. An alert that orders_monitor measures (drift, quality, a drop that
+    It stays closed unless the same drop fails again. An alert that monitoring measures (drift, quality, a drop that
     waits) ends by itself and cannot be closed.
     """
     from apex_ml.pipelines import load_pipeline

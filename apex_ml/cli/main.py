@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("apex_ml.cli.platform:logs", "Show the log of a service or step."),
     "sql": ("apex_ml.cli.platform:sql", "psql on the apex database as the reader."),
     "mlflow-ui": ("apex_ml.cli.platform:mlflow_ui", "Print and check the address of MLflow."),
-    "retrain": ("apex_ml.cli.platform:retrain", "Trigger orders_retrain and wait for it."),
+    "retrain": ("apex_ml.cli.platform:retrain", "Retrain a pipeline and wait for it."),
     "validate": ("apex_ml.cli.steps:validate", "Step: check the raw files, quarantine bad rows."),
     "elt": ("apex_ml.cli.steps:elt", "Step: point-in-time features, one example per client."),
     "outcomes": ("apex_ml.cli.steps:outcomes", "Step: outcomes of scored orders, from later raw data."),

@@ -209,7 +209,7 @@ def mlflow_ui() -> None:
 @click.option("--trials", type=click.IntRange(min=0), help="Hyper-parameter trials of this run.")
 @click.pass_context
 def retrain(ctx: click.Context, force: bool, split: str | None, trials: int | None) -> None:
-    """Trigger orders_retrain and wait for it."""
+    """Trigger the pipeline's DAG <pipeline>_retrain and wait for it."""
     from apex_ml.platform import main_job
 
     ctx.exit(main_job.retrain(Settings.load(), force=force, split=split, trials=trials))

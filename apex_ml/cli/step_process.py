@@ -91,8 +91,10 @@ def log_next_monitoring(context: StepContext, result: JsonRecord, done: str) -> 
     from apex_ml.steps.manual_override import MANUAL
 
     if context.run == MANUAL and result.to_json().get(done):
-        schedule = context.pipeline.options.schedule.monitor
-        logger.info("A manual command does not start orders_monitor. It runs next at %s (cron, UTC).", schedule)
+        pipeline = context.pipeline
+        schedule = pipeline.options.schedule.monitor
+        dag_id = pipeline.dag_id("monitor")
+        logger.info("A manual command does not start %s. It runs next at %s (cron, UTC).", dag_id, schedule)
         logger.info("To check drift and quality now: apex monitor")
 
 

@@ -28,7 +28,6 @@ POOLS = {
     "apex_champion": (1, "Rollbacks, which wait for no training."),
     "apex_monitoring": (1, "Drift, quality, alerts."),
 }
-RETRAIN, SCORE = "orders_retrain", "orders_score"
 PARSE_SECONDS, PATIENT_SECONDS = 90.0, 5.0
 """Seconds that `apex up` waits for Airflow to read the DAG files, and seconds until it reports that."""
 UNREADABLE = "unreadable_pipelines.py"

@@ -17,7 +17,7 @@ from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings
 
 BAD_DROPS = "bad_drops"
-"""Task of orders_score that is mapped over the drops that cannot be scored, and fails for each."""
+"""Task of scoring that is mapped over the drops that cannot be scored, and fails for each."""
 POLL_SECONDS = 0.7
 STUCK_SECONDS = 180.0
 ERROR_LINES = 15
@@ -75,7 +75,7 @@ def _running_others(api: AirflowApi, dag_id: str, run_id: str) -> list[DagRun]:
 
 
 def only_bad_drops(tasks: Sequence[TaskRun]) -> bool:
-    """Whether a run of orders_score failed for bad drops only: the other drops are scored, and scoring continues."""
+    """Whether a scoring run failed for bad drops only: the other drops are scored, and scoring continues."""
     return {task.task_id for task in tasks if task.state == "failed"} == {BAD_DROPS}
 
 
@@ -138,7 +138,7 @@ def failure_reason(api: AirflowApi, run: DagRun, tasks: Sequence[TaskRun]) -> st
 
 
 def skip_reason(api: AirflowApi, run: DagRun, tasks: Sequence[TaskRun]) -> str | None:
-    """Why a run of orders_retrain did not train; None when it did."""
+    """Why a retraining did not train; None when it did."""
     if not any(task.task_id == "validate" and task.state == "skipped" for task in tasks):
         return None
     return str((api.result(run.dag_id, run.run_id, "validate") or {}).get("skip", "nothing to do"))

@@ -15,10 +15,10 @@ from rich.console import Console
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.contract.pipeline import Pipeline, PipelineSettings
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
-from apex_ml.pipelines import load_pipeline
 from apex_ml.services.held_back import find_held_back
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
@@ -43,9 +43,9 @@ class JobDrop:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def inbox(settings: Settings) -> Path:
-    """Return the folder where drops arrive."""
-    return local_folder(load_pipeline(settings).locations.drops, "locations.drops") / "inbox"
+def inbox(pipeline: PipelineSettings) -> Path:
+    """Return the folder where the drops of a pipeline arrive."""
+    return local_folder(pipeline.locations.drops, "locations.drops") / "inbox"
 
 
 def check_drop(path: Path) -> None:
@@ -83,23 +83,24 @@ def named_drop(path: Path) -> JobDrop:
     return JobDrop(path.name, path.read_bytes(), f"the file {path}")
 
 
-def generated_drop(settings: Settings) -> JobDrop:
+def generated_drop(settings: Settings, pipeline: Pipeline) -> JobDrop:
     """Generate orders of the clients of the raw data, dated the day after its newest."""
     from apex_ml.simulate.drop import make_drop
 
-    number, as_of = next_run_number(settings), _as_of(settings)
+    number, as_of = next_run_number(settings), _as_of(settings, pipeline)
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
-        pipeline = load_pipeline(settings)
         generated = make_drop(pipeline.locations.raw, as_of, DROP_ORDERS, number, path, pipeline.contract)
         orders, clients = counted(generated.rows, "invented order"), counted(generated.clients, "client")
         description = f"{orders} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)
 
 
-def held_back_drop(settings: Settings, console: Console, validated: ValidateResult | None) -> JobDrop | None:
+def held_back_drop(
+    settings: Settings, pipeline: Pipeline, console: Console, validated: ValidateResult | None
+) -> JobDrop | None:
     """Return the newest day of the raw data, which validate held back, now or in an earlier run; None without one."""
-    context = StepContext(settings, load_pipeline(settings), "main")
+    context = StepContext(settings, pipeline, "main")
     held_back = None if validated is None else find_held_back(context, validated.data_sha256)
     if held_back is None:
         console.print(
@@ -113,9 +114,8 @@ def held_back_drop(settings: Settings, console: Console, validated: ValidateResu
     return JobDrop(f"held-back-{held.day}.parquet", path.read_bytes(), description)
 
 
-def _as_of(settings: Settings) -> date:
+def _as_of(settings: Settings, pipeline: Pipeline) -> date:
     """Return the day after the newest order of the training data."""
-    pipeline = load_pipeline(settings)
     manifest = latest_manifest(StepContext(settings, pipeline, "main"), EltResult)
     if manifest is None:
         raise DataError(f"no finished elt step below {pipeline.locations.processed}: retrain first (make train)")

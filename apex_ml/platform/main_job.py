@@ -11,12 +11,11 @@ from rich.console import Console
 
 from apex_ml.adapters.postgres.views import ViewRow
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.contract.pipeline import Pipeline
+from apex_ml.contract.pipeline import DagKind, Pipeline
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.airflow_runs import DagRun, TaskRun
-from apex_ml.platform.airflow_state import RETRAIN, SCORE
 from apex_ml.platform.embedded.home_record import refuse_contradiction
 from apex_ml.platform.follow import (
     POLL_SECONDS,
@@ -36,13 +35,15 @@ from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
 
 STEPS_IN_RETRAIN = 6
+MAIN_DAGS: tuple[DagKind, ...] = ("retrain", "score")
+"""The DAGs that the main job switches on."""
 INTERRUPTED = 130
 PIPE_WIDTH = 120
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainParameters(JsonRecord):
-    """The parameters of a run of orders_retrain; for None the DAG has the value."""
+    """The parameters of a retraining; for None the DAG has the value."""
 
     raw: str | None = None
     without_newest_day: bool | None = None
@@ -87,9 +88,9 @@ def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: 
         raw=pipeline.locations.raw if has_raw else None, without_newest_day=True if holds_back else None
     )
     with AirflowApi(settings) as api:
-        for dag_id in (RETRAIN, SCORE):
-            api.unpause(dag_id)
-        run_id = _retrain(api, settings, console, parameters)
+        for kind in MAIN_DAGS:
+            api.unpause(pipeline.dag_id(kind))
+        run_id = _retrain(api, settings, console, pipeline, parameters)
         champion = job.champion(settings, pipeline)
         if champion is None:
             console.print(
@@ -101,19 +102,19 @@ def _train_and_score(settings: Settings, console: Console, has_raw: bool, drop: 
             return False
         chosen: JobDrop | None
         if invented:
-            chosen = generated_drop(settings)
+            chosen = generated_drop(settings, pipeline)
         elif drop is not None:
             chosen = named_drop(drop)
         else:
-            chosen = held_back_drop(settings, console, _validated(api, run_id))
+            chosen = held_back_drop(settings, pipeline, console, _validated(api, pipeline, run_id))
         summary = None if chosen is None else _score_drop(api, settings, console, pipeline, chosen)
         _report(settings, console, pipeline, champion, summary)
     return True
 
 
-def _validated(api: AirflowApi, run_id: str) -> ValidateResult | None:
+def _validated(api: AirflowApi, pipeline: Pipeline, run_id: str) -> ValidateResult | None:
     """The result of the step validate in a run; None without one."""
-    content = api.result(RETRAIN, run_id, ValidateResult.STEP)
+    content = api.result(pipeline.dag_id("retrain"), run_id, ValidateResult.STEP)
     return None if content is None else ValidateResult.from_json(content)
 
 
@@ -141,18 +142,18 @@ def _report(
 
 
 def retrain(settings: Settings, *, force: bool = False, split: str | None = None, trials: int | None = None) -> int:
-    """Run orders_retrain alone on the running platform and wait for it; return the exit code, that of a failed step.
+    """Retrain on the running platform and wait for it; return the exit code, that of a failed step.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow is not up.
     """
     console = _console()
+    pipeline = load_pipeline(settings)
     parameters = RetrainParameters(force=force or None, split=split, trials=trials)
 
     def work() -> None:
         with AirflowApi(settings, patience=5.0) as api:
-            api.unpause(RETRAIN)
-            _retrain(api, settings, console, parameters)
-        pipeline = load_pipeline(settings)
+            api.unpause(pipeline.dag_id("retrain"))
+            _retrain(api, settings, console, pipeline, parameters)
         champion = job.champion(settings, pipeline)
         if champion is None:
             console.print("There is no champion yet.")
@@ -162,20 +163,23 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
     return _exit_code_of(work, settings, console)
 
 
-def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: RetrainParameters) -> str:
-    """Trigger orders_retrain, show its progress and its outcome; return the run's id.
+def _retrain(
+    api: AirflowApi, settings: Settings, console: Console, pipeline: Pipeline, parameters: RetrainParameters
+) -> str:
+    """Trigger a retraining, show its progress and its outcome; return the run's id.
 
     Raises RunFailedError with the exit code of the failed step.
     """
-    run_id = api.trigger(RETRAIN, parameters.to_json())
-    limit = load_pipeline(settings).options.steps.timeout_minutes * 60.0 * STEPS_IN_RETRAIN
-    run, tasks = follow_run(api, console, RETRAIN, run_id, limit)
+    dag_id = pipeline.dag_id("retrain")
+    run_id = api.trigger(dag_id, parameters.to_json())
+    limit = pipeline.options.steps.timeout_minutes * 60.0 * STEPS_IN_RETRAIN
+    run, tasks = follow_run(api, console, dag_id, run_id, limit)
     if run.state == "failed":
         raise RunFailedError(print_failures(api, settings, console, run, tasks))
     if reason := skip_reason(api, run, tasks):
         console.print(f"Not retrained: {reason}", markup=False)
         return run_id
-    promotion = api.result(RETRAIN, run_id, "promote") or {}
+    promotion = api.result(dag_id, run_id, "promote") or {}
     outcome = "promoted" if promotion.get("promoted") else "not promoted"
     reasons = "; ".join(str(reason) for reason in promotion.get("reasons", ()))
     console.print(f"Challenger {outcome}{': ' if reasons else ''}{reasons}", markup=False)
@@ -183,7 +187,7 @@ def _retrain(api: AirflowApi, settings: Settings, console: Console, parameters: 
 
 
 def _score_drop(api: AirflowApi, settings: Settings, console: Console, pipeline: Pipeline, drop: JobDrop) -> ViewRow:
-    """Put a drop in the inbox and wait for orders_score to score it; return its summary.
+    """Put a drop in the inbox and wait until it is scored; return its summary.
 
     Content that was scored before is not put there again. Raises RunFailedError for a drop that is not scored.
     """
@@ -201,22 +205,23 @@ def _score_drop(api: AirflowApi, settings: Settings, console: Console, pipeline:
 def _deliver(
     api: AirflowApi, settings: Settings, console: Console, pipeline: Pipeline, drop: JobDrop, known: ViewRow | None
 ) -> ViewRow:
-    """Put a drop in the inbox and follow orders_score until the ledger has more than the `known` summary of it."""
-    earlier_runs = {run.run_id for run in api.dag_runs(SCORE)}
-    target = inbox(settings) / drop.name
+    """Put a drop in the inbox and follow the scoring until the ledger has more than the `known` summary of it."""
+    dag_id = pipeline.dag_id("score")
+    earlier_runs = {run.run_id for run in api.dag_runs(dag_id)}
+    target = inbox(pipeline) / drop.name
     if target.exists() and target.read_bytes() != drop.content:
         raise ConfigError(f"{target}: another file of this name waits to be scored; give the drop another name")
-    console.print(f"Drop: {drop.name}, {drop.description}; {SCORE} will notice it", markup=False)
+    console.print(f"Drop: {drop.name}, {drop.description}; {dag_id} will notice it", markup=False)
     if not target.exists():
         write_atomically(target, drop.content)
     began = time.monotonic()
     limit = pipeline.options.steps.timeout_minutes * 60.0
     retries = RetryReporter(api, console)
-    with TaskBoard(console, f"{SCORE}  {api.pages}/dags/{SCORE}") as board:
+    with TaskBoard(console, f"{dag_id}  {api.pages}/dags/{dag_id}") as board:
         while True:
             summary = job.drop_summary(settings, pipeline, drop.sha256)
-            runs = [run for run in api.dag_runs(SCORE) if run.run_id not in earlier_runs or not run.finished]
-            tasks = {run.run_id: api.task_runs(SCORE, run.run_id) for run in runs if run.started is not None}
+            runs = [run for run in api.dag_runs(dag_id) if run.run_id not in earlier_runs or not run.finished]
+            tasks = {run.run_id: api.task_runs(dag_id, run.run_id) for run in runs if run.started is not None}
             shown = next(iter(tasks.values()), [])
             board.show(shown, "" if shown else "waiting for the drop to be noticed")
             if summary is not None and summary["state"] == "done":
@@ -234,7 +239,7 @@ def _deliver(
             if time.monotonic() - began > limit:
                 raise TransientError(
                     f"{target}: not scored after {limit / 60:.0f} minutes (steps.timeout_minutes); "
-                    f"see {api.pages}/dags/{SCORE} and `make logs S=airflow-triggerer`"
+                    f"see {api.pages}/dags/{dag_id} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)
 

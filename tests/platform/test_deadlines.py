@@ -50,7 +50,7 @@ BEFORE = run(DUE - timedelta(days=1))
     ],
 )
 def test_a_late_run_raises_an_alert(runs: list[DagRun], now: datetime, late: bool, tmp_path: Path) -> None:
-    message = late_retraining(Schedule(), runs, now)
+    message = late_retraining("orders_retrain", Schedule(), runs, now)
     assert bool(message) is late
     assert message is None or "due at 2026-01-10 02:00 UTC" in message
 

@@ -282,6 +282,8 @@ def test_ctrl_c_ends_the_command_and_leaves_the_platform_up(
 def test_without_a_held_back_day_there_is_no_drop(tmp_path: Path, result: dict[str, Any] | None) -> None:
     api: Any = SimpleNamespace(result=lambda *_: result)
     out = io.StringIO()
-    validated = main_job._validated(api, "r")
-    assert held_back_drop(Settings.load(home=tmp_path), Console(file=out, width=200), validated) is None
+    settings = Settings.load(home=tmp_path)
+    pipeline = load_pipeline(settings)
+    validated = main_job._validated(api, pipeline, "r")
+    assert held_back_drop(settings, pipeline, Console(file=out, width=200), validated) is None
     assert out.getvalue().startswith("No drop: the raw data holds one day only")

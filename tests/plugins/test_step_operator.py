@@ -194,7 +194,12 @@ def test_time_limit(task: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"), [({"runtime": "moon"}, "'moon'"), ({"emits_if": "promoted"}, "go together")]
+    ("kwargs", "message"),
+    [
+        ({"runtime": "moon"}, "'moon'"),
+        ({"pipeline": ""}, "pipeline is missing"),
+        ({"emits_if": "promoted"}, "go together"),
+    ],
 )
 def test_contradictions_are_refused(task: Any, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -237,7 +237,7 @@ class PostgresAlerts(AlertLedger):
             raise ConfigError(f"alert {alert_id} ({kind}, {subject}): is over since {resolved_at:%F %T} UTC")
         if kind in MEASURED:
             raise ConfigError(
-                f"alert {alert_id} ({kind}, {subject}): orders_monitor measures its cause, and would raise it again; it"
+                f"alert {alert_id} ({kind}, {subject}): monitoring measures its cause, and would raise it again; it"
                 " ends by itself when the cause is gone"
             )
         self._session.execute(

@@ -14,7 +14,7 @@ from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
-from apex_ml.platform.airflow_state import pipeline_findings, platform_findings
+from apex_ml.platform.airflow_state import Finding, pipeline_findings, platform_findings
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.platform.reports.times import moment_text
@@ -29,15 +29,26 @@ REMEDIES = {
     "retrain_late": "make train",
     "drop_late": "apex score",
     "score_late": "apex score",
-    "unseen": "repair what the message names, then trigger orders_monitor",
+    "unseen": "repair what the message names, then trigger <pipeline>_monitor",
 }
 """The remedy of an alert, by its kind."""
 
 
 def show_airflow(settings: Settings, console: Console) -> bool:
-    """Show the DAGs and pools that are missing, paused or changed."""
+    """Show the pools that are missing or changed, and the DAG files that do not parse."""
     with AirflowApi(settings, **IMPATIENT) as api:
-        results = platform_findings(api) + pipeline_findings(settings, api, load_pipeline(settings))
+        results = platform_findings(api)
+    return _show_findings(console, results)
+
+
+def show_dags(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
+    """Show the DAGs of a pipeline that are missing or paused."""
+    with AirflowApi(settings, **IMPATIENT) as api:
+        results = pipeline_findings(settings, api, pipeline)
+    return _show_findings(console, results)
+
+
+def _show_findings(console: Console, results: Sequence[Finding]) -> bool:
     if results:
         rows = [(finding.name, finding.problem, finding.remedy) for finding in results]
         _table(console, "Airflow", ("what", "problem", "remedy"), rows)
@@ -50,7 +61,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
         alerts = PostgresViews(session, pipeline.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
-    folder = inbox(settings)
+    folder = inbox(pipeline)
     if failed:
         rows = [
             (str(row["alert_id"]), row["subject"], _short(console, row["message"]), moment_text(row["raised_at"]))
@@ -71,7 +82,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
                 row["subject"],
                 _short(console, row["message"]),
                 moment_text(row["raised_at"]),
-                REMEDIES.get(row["kind"], page),
+                REMEDIES.get(row["kind"], page).replace("<pipeline>", pipeline.name),
             )
             for row in others
         ]

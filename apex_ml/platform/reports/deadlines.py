@@ -11,11 +11,10 @@ from apex_ml.contract.options import Schedule
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
-from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.settings import Settings
 
 LOOKED_AT = 20
-"""Number of the newest runs of orders_retrain to check."""
+"""Number of the newest runs of retraining to check."""
 
 
 def late(settings: Settings, pipeline: Pipeline) -> list[str]:
@@ -24,15 +23,16 @@ def late(settings: Settings, pipeline: Pipeline) -> list[str]:
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
     messages = list(Inbox(pipeline).late(pipeline.options.scoring.deadline_minutes).values())
+    dag_id = pipeline.dag_id("retrain")
     with AirflowApi(settings, **IMPATIENT) as api:
-        paused = api.paused(RETRAIN)
-        runs = api.dag_runs(RETRAIN, limit=LOOKED_AT)
-    if not paused and (message := late_retraining(pipeline.options.schedule, runs, datetime.now(UTC))):
+        paused = api.paused(dag_id)
+        runs = api.dag_runs(dag_id, limit=LOOKED_AT)
+    if not paused and (message := late_retraining(dag_id, pipeline.options.schedule, runs, datetime.now(UTC))):
         messages.append(message)
     return messages
 
 
-def late_retraining(schedule: Schedule, runs: list[DagRun], now: datetime) -> str | None:
+def late_retraining(dag_id: str, schedule: Schedule, runs: list[DagRun], now: datetime) -> str | None:
     """A message when the newest night whose deadline is over has no run that ended well since it was due.
 
     A platform whose first run is younger than that night owes it nothing.
@@ -44,4 +44,4 @@ def late_retraining(schedule: Schedule, runs: list[DagRun], now: datetime) -> st
         return None
     if any(run.state == "success" and run.ended and run.ended >= due for run in runs):
         return None
-    return f"orders_retrain, due at {due:%F %H:%M} UTC, has not ended well by {due + allowed:%F %H:%M} UTC"
+    return f"{dag_id}, due at {due:%F %H:%M} UTC, has not ended well by {due + allowed:%F %H:%M} UTC"

@@ -19,11 +19,10 @@ from apex_ml.pipeline_settings import pipeline_file, settings_by_pipeline
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
-from apex_ml.platform.airflow_state import RETRAIN
 from apex_ml.platform.follow import failure_reason, skip_reason
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports import job
-from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_late
+from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_dags, show_late
 from apex_ml.platform.reports.service_table import show_services
 from apex_ml.platform.reports.times import duration_text, moment_text
 from apex_ml.settings import Settings
@@ -75,6 +74,7 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
     """Print the parts about the pipeline of the settings; return whether all are healthy."""
     pipeline = load_pipeline(settings)
     parts: dict[str, Callable[[Settings, Pipeline, Console], bool | None]] = {
+        "DAGs": show_dags,
         "alerts": show_alerts,
         "champion": _champion,
         "drops waiting": _waiting,
@@ -109,7 +109,7 @@ def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> None:
 
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
-    folder = inbox(settings)
+    folder = inbox(pipeline)
     if not folder.is_dir():
         if os.path.lexists(folder):
             console.print(
@@ -146,7 +146,7 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
 def _retrain_runs(settings: Settings, pipeline: Pipeline, console: Console) -> None:
     lines: list[str] = []
     with AirflowApi(settings, **IMPATIENT) as api:
-        for run in api.dag_runs(RETRAIN, limit=SHOWN):
+        for run in api.dag_runs(pipeline.dag_id("retrain"), limit=SHOWN):
             state, reason = _outcome(api, run)
             duration = duration_text(run.started, run.ended)
             lines.append(f"{moment_text(run.started)}  {state:<8} {duration:>7}  {run.run_id}")
@@ -155,7 +155,7 @@ def _retrain_runs(settings: Settings, pipeline: Pipeline, console: Console) -> N
 
 
 def _outcome(api: AirflowApi, run: DagRun) -> tuple[str, str | None]:
-    """The state of a run of orders_retrain, and why it failed or was skipped."""
+    """The state of a retraining, and why it failed or was skipped."""
     if not run.finished:
         return run.state, None
     tasks = api.task_runs(run.dag_id, run.run_id)

@@ -84,8 +84,8 @@ class StepOperator(BaseOperator):
     :param chunk: what a mapped task works on, one item of the list mapped over.
     :param returns: key of the result to return, a list for a task to map over; the whole result by default.
     :param emits: asset whose event is emitted, with the result, when ``emits_if`` is true in the result.
-    :param pipeline: the pipeline that the step works for.
     :param runtime: where to run, a key of RUNTIMES.
+    :param pipeline: the pipeline that the step works for; required.
     """
 
     template_fields: Sequence[str] = ("args",)
@@ -97,7 +97,6 @@ class StepOperator(BaseOperator):
         self,
         *,
         step: str,
-        pipeline: str,
         args: Sequence[str] = (),
         with_run: bool = True,
         chunk: Mapping[str, Any] | None = None,
@@ -105,10 +104,13 @@ class StepOperator(BaseOperator):
         emits: Asset | None = None,
         emits_if: str | None = None,
         runtime: str = "local",
+        pipeline: str = "",
         **kwargs: Any,
     ) -> None:
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime={runtime!r} of step {step!r}: expected one of {sorted(RUNTIMES)}")
+        if not pipeline:  # from the default_args of its DAG
+            raise ValueError(f"step {step!r}: pipeline is missing")
         if (emits is None) != (emits_if is None):
             raise ValueError(f"step {step!r}: emits and emits_if go together")
         # Through an alias the event is optional; a plain outlet would emit one at every success.
