@@ -49,45 +49,50 @@ def build(pipeline: PipelineSettings) -> DAG:
         default_args={**step_defaults(settings, pipeline), "pool": "apex_scoring"},
         tags=["apex", pipeline.name, "scoring"],
     ) as dag:
-        list_drops = StepOperator(
-            task_id="list_drops",
-            step="score",
-            args=["--list"],
-            returns="chunks",
-            doc_md="List the drops in the inbox that the ledger does not have as done, in chunks.",
-        )
-        score = StepOperator.partial(
-            task_id="score",
-            step="score",
-            args=["--bad-later", "--drops={{ task.chunk.drops | tojson }}"],
-            map_index_template="{{ task.chunk.label }}",
-            doc_md="Score a chunk of drops with the champion. A drop is one transaction: rows and ledger entry.",
-        ).expand(chunk=list_drops.output)
-        report = StepOperator(
-            task_id="report",
-            step="score",
-            args=["--report"],
-            returns="bad",
-            emits=scored(pipeline),
-            emits_if="scored",
-            trigger_rule="all_done",
-            doc_md="Emit the event of what the run has scored, also when a chunk failed, and list its bad drops.",
-        )
-        bad_drops = BadDropOperator.partial(
-            task_id="bad_drops",
-            map_index_template="{{ task.bad.label }}",
-            doc_md="A failed task for each drop that could not be scored, with the reason. It stops no other task.",
-        ).expand(bad=report.output)
-        all_scored = EmptyOperator(
-            task_id="all_scored",
-            trigger_rule="none_failed",
-            doc_md="Fails the run when `list_drops` or a chunk failed, independent of the state of `report`.",
-        )
-
-        list_drops >> score >> report >> bad_drops
-        list_drops >> report
-        [list_drops, score] >> all_scored
+        add_tasks(pipeline)
     return dag
+
+
+def add_tasks(pipeline: PipelineSettings) -> None:
+    """Add the tasks that score the drops and report the bad ones."""
+    list_drops = StepOperator(
+        task_id="list_drops",
+        step="score",
+        args=["--list"],
+        returns="chunks",
+        doc_md="List the drops in the inbox that the ledger does not have as done, in chunks.",
+    )
+    score = StepOperator.partial(
+        task_id="score",
+        step="score",
+        args=["--bad-later", "--drops={{ task.chunk.drops | tojson }}"],
+        map_index_template="{{ task.chunk.label }}",
+        doc_md="Score a chunk of drops with the champion. A drop is one transaction: rows and ledger entry.",
+    ).expand(chunk=list_drops.output)
+    report = StepOperator(
+        task_id="report",
+        step="score",
+        args=["--report"],
+        returns="bad",
+        emits=scored(pipeline),
+        emits_if="scored",
+        trigger_rule="all_done",
+        doc_md="Emit the event of what the run has scored, also when a chunk failed, and list its bad drops.",
+    )
+    bad_drops = BadDropOperator.partial(
+        task_id="bad_drops",
+        map_index_template="{{ task.bad.label }}",
+        doc_md="A failed task for each drop that could not be scored, with the reason. It stops no other task.",
+    ).expand(bad=report.output)
+    all_scored = EmptyOperator(
+        task_id="all_scored",
+        trigger_rule="none_failed",
+        doc_md="Fails the run when `list_drops` or a chunk failed, independent of the state of `report`.",
+    )
+
+    list_drops >> score >> report >> bad_drops
+    list_drops >> report
+    [list_drops, score] >> all_scored
 
 
 for each in readable_pipelines(settings):

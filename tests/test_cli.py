@@ -59,8 +59,8 @@ WRONG = [
     (("logs", "tasks"), 30, "the log of each task is a file below {home}/logs/airflow"),
     (("export", "1", "--out", "{home}/none/x.parquet"), 30, "there is no folder {home}/none; make it"),
     (("settings", "--format", "xml"), 2, "'xml' is not one of"),
-    (("unpause", "apex_scor"), 30, "Apex has no DAG apex_scor;"),
-    (("unpause", "apex_scor"), 30, "did you mean orders_score?"),
+    (("unpause", "orders_scor"), 30, "Apex has no DAG orders_scor;"),
+    (("unpause", "orders_scor"), 30, "did you mean orders_score?"),
     (("contract", "nosuch"), 2, "No such command 'nosuch'"),
 ]
 

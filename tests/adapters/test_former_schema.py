@@ -113,7 +113,9 @@ def test_what_is_moved_works_as_what_is_new(former: Settings) -> None:
         assert session.fetch("SELECT received_at = now() FROM drops WHERE name = 'new'") == [(True,)]
     with connect(former, "orders") as connection:
         assert take_run_id(connection, 1) == 1002  # after the run that has its own partition
-    names = Apex(former).sql("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relkind = 'r' AND relispartition")
+    names = Apex(former).sql(
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relkind = 'r' AND relispartition"
+    )
     assert names == [("orders",)] * 3
 
 

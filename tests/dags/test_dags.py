@@ -341,7 +341,7 @@ def test_dags_import_only_plugins_settings_and_pipelines() -> None:
                         "airflow.providers.standard.",
                         "apex_airflow.",
                         "apex_ml.settings",
-                        "apex_ml.contract.pipeline",
+                        "apex_ml.contract.",
                         "apex_ml.discovery",
                     )
                 ) or name in (
