@@ -96,7 +96,7 @@ def api(airflow: Airflow, tmp_path: Path) -> Iterator[AirflowApi]:
 DAGS = [f"orders_{kind}" for kind in DAG_KINDS]
 
 
-def found(settings: Settings, api: AirflowApi) -> list[airflow_state.Finding]:
+def findings(settings: Settings, api: AirflowApi) -> list[airflow_state.Finding]:
     """What is wrong with the platform and its only pipeline."""
     pipeline = load_pipeline_settings(settings)
     return airflow_state.platform_findings(api) + airflow_state.pipeline_findings(settings, api, pipeline)
@@ -250,7 +250,7 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow.answers["GET", "/dags/orders_retrain/dagRuns"] = [(200, {"dag_runs": []})]
     airflow.answers["PATCH", "/dags/orders_retrain"] = [(200, {})]
     settings = Settings.load(home=tmp_path)
-    (result,) = found(settings, api)
+    (result,) = findings(settings, api)
     assert result.kind == kind
     message: list[str] = []
     airflow_state.repair(settings, api, message.append)
@@ -306,4 +306,4 @@ def test_findings(
         airflow.answers["GET", f"/{name}"] = [(200, {key: rows, "total_entries": len(rows)})]
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [PAUSED]})]
     settings = Settings.load(home=tmp_path)
-    assert [f"{f.name} {f.problem} | {f.remedy}" for f in found(settings, api)] == expected
+    assert [f"{f.name} {f.problem} | {f.remedy}" for f in findings(settings, api)] == expected
