@@ -33,6 +33,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     lands,
     main_job,
     models,
+    overview,
     page,
     quality,
     retrain,

@@ -16,6 +16,7 @@ from tests.support.page_rows import fill
 from tests.support.throwaway_home import plain_postgres
 
 RUNS = 10_000
+PATH = "/orders?drift=drop"
 ASK = """
 import sys, time
 from airflow.api_fastapi.auth.managers.simple import simple_auth_manager, user
@@ -29,7 +30,7 @@ app.dependency_overrides[security.get_user] = lambda: user.SimpleAuthManagerUser
 client = TestClient(app)
 for _ in range(21):
     began = time.perf_counter()
-    assert client.get("/?drift=drop").status_code == 200
+    assert client.get(sys.argv[1]).status_code == 200
     print(f"TOOK {1000 * (time.perf_counter() - began)}")
 """
 
@@ -39,9 +40,9 @@ def page(scene: Scene) -> Iterator[Row]:
     """Ask the page's own app for it, with the drift of drops: empty, then with 10,000 scoring runs."""
     with plain_postgres() as database:
         migrate(database.settings, load_pipeline(database.settings))
-        empty = _asked(scene, database.settings)
+        empty = request_page(scene, database.settings, PATH)
         fill(database.settings, load_pipeline(database.settings).contract.classes, runs=RUNS)
-        full = _asked(scene, database.settings)
+        full = request_page(scene, database.settings, PATH)
     yield Row(
         f"Apex page with {RUNS:,} scoring runs",
         median(full),
@@ -52,14 +53,15 @@ def page(scene: Scene) -> Iterator[Row]:
     )
 
 
-def _asked(scene: Scene, settings: Settings) -> list[float]:
-    """Milliseconds of each request but the first, which fills caches."""
+def request_page(scene: Scene, settings: Settings, path: str) -> list[float]:
+    """Milliseconds of each request for a path but the first, which fills caches."""
     env = clean_environment(
         AIRFLOW_HOME=str(scene.folder),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         APEX_HOME=str(settings.home),
         APEX_PG_PORT=str(settings.pg_port),
+        APEX_PIPELINES=str(settings.pipelines),
         PYTHONPATH=os.pathsep.join([str(CODE_ROOT / "plugins"), str(CODE_ROOT)]),
     )
-    output = run_measured([sys.executable, "-W", "ignore", "-c", ASK], env).output
+    output = run_measured([sys.executable, "-W", "ignore", "-c", ASK, path], env).output
     return [float(line.split()[1]) for line in output.splitlines() if line.startswith("TOOK ")][1:]

@@ -52,6 +52,7 @@ VIEWS = (
     "drop_outcomes",
     "outcome_coverage",
     "online_answers",
+    "pipeline_state",
 )
 """The views that readers may query."""
 
@@ -69,6 +70,7 @@ def scored_orders_ddl(contract: Contract, schema: str) -> list[str]:
         *_outcome_views(contract, at),
         *_shadow_ddl(contract, at),
         *_online_ddl(contract, at),
+        *_state_view(at),
         *(f"GRANT SELECT ON {at}{view} TO apex_reader" for view in VIEWS),
     ]
 
@@ -241,3 +243,39 @@ def _online_ddl(contract: Contract, at: str) -> list[str]:
             " prediction and the model version. A sample, by the option serving.record_share.",
         ),
     ]
+
+
+STATE_WEEKS = 24
+"""Rows of quality by week and version in the state of a pipeline."""
+
+
+def _state_view(at: str) -> list[str]:
+    """The state of a pipeline in one row, for the overview of all: its cost does not grow with the number of drops."""
+    # by the numbers of drops: those of runs are not in the order of time
+    return _view(
+        f"{at}pipeline_state",
+        f"""
+            SELECT p.model_name, p.to_version AS champion_version, p.decided_at AS champion_since,
+                   d.name AS drop_name, d.state AS drop_state, d.reason AS drop_reason, d.received_at,
+                   r.rows_scored, r.finished_at,
+                   (SELECT coalesce(sum(rows_scored), 0)::bigint FROM {at}scoring_runs WHERE drop_id > coalesce(
+                       (SELECT drop_id FROM {at}drops WHERE received_at < now() - interval '7 days'
+                        ORDER BY drop_id DESC LIMIT 1), 0)) AS rows_scored_7_days,
+                   (SELECT coalesce(jsonb_object_agg(kind, alerts), '{{}}') FROM
+                       (SELECT kind, count(*) AS alerts FROM {at}alerts WHERE resolved_at IS NULL GROUP BY kind)
+                       AS k) AS open_alerts,
+                   (SELECT coalesce(jsonb_agg(jsonb_build_object('week', week, 'log_loss', log_loss,
+                       'prior_log_loss', prior_log_loss, 'worse', worse OR coalesce(sustained, false))), '[]') FROM
+                       (SELECT week, log_loss, prior_log_loss, worse, sustained FROM {at}model_quality AS q
+                        WHERE q.model_name = p.model_name AND log_loss IS NOT NULL
+                        ORDER BY week DESC, outcomes DESC, model_version DESC LIMIT {STATE_WEEKS}) AS w) AS quality
+            FROM (SELECT 1) AS one_row
+            LEFT JOIN (SELECT drop_id, name, state, reason, received_at FROM {at}drops ORDER BY drop_id DESC LIMIT 1)
+                AS d ON true
+            LEFT JOIN LATERAL (SELECT rows_scored, finished_at FROM {at}scoring_runs AS s
+                WHERE s.drop_id = d.drop_id ORDER BY run_id DESC LIMIT 1) AS r ON true
+            LEFT JOIN LATERAL (SELECT model_name, to_version, decided_at FROM {at}promotions
+                WHERE state = 'done' AND action <> 'reject' ORDER BY promotion_id DESC LIMIT 1) AS p ON true""",
+        "One row: the champion, the newest drop, the rows scored of the drops of seven days, the open alerts by kind,"
+        " and the quality of the newest weeks, of each week the version with the most outcomes first.",
+    )

@@ -6,9 +6,8 @@ import os
 import stat
 from urllib.parse import unquote, urlparse
 
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.file_names import hidden
-from apex_ml.pipeline_settings import load_pipeline_settings
-from apex_ml.settings import Settings
 
 FileStates = dict[str, tuple[int, int]]
 """File name to (bytes, mtime in ns)."""
@@ -41,9 +40,9 @@ def list_files(inbox: str) -> FileStates:
     return dict(sorted(files.items()))
 
 
-def count_waiting(settings: Settings) -> int | None:
-    """Return the number of files in the inbox; None when it is not a local folder or cannot be listed."""
-    folder = inbox_folder(load_pipeline_settings(settings).locations.drops)
+def count_waiting(pipeline: PipelineSettings) -> int | None:
+    """Return the number of files in the inbox of a pipeline; None when it is not a local folder or cannot be listed."""
+    folder = inbox_folder(pipeline.locations.drops)
     if folder is None:
         return None
     try:

@@ -112,7 +112,7 @@ def opened(browser: Browser, **options: Any) -> Iterator[Page]:
 )
 def test_the_page_can_be_read(browser: Browser, url: str, name: str, width: int, scheme: Any) -> None:
     with opened(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
-        page.goto(url)
+        page.goto(f"{url}orders")
         expect(page.get_by_role("heading", name="Champion: version 3")).to_be_visible()
         keep(page, f"apex-page-{name}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
@@ -128,7 +128,7 @@ def test_the_theme_of_airflow_overrides_that_of_the_system(browser: Browser, url
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     with opened(browser, color_scheme="light") as page:
-        page.goto(url)
+        page.goto(f"{url}orders")
         light = paper(page)
         page.evaluate("localStorage.setItem('theme', 'dark')")
         page.reload()
@@ -151,7 +151,7 @@ def test_a_refusal_is_shown(browser: Browser, url: str, status: int, body: str, 
     with closing(browser.new_context()) as context:
         page = context.new_page()
         page.route("**/api/v2/**", lambda route: route.fulfill(status=status, body=body))
-        page.goto(url)
+        page.goto(f"{url}orders")
         page.get_by_text("Roll back …").click()
         page.get_by_label("To").select_option("1")
         page.get_by_label("Why").fill("worse in the field")
@@ -172,7 +172,7 @@ def test_the_request_to_airflow(browser: Browser, url: str) -> None:
             route.fulfill(json={"dag_run_id": "manual__a+b", "state": "failed"})
 
         page.route("**/api/v2/**", answer)
-        page.goto(url)
+        page.goto(f"{url}orders")
         page.get_by_text("Roll back …").click()
         page.get_by_label("Why").fill("  ab ")
         page.get_by_role("button", name="Roll back").click()  # the browser asks for a version first
@@ -204,6 +204,6 @@ def test_external_texts_are_escaped(browser: Browser, databases: Any, home: Call
             {"evil": evil},
         )
     with served(settings) as url, opened(browser) as page:
-        page.goto(url)
+        page.goto(f"{url}orders")
         expect(page.get_by_text(evil).first).to_be_visible()
         assert page.evaluate("[window.evil, document.querySelectorAll('img').length]") == [None, 0]

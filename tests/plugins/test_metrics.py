@@ -22,6 +22,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.many_pipelines import create_tables, write_files
 from tests.support.page_rows import fill
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
@@ -33,7 +34,8 @@ TOKEN = "a-token-of-the-test"
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
     """Make an anonymous client, or a client of an Airflow user."""
-    monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", SimpleAuthManager)
+    for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.pages.web"):
+        monkeypatch.setattr(f"{place}.get_auth_manager", SimpleAuthManager)
 
     def make(settings: Settings, role: str | None = None) -> TestClient:
         if role:
@@ -54,12 +56,12 @@ def settings(databases: Any, home: Any) -> Settings:
 
 
 def values(text: str) -> dict[str, float]:
-    """Samples by name and labels."""
+    """Samples of the pipeline orders and of the platform by name and other labels."""
     return {
-        sample.name + "".join(f"[{v}]" for v in sample.labels.values()): sample.value
+        sample.name + "".join(f"[{v}]" for name, v in sample.labels.items() if name != "pipeline"): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if not sample.name.endswith("_created")
+        if not sample.name.endswith("_created") and sample.labels.get("pipeline", "orders") == "orders"
     }
 
 
@@ -81,7 +83,7 @@ def test_the_token_opens_the_metrics_and_nothing_else(settings: Settings, visit:
     client = visit(settings)
     header = {"Authorization": f"Bearer {TOKEN}"}
     assert client.get("/metrics", headers=header).status_code == 200
-    for path in ("/", "/static/page.css", "/data-docs/index.html"):
+    for path in ("/", "/orders", "/static/page.css", "/data-docs/index.html"):
         assert client.get(path, headers=header).status_code in (401, 403)
 
 
@@ -105,7 +107,7 @@ def test_values(settings: Settings, contract: Contract) -> None:
     inbox = Path(load_pipeline(settings).locations.drops) / "inbox"
     inbox.mkdir(parents=True)
     (inbox / "a.parquet").write_text("x")
-    samples = values(metrics.exposition(settings).decode())
+    samples = values(metrics.exposition(settings, ["orders"]).decode())
     now = max(samples["apex_last_alert_timestamp_seconds"], samples["apex_last_scoring_timestamp_seconds"])
     assert samples["apex_drops_waiting"] == 1
     assert samples["apex_champion_version"] == 3
@@ -123,19 +125,45 @@ def test_values(settings: Settings, contract: Contract) -> None:
 def test_without_postgres(home: Any) -> None:
     (port,) = free_ports(1)
     settings = home(reader_database_url=f"postgresql://apex_reader:secret@127.0.0.1:{port}/apex")
-    assert values(metrics.exposition(settings).decode()) == {"apex_drops_waiting": 0, "apex_postgres_up": 0}
+    assert values(metrics.exposition(settings, ["orders"]).decode()) == {"apex_drops_waiting": 0, "apex_postgres_up": 0}
 
 
 def test_an_unknown_kind_of_alert_is_one_label(settings: Settings) -> None:
     kind = 'a"} 1\nevil{x="\\'
     raise_alert(settings, SCHEMA, kind, "x", "x")
-    samples = values(metrics.exposition(settings).decode())
+    samples = values(metrics.exposition(settings, ["orders"]).decode())
     assert samples[f"apex_open_alerts[{kind}]"] == 1 and "evil" not in samples
+
+
+def _metrics(rule: dict[str, Any]) -> list[str]:
+    """The metrics that a rule asks for."""
+    return re.findall(r"\bapex_\w+", rule["expr"])
+
+
+def test_the_token_shows_every_pipeline(databases: Any, contract: Contract, tmp_path: Path, visit: Any) -> None:
+    write_files(tmp_path / "pipelines", ["orders", "returns"])
+    settings = Settings.load(
+        home=tmp_path, pipelines=tmp_path / "pipelines", metrics_token=SecretStr(TOKEN), **databases.migrated()
+    )
+    create_tables(settings, contract, ["returns"])
+    fill(settings, contract.classes, runs=20, schema="returns")
+    text = visit(settings).get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+    samples = {
+        (family.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+    assert samples["apex_scoring_runs", "orders"] == 0 < samples["apex_scoring_runs", "returns"]
+    assert samples["apex_open_alerts", "drift", "returns"] == 1
+    assert samples["apex_champion_version", "returns"] == 3 and ("apex_champion_version", "orders") not in samples
+    without = {name for name, *labels in samples if "orders" not in labels and "returns" not in labels}
+    assert without == {"apex_postgres_up"}
 
 
 def test_the_rules_use_existing_metrics(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
-    expected = {name.split("[")[0] for name in values(metrics.exposition(settings).decode())}
+    expected = {name.split("[")[0] for name in values(metrics.exposition(settings, ["orders"]).decode())}
     figures = ServingMetrics(contract.classes)
     figures.answered("/predict", 503, 0.1)
     families = text_string_to_metric_families(figures.text().decode())
@@ -143,8 +171,13 @@ def test_the_rules_use_existing_metrics(settings: Settings, contract: Contract) 
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]
     assert len(names) == len(set(names)) >= 14
-    requested = {name for rule in rules for name in re.findall(r"\bapex_\w+", rule["expr"])}
+    requested = {name for rule in rules for name in _metrics(rule)}
     assert requested <= expected
+    of_platform = {"apex_postgres_up"}
+    for rule in rules:
+        if any(not name.startswith("apex_serving") and name not in of_platform for name in _metrics(rule)):
+            texts = rule["annotations"]
+            assert "{{ $labels.pipeline }}" in texts["summary"], rule["alert"]
     for rule in rules:
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         assert rule["annotations"]["summary"] and rule["annotations"]["description"]

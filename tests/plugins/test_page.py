@@ -21,7 +21,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from markupsafe import Markup
 
-from apex_airflow.pages import charts, drift, formats, page, predictions, quality
+from apex_airflow.pages import charts, drift, formats, overview, predictions, quality, rendering
 from apex_airflow.pages.web import create_app
 from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
@@ -70,23 +70,28 @@ def write(settings: Settings, statement: str, *values: object) -> None:
 def test_every_route_refuses_anonymous_people(empty: Settings, visit: Open) -> None:
     client = visit(empty, role=None)
     paths = [route.path for route in client.app.routes if isinstance(route, APIRoute)]  # type: ignore[attr-defined]
-    assert {"/", "/static/{name}", "/data-docs", "/data-docs/{path:path}"} <= set(paths)
+    assert {"/", "/{name}", "/metrics", "/static/{name}", "/data-docs", "/data-docs/{path:path}"} <= set(paths)
     assert len(paths) == len(client.app.routes)  # type: ignore[attr-defined]  # nothing is mounted beside them
     for path in paths:
         for method in ("GET", "POST", "HEAD"):
-            status = client.request(method, path.replace("{name}", "page.css").replace("{path:path}", "x")).status_code
+            status = client.request(
+                method,
+                path.replace("static/{name}", "static/page.css")
+                .replace("{name}", "orders")
+                .replace("{path:path}", "x"),
+            ).status_code
             assert status == 401 or (method != "GET" and status == 405), (method, path, status)
 
 
 def test_an_empty_platform_says_what_to_do(empty: Settings, visit: Open) -> None:
-    answer = visit(empty).get("/")
+    answer = visit(empty).get("/orders")
     assert answer.status_code == 200
     for text in ("There is no champion yet", "make train", "make run", "No decision yet", "Nothing needs attention"):
         assert text in answer.text, text
 
 
 def test_the_page_shows_model_drops_and_alerts(filled: Settings, visit: Open) -> None:
-    text = visit(filled).get("/").text
+    text = visit(filled).get("/orders").text
     for expected in (
         "Champion: <a",
         "/versions/3",
@@ -106,7 +111,7 @@ def test_the_page_shows_model_drops_and_alerts(filled: Settings, visit: Open) ->
 
 
 def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, contract: Contract) -> None:
-    text = visit(filled).get("/").text
+    text = visit(filled).get("/orders").text
     assert "\\u" not in text and re.search(r"\d %", text)  # numbers of the page's own are no unseen characters
     assert text.count("<svg xmlns") == 5
     assert not re.search(r"<svg.*?(<script|<style|style=).*?</svg>", text, re.DOTALL)  # the page's policy refuses them
@@ -126,17 +131,18 @@ def test_the_page_draws_mix_quality_and_drift(filled: Settings, visit: Open, con
         'aria-current="true">days of scoring<',
     ):
         assert expected in text, expected
-    drops = visit(filled).get("/", params={"drift": "drop"}).text
+    drops = visit(filled).get("/orders", params={"drift": "drop"}).text
     assert 'aria-current="true">drops<' in drops and "orders_" in drops[drops.index('class="heat"') :]
     assert (
-        "No drift has been measured for online answers yet" in visit(filled).get("/", params={"drift": "online"}).text
+        "No drift has been measured for online answers yet"
+        in visit(filled).get("/orders", params={"drift": "online"}).text
     )
-    assert visit(filled).get("/", params={"drift": "x'; DROP TABLE orders.drops; --"}).status_code == 422
+    assert visit(filled).get("/orders", params={"drift": "x'; DROP TABLE orders.drops; --"}).status_code == 422
 
 
 def test_the_chart_of_a_week_shows_its_verdict(filled: Settings, visit: Open) -> None:
     """Every dot's color is the verdict that its interval, the band and the limit beside it show."""
-    text = visit(filled).get("/").text
+    text = visit(filled).get("/orders").text
     quality = text[text.index('id="quality"') :]
     for chart in re.findall(r"<svg xmlns.*?</svg>", quality, re.DOTALL)[:2]:
         intervals = drawn(chart, 0)
@@ -194,7 +200,7 @@ def test_the_colors_of_drift_show_its_verdict(empty: Settings, visit: Open) -> N
             " drifted, min_effect) VALUES ('day', 'd', current_date, %s, 'attribute', 10, 10, %s, %s, %s, %s, %s)",
             *(feature, psi, effect, q, drifted, least),
         )
-    text = visit(empty).get("/").text
+    text = visit(empty).get("/orders").text
     matches = re.findall(r'<td class="(heat-[^"]*)" title="([^,]*),[^>]*>([^<]*)<', text)
     shown = {name: (css, number) for css, name, number in matches}
     assert shown == {
@@ -209,7 +215,7 @@ def test_the_colors_of_drift_show_its_verdict(empty: Settings, visit: Open) -> N
 def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: Open, contract: Contract) -> None:
     fill(empty, contract.classes)
     write(empty, "UPDATE orders.scoring_runs SET finished_at = finished_at - interval '90 days'")
-    text = visit(empty).get("/").text
+    text = visit(empty).get("/orders").text
     for place, name in enumerate(contract.classes):
         assert f'<span class="key color-{place}"></span>{name}</li>' in text
         assert f'class="color-{place}"/>' in text
@@ -217,7 +223,7 @@ def test_a_platform_at_rest_for_months_keeps_its_colors(empty: Settings, visit: 
 
 @pytest.mark.parametrize(("role", "shown"), [("ADMIN", True), ("VIEWER", False)])
 def test_only_an_admin_sees_the_form(filled: Settings, visit: Open, role: str, shown: bool) -> None:
-    text = visit(filled, role).get("/").text
+    text = visit(filled, role).get("/orders").text
     assert ('<form id="rollback"' in text) is shown
     assert ("version 1, champion until" in text) is shown
     assert 'value="3"' not in text and 'value="2"' not in text  # in charge; never was
@@ -238,7 +244,7 @@ def test_an_earlier_champion_can_be_selected(empty: Settings, visit: Open) -> No
             " SELECT %s, %s, %s, %s + n, 'done', 'run' || n, 'ann', '{why}' FROM generate_series(0, %s - 1) AS n",
             *(load_pipeline(empty).model_name, action, before, after, count),
         )
-    text = visit(empty).get("/").text
+    text = visit(empty).get("/orders").text
     options = re.findall(r'<option value="(\d*)">([^<]+?)(?: \d\d\d\d-.{11})?<', text)
     assert options == [("", "choose …"), ("1", "version 1, champion until"), ("2", "version 2, champion until")]
     assert "The gate has not evaluated this version." in text
@@ -249,13 +255,13 @@ def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
     inbox.mkdir(parents=True)
     for name in ("a.parquet", "b.parquet", ".hidden", "c.tmp"):
         (inbox / name).write_text("x")
-    assert "<dt>drops waiting</dt><dd>2</dd>" in visit(empty).get("/").text
+    assert "<dt>drops waiting</dt><dd>2</dd>" in visit(empty).get("/orders").text
 
 
 def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:
     (port,) = free_ports(1)
     settings = home(reader_database_url=f"postgresql://apex_reader:secret@127.0.0.1:{port}/apex")
-    answer = visit(settings).get("/")
+    answer = visit(settings).get("/orders")
     assert answer.status_code == 503
     assert f"Postgres at 127.0.0.1:{port}/apex" in answer.text and "make up" in answer.text
     assert "secret" not in answer.text and "Traceback" not in answer.text
@@ -310,7 +316,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
         " INSERT INTO orders.scoring_run_classes (run_id, predicted, orders) SELECT run_id, %s, 1 FROM r",
         EVIL + "class",
     )
-    answer = visit(empty).get("/")
+    answer = visit(empty).get("/orders")
     assert answer.status_code == 200
     assert "<script>alert" not in answer.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text[answer.text.index("<svg") :]  # the chart's tooltips
@@ -341,8 +347,8 @@ def test_the_page_is_quick_with_ten_thousand_runs(
     settings = home(**lasting_databases.migrated())
     fill(settings, contract.classes, runs=10_000)
     client = visit(settings)
-    client.get("/")
-    for shown in ("/", "/?drift=drop"):
+    client.get("/orders")
+    for shown in ("/orders", "/orders?drift=drop"):
         # the promise is 0.3 s, which the bench measures; others may be at work beside this test
         took = [seconds(client, shown)]
         while min(took) >= 0.9 and len(took) < 20:
@@ -350,12 +356,12 @@ def test_the_page_is_quick_with_ten_thousand_runs(
         assert min(took) < 0.9, (shown, took)
 
 
-@pytest.mark.parametrize("module", [charts, drift, formats, page, predictions, quality])
+@pytest.mark.parametrize("module", [charts, drift, formats, overview, predictions, quality, rendering])
 def test_examples(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
 
 
 def test_names_with_characters_that_cannot_be_seen_are_shown_with_them() -> None:
-    template = page.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
+    template = rendering.ENVIRONMENT.from_string("{{ name }} {{ '<b>' }} {{ html }} {{ 1 }}")
     text = template.render(name="a\u200b&.parquet", html=Markup("<b>\u200b</b>"))
     assert text == "a\\u200b&amp;.parquet &lt;b&gt; <b>\u200b</b> 1"

@@ -37,9 +37,11 @@ def app(tmp_path: Path) -> FastAPI:
     return create_app(settings)
 
 
-@pytest.mark.parametrize("path", ["/data-docs", "/data-docs/index.html", "/data-docs/nothing.html", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/data-docs", "/data-docs/index.html", "/data-docs/nothing.html", "/nowhere", "/no/where"]
+)
 def test_anonymous_is_refused_or_finds_nothing(app: FastAPI, path: str) -> None:
-    assert TestClient(app, follow_redirects=False).get(path).status_code in ({404} if path == "/nowhere" else {401})
+    assert TestClient(app, follow_redirects=False).get(path).status_code in ({404} if path == "/no/where" else {401})
 
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Mode": "navigate"}
@@ -53,6 +55,7 @@ SCRIPT = {"Accept": "*/*", "Sec-Fetch-Mode": "cors"}
         ("/", BROWSER, "/apex/"),
         ("/", OLD_BROWSER, "/apex/"),
         ("/?drift=raw", BROWSER, "/apex/?drift=raw"),
+        ("/orders?drift=raw", BROWSER, "/apex/orders?drift=raw"),
         ("/data-docs", BROWSER, "/apex/data-docs"),
         ("/data-docs/validations/one.html", BROWSER, "/apex/data-docs/validations/one.html"),
         ("/", {}, None),
@@ -119,6 +122,10 @@ def _logged_in(app: FastAPI, monkeypatch: pytest.MonkeyPatch, may_look: bool = T
         def is_authorized_view(self, **_: object) -> bool:
             return may_look
 
-    monkeypatch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", Everyone)
+        def filter_authorized_dag_ids(self, *, dag_ids: set[str], **_: object) -> set[str]:
+            return dag_ids
+
+    for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.pages.web"):
+        monkeypatch.setattr(f"{place}.get_auth_manager", Everyone)
     app.dependency_overrides[get_user] = _Reader
     return TestClient(app, follow_redirects=False)

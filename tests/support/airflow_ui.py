@@ -47,9 +47,9 @@ def log_in(page: Page, airflow: str, user: str, password: str) -> None:
 
 
 def open_apex(page: Page) -> FrameLocator:
-    """Go to the Apex page by Airflow's menu."""
+    """Go to the Apex page by Airflow's menu: of the only pipeline, that is its page."""
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Apex").click()
     frame = page.frame_locator("iframe")
-    frame.get_by_role("heading", name="Apex", exact=True).wait_for()
+    frame.get_by_role("heading", name="orders", exact=True).wait_for()
     return frame

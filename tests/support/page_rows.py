@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 
 import psycopg2
 
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
+from apex_ml.sql.quote import identifier
+from tests.support.schema import SCHEMA
 
 LEDGER = """
 INSERT INTO orders.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons, evidence,
@@ -129,14 +132,23 @@ WHERE run_id = (SELECT max(run_id) - 2 FROM orders.scoring_runs)
 """
 
 
-def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200) -> None:
-    """Fill an empty database: drops over the last 45 days, four decisions, drift, quality, alerts."""
-    values = {"model": load_pipeline(settings).model_name, "runs": runs, "classes": list(classes)}
+def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200, schema: str = SCHEMA) -> None:
+    """Fill the empty tables of a schema: drops over the last 45 days, four decisions, drift, quality, alerts."""
+    values = {
+        "model": load_pipeline(settings.model_copy(update={"pipeline": schema})).model_name,
+        "runs": runs,
+        "classes": list(classes),
+    }
     with closing(psycopg2.connect(settings.writer_url)) as connection:
         with connection, connection.cursor() as cursor:
             for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, OLD_QUALITY, ALERTS):
-                cursor.execute(statement.replace("FEATURES", FEATURES), values)
-            cursor.execute(INPUT_ALERT)
+                cursor.execute(_of(statement.replace("FEATURES", FEATURES), schema), values)
+            cursor.execute(_of(INPUT_ALERT, schema))
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")
+
+
+def _of(statement: str, schema: str) -> str:
+    """The statement for the tables of another schema."""
+    return re.sub(rf"\b{SCHEMA}\.(?=[a-z])", f"{identifier(schema)}.", statement)

@@ -61,7 +61,7 @@ class WholePlatform:
         with httpx.Client(base_url=self.settings.airflow, trust_env=False, timeout=30) as client:
             user = {"username": "viewer", "password": settings.airflow_viewer_password.get_secret_value()}
             token = client.post("/auth/token", json=user).json()["access_token"]
-            answer = client.get("/apex/", headers={"Authorization": f"Bearer {token}"})
+            answer = client.get("/apex/orders", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 200, answer.text
         return answer.text
 

@@ -141,7 +141,7 @@ class PostgresPageQueries(PageQueries):
     def class_mix(self, now: datetime, days: int) -> list[ViewRow]:
         # by the day of scoring: reading the scored rows themselves would take seconds
         return self._rows(
-            "SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS orders"
+            "SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS rows"
             " FROM drop_summary AS s JOIN drop_classes AS c USING (run_id) WHERE s.superseded_by IS NULL"
             " AND s.finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1 GROUP BY 1, 2 ORDER BY 1, 2",
             now=now,

@@ -18,7 +18,7 @@ from apex_ml.settings import Settings
 
 ViewRow = dict[str, Any]
 """A row of a view by column name, for a table, a template or JSON."""
-OPTIONS = "-c timezone=UTC -c statement_timeout=5000 -c default_transaction_read_only=on"
+OPTIONS = "-c timezone=UTC -c jit=off -c statement_timeout=5000 -c default_transaction_read_only=on"
 
 
 class DatabaseDownError(Exception):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import pairwise
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import pygal
 from markupsafe import Markup
@@ -72,6 +72,37 @@ def lines(
     bands = [n for n, values in enumerate(beside.values(), 1) if any(isinstance(v, tuple) for v in values)]
     chart.add_xml_filter(lambda root: _as_bands(root, bands))
     return _svg(chart)
+
+
+SPARK_WIDTH, SPARK_HEIGHT, SPARK_MARGIN = 120, 28, 3
+
+
+def sparkline(title: str, values: Sequence[float], floor: float | None, marked: Sequence[bool]) -> Markup:
+    """A line without axes, the newest value at its end, with dots at marked values; `floor` is a dashed line."""
+    known = [*values, *([] if floor is None else [floor])]
+    low, span = min(known), max(known) - min(known) or 1.0
+    width, height = SPARK_WIDTH - 2 * SPARK_MARGIN, SPARK_HEIGHT - 2 * SPARK_MARGIN
+
+    def at(place: int, value: float) -> tuple[str, str]:
+        x = SPARK_MARGIN + width * place / max(len(values) - 1, 1) if len(values) > 1 else SPARK_WIDTH / 2
+        return f"{x:.1f}", f"{SPARK_HEIGHT - SPARK_MARGIN - height * (value - low) / span:.1f}"
+
+    root = Element("svg", {"class": "sparkline", "viewBox": f"0 0 {SPARK_WIDTH} {SPARK_HEIGHT}"})
+    root.set("role", "img")
+    root.set("aria-label", title)
+    SubElement(root, "title").text = title
+    if floor is not None:
+        y = at(0, floor)[1]
+        SubElement(root, "line", {"class": "floor", "x1": "0", "x2": str(SPARK_WIDTH), "y1": y, "y2": y})
+    points = [at(place, value) for place, value in enumerate(values)]
+    SubElement(root, "polyline", {"points": " ".join(",".join(point) for point in points)})
+    for (x, y), is_marked in zip(points, marked, strict=True):
+        if is_marked:
+            SubElement(root, "circle", {"class": "marked", "cx": x, "cy": y, "r": "2.5"})
+    x, y = points[-1]
+    if not marked[-1]:
+        SubElement(root, "circle", {"cx": x, "cy": y, "r": "2"})
+    return Markup(tostring(root, encoding="unicode"))
 
 
 def _as_bands(root: Element, series: Sequence[int]) -> Element:

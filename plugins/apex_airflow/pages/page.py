@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-import jinja2
-
 from apex_airflow.inbox import count_waiting
-from apex_airflow.pages import formats
-from apex_airflow.pages.drift import drift_map, heat, is_framed
-from apex_airflow.pages.predictions import MAX_DAYS, channel_mix, confidence
-from apex_airflow.pages.quality import interval, quality, verdict
+from apex_airflow.pages.drift import drift_map
+from apex_airflow.pages.permissions import rollback_dag
+from apex_airflow.pages.pipelines import BrokenPipeline
+from apex_airflow.pages.predictions import MAX_DAYS, class_mix, confidence
+from apex_airflow.pages.quality import quality
+from apex_airflow.pages.rendering import ENVIRONMENT
 from apex_ml.adapters.postgres.page import PageQueries, PostgresPageQueries
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow, read_snapshot
-from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.settings import Settings
-from apex_ml.text import visible_lines
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_ROWS = 12
 """Rows of a table on the page."""
 DRIFT_COLUMNS = 18
@@ -28,7 +26,7 @@ Scope = Literal["day", "drop", "raw", "online"]
 SCOPE_NAMES: dict[Scope, str] = {
     "day": "days of scoring",
     "drop": "drops",
-    "raw": "weeks of raw orders",
+    "raw": "weeks of raw data",
     "online": "online answers",
 }
 ACTIONS = {
@@ -55,42 +53,21 @@ def gain(evidence: dict[str, Any] | None) -> dict[str, float] | None:
     return None
 
 
-def _visible(value: Any) -> Any:
-    """A value for the page; invisible characters of a name or message are replaced by their code points."""
-    return visible_lines(value) if type(value) is str else value
-
-
-def environment() -> jinja2.Environment:
-    """Return the templates; every value that they show is escaped."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
-    )
-    for function in (
-        *(formats.number, formats.decimal, formats.percent, formats.duration, formats.age, formats.when),
-        *(formats.effect, verdict, interval, heat),
-    ):
-        templates.filters[function.__name__] = function
-    templates.tests["framed"] = is_framed
-    return templates
-
-
-ENVIRONMENT = environment()
-
-
-def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now: datetime | None = None) -> str:
-    """Return the page as HTML, with the rollback form for a user who may act.
+def render(
+    settings: Settings,
+    pipeline: PipelineSettings,
+    *,
+    may_act: bool,
+    scope: Scope | None = None,
+    now: datetime | None = None,
+) -> str:
+    """Return the page of a pipeline as HTML, with the rollback form for a user who may act.
 
     The drift is that of `scope`; by default of the first scope that has any.
 
     Raises :class:`~apex_ml.adapters.postgres.views.DatabaseDownError` when Postgres does not answer.
     """
     now = now or datetime.now(UTC)
-    pipeline = load_pipeline_settings(settings)
     model_name = pipeline.model_name
     with read_snapshot(settings, pipeline.schema) as session:
         queries = PostgresPageQueries(session, model_name)
@@ -105,7 +82,7 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
     return ENVIRONMENT.get_template("page.html.j2").render(
         **model,
         **scoring,
-        mix=channel_mix(mix, classes, now.date()),
+        mix=class_mix(mix, classes, now.date()),
         confidence=confidence(confidences, now.date()),
         weeks=weeks,
         quality=quality(weeks),
@@ -118,9 +95,9 @@ def render(settings: Settings, *, may_act: bool, scope: Scope | None = None, now
         may_act=may_act,
         actions=ACTIONS,
         colors={name: place for place, name in enumerate(classes)},
-        waiting=count_waiting(settings),
+        waiting=count_waiting(pipeline),
         gain=gain,
-        mlflow=settings.mlflow_address,
+        rollback=rollback_dag(pipeline.name),
         model_url=f"{settings.mlflow_address}/#/models/{quote(model_name, safe='')}",
     )
 
@@ -144,6 +121,16 @@ def _drift(queries: PageQueries, scope: Scope | None) -> tuple[Scope | None, lis
         if rows := queries.drift(candidate, DRIFT_COLUMNS):
             return candidate, rows
     return scope, []
+
+
+def render_broken(pipeline: BrokenPipeline) -> str:
+    """Return the page of a pipeline whose file cannot be used."""
+    return ENVIRONMENT.get_template("broken.html.j2").render(pipeline=pipeline)
+
+
+def render_unknown(name: str, names: Sequence[str]) -> str:
+    """Return the page that is shown for a name that is no pipeline the user may see; it lists those that are."""
+    return ENVIRONMENT.get_template("unknown.html.j2").render(name=name, names=names)
 
 
 def render_down(reason: str) -> str:

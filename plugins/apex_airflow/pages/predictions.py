@@ -19,22 +19,22 @@ def days_until(today: date, first: date) -> list[date]:
     return [today - timedelta(days=back) for back in reversed(range(length))]
 
 
-def channel_mix(rows: list[ViewRow], classes: list[str], today: date) -> ViewRow | None:
+def class_mix(rows: list[ViewRow], classes: list[str], today: date) -> ViewRow | None:
     """Shares of the predicted classes by day of scoring, as a chart with its legend; None without any."""
     if not rows:
         return None
     days = days_until(today, rows[0]["day"])
-    counts = {(row["day"], row["predicted"]): row["orders"] for row in rows}
+    counts = {(row["day"], row["predicted"]): row["rows"] for row in rows}
     total = Counter[date]()
-    for (day, _), orders in counts.items():
-        total[day] += orders
+    for (day, _), rows_of_class in counts.items():
+        total[day] += rows_of_class
     shares = {c: [counts.get((day, c), 0) / total[day] if total[day] else None for day in days] for c in classes}
     newest = rows[-1]["day"]
     return {
-        "chart": charts.stacked_shares("Share of each predicted channel by day of scoring", days, shares),
+        "chart": charts.stacked_shares("Share of each predicted class by day of scoring", days, shares),
         "newest": {c: counts.get((newest, c), 0) / total[newest] if total[newest] else None for c in classes},
         "day": newest,
-        "orders": total[newest],
+        "rows": total[newest],
     }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import GetUserDep, bearer_scheme, get_user, requires_access_view
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
@@ -16,7 +19,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from apex_airflow.pages import metrics, page
+from apex_airflow.pages import metrics, overview, page, permissions, pipelines
 from apex_ml.adapters.postgres.views import DatabaseDownError
 from apex_ml.settings import Settings
 
@@ -26,7 +29,6 @@ LOGIN = "/api/v2/auth/login"
 """Airflow's address of the login page of the configured auth manager, which then returns to ``next``."""
 INVALID_TOKEN = "Invalid JWT token"
 """The detail with which Airflow refuses a token that it did not sign."""
-ROLLBACK = "orders_rollback"
 # The Data Docs show values of the data. The sandbox gives them a separate origin, so that a script inside a value
 # cannot act as the logged-in user.
 DOCS_HEADERS = {"Content-Security-Policy": "sandbox allow-scripts allow-popups", "X-Content-Type-Options": "nosniff"}
@@ -49,9 +51,10 @@ def data_docs_folder(settings: Settings) -> Path:
 def create_app(settings: Settings) -> FastAPI:
     """Make the app that Airflow mounts under PREFIX. Every route requires a login."""
     app = FastAPI(title="Apex", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(_page(settings))
+    app.include_router(_overview(settings))
     app.include_router(_data_docs(settings))
     app.include_router(_metrics(settings))
+    app.include_router(_page(settings))  # the last one: every other path is the name of a pipeline
 
     @app.exception_handler(HTTPException)
     async def lead_to_login(request: Request, error: HTTPException) -> Response:
@@ -86,20 +89,30 @@ def _for_users() -> APIRouter:
     return APIRouter(dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
 
 
-def _page(settings: Settings) -> APIRouter:
+def _visible(user: BaseUser, names: Iterable[str]) -> tuple[str, ...]:
+    """The pipelines of these names that the user may see."""
+    return permissions.visible(get_auth_manager(), user, names)
+
+
+def _html(text: str, status: int = 200) -> Response:
+    return HTMLResponse(text, status_code=status, headers=PAGE_HEADERS)
+
+
+def _overview(settings: Settings) -> APIRouter:
     router = _for_users()
 
     @router.get("/")
-    def apex_page(user: GetUserDep, drift: page.Scope | None = None) -> Response:
-        """The page, or an error page when Postgres does not answer."""
-        # Airflow checks the permission again when the run is triggered; here it only decides whether to show the form
-        may_act = get_auth_manager().is_authorized_dag(
-            method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=ROLLBACK), user=user
-        )
+    def apex_overview(user: GetUserDep, drift: page.Scope | None = None, all: bool = False) -> Response:
+        """The overview. With a single pipeline its page, unless the user asks for all."""
+        names = _visible(user, pipelines.names_of(settings))
+        if len(names) == 1 and not all:
+            query = f"?{urlencode({'drift': drift})}" if drift else ""
+            # relative: behind a proxy Airflow can have another address
+            return RedirectResponse(f"{quote(names[0], safe='')}{query}", status_code=302)
         try:
-            return HTMLResponse(page.render(settings, may_act=may_act, scope=drift), headers=PAGE_HEADERS)
+            return _html(overview.render(settings, partial(_visible, user)))
         except DatabaseDownError as down:
-            return HTMLResponse(page.render_down(str(down)), status_code=503, headers=PAGE_HEADERS)
+            return _html(page.render_down(str(down)), 503)
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:
@@ -107,6 +120,28 @@ def _page(settings: Settings) -> APIRouter:
         if name not in STATIC:
             raise HTTPException(404, "There is no such file.")
         return FileResponse(STATIC[name], headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+
+    return router
+
+
+def _page(settings: Settings) -> APIRouter:
+    router = _for_users()
+
+    @router.get("/{name}")
+    def pipeline_page(name: str, user: GetUserDep, drift: page.Scope | None = None) -> Response:
+        """The page of a pipeline, or an error page: no such pipeline for this user, a broken file, no database."""
+        names = _visible(user, pipelines.names_of(settings))
+        if name not in names:
+            return _html(page.render_unknown(name, names), 404)
+        pipeline = pipelines.load(settings, name)
+        if isinstance(pipeline, pipelines.BrokenPipeline):
+            return _html(page.render_broken(pipeline), 503)
+        # Airflow checks the permission again when the run is triggered; here it only decides whether to show the form
+        may_act = permissions.may_roll_back(get_auth_manager(), user, name)
+        try:
+            return _html(page.render(settings, pipeline, may_act=may_act, scope=drift))
+        except DatabaseDownError as down:
+            return _html(page.render_down(str(down)), 503)
 
     return router
 
@@ -139,15 +174,20 @@ def _metrics(settings: Settings) -> APIRouter:
         request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
     ) -> None:
         """Admit a request with the token, if one is set, and users with access to plugins."""
+        request.state.user = None
         if token and bearer and hmac.compare_digest(bearer.credentials.encode(), token):
             return
-        users_only(request, await get_user(request, None, bearer))
+        request.state.user = await get_user(request, None, bearer)
+        users_only(request, request.state.user)
 
     router = APIRouter(dependencies=[Depends(may_scrape)])
 
     @router.get("/metrics")
-    def scrape() -> Response:
-        """The metrics, in Prometheus' text format."""
-        return Response(metrics.exposition(settings), media_type=CONTENT_TYPE_LATEST)
+    def scrape(request: Request) -> Response:
+        """The metrics, in Prometheus' text format: with the token of all pipelines, else of those the user may see."""
+        names = pipelines.names_of(settings)
+        user = request.state.user
+        visible = names if user is None else _visible(user, names)
+        return Response(metrics.exposition(settings, visible), media_type=CONTENT_TYPE_LATEST)
 
     return router

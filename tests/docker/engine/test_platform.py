@@ -92,16 +92,16 @@ def test_the_main_job(stack: Stack) -> None:
 
 def test_users_have_only_their_permissions(stack: Stack) -> None:
     with stack.airflow() as anonymous, stack.airflow("viewer") as viewer, stack.airflow("admin") as admin:
-        for path in ("/apex/", "/apex/data-docs/index.html", "/apex/metrics", "/api/v2/dags"):
+        for path in ("/apex/", "/apex/orders", "/apex/data-docs/index.html", "/apex/metrics", "/api/v2/dags"):
             assert anonymous.get(path).status_code == 401, path
         for default in ("admin", "airflow"):
             assert anonymous.post("/auth/token", json={"username": "admin", "password": default}).status_code == 401
-        page = viewer.get("/apex/")
+        page = viewer.get("/apex/orders")
         assert page.status_code == 200 and "100,000" in page.text
         assert viewer.get("/apex/data-docs/index.html").status_code == 200
         run = {"conf": {"reason": "a test of the rights"}, "logical_date": None}
         assert viewer.post("/api/v2/dags/orders_rollback/dagRuns", json=run).status_code == 403
-        assert admin.get("/apex/").status_code == 200
+        assert admin.get("/apex/orders").status_code == 200
         assert admin.post("/api/v2/dags/orders_rollback/dagRuns", json=run).status_code == 200
     tracking = f"http://127.0.0.1:{stack.ports['APEX_MLFLOW_PORT']}/api/2.0/mlflow/experiments/search?max_results=5"
     assert httpx.get(tracking, trust_env=False).status_code == 401
@@ -137,7 +137,9 @@ def test_no_secret_is_shown(stack: Stack) -> None:
         shown += both.stdout + both.stderr
     shown += docker("exec", stack.container("airflow-api-server"), "sh", "-c", "cat $(find /var/log/airflow -type f)")
     with stack.airflow("viewer") as viewer:
-        shown += viewer.get("/api/v2/dags/orders_retrain/dagRuns/~/taskInstances").text + viewer.get("/apex/").text
+        shown += (
+            viewer.get("/api/v2/dags/orders_retrain/dagRuns/~/taskInstances").text + viewer.get("/apex/orders").text
+        )
     assert [name for name, value in stack.secrets.items() if value in shown] == []
 
 

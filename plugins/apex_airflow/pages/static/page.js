@@ -78,15 +78,16 @@ async function rollBack(event) {
 
 async function ended(form, id) {
   const run = form.dataset.page + id;
+  const dag = form.dataset.dag;
   for (let second = 0; second < TIMEOUT_SECONDS; second += 1) {
-    say("orders_rollback runs …", run);
+    say(`${dag} runs …`, run);
     await new Promise((resolve) => setTimeout(resolve, 1000));
     const answer = await fetch(`${form.dataset.runs}/${id}`, { credentials: "same-origin" });
     const state = answer.ok ? (await answer.json()).state : "";
-    if (state === "failed") return say("orders_rollback failed; the champion is as before.", run);
+    if (state === "failed") return say(`${dag} failed; the champion is as before.`, run);
     if (state === "success") return window.location.reload();
   }
-  say("orders_rollback has not ended yet.", run);
+  say(`${dag} has not ended yet.`, run);
 }
 
 document.addEventListener("DOMContentLoaded", () => {
