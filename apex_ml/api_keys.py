@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import secrets
+from dataclasses import dataclass
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def make_key() -> tuple[str, str]:
@@ -30,3 +35,42 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """One entry of APEX_SERVING_KEYS."""
+
+    sha256: str
+    pipelines: frozenset[str] | None
+    """The pipelines that the key may use; None: all."""
+
+
+def key_entries(setting: str) -> list[KeyEntry]:
+    """The entries of APEX_SERVING_KEYS: sha256, or ``sha256@pipeline+pipeline`` of a key for these pipelines only.
+
+    Raises ValueError, which does not repeat an entry, as it can be a key in place of its hash.
+
+    >>> [sorted(entry.pipelines or "all") for entry in key_entries(f"{'a' * 64}@orders+flights")]
+    [['flights', 'orders']]
+    """
+    given = [part.strip() for part in setting.split(",") if part.strip()]
+    entries: dict[str, KeyEntry] = {}
+    for nr, part in enumerate(given, 1):
+        sha256, limited, names = part.partition("@")
+        sha256 = sha256.strip().lower()
+        if not _HASH.fullmatch(sha256):
+            raise ValueError(f"entry {nr} of {len(given)} is no sha256 of 64 hex digits; make one: apex serve-key")
+        pipelines = frozenset(name.strip() for name in names.split("+")) if limited else None
+        if pipelines is not None and not all(map(_NAME.fullmatch, pipelines)):
+            raise ValueError(
+                f"entry {nr} of {len(given)}: write the pipelines after @ as pipeline+pipeline, for example"
+                " <sha256>@orders+flights"
+            )
+        entry = KeyEntry(sha256, pipelines)
+        if entries.setdefault(sha256, entry) != entry:
+            raise ValueError(
+                f"entry {nr} of {len(given)} has the key of an earlier entry and other pipelines; write one entry,"
+                " with all of them"
+            )
+    return list(entries.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.pipeline_file import read_pipeline
@@ -10,7 +11,9 @@ from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file, settings_by_pipeline
 from apex_ml.settings import Settings
 
-RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow")
+ROUTES = ("predict", "ready", "model", "health", "metrics", "docs")
+"""First parts of the paths of the online service, where a pipeline's routes begin with its name."""
+RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow", *ROUTES)
 """Names of the platform itself: its schemas, roles, databases and routes."""
 MAX_NAME = 40
 """Characters of a name: with what is added to it, it is at most 63 bytes, the limit of Postgres."""
@@ -48,6 +51,33 @@ def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Co
         except ConfigError as error:
             faults[name] = error
     return loaded, faults
+
+
+@dataclass(frozen=True)
+class UnreadablePipeline:
+    """A pipeline whose file cannot be used."""
+
+    name: str
+    error: ConfigError
+
+
+def load_readable_pipelines(settings: Settings) -> list[Pipeline | UnreadablePipeline]:
+    """Read the pipeline that the settings name, or each one on its own, so that a broken file stops no other pipeline.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when no pipeline can be used.
+    """
+    if settings.pipeline or settings.former_contract:
+        return [load_pipeline(settings)]
+    pipelines: list[Pipeline | UnreadablePipeline] = []
+    for name in pipeline_names(settings):
+        try:
+            pipelines.append(load_pipeline(settings.model_copy(update={"pipeline": name})))
+        except ConfigError as error:
+            pipelines.append(UnreadablePipeline(name, error))
+    errors = [pipeline.error for pipeline in pipelines if isinstance(pipeline, UnreadablePipeline)]
+    if errors and len(errors) == len(pipelines):
+        raise errors[0]
+    return pipelines or [load_pipeline(settings)]  # the latter names the empty folder
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

@@ -160,8 +160,14 @@ class SettingFields(BaseSettings):
     serving_keys: Hashes = Field(
         "",
         description="Sha256 hashes of the API keys that the online service accepts, separated by commas; apex"
-        " serve-key makes"
-        " one. Empty: no key is required, which only a loopback address allows.",
+        " serve-key makes one. <sha256>@orders+flights is a key for these pipelines only. Empty: no key is required,"
+        " which only a loopback address allows.",
+    )
+    serving_memory_mb: int = Field(
+        2048,
+        ge=128,
+        description="Memory budget of the online service, in MiB: a champion with which the process would be larger is"
+        " not loaded.",
     )
     serving_rate: float = Field(
         5000,
@@ -179,5 +185,6 @@ class SettingFields(BaseSettings):
     serving_record_queue: int = Field(
         20_000,
         ge=1,
-        description="Maximum number of online answers that wait to be recorded; more are dropped and counted.",
+        description="Maximum number of online answers of a pipeline that wait to be recorded; more are dropped and"
+        " counted.",
     )

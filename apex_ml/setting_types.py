@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+from apex_ml.api_keys import key_entries
 from apex_ml.discovery import ALERT_CHANNELS, CANDIDATES, SPLIT_STRATEGIES, module_names
 from apex_ml.wording import did_you_mean
 
@@ -91,11 +92,8 @@ def _is_mail(value: str) -> bool:
 
 
 def check_hashes(value: str) -> str:
-    """Return sha256 with commas between. What is none may be a key in place of its hash, so it is not repeated."""
-    given = [part.strip() for part in value.split(",") if part.strip()]
-    for nr, part in enumerate(given, 1):
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", part):
-            raise ValueError(f"entry {nr} of {len(given)} is no sha256 of 64 hex digits; make one: apex serve-key")
+    """Return entries of API keys with commas between; what is none may be a key, so no message repeats it."""
+    key_entries(value)
     return value
 
 

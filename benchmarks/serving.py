@@ -37,11 +37,12 @@ import asyncio, json, sys
 from pathlib import Path
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import Plan, ask
-from apex_ml.serving.loadtest_orders import load_orders
+from apex_ml.serving.loadtest_rows import load_rows
+from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
-url, orders, plan = sys.argv[1], int(sys.argv[2]), Plan(**json.loads(sys.argv[3]))
+url, rows, plan = sys.argv[1], int(sys.argv[2]), Plan(**json.loads(sys.argv[3]))
 target = Target(url)
-found = asyncio.run(ask(target, plan, load_orders(Settings.load(), target, orders, None, 1)))
+found = asyncio.run(ask(target, plan, load_rows(load_pipeline(Settings.load()), target, rows, None, 1)))
 print("FOUND " + json.dumps({**found.metrics(), "failures": dict(found.failures)}))
 """
 
@@ -113,7 +114,7 @@ def serving(scene: Scene) -> Iterator[Row]:
         yield Row("one order, p50 at 200 requests/s", single["inference_time_ms_p50"], "ms", 3.0, original, note)
         yield Row("one order, p99 at 200 requests/s", single["inference_time_ms_p99"], "ms", 15.0)
         large = instance.load(20 * BODY, concurrency=2, per_request=BODY, seconds=BODY_SECONDS)
-        speed = large["inference_orders_per_second"]
+        speed = large["inference_rows_per_second"]
         note = f"{speed:,.0f} orders a second"
         floor = Beside("the same orders by the model alone", _floor(scene))
         yield Row("an order in bodies of 500", 1e6 / speed, "µs", 1e6 / 20_000, floor, note)

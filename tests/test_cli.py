@@ -47,7 +47,7 @@ WRONG = [
     (("promote", "--force", "7"), 30, "give --reason"),
     (("promote", "--force", "--reason", "x", "seven"), 2, "'seven' is not a valid integer"),
     (("rollback", "--reason", "x", "--to", "0"), 2, "not in the range"),
-    (("loadtest", "--orders", "0"), 2, "not in the range"),
+    (("loadtest", "--rows", "0"), 2, "not in the range"),
     (("loadtest", "--url", "nonsense"), 30, "--url nonsense: give an address"),
     (("restore", "{home}/no.tar"), 30, "there is no such file; `make backup` writes one"),
     (("restore", "{file}"), 30, "is no backup of Apex: file could not be opened successfully:; give a file"),

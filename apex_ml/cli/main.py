@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shadow": ("apex_ml.cli.steps:shadow", "Step: challengers score the drops in shadow."),
     "monitor": ("apex_ml.cli.steps:monitor", "Step: drift, quality of the week, alerts, whether to retrain."),
     "alerts": ("apex_ml.cli.alerts:alerts", "Open alerts; `alerts close`: end one, with a reason."),
-    "serve": ("apex_ml.cli.serving:serve", "The online service: the champion, one order at a time."),
+    "serve": ("apex_ml.cli.serving:serve", "The online service: the champions, one row at a time."),
     "serve-key": ("apex_ml.cli.serving:serve_key", "Make an API key for the online service."),
     "loadtest": ("apex_ml.cli.serving:loadtest", "Send many requests to the online service and measure it."),
     "export": ("apex_ml.cli.tables:export", "Write the scored orders of a run to a parquet file."),

@@ -51,19 +51,27 @@ class Lineage(ModelAnswer):
     contract_sha256: str | None = Field(description="Sha256 of the contract it was trained under.")
     git_commit: str | None = Field(description="Commit of the code that trained it.")
     snapshot_sha256: str = Field(description="Sha256 of the history snapshot.")
-    snapshot_as_of: str = Field(description="Day of the history snapshot: it holds the orders before it.")
-    clients: int = Field(description="Clients with a history.")
+    snapshot_as_of: str = Field(description="Day of the history snapshot: it holds the rows before it.")
+    clients: int = Field(description="Entities with a history.")
     description: str = Field(description="The version's description in MLflow.")
 
 
 class Ready(BaseModel):
-    """Whether the service answers, and its problems."""
+    """Whether a pipeline answers, and its problems."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     ready: bool
     model_version: int | None = Field(description="The loaded version.")
-    problems: list[str] = Field(description="Problems; the service continues with the loaded champion.")
+    problems: list[str] = Field(description="Problems; the service goes on with the loaded champion.")
+
+
+class ReadyAll(BaseModel):
+    """Whether every pipeline of the process answers."""
+
+    ready: bool = Field(description="Whether all of them are ready; with an API key, all that the key may use.")
+    pipelines: dict[str, Ready] = Field(description="The pipelines that the sender may use.")
+    problems: list[str] = Field(description="The pipelines that are not ready, or their number.")
 
 
 class Live(BaseModel):
@@ -78,17 +86,17 @@ def answer_model(contract: Contract) -> type[BaseModel]:
         f"p{place}": (float, Field(ge=0, le=1, alias=level)) for place, level in enumerate(contract.classes)
     }
     probabilities = create_model(
-        "Probabilities", __doc__="Calibrated probability of each channel; float32, written exactly.", **shares
+        "Probabilities", __doc__="Calibrated probability of each class; float32, written exactly.", **shares
     )
     fields: dict[str, Any] = {
-        "predicted": (Literal[contract.classes], Field(description="The predicted channel.")),
+        "predicted": (Literal[contract.classes], Field(description="The predicted class.")),
         "probabilities": (probabilities, ...),
-        "confidence": (float, Field(ge=0, le=1, description="Probability of the predicted channel.")),
-        "known_client": (bool, Field(description="Whether the client has a history.")),
+        "confidence": (float, Field(ge=0, le=1, description="Probability of the predicted class.")),
+        "known_client": (bool, Field(description="Whether the entity has a history.")),
         "warnings": (list[str], Field(description="Warnings of the contract, such as unknown levels.")),
     }
     prediction: Any = create_model(
-        "Prediction", __doc__="The prediction for one order, in the order of the request.", **fields
+        "Prediction", __doc__="The prediction for one row; predictions have the order of the rows.", **fields
     )
     return create_model(
         "PredictAnswer",
@@ -102,8 +110,8 @@ def answer_model(contract: Contract) -> type[BaseModel]:
 
 def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, begun: float) -> bytes:
     """A successful answer; `begun` is by time.perf_counter."""
-    classes, warnings = predictor.contract.classes, predicted.orders.warnings
-    # a double holds a float32 exactly, so that a client reads the same bits
+    classes, warnings = predictor.contract.classes, predicted.rows.warnings
+    # a double holds a float32 exactly, so that a reader gets the same bits
     rows = predicted.prediction.probabilities.astype(np.float64).tolist()
     sure = predicted.prediction.confidence.astype(np.float64).tolist()
     predictions = [

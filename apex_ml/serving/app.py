@@ -1,34 +1,65 @@
-"""The online service as an ASGI application, behind the guard."""
+"""The online service as an ASGI application, behind the guard.
+
+Each pipeline is an application of its own under its name, with its own OpenAPI document. The routes of the process are
+beside them, and with one pipeline its routes are there too, without its name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Lifespan
 
 from apex_ml import __version__
-from apex_ml.services.run_folder import StepContext
+from apex_ml.contract.pipeline import Pipeline
+from apex_ml.pipelines import UnreadablePipeline
+from apex_ml.serving.addresses import Addresses
 from apex_ml.serving.guard import REQUEST_STATE, Guard
-from apex_ml.serving.openapi import openapi_of
+from apex_ml.serving.openapi import describe
 from apex_ml.serving.problems import INTERNAL, Problem, refused
-from apex_ml.serving.routes import add_documentation, add_predict, add_state
-from apex_ml.serving.service import Service
+from apex_ml.serving.process import OnlineService
+from apex_ml.serving.routes import (
+    add_documentation,
+    add_fault,
+    add_names_needed,
+    add_pipeline,
+    add_process,
+    add_ready_of_all,
+)
+from apex_ml.serving.service import BrokenPipeline, PipelineService
+from apex_ml.settings import Settings
 
-DESCRIPTION = """\
-By which channel will the client order? The champion predicts the channel of one order, or of up to a thousand. It uses
-the same contract, the same features and the same functions as for the orders of a drop.
+PIPELINE = """\
+The pipeline {name}: {description} The champion predicts {target} of one row, or of up to a thousand. It uses the same
+contract, the same features and the same functions as for the rows of a drop.
+"""
+PROCESS = """\
+The routes of the process. Each pipeline has routes of its own under its name, with its own page: `/<pipeline>/docs`.
 """
 
 
-def create_app(context: StepContext) -> Guard:
-    """The application. It watches the champion from its start-up to its shutdown.
+def create_app(settings: Settings, pipelines: Sequence[Pipeline | UnreadablePipeline]) -> Guard:
+    """The application. It watches the champions from its start-up to its shutdown.
 
     Raises :class:`~apex_ml.errors.ConfigError` for settings that contradict each other.
     """
-    service = Service(context)
+    service = OnlineService(settings, pipelines)
+    inner = {name: _pipeline_app(pipeline, service) for name, pipeline in service.pipelines.items()}
+    app = _process_app(service)
+    of_pipeline = frozenset(path for each in inner.values() for path in _paths(each))
+    of_process = _paths(app) if service.only is None else _paths(app) - of_pipeline
+    for name, each in inner.items():
+        app.mount(f"/{name}", each)
+    only = service.only.name if service.only else None
+    return Guard(app, settings, service.keys, service.metrics, Addresses(inner, only, of_pipeline, of_process))
+
+
+def _process_app(service: OnlineService) -> FastAPI:
+    """The routes of the process; those of its only pipeline are among them."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -36,22 +67,54 @@ def create_app(context: StepContext) -> Guard:
         yield
         service.stop()
 
+    only = service.only
+    app = _fastapi(PROCESS if only is None else _text_of(only), lifespan)
+    if only is None:
+        add_ready_of_all(app, service)
+        add_names_needed(app, service)
+    else:
+        add_pipeline(app, only)
+    add_process(app, service.metrics)
+    describe(app, service.keys, only)
+    add_documentation(app)
+    return app
+
+
+def _pipeline_app(pipeline: PipelineService | BrokenPipeline, service: OnlineService) -> FastAPI:
+    """The routes of one pipeline, to be put under its name."""
+    if isinstance(pipeline, BrokenPipeline):
+        app = _fastapi(pipeline.name)
+        app.router.routes.clear()  # the document, too
+        add_fault(app, pipeline)
+        return app
+    app = _fastapi(_text_of(pipeline))
+    add_pipeline(app, pipeline)
+    describe(app, service.keys, pipeline)
+    add_documentation(app)
+    return app
+
+
+def _fastapi(description: str, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     app = FastAPI(
         title="Apex",
         version=__version__,
-        description=DESCRIPTION,
+        description=description,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    add_predict(app, service)
-    add_state(app, service)
-    app.openapi = openapi_of(app, service)  # type: ignore[method-assign]
-    add_documentation(app)
     _add_error_handlers(app)
-    routes = frozenset(getattr(route, "path", "") for route in app.routes)
-    return Guard(app, context.settings, service.keys, service.metrics, routes)
+    return app
+
+
+def _text_of(pipeline: PipelineService) -> str:
+    contract = pipeline.context.contract
+    return PIPELINE.format(name=pipeline.name, target=contract.target, description=contract.description)
+
+
+def _paths(app: FastAPI) -> frozenset[str]:
+    return frozenset(getattr(route, "path", "") for route in app.routes)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from datetime import date
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.adapters.postgres.connection import ping
-from apex_ml.contract.requests.reader import Orders
+from apex_ml.contract.requests.reader import Orders as Rows
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
+from apex_ml.serving.memory import MemoryBudget, OverBudgetError
 from apex_ml.serving.predictor import Predictor, load_predictor
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,10 @@ NO_CHAMPION = "there is no champion yet; train one: make train"
 class ChampionWatcher:
     """Holds the predictor of the champion in `predictor`: None until there is one. Checks in a separate thread."""
 
-    def __init__(
-        self, context: StepContext, also: Callable[[], None] = lambda: None, every: float = EVERY_SECONDS
-    ) -> None:
+    def __init__(self, context: StepContext, budget: MemoryBudget, every: float = EVERY_SECONDS) -> None:
         self.predictor: Predictor | None = None
-        self._also = also
-        self._context = context
+        self._context, self._budget = context, budget
+        self._name = context.pipeline.name
         self._registry = Registry(context.settings, context.model_name)
         self._every = every
         self._snapshots: frozenset[tuple[str, int]] = frozenset()
@@ -45,7 +43,7 @@ class ChampionWatcher:
         self._asked_postgres = float("-inf")
         self._tried: tuple[object, float] = (None, float("-inf"))
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="follow-champion", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"follow-{self._name}", daemon=True)
 
     def start(self) -> None:
         """Start watching."""
@@ -62,6 +60,11 @@ class ChampionWatcher:
         problems = self.problems()
         return "; ".join(problems) if problems else "the champion is being loaded"
 
+    @property
+    def is_over_memory(self) -> bool:
+        """Whether the champion is not loaded because it does not fit into the memory budget."""
+        return "memory" in self._problems
+
     def problems(self) -> list[str]:
         """The problems, without addresses or paths, which are in the log."""
         problems = sorted(self._problems.values())
@@ -75,14 +78,13 @@ class ChampionWatcher:
                 self.look()
             except Exception:  # after any error the service continues with the loaded champion
                 self._report("follower", "the champion cannot be followed; see the log")
-                logger.exception("follow_failed")
+                logger.exception("follow_failed pipeline=%s", self._name)
             else:
                 self._report("follower", None)
             self._stopped.wait(self._every)
 
     def look(self) -> None:
-        """Check once: the alias, the history snapshots, the keys, and sometimes Postgres."""
-        self._also()
+        """Check once: the alias, the history snapshots, and sometimes Postgres."""
         try:
             champion = self._registry.by_alias(CHAMPION)
         except ApexError as error:
@@ -117,42 +119,54 @@ class ChampionWatcher:
         loaded = self.predictor.version if self.predictor else None
         if loaded and (loaded.version, loaded.model_id, self._snapshots) == target:
             self._report("loading", None)
+            self._report("memory", None)
             return
         if self._tried[0] == target and time.monotonic() - self._tried[1] < RETRY_SECONDS:
             return
         self._tried = (target, time.monotonic())
         begun = time.monotonic()
+        going_on = f"; continuing with version {loaded.version}" if loaded else ""
         try:
-            predictor = load_predictor(self._context, self._registry, champion, self.predictor)
-        except ApexError as error:
-            going_on = f"; continuing with version {loaded.version}" if loaded else ""
+            predictor = self._budget.load(self._name, target, lambda: self._load(champion), self.predictor)
+        except OverBudgetError as error:
+            self._report("loading", None)
+            self._report("memory", f"{error}{going_on}")
+            return
+        except Exception as error:  # whatever is wrong with a version must not stop the service
+            if not isinstance(error, ApexError):
+                logger.exception("load_failed pipeline=%s version=%s", self._name, champion.version)
+            self._report("memory", None)
             self._report("loading", f"version {champion.version} cannot be loaded; see the log{going_on}", str(error))
             return
-        warm_up(predictor)
         self.predictor, self._snapshots = predictor, snapshots
         self._report("loading", None)
+        self._report("memory", None)
         logger.info(
-            "predictor_loaded version=%s snapshot=%s as_of=%s clients=%s seconds=%.3f",
-            *(
-                predictor.version.version,
-                predictor.history.sha256[:12],
-                predictor.history.as_of,
-                len(predictor.history),
-            ),
+            "predictor_loaded pipeline=%s version=%s snapshot=%s as_of=%s entities=%s seconds=%.3f",
+            self._name,
+            predictor.version.version,
+            predictor.history.sha256[:12],
+            predictor.history.as_of,
+            len(predictor.history),
             time.monotonic() - begun,
         )
+
+    def _load(self, champion: ModelVersion) -> Predictor:
+        predictor = load_predictor(self._context, self._registry, champion, self.predictor)
+        warm_up(predictor)
+        return predictor
 
     def _report(self, what: str, problem: str | None, detail: str = "") -> None:
         """Record a problem or its end; each is logged once."""
         if problem is None:
             if self._problems.pop(what, None) is not None:
-                logger.info("problem_over what=%s", what)
+                logger.info("problem_over pipeline=%s what=%s", self._name, what)
         elif self._problems.get(what) != problem:
             self._problems = {**self._problems, what: problem}
-            logger.warning("problem what=%s problem=%s detail=%s", what, problem, detail)
+            logger.warning("problem pipeline=%s what=%s problem=%s detail=%s", self._name, what, problem, detail)
 
 
 def warm_up(predictor: Predictor) -> None:
-    """Predict an empty order, so that all lazy initialisation is done before the first request."""
+    """Predict an empty row, so that all lazy initialisation is done before the first request."""
     columns: dict[str, list[str | date | None]] = {name: [None] for name in predictor.contract.columns}
-    predictor.predict(Orders(columns | {predictor.contract.timestamp: [predictor.history.as_of]}, {}))
+    predictor.predict(Rows(columns | {predictor.contract.timestamp: [predictor.history.as_of]}, {}))

@@ -13,7 +13,8 @@ from typing import Any
 
 from apex_ml.api_keys import is_loopback
 from apex_ml.json_text import json_text
-from apex_ml.serving.keys import KeyFile
+from apex_ml.serving.addresses import OTHER, Address, Addresses
+from apex_ml.serving.keys import EVERYTHING, NOTHING, Access, KeyFile
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.serving.problems import CLOSE, INTERNAL, Problem, refused
 from apex_ml.serving.rate_limit import Buckets
@@ -31,9 +32,11 @@ OPEN = frozenset(("/health", "/ready"))
 """For monitoring, without a key; they report the state of the service alone."""
 DOCUMENTS = ("/docs", "/openapi.json")
 """Shown without a key, because a browser that opens a page cannot send one. They hold the names and levels of the
-contract, the text of the service and an invented order, and nothing of a client, an order or a model."""
+contract, the text of the service and an invented row, and nothing of a real row, an entity or a model."""
 REQUEST_STATE = "apex"
 """Key of the scope under which a route leaves what the access log shows."""
+ACCESS = "apex.access"
+"""Key of the scope under which a route finds which pipelines the sender may use."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -73,10 +76,10 @@ class Guard:
     """ASGI: checks a request, passes it on, and logs it."""
 
     def __init__(
-        self, app: App, settings: Settings, keys: KeyFile, metrics: ServingMetrics, routes: frozenset[str]
+        self, app: App, settings: Settings, keys: KeyFile, metrics: ServingMetrics, addresses: Addresses
     ) -> None:
         self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
-        self._routes = routes
+        self._addresses = addresses
         self._buckets = Buckets(settings.serving_rate)
         self._max_bytes = settings.serving_body_kb * 1024
         self._hosts = _hosts(settings) if is_loopback(settings.serving_address) else None
@@ -92,16 +95,20 @@ class Guard:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         state = scope[REQUEST_STATE] = {"request_id": request_id}
         exchange = _Exchange(receive, send, request_id, self._max_bytes)
-        refusal = await self._pass_on(scope, headers, exchange)
+        method, address = scope["method"], self._addresses.find(scope["path"])
+        refusal = await self._pass_on(scope, address, headers, exchange)
         if refusal is not None and not exchange.status:
             await _answer(exchange.send, refusal, request_id)
-        self._log(scope, exchange, time.perf_counter() - begun, state)
+        self._log(method, address, exchange, time.perf_counter() - begun, state)
 
-    async def _pass_on(self, scope: Scope, headers: dict[bytes, bytes], exchange: _Exchange) -> Problem | None:
+    async def _pass_on(
+        self, scope: Scope, address: Address, headers: dict[bytes, bytes], exchange: _Exchange
+    ) -> Problem | None:
         """Check the request and let the application answer it; return the refusal when there is one."""
         seconds = self._settings.serving_timeout_seconds
         try:
-            scope[REQUEST_STATE]["key"] = self._check(scope, headers)
+            scope[ACCESS] = access = self._check(scope, address, headers)
+            scope[REQUEST_STATE]["key"] = access.key_id
             async with asyncio.timeout(seconds):
                 await self._app(scope, exchange.receive, exchange.send)
         except Problem as error:
@@ -116,55 +123,68 @@ class Guard:
             return Problem(500, *INTERNAL)
         return None
 
-    def _log(self, scope: Scope, exchange: _Exchange, seconds: float, state: dict[str, Any]) -> None:
-        path, method = scope["path"], scope["method"]
-        route = path if path in self._routes else "other"  # a path may hold anything
-        self._metrics.answered(route, exchange.status, seconds)
+    def _log(self, method: str, address: Address, exchange: _Exchange, seconds: float, state: dict[str, Any]) -> None:
+        self._metrics.answered(address.pipeline, address.route, exchange.status, seconds)
         line = {
             "method": method if method.isalpha() else "?",
-            "route": route,
+            "pipeline": address.pipeline or None,
+            "route": address.route,
             "status": exchange.status,
             "ms": round(seconds * 1e3, 3),
             "bytes": exchange.size,
         }
-        access.info(json_text(line | {name: value for name, value in state.items() if value is not None}))
+        access.info(json_text({name: value for name, value in (line | state).items() if value is not None}))
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
-        """Raise Problem, or return the id of the key."""
+    def _check(self, scope: Scope, address: Address, headers: dict[bytes, bytes]) -> Access:
+        """Raise Problem, or return what the sender may use."""
         if self._hosts is not None and _without_port(headers.get(b"host", b"")) not in self._hosts:
             raise Problem(421, "misdirected", "the Host header names another machine; ask 127.0.0.1 or localhost")
-        path = scope["path"]
-        key, keys = None, self._keys.keys
-        if keys:
-            given = headers.get(b"x-api-key", b"").decode("latin-1")
-            scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-            if not given and scheme.lower() == "bearer":
-                given = token.strip()
-            key = keys.admitted(given) if given else None
-        client = key or (scope.get("client") or ("",))[0]
-        if path not in OPEN and (wait := self._buckets.wait(client, time.monotonic())):
+        keys = self._keys.keys
+        access = keys.access_of(_key_in(headers)) if keys else EVERYTHING
+        client = (access.key_id if access else None) or (scope.get("client") or ("",))[0]
+        is_open = address.path in OPEN
+        if not is_open and (wait := self._buckets.wait(client, time.monotonic())):
             raise Problem(
                 429,
                 "too_many",
                 f"more than APEX_SERVING_RATE={self._settings.serving_rate:g} requests a second",
                 ((b"retry-after", str(math.ceil(wait)).encode()),),
             )
-        document = path in DOCUMENTS or path.startswith("/docs/")
-        if keys and key is None and path not in OPEN and not (document and scope["method"] in ("GET", "HEAD")):
-            raise Problem(
-                401,
-                "unauthorized",
-                "an API key is needed, in the header X-API-Key or as a bearer token",
-                ((b"www-authenticate", b"Bearer"),),
-            )
+        document = address.path in DOCUMENTS or address.path.startswith("/docs/")
+        if access is None:
+            if not is_open and not (document and scope["method"] in ("GET", "HEAD")):
+                raise Problem(
+                    401,
+                    "unauthorized",
+                    "an API key is needed, in the header X-API-Key or as a bearer token",
+                    ((b"www-authenticate", b"Bearer"),),
+                )
+            access = NOTHING
+        elif access.pipelines is not None:
+            _refuse_other_pipelines(access.pipelines, address, document)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > self._max_bytes:
             raise _too_large(self._max_bytes)
-        return key
+        return access
+
+
+def _key_in(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-api-key", b"").decode("latin-1")
+    scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return token.strip() if not given and scheme.lower() == "bearer" else given
+
+
+def _refuse_other_pipelines(allowed: frozenset[str], address: Address, is_document: bool) -> None:
+    """Raise Problem for a route of another pipeline. A path that does not exist gets the same answer, so that the key
+    does not reveal which pipelines there are."""
+    is_of_process = not address.pipeline and (is_document or address.route != OTHER)
+    if not is_of_process and address.pipeline not in allowed:
+        routes = ", ".join(f"/{name}/…" for name in sorted(allowed))
+        raise Problem(403, "forbidden", f"this API key is limited to {routes}; use one of them, or another key")
 
 
 def _too_large(max_bytes: int) -> Problem:
-    text = f"the body is larger than {max_bytes // 1024} KiB (APEX_SERVING_BODY_KB); send fewer orders"
+    text = f"the body is larger than {max_bytes // 1024} KiB (APEX_SERVING_BODY_KB); send fewer rows"
     return Problem(413, "too_large", text, CLOSE)
 
 

@@ -1,7 +1,8 @@
-"""Every client's history in memory, so that a request needs no database."""
+"""Every entity's history in memory, so that a request needs no database."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -17,7 +18,7 @@ from apex_ml.errors import DataError
 
 
 class History:
-    """The states of a history snapshot, one row per client. A client without a row has no history, as in a drop.
+    """The states of a history snapshot, one row per entity. One without a row has no history, as in a drop.
 
     Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
     """
@@ -31,15 +32,21 @@ class History:
                 raise DataError(f"history snapshot {snapshot}: cannot be read: {error}") from error
         entities = table.column(contract.entity).to_pylist()
         self._places = {entity: place for place, entity in enumerate(entities)}
-        # a client without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
+        # an entity without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
         self._states = {name: np.append(_integers(table.column(name)), 0) for name in names}
 
     def __len__(self) -> int:
-        """Number of clients."""
+        """Number of entities."""
         return len(self._places)
 
+    @property
+    def bytes(self) -> int:
+        """Approximate size in memory."""
+        names = sum(map(sys.getsizeof, self._places)) + sys.getsizeof(self._places)
+        return names + sum(values.nbytes for values in self._states.values())
+
     def places(self, entities: Sequence[str]) -> np.ndarray:
-        """The place of each client's state, -1 without history, shape (n,)."""
+        """The place of each entity's state, -1 without history, shape (n,)."""
         find = self._places.get
         return np.fromiter((find(entity, -1) for entity in entities), np.int64, len(entities))
 

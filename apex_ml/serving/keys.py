@@ -4,57 +4,85 @@ from __future__ import annotations
 
 import hmac
 import logging
-import re
+from dataclasses import dataclass
 
-from apex_ml.api_keys import hash_of, is_loopback
+from apex_ml.api_keys import hash_of, is_loopback, key_entries
 from apex_ml.errors import ConfigError
+from apex_ml.pipeline_settings import pipeline_names
 from apex_ml.settings import Settings
+from apex_ml.wording import did_you_mean
 
 logger = logging.getLogger(__name__)
-_HASH = re.compile(r"[0-9a-f]{64}")
 ID_LENGTH = 8
 
 
+@dataclass(frozen=True)
+class Access:
+    """What the sender of a request may use."""
+
+    key_id: str | None
+    """The first digits of the key's hash; None without a key."""
+    pipelines: frozenset[str] | None
+    """The pipelines of a limited key; None: all."""
+
+    def includes(self, pipeline: str) -> bool:
+        """Whether a pipeline may be used."""
+        return self.pipelines is None or pipeline in self.pipelines
+
+
+EVERYTHING = Access(None, None)
+"""Of a request to a service without keys."""
+NOTHING = Access(None, frozenset())
+"""Of a request without a key, to a service that has keys."""
+
+
 class Keys:
-    """The accepted keys. Raises :class:`~apex_ml.errors.ConfigError` for an entry that is not a sha256."""
+    """The accepted keys. Raises :class:`~apex_ml.errors.ConfigError` for an entry that is not as it must be."""
 
     def __init__(self, setting: str) -> None:
-        given = [part.strip().lower() for part in setting.split(",") if part.strip()]
-        for nr, part in enumerate(given, 1):
-            if not _HASH.fullmatch(part):
-                # it can be a key instead of its hash, so the message does not repeat it
-                raise ConfigError(
-                    f"APEX_SERVING_KEYS: entry {nr} of {len(given)} is no sha256 of 64 hex digits;"
-                    " make one: apex serve-key"
-                )
-        self._hashes = tuple(given)
+        try:
+            self._limits = {entry.sha256: entry.pipelines for entry in key_entries(setting)}
+        except ValueError as error:
+            raise ConfigError(f"APEX_SERVING_KEYS: {error}") from None
 
     def __bool__(self) -> bool:
         """Whether any key is set."""
-        return bool(self._hashes)
+        return bool(self._limits)
 
-    def admitted(self, key: str) -> str | None:
-        """The first digits of the hash of an accepted key; None for another key.
+    @property
+    def pipelines(self) -> frozenset[str]:
+        """Every pipeline that a key is limited to."""
+        return frozenset(name for limit in self._limits.values() for name in limit or ())
+
+    def access_of(self, key: str) -> Access | None:
+        """The access of an accepted key; None for another key.
 
         The time does not depend on the key: every hash is compared in constant time.
         """
-        given, key_id = hash_of(key), None
-        for known in self._hashes:
+        given, access = hash_of(key), None
+        for known, pipelines in self._limits.items():
             if hmac.compare_digest(known, given):
-                key_id = known[:ID_LENGTH]
-        return key_id
+                access = Access(known[:ID_LENGTH], pipelines)
+        return access
 
 
 def checked_keys(settings: Settings) -> Keys:
     """The keys of the settings.
 
-    Raises :class:`~apex_ml.errors.ConfigError` when there are none and other machines can connect.
+    Raises :class:`~apex_ml.errors.ConfigError` when there are none and other machines can connect, and when a key is
+    limited to a pipeline that does not exist.
     """
     keys = Keys(settings.serving_keys)
     if not keys and not is_loopback(settings.serving_address):
         raise ConfigError(
             f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
             " empty; make a key: apex serve-key"
+        )
+    names = pipeline_names(settings)
+    if not settings.former_contract and (unknown := sorted(keys.pipelines - {*names})):
+        raise ConfigError(
+            f"APEX_SERVING_KEYS: a key is limited to {unknown[0]}, and there is no such pipeline; there are"
+            f" {', '.join(names) or 'none'}{did_you_mean(unknown[0], names)}"
         )
     return keys
 

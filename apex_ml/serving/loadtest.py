@@ -1,4 +1,4 @@
-"""Send requests to the online service like many concurrent clients, and measure latencies and failures."""
+"""Send requests to the online service like many clients at once, and measure latencies and failures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import numpy as np
 
 from apex_ml.adapters.mlflow.inference_log import BATCH_TAG, InferenceLog
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest_orders import LoadtestOrders, model_of
 from apex_ml.serving.loadtest_results import LoadtestResults
+from apex_ml.serving.loadtest_rows import LoadtestRows, model_of
 from apex_ml.settings import Settings
 from apex_ml.wording import counted
-
-EXPERIMENT = "apex_loadtest"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Plan:
     seconds: float | None = None
 
 
-async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResults:
+async def ask(target: Target, plan: Plan, asked: LoadtestRows) -> LoadtestResults:
     """Send all requests, `concurrency` at a time, and measure.
 
     At a `rate`, the time of a request starts when it is due, even if it must wait for a free connection.
@@ -62,7 +60,7 @@ async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResu
                 status, body = await connection.ask(request)
             except (OSError, TimeoutError) as error:
                 results.requests += 1
-                results.orders += last - first
+                results.rows += last - first
                 results.failures[f"{type(error).__name__}: {error}"] += 1
                 if connection is not None:
                     connection.close()
@@ -79,13 +77,18 @@ async def ask(target: Target, plan: Plan, asked: LoadtestOrders) -> LoadtestResu
     return results
 
 
-def log(settings: Settings, target: Target, plan: Plan, results: LoadtestResults) -> str:
-    """Log the metrics as a run of the experiment apex_loadtest, linked to the model version; returns its address.
+def experiment_of(pipeline: str) -> str:
+    """The MLflow experiment of a pipeline's load tests."""
+    return f"{pipeline}/loadtest"
+
+
+def log(settings: Settings, pipeline: str, target: Target, plan: Plan, results: LoadtestResults) -> str:
+    """Log the metrics as a run of the pipeline's experiment, linked to the model version; returns its address.
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
     """
-    model = model_of(target)
-    batch, mlflow = uuid.uuid4().hex, InferenceLog(settings, EXPERIMENT)
+    model, experiment = model_of(target, pipeline), experiment_of(pipeline)
+    batch, mlflow = uuid.uuid4().hex, InferenceLog(settings, experiment)
     tags = {
         BATCH_TAG: batch,
         "apex.model_name": model["name"],
@@ -93,16 +96,16 @@ def log(settings: Settings, target: Target, plan: Plan, results: LoadtestResults
         "apex.training_run_id": model["mlflow_run_id"],
         "apex.feature_snapshot": model["snapshot_sha256"],
         "apex.concurrency": str(plan.concurrency),
-        "apex.orders_per_request": str(plan.per_request),
+        "apex.rows_per_request": str(plan.per_request),
         "apex.rate": str(plan.rate),
     }
-    name = f"{counted(results.orders, 'order')}, {plan.concurrency} at a time"
+    name = f"{counted(results.rows, 'row')}, {plan.concurrency} at a time"
     run_id = mlflow.begin(batch, name, tags, results.started)
     mlflow.metrics(run_id, results.metrics())
     mlflow.artifact(run_id, "inference_results.json", results.sample)
     counts, edges = np.histogram(results.times, bins=50) if results.times else (np.array([]), np.array([]))
     distributions = {
-        "orders": results.orders,
+        "rows": results.rows,
         "failures": dict(results.failures),
         "predicted": dict(results.predicted),
         "observed_by_predicted": {
@@ -113,4 +116,4 @@ def log(settings: Settings, target: Target, plan: Plan, results: LoadtestResults
     }
     mlflow.artifact(run_id, "inference_distributions.json", distributions)
     mlflow.end(run_id, datetime.now(UTC))
-    return f"{settings.tracking_uri.rstrip('/')}, experiment {EXPERIMENT}, run {run_id}"
+    return f"{settings.tracking_uri.rstrip('/')}, experiment {experiment}, run {run_id}"

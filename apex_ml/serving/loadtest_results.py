@@ -24,7 +24,7 @@ class LoadtestResults:
     classes: tuple[str, ...]
     started: datetime
     seconds: float = 0.0
-    orders: int = 0
+    rows: int = 0
     answered: int = 0
     requests: int = 0
     times: list[float] = field(default_factory=list)
@@ -33,14 +33,14 @@ class LoadtestResults:
     predicted: Counter[str] = field(default_factory=Counter)
     confidence_of: dict[str, float] = field(default_factory=dict)
     truth: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(true class, predicted class) of orders whose class is known."""
+    """(true class, predicted class) of rows whose class is known."""
     versions: Counter[int] = field(default_factory=Counter)
     sample: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def success_rate(self) -> float:
-        """Number of answered orders."""
-        return self.answered / self.orders if self.orders else 1.0
+        """Share of the rows that were answered."""
+        return self.answered / self.rows if self.rows else 1.0
 
     def quantile(self, q: float) -> float:
         """A quantile of the times; nan without any."""
@@ -53,7 +53,7 @@ class LoadtestResults:
             "inference_total_time_ms": self.seconds * 1e3,
             "inference_success_rate": self.success_rate,
             "inference_requests": float(self.requests),
-            "inference_orders_per_second": self.answered / self.seconds if self.seconds else 0.0,
+            "inference_rows_per_second": self.answered / self.seconds if self.seconds else 0.0,
         }
         if self.times:
             metrics |= {
@@ -86,7 +86,7 @@ class LoadtestResults:
         """The metrics as text."""
         each = self.requests / self.seconds
         yield f"requests             {self.requests:,} in {self.seconds:.1f} s, {each:,.0f} a second"
-        yield f"orders               {self.orders:,}, {self.answered / self.seconds:,.0f} answered a second"
+        yield f"rows                 {self.rows:,}, {self.answered / self.seconds:,.0f} answered a second"
         yield f"success rate         {self.success_rate:.2%}"
         for reason, count in self.failures.most_common(10):
             yield f"  failed             {counted(count, 'request')}: {reason}"
@@ -109,7 +109,7 @@ class LoadtestResults:
     def add(self, status: int, body: bytes, milliseconds: float, truth: Sequence[str | None]) -> None:
         """Count one answer."""
         self.requests += 1
-        self.orders += len(truth)
+        self.rows += len(truth)
         self.times.append(milliseconds)
         if status != 200:
             try:
@@ -126,11 +126,11 @@ class LoadtestResults:
         self.answered += len(answer["predictions"])
         self.versions[answer["model"]["version"]] += 1
         for prediction, true in zip(answer["predictions"], truth, strict=True):
-            channel, confidence = prediction["predicted"], prediction["confidence"]
-            self.predicted[channel] += 1
-            self.confidence_of[channel] = self.confidence_of.get(channel, 0.0) + confidence
+            level, confidence = prediction["predicted"], prediction["confidence"]
+            self.predicted[level] += 1
+            self.confidence_of[level] = self.confidence_of.get(level, 0.0) + confidence
             self.confidences.append(confidence)
             if true is not None:
-                self.truth[(true, channel)] += 1
+                self.truth[(true, level)] += 1
         if len(self.sample) < SAMPLE_ROWS:
             self.sample += answer["predictions"][: SAMPLE_ROWS - len(self.sample)]

@@ -1,4 +1,4 @@
-"""Predict the orders of a request with the champion, the history, and the functions that also score drops."""
+"""Predict the rows of a request with the champion, the history, and the functions that also score drops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.faults import RefusedError, early_order
-from apex_ml.contract.requests.reader import Orders
+from apex_ml.contract.requests.reader import Orders as Rows
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.services.run_folder import StepContext
@@ -22,13 +22,13 @@ from apex_ml.serving.history import History
 
 @dataclass(frozen=True)
 class Predicted:
-    """The prediction for the orders of a request. `table` has the inputs of their features."""
+    """The prediction for the rows of a request. `table` has the inputs of their features."""
 
-    orders: Orders
+    rows: Rows
     table: pa.Table
     prediction: Prediction
     known: np.ndarray
-    """Whether the client has a history, shape (n,)."""
+    """Whether the entity has a history, shape (n,)."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,25 @@ class Predictor:
         """The contract."""
         return self.scorer.context.contract
 
-    def predict(self, orders: Orders) -> Predicted:
-        """Predict orders.
+    def predict(self, rows: Rows) -> Predicted:
+        """Predict rows.
 
-        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every order dated before the snapshot,
-        because its history would contain later orders.
+        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every row dated before the snapshot,
+        because its history would contain later rows.
         """
         contract, scorer = self.contract, self.scorer
-        days: list[date] = orders.columns[contract.timestamp]
+        days: list[date] = rows.columns[contract.timestamp]
         if min(days) < self.history.as_of:
             name, since = contract.timestamp, self.history.as_of
             raise RefusedError([early_order(place, name, day, since) for place, day in enumerate(days) if day < since])
-        places = self.history.places(orders.columns[contract.entity])
+        places = self.history.places(rows.columns[contract.entity])
         columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
         for name in contract.features.attributes:
             if not scorer.features or name in scorer.features:
-                columns[name] = pa.array(orders.columns[name], contract.columns[name].arrow_type)
+                columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
         table = pa.table(columns | self.history.states(places))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
-        return Predicted(orders, table, prediction, places >= 0)
+        return Predicted(rows, table, prediction, places >= 0)
 
 
 def load_predictor(

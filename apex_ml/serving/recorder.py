@@ -15,7 +15,7 @@ from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.services.run_folder import StepContext
-from apex_ml.serving.metrics import ServingMetrics
+from apex_ml.serving.metrics import PipelineMetrics
 from apex_ml.serving.predictor import Predicted, Predictor
 
 logger = logging.getLogger(__name__)
@@ -29,16 +29,16 @@ class _Waiting:
     predictor: Predictor
     predicted: Predicted
     chosen: np.ndarray
-    """Places of the sampled orders, ascending."""
+    """Places of the sampled rows, ascending."""
     answered_at: datetime
 
 
 class Recorder:
     """A bounded queue and the thread that empties it. With a share of 0 it does nothing."""
 
-    def __init__(self, context: StepContext, figures: ServingMetrics) -> None:
+    def __init__(self, context: StepContext, metrics: PipelineMetrics) -> None:
         settings = context.settings
-        self._context, self._figures = context, figures
+        self._context, self._metrics = context, metrics
         self._share, self._most = context.pipeline.options.serving.record_share, settings.serving_record_queue
         self._random = np.random.default_rng()
         self._queue: deque[_Waiting] = deque()
@@ -72,11 +72,11 @@ class Recorder:
         if not self._share:
             return
         with self._lock:
-            chosen = np.flatnonzero(self._random.random(len(predicted.orders)) < self._share)
+            chosen = np.flatnonzero(self._random.random(len(predicted.rows)) < self._share)
             if not len(chosen):
                 return
             if self._waiting + len(chosen) > self._most:
-                self._figures.dropped.inc(len(chosen))
+                self._metrics.dropped.inc(len(chosen))
                 return
             self._waiting += len(chosen)
             self._queue.append(_Waiting(request_id, predictor, predicted, chosen, datetime.now(UTC)))
@@ -106,7 +106,7 @@ class Recorder:
                     break
                 part.append(waiting)
             rows = sum(len(waiting.chosen) for waiting in part)
-            counter = self._figures.recorded
+            counter = self._metrics.recorded
             try:
                 self._write(first.predictor, part)
             except (
@@ -116,7 +116,7 @@ class Recorder:
                 raise
             except Exception:  # answers that cannot be written must not block the next ones
                 logger.exception("answers_dropped rows=%s", rows)
-                counter = self._figures.dropped
+                counter = self._metrics.dropped
             with self._lock:
                 for _ in part:
                     self._queue.popleft()
@@ -132,13 +132,13 @@ class Recorder:
             table = predicted.table.take(chosen)
             profile.add_features(finish(contract, table, scorer.features))
             profile.add_predictions(predicted.prediction.predicted[chosen], predicted.prediction.confidence[chosen])
-            dates = [predicted.orders.columns[contract.timestamp][place] for place in chosen.tolist()]
+            dates = [predicted.rows.columns[contract.timestamp][place] for place in chosen.tolist()]
             days += sum((day - scorer.as_of).days for day in dates)
             answers.append(
                 online.Answers(
                     waiting.request_id,
                     chosen,
-                    predicted.orders.columns,
+                    predicted.rows.columns,
                     predicted.prediction.probabilities[chosen],
                     predicted.prediction.predicted[chosen],
                     predicted.prediction.confidence[chosen],

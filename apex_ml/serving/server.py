@@ -7,14 +7,15 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
-from apex_ml.pipelines import load_pipeline
-from apex_ml.services.run_folder import StepContext
+from apex_ml.pipelines import UnreadablePipeline
 from apex_ml.serving.app import create_app
 from apex_ml.settings import Settings
 from apex_ml.text import VisibleFormatter
@@ -26,13 +27,13 @@ HEAD_BYTES = 65_536
 """Maximum bytes of the headers of a request."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; running requests are answered first.
+def serve(settings: Settings, pipelines: Sequence[Pipeline | UnreadablePipeline]) -> None:
+    """Serve the pipelines until SIGTERM or SIGINT; running requests are answered first.
 
     Raises :class:`~apex_ml.errors.ConfigError` for a taken port, or settings that contradict each other.
     """
     log_to(sys.stdout)
-    app = create_app(StepContext(settings, load_pipeline(settings), "serving"))
+    app = create_app(settings, pipelines)
     bound = _bound(settings)
     config = uvicorn.Config(
         app,
@@ -47,13 +48,15 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    logging.getLogger(__name__).info("serving url=%s", settings.serving_url)
+    logging.getLogger(__name__).info(
+        "serving url=%s pipelines=%s", settings.serving_url, ",".join(p.name for p in pipelines)
+    )
     with bound:
         uvicorn.Server(config).run(sockets=[bound])
 
 
 def log_to(stream: Any) -> None:
-    """One line per event. The access log is JSON and contains no value of an order."""
+    """One line per event. The access log is JSON and contains no value of a row."""
     handler = logging.StreamHandler(stream)
     formatter = VisibleFormatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime

@@ -1,9 +1,11 @@
-"""What the routes share: the champion, the keys, the metrics, the recorder; and the prediction for one request."""
+"""One pipeline of the service: its champion, its requests' reader, its recorder; and the prediction for one request."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from apex_ml.contract.requests.faults import RefusedError
@@ -11,30 +13,47 @@ from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.answers import answer_bytes
 from apex_ml.serving.champion_watcher import ChampionWatcher
-from apex_ml.serving.keys import KeyFile
+from apex_ml.serving.memory import MemoryBudget
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.serving.problems import refused
 from apex_ml.serving.recorder import Recorder
 from apex_ml.wording import counted
 
 
-class Service:
-    """What the routes share, from the start-up of the application to its shutdown."""
+@dataclass(frozen=True)
+class PipelineState:
+    """What /ready reports of a pipeline."""
 
-    def __init__(self, context: StepContext) -> None:
+    ready: bool
+    model_version: int | None
+    problems: list[str]
+
+
+class PipelineService:
+    """What the routes of one pipeline share, from the start-up of the application to its shutdown."""
+
+    def __init__(
+        self,
+        context: StepContext,
+        metrics: ServingMetrics,
+        budget: MemoryBudget,
+        common_problems: Callable[[], list[str]] = list,
+    ) -> None:
         contract = context.contract
+        self.name = context.pipeline.name
         self.context = context
-        self.keys = KeyFile(context.settings)
         # one for the event loop and one for the thread beside it: a reader's state must not be shared
         self.reader, self.reader_beside = RequestReader(contract), RequestReader(contract)
-        self.metrics = ServingMetrics(contract.classes)
-        self.watcher = ChampionWatcher(context, self.keys.look)
+        self.metrics = metrics.of(self.name, contract.classes)
+        self.watcher = ChampionWatcher(context, budget)
         self.recorder = Recorder(context, self.metrics)
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix=f"predict-{self.name}")
+        self._common_problems = common_problems
         self.metrics.watch(
-            lambda: self.watcher.predictor.version.version if self.watcher.predictor else 0,
-            lambda: len(self.problems()),
-            lambda: len(self.recorder),
+            version=lambda: self.watcher.predictor.version.version if self.watcher.predictor else 0,
+            problems=lambda: len(self.problems()),
+            waiting=lambda: len(self.recorder),
+            over_memory=lambda: self.watcher.is_over_memory,
         )
 
     def start(self) -> None:
@@ -50,7 +69,14 @@ class Service:
 
     def problems(self) -> list[str]:
         """The problems that /ready reports."""
-        return [*self.watcher.problems(), *self.keys.problems(), *self.recorder.problems()]
+        return [*self.watcher.problems(), *self._common_problems(), *self.recorder.problems()]
+
+    def state(self) -> PipelineState:
+        """Whether the pipeline answers, and its problems."""
+        predictor, problems = self.watcher.predictor, self.problems()
+        if predictor is None and not problems:
+            problems = [self.watcher.waiting]
+        return PipelineState(predictor is not None, predictor.version.version if predictor else None, problems)
 
     def predict(self, reader: RequestReader, body: bytes, state: dict[str, Any]) -> tuple[int, bytes]:
         """Answer the body of a request: status and body."""
@@ -60,15 +86,34 @@ class Service:
             return 503, refused("not_ready", self.watcher.waiting, request_id)
         state["version"] = predictor.version.version
         try:
-            orders = reader.read(body, predictor.history.as_of)
-            predicted = predictor.predict(orders)
+            rows = reader.read(body, predictor.history.as_of)
+            predicted = predictor.predict(rows)
         except RefusedError as error:
             self.metrics.refused(error.total)
             faults = [fault._asdict() for fault in error.faults]
-            message = f"the request has {counted(error.total, 'fault')}; none of its orders was scored"
+            message = f"the request has {counted(error.total, 'fault')}; none of its rows was scored"
             return 422, refused("refused", message, request_id, faults=faults, total=error.total)
-        state["orders"] = len(orders)
+        state["rows"] = len(rows)
         answer = answer_bytes(predictor, predicted, request_id, begun)
-        self.metrics.count_orders(predicted.prediction.predicted, predicted.known, len(orders.warnings))
+        self.metrics.count_rows(predicted.prediction.predicted, predicted.known, len(rows.warnings))
         self.recorder.offer(request_id, predictor, predicted)
         return 200, answer
+
+
+class BrokenPipeline:
+    """A pipeline whose file cannot be used: it answers 503 with the fault, until the service is started again."""
+
+    def __init__(self, name: str, fault: str, metrics: ServingMetrics) -> None:
+        self.name = name
+        self.problem = f"{fault}; correct it, then restart the service: make up"
+        metrics.of(name, ()).watch(version=lambda: 0, problems=lambda: 1, waiting=lambda: 0, over_memory=lambda: False)
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    def state(self) -> PipelineState:
+        """Never ready."""
+        return PipelineState(False, None, [self.problem])

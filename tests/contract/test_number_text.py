@@ -25,7 +25,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
-from apex_ml.serving.loadtest_orders import orders_of
+from apex_ml.serving.loadtest_rows import rows_of
 from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 from tests.support.order_files import order_table, write_orders
@@ -190,5 +190,5 @@ def test_a_demonstration_drop_has_the_texts_of_its_raw_files(
 @pytest.mark.parametrize("kind", [pa.int16(), pa.float64(), pa.decimal128(10, 2)])
 def test_a_load_test_sends_the_text_of_a_files_number(contract: Contract, kind: pa.DataType) -> None:
     table = order_table({ROUTE: pa.array([Decimal(240), None]).cast(kind)}, rows=2)
-    sent = json.loads(json.dumps(orders_of(contract, table, "drop.parquet").orders))
+    sent = json.loads(json.dumps(rows_of(contract, table, "drop.parquet").rows))
     assert [order[ROUTE] for order in sent] == ["240", None]

@@ -23,7 +23,7 @@ from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.platform.embedded import health
 from apex_ml.platform.reports import status
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest_orders import model_of
+from apex_ml.serving.loadtest_rows import model_of
 from apex_ml.settings import Settings
 from tests.support.schema import SCHEMA
 
@@ -132,7 +132,7 @@ def test_clients_of_the_services_name_the_setting(kind: str, tmp_path: Path) -> 
         settings = on(ports, tmp_path)
         calls = {"APEX_AIRFLOW_PORT": lambda: _airflow(settings)}
         if kind != "silent":  # their timeout is long
-            calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url))
+            calls["APEX_SERVING_PORT"] = lambda: model_of(Target(settings.serving_url), "orders")
             calls["APEX_PG_PORT"] = lambda: connection.ping(settings)
             calls["APEX_MLFLOW_PORT"] = lambda: Registry(settings, load_pipeline(settings).model_name).by_alias(
                 "champion"

@@ -23,8 +23,8 @@ from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import Plan, ask
-from apex_ml.serving.loadtest_orders import LoadtestOrders, orders_of
 from apex_ml.serving.loadtest_results import LoadtestResults
+from apex_ml.serving.loadtest_rows import LoadtestRows, rows_of
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.manual_override import force, rollback
 from apex_ml.steps.promote import promote
@@ -37,14 +37,14 @@ WITHIN = 5.0
 
 
 @pytest.fixture
-def asked(raw: Path, contract: Contract, tmp_path: Path) -> LoadtestOrders:
+def asked(raw: Path, contract: Contract, tmp_path: Path) -> LoadtestRows:
     path = tmp_path / "orders.parquet"
     make_drop(str(raw), date(2024, 8, 24), 300, 1, path, contract)
-    return orders_of(contract, pq.read_table(path), path.name)
+    return rows_of(contract, pq.read_table(path), path.name)
 
 
 @contextmanager
-def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Callable[[], LoadtestResults]]:
+def load(service: Running, asked: LoadtestRows, seconds: float) -> Iterator[Callable[[], LoadtestResults]]:
     """Send a hundred requests per second during the block; the call waits for the end and returns the metrics."""
     results: list[LoadtestResults] = []
 
@@ -63,7 +63,7 @@ def load(service: Running, asked: LoadtestOrders, seconds: float) -> Iterator[Ca
     worker.join(60)
 
 
-def test_promotion_and_rollback_apply_within_seconds_and_no_request_fails(nights: Any, asked: LoadtestOrders) -> None:
+def test_promotion_and_rollback_apply_within_seconds_and_no_request_fails(nights: Any, asked: LoadtestRows) -> None:
     apex: Apex = nights.apex
     with running(apex) as service:
         message = service.ready(ready=False)
@@ -87,7 +87,7 @@ def test_promotion_and_rollback_apply_within_seconds_and_no_request_fails(nights
 
 
 def test_an_outage_of_registry_and_database_is_reported_and_fails_no_request(
-    scoring: Apex, asked: LoadtestOrders, mlflow_server: str
+    scoring: Apex, asked: LoadtestRows, mlflow_server: str
 ) -> None:
     settings = scoring.settings
     with Relay(mlflow_server) as mlflow, Relay(settings.writer_url) as postgres:
@@ -108,7 +108,7 @@ def test_an_outage_of_registry_and_database_is_reported_and_fails_no_request(
             service.ready(ready=True, problems=[], seconds=40)
 
 
-def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: LoadtestOrders) -> None:
+def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: LoadtestRows) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     first = nights.versions["one"]
@@ -123,7 +123,7 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: L
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 
 
-def test_a_newer_snapshot_is_loaded(nights: Any, chain: Any, asked: LoadtestOrders) -> None:
+def test_a_newer_snapshot_is_loaded(nights: Any, chain: Any, asked: LoadtestRows) -> None:
     apex: Apex = nights.apex
     promote(apex.context("one"), who="test")
     with running(apex) as service:

@@ -22,14 +22,13 @@ from apex_ml.api_keys import hash_of, make_key
 from apex_ml.cli.serving import serve_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.serving.app import create_app
 from apex_ml.serving.champion_watcher import NO_CHAMPION
-from apex_ml.serving.keys import Keys
+from apex_ml.serving.keys import Access, Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.serving.rate_limit import Buckets
 from apex_ml.settings import Settings
-from tests.support.apex_home import Apex, changed, context_of
-from tests.support.online_service import running
+from tests.support.apex_home import Apex, changed
+from tests.support.online_service import app_of, running
 
 HOST = "http://127.0.0.1:8008"
 
@@ -44,7 +43,7 @@ def bare(home: Any) -> Any:
             mlflow_tracking_uri="http://127.0.0.1:9", database_url="postgresql://a:b@127.0.0.1:9/c"
         )
         settings.home.mkdir(exist_ok=True)
-        app = create_app(context_of(changed(settings, **changes), "serving"))
+        app = app_of(changed(settings, **changes))
         with TestClient(app, base_url=HOST, client=("127.0.0.1", 5), raise_server_exceptions=False) as client:
             yield client
 
@@ -53,21 +52,21 @@ def bare(home: Any) -> Any:
 
 def test_without_a_key_only_loopback_is_served(home: Any) -> None:
     with pytest.raises(ConfigError, match=r"APEX_SERVING_HOST=0\.0\.0\.0.*apex serve-key"):
-        create_app(context_of(home(serving_host="0.0.0.0"), "serving"))
-    create_app(context_of(home(serving_host="0.0.0.0", serving_keys=make_key()[1]), "serving"))
+        app_of(home(serving_host="0.0.0.0"))
+    app_of(home(serving_host="0.0.0.0", serving_keys=make_key()[1]))
 
 
 def test_a_key_in_place_of_its_hash_is_refused_and_not_repeated(home: Any) -> None:
     key, sha256 = make_key()
     with pytest.raises(ConfigError, match="entry 2 of 2 is no sha256") as raised:
-        create_app(context_of(home(serving_keys=f"{sha256}, {key}"), "serving"))
+        app_of(home(serving_keys=f"{sha256}, {key}"))
     assert key not in str(raised.value)
 
 
 def test_the_command_makes_a_key_and_its_hash() -> None:
     out = CliRunner().invoke(serve_key).output
     key, sha256 = re.search(r"key +(\S+)", out)[1], re.search(r"sha256 +(\S+)", out)[1]  # type: ignore[index]
-    assert hash_of(key) == sha256 and Keys(sha256).admitted(key) == sha256[:8] and len(key) > 40
+    assert hash_of(key) == sha256 and Keys(sha256).access_of(key) == Access(sha256[:8], None) and len(key) > 40
     assert CliRunner().invoke(serve_key).output != out
     assert "A running service reads the changed .env by itself" in out  # as the guide to the service says
 
@@ -185,7 +184,7 @@ def test_the_number_of_buckets_is_limited() -> None:
 
 def test_without_a_champion_the_service_is_live_and_reports_why(nights: Any) -> None:
     apex: Apex = nights.apex
-    app = create_app(apex.context("serving"))
+    app = app_of(apex.but(serving_memory_mb=100_000).settings)
     with TestClient(app, base_url=HOST) as client:
         deadline = time.monotonic() + 30
         while client.get("/ready").json()["problems"] != [NO_CHAMPION]:
@@ -223,7 +222,7 @@ def test_the_log_has_one_line_per_request_and_no_order(
     client.get(f"/{sent[0][contract.entity]}?client={sent[1][contract.entity]}")
     lines = [json.loads(r.message) for r in caplog.records if r.name == "apex_ml.serving.access"]
     assert [(line["route"], line["status"]) for line in lines] == [("/predict", 200), ("/predict", 422), ("other", 404)]
-    assert lines[0]["orders"] == 3 and lines[0]["version"] and lines[0]["ms"] > 0 and lines[0]["bytes"] > 300
+    assert lines[0]["rows"] == 3 and lines[0]["version"] and lines[0]["ms"] > 0 and lines[0]["bytes"] > 300
     assert lines[0]["request_id"] == "abc-1" and re.fullmatch("[0-9a-f]{32}", lines[1]["request_id"])
     for order in sent:
         assert order[contract.entity] not in caplog.text
@@ -281,4 +280,4 @@ def test_a_taken_port_is_reported_with_its_setting(home: Any) -> None:
 
 def test_a_secret_setting_is_no_plain_text(home: Any) -> None:
     assert "abc" not in repr(home(serving_key=SecretStr("abc")))
-    assert asyncio.iscoroutinefunction(create_app(context_of(home(), "serving")).__call__)
+    assert asyncio.iscoroutinefunction(app_of(home()).__call__)

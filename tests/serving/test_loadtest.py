@@ -20,9 +20,9 @@ from apex_ml.cli.serving import loadtest
 from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import EXPERIMENT, Plan, ask
-from apex_ml.serving.loadtest_orders import LoadtestOrders, model_of
+from apex_ml.serving.loadtest import Plan, ask, experiment_of
 from apex_ml.serving.loadtest_results import LoadtestResults
+from apex_ml.serving.loadtest_rows import LoadtestRows, model_of
 from benchmarks.serving import Service, Soaked, grown, run_soak
 from tests.support.apex_home import Apex
 from tests.support.online_service import running
@@ -39,7 +39,7 @@ def call(apex: Apex, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 
 def logged(apex: Apex) -> list[dict[str, Any]]:
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
-    content = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": EXPERIMENT}).json()
+    content = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": experiment_of("orders")}).json()
     search = {"experiment_ids": [content["experiment"]["experiment_id"]]}
     return httpx.post(f"{base}/runs/search", json=search).json()["runs"]  # type: ignore[no-any-return]
 
@@ -57,11 +57,11 @@ def test_it_measures_and_logs(
         service.ready(ready=True)
         apex = service.apex.but(serving_key=SecretStr(key))
         monkeypatch.setenv("APEX_SERVING_KEY", key)
-        done = call(apex, monkeypatch, "--concurrency", "8", "--orders", str(ORDERS), "--file", str(path))
+        done = call(apex, monkeypatch, "--concurrency", "8", "--rows", str(ORDERS), "--file", str(path))
         assert done.exit_code == 0, (done.output, done.exception)
         assert "success rate         100.00%" in done.output and "p99" in done.output
         assert (
-            f"orders               {ORDERS:,}" in done.output
+            f"rows                 {ORDERS:,}" in done.output
             and ", true 134, of them predicted correctly " in done.output
         )
         (run,) = logged(apex)
@@ -74,30 +74,30 @@ def test_it_measures_and_logs(
         assert run["info"]["status"] == "FINISHED"
         # drawn from the raw orders, in larger bodies, by whom the service does not know
         monkeypatch.setenv("APEX_SERVING_KEY", "wrong")
-        refused = call(apex, monkeypatch, "--orders", "10", "--no-log")
+        refused = call(apex, monkeypatch, "--rows", "10", "--no-log")
         assert isinstance(refused.exception, TransientError) and "401" in str(refused.exception)
         monkeypatch.setenv("APEX_SERVING_KEY", key)
-        more = call(apex, monkeypatch, "--orders", "1000", "--per-request", "100", "--no-log")
+        more = call(apex, monkeypatch, "--rows", "1000", "--per-request", "100", "--no-log")
         assert more.exit_code == 0 and "requests             10 in" in more.output
 
 
-async def _count(url: str, asked: LoadtestOrders, plan: Plan) -> Any:
+async def _count(url: str, asked: LoadtestRows, plan: Plan) -> Any:
     return await ask(Target(url), plan, asked)
 
 
 def test_failures_are_counted_by_reason(scoring: Apex) -> None:
     with running(scoring) as service:
         service.ready(ready=True)
-        requested = LoadtestOrders([{"nothing": 1}] * 6, [None] * 6, ("A",))
+        requested = LoadtestRows("orders", [{"nothing": 1}] * 6, [None] * 6, ("A",))
         result = asyncio.run(_count(service.url, requested, Plan(concurrency=2, rate=500)))
-    assert result.success_rate == 0 and result.orders == 6
+    assert result.success_rate == 0 and result.rows == 6
     ((reason, count),) = result.failures.items()
     assert reason.startswith("422 ") and count == 6
     gone = asyncio.run(_count(service.url, requested, Plan(concurrency=1)))
     assert gone.success_rate == 0 and sum(gone.failures.values()) == 6
     assert "success rate         0.00%" in list(gone.lines())
     with pytest.raises(TransientError, match="make up"):
-        model_of(Target(service.url))
+        model_of(Target(service.url), "orders")
 
 
 def test_a_short_soak_sends_both_kinds_and_no_request_fails(scoring: Apex) -> None:

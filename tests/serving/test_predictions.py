@@ -120,7 +120,7 @@ def test_every_fault_of_a_request_is_reported_with_its_remedy(
     answer = client.post("/predict", json={"orders": [early, 7, odd]})
     assert answer.status_code == 422
     message = answer.json()
-    assert message["message"] == "the request has 4 faults; none of its orders was scored" and message["total"] == 4
+    assert message["message"] == "the request has 4 faults; none of its rows was scored" and message["total"] == 4
     faults = {fault["path"]: fault for fault in message["faults"]}
     assert list(faults) == [
         f"orders[0].{day}", "orders[1]", f"orders[2].{first}x", f"orders[2].{contract.entity}",
@@ -129,7 +129,7 @@ def test_every_fault_of_a_request_is_reported_with_its_remedy(
     assert faults[f"orders[2].{first}x"]["remedy"] == f"remove it; did you mean {first}?"
     assert all(fault["rule"] and fault["remedy"] for fault in faults.values())
     one = client.post("/predict", json={"orders": [early]}).json()
-    assert one["message"] == "the request has 1 fault; none of its orders was scored"
+    assert one["message"] == "the request has 1 fault; none of its rows was scored"
     assert second in good
 
 
@@ -157,4 +157,4 @@ def test_a_client_without_history_is_a_normal_case(
     assert message["known_client"] is False and sum(message["probabilities"].values()) == pytest.approx(1, abs=1e-6)
     assert message["confidence"] == message["probabilities"][message["predicted"]]
     assert answer["ms"] > 0 and answer["request_id"]
-    assert "apex_serving_unknown_clients_total 1.0" in client.get("/metrics").text
+    assert 'apex_serving_unknown_entities_total{pipeline="orders"} 1.0' in client.get("/metrics").text

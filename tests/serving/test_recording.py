@@ -41,7 +41,9 @@ def ask(client: TestClient, orders: list[dict[str, Any]], **headers: str) -> dic
 
 def figure(client: TestClient, name: str) -> float:
     lines = client.get("/metrics").text.splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"apex_serving_{name} "))
+    return next(
+        float(line.split()[1]) for line in lines if line.startswith(f'apex_serving_{name}{{pipeline="orders"}} ')
+    )
 
 
 def wait_recorded(client: TestClient, rows: int) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
+from apex_ml.pipelines import load_readable_pipelines
 from apex_ml.serving.app import create_app
-from apex_ml.settings import CODE_ROOT
+from apex_ml.serving.guard import Guard
+from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.apex_home import COMMAND, Apex
 from tests.support.throwaway_home import free_ports
 
@@ -81,10 +83,16 @@ def running(apex: Apex, **changes: Any) -> Iterator[Running]:
                 process.wait()
 
 
+def app_of(settings: Settings) -> Guard:
+    """The application that `apex serve` runs."""
+    return create_app(settings, load_readable_pipelines(settings))
+
+
 @contextmanager
 def served(apex: Apex, **changes: Any) -> Iterator[TestClient]:
     """The service in this process, with the champion loaded."""
-    app = create_app(apex.but(**changes).context("serving"))
+    # the process of the tests is larger than one that serves alone
+    app = app_of(apex.but(**{"serving_memory_mb": 100_000} | changes).settings)
     with TestClient(app, base_url="http://127.0.0.1:8008", client=("127.0.0.1", 50_000)) as client:
         deadline = time.monotonic() + 60
         while client.get("/ready").status_code != 200:

@@ -121,7 +121,7 @@ def test_the_online_service(stack: Stack) -> None:
     assert answer.status_code == 200, answer.text
     message = answer.json()
     assert message["model"]["version"] == 1 and len(message["predictions"]) == 1
-    assert "100.0" in stack.platform("loadtest", "--orders", "2000", "--per-request", "100").stdout
+    assert "100.0" in stack.platform("loadtest", "--rows", "2000", "--per-request", "100").stdout
     assert "serving" in stack.platform("status").stdout
 
 

@@ -1,4 +1,4 @@
-"""The orders that a load test sends: the rows of a file, or orders drawn from the raw data."""
+"""The rows that a load test sends: those of a file, or rows drawn from the raw data."""
 
 from __future__ import annotations
 
@@ -16,53 +16,52 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.requests.values import number_text
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
-from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.client import Target
-from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 
 
 @dataclass(frozen=True)
-class LoadtestOrders:
-    """Orders as JSON objects, and the class of each where it is known."""
+class LoadtestRows:
+    """Rows as JSON objects, and the class of each where it is known."""
 
-    orders: list[dict[str, Any]]
+    pipeline: str
+    rows: list[dict[str, Any]]
     truth: list[str | None]
     classes: tuple[str, ...]
 
     def requests(self, target: Target, size: int) -> list[tuple[bytes, int, int]]:
-        """The requests with the range of their orders: from, to."""
+        """The requests with the range of their rows: from, to."""
         requests = []
-        for begin in range(0, len(self.orders), size):
-            part = self.orders[begin : begin + size]
+        for begin in range(0, len(self.rows), size):
+            part = self.rows[begin : begin + size]
             body = json_text({"orders": part}, separators=(",", ":")).encode()
-            requests.append((target.request("POST", "/predict", body), begin, begin + len(part)))
+            requests.append((target.request("POST", f"/{self.pipeline}/predict", body), begin, begin + len(part)))
         return requests
 
 
-def load_orders(settings: Settings, target: Target, count: int, path: Path | None, seed: int) -> LoadtestOrders:
-    """The first orders of a file, or orders drawn from the raw ones and dated on the day of the service's snapshot.
+def load_rows(pipeline: Pipeline, target: Target, count: int, path: Path | None, seed: int) -> LoadtestRows:
+    """The first rows of a file, or rows drawn from the raw data and dated on the day of the service's snapshot.
 
     Raises :class:`~apex_ml.errors.TransientError` when the service is not ready,
     :class:`~apex_ml.errors.DataError` for a file that cannot be used.
     """
-    pipeline = load_pipeline(settings)
     contract = pipeline.contract
     if path is not None:
         check_parquet(path)
-        return orders_of(contract, pq.ParquetFile(path).read().slice(0, count), path.name)
-    day = date.fromisoformat(model_of(target)["snapshot_as_of"])
+        return rows_of(contract, pq.ParquetFile(path).read().slice(0, count), path.name)
+    day = date.fromisoformat(model_of(target, pipeline.name)["snapshot_as_of"])
     with tempfile.TemporaryDirectory(prefix="apex-loadtest-") as folder:
-        drawn = Path(folder) / "orders.parquet"
+        drawn = Path(folder) / "rows.parquet"
         make_drop(pipeline.locations.raw, day, count, seed, drawn, contract)
-        return orders_of(contract, pq.read_table(drawn), drawn.name)
+        return rows_of(contract, pq.read_table(drawn), drawn.name)
 
 
-def orders_of(contract: Contract, table: pa.Table, name: str) -> LoadtestOrders:
-    """The rows of a table as orders of a request, without measures; the target is returned separately."""
+def rows_of(contract: Contract, table: pa.Table, name: str) -> LoadtestRows:
+    """The rows of a table as a request has them, without measures; the target is returned separately."""
     sent = [c for c in contract.columns.values() if c.role in ("entity", "timestamp", "attribute")]
     if missing := [c.name for c in sent if c.name not in table.column_names and c.required.score]:
         raise DataError(f"{name}: required columns are missing: {', '.join(missing)}")
@@ -80,8 +79,9 @@ def orders_of(contract: Contract, table: pa.Table, name: str) -> LoadtestOrders:
     known = set(contract.classes)
     target = contract.target
     truth = table.column(target).cast(pa.string()).to_pylist() if target in table.column_names else []
-    orders = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return LoadtestOrders(orders, [t if t in known else None for t in truth] or [None] * len(orders), contract.classes)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    classes = [t if t in known else None for t in truth] or [None] * len(rows)
+    return LoadtestRows(contract.name, rows, classes, contract.classes)
 
 
 def _sent(column: Column, value: Any) -> Any:
@@ -93,11 +93,15 @@ def _sent(column: Column, value: Any) -> Any:
     return value
 
 
-def model_of(target: Target) -> dict[str, Any]:
-    """The service's answer about its model. Raises :class:`~apex_ml.errors.TransientError` when it has none."""
+def model_of(target: Target, pipeline: str) -> dict[str, Any]:
+    """The service's answer about the model of a pipeline.
+
+    Raises :class:`~apex_ml.errors.TransientError` when it has none.
+    """
+    url = f"{target.url}/{pipeline}/model"
     try:
         # directly to the service, without a proxy, like the measured requests
-        answer = httpx.get(f"{target.url}/model", headers=target.headers, timeout=10, trust_env=False, verify=False)
+        answer = httpx.get(url, headers=target.headers, timeout=10, trust_env=False, verify=False)
     except httpx.RemoteProtocolError as error:
         raise TransientError(
             f"{target.url} answers something else than HTTP: {error}; stop the program on the port, or set"
@@ -108,7 +112,7 @@ def model_of(target: Target) -> dict[str, Any]:
             f"the online service at {target.url} does not answer: {error}; start it: make up"
         ) from error
     if answer.status_code != 200:
-        raise TransientError(f"the online service at {target.url} answers {answer.status_code}: {answer.text[:300]}")
+        raise TransientError(f"the online service answers {url} with {answer.status_code}: {answer.text[:300]}")
     try:
         content = answer.json()
         if not isinstance(content, dict):
