@@ -6,7 +6,10 @@ import hashlib
 import ipaddress
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from apex_ml.wording import did_you_mean
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -74,3 +77,20 @@ def key_entries(setting: str) -> list[KeyEntry]:
                 " with all of them"
             )
     return list(entries.values())
+
+
+def keys_fault(setting: str, address: str, pipelines: Iterable[str]) -> str | None:
+    """What is wrong with valid entries: none where other machines can connect, or one for an unknown pipeline."""
+    entries, names = key_entries(setting), sorted(pipelines)
+    if not entries and not is_loopback(address):
+        return (
+            f"APEX_SERVING_HOST={address}: other machines can connect to it, and APEX_SERVING_KEYS is empty; make a"
+            " key: apex serve-key"
+        )
+    unknown = sorted({name for entry in entries for name in entry.pipelines or ()} - {*names})
+    if not unknown:
+        return None
+    return (
+        f"APEX_SERVING_KEYS: a key is limited to {unknown[0]}, and there is no such pipeline; there are"
+        f" {', '.join(names) or 'none'}{did_you_mean(unknown[0], names)}"
+    )

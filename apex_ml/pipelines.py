@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.pipeline_file import read_pipeline
@@ -53,31 +52,17 @@ def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Co
     return loaded, faults
 
 
-@dataclass(frozen=True)
-class UnreadablePipeline:
-    """A pipeline whose file cannot be used."""
+def load_usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
+    """Read the pipeline that the settings name, else every one as :func:`load_all_pipelines`.
 
-    name: str
-    error: ConfigError
-
-
-def load_readable_pipelines(settings: Settings) -> list[Pipeline | UnreadablePipeline]:
-    """Read the pipeline that the settings name, or each one on its own, so that a broken file stops no other pipeline.
-
-    Raises :class:`~apex_ml.errors.ConfigError` when no pipeline can be used.
+    Raises :class:`~apex_ml.errors.ConfigError` when none can be read.
     """
-    if settings.pipeline or settings.former_contract:
-        return [load_pipeline(settings)]
-    pipelines: list[Pipeline | UnreadablePipeline] = []
-    for name in pipeline_names(settings):
-        try:
-            pipelines.append(load_pipeline(settings.model_copy(update={"pipeline": name})))
-        except ConfigError as error:
-            pipelines.append(UnreadablePipeline(name, error))
-    errors = [pipeline.error for pipeline in pipelines if isinstance(pipeline, UnreadablePipeline)]
-    if errors and len(errors) == len(pipelines):
-        raise errors[0]
-    return pipelines or [load_pipeline(settings)]  # the latter names the empty folder
+    if settings.pipeline or not settings_by_pipeline(settings):  # without any, it names the empty folder
+        return [load_pipeline(settings)], {}
+    loaded, faults = load_all_pipelines(settings)
+    if not loaded:
+        raise next(iter(faults.values()))
+    return loaded, faults
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

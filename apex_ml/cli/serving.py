@@ -17,11 +17,11 @@ def serve() -> None:
 
     `apex up` also runs this.
     """
-    from apex_ml.pipelines import load_readable_pipelines
+    from apex_ml.pipelines import load_usable_pipelines
     from apex_ml.serving.server import serve as run
 
     settings = Settings.load()
-    run(settings, load_readable_pipelines(settings))
+    run(settings, *load_usable_pipelines(settings))
 
 
 @click.command("serve-key")

@@ -6,7 +6,7 @@ beside them, and with one pipeline its routes are there too, without its name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +16,7 @@ from starlette.types import Lifespan
 
 from apex_ml import __version__
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.pipelines import UnreadablePipeline
+from apex_ml.errors import ConfigError
 from apex_ml.serving.addresses import Addresses
 from apex_ml.serving.guard import REQUEST_STATE, Guard
 from apex_ml.serving.openapi import describe
@@ -42,12 +42,13 @@ The routes of the process. Each pipeline has routes of its own under its name, w
 """
 
 
-def create_app(settings: Settings, pipelines: Sequence[Pipeline | UnreadablePipeline]) -> Guard:
-    """The application. It watches the champions from its start-up to its shutdown.
+def create_app(settings: Settings, pipelines: Sequence[Pipeline], faults: Mapping[str, ConfigError]) -> Guard:
+    """The application for these pipelines, and for the faults of those that cannot be read.
 
+    It watches the champions from its start-up to its shutdown.
     Raises :class:`~apex_ml.errors.ConfigError` for settings that contradict each other.
     """
-    service = OnlineService(settings, pipelines)
+    service = OnlineService(settings, pipelines, faults)
     inner = {name: _pipeline_app(pipeline, service) for name, pipeline in service.pipelines.items()}
     app = _process_app(service)
     of_pipeline = frozenset(path for each in inner.values() for path in _paths(each))

@@ -6,11 +6,10 @@ import hmac
 import logging
 from dataclasses import dataclass
 
-from apex_ml.api_keys import hash_of, is_loopback, key_entries
+from apex_ml.api_keys import hash_of, key_entries, keys_fault
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import pipeline_names
+from apex_ml.pipeline_settings import settings_by_pipeline
 from apex_ml.settings import Settings
-from apex_ml.wording import did_you_mean
 
 logger = logging.getLogger(__name__)
 ID_LENGTH = 8
@@ -49,11 +48,6 @@ class Keys:
         """Whether any key is set."""
         return bool(self._limits)
 
-    @property
-    def pipelines(self) -> frozenset[str]:
-        """Every pipeline that a key is limited to."""
-        return frozenset(name for limit in self._limits.values() for name in limit or ())
-
     def access_of(self, key: str) -> Access | None:
         """The access of an accepted key; None for another key.
 
@@ -67,23 +61,10 @@ class Keys:
 
 
 def checked_keys(settings: Settings) -> Keys:
-    """The keys of the settings.
-
-    Raises :class:`~apex_ml.errors.ConfigError` when there are none and other machines can connect, and when a key is
-    limited to a pipeline that does not exist.
-    """
+    """The keys of the settings. Raises :class:`~apex_ml.errors.ConfigError` for what :func:`keys_fault` finds."""
     keys = Keys(settings.serving_keys)
-    if not keys and not is_loopback(settings.serving_address):
-        raise ConfigError(
-            f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
-            " empty; make a key: apex serve-key"
-        )
-    names = pipeline_names(settings)
-    if not settings.former_contract and (unknown := sorted(keys.pipelines - {*names})):
-        raise ConfigError(
-            f"APEX_SERVING_KEYS: a key is limited to {unknown[0]}, and there is no such pipeline; there are"
-            f" {', '.join(names) or 'none'}{did_you_mean(unknown[0], names)}"
-        )
+    if fault := keys_fault(settings.serving_keys, settings.serving_address, settings_by_pipeline(settings)):
+        raise ConfigError(fault)
     return keys
 
 

@@ -112,7 +112,7 @@ def model_of(target: Target, pipeline: str) -> dict[str, Any]:
             f"the online service at {target.url} does not answer: {error}; start it: make up"
         ) from error
     if answer.status_code != 200:
-        raise TransientError(f"the online service answers {url} with {answer.status_code}: {answer.text[:300]}")
+        raise TransientError(f"the online service at {url} answers {answer.status_code}: {answer.text[:300]}")
     try:
         content = answer.json()
         if not isinstance(content, dict):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.pipelines import UnreadablePipeline
+from apex_ml.errors import ConfigError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.keys import KeyFile
 from apex_ml.serving.memory import MemoryBudget
@@ -25,22 +25,21 @@ class OnlineService:
     Raises :class:`~apex_ml.errors.ConfigError` for settings that contradict each other.
     """
 
-    def __init__(self, settings: Settings, pipelines: Sequence[Pipeline | UnreadablePipeline]) -> None:
+    def __init__(self, settings: Settings, pipelines: Sequence[Pipeline], faults: Mapping[str, ConfigError]) -> None:
         self.settings = settings
         self.keys = KeyFile(settings)
         self.metrics = ServingMetrics()
         budget = MemoryBudget(settings.serving_memory_mb)
-        self.pipelines: dict[str, PipelineService | BrokenPipeline] = {}
-        for pipeline in sorted(pipelines, key=lambda p: p.name):
-            if isinstance(pipeline, UnreadablePipeline):
-                logger.error("pipeline_broken name=%s reason=%s", pipeline.name, pipeline.error)
-                # the folder of the pipelines is a path of this machine
-                fault = str(pipeline.error).replace(str(settings.pipelines), settings.pipelines.name)
-                self.pipelines[pipeline.name] = BrokenPipeline(pipeline.name, fault, self.metrics)
-            else:
-                of_pipeline = settings.model_copy(update={"pipeline": pipeline.name})
-                context = StepContext(of_pipeline, pipeline, "serving")
-                self.pipelines[pipeline.name] = PipelineService(context, self.metrics, budget, self.keys.problems)
+        services: list[PipelineService | BrokenPipeline] = [
+            PipelineService(_context_of(settings, pipeline), self.metrics, budget, self.keys.problems)
+            for pipeline in pipelines
+        ]
+        for name, error in faults.items():
+            logger.error("pipeline_broken name=%s reason=%s", name, error)
+            # the folder of the pipelines is a path of this machine
+            fault = str(error).replace(str(settings.pipelines), settings.pipelines.name)
+            services.append(BrokenPipeline(name, fault, self.metrics))
+        self.pipelines = {pipeline.name: pipeline for pipeline in sorted(services, key=lambda p: p.name)}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow_keys, name="follow-keys", daemon=True)
 
@@ -66,3 +65,7 @@ class OnlineService:
     def _follow_keys(self) -> None:
         while not self._stopped.wait(KEYS_EVERY_SECONDS):
             self.keys.look()
+
+
+def _context_of(settings: Settings, pipeline: Pipeline) -> StepContext:
+    return StepContext(settings.model_copy(update={"pipeline": pipeline.name}), pipeline, "serving")

@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -15,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
-from apex_ml.pipelines import UnreadablePipeline
 from apex_ml.serving.app import create_app
 from apex_ml.settings import Settings
 from apex_ml.text import VisibleFormatter
@@ -27,13 +26,14 @@ HEAD_BYTES = 65_536
 """Maximum bytes of the headers of a request."""
 
 
-def serve(settings: Settings, pipelines: Sequence[Pipeline | UnreadablePipeline]) -> None:
-    """Serve the pipelines until SIGTERM or SIGINT; running requests are answered first.
+def serve(settings: Settings, pipelines: Sequence[Pipeline], faults: Mapping[str, ConfigError]) -> None:
+    """Serve the pipelines, and the faults of those that cannot be read, until SIGTERM or SIGINT.
 
+    Running requests are answered first.
     Raises :class:`~apex_ml.errors.ConfigError` for a taken port, or settings that contradict each other.
     """
     log_to(sys.stdout)
-    app = create_app(settings, pipelines)
+    app = create_app(settings, pipelines, faults)
     bound = _bound(settings)
     config = uvicorn.Config(
         app,

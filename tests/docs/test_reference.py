@@ -66,10 +66,10 @@ def test_metrics_of_the_platform(lasting_databases: Any, contract: Contract, tmp
 
 
 def test_metrics_of_the_online_service(contract: Contract) -> None:
-    figures = ServingMetrics(contract.classes)
-    figures.answered("/predict", 200, 0.001)
-    figures.count_orders(np.array([0]), np.array([True]), 0)
-    _check("metrics.md", "service-metrics", reference.metrics(figures.text()))
+    metrics = ServingMetrics()
+    metrics.answered("orders", "/predict", 200, 0.001)
+    metrics.of("orders", contract.classes).count_rows(np.array([0]), np.array([True]), 0)
+    _check("metrics.md", "service-metrics", reference.metrics(metrics.text()))
 
 
 def test_exit_codes() -> None:

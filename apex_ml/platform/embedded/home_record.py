@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.api_keys import is_loopback
+from apex_ml.api_keys import keys_fault
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
@@ -22,6 +22,7 @@ from apex_ml.pipeline_settings import (
     load_all_pipeline_settings,
     load_pipeline_settings,
     option_values,
+    settings_by_pipeline,
 )
 from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
 from apex_ml.pipelines import load_all_pipelines, load_pipeline, usable_pipelines
@@ -116,11 +117,8 @@ def refuse_unusable(settings: Settings) -> None:
             "APEX_ALERT_MAIL_TO is set, and APEX_ALERT_SMTP_URL is not: name the mail server, smtp://host:587"
         )
     local = settings.serving and settings.runtime == "local"
-    if local and not settings.serving_keys and not is_loopback(settings.serving_address):
-        faults.append(
-            f"APEX_SERVING_HOST={settings.serving_address}: other machines can connect to it, and APEX_SERVING_KEYS is"
-            " empty; make a key: apex serve-key"
-        )
+    if local and (fault := keys_fault(settings.serving_keys, settings.serving_address, settings_by_pipeline(settings))):
+        faults.append(fault)
     for pipeline in load_all_pipeline_settings(settings)[0]:
         for name in pipeline.options.model.candidates:
             faults += [
