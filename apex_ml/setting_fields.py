@@ -165,9 +165,9 @@ class SettingFields(BaseSettings):
     )
     serving_memory_mb: int = Field(
         2048,
-        ge=128,
-        description="Memory budget of the online service, in MiB: a champion with which the process would be larger is"
-        " not loaded.",
+        ge=32,
+        description="Memory budget of the online service for the champions of all pipelines with their histories, in"
+        " MiB: a champion that does not fit is not loaded.",
     )
     serving_rate: float = Field(
         5000,

@@ -127,7 +127,9 @@ class ChampionWatcher:
         begun = time.monotonic()
         going_on = f"; continuing with version {loaded.version}" if loaded else ""
         try:
-            predictor = self._budget.load(self._name, target, lambda: self._load(champion), self.predictor)
+            with self._budget.loading(self._name) as admit:
+                predictor = load_predictor(self._context, self._registry, champion, admit, self.predictor)
+                warm_up(predictor)
         except OverBudgetError as error:
             self._report("loading", None)
             self._report("memory", f"{error}{going_on}")
@@ -150,11 +152,6 @@ class ChampionWatcher:
             len(predictor.history),
             time.monotonic() - begun,
         )
-
-    def _load(self, champion: ModelVersion) -> Predictor:
-        predictor = load_predictor(self._context, self._registry, champion, self.predictor)
-        warm_up(predictor)
-        return predictor
 
     def _report(self, what: str, problem: str | None, detail: str = "") -> None:
         """Record a problem or its end; each is logged once."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -16,6 +16,33 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE
 from apex_ml.errors import DataError
 
+TEXT_BYTES, PLACE_BYTES, STATE_BYTES, SLOT_BYTES = 64, 32, 8, 20
+"""Of CPython on 64 bits: a short text without its letters, a whole number, a value of a state, a slot of a dict."""
+
+
+def history_bytes(contract: Contract, snapshot: Path, names: Sequence[str]) -> int:
+    """The bytes in memory of the :class:`History` of a snapshot, estimated from the file's metadata.
+
+    Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
+    """
+    with _readable(snapshot):
+        metadata = pq.read_metadata(snapshot)
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
+        letters = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == contract.entity)
+    rows: int = metadata.num_rows
+    slots = 1 << max(3, (rows * 3 // 2).bit_length())  # a dict doubles when two thirds are full
+    return rows * (TEXT_BYTES + PLACE_BYTES + STATE_BYTES * len(names)) + letters + SLOT_BYTES * slots
+
+
+@contextmanager
+def _readable(snapshot: Path) -> Iterator[None]:
+    with errors_name(f"history snapshot {snapshot}"):
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"history snapshot {snapshot}: cannot be read: {error}") from error
+
 
 class History:
     """The states of a history snapshot, one row per entity. One without a row has no history, as in a drop.
@@ -25,11 +52,8 @@ class History:
 
     def __init__(self, contract: Contract, snapshot: Path, sha256: str, as_of: date, names: Sequence[str]) -> None:
         self.sha256, self.as_of, self.names = sha256, as_of, tuple(names)
-        with errors_name(f"history snapshot {snapshot}"):
-            try:
-                table = pq.read_table(snapshot, columns=[contract.entity, *names], memory_map=False)
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"history snapshot {snapshot}: cannot be read: {error}") from error
+        with _readable(snapshot):
+            table = pq.read_table(snapshot, columns=[contract.entity, *names], memory_map=False)
         entities = table.column(contract.entity).to_pylist()
         self._places = {entity: place for place, entity in enumerate(entities)}
         # an entity without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
@@ -38,12 +62,6 @@ class History:
     def __len__(self) -> int:
         """Number of entities."""
         return len(self._places)
-
-    @property
-    def bytes(self) -> int:
-        """Approximate size in memory."""
-        names = sum(map(sys.getsizeof, self._places)) + sys.getsizeof(self._places)
-        return names + sum(values.nbytes for values in self._states.values())
 
     def places(self, entities: Sequence[str]) -> np.ndarray:
         """The place of each entity's state, -1 without history, shape (n,)."""

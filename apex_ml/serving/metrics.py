@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-
-from apex_ml.serving.memory import resident_bytes
 
 NAMESPACE = "apex_serving"
 BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -43,8 +42,9 @@ class ServingMetrics:
         self.problems = gauge("problems", "Problems that /ready reports.")
         self.waiting = gauge("record_queue", "Answers that wait to be recorded.")
         self.over_memory = gauge("over_memory", "1 while the champion does not fit into APEX_SERVING_MEMORY_MB.")
+        self.memory = gauge("memory_bytes", "Estimated size of the loaded model and its history.")
         resident = Gauge("resident_bytes", "Resident memory of the process.", namespace=NAMESPACE, registry=to)
-        resident.set_function(resident_bytes)
+        resident.set_function(lambda: psutil.Process().memory_info().rss)
 
     def of(self, pipeline: str, classes: Sequence[str]) -> PipelineMetrics:
         """The metrics of one pipeline."""
@@ -69,7 +69,8 @@ class PipelineMetrics:
         self._warned, self._refused = metrics.warned.labels(pipeline), metrics.refused.labels(pipeline)
         self.recorded, self.dropped = metrics.recorded.labels(pipeline), metrics.dropped.labels(pipeline)
         self._version, self._problems = metrics.version.labels(pipeline), metrics.problems.labels(pipeline)
-        self._waiting, self._over_memory = metrics.waiting.labels(pipeline), metrics.over_memory.labels(pipeline)
+        self._waiting, self._memory = metrics.waiting.labels(pipeline), metrics.memory.labels(pipeline)
+        self._over_memory = metrics.over_memory.labels(pipeline)
 
     def watch(
         self,
@@ -77,12 +78,14 @@ class PipelineMetrics:
         version: Callable[[], float],
         problems: Callable[[], float],
         waiting: Callable[[], float],
+        memory: Callable[[], float],
         over_memory: Callable[[], bool],
     ) -> None:
         """Read these gauges at each scrape."""
         self._version.set_function(version)
         self._problems.set_function(problems)
         self._waiting.set_function(waiting)
+        self._memory.set_function(memory)
         self._over_memory.set_function(over_memory)
 
     def count_rows(self, predicted: np.ndarray, known: np.ndarray, warned: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -17,7 +18,10 @@ from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import Scorer, build_scorer
-from apex_ml.serving.history import History
+from apex_ml.serving.history import History, history_bytes
+
+MODEL_BYTES = 16 * 2**20
+"""Counted for a model without its history: more than the trees of every candidate that Apex trains by default."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,21 @@ class Predictor:
 
 
 def load_predictor(
-    context: StepContext, registry: Registry, version: ModelVersion, before: Predictor | None = None
+    context: StepContext,
+    registry: Registry,
+    version: ModelVersion,
+    admit: Callable[[int], None] = lambda _: None,
+    before: Predictor | None = None,
 ) -> Predictor:
     """Load the predictor of a version with the newest suitable history snapshot. The history of `before` is reused.
 
+    `admit` is called with the bytes that it will hold, before its history is read; what it raises is passed on.
     Raises as :func:`~apex_ml.services.scorer.build_scorer` does, and :class:`~apex_ml.errors.DataError` for a snapshot
     that cannot be read.
     """
     scorer = build_scorer(context, registry, version)
     needed = state_needed(context.contract, scorer.features)
+    admit(MODEL_BYTES + history_bytes(context.contract, scorer.snapshot, needed))
     if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
         return Predictor(scorer, before.history)
     history = History(context.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)

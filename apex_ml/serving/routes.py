@@ -179,9 +179,8 @@ def add_names_needed(app: FastAPI, service: OnlineService) -> None:
         access: Access = request.scope[ACCESS]
         path = request.url.path
         routes = [f"/{name}{path}" for name in service.pipelines if access.includes(name)]
-        raise Problem(
-            404, "several", f"there are several pipelines, so {path} has no meaning; use {' or '.join(routes)}"
-        )
+        names = " or ".join(routes) or f"/<pipeline>{path}"
+        raise Problem(404, "several", f"there are several pipelines; use {names} instead of {path}")
 
     for path in ("/predict", "/model"):
         app.add_route(path, answer, methods=METHODS, include_in_schema=False)

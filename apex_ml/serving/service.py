@@ -53,6 +53,7 @@ class PipelineService:
             version=lambda: self.watcher.predictor.version.version if self.watcher.predictor else 0,
             problems=lambda: len(self.problems()),
             waiting=lambda: len(self.recorder),
+            memory=lambda: budget.held(self.name),
             over_memory=lambda: self.watcher.is_over_memory,
         )
 
@@ -106,7 +107,13 @@ class BrokenPipeline:
     def __init__(self, name: str, fault: str, metrics: ServingMetrics) -> None:
         self.name = name
         self.problem = f"{fault}; correct it, then restart the service: make up"
-        metrics.of(name, ()).watch(version=lambda: 0, problems=lambda: 1, waiting=lambda: 0, over_memory=lambda: False)
+        metrics.of(name, ()).watch(
+            version=lambda: 0,
+            problems=lambda: 1,
+            waiting=lambda: 0,
+            memory=lambda: 0,
+            over_memory=lambda: False,
+        )
 
     def start(self) -> None:
         """Nothing to start."""

@@ -164,9 +164,10 @@ def test_the_token_shows_every_pipeline(databases: Any, contract: Contract, tmp_
 def test_the_rules_use_existing_metrics(settings: Settings, contract: Contract) -> None:
     fill(settings, contract.classes)
     expected = {name.split("[")[0] for name in values(metrics.exposition(settings, ["orders"]).decode())}
-    figures = ServingMetrics(contract.classes)
-    figures.answered("/predict", 503, 0.1)
-    families = text_string_to_metric_families(figures.text().decode())
+    serving = ServingMetrics()
+    serving.of("orders", contract.classes)
+    serving.answered("orders", "/predict", 503, 0.1)
+    families = text_string_to_metric_families(serving.text().decode())
     expected |= {sample.name for family in families for sample in family.samples}
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in rules]

@@ -184,7 +184,7 @@ def test_the_number_of_buckets_is_limited() -> None:
 
 def test_without_a_champion_the_service_is_live_and_reports_why(nights: Any) -> None:
     apex: Apex = nights.apex
-    app = app_of(apex.but(serving_memory_mb=100_000).settings)
+    app = app_of(apex.settings)
     with TestClient(app, base_url=HOST) as client:
         deadline = time.monotonic() + 30
         while client.get("/ready").json()["problems"] != [NO_CHAMPION]:

@@ -91,8 +91,7 @@ def app_of(settings: Settings) -> Guard:
 @contextmanager
 def served(apex: Apex, **changes: Any) -> Iterator[TestClient]:
     """The service in this process, with the champion loaded."""
-    # the process of the tests is larger than one that serves alone
-    app = app_of(apex.but(**{"serving_memory_mb": 100_000} | changes).settings)
+    app = app_of(apex.but(**changes).settings)
     with TestClient(app, base_url="http://127.0.0.1:8008", client=("127.0.0.1", 50_000)) as client:
         deadline = time.monotonic() + 60
         while client.get("/ready").status_code != 200:
