@@ -52,19 +52,6 @@ def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Co
     return loaded, faults
 
 
-def load_usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
-    """Read the pipeline that the settings name, else every one as :func:`load_all_pipelines`.
-
-    Raises :class:`~apex_ml.errors.ConfigError` when none can be read.
-    """
-    if settings.pipeline or not settings_by_pipeline(settings):  # without any, it names the empty folder
-        return [load_pipeline(settings)], {}
-    loaded, faults = load_all_pipelines(settings)
-    if not loaded:
-        raise next(iter(faults.values()))
-    return loaded, faults
-
-
 def load_pipeline(settings: Settings) -> Pipeline:
     """Read the pipeline of the settings, with its contract.
 
@@ -86,6 +73,13 @@ def usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Conf
     Raises :class:`~apex_ml.errors.ConfigError` when the pipeline that the settings name cannot be read, or none can.
     """
     loaded, faults = load_all_pipelines(settings)
+    if faults and not loaded and not settings.pipeline:
+        raise next(iter(faults.values()))
     if settings.pipeline or not loaded:
         load_pipeline(settings)
     return loaded, faults
+
+
+def pipelines_to_serve(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
+    """Read the pipeline that the settings name and no other, or all as :func:`usable_pipelines`."""
+    return ([load_pipeline(settings)], {}) if settings.pipeline else usable_pipelines(settings)

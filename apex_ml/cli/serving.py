@@ -17,11 +17,11 @@ def serve() -> None:
 
     `apex up` also runs this.
     """
-    from apex_ml.pipelines import load_usable_pipelines
+    from apex_ml.pipelines import pipelines_to_serve
     from apex_ml.serving.server import serve as run
 
     settings = Settings.load()
-    run(settings, *load_usable_pipelines(settings))
+    run(settings, *pipelines_to_serve(settings))
 
 
 @click.command("serve-key")

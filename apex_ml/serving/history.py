@@ -29,7 +29,7 @@ def history_bytes(contract: Contract, snapshot: Path, names: Sequence[str]) -> i
         metadata = pq.read_metadata(snapshot)
         groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
         chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
-        letters = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == contract.entity)
+        letters: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == contract.entity)
     rows: int = metadata.num_rows
     slots = 1 << max(3, (rows * 3 // 2).bit_length())  # a dict doubles when two thirds are full
     return rows * (TEXT_BYTES + PLACE_BYTES + STATE_BYTES * len(names)) + letters + SLOT_BYTES * slots

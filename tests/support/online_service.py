@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
-from apex_ml.pipelines import load_usable_pipelines
+from apex_ml.pipelines import pipelines_to_serve
 from apex_ml.serving.app import create_app
 from apex_ml.serving.guard import Guard
 from apex_ml.settings import CODE_ROOT, Settings
@@ -85,7 +85,7 @@ def running(apex: Apex, **changes: Any) -> Iterator[Running]:
 
 def app_of(settings: Settings) -> Guard:
     """The application that `apex serve` runs."""
-    return create_app(settings, *load_usable_pipelines(settings))
+    return create_app(settings, *pipelines_to_serve(settings))
 
 
 @contextmanager
