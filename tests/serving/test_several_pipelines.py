@@ -195,7 +195,7 @@ def test_answers_are_recorded_in_the_schema_of_their_pipeline(both: Apex) -> Non
 
 def routes_of(client: TestClient) -> dict[str, set[str]]:
     """Every path of the application with its methods, also of the applications below it."""
-    found: dict[str, set[str]] = {}
+    methods_of: dict[str, set[str]] = {}
 
     def walk(routes: Any, before: str) -> None:
         for route in routes:
@@ -204,10 +204,10 @@ def routes_of(client: TestClient) -> dict[str, set[str]]:
             else:
                 assert isinstance(route, Route | Mount), route
                 methods = set(getattr(route, "methods", None) or {"GET"})
-                found.setdefault(before + route.path, set()).update(methods)
+                methods_of.setdefault(before + route.path, set()).update(methods)
 
     walk(client.app._app.routes, "")  # type: ignore[attr-defined]
-    return found
+    return methods_of
 
 
 @pytest.mark.parametrize("only", ["", "machines", "orders"])
