@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,12 @@ FORMER_PIPELINE = "orders"
 """The pipeline of the first edition, which had no others."""
 FORMER_MODEL = "digital_orders_xgboost"
 """Its registered model."""
+ROUTES = ("predict", "ready", "model", "health", "metrics", "docs")
+"""First parts of the paths of the online service, where a pipeline's routes begin with its name."""
+RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow", *ROUTES)
+"""Names of the platform itself: its schemas, roles, databases and routes."""
+MAX_NAME = 40
+"""Characters of a name: with what is added to it, it is at most 63 bytes, the limit of Postgres."""
 
 
 def pipeline_names(settings: Settings) -> tuple[str, ...]:
@@ -54,6 +61,29 @@ def pipeline_file(settings: Settings) -> tuple[str, Path]:
     if len(names) > 1:
         raise ConfigError(f"there are several pipelines: {', '.join(names)}; name one: apex -p {names[0]} …")
     return names[0], settings.pipelines / names[0] / FILE
+
+
+def name_fault(name: str) -> str | None:
+    """Why a pipeline cannot have a name, which is part of names in Airflow, Postgres, MLflow and variables.
+
+    >>> name_fault("orders"), name_fault("pg_orders")
+    (None, 'is reserved; choose another name')
+    >>> name_fault("two__words")
+    'must be lower-case letters, digits and single underscores, at most 40, and begin with a letter'
+    """
+    if name in RESERVED or name.startswith("pg_"):
+        return "is reserved; choose another name"
+    if len(name) > MAX_NAME or not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        return f"must be lower-case letters, digits and single underscores, at most {MAX_NAME}, and begin with a letter"
+    return None
+
+
+def checked_pipeline_file(settings: Settings) -> tuple[str, Path]:
+    """As :func:`pipeline_file`, for a name that is one in Airflow, Postgres and MLflow, too."""
+    name, path = pipeline_file(settings)
+    if fault := name_fault(name):
+        raise ConfigError(f"{path}: name: {name} {fault}")
+    return name, path
 
 
 def former_pipeline(settings: Settings) -> str | None:
@@ -102,7 +132,7 @@ def load_pipeline_settings(settings: Settings) -> PipelineSettings:
 
     Raises :class:`~apex_ml.errors.ConfigError` when its file cannot be read, or its options contradict themselves.
     """
-    name, path = pipeline_file(settings)
+    name, path = checked_pipeline_file(settings)
     options = options_of(path, tuple(option_values(settings, name)))
     return PipelineSettings(
         name, path, options, model_name_of(settings, name, options), locations_of(settings, name, options.locations)

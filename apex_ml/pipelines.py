@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.pipeline_file import read_pipeline
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import locations_of, model_name_of, option_values, pipeline_file, settings_by_pipeline
+from apex_ml.pipeline_settings import (
+    checked_pipeline_file,
+    locations_of,
+    model_name_of,
+    option_values,
+    settings_by_pipeline,
+)
 from apex_ml.settings import Settings
-
-ROUTES = ("predict", "ready", "model", "health", "metrics", "docs")
-"""First parts of the paths of the online service, where a pipeline's routes begin with its name."""
-RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow", *ROUTES)
-"""Names of the platform itself: its schemas, roles, databases and routes."""
-MAX_NAME = 40
-"""Characters of a name: with what is added to it, it is at most 63 bytes, the limit of Postgres."""
-
-
-def name_fault(name: str) -> str | None:
-    """Why a pipeline cannot have a name, which is part of names in Airflow, Postgres, MLflow and variables.
-
-    >>> name_fault("orders"), name_fault("pg_orders")
-    (None, 'is reserved; choose another name')
-    >>> name_fault("two__words")
-    'must be lower-case letters, digits and single underscores, at most 40, and begin with a letter'
-    """
-    if name in RESERVED or name.startswith("pg_"):
-        return "is reserved; choose another name"
-    if len(name) > MAX_NAME or not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        return f"must be lower-case letters, digits and single underscores, at most {MAX_NAME}, and begin with a letter"
-    return None
 
 
 def load_pipelines(settings: Settings) -> list[Pipeline]:
@@ -57,12 +39,10 @@ def load_pipeline(settings: Settings) -> Pipeline:
 
     Raises :class:`~apex_ml.errors.ConfigError` when its file cannot be read or contradicts itself.
     """
-    name, path = pipeline_file(settings)
+    name, path = checked_pipeline_file(settings)
     contract, options = read_pipeline(path, tuple(option_values(settings, name)))
     if contract.name != name:
         raise ConfigError(f"{path}: name: is {contract.name}; the folder is {name}: give both the same name")
-    if fault := name_fault(name):
-        raise ConfigError(f"{path}: name: {name} {fault}")
     model_name = model_name_of(settings, name, options)
     return Pipeline(name, path, options, model_name, locations_of(settings, name, options.locations), contract)
 

@@ -52,8 +52,8 @@ def _scored(stack: Stack, count: int, turn: int) -> tuple[float, float]:
     for nr in range(DROPS):
         stack.put(f"{count}-{turn}-{nr}.parquet", ROWS, 1000 * count + 10 * turn + nr)
     with stack.airflow("admin") as api:
-        pool = {"name": "orders_scoring", "slots": count, "include_deferred": False}
-        assert api.patch("/api/v2/pools/orders_scoring", json=pool).status_code == 200
+        pool = {"name": "apex_scoring", "slots": count, "include_deferred": False}
+        assert api.patch("/api/v2/pools/apex_scoring", json=pool).status_code == 200
         assert api.post("/api/v2/dags/orders_score/dagRuns", json={"logical_date": None}).status_code == 200
         before = time.time()
         stack.pause("orders_score", False)

@@ -10,6 +10,7 @@ from apex_airflow.deadlines import deadline
 from apex_airflow.operators.bad_drop import BadDropOperator
 from apex_airflow.operators.step import StepOperator, step_defaults
 from apex_airflow.pipelines import readable_pipelines
+from apex_airflow.priorities import EARLY_CHUNKS_FIRST
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.settings import Settings
 
@@ -46,7 +47,7 @@ def build(pipeline: PipelineSettings) -> DAG:
         max_active_runs=1,
         is_paused_upon_creation=False,  # a drop that arrives before the first run waits for a champion only
         deadline=deadline(pipeline, "score", options.scoring.deadline_minutes),
-        default_args={**step_defaults(settings, pipeline), "pool": "apex_scoring"},
+        default_args={**step_defaults(settings, pipeline), "pool": "apex_scoring", "weight_rule": EARLY_CHUNKS_FIRST},
         tags=["apex", pipeline.name, "scoring"],
     ) as dag:
         add_tasks(pipeline)

@@ -9,7 +9,7 @@ pipeline, limits how many steps of a kind run at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,18 +70,39 @@ def make_pools(settings: Settings) -> None:
     administration.make_pools(settings, POOLS)  # without its pool a task would stay scheduled forever
 
 
-def platform_findings(api: AirflowApi) -> list[Finding]:
+@dataclass(frozen=True)
+class AirflowState:
+    """What Airflow has, read once for all pipelines."""
+
+    import_errors: Mapping[str, str]
+    """The last line of the error by DAG file."""
+    dags: Mapping[str, bool]
+    """Whether it is paused, by DAG."""
+    pools: Mapping[str, int]
+    """Slots by pool."""
+
+    @classmethod
+    def read(cls, api: AirflowApi) -> AirflowState:
+        """Ask Airflow. Raises :class:`~apex_ml.errors.TransientError` when it does not answer."""
+        return cls(api.import_errors(), api.dags(), api.pools())
+
+    def lacks(self, kind: DagKind, dag_id: str) -> bool:
+        """Whether a DAG is missing although its file parses."""
+        return dag_id not in self.dags and f"{kind}.py" not in self.import_errors
+
+
+def platform_findings(settings: Settings, state: AirflowState) -> list[Finding]:
     """The problems of DAG files and pools, which all pipelines share.
 
     A pipeline that cannot be read is no finding: its own section of the status reports it.
-    Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    pools = api.pools()
+    _, faults = load_all_pipeline_settings(settings)
     results = [
         Finding("file", file, f"does not parse: {error}", "correct it; its log: make logs S=airflow-dag-processor")
-        for file, error in api.import_errors().items()
-        if file != UNREADABLE
+        for file, error in state.import_errors.items()
+        if file != UNREADABLE or not faults
     ]
+    pools = state.pools
     for name in POOLS:
         if name not in pools:
             results.append(Finding("pool", name, "does not exist, so its tasks wait forever", "make up"))
@@ -90,17 +111,18 @@ def platform_findings(api: AirflowApi) -> list[Finding]:
     return results
 
 
-def pipeline_findings(settings: Settings, api: AirflowApi, pipeline: PipelineSettings) -> list[Finding]:
+def pipeline_findings(
+    settings: Settings, api: AirflowApi, state: AirflowState, pipeline: PipelineSettings
+) -> list[Finding]:
     """The problems of a pipeline's DAGs; also a DAG that waits for the first run.
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    errors, dags = api.import_errors(), api.dags()
     results = []
     for kind, dag_id in needed_dags(pipeline).items():
-        if dag_id not in dags and f"{kind}.py" not in errors:
+        if state.lacks(kind, dag_id):
             results.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
-        elif dags.get(dag_id):
+        elif state.dags.get(dag_id):
             results.append(_paused(settings, api, pipeline, kind))
     return results
 
@@ -118,9 +140,10 @@ def repair(settings: Settings, api: AirflowApi, say: Callable[[str], None], *, s
             api.make_pool(name, slots, description)
             say(f"pool {name} {'had no slot' if name in pools else 'was deleted'}: it has {slots} again")
     _wait_for_dags(pipelines, api, say, seconds)
-    results = platform_findings(api)
+    state = AirflowState.read(api)
+    results = platform_findings(settings, state)
     for pipeline in pipelines:
-        results += pipeline_findings(settings, api, pipeline)
+        results += pipeline_findings(settings, api, state, pipeline)
     for finding in results:
         if finding.kind == "new":
             api.unpause(finding.subject)
@@ -161,10 +184,12 @@ def _wait_for_dags(
     began, silent = time.monotonic(), True
     needed = [(kind, dag_id) for pipeline in pipelines for kind, dag_id in needed_dags(pipeline).items()]
     while True:
-        dags, errors = api.dags(), api.import_errors()
-        missing = [dag_id for kind, dag_id in needed if dag_id not in dags and f"{kind}.py" not in errors]
+        state = AirflowState.read(api)
+        # Airflow's processes can have other variables, with which it cannot read a pipeline
+        stuck = UNREADABLE in state.import_errors
+        missing = [dag_id for kind, dag_id in needed if state.lacks(kind, dag_id)]
         waited = time.monotonic() - began
-        if not missing or waited > seconds:
+        if not missing or waited > (PATIENT_SECONDS if stuck else seconds):
             return
         if silent and waited > PATIENT_SECONDS:
             more = f" and {len(missing) - MAX_LISTED} more" if len(missing) > MAX_LISTED else ""

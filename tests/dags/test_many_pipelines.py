@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -82,6 +83,26 @@ def test_a_broken_pipeline_is_an_import_error_and_stops_no_other(pipelines: Path
 def test_a_pipeline_named_for_one_command_hides_no_other(pipelines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_PIPELINE", "visits")
     assert set(load().dags) == ids("orders", "visits", "returns")
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Airflow's reader of .airflowignore
+def test_pipelines_share_the_pools_fairly(pipelines: Path) -> None:
+    """No backlog of one pipeline keeps another from its first chunk, and a retraining that began ends first."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    def weight(dag_id: str, task_id: str, map_index: int = -1) -> int:
+        dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags[dag_id]))  # as the scheduler
+        task = dag.get_task(task_id)
+        made = TaskInstance.insert_mapping("run", task, map_index, dag_version_id=None, dag_run=run)
+        return int(made["priority_weight"])
+
+    bag, run = load(), SimpleNamespace(context_carrier=None)
+    backlog = [weight("orders_score", "score", chunk) for chunk in range(1, 1024)]
+    assert max(backlog) < min(weight("visits_score", "score", 0), weight("visits_score", "list_drops"))
+    assert sorted(backlog, reverse=True) == backlog and len(set(backlog)) == len(backlog)
+    steps = [weight("orders_retrain", name) for name in ("validate", "elt", "split", "train", "promote")]
+    assert sorted(set(steps)) == steps
 
 
 class Processor:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from apex_ml.adapters.postgres.drops import FailedDrop
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.cli import platform
+from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.platform import airflow_state
 from apex_ml.platform.embedded import health, processes, start, supervision, supervisor_client
 from apex_ml.settings import Settings
@@ -78,9 +79,9 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     """On the running platform, which a person has changed in Airflow's UI and where a drop has failed."""
     admin.act("PATCH", "/dags/orders_score", {"is_paused": True})
     assert "DAG orders_score is paused by admin apex unpause orders_score" in checked()
-    for pool in ("orders_scoring", "apex_monitoring"):
+    for pool in ("apex_scoring", "apex_monitoring"):
         admin.act("DELETE", f"/pools/{pool}")
-    for pool, slots in (("orders_training", 0), ("orders_champion", 3)):
+    for pool, slots in (("apex_training", 0), ("apex_champion", 3)):
         admin.act("PATCH", f"/pools/{pool}", {"pool": pool, "slots": slots, "include_deferred": False})
 
     def without_dag() -> str:
@@ -91,8 +92,8 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
         return output if "DAG orders_monitor" in output else ""
 
     output = until(without_dag, 120, "orders_monitor is missing")
-    assert "pool orders_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
-    assert "pool orders_training has no slot" in output and "pool orders_champion" not in output
+    assert "pool apex_scoring does not exist" in output and "pool apex_monitoring does not exist" in output
+    assert "pool apex_training has no slot" in output and "pool apex_champion" not in output
     assert "DAG orders_monitor is not in Airflow" in output
 
     up = CliRunner().invoke(platform.up)
@@ -100,7 +101,7 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert "DAG orders_score is paused by admin" in up.output
     sizes = {pool["name"]: pool["slots"] for pool in admin.act("GET", "/pools")["pools"]}
     created = {name: slots for name, (slots, _) in airflow_state.POOLS.items()}
-    assert {name: sizes[name] for name in created} == created | {"orders_champion": 3}
+    assert {name: sizes[name] for name in created} == created | {"apex_champion": 3}
     assert (
         admin.is_paused("orders_score") and admin.is_paused("orders_retrain") and not admin.is_paused("orders_monitor")
     )
@@ -130,14 +131,18 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     assert str(inbox) in output
 
     monkeypatch.setenv("APEX_ORDERS__SCORING__CHUNK_DROPS", "1000")  # wins over .env, which the DAGs read
-    files = [admin.file_of(dag_id) for dag_id in airflow_state.needed_dags(admin.settings)]
+    pipeline = load_pipeline_settings(admin.settings)
+    files = [admin.file_of(dag_id) for dag_id in airflow_state.needed_dags(pipeline).values()]
     env = home / ".env"
     as_it_was = env.read_text()
     env.write_text(f"{as_it_was}APEX_ORDERS__SCORING__CHUNK_DROPS=many\n")
     admin.parse(admin.file_of("orders_score"))
     # the other files follow when their turn comes
-    until(lambda: "score.py" in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]], 60)
-    assert re.search("DAG file score.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
+    until(
+        lambda: airflow_state.UNREADABLE in [e["filename"] for e in admin.act("GET", "/importErrors")["import_errors"]],
+        60,
+    )
+    assert re.search("DAG file unreadable_pipelines.py does not parse: .*APEX_ORDERS__SCORING__CHUNK_DROPS", checked())
 
     # for the tests that follow on this platform
     env.write_text(as_it_was)

@@ -99,7 +99,10 @@ DAGS = [f"orders_{kind}" for kind in DAG_KINDS]
 def findings(settings: Settings, api: AirflowApi) -> list[airflow_state.Finding]:
     """What is wrong with the platform and its only pipeline."""
     pipeline = load_pipeline_settings(settings)
-    return airflow_state.platform_findings(api) + airflow_state.pipeline_findings(settings, api, pipeline)
+    state = airflow_state.AirflowState.read(api)
+    return airflow_state.platform_findings(settings, state) + airflow_state.pipeline_findings(
+        settings, api, state, pipeline
+    )
 
 
 def test_trigger_uses_a_new_id_each_time_and_survives_its_own_repetition(airflow: Airflow, api: AirflowApi) -> None:

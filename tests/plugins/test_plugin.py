@@ -62,6 +62,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow.pages.rendering",
         "apex_airflow.pages.web",
         "apex_airflow.pipelines",
+        "apex_airflow.priorities",
         "apex_airflow.runtimes",
         "apex_airflow.runtimes.container",
         "apex_airflow.runtimes.process",

@@ -258,4 +258,5 @@ def test_defaults_come_from_the_settings(tmp_path: Path) -> None:
         "execution_timeout": timedelta(minutes=7),
         "retries": 1,
         "retry_delay": timedelta(seconds=5),
+        "weight_rule": "upstream",
     }

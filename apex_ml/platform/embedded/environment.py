@@ -69,7 +69,8 @@ def apex_variables(settings: Settings) -> dict[str, str]:
     """
     stored = file_values(settings)
     variables = {}
-    for name in sorted(settings.model_fields_set - {"home", "env_file"}):
+    # `apex -p NAME` concerns one command: the services work for all pipelines
+    for name in sorted(settings.model_fields_set - {"home", "env_file", "pipeline"}):
         value = getattr(settings, name)
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         if text and stored.get(variable_of(name)) != text:

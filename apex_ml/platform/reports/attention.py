@@ -14,7 +14,7 @@ from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
-from apex_ml.platform.airflow_state import Finding, pipeline_findings, platform_findings
+from apex_ml.platform.airflow_state import AirflowState, Finding, pipeline_findings, platform_findings
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.platform.reports.times import moment_text
@@ -37,15 +37,13 @@ REMEDIES = {
 def show_airflow(settings: Settings, console: Console) -> bool:
     """Show the pools that are missing or changed, and the DAG files that do not parse."""
     with AirflowApi(settings, **IMPATIENT) as api:
-        results = platform_findings(api)
-    return _show_findings(console, results)
+        return _show_findings(console, platform_findings(settings, AirflowState.read(api)))
 
 
 def show_dags(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     """Show the DAGs of a pipeline that are missing or paused."""
     with AirflowApi(settings, **IMPATIENT) as api:
-        results = pipeline_findings(settings, api, pipeline)
-    return _show_findings(console, results)
+        return _show_findings(console, pipeline_findings(settings, api, AirflowState.read(api), pipeline))
 
 
 def _show_findings(console: Console, results: Sequence[Finding]) -> bool:

@@ -14,6 +14,7 @@ from airflow.sdk import Asset, AssetAlias, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from apex_airflow.links import RESULT_KEY, DataDocsLink, DecisionReportLink, MlflowRunLink, ModelVersionLink
+from apex_airflow.priorities import FINISH_FIRST
 from apex_airflow.runtimes.container import ContainerRunner
 from apex_airflow.runtimes.process import LocalRunner, Outcome, Runner, StepCommand
 from apex_ml.contract.pipeline import PipelineSettings
@@ -38,6 +39,7 @@ def step_defaults(settings: Settings, pipeline: PipelineSettings) -> dict[str, A
         "execution_timeout": timedelta(minutes=limits.timeout_minutes),
         "retries": limits.retries,
         "retry_delay": timedelta(seconds=limits.retry_delay_seconds),
+        "weight_rule": FINISH_FIRST,
     }
 
 
