@@ -94,8 +94,8 @@ def test_pipelines_share_the_pools_fairly(pipelines: Path) -> None:
     def weight(dag_id: str, task_id: str, map_index: int = -1) -> int:
         dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags[dag_id]))  # as the scheduler
         task = dag.get_task(task_id)
-        made = TaskInstance.insert_mapping("run", task, map_index, dag_version_id=None, dag_run=run)
-        return int(made["priority_weight"])
+        row = TaskInstance.insert_mapping("run", task, map_index, dag_version_id=None, dag_run=run)
+        return int(row["priority_weight"])
 
     bag, run = load(), SimpleNamespace(context_carrier=None)
     backlog = [weight("orders_score", "score", chunk) for chunk in range(1, 1024)]
