@@ -77,18 +77,13 @@ async def ask(target: Target, plan: Plan, asked: LoadtestRows) -> LoadtestResult
     return results
 
 
-def experiment_of(pipeline: str) -> str:
-    """The MLflow experiment of a pipeline's load tests."""
-    return f"{pipeline}/loadtest"
-
-
 def log(settings: Settings, pipeline: str, target: Target, plan: Plan, results: LoadtestResults) -> str:
     """Log the metrics as a run of the pipeline's experiment, linked to the model version; returns its address.
 
     Raises :class:`~apex_ml.errors.TransientError` when MLflow does not answer.
     """
-    model, experiment = model_of(target, pipeline), experiment_of(pipeline)
-    batch, mlflow = uuid.uuid4().hex, InferenceLog(settings, experiment)
+    model = model_of(target, pipeline)
+    batch, mlflow = uuid.uuid4().hex, InferenceLog(settings, pipeline, "loadtest")
     tags = {
         BATCH_TAG: batch,
         "apex.model_name": model["name"],
@@ -116,4 +111,4 @@ def log(settings: Settings, pipeline: str, target: Target, plan: Plan, results: 
     }
     mlflow.artifact(run_id, "inference_distributions.json", distributions)
     mlflow.end(run_id, datetime.now(UTC))
-    return f"{settings.tracking_uri.rstrip('/')}, experiment {experiment}, run {run_id}"
+    return f"{settings.tracking_uri.rstrip('/')}, experiment {mlflow.named}, run {run_id}"

@@ -15,16 +15,18 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+from apex_ml.adapters.mlflow.experiments import experiment_name
 from apex_ml.api_keys import make_key
 from apex_ml.cli.serving import loadtest
 from apex_ml.contract.model import Contract
-from apex_ml.errors import TransientError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.serving.client import Target
-from apex_ml.serving.loadtest import Plan, ask, experiment_of
+from apex_ml.serving.loadtest import Plan, ask
 from apex_ml.serving.loadtest_results import LoadtestResults
 from apex_ml.serving.loadtest_rows import LoadtestRows, model_of
 from benchmarks.serving import Service, Soaked, grown, run_soak
 from tests.support.apex_home import Apex
+from tests.support.machines import both, machines  # noqa: F401  (fixtures)
 from tests.support.online_service import running
 
 ORDERS = 400
@@ -37,9 +39,11 @@ def call(apex: Apex, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     return CliRunner().invoke(loadtest, arguments, catch_exceptions=True)
 
 
-def logged(apex: Apex) -> list[dict[str, Any]]:
+def logged(apex: Apex, pipeline: str) -> list[dict[str, Any]]:
     base = f"{apex.settings.tracking_uri}/api/2.0/mlflow"
-    content = httpx.get(f"{base}/experiments/get-by-name", params={"experiment_name": experiment_of("orders")}).json()
+    content = httpx.get(
+        f"{base}/experiments/get-by-name", params={"experiment_name": experiment_name(pipeline, "loadtest")}
+    ).json()
     search = {"experiment_ids": [content["experiment"]["experiment_id"]]}
     return httpx.post(f"{base}/runs/search", json=search).json()["runs"]  # type: ignore[no-any-return]
 
@@ -64,7 +68,7 @@ def test_it_measures_and_logs(
             f"rows                 {ORDERS:,}" in done.output
             and ", true 134, of them predicted correctly " in done.output
         )
-        (run,) = logged(apex)
+        (run,) = logged(apex, "orders")
         metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
         assert (metrics["inference_samples"], metrics["inference_success_rate"]) == (ORDERS, 1.0)
         assert metrics["inference_time_ms_p50"] <= metrics["inference_time_ms_p99"] <= metrics["inference_time_ms_max"]
@@ -79,6 +83,25 @@ def test_it_measures_and_logs(
         monkeypatch.setenv("APEX_SERVING_KEY", key)
         more = call(apex, monkeypatch, "--rows", "1000", "--per-request", "100", "--no-log")
         assert more.exit_code == 0 and "requests             10 in" in more.output
+
+
+def test_it_asks_the_routes_of_its_pipeline(both: Apex, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Rows are drawn from the pipeline's own raw data, and logged to its own experiment."""
+    with running(both) as service:
+        service.ready(ready=True)
+        monkeypatch.setenv("APEX_PIPELINE", "machines")
+        done = call(service.apex, monkeypatch, "--rows", "600", "--per-request", "100", "--concurrency", "2")
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "rows                 600" in done.output and "  STOPS " in done.output
+        assert "experiment machines/loadtest, run " in done.output
+        (run,) = logged(service.apex, "machines")
+        metrics = {m["key"]: m["value"] for m in run["data"]["metrics"]}
+        assert metrics["inference_samples"] == metrics["pred_count_RUNS"] + metrics["pred_count_STOPS"] == 600
+        monkeypatch.delenv("APEX_PIPELINE")
+        several = call(service.apex, monkeypatch, "--rows", "1")
+        assert isinstance(several.exception, ConfigError) and "name one: apex -p machines" in str(several.exception)
+        lines = [line for line in service.lines() if line["route"] == "/predict"]
+        assert {line["pipeline"] for line in lines} == {"machines"} and sum(line["rows"] for line in lines) == 600
 
 
 async def _count(url: str, asked: LoadtestRows, plan: Plan) -> Any:

@@ -163,7 +163,8 @@ def both(chain: Any, machines: Apex, databases: Any, tmp_path: Path) -> Apex:
     pipelines = tmp_path / "pipelines"
     orders = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
     write_pipeline(pipelines, "orders", orders, chain.apex.processed, None)
-    add_machines(pipelines, machines.processed)
+    of_machines = load_pipeline(machines.settings)
+    add_machines(pipelines, machines.processed, Path(of_machines.locations.raw))
     settings = Settings.load(
         home=tmp_path / "home",
         pipelines=pipelines,
@@ -172,5 +173,5 @@ def both(chain: Any, machines: Apex, databases: Any, tmp_path: Path) -> Apex:
         **databases.migrated(),
     )
     settings.home.mkdir()
-    migrate_schema(settings, load_pipeline(machines.settings).contract, NAME)
+    migrate_schema(settings, of_machines.contract, NAME)
     return Apex(settings)
