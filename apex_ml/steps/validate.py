@@ -167,7 +167,7 @@ def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _
             evaluated=verdict.evaluated, failed=len(verdict.warnings), rows=verdict.rows, of_rows=verdict.of_rows
         ),
         data_docs=str(verdict.page),
-        data_docs_url=f"{context.settings.airflow_address}/apex/data-docs/{page}",
+        data_docs_url=f"{context.settings.airflow_address}/apex/data-docs/{context.pipeline.name}/{page}",
         data_sha256=batch.data_sha256,
         newest=profile.newest,
         as_of=checked.as_of,

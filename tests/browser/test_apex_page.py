@@ -21,10 +21,12 @@ from apex_airflow.pages.web import PREFIX, create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 from tests.support.airflow_ui import browsing, keep
+from tests.support.many_pipelines import create_tables, write, write_files
 from tests.support.page_rows import fill
 from tests.support.throwaway_home import free_ports
 
 pytestmark = pytest.mark.browser
+LONG_NAME = "a_name_with_as_many_letters_as_there_can"
 
 # WCAG 2: the contrast of each text with what is behind it
 FAINT = """
@@ -91,6 +93,23 @@ def url(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.Tem
         yield instance
 
 
+@pytest.fixture(scope="module")
+def url_of_many(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Four pipelines: two with alerts, one that is well, one with a broken file."""
+    home = tmp_path_factory.mktemp("home")
+    names = ("orders", LONG_NAME, "well")
+    write_files(home / "pipelines", [*names, "broken"])
+    broken = home / "pipelines" / "broken" / "pipeline.yaml"
+    broken.write_text(broken.read_text().replace("trials: 0", "trials: -3"))
+    settings = Settings.load(home=home, pipelines=home / "pipelines", **lasting_databases.migrated())
+    create_tables(settings, contract, names[1:])
+    for name in names:
+        fill(settings, contract.classes, schema=name)
+    write(settings, "UPDATE well.alerts SET resolved_at = now()")
+    with served(settings) as instance:
+        yield instance
+
+
 @contextmanager
 def opened(browser: Browser, **options: Any) -> Iterator[Page]:
     """A page without errors in the console or in scripts."""
@@ -105,11 +124,35 @@ def opened(browser: Browser, **options: Any) -> Iterator[Page]:
         assert expected == []
 
 
-@pytest.mark.parametrize(
-    ("name", "width", "scheme"),
-    # beside its menu, Airflow leaves 322 of 390 pixels to the page
-    [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 322, "light"), ("phone-dark", 390, "dark")],
-)
+# beside its menu, Airflow leaves 322 of 390 pixels to the page
+LOOKS = [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 322, "light"), ("phone-dark", 390, "dark")]
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), LOOKS)
+def test_the_overview_can_be_read(browser: Browser, url_of_many: str, name: str, width: int, scheme: Any) -> None:
+    with opened(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        page.goto(url_of_many)
+        keep(page, f"apex-overview-{name}")
+        expect(page.get_by_text("3 of 4 need attention.")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(FAINT) == []
+        assert page.locator(".wide").evaluate("e => e.scrollWidth - e.clientWidth") == 0  # no cell is cut
+        expect(page.get_by_role("img", name="Log loss by week").first).to_be_visible()
+        page.get_by_role("link", name=LONG_NAME).click()
+        expect(page.get_by_role("heading", name=LONG_NAME)).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # its status is an error, which a browser writes to the console
+    with closing(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)) as context:
+        page = context.new_page()
+        page.goto(f"{url_of_many}{LONG_NAME}")
+        page.get_by_role("link", name="Apex", exact=True).click()
+        page.get_by_role("link", name="broken", exact=True).click()
+        expect(page.get_by_role("heading", name="broken cannot be shown")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(FAINT) == []
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), LOOKS)
 def test_the_page_can_be_read(browser: Browser, url: str, name: str, width: int, scheme: Any) -> None:
     with opened(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.goto(f"{url}orders")

@@ -97,7 +97,7 @@ def test_the_page_needs_a_login(platform: tuple[AirflowApi, Apex]) -> None:
             assert led.url.params["next"] == f"/apex{path}"
         # a token for the metrics is one for the metrics alone
         header = {"Authorization": f"Bearer {apex.settings.metrics_token.get_secret_value()}"}
-        assert "apex_champion_version 1.0" in client.get("/metrics", headers=header).text
+        assert 'apex_champion_version{pipeline="orders"} 1.0' in client.get("/metrics", headers=header).text
         assert client.get("/", headers=header).status_code == 403
 
 
@@ -113,7 +113,7 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         page.fill("input[name=username]", "viewer")
         page.fill("input[name=password]", settings.airflow_viewer_password.get_secret_value())
         page.keyboard.press("Enter")
-        page.wait_for_url(f"{api.connection.url}/apex/data-docs/index.html")
+        page.wait_for_url(f"{api.connection.url}/apex/data-docs/orders/index.html")
         page.context.close()
 
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -146,7 +146,7 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         keep(page, "apex-in-airflow", full=False)
         with page.context.expect_page() as docs:  # out of Airflow's frame
             frame.get_by_role("link", name="Data Docs").click()
-        assert docs.value.url == f"{api.connection.url}/apex/data-docs/index.html"
+        assert docs.value.url == f"{api.connection.url}/apex/data-docs/orders/index.html"
         frame.get_by_role("link", name="rollback", exact=True).click()
         page.wait_for_url(f"{api.connection.url}/dags/orders_rollback**")
         page.context.close()

@@ -13,6 +13,7 @@ from jwt import InvalidTokenError
 
 from apex_airflow.pages.web import create_app, data_docs_folder
 from apex_ml.settings import Settings
+from tests.support.many_pipelines import write_files
 
 
 class _Reader:
@@ -28,7 +29,7 @@ class _Reader:
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
     settings = Settings.load(home=tmp_path)
-    site = data_docs_folder(settings)
+    site = data_docs_folder(settings, "orders")
     (site / "validations").mkdir(parents=True)
     (site / "index.html").write_text("front page")
     (site / "validations" / "one.html").write_text("one validation")
@@ -103,27 +104,59 @@ def test_a_user_without_permission_is_refused(app: FastAPI, monkeypatch: pytest.
 def test_pages_are_served_sandboxed(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     client = _logged_in(app, monkeypatch)
     for path, text in (("index.html", "front page"), ("", "front page"), ("validations/one.html", "one validation")):
-        answer = client.get(f"/data-docs/{path}")
+        answer = client.get(f"/data-docs/orders/{path}")
         assert (answer.status_code, answer.text) == (200, text)
         assert answer.headers["content-security-policy"].startswith("sandbox")
+
+
+def test_the_front_page_leads_to_the_sites(app: FastAPI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    client = _logged_in(app, monkeypatch)
+    airflow = FastAPI(root_path="/airflow")
+    airflow.mount("/apex", app)
+    proxied = TestClient(airflow, follow_redirects=False)
+    assert client.get("/data-docs").headers["location"] == "/data-docs/index.html"
+    for path in ("/data-docs/", "/data-docs/index.html"):
+        assert client.get(path).headers["location"] == "/data-docs/orders/index.html"
+        assert proxied.get(f"/airflow/apex{path}").headers["location"] == "/airflow/apex/data-docs/orders/index.html"
+    # a link of the first edition, for example in MLflow
+    assert client.get("/data-docs/validations/one.html").headers["location"] == "/data-docs/orders/validations/one.html"
+    assert client.get("/data-docs/validations/two.html").status_code == 404
+    assert client.get("/data-docs/../../secret.txt").status_code == 404
+    assert client.get("/data-docs/%2e%2e/secret.txt").status_code == 404
+
+
+def test_the_data_docs_of_a_pipeline_need_its_permission(
+    tmp_path: Path, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "pipelines", ["orders", "returns", "fraud"])
+    several = create_app(Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines"))
+    client = _logged_in(several, monkeypatch)
+    front = client.get("/data-docs/index.html").text
+    assert [f'<a href="{name}/index.html">' in front for name in ("orders", "returns", "fraud")] == [True] * 3
+    assert '<link rel="stylesheet" href="../static/page.css">' in front
+    assert client.get("/data-docs/orders/index.html").text == "front page"
+    limited = _logged_in(several, monkeypatch, hidden="orders_score")
+    assert "orders" not in limited.get("/data-docs/index.html").text
+    for path in ("orders/index.html", "orders/validations/one.html", "validations/one.html"):
+        assert limited.get(f"/data-docs/{path}").status_code == 404
 
 
 @pytest.mark.parametrize(
     "path", ["../secret.txt", "%2e%2e/secret.txt", "..%2fsecret.txt", "link.html", "/etc/passwd", "x"]
 )
 def test_nothing_outside_the_site_is_served(app: FastAPI, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    answer = _logged_in(app, monkeypatch).get(f"/data-docs/{path}")
+    answer = _logged_in(app, monkeypatch).get(f"/data-docs/orders/{path}")
     assert answer.status_code == 404
     assert "not for the net" not in answer.text
 
 
-def _logged_in(app: FastAPI, monkeypatch: pytest.MonkeyPatch, may_look: bool = True) -> TestClient:
+def _logged_in(app: FastAPI, monkeypatch: pytest.MonkeyPatch, may_look: bool = True, hidden: str = "") -> TestClient:
     class Everyone:
         def is_authorized_view(self, **_: object) -> bool:
             return may_look
 
         def filter_authorized_dag_ids(self, *, dag_ids: set[str], **_: object) -> set[str]:
-            return dag_ids
+            return dag_ids - {hidden}
 
     for place in ("airflow.api_fastapi.core_api.security", "apex_airflow.pages.web"):
         monkeypatch.setattr(f"{place}.get_auth_manager", Everyone)

@@ -44,7 +44,7 @@ RESULTS: dict[type[FolderResult], dict[str, Any]] = {
         "batch_warnings": [],
         "expectations": {"evaluated": 20, "failed": 0, "rows": 9, "of_rows": 9},
         "data_docs": "/docs/index.html",
-        "data_docs_url": "http://127.0.0.1:8080/apex/data-docs/index.html",
+        "data_docs_url": "http://127.0.0.1:8080/apex/data-docs/orders/index.html",
         "data_sha256": "a" * 64,
         "newest": "2024-08-23",
         "as_of": "2024-08-23",

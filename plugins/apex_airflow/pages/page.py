@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from apex_airflow.inbox import count_waiting
 from apex_airflow.pages.drift import drift_map
-from apex_airflow.pages.permissions import rollback_dag
 from apex_airflow.pages.pipelines import BrokenPipeline
 from apex_airflow.pages.predictions import MAX_DAYS, class_mix, confidence
 from apex_airflow.pages.quality import quality
@@ -97,7 +96,7 @@ def render(
         colors={name: place for place, name in enumerate(classes)},
         waiting=count_waiting(pipeline),
         gain=gain,
-        rollback=rollback_dag(pipeline.name),
+        rollback=pipeline.dag_id("rollback"),
         model_url=f"{settings.mlflow_address}/#/models/{quote(model_name, safe='')}",
     )
 
@@ -131,6 +130,11 @@ def render_broken(pipeline: BrokenPipeline) -> str:
 def render_unknown(name: str, names: Sequence[str]) -> str:
     """Return the page that is shown for a name that is no pipeline the user may see; it lists those that are."""
     return ENVIRONMENT.get_template("unknown.html.j2").render(name=name, names=names)
+
+
+def render_docs(names: Sequence[str]) -> str:
+    """Return the list of the pipelines' Data Docs."""
+    return ENVIRONMENT.get_template("docs.html.j2").render(names=names, root="../")
 
 
 def render_down(reason: str) -> str:

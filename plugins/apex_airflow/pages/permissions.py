@@ -11,32 +11,24 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.configuration import conf
 from airflow.models.dag import DagModel
 
-
-def scoring_dag(pipeline: str) -> str:
-    """The DAG whose readers may see the pipeline."""
-    return f"{pipeline}_score"
-
-
-def rollback_dag(pipeline: str) -> str:
-    """The DAG that the form of the page triggers."""
-    return f"{pipeline}_rollback"
+from apex_ml.contract.pipeline import dag_id
 
 
 def visible(manager: BaseAuthManager[Any], user: BaseUser, pipelines: Iterable[str]) -> tuple[str, ...]:
     """The pipelines that a user may see, in the given order."""
     names = tuple(pipelines)
-    dags = [scoring_dag(name) for name in names]
+    dags = [dag_id(name, "score") for name in names]
     teams = _teams(dags)
     allowed: set[str] = set()
     for team in {teams.get(dag) for dag in dags}:
         of_team = {dag for dag in dags if teams.get(dag) == team}
         allowed |= manager.filter_authorized_dag_ids(dag_ids=of_team, user=user, method="GET", team_name=team)
-    return tuple(name for name in names if scoring_dag(name) in allowed)
+    return tuple(name for name in names if dag_id(name, "score") in allowed)
 
 
 def may_roll_back(manager: BaseAuthManager[Any], user: BaseUser, pipeline: str) -> bool:
     """Whether a user may trigger the rollback of a pipeline."""
-    dag = rollback_dag(pipeline)
+    dag = dag_id(pipeline, "rollback")
     details = DagDetails(id=dag, team_name=_teams([dag]).get(dag))
     return manager.is_authorized_dag(method="POST", access_entity=DagAccessEntity.RUN, details=details, user=user)
 

@@ -11,6 +11,7 @@ import jinja2
 from apex_airflow.pages import formats
 from apex_airflow.pages.drift import heat, is_framed
 from apex_airflow.pages.quality import interval, verdict
+from apex_ml.contract.pipeline import dag_id
 from apex_ml.text import visible_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,6 +47,7 @@ def environment() -> jinja2.Environment:
     ):
         templates.filters[function.__name__] = function
     templates.filters["address"] = address
+    templates.globals["dag_id"] = dag_id
     templates.tests["framed"] = is_framed
     return templates
 

@@ -21,10 +21,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from apex_airflow.pages import metrics, overview, page, permissions, pipelines
 from apex_ml.adapters.postgres.views import DatabaseDownError
+from apex_ml.pipeline_settings import former_pipeline
 from apex_ml.settings import Settings
 
 PREFIX = "/apex"
 DOCS = "data-docs"
+NO_DOCS = "There is no such page in the Data Docs; they are made by the first validation."
 LOGIN = "/api/v2/auth/login"
 """Airflow's address of the login page of the configured auth manager, which then returns to ``next``."""
 INVALID_TOKEN = "Invalid JWT token"
@@ -43,9 +45,9 @@ PAGE_HEADERS = {
 STATIC = {path.name: path for path in (Path(__file__).parent / "static").iterdir()}
 
 
-def data_docs_folder(settings: Settings) -> Path:
-    """Folder of the Data Docs site."""
-    return settings.state / "great_expectations" / "uncommitted" / "data_docs" / "local_site"
+def data_docs_folder(settings: Settings, pipeline: str) -> Path:
+    """Folder of the Data Docs of a pipeline."""
+    return settings.state / "great_expectations" / pipeline / "uncommitted" / "data_docs" / "local_site"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -148,22 +150,42 @@ def _page(settings: Settings) -> APIRouter:
 
 def _data_docs(settings: Settings) -> APIRouter:
     router = _for_users()
-    site = data_docs_folder(settings)
 
     @router.get(f"/{DOCS}")
-    def docs() -> Response:
-        """Redirect to the front page with a slash at the end, so that relative links work."""
-        return RedirectResponse(f"{PREFIX}/{DOCS}/index.html")
+    def sites(request: Request) -> Response:
+        """Redirect to the front page, with a slash, so that relative links work."""
+        return _to_docs(request, "index.html")
 
     @router.get(f"/{DOCS}/{{path:path}}")
-    def file(path: str) -> Response:
-        """One file of the site; 404 for a missing file or a path outside the site."""
-        result = (site / (path or "index.html")).resolve()
-        if not result.is_relative_to(site.resolve()) or not result.is_file():
-            raise HTTPException(404, "There is no such page in the Data Docs; they are made by the first validation.")
-        return FileResponse(result, headers=DOCS_HEADERS)
+    def file(request: Request, path: str, user: GetUserDep) -> Response:
+        """One file of the site of a pipeline that the user may see; the front page leads to these sites."""
+        names = _visible(user, pipelines.names_of(settings))
+        name, _, inside = path.partition("/")
+        if name in names:
+            shown = _file_of_site(data_docs_folder(settings, name), inside)
+            if shown is None:
+                raise HTTPException(404, NO_DOCS)
+            return FileResponse(shown, headers=DOCS_HEADERS)
+        if path in ("", "index.html"):
+            return _to_docs(request, f"{names[0]}/index.html") if len(names) == 1 else _html(page.render_docs(names))
+        # the first edition had one site, so links of its time name no pipeline
+        former = former_pipeline(settings)
+        if former in names and _file_of_site(data_docs_folder(settings, former), path):
+            return _to_docs(request, f"{former}/{path}")
+        raise HTTPException(404, NO_DOCS)
 
     return router
+
+
+def _to_docs(request: Request, path: str) -> Response:
+    # without the host, because behind a proxy Airflow can have another one
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/{DOCS}/{quote(path)}", status_code=307)
+
+
+def _file_of_site(site: Path, path: str) -> Path | None:
+    """One file of a site; None for a missing file or a path outside the site."""
+    result = (site / (path or "index.html")).resolve()
+    return result if result.is_relative_to(site.resolve()) and result.is_file() else None
 
 
 def _metrics(settings: Settings) -> APIRouter:

@@ -98,7 +98,7 @@ def test_users_have_only_their_permissions(stack: Stack) -> None:
             assert anonymous.post("/auth/token", json={"username": "admin", "password": default}).status_code == 401
         page = viewer.get("/apex/orders")
         assert page.status_code == 200 and "100,000" in page.text
-        assert viewer.get("/apex/data-docs/index.html").status_code == 200
+        assert viewer.get("/apex/data-docs/orders/index.html").status_code == 200
         run = {"conf": {"reason": "a test of the rights"}, "logical_date": None}
         assert viewer.post("/api/v2/dags/orders_rollback/dagRuns", json=run).status_code == 403
         assert admin.get("/apex/orders").status_code == 200
