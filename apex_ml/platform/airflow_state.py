@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apex_ml.adapters.postgres import administration
-from apex_ml.contract.pipeline import DAG_KINDS, DagKind, PipelineSettings
+from apex_ml.adapters.postgres.former_dags import retire_dags
+from apex_ml.contract.pipeline import DAG_KINDS, DagKind, PipelineSettings, dag_id
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import load_all_pipeline_settings
+from apex_ml.pipeline_settings import former_pipeline, load_all_pipeline_settings
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
@@ -30,6 +31,8 @@ POOLS = {
 }
 PARSE_SECONDS, PATIENT_SECONDS = 90.0, 5.0
 """Seconds that `apex up` waits for Airflow to read the DAG files, and seconds until it reports that."""
+FORMER_PREFIX = "apex"
+"""The DAGs of the first edition, which had one pipeline, were apex_retrain, apex_score, …"""
 UNREADABLE = "unreadable_pipelines.py"
 """The DAG file whose import error lists the pipelines that cannot be read."""
 MAX_LISTED = 5
@@ -65,9 +68,20 @@ def needed_dags(pipeline: PipelineSettings) -> dict[DagKind, str]:
     return {kind: pipeline.dag_id(kind) for kind in DAG_KINDS if kind != "shadow" or pipeline.options.shadow.days}
 
 
-def make_pools(settings: Settings) -> None:
-    """Create the missing pools; changed slots stay."""
+def prepare_database(settings: Settings, say: Callable[[str], None]) -> None:
+    """Before Airflow starts: create the missing pools, and retire the DAGs that had no pipeline in their name.
+
+    Changed slots stay. A DAG that was paused stays paused under its present name.
+    """
     administration.make_pools(settings, POOLS)  # without its pool a task would stay scheduled forever
+    name = former_pipeline(settings)
+    renamed = {dag_id(FORMER_PREFIX, kind): dag_id(name, kind) if name else None for kind in DAG_KINDS}
+    with administration.airflow_database(settings) as connection:
+        retired = retire_dags(connection, renamed)
+    for run in retired.ended:
+        say(f"ended as failed, because its DAG has a new name: {run}")
+    for paused in retired.paused:
+        say(f"DAG {paused} is paused, as it was under its former name")
 
 
 @dataclass(frozen=True)
@@ -119,10 +133,10 @@ def pipeline_findings(
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
     results = []
-    for kind, dag_id in needed_dags(pipeline).items():
-        if state.lacks(kind, dag_id):
-            results.append(Finding("missing", dag_id, "is not in Airflow: it was deleted, or not read yet", "make up"))
-        elif state.dags.get(dag_id):
+    for kind, dag in needed_dags(pipeline).items():
+        if state.lacks(kind, dag):
+            results.append(Finding("missing", dag, "is not in Airflow: it was deleted, or not read yet", "make up"))
+        elif state.dags.get(dag):
             results.append(_paused(settings, api, pipeline, kind))
     return results
 

@@ -179,7 +179,7 @@ def test_the_airflow_image_needs_no_machine_learning_package() -> None:
         "for name in ('pyarrow', 'pandas', 'numpy', 'duckdb', 'mlflow', 'sklearn', 'xgboost', 'psutil', 'rich'):\n"
         "    sys.modules[name] = None\n"
         "from apex_ml.cli import container\nfrom apex_ml.platform.containers import prepare\n"
-        "from apex_ml.platform.airflow_state import make_pools, repair\n"
+        "from apex_ml.platform.airflow_state import prepare_database, repair\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -201,7 +201,7 @@ def become_airflow(settings: Settings, arguments: list[str]) -> NoReturn:
 
 def prepare_airflow(settings: Settings) -> None:
     """Migrate Airflow's database, make the pools, and the users admin and viewer with the passwords of the settings."""
-    from apex_ml.platform.airflow_state import make_pools
+    from apex_ml.platform.airflow_state import prepare_database
 
     environment = {**os.environ, **container_airflow_environment(settings)}
     logins = CODE_ROOT / "deployment" / "docker" / "logins.py"
@@ -209,7 +209,7 @@ def prepare_airflow(settings: Settings) -> None:
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         if done.returncode:
             raise ConfigError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    make_pools(settings)
+    prepare_database(settings, logger.warning)
 
 
 def become_mlflow(settings: Settings) -> NoReturn:

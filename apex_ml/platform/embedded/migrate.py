@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.errors import ConfigError
-from apex_ml.platform.airflow_state import make_pools
+from apex_ml.platform.airflow_state import prepare_database
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited
 from apex_ml.platform.embedded.paths import run_folder, service_log
 from apex_ml.platform.embedded.progress import Phases
@@ -51,4 +51,4 @@ def migrate_airflow(settings: Settings, phases: Phases) -> None:
             if done.returncode != 0:
                 raise ConfigError(f"`airflow db migrate` failed, see {log}:\n{last_lines(log)}")
             stamp.write_text(f"{installed} {airflow_revision(connection)}")
-    make_pools(settings)
+    prepare_database(settings, phases.say)
