@@ -26,7 +26,7 @@ ROWS = 10_000
 VISIBLE_TIMEOUT = 120.0
 PAUSE = 0.05
 VISIBLE_ROWS = (
-    "SELECT count(*), max(s.ms_total) / 1000 FROM orders.scored_orders_current"
+    "SELECT count(*), max(s.ms_total) / 1000 FROM orders.scored_current"
     " JOIN orders.drop_summary AS s USING (run_id)"
     " WHERE s.name = %s"
 )

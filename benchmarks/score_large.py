@@ -94,7 +94,7 @@ def _queries(settings: Settings) -> Iterator[Row]:
         point, summary = [], []
         for client in clients:
             began = time.perf_counter()
-            cursor.execute(f"SELECT * FROM orders.scored_orders_current WHERE {entity} = %s", (client,))
+            cursor.execute(f"SELECT * FROM orders.scored_current WHERE {entity} = %s", (client,))
             assert cursor.fetchall()
             point.append(time.perf_counter() - began)
         for _ in range(ROUNDS):
@@ -150,7 +150,7 @@ def tiny(scene: Scene) -> Iterator[Row]:
     seconds = time.perf_counter() - began
     assert sum(e.result["rows_scored"] for e in ended) == TINY_DROPS * TINY_ROWS
     with closing(admin(settings)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored_orders'::regclass")
+        cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored'::regclass")
         partitions = cursor.fetchone()[0]  # type: ignore[index]
     note = f"{len(chunks)} tasks, {TOGETHER} at a time"
     yield Row(f"score {TINY_DROPS:,} drops of {TINY_ROWS} orders", seconds, "s", 180.0, None, note)

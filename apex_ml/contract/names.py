@@ -118,7 +118,7 @@ _SCORED_VIEWS = (
 )
 _OUTCOMES = ("known", "source", "observed", "outcomes", "orders", "scores", "kind")
 _ONLINE = (
-    *("answer_id", "request_id", "place", "known_client", "predicted", "confidence", "model_name", "model_version"),
+    *("answer_id", "request_id", "place", "known_entity", "predicted", "confidence", "model_name", "model_version"),
     *("answered_at", "source"),
 )
 
@@ -148,9 +148,9 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
 
 def _reserved_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
     for name in _SCORED:
-        yield name, "a column of scored_orders"
+        yield name, "a column of scored"
     for name in _SCORED_VIEWS:
-        yield name, "a column of the views over scored_orders"
+        yield name, "a column of the views over scored"
     for name in _OUTCOMES:
         yield name, "a column of the matching of outcomes"
     yield from _probabilities(contract)

@@ -1,4 +1,4 @@
-"""DDL that depends on the contract: the table of scored orders and its views. Columns are only added, never changed."""
+"""DDL that depends on the contract: the table of scored rows and its views. Columns are only added, never changed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literal
 
 SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
-SCORED = "scored_orders"
+SCORED = "scored"
 SHADOW = "shadow_scores"
-ONLINE = "online_orders"
+ONLINE = "online_rows"
 """Names of the generated tables, in the schema of a pipeline."""
 
 
 def scored_columns(contract: Contract) -> dict[str, str]:
-    """Columns of the scored orders with their SQL types, in order."""
+    """Columns of the scored rows with their SQL types, in order."""
     columns = {"run_id": "bigint NOT NULL", "row_nr": "bigint NOT NULL"}
     columns |= {
         c.name: f"{SQL_TYPES[c.type]} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")
@@ -29,7 +29,7 @@ def scored_columns(contract: Contract) -> dict[str, str]:
 
 
 def partition_indexes(contract: Contract, table: str) -> list[str]:
-    """Statements that give a filled table the indexes of a partition of the scored orders."""
+    """Statements that give a filled table the indexes of a partition of the scored rows."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
 
@@ -44,8 +44,8 @@ def _view(name: str, query: str, comment: str) -> list[str]:
 
 
 VIEWS = (
-    "scored_orders_current",
-    "channel_mix_daily",
+    "scored_current",
+    "class_mix_daily",
     "confidence_daily",
     "lineage",
     "shadow_comparison",
@@ -57,7 +57,7 @@ VIEWS = (
 """The views that readers may query."""
 
 
-def scored_orders_ddl(contract: Contract, schema: str) -> list[str]:
+def pipeline_ddl(contract: Contract, schema: str) -> list[str]:
     """Statements that bring the tables and views of a schema to the contract's state.
 
     Running them again changes nothing.
@@ -76,20 +76,19 @@ def scored_orders_ddl(contract: Contract, schema: str) -> list[str]:
 
 
 def _scored_ddl(contract: Contract, at: str) -> list[str]:
-    """The table of scored orders."""
+    """The table of scored rows."""
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return [
-        f"CREATE TABLE IF NOT EXISTS {at}scored_orders ({body}, PRIMARY KEY (run_id, row_nr))"
-        " PARTITION BY RANGE (run_id)",
-        *(f"ALTER TABLE {at}scored_orders ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
-        f"CREATE INDEX IF NOT EXISTS scored_orders_entity ON {at}scored_orders ({entity}, {when})",
+        f"CREATE TABLE IF NOT EXISTS {at}scored ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
+        *(f"ALTER TABLE {at}scored ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS scored_entity ON {at}scored ({entity}, {when})",
         _comment(
             "TABLE",
-            f"{at}scored_orders",
-            "One row for each order of a scoring run. row_nr is its position in the drop, from 0.",
+            f"{at}scored",
+            "One row for each scored row of a scoring run. row_nr is its position in the drop, from 0.",
         ),
     ]
 
@@ -99,33 +98,33 @@ def _current_views(contract: Contract, at: str) -> list[str]:
     when = identifier(contract.timestamp)
     return [
         *_view(
-            f"{at}scored_orders_current",
+            f"{at}scored_current",
             f"""
-            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {at}scored_orders AS s JOIN {at}scoring_runs AS r USING (run_id)
+            SELECT r.drop_id, r.mlflow_run_id, s.* FROM {at}scored AS s JOIN {at}scoring_runs AS r USING (run_id)
             WHERE s.run_id IN (SELECT run_id FROM {at}drop_summary WHERE superseded_by IS NULL)""",
-            "One row for each order of every drop that is not superseded, from the latest run.",
+            "One row for each scored row of every drop that is not superseded, from the latest run.",
         ),
         *_view(
-            f"{at}channel_mix_daily",
+            f"{at}class_mix_daily",
             f"""
-            SELECT {when} AS day, predicted, count(*) AS orders,
+            SELECT {when} AS day, predicted, count(*) AS rows,
                    count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
-            FROM {at}scored_orders_current GROUP BY 1, 2""",
-            "One row for each order day and predicted channel, with its share of that day.",
+            FROM {at}scored_current GROUP BY 1, 2""",
+            "One row for each day of rows and predicted class, with its share of that day.",
         ),
         *_view(
             f"{at}confidence_daily",
             f"""
-            SELECT {when} AS day, model_version, count(*) AS orders, avg(confidence) AS mean_confidence,
+            SELECT {when} AS day, model_version, count(*) AS rows, avg(confidence) AS mean_confidence,
                    percentile_cont(0.5) WITHIN GROUP (ORDER BY confidence) AS median_confidence
-            FROM {at}scored_orders_current GROUP BY 1, 2""",
-            "One row for each order day and model version, with the confidence of its predictions.",
+            FROM {at}scored_current GROUP BY 1, 2""",
+            "One row for each day of rows and model version, with the confidence of its predictions.",
         ),
     ]
 
 
 def _lineage_view(contract: Contract, at: str) -> list[str]:
-    """The origin of each scored order."""
+    """The origin of each scored row."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     return _view(
         f"{at}lineage",
@@ -133,40 +132,40 @@ def _lineage_view(contract: Contract, at: str) -> list[str]:
             SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
                    r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
-            FROM {at}scored_orders AS s JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
+            FROM {at}scored AS s JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
             LEFT JOIN {at}model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",
-        "One row for each scored order: drop, model version, training data and code.",
+        "One row for each scored row: drop, model version, training data and code.",
     )
 
 
 def _outcome_views(contract: Contract, at: str) -> list[str]:
-    """The known outcomes of scored orders, by drop and by day."""
+    """The known outcomes of scored rows, by drop and by day."""
     when = identifier(contract.timestamp)
     return [
         *_view(
             f"{at}drop_outcomes",
             f"""
-            SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS orders,
+            SELECT d.drop_id, d.name, d.run_id, d.model_version, s.predicted, o.observed, count(*) AS rows,
                    avg(s.confidence) AS mean_confidence
-            FROM {at}outcomes AS o JOIN {at}scored_orders AS s USING (run_id, row_nr)
+            FROM {at}outcomes AS o JOIN {at}scored AS s USING (run_id, row_nr)
             JOIN {at}drop_summary AS d USING (run_id)
             GROUP BY 1, 2, 3, 4, 5, 6""",
-            "One row for each drop, predicted class and observed class: orders of the latest run with a known outcome.",
+            "One row for each drop, predicted class and observed class: rows of the latest run with a known outcome.",
         ),
         *_view(
             f"{at}outcome_coverage",
             f"""
             SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
                    count(o.observed)::double precision / count(*) AS share
-            FROM {at}scored_orders_current AS s LEFT JOIN {at}outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
-            "One row for each order day: scored orders, and how many of them have a known outcome.",
+            FROM {at}scored_current AS s LEFT JOIN {at}outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
+            "One row for each day of rows: scored rows, and how many of them have a known outcome.",
         ),
     ]
 
 
 def _shadow_ddl(contract: Contract, at: str) -> list[str]:
-    """The scores of shadow challengers, and their comparison with the champion's on the same orders."""
+    """The scores of shadow challengers, and their comparison with the champion's on the same rows."""
     columns = {probability_column(level): level for level in contract.classes}
     body = ", ".join(f"{identifier(name)} real" for name in columns)
 
@@ -186,19 +185,19 @@ def _shadow_ddl(contract: Contract, at: str) -> list[str]:
         _comment(
             "TABLE",
             f"{at}shadow_scores",
-            "One row for each order and shadow challenger. The keys are those of scored_orders.",
+            "One row for each row and shadow challenger. The keys are those of scored.",
         ),
         *_view(
             f"{at}shadow_comparison",
             f"""
             SELECT h.run_id, d.name AS drop_name, r.model_version AS champion_version,
-                   h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS orders,
+                   h.model_version AS challenger_version, h.state, h.reason, h.rows_scored AS rows,
                    avg((s.predicted = c.predicted)::integer)::double precision AS same_prediction,
                    count(o.observed) AS outcomes, {loss("s")} AS challenger_log_loss,
                    {loss("c")} AS champion_log_loss, h.finished_at
             FROM {at}shadow_runs AS h JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
             LEFT JOIN {at}shadow_scores AS s ON s.run_id = h.run_id AND s.model_version = h.model_version
-            LEFT JOIN {at}scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
+            LEFT JOIN {at}scored AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr
             LEFT JOIN {at}outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr
             GROUP BY h.run_id, h.model_version, d.drop_id, r.run_id""",
             "One row for each scored drop and challenger: share of equal predictions, and both log losses where the"
@@ -213,7 +212,7 @@ def online_columns(contract: Contract) -> dict[str, str]:
     for column in contract.columns.values():
         if column.role in ("entity", "timestamp", "attribute"):
             columns[column.name] = SQL_TYPES[column.type] + ("" if column.role == "attribute" else " NOT NULL")
-    columns |= {"known_client": "boolean NOT NULL", "predicted": "text NOT NULL"}
+    columns |= {"known_entity": "boolean NOT NULL", "predicted": "text NOT NULL"}
     columns |= {probability_column(level): "real" for level in contract.classes}
     return columns | {
         "confidence": "real NOT NULL",
@@ -230,16 +229,16 @@ def _online_ddl(contract: Contract, at: str) -> list[str]:
     added = [c.name for c in contract.columns.values() if c.role == "attribute"]
     added += [probability_column(level) for level in contract.classes]
     return [
-        f"CREATE TABLE IF NOT EXISTS {at}online_orders"
+        f"CREATE TABLE IF NOT EXISTS {at}online_rows"
         f" (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",
-        *(f"ALTER TABLE {at}online_orders ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
-        f"CREATE INDEX IF NOT EXISTS online_orders_answered ON {at}online_orders (answered_at)",
-        _comment("TABLE", f"{at}online_orders", "One row for each sampled order that the online service scored."),
+        *(f"ALTER TABLE {at}online_rows ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
+        f"CREATE INDEX IF NOT EXISTS online_rows_answered ON {at}online_rows (answered_at)",
+        _comment("TABLE", f"{at}online_rows", "One row for each sampled row that the online service scored."),
         *_view(
             f"{at}online_answers",
             # all columns of the table: later columns of the contract come last in both
-            f"SELECT 'online' AS source, o.* FROM {at}online_orders AS o",
-            "One row for each recorded answer of the online service: the order, its place in the request (from 0), the"
+            f"SELECT 'online' AS source, o.* FROM {at}online_rows AS o",
+            "One row for each recorded answer of the online service: the row, its place in the request (from 0), the"
             " prediction and the model version. A sample, by the option serving.record_share.",
         ),
     ]

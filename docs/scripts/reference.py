@@ -29,10 +29,12 @@ Read = Callable[[str], Sequence[Sequence[Any]]]
 
 REFERENCE = CODE_ROOT / "docs" / "reference"
 VIEWS = """
-SELECT c.relname, obj_description(c.oid, 'pg_class'), a.attname, format_type(a.atttypid, a.atttypmod)
+SELECT n.nspname || '.' || c.relname, obj_description(c.oid, 'pg_class'), a.attname,
+       format_type(a.atttypid, a.atttypmod)
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relnamespace = 'apex'::regnamespace AND c.relkind = 'v' AND has_table_privilege('apex_reader', c.oid, 'SELECT')
-ORDER BY c.relname, a.attnum
+JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname IN ('apex', 'orders')
+WHERE c.relkind = 'v' AND has_table_privilege('apex_reader', c.oid, 'SELECT')
+ORDER BY n.nspname, c.relname, a.attnum
 """
 
 
@@ -144,8 +146,7 @@ def views(read: Read) -> str:
     for view, comment, column, kind in read(VIEWS):
         results.setdefault(view, (comment or "", []))[1].append(f"`{column}` {kind}")
     return "\n".join(
-        f"### `apex.{view}`\n\n{_cell(comment)}\n\n{', '.join(columns)}\n"
-        for view, (comment, columns) in results.items()
+        f"### `{view}`\n\n{_cell(comment)}\n\n{', '.join(columns)}\n" for view, (comment, columns) in results.items()
     )
 
 

@@ -323,7 +323,7 @@ def test_a_scoring_run_is_kept_with_its_classes_and_a_note_in_the_outbox(apex: A
         (1, "batch", "http://airflow/run", None),
         (2, "batch", "", None),
     ]
-    assert apex.sql("SELECT predicted, orders, median_confidence FROM scoring_run_classes WHERE run_id = 1") == [
+    assert apex.sql("SELECT predicted, rows, median_confidence FROM scoring_run_classes WHERE run_id = 1") == [
         ("x", 10, 0.25),
         ("y", 0, None),
     ]

@@ -16,14 +16,14 @@ from apex_ml.adapters.postgres import migrations
 from apex_ml.adapters.postgres.connection import connect
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.pipelines import load_pipeline
-from apex_ml.sql.tables import scored_orders_ddl
+from apex_ml.sql.tables import pipeline_ddl
 from tests.support.apex_home import Apex
 from tests.support.schema import SCHEMA
 
 READABLE = (
-    "scored_orders_current",
+    "scored_current",
     "drop_summary",
-    "channel_mix_daily",
+    "class_mix_daily",
     "confidence_daily",
     "model_history",
     "lineage",
@@ -114,7 +114,7 @@ def idle_reader(apex: Apex) -> Iterator[int]:
 
 
 def changed_views(apex: Apex) -> list[str]:
-    statements = scored_orders_ddl(load_pipeline(apex.settings).contract, SCHEMA)
+    statements = pipeline_ddl(load_pipeline(apex.settings).contract, SCHEMA)
     return [*statements, "COMMENT ON VIEW orders.lineage IS 'another'"]
 
 
@@ -158,9 +158,9 @@ def test_a_blocked_migration_names_the_blocking_session(apex: Apex, monkeypatch:
 
 def test_a_dropped_view_is_created_again(apex: Apex) -> None:
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
-    apex.sql("DROP VIEW orders.channel_mix_daily")
+    apex.sql("DROP VIEW orders.class_mix_daily")
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
-    assert apex.sql("SELECT * FROM orders.channel_mix_daily") == []
+    assert apex.sql("SELECT * FROM orders.class_mix_daily") == []
 
 
 @pytest.mark.parametrize("view", READABLE)
@@ -172,7 +172,7 @@ def test_the_reader_reads_the_views(reader: Any, view: str) -> None:
 WRITES = [
     "INSERT INTO orders.drops (sha256, name, bytes, state) VALUES (repeat('a', 64), 'a', 1, 'done')",
     "UPDATE orders.promotions SET state = 'done'",
-    "DELETE FROM orders.scored_orders",
+    "DELETE FROM orders.scored",
     "TRUNCATE orders.outcomes",
     "CREATE TABLE orders.mine (n int)",
     "DROP VIEW orders.lineage",
@@ -190,7 +190,7 @@ def test_the_reader_writes_nothing(reader: Any, read_only: str, statement: str) 
         reader.execute(statement)
 
 
-@pytest.mark.parametrize("table", ["drops", "scored_orders", "promotions", "quarantined_rows", "migrations"])
+@pytest.mark.parametrize("table", ["drops", "scored", "promotions", "quarantined_rows", "migrations"])
 def test_the_reader_does_not_read_the_tables_behind_the_views(reader: Any, table: str) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         reader.execute(f"SELECT * FROM orders.{table}")

@@ -28,7 +28,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import TransientError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
-from apex_ml.sql.tables import scored_orders_ddl
+from apex_ml.sql.tables import pipeline_ddl
 from tests.support.apex_home import Apex
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import PlainDatabase, plain_postgres
@@ -72,7 +72,7 @@ def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0
     with bulk_transaction(apex.settings, SCHEMA) as session:
         run_id = taken(apex, size)
         own = size >= partitions.OWN_ROWS
-        table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
+        table = PostgresPartitions(session).create_own(run_id) if own else "scored"
         created = orders(contract, run_id, rows)
         write_scores(session, created.schema, created.to_batches(), table=table)
         if own:
@@ -89,22 +89,22 @@ def fill(apex: Apex, contract: Contract, size: int, rows: int = 3, days: int = 0
 def parts(apex: Apex) -> list[tuple[str, str]]:
     return apex.sql(  # type: ignore[return-value]
         "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits AS i JOIN pg_class AS c"
-        " ON c.oid = i.inhrelid WHERE i.inhparent = 'orders.scored_orders'::regclass ORDER BY length(c.relname), 1"
+        " ON c.oid = i.inhrelid WHERE i.inhparent = 'orders.scored'::regclass ORDER BY length(c.relname), 1"
     )
 
 
 def contents(apex: Apex) -> list[tuple[Any, ...]]:
-    return apex.sql("SELECT * FROM orders.scored_orders ORDER BY run_id, row_nr")
+    return apex.sql("SELECT * FROM orders.scored ORDER BY run_id, row_nr")
 
 
 def test_small_drops_share_a_partition_and_large_ones_have_their_own(apex: Apex, contract: Contract) -> None:
     ids = [fill(apex, contract, size) for size in (SMALL, SMALL, LARGE, LARGE, SMALL, SMALL)]
     assert ids == sorted(ids)  # by time: the latest run has the largest id
     assert parts(apex) == [
-        ("scored_orders_1", "FOR VALUES FROM ('1') TO ('1001')"),
-        ("scored_orders_1001", "FOR VALUES FROM ('1001') TO ('1002')"),
-        ("scored_orders_1002", "FOR VALUES FROM ('1002') TO ('1003')"),
-        ("scored_orders_1003", "FOR VALUES FROM ('1003') TO ('2003')"),
+        ("scored_1", "FOR VALUES FROM ('1') TO ('1001')"),
+        ("scored_1001", "FOR VALUES FROM ('1001') TO ('1002')"),
+        ("scored_1002", "FOR VALUES FROM ('1002') TO ('1003')"),
+        ("scored_1003", "FOR VALUES FROM ('1003') TO ('2003')"),
     ]
     assert [row[0] for row in contents(apex)] == [i for i in ids for _ in range(3)]
 
@@ -159,9 +159,9 @@ def test_merging_yields_to_other_sessions(apex: Apex, contract: Contract) -> Non
         fill(apex, contract, LARGE)
     before, rows = parts(apex), contents(apex)
     with closing(psycopg2.connect(apex.settings.writer_url)) as reader, reader.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM orders.scored_orders")
+        cursor.execute("SELECT count(*) FROM orders.scored")
         assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 0
-        with pytest.raises(TransientError, match="the scored orders are in use"):
+        with pytest.raises(TransientError, match="the scored rows are in use"):
             partitions.drop_partitions(
                 apex.settings,
                 SCHEMA,
@@ -181,11 +181,9 @@ def test_a_new_partition_times_out_and_names_the_blocking_session(
     fill(apex, contract, LARGE)
     url = apex.settings.writer_url
     with closing(psycopg2.connect(url, application_name="manual query")) as other, other.cursor() as cursor:
-        cursor.execute("LOCK TABLE orders.scored_orders IN SHARE UPDATE EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scored IN SHARE UPDATE EXCLUSIVE MODE")
         for size in (SMALL, LARGE):
-            with pytest.raises(
-                TransientError, match=r"session \d+ of apex_writer \(manual query\).* holds .*scored_orders"
-            ):
+            with pytest.raises(TransientError, match=r"session \d+ of apex_writer \(manual query\).* holds .*scored"):
                 fill(apex, contract, size)
         other.rollback()
     rows = len(contents(apex))
@@ -244,7 +242,8 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
     """The first released schema, with data, migrates to the newest one."""
     apex = Apex(home(**databases.empty()))
     files = migrations.migration_files()
-    table, *_ = scored_orders_ddl(contract, SCHEMA)
+    table, *_ = pipeline_ddl(contract, SCHEMA)
+    table = table.replace(".scored ", ".scored_orders ")
     shared = "CREATE TABLE orders.scored_orders_shared PARTITION OF orders.scored_orders DEFAULT"
     shared = shared.replace("DEFAULT", "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)")
     with connect(apex.settings, SCHEMA) as connection:
@@ -254,11 +253,11 @@ def test_the_former_single_partition_is_migrated_with_its_rows(databases: Any, h
     apex.sql(own_id, (1, 0))
     created = orders(contract, 1, 5)
     with bulk_transaction(apex.settings, SCHEMA) as session:
-        write_scores(session, created.schema, created.to_batches())
-    before = contents(apex)
+        write_scores(session, created.schema, created.to_batches(), table="scored_orders")
+    before = apex.sql("SELECT * FROM orders.scored_orders ORDER BY run_id, row_nr")
     migrations.migrate(apex.settings, load_pipeline(apex.settings))
     assert contents(apex) == before
-    assert parts(apex) == [("scored_orders_1", "FOR VALUES FROM ('1') TO ('2')")]
+    assert parts(apex) == [("scored_1", "FOR VALUES FROM ('1') TO ('2')")]
     assert fill(apex, contract, SMALL) == 2
     assert len(contents(apex)) == 8
 
@@ -269,7 +268,7 @@ def test_a_kill_leaves_no_table_behind(apex: Apex, contract: Contract) -> None:
         ((pid,),) = session.fetch("SELECT pg_backend_pid()")
         apex.sql("SELECT pg_terminate_backend(%s)", (pid,))
         PostgresPartitions(session).create_own(999)
-    assert apex.sql("SELECT relname FROM pg_class WHERE relname LIKE 'scored_orders_%%' AND relkind = 'r'") == []
+    assert apex.sql(r"SELECT relname FROM pg_class WHERE relname ~ '^scored_\d+$' AND relkind = 'r'") == []
 
 
 def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contract) -> None:
@@ -280,7 +279,7 @@ def test_new_and_merged_partitions_are_analysed_once(apex: Apex, contract: Contr
     assert partitions.analyse_new(apex.settings, SCHEMA) == 0
     known = (
         "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'orders' AND tablename"
-        " LIKE 'scored_orders%%'"
+        r" ~ '^scored_\d+$'"
     )
     assert apex.sql(known) == [(3,)]
     assert partitions.merge_closed(apex.settings, SCHEMA, contract, limit=2) == 1
@@ -298,7 +297,7 @@ def shape(apex: Apex) -> list[tuple[Any, ...]]:
         "SELECT c.relname::text, array(SELECT regexp_replace(pg_get_indexdef(x.indexrelid), 'INDEX .* ON', '') ||"
         " (EXISTS (SELECT FROM pg_inherits WHERE inhrelid = x.indexrelid))::text FROM pg_index AS x"
         " WHERE x.indrelid = c.oid ORDER BY 1), array(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint AS k"
-        " WHERE k.conrelid = c.oid ORDER BY 1) FROM pg_class AS c WHERE c.relname LIKE 'scored_orders%%'"
+        r" WHERE k.conrelid = c.oid ORDER BY 1) FROM pg_class AS c WHERE c.relname ~ '^scored(_\d+)?$'"
         " AND c.relkind IN ('r', 'p') ORDER BY 1"
     )
 
@@ -306,9 +305,9 @@ def shape(apex: Apex) -> list[tuple[Any, ...]]:
 def seen_by_people(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT v.*, l.n, c.n FROM (SELECT run_id, count(*), count(DISTINCT row_nr), min(row_nr), max(row_nr)"
-        " FROM orders.scored_orders GROUP BY 1) AS v"
+        " FROM orders.scored GROUP BY 1) AS v"
         " JOIN (SELECT run_id, count(*) AS n FROM orders.lineage GROUP BY 1) AS l USING (run_id)"
-        " JOIN (SELECT run_id, count(*) AS n FROM orders.scored_orders_current JOIN orders.drop_summary USING (run_id)"
+        " JOIN (SELECT run_id, count(*) AS n FROM orders.scored_current JOIN orders.drop_summary USING (run_id)"
         " GROUP BY 1) AS c USING (run_id) ORDER BY 1"
     )
 
@@ -420,7 +419,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
     """
     names = [c.name for c in contract.columns.values() if c.role in ("entity", "timestamp")]
     insert = (
-        f"INSERT INTO apex.{{}} (run_id, row_nr, {', '.join(names)}, predicted, confidence, model_version, scored_at)"
+        f"INSERT INTO orders.{{}} (run_id, row_nr, {', '.join(names)}, predicted, confidence, model_version, scored_at)"
         " SELECT %s, n, 'C1', DATE '2024-08-24', 'x', 0.5, 1, now() FROM generate_series(0, 1) AS n"
     )
     most = runs = 0
@@ -432,7 +431,7 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
             run_id = partitions.take_run_id(connection, LARGE if own else SMALL)
             if night % 24 != 0:  # else the drop was bad: its range stays empty
                 with begin(connection) as session:
-                    table = PostgresPartitions(session).create_own(run_id) if own else "scored_orders"
+                    table = PostgresPartitions(session).create_own(run_id) if own else "scored"
                     session.execute(insert.format(table), (run_id,))
                     if own:
                         PostgresPartitions(session).index_own(contract, run_id)
@@ -441,8 +440,8 @@ def test_five_years_of_nights_leave_at_most_64_partitions(apex: Apex, contract: 
             if night % 90 not in range(9):
                 partitions._merge(connection, contract, partitions.MAX_PARTITIONS)
             with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored_orders'::regclass")
+                cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored'::regclass")
                 ((rows,),) = cursor.fetchall()
             most = max(most, rows)
     assert 40 < most <= 64, most
-    assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders") == [(2 * runs, runs)]
+    assert apex.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored") == [(2 * runs, runs)]

@@ -273,9 +273,9 @@ def test_a_run_of_many_rows_gets_a_partition_of_its_own(apex: Apex, stores: Stor
         partitions = stores.partitions(session)
         before = partitions.attached()
         session.execute("INSERT INTO scored_partitions (low, high, next) VALUES (1000, 1001, 1001)")
-        assert partitions.create_own(1000) == "scored_orders_1000"
+        assert partitions.create_own(1000) == "scored_1000"
         partitions.index_own(contract, 1000)
         assert partitions.attached() == before
         partitions.attach_own(1000)
         (new,) = [part for part in partitions.attached() if part not in before]
-        assert (new.low, new.high, new.table) == (1000, 1001, "scored_orders_1000")
+        assert (new.low, new.high, new.table) == (1000, 1001, "scored_1000")

@@ -10,7 +10,7 @@ from apex_ml.adapters.postgres.connection import connect
 from apex_ml.adapters.postgres.migrations import apply
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
-from apex_ml.sql.tables import scored_columns, scored_orders_ddl
+from apex_ml.sql.tables import pipeline_ddl, scored_columns
 from tests.support.apex_home import Apex
 from tests.support.schema import SCHEMA
 
@@ -29,7 +29,7 @@ def columns(apex: Apex) -> list[tuple[Any, ...]]:
 
 def bring(settings: Settings, contract: Contract) -> None:
     with connect(settings, SCHEMA) as connection:
-        apply(connection, SCHEMA, [], scored_orders_ddl(contract, SCHEMA))
+        apply(connection, SCHEMA, [], pipeline_ddl(contract, SCHEMA))
 
 
 def with_class(contract: Contract, level: str) -> Contract:
@@ -44,7 +44,7 @@ def test_running_the_statements_again_changes_nothing(apex: Apex, contract: Cont
     before = columns(apex)
     bring(apex.settings, contract)
     assert columns(apex) == before
-    assert [n for t, _, n, _ in before if t == "scored_orders"] == list(scored_columns(contract))
+    assert [n for t, _, n, _ in before if t == "scored"] == list(scored_columns(contract))
 
 
 def test_a_new_class_adds_a_column_and_the_views_follow(apex: Apex, contract: Contract) -> None:
@@ -53,10 +53,10 @@ def test_a_new_class_adds_a_column_and_the_views_follow(apex: Apex, contract: Co
     bring(apex.settings, wider)
     added = {(t, n) for t, _, n, _ in columns(apex)} - {(t, n) for t, _, n, _ in before}
     assert {n for _, n in added} == {"p_whatsapp"}
-    assert {"scored_orders", "scored_orders_current"} <= {t for t, _ in added}
+    assert {"scored", "scored_current"} <= {t for t, _ in added}
     bring(apex.settings, wider)
     bring(apex.settings, contract)  # a step back takes nothing away
-    assert ("scored_orders", "p_whatsapp") in {(t, n) for t, _, n, _ in columns(apex)}
+    assert ("scored", "p_whatsapp") in {(t, n) for t, _, n, _ in columns(apex)}
 
 
 def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
@@ -69,7 +69,7 @@ def test_every_table_and_view_says_what_a_row_is(apex: Apex) -> None:
 
 def test_a_key_is_unique_over_all_partitions(apex: Apex) -> None:
     (key,) = apex.sql(
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'orders.scored_orders'::regclass"
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'orders.scored'::regclass"
         " AND contype = 'p'"
     )
     assert key == ("PRIMARY KEY (run_id, row_nr)",)

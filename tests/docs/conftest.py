@@ -44,7 +44,7 @@ SELECT drop_id, 'score-1', 'digital_orders_xgboost', 1, 'f0', repeat('d', 64), '
 FROM orders.drops WHERE state = 'done' ORDER BY drop_id;
 INSERT INTO orders.scoring_run_classes SELECT run_id, 'DIGITAL', 2, 0.6 FROM orders.scoring_runs;
 SELECT orders.take_run_id(false);
-INSERT INTO orders.scored_orders
+INSERT INTO orders.scored
 SELECT run_id, row_nr, 'C00000' || row_nr, '2024-08-24', 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now()
 FROM orders.scoring_runs, generate_series(1, 2) AS row_nr;
 INSERT INTO orders.quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row) VALUES
@@ -60,7 +60,7 @@ VALUES ('digital_orders_xgboost', 'promote', 1, 'done', 'retrain-1', 'airflow', 
     repeat('0', 64), now());
 INSERT INTO orders.shadow_runs (run_id, model_version, rows_scored, state, step_run)
 SELECT run_id, 2, 2, 'done', 'shadow-1' FROM orders.scoring_runs;
-INSERT INTO orders.shadow_scores SELECT run_id, 2, row_nr, 'DIGITAL', 0.6, 0.1, 0.3 FROM orders.scored_orders;
+INSERT INTO orders.shadow_scores SELECT run_id, 2, row_nr, 'DIGITAL', 0.6, 0.1, 0.3 FROM orders.scored;
 INSERT INTO orders.drift (scope, subject, day, feature, kind, reference, rows, reference_rows, psi, effect, p_value,
     q_value, drifted) VALUES
     ('drop', '2', '2024-08-24', 'day', 'attribute', 'the training examples', 2, 100, 0.3, 0.5, 0, 0, true);

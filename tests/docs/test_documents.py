@@ -180,8 +180,9 @@ def test_files_named_in_code_exist(document: Document) -> None:
 
 @each_document
 def test_views_exist(reader: Any, document: Document) -> None:
-    there = {row[0] for row in reader.read("SELECT relname FROM pg_class WHERE relnamespace = 'orders'::regnamespace")}
-    names = {name for text in document.commands for name in re.findall(r"\bapex\.([a-z_]+)", text)}
+    there = {row[0] for row in reader.read("SELECT relnamespace::regnamespace || '.' || relname FROM pg_class")}
+    pattern = re.compile(r"(?:^|\b(?i:FROM|JOIN|TABLE)\s+)((?:apex|orders)\.[a-z_]+)(?=$|[\s,;)])")
+    names = {name for text in document.commands for name in pattern.findall(text)} - {"orders.parquet"}
     assert names <= there
 
 

@@ -62,7 +62,7 @@ def uses_raw_files_of_a_team(home: WholePlatform, raw: Path) -> list[str]:
     before = {batch for batch, _ in home.sql(BATCHES, writer=True)}
     removed = home.apex("remove-drop", "--invented", "--apply")
     assert "Removed 2 drops with 200,000 scored orders" in removed.stdout, removed.stderr
-    assert home.sql("SELECT count(*) FROM orders.scored_orders_current") == [(orders,)]
+    assert home.sql("SELECT count(*) FROM orders.scored_current") == [(orders,)]
     gone = before - {batch for batch, _ in home.sql(BATCHES, writer=True)}
     assert len(gone) == 2
     return sorted(gone)
@@ -155,7 +155,7 @@ def check_scored_once(home: WholePlatform, removed: list[str], *names: str) -> N
     list_drops(context_of(settings, "sweep"))  # the next sweep sends MLflow the missed metrics
     rows = home.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
-        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored_orders USING (run_id)"
+        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored USING (run_id)"
         " WHERE d.name = ANY(%s) GROUP BY 1, 2 ORDER BY 1",
         list(names),
         writer=True,
@@ -260,7 +260,7 @@ def test_main_job_end_to_end(home: WholePlatform, tmp_path: Path) -> None:
         "SELECT state, rows_in, rows_scored, rows_quarantined, model_version FROM orders.drop_summary"
     )
     assert (state, rows, scored, quarantined, version) == ("done", 100_000, 100_000, 0, 1)
-    assert home.sql("SELECT count(*), count(DISTINCT row_nr) FROM orders.scored_orders_current") == [(100_000, 100_000)]
+    assert home.sql("SELECT count(*), count(DISTINCT row_nr) FROM orders.scored_current") == [(100_000, 100_000)]
     [(action, loss, prior)] = home.sql("SELECT action, challenger_log_loss, prior_log_loss FROM orders.model_history")
     assert action == "promote"
     assert loss < prior

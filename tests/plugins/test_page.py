@@ -313,7 +313,7 @@ def test_external_texts_are_shown_escaped(empty: Settings, visit: Open) -> None:
         " mlflow_run_id, feature_snapshot, snapshot_as_of, rows_in, rows_scored, rows_quarantined, ms_total, ms_check,"
         " ms_features, ms_predict, ms_write, started_at, finished_at) SELECT drop_id, 'x', 'x', 1, 'x', 'x',"
         " current_date, 1, 1, 0, 1, 1, 1, 1, 1, now(), now() FROM d RETURNING run_id)"
-        " INSERT INTO orders.scoring_run_classes (run_id, predicted, orders) SELECT run_id, %s, 1 FROM r",
+        " INSERT INTO orders.scoring_run_classes (run_id, predicted, rows) SELECT run_id, %s, 1 FROM r",
         EVIL + "class",
     )
     answer = visit(empty).get("/orders")

@@ -32,7 +32,7 @@ def as_scored(contract: Contract, answers: list[dict[str, Any]]) -> list[tuple[A
 
 def scored(apex: Apex, contract: Contract) -> list[tuple[Any, ...]]:
     p = ", ".join(probability_column(level) for level in contract.classes)
-    rows = apex.sql(f"SELECT predicted, {p}, confidence FROM orders.scored_orders ORDER BY run_id, row_nr")
+    rows = apex.sql(f"SELECT predicted, {p}, confidence FROM orders.scored ORDER BY run_id, row_nr")
     return [(row[0], *map(np.float32, row[1:])) for row in rows]
 
 

@@ -56,7 +56,7 @@ def wait_recorded(client: TestClient, rows: int) -> None:
 def test_nothing_is_recorded_by_default(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring) as client:
         ask(client, drop_orders[:5])
-    assert scoring.sql("SELECT count(*) FROM orders.online_orders") == [(0,)]
+    assert scoring.sql("SELECT count(*) FROM orders.online_rows") == [(0,)]
 
 
 def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
@@ -71,14 +71,14 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
         wait_recorded(client, 20)
         assert figure(client, "record_queue") == 0
     p = ", ".join(probability_column(level) for level in contract.classes)
-    columns = f"request_id, place, {contract.entity}, {name}, known_client, predicted, confidence, model_version, {p}"
+    columns = f"request_id, place, {contract.entity}, {name}, known_entity, predicted, confidence, model_version, {p}"
     with closing(psycopg2.connect(scoring.settings.reader_url)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT source, {columns} FROM orders.online_answers ORDER BY answer_id")
         rows = cursor.fetchall()
         cursor.execute("SELECT answers FROM orders.online_days")
         assert cursor.fetchall() == [(20,)]
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("SELECT * FROM orders.online_orders")
+            cursor.execute("SELECT * FROM orders.online_rows")
     message = first["predictions"] + second["predictions"]
     assert [r[:3] for r in rows] == [("online", "one", n) for n in range(15)] + [("online", "two", n) for n in range(5)]
     for order, row, answer in zip(sent, rows, message, strict=True):
@@ -96,11 +96,11 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
 def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders: list[dict[str, Any]]) -> None:
     with served(scoring, serving_record_share=1) as client:
         ask(client, drop_orders[:10])
-    scoring.sql("UPDATE orders.online_orders SET answered_at = answered_at - interval '100 days' WHERE place < 4")
+    scoring.sql("UPDATE orders.online_rows SET answered_at = answered_at - interval '100 days' WHERE place < 4")
     match = find_prunable(scoring.context("prune"), timedelta(days=90))
     assert match.answers == 4
     prune(scoring.context("prune"), replace(match, folders=[], partitions=[]))
-    assert scoring.sql("SELECT count(*) FROM orders.online_orders") == [(6,)]
+    assert scoring.sql("SELECT count(*) FROM orders.online_rows") == [(6,)]
     assert scoring.sql("SELECT answers FROM orders.online_days") == [(10,)]
 
 
@@ -108,7 +108,7 @@ def test_the_recorded_share_is_the_configured_one(scoring: Apex, drop_orders: li
     with served(scoring, serving_record_share=0.3) as client:
         for _ in range(2):
             ask(client, drop_orders)
-    ((rows,),) = scoring.sql("SELECT count(*) FROM orders.online_orders")
+    ((rows,),) = scoring.sql("SELECT count(*) FROM orders.online_rows")
     assert 0.2 * 2 * ROWS < rows < 0.4 * 2 * ROWS
 
 

@@ -186,8 +186,8 @@ def test_answers_are_recorded_in_the_schema_of_their_pipeline(both: Apex) -> Non
     with served(both, serving__record_share=1) as client:
         client.post("/machines/predict", json={"orders": [ROW, ROW]})
         client.post("/orders/predict", json=example(client, "orders"))
-    assert both.sql("SELECT machine, heat FROM machines.online_orders") == [("M00001", 71.5)] * 2
-    assert both.sql("SELECT count(*) FROM orders.online_orders") == [(1,)]
+    assert both.sql("SELECT machine, heat FROM machines.online_rows") == [("M00001", 71.5)] * 2
+    assert both.sql("SELECT count(*) FROM orders.online_rows") == [(1,)]
 
 
 # keys

@@ -281,7 +281,7 @@ def scoring_night(nights: Any, raw: Path, contract: Contract) -> Any:
 def versions_used(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT d.name, r.model_version, array_agg(DISTINCT s.model_version)::int[], count(*)::int"
-        " FROM orders.scored_orders AS s JOIN orders.scoring_runs AS r USING (run_id) JOIN"
+        " FROM orders.scored AS s JOIN orders.scoring_runs AS r USING (run_id) JOIN"
         " orders.drops AS d USING (drop_id)"
         " GROUP BY 1, 2 ORDER BY 1"
     )
@@ -292,7 +292,7 @@ def test_a_drop_keeps_the_version_with_which_its_scoring_started(
 ) -> None:
     apex: Apex = scoring_night.apex
     with contextlib.closing(psycopg2.connect(apex.settings.writer_url)) as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK TABLE orders.scored_orders IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("LOCK TABLE orders.scored IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(score, apex.context("scoring"), ["a.parquet"])
             deadline = time.monotonic() + 30

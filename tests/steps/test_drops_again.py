@@ -52,7 +52,7 @@ def test_a_drop_is_scored_again_by_todays_champion_as_a_new_run(scoring: Apex, c
     result = again(scoring, "a.parquet")
     assert result["model_version"] == newer and result["drops"][0]["rows_scored"] == ROWS - 1
     assert counts(scoring) == (1, 2, 2 * (ROWS - 1))
-    current = scoring.sql("SELECT DISTINCT model_version, run_id, count(*) OVER () FROM orders.scored_orders_current")
+    current = scoring.sql("SELECT DISTINCT model_version, run_id, count(*) OVER () FROM orders.scored_current")
     assert current == [(newer, result["drops"][0]["run_id"], ROWS - 1)]
     assert [r[:9] for r in scored_rows(scoring)[::2]] == [r[:9] for r in first]  # sorted by row, both runs of each
     assert scoring.sql("SELECT count(*) FROM orders.quarantined_rows") == [(1,)]
@@ -165,7 +165,7 @@ def test_an_exported_run_has_its_lineage(
     assert f"{ROWS} orders of run" in message.output
     table = pq.read_table(out)
     names = [n for n in table.column_names if not n.startswith("p_") and n != "confidence"]
-    expected = scoring.sql(f"SELECT {', '.join(names)} FROM orders.scored_orders ORDER BY row_nr")
+    expected = scoring.sql(f"SELECT {', '.join(names)} FROM orders.scored ORDER BY row_nr")
     assert [tuple(row.values()) for row in table.select(names).to_pylist()] == expected
     assert table["confidence"].to_pylist() == pytest.approx([row[8] for row in scored_rows(scoring)])
     assert table.schema.metadata[b"run_id"].decode() == str(result["drops"][0]["run_id"])

@@ -142,9 +142,7 @@ def test_removed_drops_leave_nothing_and_superseded_ones_count_again(
     put_drop("invented-2024-08-24-0001.parquet", seed=3)
     run(scoring, "a.parquet", "invented-2024-08-24-0001.parquet")
     assert counts(scoring) == (3, 3, 3 * ROWS)
-    scoring.sql(
-        "INSERT INTO orders.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM orders.scored_orders RETURNING 1"
-    )
+    scoring.sql("INSERT INTO orders.outcomes SELECT run_id, row_nr, 'DIGITAL', 'test' FROM orders.scored RETURNING 1")
     assert "Would remove 1 drop with 500 scored orders. Nothing is removed yet" in apply("--invented")
     assert counts(scoring) == (3, 3, 3 * ROWS)
     assert "Removed 1 drop with 500 scored orders" in apply("--invented", "--apply")

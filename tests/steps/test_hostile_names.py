@@ -140,15 +140,15 @@ def test_the_model_is_trained_promoted_and_scores(hostile: Hostile) -> None:
 def test_names_are_encoded_in_sql_and_shown_unchanged(hostile: Hostile) -> None:
     rows = hostile.apex.sql(
         "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'orders'"
-        " AND table_name = 'scored_orders' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
+        " AND table_name = 'scored' AND starts_with(column_name, 'p_') ORDER BY ordinal_position"
     )
     columns = [name for (name,) in rows]
     assert columns[1] == "p_tel_xe9_fono_x2f_100_x20__x25__x5c_"
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,61}", name) for name in columns) and len(set(columns)) == 3
-    predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM orders.scored_orders_current")}
+    predicted = {name for (name,) in hostile.apex.sql("SELECT DISTINCT predicted FROM orders.scored_current")}
     assert predicted and predicted <= set(CLASSES.values())
     together = " + ".join(f'"{name}"' for name in columns)
-    ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM orders.scored_orders")
+    ((total,),) = hostile.apex.sql(f"SELECT sum({together}) FROM orders.scored")
     assert total == pytest.approx(200, abs=1e-3)
 
 

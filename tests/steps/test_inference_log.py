@@ -79,12 +79,12 @@ def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_
         assert result[f"pred_count_{level}"] == [r[4] for r in rows].count(level)
     assert result["inference_confidence_mean"] == pytest.approx(sum(r[8] for r in rows) / len(rows), abs=1e-6)
     sample = artifact(scoring, one, "inference_results.json")
-    expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM orders.scored_orders ORDER BY run_id, row_nr")
+    expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM orders.scored ORDER BY run_id, row_nr")
     assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == expected[:100]
     shown = artifact(scoring, one, "inference_distributions.json")
     assert shown["orders"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
     confusion = scoring.sql(
-        "SELECT predicted, observed, orders::int FROM orders.drop_outcomes WHERE name = 'a.parquet' AND orders > 0"
+        "SELECT predicted, observed, rows::int FROM orders.drop_outcomes WHERE name = 'a.parquet' AND rows > 0"
     )
     assert {(p, o): n for p, by in shown["observed_by_predicted"].items() for o, n in by.items()} == {
         (p, o): n for p, o, n in confusion

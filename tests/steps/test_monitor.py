@@ -154,7 +154,7 @@ def test_small_drops_are_evaluated_by_day(watched: Apex, put_drop: Put, contract
 def outcomes(apex: Apex, contract: Contract, *, right: bool) -> None:
     """Give every score an outcome: drawn by its probabilities, or the class that it holds for the least probable."""
     p = ", ".join(f"p_{level.lower()}" for level in contract.classes)
-    rows = apex.sql(f"SELECT run_id, row_nr, {p} FROM orders.scored_orders ORDER BY 1, 2")
+    rows = apex.sql(f"SELECT run_id, row_nr, {p} FROM orders.scored ORDER BY 1, 2")
     random = np.random.default_rng(5)
     chances = np.array([row[2:] for row in rows], dtype=float)
     chances /= chances.sum(axis=1, keepdims=True)

@@ -54,7 +54,7 @@ class Ledger:
         )
         for row_nr, (client, day) in enumerate(orders):
             self.apex.sql(
-                "INSERT INTO orders.scored_orders VALUES (%s, %s, %s, %s, 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now())",
+                "INSERT INTO orders.scored VALUES (%s, %s, %s, %s, 'DIGITAL', 0.6, 0.1, 0.3, 0.6, 1, now())",
                 (run_id, row_nr, client, day),
             )
         return drop_id, run_id

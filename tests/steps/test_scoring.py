@@ -60,7 +60,7 @@ def test_a_drop_is_scored_and_its_metrics_are_correct(scoring: Apex, put_drop: D
     assert summary[:5] == ("done", ROWS, ROWS, 0, 1.0)
     assert summary[5:7] == pytest.approx((p.max(axis=1).mean(), np.median(p.max(axis=1))), abs=1e-6)
     assert summary[7:] == (result["model_version"], True, True, True, True)
-    classes = scoring.sql("SELECT predicted, orders, share FROM orders.drop_classes ORDER BY predicted")
+    classes = scoring.sql("SELECT predicted, rows, share FROM orders.drop_classes ORDER BY predicted")
     assert {c: n for c, n, _ in classes} == {c: [r[4] for r in outcome].count(c) for c in contract.classes}
     assert sum(share for _, _, share in classes) == pytest.approx(1)
     assert places(scoring) == {"inbox": [], "done": ["a.parquet"], "quarantine": []}
@@ -107,7 +107,7 @@ def test_a_correction_by_the_same_name_supersedes(scoring: Apex, put_drop: Drop)
     put_drop(seed=2, rows=300)
     run(scoring)
     assert counts(scoring) == (2, 2, ROWS + 300)
-    assert scoring.sql("SELECT count(*) FROM orders.scored_orders_current") == [(300,)]
+    assert scoring.sql("SELECT count(*) FROM orders.scored_current") == [(300,)]
     assert scoring.sql("SELECT rows_scored, superseded_by IS NULL FROM orders.drop_summary ORDER BY drop_id") == [
         (ROWS, False),
         (300, True),
@@ -311,7 +311,7 @@ def test_orders_of_one_drop_do_not_feed_each_other(scoring: Apex, put_drop: Drop
     put_drop("b.parquet", rows=200, changed=doubled)
     run(scoring, "b.parquet")
     second = scoring.sql(
-        "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM orders.scored_orders"
+        "SELECT cliente_id, predicted, p_digital, p_telefono, p_vendedor, confidence FROM orders.scored"
         " JOIN orders.scoring_runs USING (run_id) JOIN orders.drops USING (drop_id) WHERE name = 'b.parquet'"
     )
     assert len(second) == 250 and all(tuple(r[1:]) == tuple(alone[r[0]]) for r in second)
@@ -446,10 +446,10 @@ def test_the_reader_sees_the_scored_orders_and_changes_none(scoring: Apex, put_d
     with contextlib.closing(psycopg2.connect(scoring.settings.reader_url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM orders.scored_orders_current")
+            cursor.execute("SELECT count(*) FROM orders.scored_current")
             assert cursor.fetchall() == [(ROWS,)]
             cursor.execute("SET default_transaction_read_only = off")
-            for statement in ("DELETE FROM orders.scored_orders", "UPDATE orders.drops SET name = 'x'"):
+            for statement in ("DELETE FROM orders.scored", "UPDATE orders.drops SET name = 'x'"):
                 with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                     cursor.execute(statement)
 

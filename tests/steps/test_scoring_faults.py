@@ -349,7 +349,7 @@ def test_mlflow_killed_at_any_request_gets_each_run_once_after_recovery(
     (whole,) = mlflow_runs(apex)
     assert shape(whole)["inputs"] == 1
     for request, answered in REQUESTS:
-        apex.sql("TRUNCATE orders.drops, orders.quarantined_rows, orders.scored_orders, orders.outcomes CASCADE")
+        apex.sql("TRUNCATE orders.drops, orders.quarantined_rows, orders.scored, orders.outcomes CASCADE")
         put(apex, contents, SMALL[0])
         relay.cut, relay.answered = request, answered
         assert run(apex, SMALL[0])["scored"] == 1

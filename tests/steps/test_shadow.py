@@ -32,7 +32,7 @@ from tests.support.schema import SCHEMA
 
 ROWS = 200
 PAIRS = """
-SELECT s.model_version, s.row_nr FROM orders.shadow_scores AS s JOIN orders.scored_orders AS c USING (run_id, row_nr)
+SELECT s.model_version, s.row_nr FROM orders.shadow_scores AS s JOIN orders.scored AS c USING (run_id, row_nr)
 WHERE (s.predicted, s.p_digital, s.p_telefono, s.p_vendedor) = (c.predicted, c.p_digital, c.p_telefono, c.p_vendedor)
 ORDER BY 1, 2
 """
@@ -94,12 +94,11 @@ def test_both_log_losses_are_shown_where_the_outcome_is_known(night: Night) -> N
     losses = [
         -log({"DIGITAL": digital, "VENDEDOR": vendedor}[observed])
         for observed, digital, vendedor in night.apex.sql(
-            "SELECT observed, p_digital, p_vendedor FROM orders.outcomes JOIN orders.scored_orders"
-            " USING (run_id, row_nr)"
+            "SELECT observed, p_digital, p_vendedor FROM orders.outcomes JOIN orders.scored USING (run_id, row_nr)"
         )
     ]
     ((champion, challenger, orders, same, outcomes, theirs, ours),) = night.apex.sql(
-        "SELECT champion_version, challenger_version, orders, same_prediction, outcomes, challenger_log_loss,"
+        "SELECT champion_version, challenger_version, rows, same_prediction, outcomes, challenger_log_loss,"
         " champion_log_loss FROM orders.shadow_comparison"
     )
     assert (champion, challenger, orders, same, outcomes) == (1, 2, ROWS, 1.0, len(losses))
@@ -212,7 +211,7 @@ def outcomes_known(night: Night, orders: int, *, blurred: bool) -> None:
             session.execute("INSERT INTO orders.outcomes VALUES (%s, %s, %s, 'test')", (run_id, row_nr, observed))
         if blurred:
             mixed = ", ".join(f"{c} = 0.05 * {c} + 0.95 / 3" for c in ("p_digital", "p_telefono", "p_vendedor"))
-            session.execute(f"UPDATE orders.scored_orders SET {mixed}")
+            session.execute(f"UPDATE orders.scored SET {mixed}")
 
 
 def look_again(night: Night, run: str = "again", version: int | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ ROWS_IN_VIEWS = """
            s.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
     FROM orders.drop_summary AS s
     FULL JOIN (SELECT run_id, drop_sha256, count(*) AS n FROM orders.lineage GROUP BY 1, 2) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM orders.drop_classes GROUP BY 1) AS c
+    FULL JOIN (SELECT run_id, sum(rows) AS n FROM orders.drop_classes GROUP BY 1) AS c
         ON c.run_id = coalesce(s.run_id, o.run_id)
     FULL JOIN (SELECT source_sha256, count(DISTINCT row_nr) AS n FROM orders.quarantine GROUP BY 1) AS q
         ON q.source_sha256 = coalesce(s.sha256, o.drop_sha256)"""
@@ -26,8 +26,8 @@ ROWS_IN_TABLES = """
            r.rows_quarantined, o.n AS orders, c.n AS of_classes, coalesce(q.n, 0) AS quarantined
     FROM orders.drops AS d
     FULL JOIN orders.scoring_runs AS r USING (drop_id)
-    FULL JOIN (SELECT run_id, count(*) AS n FROM orders.scored_orders GROUP BY 1) AS o USING (run_id)
-    FULL JOIN (SELECT run_id, sum(orders) AS n FROM orders.scoring_run_classes GROUP BY 1) AS c USING (run_id)
+    FULL JOIN (SELECT run_id, count(*) AS n FROM orders.scored GROUP BY 1) AS o USING (run_id)
+    FULL JOIN (SELECT run_id, sum(rows) AS n FROM orders.scoring_run_classes GROUP BY 1) AS c USING (run_id)
     FULL JOIN (SELECT source_sha256, count(*) AS n FROM orders.quarantined_rows GROUP BY 1) AS q
         ON q.source_sha256 = d.sha256"""
 

@@ -19,7 +19,7 @@ def scored_rows(apex: Apex) -> list[tuple[Any, ...]]:
     return apex.sql(
         "SELECT d.sha256, s.row_nr, s.cliente_id, s.fecha_pedido_dt, s.predicted, s.p_digital, s.p_telefono,"
         " s.p_vendedor, s.confidence, s.model_version"
-        " FROM orders.scored_orders AS s JOIN orders.scoring_runs USING (run_id) JOIN orders.drops AS d USING (drop_id)"
+        " FROM orders.scored AS s JOIN orders.scoring_runs USING (run_id) JOIN orders.drops AS d USING (drop_id)"
         " ORDER BY 1, 2"
     )
 
@@ -28,7 +28,7 @@ def counts(apex: Apex) -> tuple[int, int, int]:
     """Drops, runs, scored orders."""
     (rows,) = apex.sql(
         "SELECT (SELECT count(*) FROM orders.drops), (SELECT count(*) FROM orders.scoring_runs),"
-        " (SELECT count(*) FROM orders.scored_orders)"
+        " (SELECT count(*) FROM orders.scored)"
     )
     return rows  # type: ignore[return-value]
 

@@ -56,7 +56,7 @@ SELECT drop_id, 'score', %(model)s, CASE WHEN received_at < now() - interval '9 
 FROM made WHERE state = 'done'
 """
 CLASSES = """
-INSERT INTO orders.scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)
+INSERT INTO orders.scoring_run_classes (run_id, predicted, rows, mean_confidence, median_confidence)
 SELECT run_id, name, CASE WHEN place = 1 THEN rows_scored - 2 * (rows_scored * share)::bigint
                           ELSE (rows_scored * share)::bigint END, 0.6, 0.6
 FROM orders.scoring_runs, LATERAL (SELECT 0.22 + 0.06 * sin(run_id / 31.0)) AS s (share),

@@ -23,7 +23,7 @@ TABLES = {
     "classes": f"SELECT d.sha256, c.predicted, (to_jsonb(c) - %(v)s::text[])::text"
     f" FROM orders.scoring_run_classes AS c {OF_RUNS}",
     "orders": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(s) - %(v)s::text[])::text, ',' ORDER BY s.row_nr))"
-    f" FROM orders.scored_orders AS s {OF_RUNS} GROUP BY 1",
+    f" FROM orders.scored AS s {OF_RUNS} GROUP BY 1",
     "outcomes": "SELECT d.sha256, count(*), md5(string_agg((to_jsonb(o) - %(v)s::text[])::text, ',' ORDER BY o.row_nr))"
     f" FROM orders.outcomes AS o {OF_RUNS} GROUP BY 1",
     "quarantined": "SELECT q.source_sha256, q.row_nr, (to_jsonb(q) - %(v)s::text[])::text"

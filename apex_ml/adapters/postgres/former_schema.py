@@ -30,6 +30,8 @@ SELECT c.relname::text FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'v' AND has_table_privilege('apex_reader', c.oid, 'SELECT')
 ORDER BY 1
 """
+RENAMED = {"scored_orders_current": "scored_current", "channel_mix_daily": "class_mix_daily"}
+"""Views that a migration renames after the move, old name: present name."""
 _FUNCTIONS = "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = to_regnamespace(%s) ORDER BY oid"
 
 
@@ -87,7 +89,7 @@ def _move(pipeline: str, lock: int, cursor: psycopg2.extensions.cursor) -> None:
     cursor.execute(f"GRANT USAGE ON SCHEMA {PLATFORM_SCHEMA} TO apex_reader")
     cursor.execute(_READABLE_VIEWS, (name,))
     for (view,) in cursor.fetchall():
-        _keep_old_name(cursor, identifier(view), f"{name}.{identifier(view)}", f"{pipeline}.{view}")
+        _keep_old_name(cursor, identifier(view), f"{name}.{identifier(view)}", f"{pipeline}.{RENAMED.get(view, view)}")
     reach("former_schema_moved")
     logger.info("former_tables_moved from=%s to=%s", PLATFORM_SCHEMA, pipeline)
 

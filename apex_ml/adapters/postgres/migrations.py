@@ -25,7 +25,7 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier
-from apex_ml.sql.tables import scored_orders_ddl
+from apex_ml.sql.tables import pipeline_ddl
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:
             f"schema {schema}: a name in Postgres has at most {MAX_NAME_BYTES} bytes; choose a shorter one"
         )
     with connect(settings, schema) as connection:
-        apply(connection, schema, migration_files(), scored_orders_ddl(contract, schema))
+        apply(connection, schema, migration_files(), pipeline_ddl(contract, schema))
 
 
 def apply(connection: Connection, schema: str, files: list[tuple[int, Path]], generated: list[str]) -> None:

@@ -92,7 +92,7 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
     values: dict[str, pa.Array] = {
         "request_id": pa.array([a.request_id for a in answers for _ in a.places]),
         "place": each([a.places.astype(np.int32) for a in answers]),
-        "known_client": each([a.known for a in answers]),
+        "known_entity": each([a.known for a in answers]),
         "predicted": classes.take(each([a.predicted for a in answers])),
         "confidence": each([a.confidence for a in answers]),
         "model_name": pa.array([model_name] * n),

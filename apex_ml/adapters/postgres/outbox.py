@@ -149,7 +149,7 @@ class PostgresOutbox(Outbox):
     @override
     def class_totals(self, run_ids: Sequence[int]) -> dict[str, ClassTotal]:
         rows = self._session.fetch(
-            "SELECT predicted, sum(orders)::bigint, sum(orders * mean_confidence) / nullif(sum(orders), 0)"
+            "SELECT predicted, sum(rows)::bigint, sum(rows * mean_confidence) / nullif(sum(rows), 0)"
             " FROM scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
             (list(run_ids),),
         )

@@ -75,7 +75,7 @@ class PostgresOutcomes(OutcomeStore):
         entity, when = identifier(contract.entity), identifier(contract.timestamp)
         return self._session.stream(
             f"SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, o.observed AS known, o.source"
-            " FROM scored_orders_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr)"
+            " FROM scored_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr)"
             f" WHERE s.{when} BETWEEN %s::text::date AND %s::text::date",
             (first.isoformat(), last.isoformat()),
         )

@@ -101,7 +101,7 @@ class PostgresPageQueries(PageQueries):
     def decisions(self, limit: int) -> list[ViewRow]:
         return self._rows(
             "SELECT promotion_id, decided_at, action, from_version, to_version, state, who, reasons,"
-            f" challenger_log_loss, champion_log_loss, prior_log_loss, holdout_orders {_HISTORY}"
+            f" challenger_log_loss, champion_log_loss, prior_log_loss, holdout_rows {_HISTORY}"
             " ORDER BY promotion_id DESC LIMIT %(limit)s",
             limit=limit,
         )
@@ -141,7 +141,7 @@ class PostgresPageQueries(PageQueries):
     def class_mix(self, now: datetime, days: int) -> list[ViewRow]:
         # by the day of scoring: reading the scored rows themselves would take seconds
         return self._rows(
-            "SELECT s.finished_at::date AS day, c.predicted, sum(c.orders)::bigint AS rows"
+            "SELECT s.finished_at::date AS day, c.predicted, sum(c.rows)::bigint AS rows"
             " FROM drop_summary AS s JOIN drop_classes AS c USING (run_id) WHERE s.superseded_by IS NULL"
             " AND s.finished_at > (%(now)s AT TIME ZONE 'UTC')::date - %(days)s + 1 GROUP BY 1, 2 ORDER BY 1, 2",
             now=now,

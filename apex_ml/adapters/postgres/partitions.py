@@ -49,7 +49,7 @@ class Partition:
     @property
     def table(self) -> str:
         """Name of its table."""
-        return f"scored_orders_{self.low}"
+        return f"scored_{self.low}"
 
 
 class Partitions(Protocol):
@@ -75,25 +75,25 @@ class Partitions(Protocol):
 
 
 class PostgresPartitions(Partitions):
-    """The partitions of scored_orders."""
+    """The partitions of the table scored."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     @override
     def create_own(self, run_id: int) -> str:
-        name = f"scored_orders_{run_id:d}"
+        name = f"scored_{run_id:d}"
         _create_table(self._session, name, run_id, run_id + 1)
         return name
 
     @override
     def index_own(self, contract: Contract, run_id: int) -> None:
-        _index(self._session, contract, f"scored_orders_{run_id:d}")
+        _index(self._session, contract, f"scored_{run_id:d}")
 
     @override
     def attach_own(self, run_id: int) -> None:
         self._session.execute(f"SET LOCAL lock_timeout = '{ATTACH_TIMEOUT}'")
-        _attach(self._session, f"scored_orders_{run_id:d}", run_id, run_id + 1)
+        _attach(self._session, f"scored_{run_id:d}", run_id, run_id + 1)
         reach("partition_attached")
 
     @override
@@ -101,7 +101,7 @@ class PostgresPartitions(Partitions):
         rows = self._session.fetch(
             "SELECT p.low, p.high, pg_relation_size(c.oid), (SELECT max(r.finished_at) FROM scoring_runs AS r"
             " WHERE r.run_id >= p.low AND r.run_id < p.high) FROM scored_partitions AS p"
-            " JOIN pg_class AS c ON c.oid = to_regclass('scored_orders_' || p.low) AND c.relispartition ORDER BY 1"
+            " JOIN pg_class AS c ON c.oid = to_regclass('scored_' || p.low) AND c.relispartition ORDER BY 1"
         )
         return [Partition(*row) for row in rows]
 
@@ -171,14 +171,14 @@ def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
     # a range without a table belongs to a transaction that is under way, or to one that was rolled back long ago
     session.execute(
         "DELETE FROM scored_partitions AS p WHERE opened_at < now() - interval '1 day' AND low <"
-        " (SELECT max(low) FROM scored_partitions) AND to_regclass('scored_orders_' || low) IS NULL"
+        " (SELECT max(low) FROM scored_partitions) AND to_regclass('scored_' || low) IS NULL"
         " AND NOT EXISTS (SELECT FROM scoring_runs AS r WHERE r.run_id >= p.low AND r.run_id < p.high)"
     )
     pair = _smallest_pair(session, limit)
     if pair is None:
         return False
     a, b = pair
-    merging = "scored_orders_merging"
+    merging = "scored_merging"
     session.execute(f"LOCK TABLE {a.table}, {b.table} IN SHARE MODE")
     _create_table(session, merging, a.low, b.high)
     for part in pair:
@@ -190,7 +190,7 @@ def _merge_one(session: Session, contract: Contract, limit: int) -> bool:
         session.execute(f"ALTER TABLE {SCORED} DETACH PARTITION {part.table}")
     _attach(session, merging, a.low, b.high)
     session.execute(f"DROP TABLE {a.table}, {b.table}")
-    session.execute(f"ALTER TABLE {merging} RENAME TO scored_orders_{a.low}")
+    session.execute(f"ALTER TABLE {merging} RENAME TO scored_{a.low}")
     session.execute("DELETE FROM scored_partitions WHERE low = %s", (b.low,))
     session.execute("UPDATE scored_partitions SET high = %s, next = %s WHERE low = %s", (b.high, b.high, a.low))
     reach("merge_swapped")
@@ -252,7 +252,7 @@ def drop_partitions(settings: Settings, schema: str, partitions: list[Partition]
                     if part in PostgresPartitions(session).attached()[:-1]:  # else it was merged meanwhile
                         _drop_one(session, part)
             except psycopg2.errors.LockNotAvailable as error:
-                raise TransientError("the scored orders are in use; run again when the long query has ended") from error
+                raise TransientError("the scored rows are in use; run again when the long query has ended") from error
 
 
 def _drop_one(session: Session, part: Partition) -> None:

@@ -88,11 +88,11 @@ class PostgresQuality(QualityLedger):
     def changed_weeks(self, contract: Contract) -> list[ChangedWeek]:
         when = identifier(contract.timestamp)
         rows = self._session.fetch(
-            f"""WITH newest AS (SELECT max({when}) AS day FROM scored_orders_current),
+            f"""WITH newest AS (SELECT max({when}) AS day FROM scored_current),
                 weeks AS (
                     SELECT s.model_version, date_trunc('week', s.{when})::date AS week, count(*) AS scored,
                            count(o.observed) AS outcomes
-                    FROM scored_orders_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr), newest
+                    FROM scored_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr), newest
                     WHERE s.{when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
                 SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN model_quality AS q
                 ON q.model_name = %s AND q.model_version = w.model_version AND q.week = w.week
@@ -144,7 +144,7 @@ def rows_with_outcome(settings: Settings, schema: str, contract: Contract, versi
     p = ", ".join(f"s.{identifier(probability_column(level))}" for level in contract.classes)
     with bulk_transaction(settings, schema) as session:
         return session.stream(
-            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM scored_orders_current AS s"
+            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM scored_current AS s"
             f" JOIN outcomes AS o USING (run_id, row_nr) WHERE s.model_version = {int(version)}"
             f" AND s.{when} >= {literal(week)} AND s.{when} < {literal(week)} + 7"
         ).read_all()

@@ -117,7 +117,7 @@ class PostgresScoringRuns(ScoringRunLedger):
         )
         row = "(%s, %s, %s, nullif(%s, 'NaN'::float8), nullif(%s, 'NaN'::float8))"
         self._session.execute(
-            "INSERT INTO scoring_run_classes (run_id, predicted, orders, mean_confidence, median_confidence)"
+            "INSERT INTO scoring_run_classes (run_id, predicted, rows, mean_confidence, median_confidence)"
             f" VALUES {', '.join([row] * len(classes))}",
             [value for name, figures in classes.items() for value in (run.run_id, name, *figures)],
         )

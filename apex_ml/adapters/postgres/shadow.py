@@ -93,7 +93,7 @@ class PostgresShadow(ShadowLedger):
     def versions_beside(self, champion: int) -> list[ShadowedVersion]:
         rows = self._session.fetch(
             "SELECT s.model_version, count(o.observed) FROM shadow_scores AS s"
-            " JOIN scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+            " JOIN scored AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
             " LEFT JOIN outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
             " WHERE c.model_version = %(champion)s AND s.model_version <> %(champion)s"
             f" AND NOT {_WAS_CHAMPION.format(version='s.model_version')}"
@@ -137,7 +137,7 @@ def shadow_outcomes(session: BulkSession, contract: Contract, challenger: int, c
     levels = literals(contract.classes)
     return session.stream(
         f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM shadow_scores AS s"
-        " JOIN scored_orders AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
+        " JOIN scored AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
         " JOIN outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
         f" WHERE s.model_version = {challenger:d} AND c.model_version = {champion:d} AND o.observed IN ({levels})"
         " ORDER BY s.run_id, s.row_nr"

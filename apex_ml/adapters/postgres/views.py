@@ -63,7 +63,7 @@ class ChampionLosses:
 
     log_loss: float | None
     prior_log_loss: float | None
-    holdout_orders: int | None
+    holdout_rows: int | None
     decided_at: datetime
 
 
@@ -155,7 +155,7 @@ class PostgresViews(Views):
     def champion_losses(self, version: int) -> ChampionLosses | None:
         row = self._session.fetch_one(
             "SELECT CASE WHEN to_version = %(version)s THEN challenger_log_loss ELSE champion_log_loss END,"
-            " prior_log_loss, holdout_orders, decided_at FROM model_history"
+            " prior_log_loss, holdout_rows, decided_at FROM model_history"
             " WHERE model_name = %(model)s AND state = 'done' AND prior_log_loss IS NOT NULL"
             " AND ((action IN ('promote', 'force') AND to_version = %(version)s AND challenger_log_loss IS NOT NULL)"
             " OR (action = 'reject' AND from_version = %(version)s AND champion_log_loss IS NOT NULL))"
@@ -181,7 +181,7 @@ class PostgresViews(Views):
     @override
     def drop_classes(self, drop_id: int) -> list[ViewRow]:
         return self._session.fetch_dicts(
-            "SELECT predicted, orders, share, mean_confidence FROM drop_classes WHERE drop_id = %s ORDER BY 1",
+            "SELECT predicted, rows, share, mean_confidence FROM drop_classes WHERE drop_id = %s ORDER BY 1",
             (drop_id,),
         )
 

@@ -27,7 +27,7 @@ class Champion:
     move: ChampionMove
     log_loss: float | None
     prior_log_loss: float | None
-    holdout_orders: int | None
+    holdout_rows: int | None
 
 
 def champion(settings: Settings, pipeline: PipelineSettings) -> Champion | None:
@@ -40,7 +40,7 @@ def champion(settings: Settings, pipeline: PipelineSettings) -> Champion | None:
         losses = views.champion_losses(move.version)
     if losses is None:
         return Champion(move.version, move, None, None, None)
-    return Champion(move.version, move, losses.log_loss, losses.prior_log_loss, losses.holdout_orders)
+    return Champion(move.version, move, losses.log_loss, losses.prior_log_loss, losses.holdout_rows)
 
 
 def drop_summary(settings: Settings, pipeline: PipelineSettings, sha256: str) -> ViewRow | None:
@@ -52,12 +52,12 @@ def drop_summary(settings: Settings, pipeline: PipelineSettings, sha256: str) ->
 def print_champion(console: Console, pipeline: PipelineSettings, version: Champion) -> None:
     """Print the champion's log loss beside that of the class prior."""
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
-    orders = "" if version.holdout_orders is None else f"{version.holdout_orders:,} newest orders"
+    rows = "" if version.holdout_rows is None else f"{version.holdout_rows:,} newest rows"
     table.add_row(
         escape(f"{pipeline.model_name} version {version.version}"),
         _number(version.log_loss),
         _number(version.prior_log_loss),
-        orders,
+        rows,
     )
     console.print(table)
 
@@ -79,12 +79,12 @@ def print_drop(console: Console, settings: Settings, pipeline: PipelineSettings,
     if summary["input_warning"]:
         console.print(f"[bold yellow]Warning:[/] {escape(summary['input_warning'])}", soft_wrap=True)
 
-    table = _table("Predictions", "channel", "orders", "share", "mean confidence")
+    table = _table("Predictions", "class", "rows", "share", "mean confidence")
     with reading(settings, pipeline.schema) as session:
         classes = PostgresViews(session, pipeline.model_name).drop_classes(summary["drop_id"])
     for row in classes:
         table.add_row(
-            escape(row["predicted"]), _count(row["orders"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
+            escape(row["predicted"]), _count(row["rows"]), f"{row['share']:.1%}", _number(row["mean_confidence"])
         )
     table.add_section()
     table.add_row("all", _count(summary["rows_scored"]), "", _number(summary["confidence_mean"]))

@@ -57,7 +57,7 @@ def once_each(stack: Stack, *names: str) -> None:
     listed = ", ".join(f"'{name}'" for name in names)
     rows = stack.sql(
         "SELECT d.name, d.state, count(DISTINCT d.drop_id), count(DISTINCT r.run_id), count(*), count(DISTINCT row_nr)"
-        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored_orders USING (run_id)"
+        " FROM orders.drops AS d JOIN orders.scoring_runs AS r USING (drop_id) JOIN orders.scored USING (run_id)"
         f" WHERE d.name IN ({listed}) GROUP BY 1, 2 ORDER BY 1"
     )
     assert rows == [[name, "done", "1", "1", str(ROWS), str(ROWS)] for name in sorted(names)]
@@ -69,7 +69,7 @@ def left_by(stack: Stack, name: str) -> list[list[str]]:
     rest = f"- '{VOLATILE}'::text[])::text"
     return stack.sql(
         f"SELECT 'orders', count(*), md5(string_agg((to_jsonb(s) {rest}, ',' ORDER BY s.row_nr))"
-        f" FROM orders.scored_orders AS s JOIN orders.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
+        f" FROM orders.scored AS s JOIN orders.scoring_runs USING (run_id) {of_drop} HAVING count(*) > 0"
         f" UNION ALL SELECT 'runs', count(*), md5(string_agg((to_jsonb(r) {rest}, ','))"
         f" FROM orders.scoring_runs AS r {of_drop} HAVING count(*) > 0"
         f" UNION ALL SELECT 'classes', count(*), md5(string_agg((to_jsonb(c) {rest}, ',' ORDER BY c.predicted))"
@@ -86,7 +86,7 @@ def test_the_main_job(stack: Stack) -> None:
     [[commit]] = stack.sql("SELECT DISTINCT git_commit FROM orders.lineage")
     assert len(commit) == 40
     assert "version 1" in stack.platform("status").stdout
-    assert stack.platform("sql", "-Atc", "SELECT count(*) FROM scored_orders_current").stdout == "100000\n"
+    assert stack.platform("sql", "-Atc", "SELECT count(*) FROM scored_current").stdout == "100000\n"
     assert until(lambda: not stack.steps(), 120, "steps end and are removed")
 
 
@@ -341,7 +341,7 @@ def test_several_workers_score_each_drop_once(stack: Stack) -> None:
     stack.platform("up")
 
 
-COUNTS = "SELECT count(*), count(DISTINCT run_id), sum(confidence)::numeric(12, 4) FROM orders.scored_orders"
+COUNTS = "SELECT count(*), count(DISTINCT run_id), sum(confidence)::numeric(12, 4) FROM orders.scored"
 
 
 def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
     file = Path(stack.platform("backup", str(tmp_path)).stdout.split()[-1])
     assert file.stat().st_mode & 0o077 == 0
     assert [name for name, value in stack.secrets.items() if value.encode() in file.read_bytes()] == []
-    stack.sql("DELETE FROM orders.scored_orders")
+    stack.sql("DELETE FROM orders.scored")
     stack.sql("DROP VIEW orders.open_alerts CASCADE")
     stack.platform("restore", str(file))
     stack.platform("up")
@@ -375,14 +375,14 @@ def test_a_backup_comes_back_on_both_runtimes(stack: Stack, tmp_path: Path) -> N
 
 
 def test_down_keeps_the_data(stack: Stack) -> None:
-    before = stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders")
+    before = stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored")
     stack.platform("down")
     assert docker("ps", "--all", "--quiet", "--filter", f"name={stack.project}") == ""
     assert docker("network", "ls", "--quiet", "--filter", f"name={stack.project}") == ""
     began = time.monotonic()
     stack.platform("up")
     print(f"up again after {time.monotonic() - began:.0f} s")
-    assert stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored_orders") == before
+    assert stack.sql("SELECT count(*), count(DISTINCT run_id) FROM orders.scored") == before
 
 
 def test_the_images_hold_no_settings_of_this_machine(stack: Stack, tmp_path: Path) -> None:
