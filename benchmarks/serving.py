@@ -1,4 +1,4 @@
-"""The online service with its load generator: single orders, large bodies, and a long run of both."""
+"""The online service with its load generator: single rows, large bodies, and a long run of both."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Service:
     process: psutil.Process
     env: dict[str, str]
 
-    def load(self, orders: int, **plan: Any) -> dict[str, Any]:
+    def load(self, rows: int, **plan: Any) -> dict[str, Any]:
         """Send requests from a separate process; returns the metrics."""
-        command = [sys.executable, "-W", "ignore", "-c", CLIENT, self.url, str(orders), json.dumps(plan)]
+        command = [sys.executable, "-W", "ignore", "-c", CLIENT, self.url, str(rows), json.dumps(plan)]
         done = subprocess.run(command, env=self.env, cwd=CODE_ROOT, capture_output=True, text=True, check=False)
         lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
         if not lines:
@@ -105,7 +105,7 @@ def service(scene: Scene, **more: str) -> Iterator[Service]:
 
 @measurement
 def serving(scene: Scene) -> Iterator[Row]:
-    """Single orders at 200 requests per second, bodies of 500 at full speed, and 32 clients with 50,000 orders."""
+    """Single rows at 200 requests per second, bodies of 500 at full speed, and 32 clients with 50,000 rows."""
     with service(scene) as instance:
         instance.load(2000, concurrency=4)
         single = instance.load(RATE * RATE_SECONDS, concurrency=32, rate=RATE)
@@ -115,7 +115,7 @@ def serving(scene: Scene) -> Iterator[Row]:
         yield Row("one order, p99 at 200 requests/s", single["inference_time_ms_p99"], "ms", 15.0)
         large = instance.load(20 * BODY, concurrency=2, per_request=BODY, seconds=BODY_SECONDS)
         speed = large["inference_rows_per_second"]
-        note = f"{speed:,.0f} orders a second"
+        note = f"{speed:,.0f} rows a second"
         floor = Beside("the same orders by the model alone", _floor(scene))
         yield Row("an order in bodies of 500", 1e6 / speed, "µs", 1e6 / 20_000, floor, note)
         crowd = instance.load(ORDERS, concurrency=32)
@@ -126,10 +126,10 @@ def serving(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def soak(scene: Scene) -> Iterator[Row]:
-    """Single orders at 200 requests/s together with large bodies, for ten minutes: the memory must not grow."""
+    """Single rows at 200 requests/s together with large bodies, for ten minutes: the memory must not grow."""
     with service(scene) as instance:
         soaked = run_soak(instance, SOAK_SECONDS)
-    note = f"{soaked.seconds:.0f} s, {soaked.requests:,} requests, {soaked.orders:,} orders, at most"
+    note = f"{soaked.seconds:.0f} s, {soaked.requests:,} requests, {soaked.rows:,} rows, at most"
     note += f" {max(soaked.mib):.0f} MiB"
     yield Row("memory, second half over first", grown(soaked), "MiB", SOAK_MIB, None, note)
     yield Row("one order, p50 beside large bodies", soaked.p50, "ms")
@@ -145,7 +145,7 @@ class Soaked:
     p50: float
     p99: float
     requests: int
-    orders: int
+    rows: int
 
 
 def grown(soaked: Soaked) -> float:
@@ -156,11 +156,11 @@ def grown(soaked: Soaked) -> float:
 
 
 def run_soak(target: Service, seconds: float) -> Soaked:
-    """Send requests for `seconds`, large bodies on one connection and single orders on many, and sample the memory."""
+    """Send requests for `seconds`, large bodies on one connection and single rows on many, and sample the memory."""
     results: dict[str, dict[str, Any]] = {}
 
-    def ask(name: str, orders: int, **plan: Any) -> None:
-        results[name] = target.load(orders, seconds=seconds, **plan)
+    def ask(name: str, rows: int, **plan: Any) -> None:
+        results[name] = target.load(rows, seconds=seconds, **plan)
 
     workers = [
         threading.Thread(target=ask, args=("single", 5000), kwargs={"concurrency": 16, "rate": float(RATE)}),

@@ -48,7 +48,7 @@ def test_a_folder_without_pipelines_and_a_folder_of_another_name_are_refused(tmp
         load_pipeline(settings)
 
 
-@pytest.mark.parametrize("name", ["apex", "public", "pg_orders", "a__b", "x" * 41])
+@pytest.mark.parametrize("name", ["apex", "public", "pg_orders", "a__b", "x" * 41, "predict", "docs"])
 def test_a_name_that_is_not_safe_everywhere_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"pipeline\.yaml: name: {name} (is reserved|must be)"):
         load_pipeline(settings_with(tmp_path, name))

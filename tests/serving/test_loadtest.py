@@ -129,7 +129,7 @@ def test_a_short_soak_sends_both_kinds_and_no_request_fails(scoring: Apex) -> No
         service.ready(ready=True)
         result = Service(service.url, psutil.Process(service.process.pid), service.apex.environment())
         soaked = run_soak(result, 6)
-    assert soaked.requests > 300 and soaked.orders > soaked.requests and len(soaked.mib) > 3
+    assert soaked.requests > 300 and soaked.rows > soaked.requests and len(soaked.mib) > 3
 
 
 def test_a_leak_is_distinguished_from_a_one_time_increase() -> None:
