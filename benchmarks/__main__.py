@@ -35,6 +35,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     models,
     overview,
     page,
+    pipelines,
     quality,
     retrain,
     score,
