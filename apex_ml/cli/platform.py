@@ -104,7 +104,10 @@ def unpause(dag: str) -> None:
 )
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:
-    """Services, what needs attention, champion, waiting drops, last runs."""
+    """Services, then of each pipeline: what needs attention, champion, waiting drops, last runs.
+
+    `apex -p NAME status` shows the services and that pipeline alone.
+    """
     from rich.console import Console
 
     from apex_ml.platform.reports.status import show
@@ -112,7 +115,8 @@ def status(ctx: click.Context, check: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 250)  # a pipe has no width: rich would fold names at 80
-    well = show(Settings.load(), console)
+    # APEX_PIPELINE alone, a default for other commands, hides no pipeline from cron
+    well = show(Settings.load(), console, ctx.find_root().params.get("pipeline"))
     ctx.exit(TransientError.exit_code if check and not well else 0)
 
 

@@ -6,12 +6,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from apex_ml.contract import options_file
 from apex_ml.contract.pipeline import DAG_KINDS, dag_id
 from tests.support.airflow_home import ROOT
 from tests.support.pipeline_files import break_pipeline, write_pipelines
@@ -103,6 +105,19 @@ def test_pipelines_share_the_pools_fairly(pipelines: Path) -> None:
     assert sorted(backlog, reverse=True) == backlog and len(set(backlog)) == len(backlog)
     steps = [weight("orders_retrain", name) for name in ("validate", "elt", "split", "train", "promote")]
     assert sorted(set(steps)) == steps
+
+
+def test_every_file_of_a_pipeline_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 pipelines are parsed in 3 s (`python -m benchmarks --only pipelines`); here a fifth of them."""
+    monkeypatch.setenv("APEX_HOME", str(tmp_path))
+    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+    names = [f"many_{number}" for number in range(10)]
+    write_pipelines(tmp_path / "pipelines", names)
+    before = options_file._options.cache_info().misses
+    began = time.process_time()  # other work on the machine does not count
+    assert set(load().dags) == ids(*names)
+    assert time.process_time() - began < 1.5
+    assert options_file._options.cache_info().misses == before + len(names)
 
 
 class Processor:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from apex_ml.api_keys import hash_of
+from apex_ml.contract.pipeline import DAG_KINDS
 from apex_ml.env_syntax import parse_env
 from apex_ml.errors import ConfigError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.containers.prepare import PARTS, container_airflow_environment, digests, part_secrets
+from apex_ml.platform.containers.roles import role_permissions
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS, completed
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
@@ -183,3 +185,16 @@ def test_the_airflow_image_needs_no_machine_learning_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_role_of_a_pipeline_acts_on_its_dags_alone() -> None:
+    viewer = [("can_read", "DAGs"), ("can_read", "DAG Runs"), ("menu_access", "DAGs"), ("can_read", "Website")]
+    permissions = set(role_permissions("orders", viewer))
+    # read or edit on "DAGs" would be on those of every pipeline
+    assert {action for action, resource in permissions if resource == "DAGs"} == {"menu_access"}
+    assert {resource for _, resource in permissions if resource.startswith("DAG:")} == {
+        f"DAG:orders_{kind}" for kind in DAG_KINDS
+    }
+    trigger_and_approve = {("can_create", "DAG Runs"), ("can_edit", "HITL Detail"), ("can_edit", "DAG:orders_retrain")}
+    assert trigger_and_approve | set(viewer[1:]) <= permissions
+    assert not any(action == "can_delete" for action, _ in permissions)

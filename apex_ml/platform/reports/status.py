@@ -31,15 +31,15 @@ from apex_ml.text import one_line, visible
 SHOWN = 5
 
 
-def show(settings: Settings, console: Console) -> bool:
-    """Print everything; return whether all is well.
+def show(settings: Settings, console: Console, only: str | None = None) -> bool:
+    """Print the services, then a section for each pipeline or for `only` one; return whether all is well.
 
     All is well when every service, DAG and pool is, no drop failed, nothing is late, and all of this could be checked.
     For each part that needs a stopped service there is one line.
     """
     well = show_services(settings, console)
     well &= _show_part("Airflow", lambda: show_airflow(settings, console), console)
-    well &= _show_part("pipelines", lambda: _show_pipelines(settings, console), console)
+    well &= _show_part("pipelines", lambda: _show_pipelines(settings, console, only), console)
     if settings.runtime == "local":
         console.print(f"passwords: {settings.env_file} (Airflow: admin, viewer)", markup=False, soft_wrap=True)
     return well
@@ -57,12 +57,13 @@ def _show_part(title: str, show_part: Callable[[], bool | None], console: Consol
         return False
 
 
-def _show_pipelines(settings: Settings, console: Console) -> bool:
-    """Print the parts about each pipeline; return whether all are healthy."""
+def _show_pipelines(settings: Settings, console: Console, only: str | None) -> bool:
+    """Print the section of each pipeline; return whether all are healthy."""
     well = True
     by_pipeline = settings_by_pipeline(settings)
-    if not by_pipeline:
-        pipeline_file(settings)  # the error that there is none
+    if only or not by_pipeline:
+        pipeline_file(settings)  # the error that there is none, or none of this name
+    by_pipeline = {name: own for name, own in by_pipeline.items() if only in (None, name)}
     for name, own in by_pipeline.items():
         if len(by_pipeline) > 1:
             console.print(f"\npipeline {name}", markup=False)
