@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apex_ml.contract.options_file import OptionValue, opened, options_of
+from apex_ml.contract.options_file import OptionValue, opened, options_and_wording
 from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.contract.reading import ContractFile
 from apex_ml.errors import ConfigError
@@ -29,7 +29,9 @@ FORMER_MODEL = "digital_orders_xgboost"
 """Its registered model."""
 ROUTES = ("predict", "ready", "model", "health", "metrics", "docs")
 """First parts of the paths of the online service, where a pipeline's routes begin with its name."""
-RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow", *ROUTES)
+PAGE_ROUTES = ("static", "metrics")
+"""First parts of the paths below the Apex page, where a pipeline's page has its name."""
+RESERVED = ("apex", "public", "information_schema", "airflow", "mlflow", *ROUTES, *PAGE_ROUTES)
 """Names of the platform itself: its schemas, roles, databases and routes."""
 MAX_NAME = 40
 """Characters of a name: with what is added to it, it is at most 63 bytes, the limit of Postgres."""
@@ -133,10 +135,9 @@ def load_pipeline_settings(settings: Settings) -> PipelineSettings:
     Raises :class:`~apex_ml.errors.ConfigError` when its file cannot be read, or its options contradict themselves.
     """
     name, path = checked_pipeline_file(settings)
-    options = options_of(path, tuple(option_values(settings, name)))
-    return PipelineSettings(
-        name, path, options, model_name_of(settings, name, options), locations_of(settings, name, options.locations)
-    )
+    options, wording = options_and_wording(path, tuple(option_values(settings, name)))
+    locations = locations_of(settings, name, options.locations)
+    return PipelineSettings(name, path, options, model_name_of(settings, name, options), locations, wording.rows)
 
 
 def _name_in(path: Path) -> str:

@@ -44,7 +44,8 @@ def load_pipeline(settings: Settings) -> Pipeline:
     if contract.name != name:
         raise ConfigError(f"{path}: name: is {contract.name}; the folder is {name}: give both the same name")
     model_name = model_name_of(settings, name, options)
-    return Pipeline(name, path, options, model_name, locations_of(settings, name, options.locations), contract)
+    locations = locations_of(settings, name, options.locations)
+    return Pipeline(name, path, options, model_name, locations, contract.rows, contract)
 
 
 def usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:

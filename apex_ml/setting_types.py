@@ -24,6 +24,25 @@ PRESETS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "
 CRON_FIELDS = 5
 
 
+MAX_NOUN = 24
+"""Letters of the noun for rows: it stands beside numbers, on phones too."""
+
+
+def check_rows_noun(value: str) -> str:
+    """Return a noun for rows; ValueError for what is not one short word.
+
+    >>> check_rows_noun("orders"), check_rows_noun("Aufträge")
+    ('orders', 'Aufträge')
+    >>> check_rows_noun("all orders")
+    Traceback (most recent call last):
+        ...
+    ValueError: must be one word in the plural, of at most 24 letters, such as orders or claims
+    """
+    if not value.replace("-", "").isalpha() or len(value) > MAX_NOUN:
+        raise ValueError(f"must be one word in the plural, of at most {MAX_NOUN} letters, such as orders or claims")
+    return value
+
+
 def check_cron(value: str) -> str:
     """Return a cron expression as Airflow takes it; ValueError says what is wrong with any other.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.contract.options_file import option_field
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import load_pipeline_settings, pipeline_names, pipeline_variables
 from apex_ml.pipeline_values import FORMER, override_variable
@@ -52,6 +54,28 @@ def test_a_folder_without_pipelines_and_a_folder_of_another_name_are_refused(tmp
 def test_a_name_that_is_not_safe_everywhere_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"pipeline\.yaml: name: {name} (is reserved|must be)"):
         load_pipeline(settings_with(tmp_path, name))
+
+
+@pytest.mark.parametrize("load", [load_pipeline, load_pipeline_settings])
+def test_the_noun_for_rows_is_one_short_word(tmp_path: Path, load: Callable[[Settings], PipelineSettings]) -> None:
+    settings = settings_with(tmp_path, "orders")
+    path = settings.pipelines / "orders" / "pipeline.yaml"
+    assert load(settings).rows == "orders"
+    for text, noun in (("", "rows"), ("rows: Aufträge\n", "Aufträge"), ("rows: web-orders\n", "web-orders")):
+        path.write_text(ORDERS.replace("rows: orders\n", text), encoding="utf-8")
+        assert load(settings).rows == noun
+    for text in ("all orders", '""', "orders1", "x" * 25, "<b>"):
+        path.write_text(ORDERS.replace("rows: orders\n", f"rows: {text}\n"), encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"pipeline\.yaml:\d+: rows: must be one word in the plural"):
+            load(settings)
+
+
+def test_the_noun_for_rows_changes_no_digest(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders")
+    before = load_pipeline(settings).contract.digest()
+    path = settings.pipelines / "orders" / "pipeline.yaml"
+    path.write_text(ORDERS.replace("rows: orders\n", ""), encoding="utf-8")
+    assert load_pipeline(settings).contract.digest() == before
 
 
 def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

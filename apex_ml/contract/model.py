@@ -19,7 +19,8 @@ from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
 from apex_ml.contract.former_names import replace_former_names
 from apex_ml.contract.names import name_faults
-from apex_ml.contract.part import ContractPart, ContradictionError, Place
+from apex_ml.contract.options import Wording
+from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.policy import Promotion
 from apex_ml.contract.reading import ContractFile
 from apex_ml.contract.rules import Rule
@@ -28,7 +29,7 @@ from apex_ml.contract.split import Split
 from apex_ml.json_text import json_text
 
 
-class Contract(ContractPart):
+class Contract(Wording):
     """The contract of a data set. :func:`load_contract` reads it."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -110,8 +111,8 @@ class Contract(ContractPart):
         return pa.schema([pa.field(c.name, c.arrow_type) for c in self.columns.values()])
 
     def digest(self) -> str:
-        """Sha256 of the contract's content; comments and layout of the YAML do not count."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Sha256 of the contract's content; comments, layout of the YAML and the noun for rows do not count."""
+        return hashlib.sha256(self.model_dump_json(exclude={"rows"}).encode()).hexdigest()
 
     def features_digest(self) -> str:
         """Sha256 of everything that the features depend on: recipes, types and levels."""

@@ -11,14 +11,23 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from apex_ml.contract.part import ContractPart, ContradictionError
-from apex_ml.setting_types import check_candidates, check_cron, check_split
+from apex_ml.setting_types import check_candidates, check_cron, check_rows_noun, check_split
 
 MAX_MINUTES = 366 * 24 * 60
 """A year: longer than any time limit. Adding much more to a date would leave the calendar."""
 
 Cron = Annotated[str, AfterValidator(check_cron)]
 CandidateNames = Annotated[tuple[str, ...], AfterValidator(check_candidates)]
+RowsNoun = Annotated[str, AfterValidator(check_rows_noun)]
 SplitStrategy = Annotated[str, AfterValidator(check_split)]
+
+
+class Wording(ContractPart):
+    """The pipeline's own words for what every pipeline has."""
+
+    rows: RowsNoun = Field(
+        "rows", description="Plural noun for the rows of the data, as pages and messages call them: orders, claims."
+    )
 
 
 class ModelOptions(ContractPart):

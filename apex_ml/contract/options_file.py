@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from apex_ml.contract.fault_text import explain_errors
-from apex_ml.contract.options import SECTIONS, PipelineOptions
+from apex_ml.contract.options import SECTIONS, PipelineOptions, Wording
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.reading import ContractFile
 from apex_ml.errors import ConfigError
@@ -50,20 +50,34 @@ def opened(path: Path) -> bytes:
 
 
 def options_of(path: Path, values: tuple[OptionValue, ...] = ()) -> PipelineOptions:
-    """Read the options alone.
+    """Read the options alone. Raises as :func:`options_and_wording`."""
+    return options_and_wording(path, values)[0]
+
+
+def options_and_wording(path: Path, values: tuple[OptionValue, ...] = ()) -> tuple[PipelineOptions, Wording]:
+    """Read the options and the pipeline's own words.
 
     Raises :class:`~apex_ml.errors.ConfigError` with file, line, key and rule of every fault in them.
     """
-    return _options(path, opened(path), values)
+    return _parsed(path, opened(path), values)
 
 
 @lru_cache(maxsize=1024)
-def _options(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> PipelineOptions:
+def _parsed(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> tuple[PipelineOptions, Wording]:
     file = ContractFile.read(path, content)
     options, faults = option_faults(file, values, PipelineOptions.model_json_schema)
-    if options is None or faults or file.faults or file.odd:  # no step could read such a file
-        raise file.refuse(faults)
-    return options
+    wording, wrong = _wording(file)
+    if options is None or wording is None or faults or wrong or file.faults or file.odd:  # no step could read it
+        raise file.refuse([*faults, *wrong])
+    return options, wording
+
+
+def _wording(file: ContractFile) -> tuple[Wording | None, Faults]:
+    data = file.data if isinstance(file.data, dict) else {}
+    try:
+        return Wording.model_validate({name: data[name] for name in Wording.model_fields if name in data}), []
+    except ValidationError as error:
+        return None, explain_errors(file, error.errors(), Wording.model_json_schema())
 
 
 def option_faults(

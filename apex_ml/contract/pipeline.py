@@ -50,6 +50,8 @@ class PipelineSettings:
     model_name: str
     """Name of the registered model in MLflow."""
     locations: Locations
+    rows: str
+    """Plural noun for the rows of its data."""
 
     @property
     def schema(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from fastapi.testclient import TestClient
 from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.overview import read_states, read_totals
 from apex_ml.contract.model import Contract
-from apex_ml.settings import Settings
+from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.many_pipelines import create_tables, write, write_files
 from tests.support.page_rows import fill
 from tests.support.throwaway_home import free_ports
@@ -29,6 +30,7 @@ from tests.support.throwaway_home import free_ports
 NAMES = ("orders", "returns", "fraud")
 MODEL = "digital_orders_xgboost"
 Open = Callable[..., TestClient]
+PAGES = CODE_ROOT / "plugins" / "apex_airflow" / "pages"
 
 
 class TeamAuthManager(SimpleAuthManager):
@@ -100,8 +102,8 @@ def test_each_pipeline_is_a_row_and_what_needs_attention_is_first(three: Setting
         assert expected in shown["orders"], expected
     for expected in ("returns retrain score monitor rollback ok", "version 3 for 9 days", " 0 0"):
         assert expected in shown["returns"], expected
-    assert re.search(r"\.parquet \d{3} rows, \d{4}-\d\d-\d\d \d\d:\d\d", shown["orders"])
-    assert "not in use yet there is no champion yet none none yet 0 rows 0 0 not known yet" in shown["fraud"]
+    assert re.search(r"\.parquet \d{3} orders, \d{4}-\d\d-\d\d \d\d:\d\d", shown["orders"])
+    assert "not in use yet there is no champion yet none none yet 0 orders 0 0 not known yet" in shown["fraud"]
     assert answer.text.count('href="returns"') == 1 and 'href="../dags/returns_score"' in answer.text
 
 
@@ -154,6 +156,37 @@ def test_an_unknown_name_lists_the_pipelines(three: Settings, visit: Open, name:
     if name != "a%2Fb":
         assert [f'<a href="{other}">{other}</a>' in answer.text for other in NAMES] == [True] * 3
     assert "<script>" not in answer.text
+
+
+def test_the_rows_have_the_noun_of_their_pipeline(pair: Settings, visit: Open, contract: Contract) -> None:
+    path = pair.pipelines / "returns" / "pipeline.yaml"
+    fill(pair, contract.classes, runs=20, schema="returns")
+    texts = {}
+    for noun in ("rows: orders\n", "rows: Aufträge\n", ""):
+        path.write_text(path.read_text().replace("rows: orders\n", noun).replace("rows: Aufträge\n", noun))
+        client = visit(pair)
+        texts[noun] = rows(client.get("/").text)["returns"] + client.get("/returns").text
+    for noun, word in (("rows: orders\n", "orders"), ("rows: Aufträge\n", "Aufträge"), ("", "rows")):
+        assert re.search(rf"\d {word} \d+ \d+", texts[noun]) and f"<dt>{word} scored</dt>" in texts[noun], word
+
+
+WORDS_OF_ONE_TABLE = re.compile(r"\b(orders?|clients?|channels?)\b", re.IGNORECASE)
+
+
+def texts_of(path: Path) -> list[str]:
+    """The texts of a file that users can see: of Python its strings that are no docstrings."""
+    if path.suffix != ".py":
+        return [path.read_text(encoding="utf-8")]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [str(n.value) for n in strings if id(n) not in documents]
+
+
+@pytest.mark.parametrize("path", sorted(p for p in PAGES.rglob("*.*") if p.suffix in (".py", ".j2", ".js")), ids=str)
+def test_the_pages_have_no_word_of_one_table(path: Path) -> None:
+    matches = [match[0] for text in texts_of(path) for match in WORDS_OF_ONE_TABLE.finditer(text)]
+    assert matches == []
 
 
 def test_a_single_pipeline_is_opened_at_once(three: Settings, visit: Open) -> None:

@@ -8,10 +8,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from jwt import InvalidTokenError
 
 from apex_airflow.pages.web import create_app, data_docs_folder
+from apex_ml.pipeline_settings import name_fault
 from apex_ml.settings import Settings
 from tests.support.many_pipelines import write_files
 
@@ -107,6 +109,12 @@ def test_pages_are_served_sandboxed(app: FastAPI, monkeypatch: pytest.MonkeyPatc
         answer = client.get(f"/data-docs/orders/{path}")
         assert (answer.status_code, answer.text) == (200, text)
         assert answer.headers["content-security-policy"].startswith("sandbox")
+
+
+def test_no_pipeline_can_have_the_name_of_another_page(app: FastAPI) -> None:
+    firsts = {route.path.split("/")[1] for route in app.routes if isinstance(route, APIRoute)} - {"", "{name}"}
+    assert firsts == {"static", "metrics", "data-docs"}
+    assert [name for name in firsts if name_fault(name) is None] == []
 
 
 def test_the_front_page_leads_to_the_sites(app: FastAPI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
