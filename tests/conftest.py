@@ -180,7 +180,7 @@ class Databases:
         self._admin(
             f"CREATE DATABASE {name} OWNER apex_writer TEMPLATE {template}",
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
-            f"GRANT CONNECT ON DATABASE {name} TO apex_reader",
+            f"GRANT CONNECT ON DATABASE {name} TO apex_reader, orders_reader",
         )
         return name
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import click
 
-from apex_ml.errors import ConfigError
+from apex_ml.errors import ApexError, ConfigError
 from apex_ml.settings import Settings
 from apex_ml.text import one_line
 
 
 @click.command()
-def pipelines() -> None:
-    """List the pipelines: name, registered model, description; of one whose file is wrong, why."""
+@click.option("--reader-url", is_flag=True, help="Print the URL with which a team reads its pipeline (-p); a secret.")
+def pipelines(reader_url: bool) -> None:
+    """List the pipelines: name, registered model, description; of one whose file is wrong, why.
+
+    A pipeline without a file whose tables are still in the database is listed with the time since it is gone.
+    """
     from apex_ml.pipeline_settings import pipeline_file, pipeline_names
     from apex_ml.pipelines import load_pipeline
 
     settings = Settings.load()
+    if reader_url:
+        from apex_ml.platform import pipeline_readers
+
+        name, _ = pipeline_file(settings)
+        click.echo(pipeline_readers.reader_url(settings, name))
+        return
     if settings.former_contract:
         loaded = load_pipeline(settings)
         click.echo(f"{loaded.name}  {loaded.model_name}  {one_line(loaded.contract.description)}  ({loaded.file})")
@@ -31,10 +41,29 @@ def pipelines() -> None:
             click.echo(f"{name:{width}}  {error}")
         else:
             click.echo(f"{name:{width}}  {loaded.model_name}  {one_line(loaded.contract.description)}")
+    _show_removed(settings)
     if settings.pipeline or not names:
         pipeline_file(settings)  # an error when it does not exist
     if faulty:
         raise ConfigError("the file of a pipeline is wrong; the list above says where")
+
+
+def _show_removed(settings: Settings) -> None:
+    """List the schemas of pipelines that have no file any more, where the platform has run."""
+    from apex_ml.adapters.postgres.platform_schema import known_pipelines
+
+    if not (settings.reader_database_url or settings.pg_reader_password.get_secret_value()):
+        return
+    try:
+        removed = [known for known in known_pipelines(settings) if known.removed_at]
+    except ApexError as error:
+        reason = str(error).splitlines()[0]
+        click.echo(f"Whether tables of removed pipelines are left is not known: {reason}", err=True)
+        return
+    for known in removed:
+        click.echo(
+            f"{known.name}  has no file since {known.removed_at:%F}; its tables stay in the schema {known.schema}"
+        )
 
 
 @click.command()

@@ -23,6 +23,6 @@ def migrate_pipelines(settings: Settings, say: Callable[[str], None]) -> None:
         if not faults:
             pipeline_file(settings)  # the error that there is none
         raise ConfigError("; ".join(map(str, faults.values())))
-    migrate_all(settings, pipelines, former_pipeline(settings))
+    migrate_all(settings, pipelines, former_pipeline(settings), faults)
     for name, fault in faults.items():
         say(f"pipeline {name}: its tables are not migrated, as its file is wrong: {fault}")

@@ -11,6 +11,9 @@
 \set reader_idle_minutes 10
 \getenv reader_connections APEX_PG_READER_CONNECTIONS
 \getenv reader_idle_minutes APEX_PG_READER_IDLE_MINUTES
+-- each pipeline with the password of its reader: orders=PASSWORD,visits=PASSWORD
+\set pipeline_readers ''
+\getenv pipeline_readers APEX_PG_PIPELINE_READERS
 SET client_min_messages = warning;
 -- a failing statement must not write its password into the server's log
 SET log_min_error_statement = panic;
@@ -46,6 +49,22 @@ GRANT CONNECT ON DATABASE apex TO apex_reader;
 ALTER ROLE apex_writer IN DATABASE apex SET search_path = apex;
 ALTER ROLE apex_reader IN DATABASE apex SET search_path = apex;
 ALTER ROLE apex_reader SET default_transaction_read_only = on;
+
+
+-- a role for each pipeline that reads its views alone; `apex up` grants them when it makes the views
+CREATE TEMP TABLE readers AS
+SELECT split_part(reader, '=', 1) AS pipeline, split_part(reader, '=', 1) || '_reader' AS role,
+       nullif(split_part(reader, '=', 2), '') AS password
+FROM regexp_split_to_table(:'pipeline_readers', ',') AS reader WHERE reader <> '';
+SELECT format('CREATE ROLE %I', role) FROM readers
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
+SELECT format('ALTER ROLE %I LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS'
+              ' CONNECTION LIMIT %s PASSWORD %L', role, :reader_connections, password) FROM readers \gexec
+SELECT format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', role, :'reader_idle_minutes' || 'min')
+FROM readers \gexec
+SELECT format('ALTER ROLE %I SET default_transaction_read_only = on', role) FROM readers \gexec
+SELECT format('ALTER ROLE %I IN DATABASE apex SET search_path = %I', role, pipeline) FROM readers \gexec
+SELECT format('GRANT CONNECT ON DATABASE apex TO %I', role) FROM readers \gexec
 
 \connect airflow
 REVOKE ALL ON SCHEMA public FROM PUBLIC;

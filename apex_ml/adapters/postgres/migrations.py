@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +19,14 @@ import psycopg2.extensions
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
 from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, connect
 from apex_ml.adapters.postgres.former_schema import move_former_schema
+from apex_ml.adapters.postgres.platform_schema import record_pipelines
 from apex_ml.adapters.postgres.schema_names import for_schema
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier
-from apex_ml.sql.tables import pipeline_ddl
+from apex_ml.sql.tables import pipeline_ddl, reader_role
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +52,21 @@ def migrate(settings: Settings, pipeline: Pipeline) -> None:
     migrate_schema(settings, pipeline.contract, pipeline.schema)
 
 
-def migrate_all(settings: Settings, pipelines: Sequence[Pipeline], former: str | None) -> None:
+def migrate_all(
+    settings: Settings, pipelines: Sequence[Pipeline], former: str | None, unreadable: Collection[str] = ()
+) -> None:
     """Apply what the schemas of several pipelines lack, one after the other.
 
-    The tables of the first edition become those of the pipeline `former` before. Raises as :func:`migrate` and
+    The tables of the first edition become those of the pipeline `former` before. Pipelines whose file is `unreadable`
+    keep the tables they have. Raises as :func:`migrate` and
     :func:`~apex_ml.adapters.postgres.former_schema.move_former_schema`.
     """
     with connect(settings, PLATFORM_SCHEMA) as connection:
         move_former_schema(connection, former, LOCK)
     for pipeline in pipelines:
         migrate(settings, pipeline)
+    with connect(settings, PLATFORM_SCHEMA) as connection:
+        record_pipelines(connection, pipelines, {*unreadable, *(pipeline.name for pipeline in pipelines)}, LOCK)
 
 
 def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:
@@ -101,6 +107,8 @@ def apply(connection: Connection, schema: str, files: list[tuple[int, Path]], ge
     with_lock_retries(
         connection, schema, "the views cannot be brought to the contract's state", partial(_apply_generated, generated)
     )
+    with connection, connection.cursor() as cursor:
+        _grant_to_own_reader(cursor, schema)
 
 
 def _create_schema(cursor: psycopg2.extensions.cursor, name: str) -> None:
@@ -119,6 +127,29 @@ def _create_schema(cursor: psycopg2.extensions.cursor, name: str) -> None:
         " contract and applied.'"
     )
     cursor.execute(f"GRANT USAGE ON SCHEMA {name} TO apex_reader")
+
+
+def _grant_to_own_reader(cursor: psycopg2.extensions.cursor, schema: str) -> None:
+    """Let the role of the schema's own reader, where the server has it, read what apex_reader may read here."""
+    role = reader_role(schema)
+    cursor.execute(
+        "SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_roles AS r, pg_namespace AS n"
+        " WHERE r.rolname = %s AND n.nspname = %s",
+        (role, schema),
+    )
+    usage = cursor.fetchone()
+    if usage is None:
+        return
+    if usage == (False,):
+        cursor.execute(f"GRANT USAGE ON SCHEMA {identifier(schema)} TO {identifier(role)}")
+    cursor.execute(
+        "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relkind = 'v' AND has_table_privilege('apex_reader', c.oid, 'SELECT')"
+        " AND NOT has_table_privilege(%s, c.oid, 'SELECT') ORDER BY 1",
+        (schema, role),
+    )
+    if views := [f"{identifier(schema)}.{identifier(view)}" for (view,) in cursor.fetchall()]:
+        cursor.execute(f"GRANT SELECT ON {', '.join(views)} TO {identifier(role)}")
 
 
 def _lock(cursor: psycopg2.extensions.cursor) -> None:

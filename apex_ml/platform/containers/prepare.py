@@ -28,6 +28,7 @@ from apex_ml.pipeline_settings import former_pipeline, option_text
 from apex_ml.pipeline_values import override_variable
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
+from apex_ml.platform.pipeline_readers import READERS, reader_names, readers_variable
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
 
@@ -112,7 +113,7 @@ def digests(settings: Settings) -> dict[str, str]:
     """
     variables = {}
     for kind, values in parts(settings).items():
-        counted = json_text(sorted((name, value) for name, value in values.items() if name != KEYS))
+        counted = json_text(sorted((name, value) for name, value in values.items() if name not in (KEYS, READERS)))
         variables[kind] = hashlib.sha256(counted.encode()).hexdigest()[:16]
     return variables
 
@@ -139,7 +140,8 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
     }
     # the service knows only the hash of the platform's own key
     keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
-    besides = {"tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
+    readers = {READERS: readers_variable(settings, reader_names(settings))}
+    besides = {"postgres": readers, "tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
     return {
         kind: {
             **published,

@@ -10,6 +10,7 @@ from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.postgres.account import clean_environment, last_lines, run_as, write_as
 from apex_ml.platform.embedded.postgres.binaries import wheel_binaries
 from apex_ml.platform.embedded.postgres.server import ADMIN, Server
+from apex_ml.platform.pipeline_readers import READERS, reader_names, readers_variable
 from apex_ml.settings import CODE_ROOT, Settings
 
 ROLES_SQL = CODE_ROOT / "deployment" / "postgres" / "roles.sql"
@@ -26,6 +27,7 @@ def ensure_databases(settings: Settings, server: Server) -> None:
         APEX_PG_MLFLOW_PASSWORD=settings.pg_mlflow_password.get_secret_value(),
         APEX_PG_WRITER_PASSWORD=settings.pg_writer_password.get_secret_value(),
         APEX_PG_READER_PASSWORD=settings.pg_reader_password.get_secret_value(),
+        **{READERS: readers_variable(settings, reader_names(settings))},
         APEX_PG_READER_CONNECTIONS=str(settings.pg_reader_connections),
         APEX_PG_READER_IDLE_MINUTES=str(settings.pg_reader_idle_minutes),
     )
