@@ -49,6 +49,9 @@ def pipeline_file(settings: Settings) -> tuple[str, Path]:
     """
     if settings.former_contract:
         return _name_in(settings.former_contract), settings.former_contract
+    named = settings.pipelines / settings.pipeline / FILE
+    if settings.pipeline and name_fault(settings.pipeline) is None and named.is_file():
+        return settings.pipeline, named  # without a look at the others: each of many pipelines is read this way
     names = pipeline_names(settings)
     if settings.pipeline:
         if settings.pipeline not in names:
@@ -156,8 +159,9 @@ def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
 
     Raises :class:`~apex_ml.errors.ConfigError` for a value of a pipeline that does not exist.
     """
-    names = {name, *pipeline_names(settings)}
-    if unknown := [value for value in settings.pipeline_values if value.pipeline and value.pipeline not in names]:
+    others = [value for value in settings.pipeline_values if value.pipeline and value.pipeline != name]
+    names = {name, *pipeline_names(settings)} if others else {name}
+    if unknown := [value for value in others if value.pipeline not in names]:
         raise ConfigError(
             "settings: "
             + "; ".join(
