@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from apex_ml import __version__
-from apex_ml.adapters.postgres.administration import drop_databases
+from apex_ml.adapters.postgres.administration import drop_databases, make_readers_of
 from apex_ml.adapters.storage.atomic_writes import new_file
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
@@ -109,6 +109,7 @@ def restore(settings: Settings, file: Path) -> None:
             with contextlib.closing(superuser_connection(settings, server)) as connection:
                 drop_databases(connection, DATABASES)
             ensure_databases(settings, server)
+            _make_readers(settings, server, parts / "databases" / "apex.dump", Path(scratch))
             for name in DATABASES:
                 dump = str(parts / "databases" / f"{name}.dump")
                 call = ("--exit-on-error", f"--dbname={name}", dump)
@@ -212,6 +213,15 @@ def _postgres_alone(settings: Settings) -> Iterator[Server]:
         yield server
     finally:
         stop.down(settings)
+
+
+def _make_readers(settings: Settings, server: Server, dump: Path, scratch: Path) -> None:
+    """Make the roles that the dump grants views to and that the server lacks."""
+    text = scratch / "schema.sql"
+    _client(settings, server, "pg_restore", "--schema-only", f"--file={text}", str(dump))
+    with contextlib.closing(superuser_connection(settings, server)) as connection:
+        make_readers_of(connection, text.read_text(encoding="utf-8"))
+    text.unlink()
 
 
 def _client(settings: Settings, server: Server, program: str, *arguments: str, stdout: object = None) -> None:

@@ -279,7 +279,7 @@ as_admin() {
 
 restore() {
     [[ -f ${1:-} ]] || fail "FROM=${1:-}: there is no such file; \`make backup\` writes one"
-    local scratch database expected
+    local scratch database expected role
     scratch=$(mktemp -d)
     # shellcheck disable=SC2064 # the folder of now
     trap "rm -rf '$scratch'" EXIT
@@ -297,6 +297,12 @@ restore() {
         as_admin psql -X -q -d postgres -c "DROP DATABASE IF EXISTS \"$database\" WITH (FORCE)"
     done
     quietly run --rm -T prepare-postgres
+    # the reader of a pipeline whose file is gone has no role here; the dump grants it views
+    for role in $(compose exec -T postgres pg_restore --schema-only --file=- <"$scratch/databases/apex.dump" |
+        grep -oE ' TO "?[a-z][a-z0-9_]*_reader"?;$' | tr -d '"; ' | sed 's/^TO//' | sort -u); do
+        [[ $(as_admin psql -X -q -At -d postgres -c "SELECT 1 FROM pg_roles WHERE rolname = '$role'") == 1 ]] ||
+            as_admin psql -X -q -d postgres -c "CREATE ROLE \"$role\" NOLOGIN NOINHERIT"
+    done
     for database in apex mlflow airflow; do
         as_admin pg_restore --exit-on-error --dbname="$database" <"$scratch/databases/$database.dump"
     done

@@ -17,6 +17,7 @@ from apex_ml.platform import backup
 from apex_ml.platform.embedded import stop
 from apex_ml.platform.embedded.env_file import ensure_env
 from apex_ml.platform.embedded.postgres.databases import ensure_databases
+from apex_ml.platform.embedded.postgres.process import superuser_connection
 from apex_ml.settings import Settings
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import open_folder, throwaway
@@ -53,6 +54,10 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             with backup._postgres_alone(settings) as server:
                 ensure_databases(settings, server)
                 migrate(settings, load_pipeline(settings))
+                with closing(superuser_connection(settings, server, "apex")) as connection, connection:
+                    connection.cursor().execute(
+                        "CREATE ROLE gone_reader; GRANT SELECT ON orders.drop_summary TO gone_reader"
+                    )
                 raise_alert(settings, "kept")
                 file = backup.backup(settings, tmp_path)
                 raise_alert(settings, "after the backup")
@@ -61,6 +66,9 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             for name in ("dead.parquet is a link to", "pipe.parquet is neither a file nor", "raw is a link to"):
                 assert sum(name in text for text in left_out) == 1, left_out
             assert len(left_out) == 3
+            with backup._postgres_alone(settings) as server:  # a new server has no role of a pipeline that is gone
+                with closing(superuser_connection(settings, server, "apex")) as connection, connection:
+                    connection.cursor().execute("DROP OWNED BY gone_reader; DROP ROLE gone_reader")
             drop.write_text("changed")
             artifact.unlink()
             assert file.stat().st_mode & 0o077 == 0
@@ -70,8 +78,13 @@ def test_a_backup_can_be_restored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             assert drop.with_name("link.parquet").read_text() == "b"
             assert not drop.with_name("link.parquet").is_symlink()
             assert (settings.home / "data.before" / "orders" / "drops" / "done" / "a.parquet").read_text() == "changed"
-            with backup._postgres_alone(settings):
+            with backup._postgres_alone(settings) as server:
                 assert alerts(settings) == ["kept"]
+                readable = "SELECT has_table_privilege('gone_reader', 'orders.drop_summary', 'SELECT')"
+                with closing(superuser_connection(settings, server, "apex")) as connection:
+                    cursor = connection.cursor()
+                    cursor.execute(readable)
+                    assert cursor.fetchall() == [(True,)]
                 raise_alert(settings, "the writer still owns its tables")
         finally:
             stop.destroy(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from apex_ml.adapters.postgres.connection import Connection, PsycopgSession, beg
 from apex_ml.adapters.postgres.errors import is_full
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
-from apex_ml.sql.quote import literal
+from apex_ml.sql.quote import identifier, literal
 
 LoginError = psycopg2.OperationalError
 """Raised when Postgres does not answer or refuses a login."""
@@ -34,6 +35,22 @@ def connect_superuser(settings: Settings, socket: Path, role: str, database: str
 def password_statement(role: str, password: str) -> str:
     """The statement that sets a password, for the server's single-user mode."""
     return f"ALTER ROLE {role} PASSWORD {literal(password)};\n"
+
+
+_READERS = re.compile(r' TO "?([a-z][a-z0-9_]*_reader)"?;$', re.MULTILINE)
+
+
+def make_readers_of(connection: Connection, schema_text: str) -> None:
+    """Make the readers of pipelines that the SQL of a dump grants something to, without a login.
+
+    A pipeline whose file is gone has no role on a new server; its tables are restored anyway.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for role in sorted(set(_READERS.findall(schema_text))):
+            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+            if not cursor.fetchall():
+                cursor.execute(f"CREATE ROLE {identifier(role)} NOLOGIN NOINHERIT")
 
 
 def drop_databases(connection: Connection, names: Iterable[str]) -> None:
