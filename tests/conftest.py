@@ -22,7 +22,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from apex_ml.adapters.postgres.migrations import migrate, migrate_schema
+from apex_ml.adapters.postgres.migrations import migrate_all, migrate_schema
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipelines import load_pipeline
@@ -148,7 +148,7 @@ def raw(orders: pa.Table, contract: Contract, tmp_path_factory: pytest.TempPathF
 def postgres_server() -> Iterator[PlainDatabase]:
     with plain_postgres() as instance:
         # the database of the roles script, migrated once, is what the tests' own databases are copied from
-        migrate(instance.settings, load_pipeline(instance.settings))
+        migrate_all(instance.settings, [load_pipeline(instance.settings)], "orders")
         yield instance
 
 

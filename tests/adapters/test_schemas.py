@@ -125,8 +125,11 @@ def catalogue(settings: Settings, schema: str) -> dict[str, list[tuple[Any, ...]
     names = "|".join(re.escape(name) for name in {schema, quoted, quoted.replace("%", "%%")})
     prefix = re.compile(rf'(?<!\w)(?:{names})\.(?!clock_offset)(?=[\w%"])')
 
+    own_reader = re.compile(r",orders_reader=\w+/apex_writer")
+
     def bare(value: Any) -> Any:
-        return prefix.sub("", value) if isinstance(value, str) else value
+        # a schema's own reader has the grants of apex_reader, and only a pipeline with a file has that role
+        return own_reader.sub("", prefix.sub("", value)) if isinstance(value, str) else value
 
     with transaction(settings, schema) as session:
         return {
@@ -286,7 +289,11 @@ def test_the_reader_reads_the_views_of_a_schema_and_no_table(settings: Settings)
         connection.autocommit = True
         for view in views:
             cursor.execute(f"SELECT * FROM {view}")
-            assert cursor.fetchall() == ([(0, 0, 0, None)] if view == "scoring_totals" else [])
+            rows = cursor.fetchall()
+            if view == "pipeline_state":
+                assert len(rows) == 1 and not any(row[0] for row in rows)
+            else:
+                assert rows == ([(0, 0, 0, None)] if view == "scoring_totals" else [])
         for table in tables:
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute(f"SELECT * FROM {table}")

@@ -108,7 +108,7 @@ def test_every_readable_pipeline_is_pruned(two: Settings) -> None:
 
 def test_the_status_has_a_part_for_every_pipeline(two: Settings) -> None:
     console = Console(file=io.StringIO(), width=300, record=True)
-    assert status._show_pipelines(two, console) is False
+    assert status._show_pipelines(two, console, None) is False
     lines = console.export_text().splitlines()
     places = [lines.index(f"pipeline {name}") for name in ("orders", "visits", "wrong")]
     assert places == sorted(places)

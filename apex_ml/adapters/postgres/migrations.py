@@ -131,6 +131,7 @@ def _create_schema(cursor: psycopg2.extensions.cursor, name: str) -> None:
 
 def _grant_to_own_reader(cursor: psycopg2.extensions.cursor, schema: str) -> None:
     """Let the role of the schema's own reader, where the server has it, read what apex_reader may read here."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))  # two grants at once on one view fail
     role = reader_role(schema)
     cursor.execute(
         "SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') FROM pg_roles AS r, pg_namespace AS n"
