@@ -204,10 +204,10 @@ def _yaml_text(text: str, *, is_list: bool) -> str:
     return json_text(text, ensure_ascii=False)
 
 
-def callers_values(arguments: Mapping[str, Hashable]) -> tuple[PipelineValue, ...]:
-    """The values that a caller passes: ``model__trials=3``, or ``trials=3`` as the first edition called it.
+def callers_values(pipeline: str | None, arguments: Mapping[str, Hashable]) -> tuple[PipelineValue, ...]:
+    """The values that a caller passes for a pipeline: ``model__trials=3``, or ``trials=3`` as the first edition did.
 
-    >>> [(v.section, v.key, v.value) for v in callers_values({"model__trials": 3, "raw_url": "/data"})]
+    >>> [(v.section, v.key, v.value) for v in callers_values(None, {"model__trials": 3, "raw_url": "/data"})]
     [('model', 'trials', 3), ('locations', 'raw', '/data')]
     """
     values = []
@@ -215,7 +215,7 @@ def callers_values(arguments: Mapping[str, Hashable]) -> tuple[PipelineValue, ..
         section, separator, key = name.partition("__")
         if not separator:
             section, key = FORMER[f"APEX_{name.upper()}"]
-        values.append(PipelineValue(None, section, key, value, name, "argument"))
+        values.append(PipelineValue(pipeline, section, key, value, name, "argument"))
     return tuple(values)
 
 

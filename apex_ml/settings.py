@@ -91,7 +91,10 @@ class Settings(SettingFields):
             faults += [cls._fault(dict(e), overrides, given) for e in error.errors()]
         else:
             loaded = loaded.model_copy(update=loaded._absolute(overrides, home))
-            loaded._pipeline_values = (*given_pipeline_values(stored, env_file), *callers_values(of_pipeline))
+            loaded._pipeline_values = (
+                *given_pipeline_values(stored, env_file),
+                *callers_values(None if contract else loaded.pipeline or None, of_pipeline),
+            )
             loaded._former_contract = contract
             if contract and contract.where != "argument":
                 warn_of_former_contract(Path(str(contract.value)), contract.where)
@@ -162,10 +165,14 @@ class Settings(SettingFields):
         copy._clock_offset = now - datetime.now(UTC)
         return copy
 
-    def with_pipeline_values(self, **values: Hashable) -> Self:
-        """A copy that replaces values of its pipeline: ``model__trials=3`` is the key trials of the section model."""
+    def with_pipeline_values(self, pipeline: str | None = None, /, **values: Hashable) -> Self:
+        """A copy that replaces values of a pipeline: ``model__trials=3`` is the key trials of the section model.
+
+        It is the named pipeline, or that of the settings; where they name none, all.
+        """
         copy = self.model_copy()
-        copy._pipeline_values = (*self._pipeline_values, *callers_values(values))
+        name = pipeline or (None if self._former_contract else self.pipeline or None)
+        copy._pipeline_values = (*self._pipeline_values, *callers_values(name, values))
         return copy
 
     def with_pipeline_file(self, file: Path) -> Self:

@@ -107,10 +107,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings() -> Iterator[None]:
-    """A test does not see the developer's APEX_ variables, except APEX_TEST_."""
+    """A test does not see the developer's APEX_ variables, except APEX_TEST_; it is about the pipeline orders."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("APEX_") and not n.startswith("APEX_TEST_")]:
             patch.delenv(name)
+        patch.setenv("APEX_PIPELINE", "orders")
         yield
 
 

@@ -26,7 +26,7 @@ def settings_with(home: Path, *names: str, **overrides: object) -> Settings:
     for name in names:
         (home / "pipelines" / name).mkdir(parents=True)
         (home / "pipelines" / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
-    return Settings.load(home=home, pipelines=home / "pipelines", **overrides)
+    return Settings.load(**{"home": home, "pipelines": home / "pipelines", "pipeline": ""} | overrides)
 
 
 def test_the_only_pipeline_is_the_default_and_several_must_be_named(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_only_pipeline_is_the_default_and_several_must_be_named(tmp_path: Pa
 
 def test_a_folder_without_pipelines_and_a_folder_of_another_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no pipeline in .*\(APEX_PIPELINES\)"):
-        load_pipeline(Settings.load(home=tmp_path, pipelines=tmp_path))
+        load_pipeline(Settings.load(home=tmp_path, pipelines=tmp_path, pipeline=""))
     settings = settings_with(tmp_path, "orders")
     (settings.pipelines / "orders").rename(settings.pipelines / "sales")
     with pytest.raises(ConfigError, match=r"name: is orders; the folder is sales: give both the same name"):

@@ -27,7 +27,7 @@ from apex_ml.platform.follow import (
     skip_reason,
 )
 from apex_ml.platform.job_drop import JobDrop, check_drop, generated_drop, held_back_drop, inbox, named_drop
-from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
+from apex_ml.platform.raw_data import has_generated_raw, raw_folder, sample_raw
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.services.json_record import JsonRecord
@@ -56,7 +56,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
     """Bring the platform up, retrain, score a drop and report; return the exit code.
 
     ``raw`` is the folder of raw parquet files of this and all later runs; without it the one in the settings, which
-    is filled by the simulator when it is empty. The drop is ``drop``, a file; without it generated orders when the raw
+    is filled with sample data when it is empty. The drop is ``drop``, a file; without it generated orders when the raw
     data is generated or with ``invented``, else the newest day of the raw data, which is held back from training.
     Content that was scored before is not scored again. A retrain without new raw data is a success. A failed step
     prints its error and log; its exit code is returned, or 20 when it is not known. Ctrl-C leaves the platform up.
@@ -128,7 +128,7 @@ def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings
         folder = raw_folder(raw)
         settings = remember_option(settings, load_pipeline(settings).name, "locations", "raw", str(folder))
         console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
-    with simulated_raw(settings, console):
+    with sample_raw(settings, console):
         return up(settings)
 
 

@@ -1,4 +1,4 @@
-"""The raw data of the main job: the folder that a user names, or simulated orders."""
+"""The raw data of the main job: the folder that a user names, or sample data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
+from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.pipelines import load_pipeline
@@ -21,7 +22,8 @@ from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
 from apex_ml.wording import counted
 
-SIMULATED_ORDERS = 1_250_000
+SAMPLE_PROGRAM = "sample_data.py"
+"""Program beside a pipeline's file that fills a folder with sample data."""
 RAW = "locations.raw"
 """The key of the folder of raw files in a pipeline's file."""
 
@@ -44,52 +46,49 @@ def raw_folder(raw: str) -> Path:
 
 
 @contextlib.contextmanager
-def simulated_raw(settings: Settings, console: Console) -> Iterator[None]:
-    """Fill an empty default raw folder with simulated orders while the block runs; wait for them at its end.
+def sample_raw(settings: Settings, console: Console) -> Iterator[None]:
+    """Fill an empty default raw folder with sample data while the block runs; wait for it at its end.
 
-    A folder that a user chose is never filled. Raises :class:`~apex_ml.errors.ConfigError` when the simulator fails.
+    The program beside the pipeline's file, ``sample_data.py FOLDER``, writes the data. A folder that a user chose is
+    never filled. Raises :class:`~apex_ml.errors.ConfigError` when there is no such program, or it fails.
     """
     pipeline = load_pipeline(settings)
     folder = Path(pipeline.locations.raw)
     if pipeline.options.locations.raw or (folder.is_dir() and any(not hidden(name) for name in os.listdir(folder))):
         yield
         return
-    refuse_foreign_simulation(settings)
-    console.print(f"No raw data in {folder}: simulating {SIMULATED_ORDERS:,} orders", markup=False)
-    command = [str(Path(sys.executable).with_name("apex")), "simulate", "--orders", str(SIMULATED_ORDERS)]
+    program = sample_program(pipeline)
+    console.print(f"No raw data in {folder}: {program} writes sample data", markup=False)
     # a separate process releases its memory before the training begins
-    simulator = subprocess.Popen(
-        command,
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "APEX_HOME": str(settings.home)},
+        env={**os.environ, "APEX_HOME": str(settings.home), "APEX_PIPELINE": pipeline.name},
     )
     try:
         yield
-        output, _ = simulator.communicate()
+        output, _ = process.communicate()
     finally:
-        if simulator.poll() is None:
-            simulator.terminate()
-            simulator.wait()
-    if simulator.returncode:
-        raise ConfigError(f"apex simulate failed (exit code {simulator.returncode}):\n{output.strip()}")
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if process.returncode:
+        raise ConfigError(f"{program} failed (exit code {process.returncode}):\n{output.strip()}")
     console.print(output.strip(), markup=False)
 
 
-def refuse_foreign_simulation(settings: Settings) -> None:
-    """Raise ConfigError when the simulator cannot generate orders for the contract."""
-    from apex_ml.simulate.process import load_process
-
-    pipeline, process = load_pipeline(settings), load_process()
-    contract = pipeline.contract
-    roles = (contract.entity, contract.timestamp, contract.target)
-    if roles != (process.entity, process.timestamp, process.target):
+def sample_program(pipeline: Pipeline) -> Path:
+    """The program that writes sample data for a pipeline; ConfigError when there is none beside its file."""
+    program = pipeline.file.with_name(SAMPLE_PROGRAM)
+    if not program.is_file():
         raise ConfigError(
-            f"no raw data in {pipeline.locations.raw}, and the simulator cannot generate any for {pipeline.file}"
-            f" ({', '.join(roles)}): put parquet files there, or name your folder: RAW=/path/to/parquet make run"
+            f"no raw data in {pipeline.locations.raw}: put parquet files there, or name your folder:"
+            f" RAW=/path/to/parquet make run (a program {program} could write sample data)"
         )
+    return program
 
 
 def has_generated_raw(settings: Settings) -> bool:

@@ -13,7 +13,14 @@ from apex_ml.contract.options_file import OptionValue, typed_values
 from apex_ml.contract.pipeline_file import parse_pipeline
 from apex_ml.contract.yaml_edit import with_values
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import FILE, load_pipeline_settings, option_text, pipeline_file, pipeline_names
+from apex_ml.pipeline_settings import (
+    FILE,
+    former_pipeline,
+    load_pipeline_settings,
+    option_text,
+    pipeline_file,
+    pipeline_names,
+)
 from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT, override_variable
 from apex_ml.platform.embedded.env_file import replace_variables
 from apex_ml.settings import Settings
@@ -58,6 +65,8 @@ def find_upgrade(settings: Settings) -> Upgrade:
     the first edition would replace another pipeline's file.
     """
     stored = settings.without_environment()
+    if not stored.former_contract and (owner := former_pipeline(stored)):
+        stored = stored.model_copy(update={"pipeline": owner})
     name, source = pipeline_file(stored)
     target = settings.pipelines / name / FILE
     is_elsewhere = source.resolve() != target.resolve()

@@ -10,6 +10,8 @@ from apex_ml.adapters.expectations.project import PROJECT, build_project
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.suites import Expectation, expectations
+from apex_ml.pipelines import load_pipelines
+from apex_ml.settings import CODE_ROOT, Settings
 
 
 def of_kind(contract: Contract, use: Use, kind: str) -> list[Expectation]:
@@ -50,11 +52,12 @@ def texts(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_committed_project_is_exactly_what_the_contract_gives(contract: Contract, tmp_path: Path) -> None:
+def test_the_committed_project_is_exactly_what_the_contracts_give(tmp_path: Path) -> None:
     stray = tmp_path / "expectations" / "stray.json"
     stray.parent.mkdir()
     stray.write_text("{}")
-    created = build_project([contract], tmp_path)
+    pipelines = load_pipelines(Settings.load(home=tmp_path, pipelines=CODE_ROOT / "pipelines"))
+    created = build_project([pipeline.contract for pipeline in pipelines], tmp_path)
     assert {str(p.relative_to(tmp_path)) for p in created} == set(texts(tmp_path)) - {".gitignore"}
     assert texts(tmp_path) == texts(PROJECT)
 
@@ -62,7 +65,9 @@ def test_the_committed_project_is_exactly_what_the_contract_gives(contract: Cont
 def test_a_second_pipeline_changes_nothing_of_the_first(contract: Contract, tmp_path: Path) -> None:
     second = contract.model_copy(update={"name": "visits"})
     build_project([contract, second], tmp_path)
-    together, alone = texts(tmp_path), texts(PROJECT)
+    together = texts(tmp_path)
+    build_project([contract], tmp_path)
+    alone = texts(tmp_path)
     assert {name: text for name, text in together.items() if "orders_" in name} == {
         name: text for name, text in alone.items() if "orders_" in name
     }

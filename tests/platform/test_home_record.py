@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from apex_ml.platform.embedded.home_record import (
     refuse_contradiction,
     remember_given,
 )
-from apex_ml.platform.raw_data import simulated_raw
+from apex_ml.platform.raw_data import sample_raw
 from apex_ml.settings import CODE_ROOT, Settings
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
@@ -98,6 +100,29 @@ def test_a_contract_can_get_columns_and_another_path(tmp_path: Path) -> None:
     assert not has_new_pipeline(other)
 
 
+def test_the_only_pipeline_of_a_home_stays_the_default_when_there_are_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that was updated has the example beside the pipeline that this home had until now."""
+    monkeypatch.delenv("APEX_PIPELINE")
+    folder = tmp_path / "pipelines"
+    for name in ("orders", "visits"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+    settings = Settings.load(home=tmp_path / "home", pipelines=folder)
+    settings.state.mkdir(parents=True)
+    former = {"contract": str(folder / "visits" / "pipeline.yaml"), "columns": {}}
+    (settings.state / HOME_RECORD).write_text(json.dumps(former))
+    with pytest.raises(ConfigError, match="there are several pipelines"):
+        load_pipeline(settings)
+    assert "APEX_PIPELINE" in remember_given(settings)[1]
+    again = Settings.load(home=tmp_path / "home", pipelines=folder)
+    assert load_pipeline(again).name == "visits"
+    record_home(again)
+    (settings.env_file).unlink()
+    assert "APEX_PIPELINE" not in remember_given(settings)[1], "a home of several has no default"
+
+
 def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path)
     settings.state.mkdir(parents=True)
@@ -108,14 +133,38 @@ def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) ->
         refuse_contradiction(Settings.load(home=tmp_path / "b", contract=tmp_path / "nowhere.yaml"))
 
 
-def test_orders_are_not_generated_for_another_contract(tmp_path: Path, foreign: Path) -> None:
+def test_a_pipeline_without_sample_data_and_raw_files_says_what_to_do(tmp_path: Path, foreign: Path) -> None:
     settings = Settings.load(home=tmp_path / "home", contract=foreign)
     with (
-        pytest.raises(ConfigError, match=r"no raw data in .*kunden\.yaml \(kunde_id, .*RAW=/path/to/parquet make run"),
-        simulated_raw(settings, Console(file=io.StringIO())),
+        pytest.raises(ConfigError, match=r"no raw data in .*/data/kunden/raw: put parquet files there, .*RAW=/path/to"),
+        sample_raw(settings, Console(file=io.StringIO())),
     ):
         pytest.fail("the block began")
     assert not (tmp_path / "home").exists()
+
+
+def test_the_program_beside_the_file_writes_sample_data(tmp_path: Path, foreign: Path) -> None:
+    settings = Settings.load(home=tmp_path / "home", contract=foreign)
+    program = foreign.with_name("sample_data.py")
+    program.write_text(
+        "import os, pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "folder.mkdir(parents=True)\n"
+        "(folder / 'a.parquet').write_text(os.environ['APEX_PIPELINE'])\n"
+        "print('one file')\n"
+    )
+    console = Console(file=io.StringIO(), width=200)
+    with sample_raw(settings, console):
+        pass
+    assert (tmp_path / "home" / "data" / "kunden" / "raw" / "a.parquet").read_text() == "kunden"
+    assert isinstance(console.file, io.StringIO) and console.file.getvalue().endswith("writes sample data\none file\n")
+    program.write_text("raise SystemExit('the index does not answer')")
+    shutil.rmtree(tmp_path / "home")
+    with (
+        pytest.raises(ConfigError, match=r"sample_data\.py failed \(exit code 1\):\nthe index does not answer"),
+        sample_raw(settings, console),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from apex_ml.platform import main_job
 from apex_ml.platform.airflow_runs import DagRun, TaskLog, TaskRun
 from apex_ml.platform.follow import only_bad_drops, print_failures
 from apex_ml.platform.job_drop import check_drop, held_back_drop, next_run_number
-from apex_ml.platform.raw_data import has_generated_raw, raw_folder, simulated_raw
+from apex_ml.platform.raw_data import has_generated_raw, raw_folder, sample_raw
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.settings import Settings
 
@@ -59,12 +59,12 @@ def test_raw_folder_refuses(tmp_path: Path, files: dict[str, bytes] | None, mess
 
 def test_a_configured_folder_is_never_filled(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
-    with simulated_raw(Settings.load(home=tmp_path, raw_url=str(tmp_path / "mine")), console):
+    with sample_raw(Settings.load(home=tmp_path, raw_url=str(tmp_path / "mine")), console):
         pass
     assert not (tmp_path / "mine").exists()
     (tmp_path / "data" / "orders" / "raw").mkdir(parents=True)
     (tmp_path / "data" / "orders" / "raw" / "orders.parquet").write_bytes(PARQUET)
-    with simulated_raw(Settings.load(home=tmp_path), console):
+    with sample_raw(Settings.load(home=tmp_path), console):
         pass
     assert [file.name for file in (tmp_path / "data" / "orders" / "raw").iterdir()] == ["orders.parquet"]
 

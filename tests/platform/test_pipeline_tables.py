@@ -36,13 +36,14 @@ def two(databases: Any, home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A platform of two pipelines and one whose file is wrong, with empty tables; commands find it, too."""
     folder = write_pipelines(tmp_path / "pipelines", "orders", "visits", "wrong")
     (folder / "wrong" / "pipeline.yaml").write_text("name: wrong\n")
-    settings: Settings = home(**databases.empty(), pipelines=folder)
+    settings: Settings = home(**databases.empty(), pipelines=folder, pipeline="")
     reports: list[str] = []
     migrate_pipelines(settings, reports.append)
     assert len(reports) == 1 and reports[0].startswith("pipeline wrong: its tables are not migrated")
     for name, value in Apex(settings).environment().items():
         if name.startswith("APEX_"):
             monkeypatch.setenv(name, value)
+    monkeypatch.delenv("APEX_PIPELINE", raising=False)
     return settings
 
 
@@ -52,7 +53,7 @@ def test_every_readable_pipeline_has_its_schema(two: Settings) -> None:
 
 
 def test_without_a_readable_pipeline_nothing_is_migrated(databases: Any, home: Any, tmp_path: Path) -> None:
-    settings = home(**databases.empty(), pipelines=tmp_path / "pipelines")
+    settings = home(**databases.empty(), pipelines=tmp_path / "pipelines", pipeline="")
     with pytest.raises(ConfigError, match="no pipeline in"):
         migrate_pipelines(settings, print)
     (tmp_path / "pipelines" / "wrong").mkdir(parents=True)

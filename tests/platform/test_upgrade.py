@@ -24,9 +24,10 @@ APEX_DRIFT_LEAST_ROWS=200
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Settings:
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A home of the first edition, with a folder of pipelines of its own."""
-    shutil.copytree(CODE_ROOT / "pipelines", tmp_path / "pipelines")
+    monkeypatch.delenv("APEX_PIPELINE")
+    shutil.copytree(CODE_ROOT / "pipelines" / "orders", tmp_path / "pipelines" / "orders")
     (tmp_path / ".env").write_text(ENV)
     return Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
 
@@ -119,7 +120,9 @@ def test_words_that_yaml_reads_otherwise_are_quoted(platform: Settings) -> None:
     platform.env_file.write_text("APEX_MODEL_NAME=on\n")
     settings = Settings.load(home=platform.home, pipelines=platform.pipelines)
     apply_upgrade(settings, find_upgrade(settings))
-    assert load_pipeline(Settings.load(home=platform.home, pipelines=platform.pipelines)).model_name == "on"
+    assert (
+        load_pipeline(Settings.load(home=platform.home, pipelines=platform.pipelines)).model_name == "on"
+    )
 
 
 def test_another_pipeline_in_the_folder_is_no_reason_to_ask(platform: Settings) -> None:

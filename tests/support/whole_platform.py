@@ -36,7 +36,8 @@ class WholePlatform:
         self.settings = settings
         kept = {name: value for name, value in os.environ.items() if not name.startswith("APEX_")}
         ports = {f"APEX_{name.upper()}": str(port) for name, port in ports_of(settings).items()}
-        self.env = kept | ports | {"APEX_HOME": str(settings.home), "APEX_SWEEP_SCHEDULE": NEVER, "COLUMNS": "160"}
+        self.env = kept | ports | {"APEX_HOME": str(settings.home), "COLUMNS": "160"}
+        self.env |= {"APEX_PIPELINE": "orders", "APEX_ORDERS__SCHEDULE__SWEEP": NEVER}
 
     def apex(self, *arguments: str, seconds: int = 280) -> subprocess.CompletedProcess[str]:
         """Run `apex ARGUMENTS` to its end."""

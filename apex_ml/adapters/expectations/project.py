@@ -172,7 +172,8 @@ def _with_stable_ids(texts: dict[str, str]) -> dict[str, str]:
     """Replace every random id by one derived from its place, so that the same contract gives the same files."""
     pattern = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
     renamed: dict[str, str] = {}
-    for name in sorted(texts):
+    # the shared parts get the name of a file that all pipelines have
+    for name in sorted(texts, key=lambda name: ("/" in name, name)):
         for place, random_id in enumerate(pattern.findall(texts[name])):
             renamed.setdefault(random_id, str(uuid.uuid5(NAMESPACE, f"{name}:{place}")))
     return {name: pattern.sub(lambda m: renamed[m.group()], text) for name, text in texts.items()}

@@ -125,7 +125,7 @@ def remember_option(settings: Settings, pipeline: str, section: str, key: str, v
     variable = override_variable(pipeline, section, key)
     former = [name for name, place in FORMER.items() if place == (section, key)]
     replace_variables(settings, former, {variable: value})
-    return settings.with_pipeline_values(**{f"{section}__{key}": value})
+    return settings.with_pipeline_values(pipeline, **{f"{section}__{key}": value})
 
 
 def remember_former_contract(settings: Settings, file: Path) -> None:

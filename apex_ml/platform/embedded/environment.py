@@ -63,7 +63,7 @@ def common(settings: Settings) -> dict[str, str]:
 
 
 def apex_variables(settings: Settings) -> dict[str, str]:
-    """The home, and each setting from the environment or from a caller.
+    """The home, and each setting from the environment or from a caller, except the pipeline: programs run them all.
 
     Settings in ``.env`` are left out, so that a program reads the file and sees its changes.
     """

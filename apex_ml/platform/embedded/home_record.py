@@ -17,11 +17,13 @@ from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.pipeline_settings import (
+    FORMER_PIPELINE,
     HOME_RECORD,
     former_pipeline,
     load_all_pipeline_settings,
     load_pipeline_settings,
     option_values,
+    pipeline_names,
     settings_by_pipeline,
 )
 from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
@@ -66,7 +68,7 @@ def refuse_contradiction(settings: Settings) -> None:
     for pipeline in usable_pipelines(settings)[0]:
         record = records.get(pipeline.name)
         if record is None and settings.former_contract:  # which makes its pipeline the only one
-            record = next(iter(records.values()), None)
+            record = records.get(FORMER_PIPELINE, next(iter(records.values()), None))
         _refuse_contradiction(settings, pipeline, record)
 
 
@@ -153,12 +155,22 @@ def remember_given(settings: Settings) -> tuple[Settings, tuple[str, ...]]:
     if settings.former_contract and settings.without_environment().former_contract != settings.former_contract:
         remember_former_contract(settings, settings.former_contract)
         written.append(FORMER_CONTRACT)
+    if not settings.pipeline and (only := _only_recorded(settings)) is not None:
+        settings = remember(settings, "pipeline", only)
+        written.append(variable_of("pipeline"))
     for pipeline in load_all_pipeline_settings(settings)[0]:
         for section, key in _options_of_shell(settings, pipeline.name):
             value = str(getattr(pipeline.locations, key) if section == "locations" else pipeline.model_name)
             settings = remember_option(settings, pipeline.name, section, key, value)
             written.append(override_variable(pipeline.name, section, key))
     return settings, tuple(written)
+
+
+def _only_recorded(settings: Settings) -> str | None:
+    """The one pipeline that a home had so far, when now there are several: commands go on to be about it."""
+    records, names = _records(settings), pipeline_names(settings)
+    only = next(iter(records)) if len(records) == 1 else None
+    return only if only in names and len(names) > 1 else None
 
 
 def _options_of_shell(settings: Settings, pipeline: str) -> list[tuple[str, str]]:
