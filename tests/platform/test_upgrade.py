@@ -120,9 +120,7 @@ def test_words_that_yaml_reads_otherwise_are_quoted(platform: Settings) -> None:
     platform.env_file.write_text("APEX_MODEL_NAME=on\n")
     settings = Settings.load(home=platform.home, pipelines=platform.pipelines)
     apply_upgrade(settings, find_upgrade(settings))
-    assert (
-        load_pipeline(Settings.load(home=platform.home, pipelines=platform.pipelines)).model_name == "on"
-    )
+    assert load_pipeline(Settings.load(home=platform.home, pipelines=platform.pipelines)).model_name == "on"
 
 
 def test_another_pipeline_in_the_folder_is_no_reason_to_ask(platform: Settings) -> None:
