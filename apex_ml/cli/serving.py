@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import os
+
 import click
 
 from apex_ml.errors import ConfigError, TransientError
@@ -21,6 +23,8 @@ def serve() -> None:
     from apex_ml.serving.server import serve as run
 
     settings = Settings.load()
+    if not os.environ.get("APEX_PIPELINE"):  # one that .env names is the default of commands about one pipeline
+        settings = settings.model_copy(update={"pipeline": ""})
     run(settings, *pipelines_to_serve(settings))
 
 

@@ -140,6 +140,7 @@ def machines(lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytes
         settings = Settings.load(
             home=folder / "home",
             pipelines=folder / "pipelines",
+            pipeline=NAME,
             mlflow_tracking_uri=mlflow_server,
             threads=1,
             **lasting_databases.migrated(),
@@ -168,6 +169,7 @@ def both(chain: Any, machines: Apex, databases: Any, tmp_path: Path) -> Apex:
     settings = Settings.load(
         home=tmp_path / "home",
         pipelines=pipelines,
+        pipeline="",
         mlflow_tracking_uri=chain.apex.settings.mlflow_tracking_uri,
         threads=1,
         **databases.migrated(),
