@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from apex_ml.contract.options_file import OptionValue, opened, options_and_wording
 from apex_ml.contract.pipeline import Locations, PipelineSettings
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from apex_ml.pipeline_values import PipelineValue
 
 FILE = "pipeline.yaml"
+AnyPipeline = TypeVar("AnyPipeline", bound=PipelineSettings)
 HOME_RECORD = "home.json"
 """Record of the pipelines of a home, in its folder of state."""
 FORMER_PIPELINE = "orders"
@@ -129,7 +130,24 @@ def load_all_pipeline_settings(settings: Settings) -> tuple[list[PipelineSetting
             loaded.append(load_pipeline_settings(own))
         except ConfigError as error:
             faults[name] = error
-    return loaded, faults
+    return without_shared_models(loaded, faults), faults
+
+
+def without_shared_models(loaded: Sequence[AnyPipeline], faults: dict[str, ConfigError]) -> list[AnyPipeline]:
+    """The pipelines whose registered model is theirs alone; the others become faults.
+
+    Versions of two pipelines in one registered model would be each other's champions.
+    """
+    owners: dict[str, list[str]] = {}
+    for pipeline in loaded:
+        owners.setdefault(pipeline.model_name, []).append(pipeline.name)
+    for pipeline in loaded:
+        if others := [name for name in owners[pipeline.model_name] if name != pipeline.name]:
+            faults[pipeline.name] = ConfigError(
+                f"{pipeline.file}: model.name: {pipeline.model_name} is also that of {', '.join(others)}: give each"
+                " pipeline a registered model of its own"
+            )
+    return [pipeline for pipeline in loaded if pipeline.name not in faults]
 
 
 def load_pipeline_settings(settings: Settings) -> PipelineSettings:

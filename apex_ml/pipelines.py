@@ -11,6 +11,7 @@ from apex_ml.pipeline_settings import (
     model_name_of,
     option_values,
     settings_by_pipeline,
+    without_shared_models,
 )
 from apex_ml.settings import Settings
 
@@ -31,7 +32,7 @@ def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Co
             loaded.append(load_pipeline(own))
         except ConfigError as error:
             faults[name] = error
-    return loaded, faults
+    return without_shared_models(loaded, faults), faults
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

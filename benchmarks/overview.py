@@ -10,8 +10,9 @@ from apex_ml.contract.pipeline_file import load_contract
 from benchmarks.page import request_page
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene
-from tests.support.many_pipelines import FILE, write_files
+from tests.support.many_pipelines import write_files
 from tests.support.page_rows import fill
+from tests.support.pipeline_files import ORDERS
 from tests.support.throwaway_home import plain_postgres
 
 PIPELINES, RUNS = 50, 1000
@@ -24,7 +25,7 @@ def overview(scene: Scene) -> Iterator[Row]:
     all_of_them, one = scene.folder / "pipelines", scene.folder / "one"
     write_files(all_of_them, names)
     write_files(one, names[:1])
-    contract = load_contract(FILE)
+    contract = load_contract(ORDERS)
     with plain_postgres() as database:
         settings = database.settings.model_copy(update={"pipelines": all_of_them})
         for name in names:

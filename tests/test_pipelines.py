@@ -14,10 +14,16 @@ from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.contract.options_file import option_field
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ConfigError
-from apex_ml.pipeline_settings import load_pipeline_settings, pipeline_names, pipeline_variables
+from apex_ml.pipeline_settings import (
+    load_all_pipeline_settings,
+    load_pipeline_settings,
+    pipeline_names,
+    pipeline_variables,
+)
 from apex_ml.pipeline_values import FORMER, override_variable
-from apex_ml.pipelines import load_pipeline
+from apex_ml.pipelines import load_all_pipelines, load_pipeline
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.pipeline_files import text_named
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
 
@@ -25,7 +31,7 @@ ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encodi
 def settings_with(home: Path, *names: str, **overrides: object) -> Settings:
     for name in names:
         (home / "pipelines" / name).mkdir(parents=True)
-        (home / "pipelines" / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+        (home / "pipelines" / name / "pipeline.yaml").write_text(text_named(name))
     return Settings.load(**{"home": home, "pipelines": home / "pipelines", "pipeline": ""} | overrides)
 
 
@@ -76,6 +82,17 @@ def test_the_noun_for_rows_changes_no_digest(tmp_path: Path) -> None:
     path = settings.pipelines / "orders" / "pipeline.yaml"
     path.write_text(ORDERS.replace("rows: orders\n", ""), encoding="utf-8")
     assert load_pipeline(settings).contract.digest() == before
+
+
+def test_two_pipelines_cannot_share_a_registered_model(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders", "visits", "shops")
+    file = settings.pipelines / "visits" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("name: visits_model", "name: digital_orders_xgboost"))
+    for load in (load_all_pipelines, load_all_pipeline_settings):
+        loaded, faults = load(settings)
+        assert [pipeline.name for pipeline in loaded] == ["shops"]
+        assert "model.name: digital_orders_xgboost is also that of visits: give each" in str(faults["orders"])
+        assert str(faults["visits"]).startswith(f"{file}: ")
 
 
 def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

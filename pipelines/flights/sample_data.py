@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-LATE_MINUTES = 15
+LATE_MINUTES, VERY_LATE_MINUTES = 15, 60
 SCHEMA = pa.schema(
     [
         ("line", pa.string()),
@@ -28,10 +28,11 @@ SCHEMA = pa.schema(
         ("dest", pa.string()),
         ("hour", pa.string()),
         ("day", pa.date32()),
-        ("arrival", pa.string()),
         ("dep_delay_min", pa.float64()),
-        ("air_time_min", pa.float64()),
         ("distance_miles", pa.float64()),
+        ("arrival", pa.string()),
+        ("arr_delay_min", pa.float64()),
+        ("air_time_min", pa.float64()),
     ]
 )
 
@@ -53,10 +54,14 @@ def download(folder: Path) -> pd.DataFrame:
 
 
 def prepared(flights: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the pipeline's contract: the line that is flown, what is known before, and how it arrived."""
+    """The columns of the pipeline's contract: the line that is flown, what is known at departure, and how it arrived.
+
+    Flights that were cancelled or diverted have no delay on arrival, and are left out.
+    """
+    flights = flights[flights["arr_delay"].notna()]
     arrival = pd.Series("ON_TIME", index=flights.index)
     arrival[flights["arr_delay"] > LATE_MINUTES] = "LATE"
-    arrival[flights["arr_delay"].isna()] = "CANCELLED"
+    arrival[flights["arr_delay"] > VERY_LATE_MINUTES] = "VERY_LATE"
     number = flights["carrier"] + flights["flight"].astype(str)
     return pd.DataFrame(
         {
@@ -66,10 +71,11 @@ def prepared(flights: pd.DataFrame) -> pd.DataFrame:
             "dest": flights["dest"],
             "hour": flights["hour"].astype(str).str.zfill(2),
             "day": pd.to_datetime(flights[["year", "month", "day"]]).dt.date,
-            "arrival": arrival,
             "dep_delay_min": flights["dep_delay"],
-            "air_time_min": flights["air_time"],
             "distance_miles": flights["distance"].astype(float),
+            "arrival": arrival,
+            "arr_delay_min": flights["arr_delay"],
+            "air_time_min": flights["air_time"],
         }
     )
 

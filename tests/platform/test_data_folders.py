@@ -12,7 +12,8 @@ from apex_ml.errors import ConfigError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import data_folders
 from apex_ml.platform.data_folders import has_former_folders, make_data_folders, move_former_folders
-from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.settings import Settings
+from tests.support.pipeline_files import text_named
 
 FILES = ("data/raw/a.parquet", "data/drops/inbox/b.parquet", "data/drops/done/c.parquet", "data/processed/r/m.json")
 DOCS = (".apex/great_expectations/great_expectations.yml", ".apex/great_expectations/uncommitted/page.html")
@@ -24,8 +25,7 @@ def home(tmp_path: Path) -> Settings:
     for name in ("orders", "visits"):
         folder = tmp_path / "pipelines" / name
         folder.mkdir(parents=True)
-        text = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
-        (folder / "pipeline.yaml").write_text(text.replace("name: orders\n", f"name: {name}\n"))
+        (folder / "pipeline.yaml").write_text(text_named(name))
     for name in (*FILES, *DOCS):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,8 @@ def test_the_recorded_pipeline_owns_the_folders(home: Settings) -> None:
 
 
 def test_folders_of_an_unknown_owner_stay_where_they_are(home: Settings) -> None:
-    shutil.copytree(home.pipelines / "visits", home.pipelines / "shops")
+    (home.pipelines / "shops").mkdir()
+    (home.pipelines / "shops" / "pipeline.yaml").write_text(text_named("shops"))
     shutil.rmtree(home.pipelines / "orders")
     with pytest.raises(ConfigError, match=r"data/raw: is of the first edition, and there are several pipelines"):
         move_former_folders(home)

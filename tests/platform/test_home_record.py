@@ -23,6 +23,7 @@ from apex_ml.platform.embedded.home_record import (
 )
 from apex_ml.platform.raw_data import sample_raw
 from apex_ml.settings import CODE_ROOT, Settings
+from tests.support.pipeline_files import text_named
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
 
@@ -108,7 +109,7 @@ def test_the_only_pipeline_of_a_home_stays_the_default_when_there_are_several(
     folder = tmp_path / "pipelines"
     for name in ("orders", "visits"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+        (folder / name / "pipeline.yaml").write_text(text_named(name))
     settings = Settings.load(home=tmp_path / "home", pipelines=folder)
     settings.state.mkdir(parents=True)
     former = {"contract": str(folder / "visits" / "pipeline.yaml"), "columns": {}}

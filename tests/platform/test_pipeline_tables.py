@@ -20,6 +20,7 @@ from apex_ml.platform.pipeline_tables import migrate_pipelines
 from apex_ml.platform.reports import status
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.apex_home import Apex
+from tests.support.pipeline_files import text_named
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
 
@@ -27,7 +28,7 @@ ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encodi
 def write_pipelines(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).mkdir(parents=True)
-        (folder / name / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+        (folder / name / "pipeline.yaml").write_text(text_named(name))
     return folder
 
 

@@ -19,6 +19,7 @@ from apex_ml.platform.pipeline_tables import migrate_pipelines
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.apex_home import Apex
 from tests.support.former_database import make_former_tables
+from tests.support.pipeline_files import text_named
 from tests.support.throwaway_home import Database, running_postgres
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
@@ -34,7 +35,7 @@ ROLES = {"apex_reader": ("apex", "orders", "visits"), "orders_reader": ("orders"
 def add_pipeline(settings: Settings, name: str) -> None:
     folder = settings.pipelines / name
     folder.mkdir(parents=True)
-    (folder / "pipeline.yaml").write_text(ORDERS.replace("name: orders\n", f"name: {name}\n"))
+    (folder / "pipeline.yaml").write_text(text_named(name))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ TABLES_OF = "SELECT tablename::text FROM pg_tables WHERE schemaname = %s ORDER B
 def content_of(apex: Apex, pipeline: str) -> dict[str, Any]:
     """Every row of the schema of a pipeline, as a digest by table, and every file of its drops."""
     rows = {
-        name: apex.sql(f'SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM {pipeline}."{name}" t')
+        name: apex.sql(
+            f'SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM {pipeline}."{name}" t'
+        )
         for (name,) in apex.sql(TABLES_OF, (pipeline,))
     }
     drops = inbox_of(apex, pipeline).parent

@@ -10,18 +10,13 @@ import psycopg2
 
 from apex_ml.adapters.postgres.migrations import migrate_schema
 from apex_ml.contract.model import Contract
-from apex_ml.settings import CODE_ROOT, Settings
-
-FILE = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
+from apex_ml.settings import Settings
+from tests.support.pipeline_files import write_pipelines
 
 
 def write_files(folder: Path, names: Iterable[str]) -> None:
-    """Write a file for each name, with the model of the pipeline orders."""
-    text = FILE.read_text(encoding="utf-8")
-    for name in names:
-        path = folder / name / FILE.name
-        path.parent.mkdir(parents=True)
-        path.write_text(text.replace("name: orders\n", f"name: {name}\n", 1), encoding="utf-8")
+    """Write a file for each name, that of the orders with a model of its own."""
+    write_pipelines(folder, names)
 
 
 def create_tables(settings: Settings, contract: Contract, names: Iterable[str]) -> None:
