@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
     "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: simulate a year."),
     "pipelines": ("apex_ml.cli.pipelines:pipelines", "List the pipelines."),
+    "plan": ("apex_ml.cli.pipelines:plan", "What an edited contract means: columns, champion, retraining."),
     "upgrade": ("apex_ml.cli.pipelines:upgrade", "Move settings of the first edition into the pipeline's file."),
     "contract": ("apex_ml.cli.contract:contract", "Build and check what is generated from the contract."),
     "container": ("apex_ml.cli.container:container", "Inside the images: entry points of services."),

@@ -1,10 +1,11 @@
-"""`apex pipelines` and `apex upgrade`: the files of the pipelines."""
+"""`apex pipelines`, `apex plan` and `apex upgrade`: the files of the pipelines."""
 
 from __future__ import annotations
 
 import click
 
 from apex_ml.errors import ApexError, ConfigError
+from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 from apex_ml.text import one_line
 
@@ -64,6 +65,37 @@ def _show_removed(settings: Settings) -> None:
         click.echo(
             f"{known.name}  has no file since {known.removed_at:%F}; its tables stay in the schema {known.schema}"
         )
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def plan(name: str | None, form: str) -> None:
+    """Show what the contract in the file of pipeline NAME, or of every pipeline, means before `apex up` applies it.
+
+    Compared with the contract of the tables: the differences, the columns that the tables get, whether the champion can
+    still score, and what happens next. Nothing is changed.
+    """
+    from apex_ml.pipelines import load_all_pipelines, load_pipeline
+    from apex_ml.platform.embedded.home_record import recorded_contract
+    from apex_ml.platform.reports.contract_plan import plan_text
+    from apex_ml.services.contract_plan import plan_contract
+
+    settings = Settings.load()
+    if name:
+        settings = settings.model_copy(update={"pipeline": name})
+    faults: dict[str, ConfigError] = {}
+    if settings.pipeline or settings.former_contract:
+        loaded = [load_pipeline(settings)]
+    else:
+        loaded, faults = load_all_pipelines(settings)
+    plans = [plan_contract(settings, one, recorded_contract(settings, one.name)) for one in loaded]
+    if form == "json":
+        click.echo(json_text({"plans": [one.to_json() for one in plans]}, indent=1))
+    else:
+        click.echo("\n".join(map(plan_text, plans)))
+    if faults:
+        raise ConfigError("; ".join(map(str, faults.values())))
 
 
 @click.command()

@@ -18,6 +18,7 @@ from apex_ml.contract.contradictions import Parts
 from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
 from apex_ml.contract.former_names import replace_former_names
+from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.names import name_faults
 from apex_ml.contract.options import Wording
 from apex_ml.contract.part import ContradictionError, Place
@@ -113,6 +114,10 @@ class Contract(Wording):
     def digest(self) -> str:
         """Sha256 of the contract's content; comments, layout of the YAML and the noun for rows do not count."""
         return hashlib.sha256(self.model_dump_json(exclude={"rows"}).encode()).hexdigest()
+
+    def identity(self) -> ContractIdentity:
+        """What its features and classes depend on."""
+        return ContractIdentity.of(self)
 
     def features_digest(self) -> str:
         """Sha256 of everything that the features depend on: recipes, types and levels."""

@@ -62,6 +62,7 @@ def run_statistics(
         ms_features=tally.features_seconds * 1e3,
         ms_predict=tally.predict_seconds * 1e3,
         ms_write=writing * 1e3,
+        contract_identity=scorer.context.contract.identity().digest(),
     )
 
 

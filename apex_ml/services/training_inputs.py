@@ -85,6 +85,7 @@ def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Exam
         git_commit=commit,
         dirty=dirty,
         profile=ModelProfile(recent=recent_profile(context, history.as_of, parts["train"].table)),
+        contract=context.contract.identity(),
     )
 
 

@@ -15,7 +15,7 @@ from apex_ml.core.evaluation import against_optimum
 from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import Provenance
-from apex_ml.core.model_info import ModelInfo
+from apex_ml.core.model_info import CONTRACT, ModelInfo
 from apex_ml.core.profile import PROFILE
 from apex_ml.core.strategies import split_strategy
 from apex_ml.json_text import json_file, json_text
@@ -72,7 +72,9 @@ def version_tags(info: ModelInfo) -> dict[str, str]:
     """Tags of the MLflow run and of the model version."""
     pins = CODE_ROOT / "requirements.txt"
     values = info.as_dict().items()
-    tags = {f"apex.{k}": str(v) for k, v in values if k not in ("class_shares", PROFILE) and v is not None}
+    tags = {f"apex.{k}": str(v) for k, v in values if k not in ("class_shares", PROFILE, CONTRACT) and v is not None}
+    if info.contract is not None:
+        tags["apex.contract_identity"] = info.contract.digest()
     if pins.exists():
         tags["apex.pins_sha256"] = sha256_of(pins)
     return tags

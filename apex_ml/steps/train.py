@@ -135,6 +135,7 @@ def _record_version(context: StepContext, done: Development, registered: Registe
         git_commit=info.git_commit,
         step_run=context.run,
         about={**info.as_dict(), EXPECTED: done.expected.as_dict()},
+        contract_identity=info.contract.digest() if info.contract else None,
     )
     with transaction(context.settings, context.schema) as session:
         PostgresVersions(session, context.model_name).record(version)

@@ -98,7 +98,7 @@ def rows_outside(apex: Apex) -> dict[str, int]:
         "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class AS c"
         " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND n.nspname <> %s"
         r" AND n.nspname NOT LIKE 'pg\_%%' AND n.nspname <> 'information_schema'"
-        " AND c.relname NOT IN ('migrations', 'generated', 'known_pipelines') ORDER BY 1",
+        " AND c.relname NOT IN ('migrations', 'generated', 'known_pipelines', 'contracts') ORDER BY 1",
         (apex.schema,),
     )
     counts = {table: apex.sql(f"SELECT count(*) FROM {table}")[0][0] for (table,) in tables}

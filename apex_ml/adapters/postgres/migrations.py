@@ -17,7 +17,8 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
-from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, connect
+from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, begin, connect
+from apex_ml.adapters.postgres.contracts import PostgresContracts, refuse_other_contract
 from apex_ml.adapters.postgres.former_schema import move_former_schema
 from apex_ml.adapters.postgres.platform_schema import record_pipelines
 from apex_ml.adapters.postgres.schema_names import for_schema
@@ -70,13 +71,21 @@ def migrate_all(
 
 
 def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:
-    """Apply what a schema of any name lacks. Raises as :func:`migrate`."""
+    """Apply what a schema of any name lacks. Raises as :func:`migrate`.
+
+    A contract that the tables cannot hold beside the one they have is refused before anything is applied: another
+    target, entity or timestamp, lost classes, an attribute of another type.
+    """
     if len(schema.encode()) > MAX_NAME_BYTES:
         raise ConfigError(
             f"schema {schema}: a name in Postgres has at most {MAX_NAME_BYTES} bytes; choose a shorter one"
         )
     with connect(settings, schema) as connection:
+        with begin(connection) as session:
+            refuse_other_contract(session, contract)
         apply(connection, schema, migration_files(), pipeline_ddl(contract, schema))
+        with begin(connection) as session:
+            PostgresContracts(session).record(contract.identity())
 
 
 def apply(connection: Connection, schema: str, files: list[tuple[int, Path]], generated: list[str]) -> None:

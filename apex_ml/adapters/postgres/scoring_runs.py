@@ -58,6 +58,8 @@ class ScoringRun:
     ms_features: float
     ms_predict: float
     ms_write: float
+    contract_identity: str | None = None
+    """Identity of the contract by which the rows were checked and scored."""
     input_alert: str | None = None
     input_warning: str | None = None
 

@@ -26,6 +26,8 @@ class VersionRecord:
     git_commit: str | None
     step_run: str
     about: Mapping[str, Any]
+    contract_identity: str | None = None
+    """Identity of the contract; None for a version that an older version of Apex trained."""
 
 
 class VersionLedger(Protocol):

@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from apex_ml.adapters.postgres.contracts import OWN_PIPELINE
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import keys_fault
+from apex_ml.contract.changes import compare_contracts
+from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
 from apex_ml.errors import ConfigError
@@ -50,12 +54,15 @@ class PipelineRecord:
     contract_sha256: str | None = None
     options_sha256: str | None = None
     """Digests of the file with which the platform was started; None: recorded by the first edition."""
+    contract: Mapping[str, Any] | None = None
+    """Identity of the contract of the tables; None: recorded by an older version of Apex."""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> PipelineRecord:
         """What a home has of this pipeline from now on."""
         digests = pipeline.contract.digest(), pipeline.options.digest()
-        return cls(str(pipeline.file), scored_columns(pipeline.contract), *digests)
+        identity = pipeline.contract.identity().as_dict()
+        return cls(str(pipeline.file), scored_columns(pipeline.contract), *digests, identity)
 
 
 def refuse_contradiction(settings: Settings) -> None:
@@ -79,11 +86,17 @@ def _refuse_contradiction(settings: Settings, pipeline: Pipeline, record: Pipeli
         record = PipelineRecord.of(load_pipeline(settings.without_environment()))
     if record is not None:
         required = scored_columns(pipeline.contract)
-        if other := sorted(name for name, kind in record.columns.items() if required.get(name) != kind):
+        other = sorted(name for name, kind in record.columns.items() if required.get(name) != kind)
+        if other and settings.former_contract:
             raise ConfigError(
                 f"{pipeline.file}: this home ({settings.home}) is made for {record.file}; this contract has no"
                 f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
             )
+        before = ContractIdentity.from_dict(record.contract)
+        refused = () if before is None else compare_contracts(before, pipeline.contract).refused
+        if refused or other:
+            what = "; ".join(refused) or f"it makes no {', '.join(other)} of the same type, which its tables have"
+            raise ConfigError(f"{pipeline.file}: {what}: {OWN_PIPELINE}. Nothing was stopped or changed")
     # the pipeline's file and .env are a choice for the home; the environment belongs to one shell
     expected = load_pipeline_settings(own.without_environment()).model_name
     if expected != pipeline.model_name:
@@ -109,6 +122,12 @@ def _records(settings: Settings) -> dict[str, PipelineRecord]:
         raise ConfigError(f"{path}: damaged; remove it, and `apex up` writes it again") from error
     name = former_pipeline(settings)
     return {name: record} if name else {}
+
+
+def recorded_contract(settings: Settings, pipeline: str) -> ContractIdentity | None:
+    """The contract of a pipeline's tables as the home recorded it; None without a record."""
+    record = _records(settings).get(pipeline)
+    return None if record is None else ContractIdentity.from_dict(record.contract)
 
 
 def refuse_unusable(settings: Settings) -> None:

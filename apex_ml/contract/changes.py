@@ -1,0 +1,189 @@
+"""What a change of a contract means: for the tables, for a model that was trained before it, for the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from apex_ml.contract.history_state import KnownValues, LastTarget, MeasureSum
+from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
+from apex_ml.contract.model import Contract
+from apex_ml.contract.names import calendar_name
+from apex_ml.json_text import json_text
+
+ChangeKind = Literal["same", "additive", "retrain", "new_pipeline"]
+"""same: the identity is equal. additive: models of before can still score. retrain: a feature of before can no longer
+be computed. new_pipeline: the tables cannot hold both, so that it must be a pipeline of its own."""
+_UNIQUE_ROLES: tuple[Literal["entity", "timestamp", "target"], ...] = ("entity", "timestamp", "target")
+
+
+@dataclass(frozen=True)
+class LostFeature:
+    """A feature that cannot be computed any more."""
+
+    feature: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the feature {self.feature} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class ContractChange:
+    """The differences of two contracts as sentences, and what follows from them."""
+
+    differences: tuple[str, ...]
+    refused: tuple[str, ...]
+    """Why the tables cannot hold both."""
+    lost: tuple[LostFeature, ...]
+    """Features of the former contract that the present one cannot compute."""
+    new_classes: tuple[str, ...]
+
+    @property
+    def kind(self) -> ChangeKind:
+        """What the change means."""
+        if self.refused:
+            return "new_pipeline"
+        if self.lost:
+            return "retrain"
+        return "additive" if self.differences else "same"
+
+
+def compare_contracts(before: ContractIdentity, contract: Contract) -> ContractChange:
+    """Compare the identity that the tables have with a contract."""
+    now = ContractIdentity.of(contract)
+    if before.digest() == now.digest():
+        return ContractChange((), (), (), ())
+    refused = tuple(_refusals(before, now))
+    differences = [*_column_differences(before, now), *_feature_differences(before, now, contract)]
+    lost = () if refused else lost_features(before, contract)
+    new_classes = tuple(level for level in now.classes if level not in before.classes)
+    return ContractChange(tuple(differences), refused, tuple(lost), () if refused else new_classes)
+
+
+def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
+    for role in _UNIQUE_ROLES:
+        old, new = before.name_of(role), now.name_of(role)
+        if old != new:
+            yield f"the {role} is {new} and was {old}"
+        elif before.columns[old].type != now.columns[new].type:
+            yield f"the {role} {new} is of type {now.columns[new].type} and was {before.columns[old].type}"
+    if gone := [level for level in before.classes if level not in now.classes]:
+        new_levels = [level for level in now.classes if level not in before.classes]
+        instead = f"; instead there is {', '.join(new_levels)}" if new_levels else ""
+        yield f"classes that no longer exist: {', '.join(gone)}{instead}"
+    for name, column in before.columns.items():
+        other = now.columns.get(name)
+        if column.role == "attribute" and other is not None and other.role == "attribute" and column.type != other.type:
+            yield f"the attribute {name} is of type {other.type} and was {column.type}"
+
+
+def _column_differences(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
+    for name, column in now.columns.items():
+        if name not in before.columns:
+            yield f"the column {name} is new ({column.role}, {column.type})"
+    for name, old in before.columns.items():
+        if name not in now.columns:
+            yield f"the column {name} is gone ({old.role}, {old.type})"
+        else:
+            yield from _differences_of_column(name, old, now.columns[name])
+
+
+def _differences_of_column(name: str, old: ColumnIdentity, new: ColumnIdentity) -> Iterator[str]:
+    for key, one, other in (
+        *(("type", old.type, new.type), ("role", old.role, new.role), ("decimals", old.decimals, new.decimals)),
+        ("timezone", old.timezone, new.timezone),
+    ):
+        if one != other:
+            yield f"the column {name}: {key} is {other or 'none'} and was {one or 'none'}"
+    if old.normalise != new.normalise:
+        yield f"the column {name}: normalise is another"
+    if old.levels != new.levels:
+        yield f"the column {name}: {_levels_text(old, new)}"
+
+
+def _levels_text(old: ColumnIdentity, new: ColumnIdentity) -> str:
+    what = "classes" if new.role == "target" else "levels"
+    if old.levels is None or new.levels is None:
+        return f"it has {'no ' if new.levels is None else ''}{what} now"
+    added = [level for level in new.levels if level not in old.levels]
+    gone = [level for level in old.levels if level not in new.levels]
+    parts = [f"new {what} {', '.join(added)}"] if added else []
+    parts += [f"{what} {', '.join(gone)} gone"] if gone else []
+    return "; ".join(parts) or f"the {what} are in another order"
+
+
+def _feature_differences(before: ContractIdentity, now: ContractIdentity, contract: Contract) -> Iterator[str]:
+    old, new = _definitions(before.applied_to(contract)), _definitions(contract)
+    for name in new:
+        if name not in old:
+            yield f"the feature {name} is new"
+        elif old[name] != new[name]:
+            yield f"the feature {name} is computed in another way"
+    for name in old:
+        if name not in new:
+            yield f"the feature {name} is gone"
+    if before.features.grain != now.features.grain:
+        yield f"features.grain is {now.features.grain} and was {before.features.grain}"
+    if before.features.history_lag_days != now.features.history_lag_days:
+        lags = now.features.history_lag_days, before.features.history_lag_days
+        yield f"features.history_lag_days is {lags[0]} and was {lags[1]}"
+
+
+def _definitions(contract: Contract) -> dict[str, str]:
+    """The parameters of every feature, as text."""
+    features = contract.features
+    defined = dict.fromkeys(features.attributes, "attribute")
+    defined |= {calendar_name(contract.timestamp, part): "calendar" for part in features.calendar}
+    for recipe in features.history:
+        # a recipe over several columns makes one feature of each: the others are not part of its definition
+        text = json_text(recipe.model_dump(mode="json", exclude={"columns"}), sort_keys=True)
+        defined |= {feature.column.name: text for feature in recipe.features(contract)}
+    return defined
+
+
+def _inputs(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The columns that every feature is made of, beside the entity and the timestamp."""
+    inputs: dict[str, tuple[str, ...]] = {name: (name,) for name in contract.features.attributes}
+    inputs |= {calendar_name(contract.timestamp, part): () for part in contract.features.calendar}
+    for recipe in contract.features.history:
+        for feature in recipe.features(contract):
+            columns = [contract.target] if any(_reads_target(state.aggregate) for state in feature.reads) else []
+            aggregates = [state.aggregate for state in feature.reads]
+            columns += [one.measure for one in aggregates if isinstance(one, MeasureSum | KnownValues)]
+            inputs[feature.column.name] = tuple(dict.fromkeys(columns))
+    return inputs
+
+
+def _reads_target(aggregate: object) -> bool:
+    return isinstance(aggregate, LastTarget) or getattr(aggregate, "level", None) is not None
+
+
+def lost_features(
+    before: ContractIdentity, contract: Contract, only: Collection[str] | None = None
+) -> tuple[LostFeature, ...]:
+    """The features under an identity, or only some of them, that the data of a contract cannot give any more.
+
+    A feature needs its columns with the same type and role. Another normal form, other levels and other recipes do not
+    matter: a model's features are computed with its own.
+    """
+    lost = []
+    for feature, columns in _inputs(before.applied_to(contract)).items():
+        if only is not None and feature not in only:
+            continue
+        for name in (before.name_of("entity"), before.name_of("timestamp"), *columns):
+            if reason := _unusable(name, before.columns[name], contract):
+                lost.append(LostFeature(feature, reason))
+                break
+    return tuple(lost)
+
+
+def _unusable(name: str, before: ColumnIdentity, contract: Contract) -> str:
+    """Why a column of before is not what it was; empty when it is."""
+    now = contract.columns.get(name)
+    if now is None:
+        return f"the contract has no column {name}"
+    if now.role != before.role:
+        return f"the column {name} is {now.role} and was {before.role}"
+    return "" if now.type == before.type else f"the column {name} is of type {now.type} and was {before.type}"

@@ -1,0 +1,135 @@
+"""What the contract in a pipeline's file means for the tables and the champion, before anything is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres.champions import champions
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.contracts import OWN_PIPELINE, PostgresContracts
+from apex_ml.contract.changes import ChangeKind, ContractChange, compare_contracts
+from apex_ml.contract.identity import ContractIdentity
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline import Pipeline
+from apex_ml.core.estimator import Model
+from apex_ml.core.model_contract import faults_of_model
+from apex_ml.errors import ApexError
+from apex_ml.services.json_record import JsonRecord
+from apex_ml.settings import Settings
+from apex_ml.sql.tables import ONLINE, SCORED, SHADOW, online_columns, scored_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionPlan(JsonRecord):
+    """The champion under the contract of the file; `usable` is None when that could not be found out."""
+
+    version: int
+    usable: bool | None
+    same_contract: bool | None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractPlan(JsonRecord):
+    """The change from the contract of the tables to that of the file; `kind` is None when the tables have none yet."""
+
+    pipeline: str
+    identity: str
+    tables_identity: str | None
+    kind: ChangeKind | None
+    differences: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    new_columns: tuple[str, ...] = ()
+    champion: ChampionPlan | None = None
+    steps: tuple[str, ...] = ()
+    """What happens next, and what to do, as sentences."""
+
+
+def plan_contract(settings: Settings, pipeline: Pipeline, recorded: ContractIdentity | None) -> ContractPlan:
+    """Compare the contract of a pipeline's file with its tables and its champion. Nothing is changed.
+
+    `recorded` is the contract that the home has recorded, for tables that cannot be asked: without Postgres the
+    champion is unknown.
+    """
+    contract = pipeline.contract
+    unknown = ""
+    before, champion = recorded, None
+    try:
+        before, champion = _from_database(settings, pipeline)
+        before = before or recorded
+    except ApexError as error:
+        unknown = f"The champion is unknown: {error}"
+    change = None if before is None else compare_contracts(before, contract)
+    plan = ContractPlan(
+        pipeline=pipeline.name,
+        identity=contract.identity().digest(),
+        tables_identity=None if before is None else before.digest(),
+        kind=None if change is None else change.kind,
+        differences=() if change is None else change.differences,
+        refused=() if change is None else change.refused,
+        new_columns=() if before is None or change is None or change.refused else _new_columns(before, contract),
+        champion=champion,
+    )
+    steps = (*_steps(plan, change), *([unknown] if unknown else []))
+    return replace(plan, steps=steps)
+
+
+def _from_database(settings: Settings, pipeline: Pipeline) -> tuple[ContractIdentity | None, ChampionPlan | None]:
+    """The contract of the tables, and the champion."""
+    with transaction(settings, pipeline.schema) as session:
+        ledger_of_contracts = PostgresContracts(session)
+        if not ledger_of_contracts.has_tables():
+            return None, None
+        before = ledger_of_contracts.newest()
+    with champions(settings, pipeline.schema, pipeline.model_name) as ledger:
+        version = ledger.champion()
+    return before, None if version is None else _champion(settings, pipeline, version)
+
+
+def _champion(settings: Settings, pipeline: Pipeline, number: int) -> ChampionPlan:
+    registry = Registry(settings, pipeline.model_name)
+    try:
+        version = registry.by_version(number)
+        if version is None:
+            reasons = ("MLflow has no such version",)
+            return ChampionPlan(version=number, usable=False, same_contract=None, reasons=reasons)
+        model = Model.from_files(registry.files(version))
+    except ApexError as error:
+        return ChampionPlan(version=number, usable=None, same_contract=None, reasons=(str(error),))
+    faults = faults_of_model(pipeline.contract, model)
+    trained_under = model.info.contract
+    same = None if trained_under is None else trained_under.digest() == pipeline.contract.identity().digest()
+    return ChampionPlan(version=number, usable=not faults, same_contract=same, reasons=faults)
+
+
+def _new_columns(before: ContractIdentity, contract: Contract) -> tuple[str, ...]:
+    """The columns that the tables get, as table.column."""
+    former = before.applied_to(contract)
+    new = []
+    for table, columns in ((SCORED, scored_columns), (SHADOW, scored_columns), (ONLINE, online_columns)):
+        new += [f"{table}.{name}" for name in columns(contract) if name not in columns(former)]
+    return tuple(new)
+
+
+def _steps(plan: ContractPlan, change: ContractChange | None) -> list[str]:
+    name = plan.pipeline
+    if change is None:
+        return ["`apex up` creates the tables of this contract."]
+    if change.refused:
+        return [f"`apex up` refuses this contract before it stops or changes anything: {OWN_PIPELINE}."]
+    champion = plan.champion
+    steps = []
+    if change.differences:
+        added = f"adds the columns {', '.join(plan.new_columns)}" if plan.new_columns else "adds no column"
+        steps.append(f"`apex up` {added}, and restarts what runs with the former contract.")
+    if champion is None or champion.usable is None:
+        return steps
+    if not champion.usable:
+        steps.append(f"Drops wait in the inbox until a model of this contract is champion: `apex -p {name} retrain`.")
+    elif champion.same_contract is False:
+        steps.append(
+            f"Drops are scored by version {champion.version}, with the features of its own contract, until a challenger"
+            f" of this contract is better: the next retraining trains one, or `apex -p {name} retrain` does now."
+        )
+    return steps
