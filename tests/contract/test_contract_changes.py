@@ -130,8 +130,8 @@ def test_the_meaning_of_a_change(contract: Contract, edited: Load, name: str) ->
     replacements, kind, text = CHANGES[name]
     change = compare_contracts(contract.identity(), edited(*replacements))
     assert change.kind == kind, change
-    said = (*change.differences, *change.refused)
-    assert any(text in one for one in said) if text else not said, said
+    sentences = (*change.differences, *change.refused)
+    assert any(text in one for one in sentences) if text else not sentences, sentences
 
 
 def test_descriptions_limits_and_policies_are_not_part_of_the_identity(contract: Contract, edited: Load) -> None:

@@ -75,14 +75,14 @@ def refuse_other_contract(session: Session, contract: Contract) -> None:
 
 def _table_faults(session: Session, contract: Contract, *, is_recorded: bool) -> Iterator[str]:
     """Why a table that exists cannot hold the rows of a contract; tables of before a record have its classes, too."""
-    for table, wanted in ((SCORED, scored_columns(contract)), (ONLINE, online_columns(contract))):
+    for table, expected in ((SCORED, scored_columns(contract)), (ONLINE, online_columns(contract))):
         rows = session.fetch(
             "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute"
             " WHERE attrelid = to_regclass(%s::text) AND attnum > 0 AND NOT attisdropped AND attidentity = ''"
             " ORDER BY attnum",
             (table,),
         )
-        types = {name: kind.removesuffix(" NOT NULL") for name, kind in wanted.items()}
+        types = {name: kind.removesuffix(" NOT NULL") for name, kind in expected.items()}
         types |= {name: "timestamp with time zone" for name, kind in types.items() if kind == "timestamptz"}
         for name, kind, is_required in rows:
             if name in types and types[name] != kind:
