@@ -114,7 +114,12 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
     ("arguments", "output"),
     [
         (["RUNTIME=docker", "up"], "deployment/docker/platform.sh up"),
-        (["RUNTIME=docker", "run", "RAW=/srv/raw"], 'deployment/docker/platform.sh run --raw "/srv/raw"'),
+        (["RUNTIME=docker", "run", "RAW=/srv/raw"], 'deployment/docker/platform.sh -p orders run --raw "/srv/raw"'),
+        (["RUNTIME=docker", "run", "P=flights"], 'deployment/docker/platform.sh -p "flights" run'),
+        (["run"], ".venv/bin/apex -p orders run"),
+        (["train", "P=flights"], '.venv/bin/apex -p "flights" retrain'),
+        (["run", "APEX_PIPELINE=mine"], ".venv/bin/apex run"),
+        (["status"], ".venv/bin/apex status"),
         (["RUNTIME=docker", "logs", "S=mlflow"], 'deployment/docker/platform.sh logs "mlflow"'),
         (["RUNTIME=docker", "restore", "FROM=a.tar"], 'deployment/docker/platform.sh restore "a.tar"'),
         (["up"], ".venv/bin/apex up"),
@@ -123,7 +128,9 @@ def test_the_packages_of_the_images_are_those_of_the_project(name: str) -> None:
     ],
 )
 def test_make_on_both_runtimes(arguments: list[str], output: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "RUNTIME"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "RUNTIME", "APEX_PIPELINE"))
+    }
     done = subprocess.run(
         ["make", "--dry-run", *arguments], cwd=CODE_ROOT, env=environment, capture_output=True, text=True, check=False
     )
