@@ -29,6 +29,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     drift,
     features,
     gate,
+    idle,
     kills,
     lands,
     main_job,
@@ -63,6 +64,7 @@ REPORT = CODE_ROOT / "build" / "bench.json"
 def bench(only: tuple[str, ...], raw: Path | None) -> None:
     """Measure every target of the project, each with a floor or a peer to compare."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ["APEX_PIPELINE"] = "orders"  # what is measured, unless a measurement names others
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)  # a pipe has no width: rich would fold at 80

@@ -11,6 +11,7 @@ from apex_ml.settings import CODE_ROOT
 from benchmarks.dags import BARE
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, clean_environment, run_measured, run_python
+from tests.support.pipeline_files import write_pipelines
 
 ROUNDS = 3
 COUNT = 50
@@ -31,11 +32,7 @@ print(f"TOOK {{took}}")
 def pipelines(scene: Scene) -> Iterator[Row]:
     """Parse dags/ for fifty pipelines in fresh processes."""
     folder = scene.folder / "many"
-    text = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
-    for number in range(COUNT):
-        own = folder / "pipelines" / f"orders_{number}"
-        own.mkdir(parents=True, exist_ok=True)
-        (own / "pipeline.yaml").write_text(text.replace("name: orders", f"name: {own.name}", 1))
+    write_pipelines(folder / "pipelines", [f"orders_{number}" for number in range(COUNT)])
     env = clean_environment(
         AIRFLOW_HOME=str(folder),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",

@@ -48,8 +48,9 @@ class Ended:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The caller's environment without the developer's settings and without make's."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)} | extra
+    """The caller's environment without the developer's settings and without make's, about the pipeline orders."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+    return kept | {"APEX_PIPELINE": "orders"} | extra
 
 
 def run_measured(command: Sequence[str], env: Mapping[str, str]) -> Ended:
