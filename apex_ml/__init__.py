@@ -1,3 +1,3 @@
-"""Apex: nightly retraining, promotion on evidence and exactly-once scoring of the order channel."""
+"""Apex: nightly retraining, promotion on evidence and exactly-once scoring of any table."""
 
 __version__ = "0.1.0"

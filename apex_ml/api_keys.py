@@ -54,8 +54,8 @@ def key_entries(setting: str) -> list[KeyEntry]:
 
     Raises ValueError, which does not repeat an entry, as it can be a key in place of its hash.
 
-    >>> [sorted(entry.pipelines or "all") for entry in key_entries(f"{'a' * 64}@orders+flights")]
-    [['flights', 'orders']]
+    >>> [sorted(entry.pipelines or "all") for entry in key_entries(f"{'a' * 64}@claims+flights")]
+    [['claims', 'flights']]
     """
     given = [part.strip() for part in setting.split(",") if part.strip()]
     entries: dict[str, KeyEntry] = {}
@@ -68,7 +68,7 @@ def key_entries(setting: str) -> list[KeyEntry]:
         if pipelines is not None and not all(map(_NAME.fullmatch, pipelines)):
             raise ValueError(
                 f"entry {nr} of {len(given)}: write the pipelines after @ as pipeline+pipeline, for example"
-                " <sha256>@orders+flights"
+                " <sha256>@claims+flights"
             )
         entry = KeyEntry(sha256, pipelines)
         if entries.setdefault(sha256, entry) != entry:

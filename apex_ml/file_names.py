@@ -17,7 +17,7 @@ def hidden(name: str) -> bool:
 def is_temporary(name: str) -> bool:
     """Whether an upload, a download or an editor writes under this name until it renames the file.
 
-    >>> [is_temporary(name) for name in ("a.parquet.filepart", "A.PARQUET.PART", "~$orders.parquet", "a.parquet")]
+    >>> [is_temporary(name) for name in ("a.parquet.filepart", "A.PARQUET.PART", "~$claims.parquet", "a.parquet")]
     [True, True, True, False]
     """
     return name.startswith("~$") or name.lower().endswith(TEMPORARY_SUFFIXES)

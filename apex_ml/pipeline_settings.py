@@ -72,7 +72,7 @@ def pipeline_file(settings: Settings) -> tuple[str, Path]:
 def name_fault(name: str) -> str | None:
     """Why a pipeline cannot have a name, which is part of names in Airflow, Postgres, MLflow and variables.
 
-    >>> name_fault("orders"), name_fault("pg_orders")
+    >>> name_fault("claims"), name_fault("pg_claims")
     (None, 'is reserved; choose another name')
     >>> name_fault("two__words")
     'must be lower-case letters, digits and single underscores, at most 40, and begin with a letter'

@@ -1,7 +1,7 @@
 """Values of a pipeline's file that the environment gives instead.
 
 ``APEX_<PIPELINE>__<SECTION>__<KEY>`` replaces one value on this platform, for example
-``APEX_ORDERS__LOCATIONS__RAW=/data/raw``. Variables of the first edition, which knew one pipeline, are still read
+``APEX_CLAIMS__LOCATIONS__RAW=/data/raw``. Variables of the first edition, which knew one pipeline, are still read
 (``APEX_TRIALS``), with a warning that shows what to write.
 """
 
@@ -99,8 +99,8 @@ def former_contract(file: Path, where: str) -> PipelineValue:
 def override_variable(pipeline: str, section: str, key: str) -> str:
     """The variable that replaces a value of a pipeline.
 
-    >>> override_variable("orders", "locations", "raw")
-    'APEX_ORDERS__LOCATIONS__RAW'
+    >>> override_variable("claims", "locations", "raw")
+    'APEX_CLAIMS__LOCATIONS__RAW'
     """
     return f"APEX_{pipeline}__{section}__{key}".upper()
 

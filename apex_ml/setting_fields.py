@@ -160,7 +160,7 @@ class SettingFields(BaseSettings):
     serving_keys: Hashes = Field(
         "",
         description="Sha256 hashes of the API keys that the online service accepts, separated by commas; apex"
-        " serve-key makes one. <sha256>@orders+flights is a key for these pipelines only. Empty: no key is required,"
+        " serve-key makes one. <sha256>@claims+flights is a key for these pipelines only. Empty: no key is required,"
         " which only a loopback address allows.",
     )
     serving_memory_mb: int = Field(

@@ -31,15 +31,15 @@ MAX_NOUN = 24
 def check_rows_noun(value: str) -> str:
     """Return a noun for rows; ValueError for what is not one short word.
 
-    >>> check_rows_noun("orders"), check_rows_noun("Aufträge")
-    ('orders', 'Aufträge')
-    >>> check_rows_noun("all orders")
+    >>> check_rows_noun("flights"), check_rows_noun("Aufträge")
+    ('flights', 'Aufträge')
+    >>> check_rows_noun("all flights")
     Traceback (most recent call last):
         ...
-    ValueError: must be one word in the plural, of at most 24 letters, such as orders or claims
+    ValueError: must be one word in the plural, of at most 24 letters, such as flights or claims
     """
     if not value.replace("-", "").isalpha() or len(value) > MAX_NOUN:
-        raise ValueError(f"must be one word in the plural, of at most {MAX_NOUN} letters, such as orders or claims")
+        raise ValueError(f"must be one word in the plural, of at most {MAX_NOUN} letters, such as flights or claims")
     return value
 
 

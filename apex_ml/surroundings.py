@@ -48,7 +48,7 @@ def own_hosts(settings: Settings) -> tuple[str, ...]:
 
 
 def has_own_database(settings: Settings) -> bool:
-    """Whether the orders are in a Postgres of the platform, for which libpq's variables are never meant."""
+    """Whether the rows are in a Postgres of the platform, for which libpq's variables are never meant."""
     return urlsplit(settings.writer_url).hostname in {*own_hosts(settings), None}
 
 

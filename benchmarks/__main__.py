@@ -59,7 +59,7 @@ REPORT = CODE_ROOT / "build" / "bench.json"
     "--raw",
     envvar="APEX_TEST_RAW",
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
-    help="Folder of raw parquet files. Default: APEX_TEST_RAW, else 1,250,000 generated orders.",
+    help="Folder of raw parquet files. Default: APEX_TEST_RAW, else 1,250,000 generated rows.",
 )
 def bench(only: tuple[str, ...], raw: Path | None) -> None:
     """Measure every target of the project, each with a floor or a peer to compare."""

@@ -23,21 +23,21 @@ YEARS = 300
 def drift(scene: Scene) -> Iterator[Row]:
     """2,000 healthy nights, also after a settled change; and 10 % more of an attribute's largest level, 200 times."""
     contract = load_pipeline(Settings.load()).contract
-    orders = population()
-    alarms = sum(bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders).healthy(NIGHTS))
+    rows = population()
+    alarms = sum(bool(result) for seed in range(MODELS) for result in Nights(contract, seed, rows).healthy(NIGHTS))
     nights = MODELS * NIGHTS
     upper = proportion_confint(alarms, nights, alpha=0.1, method="beta")[1]
     note = f"Clopper-Pearson, one-sided; {alarms} alarms in {nights:,} nights"
     yield Row("drift: false alarms a night, upper 95 % bound", 100 * upper, "%", 1.0, None, note)
     change = (contract.features.attributes[3], 1.3)
     settled = sum(
-        bool(result) for seed in range(MODELS) for result in Nights(contract, seed, orders, change).healthy(NIGHTS)
+        bool(result) for seed in range(MODELS) for result in Nights(contract, seed, rows, change).healthy(NIGHTS)
     )
     upper = proportion_confint(settled, nights, alpha=0.1, method="beta")[1]
     note = f"a change before the training; {settled} alarms in {nights:,} nights"
     yield Row("drift: false alarms a night after a promotion, upper 95 % bound", 100 * upper, "%", 1.0, None, note)
     for name in contract.features.attributes:
-        missed = sum(not Nights(contract, 1000 + seed, orders).finds((name, 1.1)) for seed in range(SEEDS))
+        missed = sum(not Nights(contract, 1000 + seed, rows).finds((name, 1.1)) for seed in range(SEEDS))
         beside = Beside("seeds", SEEDS)
         yield Row(f"drift: {name}, missed within two drops", 100 * missed / SEEDS, "%", 5.0, beside)
 

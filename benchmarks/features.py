@@ -1,4 +1,4 @@
-"""Features with the full history, compared with the fastest query for a client's last order; and ten times the rows."""
+"""Features with the full history, compared with the fastest query for an entity's last row; and ten times the rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Literal
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
+from apex_ml.adapters.duckdb.accepted_rows import SortedRows, accepted_files
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
@@ -24,14 +24,14 @@ from benchmarks.scene import Scene, clean_environment, run_measured
 
 ROUNDS = 5
 TIMES = 10
-GRAINS: dict[Literal["last_order_per_entity", "every_order"], float] = {
-    "last_order_per_entity": 2.5,
-    "every_order": 8.0,
+GRAINS: dict[Literal["last_row_per_entity", "every_row"], float] = {
+    "last_row_per_entity": 2.5,
+    "every_row": 8.0,
 }
 
 
 def floor_sql(contract: Contract, folder: Path) -> str:
-    """One query: target and day of every entity's last order, and five of its attributes."""
+    """One query: target and day of every entity's last row, and five of its attributes."""
     when = identifier(contract.timestamp)
     attributes = ", ".join(f"any_value({identifier(name)})" for name in contract.features.attributes[:5])
     return (
@@ -54,7 +54,7 @@ def accept(raw: str, folder: str) -> None:
 
 
 def multiply(folder: str, target: str, times: int = TIMES) -> None:
-    """Write several copies of every file, each with other clients."""
+    """Write several copies of every file, each with other entities."""
     settings = Settings.load(home=target)
     entity = identifier(load_pipeline(settings).contract.entity)
     Path(target).mkdir()
@@ -87,8 +87,8 @@ def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
                 seconds["floor"].append(time.perf_counter() - began)
         with engine.connect(settings, Path(accepted).parent) as con:
             began = time.perf_counter()
-            orders = SortedOrders(con, contract, files)
-            examples = sum(t.num_rows for t in make_examples(orders, settings.threads))
+            accepted = SortedRows(con, contract, files)
+            examples = sum(t.num_rows for t in make_examples(accepted, settings.threads))
             seconds["features"].append(time.perf_counter() - began)
     result = {name: median(values) for name, values in seconds.items() if values}
     # in alternating rounds, because others can use the machine
@@ -104,14 +104,14 @@ def _call(name: str, *arguments: str, numbers: tuple[Any, ...] = ()) -> Any:
 
 @measurement
 def features(scene: Scene) -> Iterator[Row]:
-    """All features of the accepted orders, in a separate process for each grain; then of ten times the orders."""
+    """All features of the accepted rows, in a separate process for each grain; then of ten times the rows."""
     _call("accept", str(scene.raw), str(scene.folder))
     accepted, tenfold = str(scene.folder / "accepted"), str(scene.folder / "tenfold")
     _call("multiply", accepted, tenfold)
     for grain, target in GRAINS.items():
         ended = _call("make", accepted, grain, numbers=(ROUNDS, True))
         content = json.loads(ended.output.splitlines()[-1])
-        floor = Beside("DuckDB, last channel of every client, s", content["floor"])
+        floor = Beside("DuckDB, last class of every entity, s", content["floor"])
         note = f"{content['examples']:,} examples, median of {ROUNDS}"
         yield Row(f"features, {grain} / floor", content["ratio"], "×", target, floor, note)
         yield Row(f"features, {grain}", content["features"], "s", None, floor, note)

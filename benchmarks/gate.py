@@ -1,6 +1,6 @@
-"""Error rate and power of the gate, and its delay, on models and orders of the simulator.
+"""Error rate and power of the gate, and its delay, on models and rows of the simulator.
 
-The true gain of a model is known exactly: all looks draw their orders from one universe of feature vectors, and the
+The true gain of a model is known exactly: all looks draw their rows from one universe of feature vectors, and the
 simulator knows their true class probabilities.
 """
 
@@ -39,8 +39,8 @@ from benchmarks.scene import Scene
 MODELS, UNIVERSE = 200, 200_000
 TRAINING, VALIDATION = 90_000, 30_000
 WINDOW, NIGHTLY = 30_000, 3_000
-"""Orders of a holdout, and how many of them are new each night. With 150,000 clients and 1.25 million orders a year the
-newest fifth of the clients' last orders covers about ten days."""
+"""Rows of a holdout, and how many of them are new each night. With 150,000 clients and 1.25 million rows a year the
+newest fifth of the clients' last rows covers about ten days."""
 LOOKS, YEARS, NIGHTS = 2_000, 1_000, 365
 HARD_LOOKS, POWER_LOOKS, YEARS_WITHOUT_MARGIN = 500, 300, 100
 GAIN = 0.003
@@ -71,7 +71,7 @@ class World:
     def decided(
         self, ours: np.ndarray, theirs: np.ndarray, places: np.ndarray, y: np.ndarray, policy: Promotion, looks: int
     ) -> bool:
-        """The gate's decision about two models, given by their losses, on drawn orders of different clients."""
+        """The gate's decision about two models, given by their losses, on drawn rows of different clients."""
         contenders = [Contender(np.exp(-losses[places]), self.classes, ("a",)) for losses in (ours, theirs)]
         serving = Serving(self.classes, ("a",))
         return decide(*contenders, Holdout(y, self.shares), policy, serving, looks=looks, seed=looks).promote
@@ -88,7 +88,7 @@ def _blurred(losses: np.ndarray, weight: float) -> np.ndarray:
     return result
 
 
-def _orders(n: int, seed: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+def _rows(n: int, seed: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
     process = load_process()
     table, truth = simulate_orders(process, orders=n, clients=n, seed=seed, probabilities=True)
     texts = pa.table(
@@ -108,7 +108,7 @@ def _columns() -> tuple[tuple[FeatureColumn, ...], tuple[str, ...]]:
 
 def build(models: int = MODELS, universe: int = UNIVERSE, training: int = TRAINING) -> World:
     """Train models on separate samples of the base process, on all attributes, without a search."""
-    _, y, truth = _orders(universe, seed=1)
+    _, y, truth = _rows(universe, seed=1)
     _, classes = _columns()
     # started as new processes, because the threads of XGBoost do not survive a fork
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -118,13 +118,13 @@ def build(models: int = MODELS, universe: int = UNIVERSE, training: int = TRAINI
 
 @cache
 def _universe(n: int) -> pa.Table:
-    return _orders(n, seed=1)[0]
+    return _rows(n, seed=1)[0]
 
 
 def _trained(universe: int, training: int, number: int) -> np.ndarray:
     """A model's losses by class for every vector of the universe, float32."""
     columns, classes = _columns()
-    sample, y, _ = _orders(training + VALIDATION, seed=100 + number)
+    sample, y, _ = _rows(training + VALIDATION, seed=100 + number)
     encoder = Encoder.fit(columns, sample.slice(0, training))
     x = encoder.encode(sample)
     context = FitContext(classes, encoder.columns, seed=number, threads=1)
@@ -149,7 +149,7 @@ def looks(world: World, policy: Promotion, gap: float | None, seeds: range) -> i
 def years(world: World, policy: Promotion, seeds: range, *, nights: int = NIGHTS, nightly: int = NIGHTLY) -> list[int]:
     """Number of false promotions in every simulated year: of models whose true gain is not above the margin.
 
-    Each night another model of the pool is the challenger, on a holdout with `nightly` new orders.
+    Each night another model of the pool is the challenger, on a holdout with `nightly` new rows.
     """
     expected = np.array([world.true_loss(losses) for losses in world.losses])
     window = WINDOW * nightly // NIGHTLY

@@ -51,7 +51,7 @@ def platform_with_champion(scene: Scene, **more: Any) -> Iterator[tuple[Home, da
 
 @measurement
 def lands(scene: Scene) -> Iterator[Row]:
-    """A drop of 10,000 orders on a separate platform: seconds until a reader sees its rows."""
+    """A drop of 10,000 rows on a separate platform: seconds until a reader sees its rows."""
     took, inside = [], []
     with platform_with_champion(scene) as (home, as_of), AirflowApi(home.settings) as api:
         api.unpause("orders_score")
@@ -66,7 +66,7 @@ def lands(scene: Scene) -> Iterator[Row]:
             while not all(run.finished for run in api.dag_runs("orders_score")):
                 time.sleep(PAUSE)
     step = Beside("of it the drop itself", median(inside))
-    yield Row("a drop of 10,000 orders lands, rows seen", median(took), "s", 15.0, step, f"slowest {max(took):.1f} s")
+    yield Row("a drop of 10,000 rows lands, rows seen", median(took), "s", 15.0, step, f"slowest {max(took):.1f} s")
 
 
 def _wait_until_visible(settings: Settings, name: str) -> tuple[float, float]:

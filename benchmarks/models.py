@@ -1,4 +1,4 @@
-"""How good the models are: on the raw files beside a table, on simulated orders beside the best that is possible."""
+"""How good the models are: on the raw files beside a table, on simulated rows beside the best that is possible."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def quality(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def simulate(scene: Scene) -> Iterator[Row]:
-    """Generate 1,250,000 orders and write them, beside writing a table of the same rows again."""
+    """Generate 1,250,000 rows and write them, beside writing a table of the same rows again."""
     seconds, peaks = [], []
     for number in range(3):
         out = scene.folder / f"simulated-{number}"
@@ -129,7 +129,7 @@ def simulate(scene: Scene) -> Iterator[Row]:
     for number, table in enumerate(tables):
         pq.write_table(table, scene.folder / f"again-{number}.parquet")
     floor = Beside("PyArrow writes the rows again", time.perf_counter() - began)
-    yield Row("simulate 1,250,000 orders, whole command", median(seconds), "s", 5.0, floor, "median of 3")
+    yield Row("simulate 1,250,000 rows, whole command", median(seconds), "s", 5.0, floor, "median of 3")
     yield Row("simulate, peak memory", median(peaks), "MiB", None, floor)
 
 

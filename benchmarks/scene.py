@@ -135,7 +135,7 @@ class Scene:
 
     @cached_property
     def raw(self) -> Path:
-        """Folder of raw files: the given one, or 1,250,000 generated orders."""
+        """Folder of raw files: the given one, or 1,250,000 generated rows."""
         if self.given_raw is not None:
             return self.given_raw
         folder = self.stack.enter_context(open_folder()) / "raw"

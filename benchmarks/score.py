@@ -1,4 +1,4 @@
-"""One drop of 100,000 orders through `apex score`."""
+"""One drop of 100,000 rows through `apex score`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.score_peers import copied
 from benchmarks.scored_drops import put, scored_once
 
 ROUNDS = 3
-ORDERS = 100_000
+ROWS = 100_000
 
 
 @measurement
@@ -20,13 +20,13 @@ def score(scene: Scene) -> Iterator[Row]:
     settings = scene.home.settings
     whole, inside, peaks, copies = [], [], [], []
     for seed in range(1, ROUNDS + 1):
-        path = put(scene, f"bench-{seed}.parquet", ORDERS, seed)
-        ended, drop = scored_once(scene, path.name, ORDERS)
+        path = put(scene, f"bench-{seed}.parquet", ROWS, seed)
+        ended, drop = scored_once(scene, path.name, ROWS)
         whole.append(ended.seconds)
         inside.append(drop["ms_total"] / 1000)
         peaks.append(ended.peak_mib)
         copies.append(copied(settings, drop["run_id"]))
     floor = Beside("server-side binary COPY and the same indexes", median(copies))
-    yield Row("score 100,000 orders, whole command", median(whole), "s", None, floor)
-    yield Row("score 100,000 orders, without start-up", median(inside), "s", None, floor)
-    yield Row("score 100,000 orders, peak memory", max(peaks), "MiB", None, None)
+    yield Row("score 100,000 rows, whole command", median(whole), "s", None, floor)
+    yield Row("score 100,000 rows, without start-up", median(inside), "s", None, floor)
+    yield Row("score 100,000 rows, peak memory", max(peaks), "MiB", None, None)

@@ -27,7 +27,7 @@ from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import open_folder
 
 ROUNDS = 5
-ORDERS, TIMES = 1_250_000, 10
+ROWS, TIMES = 1_250_000, 10
 TINY_DROPS, TINY_ROWS, TOGETHER = 10_000, 10, 2
 QUERIES = 200
 
@@ -38,13 +38,13 @@ def _rounds(scene: Scene, peers: Sequence[str]) -> tuple[dict[str, list[float]],
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", "copy", *peers)}
     commands = []
     for seed in range(1, ROUNDS + 1):
-        path = put(scene, f"large-{seed}.parquet", ORDERS, seed)
-        ended, drop = scored_once(scene, path.name, ORDERS)
+        path = put(scene, f"large-{seed}.parquet", ROWS, seed)
+        ended, drop = scored_once(scene, path.name, ROWS)
         done = Path(load_pipeline(settings).locations.drops) / "done" / path.name
         seconds["ours"].append(drop["ms_total"] / 1000)
         seconds["copy"].append(copied(settings, drop["run_id"]))
         for peer in peers:
-            seconds[peer].append(run_peer(scene, peer, done, ORDERS))
+            seconds[peer].append(run_peer(scene, peer, done, ROWS))
         commands.append(ended)
     return seconds, commands
 
@@ -55,29 +55,29 @@ def _times(seconds: dict[str, list[float]], peer: str) -> float:
 
 @measurement
 def large(scene: Scene) -> Iterator[Row]:
-    """A drop of 1,250,000 orders from file to committed rows, compared with COPY and its peers in the same rounds."""
+    """A drop of 1,250,000 rows from file to committed rows, compared with COPY and its peers in the same rounds."""
     settings = scene.home.settings
     seconds, commands = _rounds(scene, (PANDAS, NATIVE))
     middle = {name: median(values) for name, values in seconds.items()}
     note = f"median of {ROUNDS}"
     floor = Beside("server-side binary COPY and the same indexes, s", middle["copy"])
-    yield Row("score 1,250,000 orders / COPY", _times(seconds, "copy"), "×", 2.0, floor, note)
-    yield Row("score 1,250,000 orders", middle["ours"], "s", None, floor, f"{note}, without start-up")
+    yield Row("score 1,250,000 rows / COPY", _times(seconds, "copy"), "×", 2.0, floor, note)
+    yield Row("score 1,250,000 rows", middle["ours"], "s", None, floor, f"{note}, without start-up")
     startup = median(ended.seconds for ended in commands) - middle["ours"]
-    yield Row("score 1,250,000 orders, start-up and imports", startup, "s")
+    yield Row("score 1,250,000 rows, start-up and imports", startup, "s")
     beside = Beside("pandas, pyfunc, to_sql, s", middle[PANDAS])
-    yield Row("score 1,250,000 orders / pandas", _times(seconds, PANDAS), "×", 1 / 25, beside, "at least 25 × faster")
+    yield Row("score 1,250,000 rows / pandas", _times(seconds, PANDAS), "×", 1 / 25, beside, "at least 25 × faster")
     features = len(champion_of(settings)[1].encoder.columns)
     beside = Beside("native XGBoost, ADBC, s", middle[NATIVE])
     note = f"features of the champion: {features}; what COPY takes bounds it"
-    yield Row("score 1,250,000 orders / native", _times(seconds, NATIVE), "×", None, beside, note)
+    yield Row("score 1,250,000 rows / native", _times(seconds, NATIVE), "×", None, beside, note)
     peak = max(ended.peak_mib for ended in commands)
-    yield Row("score 1,250,000 orders, peak memory", peak, "MiB", 600.0)
-    path = put(scene, "tenfold.parquet", TIMES * ORDERS, 99)
-    ended, drop = scored_once(scene, path.name, TIMES * ORDERS)
+    yield Row("score 1,250,000 rows, peak memory", peak, "MiB", 600.0)
+    path = put(scene, "tenfold.parquet", TIMES * ROWS, 99)
+    ended, drop = scored_once(scene, path.name, TIMES * ROWS)
     ratio = drop["ms_total"] / 1000 / middle["ours"]
-    yield Row("score 12,500,000 orders / 1,250,000", ratio, "×", 10.5, Beside("s", drop["ms_total"] / 1000))
-    yield Row("score 12,500,000 orders, peak memory", ended.peak_mib, "MiB", 600.0)
+    yield Row("score 12,500,000 rows / 1,250,000", ratio, "×", 10.5, Beside("s", drop["ms_total"] / 1000))
+    yield Row("score 12,500,000 rows, peak memory", ended.peak_mib, "MiB", 600.0)
     yield from _queries(settings)
 
 
@@ -89,12 +89,12 @@ def _queries(settings: Settings) -> Iterator[Row]:
         cursor.execute(f"SELECT count(*) FROM {SCHEMA}.{SCORED}")
         (rows,) = cursor.fetchone() or (0,)
         cursor.execute(f"SELECT DISTINCT {entity} FROM {SCHEMA}.{SCORED} TABLESAMPLE SYSTEM (0.01) LIMIT {QUERIES}")
-        clients = [row[0] for row in cursor.fetchall()]
+        entities = [row[0] for row in cursor.fetchall()]
     with closing(psycopg2.connect(settings.reader_url)) as connection, connection.cursor() as cursor:
         point, summary = [], []
-        for client in clients:
+        for entity in entities:
             began = time.perf_counter()
-            cursor.execute(f"SELECT * FROM orders.scored_current WHERE {entity} = %s", (client,))
+            cursor.execute(f"SELECT * FROM orders.scored_current WHERE {entity} = %s", (entity,))
             assert cursor.fetchall()
             point.append(time.perf_counter() - began)
         for _ in range(ROUNDS):
@@ -102,19 +102,19 @@ def _queries(settings: Settings) -> Iterator[Row]:
             cursor.execute("SELECT * FROM orders.drop_summary")
             assert cursor.fetchall()
             summary.append(time.perf_counter() - began)
-    note = f"over {rows:,} rows, median of {len(clients)} clients"
-    yield Row("current scores of a client", median(point) * 1e3, "ms", 5.0, None, note)
+    note = f"over {rows:,} rows, median of {len(entities)} entities"
+    yield Row("current scores of an entity", median(point) * 1e3, "ms", 5.0, None, note)
     yield Row("drop summary", median(summary) * 1e3, "ms", 50.0)
 
 
 @measurement
 def many_features(scene: Scene) -> Iterator[Row]:
-    """A drop of the same size with every attribute, on orders that depend on them. History is left out for the peer."""
+    """A drop of the same size with every attribute, on rows that depend on them. History is left out for the peer."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         contract = yaml.safe_load(load_pipeline(Settings.load()).file.read_text(encoding="utf-8"))
         contract["features"] |= {"history": [], "calendar": []}
-        contract["promotion"]["floor"] = 0.01  # these orders are easier to predict than the real ones
+        contract["promotion"]["floor"] = 0.01  # these rows are easier to predict than the real ones
         (folder / "orders.yaml").write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
         run_measured([*APEX, "simulate", "--mode", "signal", "--out", str(folder / "raw")], clean_environment())
         inputs = {"contract": str(folder / "orders.yaml"), "selection": "none"}
@@ -134,13 +134,13 @@ def _many_features(scene: Scene) -> Iterator[Row]:
 
 @measurement
 def tiny(scene: Scene) -> Iterator[Row]:
-    """Ten thousand drops of ten orders, listed and then scored in chunks, two at a time, as in Airflow's pool."""
+    """Ten thousand drops of ten rows, listed and then scored in chunks, two at a time, as in Airflow's pool."""
     settings = scene.home.settings
     inbox = put(scene, "many.parquet", TINY_DROPS * TINY_ROWS, 7)
-    orders = pq.read_table(inbox)
+    rows = pq.read_table(inbox)
     inbox.unlink()
     for number in range(TINY_DROPS):
-        pq.write_table(orders.slice(number * TINY_ROWS, TINY_ROWS), inbox.with_name(f"tiny-{number:05d}.parquet"))
+        pq.write_table(rows.slice(number * TINY_ROWS, TINY_ROWS), inbox.with_name(f"tiny-{number:05d}.parquet"))
     began = time.perf_counter()
     chunks = scene.home.apex("score", "--list").result["chunks"]
     with ThreadPoolExecutor(TOGETHER) as pool:
@@ -153,5 +153,5 @@ def tiny(scene: Scene) -> Iterator[Row]:
         cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders.scored'::regclass")
         partitions = cursor.fetchone()[0]  # type: ignore[index]
     note = f"{len(chunks)} tasks, {TOGETHER} at a time"
-    yield Row(f"score {TINY_DROPS:,} drops of {TINY_ROWS} orders", seconds, "s", 180.0, None, note)
+    yield Row(f"score {TINY_DROPS:,} drops of {TINY_ROWS} rows", seconds, "s", 180.0, None, note)
     yield Row(f"partitions after {TINY_DROPS:,} drops", partitions, "", 64.0)

@@ -22,7 +22,7 @@ def contract_of(settings: Settings) -> Contract:
 
 
 def put(scene: Scene, name: str, rows: int, seed: int) -> Path:
-    """Put a drop of `rows` orders into the inbox."""
+    """Put a drop of `rows` rows into the inbox."""
     as_of = date.fromisoformat(scene.chain["elt"].result["as_of"])
     inbox = Path(load_pipeline(scene.home.settings).locations.drops) / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import APEX, CommandError, Scene
 from tests.support.throwaway_home import free_ports
 
-ORDERS = 50_000
+ROWS = 50_000
 RATE, RATE_SECONDS = 200, 30
 BODY, BODY_SECONDS = 500, 15
 SOAK_SECONDS = float(os.environ.get("APEX_TEST_SOAK_SECONDS", "600"))
@@ -111,16 +111,16 @@ def serving(scene: Scene) -> Iterator[Row]:
         single = instance.load(RATE * RATE_SECONDS, concurrency=32, rate=RATE)
         original = Beside("the original project, about", ORIGINAL_MS)
         note = f"{single['inference_samples']:,.0f} requests, slowest {single['inference_time_ms_max']:.1f} ms"
-        yield Row("one order, p50 at 200 requests/s", single["inference_time_ms_p50"], "ms", 3.0, original, note)
-        yield Row("one order, p99 at 200 requests/s", single["inference_time_ms_p99"], "ms", 15.0)
+        yield Row("one row, p50 at 200 requests/s", single["inference_time_ms_p50"], "ms", 3.0, original, note)
+        yield Row("one row, p99 at 200 requests/s", single["inference_time_ms_p99"], "ms", 15.0)
         large = instance.load(20 * BODY, concurrency=2, per_request=BODY, seconds=BODY_SECONDS)
         speed = large["inference_rows_per_second"]
         note = f"{speed:,.0f} rows a second"
-        floor = Beside("the same orders by the model alone", _floor(scene))
-        yield Row("an order in bodies of 500", 1e6 / speed, "µs", 1e6 / 20_000, floor, note)
-        crowd = instance.load(ORDERS, concurrency=32)
+        floor = Beside("the same rows by the model alone", _floor(scene))
+        yield Row("a row in bodies of 500", 1e6 / speed, "µs", 1e6 / 20_000, floor, note)
+        crowd = instance.load(ROWS, concurrency=32)
         note = f"{crowd['inference_requests'] / crowd['inference_total_time_ms'] * 1e3:,.0f} requests a second"
-        yield Row("one order, mean of 32 clients at once", crowd["inference_avg_time_ms"], "ms", None, None, note)
+        yield Row("one row, mean of 32 clients at once", crowd["inference_avg_time_ms"], "ms", None, None, note)
         yield Row("memory of the service", instance.mib, "MiB")
 
 
@@ -132,8 +132,8 @@ def soak(scene: Scene) -> Iterator[Row]:
     note = f"{soaked.seconds:.0f} s, {soaked.requests:,} requests, {soaked.rows:,} rows, at most"
     note += f" {max(soaked.mib):.0f} MiB"
     yield Row("memory, second half over first", grown(soaked), "MiB", SOAK_MIB, None, note)
-    yield Row("one order, p50 beside large bodies", soaked.p50, "ms")
-    yield Row("one order, p99 beside large bodies", soaked.p99, "ms")
+    yield Row("one row, p50 beside large bodies", soaked.p50, "ms")
+    yield Row("one row, p99 beside large bodies", soaked.p99, "ms")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def run_soak(target: Service, seconds: float) -> Soaked:
 
 
 def _floor(scene: Scene) -> float:
-    """Microseconds an order of encoder, trees and calibration alone, in tables of 500 rows of features."""
+    """Microseconds a row of encoder, trees and calibration alone, in tables of 500 rows of features."""
     code = """
 import time
 import pyarrow.parquet as pq

@@ -10,7 +10,7 @@ from apex_ml.pipelines import load_pipeline
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene, run_python
 
-# the attribute that determines the target in these orders: a table of it is hard to beat
+# the attribute that determines the target in these rows: a table of it is hard to beat
 TABLE_OF = "madurez_digital_cd"
 
 # the minimum work of each step: read, aggregate or import
@@ -22,7 +22,7 @@ FLOORS = {
         ' (COMPRESSION zstd, COMPRESSION_LEVEL 1)")',
     ),
     "elt": (
-        "DuckDB finds the last orders",
+        "DuckDB finds the last rows",
         "import duckdb, sys; duckdb.sql('SET threads = 2'); duckdb.sql("
         "f\"COPY (SELECT * FROM read_parquet('{sys.argv[2]}/validate/accepted/*.parquet') QUALIFY row_number() OVER"
         " (PARTITION BY {sys.argv[4]} ORDER BY {sys.argv[5]} DESC) = 1) TO '{sys.argv[3]}/last.parquet'\")",
@@ -64,5 +64,5 @@ def table_log_loss(parts: str, column: str, target: str, part: str) -> float:
         FROM '{parts}/{part}.parquet' LEFT JOIN shares USING ({column}, {target})
     """
     loss, unknown = duckdb.execute(query).fetchall()[0]
-    assert unknown == 0, f"{unknown} {part} orders of a kind that the training part does not have"
+    assert unknown == 0, f"{unknown} {part} rows of a kind that the training part does not have"
     return float(loss)

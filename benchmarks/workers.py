@@ -39,7 +39,7 @@ def workers(scene: Scene) -> Iterator[Row]:
     alone = median(took[1])
     for count in WORKERS:
         result = median(took[count])
-        note = f"{alone / result:.2f} × one worker; {DROPS} drops of {ROWS:,} orders, a container each"
+        note = f"{alone / result:.2f} × one worker; {DROPS} drops of {ROWS:,} rows, a container each"
         beside = Beside("scoring itself, one after the other", median(inside[count]))
         yield Row(f"drops scored by {count} workers", result, "s", None, beside, note)
 

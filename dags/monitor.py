@@ -1,4 +1,4 @@
-"""Monitor scored orders: drift, quality once outcomes are known, alerts, and a retraining of a degraded champion."""
+"""Monitor scored rows: drift, quality once outcomes are known, alerts, and a retraining of a degraded champion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ settings = Settings.load()
 ABOUT = """
 ### Monitoring
 Runs daily, after every scoring, and after every change of the champion, whose baselines apply from then on. `outcomes`
-matches the newest raw orders with their scores. `monitor` measures the drift of every drop, day and raw week, and the
+matches the newest raw rows with their scores. `monitor` measures the drift of every drop, day and raw week, and the
 quality of every week whose outcomes are known. Alerts appear in `<pipeline>.open_alerts` and in the log, and are sent
 to the webhook and by mail when these are configured.
 
@@ -32,7 +32,7 @@ def build(pipeline: PipelineSettings) -> DAG:
     options = pipeline.options
     with DAG(
         dag_id=pipeline.dag_id("monitor"),
-        description="scored orders → drift, quality, alerts → a retraining, when the champion degrades",
+        description="scored rows → drift, quality, alerts → a retraining, when the champion degrades",
         doc_md=ABOUT.replace("<pipeline>", pipeline.name),
         schedule=AssetOrTimeSchedule(
             timetable=CronTriggerTimetable(options.schedule.monitor, timezone="UTC"),
@@ -48,7 +48,7 @@ def build(pipeline: PipelineSettings) -> DAG:
             task_id="outcomes",
             step="outcomes",
             args=["--newest"],
-            doc_md="Match the channels of the newest validated raw orders with their scores.",
+            doc_md="Match the classes of the newest validated raw rows with their scores.",
         )
         monitor = StepOperator(
             task_id="monitor",

@@ -1,4 +1,4 @@
-"""Retrain the order channel model every night and promote it only on evidence."""
+"""Retrain a pipeline's model every night and promote it only on evidence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ABOUT = """
 ### Nightly retraining
 `validate → elt → split → train → promote`. Each task runs one `apex` command in its own process. The result of a task
 is its XCom; the buttons *Data Docs* and *MLflow run* on a task open its output. In parallel, `outcomes` looks up the
-true outcomes of orders that were scored before. `promote` waits for it, and continues even when it fails.
+true outcomes of rows that were scored before. `promote` waits for it, and continues even when it fails.
 
 A run without new raw data ends early and successfully: `validate` is skipped and shows the reason. Tick **force** to
 retrain anyway. A challenger that is not significantly better is rejected; that is a success, too. A new champion
@@ -40,7 +40,7 @@ def build(pipeline: PipelineSettings) -> DAG:
     options = pipeline.options
     with DAG(
         dag_id=pipeline.dag_id("retrain"),
-        description="raw orders → checks → examples → challenger → champion, if it is better",
+        description="raw rows → checks → examples → challenger → champion, if it is better",
         doc_md=ABOUT.replace("<pipeline>", pipeline.name),
         # Without a start date the first run is that of the next night; unpausing the DAG starts no run. The ten minutes
         # ensure that the first run is not skipped when this file is parsed at its scheduled time.
@@ -100,12 +100,12 @@ def add_training() -> list[BaseOperator]:
     elt = StepOperator(
         task_id="elt",
         step="elt",
-        doc_md="Build one example per client from its last order, with features known just before that order.",
+        doc_md="Build one example per entity from its last row, with features known just before that row.",
     )
     outcomes = StepOperator(
         task_id="outcomes",
         step="outcomes",
-        doc_md="Match the channels of raw orders with their scores where client and date are unique on both sides. "
+        doc_md="Match the classes of raw rows with their scores where entity and date are unique on both sides. "
         "The coverage is in the XCom and in the view `outcome_coverage`. A failure does not stop the other tasks.",
     )
     outcomes_done = EmptyOperator(
@@ -140,7 +140,7 @@ def add_promotion(pipeline: PipelineSettings, after: list[BaseOperator]) -> None
         args=answer_args("approve") if options.approval.required else [],
         emits=champion(pipeline),
         emits_if="promoted",
-        doc_md="Score champion and challenger on the same newest orders; the challenger takes over if it beats "
+        doc_md="Score champion and challenger on the same newest rows; the challenger takes over if it beats "
         "both the class prior and the champion by the margin. The reasons are in the XCom and in `promotions`.",
     )
 
@@ -169,7 +169,7 @@ def add_promotion(pipeline: PipelineSettings, after: list[BaseOperator]) -> None
             emits=champion(pipeline),
             emits_if="promoted",
             doc_md="Evaluate the newest challenger that scored drops in shadow at the gate again, on the "
-            "orders whose outcome has arrived since. Skipped when too few outcomes are known.",
+            "rows whose outcome has arrived since. Skipped when too few outcomes are known.",
         )
         promote >> reconsider
 

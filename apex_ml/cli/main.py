@@ -26,8 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mlflow-ui": ("apex_ml.cli.platform:mlflow_ui", "Print and check the address of MLflow."),
     "retrain": ("apex_ml.cli.platform:retrain", "Retrain a pipeline and wait for it."),
     "validate": ("apex_ml.cli.steps:validate", "Step: check the raw files, quarantine bad rows."),
-    "elt": ("apex_ml.cli.steps:elt", "Step: point-in-time features, one example per client."),
-    "outcomes": ("apex_ml.cli.steps:outcomes", "Step: outcomes of scored orders, from later raw data."),
+    "elt": ("apex_ml.cli.steps:elt", "Step: point-in-time features, one example per entity."),
+    "outcomes": ("apex_ml.cli.steps:outcomes", "Step: outcomes of scored rows, from later raw data."),
     "split": ("apex_ml.cli.steps:split", "Step: train, validation and test parts."),
     "train": ("apex_ml.cli.steps:train", "Step: fit, evaluate and register a challenger."),
     "promote": ("apex_ml.cli.steps:promote", "Step: champion or challenger, on evidence."),
@@ -43,12 +43,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("apex_ml.cli.serving:serve", "The online service: the champions, one row at a time."),
     "serve-key": ("apex_ml.cli.serving:serve_key", "Make an API key for the online service."),
     "loadtest": ("apex_ml.cli.serving:loadtest", "Send many requests to the online service and measure it."),
-    "export": ("apex_ml.cli.tables:export", "Write the scored orders of a run to a parquet file."),
-    "prune": ("apex_ml.cli.tables:prune", "Remove old scored orders and unreferenced folders."),
+    "export": ("apex_ml.cli.tables:export", "Write the scored rows of a run to a parquet file."),
+    "prune": ("apex_ml.cli.tables:prune", "Remove old scored rows and unreferenced folders."),
     "remove-drop": ("apex_ml.cli.tables:remove_drop", "Remove drops that should not have been scored."),
     "backup": ("apex_ml.cli.platform:backup", "Write databases, artifacts and data into one file."),
     "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
-    "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate orders; `simulate year`: simulate a year."),
+    "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate rows; `simulate year`: simulate a year."),
     "pipelines": ("apex_ml.cli.pipelines:pipelines", "List the pipelines."),
     "plan": ("apex_ml.cli.pipelines:plan", "What an edited contract means: columns, champion, retraining."),
     "upgrade": ("apex_ml.cli.pipelines:upgrade", "Move settings of the first edition into the pipeline's file."),
@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="apex-ml")
 @click.option("-p", "--pipeline", metavar="NAME", help="The pipeline. Default: APEX_PIPELINE, or the only one.")
 def apex(pipeline: str | None) -> None:
-    """Nightly retraining, promotion on evidence, and exactly-once scoring of orders.
+    """Nightly retraining, promotion on evidence, and exactly-once scoring of rows.
 
     Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 an internal error of Apex.
     """

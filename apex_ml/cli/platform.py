@@ -32,12 +32,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
 @click.command()
 @click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files; remembered for the nightly runs.")
 @click.option("--drop", type=click.Path(path_type=Path), help="A parquet file to score in place of the newest day.")
-@click.option("--invented", is_flag=True, help="Score 100,000 invented orders, also beside real raw data.")
+@click.option("--invented", is_flag=True, help="Score 100,000 invented rows, also beside real raw data.")
 @click.pass_context
 def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) -> None:
     """The main job: start the platform, retrain, score a drop, report.
 
-    Without --raw the folder in the settings is used; an empty one is filled with generated orders. The drop is the
+    Without --raw the folder in the settings is used; an empty one is filled with generated rows. The drop is the
     newest day of the raw data, held back from training; of generated raw data it is generated, too.
     """
     from apex_ml.platform import main_job
@@ -181,7 +181,7 @@ class PsqlCommand(click.Command):
     metavar="QUERY",
     multiple=True,
     expose_value=False,
-    help="Run a query and leave; several in order.",
+    help="Run a query and leave; several in row.",
 )
 @click.argument("psql_options", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context

@@ -32,13 +32,13 @@ _RUN = click.option(
 @click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="Point in time of the run. Default: the day after the newest order.",
+    help="Point in time of the run. Default: the day after the newest row.",
 )
 @click.option("--force", is_flag=True, help="Go on even when there is no raw data that the last run has not seen.")
 @click.option(
     "--without-newest-day",
     is_flag=True,
-    help="Write the orders of the newest day as a drop instead of training on them.",
+    help="Write the rows of the newest day as a drop instead of training on them.",
 )
 def validate(run: str, raw: str | None, as_of: datetime | None, force: bool, without_newest_day: bool) -> None:
     """Check the raw files: accepted rows, quarantined rows with reasons, Data Docs."""
@@ -59,9 +59,9 @@ def elt(run: str) -> None:
 
 @click.command()
 @_RUN
-@click.option("--newest", is_flag=True, help="Take the raw orders of the newest validated run instead of RUN's own.")
+@click.option("--newest", is_flag=True, help="Take the raw rows of the newest validated run instead of RUN's own.")
 def outcomes(run: str, newest: bool) -> None:
-    """Match the outcomes in raw orders with their scores, where client and date are unique on both sides."""
+    """Match the outcomes in raw rows with their scores, where entity and date are unique on both sides."""
     from apex_ml.steps.outcomes import outcomes as work
 
     run_step_command("outcomes", work, run, newest=newest)

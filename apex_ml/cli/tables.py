@@ -22,7 +22,7 @@ from apex_ml.wording import counted
     help="Parquet file to write; an existing file is replaced. Default: run-<id>.parquet in the working folder.",
 )
 def export(what: str, out: Path | None) -> None:
-    """Write the scored orders of a run to a parquet file.
+    """Write the scored rows of a run to a parquet file.
 
     A number is a run_id; a name is that of a drop, whose latest run is exported. The metadata of the file has drop,
     model version and MLflow run.
@@ -40,7 +40,7 @@ def export(what: str, out: Path | None) -> None:
         facts = PostgresScoringRuns(session).facts(what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
     written = export_run(settings, schema, int(facts["run_id"]), path, facts)
-    click.echo(f"{path}: {counted(written, 'order')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
+    click.echo(f"{path}: {counted(written, 'row')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 
 @click.command()
@@ -49,7 +49,7 @@ def export(what: str, out: Path | None) -> None:
     "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
 )
 def prune(keep: str, really: bool) -> None:
-    """Remove old partitions of scored orders, old online answers, and unreferenced folders of old runs.
+    """Remove old partitions of scored rows, old online answers, and unreferenced folders of old runs.
 
     Without -p NAME, of every pipeline.
 
@@ -109,12 +109,12 @@ def _prune_pipeline(settings: Settings, keep: timedelta, really: bool) -> None:
 
 @click.command("remove-drop")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--invented", is_flag=True, help="All drops of orders that `apex run` invented.")
+@click.option("--invented", is_flag=True, help="All drops of rows that `apex run` invented.")
 @click.option(
     "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
 )
 def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
-    """Remove drops that should not have been scored: their orders, outcomes, drift, alerts, ledger rows and files.
+    """Remove drops that should not have been scored: their rows, outcomes, drift, alerts, ledger rows and files.
 
     A drop that one of them superseded counts again. Runs in MLflow stay.
     """
@@ -128,8 +128,8 @@ def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
     context = StepContext(settings, load_pipeline(settings), "remove-drop")
     removable = find_removable(context, names, invented)
     for drop in removable:
-        click.echo(f"drop       {drop.name}, {drop.state}, {drop.orders:,} scored orders, sha256 {drop.sha256[:12]}")
-    what = f"{counted(len(removable), 'drop')} with {counted(sum(drop.orders for drop in removable), 'scored order')}"
+        click.echo(f"drop       {drop.name}, {drop.state}, {drop.rows:,} scored rows, sha256 {drop.sha256[:12]}")
+    what = f"{counted(len(removable), 'drop')} with {counted(sum(drop.rows for drop in removable), 'scored row')}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return

@@ -151,7 +151,7 @@ class Column(ContractPart):
             yield f"the target has the one class {self.domain.levels[0]}: add the others to the levels"
         if not self.domain.closed.train or self.nullable.train or not self.required.train:
             yield (
-                "a model learns from orders whose class is known: for train make the target required, closed and not"
+                "a model learns from rows whose class is known: for train make the target required, closed and not"
                 " nullable"
             )
 

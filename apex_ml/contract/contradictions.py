@@ -16,8 +16,8 @@ from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
 
 _ONE_OF_EACH = {
-    "entity": "the column with the client of an order",
-    "timestamp": "the column with the date of an order",
+    "entity": "the column with the entity of a row",
+    "timestamp": "the column with the date of a row",
     "target": "the column that is predicted",
 }
 

@@ -1,4 +1,4 @@
-"""An example order that satisfies a contract, derived from its rules, for the documentation of the API."""
+"""An example row that satisfies a contract, derived from its rules, for the documentation of the API."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LETTERS = "A1a0 -_.@/"
 ALPHABET = [chr(n) for n in range(32, 127)]
 
 
-def example_order(contract: Contract, reader: RequestReader, since: date, today: date) -> dict[str, Any] | None:
-    """An order dated today or, if the rules or `since` exclude today, on another day from `since` on.
+def example_row(contract: Contract, reader: RequestReader, since: date, today: date) -> dict[str, Any] | None:
+    """A row dated today or, if the rules or `since` exclude today, on another day from `since` on.
 
     It has the required keys of a request. None when no combination of a few values of each column is valid.
     """
@@ -32,15 +32,15 @@ def example_order(contract: Contract, reader: RequestReader, since: date, today:
     needed = [c for c in contract.columns.values() if c.required.score]
     values = [[value for value in _values(c, day, since) if reader.accepts(c.name, value)][:8] for c in needed]
     for chosen in islice(product(*values), TRIED):
-        order = {column.name: value for column, value in zip(needed, chosen, strict=True)}
+        row = {column.name: value for column, value in zip(needed, chosen, strict=True)}
         for rule in contract.rules:
-            if isinstance(rule, PairsRule) and (allowed := rule.allowed.get(order.get(rule.columns[0], ""))):
-                order[rule.columns[1]] = allowed[0]
+            if isinstance(rule, PairsRule) and (allowed := rule.allowed.get(row.get(rule.columns[0], ""))):
+                row[rule.columns[1]] = allowed[0]
         try:
-            reader.read(json_text({"orders": [order]}).encode(), since)
+            reader.read(json_text({"rows": [row]}).encode(), since)
         except RefusedError:
             continue
-        return order
+        return row
     return None
 
 

@@ -1,4 +1,4 @@
-"""The features of an order: its attributes, its date, and recipes over the history of its client."""
+"""The features of a row: its attributes, its date, and recipes over the history of its entity."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weeke
 
 
 class Features(ContractPart):
-    """The features of an order, from what is known just before it."""
+    """The features of a row, from what is known just before it."""
 
-    grain: Literal["last_order_per_entity", "every_order"]
+    grain: Literal["last_row_per_entity", "every_row"]
     history_lag_days: int = Field(0, ge=0)
     attributes: tuple[str, ...] = ()
     calendar: tuple[CalendarPart, ...] = ()

@@ -1,7 +1,7 @@
-"""The state of an entity's history: aggregates of its earlier orders, described as data.
+"""The state of an entity's history: aggregates of its earlier rows, described as data.
 
 Two compilers read the description and give the same integers: :mod:`apex_ml.sql.features` makes SQL of it, and
-:mod:`apex_ml.core.history` running sums over sorted orders. State is exact: counts are integers and sums are integers
+:mod:`apex_ml.core.history` running sums over sorted rows. State is exact: counts are integers and sums are integers
 of the measure's smallest unit, so that no result depends on the order in which rows are read or threads finish.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from apex_ml.contract.names import LAST_DATE, LAST_TARGET, ORDERS, count_name
+from apex_ml.contract.names import EARLIER_ROWS, LAST_DATE, LAST_TARGET, count_name
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Number of orders; with `level` those that have this target."""
+    """Number of rows; with `level` those that have this target."""
 
     level: str | None = None
 
 
 @dataclass(frozen=True)
 class LastDate:
-    """Day of the latest order; null without orders."""
+    """Day of the latest row; null without rows."""
 
 
 @dataclass(frozen=True)
 class LastTarget:
-    """Place of the latest order's target among the classes, from 1; 0 for none of them, null without orders.
+    """Place of the latest row's target among the classes, from 1; 0 for none of them, null without rows.
 
-    Of several orders on the latest day the one counts whose target is the last in the domain.
+    Of several rows on the latest day the one counts whose target is the last in the domain.
     """
 
 
@@ -45,14 +45,14 @@ class MeasureSum:
 
 @dataclass(frozen=True)
 class KnownValues:
-    """Number of orders that have a value of a measure."""
+    """Number of rows that have a value of a measure."""
 
     measure: str
 
 
 @dataclass(frozen=True)
 class DaySum:
-    """Sum of the orders' days since 1970-01-01, to a power; with `level` of the orders that have this target."""
+    """Sum of the rows' days since 1970-01-01, to a power; with `level` of the rows that have this target."""
 
     power: Literal[1, 2] = 1
     level: str | None = None
@@ -69,19 +69,19 @@ class StateColumn(NamedTuple):
     aggregate: Aggregate
 
 
-ORDER_COUNT = StateColumn(ORDERS, "BIGINT", Rows())
+ROW_COUNT = StateColumn(EARLIER_ROWS, "BIGINT", Rows())
 LATEST_DATE = StateColumn(LAST_DATE, "DATE", LastDate())
 LATEST_TARGET = StateColumn(LAST_TARGET, "BIGINT", LastTarget())
 
 
 def level_count(level: str) -> StateColumn:
-    """Earlier orders with a target level."""
+    """Earlier rows with a target level."""
     return StateColumn(count_name(level), "BIGINT", Rows(level))
 
 
 def state_columns(contract: Contract) -> tuple[StateColumn, ...]:
     """The state of a contract's history: what every snapshot holds, and what the recipes read beyond it."""
-    columns = [ORDER_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
+    columns = [ROW_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
     for recipe in contract.features.history:
         for feature in recipe.features(contract):
             columns += feature.reads

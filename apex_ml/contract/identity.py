@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from apex_ml.contract.columns import Column, ColumnType, Domain, Role
 from apex_ml.contract.features import Features
+from apex_ml.contract.former_names import with_present_names
 from apex_ml.contract.normalisation import Normalisation
 from apex_ml.contract.part import ContractPart
 from apex_ml.contract.per_use import ALWAYS
@@ -84,7 +85,7 @@ class ContractIdentity(ContractPart):
         if content is None:
             return None
         try:
-            return cls.model_validate_json(json_text(content))
+            return cls.model_validate_json(json_text(with_present_names(content)))
         except ValidationError:  # a recipe or a type that another version of Apex has
             return None
 

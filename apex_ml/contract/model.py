@@ -11,13 +11,14 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import to_json
 
 from apex_ml.contract.batch import Batch, Quarantine
 from apex_ml.contract.columns import Column, Role
 from apex_ml.contract.contradictions import Parts
 from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
-from apex_ml.contract.former_names import replace_former_names
+from apex_ml.contract.former_names import replace_former_names, with_former_names
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.names import name_faults
 from apex_ml.contract.options import Wording
@@ -113,7 +114,7 @@ class Contract(Wording):
 
     def digest(self) -> str:
         """Sha256 of the contract's content; comments, layout of the YAML and the noun for rows do not count."""
-        return hashlib.sha256(self.model_dump_json(exclude={"rows"}).encode()).hexdigest()
+        return hashlib.sha256(to_json(with_former_names(self.model_dump(mode="json", exclude={"rows"})))).hexdigest()
 
     def identity(self) -> ContractIdentity:
         """What its features and classes depend on."""
@@ -123,7 +124,7 @@ class Contract(Wording):
         """Sha256 of everything that the features depend on: recipes, types and levels."""
         columns = {c.name: [c.type, c.role, c.decimals] for c in self.columns.values()}
         features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
-        content = {"features": features, "columns": columns, "classes": self.classes}
+        content = with_former_names({"features": features, "columns": columns, "classes": self.classes})
         return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()
 
 

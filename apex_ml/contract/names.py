@@ -25,14 +25,14 @@ ROW_NR = "row_nr"
 IN_DOUBT = "in doubt"
 """Column of the row checks that is true for a row that needs a closer look."""
 
-ORDERS = "history_orders"
+EARLIER_ROWS = "history_orders"
 LAST_DATE = "history_last_date"
 LAST_TARGET = "history_last_target"
 DAYS = "history_days"
 DAYS_SQUARED = "history_days_squared"
 SINCE_LAST = "history_days_since_last"
 POSITION = "history_position"
-"""Names a row of the orders: an integer that no other row has."""
+"""Names an accepted row: an integer that no other row has."""
 DAY = "history_day"
 PLACE = "history_place"
 
@@ -62,17 +62,17 @@ def probability_column(level: str) -> str:
 
 
 def count_name(level: str) -> str:
-    """State column: earlier orders with this target level."""
+    """State column: earlier rows with this target level."""
     return f"history_count_{level}"
 
 
 def sum_name(measure: str) -> str:
-    """State column: sum of a measure over earlier orders, in its smallest unit."""
+    """State column: sum of a measure over earlier rows, in its smallest unit."""
     return f"history_sum_{measure}"
 
 
 def known_name(measure: str) -> str:
-    """State column: earlier orders with a value of the measure."""
+    """State column: earlier rows with a value of the measure."""
     return f"history_known_{measure}"
 
 
@@ -82,17 +82,17 @@ def exact_name(measure: str) -> str:
 
 
 def days_name(level: str) -> str:
-    """State column: sum of the days of earlier orders with this target level."""
+    """State column: sum of the days of earlier rows with this target level."""
     return f"history_days_of_{level}"
 
 
 def last_name(target: str) -> str:
-    """Feature: the target of the latest earlier order."""
+    """Feature: the target of the latest earlier row."""
     return f"history_last_{target}"
 
 
 def share_name(level: str) -> str:
-    """Feature: share of a target level among earlier orders."""
+    """Feature: share of a target level among earlier rows."""
     return f"history_share_{level}"
 
 
@@ -102,12 +102,12 @@ def trend_name(level: str) -> str:
 
 
 def mean_name(measure: str) -> str:
-    """Feature: mean of a measure over earlier orders."""
+    """Feature: mean of a measure over earlier rows."""
     return f"history_mean_{measure}"
 
 
 def calendar_name(timestamp: str, part: str) -> str:
-    """Feature: a part of the order's date."""
+    """Feature: a part of the row's date."""
     return f"{timestamp}_{part}"
 
 
@@ -116,7 +116,7 @@ _SCORED_VIEWS = (
     *("drop_id", "mlflow_run_id", "drop_name", "drop_sha256", "feature_snapshot", "model_name", "data_sha256"),
     *("contract_sha256", "git_commit", "training_run"),
 )
-_OUTCOMES = ("known", "source", "observed", "outcomes", "orders", "scores", "kind")
+_OUTCOMES = ("known", "source", "observed", "outcomes", "raw_rows", "scores", "kind")
 _ONLINE = (
     *("answer_id", "request_id", "place", "known_entity", "predicted", "confidence", "model_name", "model_version"),
     *("answered_at", "source"),
@@ -129,7 +129,7 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
         yield name, "a column of the row checks"
     for name in ("file_index", "file_row_number"):
         yield name, "a column that DuckDB adds to a file"
-    for name in (ORDERS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, POSITION, DAY, PLACE):
+    for name in (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, POSITION, DAY, PLACE):
         yield name, "a column of the history"
     for level in contract.classes:
         for of_level in (count_name, days_name, share_name, trend_name):

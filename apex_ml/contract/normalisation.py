@@ -30,7 +30,7 @@ class MapValues(ContractPart):
 
 
 class DateFormats(ContractPart):
-    """Read dates delivered as strings, by strptime formats tried in order."""
+    """Read dates delivered as strings, by strptime formats tried in row."""
 
     date_formats: tuple[str, ...] = Field(min_length=1)
 
@@ -100,7 +100,7 @@ def upper(text: str) -> str:
 
 
 def text_steps(normalise: Iterable[Any]) -> Iterator[Callable[[str], str | None]]:
-    """The steps for a string, in order. A step that returns None ends them."""
+    """The steps for a string, in row. A step that returns None ends them."""
     for step in normalise:
         if isinstance(step, StripSuffix):
             yield partial(_without, step.strip_suffix)

@@ -26,7 +26,7 @@ class Wording(ContractPart):
     """The pipeline's own words for what every pipeline has."""
 
     rows: RowsNoun = Field(
-        "rows", description="Plural noun for the rows of the data, as pages and messages call them: orders, claims."
+        "rows", description="Plural noun for the rows of the data, as pages and messages call them: flights, claims."
     )
 
 

@@ -21,8 +21,8 @@ AssetKind = Literal["inbox", "champion", "scored"]
 def dag_id(pipeline: str, kind: DagKind) -> str:
     """The id of a pipeline's DAG, also of a pipeline whose file cannot be read.
 
-    >>> dag_id("orders", "retrain")
-    'orders_retrain'
+    >>> dag_id("claims", "retrain")
+    'claims_retrain'
     """
     return f"{pipeline}_{kind}"
 

@@ -10,7 +10,7 @@ from apex_ml.contract.part import ContractPart
 
 
 class Promotion(ContractPart):
-    """The policy of the gate. Losses are in nats per order, levels are one-sided error probabilities."""
+    """The policy of the gate. Losses are in nats per row, levels are one-sided error probabilities."""
 
     margin: float = Field(ge=0, description="Log loss that the lower bound of the gain over the champion must exceed.")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="Probability of a false promotion: of one look, or of a year.")
@@ -31,8 +31,8 @@ class Promotion(ContractPart):
         0.25, ge=0, lt=1, description="A class has collapsed when its mean probability is below this part of its share."
     )
     max_recall_drop: float = Field(0.05, ge=0, le=1, description="Largest decrease of a class's recall.")
-    segment_orders: int = Field(500, ge=1, description="Minimum holdout orders to evaluate a segment.")
-    max_us_per_order: float = Field(1000, gt=0, description="Maximum scoring time, in microseconds per order.")
+    segment_rows: int = Field(500, ge=1, description="Minimum holdout rows to evaluate a segment.")
+    max_us_per_row: float = Field(1000, gt=0, description="Maximum scoring time, in microseconds per row.")
     forbidden_features: tuple[str, ...] = Field((), description="Features that a champion must not use.")
     stale_after_days: int | None = Field(
         None,

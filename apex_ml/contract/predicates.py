@@ -18,7 +18,7 @@ from apex_ml.contract.conditions import (
 )
 
 Predicate = Callable[..., bool]
-"""A function of the values of the rule's columns, in order. True means that they violate the rule."""
+"""A function of the values of the rule's columns, in row. True means that they violate the rule."""
 
 
 def predicate(condition: Condition) -> Predicate:

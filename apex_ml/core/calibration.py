@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.uncertainty import bootstrap_rows, percentile_interval
 
 Method = Literal["none", "temperature", "isotonic"]
@@ -81,7 +81,7 @@ def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, 
         from scipy.optimize import minimize_scalar
 
         def loss(log_temperature: float) -> float:
-            return float(order_losses(_tempered(corrected, float(np.exp(log_temperature))), y).mean())
+            return float(row_losses(_tempered(corrected, float(np.exp(log_temperature))), y).mean())
 
         optimum = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-4})
         return Calibration("temperature", float(np.exp(optimum.x)), (), prior_ratio)
@@ -101,7 +101,7 @@ def choose(
 ) -> tuple[Calibration, dict[str, float]]:
     """Choose the method by its log loss on held-out folds of the validation part, and fit it on all of it.
 
-    It uses held-out folds because a flexible map always looks best on the orders that it was fitted on. Returns the
+    It uses held-out folds because a flexible map always looks best on the rows that it was fitted on. Returns the
     calibration and the log loss of every method.
     """
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
@@ -113,7 +113,7 @@ def choose(
             if not inside.any() or inside.all():
                 continue
             fitted = fit(method, p[~inside], y[~inside], prior_ratio)
-            held_out[inside] = order_losses(fitted.apply(p[inside].astype(np.float64)), y[inside])
+            held_out[inside] = row_losses(fitted.apply(p[inside].astype(np.float64)), y[inside])
         losses[method] = float(held_out.mean()) if len(y) >= FOLDS else float("inf")
     best: Method = "none"
     for method in METHODS[1:]:
@@ -123,11 +123,11 @@ def choose(
 
 
 def reliability(p: np.ndarray, y: np.ndarray, bins: int = 15) -> list[list[tuple[float, float, int]]]:
-    """For each class, equal-mass bins of its probability as (mean probability, observed share, orders)."""
+    """For each class, equal-mass bins of its probability as (mean probability, observed share, rows)."""
     curves = []
     for k in range(p.shape[1]):
-        order = np.argsort(p[:, k], kind="stable")
-        parts = [part for part in np.array_split(order, bins) if len(part)]
+        ranking = np.argsort(p[:, k], kind="stable")
+        parts = [part for part in np.array_split(ranking, bins) if len(part)]
         curves.append([(float(p[i, k].mean()), float((y[i] == k).mean()), len(i)) for i in parts])
     return curves
 
@@ -155,19 +155,19 @@ def calibration_error_interval(
 def calibration_noise(p: np.ndarray, *, level: float, seed: int, repeats: int = 200, bins: int = 15) -> float:
     """Expected calibration error that chance alone exceeds with probability `level` if `p` is the truth.
 
-    With few orders in a bin even a perfect model has an error. Source: consistency resampling, Bröcker and Smith,
+    With few rows in a bin even a perfect model has an error. Source: consistency resampling, Bröcker and Smith,
     Weather and Forecasting 2007.
     """
     rng = np.random.default_rng(seed)
     n, k = p.shape
     bounds = np.array([len(part) for part in np.array_split(np.arange(n), bins) if len(part)]).cumsum()
     starts = np.concatenate([[0], bounds[:-1]])
-    orders = [np.argsort(p[:, i], kind="stable") for i in range(k)]
-    expected = [np.add.reduceat(p[order, i].astype(np.float64), starts) for i, order in enumerate(orders)]
+    rankings = [np.argsort(p[:, i], kind="stable") for i in range(k)]
+    expected = [np.add.reduceat(p[ranking, i].astype(np.float64), starts) for i, ranking in enumerate(rankings)]
     upto = p.astype(np.float64).cumsum(axis=1)
     values = []
     for _ in range(repeats):
         y = (rng.random((n, 1)) * upto[:, -1:] > upto[:, :-1]).sum(axis=1)
-        gaps = [np.abs(np.add.reduceat(y[o] == i, starts, dtype=float) - expected[i]) for i, o in enumerate(orders)]
+        gaps = [np.abs(np.add.reduceat(y[o] == i, starts, dtype=float) - expected[i]) for i, o in enumerate(rankings)]
         values.append(float(np.mean([gap.sum() / n for gap in gaps])))
     return float(np.quantile(values, 1 - level))

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from apex_ml.core.calibration import expected_calibration_error
-from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.evaluation import class_shares, prior_losses, row_losses
 from apex_ml.core.uncertainty import Clusters
 
 EXPECTED = "expected"
@@ -30,6 +30,8 @@ MAX_LOG_EVIDENCE = 200.0
 TOLERATED_SHARE = 0.25
 """Share of the margin that is always tolerated, even when the expectation is known exactly."""
 BETTER, AS_EXPECTED, SLIGHTLY_WORSE, WORSE = "better", "as expected", "slightly worse", "worse"
+FORMER_ROWS = "orders"
+"""Key of the number of rows in the JSON of models of the first edition."""
 NOT_EVALUATED, NO_EXPECTATION = "not evaluated", "no expectation"
 
 
@@ -37,13 +39,13 @@ NOT_EVALUATED, NO_EXPECTATION = "not evaluated", "no expectation"
 class Rule:
     """When a week is worse: by more than `margin` nats than expected, or worse than the class prior; error `alpha`.
 
-    Weeks with fewer than `min_orders` known outcomes are not evaluated. `year_alpha` is the error probability of the
+    Weeks with fewer than `min_rows` known outcomes are not evaluated. `year_alpha` is the error probability of the
     rule over several weeks, for one year of a model version.
     """
 
     margin: float = 0.01
     alpha: float = 0.01
-    min_orders: int = 500
+    min_rows: int = 500
     year_alpha: float = 0.05
 
 
@@ -51,42 +53,47 @@ class Rule:
 class Expectation:
     """Log loss on the test part: what monitoring expects of a model. `sd` is the losses' standard deviation.
 
-    `error` is the cluster-robust standard error of `log_loss`. It is None where it is not defined (one client) and for
-    models of earlier versions; then monitoring treats the orders as independent.
+    `error` is the cluster-robust standard error of `log_loss`. It is None where it is not defined (one entity) and for
+    models of earlier versions; then monitoring treats the rows as independent.
     """
 
-    orders: int
+    rows: int
     log_loss: float
     sd: float
     error: float | None = None
 
     @classmethod
     def of(cls, losses: np.ndarray, entities: np.ndarray) -> Self:
-        """The expectation from the losses of test orders, (n,), of the entities, (n,)."""
+        """The expectation from the losses of test rows, (n,), of the entities, (n,)."""
         error = Clusters.of(losses, entities).standard_error
         return cls(len(losses), float(losses.mean()), float(losses.std()), error if np.isfinite(error) else None)
 
     @property
     def standard_error(self) -> float:
         """Standard error of the expected log loss: the test part has a limited size."""
-        return float(self.error or self.sd / np.sqrt(self.orders))
+        return float(self.error or self.sd / np.sqrt(self.rows))
 
     def as_dict(self) -> dict[str, float]:
         """Values for JSON."""
-        values = {"orders": self.orders, "log_loss": self.log_loss, "sd": self.sd}
+        values = {"rows": self.rows, "log_loss": self.log_loss, "sd": self.sd}
         return values | ({} if self.error is None else {"error": self.error})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read the result of :meth:`as_dict`."""
-        return cls(int(values["orders"]), float(values["log_loss"]), float(values["sd"]), values.get("error"))
+        return cls(
+            int(values["rows"] if "rows" in values else values[FORMER_ROWS]),
+            float(values["log_loss"]),
+            float(values["sd"]),
+            values.get("error"),
+        )
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """Quality of one predicted class: number of orders of the class, precision, recall and F1."""
+    """Quality of one predicted class: number of rows of the class, precision, recall and F1."""
 
-    orders: int
+    rows: int
     precision: float
     recall: float
     f1: float
@@ -94,11 +101,11 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class WeekQuality:
-    """Quality of one week's orders whose outcome is known; `low` and `high` are bounds of 95 % intervals.
+    """Quality of one week's rows whose outcome is known; `low` and `high` are bounds of 95 % intervals.
 
     The verdict compares two intervals, `compared` (of the log loss) and `expected`. The week is slightly worse when the
     first is entirely above the second, and worse when it is entirely above `upper_limit`. The error of the log loss,
-    and what follows from it, is None when all orders are of one client.
+    and what follows from it, is None when all rows are of one entity.
     """
 
     outcomes: int
@@ -166,7 +173,7 @@ def week_quality(
     expected: Expectation | None,
     rule: Rule,
 ) -> WeekQuality:
-    """Evaluate n >= 1 orders: probabilities (n, k), indexes of observed and predicted class (n,), clients (n,).
+    """Evaluate n >= 1 rows: probabilities (n, k), indexes of observed and predicted class (n,), entities (n,).
 
     The prior is the class shares of the week itself. No model could know them before. A model that is significantly
     worse than this prior does not help to predict the target.
@@ -174,7 +181,7 @@ def week_quality(
     from sklearn.metrics import precision_recall_fscore_support
     from statsmodels.stats.proportion import proportion_confint
 
-    losses = order_losses(p, y)
+    losses = row_losses(p, y)
     prior = prior_losses(class_shares(y, len(classes)), y)
     mean, error = float(losses.mean()), Clusters.of(losses, entities).standard_error
     is_known = bool(np.isfinite(error))
@@ -216,10 +223,10 @@ def _verdict(
     mean: float, expected: Expectation | None, comparison: _Comparison | None, behind_prior: Clusters, rule: Rule
 ) -> tuple[str, str]:
     """The verdict on a week and its reasons."""
-    if (outcomes := int(behind_prior.sizes.sum())) < rule.min_orders:
-        return NOT_EVALUATED, f"not evaluated: {outcomes} known outcomes, fewer than {rule.min_orders}"
+    if (outcomes := int(behind_prior.sizes.sum())) < rule.min_rows:
+        return NOT_EVALUATED, f"not evaluated: {outcomes} known outcomes, fewer than {rule.min_rows}"
     if len(behind_prior) < 2:
-        return NOT_EVALUATED, "not evaluated: all known outcomes are of one client"
+        return NOT_EVALUATED, "not evaluated: all known outcomes are of one entity"
     verdict, notes = NO_EXPECTATION if comparison is None else comparison.verdict, []
     if expected and verdict in (WORSE, SLIGHTLY_WORSE):
         within = f", by no more than the margin of {rule.margin:g}" if verdict == SLIGHTLY_WORSE else ""

@@ -20,7 +20,7 @@ from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
 from apex_ml.core.candidates.interface import FitContext, Fitted, Part
 from apex_ml.core.degradation import Expectation
 from apex_ml.core.estimator import Encoder, Model
-from apex_ml.core.evaluation import class_shares, order_losses
+from apex_ml.core.evaluation import class_shares, row_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.leakage import SingleFeature, refuse_leaks, single_feature_gains
 from apex_ml.core.model_evaluation import Tables, evaluate
@@ -29,7 +29,7 @@ from apex_ml.core.profile import ModelProfile, Profile, bins_of
 from apex_ml.core.rolling_folds import rolling_folds
 from apex_ml.core.search import Budget, Trial, search
 from apex_ml.core.selection import FeatureRules, FeatureVerdict, NoiseTest, beats_noise
-from apex_ml.core.training_keys import order_keys, pack_keys
+from apex_ml.core.training_keys import pack_keys, row_keys
 from apex_ml.errors import ConfigError, DataError
 
 MIN_ADVANTAGE = 1e-4
@@ -150,7 +150,7 @@ def develop(
         calibration_losses=calibration_losses,
         metrics=metrics,
         tables=tables,
-        expected=Expectation.of(order_losses(model.probabilities(test.table), test.y), test.entities),
+        expected=Expectation.of(row_losses(model.probabilities(test.table), test.y), test.entities),
     )
 
 
@@ -184,7 +184,7 @@ def _fit_contenders(
             contest.trials += trials
         fitted = kind.fit(params, x["train"], x["validation"], context)
         raw = kind.load(fitted.content).predict(x["validation"].x)
-        losses = order_losses(_corrected(raw, train.y, classes, options, name), x["validation"].y)
+        losses = row_losses(_corrected(raw, train.y, classes, options, name), x["validation"].y)
         contest.params[name], contest.fits[name], contest.losses[name] = params, fitted, float(losses.mean())
     return contest
 
@@ -199,7 +199,7 @@ def _calibrate(model: Model, train: Examples, validation: Examples, options: Opt
 
 
 def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> ModelProfile:
-    """Profile of the features of the training examples, of the predictions on newer ones, and of the newest orders."""
+    """Profile of the features of the training examples, of the predictions on newer ones, and of the newest rows."""
     profile = Profile(bins_of(columns, train.table), len(model.classes))
     profile.add_features(train.table)
     prediction = model.predict(validation.table)
@@ -208,7 +208,7 @@ def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, 
 
 
 def _keys(*parts: Examples) -> bytes:
-    known = [order_keys(part.entities, part.days) for part in parts if part.days is not None]
+    known = [row_keys(part.entities, part.days) for part in parts if part.days is not None]
     return pack_keys(np.concatenate(known)) if known else b""
 
 
@@ -219,7 +219,7 @@ def _refuse_hopeless(parts: Mapping[str, Examples], classes: tuple[str, ...]) ->
     present = np.bincount(parts["train"].y, minlength=len(classes)) > 0
     if present.sum() < 2:
         only = classes[int(present.argmax())]
-        raise DataError(f"train: every training order has the same target, {only}, so no model can be fitted")
+        raise DataError(f"train: every training row has the same target, {only}, so no model can be fitted")
 
 
 def _select(

@@ -134,7 +134,7 @@ def _is_nearer(newer: Drift, older: Drift) -> bool:
 
 
 def _settled(newer: Drift, older: Drift) -> Drift:
-    note = f"as in the newest orders before the training; effect {older.effect:.3f} against all training examples"
+    note = f"as in the newest rows before the training; effect {older.effect:.3f} against all training examples"
     return replace(newer, note=note, settled=True)
 
 

@@ -92,7 +92,7 @@ def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's prediction for n orders."""
+    """A model's prediction for n rows."""
 
     probabilities: np.ndarray
     """Calibrated probability of each of k classes, float32, shape (n, k)."""
@@ -102,7 +102,7 @@ class Prediction:
     """Probability of the predicted class, float32, shape (n,)."""
 
     def take(self, rows: np.ndarray) -> Prediction:
-        """The prediction of some of the orders, by position."""
+        """The prediction of some of the rows, by position."""
         return Prediction(np.take(self.probabilities, rows, axis=0), self.predicted[rows], self.confidence[rows])
 
 
@@ -111,7 +111,7 @@ class Model:
     """Everything that scoring needs, and the record of the training.
 
     `booster` is the content of the fitted candidate. Without weights the model predicts the most probable class.
-    `training_keys` are the keys of the orders that it was fitted and tuned on: sorted, 8 bytes each, little-endian.
+    `training_keys` are the keys of the rows that it was fitted and tuned on: sorted, 8 bytes each, little-endian.
     """
 
     encoder: Encoder

@@ -1,4 +1,4 @@
-"""Examples: the orders that a model is fitted on or evaluated with, one part of the split."""
+"""Examples: the rows that a model is fitted on or evaluated with, one part of the split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Examples:
-    """One part: features of n orders, class indexes (n,), clusters (n,), and days (n,) for rolling folds."""
+    """One part: features of n rows, class indexes (n,), clusters (n,), and days (n,) for rolling folds."""
 
     table: pa.Table
     y: np.ndarray

@@ -1,8 +1,8 @@
-"""Features of an order from what was known just before it.
+"""Features of a row from what was known just before it.
 
-The recipes of the contract name the *state* of an entity's history that they read, strictly before the order's date.
+The recipes of the contract name the *state* of an entity's history that they read, strictly before the row's date.
 :mod:`apex_ml.sql.features` and :mod:`apex_ml.core.history` compute it. :func:`finish` then adds the features that
-depend on the order's own date. Training, batch scoring and serving all call it, so that they cannot differ.
+depend on the row's own date. Training, batch scoring and serving all call it, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name
-from apex_ml.contract.recipes.interface import OrderStates, numeric
+from apex_ml.contract.recipes.interface import RowStates, numeric
 
 EXAMPLE_KEY = ("entity", "timestamp")
 
@@ -33,7 +33,7 @@ def kind_of(contract: Contract, feature: str) -> Literal["attribute", "calendar"
 
 
 def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
-    """Every feature that :func:`finish` returns, in order."""
+    """Every feature that :func:`finish` returns, in row."""
     columns: list[FeatureColumn] = []
     for name in contract.features.attributes:
         column = contract.columns[name]
@@ -79,7 +79,7 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
 
 
 def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = None) -> pa.Table:
-    """Add the features that depend on the order's own date. Training and scoring both use this function.
+    """Add the features that depend on the row's own date. Training and scoring both use this function.
 
     `table` has the timestamp, the attributes and the state columns, n rows. Returns n rows of the columns of
     :func:`feature_columns`: strings, and float64 with null for unknown values. `only` limits the result to these
@@ -96,9 +96,9 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
     for part in contract.features.calendar:
         if is_needed(name := calendar_name(contract.timestamp, part)):
             columns[name] = numeric(calendar_part(days, part))
-    orders = OrderStates(table, days)
+    rows = RowStates(table, days)
     for recipe in contract.features.history:
         for feature in recipe.features(contract):
             if is_needed(feature.column.name):
-                columns[feature.column.name] = feature.values(orders)
+                columns[feature.column.name] = feature.values(rows)
     return pa.table(columns)

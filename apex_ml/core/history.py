@@ -1,6 +1,6 @@
-"""The history state of many orders in one pass over the orders sorted by entity and day.
+"""The history state of many rows in one pass over the rows sorted by entity and day.
 
-:func:`apex_ml.sql.features.select_state` computes the same state with a join, for any dates. Here the orders of an
+:func:`apex_ml.sql.features.select_state` computes the same state with a join, for any dates. Here the rows of an
 entity are sorted, so that the state is the difference of two running sums. Both give the same integers.
 """
 
@@ -47,9 +47,9 @@ def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
         column = among.column(exact_name(measure))
         keys += [_integers(among, exact_name(measure)), column.is_null().to_numpy()]
     keys += [among.column(PLACE).to_numpy(), np.cumsum(~tied[:-1])[rows]]
-    order = np.lexsort(keys)
-    alike = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in keys[1:]])
-    ordered, mask = among.take(pa.array(order)), pa.array(tied[1:] | tied[:-1])
+    ranking = np.lexsort(keys)
+    alike = np.logical_and.reduce([key[ranking[1:]] == key[ranking[:-1]] for key in keys[1:]])
+    ordered, mask = among.take(pa.array(ranking)), pa.array(tied[1:] | tied[:-1])
     for name in ordered.column_names:  # entity and day are the same in all of them
         settled = pc.replace_with_mask(table.column(name), mask, ordered.column(name).combine_chunks())
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), settled)
@@ -81,9 +81,9 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 
 
 class Replay:
-    """The history before each order. All orders of an entity are in the same table.
+    """The history before each row. All rows of an entity are in the same table.
 
-    The orders are sorted by :func:`~apex_ml.sql.history.select_sorted` and :func:`settle_ties`.
+    The rows are sorted by :func:`~apex_ml.sql.history.select_sorted` and :func:`settle_ties`.
 
     States are tables of the entity, the timestamp and the columns of
     :func:`~apex_ml.contract.history_state.state_columns`.
@@ -107,7 +107,7 @@ class Replay:
                 self._sums[column.name] = counted if values is None else self._running(values)
 
     def _summed(self, aggregate: Aggregate) -> np.ndarray | None:
-        """The values that an aggregate sums, one per order; None means ones."""
+        """The values that an aggregate sums, one per row; None means ones."""
         match aggregate:
             case Rows(str(level)):
                 return self._has_level(level)
@@ -160,15 +160,15 @@ class Replay:
                 columns[column.name] = pa.array(sums[ends] - sums[begins])
         return pa.table(columns)
 
-    def every_order(self) -> pa.Table:
-        """The state of each order before its own day, with the order's position."""
+    def every_row(self) -> pa.Table:
+        """The state of each row before its own day, with the row's position."""
         numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
         return self._state(numbers, self._days).append_column(POSITION, self.table.column(POSITION))
 
-    def last_orders(self) -> tuple[pa.Table, pa.Array]:
-        """The state of each entity before the day of its last order, with the order's position.
+    def last_rows(self) -> tuple[pa.Table, pa.Array]:
+        """The state of each entity before the day of its last row, with the row's position.
 
-        Of several orders on that day it takes the one that :func:`~apex_ml.sql.features.select_examples` chooses. Where
+        Of several rows on that day it takes the one that :func:`~apex_ml.sql.features.select_examples` chooses. Where
         the choice depends on the attributes, the position is null, and the second result holds the candidates.
         """
         last = self._ends - 1
@@ -179,7 +179,7 @@ class Replay:
         return state.append_column(POSITION, settled), positions.take(pa.array(open_rows))
 
     def _settle(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row of each entity's last order, -1 where it is not decided, and the candidate rows of these entities."""
+        """Row of each entity's last row, -1 where it is not decided, and the candidate rows of these entities."""
         chosen = last.copy()
         several = last > self._firsts
         several[several] = self._days[last[several] - 1] == self._days[last[several]]
@@ -190,8 +190,8 @@ class Replay:
             column = self.table.column(exact_name(measure))
             keys += [column.is_valid().to_numpy()[rows], _integers(self.table, exact_name(measure))[rows]]
         keys.append(self._places[rows])
-        order = np.lexsort(keys[::-1])
-        rows, ranks = rows[order], np.array([key[order] for key in keys], np.int64)
+        ranking = np.lexsort(keys[::-1])
+        rows, ranks = rows[ranking], np.array([key[ranking] for key in keys], np.int64)
         best = np.flatnonzero(np.diff(ranks[0], append=-1))
         chosen[ranks[0][best]] = rows[best]
         top = np.zeros(len(last), np.int64)

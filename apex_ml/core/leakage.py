@@ -1,6 +1,6 @@
 """Detect leaks: features that alone almost determine the target.
 
-A copy of the target, or a column that is filled only after the order, makes every later metric look excellent and
+A copy of the target, or a column that is filled only afterwards, makes every later metric look excellent and
 worthless. A real attribute does not come near: on a hard problem the best one removes a few percent of the class
 prior's loss.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.evaluation import class_shares, prior_losses, row_losses
 from apex_ml.core.uncertainty import Clusters
 from apex_ml.errors import DataError
 
 SMOOTHING = 10.0
-"""Orders of the class prior that smooth every level, because a rare level is unreliable."""
+"""Rows of the class prior that smooth every level, because a rare level is unreliable."""
 BINS = 64
 """Number of equal-mass bins for a number with more distinct values."""
 CONFIDENCE = 0.99
@@ -60,7 +60,7 @@ def single_feature_gains(
         fitted, scored, size = _levels(x[:, index], xv[:, index])
         counts = np.bincount(fitted * classes + y, minlength=size * classes).reshape(size, classes)
         table = (counts + SMOOTHING * shares) / (counts.sum(axis=1, keepdims=True) + SMOOTHING)
-        removed = (prior - order_losses(table[scored], yv)) / prior.mean()
+        removed = (prior - row_losses(table[scored], yv)) / prior.mean()
         gain = Clusters.of(removed, None)
         gains.append(SingleFeature(name, gain.mean, gain.lower(1 - CONFIDENCE)))
     return tuple(sorted(gains, key=lambda f: (-f.gain, f.name)))
@@ -98,6 +98,6 @@ def refuse_leaks(gains: Sequence[SingleFeature], limit: float) -> None:
         names = ", ".join(f"{f.name} ({f.gain:.0%})" for f in leaks)
         raise DataError(
             f"train: {names} alone removes at least {limit:.0%} of the class prior's log loss. That is a leak: nothing"
-            " known before the order predicts so well. Remove it from features in the contract. If it is known before"
-            " the order, raise features.suspicious_gain. Nothing was registered"
+            " known in advance predicts so well. Remove it from features in the contract. If it is known in"
+            " advance, raise features.suspicious_gain. Nothing was registered"
         )

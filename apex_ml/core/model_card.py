@@ -24,7 +24,7 @@ class Provenance:
     rows: int
     accepted: int
     quarantined: int
-    """The other rows are held back: the orders of the newest day are not used for training."""
+    """The other rows are held back: the rows of the newest day are not used for training."""
     airflow_url: str = ""
     data_docs_url: str = ""
 
@@ -63,7 +63,7 @@ def model_card(
         *(
             (
                 f"Part {name}",
-                f"{parts[name]['first']} – {parts[name]['last']}, {counted(parts[name]['examples'], 'order')}",
+                f"{parts[name]['first']} – {parts[name]['last']}, {counted(parts[name]['examples'], 'row')}",
             )
             for name in PARTS
             if name in parts

@@ -12,7 +12,7 @@ import pyarrow as pa
 from apex_ml.core import calibration as calibrating
 from apex_ml.core import decision
 from apex_ml.core.estimator import Model
-from apex_ml.core.evaluation import class_shares, classification, confusion, order_losses, prior_losses
+from apex_ml.core.evaluation import class_shares, classification, confusion, prior_losses, row_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.explanation import Contribution, mean_contributions, permutation_importance
 from apex_ml.core.uncertainty import Clusters, bootstrap_interval
@@ -21,16 +21,16 @@ from apex_ml.errors import DataError
 
 @dataclass(frozen=True)
 class SegmentLoss:
-    """Log loss of the orders with one value of a column, of the model and of the class prior."""
+    """Log loss of the rows with one value of a column, of the model and of the class prior."""
 
     value: str
-    orders: int
+    rows: int
     log_loss: float
     prior_log_loss: float
 
 
 Reliability = list[list[tuple[float, float, int]]]
-"""For each class, bins of (mean probability, observed share, orders)."""
+"""For each class, bins of (mean probability, observed share, rows)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate(
         p = model.probabilities(part.table)
         if not np.isfinite(p).all():
             raise DataError(f"train: the model returns non-finite probabilities on the {name} part")
-        metrics[f"{name}_log_loss"] = float(order_losses(p, part.y).mean())
+        metrics[f"{name}_log_loss"] = float(row_losses(p, part.y).mean())
         metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
     of_test, tables = _evaluate_test(model, parts["test"], shares, segments, seed)
     return metrics | of_test, tables
@@ -93,7 +93,7 @@ def _evaluate_test(
 ) -> tuple[dict[str, float], Tables]:
     prediction = model.predict(test.table)
     p, predicted = prediction.probabilities, prediction.predicted
-    losses, prior = order_losses(p, test.y), prior_losses(shares, test.y)
+    losses, prior = row_losses(p, test.y), prior_losses(shares, test.y)
     metrics = {f"test_{k}": v for k, v in classification(p, test.y, model.classes).items()}
     metrics["test_weighted_macro_f1"] = decision.macro_f1(test.y, predicted, len(model.classes))
     metrics["test_weighted_accuracy"] = float((predicted == test.y).mean())
@@ -139,7 +139,7 @@ def _segment(column: pa.ChunkedArray, losses: np.ndarray, prior: np.ndarray) -> 
         rows.append(
             SegmentLoss(
                 value=str(value),
-                orders=int(chosen.sum()),
+                rows=int(chosen.sum()),
                 log_loss=float(losses[chosen].mean()),
                 prior_log_loss=float(prior[chosen].mean()),
             )

@@ -1,6 +1,6 @@
 """Profiles: counts of a table's rows over the levels and bins of each feature. They are small enough to keep forever.
 
-A model stores the bins and the profile of its training examples. Every scoring run counts its orders over the same
+A model stores the bins and the profile of its training examples. Every scoring run counts its rows over the same
 bins. Counts over the same bins can be added, so that a day is the sum of its drops.
 """
 
@@ -118,7 +118,7 @@ class Profile:
         }
 
     def of_model(self, recent: FeatureCounts | None) -> ModelProfile:
-        """The bins and counts as a model keeps them, with those of the newest orders."""
+        """The bins and counts as a model keeps them, with those of the newest rows."""
         return ModelProfile(
             bins=self.bins,
             features={name: counts.tolist() for name, counts in self.features.items()},
@@ -133,7 +133,7 @@ class ModelProfile:
     """A model's own profile; a part is None where the record has none, which an older release may have written.
 
     `features` are counts of the training examples, `predicted` and `confidence` of the validation examples, `recent` of
-    the attributes of the newest orders before the training.
+    the attributes of the newest rows before the training.
     """
 
     bins: Mapping[str, Bins] | None = None

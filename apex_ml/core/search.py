@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 
 from apex_ml.core.candidates.interface import Candidate, FitContext, Part
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _objective(
 
             fitted = candidate.fit(params, train, validation, replace(context, report=report))
             p = candidate.load(fitted.content).predict(validation.x)
-            losses.append(float(order_losses(p, validation.y).mean()))
+            losses.append(float(row_losses(p, validation.y).mean()))
         return float(np.mean(losses))
 
     return objective

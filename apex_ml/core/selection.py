@@ -17,7 +17,7 @@ import xgboost as xgb
 from scipy.stats import binom
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ FeatureRules = Callable[[Sequence[FeatureColumn], np.ndarray], tuple[FeatureVerd
 
 @dataclass(frozen=True)
 class NoiseTest:
-    """Options of the test. `rows` limits the orders of each part, because more do not improve the test."""
+    """Options of the test. `rows` limits the rows of each part, because more do not improve the test."""
 
     repeats: int = 7
     alpha: float = 0.01
@@ -146,12 +146,12 @@ def _importance(
         xgb.QuantileDMatrix(full, y, nthread=test.threads),
         num_boost_round=test.rounds,
     )
-    base = order_losses(booster.inplace_predict(full_v), yv).mean()
+    base = row_losses(booster.inplace_predict(full_v), yv).mean()
     used = {int(name[1:]) for name in booster.get_score(importance_type="weight")}
     rises = np.zeros(2 * features)
     for column in sorted(used):
         original = full_v[:, column].copy()
         full_v[:, column] = rng.permutation(original)
-        rises[column] = order_losses(booster.inplace_predict(full_v), yv).mean() - base
+        rises[column] = row_losses(booster.inplace_predict(full_v), yv).mean() - base
         full_v[:, column] = original
     return rises

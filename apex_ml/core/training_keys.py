@@ -1,4 +1,4 @@
-"""Keys of the orders that a model was fitted and tuned on.
+"""Keys of the rows that a model was fitted and tuned on.
 
 Dates alone are not enough: a file can arrive again with other dates, and an alias can point to a model of a random
 split.
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 
-def order_keys(entities: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of every order's entity and day, uint64, (n,); the same in every process."""
+def row_keys(entities: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of every row's entity and day, uint64, (n,); the same in every process."""
     frame = pd.DataFrame({"entity": entities, "day": days.astype(np.int64)})
     keys: np.ndarray = pd.util.hash_pandas_object(frame, index=False).to_numpy()
     return keys

@@ -1,7 +1,7 @@
-"""Uncertainty of a mean over orders when the orders of one client (a cluster) may be alike.
+"""Uncertainty of a mean over rows when the rows of one entity (a cluster) may be alike.
 
 The gate, the evaluation, the calibration and the monitoring of quality all use this standard error and this bootstrap.
-Orders of different clusters count as independent. Within a cluster any dependence is allowed.
+Rows of different clusters count as independent. Within a cluster any dependence is allowed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ DRAWS_AT_ONCE = 300_000
 
 @dataclass(frozen=True)
 class Clusters:
-    """Values of orders, summed by cluster: `sums` and `sizes` (number of orders), both of shape (g,)."""
+    """Values of rows, summed by cluster: `sums` and `sizes` (number of rows), both of shape (g,)."""
 
     sums: np.ndarray
     sizes: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray, entities: np.ndarray | None) -> Clusters:
-        """Sum the values, shape (n,), of every entity. Without entities every order is its own cluster."""
+        """Sum the values, shape (n,), of every entity. Without entities every row is its own cluster."""
         if entities is None:
             return cls(np.asarray(values, np.float64), np.ones(len(values)))
         _, codes = np.unique(entities, return_inverse=True)
@@ -41,7 +41,7 @@ class Clusters:
 
     @property
     def mean(self) -> float:
-        """Mean over orders."""
+        """Mean over rows."""
         return float(self.sums.sum() / self.sizes.sum())
 
     @property

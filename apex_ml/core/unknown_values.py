@@ -15,7 +15,7 @@ import numpy as np
 from apex_ml.text import visible
 
 MIN_LOST = {"attribute": 0.05, "history": 0.5}
-"""Minimum share of the known values that a drop lost; history features also vary with new clients."""
+"""Minimum share of the known values that a drop lost; history features also vary with new entities."""
 MAX_SHOWN = 60
 """Maximum characters shown of a value."""
 USUAL_UNKNOWN = 0.01

@@ -1,4 +1,4 @@
-"""The drop of the main job: a file that a user names, generated orders, or the newest day of the raw data."""
+"""The drop of the main job: a file that a user names, generated rows, or the newest day of the raw data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from apex_ml.settings import Settings
 from apex_ml.steps.removal import INVENTED
 from apex_ml.wording import counted
 
-DROP_ORDERS = 100_000
+DROP_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ def named_drop(path: Path) -> JobDrop:
 
 
 def generated_drop(settings: Settings, pipeline: Pipeline) -> JobDrop:
-    """Generate orders of the clients of the raw data, dated the day after its newest."""
+    """Generate rows of the clients of the raw data, dated the day after its newest."""
     from apex_ml.simulate.drop import make_drop
 
     number, as_of = next_run_number(settings), _as_of(settings, pipeline)
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
-        generated = make_drop(pipeline.locations.raw, as_of, DROP_ORDERS, number, path, pipeline.contract)
-        orders, clients = counted(generated.rows, "invented order"), counted(generated.clients, "client")
-        description = f"{orders} of {clients} dated {as_of}, seed {number}"
+        generated = make_drop(pipeline.locations.raw, as_of, DROP_ROWS, number, path, pipeline.contract)
+        rows, clients = counted(generated.rows, "invented row"), counted(generated.clients, "client")
+        description = f"{rows} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)
 
 
@@ -110,12 +110,12 @@ def held_back_drop(
         )
         return None
     held, path = held_back
-    description = f"the {held.orders:,} orders of {held.day}, the newest day of the raw data, held back from training"
+    description = f"the {held.rows:,} rows of {held.day}, the newest day of the raw data, held back from training"
     return JobDrop(f"held-back-{held.day}.parquet", path.read_bytes(), description)
 
 
 def _as_of(settings: Settings, pipeline: Pipeline) -> date:
-    """Return the day after the newest order of the training data."""
+    """Return the day after the newest row of the training data."""
     manifest = latest_manifest(StepContext(settings, pipeline, "main"), EltResult)
     if manifest is None:
         raise DataError(f"no finished elt step below {pipeline.locations.processed}: retrain first (make train)")

@@ -56,7 +56,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
     """Bring the platform up, retrain, score a drop and report; return the exit code.
 
     ``raw`` is the folder of raw parquet files of this and all later runs; without it the one in the settings, which
-    is filled with sample data when it is empty. The drop is ``drop``, a file; without it generated orders when the raw
+    is filled with sample data when it is empty. The drop is ``drop``, a file; without it generated rows when the raw
     data is generated or with ``invented``, else the newest day of the raw data, which is held back from training.
     Content that was scored before is not scored again. A retrain without new raw data is a success. A failed step
     prints its error and log; its exit code is returned, or 20 when it is not known. Ctrl-C leaves the platform up.

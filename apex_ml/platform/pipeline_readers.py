@@ -17,7 +17,7 @@ from apex_ml.settings import Settings
 from apex_ml.sql.tables import reader_role
 
 READERS = "APEX_PG_PIPELINE_READERS"
-"""The variable by which roles.sql gets them: `orders=PASSWORD,visits=PASSWORD`."""
+"""The variable by which roles.sql gets them: `claims=PASSWORD,visits=PASSWORD`."""
 
 
 def reader_names(settings: Settings) -> list[str]:

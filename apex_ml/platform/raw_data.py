@@ -92,7 +92,7 @@ def sample_program(pipeline: Pipeline) -> Path:
 
 
 def has_generated_raw(settings: Settings) -> bool:
-    """Whether all raw files are generated; then generated orders of the same clients do not mix with real data."""
+    """Whether all raw files are generated; then generated rows of the same entities do not mix with real data."""
     folder = local_folder(load_pipeline(settings).locations.raw, RAW)
     try:
         return is_simulated(folder, data_files(folder, RAW))

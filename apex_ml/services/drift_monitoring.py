@@ -19,7 +19,7 @@ from apex_ml.core.version_reference import VersionReference
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
-PREDICTION, CONFIDENCE, QUARANTINE = "predicted channel", "confidence", "quarantined rows"
+PREDICTION, CONFIDENCE, QUARANTINE = "predicted class", "confidence", "quarantined rows"
 MIN_EFFECT = {
     "attribute": 0.03,
     "history": 0.1,
@@ -31,14 +31,14 @@ MIN_EFFECT = {
 }
 """Cohen's w from which a change of each kind matters. History grows by itself, and raw weeks change with the season."""
 WINDOW_RUNS, WINDOW_ROWS, WINDOW_LAG_DAYS = 7, 20_000, 3.0
-"""The healthy window: the newest earlier runs whose orders were about as far from the snapshot, until there are
-WINDOW_RUNS runs and WINDOW_ROWS orders. It is short because history grows: with a window of a month, the growth of a
+"""The healthy window: the newest earlier runs whose rows were about as far from the snapshot, until there are
+WINDOW_RUNS runs and WINDOW_ROWS rows. It is short because history grows: with a window of a month, the growth of a
 month would count as drift."""
 WINDOW_DAYS, MIN_WINDOW_ROWS = 13, 5_000
-"""Runs more than WINDOW_DAYS days older are left out when the newer ones have MIN_WINDOW_ROWS orders. Otherwise
+"""Runs more than WINDOW_DAYS days older are left out when the newer ones have MIN_WINDOW_ROWS rows. Otherwise
 the window of weekly drops would go back seven weeks, and after a lasting change history would drift for half a year."""
 MAX_RUNS = 400
-NEWEST_ORDERS = "the newest orders before the champion's training"
+NEWEST_ROWS = "the newest rows before the champion's training"
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ Comparisons = dict[str, tuple[Compared, str, str | None]]
 def compared(contract: Contract, batch: Batch, model: ModelProfile, window: Batch | None) -> Comparisons:
     """Compare each feature of a batch with its reference.
 
-    Attributes are compared with the examples that the model was fitted on, which are each client's last order, of any
-    age. An attribute that differs is also compared with the newest orders before the training: a change that these
-    orders show happened before the training, and is not drift. History, which grows, and everything that depends on it
+    Attributes are compared with the examples that the model was fitted on, which are each entity's last row, of any
+    age. An attribute that differs is also compared with the newest rows before the training: a change that these
+    rows show happened before the training, and is not drift. History, which grows, and everything that depends on it
     is compared with the window: earlier healthy runs of the model, as far from their snapshot. Calendar features depend
     on the date alone: they are counted, never tested.
     """
@@ -142,7 +142,7 @@ def drift_verdicts(limits: Monitoring, compared_features: Comparisons) -> list[V
         if verdict.drifted:
             logger.warning("drift feature=%s psi=%.4f effect=%.4f", verdict.feature, verdict.psi, verdict.effect)
     named = {name: (kind, reference) for name, (_, kind, reference) in compared_features.items()}
-    return [(v, named[v.feature][0], NEWEST_ORDERS if v.settled else named[v.feature][1]) for v in verdicts]
+    return [(v, named[v.feature][0], NEWEST_ROWS if v.settled else named[v.feature][1]) for v in verdicts]
 
 
 @dataclass(frozen=True)

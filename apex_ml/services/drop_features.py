@@ -5,10 +5,10 @@ from __future__ import annotations
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.names import ROW_NR
 from apex_ml.core.features import state_needed
-from apex_ml.services.accepted_orders import load_orders
+from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.scorer import Scorer
 from apex_ml.sql.drop_features import EARLY, add_early, create_early_table, from_day, join_snapshot, select_named
-from apex_ml.sql.orders import ORDERS
+from apex_ml.sql.rows import ROWS
 from apex_ml.sql.session import count_rows
 
 
@@ -29,7 +29,7 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         asked = from_day(contract, query, scorer.as_of) if early else f"({query})"
         query = join_snapshot(contract, asked, scorer.snapshot, needed)
         if early:
-            if not engine.has(con, ORDERS):
-                load_orders(con, contract, scorer.accepted)
+            if not engine.has(con, ROWS):
+                load_rows(con, contract, scorer.accepted)
             query = add_early(contract, query, [*names, *needed])
     return query

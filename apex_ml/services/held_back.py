@@ -1,4 +1,4 @@
-"""The newest day of the raw orders, held back from training: a drop of real orders that no model has learned from."""
+"""The newest day of the raw rows, held back from training: a drop of real rows that no model has learned from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def held_identity(shas: list[str]) -> str:
 
 
 def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, newest: date, folder: Path) -> int:
-    """Move the accepted orders of the newest day out of `accepted`; returns how many, 0 when it is the only day.
+    """Move the accepted rows of the newest day out of `accepted`; returns how many, 0 when it is the only day.
 
     They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
     The same raw rows give the same bytes, whatever their files.
@@ -50,9 +50,9 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
 
 
 def describe(folder: Path, newest: date) -> HeldBack:
-    """Day, number and sha256 of the orders that :func:`hold_back` wrote."""
+    """Day, number and sha256 of the rows that :func:`hold_back` wrote."""
     path = folder / HELD_BACK
-    return HeldBack(day=newest, orders=pq.read_metadata(path).num_rows, sha256=sha256_of(path))
+    return HeldBack(day=newest, rows=pq.read_metadata(path).num_rows, sha256=sha256_of(path))
 
 
 def find_held_back(context: StepContext, data_sha256: str) -> tuple[HeldBack, Path] | None:

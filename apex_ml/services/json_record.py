@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
-from typing import Any, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 from apex_ml.core.recorded_evidence import RecordedEvidence
 
@@ -16,8 +16,10 @@ class JsonRecord:
     """A record whose fields are the keys of a JSON object.
 
     A field with the default None is left out of the JSON while it is None. Unknown keys, which another version may have
-    written, are ignored on reading.
+    written, are ignored on reading. FORMER holds the keys that an earlier version gave to fields, by their names.
     """
+
+    FORMER: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able values."""
@@ -32,7 +34,8 @@ class JsonRecord:
         """Read what :meth:`to_json` wrote. Raises ValueError when a key is missing or a value has another shape."""
         kinds = _kinds(cls)
         try:
-            return cls(**{name: _read(kinds[name], content[name]) for name in kinds if name in content})
+            keys = {name: name if name in content else cls.FORMER.get(name, name) for name in kinds}
+            return cls(**{name: _read(kinds[name], content[key]) for name, key in keys.items() if key in content})
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{cls.__name__}: {error}") from error
 
@@ -87,7 +90,7 @@ def _read(kind: Any, value: Any) -> Any:
     if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, JsonRecord):
         return kind.from_json(value)
     if kind is RecordedEvidence:
-        return RecordedEvidence(dict(value))
+        return RecordedEvidence.read(value)
     if origin is tuple:
         return tuple(_read(arguments[0], inner) for inner in value)
     if origin in (dict, Mapping):

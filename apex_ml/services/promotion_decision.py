@@ -163,7 +163,7 @@ def serving(contract: Contract) -> Serving:
     return Serving(contract.classes, tuple(c.name for c in feature_columns(contract)))
 
 
-def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) -> Contender:
+def contender(model: Model, p: np.ndarray, us_per_row: float | None = None) -> Contender:
     """The facts that the gate needs about a model with the probabilities `p`, shape (n, k)."""
     info = model.info
     return Contender(
@@ -172,7 +172,7 @@ def contender(model: Model, p: np.ndarray, us_per_order: float | None = None) ->
         features=model.encoder.names,
         tuned_until=_days(info.validation_last),
         as_of=_days(info.as_of),
-        us_per_order=us_per_order,
+        us_per_row=us_per_row,
         promotable=info.promotable,
         training_keys=unpack_keys(model.training_keys),
         weights=model.weights,

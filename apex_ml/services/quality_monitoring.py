@@ -53,7 +53,7 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapp
 
 def _evaluate_weeks_together(ledger: QualityLedger, version: int, expected: Expectation | None, rule: Rule) -> None:
     """Evaluate a version's weeks by the rule over several weeks."""
-    evaluated = ledger.weeks(version, rule.min_orders)
+    evaluated = ledger.weeks(version, rule.min_rows)
     points = [(w.week, w.log_loss, w.log_loss_error) for w in evaluated if w.log_loss_error is not None]
     if not expected or not points:
         return

@@ -44,12 +44,12 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
         engine.errors_name("monitor"),
     ):
 
-        def orders(begin: date, end: date) -> pa.Table:
+        def rows(begin: date, end: date) -> pa.Table:
             names = [column.name for column in columns]
             return con.sql(select_period(contract, files, names, begin, end)).to_arrow_table()
 
-        before, now = orders(earlier, first), orders(first, newest)
-    reference = f"raw orders of {earlier} to {first - timedelta(days=1)}"
+        before, now = rows(earlier, first), rows(first, newest)
+    reference = f"raw rows of {earlier} to {first - timedelta(days=1)}"
     comparisons: Comparisons = {}
     for column in columns:
         bins = Bins.of(column, before.column(column.name), now.column(column.name))

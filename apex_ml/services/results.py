@@ -33,10 +33,12 @@ class FolderResult(StepResult):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldBack(JsonRecord):
-    """The orders of the newest day that were held back from training."""
+    """The rows of the newest day that were held back from training."""
+
+    FORMER: ClassVar[Mapping[str, str]] = {"rows": "orders"}
 
     day: date
-    orders: int
+    rows: int
     sha256: str
 
 

@@ -24,13 +24,13 @@ MAX_DAYS_AHEAD = 60
 
 
 class Tally:
-    """The statistics of the batches. It keeps 5 bytes an order, for exact medians."""
+    """The statistics of the batches. It keeps 5 bytes a row, for exact medians."""
 
-    def __init__(self, orders: int, profile: Profile) -> None:
+    def __init__(self, size: int, profile: Profile) -> None:
         self.profile = profile
         self.rows = 0
         self.days = 0
-        """Sum of the orders' dates, in days since 1970-01-01."""
+        """Sum of the rows' dates, in days since 1970-01-01."""
         self.newest: date | None = None
         """The latest date of all rows."""
         self.far_ahead = 0
@@ -38,8 +38,8 @@ class Tally:
         self.predict_seconds = 0.0
         self.features_seconds = 0.0
         self.row_us: list[tuple[float, int]] = []
-        self._confidences = np.empty(orders, np.float32)
-        self._predicted = np.empty(orders, np.int8)
+        self._confidences = np.empty(size, np.float32)
+        self._predicted = np.empty(size, np.int8)
 
     def add(self, seconds: float, features: pa.Table, days: int, prediction: Prediction) -> None:
         """Count one batch: its features, the sum of its dates, its predictions, and the seconds that they took."""
@@ -65,7 +65,7 @@ class Tally:
             self.far_ahead += pc.sum(pc.greater(dates, pa.scalar(limit))).as_py() or 0
 
     def confidence(self, of_class: int | None = None) -> tuple[int, float, float]:
-        """Orders, mean and median confidence of all, or of a predicted class; NaN where there is no order."""
+        """Rows, mean and median confidence of all, or of a predicted class; NaN where there is no row."""
         chosen = self._confidences if of_class is None else self._confidences[self._predicted == of_class]
         if not len(chosen):
             return 0, float("nan"), float("nan")

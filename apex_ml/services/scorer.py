@@ -31,7 +31,7 @@ class Scorer:
     as_of: date
     accepted: Path
     bins: Mapping[str, Bins] = field(default_factory=dict)
-    """The model's bins of its features and of every attribute, by which the orders of a drop are counted."""
+    """The model's bins of its features and of every attribute, by which the rows of a drop are counted."""
     batch: str = field(default_factory=lambda: uuid.uuid4().hex)
     """The id of this call in the outbox: its drops share one MLflow run."""
 

@@ -67,7 +67,7 @@ def run_statistics(
 
 
 def class_statistics(contract: Contract, tally: Tally) -> dict[str, ClassFigures]:
-    """Orders, mean and median confidence of each predicted class."""
+    """Rows, mean and median confidence of each predicted class."""
     return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
 
 
@@ -86,7 +86,7 @@ def input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
 
 
 def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
-    """Days from the snapshot to the orders, on average."""
+    """Days from the snapshot to the rows, on average."""
     if not tally.rows:
         return None
     return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)

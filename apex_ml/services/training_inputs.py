@@ -28,8 +28,8 @@ from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.sql.accepted_rows import select_weeks_before
 
 RECENT_WEEKS, MIN_RECENT_ROWS = 4, 5_000
-"""A model keeps the attributes of the newest week of orders, or of more weeks, up to RECENT_WEEKS, until they have
-MIN_RECENT_ROWS orders."""
+"""A model keeps the attributes of the newest week of rows, or of more weeks, up to RECENT_WEEKS, until they have
+MIN_RECENT_ROWS rows."""
 
 
 def training_options(context: StepContext, trials: int, strategy: str) -> Options:
@@ -90,10 +90,10 @@ def model_info(context: StepContext, divided: SplitResult, parts: dict[str, Exam
 
 
 def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dict[str, list[int]]:
-    """Counts of the attributes of the newest accepted orders, over the bins of the training examples.
+    """Counts of the attributes of the newest accepted rows, over the bins of the training examples.
 
-    The orders are those of the newest whole week before `as_of`, and of more weeks, up to four, until there are enough.
-    The examples are each client's last order, and some are old: they show what the model learned from, not the orders
+    The rows are those of the newest whole week before `as_of`, and of more weeks, up to four, until there are enough.
+    The examples are each entity's last row, and some are old: they show what the model learned from, not the rows
     of today.
     """
     contract = context.contract
@@ -111,9 +111,9 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
         engine.errors_name("train"),
     ):
         begin = end - timedelta(weeks=RECENT_WEEKS)
-        orders = con.sql(select_weeks_before(contract, files, names, begin, end)).to_arrow_table()
-    by_week = np.cumsum(np.bincount(orders.column("week").to_numpy(), minlength=RECENT_WEEKS))
+        rows = con.sql(select_weeks_before(contract, files, names, begin, end)).to_arrow_table()
+    by_week = np.cumsum(np.bincount(rows.column("week").to_numpy(), minlength=RECENT_WEEKS))
     last = int(np.searchsorted(by_week, min(MIN_RECENT_ROWS, by_week[-1])))
-    orders = orders.filter(pc.less_equal(orders.column("week"), last))
+    rows = rows.filter(pc.less_equal(rows.column("week"), last))
     bins = bins_of(attributes, examples)
-    return {c.name: bins[c.name].count(orders.column(c.name)).tolist() for c in attributes}
+    return {c.name: bins[c.name].count(rows.column(c.name)).tolist() for c in attributes}

@@ -132,7 +132,7 @@ def compare_with_optimum(context: StepContext, done: Development, test: Examples
 def compare_with_own_features(
     context: StepContext, done: Development, parts: dict[str, Examples], info: ModelInfo
 ) -> Development:
-    """Add a comparison on the same orders: the original model as it was scored, corrected, and our features."""
+    """Add a comparison on the same rows: the original model as it was scored, corrected, and our features."""
     contract = context.contract
     options = replace(training_options(context, 0, "temporal"), suspicious_gain=None)
     ours = develop(parts, feature_columns(contract), contract.classes, (), options, info)

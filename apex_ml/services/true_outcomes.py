@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, step_manifest
 
@@ -25,4 +25,4 @@ def optimum_losses(context: StepContext, test: pa.Table, y: np.ndarray) -> np.nd
     """Loss of the best possible model on every row of `test`; NaN is unknown. None without true probabilities."""
     path = truth_file(context)
     truth = None if path is None else read_truth(context.settings, context.contract, path, test)
-    return None if truth is None else order_losses(truth.optimum, y)
+    return None if truth is None else row_losses(truth.optimum, y)

@@ -24,10 +24,10 @@ class Address:
 class Addresses:
     """The routes of a service. Those of its only pipeline are also there without its name.
 
-    >>> addresses = Addresses(("flights", "orders"), None, {"/predict"}, {"/ready"})
-    >>> addresses.find("/orders/predict")
-    Address(pipeline='orders', path='/predict', route='/predict')
-    >>> addresses.find("/predict").route, addresses.find("/ready").route, addresses.find("/orders/x").route
+    >>> addresses = Addresses(("claims", "flights"), None, {"/predict"}, {"/ready"})
+    >>> addresses.find("/claims/predict")
+    Address(pipeline='claims', path='/predict', route='/predict')
+    >>> addresses.find("/predict").route, addresses.find("/ready").route, addresses.find("/claims/x").route
     ('other', '/ready', 'other')
     """
 

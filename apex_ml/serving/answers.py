@@ -16,7 +16,7 @@ from apex_ml.serving.predictor import Predicted, Predictor
 class FaultAnswer(BaseModel):
     """A value that violates the contract."""
 
-    path: str = Field(description="Its place in the body, as orders[3].name.")
+    path: str = Field(description="Its place in the body, as rows[3].name.")
     rule: str = Field(description="The violated rule.")
     value: str = Field(description="The value, shortened when it is long, with invisible characters escaped.")
     remedy: str = Field("", description="A valid value to send instead.")
@@ -52,7 +52,10 @@ class Lineage(ModelAnswer):
     git_commit: str | None = Field(description="Commit of the code that trained it.")
     snapshot_sha256: str = Field(description="Sha256 of the history snapshot.")
     snapshot_as_of: str = Field(description="Day of the history snapshot: it holds the rows before it.")
-    clients: int = Field(description="Entities with a history.")
+    entities: int = Field(description="Entities with a history.")
+    clients: int = Field(
+        description="The former name of entities; it is left out in the next version.", deprecated=True
+    )
     description: str = Field(description="The version's description in MLflow.")
 
 
@@ -92,7 +95,11 @@ def answer_model(contract: Contract) -> type[BaseModel]:
         "predicted": (Literal[contract.classes], Field(description="The predicted class.")),
         "probabilities": (probabilities, ...),
         "confidence": (float, Field(ge=0, le=1, description="Probability of the predicted class.")),
-        "known_client": (bool, Field(description="Whether the entity has a history.")),
+        "known_entity": (bool, Field(description="Whether the entity has a history.")),
+        "known_client": (
+            bool,
+            Field(description="The former name of known_entity; it is left out in the next version.", deprecated=True),
+        ),
         "warnings": (list[str], Field(description="Warnings of the contract, such as unknown levels.")),
     }
     prediction: Any = create_model(
@@ -119,6 +126,7 @@ def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, be
             "predicted": classes[index],
             "probabilities": dict(zip(classes, row, strict=True)),
             "confidence": confidence,
+            "known_entity": known,
             "known_client": known,
             "warnings": warnings.get(place, ()),
         }
@@ -152,6 +160,7 @@ def lineage_of(predictor: Predictor) -> dict[str, Any]:
         "git_commit": info.git_commit,
         "snapshot_sha256": predictor.history.sha256,
         "snapshot_as_of": predictor.history.as_of.isoformat(),
+        "entities": len(predictor.history),
         "clients": len(predictor.history),
         "description": version.description,
     }

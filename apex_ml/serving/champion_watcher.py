@@ -13,7 +13,7 @@ from datetime import date
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.adapters.postgres.connection import ping
-from apex_ml.contract.requests.reader import Orders as Rows
+from apex_ml.contract.requests.reader import Rows
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
 from apex_ml.serving.memory import MemoryBudget, OverBudgetError

@@ -38,7 +38,7 @@ class LoadtestRows:
         requests = []
         for begin in range(0, len(self.rows), size):
             part = self.rows[begin : begin + size]
-            body = json_text({"orders": part}, separators=(",", ":")).encode()
+            body = json_text({"rows": part}, separators=(",", ":")).encode()
             requests.append((target.request("POST", f"/{self.pipeline}/predict", body), begin, begin + len(part)))
         return requests
 

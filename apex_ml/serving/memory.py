@@ -37,7 +37,7 @@ class MemoryBudget:
         block raises, the pipeline holds what it held before.
 
         >>> budget = MemoryBudget(100)
-        >>> with budget.loading("orders") as admit:
+        >>> with budget.loading("claims") as admit:
         ...     admit(80 * MIB)
         >>> with budget.loading("flights") as admit:
         ...     admit(30 * MIB)

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.contract.model import Contract
-from apex_ml.contract.requests.faults import RefusedError, early_order
-from apex_ml.contract.requests.reader import Orders as Rows
+from apex_ml.contract.requests.faults import RefusedError, early_row
+from apex_ml.contract.requests.reader import Rows
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, state_needed
 from apex_ml.services.run_folder import StepContext
@@ -62,7 +62,7 @@ class Predictor:
         days: list[date] = rows.columns[contract.timestamp]
         if min(days) < self.history.as_of:
             name, since = contract.timestamp, self.history.as_of
-            raise RefusedError([early_order(place, name, day, since) for place, day in enumerate(days) if day < since])
+            raise RefusedError([early_row(place, name, day, since) for place, day in enumerate(days) if day < since])
         places = self.history.places(rows.columns[contract.entity])
         columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
         for name in contract.features.attributes:

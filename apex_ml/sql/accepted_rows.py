@@ -13,12 +13,12 @@ from apex_ml.sql.parquet import scan_parquet_files
 from apex_ml.sql.quote import identifier, identifiers, literal
 from apex_ml.sql.session import create_temp_table
 
-PLACED = "placed_orders"
+PLACED = "placed_rows"
 """View of the accepted rows, repeated ones too, with their positions."""
 FILE = "history_file"
 """Column of that view: the number of the row's file."""
-COMPACT = "compact_orders"
-ALIKE = "alike_orders"
+COMPACT = "compact_rows"
+ALIKE = "alike_rows"
 DROP_COMPACT = f"DROP TABLE {COMPACT}"
 
 
@@ -26,7 +26,7 @@ def select_delivered_once(contract: Contract, files: Iterable[Path], where: str 
     """The accepted rows that fulfil a condition, without those that were delivered twice.
 
     A row that appears in several files is taken as often as in the file that has it most often: the rows of another
-    file are a second delivery, while equal rows of one file are orders of their own.
+    file are a second delivery, while equal rows of one file are rows of their own.
     """
     columns = identifiers(contract.columns)
     source = scan_parquet_files(files, row_numbers=True)
@@ -50,7 +50,7 @@ def create_compact_table(contract: Contract) -> str:
 
 
 def sample_entities(contract: Contract) -> str:
-    """The entities of a sample of the compact rows, in order. The same rows give the same sample."""
+    """The entities of a sample of the compact rows, in row. The same rows give the same sample."""
     entity = identifier(contract.entity)
     sample = f"SELECT {entity} FROM {COMPACT} USING SAMPLE 2 PERCENT (system, 42)"
     return f"SELECT {entity} FROM ({sample}) ORDER BY 1"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from apex_ml.contract.model import Contract
 from apex_ml.sql.features import select_state
-from apex_ml.sql.orders import ORDERS, select_with_state
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.rows import ROWS, select_with_state
 from apex_ml.sql.session import replace_temp_table
 
 EARLY = "early"
@@ -43,5 +43,5 @@ def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterab
 
 def add_early(contract: Contract, query: str, columns: Sequence[str]) -> str:
     """The rows of a query, then those of EARLY with the state that they had on their own dates."""
-    state = select_with_state(contract, EARLY, select_state(contract, EARLY, ORDERS))
+    state = select_with_state(contract, EARLY, select_state(contract, EARLY, ROWS))
     return f"{query} UNION ALL SELECT {identifiers(columns)} FROM ({state})"

@@ -1,6 +1,6 @@
 """The history's state, the examples and the snapshot as DuckDB SQL, compiled from the contract.
 
-This module only builds text. Only orders dated strictly before the order in question count.
+This module only builds text. Only rows dated strictly before the row in question count.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def place_sql(contract: Contract, relation: str) -> str:
 
 
 def day_sql(contract: Contract, relation: str) -> str:
-    """SQL: days from 1970-01-01 to the order."""
+    """SQL: days from 1970-01-01 to the row."""
     return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
 
 
@@ -66,10 +66,10 @@ def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
             return _total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
 
 
-def select_state(contract: Contract, asked: str, orders: str) -> str:
-    """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `orders`.
+def select_state(contract: Contract, asked: str, rows: str) -> str:
+    """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `rows`.
 
-    Only orders dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
+    Only rows dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
     counts and null dates.
     """
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
@@ -81,34 +81,34 @@ def select_state(contract: Contract, asked: str, orders: str) -> str:
     )
     return (
         f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
-        f"LEFT JOIN {orders} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
+        f"LEFT JOIN {rows} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
     )
 
 
-def select_examples(contract: Contract, orders: str) -> str:
-    """SQL: the orders that become examples, each with the columns known before it and its target.
+def select_examples(contract: Contract, rows: str) -> str:
+    """SQL: the rows that become examples, each with the columns known before it and its target.
 
-    With the grain `last_order_per_entity`, of several orders on an entity's last day the one with the largest
+    With the grain `last_row_per_entity`, of several rows on an entity's last day the one with the largest
     measures, compared in the contract's order in their smallest unit, then the last target level, then the last
     attributes is taken. The rule depends on the content alone.
     """
     entity, when = map(identifier, (contract.entity, contract.timestamp))
     columns = identifiers(contract.named("entity", "timestamp", "target", "attribute"))
-    if contract.features.grain == "every_order":
-        return f"SELECT {columns} FROM {orders}"
+    if contract.features.grain == "every_row":
+        return f"SELECT {columns} FROM {rows}"
     ties = [f"{exact_sql(contract, m, 'o')} DESC NULLS LAST" for m in contract.named("measure")]
     ties.append(f"{place_sql(contract, 'o')} DESC")
     ties += [f"{identifier(name)} DESC NULLS LAST" for name in contract.named("attribute")]
-    last = f"SELECT {entity}, max({when}) AS {when} FROM {orders} GROUP BY {entity}"
+    last = f"SELECT {entity}, max({when}) AS {when} FROM {rows} GROUP BY {entity}"
     return (
-        f"SELECT {columns} FROM {orders} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
+        f"SELECT {columns} FROM {rows} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
         f"QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {', '.join(ties)}) = 1"
     )
 
 
-def select_snapshot(contract: Contract, orders: str, as_of: date) -> str:
+def select_snapshot(contract: Contract, rows: str, as_of: date) -> str:
     """SQL: the state of every entity before a date, one row per entity, ordered by entity."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {orders})"
+    asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {rows})"
     names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])
-    return f"SELECT {names} FROM ({select_state(contract, asked, orders)}) ORDER BY {entity}"
+    return f"SELECT {names} FROM ({select_state(contract, asked, rows)}) ORDER BY {entity}"

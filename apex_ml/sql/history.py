@@ -1,4 +1,4 @@
-"""The orders in a compact form, sorted, for one pass over their history: DuckDB SQL."""
+"""The rows in a compact form, sorted, for one pass over their history: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from apex_ml.sql.features import day_sql, exact_sql, place_sql
 from apex_ml.sql.quote import identifier
 
 
-def select_compact(contract: Contract, orders: str) -> str:
-    """SQL: the columns that the history needs, as integers. `orders` must have the column `POSITION` too."""
+def select_compact(contract: Contract, rows: str) -> str:
+    """SQL: the columns that the history needs, as integers. `rows` must have the column `POSITION` too."""
     columns = [f"o.{identifier(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
     columns += [f"{exact_sql(contract, m, 'o')} AS {identifier(exact_name(m))}" for m in contract.named("measure")]
-    return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {orders} AS o"
+    return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {rows} AS o"
 
 
 def select_sorted(contract: Contract, compact: str) -> str:

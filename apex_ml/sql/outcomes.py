@@ -36,7 +36,7 @@ def create_score_keys(contract: Contract) -> str:
 
 
 def create_raw_keys(contract: Contract, files: Iterable[Path]) -> str:
-    """Keep the raw orders and targets of each scored entity and timestamp in the table `raw_keys`.
+    """Keep the raw rows and targets of each scored entity and timestamp in the table `raw_keys`.
 
     Only rows of scored entities and timestamps are compared as a whole, to count a repeated one once.
     """
@@ -44,7 +44,7 @@ def create_raw_keys(contract: Contract, files: Iterable[Path]) -> str:
     distinct = f"SELECT DISTINCT {columns} FROM {scan_parquet_files(files)} SEMI JOIN score_keys USING ({key})"
     return create_temp_table(
         "raw_keys",
-        f"SELECT {key}, count(*) AS orders, min({target}) AS observed,"
+        f"SELECT {key}, count(*) AS raw_rows, min({target}) AS observed,"
         f" coalesce(list(DISTINCT {target}) FILTER ({target} IS NOT NULL), []) AS outcomes"
         f" FROM ({distinct}) GROUP BY {key}",
     )
@@ -53,7 +53,7 @@ def create_raw_keys(contract: Contract, files: Iterable[Path]) -> str:
 def create_matches(contract: Contract) -> str:
     """Keep the scores whose entity and timestamp are in raw, with their outcomes and kind, in the table `matches`.
 
-    The kind is null where raw has the one order but not its target.
+    The kind is null where raw has the one row but not its target.
     """
     key = _key(contract)
     return create_temp_table(
@@ -63,7 +63,7 @@ def create_matches(contract: Contract) -> str:
                    CASE WHEN known IS NOT NULL
                         THEN CASE WHEN NOT list_contains(outcomes, known) OR source = 'raw' AND len(outcomes) > 1
                                   THEN 'contradicted' ELSE 'already_known' END
-                        WHEN scores > 1 OR orders > 1 THEN 'ambiguous'
+                        WHEN scores > 1 OR raw_rows > 1 THEN 'ambiguous'
                         WHEN observed IN ({literals(contract.classes)}) THEN 'matched' END AS kind
             FROM scores JOIN score_keys USING ({key}) JOIN raw_keys USING ({key})""",
     )

@@ -1,4 +1,4 @@
-"""The simulator's probabilities beside the orders they belong to: DuckDB SQL."""
+"""The simulator's probabilities beside the rows they belong to: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from apex_ml.sql.quote import identifier
 
 
 def select_truth(contract: Contract, path: Path, columns: Iterable[str]) -> str:
-    """Join the file's columns to the relation `asked` by entity and timestamp: one row for each `place`, in order."""
+    """Join the file's columns to the relation `asked` by entity and timestamp: one row for each `place`, in row."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     values = ", ".join(f"any_value(t.{identifier(c)}) AS {identifier(c)}" for c in columns)
     return (

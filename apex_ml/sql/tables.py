@@ -14,7 +14,7 @@ ONLINE = "online_rows"
 
 
 def scored_columns(contract: Contract) -> dict[str, str]:
-    """Columns of the scored rows with their SQL types, in order."""
+    """Columns of the scored rows with their SQL types, in row."""
     columns = {"run_id": "bigint NOT NULL", "row_nr": "bigint NOT NULL"}
     columns |= {
         c.name: f"{SQL_TYPES[c.type]} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")

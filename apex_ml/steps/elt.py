@@ -1,4 +1,4 @@
-"""Step elt: turn accepted orders into examples with point-in-time features, and write the history snapshot."""
+"""Step elt: turn accepted rows into examples with point-in-time features, and write the history snapshot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import (
     BATCH_ROWS,
     CodedColumns,
-    SortedOrders,
+    SortedRows,
     accepted_files,
 )
 from apex_ml.adapters.storage.files import sha256_of
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 def elt(context: StepContext) -> EltResult:
-    """Build an example for each order of the contract's grain, and one history row for each client as of `as_of`.
+    """Build an example for each row of the contract's grain, and one history row for each entity as of `as_of`.
 
     Rows that a second file delivers again are left out and counted; equal rows of one file all stay. Raises
-    :class:`~apex_ml.errors.DataError` when no order is dated before `as_of`.
+    :class:`~apex_ml.errors.DataError` when no row is dated before `as_of`.
     """
     validated = step_manifest(context, ValidateResult)
     inputs = {"validate": validated.key, "data_sha256": validated.result.data_sha256}
@@ -51,21 +51,25 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
     with engine.connect(settings, folder.parent) as con, engine.errors_name("elt"):
-        orders = SortedOrders(con, contract, files)
+        accepted = SortedRows(con, contract, files)
         with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
-            for table in make_examples(orders, settings.threads, as_of, snapshot.write):
+            for table in make_examples(accepted, settings.threads, as_of, snapshot.write):
                 examples.write(table)
     if not examples.rows:
-        raise DataError("elt: the accepted rows hold no order to learn from")
+        raise DataError("elt: the accepted rows hold no row to learn from")
     logger.info(
-        "elt rows=%s repeated=%s examples=%s entities=%s", orders.rows, orders.repeated, examples.rows, snapshot.rows
+        "elt rows=%s repeated=%s examples=%s entities=%s",
+        accepted.rows,
+        accepted.repeated,
+        examples.rows,
+        snapshot.rows,
     )
     return EltResult(
         run=context.run,
         step="elt",
         raw=validated.raw,
-        rows=orders.rows,
-        repeated=orders.repeated,
+        rows=accepted.rows,
+        repeated=accepted.repeated,
         examples=examples.rows,
         entities=snapshot.rows,
         as_of=as_of,
@@ -98,32 +102,32 @@ class ParquetSink:
 
 
 def make_examples(
-    orders: SortedOrders,
+    accepted: SortedRows,
     threads: int,
     as_of: date | None = None,
     on_snapshot: Callable[[pa.Table], None] | None = None,
 ) -> Iterator[pa.Table]:
     """Examples with their features.
 
-    Last orders come by day and entity, every order by entity and day. With `as_of` the snapshot of that day is passed
+    Last rows come by day and entity, every row by entity and day. With `as_of` the snapshot of that day is passed
     on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory.
     """
-    contract, files = orders.contract, orders.files
+    contract, files = accepted.contract, accepted.files
     names = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)
         snapshot = None if as_of is None else replayed.snapshot(as_of)
-        if contract.features.grain == "every_order":
-            return _finished(contract, replayed.every_order(), columns.result()), None, snapshot
-        return *replayed.last_orders(), snapshot
+        if contract.features.grain == "every_row":
+            return _finished(contract, replayed.every_row(), columns.result()), None, snapshot
+        return *replayed.last_rows(), snapshot
 
     parts: list[pa.Table] = []
     unsettled: list[pa.Array] = []
     with ThreadPoolExecutor(1) as reader:
-        # read while the orders are sorted
+        # read while the rows are sorted
         columns = reader.submit(CodedColumns, contract, files, names)
-        for part, positions, snapshot in in_order(replay, orders.tables(), threads):
+        for part, positions, snapshot in in_order(replay, accepted.tables(), threads):
             if on_snapshot is not None and snapshot is not None:
                 on_snapshot(snapshot)
             if positions is None:
@@ -163,7 +167,7 @@ def in_order(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> 
 
 
 def _settled(contract: Contract, files: Sequence[Path], states: pa.Table, unsettled: pa.Array) -> pa.Table:
-    """Give a position to the last orders that differ in their attributes only."""
+    """Give a position to the last rows that differ in their attributes only."""
     if not len(unsettled):
         return states
     rows = CodedColumns(contract, files, contract.named("entity", "attribute")).take(unsettled.to_numpy())

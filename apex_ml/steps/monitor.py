@@ -1,7 +1,7 @@
 """Step monitor: drift of the scored rows, quality of the predictions, alerts, and whether to retrain.
 
 Its data comes from Postgres, which holds the profiles of scoring runs and of the models' examples. Only the drift of
-raw orders reads files, those of the newest validated run.
+raw rows reads files, those of the newest validated run.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 def monitor(context: StepContext) -> MonitorResult:
     """Check what is new since the last call. A second call changes nothing.
 
-    Drift is tested for every scoring run of enough orders, every day of scoring, every day of recorded online answers
-    and the newest week of raw orders. Quality is evaluated for every week of orders with new outcomes. An alert is
-    raised once and resolved when its cause is gone. Raw orders or an inbox that cannot be read raise an alert of their
+    Drift is tested for every scoring run of enough rows, every day of scoring, every day of recorded online answers
+    and the newest week of raw rows. Quality is evaluated for every week of rows with new outcomes. An alert is
+    raised once and resolved when its cause is gone. Raw rows or an inbox that cannot be read raise an alert of their
     own, and everything else is still monitored. While the champion is degraded, `retrain` in the result holds the run
     to trigger, `trigger_run_id`, and the reason, `note`: the same run at every call, so that it is triggered once.
     """
@@ -132,7 +132,7 @@ def _test_drift(
     check = DriftCheck(context, PostgresProfiles(session, context.model_name), ledger, references)
     runs, days, online_days = check_drift_of_runs(check), check_drift_of_days(check), check_drift_of_online_days(check)
     raw_weeks = 0
-    with noted.unreadable("raw orders"):
+    with noted.unreadable("raw rows"):
         raw_weeks = check_drift_of_raw_rows(context, ledger)
     noted.add(PostgresAlerts(session).set_open(DRIFT, ledger.drifting(version)))
     return _Tested(runs, days, online_days, raw_weeks)

@@ -1,7 +1,7 @@
 """Step outcomes: find the outcome of scored rows in the accepted raw rows of later files.
 
-A raw order belongs to a score when both are of one client and one date, and no other current score and no other raw
-order is. Scores and orders that are not unique stay without an outcome and are counted.
+A raw row belongs to a score when both are of one entity and one date, and no other current score and no other raw
+row is. Scores and rows that are not unique stay without an outcome and are counted.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ BATCH_ROWS = 131_072
 LOGGED_EXAMPLES = 5
 KINDS = ("matched", "already_known", "ambiguous", "contradicted")
 AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
-"""Names of the ages of an order in days, each with its last day."""
+"""Names of the ages of a row in days, each with its last day."""
 OLDER = "91-"
 
 
 def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
-    """Add the outcomes of current scores from a run's accepted raw orders. A second call adds nothing.
+    """Add the outcomes of current scores from a run's accepted raw rows. A second call adds nothing.
 
-    The current scores are those of the latest run of every drop that is not superseded. Each of them whose client and
+    The current scores are those of the latest run of every drop that is not superseded. Each of them whose entity and
     date are in raw is counted once:
 
     - `matched`: unique on both sides and new: added, with the source ``raw``;
     - `already_known`: it has an outcome, and raw agrees;
-    - `contradicted`: it has an outcome, and no raw order of that client and date agrees, or its outcome came from raw
+    - `contradicted`: it has an outcome, and no raw row of that entity and date agrees, or its outcome came from raw
       and raw now has another target too. The outcome stays;
-    - `ambiguous`: not unique in the scores or in raw. Repeated raw rows, equal in every column, are one order.
+    - `ambiguous`: not unique in the scores or in raw. Repeated raw rows, equal in every column, are one row.
 
     `coverage` counts the current scores by age, in days before the run's `as_of`, with and without outcome. With
-    `newest` the raw orders are those of the newest validated run; without such a run the result has a `skip`. All of
+    `newest` the raw rows are those of the newest validated run; without such a run the result has a `skip`. All of
     it is one transaction. Raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
     validated = latest_manifest(context, ValidateResult) if newest else step_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
-        return OutcomesResult(run=context.run, step="outcomes", skip="no raw orders have been validated yet")
+        return OutcomesResult(run=context.run, step="outcomes", skip="no raw rows have been validated yet")
     files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
     as_of = validated.result.as_of
     with (
@@ -89,7 +89,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
 
 
 def coverage_by_age(days: Sequence[DayCoverage], as_of: date) -> dict[str, Coverage]:
-    """Sum the coverage of days by age; ages without orders are left out.
+    """Sum the coverage of days by age; ages without rows are left out.
 
     >>> days = [DayCoverage(date(2024, 8, d), n, known) for d, n, known in ((1, 8, 6), (20, 4, 1), (24, 5, 0))]
     >>> {age: row.share for age, row in coverage_by_age(days, as_of=date(2024, 8, 24)).items()}
@@ -121,7 +121,7 @@ def _load_scores(con: duckdb.DuckDBPyConnection, store: OutcomeStore, contract: 
 
 
 def _match(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> None:
-    """Create the table `matches`: the scores whose client and date are in raw, with their outcomes there and a kind."""
+    """Create the table `matches`: the scores whose entity and date are in raw, with their outcomes there and a kind."""
     con.execute(sql.create_score_keys(contract))
     con.execute(sql.create_raw_keys(contract, files))
     con.execute(sql.create_matches(contract))
@@ -138,7 +138,7 @@ def _add(con: duckdb.DuckDBPyConnection, store: OutcomeStore) -> None:
 def _log_contradictions(con: duckdb.DuckDBPyConnection, number: int) -> None:
     if not number:
         return
-    logger.warning("outcomes_contradicted orders=%s; the first outcome stays, as in:", number)
+    logger.warning("outcomes_contradicted rows=%s; the first outcome stays, as in:", number)
     examples = con.execute(sql.select_contradictions(LOGGED_EXAMPLES))
     for run_id, row_nr, known, observed in examples.fetchall():
         logger.warning("outcome_contradicted run_id=%s row_nr=%s known=%s raw=%s", run_id, row_nr, known, observed)

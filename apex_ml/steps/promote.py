@@ -16,7 +16,7 @@ from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import DECISION
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import ComparedVersions, Contender, Holdout, PromotionDecision, decide
-from apex_ml.core.training_keys import order_keys
+from apex_ml.core.training_keys import row_keys
 from apex_ml.services import champion_ledger
 from apex_ml.services.holdout import class_indexes, segment_columns, segment_levels
 from apex_ml.services.promotion_decision import (
@@ -35,7 +35,7 @@ from apex_ml.services.true_outcomes import optimum_losses
 
 logger = logging.getLogger(__name__)
 
-TIMED_ORDERS = 1000
+TIMED_ROWS = 1000
 """The number of holdout rows from which the time per row is reported."""
 
 
@@ -81,7 +81,7 @@ def _with_addresses(result: PromoteResult, trained: TrainResult) -> PromoteResul
 def _decide(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
 ) -> tuple[PromotionDecision, ModelInfo]:
-    """Score the test part with both models; the gate excludes the orders that either was fitted or tuned on."""
+    """Score the test part with both models; the gate excludes the rows that either was fitted or tuned on."""
     contract, settings = context.contract, context.settings
     test = pq.read_table(context.folder("split") / "test.parquet")
     ours = Model.from_files(registry.files(challenger))
@@ -95,7 +95,7 @@ def _decide(
         entities=entities,
         days=days,
         segments={name: segment_levels(test.column(name)) for name in segment_columns(contract)},
-        orders=order_keys(entities, days),
+        rows=row_keys(entities, days),
         optimum=optimum_losses(context, test, y),
     )
     with champions(settings, context.schema, context.model_name) as ledger:
@@ -114,9 +114,9 @@ def _decide(
 
 
 def _contender(model: Model, table: pa.Table) -> Contender:
-    """The model's probabilities and its time per order, which is not measured with few orders."""
+    """The model's probabilities and its time per row, which is not measured with few rows."""
     model.probabilities(table.slice(0, 100))
     began = time.perf_counter()
     p = model.probabilities(table)
     seconds = time.perf_counter() - began
-    return contender(model, p, seconds * 1e6 / table.num_rows if table.num_rows >= TIMED_ORDERS else None)
+    return contender(model, p, seconds * 1e6 / table.num_rows if table.num_rows >= TIMED_ROWS else None)

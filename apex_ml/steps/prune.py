@@ -1,4 +1,4 @@
-"""Prune old data: completely old partitions of scored orders, and folders of runs that nothing refers to.
+"""Prune old data: completely old partitions of scored rows, and folders of runs that nothing refers to.
 
 Ledgers and statistics are never pruned: they are small, and exactly-once scoring depends on them.
 """
@@ -39,7 +39,7 @@ def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = 
     """Find data that is older than `keep`: partitions by the end of their newest run, folders by their last step.
 
     A folder stays while a version that was ever champion, or the newest version, comes from it; while kept scored
-    orders, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
+    rows, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
     """
     before = (now or datetime.now(UTC)) - keep
     parts = droppable(context.settings, context.schema, before)
@@ -90,7 +90,7 @@ def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
             newest.add(result.features_sha256)
             reasons.setdefault(manifest.run, "the newest history snapshot of its features")
         if result.snapshot_sha256 in used:
-            reasons.setdefault(manifest.run, f"scored orders made with its {SNAPSHOT}")
+            reasons.setdefault(manifest.run, f"scored rows made with its {SNAPSHOT}")
     recent = recent_manifests(context, ValidateResult)[: context.contract.batch.recent]
     for validated in recent:
         reasons.setdefault(validated.run, "the next raw data is compared with it")

@@ -1,6 +1,6 @@
 """Step reconsider: the gate decides again about a challenger, by the outcomes of drops that it scored in the shadow.
 
-The orders are those that both the challenger and the present champion scored on arrival, and whose outcome is known
+The rows are those that both the challenger and the present champion scored on arrival, and whose outcome is known
 since: neither model has learned from any of them.
 """
 
@@ -20,7 +20,7 @@ from apex_ml.adapters.postgres.shadow import PostgresShadow, shadow_outcomes
 from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
-from apex_ml.core.training_keys import order_keys
+from apex_ml.core.training_keys import row_keys
 from apex_ml.services import champion_ledger
 from apex_ml.services.promotion_decision import carry_out, contender, publish, recorded, serving
 from apex_ml.services.results import PromoteResult, ReconsiderSkipped
@@ -31,7 +31,7 @@ MIN_OUTCOMES = 1000
 
 
 def reconsider(context: StepContext, *, version: int | None, who: str) -> PromoteResult | ReconsiderSkipped:
-    """Decide again about a challenger, by the outcomes of orders that it scored in the champion's shadow.
+    """Decide again about a challenger, by the outcomes of rows that it scored in the champion's shadow.
 
     Without `version` it is the newest challenger with enough outcomes. This is a look of the gate like any other: it
     counts, is recorded, and moves the champion or does not. Without anything to decide the result has a `skip`.
@@ -49,7 +49,7 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
         most = max((row.outcomes for row in candidates), default=0)
         whose = "no challenger" if version is None else f"version {version}"
         reason = (
-            f"{whose} scored enough orders beside version {current.version} whose outcome is known: {most:,} of"
+            f"{whose} scored enough rows beside version {current.version} whose outcome is known: {most:,} of"
             f" {MIN_OUTCOMES:,}"
         )
         return ReconsiderSkipped(run=context.run, step="reconsider", skip=reason)
@@ -63,13 +63,13 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
         return replace(done, step="reconsider", decision_report_url=address)
     ours, theirs = (Model.from_files(registry.files(version)) for version in (challenger, current))
     with bulk_transaction(settings, context.schema) as bulk:
-        orders = shadow_outcomes(bulk, contract, challenger.version, current.version)
-    holdout = _holdout(context, ours, orders)
+        rows = shadow_outcomes(bulk, contract, challenger.version, current.version)
+    holdout = _holdout(context, ours, rows)
     with champions(settings, context.schema, context.model_name) as ledger:
         looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
-        contender(ours, _probabilities(orders, "s_", context)),
-        contender(theirs, _probabilities(orders, "c_", context)),
+        contender(ours, _probabilities(rows, "s_", context)),
+        contender(theirs, _probabilities(rows, "c_", context)),
         holdout,
         contract.promotion,
         serving(contract),
@@ -79,19 +79,19 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     return carry_out(context, registry, challenger, current, decision, ours.info, who=who, step="reconsider")
 
 
-def _holdout(context: StepContext, ours: Model, orders: pa.Table) -> Holdout:
+def _holdout(context: StepContext, ours: Model, rows: pa.Table) -> Holdout:
     contract = context.contract
-    entities = orders.column(contract.entity).to_numpy(zero_copy_only=False)
-    days = orders.column(contract.timestamp).cast(pa.date32()).cast(pa.int32()).to_numpy()
+    entities = rows.column(contract.entity).to_numpy(zero_copy_only=False)
+    days = rows.column(contract.timestamp).cast(pa.date32()).cast(pa.int32()).to_numpy()
     return Holdout(
-        y=pc.index_in(orders.column("observed"), value_set=pa.array(contract.classes)).to_numpy(),
+        y=pc.index_in(rows.column("observed"), value_set=pa.array(contract.classes)).to_numpy(),
         prior=np.asarray(ours.info.class_shares),
         entities=entities,
         days=days,
-        orders=order_keys(entities, days),
+        rows=row_keys(entities, days),
     )
 
 
-def _probabilities(orders: pa.Table, prefix: str, context: StepContext) -> np.ndarray:
+def _probabilities(rows: pa.Table, prefix: str, context: StepContext) -> np.ndarray:
     names = [f"{prefix}{probability_column(level)}" for level in context.contract.classes]
-    return np.column_stack([orders.column(name).to_numpy() for name in names]).astype(np.float32)
+    return np.column_stack([rows.column(name).to_numpy() for name in names]).astype(np.float32)

@@ -19,11 +19,11 @@ from apex_ml.errors import DataError
 from apex_ml.services.run_folder import StepContext
 
 INVENTED = "invented-"
-"""The prefix of the names of drops with invented orders."""
+"""The prefix of the names of drops with invented rows."""
 
 
 def find_removable(context: StepContext, names: Sequence[str], invented: bool) -> list[RemovableDrop]:
-    """The drops of these names, with every content of each, and with `invented` all drops of invented orders.
+    """The drops of these names, with every content of each, and with `invented` all drops of invented rows.
 
     Raises :class:`~apex_ml.errors.DataError` naming every name that the ledger does not know.
     """
@@ -37,7 +37,7 @@ def find_removable(context: StepContext, names: Sequence[str], invented: bool) -
 
 
 def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
-    """Remove scored orders, outcomes, drift and alerts of the drops, then their ledger rows and their files.
+    """Remove scored rows, outcomes, drift and alerts of the drops, then their ledger rows and their files.
 
     Everything in Postgres is removed in one transaction. A drop that one of them superseded is current again. The runs
     in MLflow stay. The same content, delivered again, would be scored again.

@@ -18,11 +18,11 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.drift import drift
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
-from apex_ml.services.accepted_orders import load_orders
+from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.results import EltResult, SplitPart, SplitResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
-from apex_ml.sql.orders import select_measure_sums
+from apex_ml.sql.rows import select_measure_sums
 
 logger = logging.getLogger(__name__)
 EPOCH = date(1970, 1, 1)
@@ -43,9 +43,9 @@ def _day(days: int) -> date:
 
 
 def _sum_measures(context: StepContext, folder: Path, measures: Sequence[str]) -> pa.Table:
-    """The sums of measures over all accepted orders of each entity."""
+    """The sums of measures over all accepted rows of each entity."""
     with engine.connect(context.settings, folder.parent) as con, engine.errors_name("split"):
-        load_orders(con, context.contract, context.folder("validate") / ACCEPTED)
+        load_rows(con, context.contract, context.folder("validate") / ACCEPTED)
         return con.sql(select_measure_sums(context.contract, measures)).to_arrow_table()
 
 

@@ -47,9 +47,9 @@ def validate(
 ) -> ValidateResult:
     """Check every raw file on its own, the accepted rows with Great Expectations, and the batch against recent ones.
 
-    Returns counts, `as_of` (by default the day after the newest accepted order) and `data_sha256`, the identity of the
+    Returns counts, `as_of` (by default the day after the newest accepted row) and `data_sha256`, the identity of the
     raw files, independent of their names. With `skip` in the result there is no raw data that the last run did not
-    have. `without_newest_day` holds the orders of the newest day back from the accepted rows: `held_back` in the result
+    have. `without_newest_day` holds the rows of the newest day back from the accepted rows: `held_back` in the result
     describes them. Raw files whose newest day was held back before are not new either.
 
     Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
@@ -133,7 +133,7 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBa
         warnings = _compare_with_recent(context, profile, batch.data_sha256)
         held = hold_back(con, contract, accepted, profile.newest, folder) if batch.without_newest_day else 0
     if held:
-        logger.info("orders_held_back day=%s rows=%s", profile.newest, held)
+        logger.info("rows_held_back day=%s rows=%s", profile.newest, held)
     as_of = batch.as_of or (profile.newest if held else profile.newest + timedelta(days=1))
     verdict = project.check_batch(context.settings, context.pipeline, "train", accepted, context.run, as_of)
     project.name_source(context.settings, context.pipeline, verdict, context.run, batch.url, batch.data_sha256)

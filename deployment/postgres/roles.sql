@@ -11,7 +11,7 @@
 \set reader_idle_minutes 10
 \getenv reader_connections APEX_PG_READER_CONNECTIONS
 \getenv reader_idle_minutes APEX_PG_READER_IDLE_MINUTES
--- each pipeline with the password of its reader, in APEX_PG_PIPELINE_READERS: orders=PASSWORD,visits=PASSWORD
+-- each pipeline with the password of its reader, in APEX_PG_PIPELINE_READERS: claims=PASSWORD,visits=PASSWORD
 \set pipeline_readers ''
 \getenv pipeline_readers APEX_PG_PIPELINE_READERS
 SET client_min_messages = warning;

@@ -91,7 +91,7 @@ def test_removed_drops_leave_the_ledger_and_make_the_superseded_one_current(apex
         assert first is not None and second is not None and other is not None
         runs.write(run_of(1, second, rows=7), {"k": ClassFigures(7, 0.5, 0.5)}, "batch")
         assert drops.removable(["other.parquet", "none"]) == [RemovableDrop(other, "other.parquet", C, "done", 0)]
-        assert [(d.drop_id, d.orders) for d in drops.removable([], "x-")] == [(first, 0), (second, 7)]
+        assert [(d.drop_id, d.rows) for d in drops.removable([], "x-")] == [(first, 0), (second, 7)]
         drops.lock([second])
         assert [run_id for run_id, _ in runs.runs_of_drops([second])] == [1]
         runs.delete([1])

@@ -83,7 +83,7 @@ CHANGES: dict[str, tuple[list[tuple[str, str]], ChangeKind, str]] = {
         "the feature history_share_DIGITAL is computed in another way",
     ),
     "a measure that is no feature": ([(BOXES, "]")], "additive", "the feature history_mean_cajas_fisicas is gone"),
-    "another grain": ([("grain: last_order_per_entity", "grain: every_order")], "additive", "features.grain is every"),
+    "another grain": ([("grain: last_row_per_entity", "grain: every_row")], "additive", "features.grain is every"),
     "a lag": ([("history_lag_days: 0", "history_lag_days: 7")], "additive", "features.history_lag_days is 7 and was 0"),
     "a column gone": (
         [("  cajas_fisicas:\n", "  cajas:\n"), (BOXES, ", cajas]")],

@@ -33,7 +33,7 @@ rules:
   - {name: once, description: Each once., rule: unique, columns: all}
 quarantine: {limit: 0.5}
 batch: {recent: 3}
-features: {grain: every_order, attributes: [leadtime]}
+features: {grain: every_row, attributes: [leadtime]}
 split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
 promotion: {margin: 0.001}
 """
@@ -258,10 +258,10 @@ def test_missing_roles_are_reported_with_all_other_faults(tmp_path: Path) -> Non
     assert messages == [
         "the contract contradicts itself:",
         "2: version: must be a whole number; found 'one'",
-        "4: columns: exactly one column has the role entity, found none: give it to the column with the client"
-        " of an order",
+        "4: columns: exactly one column has the role entity, found none: give it to the column with the entity"
+        " of a row",
         "4: columns: exactly one column has the role timestamp, found none: give it to the column with the date"
-        " of an order",
+        " of a row",
         "4: columns: exactly one column has the role target, found none: give it to the column that is predicted",
         "13: columns.kind.domain.levels.1: must be text: the level NO is read by YAML as false; quote it: 'NO'",
         "18: columns.amount: a double measure needs decimals, so that its sums do not depend on the order of rows: add"
@@ -316,3 +316,38 @@ def test_the_former_name_of_a_batch_rule_is_read_with_a_warning(
     assert [rule.rule for rule in load_contract(path).batch.rules] == ["row_count", "future_date_outlier"]
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.endswith(f"future_date_outlier. It is still read; please rename it ({path}, line 26)")
+
+
+def test_former_names_of_grain_and_policy_are_read_with_warnings_and_have_the_same_digests(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    present = TEXT.replace("promotion: {margin: 0", "promotion: {segment_rows: 9, max_us_per_row: 8, margin: 0")
+    former = present.replace("every_row", "every_order").replace("segment_rows", "segment_orders")
+    former = former.replace("max_us_per_row", "max_us_per_order")
+    paths = tmp_path / "present.yaml", tmp_path / "former.yaml"
+    contracts = []
+    for path, text in zip(paths, (present, former), strict=True):
+        path.write_text(text)
+        contracts.append(load_contract(path))
+    assert contracts[0] == contracts[1] and contracts[0].features.grain == "every_row"
+    assert (contracts[1].promotion.segment_rows, contracts[1].promotion.max_us_per_row) == (9, 8)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split(" is now called ")[0] for message in messages] == [
+        "the grain every_order",
+        "the key promotion.segment_orders",
+        "the key promotion.max_us_per_order",
+    ]
+    line = former[: former.index("every_order")].count("\n") + 1
+    assert messages[0].endswith(f"every_row. It is still read; please rename it ({paths[1]}, line {line})")
+    # models are known by these: the values are those of the version before the names changed
+    assert {c.digest() for c in contracts} == {"758805fdf9a4937b048978c4f8442590001c1b4f9644ce9c911a610050d4ec8b"}
+    assert {c.features_digest() for c in contracts} == {
+        "03cea1bb4d06d84d23cc72a1c5d4d3ec3372e796652df9c0e2898e0861ac5b6c"
+    }
+
+
+def test_a_key_under_both_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(TEXT.replace("promotion: {margin: 0", "promotion: {segment_rows: 9, segment_orders: 9, margin: 0"))
+    with pytest.raises(ConfigError, match="promotion.segment_orders"):
+        load_contract(path)

@@ -78,7 +78,7 @@ MEETING = [
     ("cliente_id", "drop_id", "drop_id"),
     ("cliente_id", "mlflow_run_id", "mlflow_run_id"),
     ("cliente_id", "observed", "observed"),
-    ("cliente_id", "orders", "orders"),
+    ("cliente_id", "raw_rows", "raw_rows"),
     ("cliente_id", "p_digital", "p_digital"),
     ("pais_cd", "P_Digital", "p_digital"),
     ("pais_cd", "predicted", "predicted"),

@@ -82,7 +82,7 @@ def asked(contract: Contract, literals: Sequence[str]) -> list[Any]:
     order = {c.name: c.domain.levels[0] if c.domain else "R1" for c in contract.columns.values() if c.required.score}
     order |= {contract.entity: "C000001", contract.timestamp: "2024-08-24", ROUTE: 0}
     orders = [json.dumps(order).replace(f'"{ROUTE}": 0', f'"{ROUTE}": {text}') for text in literals]
-    result = RequestReader(contract).read(f'{{"orders": [{", ".join(orders)}]}}'.encode())
+    result = RequestReader(contract).read(f'{{"rows": [{", ".join(orders)}]}}'.encode())
     return result.columns[ROUTE]
 
 
@@ -159,7 +159,7 @@ def test_a_non_number_is_refused_once(contract: Contract, value: str) -> None:
     with pytest.raises(RefusedError) as raised:
         asked(contract, [value])
     assert [(f.path, f.rule) for f in raised.value.faults] == [
-        (f"orders[0].{ROUTE}", "Input should be a string, a finite number, true or false")
+        (f"rows[0].{ROUTE}", "Input should be a string, a finite number, true or false")
     ]
 
 

@@ -20,7 +20,7 @@ from apex_ml.contract.names import POSITION
 from apex_ml.contract.part import Place
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.contract.recipes import RECIPES, register
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
 from apex_ml.core.features import feature_columns, finish, state_needed
 from apex_ml.core.history import Replay, settle_ties
 from apex_ml.errors import ConfigError
@@ -43,7 +43,7 @@ class TotalRecipe(Recipe):
         total = StateColumn(f"history_total_{self.column}", "BIGINT", MeasureSum(self.column))
         scale = contract.columns[self.column].scale
 
-        def values(orders: OrderStates) -> pa.Array:
+        def values(orders: RowStates) -> pa.Array:
             return numeric(orders.integers(total) / scale * self.factor)
 
         return (HistoryFeature(FeatureColumn(f"history_sum_of_{self.column}", "numeric"), (total,), values),)
@@ -86,7 +86,7 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
         con.execute(f"CREATE VIEW placed AS SELECT *, row_number() OVER () AS {POSITION} FROM orders")
         compact = con.sql(select_sorted(contract, f"({select_compact(contract, 'placed')})")).to_arrow_table()
         snapshot = con.sql(select_snapshot(contract, "orders", FIRST)).to_arrow_table()
-    states = Replay(contract, settle_ties(contract, compact)[0]).every_order().drop_columns([POSITION])
+    states = Replay(contract, settle_ties(contract, compact)[0]).every_row().drop_columns([POSITION])
     assert "history_total_cajas_fisicas" in [c.name for c in state_columns(contract)]
     assert "history_total_cajas_fisicas" in snapshot.column_names
     name = "history_sum_of_cajas_fisicas"

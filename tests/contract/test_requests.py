@@ -20,7 +20,7 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import upper
 from apex_ml.contract.requests.faults import MAX_FAULTS, RefusedError
-from apex_ml.contract.requests.model import MAX_ORDERS
+from apex_ml.contract.requests.model import MAX_ROWS
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.settings import Settings
 
@@ -43,7 +43,7 @@ def order(contract: Contract) -> dict[str, Any]:
 
 
 def body(*orders: Any) -> bytes:
-    return json.dumps({"orders": orders}).encode()
+    return json.dumps({"rows": orders}).encode()
 
 
 def refused(reader: RequestReader, content: bytes) -> RefusedError:
@@ -110,14 +110,14 @@ def test_every_fault_is_reported_with_its_path(
     messages = refused(reader, body(order, bad, lacking, 7))
     rules = {fault.path: fault.rule for fault in messages.faults}
     assert set(rules) == {
-        *(f"orders[1].{n}" for n in (contract.entity, attribute, measure, "extra", contract.timestamp)),
-        f"orders[2].{attribute}",
-        "orders[3]",
+        *(f"rows[1].{n}" for n in (contract.entity, attribute, measure, "extra", contract.timestamp)),
+        f"rows[2].{attribute}",
+        "rows[3]",
     }
-    assert rules[f"orders[1].{contract.entity}"].startswith("pattern: ")
-    assert rules[f"orders[1].{contract.timestamp}"].startswith("range: ")
-    assert rules["orders[1].extra"].startswith("unknown key; the keys are ")
-    assert "null where nothing is known" in rules[f"orders[2].{attribute}"]
+    assert rules[f"rows[1].{contract.entity}"].startswith("pattern: ")
+    assert rules[f"rows[1].{contract.timestamp}"].startswith("range: ")
+    assert rules["rows[1].extra"].startswith("unknown key; the keys are ")
+    assert "null where nothing is known" in rules[f"rows[2].{attribute}"]
     assert {f.value for f in messages.faults} >= {"'nobody'", "[3]", "-1", "7"}
     assert messages.total == len(messages.faults) == 7
 
@@ -129,10 +129,10 @@ def test_every_fault_is_reported_with_its_path(
         (b"[", "body"),
         (b"\xff\xfe", "body"),
         (b"[]", "body"),
-        (b'{"orders": 3}', "orders"),
-        (b'{"orders": []}', "orders"),
-        (b"{}", "orders"),
-        (b'{"orders": [], "more": 1}', "orders"),
+        (b'{"rows": 3}', "rows"),
+        (b'{"rows": []}', "rows"),
+        (b"{}", "rows"),
+        (b'{"rows": [], "more": 1}', "rows"),
         (b"[" * 100_000, "body"),
     ],
 )
@@ -143,11 +143,11 @@ def test_an_invalid_request_is_refused(reader: RequestReader, content: bytes, pa
 def test_too_many_orders_are_refused_and_their_faults_are_bounded(
     reader: RequestReader, order: dict[str, Any], contract: Contract
 ) -> None:
-    assert len(reader.read(body(*[order] * MAX_ORDERS))) == MAX_ORDERS
-    messages = refused(reader, body(*[order | {contract.timestamp: 5}] * (MAX_ORDERS + 1)))
-    assert messages.faults[0].path == "orders"
-    messages = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MAX_ORDERS))
-    assert (messages.total, len(messages.faults)) == (2 * MAX_ORDERS, MAX_FAULTS)
+    assert len(reader.read(body(*[order] * MAX_ROWS))) == MAX_ROWS
+    messages = refused(reader, body(*[order | {contract.timestamp: 5}] * (MAX_ROWS + 1)))
+    assert messages.faults[0].path == "rows"
+    messages = refused(reader, body(*[order | {contract.entity: "x", contract.timestamp: "y"}] * MAX_ROWS))
+    assert (messages.total, len(messages.faults)) == (2 * MAX_ROWS, MAX_FAULTS)
     long = refused(reader, body(order | {contract.entity: "x" * 100_000}))
     assert len(long.faults[0].value) < 300
 
@@ -163,15 +163,15 @@ def test_faults_of_every_kind_are_reported_together(
         reader.read(body(bad, order | {contract.entity: None}), date(2024, 8, 1))
     rules = {fault.path: (fault.rule, fault.value, fault.remedy) for fault in raised.value.faults}
     assert rules == {
-        f"orders[0].{measure}": ("type: not double", "true", "write a finite number, without quotes"),
-        f"orders[0].{when}": (
+        f"rows[0].{measure}": ("type: not double", "true", "write a finite number, without quotes"),
+        f"rows[0].{when}": (
             "on or after 2024-08-01, the day of the history snapshot",
             "2024-01-01",
-            "send a day from then on, or score the order in a drop: a file may hold earlier ones",
+            "send a day from then on, or score the row in a drop: a file may hold earlier ones",
         ),
-        f"orders[1].{contract.entity}": ("not_null", "null", "send a value"),
+        f"rows[1].{contract.entity}": ("not_null", "null", "send a value"),
     }
-    assert str(raised.value).startswith("3 faults: orders[0]")
+    assert str(raised.value).startswith("3 faults: rows[0]")
 
 
 @pytest.mark.parametrize("twice", ["an order", "the body"])
@@ -180,10 +180,10 @@ def test_a_repeated_key_is_refused(reader: RequestReader, order: dict[str, Any],
     inner = json.dumps(order)
     name = next(iter(order))
     if twice == "an order":
-        content = f'{{"orders": [{inner[:-1]}, "{name}": null}}]}}'
-        path = f"orders[0].{name}"
+        content = f'{{"rows": [{inner[:-1]}, "{name}": null}}]}}'
+        path = f"rows[0].{name}"
     else:
-        content, path = f'{{"orders": [{inner}], "orders": [{inner}]}}', "orders"
+        content, path = f'{{"rows": [{inner}], "rows": [{inner}]}}', "rows"
     messages = refused(reader, content.encode())
     assert [(f.path, f.rule, f.remedy) for f in messages.faults][0] == (path, "the key occurs twice", "send it once")
 
@@ -197,7 +197,7 @@ def test_non_finite_numbers_are_refused(reader: RequestReader, order: dict[str, 
     for measure in contract.named("measure"):
         too_large = [2**70] if contract.columns[measure].type == "int64" else []
         for value in ("3", True, float("nan"), float("inf"), *too_large):
-            assert refused(reader, body(order | {measure: value})).faults[0].path == f"orders[0].{measure}"
+            assert refused(reader, body(order | {measure: value})).faults[0].path == f"rows[0].{measure}"
 
 
 def test_a_missing_number_is_sent_as_null(reader: RequestReader, order: dict[str, Any], contract: Contract) -> None:
@@ -211,13 +211,13 @@ def test_a_missing_number_is_sent_as_null(reader: RequestReader, order: dict[str
 
 def test_orders_without_their_object_are_one_fault(reader: RequestReader, order: dict[str, Any]) -> None:
     for content, words, remedy in (
-        (order, "an order without", 'wrap it: {"orders": [{…}]}'),
-        ({"PAIS CD": None}, "an order without", 'wrap it: {"orders": [{…}]}'),
-        ([order, order], "a list of orders without", 'wrap it: {"orders": [{…}, …]}'),
+        (order, "a row without", 'wrap it: {"rows": [{…}]}'),
+        ({"PAIS CD": None}, "a row without", 'wrap it: {"rows": [{…}]}'),
+        ([order, order], "a list of rows without", 'wrap it: {"rows": [{…}, …]}'),
     ):
         (fault,) = refused(reader, json.dumps(content).encode()).faults
         assert fault.path == "body" and words in fault.rule and fault.remedy == remedy
-    for other in ({"order": [order]}, [order, 3], {"orders": [order], "more": 1}):
+    for other in ({"order": [order]}, [order, 3], {"rows": [order], "more": 1}):
         assert "without an object" not in str(refused(reader, json.dumps(other).encode()))
 
 
@@ -242,7 +242,7 @@ def test_values_are_read_again_after_many_others(
 
 def test_the_schema_follows_the_contract(reader: RequestReader, contract: Contract) -> None:
     schema = reader.model.model_json_schema()
-    order = schema["$defs"]["Order"]
+    order = schema["$defs"]["Row"]
     assert list(order["properties"]) == list(contract.columns) and order["additionalProperties"] is False
     assert order["required"] == [c.name for c in contract.columns.values() if c.required.score]
     for column in contract.columns.values():
@@ -258,3 +258,18 @@ def test_upper_case_is_that_of_sql() -> None:
         sql = [row[0] for row in con.execute("SELECT upper(unnest(?))", [letters]).fetchall()]
     different = [(a, upper(a), b) for a, b in zip(letters, sql, strict=True) if upper(a) != b]
     assert not different
+
+
+def test_the_former_key_of_the_rows_is_read(reader: RequestReader, order: dict[str, Any]) -> None:
+    def former(*rows: Any) -> bytes:
+        return json.dumps({"orders": rows}).encode()
+
+    assert reader.read(former(order, order)) == reader.read(body(order, order))
+    name = next(iter(order))
+    for wrong in ([order | {"more": 1}], [order | {name: [1]}], [3], [], [{}]):
+        assert refused(reader, former(*wrong)).faults == refused(reader, body(*wrong)).faults
+    both = json.dumps({"rows": [order], "orders": [order]}).encode()
+    assert [(f.path, f.rule) for f in refused(reader, both).faults] == [("orders", "unknown key; the keys are rows")]
+    twice = f'{{"orders": [{json.dumps(order)}], "orders": [{json.dumps(order)}]}}'
+    assert refused(reader, twice.encode()).faults[0].rule == "the key occurs twice"
+    assert list(reader.model.model_json_schema()["properties"]) == ["rows"]

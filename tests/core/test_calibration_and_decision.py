@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from apex_ml.core import calibration, decision
 from apex_ml.core.calibration import Calibration
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 
 
 def drawn(n: int, seed: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +74,7 @@ def test_a_class_that_validation_lacks_keeps_a_finite_loss() -> None:
     p, y = drawn(500, 8, 1.0)
     y = np.where(y == 2, 1, y)
     chosen, _ = calibration.choose(p, y, seed=1)
-    assert np.isfinite(order_losses(chosen.apply(p), np.full(len(p), 2))).all()
+    assert np.isfinite(row_losses(chosen.apply(p), np.full(len(p), 2))).all()
 
 
 def test_weights_make_the_rare_class_predictable() -> None:

@@ -23,7 +23,7 @@ def week(seed: int, n: int, spoiled: float = 0.0) -> tuple[np.ndarray, ...]:
     return p, y, p.argmax(axis=1), np.arange(n)
 
 
-EXPECTED = Expectation(orders=30_000, log_loss=ENTROPY, sd=0.6)
+EXPECTED = Expectation(rows=30_000, log_loss=ENTROPY, sd=0.6)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_week_is_worse_only_if_significant_and_beyond_the_margin(
     assert quality.worse is worse and note in quality.note and bool(note) == bool(quality.note)
     assert quality.log_loss_low < quality.log_loss < quality.log_loss_high
     assert quality.accuracy_low < quality.accuracy < quality.accuracy_high
-    assert sum(c.orders for c in quality.classes.values()) == quality.outcomes == n
+    assert sum(c.rows for c in quality.classes.values()) == quality.outcomes == n
 
 
 def test_healthy_weeks_are_rarely_worse() -> None:
@@ -56,7 +56,7 @@ def test_healthy_weeks_are_rarely_worse() -> None:
 def test_a_week_of_one_client_is_not_evaluated() -> None:
     p, y, predicted, _ = week(1, 2000, 0.5)
     quality = week_quality(p, y, predicted, np.zeros(2000), CLASSES, EXPECTED, Rule())
-    assert quality.verdict == "not evaluated" and "one client" in quality.note and not quality.worse
+    assert quality.verdict == "not evaluated" and "one entity" in quality.note and not quality.worse
     assert quality.log_loss_error is quality.log_loss_low is quality.compared_low is None
 
 
@@ -71,3 +71,8 @@ def test_a_few_good_weeks_end_the_alarm() -> None:
     assert degraded([True, True], weeks=2, of=3)
     assert not degraded([True], weeks=2, of=3) and not degraded([], weeks=1, of=3)
     assert not degraded([True, True, False, False], weeks=2, of=3)
+
+
+def test_the_expectation_of_a_model_of_the_first_edition_is_read() -> None:
+    known = EXPECTED.as_dict()
+    assert Expectation.from_dict({"orders": known.pop("rows"), **known}) == EXPECTED

@@ -15,7 +15,7 @@ from apex_ml.core.candidates import candidate, candidate_names, missing_requirem
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.estimator import Encoder
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.explanation import mean_contributions
 from apex_ml.core.rolling_folds import rolling_folds
@@ -98,7 +98,7 @@ def test_evaluation_reports_intervals_segments_and_both_decision_rules(usual: De
     m = usual.metrics
     assert m["test_log_loss_low"] < m["test_log_loss"] < m["test_log_loss_high"]
     assert {r.value for r in usual.tables.segments["country"]} == {"x", "y"}
-    assert sum(r.orders for r in usual.tables.segments["country"]) == 4_000
+    assert sum(r.rows for r in usual.tables.segments["country"]) == 4_000
     assert np.sum(usual.tables.confusion) == np.sum(usual.tables.confusion_weighted) == 4_000
     assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
 
@@ -117,11 +117,11 @@ def test_contributions_add_up_to_the_margin_and_show_the_important_feature() -> 
     rows = done.tables.contributions
     assert rows[0].feature == "ripeness"
     assert rows[0].classes["b"] == pytest.approx(np.abs(result[:, 1, 0]).mean(), abs=1e-6)
-    assert {r.orders for r in rows} == {1_000}
+    assert {r.rows for r in rows} == {1_000}
 
 
 def test_contributions_use_a_limited_reproducible_sample(usual: Development) -> None:
-    assert usual.tables.contributions[0].orders == 2_000  # of 4,000 test orders
+    assert usual.tables.contributions[0].rows == 2_000  # of 4,000 test orders
     table = examples(500, 8).table
     first, second = (mean_contributions(usual.model, table, 3, rows=100) for _ in range(2))
     assert first == second != mean_contributions(usual.model, table, 4, rows=100)
@@ -158,8 +158,8 @@ def test_every_candidate_fits_scores_and_survives_its_bytes(name: str) -> None:
     assert p.dtype == np.float32
     assert p.shape == (len(xv), 3)
     assert p.sum(axis=1) == pytest.approx(np.ones(len(xv)), abs=1e-5)
-    bayes = order_losses(np.array([TRUE[r] for r in validation.table.column("ripeness").to_pylist()]), validation.y)
-    assert order_losses(p, validation.y).mean() < bayes.mean() + (0.06 if name == "prior" else 0.02)
+    bayes = row_losses(np.array([TRUE[r] for r in validation.table.column("ripeness").to_pylist()]), validation.y)
+    assert row_losses(p, validation.y).mean() < bayes.mean() + (0.06 if name == "prior" else 0.02)
 
 
 def test_an_unknown_candidate_is_an_error() -> None:

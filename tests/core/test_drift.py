@@ -56,7 +56,7 @@ def test_a_change_in_the_newest_orders_before_the_training_is_no_drift() -> None
     (settled,) = detect_drift({"a": Compared(drop, both, 0.03, settled=new)}, alpha=0.002, min_rows=100)
     assert alone.drifted and not settled.drifted
     assert settled.settled and settled.psi == pytest.approx(0.0) and settled.reference_rows == 10_000
-    assert "as in the newest orders before the training" in settled.note
+    assert "as in the newest rows before the training" in settled.note
     # unlike both, beside too few newest orders, and back in the old regime, which the model knows
     for observed, newer, drifted in (([100, 3_900], new, True), (drop, new // 1_000, True), ([600, 400], new, False)):
         compared = Compared(np.array(observed), both, 0.03, settled=newer)

@@ -68,7 +68,7 @@ def test_last_orders_and_their_features_equal_brute_force(
 
 
 def test_every_order_as_an_example(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
-    contract = with_features(contract, grain="every_order")
+    contract = with_features(contract, grain="every_row")
     rows = random_orders(contract, 3, clients=8, orders=60, days=12)
     requested, features = examples(con, contract, rows)
     assert len(requested) == 60

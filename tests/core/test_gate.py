@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from apex_ml.contract.policy import Promotion
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.promotion import (
     Contender,
     Holdout,
@@ -23,8 +23,8 @@ from apex_ml.core.promotion import (
     decide,
     level_of_look,
 )
-from apex_ml.core.promotion.evidence import ComparisonEvidence, Evidence, Recall, SeenOrders, SegmentGain
-from apex_ml.core.training_keys import order_keys, pack_keys, unpack_keys
+from apex_ml.core.promotion.evidence import ComparisonEvidence, Evidence, Recall, SeenRows, SegmentGain
+from apex_ml.core.training_keys import pack_keys, row_keys, unpack_keys
 
 CLASSES = ("DIGITAL", "TELEFONO", "VENDEDOR")
 TRUE = np.array([[0.35, 0.25, 0.40], [0.55, 0.15, 0.30], [0.75, 0.05, 0.20]])
@@ -117,12 +117,12 @@ NEVER: dict[str, tuple[Callable[[], tuple[Contender, Holdout]], str]] = {
         r"significantly below 0\.9\d+.*A model without a leak does not reach that",
     ),
     "better than the truth": (
-        lambda: (model(_knowing()), replace(HOLDOUT, optimum=order_losses(TRUTH, HOLDOUT.y))),
+        lambda: (model(_knowing()), replace(HOLDOUT, optimum=row_losses(TRUTH, HOLDOUT.y))),
         "below .* beyond chance, the best that can be known",
     ),
-    "nan": (lambda: (model(_with(np.nan)), HOLDOUT), "not numbers, for 1 order$"),
-    "infinite": (lambda: (model(_with(np.inf)), HOLDOUT), "not numbers, for 1 order$"),
-    "negative": (lambda: (model(_with(-0.2)), HOLDOUT), "do not add up to 1, for 1 order$"),
+    "nan": (lambda: (model(_with(np.nan)), HOLDOUT), "not numbers, for 1 row$"),
+    "infinite": (lambda: (model(_with(np.inf)), HOLDOUT), "not numbers, for 1 row$"),
+    "negative": (lambda: (model(_with(-0.2)), HOLDOUT), "do not add up to 1, for 1 row$"),
     "another number of classes": (lambda: (model(TRUTH[:, :2]), HOLDOUT), "but the contract has 3 classes"),
     "swapped": (lambda: (model(columns(0, 2, 1)), HOLDOUT), "TELEFONO and VENDEDOR look swapped"),
     "swapped with digital": (lambda: (model(columns(1, 0, 2)), HOLDOUT), "DIGITAL and TELEFONO look swapped"),
@@ -137,19 +137,19 @@ NEVER: dict[str, tuple[Callable[[], tuple[Contender, Holdout]], str]] = {
     "all orders seen, under other dates": (
         lambda: (
             model(TRUTH, training_keys=np.arange(N, dtype=np.uint64)),
-            replace(HOLDOUT, orders=np.arange(N, dtype=np.uint64)),
+            replace(HOLDOUT, rows=np.arange(N, dtype=np.uint64)),
         ),
         "the holdout is empty",
     ),
     "one class": (lambda: (model(TRUTH[HOLDOUT.y == 1]), of_class(1)), r"one class only \(TELEFONO\)"),
     "one client": (
         lambda: (model(TRUTH), replace(HOLDOUT, entities=np.zeros(N, np.int64))),
-        f"{N} orders are all of one entity",
+        f"{N} rows are all of one entity",
     ),
     "a split that leaks": (lambda: (model(TRUTH, promotable=False), HOLDOUT), "not temporal"),
     "other classes": (lambda: (replace(model(TRUTH), classes=("a", "b", "c")), HOLDOUT), "classes a, b, c are not"),
     "an unknown feature": (lambda: (replace(model(TRUTH), features=("weather",)), HOLDOUT), "does not have: weather"),
-    "too slow": (lambda: (model(TRUTH, us_per_order=2000.0), HOLDOUT), "2000 µs an order"),
+    "too slow": (lambda: (model(TRUTH, us_per_row=2000.0), HOLDOUT), "2000 µs a row"),
 }
 
 
@@ -168,12 +168,12 @@ def test_evidence_that_is_not_finite_rejects_and_is_named() -> None:
     segments = (SegmentGain("country", "PE", 2, 0.1, np.nan, 0.2),)
     recall = {"DIGITAL": Recall(0.5, 0.25)}
     compared = ComparisonEvidence(1.0, 0.0, -np.inf, 0.1, 0.05, "normal", recall, segments, False)
-    evidence = Evidence(SeenOrders(3, 2, 1), 7, 0.0, 1, "single", comparison=compared)
+    evidence = Evidence(SeenRows(3, 2, 1), 7, 0.0, 1, "single", comparison=compared)
     assert evidence.as_dict() == {
-        "seen_orders_dropped": 3,
+        "seen_rows_dropped": 3,
         "seen_by_challenger": 2,
         "seen_by_champion": 1,
-        "holdout_orders": 7,
+        "holdout_rows": 7,
         "margin": 0.0,
         "looks": 1,
         "mode": "single",
@@ -184,6 +184,8 @@ def test_evidence_that_is_not_finite_rejects_and_is_named() -> None:
         "method": "normal",
         "recall": {"DIGITAL": {"challenger": 0.5, "champion": 0.25}},
         "champion_behind_prior": False,
+        "holdout_orders": 7,  # the former keys
+        "seen_orders_dropped": 3,
     }
     assert evidence.not_finite() == ("gain_low", "segments")
 
@@ -230,37 +232,37 @@ def test_a_tie_is_never_promoted(margin: float) -> None:
 
 def test_rows_that_a_model_has_seen_are_dropped_and_counted() -> None:
     decision = gate(model(TRUTH, tuned_until=99), model(blurred(0.5), tuned_until=499))
-    assert decision.evidence.as_dict()["seen_orders_dropped"] == 500
-    assert decision.evidence.as_dict()["holdout_orders"] == N - 500
+    assert decision.evidence.as_dict()["seen_rows_dropped"] == 500
+    assert decision.evidence.as_dict()["holdout_rows"] == N - 500
 
 
 def test_redelivered_orders_are_dropped_by_their_keys() -> None:
-    keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
+    keys = row_keys(HOLDOUT.entities, HOLDOUT.days)
     observed = unpack_keys(pack_keys(np.concatenate([keys[100:103], keys[101:102], keys[:1] + np.uint64(1)])))
     decision = gate(
         model(TRUTH, tuned_until=99),
         model(blurred(0.5), training_keys=observed),
-        replace(HOLDOUT, orders=keys),
+        replace(HOLDOUT, rows=keys),
         looks=5,
     )
     evidence = decision.evidence.as_dict()
     assert (evidence["seen_by_challenger"], evidence["seen_by_champion"]) == (100, 3)
-    assert evidence["seen_orders_dropped"] == 103 and evidence["holdout_orders"] == N - 103
+    assert evidence["seen_rows_dropped"] == 103 and evidence["holdout_rows"] == N - 103
 
 
 def test_for_a_random_split_only_the_keys_count() -> None:
     """A manually moved alias makes such a champion. Its last day is that of all data, and it can be replaced."""
-    keys = order_keys(HOLDOUT.entities, HOLDOUT.days)
+    keys = row_keys(HOLDOUT.entities, HOLDOUT.days)
     champion = model(blurred(0.5), tuned_until=N, promotable=False, training_keys=np.unique(keys[::4]))
-    decision = gate(model(TRUTH), champion, replace(HOLDOUT, orders=keys))
-    assert decision.promote and decision.evidence.as_dict()["holdout_orders"] == pytest.approx(0.75 * N, rel=0.01)
+    decision = gate(model(TRUTH), champion, replace(HOLDOUT, rows=keys))
+    assert decision.promote and decision.evidence.as_dict()["holdout_rows"] == pytest.approx(0.75 * N, rel=0.01)
 
 
 def test_keys_are_the_same_in_every_release_and_for_every_type() -> None:
-    keys = order_keys(np.array(["C1", "C2"], dtype=object), np.array([3, 4], np.int32))
-    assert keys.tolist() == order_keys(np.array(["C1", "C2"]), np.array([3, 4], np.int64)).tolist()
+    keys = row_keys(np.array(["C1", "C2"], dtype=object), np.array([3, 4], np.int32))
+    assert keys.tolist() == row_keys(np.array(["C1", "C2"]), np.array([3, 4], np.int64)).tolist()
     assert keys.tolist() == [12182563344011692289, 15442743658585874633]
-    assert len(set(order_keys(np.arange(1000) % 10, np.arange(1000) // 10).tolist())) == 1000
+    assert len(set(row_keys(np.arange(1000) % 10, np.arange(1000) // 10).tolist())) == 1000
 
 
 def test_a_forbidden_feature() -> None:
@@ -280,7 +282,7 @@ def test_a_class_with_lower_recall_rejects_the_challenger() -> None:
     """A better log loss does not buy the loss of a class."""
     champion = model(blurred(0.3), weights=(1.0, 99.0, 1.0))
     decision = gate(model(TRUTH), champion)
-    assert any("it finds fewer orders of TELEFONO: recall 0.000 against 1.000" in r for r in decision.reasons)
+    assert any("it finds fewer rows of TELEFONO: recall 0.000 against 1.000" in r for r in decision.reasons)
     assert not decision.evidence.as_dict()["champion_behind_prior"]
 
 
@@ -308,9 +310,9 @@ def test_an_old_champion_is_replaced_by_one_that_is_no_worse(
 
 
 def test_a_rejection_has_all_reasons() -> None:
-    bad = Contender(np.full((N, 3), 1 / 3), CLASSES, ("weather",), us_per_order=5000.0, promotable=False)
+    bad = Contender(np.full((N, 3), 1 / 3), CLASSES, ("weather",), us_per_row=5000.0, promotable=False)
     decision = gate(bad, model(TRUTH))
-    expected = ("not temporal", "weather", "µs an order", "class prior", "not above the margin")
+    expected = ("not temporal", "weather", "µs a row", "class prior", "not above the margin")
     assert all(any(words in r for r in decision.reasons) for words in expected)
 
 
@@ -318,7 +320,7 @@ def test_evidence_is_json_and_reproducible() -> None:
     first, second = (gate(model(TRUTH), model(blurred(0.2)), seed=3) for _ in range(2))
     assert json.dumps(first.evidence.as_dict()) == json.dumps(second.evidence.as_dict())
     keys = set(first.evidence.as_dict())
-    assert {"holdout_orders", "gain", "gain_low", "level", "method", "recall", "segments"} <= keys
+    assert {"holdout_rows", "gain", "gain_low", "level", "method", "recall", "segments"} <= keys
 
 
 # the floor, a share of the log loss of the class shares: loss of the prior in nats, leak or not, message
@@ -391,7 +393,7 @@ def test_the_level_of_a_year_of_looks_adds_up_to_alpha() -> None:
 def test_single_looks_at_equal_models_promote_at_most_alpha() -> None:
     """Both have equal random errors. The margin is 0, so that only alpha limits promotions."""
     random = np.random.default_rng(11)
-    policy = Promotion(margin=0.0, mode="single", segment_orders=10**9)
+    policy = Promotion(margin=0.0, mode="single", segment_rows=10**9)
     looks = promoted = 0
     for seed in range(120):
         truth, holdout = scene(2_000, seed=seed + 100)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from apex_ml.contract.policy import Promotion
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
 
 KNOWN = Path(__file__).with_name("gate_evidence.json")
@@ -51,7 +51,7 @@ def _gate(
 
 CASES: dict[str, Callable[[], PromotionDecision]] = {
     "no champion, with floor and optimum": lambda: _gate(
-        _model(TRUTH), None, replace(HOLDOUT, optimum=order_losses(TRUTH, HOLDOUT.y)), floor=0.9
+        _model(TRUTH), None, replace(HOLDOUT, optimum=row_losses(TRUTH, HOLDOUT.y)), floor=0.9
     ),
     "better": lambda: _gate(_model(TRUTH, tuned_until=9), _model(_powered(0.3), tuned_until=49)),
     "equal, single looks": lambda: _gate(_model(TRUTH), _model(TRUTH), mode="single"),

@@ -44,7 +44,7 @@ def card(source: Provenance = SOURCE, **about: Any) -> str:
     [
         "| Raw data | `/raw`, 8 files, sha256 `" + "d" * 64 + "` |",
         "| Rows | 1,250,000 read, 1,246,000 accepted, 1,000 quarantined, 3,000 of the newest day held back |",
-        "| Part validation | 2024-02-01 – 2024-02-28, 2,000 orders |",
+        "| Part validation | 2024-02-01 – 2024-02-28, 2,000 rows |",
         "| Contract | sha256 `" + "c" * 64,
         "git `abc123`, seed 42",
         "| validation | 0.99000 | 1.00000 | -1.00% |",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_score, recall_score
 
-from apex_ml.core.evaluation import against_optimum, class_shares, classification, confusion, order_losses, prior_losses
+from apex_ml.core.evaluation import against_optimum, class_shares, classification, confusion, prior_losses, row_losses
 
 CLASSES = ("a", "b", "c")
 
@@ -20,7 +20,7 @@ def random_case(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_log_loss_equals_scikit_learn(seed: int, kind: type) -> None:
     p, y = random_case(seed)
-    assert order_losses(p.astype(kind), y).mean() == pytest.approx(log_loss(y, p, labels=[0, 1, 2]), rel=1e-5)
+    assert row_losses(p.astype(kind), y).mean() == pytest.approx(log_loss(y, p, labels=[0, 1, 2]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_log_loss_equals_scikit_learn(seed: int, kind: type) -> None:
 )
 def test_losses_of_single_orders(chosen: float, loss: float) -> None:
     p = np.array([[chosen, 1 - chosen, 0.0]])
-    assert order_losses(p, np.array([0])) == pytest.approx([loss])
+    assert row_losses(p, np.array([0])) == pytest.approx([loss])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,11 +71,11 @@ def test_against_optimum_equals_a_manual_calculation() -> None:
     optimum = np.array([[0.75, 0.25], [0.75, 0.25], [np.nan, np.nan]])
     comparison = against_optimum(p, y, optimum, optimum, np.arange(3), seed=1)
     best = -(np.log(0.75) + np.log(0.25)) / 2
-    assert comparison["optimum_orders"] == 2
+    assert comparison["optimum_rows"] == 2
     assert comparison["optimum_log_loss"] == comparison["truth_log_loss"] == pytest.approx(best)
     assert comparison["excess_percent"] == pytest.approx(100 * (np.log(2) / best - 1))
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert comparison["expected_excess_percent"] == pytest.approx(100 * (np.log(2) / entropy - 1))
-    assert against_optimum(p[2:], y[2:], optimum[2:], optimum[2:], y[2:], seed=1) == {"optimum_orders": 0.0}
+    assert against_optimum(p[2:], y[2:], optimum[2:], optimum[2:], y[2:], seed=1) == {"optimum_rows": 0.0}
     same = against_optimum(optimum[:2], y[:2], optimum[:2], optimum[:2], y[:2], seed=1)
     assert same["excess_percent"] == same["excess_percent_low"] == same["expected_excess_percent"] == 0

@@ -56,7 +56,7 @@ VALUES ('digital_orders_xgboost', 1, 'f0', repeat('f', 64), repeat('0', 64), rep
 INSERT INTO orders.promotions (model_name, action, to_version, state, step_run, who, reasons, evidence, data_sha256,
     contract_sha256, done_at)
 VALUES ('digital_orders_xgboost', 'promote', 1, 'done', 'retrain-1', 'airflow', '{no champion}',
-    '{"challenger_log_loss": 0.98, "prior_log_loss": 1.03, "holdout_orders": 30000}', repeat('f', 64),
+    '{"challenger_log_loss": 0.98, "prior_log_loss": 1.03, "holdout_rows": 30000}', repeat('f', 64),
     repeat('0', 64), now());
 INSERT INTO orders.shadow_runs (run_id, model_version, rows_scored, state, step_run)
 SELECT run_id, 2, 2, 'done', 'shadow-1' FROM orders.scoring_runs;

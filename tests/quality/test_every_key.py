@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import SortedOrders
+from apex_ml.adapters.duckdb.accepted_rows import SortedRows
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.profile import profile_batch
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.expectations.project import frame_of, make_suite
 from apex_ml.adapters.storage.time_zones import on_own_clock
-from apex_ml.contract.example import example_order
+from apex_ml.contract.example import example_row
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.pipeline_file import load_contract
@@ -37,7 +37,7 @@ from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.contract.suites import suite_name
 from apex_ml.core.batch import Profile, check_batch
 from apex_ml.core.estimator import Encoder
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.features import feature_columns
 from apex_ml.core.leakage import SingleFeature, refuse_leaks
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
@@ -68,7 +68,7 @@ PARTS = {
     "rules": "[]",
     "quarantine": "{limit: 0.5}",
     "batch": "{recent: 3}",
-    "features": "{grain: every_order}",
+    "features": "{grain: every_row}",
     "split": "{fractions: {train: 0.6, validation: 0.2, test: 0.2}}",
     "promotion": "{margin: 0.001}",
 }
@@ -359,12 +359,12 @@ def test_a_key_of_a_column_in_a_request(tmp_path: Path, name: str) -> None:
         if value is ASIDE:
             continue
         value = value.isoformat() if isinstance(value, date) else value
-        body = json.dumps({"orders": [{"client": "c", "day": "2024-03-05", "x": value}]}).encode()
+        body = json.dumps({"rows": [{"client": "c", "day": "2024-03-05", "x": value}]}).encode()
         if isinstance(expected, Bad):
             with pytest.raises(RefusedError) as raised:
                 reader.read(body)
             (fault,) = raised.value.faults
-            assert fault.path == "orders[0].x" and fault.rule.startswith(
+            assert fault.path == "rows[0].x" and fault.rule.startswith(
                 (expected.request or expected.rule).split(" >")[0]
             )
             continue
@@ -380,9 +380,9 @@ def test_the_example_of_the_documentation_is_accepted(tmp_path: Path, name: str)
     contract = contract_of(tmp_path, {"x": CASES[name].column})
     reader = RequestReader(contract)
     for since in (date(2024, 3, 5), date(2999, 1, 1)):
-        order = example_order(contract, reader, since, date(2026, 1, 1))
+        order = example_row(contract, reader, since, date(2026, 1, 1))
         assert order is not None
-        orders = reader.read(json.dumps({"orders": [order]}).encode(), since)
+        orders = reader.read(json.dumps({"rows": [order]}).encode(), since)
         assert len(orders) == 1 and orders.warnings == {}
 
 
@@ -485,10 +485,10 @@ def test_pairs(con: duckdb.DuckDBPyConnection, tmp_path: Path, severity: str, us
     reader = RequestReader(contract)
     if contract.rules[0].severity.score == "error":
         with pytest.raises(RefusedError) as refused:
-            reader.read(json.dumps({"orders": orders}).encode())
-        assert [(f.path, f.rule) for f in refused.value.faults] == [("orders[1].x + y", "fits: y fits x.")]
+            reader.read(json.dumps({"rows": orders}).encode())
+        assert [(f.path, f.rule) for f in refused.value.faults] == [("rows[1].x + y", "fits: y fits x.")]
     else:
-        assert reader.read(json.dumps({"orders": orders}).encode()).warnings == {1: ["x + y: fits: y fits x."]}
+        assert reader.read(json.dumps({"rows": orders}).encode()).warnings == {1: ["x + y: fits: y fits x."]}
 
 
 @pytest.mark.parametrize(("severity", "bad"), [("error", True), ("warning", False)])
@@ -534,7 +534,7 @@ def test_required(con: duckdb.DuckDBPyConnection, tmp_path: Path, required: str,
         report, rows = checked(con, tmp_path, contract, use, table_of(1, {}))
         assert report.filled == ("x",) and rows[0]["x"] is None  # type: ignore[call-overload]
     needed = contract.columns["x"].required.score
-    body = json.dumps({"orders": [{"client": "c", "day": "2024-03-05"}]}).encode()
+    body = json.dumps({"rows": [{"client": "c", "day": "2024-03-05"}]}).encode()
     if needed:
         with pytest.raises(RefusedError, match=r"orders\[0\]\.x: required"):
             RequestReader(contract).read(body)
@@ -633,7 +633,7 @@ def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) ->
     path = folder / "accepted.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=contract.arrow_schema()), path)
     with duckdb.connect() as connection:
-        created = pa.concat_tables(make_examples(SortedOrders(connection, contract, [path]), 1))
+        created = pa.concat_tables(make_examples(SortedRows(connection, contract, [path]), 1))
     names = [c.name for c in feature_columns(contract)]
     assert set(names) <= set(created.column_names)
     # every feature of a contract can be encoded
@@ -686,7 +686,7 @@ LAST = {
 
 @pytest.mark.parametrize("features", LAST)
 def test_recipes(tmp_path: Path, features: str) -> None:
-    contract = contract_of(tmp_path, MEASURES, features=f"{{grain: last_order_per_entity, {features}}}")
+    contract = contract_of(tmp_path, MEASURES, features=f"{{grain: last_row_per_entity, {features}}}")
     created = {row["client"]: row for row in features_of(tmp_path, contract, ORDERS)}
     assert sorted(created) == ["a", "b"] and created["a"]["day"] == date(2024, 11, 30)
     for name, values in LAST[features].items():
@@ -695,7 +695,7 @@ def test_recipes(tmp_path: Path, features: str) -> None:
 
 
 def test_every_order_is_an_example(tmp_path: Path) -> None:
-    contract = contract_of(tmp_path, MEASURES, features="{grain: every_order, history: [{recipe: count}]}")
+    contract = contract_of(tmp_path, MEASURES, features="{grain: every_row, history: [{recipe: count}]}")
     created = sorted((r["client"], r["day"], r["history_orders"]) for r in features_of(tmp_path, contract, ORDERS))
     assert created == [
         ("a", date(2024, 3, 1), 0),
@@ -711,7 +711,7 @@ def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
     contract = contract_of(
         tmp_path,
         {name: column(kind, nullable=NULL) for name, kind in kinds.items()},
-        features="{grain: every_order, attributes: [s, f, i, d]}",
+        features="{grain: every_row, attributes: [s, f, i, d]}",
     )
     row = {"client": "a", "day": DAY, "kind": "A", "s": "x", "f": 1.5, "i": 7, "d": date(1970, 1, 11)}
     (created,) = features_of(tmp_path, contract, [row])
@@ -721,7 +721,7 @@ def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
 
 
 def test_suspicious_gain(tmp_path: Path) -> None:
-    contract = contract_of(tmp_path, features="{grain: every_order, suspicious_gain: 0.3}")
+    contract = contract_of(tmp_path, features="{grain: every_row, suspicious_gain: 0.3}")
     refuse_leaks([SingleFeature("x", 0.3, 0.29)], contract.features.suspicious_gain)
     with pytest.raises(DataError, match="x .* alone removes at least 30%"):
         refuse_leaks([SingleFeature("x", 0.31, 0.3)], contract.features.suspicious_gain)
@@ -745,8 +745,8 @@ Y = np.concatenate([np.where(np.arange(N // 2) % 5 == 0, 1, 0), np.where(np.aran
 TRUTH = np.concatenate([np.tile([0.8, 0.2], (N // 2, 1)), np.tile([0.4, 0.6], (N // 2, 1))])
 PRIOR = np.array([0.6, 0.4])
 HOLDOUT = Holdout(Y, PRIOR, None, None, {"half": np.where(np.arange(N) < N // 2, "one", "two")})
-PRIOR_LOSS = float(order_losses(np.tile(PRIOR, (N, 1)), Y).mean())
-TRUE_LOSS = float(order_losses(TRUTH, Y).mean())
+PRIOR_LOSS = float(row_losses(np.tile(PRIOR, (N, 1)), Y).mean())
+TRUE_LOSS = float(row_losses(TRUTH, Y).mean())
 
 
 def towards_prior(weight: float) -> np.ndarray:
@@ -770,7 +770,7 @@ def decided(
 
 
 CHALLENGER, WORSE = contender(TRUTH), contender(towards_prior(0.4))
-GAIN = float((order_losses(WORSE.p, Y) - order_losses(TRUTH, Y)).mean())
+GAIN = float((row_losses(WORSE.p, Y) - row_losses(TRUTH, Y)).mean())
 SHARP = np.where(TRUTH > 0.5, 0.96, 0.04)
 GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | None]]]] = {
     # key: (promoted under, not under, word of the reason, challenger and champion)
@@ -817,20 +817,20 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
         "finds fewer orders of B",
         lambda: (CHALLENGER, replace(WORSE, weights=(1.0, 99.0))),
     ),
-    "segment_orders": (
-        "margin: 0, segment_orders: 5000, max_ece: 1, max_bias: 1",
-        "margin: 0, segment_orders: 500, max_ece: 1, max_bias: 1",
+    "segment_rows": (
+        "margin: 0, segment_rows: 5000, max_ece: 1, max_bias: 1",
+        "margin: 0, segment_rows: 500, max_ece: 1, max_bias: 1",
         "orders with half two lose beyond chance",
         lambda: (
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", towards_prior(0.4), TRUTH)),
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", TRUTH, towards_prior(1.0))),
         ),
     ),
-    "max_us_per_order": (
-        "margin: 0, max_us_per_order: 100",
-        "margin: 0, max_us_per_order: 99",
+    "max_us_per_row": (
+        "margin: 0, max_us_per_row: 100",
+        "margin: 0, max_us_per_row: 99",
         "µs an order",
-        lambda: (contender(TRUTH, us_per_order=100.0), None),
+        lambda: (contender(TRUTH, us_per_row=100.0), None),
     ),
     "forbidden_features": (
         "margin: 0, forbidden_features: [day]",
@@ -878,7 +878,7 @@ def rule(name: str, *keys: str, warnings: bool = True) -> tuple[str, ...]:
 def test_match(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     table, order = (
         table_of(1, {}).rename_columns({"client": "Client "}),
-        b'{"orders": [{"CLIENT": "c", "day": "2024-03-05"}]}',
+        b'{"rows": [{"CLIENT": "c", "day": "2024-03-05"}]}',
     )
     pq.write_table(table, tmp_path / "file.parquet")
     for match in ("exact", "insensitive"):
@@ -917,7 +917,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         *rule("FreshnessRule", "rule=freshness", "max_days", "severity=warning", warnings=False),
     ),
     test_recipes: (
-        "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_order_per_entity",
+        "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_row_per_entity",
         *(f"Features.calendar={part}" for part in ("day_of_week", "day_of_month", "month", "quarter", "weekend")),
         "CountRecipe.recipe=count", "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
         "TargetShareRecipe.recipe=target_share", "TargetShareRecipe.smoothing", "MeanRecipe.recipe=mean",
@@ -925,7 +925,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         "TargetTrendRecipe.shrinkage",
     ),
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
-    test_every_order_is_an_example: ("Features.grain=every_order",),
+    test_every_order_is_an_example: ("Features.grain=every_row",),
     test_attributes_of_every_type_are_features: ("Features.attributes",),
     test_suspicious_gain: ("Features.suspicious_gain",),
     test_split: (

@@ -114,9 +114,9 @@ def faults_of_file(
 def faults_of_request(reader: RequestReader, order: dict[str, Any]) -> tuple[Faults, Faults | None]:
     """Errors of an order, or without any its warnings."""
     try:
-        read = reader.read(json.dumps({"orders": [order]}).encode())
+        read = reader.read(json.dumps({"rows": [order]}).encode())
     except RefusedError as error:
-        return {fault.path.removeprefix("orders[0]."): fault.rule for fault in error.faults}, None
+        return {fault.path.removeprefix("rows[0]."): fault.rule for fault in error.faults}, None
     texts = [re.sub(r" \(found .*\)$", "", text) for text in read.warnings.get(0, [])]
     return {}, dict(text.split(": ", 1) for text in texts)
 

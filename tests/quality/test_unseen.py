@@ -138,13 +138,13 @@ def test_a_near_key_in_a_request_is_reported(contract: Contract) -> None:
     order |= {CLIENT: "C000001", DAY: "2024-08-24", COUNTRY: "EC\u200b"}
     keys = {"canal_pedido_cd\u200b": "DIGITAL"}
     with pytest.raises(RefusedError) as error:
-        RequestReader(contract).read(json.dumps({"orders": [order | keys]}).encode())
+        RequestReader(contract).read(json.dumps({"rows": [order | keys]}).encode())
     (fault,) = error.value.faults
-    assert fault.path == r"orders[0].canal_pedido_cd\u200b" and fault.rule.endswith("nearly canal_pedido_cd")
+    assert fault.path == r"rows[0].canal_pedido_cd\u200b" and fault.rule.endswith("nearly canal_pedido_cd")
     own = contract.model_copy(update={"match": "insensitive"})
-    read = RequestReader(own).read(json.dumps({"orders": [order | keys]}).encode())
+    read = RequestReader(own).read(json.dumps({"rows": [order | keys]}).encode())
     assert read.columns[TARGET] == ["DIGITAL"] and read.columns[COUNTRY] == ["EC"]
-    both = json.dumps({"orders": [order | keys | {TARGET: "DIGITAL"}]}).encode()
+    both = json.dumps({"rows": [order | keys | {TARGET: "DIGITAL"}]}).encode()
     with pytest.raises(RefusedError, match="it is nearly canal_pedido_cd"):
         RequestReader(own).read(both)
 
@@ -172,7 +172,7 @@ def test_invisible_characters_around_a_value_are_trimmed_and_counted(
     order = {c.name: None for c in contract.columns.values() if c.required.score} | {DAY: "2024-08-24"}
     orders = [order | {CLIENT: c, COUNTRY: v} for c, v in zip(padded("c123456"), countries, strict=True)]
     for start in range(0, rows, 500):
-        read = reader.read(json.dumps({"orders": orders[start : start + 500]}).encode())
+        read = reader.read(json.dumps({"rows": orders[start : start + 500]}).encode())
         assert set(read.columns[CLIENT]) == {"C123456"} and set(read.columns[COUNTRY]) == {"EC"} and not read.warnings
 
 
@@ -183,7 +183,7 @@ def test_invisible_characters_inside_a_value_make_an_unknown_level(split: Splitt
     assert r"'E\u200bC'" in result.report.with_examples(label)
     order = {c.name: None for c in contract.columns.values() if c.required.score}
     order |= {CLIENT: "C000001", DAY: "2024-08-24", COUNTRY: "E\u200bC"}
-    read = RequestReader(contract).read(json.dumps({"orders": [order]}).encode())
+    read = RequestReader(contract).read(json.dumps({"rows": [order]}).encode())
     assert read.warnings[0][0].endswith(r"(found 'E\u200bC')")
     bad = split(order_table({CLIENT: ["C00\u200b0001", "C000001\u200b!", "C000002", "C000003"]}))
     assert [r[2] for r in bad.reasons()] == [r"C00\u200b0001", r"C000001\u200b!"]
@@ -201,7 +201,7 @@ def test_a_null_character_in_a_client_of_any_form_is_refused_where_the_database_
     order = {c.name: None for c in contract.columns.values() if c.required.score}
     order |= {CLIENT: "A\0B", DAY: "2024-08-24"}
     with pytest.raises(RefusedError, match="holds a NUL"):
-        RequestReader(own).read(json.dumps({"orders": [order]}).encode())
+        RequestReader(own).read(json.dumps({"rows": [order]}).encode())
 
 
 UNDECODABLE = {

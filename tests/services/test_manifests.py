@@ -50,7 +50,7 @@ RESULTS: dict[type[FolderResult], dict[str, Any]] = {
         "as_of": "2024-08-23",
         "profile": {"rows": 9},
         "reports": [{"name": "a.parquet", "rows": 10}],
-        "held_back": {"day": "2024-08-23", "orders": 1, "sha256": "b" * 64},
+        "held_back": {"day": "2024-08-23", "rows": 1, "sha256": "b" * 64},
         "redelivered": [],
         "left_out": {"notes.txt": "not a parquet file"},
         "links": {},
@@ -229,7 +229,7 @@ def test_values_have_types(tmp_path: Path) -> None:
         written(kind, tmp_path / kind.STEP)
     validated = read_manifest(tmp_path / "validate", ValidateResult)
     assert validated.result.as_of == date(2024, 8, 23) and validated.as_of == "2024-08-23"
-    assert validated.result.held_back is not None and validated.result.held_back.orders == 1
+    assert validated.result.held_back is not None and validated.result.held_back.rows == 1
     assert read_manifest(tmp_path / "split", SplitResult).result.parts["test"].last == date(2024, 8, 22)
 
 
@@ -292,3 +292,16 @@ def test_a_scored_drop_is_one_flat_object() -> None:
             {"more": 4},
         ],
     }
+
+
+def test_former_keys_are_read() -> None:
+    """Those of the first edition, which said orders where this one says rows."""
+    held = {"day": "2024-08-23", "sha256": "b" * 64}
+    content = {"run": "first", "step": "validate", **RESULTS[ValidateResult]}
+    former = ValidateResult.from_json(content | {"held_back": held | {"orders": 7}})
+    assert former == ValidateResult.from_json(content | {"held_back": held | {"rows": 7}})
+    assert former.held_back is not None and former.held_back.rows == 7
+    decided = {"run": "first", "step": "promote", "promoted": True, "challenger_version": 2, "champion_version": None}
+    evidence = {"holdout_orders": 300, "seen_orders_dropped": 2}
+    result = PromoteResult.from_json(decided | {"reasons": [], "evidence": evidence})
+    assert result.evidence.as_dict() == evidence | {"holdout_rows": 300, "seen_rows_dropped": 2}

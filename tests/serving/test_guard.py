@@ -142,14 +142,14 @@ def test_cross_site_posts_are_refused(bare: Any) -> None:
     """What a form of a page may send without asking is no JSON by its type."""
     with bare() as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
-            answer = client.post("/predict", content=b'{"orders": []}', headers={"Content-Type": kind})
+            answer = client.post("/predict", content=b'{"rows": []}', headers={"Content-Type": kind})
             assert (answer.status_code, answer.json()["error"]) == (415, "not_json")
 
 
 def test_a_compressed_body_and_another_method_are_refused_with_what_is_accepted(bare: Any) -> None:
     with bare() as client:
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        answer = client.post("/predict", content=gzip.compress(b'{"orders": []}'), headers=headers)
+        answer = client.post("/predict", content=gzip.compress(b'{"rows": []}'), headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (415, "compressed")
         assert "compressed bodies are not accepted" in answer.json()["message"]
         plain = client.post("/predict", content=b"{}", headers=headers | {"Content-Encoding": "identity"})
@@ -192,7 +192,7 @@ def test_without_a_champion_the_service_is_live_and_reports_why(nights: Any) -> 
             time.sleep(0.05)
         assert client.get("/health").json() == {"live": True}
         assert client.get("/ready").json() == {"ready": False, "model_version": None, "problems": [NO_CHAMPION]}
-        answer = client.post("/predict", json={"orders": []})
+        answer = client.post("/predict", json={"rows": []})
         assert answer.status_code == 503 and answer.json()["message"] == NO_CHAMPION
         assert client.get("/model").status_code == 503 and client.get("/metrics").status_code == 200
 
@@ -217,8 +217,8 @@ def test_the_log_has_one_line_per_request_and_no_order(
 ) -> None:
     caplog.set_level(logging.INFO, "apex_ml.serving")
     sent = drop_orders[:3]
-    client.post("/predict", json={"orders": sent}, headers={"X-Request-ID": "abc-1"})
-    client.post("/predict", json={"orders": [sent[0] | {contract.entity: "Q77"}]}, headers={"X-Request-ID": "not one!"})
+    client.post("/predict", json={"rows": sent}, headers={"X-Request-ID": "abc-1"})
+    client.post("/predict", json={"rows": [sent[0] | {contract.entity: "Q77"}]}, headers={"X-Request-ID": "not one!"})
     client.get(f"/{sent[0][contract.entity]}?client={sent[1][contract.entity]}")
     lines = [json.loads(r.message) for r in caplog.records if r.name == "apex_ml.serving.access"]
     assert [(line["route"], line["status"]) for line in lines] == [("/predict", 200), ("/predict", 422), ("other", 404)]

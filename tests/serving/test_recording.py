@@ -34,7 +34,7 @@ def watched(scoring: Apex, chain: Any) -> Apex:
 
 
 def ask(client: TestClient, orders: list[dict[str, Any]], **headers: str) -> dict[str, Any]:
-    answer = client.post("/predict", json={"orders": orders}, headers=headers)
+    answer = client.post("/predict", json={"rows": orders}, headers=headers)
     assert answer.status_code == 200, answer.text
     return answer.json()  # type: ignore[no-any-return]
 
@@ -83,7 +83,7 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
     assert [r[:3] for r in rows] == [("online", "one", n) for n in range(15)] + [("online", "two", n) for n in range(5)]
     for order, row, answer in zip(sent, rows, message, strict=True):
         assert row[3] == order[contract.entity].upper()
-        assert (row[5], row[6]) == (answer["known_client"], answer["predicted"])
+        assert (row[5], row[6]) == (answer["known_entity"], answer["predicted"])
         assert row[8] == first["model"]["version"]
         assert [np.float32(v) for v in row[9:]] == [np.float32(answer["probabilities"][c]) for c in contract.classes]
     assert rows[3][4] == "WITHNUL"

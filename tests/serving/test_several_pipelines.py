@@ -75,7 +75,7 @@ def test_each_pipeline_answers_under_its_name(both: Apex) -> None:  # noqa: F811
             ("machines", {"RUNS", "STOPS"}, "machine"),
         ):
             body = example(client, name)
-            assert set(body["orders"][0]) >= {column}
+            assert set(body["rows"][0]) >= {column}
             answer = client.post(f"/{name}/predict", json=body)
             assert answer.status_code == 200, answer.text
             (predicted,) = answer.json()["predictions"]
@@ -87,14 +87,14 @@ def test_each_pipeline_answers_under_its_name(both: Apex) -> None:  # noqa: F811
             for file in ("docs", "docs/start.js", "docs/assets/swagger-ui-bundle.js"):
                 assert client.get(f"/{name}/{file}").status_code == 200
         hot, cold = (
-            client.post("/machines/predict", json={"orders": [ROW | {"heat": heat}]}).json()["predictions"][0]
+            client.post("/machines/predict", json={"rows": [ROW | {"heat": heat}]}).json()["predictions"][0]
             for heat in (95.0, 50.0)
         )
-        assert hot["known_client"] and hot["predicted"] == "STOPS" and cold["predicted"] == "RUNS"
+        assert hot["known_entity"] and hot["predicted"] == "STOPS" and cold["predicted"] == "RUNS"
         refused = client.post("/machines/predict", json=example(client, "orders"))
         assert refused.status_code == 422 and "cliente_id" in refused.text
         ready = client.get("/ready").json()
-        assert ready["ready"] and set(ready["pipelines"]) == {"orders", "machines"} and ready["problems"] == []
+        assert ready["ready"] and set(ready["pipelines"]) == {"rows", "machines"} and ready["problems"] == []
         lines = client.get("/metrics").text.splitlines()
         assert 'apex_serving_rows_total{pipeline="machines"} 3.0' in lines
         assert 'apex_serving_rows_total{pipeline="orders"} 1.0' in lines
@@ -109,8 +109,8 @@ def test_a_route_without_a_name_needs_one_pipeline(both: Apex) -> None:  # noqa:
             assert (answer.status_code, answer.json()["error"]) == (404, "several")
             assert f"use /machines{path} or /orders{path} instead of {path}" in answer.json()["message"]
     with served(both, pipeline="machines") as client:
-        named = client.post("/machines/predict", json={"orders": [ROW]}).json()
-        short = client.post("/predict", json={"orders": [ROW]}).json()
+        named = client.post("/machines/predict", json={"rows": [ROW]}).json()
+        short = client.post("/predict", json={"rows": [ROW]}).json()
         assert named["predictions"] == short["predictions"] and named["model"] == short["model"]
         assert client.get("/model").json() == client.get("/machines/model").json()
         assert client.get("/ready").json() == client.get("/machines/ready").json()
@@ -124,7 +124,7 @@ def test_a_pipeline_without_a_champion_is_a_503_of_its_own(both: Apex) -> None: 
     with serving(both.settings) as client:
         wait_ready(client, "orders", ready=True)
         wait_ready(client, "machines", ready=False, problems=[NO_CHAMPION])
-        answer = client.post("/machines/predict", json={"orders": [ROW]})
+        answer = client.post("/machines/predict", json={"rows": [ROW]})
         assert (answer.status_code, answer.json()["message"]) == (503, NO_CHAMPION)
         assert client.get("/machines/model").status_code == client.get("/machines/ready").status_code == 503
         assert client.get("/machines/docs").status_code == client.get("/machines/openapi.json").status_code == 200
@@ -133,7 +133,7 @@ def test_a_pipeline_without_a_champion_is_a_503_of_its_own(both: Apex) -> None: 
         assert together.status_code == 503 and together.json()["problems"] == [
             "machines is not ready; see /machines/ready"
         ]
-        assert together.json()["pipelines"]["orders"]["ready"] is True
+        assert together.json()["pipelines"]["rows"]["ready"] is True
 
 
 def test_a_champion_that_cannot_be_loaded_is_a_503_of_its_own(both: Apex, machines: Apex) -> None:  # noqa: F811
@@ -151,7 +151,7 @@ def test_a_champion_that_cannot_be_loaded_is_a_503_of_its_own(both: Apex, machin
     with serving(both.settings) as client:
         wait_ready(client, "orders", ready=True)
         wait_ready(client, "machines", problems=[f"version {foreign} cannot be loaded; see the log"])
-        assert client.post("/machines/predict", json={"orders": [ROW]}).status_code == 503
+        assert client.post("/machines/predict", json={"rows": [ROW]}).status_code == 503
         assert client.post("/orders/predict", json=example(client, "orders")).status_code == 200
         registry.set_alias(CHAMPION, good)
         wait_ready(client, "machines", ready=True, model_version=good, problems=[])
@@ -184,7 +184,7 @@ def test_a_broken_file_is_a_503_with_the_fault_on_its_own_routes(both: Apex) -> 
 
 def test_answers_are_recorded_in_the_schema_of_their_pipeline(both: Apex) -> None:  # noqa: F811
     with served(both, serving__record_share=1) as client:
-        client.post("/machines/predict", json={"orders": [ROW, ROW]})
+        client.post("/machines/predict", json={"rows": [ROW, ROW]})
         client.post("/orders/predict", json=example(client, "orders"))
     assert both.sql("SELECT machine, heat FROM machines.online_rows") == [("M00001", 71.5)] * 2
     assert both.sql("SELECT count(*) FROM orders.online_rows") == [(1,)]
@@ -217,10 +217,10 @@ def test_a_limited_key_opens_its_pipelines_alone_on_every_route(both: Apex, only
     with serving(both.settings, serving_keys=f"{limited_hash}@orders, {full_hash}", pipeline=only) as client:
         for name in [only] if only else ["orders", "machines"]:
             wait_ready(client, name, ready=True)
-        client.post("/machines/predict", json={"orders": [ROW]}, headers={"X-API-Key": full})
+        client.post("/machines/predict", json={"rows": [ROW]}, headers={"X-API-Key": full})
         routes = routes_of(client)
         names = {path.split("/")[1] for path in routes if path.split("/")[1] in ("orders", "machines")}
-        assert names == ({only} if only else {"orders", "machines"})
+        assert names == ({only} if only else {"rows", "machines"})
         for name in names:
             inner = {path.removeprefix(f"/{name}") for path in routes if path.startswith(f"/{name}/")}
             assert inner == OF_PIPELINE
@@ -277,7 +277,7 @@ def test_a_limited_key_sees_its_own_readiness_alone(both: Apex) -> None:  # noqa
     with serving(both.settings, serving_keys=f"{sha256}@orders") as client:
         wait_ready(client, "orders", ready=True)
         answer = client.get("/ready", headers={"X-API-Key": key})
-        assert answer.status_code == 200 and set(answer.json()["pipelines"]) == {"orders"}
+        assert answer.status_code == 200 and set(answer.json()["pipelines"]) == {"rows"}
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_champion_over_the_memory_budget_is_not_loaded_and_the_others_go_on(
         (problem,) = client.get("/machines/ready").json()["problems"]
         assert problem.startswith("memory: the champion and its history need about ")
         assert problem.endswith(f"; continuing with version {version}")
-        assert client.post("/machines/predict", json={"orders": [ROW]}).status_code == 200
+        assert client.post("/machines/predict", json={"rows": [ROW]}).status_code == 200
         assert {name: memory_of(client, name) for name in before} == before
         assert 'apex_serving_over_memory{pipeline="machines"} 1.0' in client.get("/metrics").text
         assert client.get("/orders/ready").json()["problems"] == []
@@ -366,14 +366,14 @@ def test_a_champion_over_the_memory_budget_is_not_loaded_and_the_others_go_on(
         while "memory: " not in client.get("/machines/ready").text:
             assert time.monotonic() < deadline, client.get("/ready").text
             time.sleep(0.1)
-        answer = client.post("/machines/predict", json={"orders": [ROW]})
+        answer = client.post("/machines/predict", json={"rows": [ROW]})
         assert answer.status_code == 503 and "APEX_SERVING_MEMORY_MB" in answer.json()["message"]
         assert client.get("/ready").status_code == client.get("/machines/ready").status_code == 503
         assert client.post("/orders/predict", json=example(client, "orders")).status_code == 200
         assert 'apex_serving_over_memory{pipeline="orders"} 0.0' in client.get("/metrics").text
         assert memory_of(client, "machines") == 0
     with served(both) as client:
-        assert client.get("/machines/model").json()["clients"] == 400_000
+        assert client.get("/machines/model").json()["entities"] == 400_000
 
 
 @pytest.mark.parametrize("entities", [1, 1000, 300_000])

@@ -56,7 +56,7 @@ def test_the_model_beats_the_prior_and_becomes_champion(chain: Any) -> None:
     result = registry.by_alias(CHAMPION)
     assert result is not None and result.version == trained["model_version"]
     assert registry.by_alias(CHALLENGER) is None
-    assert promoted["evidence"]["holdout_orders"] == chain.results["split"]["parts"]["test"]["examples"]
+    assert promoted["evidence"]["holdout_rows"] == chain.results["split"]["parts"]["test"]["examples"]
 
 
 @pytest.mark.parametrize("step", STEPS)

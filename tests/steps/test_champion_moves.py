@@ -318,7 +318,7 @@ def test_a_held_promotion_is_applied_or_declined_later(nights: Any) -> None:
     assert nights.ledger() == [] and nights.champion() is None
     declined = promote(two, who="test", declined="ann in Airflow").to_json()
     assert not declined["promoted"] and declined["reasons"][0] == "not approved: ann in Airflow"
-    assert len(declined["reasons"]) == 2 and declined["evidence"]["holdout_orders"] > 0
+    assert len(declined["reasons"]) == 2 and declined["evidence"]["holdout_rows"] > 0
     assert promote(two, who="test").to_json()["reasons"] == declined["reasons"]
     assert promote(one, who="ann in Airflow").to_json()["promoted"]
     assert promote(one, who="test", declined="bob").to_json()["promoted"]  # what was decided stays

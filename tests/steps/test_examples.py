@@ -16,16 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import accepted_rows as orders_of_run
-from apex_ml.adapters.duckdb.accepted_rows import SortedOrders, accepted_files
+from apex_ml.adapters.duckdb.accepted_rows import SortedRows, accepted_files
 from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, finish
-from apex_ml.services.accepted_orders import load_orders
+from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
 from apex_ml.sql.features import select_snapshot
 from apex_ml.sql.row_checks import ROW_NR
+from apex_ml.sql.rows import ROWS
 from apex_ml.steps import elt as step
 from apex_ml.steps.elt import make_examples
 from tests.support.apex_home import context_of
@@ -60,7 +61,7 @@ def examples_of(
     snapshot: list[Row] = []
     with duckdb.connect() as con:
         paths = accepted_files(folder)
-        orders = SortedOrders(con, contract, paths, range_rows)
+        orders = SortedRows(con, contract, paths, range_rows)
         parts = list(make_examples(orders, 2, as_of, lambda t: snapshot.extend(t.to_pylist())))
     return [row for part in parts for row in part.to_pylist()], snapshot, orders.repeated
 
@@ -92,12 +93,12 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("lag", [0, 7])
-@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+@pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int) -> None:
     requested = with_features(contract, grain=grain, history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(requested, seed, clients=25, orders=600, days=30)}.values())
-    if grain == "every_order":
+    if grain == "every_row":
         chosen = rows
     else:
         chosen = [reference_example(requested, rows, c) for c in sorted({r[requested.entity] for r in rows})]
@@ -111,7 +112,7 @@ def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: 
     assert_alike(keyed(requested, result), keyed(requested, expected))
 
 
-@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+@pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, grain: str) -> None:
     expected = with_features(contract, grain=grain)
     rows = random_orders(expected, 5, clients=30, orders=500, days=12)
@@ -136,7 +137,7 @@ DELIVERIES = [
 def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
     contract: Contract, tmp_path: Path, files: list[tuple[int, ...]], taken: tuple[int, ...], range_rows: int
 ) -> None:
-    requested = with_features(contract, grain="every_order")
+    requested = with_features(contract, grain="every_row")
     attribute = contract.features.attributes[0]
     base = random_orders(requested, 4, clients=1, orders=1, days=1)[0]
     # equal in all that their history needs: only the attribute distinguishes them
@@ -146,12 +147,12 @@ def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
         pq.write_table(table, tmp_path / f"part-{nr}.parquet")
     delivered, expected = sum(map(sum, files)), Counter(dict(zip(("EC", "GT", None), taken, strict=True)))
     with duckdb.connect() as con:
-        orders = SortedOrders(con, requested, accepted_files(tmp_path), range_rows)
+        orders = SortedRows(con, requested, accepted_files(tmp_path), range_rows)
         examples = [row for part in make_examples(orders, 2) for row in part.to_pylist()]
         assert Counter(r[attribute] for r in examples) == +expected
         assert orders.repeated == delivered - sum(taken)
-        assert load_orders(con, requested, tmp_path) == (delivered, orders.repeated)
-        assert Counter(level for (level,) in con.execute(f"SELECT {attribute} FROM orders").fetchall()) == +expected
+        assert load_rows(con, requested, tmp_path) == (delivered, orders.repeated)
+        assert Counter(level for (level,) in con.execute(f"SELECT {attribute} FROM {ROWS}").fetchall()) == +expected
 
 
 def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path:
 
 
 @pytest.mark.parametrize("lag", [0, 7])
-@pytest.mark.parametrize("grain", ["last_order_per_entity", "every_order"])
+@pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path, grain: str, lag: int) -> None:
     """Shuffled, removed and added orders of the future change no bit of the examples before them."""
     expected = with_features(contract, grain=grain, history_lag_days=lag)
@@ -184,12 +185,12 @@ def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path
     requested = [{**past[0], expected.entity: c, expected.timestamp: cut} for c in clients]
     results = []
     for nr, others in enumerate(([], future, shuffled, added, future[: len(future) // 2])):
-        inputs = past + (others if grain == "every_order" else []) + (requested if grain != "every_order" else [])
-        if grain != "every_order":
+        inputs = past + (others if grain == "every_row" else []) + (requested if grain != "every_row" else [])
+        if grain != "every_row":
             # the last order must be the asked one: the future is what shares its day
             inputs += [{**r, expected.timestamp: cut} for r in others]
         examples, _, _ = examples_of(expected, inputs, tmp_path / str(nr))
-        observed = [r for r in examples if r[expected.timestamp] < cut or (grain != "every_order")]
+        observed = [r for r in examples if r[expected.timestamp] < cut or (grain != "every_row")]
         history = [n for n in names if n.startswith("history_")]
         kept = [{n: r[n] for n in (expected.entity, expected.timestamp, *history)} for r in observed]
         results.append(keyed(expected, [r for r in kept if r[expected.entity] in clients]))
@@ -211,7 +212,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     contract: Contract, home: Any, tmp_path: Path, lag: int
 ) -> None:
     """Uses the snapshot for orders of its day, and the state of their own date for earlier ones."""
-    expected = with_features(contract, grain="every_order", history_lag_days=lag)
+    expected = with_features(contract, grain="every_row", history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
     columns = [expected.entity, expected.timestamp, *(c.name for c in feature_columns(expected))]
@@ -252,7 +253,7 @@ def test_training_and_scoring_give_an_order_the_same_bits(
 def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, day: Any) -> None:
     rows = random_orders(contract, 10, clients=3, orders=20, days=5)
     odd = {**rows[0], contract.timestamp: day}
-    every = with_features(contract, grain="every_order")
+    every = with_features(contract, grain="every_row")
     result, _, _ = examples_of(every, [*rows, odd], tmp_path / "a")
     expected = reference_features(every, [*rows, odd], odd)
     (ours,) = [r for r in result if r[contract.timestamp] == day]

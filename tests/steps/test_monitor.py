@@ -367,9 +367,9 @@ def test_an_unreadable_profile_blocks_no_other_check(watched: Apex, put_drop: Pu
     no_folder.symlink_to(no_folder)
     result = look(watched.but(processed_url=str(broken), drops_url=str(no_folder.parent)))
     assert (result["runs_tested"], result["days_tested"], result["raw_weeks_tested"]) == (1, 1, 0)
-    assert result["alerts_raised"] == ["raw orders"] and open_alerts(watched) == [("unseen", "raw orders")]
+    assert result["alerts_raised"] == ["raw rows"] and open_alerts(watched) == [("unseen", "raw rows")]
     mended = look(watched)
-    assert mended["alerts_resolved"] == ["raw orders"] and mended["raw_weeks_tested"] == 1
+    assert mended["alerts_resolved"] == ["raw rows"] and mended["raw_weeks_tested"] == 1
 
 
 def test_late_alerts_are_resolved_when_the_drop_or_run_ends(watched: Apex, put_drop: Put) -> None:

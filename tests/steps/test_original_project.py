@@ -13,7 +13,7 @@ import pytest
 
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies.legacy import LegacyRules, legacy_columns, legacy_identifiers
 from apex_ml.pipelines import load_pipeline
@@ -98,7 +98,7 @@ def test_the_run_is_registered_compared_and_never_promoted(divided: Apex, contra
     y = class_indexes(parts(divided)["test"], contract.target, contract.classes)
     shares = np.bincount(class_indexes(parts(divided)["train"], contract.target, contract.classes)) / 1.0
     p = np.tile(shares / shares.sum(), (len(y), 1))
-    assert prior["test_log_loss"] == pytest.approx(order_losses(p, y).mean(), abs=1e-9)
+    assert prior["test_log_loss"] == pytest.approx(row_losses(p, y).mean(), abs=1e-9)
     report = (divided.processed / "legacy" / "train" / "report" / "report.html").read_text()
     assert "The original way beside ours" in report and "agencia_id" in report and "an identifier" in report
 
@@ -114,14 +114,14 @@ def test_the_run_is_registered_compared_and_never_promoted(divided: Apex, contra
 def test_another_grain_is_refused_with_the_remedy(divided: Apex, tmp_path: Path) -> None:
     written = load_pipeline(divided.settings).file.read_text(encoding="utf-8")
     own = tmp_path / "own.yaml"
-    own.write_text(written.replace("grain: last_order_per_entity", "grain: every_order"), encoding="utf-8")
+    own.write_text(written.replace("grain: last_row_per_entity", "grain: every_row"), encoding="utf-8")
     apex = divided.but(home=tmp_path, processed_url="", contract=own)
     context = apex.context("every")
     validate(context, raw=None, as_of=None, force=True)
     elt(context)
     done = apex.call("split", "--run", "every", "--strategy", "legacy")
     assert done.code == 30
-    assert "set grain: last_order_per_entity" in done.err and "Traceback" not in done.err
+    assert "set grain: last_row_per_entity" in done.err and "Traceback" not in done.err
 
 
 @pytest.mark.real

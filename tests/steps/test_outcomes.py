@@ -214,7 +214,7 @@ def test_killed_before_the_commit_nothing_is_written(ledger: Ledger) -> None:
 
 def test_the_newest_validated_run_can_be_selected(ledger: Ledger) -> None:
     nothing = outcomes(ledger.apex.context("any"), newest=True).to_json()
-    assert nothing["skip"] == "no raw orders have been validated yet"
+    assert nothing["skip"] == "no raw rows have been validated yet"
     with pytest.raises(DataError, match="validate has not finished; run: apex validate --force --run any"):
         ledger.match("any")
     ledger.drop(("C000001", DAY), ("C000002", DAY))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.contract.model import Contract
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
@@ -30,7 +30,7 @@ def frequency_table_loss(contract: Contract, folder: Path, part: str) -> float:
         level: np.bincount(y[observed == level], minlength=len(contract.classes)) / (observed == level).sum()
         for level in contract.columns[KNOWN_BY].domain.levels  # type: ignore[union-attr]
     }
-    return float(order_losses(np.array([shares[level] for level in requested]), yv).mean())
+    return float(row_losses(np.array([shares[level] for level in requested]), yv).mean())
 
 
 @pytest.mark.real

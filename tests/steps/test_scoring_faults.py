@@ -213,7 +213,7 @@ def test_a_killed_postgres_keeps_all_of_a_drop_or_nothing(
 ) -> None:
     apex = on(own_postgres, scoring)
     moments = [
-        ("orders_streaming", LARGE),
+        ("rows_streaming", LARGE),
         ("partition_attached", LARGE),
         ("score_committed", LARGE),
         ("score_claimed", SMALL[0]),

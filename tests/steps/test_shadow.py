@@ -223,7 +223,7 @@ def test_a_challenger_that_is_better_on_later_orders_becomes_champion(night: Nig
     result = look_again(night)
     assert result["promoted"], result["reasons"]
     assert (result["challenger_version"], result["champion_version"]) == (2, 2)
-    assert result["evidence"]["holdout_orders"] == 1500 and result["evidence"]["looks"] == 2
+    assert result["evidence"]["holdout_rows"] == 1500 and result["evidence"]["looks"] == 2
     assert result["decision_report_url"].endswith("/artifacts/decision_by_outcomes/report.html")
     assert night.apex.sql("SELECT action, to_version FROM orders.promotions ORDER BY promotion_id DESC LIMIT 1") == [
         ("promote", 2)

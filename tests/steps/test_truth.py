@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from apex_ml.cli.simulate import simulate
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 from apex_ml.services.holdout import class_indexes
 from apex_ml.settings import Settings
 from apex_ml.simulate.process import load_process
@@ -57,11 +57,11 @@ def test_the_excess_over_the_optimum_is_reported(
     bundle = context.folder("train") / "bundle"
     p = Model.from_files({f.name: f.read_bytes() for f in bundle.iterdir()}).probabilities(test).astype(float)
     metrics = json.loads((context.folder("train") / "report" / "evaluation.json").read_text())["metrics"]
-    optimum = order_losses(best, y).mean()
-    assert metrics["test_optimum_orders"] == len(y)
+    optimum = row_losses(best, y).mean()
+    assert metrics["test_optimum_rows"] == len(y)
     assert metrics["test_optimum_log_loss"] == pytest.approx(optimum, abs=1e-9)
     assert metrics["test_truth_log_loss"] == pytest.approx(optimum, abs=1e-9)
-    excess = 100 * (order_losses(p, y).mean() / optimum - 1)
+    excess = 100 * (row_losses(p, y).mean() / optimum - 1)
     assert done.result["test_excess_percent"] == pytest.approx(excess, abs=1e-6)
     divergence = (best * np.log(best / p)).sum() / -(best * np.log(best)).sum()
     assert metrics["test_expected_excess_percent"] == pytest.approx(100 * divergence, abs=1e-6)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apex_ml.core.degradation import Expectation, Rule, Sustained, WeekQuality, sustained, week_quality
-from apex_ml.core.evaluation import order_losses
+from apex_ml.core.evaluation import row_losses
 
 CLASSES = ("a", "b", "c")
 P = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.4, 0.3, 0.3]])
@@ -40,7 +40,7 @@ class Year:
         self.often = self.random.gamma(1.0, 1.0, self.clients)
         self.often /= self.often.sum()
         tested = self.random.choice(self.clients, self.test_orders, replace=False)
-        losses = order_losses(self.model[self.group[tested]], self._outcomes(tested))
+        losses = row_losses(self.model[self.group[tested]], self._outcomes(tested))
         self.expected = Expectation.of(losses, tested)
 
     def _outcomes(self, clients: np.ndarray, spoiled: float = 0.0) -> np.ndarray:

@@ -69,7 +69,7 @@ batch:
   rules:
     - {rule: row_count, low: 0.1, high: 10.0}
 features:
-  grain: last_order_per_entity
+  grain: last_row_per_entity
   attributes: [hall, heat]
   calendar: [day_of_week]
   history:

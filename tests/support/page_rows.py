@@ -20,19 +20,19 @@ SELECT %(model)s, action, before, after, 'done', 'night-' || after, 'orders_retr
 FROM (VALUES
     ('promote', NULL, 1, ARRAY['there is no champion and the class prior is beaten: 0.8941 against 1.3712'], 40,
      '{"challenger_log_loss": 0.8941, "prior_log_loss": 1.3712, "gain_over_prior": 0.4771,
-       "gain_over_prior_low": 0.4702, "holdout_orders": 18211}'),
+       "gain_over_prior_low": 0.4702, "holdout_rows": 18211}'),
     ('reject', 1, 2, ARRAY['the gain over the champion is +0.00021 nats, lower bound -0.00038 (level 0.017,'
      || ' clustered): not above the margin 0.0002'], 21,
      '{"challenger_log_loss": 0.8939, "champion_log_loss": 0.8941, "prior_log_loss": 1.3706, "gain": 0.00021,
-       "gain_low": -0.00038, "gain_error": 0.00028, "holdout_orders": 21930}'),
+       "gain_low": -0.00038, "gain_error": 0.00028, "holdout_rows": 21930}'),
     ('promote', 1, 3, ARRAY['the gain over the champion is +0.00312 nats, lower bound +0.00208 (level 0.011,'
      || ' clustered): more than the margin 0.0002', 'the class prior is beaten: 0.8862 against 1.3711'], 9,
      '{"challenger_log_loss": 0.8862, "champion_log_loss": 0.8893, "prior_log_loss": 1.3711, "gain": 0.00312,
-       "gain_low": 0.00208, "gain_error": 0.00047, "holdout_orders": 30118}'),
+       "gain_low": 0.00208, "gain_error": 0.00047, "holdout_rows": 30118}'),
     ('reject', 3, 4, ARRAY['the gain over the champion is +0.00009 nats, lower bound -0.00051 (level 0.017,'
      || ' clustered): not above the margin 0.0002'], 1,
      '{"challenger_log_loss": 0.8858, "champion_log_loss": 0.8859, "prior_log_loss": 1.3709, "gain": 0.00009,
-       "gain_low": -0.00051, "gain_error": 0.00029, "holdout_orders": 31402}')
+       "gain_low": -0.00051, "gain_error": 0.00029, "holdout_rows": 31402}')
 ) AS moves (action, before, after, reasons, days, evidence)
 """
 DROPS = """

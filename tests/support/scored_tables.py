@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.support.apex_home import Apex
 
-BEFORE = ("score_begun", "score_claimed", "orders_streaming", "score_written", "partition_attached")
+BEFORE = ("score_begun", "score_claimed", "rows_streaming", "score_written", "partition_attached")
 """Fault points before the commit of a drop."""
 LARGE_ONLY = ("partition_attached",)
 """The points that only a drop with its own partition reaches."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from apex_ml.adapters.duckdb.accepted_rows import SortedOrders
+from apex_ml.adapters.duckdb.accepted_rows import SortedRows
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_TARGET
 from apex_ml.core.development import Development, Options, develop
@@ -64,7 +64,7 @@ def simulated_run(contract: Contract, folder: Path, mode: str, *, orders: int, c
     path = folder / f"{mode}.parquet"
     pq.write_table(plain, path)
     with duckdb.connect() as con:
-        examples = pa.concat_tables(list(make_examples(SortedOrders(con, contract, [path]), 2)))
+        examples = pa.concat_tables(list(make_examples(SortedRows(con, contract, [path]), 2)))
     path.unlink()
     # orders of one client and day have the same best prediction, so that client and day are a sufficient key
     key = [contract.entity, contract.timestamp]

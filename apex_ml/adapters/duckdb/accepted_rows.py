@@ -1,4 +1,4 @@
-"""The accepted orders of a run: sorted by entity and day, and columns to take rows by position from."""
+"""The accepted rows of a run: sorted by entity and day, and columns to take rows by position from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def accepted_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-class SortedOrders:
+class SortedRows:
     """The accepted rows by entity and day, without repeated deliveries, with the columns that their history needs.
 
     `rows` is the number of all rows. `repeated` is the number of rows left out because a second file delivers them
@@ -87,7 +87,7 @@ class SortedOrders:
 
 
 class CodedColumns:
-    """Columns of all orders in memory, to take rows by position from. Strings are codes of one to four bytes.
+    """Columns of all rows in memory, to take rows by position from. Strings are codes of one to four bytes.
 
     Each level is stored once, so that a row takes a few bytes. The files are read one at a time.
     """

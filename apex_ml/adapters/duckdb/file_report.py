@@ -64,6 +64,6 @@ def log_report(report: FileReport, use: Use) -> None:
             logger.warning("rows_%s file=%s rows=%s rule=%s", kind, report.name, n, report.with_examples(rule))
     if report.filled or report.added or report.cast:
         schema = (report.name, report.filled, report.added, report.cast)
-        usual = use == "score" and not (report.added or report.cast)  # an order's outcome comes later
+        usual = use == "score" and not (report.added or report.cast)  # a row's outcome comes later
         level = logging.INFO if usual else logging.WARNING
         logger.log(level, "schema_differs file=%s filled=%s ignored=%s cast=%s", *schema)

@@ -14,8 +14,8 @@ Kind = Literal["retrain", "score", "loadtest"]
 def experiment_name(pipeline: str, kind: Kind) -> str:
     """Name of an experiment of a pipeline.
 
-    >>> experiment_name("orders", "score")
-    'orders/score'
+    >>> experiment_name("claims", "score")
+    'claims/score'
     """
     return f"{pipeline}/{kind}"
 

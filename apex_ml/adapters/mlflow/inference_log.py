@@ -80,7 +80,7 @@ def _tags(batch: str, runs: list[OutboxRun]) -> dict[str, str]:
         "apex.model_version": str(first.model_version),
         "apex.training_run_id": first.mlflow_run_id,
         "apex.feature_snapshot": first.feature_snapshot,
-        "orders.scoring_runs": f"{runs[0].run_id}-{runs[-1].run_id}",
+        "apex.scoring_runs": f"{runs[0].run_id}-{runs[-1].run_id}",
         "apex.airflow_run_url": first.origin,
     }
     if len(runs) == 1:
@@ -111,7 +111,7 @@ def _metrics(runs: list[OutboxRun], classes: dict[str, ClassTotal]) -> dict[str,
             (getattr(r, name) for r in runs if getattr(r, name) is not None), default=None
         )
     for level, row in classes.items():
-        metrics[f"pred_count_{level}"] = row.orders
+        metrics[f"pred_count_{level}"] = row.rows
         metrics[f"pred_confidence_{level}"] = row.mean_confidence
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
@@ -124,10 +124,10 @@ def _distributions(outbox: Outbox, ids: list[int], classes: dict[str, ClassTotal
     outcomes: dict[str, dict[str, int]] = {}
     for predicted, observed, n in outbox.outcomes(ids):
         outcomes.setdefault(predicted, {})[observed] = n
-    total = sum(row.orders for row in classes.values())
+    total = sum(row.rows for row in classes.values())
     return {
-        "orders": total,
-        "predicted": {k: {**asdict(v), "share": v.orders / total if total else None} for k, v in classes.items()},
+        "rows": total,
+        "predicted": {k: {**asdict(v), "share": v.rows / total if total else None} for k, v in classes.items()},
         "confidence_edges": [i / BUCKETS for i in range(BUCKETS + 1)],
         "confidence_counts": histogram,
         "observed_by_predicted": outcomes,

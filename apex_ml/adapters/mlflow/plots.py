@@ -114,10 +114,10 @@ def classes_beside(classes: Sequence[str], series: Mapping[str, Sequence[float]]
 
 def importance(rises: Mapping[str, float], path: Path) -> None:
     """Rise of the test log loss when a feature is permuted."""
-    order = sorted(rises, key=lambda name: rises[name])
-    figure, axes = plt.subplots(figsize=(7, 0.35 * len(order) + 1.4))
-    axes.barh(range(len(order)), [rises[name] for name in order], color=BLUE)
-    axes.set_yticks(range(len(order)), list(map(_label, order)))
+    ranking = sorted(rises, key=lambda name: rises[name])
+    figure, axes = plt.subplots(figsize=(7, 0.35 * len(ranking) + 1.4))
+    axes.barh(range(len(ranking)), [rises[name] for name in ranking], color=BLUE)
+    axes.set_yticks(range(len(ranking)), list(map(_label, ranking)))
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="rise of the log loss when permuted (nats)", title="Permutation importance, test part")
     _save(figure, path)
@@ -132,20 +132,20 @@ def contributions(rows: Sequence[Contribution], path: Path) -> None:
         values = [row.classes[name] for row in reversed(rows)]
         axes.barh(places + (len(classes) / 2 - k - 0.5) * height, values, height, label=_label(name, 20))
     axes.set_yticks(places, [_label(row.feature) for row in reversed(rows)])
-    axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0].orders:,} test orders")
+    axes.set(xlabel="mean absolute contribution (log odds)", title=f"Contributions, {rows[0].rows:,} test rows")
     axes.legend()
     _save(figure, path)
 
 
 def selection(verdicts: Sequence[FeatureVerdict], path: Path) -> None:
     """Importance of every feature beside the noise of the best permuted copy."""
-    order = sorted(verdicts, key=lambda v: v.importance or 0.0)
-    figure, axes = plt.subplots(figsize=(8, 0.3 * len(order) + 1.4))
-    colours = [BLUE if v.kept else "#b8c4ce" for v in order]
-    axes.barh(range(len(order)), [v.importance or 0.0 for v in order], color=colours)
-    axes.set_yticks(range(len(order)), [_label(v.name) for v in order])
-    axes.axvline(order[0].noise, color=ORANGE, linestyle="--", label="best permuted copy")
-    axes.set_xscale("symlog", linthresh=max(order[0].noise, 1e-6))
+    ranking = sorted(verdicts, key=lambda v: v.importance or 0.0)
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(ranking) + 1.4))
+    colours = [BLUE if v.kept else "#b8c4ce" for v in ranking]
+    axes.barh(range(len(ranking)), [v.importance or 0.0 for v in ranking], color=colours)
+    axes.set_yticks(range(len(ranking)), [_label(v.name) for v in ranking])
+    axes.axvline(ranking[0].noise, color=ORANGE, linestyle="--", label="best permuted copy")
+    axes.set_xscale("symlog", linthresh=max(ranking[0].noise, 1e-6))
     axes.set(
         xlabel="rise of the validation log loss when permuted (nats)", title="Features kept (blue) and dropped (grey)"
     )

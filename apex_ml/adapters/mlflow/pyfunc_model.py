@@ -17,7 +17,7 @@ from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 
 
-class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class RowsModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Probabilities of each class for a frame of features."""
 
     def load_context(self, context: Any) -> None:
@@ -34,4 +34,4 @@ class OrdersModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return out
 
 
-mlflow.models.set_model(OrdersModel())
+mlflow.models.set_model(RowsModel())

@@ -42,7 +42,7 @@ def decision_report(
     compared, absolute = decision.evidence.comparison, decision.evidence.absolute
     if compared is not None and {"gain", "gain_error", "segments", "recall"} <= set(written):
         reach = NORMAL_95 * compared.gain_error
-        rows = [("all orders", compared.gain, compared.gain - reach, compared.gain + reach)]
+        rows = [("all rows", compared.gain, compared.gain - reach, compared.gain + reach)]
         rows += [(f"{s.segment} {s.level}", s.gain, s.low, s.high) for s in compared.segments]
         plots.gains(rows, decision.evidence.margin, folder / "1_gains.png")
         recalls = {
@@ -50,12 +50,12 @@ def decision_report(
             "champion": [recall.champion for recall in compared.recall.values()],
         }
         plots.classes_beside(
-            list(compared.recall), recalls, "Recall: orders of a class that are named so", folder / "2_recall.png"
+            list(compared.recall), recalls, "Recall: rows of a class that are named so", folder / "2_recall.png"
         )
     if absolute is not None and "classes" in written:
         means = {
             "mean probability": [c.mean_probability for c in absolute.classes.values()],
-            "share of the orders": [c.share for c in absolute.classes.values()],
+            "share of the rows": [c.share for c in absolute.classes.values()],
         }
         plots.classes_beside(
             list(absolute.classes), means, "Challenger's probabilities and observed shares", folder / "3_classes.png"

@@ -254,7 +254,7 @@ class PostgresChampions(ChampionLedger):
 
 def _decision(row: Row) -> Decision:
     promotion_id, action, step_run, from_version, to_version, who, reasons, evidence, decided_at = row
-    about = RecordedEvidence(json.loads(evidence))  # one driver reads jsonb as text
+    about = RecordedEvidence.read(json.loads(evidence))  # one driver reads jsonb as text
     return Decision(promotion_id, action, step_run, from_version, to_version, who, reasons, about, decided_at)
 
 

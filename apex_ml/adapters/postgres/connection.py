@@ -79,8 +79,8 @@ def clock_option(settings: Settings) -> str:
 def search_path(schema: str) -> str:
     r"""The option of libpq by which statements find the tables of a schema alone, beside what Postgres brings itself.
 
-    >>> print(search_path("orders"), search_path("my orders"))
-    -c search_path="orders" -c search_path="my\ orders"
+    >>> print(search_path("claims"), search_path("my claims"))
+    -c search_path="claims" -c search_path="my\ claims"
     """
     escaped = re.sub(r"([\\\s])", r"\\\1", identifier(schema))
     return f"-c search_path={escaped}"

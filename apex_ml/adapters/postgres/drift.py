@@ -15,7 +15,7 @@ from apex_ml.core.drift import Drift
 
 MONITOR_LOCK = 7_261_009
 """First key of the advisory lock of a schema under which one process at a time monitors."""
-_SCOPES = {"day": "scoring of", "online": "online answers of", "raw": "raw orders of"}
+_SCOPES = {"day": "scoring of", "online": "online answers of", "raw": "raw rows of"}
 
 
 @dataclass(frozen=True)

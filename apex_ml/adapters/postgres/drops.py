@@ -55,7 +55,7 @@ class RemovableDrop:
     name: str
     sha256: str
     state: str
-    orders: int
+    rows: int
 
 
 class DropLedger(Protocol):

@@ -40,7 +40,7 @@ MAX_NAME_BYTES = 63
 
 
 def migration_files(folder: Path = FOLDER) -> list[tuple[int, Path]]:
-    """The numbered migrations in order."""
+    """The numbered migrations in row."""
     return sorted((int(path.name.split("_")[0]), path) for path in folder.glob("[0-9]*.sql"))
 
 

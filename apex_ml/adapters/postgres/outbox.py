@@ -60,7 +60,7 @@ class OutboxRun:
 class ClassTotal:
     """Rows of a predicted class over some runs, and their mean confidence."""
 
-    orders: int
+    rows: int
     mean_confidence: float | None
 
 
@@ -153,7 +153,7 @@ class PostgresOutbox(Outbox):
             " FROM scoring_run_classes WHERE run_id = ANY(%s) GROUP BY 1 ORDER BY 1",
             (list(run_ids),),
         )
-        return {predicted: ClassTotal(orders, confidence) for predicted, orders, confidence in rows}
+        return {predicted: ClassTotal(count, confidence) for predicted, count, confidence in rows}
 
     @override
     def first_rows(self, run_ids: Sequence[int], limit: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from apex_ml.adapters.postgres.connection import PsycopgSession
 from apex_ml.adapters.postgres.views import ViewRow
+from apex_ml.core.recorded_evidence import under_both_names
 
 _HISTORY = "FROM model_history WHERE model_name = %(model)s"
 
@@ -81,9 +82,13 @@ class PostgresPageQueries(PageQueries):
         rows = self._rows(query, **values)
         return rows[0] if rows else None
 
+    def _with_evidence(self, query: str, **values: object) -> ViewRow | None:
+        row = self._first(query, **values)
+        return row and row | {"evidence": under_both_names(row["evidence"])}
+
     @override
     def evidence(self, version: int | None) -> ViewRow | None:
-        return self._first(
+        return self._with_evidence(
             f"SELECT promotion_id, decided_at, action, from_version, to_version, reasons, evidence {_HISTORY}"
             " AND state = 'done' AND to_version = %(version)s AND action IN ('promote', 'force', 'reject')"
             " AND challenger_log_loss IS NOT NULL ORDER BY promotion_id DESC LIMIT 1",
@@ -92,7 +97,7 @@ class PostgresPageQueries(PageQueries):
 
     @override
     def challenger(self) -> ViewRow | None:
-        return self._first(
+        return self._with_evidence(
             "SELECT promotion_id, version, who, reasons, decided_at, from_version, evidence"
             " FROM challenger WHERE model_name = %(model)s"
         )

@@ -28,10 +28,10 @@ def for_schema(text: str, schema: str) -> str:
 
     What has the same name and is no schema stays: the database, the roles, and the setting apex.clock_offset.
 
-    >>> print(for_schema("GRANT SELECT ON apex.drops TO apex_reader", "orders"))
-    GRANT SELECT ON "orders".drops TO apex_reader
-    >>> print(for_schema("SELECT to_regclass('apex.drops'), current_setting('apex.clock_offset')", "orders"))
-    SELECT to_regclass('"orders".drops'), current_setting('apex.clock_offset')
+    >>> print(for_schema("GRANT SELECT ON apex.drops TO apex_reader", "claims"))
+    GRANT SELECT ON "claims".drops TO apex_reader
+    >>> print(for_schema("SELECT to_regclass('apex.drops'), current_setting('apex.clock_offset')", "claims"))
+    SELECT to_regclass('"claims".drops'), current_setting('apex.clock_offset')
     """
     return text if schema == WRITTEN_FOR else _rewritten(text, identifier(schema))
 

@@ -29,7 +29,7 @@ def write_scores(
 def _with_fault_point(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         yield batch
-        reach("orders_streaming")
+        reach("rows_streaming")
 
 
 def delete_scores(session: Session, run_ids: Sequence[int]) -> None:

@@ -40,7 +40,7 @@ class ProfileStore(Protocol):
         ...
 
     def unchecked_days(self) -> list[tuple[date, int]]:
-        """Day and version whose current runs are not those that drift was measured on, in order.
+        """Day and version whose current runs are not those that drift was measured on, in row.
 
         That is a day on which more was scored since, and one of whose drops a corrected one has replaced since: of such
         a day there may be no current run left.
@@ -52,7 +52,7 @@ class ProfileStore(Protocol):
         ...
 
     def unchecked_online_days(self) -> list[Run]:
-        """Days and versions of which more online answers were recorded than drift was measured on, in order."""
+        """Days and versions of which more online answers were recorded than drift was measured on, in row."""
         ...
 
     def online_days_before(self, run: Run, limit: int) -> list[Run]:

@@ -19,7 +19,7 @@ _CASTS = {"started_at": "::timestamptz", "finished_at": "::timestamptz", "snapsh
 class ClassFigures(NamedTuple):
     """Rows of a predicted class and the confidence of their predictions; NaN where there is no row."""
 
-    orders: int
+    rows: int
     mean_confidence: float
     median_confidence: float
 

@@ -1,4 +1,4 @@
-"""The simulator's truth: the probabilities that orders were drawn with, in a file beside their raw folder."""
+"""The simulator's truth: the probabilities that rows were drawn with, in a file beside their raw folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DATA_KEY = b"apex.data_sha256"
 
 @dataclass(frozen=True)
 class Truth:
-    """Probabilities of n orders over k classes, both (n, k); rows of NaN where an order is not in the truth."""
+    """Probabilities of n rows over k classes, both (n, k); rows of NaN where a row is not in the truth."""
 
     true: np.ndarray
     optimum: np.ndarray
@@ -62,8 +62,8 @@ def find_truth(raw: Path, data_sha256: str) -> Path | None:
     return path
 
 
-def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Table) -> Truth | None:
-    """The truth of the orders, by entity and day: an entity's orders of one day have the same probabilities.
+def read_truth(settings: Settings, contract: Contract, path: Path, rows: pa.Table) -> Truth | None:
+    """The truth of the rows, by entity and day: an entity's rows of one day have the same probabilities.
 
     Returns None and logs a warning when the file lacks a column that the contract's entity, timestamp and classes need.
     """
@@ -72,10 +72,10 @@ def read_truth(settings: Settings, contract: Contract, path: Path, orders: pa.Ta
     if lacking := sorted({*key, *columns} - set(pq.read_schema(path).names)):
         logger.warning("truth_ignored file=%s reason=it lacks %s", path, ", ".join(lacking))
         return None
-    asked = orders.select(key).append_column("place", pa.array(np.arange(orders.num_rows)))
+    asked = rows.select(key).append_column("place", pa.array(np.arange(rows.num_rows)))
     with engine.connect(settings) as con, engine.errors_name(str(path)):
         con.register("asked", asked)
-        rows = con.sql(select_truth(contract, path, columns)).to_arrow_table()
-    matrix = np.column_stack([rows.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in columns])
+        truth = con.sql(select_truth(contract, path, columns)).to_arrow_table()
+    matrix = np.column_stack([truth.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in columns])
     k = len(contract.classes)
     return Truth(matrix[:, :k], matrix[:, k:])

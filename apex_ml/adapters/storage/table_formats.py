@@ -171,7 +171,7 @@ def _delta(log: Path, shown: str, columns: Collection[str]) -> Listed | None:
 
 
 class _DeltaTable:
-    """The state of a Delta table while the commits of its log are applied in order."""
+    """The state of a Delta table while the commits of its log are applied in row."""
 
     def __init__(self, shown: str, columns: Collection[str]) -> None:
         self._shown, self._columns = shown, columns

@@ -1,12 +1,12 @@
-"""Number of earlier orders."""
+"""Number of earlier rows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.history_state import ORDER_COUNT
-from apex_ml.contract.names import ORDERS
+from apex_ml.contract.history_state import ROW_COUNT
+from apex_ml.contract.names import EARLIER_ROWS
 from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, numeric
 
 if TYPE_CHECKING:
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class CountRecipe(Recipe):
-    """Number of earlier orders."""
+    """Number of earlier rows."""
 
     recipe: Literal["count"]
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature, 0 for an entity without history."""
-        column = FeatureColumn(ORDERS, "numeric")
-        return (HistoryFeature(column, (ORDER_COUNT,), lambda orders: numeric(orders.integers(ORDER_COUNT))),)
+        column = FeatureColumn(EARLIER_ROWS, "numeric")
+        return (HistoryFeature(column, (ROW_COUNT,), lambda rows: numeric(rows.integers(ROW_COUNT))),)

@@ -1,4 +1,4 @@
-"""Days since the latest earlier order."""
+"""Days since the latest earlier row."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.history_state import LATEST_DATE, ORDER_COUNT
+from apex_ml.contract.history_state import LATEST_DATE, ROW_COUNT
 from apex_ml.contract.names import SINCE_LAST
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 
 class DaysSinceLastRecipe(Recipe):
-    """Days since the latest earlier order."""
+    """Days since the latest earlier row."""
 
     recipe: Literal["days_since_last"]
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature, null for an entity without history."""
-        return (HistoryFeature(FeatureColumn(SINCE_LAST, "numeric"), (ORDER_COUNT, LATEST_DATE), _days_since_last),)
+        return (HistoryFeature(FeatureColumn(SINCE_LAST, "numeric"), (ROW_COUNT, LATEST_DATE), _days_since_last),)
 
 
-def _days_since_last(orders: OrderStates) -> pa.Array:
-    return numeric(orders.days - orders.integers(LATEST_DATE), orders.integers(ORDER_COUNT) == 0)
+def _days_since_last(rows: RowStates) -> pa.Array:
+    return numeric(rows.days - rows.integers(LATEST_DATE), rows.integers(ROW_COUNT) == 0)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OrderStates:
-    """Orders with the state of their entities' histories, n rows; `days` are the orders' days since 1970-01-01."""
+class RowStates:
+    """Rows with the state of their entities' histories, n rows; `days` are the rows' days since 1970-01-01."""
 
     table: pa.Table
     days: np.ndarray
@@ -43,21 +43,21 @@ class OrderStates:
 
 @dataclass(frozen=True)
 class HistoryFeature:
-    """A feature made from the state: `reads` are the state columns that `values` takes from the orders."""
+    """A feature made from the state: `reads` are the state columns that `values` takes from the rows."""
 
     column: FeatureColumn
     reads: tuple[StateColumn, ...]
-    values: Callable[[OrderStates], pa.Array]
+    values: Callable[[RowStates], pa.Array]
 
 
 class Recipe(ContractPart):
-    """A way to make features from an entity's earlier orders."""
+    """A way to make features from an entity's earlier rows."""
 
     recipe: str
 
     @abstractmethod
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """The features, in order."""
+        """The features, in row."""
 
     def products(self) -> tuple[str, ...]:
         """The products of the recipe, as text. Two recipes of a contract must not have the same product."""

@@ -1,4 +1,4 @@
-"""Target of the latest earlier order."""
+"""Target of the latest earlier row."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pyarrow as pa
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import LATEST_TARGET
 from apex_ml.contract.names import last_name
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 
 class LastTargetRecipe(Recipe):
-    """Target of the latest earlier order. Of several orders on one day it is the last level of the domain."""
+    """Target of the latest earlier row. Of several rows on one day it is the last level of the domain."""
 
     recipe: Literal["last_target"]
 
@@ -24,8 +24,8 @@ class LastTargetRecipe(Recipe):
         """One categorical feature, null for an entity without history."""
         levels = pa.array([None, *contract.classes], pa.string())
 
-        def values(orders: OrderStates) -> pa.Array:
-            return levels.take(pa.array(orders.integers(LATEST_TARGET)))
+        def values(rows: RowStates) -> pa.Array:
+            return levels.take(pa.array(rows.integers(LATEST_TARGET)))
 
         column = FeatureColumn(last_name(contract.target), "categorical", contract.classes)
         return (HistoryFeature(column, (LATEST_TARGET,), values),)

@@ -1,4 +1,4 @@
-"""Mean of measures over earlier orders."""
+"""Mean of measures over earlier rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import KnownValues, MeasureSum, StateColumn
 from apex_ml.contract.names import known_name, mean_name, sum_name
 from apex_ml.contract.part import Place
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class MeanRecipe(Recipe):
-    """Mean of measures over earlier orders."""
+    """Mean of measures over earlier rows."""
 
     recipe: Literal["mean"]
     columns: tuple[str, ...] = Field(min_length=1)
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """One feature per measure, null where no earlier order has a value."""
+        """One feature per measure, null where no earlier row has a value."""
         return tuple(_feature(measure, contract.columns[measure].scale) for measure in self.columns)
 
     def products(self) -> tuple[str, ...]:
@@ -47,8 +47,8 @@ def _feature(measure: str, scale: int) -> HistoryFeature:
     total = StateColumn(sum_name(measure), "BIGINT", MeasureSum(measure))
     count = StateColumn(known_name(measure), "BIGINT", KnownValues(measure))
 
-    def values(orders: OrderStates) -> pa.Array:
-        known = orders.integers(count)
-        return numeric(orders.integers(total) / (np.maximum(known, 1) * scale), known == 0)
+    def values(rows: RowStates) -> pa.Array:
+        known = rows.integers(count)
+        return numeric(rows.integers(total) / (np.maximum(known, 1) * scale), known == 0)
 
     return HistoryFeature(FeatureColumn(mean_name(measure), "numeric"), (total, count), values)

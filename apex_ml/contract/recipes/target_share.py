@@ -1,4 +1,4 @@
-"""Share of each target level among earlier orders."""
+"""Share of each target level among earlier rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.history_state import ORDER_COUNT, level_count
+from apex_ml.contract.history_state import ROW_COUNT, level_count
 from apex_ml.contract.names import share_name
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 
 class TargetShareRecipe(Recipe):
-    """Share of each target level among earlier orders, smoothed towards equal shares by `smoothing` orders."""
+    """Share of each target level among earlier rows, smoothed towards equal shares by `smoothing` rows."""
 
     recipe: Literal["target_share"]
     smoothing: float = Field(gt=0)
@@ -29,8 +29,8 @@ class TargetShareRecipe(Recipe):
     def _feature(self, level: str, classes: int) -> HistoryFeature:
         count = level_count(level)
 
-        def values(orders: OrderStates) -> pa.Array:
-            smoothed = orders.integers(count) + self.smoothing / classes
-            return numeric(smoothed / (orders.integers(ORDER_COUNT) + self.smoothing))
+        def values(rows: RowStates) -> pa.Array:
+            smoothed = rows.integers(count) + self.smoothing / classes
+            return numeric(smoothed / (rows.integers(ROW_COUNT) + self.smoothing))
 
-        return HistoryFeature(FeatureColumn(share_name(level), "numeric"), (ORDER_COUNT, count), values)
+        return HistoryFeature(FeatureColumn(share_name(level), "numeric"), (ROW_COUNT, count), values)

@@ -1,4 +1,4 @@
-"""Change of a target level's share over earlier orders."""
+"""Change of a target level's share over earlier rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.history_state import LATEST_DATE, ORDER_COUNT, DaySum, StateColumn, level_count
+from apex_ml.contract.history_state import LATEST_DATE, ROW_COUNT, DaySum, StateColumn, level_count
 from apex_ml.contract.names import DAYS, DAYS_SQUARED, days_name, trend_name
 from apex_ml.contract.part import Place
-from apex_ml.contract.recipes.interface import HistoryFeature, OrderStates, Recipe, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
 from apex_ml.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ DAY_SQUARES = StateColumn(DAYS_SQUARED, "BIGINT", DaySum(power=2))
 
 
 class TargetTrendRecipe(Recipe):
-    """Change of a target level's share per year over earlier orders.
+    """Change of a target level's share per year over earlier rows.
 
     The slope of the level's indicator on time by least squares, with `shrinkage` (in squared years) added to the sum of
-    squares of time; 0 when the earlier orders are of fewer than two days.
+    squares of time; 0 when the earlier rows are of fewer than two days.
     """
 
     recipe: Literal["target_trend"]
@@ -39,10 +39,10 @@ class TargetTrendRecipe(Recipe):
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature: the slope, 0 for an entity without history."""
         level_days = StateColumn(days_name(self.level), "BIGINT", DaySum(level=self.level))
-        reads = (ORDER_COUNT, LATEST_DATE, level_count(self.level), DAY_SUM, DAY_SQUARES, level_days)
+        reads = (ROW_COUNT, LATEST_DATE, level_count(self.level), DAY_SUM, DAY_SQUARES, level_days)
 
-        def values(orders: OrderStates) -> pa.Array:
-            n, last, hits, days, day_squares, hit_days = map(orders.integers, reads)
+        def values(rows: RowStates) -> pa.Array:
+            n, last, hits, days, day_squares, hit_days = map(rows.integers, reads)
             return numeric(_slope(n, last, hits, days, day_squares, hit_days, self.shrinkage))
 
         return (HistoryFeature(FeatureColumn(trend_name(self.level), "numeric"), reads, values),)
@@ -69,7 +69,7 @@ def _slope(
     shrinkage: float,
 ) -> np.ndarray:
     """Slope of a level's indicator on time, a year, shrunk towards 0: ridge regression on one centred variable."""
-    # times n and counted from the last order's day, all of it is exact in small integers
+    # times n and counted from the last row's day, all of it is exact in small integers
     shifted = days - n * last
     squares = n * (day_squares - last * (2 * days - n * last)) - shifted * shifted
     products = n * (hit_days - last * hits) - shifted * hits

@@ -1,1 +1,1 @@
-"""Requests to score orders: their shape, their values, their faults; all made from the contract."""
+"""Requests to score rows: their shape, their values, their faults; all made from the contract."""

@@ -41,11 +41,11 @@ class RefusedError(DataError):
         super().__init__(f"{counted(self.total, 'fault')}: {first}")
 
 
-def early_order(place: int, name: str, day: date, since: date) -> Fault:
-    """The fault of an order dated before the history snapshot."""
+def early_row(place: int, name: str, day: date, since: date) -> Fault:
+    """The fault of a row dated before the history snapshot."""
     rule = f"on or after {since}, the day of the history snapshot"
-    remedy = "send a day from then on, or score the order in a drop: a file may hold earlier ones"
-    return Fault(order_path(place, name), rule, day.isoformat(), remedy)
+    remedy = "send a day from then on, or score the row in a drop: a file may hold earlier ones"
+    return Fault(row_path(place, name), rule, day.isoformat(), remedy)
 
 
 def repeated_keys(body: bytes) -> list[Fault]:
@@ -76,13 +76,13 @@ def repeated_keys(body: bytes) -> list[Fault]:
     return faults
 
 
-def order_path(place: int, name: str) -> str:
-    """A value of an order in the body, as ``orders[3].name``."""
-    return f"orders[{place}].{name}"
+def row_path(place: int, name: str) -> str:
+    """A value of a row in the body, as ``rows[3].name``."""
+    return f"rows[{place}].{name}"
 
 
 def body_path(loc: Sequence[int | str]) -> str:
-    """A place in the body, as ``orders[3].name``."""
+    """A place in the body, as ``rows[3].name``."""
     path = ""
     for part in loc:
         # a key of the sender's own may be as long as the body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NotMatching, Outside, column_rules
@@ -12,7 +12,9 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import readable_format
 from apex_ml.contract.requests.values import date_formats
 
-MAX_ORDERS = 1000
+MAX_ROWS = 1000
+KEY, FORMER_KEY = "rows", "orders"
+"""The key of the rows in a request, and the one of the first edition, which is still read."""
 NO_TEXT = "Input should be a string, a finite number, true or false"
 TEXT = Annotated[str | int | Annotated[float, Field(allow_inf_nan=False)] | bool, Field(union_mode="left_to_right")]
 """A string in JSON. A number becomes text as the same number in a file does."""
@@ -24,15 +26,19 @@ def field_names(contract: Contract) -> dict[str, str]:
 
 
 def request_model(contract: Contract) -> type[BaseModel]:
-    """The model of a request; an order has a field for each column, with the column's name as its alias."""
+    """The model of a request; a row has a field for each column, with the column's name as its alias."""
     config = ConfigDict(extra="forbid", strict=True)
     names = field_names(contract)
     fields: dict[str, Any] = {names[column.name]: _field(column) for column in contract.columns.values()}
-    order = create_model("Order", __config__=config, __doc__="An order, as a row of a drop.", **fields)
-    orders = Annotated[list[order], Field(min_length=1, max_length=MAX_ORDERS, description="The orders.")]
-    return create_model(
-        "PredictRequest", __config__=config, __doc__="Orders to predict, in any order.", orders=(orders, ...)
+    row = create_model("Row", __config__=config, __doc__="A row, as in a drop.", **fields)
+    rows = Field(
+        min_length=1,
+        max_length=MAX_ROWS,
+        description=f"The rows. The former key `{FORMER_KEY}` is still read in this version.",
+        validation_alias=AliasChoices(KEY, FORMER_KEY),
     )
+    doc = "Rows to predict, in any order."
+    return create_model("PredictRequest", __config__=config, __doc__=doc, rows=(list[row], rows))
 
 
 def _field(column: Column) -> tuple[Any, Any]:
@@ -51,7 +57,7 @@ def _description(column: Column) -> str:
     if column.unit:
         text += f" In {column.unit}."
     if column.role in ("target", "measure"):
-        text += " Known only after the order: checked, and not used."
+        text += " Known only later: checked, and not used."
     if column.domain is not None:
         text += f" One of {', '.join(column.domain.levels)}" + (
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."

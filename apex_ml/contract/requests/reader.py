@@ -1,4 +1,4 @@
-"""Read the orders of a request: an order is a row of a drop as a JSON object, under the same rules.
+"""Read the rows of a request: each is a row of a drop as a JSON object, under the same rules.
 
 The rules are compiled to Python from the same conditions as the row checks of files. Rules over the rows of a file
 (`unique`, `before_as_of`) are none of a request.
@@ -23,13 +23,13 @@ from apex_ml.contract.requests.faults import (
     Fault,
     RefusedError,
     body_path,
-    early_order,
+    early_row,
     excerpt,
-    order_path,
     repeated_keys,
+    row_path,
     shown,
 )
-from apex_ml.contract.requests.model import MAX_ORDERS, NO_TEXT, field_names, request_model
+from apex_ml.contract.requests.model import FORMER_KEY, KEY, MAX_ROWS, NO_TEXT, field_names, request_model
 from apex_ml.contract.requests.values import ValueReader
 from apex_ml.json_text import json_text
 from apex_ml.text import folded
@@ -37,14 +37,14 @@ from apex_ml.wording import counted, did_you_mean
 
 
 @dataclass(frozen=True)
-class Orders:
-    """The orders of a request: values by column, all of one length, and warnings by order."""
+class Rows:
+    """The rows of a request: values by column, all of one length, and warnings by row."""
 
     columns: dict[str, list[Any]]
     warnings: dict[int, list[str]]
 
     def __len__(self) -> int:
-        """Number of orders."""
+        """Number of rows."""
         return len(next(iter(self.columns.values())))
 
 
@@ -64,8 +64,8 @@ class RequestReader:
         ]
         self._keys = [json_text(name).encode() for name in contract.columns]
 
-    def read(self, body: bytes, since: date | None = None) -> Orders:
-        """Read the orders of a JSON body; none may be dated before `since`.
+    def read(self, body: bytes, since: date | None = None) -> Rows:
+        """Read the rows of a JSON body; none may be dated before `since`.
 
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
@@ -74,19 +74,20 @@ class RequestReader:
         except ValidationError as error:
             if (renamed := self._renamed(body, error)) is not None:
                 return self.read(renamed, since)
-            bare = self._without_orders(body)
+            bare = self._without_rows(body)
             raise RefusedError([bare] if bare is not None else self._faults(body, error, since)) from None
-        rows = [order.__dict__ for order in request.orders]
-        # only a key with more occurrences than orders can be repeated; a level can have the same name, though
-        often = body.count(b'"orders"') > 1 or any(body.count(key) > len(rows) for key in self._keys)
+        rows = [row.__dict__ for row in request.rows]
+        # only a key with more occurrences than rows can be repeated; a level can have the same name, though
+        often = any(body.count(json_text(key).encode()) > 1 for key in (KEY, FORMER_KEY))
+        often = often or any(body.count(key) > len(rows) for key in self._keys)
         if often and (twice := repeated_keys(body)):
-            raise RefusedError([*twice, *self._read_faults(from_json(body)["orders"], set(), since)])
+            raise RefusedError([*twice, *self._read_faults(_rows_in(from_json(body)), set(), since)])
         columns, faults, warnings = self._columns(rows)
         if since is not None:
             name = self._contract.timestamp
             days = enumerate(columns[name])
             faults += [
-                (place, early_order(place, name, day, since)) for place, day in days if day is not None and day < since
+                (place, early_row(place, name, day, since)) for place, day in days if day is not None and day < since
             ]
         for place, fault, severity in self._broken_pairs(columns):
             if severity == "error":
@@ -95,12 +96,12 @@ class RequestReader:
                 warnings.setdefault(place, []).append(f"{fault.path.split('.', 1)[1]}: {fault.rule}")
         if faults:
             raise RefusedError([fault for _, fault in sorted(faults, key=lambda f: f[0])])
-        return Orders(columns, warnings)
+        return Rows(columns, warnings)
 
     def _columns(
         self, rows: Sequence[dict[str, Any]]
     ) -> tuple[dict[str, list[Any]], list[tuple[int, Fault]], dict[int, list[str]]]:
-        """The values of every column, the faults of single values, and the warnings, by order."""
+        """The values of every column, the faults of single values, and the warnings, by row."""
         columns: dict[str, list[Any]] = {}
         faults: list[tuple[int, Fault]] = []
         warnings: dict[int, list[str]] = {}
@@ -131,33 +132,34 @@ class RequestReader:
         own: dict[str, str] = {folded(name): name for name in self._contract.columns}
         content = from_json(body)  # it was JSON, or else its keys were not known to be wrong
         changed = False
-        for nr, order in enumerate(content["orders"] if isinstance(content.get("orders"), list) else []):
-            if not isinstance(order, dict):
+        rows = content.get(KEY, content.get(FORMER_KEY))
+        for nr, row in enumerate(rows if isinstance(rows, list) else []):
+            if not isinstance(row, dict):
                 continue
             targets: dict[str, list[str]] = {}
-            for key in map(str, order):
+            for key in map(str, row):
                 targets.setdefault(own.get(folded(key), key), []).append(key)
             names = {keys[0]: name for name, keys in targets.items() if len(keys) == 1}
-            if any(names.get(key, key) != key for key in order):
-                content["orders"][nr] = {names.get(key, key): value for key, value in order.items()}
+            if any(names.get(key, key) != key for key in row):
+                rows[nr] = {names.get(key, key): value for key, value in row.items()}
                 changed = True
         return to_json(content) if changed else None
 
-    def _without_orders(self, body: bytes) -> Fault | None:
-        """The one fault of a body that is an order, or a list of orders, without the object around it."""
+    def _without_rows(self, body: bytes) -> Fault | None:
+        """The one fault of a body that is a row, or a list of rows, without the object around it."""
         try:
             content = from_json(body)
         except (ValueError, RecursionError):
             return None
-        orders = content if isinstance(content, list) else [content]
+        rows = content if isinstance(content, list) else [content]
         own = set(map(folded, self._contract.columns))
-        if not orders or not all(isinstance(o, dict) and own.intersection(map(folded, o)) for o in orders):
+        if not rows or not all(isinstance(o, dict) and own.intersection(map(folded, o)) for o in rows):
             return None
-        if isinstance(content, dict) and "orders" in content:
+        if isinstance(content, dict) and {KEY, FORMER_KEY} & content.keys():
             return None
         is_list = isinstance(content, list)
-        rule = f"type: {'a list of orders' if is_list else 'an order'} without an object around it"
-        remedy = f'wrap it: {{"orders": {"[{…}, …]" if is_list else "[{…}]"}}}'
+        rule = f"type: {'a list of rows' if is_list else 'a row'} without an object around it"
+        remedy = f'wrap it: {{"rows": {"[{…}, …]" if is_list else "[{…}]"}}}'
         return Fault("body", rule, shown(content), remedy)
 
     def _is_needed(self, name: str) -> bool:
@@ -165,17 +167,17 @@ class RequestReader:
         return self._contract.columns[name].required.score
 
     def _broken_pairs(self, columns: dict[str, list[Any]]) -> Iterator[tuple[int, Fault, Severity]]:
-        """Every pair of values that breaks a rule, with the order's place and the rule's severity."""
+        """Every pair of values that breaks a rule, with the row's place and the rule's severity."""
         for rule, pairs, is_broken in self._pairs:
             first, second = pairs.first, pairs.second
             for place, (one, other) in enumerate(zip(columns[first], columns[second], strict=True)):
                 if is_broken(one, other):
-                    path = f"{order_path(place, first)} + {second}"
+                    path = f"{row_path(place, first)} + {second}"
                     remedy = f"with {first} {one} send one of {', '.join(dict(pairs.allowed)[one])}"
                     yield place, Fault(path, rule.text, f"{one} / {other}", remedy), rule.severity
 
     def _fault(self, place: int, name: str, rule: str, value: Any) -> Fault:
-        return Fault(order_path(place, name), rule, shown(value), self._readers[name].remedy(rule, value))
+        return Fault(row_path(place, name), rule, shown(value), self._readers[name].remedy(rule, value))
 
     def _faults(self, body: bytes, error: ValidationError, since: date | None) -> list[Fault]:
         """What is wrong with the shape, and with every value whose shape is right."""
@@ -190,46 +192,48 @@ class RequestReader:
             faults.append((place, self._shape_fault(place, e)))
         try:
             twice = repeated_keys(body)
-            orders = from_json(body)["orders"]
+            rows = _rows_in(from_json(body))
         except (ValueError, TypeError, KeyError, RecursionError):
             return [fault for _, fault in faults]
         faults += [(-1, fault) for fault in twice]
-        faults += [(place, fault) for place, fault in self._read(orders, wrong, since)]
+        faults += [(place, fault) for place, fault in self._read(rows, wrong, since)]
         return [fault for _, fault in sorted(faults, key=lambda f: f[0])]
 
-    def _read_faults(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> list[Fault]:
-        return [fault for _, fault in sorted(self._read(orders, wrong, since), key=lambda f: f[0])]
+    def _read_faults(self, rows: Any, wrong: set[tuple[int, str]], since: date | None) -> list[Fault]:
+        return [fault for _, fault in sorted(self._read(rows, wrong, since), key=lambda f: f[0])]
 
-    def _read(self, orders: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
-        """Faults of the values of orders, except for values that already have a fault."""
+    def _read(self, rows: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
+        """Faults of the values of rows, except for values that already have a fault."""
         when = self._contract.timestamp
-        for place, order in enumerate(orders[:MAX_ORDERS] if isinstance(orders, list) else []):
+        for place, row in enumerate(rows[:MAX_ROWS] if isinstance(rows, list) else []):
             right: dict[str, list[Any]] = {name: [None] for name in self._readers}
-            for name, reader in self._readers.items() if isinstance(order, dict) else ():
-                if name not in order or (place, name) in wrong or not reader.takes(order[name]):
+            for name, reader in self._readers.items() if isinstance(row, dict) else ():
+                if name not in row or (place, name) in wrong or not reader.takes(row[name]):
                     continue
-                cell = reader.read(order[name])
+                cell = reader.read(row[name])
                 if cell.error is None:
                     right[name] = [cell.value]
-                elif order[name] is not None or self._is_needed(name):
-                    yield place, self._fault(place, name, cell.error, order[name])
+                elif row[name] is not None or self._is_needed(name):
+                    yield place, self._fault(place, name, cell.error, row[name])
             (day,) = right[when]
             if since is not None and day is not None and day < since:
-                yield place, early_order(place, when, day, since)
+                yield place, early_row(place, when, day, since)
             for _, fault, severity in self._broken_pairs(right):
                 if severity == "error":
-                    yield place, fault._replace(path=fault.path.replace(order_path(0, ""), order_path(place, ""), 1))
+                    yield place, fault._replace(path=fault.path.replace(row_path(0, ""), row_path(place, ""), 1))
 
     def _shape_fault(self, place: int, error: Any) -> Fault:
         """A fault of the shape, in the words of the contract."""
         kind, loc, value = error["type"], error["loc"], error["input"]
+        if loc[:1] == (FORMER_KEY,) and (len(loc) > 1 or kind != "extra_forbidden"):
+            loc = (KEY, *loc[1:])  # one name for the same place
         path, about = body_path(loc[:3]), error.get("ctx", {})
         column = self._contract.columns.get(str(loc[2])) if len(loc) > 2 else None
         if kind == "json_invalid":
             rule, text = str(error["msg"]).replace("Invalid JSON", "not JSON"), excerpt(value, str(error["msg"]))
-            return Fault(path, rule, text, 'send JSON in UTF-8: {"orders": [{…}]}')
+            return Fault(path, rule, text, 'send JSON in UTF-8: {"rows": [{…}]}')
         if kind == "extra_forbidden":
-            known = ["orders"] if len(loc) == 1 else list(self._contract.columns)
+            known = [KEY] if len(loc) == 1 else list(self._contract.columns)
             name = str(loc[-1])
             rule = f"unknown key; the keys are {', '.join(known)}"
             if near := [k for k in known if folded(k) == folded(name)]:
@@ -241,15 +245,13 @@ class RequestReader:
             return Fault(path, f"required: the key must be there{null}", "", "add the key")
         if kind in ("too_long", "too_short"):
             is_too_long = kind == "too_long"
-            limit = counted(about["max_length" if is_too_long else "min_length"], "order")
+            limit = counted(about["max_length" if is_too_long else "min_length"], "row")
             rule = f"at {'most' if is_too_long else 'least'} {limit} in a request"
-            return Fault(
-                path, rule, counted(len(value), "order"), "send more requests" if is_too_long else "send an order"
-            )
+            return Fault(path, rule, counted(len(value), "row"), "send more requests" if is_too_long else "send a row")
         if column is not None:
             return self._fault(place, column.name, self._rule_of(column, kind, value), value)
-        if loc in ((), ("orders",)) or len(loc) == 2:
-            expected = "a list of orders" if loc == ("orders",) else "an object, with keys and values"
+        if loc in ((), (KEY,)) or len(loc) == 2:
+            expected = "a list of rows" if loc == (KEY,) else "an object, with keys and values"
             return Fault(path, f"type: not {expected}", shown(value), f"send {expected}")
         return Fault(path, str(error["msg"]), shown(value))
 
@@ -263,3 +265,8 @@ class RequestReader:
         if kind in ("greater_than_equal", "less_than_equal") and reader.takes(value):
             return reader.read(value).error or f"type: not {column.type}"
         return f"type: not {column.type}"
+
+
+def _rows_in(content: Any) -> Any:
+    """The value of a body's key for the rows, be it the former one. Raises KeyError and TypeError without one."""
+    return content[KEY] if KEY in content else content[FORMER_KEY]

@@ -99,7 +99,7 @@ class ValueReader:
         rules = [rule for rule in column_rules(column, "score") if not isinstance(rule.broken, IsNull)]
         self._rules = [(predicate(rule.broken), rule.severity, rule.text) for rule in rules]
         self.noted: dict[Any, Cell] = {}
-        # repeated values are read once; values of clients are too many to cache
+        # repeated values are read once; values of entities are too many to cache
         self._known = None if column.role == "entity" else _Known(self)
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Cell]]]:

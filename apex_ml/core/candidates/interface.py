@@ -56,7 +56,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class ExplainedScorer(Protocol):
-    """A scorer that explains how much each feature adds to an order's margin."""
+    """A scorer that explains how much each feature adds to a row's margin."""
 
     def contributions(self, x: np.ndarray) -> np.ndarray:
         """Contribution of each feature to the margin (log odds) of each class, float32, shape (n, k, f)."""

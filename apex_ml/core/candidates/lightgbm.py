@@ -53,7 +53,7 @@ class LightGBMTrees(Candidate):
         import lightgbm as lgb
 
         if len(np.unique(train.y)) < 2:
-            raise DataError("train: every training order has the same target, so no model can be fitted")
+            raise DataError("train: every training row has the same target, so no model can be fitted")
         settings = {
             "objective": "multiclass",
             "num_class": len(context.classes),

@@ -72,7 +72,7 @@ class Logistic(Candidate):
         """Fit by L-BFGS. Raises DataError when the training target is constant."""
         present = np.unique(train.y)
         if len(present) < 2:
-            raise DataError("train: every training order has the same target, so no model can be fitted")
+            raise DataError("train: every training row has the same target, so no model can be fitted")
         widths = [_width(column) for column in context.columns]
         numbers = np.asarray([not width for width in widths])
         known = np.where(np.isfinite(train.x), train.x, np.nan)

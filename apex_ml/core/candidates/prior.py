@@ -1,4 +1,4 @@
-"""The class prior: the same probabilities for every order. A useful model must beat it."""
+"""The class prior: the same probabilities for every row. A useful model must beat it."""
 
 from __future__ import annotations
 

@@ -72,9 +72,9 @@ def fit_xgboost(
     """
     (x, y), (xv, yv) = train, validation
     if not len(y) or not len(yv):
-        raise DataError(f"train: {len(y)} training and {len(yv)} validation orders; both parts need at least one")
+        raise DataError(f"train: {len(y)} training and {len(yv)} validation rows; both parts need at least one")
     if len(np.unique(y)) < 2:
-        raise DataError("train: every training order has the same target, so no model can be fitted")
+        raise DataError("train: every training row has the same target, so no model can be fitted")
     weights = compute_sample_weight("balanced", y) if settings.class_weights == "balanced" else None
     dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
     dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)

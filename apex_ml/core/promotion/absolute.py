@@ -8,7 +8,7 @@ import numpy as np
 
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.calibration import calibration_noise, expected_calibration_error
-from apex_ml.core.evaluation import class_shares, order_losses, prior_losses
+from apex_ml.core.evaluation import class_shares, prior_losses, row_losses
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
 from apex_ml.core.promotion.evidence import AbsoluteEvidence, CalibrationEvidence, ClassShare, PriorEvidence
 from apex_ml.core.uncertainty import Clusters
@@ -22,9 +22,9 @@ def probability_fault(p: np.ndarray, classes: int) -> str:
     if p.ndim != 2 or p.shape[1] != classes:
         return f"probabilities of {p.shape[-1]} classes, but the contract has {classes} classes"
     if not np.isfinite(p).all():
-        return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'order')}"
+        return f"probabilities that are not numbers, for {counted(int((~np.isfinite(p)).any(axis=1).sum()), 'row')}"
     wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
-    return f"probabilities that do not add up to 1, for {counted(int(wrong.sum()), 'order')}" if wrong.any() else ""
+    return f"probabilities that do not add up to 1, for {counted(int(wrong.sum()), 'row')}" if wrong.any() else ""
 
 
 def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -> list[str]:
@@ -40,9 +40,9 @@ def serving_faults(challenger: Contender, policy: Promotion, serving: Serving) -
         against.append(f"it uses forbidden features: {', '.join(forbidden)}")
     if unknown := sorted(set(challenger.features) - set(serving.features)):
         against.append(f"it needs features that scoring does not have: {', '.join(unknown)}")
-    if challenger.us_per_order is not None and challenger.us_per_order > policy.max_us_per_order:
+    if challenger.us_per_row is not None and challenger.us_per_row > policy.max_us_per_row:
         against.append(
-            f"it takes {challenger.us_per_order:.0f} µs an order, more than the budget of {policy.max_us_per_order:g}"
+            f"it takes {challenger.us_per_row:.0f} µs a row, more than the budget of {policy.max_us_per_row:g}"
         )
     return against
 
@@ -92,7 +92,7 @@ def _floor_faults(
     return [
         f"its log loss {losses.mean():.4f} is significantly below {floor:.4f}, {policy.floor:.1%} of the log loss of"
         f" the class shares alone, {shares.mean():.4f} (promotion.floor). A model without a leak does not reach that"
-        " on this data. If the orders are really so easy to predict, lower promotion.floor in the contract"
+        " on this data. If the rows are really so easy to predict, lower promotion.floor in the contract"
     ], floor
 
 
@@ -106,7 +106,7 @@ def _optimum_faults(losses: np.ndarray, holdout: Holdout, policy: Promotion) -> 
         return [], excess.mean
     return [
         f"its log loss {losses[known].mean():.4f} is below {best.mean():.4f} beyond chance, the best that can be known"
-        " of these orders: it must know the target"
+        " of these rows: it must know the target"
     ], excess.mean
 
 
@@ -135,7 +135,7 @@ def _swapped_classes(
     for a, b in combinations(range(k), 2):
         swapped = p.copy()
         swapped[:, [a, b]] = p[:, [b, a]]
-        gain = Clusters.of(losses - order_losses(swapped, holdout.y), holdout.entities)
+        gain = Clusters.of(losses - row_losses(swapped, holdout.y), holdout.entities)
         if gain.lower(policy.alpha / k) > 0:
             against.append(
                 f"{serving.classes[a]} and {serving.classes[b]} look swapped: with the two exchanged its log loss"
@@ -158,11 +158,11 @@ def _biased_classes(
         bias_low = abs(bias.mean) - bias.half_width(policy.alpha / k)
         if shares[i] > 0 and bias_low > 0 and means[i] < policy.collapse * shares[i]:
             against.append(
-                f"{name} has collapsed: {means[i]:.1%} mean probability where {shares[i]:.1%} of the orders are"
+                f"{name} has collapsed: {means[i]:.1%} mean probability where {shares[i]:.1%} of the rows are"
             )
         elif bias_low > policy.max_bias:
             against.append(
-                f"{name} is off by {bias.mean:+.1%}: {means[i]:.1%} mean probability, {shares[i]:.1%} of the orders"
+                f"{name} is off by {bias.mean:+.1%}: {means[i]:.1%} mean probability, {shares[i]:.1%} of the rows"
             )
     return against, classes
 

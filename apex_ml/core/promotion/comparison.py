@@ -32,7 +32,7 @@ def lower_recalls(
         recalls[name] = recall
         if clusters.upper(policy.alpha / len(serving.classes)) < -policy.max_recall_drop:
             against.append(
-                f"it finds fewer orders of {name}: recall {recall.challenger:.3f} against {recall.champion:.3f}"
+                f"it finds fewer rows of {name}: recall {recall.challenger:.3f} against {recall.champion:.3f}"
             )
     return against, recalls
 
@@ -47,7 +47,7 @@ def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> t
     segments: list[SegmentGain] = []
     for name, level in levels:
         chosen = holdout.segments[name] == level
-        if chosen.sum() < policy.segment_orders:
+        if chosen.sum() < policy.segment_rows:
             continue
         gain = Clusters.of(gains[chosen], None if holdout.entities is None else holdout.entities[chosen])
         if len(gain) < 2:  # with one entity the error of the mean is not defined
@@ -57,14 +57,14 @@ def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> t
             SegmentGain(
                 segment=name,
                 level=str(level),
-                orders=int(chosen.sum()),
+                rows=int(chosen.sum()),
                 gain=gain.mean,
                 low=gain.mean - far,
                 high=gain.mean + far,
             )
         )
         if gain.mean + far < -policy.margin:
-            against.append(f"orders with {name} {level} lose beyond chance: {gain.mean:+.5f} nats")
+            against.append(f"rows with {name} {level} lose beyond chance: {gain.mean:+.5f} nats")
     return against, segments
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from apex_ml.core.recorded_evidence import under_both_names
+
 
 @dataclass(frozen=True)
 class EvidencePart:
@@ -29,10 +31,10 @@ class EvidencePart:
 
 
 @dataclass(frozen=True)
-class SeenOrders(EvidencePart):
-    """Number of orders that were dropped because a model had seen them, and how many each model had seen."""
+class SeenRows(EvidencePart):
+    """Number of rows that were dropped because a model had seen them, and how many each model had seen."""
 
-    seen_orders_dropped: int
+    seen_rows_dropped: int
     seen_by_challenger: int
     seen_by_champion: int
 
@@ -57,7 +59,7 @@ class CalibrationEvidence(EvidencePart):
 
 @dataclass(frozen=True)
 class ClassShare:
-    """A class's share of the orders, and its mean probability."""
+    """A class's share of the rows, and its mean probability."""
 
     share: float
     mean_probability: float
@@ -88,7 +90,7 @@ class SegmentGain:
 
     segment: str
     level: str
-    orders: int
+    rows: int
     gain: float
     low: float
     high: float
@@ -128,8 +130,8 @@ class Evidence(EvidencePart):
     `champion_fault` says why the champion's probabilities could not be compared.
     """
 
-    seen_orders: SeenOrders
-    holdout_orders: int
+    seen_rows: SeenRows
+    holdout_rows: int
     margin: float
     looks: int
     mode: Literal["sequential", "single"]
@@ -143,8 +145,8 @@ class Evidence(EvidencePart):
         return tuple(name for name, value in self.entries().items() if not _is_finite(value))
 
     def as_dict(self) -> dict[str, Any]:
-        """The evidence as JSON-able values, without those that are not finite."""
-        return {name: value for name, value in self.entries().items() if _is_finite(value)}
+        """The evidence as JSON-able values, without those that are not finite; renamed keys are under both names."""
+        return under_both_names({name: value for name, value in self.entries().items() if _is_finite(value)})
 
 
 def _is_finite(value: Any) -> bool:

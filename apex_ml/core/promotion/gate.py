@@ -1,7 +1,7 @@
 """The gate decides whether the challenger becomes champion. Pure: every number is an argument.
 
-Both models score the same newest orders. The lower bound of the mean paired difference of their losses, clustered by
-client, must exceed the margin. A gate that tests every night at the same level would err more and more often.
+Both models score the same newest rows. The lower bound of the mean paired difference of their losses, clustered by
+entity, must exceed the margin. A gate that tests every night at the same level would err more and more often.
 Therefore the level of one night is a part of the level of the year.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from apex_ml.contract.policy import Promotion
 from apex_ml.core.calibration import reliability
 from apex_ml.core.decision import decide as predict_class
-from apex_ml.core.evaluation import order_losses, prior_losses
+from apex_ml.core.evaluation import prior_losses, row_losses
 from apex_ml.core.promotion.absolute import absolute_gates, probability_fault, serving_faults
 from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, stale_reason
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving, drop_seen
@@ -64,7 +64,7 @@ def decide(
 ) -> PromotionDecision:
     """Decide by the policy whether the challenger replaces the champion.
 
-    Orders that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
+    Rows that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
     not finite, only the absolute gates apply. A rejection gives all its reasons. Evidence that is not finite rejects
     the challenger, and is not written.
     """
@@ -72,7 +72,7 @@ def decide(
     unknown = decision.evidence.not_finite()
     if not unknown:
         return decision
-    fault = f"too few orders, these values are not finite: {', '.join(unknown)}"
+    fault = f"too few rows, these values are not finite: {', '.join(unknown)}"
     reasons = (fault,) if decision.promote else (*decision.reasons, fault)
     return replace(decision, promote=False, reasons=reasons)
 
@@ -86,12 +86,12 @@ def _decide(
     looks: int,
     seed: int,
 ) -> PromotionDecision:
-    p, champion_p, holdout, seen_orders = drop_seen(challenger, champion, holdout)
-    evidence = Evidence(seen_orders, len(holdout), policy.margin, looks, policy.mode)
+    p, champion_p, holdout, seen_rows = drop_seen(challenger, champion, holdout)
+    evidence = Evidence(seen_rows, len(holdout), policy.margin, looks, policy.mode)
     against = serving_faults(challenger, policy, serving)
     if fault := _holdout_fault(p, holdout, serving):
         return PromotionDecision(False, (fault, *against), evidence)
-    losses = order_losses(p, holdout.y)
+    losses = row_losses(p, holdout.y)
     faults, absolute = absolute_gates(p, losses, holdout, policy, serving, seed)
     against += faults
     evidence = replace(evidence, absolute=absolute)
@@ -113,19 +113,19 @@ def _decide(
 
 
 def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
-    """Why the challenger cannot be evaluated on these orders; empty when it can."""
+    """Why the challenger cannot be evaluated on these rows; empty when it can."""
     if not len(holdout):
-        return "the holdout is empty: no order is newer than both models' data"
+        return "the holdout is empty: no row is newer than both models' data"
     if fault := probability_fault(p, len(serving.classes)):
         return f"the challenger gives {fault}"
     present = np.unique(holdout.y)
     if len(present) == 1:
         only = serving.classes[int(present[0])]
-        return f"the holdout has orders of one class only ({only}): no model can be evaluated on it"
+        return f"the holdout has rows of one class only ({only}): no model can be evaluated on it"
     if holdout.entities is not None and len(np.unique(holdout.entities)) < 2:
         return (
-            f"the holdout's {len(holdout)} orders are all of one entity, so that significance cannot be tested:"
-            " add raw files with orders of more"
+            f"the holdout's {len(holdout)} rows are all of one entity, so that significance cannot be tested:"
+            " add raw files with rows of more"
         )
     return ""
 
@@ -141,7 +141,7 @@ def _compare(
     seed: int,
 ) -> tuple[str, list[str], ComparisonEvidence]:
     """The reason for the challenger, the reasons against it, and the evidence of the paired losses."""
-    champion_losses = order_losses(champion.p, holdout.y)
+    champion_losses = row_losses(champion.p, holdout.y)
     differences = champion_losses - losses
     clusters = Clusters.of(differences, holdout.entities)
     gain = lower_bound(clusters, level_of_look(policy, looks), seed)
@@ -173,5 +173,5 @@ def _compare(
 
 
 def _predicted(model: Contender) -> np.ndarray:
-    """Index of the predicted class of each order, by the model's decision weights."""
+    """Index of the predicted class of each row, by the model's decision weights."""
     return predict_class(model.p, model.weights or (1.0,) * model.p.shape[1])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apex_ml.core.model_evaluation import ComparedWay
 
 MeasureSums = Callable[[Sequence[str]], pa.Table]
-"""Sums measures, given by name, over all accepted orders of each entity: one row per entity."""
+"""Sums measures, given by name, over all accepted rows of each entity: one row per entity."""
 
 
 class SplitStrategy(ABC):

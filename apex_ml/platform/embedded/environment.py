@@ -44,7 +44,7 @@ def inherited(settings: Settings) -> dict[str, str]:
 def _is_dropped(name: str, settings: Settings) -> bool:
     # the steps use the caller's login for an external MLflow
     of_mlflow = name.startswith("MLFLOW") and not (settings.mlflow_tracking_uri and name.startswith("MLFLOW_TRACKING_"))
-    # Airflow and MLflow use the embedded Postgres, even when the orders are in another server
+    # Airflow and MLflow use the embedded Postgres, even when the rows are in another server
     of_postgres = name.startswith("PG") and not settings.pg_host
     return of_mlflow or of_postgres or name.startswith(DROPPED)
 

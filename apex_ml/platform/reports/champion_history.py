@@ -13,6 +13,7 @@ from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.core.recorded_evidence import under_both_names
 from apex_ml.errors import ApexError
 from apex_ml.json_text import json_text
 from apex_ml.platform.reports.job import champion
@@ -75,21 +76,23 @@ def show(settings: Settings, pipeline: PipelineSettings, rows: list[ViewRow]) ->
             row["action"] + state,
             f"{row['from_version'] or 'none'} → {row['to_version'] or 'none'}",
             "; ".join(row["reasons"]),
-            evidence_summary(row["evidence"]),
+            evidence_summary(row["evidence"], pipeline.rows),
         ]
         table.add_row(*(cell.replace("[", r"\[") for cell in cells))
     console.print(table)
 
 
-def evidence_summary(evidence: dict[str, Any]) -> str:
-    """The evidence in one line: log losses, the gain with its lower bound, and on how many orders.
+def evidence_summary(recorded: dict[str, Any], noun: str) -> str:
+    """The evidence in one line: log losses, the gain with its lower bound, and on how many rows, which have a noun.
 
     >>> evidence_summary({"challenger_log_loss": 0.98, "champion_log_loss": 0.99, "gain": 0.01, "gain_low": 0.004,
-    ...                   "prior_log_loss": 1.03, "holdout_orders": 29882})
-    'log loss 0.9800, champion 0.9900, prior 1.0300; gain +0.0100, at least +0.0040; 29,882 orders'
-    >>> evidence_summary({})
+    ...                   "prior_log_loss": 1.03, "holdout_rows": 29882}, "claims")
+    'log loss 0.9800, champion 0.9900, prior 1.0300; gain +0.0100, at least +0.0040; 29,882 claims'
+    >>> evidence_summary({}, "rows")
     ''
     """
+
+    evidence = under_both_names(recorded)
 
     def number(key: str) -> float | None:
         value = evidence.get(key)
@@ -109,6 +112,6 @@ def evidence_summary(evidence: dict[str, Any]) -> str:
         for label, key in (("gain", "gain"), ("at least", "gain_low"))
         if (value := number(key)) is not None
     ]
-    orders = number("holdout_orders")
-    parts = [", ".join(losses), ", ".join(gain), "" if orders is None else f"{orders:,.0f} orders"]
+    rows = number("holdout_rows")
+    parts = [", ".join(losses), ", ".join(gain), "" if rows is None else f"{rows:,.0f} {noun}"]
     return "; ".join(part for part in parts if part)

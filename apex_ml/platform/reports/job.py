@@ -21,7 +21,7 @@ from apex_ml.text import visible
 
 @dataclass(frozen=True)
 class Champion:
-    """The version in charge and how it did on the newest orders it was measured on."""
+    """The version in charge and how it did on the newest rows it was measured on."""
 
     version: int
     move: ChampionMove

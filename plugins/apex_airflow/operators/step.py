@@ -46,8 +46,8 @@ def step_defaults(settings: Settings, pipeline: PipelineSettings) -> dict[str, A
 def run_slug(dag_id: str, run_id: str) -> str:
     """Return a folder name for a DAG run: readable, the same for all its tasks, and unique.
 
-    >>> run_slug("orders_retrain", "manual__2026-01-02T03:04:05+00:00")
-    'orders_retrain-manual__2026-01-02T03-04-05-00-00-530957'
+    >>> run_slug("claims_retrain", "manual__2026-01-02T03:04:05+00:00")
+    'claims_retrain-manual__2026-01-02T03-04-05-00-00-530957'
     """
     digest = hashlib.sha256(f"{dag_id}/{run_id}".encode()).hexdigest()[:6]
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", run_id)[:80].strip("-")
@@ -57,12 +57,12 @@ def run_slug(dag_id: str, run_id: str) -> str:
 def run_name(dag_id: str, run_type: str, user: str | None) -> str:
     """Return who started what a task records: the DAG run, and the user who triggered it if there is one.
 
-    >>> run_name("orders_retrain", "scheduled", None)
-    'orders_retrain in Airflow, scheduled run'
-    >>> run_name("orders_retrain", "manual", "admin")
-    'orders_retrain in Airflow, started by admin'
-    >>> run_name("orders_retrain", "operator_triggered", None)
-    'orders_retrain in Airflow, operator triggered run'
+    >>> run_name("claims_retrain", "scheduled", None)
+    'claims_retrain in Airflow, scheduled run'
+    >>> run_name("claims_retrain", "manual", "admin")
+    'claims_retrain in Airflow, started by admin'
+    >>> run_name("claims_retrain", "operator_triggered", None)
+    'claims_retrain in Airflow, operator triggered run'
     """
     how = f"started by {user}" if user else f"{run_type.replace('_', ' ')} run"
     return f"{dag_id} in Airflow, {how}"

@@ -20,7 +20,7 @@ MAX_LABELS = 6
 
 
 def stacked_shares(title: str, days: Sequence[date], shares: Mapping[str, Sequence[float | None]]) -> Markup:
-    """One bar per day that adds up to 100 %, with the series in the given order."""
+    """One bar per day that adds up to 100 %, with the series in the given row."""
     chart = _chart(pygal.StackedBar, title, days, spacing=0)
     chart.range = (0, 1)
     chart.y_labels = [0, 0.25, 0.5, 0.75, 1]

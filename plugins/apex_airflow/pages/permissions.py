@@ -15,7 +15,7 @@ from apex_ml.contract.pipeline import dag_id
 
 
 def visible(manager: BaseAuthManager[Any], user: BaseUser, pipelines: Iterable[str]) -> tuple[str, ...]:
-    """The pipelines that a user may see, in the given order."""
+    """The pipelines that a user may see, in the given row."""
     names = tuple(pipelines)
     dags = [dag_id(name, "score") for name in names]
     teams = _teams(dags)

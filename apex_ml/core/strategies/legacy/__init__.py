@@ -1,6 +1,6 @@
 """The random split, the features and the selection rules of the original project, for comparison.
 
-It took each client's last order, summed the measures over *all* of the client's orders, the target order included, and
+It took each entity's last row, summed the measures over *all* of the entity's rows, the target row included, and
 split at random. Both leak the target, so that such a model is never promoted.
 """
 
@@ -42,7 +42,7 @@ class Legacy(StratifiedRandom):
         return legacy_columns(contract)
 
     def extend(self, contract: Contract, examples: pa.Table, sum_measures: MeasureSums) -> pa.Table:
-        """Add the original features. The contract's features stay, so that both are compared on the same orders."""
+        """Add the original features. The contract's features stay, so that both are compared on the same rows."""
         return legacy_examples(contract, examples, sum_measures(contract.named("measure")))
 
     def options(self, contract: Contract, options: Options) -> Options:

@@ -1,4 +1,4 @@
-"""Compare the original project's model with the model of the contract's features, on the same orders."""
+"""Compare the original project's model with the model of the contract's features, on the same rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from apex_ml.core.calibration import expected_calibration_error
 from apex_ml.core.estimator import Model
-from apex_ml.core.evaluation import class_shares, order_losses
+from apex_ml.core.evaluation import class_shares, row_losses
 from apex_ml.core.model_evaluation import ComparedWay
 
 
 def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.ndarray]]) -> list[ComparedWay]:
-    """Compare both models on the same orders; each part is (table, class indexes (n,)).
+    """Compare both models on the same rows; each part is (table, class indexes (n,)).
 
     The original project used the output of a booster trained with balanced weights. Here these are the probabilities
     before the correction to the true prior and the calibration.
@@ -23,7 +23,7 @@ def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.n
     ways = {
         "the original: balanced weights, not corrected": (legacy.raw_probabilities, len(legacy.encoder.names)),
         "the same model, corrected to the true prior and calibrated": (legacy.probabilities, len(legacy.encoder.names)),
-        "features from just before the order, selected by Apex": (ours.probabilities, len(ours.encoder.names)),
+        "features from just before the row, selected by Apex": (ours.probabilities, len(ours.encoder.names)),
         "class prior": (lambda table: np.tile(shares, (table.num_rows, 1)), 0),
     }
     rows: list[ComparedWay] = []
@@ -34,8 +34,8 @@ def compare(legacy: Model, ours: Model, parts: Mapping[str, tuple[pa.Table, np.n
             ComparedWay(
                 way=way,
                 features=features,
-                validation_log_loss=float(order_losses(predict(validation), classes).mean()),
-                test_log_loss=float(order_losses(p, y).mean()),
+                validation_log_loss=float(row_losses(predict(validation), classes).mean()),
+                test_log_loss=float(row_losses(p, y).mean()),
                 accuracy=float((p.argmax(axis=1) == y).mean()),
                 calibration_error=expected_calibration_error(p, y),
             )

@@ -1,4 +1,4 @@
-"""The features of the original project: attributes, measures summed over all orders of a client, parts of the date."""
+"""The features of the original project: attributes, measures summed over all rows of an entity, parts of the date."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def legacy_identifiers(contract: Contract) -> tuple[str, ...]:
 
 
 def legacy_examples(contract: Contract, examples: pa.Table, sums: pa.Table) -> pa.Table:
-    """Add the sums of the measures and the parts of the date to the examples, which are one per client.
+    """Add the sums of the measures and the parts of the date to the examples, which are one per entity.
 
-    `sums` has one row per entity, over all of its orders: they include the target order, which is a leak. The
-    point-in-time features stay in the table, so that both models are compared on the same orders. Raises
-    :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example per client.
+    `sums` has one row per entity, over all of its rows: they include the target row, which is a leak. The
+    point-in-time features stay in the table, so that both models are compared on the same rows. Raises
+    :class:`~apex_ml.errors.ConfigError` when the contract's grain is not one example per entity.
     """
-    if contract.features.grain != "last_order_per_entity":
+    if contract.features.grain != "last_row_per_entity":
         raise ConfigError(
-            f"split: legacy needs one example per client, but the grain of the contract's features is "
-            f"{contract.features.grain}: set grain: last_order_per_entity, or choose another strategy"
+            f"split: legacy needs one example per entity, but the grain of the contract's features is "
+            f"{contract.features.grain}: set grain: last_row_per_entity, or choose another strategy"
         )
-    order = pa.table({contract.entity: examples.column(contract.entity), "place": np.arange(examples.num_rows)})
-    joined = order.join(sums, contract.entity).sort_by("place")
+    places = pa.table({contract.entity: examples.column(contract.entity), "place": np.arange(examples.num_rows)})
+    joined = places.join(sums, contract.entity).sort_by("place")
     for name in contract.named("measure"):
         examples = _with(examples, name, joined.column(name).cast(pa.float64()))
     days = examples.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)

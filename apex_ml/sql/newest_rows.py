@@ -1,4 +1,4 @@
-"""The newest raw order of each entity, from files that may lack columns or have others: DuckDB SQL."""
+"""The newest raw row of each entity, from files that may lack columns or have others: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import number_text
 from apex_ml.sql.quote import identifier
 
-RAW_ORDERS = "raw_orders"
+RAW_ROWS = "raw_rows"
 DROP_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}
 """The type in a drop of each type of the contract."""
 
 
 def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:
-    """One row per entity, sorted by entity: the columns of its newest order in RAW_ORDERS, with the types of a drop.
+    """One row per entity, sorted by entity: the columns of its newest row in RAW_ROWS, with the types of a drop.
 
-    `kinds` are the columns of RAW_ORDERS: floats and decimals with their types, which give text of their own, others
+    `kinds` are the columns of RAW_ROWS: floats and decimals with their types, which give text of their own, others
     with None.
     """
     casts = ", ".join(f"{_cast(name, kind, kinds)} AS {identifier(name)}" for name, kind in columns.items())
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     attributes = [name for name in columns if name not in (contract.entity, contract.timestamp)]
-    # the attributes are compared too, so that their values and not the order of files decide between orders of one day
+    # the attributes are compared too, so that their values and not the order of files decide between rows of one day
     packed = ", ".join(f"{identifier(name)} := {identifier(name)}" for name in attributes)
     newest = f"max(struct_pack(at := coalesce({when}, TIMESTAMP_NS '1970-01-01'), {packed}))"
     own = {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}
     select = ", ".join(own.get(name, f"newest.{identifier(name)} AS {identifier(name)}") for name in columns)
     return (
-        f"SELECT {select} FROM (SELECT {entity}, {newest} AS newest FROM (SELECT {casts} FROM {RAW_ORDERS}) "
+        f"SELECT {select} FROM (SELECT {entity}, {newest} AS newest FROM (SELECT {casts} FROM {RAW_ROWS}) "
         f"WHERE {entity} IS NOT NULL GROUP BY {entity}) ORDER BY {entity}"
     )
 

@@ -1,4 +1,4 @@
-"""The accepted rows as the relation `orders`, and their history beside other rows: DuckDB SQL."""
+"""The accepted rows as the relation `accepted_rows`, and their history beside other rows: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from apex_ml.sql.features import exact_sql
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.session import create_temp_table
 
-ORDERS = "orders"
+ROWS = "accepted_rows"
 
 
-def create_orders_table(contract: Contract, files: Iterable[Path]) -> str:
-    """Create `orders` as a table of the accepted rows without those that were delivered twice."""
-    return create_temp_table(ORDERS, select_delivered_once(contract, files))
+def create_rows_table(contract: Contract, files: Iterable[Path]) -> str:
+    """Create `accepted_rows` as a table of the accepted rows without those that were delivered twice."""
+    return create_temp_table(ROWS, select_delivered_once(contract, files))
 
 
-def create_orders_view(contract: Contract, source: str) -> str:
-    """Create `orders` as a view of a relation in which no row was delivered twice."""
-    return f"CREATE TEMP VIEW {ORDERS} AS {select_columns(contract, source)}"
+def create_rows_view(contract: Contract, source: str) -> str:
+    """Create `accepted_rows` as a view of a relation in which no row was delivered twice."""
+    return f"CREATE TEMP VIEW {ROWS} AS {select_columns(contract, source)}"
 
 
 def select_with_state(contract: Contract, asked: str, state: str) -> str:
@@ -35,7 +35,7 @@ def select_with_state(contract: Contract, asked: str, state: str) -> str:
 
 
 def select_measure_sums(contract: Contract, measures: Iterable[str]) -> str:
-    """The sum of each measure over all orders of an entity, one row per entity.
+    """The sum of each measure over all rows of an entity, one row per entity.
 
     Sums are of integers in the measure's smallest unit, so that they do not depend on the order of rows.
     """
@@ -44,4 +44,4 @@ def select_measure_sums(contract: Contract, measures: Iterable[str]) -> str:
         for measure in measures
     ]
     entity = identifier(contract.entity)
-    return f"SELECT {', '.join([f'o.{entity}', *sums])} FROM {ORDERS} AS o GROUP BY o.{entity}"
+    return f"SELECT {', '.join([f'o.{entity}', *sums])} FROM {ROWS} AS o GROUP BY o.{entity}"
