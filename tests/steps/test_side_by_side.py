@@ -57,7 +57,8 @@ def score(apex: Apex, pipeline: str, name: str, **extra: str) -> Any:
 def scored(apex: Apex, pipeline: str) -> list[tuple[Any, ...]]:
     return apex.sql(
         f"SELECT d.name, d.state, count(*), count(DISTINCT (s.run_id, s.row_nr)) FROM {pipeline}.drops AS d"
-        f" JOIN {pipeline}.scoring_runs USING (drop_id) JOIN {pipeline}.scored AS s USING (run_id) GROUP BY 1, 2 ORDER BY 1"
+        f" JOIN {pipeline}.scoring_runs USING (drop_id) JOIN {pipeline}.scored AS s USING (run_id)"
+        " GROUP BY 1, 2 ORDER BY 1"
     )
 
 
