@@ -18,7 +18,7 @@ from supervisor.options import ServerOptions
 
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded import environment, supervision
-from apex_ml.platform.embedded.env_file import SECRETS, ensure_env
+from apex_ml.platform.embedded.env_file import SECRETS, ensure_env, remember_option
 from apex_ml.platform.embedded.paths import (
     SOCKET_PATH_LIMIT,
     private_folder,
@@ -127,6 +127,12 @@ def test_settings_of_a_caller_reach_the_programs_and_those_of_env_do_not(tmp_pat
     (tmp_path / ".env").write_text("APEX_TRIALS=5\nAPEX_RAW_URL=/in/env\n")
     variables = environment.apex_variables(Settings.load(home=tmp_path, seed=7))
     assert variables == {"APEX_HOME": str(tmp_path), "APEX_ORDERS__MODEL__SEED": "7"}
+
+
+def test_a_remembered_folder_restarts_nothing_at_the_next_command(tmp_path: Path) -> None:
+    """`RAW=folder make run` and then `make run` mean the same platform."""
+    first = remember_option(Settings.load(home=tmp_path), "orders", "locations", "raw", "/my/raw")
+    assert environment.apex_variables(first) == environment.apex_variables(Settings.load(home=tmp_path))
 
 
 def test_shell_of_the_caller_does_not_configure_services(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

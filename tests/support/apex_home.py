@@ -79,7 +79,7 @@ class Apex:
         inputs = {
             f"APEX_{name.upper()}": str(getattr(self.settings, name))
             for name in self.settings.model_fields_set
-            if isinstance(getattr(self.settings, name), str | int | Path)
+            if isinstance(getattr(self.settings, name), str | int | Path) and getattr(self.settings, name) != ""
         }
         given = inputs | pipeline_variables(self.settings)
         return kept | {"APEX_ORIGIN": ORIGIN} | given | {"PYTHONWARNINGS": "default"} | extra

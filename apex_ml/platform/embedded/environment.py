@@ -77,7 +77,8 @@ def apex_variables(settings: Settings) -> dict[str, str]:
             variables[variable_of(name)] = text
     if settings.env_file != settings.home / ".env":
         variables["APEX_ENV_FILE"] = str(settings.env_file)
-    return {"APEX_HOME": str(settings.home), **variables, **pipeline_variables(settings)}
+    replaced = {name: text for name, text in pipeline_variables(settings).items() if stored.get(name) != text}
+    return {"APEX_HOME": str(settings.home), **variables, **replaced}
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
