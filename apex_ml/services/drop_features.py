@@ -17,7 +17,7 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
 
     The state comes from the snapshot. For rows dated before the snapshot it is computed as of their own dates.
     """
-    contract, features = scorer.context.contract, scorer.features
+    contract, features = scorer.contract, scorer.features
     attributes = [n for n in contract.named("attribute") if not features or n in features]
     names = [ROW_NR, *contract.named("entity", "timestamp"), *attributes]
     query = select_named(names, accepted)

@@ -28,7 +28,9 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapp
     for changed in weeks:
         version, week = changed.version, changed.week
         table = rows_with_outcome(settings, context.schema, contract, version, week)
-        p = np.column_stack([table.column(probability_column(level)).to_numpy() for level in contract.classes])
+        # a version gives no probability to a class that came into the contract after its training
+        columns = [pc.fill_null(table.column(probability_column(level)), 0) for level in contract.classes]
+        p = np.column_stack([column.to_numpy() for column in columns])
         y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
         known = pc.is_valid(y).to_numpy(
             zero_copy_only=False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -72,12 +72,15 @@ class Tally:
         return len(chosen), float(chosen.mean(dtype=np.float64)), float(np.median(chosen))
 
 
-def scored_schema(contract: Contract) -> pa.Schema:
-    """Columns of the scored rows, as they are copied to Postgres."""
+def scored_schema(contract: Contract, classes: Sequence[str]) -> pa.Schema:
+    """Columns of the scored rows, as they are copied to Postgres, with the probabilities of a model's classes.
+
+    The probability of a class that the contract has and the model lacks is null in the table.
+    """
     fields = [pa.field("run_id", pa.int64()), pa.field(ROW_NR, pa.int64())]
     fields += [pa.field(n, contract.columns[n].arrow_type) for n in contract.named("entity", "timestamp")]
     fields.append(pa.field("predicted", pa.string()))
-    fields += [pa.field(probability_column(level), pa.float32()) for level in contract.classes]
+    fields += [pa.field(probability_column(level), pa.float32()) for level in classes]
     fields += [pa.field("confidence", pa.float32()), pa.field("model_version", pa.int32())]
     return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", "UTC"))])
 
@@ -92,9 +95,9 @@ def score_batches(
     name: str,
 ) -> Iterator[pa.RecordBatch]:
     """Stream the drop through features and model, one record batch at a time. `query` is SQL of its rows."""
-    contract = scorer.context.contract
-    schema = scored_schema(contract)
-    classes = pa.array(contract.classes)
+    contract = scorer.contract
+    schema = scored_schema(contract, scorer.model.classes)
+    classes = pa.array(scorer.model.classes)
     with engine.errors_name(name):
         reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
         while True:

@@ -18,6 +18,7 @@ from apex_ml.adapters.duckdb.file_report import FileReport, log_report
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.postgres.bulk import bulk_transactions
 from apex_ml.adapters.postgres.connection import Connection, connect
+from apex_ml.adapters.postgres.contracts import refuse_missing_columns
 from apex_ml.adapters.postgres.drops import DropRow, PostgresDrops
 from apex_ml.adapters.postgres.outcomes import PostgresOutcomes
 from apex_ml.adapters.postgres.partitions import OWN_ROWS, PostgresPartitions, take_run_id
@@ -99,6 +100,7 @@ def score_file(
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
+            refuse_missing_columns(session, SCORED, scored_schema(scorer.contract, scorer.model.classes).names)
             if (drop_id := _claim(session, drop, sha256, report.rows, again)) is None:
                 return None
             reach("score_claimed")
@@ -110,7 +112,7 @@ def score_file(
             reach("score_written")
             times = ScoringTimes(started_at, start, checked, time.monotonic())
             run = _describe(scorer, tools, session, report, tally, times, run_id, drop_id, drop.name)
-            classes = class_statistics(scorer.context.contract, tally)
+            classes = class_statistics(scorer.model.classes, tally)
             PostgresScoringRuns(session).write(run, classes, scorer.batch, scorer.context.settings.origin)
             if file_status(path, drop) != "same":
                 raise ChangedError(
@@ -194,12 +196,12 @@ def _write_rows(
 ) -> Tally:
     """Stream the rows through the model into Postgres, with the outcomes that the drop itself holds."""
     con, contract = tools.con, scorer.context.contract
-    tally = Tally(report.accepted, Profile(scorer.bins, len(contract.classes)))
+    tally = Tally(report.accepted, Profile(scorer.bins, len(scorer.model.classes)))
     partitions = PostgresPartitions(session)
     own = report.rows >= OWN_ROWS
     table = partitions.create_own(run_id) if own else SCORED
     batches = score_batches(con, query, scorer, run_id, scored_at, tally, name)
-    written = write_scores(session, scored_schema(contract), batches, table=table)
+    written = write_scores(session, scored_schema(contract, scorer.model.classes), batches, table=table)
     if written != report.accepted or tally.rows != report.accepted:
         raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
     if own:

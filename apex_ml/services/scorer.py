@@ -10,13 +10,19 @@ from functools import cached_property
 from pathlib import Path
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
+from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Model
+from apex_ml.core.model_contract import contract_of_model, faults_of_model
 from apex_ml.core.profile import Bins
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.services import champion_ledger
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
+
+
+class UnusableModelError(ConfigError):
+    """The pipeline's contract no longer gives what a model needs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Scorer:
     """The model's bins of its features and of every attribute, by which the rows of a drop are counted."""
     batch: str = field(default_factory=lambda: uuid.uuid4().hex)
     """The id of this call in the outbox: its drops share one MLflow run."""
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The contract by which the model's features are computed: that of its training, over the data of today's."""
+        return contract_of_model(self.context.contract, self.model)
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -58,13 +69,14 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
     """The scorer of any version, with the newest history snapshot that fits its features.
 
     Raises :class:`~apex_ml.errors.TransientError` when there is no such snapshot, and
-    :class:`~apex_ml.errors.ConfigError` when the contract has other classes than the version.
+    :class:`UnusableModelError` when the contract no longer gives what the version needs.
     """
     model = Model.from_files(registry.files(version))
-    if tuple(model.classes) != tuple(context.contract.classes):
-        raise ConfigError(
-            f"score: version {version.version} predicts {', '.join(model.classes)}, and the classes of the contract are"
-            f" {', '.join(context.contract.classes)}; the drops wait until a model knows them: apex retrain --force"
+    if faults := faults_of_model(context.contract, model):
+        raise UnusableModelError(
+            f"score: version {version.version} cannot score by the contract of {context.pipeline.file}:"
+            f" {'; '.join(faults)}. The drops wait in the inbox. Train a model of this contract: apex -p"
+            f" {context.pipeline.name} retrain; apex plan {context.pipeline.name} shows what has changed"
         )
     features = model.info.features_sha256
     manifest = latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features)
@@ -75,7 +87,9 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         )
     folder = context.processed / manifest.run
     result = manifest.result
-    counted = {*model.encoder.names, *context.contract.features.attributes}
+    attributes = contract_of_model(context.contract, model).features.attributes
+    kept = set(context.contract.named("attribute"))
+    counted = {*model.encoder.names, *(name for name in attributes if name in kept)}
     return Scorer(
         context=context,
         version=version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.postgres.scoring_runs import ClassFigures, ScoringRun
-from apex_ml.contract.model import Contract
 from apex_ml.json_text import json_text
 from apex_ml.services.score_batches import MAX_DAYS_AHEAD, Tally
 from apex_ml.services.scorer import Scorer
@@ -66,9 +66,9 @@ def run_statistics(
     )
 
 
-def class_statistics(contract: Contract, tally: Tally) -> dict[str, ClassFigures]:
-    """Rows, mean and median confidence of each predicted class."""
-    return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(contract.classes)}
+def class_statistics(classes: Sequence[str], tally: Tally) -> dict[str, ClassFigures]:
+    """Rows, mean and median confidence of each of the model's classes."""
+    return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(classes)}
 
 
 def input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:

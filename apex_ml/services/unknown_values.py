@@ -50,7 +50,7 @@ def alert_unknown_values(
     `counts` are the drop's rows by feature and bin, `accepted` is SQL of its rows. History counts only when the model
     uses it; every attribute counts.
     """
-    contract, alpha = scorer.context.contract, scorer.context.pipeline.options.monitoring.drift_alpha
+    contract, alpha = scorer.contract, scorer.context.pipeline.options.monitoring.drift_alpha
     profile = scorer.model.info.profile
     references = [r for r in (profile.features, profile.recent) if r]
     kinds: dict[str, str] = {f: kind for f in scorer.bins if f in counts and (kind := kind_of(contract, f)) in MIN_LOST}
@@ -158,6 +158,6 @@ def _unknown_entities(
 def _consequence(scorer: Scorer, jumps: Sequence[UnknownJump]) -> str:
     used = scorer.model.encoder.names
     lost = {jump.feature for jump in jumps if jump.feature in used}
-    if lost and lost >= {n for n in used if kind_of(scorer.context.contract, n) != "calendar"}:
+    if lost and lost >= {n for n in used if kind_of(scorer.contract, n) != "calendar"}:
         return ", but every feature that the model uses is affected: its predictions are little better than a guess"
     return f", with {len(lost)} of the {len(used)} features that the model uses affected"

@@ -46,7 +46,7 @@ class Lineage(ModelAnswer):
 
     mlflow_run_id: str = Field(description="MLflow run that trained it.")
     features: list[str] = Field(description="The features that it uses.")
-    classes: list[str] = Field(description="The classes, in the order of the contract.")
+    classes: list[str] = Field(description="The classes of the model, in the order of its contract.")
     data_sha256: str | None = Field(description="Sha256 of its training data.")
     contract_sha256: str | None = Field(description="Sha256 of the contract it was trained under.")
     git_commit: str | None = Field(description="Commit of the code that trained it.")
@@ -86,10 +86,12 @@ class Live(BaseModel):
 def answer_model(contract: Contract) -> type[BaseModel]:
     """The model of a successful answer, made from the contract."""
     shares: dict[str, Any] = {
-        f"p{place}": (float, Field(ge=0, le=1, alias=level)) for place, level in enumerate(contract.classes)
+        f"p{place}": (float | None, Field(ge=0, le=1, alias=level)) for place, level in enumerate(contract.classes)
     }
     probabilities = create_model(
-        "Probabilities", __doc__="Calibrated probability of each class; float32, written exactly.", **shares
+        "Probabilities",
+        __doc__="Calibrated probability of each class; float32, written exactly. Null: the model does not know it.",
+        **shares,
     )
     fields: dict[str, Any] = {
         "predicted": (Literal[contract.classes], Field(description="The predicted class.")),
@@ -117,14 +119,16 @@ def answer_model(contract: Contract) -> type[BaseModel]:
 
 def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, begun: float) -> bytes:
     """A successful answer; `begun` is by time.perf_counter."""
-    classes, warnings = predictor.contract.classes, predicted.rows.warnings
+    classes, warnings = predictor.scorer.model.classes, predicted.rows.warnings
+    # of a class that came into the contract after the training the model says nothing
+    unknown = {level: None for level in predictor.contract.classes if level not in classes}
     # a double holds a float32 exactly, so that a reader gets the same bits
     rows = predicted.prediction.probabilities.astype(np.float64).tolist()
     sure = predicted.prediction.confidence.astype(np.float64).tolist()
     predictions = [
         {
             "predicted": classes[index],
-            "probabilities": dict(zip(classes, row, strict=True)),
+            "probabilities": dict(zip(classes, row, strict=True)) | unknown,
             "confidence": confidence,
             "known_entity": known,
             "known_client": known,
@@ -154,7 +158,7 @@ def lineage_of(predictor: Predictor) -> dict[str, Any]:
         "version": version.version,
         "mlflow_run_id": version.run_id,
         "features": list(predictor.scorer.model.encoder.names),
-        "classes": list(predictor.contract.classes),
+        "classes": list(predictor.scorer.model.classes),
         "data_sha256": info.data_sha256,
         "contract_sha256": info.contract_sha256,
         "git_commit": info.git_commit,

@@ -58,7 +58,7 @@ class Predictor:
         Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every row dated before the snapshot,
         because its history would contain later rows.
         """
-        contract, scorer = self.contract, self.scorer
+        contract, scorer = self.scorer.contract, self.scorer
         days: list[date] = rows.columns[contract.timestamp]
         if min(days) < self.history.as_of:
             name, since = contract.timestamp, self.history.as_of
@@ -87,7 +87,7 @@ def load_predictor(
     that cannot be read.
     """
     scorer = build_scorer(context, registry, version)
-    needed = state_needed(context.contract, scorer.features)
+    needed = state_needed(scorer.contract, scorer.features)
     admit(MODEL_BYTES + history_bytes(context.contract, scorer.snapshot, needed))
     if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
         return Predictor(scorer, before.history)

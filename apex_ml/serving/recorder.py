@@ -125,12 +125,12 @@ class Recorder:
 
     def _write(self, predictor: Predictor, part: list[_Waiting]) -> None:
         scorer, contract = predictor.scorer, predictor.contract
-        profile, days = Profile(scorer.bins, len(contract.classes)), 0
+        profile, days = Profile(scorer.bins, len(scorer.model.classes)), 0
         answers = []
         for waiting in part:
             chosen, predicted = waiting.chosen, waiting.predicted
             table = predicted.table.take(chosen)
-            profile.add_features(finish(contract, table, scorer.features))
+            profile.add_features(finish(scorer.contract, table, scorer.features))
             profile.add_predictions(predicted.prediction.predicted[chosen], predicted.prediction.confidence[chosen])
             dates = [predicted.rows.columns[contract.timestamp][place] for place in chosen.tolist()]
             days += sum((day - scorer.as_of).days for day in dates)
@@ -149,6 +149,7 @@ class Recorder:
         rows = sum(len(a.places) for a in answers)
         day = part[0].answered_at.date()
         version, snapshot = predictor.version, predictor.history.sha256
+        model = online.AnsweringModel(version.name, version.version, scorer.model.classes, snapshot)
         counts = profile.counts() | {"lag_days": days / rows}
         settings, schema = self._context.settings, self._context.schema
-        online.record(settings, schema, contract, version.name, version.version, snapshot, day, answers, counts)
+        online.record(settings, schema, contract, model, day, answers, counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import Decision, NewDecision, champions
 from apex_ml.core.estimator import Model
+from apex_ml.core.model_contract import faults_of_model
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.errors import ConfigError
@@ -108,10 +109,11 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     if model_version is None:
         raise ConfigError(f"{action}: {context.model_name} has no version {version} in MLflow")
     model = Model.from_files(registry.files(model_version))
-    if tuple(model.classes) != tuple(context.contract.classes):
+    if faults := faults_of_model(context.contract, model):
         raise ConfigError(
-            f"{action}: version {version} predicts {', '.join(model.classes)}, the classes of the contract are"
-            f" {', '.join(context.contract.classes)}"
+            f"{action}: version {version} cannot score by the contract of {context.pipeline.file}: {'; '.join(faults)}."
+            " Name a version that can (apex champion lists them), or train one: apex -p"
+            f" {context.pipeline.name} retrain"
         )
     features = model.info.features_sha256
     if latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features) is None:

@@ -14,10 +14,12 @@ from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import champions
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import DECISION
+from apex_ml.core.model_contract import faults_of_model
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import ComparedVersions, Contender, Holdout, PromotionDecision, decide
 from apex_ml.core.training_keys import row_keys
 from apex_ml.services import champion_ledger
+from apex_ml.services.champion_holdout import TEST, holdout_of_model
 from apex_ml.services.holdout import class_indexes, segment_columns, segment_levels
 from apex_ml.services.promotion_decision import (
     carry_out,
@@ -81,11 +83,20 @@ def _with_addresses(result: PromoteResult, trained: TrainResult) -> PromoteResul
 def _decide(
     context: StepContext, registry: Registry, challenger: ModelVersion, current: ModelVersion | None
 ) -> tuple[PromotionDecision, ModelInfo]:
-    """Score the test part with both models; the gate excludes the rows that either was fitted or tuned on."""
+    """Score the test part with both models; the gate excludes the rows that either was fitted or tuned on.
+
+    A champion of a former contract scores the same rows by its own features. When it cannot, the gate is told why.
+    """
     contract, settings = context.contract, context.settings
-    test = pq.read_table(context.folder("split") / "test.parquet")
+    test = pq.read_table(context.folder("split") / TEST)
     ours = Model.from_files(registry.files(challenger))
     theirs = None if current is None else Model.from_files(registry.files(current))
+    fault, their_test = "", test
+    if theirs is not None and (faults := faults_of_model(contract, theirs)):
+        fault, theirs = f"cannot score by the present contract: {'; '.join(faults)}", None
+    if theirs is not None:
+        their_test, rows = holdout_of_model(context, theirs, test)
+        test = test if len(rows) == test.num_rows else test.take(pa.array(rows))
     entities = test.column(contract.entity).to_numpy(zero_copy_only=False)
     days = test.column(contract.timestamp).cast(pa.int32()).to_numpy()
     y = class_indexes(test, contract.target, contract.classes)
@@ -102,12 +113,13 @@ def _decide(
         looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
         _contender(ours, test),
-        None if theirs is None else _contender(theirs, test),
+        None if theirs is None else _contender(theirs, their_test),
         holdout,
         contract.promotion,
         serving(contract),
         looks=looks,
         seed=context.pipeline.options.model.seed,
+        champion_fault=fault,
     )
     versions = ComparedVersions(current.version if current else None, challenger.version)
     return replace(decision, evidence=replace(decision.evidence, versions=versions)), ours.info

@@ -68,8 +68,8 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
     with champions(settings, context.schema, context.model_name) as ledger:
         looks = 1 + ledger.rejections_since_last_move()
     decision = decide(
-        contender(ours, _probabilities(rows, "s_", context)),
-        contender(theirs, _probabilities(rows, "c_", context)),
+        contender(ours, _probabilities(rows, "s_", ours)),
+        contender(theirs, _probabilities(rows, "c_", theirs)),
         holdout,
         contract.promotion,
         serving(contract),
@@ -92,6 +92,7 @@ def _holdout(context: StepContext, ours: Model, rows: pa.Table) -> Holdout:
     )
 
 
-def _probabilities(rows: pa.Table, prefix: str, context: StepContext) -> np.ndarray:
-    names = [f"{prefix}{probability_column(level)}" for level in context.contract.classes]
+def _probabilities(rows: pa.Table, prefix: str, model: Model) -> np.ndarray:
+    """The recorded probabilities of the model's own classes."""
+    names = [f"{prefix}{probability_column(level)}" for level in model.classes]
     return np.column_stack([rows.column(name).to_numpy() for name in names]).astype(np.float32)

@@ -8,7 +8,7 @@ and reported, and changes no row of the drop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.contracts import refuse_missing_columns
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.adapters.postgres.shadow import PostgresShadow
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError
-from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
 from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
@@ -34,7 +34,7 @@ from apex_ml.services import champion_ledger
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import BATCH_ROWS
-from apex_ml.services.scorer import Scorer, build_scorer
+from apex_ml.services.scorer import Scorer, UnusableModelError, build_scorer
 from apex_ml.services.scoring_results import ShadowResult
 from apex_ml.sql.tables import SHADOW
 
@@ -72,7 +72,7 @@ def shadow(context: StepContext) -> ShadowResult:
                 challenger = champion_ledger.require(registry.by_version(version), f"challenger version {version}")
                 scorers[version] = build_scorer(context, registry, challenger)
             rows = _one_drop(scorers[version], path, name, pair.run_id)
-        except DataError as error:
+        except (DataError, UnusableModelError) as error:
             with transaction(context.settings, context.schema) as session:
                 PostgresShadow(session, context.model_name).fail(pair.run_id, version, context.run, str(error))
             logger.warning("shadow_failed name=%s version=%s reason=%s", name, version, error)
@@ -114,6 +114,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
         )
         query = features_query(con, scorer, report.query, name)
         with bulk_transaction(settings, context.schema) as session:
+            refuse_missing_columns(session, SHADOW, _schema(scorer.model.classes).names)
             claimed = PostgresShadow(session, context.model_name).claim(
                 run_id,
                 scorer.version.version,
@@ -125,24 +126,24 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
             if not claimed:
                 return None
             batches = _batches(con, query, scorer, run_id, name)
-            written = write_scores(session, _schema(contract), batches, table=SHADOW)
+            written = write_scores(session, _schema(scorer.model.classes), batches, table=SHADOW)
             if written != report.accepted:
                 raise TransientError(f"{name}: {report.accepted} rows accepted but {written} written in the shadow")
             reach("shadow_written")
     return written
 
 
-def _schema(contract: Contract) -> pa.Schema:
+def _schema(classes: Sequence[str]) -> pa.Schema:
     fields = [pa.field("run_id", pa.int64()), pa.field("model_version", pa.int32()), pa.field(ROW_NR, pa.int64())]
     fields.append(pa.field("predicted", pa.string()))
-    return pa.schema([*fields, *(pa.field(probability_column(level), pa.float32()) for level in contract.classes)])
+    return pa.schema([*fields, *(pa.field(probability_column(level), pa.float32()) for level in classes)])
 
 
 def _batches(
     con: engine.StrictConnection, query: str, scorer: Scorer, run_id: int, name: str
 ) -> Iterator[pa.RecordBatch]:
-    contract = scorer.context.contract
-    classes, schema = pa.array(contract.classes), _schema(contract)
+    contract = scorer.contract
+    classes, schema = pa.array(scorer.model.classes), _schema(scorer.model.classes)
     with engine.errors_name(name):
         for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
             table = pa.Table.from_batches([batch])

@@ -24,11 +24,13 @@ RELATIONS = "('drops', 'migrations')"
 # the first edition has no table contracts
 TABLES = """
 SELECT c.oid::bigint, c.relfilenode::bigint, c.oid::regclass::text FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND c.relname <> 'contracts' ORDER BY 1
+JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND c.relname <> 'contracts'
+ORDER BY 1
 """
 INDEXES = """
 SELECT c.oid::bigint, c.relfilenode::bigint FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind = 'i' AND c.relname <> 'contracts_pkey' ORDER BY 1
+WHERE n.nspname = %s AND c.relkind = 'i' AND c.relname <> 'contracts_pkey'
+ORDER BY 1
 """
 
 

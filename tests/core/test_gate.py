@@ -435,3 +435,68 @@ def _true_loss(table: np.ndarray) -> float:
 def _weight_of(gain: float) -> float:
     """Blur of the truth that loses the given nats."""
     return float(brentq(lambda w: _true_loss(blurred(w, TRUE)) - _true_loss(TRUE) - gain, 0.0, 1.0))
+
+
+# a champion of a contract with fewer classes
+
+WITH_WEB = Serving((*CLASSES, "WEB"), SERVING.features)
+
+
+def with_web(share: float = 0.1, seed: int = 7) -> tuple[np.ndarray, Holdout]:
+    """The scene with a share of rows of a fourth class, which no feature predicts."""
+    truth = np.column_stack([TRUTH * (1 - share), np.full(N, share)])
+    y = np.where(np.random.default_rng(seed).random(N) < share, 3, HOLDOUT.y)
+    return truth, replace(HOLDOUT, y=y, prior=np.array([*PRIOR * (1 - share), share]))
+
+
+def four(p: np.ndarray, **about: Any) -> Contender:
+    return Contender(p, WITH_WEB.classes, ("ripeness",), **about)
+
+
+def test_a_challenger_with_a_new_class_replaces_an_equal_champion() -> None:
+    truth, holdout = with_web()
+    decision = decide(four(truth), model(TRUTH), holdout, POLICY, WITH_WEB)
+    assert decision.promote, decision.reasons
+    web = int((holdout.y == 3).sum())
+    assert decision.reasons[0].startswith(f"the champion does not know WEB ({web:,} rows), and on the rows of the")
+    compared = decision.evidence.comparison
+    assert compared is not None and compared.new_classes == ("WEB",)
+    # given that the class is an old one, both models are equal
+    assert abs(compared.gain) < 1e-6 and compared.recall.keys() == set(CLASSES)
+    assert len(decision.curves["champion"]) == 4
+
+
+def test_a_challenger_with_a_new_class_must_not_be_worse_on_the_others() -> None:
+    truth, holdout = with_web()
+    worse = np.column_stack([blurred(0.3) * 0.9, np.full(N, 0.1)])
+    decision = decide(four(worse), model(TRUTH), holdout, POLICY, WITH_WEB)
+    assert not decision.promote and "the gain over the champion is -" in decision.reasons[-1]
+
+
+def test_a_new_class_without_rows_is_no_reason() -> None:
+    truth = np.column_stack([TRUTH, np.full(N, 1e-6)])
+    holdout = replace(HOLDOUT, prior=np.array([*PRIOR * (1 - 1e-6), 1e-6]))
+    decision = decide(four(truth / truth.sum(axis=1, keepdims=True)), model(TRUTH), holdout, POLICY, WITH_WEB)
+    assert not decision.promote and "not above the margin" in decision.reasons[-1]
+
+
+def test_classes_in_another_order_are_compared_by_their_names() -> None:
+    champion = Contender(columns(2, 0, 1), ("VENDEDOR", "DIGITAL", "TELEFONO"), ("ripeness",), weights=(1.0, 1.0, 1.0))
+    decision = gate(model(TRUTH), champion)
+    compared = decision.evidence.comparison
+    assert not decision.promote and compared is not None and abs(compared.gain) < 1e-9
+    assert all(recall.challenger == recall.champion for recall in compared.recall.values())
+
+
+def test_a_champion_that_cannot_score_is_replaced_by_the_absolute_gates_alone() -> None:
+    fault = "cannot score by the present contract: it needs the feature x (the contract has no column x)"
+    decision = gate(model(TRUTH), None, champion_fault=fault)
+    assert decision.promote and decision.reasons[0].startswith(f"the champion {fault}, so there is no comparison and")
+    assert decision.evidence.champion_fault == fault and decision.evidence.comparison is None
+    assert not gate(model(np.tile(PRIOR, (N, 1))), None, champion_fault=fault).promote
+
+
+def test_a_champion_of_a_lost_class_is_not_compared() -> None:
+    champion = Contender(TRUTH, ("DIGITAL", "TELEFONO", "FAX"), ("ripeness",))
+    decision = gate(model(TRUTH), champion)
+    assert decision.promote and "predicts FAX, which the contract does not have" in decision.reasons[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from typing_extensions import override
@@ -71,6 +71,21 @@ def refuse_other_contract(session: Session, contract: Contract) -> None:
     refused = () if before is None else compare_contracts(before, contract).refused
     if faults := list(refused) or list(_table_faults(session, contract, is_recorded=before is not None)):
         raise ConfigError(f"pipeline {contract.name}: {'; '.join(faults)}: {OWN_PIPELINE}. Its tables are unchanged")
+
+
+def refuse_missing_columns(session: Session, table: str, columns: Sequence[str]) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` when a table does not have all columns that are to be written."""
+    rows = session.fetch(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(%s::text) AND attnum > 0"
+        " AND NOT attisdropped",
+        (table,),
+    )
+    present = {name for (name,) in rows}
+    if lacking := [name for name in columns if name not in present]:
+        raise ConfigError(
+            f"the table {table} has no column {', '.join(lacking)}: it is older than the contract. `apex up` adds what"
+            " is missing; until then the drops wait in the inbox"
+        )
 
 
 def _table_faults(session: Session, contract: Contract, *, is_recorded: bool) -> Iterator[str]:

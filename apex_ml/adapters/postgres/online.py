@@ -41,13 +41,21 @@ class Answers:
     answered_at: datetime
 
 
+@dataclass(frozen=True)
+class AnsweringModel:
+    """The model version that gave answers: its classes, and the history snapshot of its features."""
+
+    name: str
+    version: int
+    classes: Sequence[str]
+    snapshot: str
+
+
 def record(
     settings: Settings,
     schema: str,
     contract: Contract,
-    model_name: str,
-    version: int,
-    snapshot: str,
+    model: AnsweringModel,
     day: date,
     answers: Sequence[Answers],
     counts: dict[str, Any],
@@ -56,10 +64,11 @@ def record(
 
     Raises :class:`~apex_ml.errors.TransientError` when Postgres does not answer.
     """
-    table = _table(contract, model_name, version, answers)
+    table = _table(contract, model, answers)
+    snapshot = model.snapshot
     with bulk_transaction(settings, schema) as session:
         session.ingest(ONLINE, table.schema, table.to_batches())
-        key = (day.isoformat(), model_name, version)
+        key = (day.isoformat(), model.name, model.version)
         # a first row to lock: two writers at once write one after the other
         session.execute(
             "INSERT INTO online_profiles (day, model_name, model_version, feature_snapshot, answers, profile)"
@@ -79,10 +88,10 @@ def record(
         )
 
 
-def _table(contract: Contract, model_name: str, version: int, answers: Sequence[Answers]) -> pa.Table:
-    """The rows of :func:`~apex_ml.sql.tables.online_columns`."""
+def _table(contract: Contract, model: AnsweringModel, answers: Sequence[Answers]) -> pa.Table:
+    """The rows of :func:`~apex_ml.sql.tables.online_columns`; null for a class that the model does not know."""
     n = sum(len(a.places) for a in answers)
-    classes = pa.array(contract.classes)
+    classes = pa.array(model.classes)
 
     def each(values: Sequence[np.ndarray]) -> pa.Array:
         return pa.array(np.concatenate(values))
@@ -95,11 +104,13 @@ def _table(contract: Contract, model_name: str, version: int, answers: Sequence[
         "known_entity": each([a.known for a in answers]),
         "predicted": classes.take(each([a.predicted for a in answers])),
         "confidence": each([a.confidence for a in answers]),
-        "model_name": pa.array([model_name] * n),
-        "model_version": pa.array(np.full(n, version, np.int32)),
+        "model_name": pa.array([model.name] * n),
+        "model_version": pa.array(np.full(n, model.version, np.int32)),
         "answered_at": pa.array(moments, pa.timestamp("us", "UTC")),
     }
-    for index, level in enumerate(contract.classes):
+    for level in contract.classes:
+        values[probability_column(level)] = pa.nulls(n, pa.float32())
+    for index, level in enumerate(model.classes):
         values[probability_column(level)] = pa.array(np.ascontiguousarray(p[:, index]))
     for name in online_columns(contract):
         if name not in values:

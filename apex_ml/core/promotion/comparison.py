@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from apex_ml.contract.policy import Promotion
@@ -88,5 +90,27 @@ def stale_reason(
     return (
         f"the champion is {counted(age, 'day')} old, more than {policy.stale_after_days}, and the challenger is not"
         f" worse by more than {policy.non_inferiority:g} nats ({confidence(policy.alpha)} lower bound of the gain"
+        f" {bound.low:+.5f})"
+    )
+
+
+def new_classes_reason(
+    new_classes: Mapping[str, int], difference: np.ndarray, holdout: Holdout, policy: Promotion, seed: int
+) -> str:
+    """The reason for a model that knows classes which the champion lacks; empty where there is none.
+
+    `new_classes` has their rows in the holdout, `difference` the paired differences on the rows of the other
+    classes, (n,): there the model must not be worse. Of the new ones the champion knows nothing.
+    """
+    seen = {level: rows for level, rows in new_classes.items() if rows}
+    if not seen:
+        return ""
+    bound = lower_bound(Clusters.of(difference, holdout.entities), policy.alpha, seed)
+    if not bound.low > -policy.non_inferiority:
+        return ""
+    names = ", ".join(f"{level} ({counted(rows, 'row')})" for level, rows in seen.items())
+    return (
+        f"the champion does not know {names}, and on the rows of the other classes the challenger is not worse by"
+        f" more than {policy.non_inferiority:g} nats ({confidence(policy.alpha)} lower bound of the gain"
         f" {bound.low:+.5f})"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -83,6 +83,39 @@ class Serving:
 
     classes: tuple[str, ...]
     features: tuple[str, ...]
+
+
+def in_classes(p: np.ndarray, classes: Sequence[str], among: Sequence[str]) -> np.ndarray:
+    """Probabilities (n, k) with a column for each class of `among`, in its order; 0 for a class that they lack."""
+    aligned = np.zeros((len(p), len(among)), p.dtype)
+    for place, level in enumerate(among):
+        if level in classes:
+            aligned[:, place] = p[:, classes.index(level)]
+    return aligned
+
+
+def over_shared_classes(
+    challenger: Contender, champion: Contender, holdout: Holdout, classes: tuple[str, ...]
+) -> tuple[Contender, Contender, Holdout]:
+    """Both models on the rows of the classes that both know, by their probabilities given that it is one of those.
+
+    `holdout.y` are indexes of `classes`, of which the champion may know some only.
+    """
+    shared = tuple(level for level in classes if level in champion.classes)
+    places = np.array([shared.index(level) if level in shared else -1 for level in classes])
+    rows = np.flatnonzero(places[holdout.y] >= 0)
+    taken = holdout.take(rows)
+    prior = in_classes(np.asarray([taken.prior]), classes, shared)[0]
+    # the optimum is that of all classes
+    taken = replace(taken, y=places[taken.y], prior=prior / prior.sum(), optimum=None)
+    return _restricted(challenger, shared, rows), _restricted(champion, shared, rows), taken
+
+
+def _restricted(model: Contender, classes: tuple[str, ...], rows: np.ndarray) -> Contender:
+    p = in_classes(model.p[rows], model.classes, classes)
+    p = p / np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
+    weights = tuple(model.weights[model.classes.index(level)] for level in classes) if model.weights else ()
+    return replace(model, p=p, classes=classes, weights=weights)
 
 
 def drop_seen(

@@ -100,7 +100,8 @@ class SegmentGain:
 class ComparisonEvidence(EvidencePart):
     """The paired losses of challenger and champion. `level` and `method` are those of the lower bound `gain_low`.
 
-    `stale` is set when the challenger is accepted because of the champion's age.
+    `stale` is set when the challenger is accepted because of the champion's age. `new_classes` are those that only the
+    challenger knows: then the losses are over the rows of the other classes.
     """
 
     champion_log_loss: float
@@ -113,6 +114,7 @@ class ComparisonEvidence(EvidencePart):
     segments: tuple[SegmentGain, ...]
     champion_behind_prior: bool
     stale: bool = False
+    new_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

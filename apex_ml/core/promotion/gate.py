@@ -17,8 +17,15 @@ from apex_ml.core.calibration import reliability
 from apex_ml.core.decision import decide as predict_class
 from apex_ml.core.evaluation import prior_losses, row_losses
 from apex_ml.core.promotion.absolute import absolute_gates, probability_fault, serving_faults
-from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, stale_reason
-from apex_ml.core.promotion.contenders import Contender, Holdout, Serving, drop_seen
+from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, new_classes_reason, stale_reason
+from apex_ml.core.promotion.contenders import (
+    Contender,
+    Holdout,
+    Serving,
+    drop_seen,
+    in_classes,
+    over_shared_classes,
+)
 from apex_ml.core.promotion.evidence import ComparisonEvidence, Evidence
 from apex_ml.core.uncertainty import Clusters, lower_bound
 
@@ -61,14 +68,16 @@ def decide(
     *,
     looks: int = 1,
     seed: int = 0,
+    champion_fault: str = "",
 ) -> PromotionDecision:
     """Decide by the policy whether the challenger replaces the champion.
 
     Rows that either model has seen are dropped and counted. Without a champion, or with one whose probabilities are
-    not finite, only the absolute gates apply. A rejection gives all its reasons. Evidence that is not finite rejects
-    the challenger, and is not written.
+    not finite, only the absolute gates apply. So they do with a `champion_fault`, which says why the champion cannot
+    score these rows. A champion that lacks classes is compared on the rows of the others. A rejection gives all its
+    reasons. Evidence that is not finite rejects the challenger, and is not written.
     """
-    decision = _decide(challenger, champion, holdout, policy, serving, looks, seed)
+    decision = _decide(challenger, champion, holdout, policy, serving, looks, seed, champion_fault)
     unknown = decision.evidence.not_finite()
     if not unknown:
         return decision
@@ -85,6 +94,7 @@ def _decide(
     serving: Serving,
     looks: int,
     seed: int,
+    champion_fault: str,
 ) -> PromotionDecision:
     p, champion_p, holdout, seen_rows = drop_seen(challenger, champion, holdout)
     evidence = Evidence(seen_rows, len(holdout), policy.margin, looks, policy.mode)
@@ -99,17 +109,40 @@ def _decide(
     loss, prior_loss = absolute.prior.challenger_log_loss, absolute.prior.prior_log_loss
     prior = f"the class prior is beaten: {loss:.4f} against {prior_loss:.4f}"
     reason = "there is no champion"
-    if champion_p is not None and (fault := probability_fault(champion_p, len(serving.classes))):
-        evidence = replace(evidence, champion_fault=fault)
-        reason, champion_p = f"the champion gives {fault}, so there is no comparison", None
+    if champion is not None and champion_p is not None:
+        champion_fault = champion_fault or _champion_fault(champion, champion_p, holdout, serving)
+    if champion_fault:
+        evidence = replace(evidence, champion_fault=champion_fault.removeprefix("gives "))
+        reason, champion_p = f"the champion {champion_fault}, so there is no comparison", None
     if champion is None or champion_p is None:
         return PromotionDecision(not against, tuple(against) or (f"{reason} and {prior}",), evidence, curves)
-    curves["champion"] = reliability(champion_p, holdout.y)
+    curves["champion"] = reliability(in_classes(champion_p, champion.classes, serving.classes), holdout.y)
     pair = (replace(challenger, p=p), replace(champion, p=champion_p))
-    reason, faults, compared = _compare(*pair, losses, holdout, policy, serving, looks, seed)
+    new_classes = {
+        level: int((holdout.y == place).sum())
+        for place, level in enumerate(serving.classes)
+        if level not in champion.classes
+    }
+    if champion.classes != serving.classes and challenger.classes == serving.classes:
+        ours, theirs, holdout = over_shared_classes(*pair, holdout, serving.classes)
+        pair = (ours, theirs)
+        losses, serving = row_losses(pair[0].p, holdout.y), replace(serving, classes=pair[0].classes)
+    reason, faults, compared = _compare(*pair, losses, holdout, policy, serving, looks, seed, new_classes)
     against += faults
     evidence = replace(evidence, comparison=compared)
     return PromotionDecision(not against, tuple(against) or (reason, prior), evidence, curves)
+
+
+def _champion_fault(champion: Contender, p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
+    """Why the champion cannot be compared; empty when it can. It may lack classes that are new."""
+    if gone := [level for level in champion.classes if level not in serving.classes]:
+        return f"predicts {', '.join(gone)}, which the contract does not have"
+    if fault := probability_fault(p, len(champion.classes)):
+        return f"gives {fault}"
+    known = [place for place, level in enumerate(serving.classes) if level in champion.classes]
+    if len(np.unique(holdout.y[np.isin(holdout.y, known)])) < 2:
+        return "knows fewer than two of the classes of the holdout"
+    return ""
 
 
 def _holdout_fault(p: np.ndarray, holdout: Holdout, serving: Serving) -> str:
@@ -139,8 +172,12 @@ def _compare(
     serving: Serving,
     looks: int,
     seed: int,
+    new_classes: Mapping[str, int],
 ) -> tuple[str, list[str], ComparisonEvidence]:
-    """The reason for the challenger, the reasons against it, and the evidence of the paired losses."""
+    """The reason for the challenger, the reasons against it, and the evidence of the paired losses.
+
+    `new_classes` are those that the champion does not know, with their rows in the holdout.
+    """
     champion_losses = row_losses(champion.p, holdout.y)
     differences = champion_losses - losses
     clusters = Clusters.of(differences, holdout.entities)
@@ -161,6 +198,7 @@ def _compare(
         recall=recalls,
         segments=tuple(segments),
         champion_behind_prior=is_behind_prior,
+        new_classes=tuple(new_classes),
     )
     against = losing if is_behind_prior else lower + losing
     bound = f"{gain.mean:+.5f} nats, lower bound {gain.low:+.5f} (level {gain.level:.2g}, {gain.method})"
@@ -168,6 +206,8 @@ def _compare(
         return f"the gain over the champion is {bound}: above the margin {policy.margin:g}", against, evidence
     if stale := stale_reason(challenger, champion, differences, holdout, policy, seed):
         return stale, against, replace(evidence, stale=True)
+    if reason := new_classes_reason(new_classes, differences, holdout, policy, seed):
+        return reason, against, evidence
     against.append(f"the gain over the champion is {bound}: not above the margin {policy.margin:g}")
     return "", against, evidence
 
