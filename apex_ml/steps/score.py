@@ -11,7 +11,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.postgres import bulk, connection
 from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_bad_drop
-from apex_ml.adapters.postgres.drops import FailedDrop, PostgresDrops
+from apex_ml.adapters.postgres.drops import FailedDrop, KnownDrop, PostgresDrops
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.partitions import analyse_new, merge_closed
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
@@ -194,7 +194,10 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
         _count_delivery(tools, sha256)
         inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known.name)
-        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known.name)
+        reason = _other_contract(scorer, known)
+        if reason:
+            logger.warning("drop_of_another_contract name=%s %s", name, reason)
+        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known.name, reason=reason)
     reach("score_begun")
     try:
         run = score_file(scorer, tools, path, drop, sha256)
@@ -221,6 +224,20 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
     inbox.finish(drop, sha256)
     logger.info("drop_scored name=%s rows=%s version=%s", name, run.rows_scored, scorer.version.version)
     return DropOutcome(drop=name, state="scored", sha256=sha256, scored=run)
+
+
+def _other_contract(scorer: Scorer, known: KnownDrop) -> str | None:
+    """What to know about a content that was scored by another contract than today's; None when it was by this one.
+
+    A content is scored exactly once, whatever the contract: only a person has it scored anew.
+    """
+    before, today = known.contract_identity, scorer.context.contract.identity().digest()
+    if before is None or before == today:
+        return None
+    return (
+        f"the content was scored by another contract ({before[:12]}, today's is {today[:12]}) and is not scored anew by"
+        f" itself; to do it: apex -p {scorer.context.pipeline.name} score --rescore {known.name}"
+    )
 
 
 def _count_delivery(tools: ScoringTools, sha256: str) -> None:

@@ -98,6 +98,30 @@ def test_a_champion_of_before_scores_as_ever(
         assert scoring.sql("SELECT count(*) FROM orders.scored_current WHERE p_web IS NULL") == [(ROWS,)]
 
 
+def test_the_same_content_under_another_contract_is_scored_anew_only_by_hand(
+    scoring: Apex, put_drop: Callable[..., Path], tmp_path: Path
+) -> None:
+    put_drop()
+    assert scoring.call("score").code == 0
+    other = edited(scoring, tmp_path, ADDITIVE["other recipes"])
+    put_drop("again.parquet")
+    done = other.call("score")
+    assert done.code == 0 and done.result is not None, done.err
+    (drop,) = done.result["drops"]
+    assert drop["state"] == "already" and drop["scored_as"] == "a.parquet"
+    assert drop["reason"].startswith("the content was scored by another contract (")
+    assert "apex -p orders score --rescore a.parquet" in drop["reason"] and drop["reason"] in done.err
+    assert scoring.sql("SELECT count(*) FROM orders.scored") == [(ROWS,)]
+    assert other.call("score", "--rescore", "a.parquet").code == 0
+    identities = [one.pipeline.contract.identity().digest() for one in (scoring, other)]
+    runs = scoring.sql("SELECT contract_identity FROM orders.scoring_runs ORDER BY run_id")
+    assert [identity for (identity,) in runs] == identities
+    assert scoring.sql("SELECT contract_identity FROM orders.drop_summary") == [(identities[1],)]
+    put_drop("third.parquet")
+    again = other.call("score")
+    assert again.result is not None and "reason" not in again.result["drops"][0]
+
+
 MEASURE = "Digital maturity of the client.\n    type: string\n    role: measure"
 UNUSABLE: dict[str, tuple[tuple[Edit, ...], str]] = {
     "another target": ((("canal_pedido_cd", "canal"),), "the target is canal and was canal_pedido_cd"),

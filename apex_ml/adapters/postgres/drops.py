@@ -24,6 +24,8 @@ class KnownDrop:
     drop_id: int
     name: str
     state: str
+    contract_identity: str | None = None
+    """Identity of the contract by which it was scored last; None when an older version of Apex scored it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,11 @@ class PostgresDrops(DropLedger):
 
     @override
     def by_content(self, sha256: str) -> KnownDrop | None:
-        row = self._session.fetch_one("SELECT drop_id, name, state FROM drops WHERE sha256 = %s", (sha256,))
+        row = self._session.fetch_one(
+            "SELECT drop_id, name, state, (SELECT contract_identity FROM scoring_runs AS r"
+            " WHERE r.drop_id = d.drop_id ORDER BY run_id DESC LIMIT 1) FROM drops AS d WHERE sha256 = %s",
+            (sha256,),
+        )
         return None if row is None else KnownDrop(*row)
 
     @override
