@@ -195,8 +195,6 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
         inbox.finish(drop, sha256)
         logger.info("drop_already_scored name=%s as=%s", name, known.name)
         reason = _other_contract(scorer, known)
-        if reason:
-            logger.warning("drop_of_another_contract name=%s %s", name, reason)
         return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known.name, reason=reason)
     reach("score_begun")
     try:
@@ -227,17 +225,19 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
 
 
 def _other_contract(scorer: Scorer, known: KnownDrop) -> str | None:
-    """What to know about a content that was scored by another contract than today's; None when it was by this one.
+    """A warning about a content that was scored by another contract than today's; None when it was by this one.
 
-    A content is scored exactly once, whatever the contract: only a person has it scored anew.
+    A content is scored exactly once, whatever the contract: only a person has it scored again.
     """
     before, today = known.contract_identity, scorer.context.contract.identity().digest()
     if before is None or before == today:
         return None
-    return (
-        f"the content was scored by another contract ({before[:12]}, today's is {today[:12]}) and is not scored anew by"
+    reason = (
+        f"the content was scored by another contract ({before[:12]}, today's is {today[:12]}) and is not scored again by"
         f" itself; to do it: apex -p {scorer.context.pipeline.name} score --rescore {known.name}"
     )
+    logger.warning("drop_of_another_contract name=%s %s", known.name, reason)
+    return reason
 
 
 def _count_delivery(tools: ScoringTools, sha256: str) -> None:

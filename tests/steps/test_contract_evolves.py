@@ -28,7 +28,7 @@ ADDITIVE: dict[str, Edit] = {
     "another order of the classes": (CLASSES, "[VENDEDOR, TELEFONO, DIGITAL]"),
     "other recipes": ("smoothing: 3", "smoothing: 300"),
     "a lag": ("history_lag_days: 0", "history_lag_days: 30"),
-    "another grain": ("grain: last_order_per_entity", "grain: every_order"),
+    "another grain": ("grain: last_row_per_entity", "grain: every_row"),
     "no history at all": (
         TEXT[TEXT.index("  history:\n    - {recipe: count}") : TEXT.index("  # a feature that alone removes")],
         "",
@@ -98,7 +98,7 @@ def test_a_champion_of_before_scores_as_ever(
         assert scoring.sql("SELECT count(*) FROM orders.scored_current WHERE p_web IS NULL") == [(ROWS,)]
 
 
-def test_the_same_content_under_another_contract_is_scored_anew_only_by_hand(
+def test_the_same_content_under_another_contract_is_scored_again_only_on_request(
     scoring: Apex, put_drop: Callable[..., Path], tmp_path: Path
 ) -> None:
     put_drop()

@@ -102,13 +102,13 @@ def new_classes_reason(
     `new_classes` has their rows in the holdout, `difference` the paired differences on the rows of the other
     classes, (n,): there the model must not be worse. Of the new ones the champion knows nothing.
     """
-    seen = {level: rows for level, rows in new_classes.items() if rows}
-    if not seen:
+    with_rows = {level: rows for level, rows in new_classes.items() if rows}
+    if not with_rows:
         return ""
     bound = lower_bound(Clusters.of(difference, holdout.entities), policy.alpha, seed)
     if not bound.low > -policy.non_inferiority:
         return ""
-    names = ", ".join(f"{level} ({counted(rows, 'row')})" for level, rows in seen.items())
+    names = ", ".join(f"{level} ({counted(rows, 'row')})" for level, rows in with_rows.items())
     return (
         f"the champion does not know {names}, and on the rows of the other classes the challenger is not worse by"
         f" more than {policy.non_inferiority:g} nats ({confidence(policy.alpha)} lower bound of the gain"
