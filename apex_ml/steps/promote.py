@@ -85,7 +85,8 @@ def _decide(
 ) -> tuple[PromotionDecision, ModelInfo]:
     """Score the test part with both models; the gate excludes the rows that either was fitted or tuned on.
 
-    A champion of a former contract scores the same rows by its own features. When it cannot, the reasons of the decision say why.
+    A champion of a former contract scores the same rows by its own features. When it cannot, the reasons of the
+    decision say why.
     """
     contract, settings = context.contract, context.settings
     test = pq.read_table(context.folder("split") / TEST)

@@ -233,8 +233,8 @@ def _other_contract(scorer: Scorer, known: KnownDrop) -> str | None:
     if before is None or before == today:
         return None
     reason = (
-        f"the content was scored by another contract ({before[:12]}, today's is {today[:12]}) and is not scored again by"
-        f" itself; to do it: apex -p {scorer.context.pipeline.name} score --rescore {known.name}"
+        f"the content was scored by another contract ({before[:12]}, today's is {today[:12]}) and is not scored again"
+        f" by itself; to do it: apex -p {scorer.context.pipeline.name} score --rescore {known.name}"
     )
     logger.warning("drop_of_another_contract name=%s %s", known.name, reason)
     return reason
