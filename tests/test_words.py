@@ -45,7 +45,7 @@ SORTING = re.compile(
 """The order in which things are sorted: `ORDER BY`, "in the order of", "the contract's order"."""
 BENCHMARKED = re.compile(
     r"\borders_(?:score|\{)|\borders\.\w+|APEX_ORDERS__|[\"'/ ]orders[\"'/?]|simulate_orders|_orders\b|\bORDERS\b"
-    r"|\borders(?:_a_week)?=|\bclients?\b|CLIENT"
+    r"|\borders(?:_a_week)?=|\bpipeline orders\b|\bclients?\b|CLIENT"
 )
 """Benchmarks run on the example pipeline: its schema, DAGs, file, variables, and its simulator."""
 CONNECTS = re.compile(

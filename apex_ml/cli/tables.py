@@ -35,12 +35,13 @@ def export(what: str, out: Path | None) -> None:
     if out is not None and not out.parent.exists():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another one")
     settings = Settings.load()
-    schema = load_pipeline(settings).schema
+    pipeline = load_pipeline(settings)
+    schema = pipeline.schema
     with transaction(settings, schema) as session:
         facts = PostgresScoringRuns(session).facts(what)
     path = out or Path(f"run-{facts['run_id']}.parquet")
     written = export_run(settings, schema, int(facts["run_id"]), path, facts)
-    click.echo(f"{path}: {counted(written, 'row')} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
+    click.echo(f"{path}: {written:,} {pipeline.rows} of run {facts['run_id']} ({facts['drop']}, {facts['model']})")
 
 
 @click.command()
@@ -126,10 +127,11 @@ def remove_drop(names: tuple[str, ...], invented: bool, really: bool) -> None:
         raise ConfigError("remove-drop: name drops, or give --invented")
     settings = Settings.load()
     context = StepContext(settings, load_pipeline(settings), "remove-drop")
+    noun = context.pipeline.rows
     removable = find_removable(context, names, invented)
     for drop in removable:
-        click.echo(f"drop       {drop.name}, {drop.state}, {drop.rows:,} scored rows, sha256 {drop.sha256[:12]}")
-    what = f"{counted(len(removable), 'drop')} with {counted(sum(drop.rows for drop in removable), 'scored row')}"
+        click.echo(f"drop       {drop.name}, {drop.state}, {drop.rows:,} scored {noun}, sha256 {drop.sha256[:12]}")
+    what = f"{counted(len(removable), 'drop')} with {sum(drop.rows for drop in removable):,} scored {noun}"
     if not really:
         click.echo(f"Would remove {what}. Nothing is removed yet: add --apply")
         return

@@ -91,7 +91,7 @@ def generated_drop(settings: Settings, pipeline: Pipeline) -> JobDrop:
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
         generated = make_drop(pipeline.locations.raw, as_of, DROP_ROWS, number, path, pipeline.contract)
-        rows, clients = counted(generated.rows, "invented row"), counted(generated.clients, "client")
+        rows, clients = f"{generated.rows:,} invented {pipeline.rows}", counted(generated.clients, "client")
         description = f"{rows} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)
 
@@ -110,7 +110,9 @@ def held_back_drop(
         )
         return None
     held, path = held_back
-    description = f"the {held.rows:,} rows of {held.day}, the newest day of the raw data, held back from training"
+    description = (
+        f"the {held.rows:,} {pipeline.rows} of {held.day}, the newest day of the raw data, held back from training"
+    )
     return JobDrop(f"held-back-{held.day}.parquet", path.read_bytes(), description)
 
 

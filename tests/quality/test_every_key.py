@@ -536,7 +536,7 @@ def test_required(con: duckdb.DuckDBPyConnection, tmp_path: Path, required: str,
     needed = contract.columns["x"].required.score
     body = json.dumps({"rows": [{"client": "c", "day": "2024-03-05"}]}).encode()
     if needed:
-        with pytest.raises(RefusedError, match=r"orders\[0\]\.x: required"):
+        with pytest.raises(RefusedError, match=r"rows\[0\]\.x: required"):
             RequestReader(contract).read(body)
     else:
         assert RequestReader(contract).read(body).columns["x"] == [None]

@@ -59,7 +59,7 @@ def test_training_does_not_see_the_newest_day_which_is_a_drop(apex: Apex, contra
     newest = max(raw)
     result = check(apex, "held")
     assert result["as_of"] == newest.isoformat()
-    assert result["held_back"] == {**result["held_back"], "day": newest.isoformat(), "orders": raw.count(newest)}
+    assert result["held_back"] == {**result["held_back"], "day": newest.isoformat(), "rows": raw.count(newest)}
     assert result["accepted"] == len(raw) - raw.count(newest) - result["quarantined"]
     folder = apex.processed / "held"
     assert max(days(sorted((folder / "validate" / ACCEPTED).glob("*.parquet")), contract)) < newest

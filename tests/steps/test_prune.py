@@ -72,7 +72,7 @@ def test_unreferenced_folders_are_removed_and_the_rest_stays_with_a_reason(aged:
     assert find_prunable(context, OLD + timedelta(1)).folders == []
     match = find_prunable(context, OLD - timedelta(1))
     assert [p.name for p in match.folders] == ["rejected", "unfinished"] and match.partitions == []
-    assert match.kept["used"].startswith("scored orders made with") and set(match.kept) == {"first", "used"}
+    assert match.kept["used"].startswith("scored rows made with") and set(match.kept) == {"first", "used"}
     prune(context, match)
     assert folders(aged) == ["first", "used"]
     put_drop("b.parquet", seed=2)

@@ -228,7 +228,7 @@ def test_a_challenger_that_is_better_on_later_orders_becomes_champion(night: Nig
     assert night.apex.sql("SELECT action, to_version FROM orders.promotions ORDER BY promotion_id DESC LIMIT 1") == [
         ("promote", 2)
     ]
-    assert look_again(night)["skip"].startswith("no challenger scored enough orders beside version 2")
+    assert look_again(night)["skip"].startswith("no challenger scored enough rows beside version 2")
 
 
 def test_an_equal_challenger_is_rejected_again_and_the_look_is_counted(night: Night) -> None:
