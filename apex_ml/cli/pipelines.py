@@ -70,7 +70,8 @@ def _show_removed(settings: Settings) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def plan(name: str | None, form: str) -> None:
+@click.pass_context
+def plan(ctx: click.Context, name: str | None, form: str) -> None:
     """Show what the contract in the file of pipeline NAME, or of every pipeline, means before `apex up` applies it.
 
     Compared with the contract of the tables: the differences, the columns that the tables get, whether the champion can
@@ -82,10 +83,11 @@ def plan(name: str | None, form: str) -> None:
     from apex_ml.services.contract_plan import plan_contract
 
     settings = Settings.load()
-    if name:
-        settings = settings.model_copy(update={"pipeline": name})
+    # the default pipeline of a home or a shell hides no other one: its contract may have changed, too
+    name = name or ctx.find_root().params.get("pipeline")
+    settings = settings.model_copy(update={"pipeline": name or ""})
     faults: dict[str, ConfigError] = {}
-    if settings.pipeline or settings.former_contract:
+    if name or settings.former_contract:
         loaded = [load_pipeline(settings)]
     else:
         loaded, faults = load_all_pipelines(settings)
