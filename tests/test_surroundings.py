@@ -96,7 +96,13 @@ def test_every_command_starts_without_shell_variables(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["champion"], ["mlflow-ui"], ["loadtest", "--rows", "1"]])
 def test_a_shell_full_of_variables_changes_no_error(tmp_path: Path, command: list[str]) -> None:
     """Nothing listens on these ports. The error says that, and not that a certificate or a proxy is missing."""
-    ports = {"APEX_PG_PORT": "9", "APEX_MLFLOW_PORT": "10", "APEX_SERVING_PORT": "11", "APEX_PG_READER_PASSWORD": "x"}
+    ports = {
+        "APEX_PG_PORT": "9",
+        "APEX_MLFLOW_PORT": "10",
+        "APEX_SERVING_PORT": "11",
+        "APEX_PG_READER_PASSWORD": "x",
+        "APEX_PIPELINE": "orders",
+    }
     environment = {"PATH": os.environ["PATH"], "APEX_HOME": str(tmp_path), **ports}
     plain = subprocess.run([*COMMAND, *command], env=environment, capture_output=True, text=True, check=False)
     odd = {

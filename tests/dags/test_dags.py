@@ -15,6 +15,7 @@ from airflow.dag_processing.dagbag import DagBag
 
 from apex_ml.contract.pipeline import DAG_KINDS
 from apex_ml.platform.airflow_state import POOLS
+from tests.support.pipeline_files import write_pipelines
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
@@ -113,13 +114,22 @@ SNAPSHOT: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def one_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pipelines with the orders alone."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    write_pipelines(folder, ["orders"])
+    return folder
+
+
 @pytest.fixture(scope="module", params=["local", "docker"])
-def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DagBag:
+def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, one_pipeline: Path) -> DagBag:
     """The dags folder with default settings, in both runtimes: the same graphs."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("APEX_")]:
             patch.delenv(name)
         patch.setenv("APEX_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("APEX_PIPELINES", str(one_pipeline))
         patch.setenv("APEX_RUNTIME", request.param)
         created = DagBag(str(DAGS), bundle_name="dags-folder")
         steps = [task for dag in created.dags.values() for task in dag.tasks if task.task_type == "StepOperator"]
@@ -315,12 +325,12 @@ print(json.dumps({'seconds': seconds, 'dags': len(bag.dags), 'heavy': [m for m i
 """
 
 
-def test_the_folder_parses_fast_and_light(tmp_path: Path) -> None:
+def test_the_folder_parses_fast_and_light(tmp_path: Path, one_pipeline: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PARSE, str(DAGS)],
         capture_output=True,
         text=True,
-        env={**os.environ, "APEX_HOME": str(tmp_path)},
+        env={**os.environ, "APEX_HOME": str(tmp_path), "APEX_PIPELINES": str(one_pipeline)},
     )
     assert done.returncode == 0, done.stderr
     parsed = json.loads(done.stdout.splitlines()[-1])  # seconds of CPU: other work on the machine does not count

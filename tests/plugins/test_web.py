@@ -30,7 +30,8 @@ class _Reader:
 
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
-    settings = Settings.load(home=tmp_path)
+    write_files(tmp_path / "one", ["orders"])
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "one")
     site = data_docs_folder(settings, "orders")
     (site / "validations").mkdir(parents=True)
     (site / "index.html").write_text("front page")
