@@ -33,7 +33,7 @@ from apex_ml.sql.tables import VIEWS
 from tests.support.apex_home import Apex
 from tests.support.schema import SCHEMA
 
-TWO = ("flights", "second_table")
+TWO = ("parcels", "second_table")
 HOSTILE = 'My "own" % \\ schema'
 
 
@@ -138,7 +138,7 @@ def catalogue(settings: Settings, schema: str) -> dict[str, list[tuple[Any, ...]
         }
 
 
-@pytest.mark.parametrize("schema", ["flights", HOSTILE])
+@pytest.mark.parametrize("schema", ["parcels", HOSTILE])
 def test_a_new_schema_is_that_of_existing_databases_by_another_name(databases: Any, home: Any, schema: str) -> None:
     settings = home(**databases.migrated())
     migrate_schema(settings, load_pipeline(settings).contract, schema)
@@ -163,16 +163,16 @@ def test_a_name_that_postgres_would_cut_is_refused(home: Any) -> None:
 
 
 def test_migrating_a_schema_again_changes_nothing(settings: Settings) -> None:
-    query = "SELECT oid, xmin::text FROM pg_class WHERE relnamespace = 'flights'::regnamespace ORDER BY 1"
+    query = "SELECT oid, xmin::text FROM pg_class WHERE relnamespace = 'parcels'::regnamespace ORDER BY 1"
     before = Apex(settings).sql(query)
-    migrate_schema(settings, load_pipeline(settings).contract, "flights")
+    migrate_schema(settings, load_pipeline(settings).contract, "parcels")
     assert Apex(settings).sql(query) == before
 
 
 # sessions
 
 
-@pytest.mark.parametrize("schema", ["flights", "my schema", HOSTILE])
+@pytest.mark.parametrize("schema", ["parcels", "my schema", HOSTILE])
 def test_every_kind_of_session_has_the_schema_as_its_path(databases: Any, home: Any, schema: str) -> None:
     settings = home(**databases.migrated())
     name = identifier(schema).replace("%", "%%")
@@ -242,21 +242,21 @@ def test_each_schema_counts_its_runs_and_has_its_partitions(settings: Settings, 
                 partitions.index_own(contract, run_id)
                 partitions.attach_own(run_id)
             assert [part.low for part in partitions.attached()] == [1, *large]
-    assert merge_closed(settings, "flights", contract, limit=3) == 1
+    assert merge_closed(settings, "parcels", contract, limit=3) == 1
     attached = {}
     for schema in (SCHEMA, *TWO):
         with transaction(settings, schema) as session:
             attached[schema] = [(part.low, part.high) for part in PostgresPartitions(session).attached()]
-    assert attached[SCHEMA] == [] and attached["flights"] != attached["second_table"]
+    assert attached[SCHEMA] == [] and attached["parcels"] != attached["second_table"]
     assert attached["second_table"] == [(1, 1001), (1001, 1002), (1002, 1003), (1003, 1004)]
 
 
 def test_a_pipeline_does_not_wait_for_the_locks_of_another(settings: Settings, contract: Contract) -> None:
-    with open_outbox(settings, "flights") as first, open_outbox(settings, "second_table") as other:
+    with open_outbox(settings, "parcels") as first, open_outbox(settings, "second_table") as other:
         assert first is not None and other is not None
-        with open_outbox(settings, "flights") as again:
+        with open_outbox(settings, "parcels") as again:
             assert again is None
-    with only_sender(settings, "flights"), only_sender(settings, "second_table"):
+    with only_sender(settings, "parcels"), only_sender(settings, "second_table"):
         pass
     with ExitStack() as stack:
         for schema in TWO:
@@ -270,9 +270,9 @@ def test_functions_use_the_tables_of_their_schema_by_any_search_path(settings: S
     with closing(psycopg2.connect(settings.writer_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT set_config('search_path', %s, false)", (path,))
         cursor.execute("CREATE TEMP TABLE scored_partitions (low bigint, high bigint, next bigint)")
-        cursor.execute("SELECT flights.take_run_id(false), flights.clock() = now()")
+        cursor.execute("SELECT parcels.take_run_id(false), parcels.clock() = now()")
         assert cursor.fetchall() == [(1, True)]
-        cursor.execute("SELECT count(*) FROM flights.scored_partitions")
+        cursor.execute("SELECT count(*) FROM parcels.scored_partitions")
         assert cursor.fetchall() == [(1,)]
         cursor.execute("SELECT count(*) FROM second_table.scored_partitions")
         assert cursor.fetchall() == [(0,)]
@@ -282,10 +282,10 @@ def test_functions_use_the_tables_of_their_schema_by_any_search_path(settings: S
 
 
 def test_the_reader_reads_the_views_of_a_schema_and_no_table(settings: Settings) -> None:
-    views = {name for (name,) in Apex(settings).sql("SELECT viewname::text FROM pg_views WHERE schemaname = 'flights'")}
-    tables = {name for (name,) in Apex(settings).sql("SELECT tablename FROM pg_tables WHERE schemaname = 'flights'")}
+    views = {name for (name,) in Apex(settings).sql("SELECT viewname::text FROM pg_views WHERE schemaname = 'parcels'")}
+    tables = {name for (name,) in Apex(settings).sql("SELECT tablename FROM pg_tables WHERE schemaname = 'parcels'")}
     assert views and tables
-    with closing(connect_reader(settings, "flights")) as connection, connection.cursor() as cursor:
+    with closing(connect_reader(settings, "parcels")) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         for view in views:
             cursor.execute(f"SELECT * FROM {view}")
@@ -305,7 +305,7 @@ def test_the_reader_reads_the_views_of_a_schema_and_no_table(settings: Settings)
 def test_a_session_finds_nothing_of_another_schema(settings: Settings) -> None:
     Apex(settings).sql("CREATE VIEW second_table.of_its_own AS SELECT 1")
     with (
-        closing(psycopg2.connect(settings.writer_url, options=search_path("flights"))) as connection,
+        closing(psycopg2.connect(settings.writer_url, options=search_path("parcels"))) as connection,
         connection.cursor() as cursor,
         pytest.raises(psycopg2.errors.UndefinedTable),
     ):

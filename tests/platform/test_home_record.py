@@ -23,7 +23,7 @@ from apex_ml.platform.embedded.home_record import (
 )
 from apex_ml.platform.raw_data import sample_raw
 from apex_ml.settings import CODE_ROOT, Settings
-from tests.support.pipeline_files import text_named
+from tests.support.pipeline_files import text_named, write_pipelines
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
 
@@ -122,6 +122,24 @@ def test_the_only_pipeline_of_a_home_stays_the_default_when_there_are_several(
     record_home(again)
     (settings.env_file).unlink()
     assert "APEX_PIPELINE" not in remember_given(settings)[1], "a home of several has no default"
+
+
+def test_the_contradiction_of_one_pipeline_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APEX_PIPELINE")
+    write_pipelines(tmp_path / "pipelines", ["orders", "visits"])
+    settings = Settings.load(home=tmp_path / "home", pipelines=tmp_path / "pipelines")
+    settings.state.mkdir(parents=True)
+    record_home(settings)
+    before = (settings.state / HOME_RECORD).read_text()
+    file = tmp_path / "pipelines" / "visits" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("cliente_id", "kunde_id"))
+    refuse_contradiction(settings)
+    refuse_contradiction(settings.model_copy(update={"pipeline": "orders"}))
+    with pytest.raises(ConfigError, match="visits/pipeline.yaml: this home .* no cliente_id of the same type"):
+        refuse_contradiction(settings.model_copy(update={"pipeline": "visits"}))
+    assert not has_new_pipeline(settings)
+    record_home(settings)
+    assert (settings.state / HOME_RECORD).read_text() == before, "what the tables are made for stays recorded"
 
 
 def test_a_damaged_record_and_a_missing_contract_are_reported(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def test_every_readable_pipeline_has_its_schema(two: Settings) -> None:
     assert schemas == [("orders",), ("visits",)]
 
 
+def test_a_contract_that_the_tables_cannot_hold_stops_no_other_pipeline(two: Settings) -> None:
+    file = two.pipelines / "visits" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("canal_pedido_cd", "another_target"))
+    reports: list[str] = []
+    migrate_pipelines(two, reports.append)
+    assert len(reports) == 2 and reports[1].startswith("pipeline visits: its tables stay as they are: ")
+    with pytest.raises(ConfigError, match="another_target"):
+        migrate_pipelines(two.model_copy(update={"pipeline": "visits"}), reports.append)
+
+
 def test_without_a_readable_pipeline_nothing_is_migrated(databases: Any, home: Any, tmp_path: Path) -> None:
     settings = home(**databases.empty(), pipelines=tmp_path / "pipelines", pipeline="")
     with pytest.raises(ConfigError, match="no pipeline in"):

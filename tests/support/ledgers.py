@@ -88,7 +88,7 @@ STORES = {
 """Another implementation is one more entry."""
 IMPLEMENTATIONS = {"psycopg2": _postgres(transaction), "adbc": _postgres(bulk_transaction)}
 """Postgres by each of its two drivers; another implementation is one more entry."""
-SCHEMAS = (SCHEMA, "flights")
+SCHEMAS = (SCHEMA, "parcels")
 """The schema of existing databases, and that of another pipeline."""
 
 

@@ -55,19 +55,27 @@ def migrate(settings: Settings, pipeline: Pipeline) -> None:
 
 def migrate_all(
     settings: Settings, pipelines: Sequence[Pipeline], former: str | None, unreadable: Collection[str] = ()
-) -> None:
-    """Apply what the schemas of several pipelines lack, one after the other.
+) -> dict[str, ConfigError]:
+    """Apply what the schemas of several pipelines lack, one after the other; returns the refused ones, with the reason.
 
     The tables of the first edition become those of the pipeline `former` before. Pipelines whose file is `unreadable`
-    keep the tables they have. Raises as :func:`migrate` and
-    :func:`~apex_ml.adapters.postgres.former_schema.move_former_schema`.
+    keep the tables they have, and so does one whose contract the tables cannot hold: it stops no other. Raises as
+    :func:`~apex_ml.adapters.postgres.former_schema.move_former_schema`, and as :func:`migrate` when all are refused.
     """
+    refused: dict[str, ConfigError] = {}
     with connect(settings, PLATFORM_SCHEMA) as connection:
         move_former_schema(connection, former, LOCK)
     for pipeline in pipelines:
-        migrate(settings, pipeline)
+        try:
+            migrate(settings, pipeline)
+        except ConfigError as error:
+            refused[pipeline.name] = error
+    if pipelines and len(refused) == len(pipelines):
+        raise next(iter(refused.values()))
+    migrated = [pipeline for pipeline in pipelines if pipeline.name not in refused]
     with connect(settings, PLATFORM_SCHEMA) as connection:
-        record_pipelines(connection, pipelines, {*unreadable, *(pipeline.name for pipeline in pipelines)}, LOCK)
+        record_pipelines(connection, migrated, {*unreadable, *(pipeline.name for pipeline in pipelines)}, LOCK)
+    return refused
 
 
 def migrate_schema(settings: Settings, contract: Contract, schema: str) -> None:

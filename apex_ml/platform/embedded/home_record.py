@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from apex_ml.adapters.postgres.contracts import OWN_PIPELINE
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import keys_fault
-from apex_ml.contract.changes import compare_contracts
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
@@ -66,45 +64,50 @@ class PipelineRecord:
 
 
 def refuse_contradiction(settings: Settings) -> None:
-    """Raise ConfigError when a pipeline's contract or model is not that of this home.
+    """Raise ConfigError when the contract or the model of a pipeline is not that of this home.
 
-    A contract may grow: its table of scored rows must have every column that the home's has, of the same type. A
-    pipeline whose file is wrong is left out, except the one that the settings name, or the only one.
+    A contract may grow: its table of scored rows must have every column that the home's has, of the same type. The
+    fault of one pipeline stops no other: it is raised for the pipeline that the settings name, or when all have one.
     """
-    records = _records(settings)
-    for pipeline in usable_pipelines(settings)[0]:
-        record = records.get(pipeline.name)
-        if record is None and settings.former_contract:  # which makes its pipeline the only one
-            record = records.get(FORMER_PIPELINE, next(iter(records.values()), None))
-        _refuse_contradiction(settings, pipeline, record)
+    pipelines = usable_pipelines(settings)[0]
+    faults = {p.name: fault for p in pipelines if (fault := _contradiction(settings, p)) is not None}
+    if settings.pipeline in faults:
+        raise faults[settings.pipeline]
+    if faults and len(faults) == len(pipelines):
+        raise next(iter(faults.values()))
 
 
-def _refuse_contradiction(settings: Settings, pipeline: Pipeline, record: PipelineRecord | None) -> None:
+def _contradiction(settings: Settings, pipeline: Pipeline) -> ConfigError | None:
+    """Why a pipeline cannot be one of this home."""
     own = settings.model_copy(update={"pipeline": pipeline.name})
-    if record is None and settings.former_contract and (settings.state / "postgres").exists():
-        # started before there were records: made for what .env and the folder of pipelines say
-        record = PipelineRecord.of(load_pipeline(settings.without_environment()))
+    records = _records(settings)
+    record = records.get(pipeline.name)
+    if record is None and settings.former_contract:  # which makes its pipeline the only one
+        record = records.get(FORMER_PIPELINE, next(iter(records.values()), None))
+        if record is None and (settings.state / "postgres").exists():
+            # started before there were records: made for what .env and the folder of pipelines say
+            record = PipelineRecord.of(load_pipeline(settings.without_environment()))
     if record is not None:
         required = scored_columns(pipeline.contract)
-        other = sorted(name for name, kind in record.columns.items() if required.get(name) != kind)
-        if other and settings.former_contract:
-            raise ConfigError(
+        if other := sorted(name for name, kind in record.columns.items() if required.get(name) != kind):
+            return ConfigError(
                 f"{pipeline.file}: this home ({settings.home}) is made for {record.file}; this contract has no"
                 f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
             )
-        before = ContractIdentity.from_dict(record.contract)
-        refused = () if before is None else compare_contracts(before, pipeline.contract).refused
-        if refused or other:
-            what = "; ".join(refused) or f"it makes no {', '.join(other)} of the same type, which its tables have"
-            raise ConfigError(f"{pipeline.file}: {what}: {OWN_PIPELINE}. Nothing was stopped or changed")
     # the pipeline's file and .env are a choice for the home; the environment belongs to one shell
     expected = load_pipeline_settings(own.without_environment()).model_name
     if expected != pipeline.model_name:
-        raise ConfigError(
+        return ConfigError(
             f"{pipeline.model_name} is named as the model: the model of this home ({settings.home}) is"
             f" {expected}. Take that name or another APEX_HOME; to start again with another model, set model.name in"
             f" {pipeline.file}"
         )
+    return None
+
+
+def _own_pipelines(settings: Settings) -> list[Pipeline]:
+    """The pipelines that can be those of this home."""
+    return [p for p in load_all_pipelines(settings)[0] if _contradiction(settings, p) is None]
 
 
 def _records(settings: Settings) -> dict[str, PipelineRecord]:
@@ -206,7 +209,7 @@ def has_new_pipeline(settings: Settings) -> bool:
     records = _records(settings)
     if not records:
         return False
-    now = {pipeline.name: PipelineRecord.of(pipeline) for pipeline in load_all_pipelines(settings)[0]}
+    now = {pipeline.name: PipelineRecord.of(pipeline) for pipeline in _own_pipelines(settings)}
     return any(
         name not in records
         or (records[name].contract_sha256 and records[name].contract_sha256 != record.contract_sha256)
@@ -218,7 +221,7 @@ def has_new_pipeline(settings: Settings) -> bool:
 def record_home(settings: Settings) -> None:
     """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
     records = _records(settings)
-    records |= {pipeline.name: PipelineRecord.of(pipeline) for pipeline in load_all_pipelines(settings)[0]}
+    records |= {pipeline.name: PipelineRecord.of(pipeline) for pipeline in _own_pipelines(settings)}
     content = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
     text = json_text(content, indent=1, ensure_ascii=False).encode()
     path = settings.state / HOME_RECORD
