@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from apex_ml.contract.part import ContractPart, ContradictionError
-from apex_ml.setting_types import check_candidates, check_cron, check_rows_noun, check_split
+from apex_ml.setting_types import Mails, check_candidates, check_cron, check_rows_noun, check_split
 
 MAX_MINUTES = 366 * 24 * 60
 """A year: longer than any time limit. Adding much more to a date would leave the calendar."""
@@ -205,9 +205,13 @@ class Monitoring(ContractPart):
 
 
 class AlertOptions(ContractPart):
-    """What is watched. Receivers and mail server are settings of the platform."""
+    """What is watched, and who is written to. The mail server and the webhook are settings of the platform."""
 
     deadlines: bool = Field(True, description="Airflow watches the deadlines of scoring and retraining as well.")
+    mail_to: Mails = Field(
+        "",
+        description="Addresses for the alerts of this pipeline, separated by commas. Empty: APEX_ALERT_MAIL_TO.",
+    )
 
 
 class ServingOptions(ContractPart):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from apex_ml.adapters.alerts import notify
 from apex_ml.adapters.postgres.alerts import PostgresAlerts, only_sender
 from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ApexError
 from apex_ml.settings import Settings
 
@@ -15,12 +17,15 @@ MAX_IN_MESSAGE = 20
 """Maximum number of alerts in one message: chat systems refuse a long text completely."""
 
 
-def send_alerts(settings: Settings, schema: str) -> list[str]:
-    """Send the open alerts by each channel that has not accepted them; returns the channels that accepted some.
+def send_alerts(settings: Settings, pipeline: PipelineSettings) -> list[str]:
+    """Send the open alerts of a pipeline by each channel that has not accepted them; returns those that accepted some.
 
     A channel that fails is logged, and only that channel is tried again by the next call: no alert is sent twice. Many
     alerts are sent in several messages, so that a message that is refused holds back few others.
     """
+    schema = pipeline.schema
+    if mail_to := pipeline.options.alerts.mail_to:
+        settings = settings.model_copy(update={"alert_mail_to": mail_to})
     channels, used = notify.channels(settings), []
     with only_sender(settings, schema):
         with transaction(settings, schema) as session:
@@ -28,17 +33,18 @@ def send_alerts(settings: Settings, schema: str) -> list[str]:
         for alert in unsent:
             logger.warning("alert_open kind=%s subject=%s message=%s", alert.kind, alert.subject, alert.message)
         for channel in channels:
-            if _send_by(settings, schema, channel):
+            if _send_by(settings, pipeline, channel):
                 used.append(channel)
         with transaction(settings, schema) as session:
             PostgresAlerts(session).mark_sent(channels)
     return used
 
 
-def _send_by(settings: Settings, schema: str, channel: str) -> int:
+def _send_by(settings: Settings, pipeline: PipelineSettings, channel: str) -> int:
     """Send the alerts that a channel has not accepted yet; returns how many it accepted."""
+    schema = pipeline.schema
     with transaction(settings, schema) as session:
-        alerts = PostgresAlerts(session).undelivered(channel)
+        alerts = [replace(a, pipeline=pipeline.name) for a in PostgresAlerts(session).undelivered(channel)]
     delivered = failures = 0
     for first in range(0, len(alerts), MAX_IN_MESSAGE):
         batch = alerts[first : first + MAX_IN_MESSAGE]

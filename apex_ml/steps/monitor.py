@@ -80,7 +80,7 @@ def monitor(context: StepContext) -> MonitorResult:
         weeks_evaluated=weeks,
         alerts_raised=tuple(noted.raised),
         alerts_resolved=tuple(noted.resolved),
-        sent=tuple(send_alerts(settings, context.schema)),
+        sent=tuple(send_alerts(settings, context.pipeline)),
         # the name of the alert, so that a second call asks for no second run
         retrain=tuple(RetrainRequest(trigger_run_id=f"degraded__alert_{a.alert_id}", note=a.message) for a in degraded),
     )

@@ -52,7 +52,7 @@ def report(context: StepContext) -> ScoreReport:
         bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
     result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
     if bad:
-        return replace(result, sent=tuple(send_alerts(context.settings, context.schema)))
+        return replace(result, sent=tuple(send_alerts(context.settings, context.pipeline)))
     return result if scored_now else replace(result, skip="nothing was scored, and no drop is bad")
 
 

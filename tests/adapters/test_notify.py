@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
@@ -42,6 +43,15 @@ def test_all_alerts_are_sent_in_one_mail_to_every_receiver() -> None:
     assert (mail["Subject"], mail["From"]) == ("Apex: 2 alerts", "ops@example.org")
     text = mail.get_content()
     assert all(f"{a.kind} · {a.subject}: {a.message}" in text for a in ALERTS)
+
+
+def test_an_alert_names_its_pipeline() -> None:
+    mailbox = Mailbox()
+    with mail_server(mailbox) as server:
+        send(settings_of(server.port), [replace(alert, pipeline="visits") for alert in ALERTS])
+    mail = message_from_bytes(mailbox.envelopes[0].content, policy=default)
+    assert mail["Subject"] == "Apex: 2 alerts of visits"
+    assert mail.get_content().splitlines()[0].startswith("visits · drift · estrellas_txt: drop a.parquet")
 
 
 def test_a_password_with_url_characters_is_not_changed() -> None:

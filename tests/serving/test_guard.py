@@ -243,7 +243,7 @@ def test_the_page_of_the_api_loads_nothing_from_elsewhere(bare: Any) -> None:
         reference = message["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         assert (
             reference.rsplit("/", 1)[1] in message["components"]["schemas"]
-            and "Order" in message["components"]["schemas"]
+            and "Row" in message["components"]["schemas"]
         )
 
 

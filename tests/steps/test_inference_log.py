@@ -82,7 +82,7 @@ def test_each_call_has_one_run_with_the_metrics_of_its_drops(scoring: Apex, put_
     expected = scoring.sql("SELECT cliente_id, predicted, confidence FROM orders.scored ORDER BY run_id, row_nr")
     assert [(r["cliente_id"], r["predicted"], r["confidence"]) for r in sample] == expected[:100]
     shown = artifact(scoring, one, "inference_distributions.json")
-    assert shown["orders"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
+    assert shown["rows"] == sum(map(sum, shown["confidence_counts"].values())) == 2 * ROWS
     confusion = scoring.sql(
         "SELECT predicted, observed, rows::int FROM orders.drop_outcomes WHERE name = 'a.parquet' AND rows > 0"
     )

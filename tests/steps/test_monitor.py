@@ -178,7 +178,7 @@ def test_scores_that_hold_are_no_degradation(watched: Apex, put_drop: Put, contr
     )
     assert (orders, known, worse) == (500, 500, False)
     assert low < loss < high and expected is not None
-    assert sum(figures["orders"] for figures in classes.values()) == 500
+    assert sum(figures["rows"] for figures in classes.values()) == 500
     assert look(watched)["weeks_evaluated"] == 0  # nothing came since
 
 
@@ -291,7 +291,16 @@ def test_an_alert_is_sent_until_it_is_accepted(watched: Apex, caplog: pytest.Log
     assert len(got) == 2 and got[0] == got[1]
     ((alert,),) = (got[0]["alerts"],)
     assert (alert["kind"], alert["subject"], alert["message"]) == ("bad_drop", "<b>a</b>", "why")
-    assert got[0]["text"] == "bad_drop · <b>a</b>: why"
+    assert got[0]["text"] == "orders · bad_drop · <b>a</b>: why" and alert["pipeline"] == "orders"
+
+
+def test_a_pipeline_has_receivers_of_its_own(watched: Apex) -> None:
+    watched.sql("INSERT INTO orders.alerts (kind, subject, message) VALUES ('bad_drop', 'a', 'why')")
+    mailbox = Mailbox()
+    with mail_server(mailbox) as server:
+        mail = {"alert_mail_to": "all@example.org", "alert_smtp_url": SecretStr(f"smtp://127.0.0.1:{server.port}")}
+        assert look(watched.but(**mail, alerts__mail_to="ann@example.org"))["sent"] == ["mail"]
+    assert [envelope.rcpt_tos for envelope in mailbox.envelopes] == [["ann@example.org"]]
 
 
 def test_each_channel_gets_an_alert_once_independent_of_the_other(

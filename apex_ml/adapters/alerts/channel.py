@@ -31,4 +31,4 @@ class Channel(Protocol):
 
 def as_text(alerts: Sequence[Alert]) -> str:
     """The alerts as text, one a line."""
-    return "\n".join(f"{a.kind} · {a.subject}: {a.message}" for a in alerts)
+    return "\n".join(f"{a.pipeline and f'{a.pipeline} · '}{a.kind} · {a.subject}: {a.message}" for a in alerts)

@@ -13,6 +13,7 @@ from apex_ml.adapters.alerts.channel import TIMEOUT, Channel, as_text
 from apex_ml.adapters.postgres.alerts import Alert
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
+from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 DEFAULT_PORTS = {"smtp": 587, "smtps": 465}
@@ -34,7 +35,8 @@ class Mail(Channel):
                 " smtp://user:password@host:587 or smtps://…:465"
             )
         message = EmailMessage()
-        message["Subject"] = f"Apex: {len(alerts)} alert{'s' if len(alerts) > 1 else ''}"
+        about = " of ".join(filter(None, (counted(len(alerts), "alert"), alerts[0].pipeline)))
+        message["Subject"] = f"Apex: {about}"
         message["To"] = settings.alert_mail_to
         message["From"] = settings.alert_mail_from or settings.alert_mail_to.split(",")[0].strip()
         message.set_content(as_text(alerts))

@@ -14,7 +14,7 @@ from apex_ml.settings import Settings
 
 
 class Webhook(Channel):
-    """Posts ``{"text": …, "alerts": [{"alert_id", "kind", "subject", "message", "raised_at"}]}``.
+    """Posts ``{"text": …, "alerts": [{"pipeline", "alert_id", "kind", "subject", "message", "raised_at"}]}``.
 
     Chat systems with incoming webhooks show the text.
     """
@@ -29,6 +29,7 @@ class Webhook(Channel):
         host = urlsplit(url).hostname  # the path of a webhook is a secret
         content = [
             {
+                "pipeline": a.pipeline,
                 "alert_id": a.alert_id,
                 "kind": a.kind,
                 "subject": a.subject,

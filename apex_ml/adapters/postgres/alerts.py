@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -41,6 +41,8 @@ class Alert:
     subject: str
     message: str
     raised_at: datetime
+    pipeline: str = field(default="", kw_only=True)
+    """Name of its pipeline, for a receiver who gets those of several; the ledger of a pipeline has only its own."""
 
 
 @dataclass(frozen=True)

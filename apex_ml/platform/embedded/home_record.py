@@ -144,6 +144,11 @@ def refuse_unusable(settings: Settings) -> None:
     if local and (fault := keys_fault(settings.serving_keys, settings.serving_address, settings_by_pipeline(settings))):
         faults.append(fault)
     for pipeline in load_all_pipeline_settings(settings)[0]:
+        if pipeline.options.alerts.mail_to and not settings.alert_smtp_url.get_secret_value():
+            faults.append(
+                f"{pipeline.file}: alerts.mail_to is set, and APEX_ALERT_SMTP_URL is not: name the mail server,"
+                " smtp://host:587"
+            )
         for name in pipeline.options.model.candidates:
             faults += [
                 f"{pipeline.file}: model.candidates: {name} needs a package that is not installed: .venv/bin/pip"
