@@ -14,7 +14,7 @@ from apex_ml.adapters.postgres.administration import split_url
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import name_fault, settings_by_pipeline
 from apex_ml.settings import Settings
-from apex_ml.sql.tables import reader_role
+from apex_ml.sql.roles import reader_role
 
 READERS = "APEX_PG_PIPELINE_READERS"
 """The variable by which roles.sql gets them: `claims=PASSWORD,visits=PASSWORD`."""

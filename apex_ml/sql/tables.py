@@ -57,11 +57,6 @@ VIEWS = (
 """The views that readers may query."""
 
 
-def reader_role(pipeline: str) -> str:
-    """The role that reads the views of a pipeline alone."""
-    return f"{pipeline}_reader"
-
-
 def pipeline_ddl(contract: Contract, schema: str) -> list[str]:
     """Statements that bring the tables and views of a schema to the contract's state.
 

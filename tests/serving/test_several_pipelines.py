@@ -94,7 +94,7 @@ def test_each_pipeline_answers_under_its_name(both: Apex) -> None:  # noqa: F811
         refused = client.post("/machines/predict", json=example(client, "orders"))
         assert refused.status_code == 422 and "cliente_id" in refused.text
         ready = client.get("/ready").json()
-        assert ready["ready"] and set(ready["pipelines"]) == {"rows", "machines"} and ready["problems"] == []
+        assert ready["ready"] and set(ready["pipelines"]) == {"orders", "machines"} and ready["problems"] == []
         lines = client.get("/metrics").text.splitlines()
         assert 'apex_serving_rows_total{pipeline="machines"} 3.0' in lines
         assert 'apex_serving_rows_total{pipeline="orders"} 1.0' in lines
@@ -133,7 +133,7 @@ def test_a_pipeline_without_a_champion_is_a_503_of_its_own(both: Apex) -> None: 
         assert together.status_code == 503 and together.json()["problems"] == [
             "machines is not ready; see /machines/ready"
         ]
-        assert together.json()["pipelines"]["rows"]["ready"] is True
+        assert together.json()["pipelines"]["orders"]["ready"] is True
 
 
 def test_a_champion_that_cannot_be_loaded_is_a_503_of_its_own(both: Apex, machines: Apex) -> None:  # noqa: F811
@@ -220,7 +220,7 @@ def test_a_limited_key_opens_its_pipelines_alone_on_every_route(both: Apex, only
         client.post("/machines/predict", json={"rows": [ROW]}, headers={"X-API-Key": full})
         routes = routes_of(client)
         names = {path.split("/")[1] for path in routes if path.split("/")[1] in ("orders", "machines")}
-        assert names == ({only} if only else {"rows", "machines"})
+        assert names == ({only} if only else {"orders", "machines"})
         for name in names:
             inner = {path.removeprefix(f"/{name}") for path in routes if path.startswith(f"/{name}/")}
             assert inner == OF_PIPELINE
@@ -277,7 +277,7 @@ def test_a_limited_key_sees_its_own_readiness_alone(both: Apex) -> None:  # noqa
     with serving(both.settings, serving_keys=f"{sha256}@orders") as client:
         wait_ready(client, "orders", ready=True)
         answer = client.get("/ready", headers={"X-API-Key": key})
-        assert answer.status_code == 200 and set(answer.json()["pipelines"]) == {"rows"}
+        assert answer.status_code == 200 and set(answer.json()["pipelines"]) == {"orders"}
 
 
 @pytest.mark.parametrize(

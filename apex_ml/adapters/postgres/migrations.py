@@ -27,7 +27,8 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.quote import identifier
-from apex_ml.sql.tables import pipeline_ddl, reader_role
+from apex_ml.sql.roles import reader_role
+from apex_ml.sql.tables import pipeline_ddl
 
 logger = logging.getLogger(__name__)
 
