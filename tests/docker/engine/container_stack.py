@@ -67,6 +67,7 @@ class Stack:
             ),
             "POSTGRES_MEMORY": "1g",
             "APEX_STEP_IMAGE": "apex-ml:test",
+            "APEX_PIPELINE": "orders",
             "AIRFLOW_IMAGE": "apex-airflow:test",
             "APEX_ORDERS__STEPS__RETRY_DELAY_SECONDS": "3",
             # the sweep finds the rest of a run that was marked as failed
