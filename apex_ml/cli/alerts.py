@@ -14,7 +14,7 @@ from apex_ml.text import one_line, visible
 @click.group(invoke_without_command=True)
 @click.pass_context
 def alerts(context: click.Context) -> None:
-    """List the open alerts of every pipeline, the newest first.
+    """List the open alerts of every pipeline, or with `apex -p NAME alerts` of one, the newest first.
 
     Numbers are a pipeline's own: with several pipelines, each line names the pipeline, and `close` needs -p NAME.
 
@@ -30,8 +30,9 @@ def alerts(context: click.Context) -> None:
     settings = Settings.load()
     channels = notify.channels(settings)
     by_pipeline = settings_by_pipeline(settings)
-    if not by_pipeline:
-        pipeline_file(settings)  # the error that there is none
+    # APEX_PIPELINE alone, a default for other commands, hides no alert
+    if not by_pipeline or context.find_root().params.get("pipeline"):
+        by_pipeline = {pipeline_file(settings)[0]: settings}  # an error when there is none
     count, faults = 0, []
     for name, own in by_pipeline.items():
         owner = f"{name}  " if len(by_pipeline) > 1 else ""

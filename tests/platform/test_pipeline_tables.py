@@ -13,6 +13,7 @@ from rich.console import Console
 from apex_ml.adapters.postgres.alerts import PostgresAlerts
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.cli.alerts import alerts
+from apex_ml.cli.main import apex
 from apex_ml.cli.tables import prune
 from apex_ml.errors import ConfigError
 from apex_ml.platform.embedded.psql import psql_call
@@ -96,6 +97,9 @@ def test_alerts_of_every_pipeline_are_listed_and_closed_in_theirs(two: Settings)
         ["visits", "1", "bad_drop"],
     ]
     assert isinstance(result.exception, ConfigError) and "wrong" in str(result.exception)
+    only = CliRunner().invoke(apex, ["-p", "visits", "alerts"], env={"APEX_PIPELINE": None})
+    assert [line.split("  ")[:2] for line in only.output.splitlines()[::2]] == [["1", "bad_drop"]], only.output
+    assert only.exception is None
     unnamed = CliRunner().invoke(alerts, ["close", "1", "--reason", "x"])
     assert isinstance(unnamed.exception, ConfigError) and "several pipelines" in str(unnamed.exception)
     named = CliRunner().invoke(alerts, ["close", "1", "--reason", "x"], env={"APEX_PIPELINE": "visits"})

@@ -245,15 +245,15 @@ def test_the_alert_about_a_bad_drop_can_be_closed_manually(scoring: Apex) -> Non
 
     deliver()
     ((number,),) = scoring.sql("SELECT alert_id FROM orders.open_alerts")
-    listed = scoring.call("alerts")
+    listed = scoring.call("-p", "orders", "alerts")
     assert f"{number}  bad_drop  bad.parquet" in listed.out and "not a parquet file" in listed.out
     assert "not sent" not in listed.out
-    assert "not sent by mail yet" in scoring.call("alerts", APEX_ALERT_MAIL_TO="ops@example.org").out
+    assert "not sent by mail yet" in scoring.call("-p", "orders", "alerts", APEX_ALERT_MAIL_TO="ops@example.org").out
     unsaid = scoring.call("alerts", "close", str(number), "--reason", " ")
     assert unsaid.code == ConfigError.exit_code and len(alerts(scoring)) == 1
     closed = scoring.call("alerts", "close", str(number), "--reason", "a test file", "--who", "ann")
     assert closed.code == 0 and "bad.parquet" in closed.out
-    assert alerts(scoring) == {} and "No alert is open" in scoring.call("alerts").out
+    assert alerts(scoring) == {} and "No alert is open" in scoring.call("-p", "orders", "alerts").out
     assert list_drops(scoring.context("sweep")).to_json()["waiting"] == 0 and alerts(scoring) == {}  # it stays closed
     kept = (
         "SELECT subject, closed_by, closed_reason, resolved_at IS NOT NULL FROM orders.alert_history ORDER BY alert_id"
