@@ -216,10 +216,16 @@ addresses() {
     echo "passwords $APEX_ENV_FILE (Airflow: admin, viewer; MLflow: admin)"
 }
 
-# the pipeline that is named, or the only one
-one_pipeline() {
+# the pipeline that is named, or the only one; nothing when that is unclear
+pipeline_or_none() {
     local files=(pipelines/*/pipeline.yaml) name=$pipeline
     [[ -n $name || ${#files[@]} -ne 1 ]] || name=$(basename "$(dirname "${files[0]}")")
+    echo "$name"
+}
+
+one_pipeline() {
+    local name
+    name=$(pipeline_or_none)
     [[ -n $name ]] || fail "there are several pipelines: name one, P=NAME RUNTIME=docker make run"
     echo "$name"
 }
@@ -390,6 +396,8 @@ main() {
         sql)
             terminal=()
             [[ -t 0 && -t 1 ]] || terminal=(-T)
+            # names without a schema are those of the pipeline, or of what is about all
+            terminal+=(--env "PGOPTIONS=-c search_path=$(pipeline_or_none | grep . || echo apex)")
             # the reader's password is asked of Postgres' own copy of the secrets
             compose exec "${terminal[@]}" postgres sh -c '. /run/secrets/apex/env; export PGPASSWORD="$APEX_PG_READER_PASSWORD"
                 exec psql -X -h 127.0.0.1 -U apex_reader -d apex "$@"' psql "$@"

@@ -113,11 +113,11 @@ def test_the_online_service(stack: Stack) -> None:
     """It answers to its key, with the champion, and the command that measures it finds it."""
     contract = load_pipeline(Settings.load()).contract
     order = dict.fromkeys(contract.named("attribute")) | {contract.entity: "C000001", contract.timestamp: "2030-01-07"}
-    requested = {"orders": [order]}
+    requested = {"rows": [order]}
     with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports['APEX_SERVING_PORT']}", trust_env=False) as client:
-        assert client.post("/predict", json=requested).status_code == 401
-        assert client.post("/predict", json=requested, headers={"X-API-Key": "apex_guessed"}).status_code == 401
-        answer = client.post("/predict", json=requested, headers={"X-API-Key": stack.values["APEX_SERVING_KEY"]})
+        assert client.post("/orders/predict", json=requested).status_code == 401
+        assert client.post("/orders/predict", json=requested, headers={"X-API-Key": "apex_guessed"}).status_code == 401
+        answer = client.post("/orders/predict", json=requested, headers={"X-API-Key": stack.values["APEX_SERVING_KEY"]})
     assert answer.status_code == 200, answer.text
     message = answer.json()
     assert message["model"]["version"] == 1 and len(message["predictions"]) == 1
