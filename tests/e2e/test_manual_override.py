@@ -113,6 +113,8 @@ def test_a_user_rolls_back_on_the_page(platform: tuple[AirflowApi, Apex]) -> Non
         page.fill("input[name=username]", "viewer")
         page.fill("input[name=password]", settings.airflow_viewer_password.get_secret_value())
         page.keyboard.press("Enter")
+        page.wait_for_url(f"{api.connection.url}/apex/data-docs/index.html")
+        page.get_by_role("link", name="orders", exact=True).click()
         page.wait_for_url(f"{api.connection.url}/apex/data-docs/orders/index.html")
         page.context.close()
 

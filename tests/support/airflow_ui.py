@@ -47,9 +47,10 @@ def log_in(page: Page, airflow: str, user: str, password: str) -> None:
 
 
 def open_apex(page: Page) -> FrameLocator:
-    """Go to the Apex page by Airflow's menu: of the only pipeline, that is its page."""
+    """Go to the page of the pipeline orders by Airflow's menu and the overview of all pipelines."""
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Apex").click()
     frame = page.frame_locator("iframe")
+    frame.get_by_role("link", name="orders", exact=True).click()
     frame.get_by_role("heading", name="orders", exact=True).wait_for()
     return frame
