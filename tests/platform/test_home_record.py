@@ -135,7 +135,7 @@ def test_the_contradiction_of_one_pipeline_stops_no_other(tmp_path: Path, monkey
     file.write_text(file.read_text().replace("cliente_id", "kunde_id"))
     refuse_contradiction(settings)
     refuse_contradiction(settings.model_copy(update={"pipeline": "orders"}))
-    with pytest.raises(ConfigError, match="visits/pipeline.yaml: this home .* no cliente_id of the same type"):
+    with pytest.raises(ConfigError, match="visits/pipeline.yaml: the entity is kunde_id and was cliente_id"):
         refuse_contradiction(settings.model_copy(update={"pipeline": "visits"}))
     assert not has_new_pipeline(settings)
     record_home(settings)

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from apex_ml.adapters.postgres.contracts import OWN_PIPELINE
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.api_keys import keys_fault
+from apex_ml.contract.changes import compare_contracts
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.candidates import missing_requirements
@@ -89,11 +91,17 @@ def _contradiction(settings: Settings, pipeline: Pipeline) -> ConfigError | None
             record = PipelineRecord.of(load_pipeline(settings.without_environment()))
     if record is not None:
         required = scored_columns(pipeline.contract)
-        if other := sorted(name for name, kind in record.columns.items() if required.get(name) != kind):
+        other = sorted(name for name, kind in record.columns.items() if required.get(name) != kind)
+        if other and settings.former_contract:
             return ConfigError(
                 f"{pipeline.file}: this home ({settings.home}) is made for {record.file}; this contract has no"
                 f" {', '.join(other)} of the same type. Take the home's contract, or another APEX_HOME for this one"
             )
+        before = ContractIdentity.from_dict(record.contract)
+        refused = () if before is None else compare_contracts(before, pipeline.contract).refused
+        if refused or other:
+            what = "; ".join(refused) or f"it makes no {', '.join(other)} of the same type, which its tables have"
+            return ConfigError(f"{pipeline.file}: {what}: {OWN_PIPELINE}. Nothing was stopped or changed")
     # the pipeline's file and .env are a choice for the home; the environment belongs to one shell
     expected = load_pipeline_settings(own.without_environment()).model_name
     if expected != pipeline.model_name:
