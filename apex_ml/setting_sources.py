@@ -17,7 +17,7 @@ from apex_ml.wording import nearest
 
 logger = logging.getLogger(__name__)
 
-OTHER_VARIABLES = re.compile(r"APEX_(SUPERVISED|TEST_\w+|DIGEST_\w+)")
+OTHER_VARIABLES = re.compile(r"APEX_(SUPERVISED|PG_PIPELINE_READERS|TEST_\w+|DIGEST_\w+)")
 """Variables with the prefix that are not settings: the mark of a process, those of the tests and the compose file."""
 
 

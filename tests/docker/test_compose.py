@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -137,30 +136,3 @@ def test_make_on_both_runtimes(arguments: list[str], output: str) -> None:
     )
     assert output in done.stdout + done.stderr
     assert ("setup.sh" in done.stdout) == ("RUNTIME=docker" not in arguments and "RUNTIME=moon" not in arguments)
-
-
-AIRFLOW_IMAGE = (
-    "apex_ml.platform.containers.prepare",
-    "apex_ml.platform.containers.roles",
-    "apex_ml.platform.airflow_state",
-    "apex_airflow.pages.web",
-    "apex_airflow.operators.step",
-    "apex_airflow.deadlines",
-    "apex_ml.adapters.postgres.alerts",
-)
-"""What runs in the image of Airflow, which has none of the packages of machine learning."""
-
-
-@pytest.mark.parametrize("module", AIRFLOW_IMAGE)
-def test_what_runs_in_the_image_of_airflow_needs_none_of_the_other_image(module: str) -> None:
-    absent = ("numpy", "pandas", "pyarrow", "xgboost", "mlflow", "sklearn", "duckdb", "great_expectations")
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import {module}"
-    path = os.pathsep.join([str(CODE_ROOT), str(CODE_ROOT / "plugins")])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from apex_ml.platform import airflow_state
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.settings import Settings
 from tests.support.manifests import leave_manifest
+from tests.support.pipeline_files import write_pipelines
 
 TASK = {
     "task_id": "score",
@@ -252,7 +253,8 @@ def test_a_paused_retraining_waits_for_its_first_run_only(
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [event] if event else []})]
     airflow.answers["GET", "/dags/orders_retrain/dagRuns"] = [(200, {"dag_runs": []})]
     airflow.answers["PATCH", "/dags/orders_retrain"] = [(200, {})]
-    settings = Settings.load(home=tmp_path)
+    write_pipelines(tmp_path / "pipelines", ["orders"])
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
     (result,) = findings(settings, api)
     assert result.kind == kind
     message: list[str] = []
@@ -308,5 +310,6 @@ def test_findings(
         key = "import_errors" if name == "importErrors" else name
         airflow.answers["GET", f"/{name}"] = [(200, {key: rows, "total_entries": len(rows)})]
     airflow.answers["GET", "/eventLogs"] = [(200, {"event_logs": [PAUSED]})]
-    settings = Settings.load(home=tmp_path)
+    write_pipelines(tmp_path / "pipelines", ["orders"])
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
     assert [f"{f.name} {f.problem} | {f.remedy}" for f in findings(settings, api)] == expected

@@ -549,13 +549,14 @@ def test_descriptions_of_columns_rules_and_the_contract(tmp_path: Path) -> None:
         "z": column("string", identifier="false"),
     }
     contract = contract_of(tmp_path, more)
-    schema = RequestReader(contract).model.model_json_schema()["$defs"]["Order"]["properties"]
+    schema = RequestReader(contract).model.model_json_schema()["$defs"]["Row"]["properties"]
     assert schema["x"]["description"].startswith("A mass. In kg.")
     assert [schema[n]["x-role"] for n in contract.columns] == [c.role for c in contract.columns.values()]
     assert (contract.entity, contract.timestamp, contract.target) == ("client", "day", "kind")
     assert legacy_identifiers(contract) == ("client", "y")
     assert suite_name(contract, "train") == "shop_train"
     assert contract.description == "Orders of a shop."
+    assert contract.rows == "rows" and contract_of(tmp_path, more, rows="parcels").rows == "parcels"
     later = contract_of(tmp_path, more, version="2")
     assert later.version == 2 and later.digest() != contract.digest()
 
@@ -814,13 +815,13 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
     "max_recall_drop": (
         "margin: 0, max_recall_drop: 1",
         "margin: 0, max_recall_drop: 0.05",
-        "finds fewer orders of B",
+        "finds fewer rows of B",
         lambda: (CHALLENGER, replace(WORSE, weights=(1.0, 99.0))),
     ),
     "segment_rows": (
         "margin: 0, segment_rows: 5000, max_ece: 1, max_bias: 1",
         "margin: 0, segment_rows: 500, max_ece: 1, max_bias: 1",
-        "orders with half two lose beyond chance",
+        "rows with half two lose beyond chance",
         lambda: (
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", towards_prior(0.4), TRUTH)),
             contender(np.where(HOLDOUT.segments["half"][:, None] == "two", TRUTH, towards_prior(1.0))),
@@ -829,7 +830,7 @@ GATE: dict[str, tuple[str, str, str, Callable[[], tuple[Contender, Contender | N
     "max_us_per_row": (
         "margin: 0, max_us_per_row: 100",
         "margin: 0, max_us_per_row: 99",
-        "µs an order",
+        "µs a row",
         lambda: (contender(TRUTH, us_per_row=100.0), None),
     ),
     "forbidden_features": (
@@ -901,7 +902,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_unique: rule("UniqueRule", "rule=unique", "columns=all", "name", "description"),
     test_required: ("Column.required",),
     test_descriptions_of_columns_rules_and_the_contract: (
-        "Contract.name", "Contract.version", "Contract.description", "Contract.columns", "Column.name",
+        "Contract.name", "Contract.version", "Contract.description", "Contract.rows", "Contract.columns", "Column.name",
         "Column.description", "Column.unit", "Column.identifier", "Column.role=entity", "Column.role=timestamp",
         "Column.role=target",
     ),
