@@ -162,7 +162,7 @@ def test_a_killed_upgrade_leaves_all_or_nothing_and_the_next_one_ends_it(former:
         assert schemas(former) == ["apex", "apex"]
         assert content(former, ["apex.drops", "apex.scored_orders"]) == before
     assert apex.call("container", "prepare").code == 0
-    assert schemas(former) == ["orders", "orders"]
+    assert schemas(former) == ["flights", "flights", "orders", "orders"]
     assert content(former, ["orders.drops"])["orders.drops"] == before["apex.drops"]
 
 
