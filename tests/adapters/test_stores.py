@@ -138,7 +138,7 @@ def test_a_week_is_evaluated_again_and_keeps_its_sustained_verdict(apex: Apex, s
             (MONDAY, 0.02, True, 0.02),
             (later, None, False, None),
         ]
-    assert apex.sql("SELECT outcomes, scored, classes->'x'->>'orders' FROM model_quality WHERE worse") == [
+    assert apex.sql("SELECT outcomes, scored, classes->'x'->>'rows' FROM model_quality WHERE worse") == [
         (700, 1000, "600")
     ]
 
