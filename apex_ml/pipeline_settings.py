@@ -101,14 +101,16 @@ def former_pipeline(settings: Settings) -> str | None:
     if settings.former_contract:
         return _name_in(settings.former_contract)
     names = pipeline_names(settings)
-    candidates = (_recorded(settings), FORMER_PIPELINE, settings.pipeline)
+    candidates = (recorded_former_pipeline(settings), FORMER_PIPELINE, settings.pipeline)
     return next((name for name in candidates if name in names), names[0] if len(names) == 1 else None)
 
 
-def _recorded(settings: Settings) -> str | None:
-    """The pipeline in a home's record of the first edition."""
+def recorded_former_pipeline(settings: Settings) -> str | None:
+    """The pipeline in a home's record of the first edition, which the present record keeps; None without one."""
     try:
         record = json.loads((settings.state / HOME_RECORD).read_text(encoding="utf-8"))
+        if "former" in record:
+            return str(record["former"])
         file = Path(record["contract"])
         return file.parent.name if file.name == FILE else _name_in(file)
     except (OSError, ValueError, KeyError, TypeError, ConfigError):

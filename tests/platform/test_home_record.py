@@ -12,7 +12,7 @@ from rich.console import Console
 
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import HOME_RECORD
-from apex_ml.pipelines import load_pipeline
+from apex_ml.pipelines import load_all_pipelines, load_pipeline
 from apex_ml.platform.embedded import start
 from apex_ml.platform.embedded.env_file import file_values
 from apex_ml.platform.embedded.home_record import (
@@ -122,6 +122,25 @@ def test_the_only_pipeline_of_a_home_stays_the_default_when_there_are_several(
     record_home(again)
     (settings.env_file).unlink()
     assert "APEX_PIPELINE" not in remember_given(settings)[1], "a home of several has no default"
+
+
+def test_the_owner_of_the_first_editions_variables_stays_the_same_after_an_upgrade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that had another pipeline than orders, in a checkout that has both."""
+    monkeypatch.delenv("APEX_PIPELINE")
+    write_pipelines(tmp_path / "pipelines", ["orders", "visits"])
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".env").write_text("APEX_TRIALS=7\n")
+    settings = Settings.load(home=home, pipelines=tmp_path / "pipelines")
+    settings.state.mkdir(parents=True)
+    former = {"contract": str(tmp_path / "pipelines" / "visits" / "pipeline.yaml"), "columns": {}}
+    (settings.state / HOME_RECORD).write_text(json.dumps(former))
+    for _ in range(3):  # of the first edition, upgraded, and started again
+        trials = {p.name: p.options.model.trials for p in load_all_pipelines(settings)[0]}
+        assert trials == {"orders": 0, "visits": 7}
+        record_home(settings)
 
 
 def test_the_contradiction_of_one_pipeline_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

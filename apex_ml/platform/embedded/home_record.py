@@ -28,6 +28,7 @@ from apex_ml.pipeline_settings import (
     load_pipeline_settings,
     option_values,
     pipeline_names,
+    recorded_former_pipeline,
     settings_by_pipeline,
 )
 from apex_ml.pipeline_values import FORMER_CONTRACT, override_variable
@@ -235,7 +236,9 @@ def record_home(settings: Settings) -> None:
     """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
     records = _records(settings)
     records |= {pipeline.name: PipelineRecord.of(pipeline) for pipeline in _own_pipelines(settings)}
-    content = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
+    content: dict[str, object] = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
+    if former := recorded_former_pipeline(settings):
+        content["former"] = former
     text = json_text(content, indent=1, ensure_ascii=False).encode()
     path = settings.state / HOME_RECORD
     if not path.exists() or path.read_bytes() != text:
