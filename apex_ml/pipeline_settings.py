@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -126,20 +126,30 @@ def settings_by_pipeline(settings: Settings) -> dict[str, Settings]:
 
 def load_all_pipeline_settings(settings: Settings) -> tuple[list[PipelineSettings], dict[str, ConfigError]]:
     """Read every pipeline without its contract; also the faults of those that cannot be read, by name."""
-    loaded, faults = [], {}
+    return load_each(settings, load_pipeline_settings)
+
+
+def load_each(
+    settings: Settings, load: Callable[[Settings], AnyPipeline]
+) -> tuple[list[AnyPipeline], dict[str, ConfigError]]:
+    """Load every pipeline; also the faults of those that cannot be loaded, by name: they must not stop the others."""
+    loaded: list[AnyPipeline] = []
+    faults: dict[str, ConfigError] = {}
     for name, own in settings_by_pipeline(settings).items():
         try:
-            loaded.append(load_pipeline_settings(own))
+            loaded.append(load(own))
         except ConfigError as error:
             faults[name] = error
-    return without_shared_models(loaded, faults), faults
+    faults |= _shared_models(loaded)
+    return [pipeline for pipeline in loaded if pipeline.name not in faults], faults
 
 
-def without_shared_models(loaded: Sequence[AnyPipeline], faults: dict[str, ConfigError]) -> list[AnyPipeline]:
-    """The pipelines whose registered model is theirs alone; the others become faults.
+def _shared_models(loaded: Sequence[PipelineSettings]) -> dict[str, ConfigError]:
+    """A fault for each pipeline whose registered model is not its alone.
 
     Versions of two pipelines in one registered model would be each other's champions.
     """
+    faults = {}
     owners: dict[str, list[str]] = {}
     for pipeline in loaded:
         owners.setdefault(pipeline.model_name, []).append(pipeline.name)
@@ -149,7 +159,7 @@ def without_shared_models(loaded: Sequence[AnyPipeline], faults: dict[str, Confi
                 f"{pipeline.file}: model.name: {pipeline.model_name} is also that of {', '.join(others)}: give each"
                 " pipeline a registered model of its own"
             )
-    return [pipeline for pipeline in loaded if pipeline.name not in faults]
+    return faults
 
 
 def load_pipeline_settings(settings: Settings) -> PipelineSettings:

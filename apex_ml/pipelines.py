@@ -7,11 +7,11 @@ from apex_ml.contract.pipeline_file import read_pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_settings import (
     checked_pipeline_file,
+    load_each,
     locations_of,
     model_name_of,
     option_values,
     settings_by_pipeline,
-    without_shared_models,
 )
 from apex_ml.settings import Settings
 
@@ -26,13 +26,7 @@ def load_pipelines(settings: Settings) -> list[Pipeline]:
 
 def load_all_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, ConfigError]]:
     """Read every pipeline; also the faults of those that cannot be read, by name: they must not stop the others."""
-    loaded, faults = [], {}
-    for name, own in settings_by_pipeline(settings).items():
-        try:
-            loaded.append(load_pipeline(own))
-        except ConfigError as error:
-            faults[name] = error
-    return without_shared_models(loaded, faults), faults
+    return load_each(settings, load_pipeline)
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
