@@ -11,6 +11,7 @@ from apex_ml.pipeline_settings import (
     locations_of,
     model_name_of,
     option_values,
+    pipeline_file,
     settings_by_pipeline,
 )
 from apex_ml.settings import Settings
@@ -49,10 +50,12 @@ def usable_pipelines(settings: Settings) -> tuple[list[Pipeline], dict[str, Conf
     Raises :class:`~apex_ml.errors.ConfigError` when the pipeline that the settings name cannot be read, or none can.
     """
     loaded, faults = load_all_pipelines(settings)
-    if faults and not loaded and not settings.pipeline:
+    if settings.pipeline in faults:
+        raise faults[settings.pipeline]
+    if settings.pipeline or not (loaded or faults):
+        pipeline_file(settings)  # the error that there is none, or none of this name
+    if not loaded:
         raise next(iter(faults.values()))
-    if settings.pipeline or not loaded:
-        load_pipeline(settings)
     return loaded, faults
 
 

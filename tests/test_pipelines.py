@@ -21,7 +21,7 @@ from apex_ml.pipeline_settings import (
     pipeline_variables,
 )
 from apex_ml.pipeline_values import FORMER, override_variable
-from apex_ml.pipelines import load_all_pipelines, load_pipeline
+from apex_ml.pipelines import load_all_pipelines, load_pipeline, usable_pipelines
 from apex_ml.settings import CODE_ROOT, Settings
 from tests.support.pipeline_files import text_named
 
@@ -93,6 +93,24 @@ def test_two_pipelines_cannot_share_a_registered_model(tmp_path: Path) -> None:
         assert [pipeline.name for pipeline in loaded] == ["shops"]
         assert "model.name: digital_orders_xgboost is also that of visits: give each" in str(faults["orders"])
         assert str(faults["visits"]).startswith(f"{file}: ")
+
+
+def test_the_platform_needs_the_named_pipeline_or_a_readable_one(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders", "visits")
+    file = settings.pipelines / "visits" / "pipeline.yaml"
+    file.write_text("name: visits\n")
+    loaded, faults = usable_pipelines(settings)
+    assert [pipeline.name for pipeline in loaded] == ["orders"] and list(faults) == ["visits"]
+    for named, message in (("visits", f"{file}: "), ("visit", r"no pipeline visit in .*did you mean visits\?")):
+        with pytest.raises(ConfigError, match=message):
+            usable_pipelines(settings.model_copy(update={"pipeline": named}))
+    (settings.pipelines / "orders" / "pipeline.yaml").write_text("name: orders\n")
+    with pytest.raises(ConfigError, match="orders/pipeline.yaml: "):
+        usable_pipelines(settings)
+    with pytest.raises(ConfigError, match="visits/pipeline.yaml: "):  # a file of the first edition is the only one
+        usable_pipelines(settings.model_copy(update={"pipeline": "orders"}).with_pipeline_file(file))
+    with pytest.raises(ConfigError, match=r"no pipeline in .*\(APEX_PIPELINES\)"):
+        usable_pipelines(settings.model_copy(update={"pipelines": tmp_path / "none"}))
 
 
 def test_an_override_is_for_one_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

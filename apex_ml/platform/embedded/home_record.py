@@ -72,18 +72,17 @@ def refuse_contradiction(settings: Settings) -> None:
     A contract may grow: its table of scored rows must have every column that the home's has, of the same type. The
     fault of one pipeline stops no other: it is raised for the pipeline that the settings name, or when all have one.
     """
-    pipelines = usable_pipelines(settings)[0]
-    faults = {p.name: fault for p in pipelines if (fault := _contradiction(settings, p)) is not None}
+    pipelines, records = usable_pipelines(settings)[0], _records(settings)
+    faults = {p.name: fault for p in pipelines if (fault := _contradiction(settings, p, records)) is not None}
     if settings.pipeline in faults:
         raise faults[settings.pipeline]
     if faults and len(faults) == len(pipelines):
         raise next(iter(faults.values()))
 
 
-def _contradiction(settings: Settings, pipeline: Pipeline) -> ConfigError | None:
-    """Why a pipeline cannot be one of this home."""
+def _contradiction(settings: Settings, pipeline: Pipeline, records: Mapping[str, PipelineRecord]) -> ConfigError | None:
+    """Why a pipeline cannot be one of this home, which has these records."""
     own = settings.model_copy(update={"pipeline": pipeline.name})
-    records = _records(settings)
     record = records.get(pipeline.name)
     if record is None and settings.former_contract:  # which makes its pipeline the only one
         record = records.get(FORMER_PIPELINE, next(iter(records.values()), None))
@@ -114,9 +113,10 @@ def _contradiction(settings: Settings, pipeline: Pipeline) -> ConfigError | None
     return None
 
 
-def _own_pipelines(settings: Settings) -> list[Pipeline]:
-    """The pipelines that can be those of this home."""
-    return [p for p in load_all_pipelines(settings)[0] if _contradiction(settings, p) is None]
+def _own_pipelines(settings: Settings, records: Mapping[str, PipelineRecord]) -> dict[str, PipelineRecord]:
+    """What is to be recorded of the pipelines that can be those of this home, which has these records."""
+    pipelines = load_all_pipelines(settings)[0]
+    return {p.name: PipelineRecord.of(p) for p in pipelines if _contradiction(settings, p, records) is None}
 
 
 def _records(settings: Settings) -> dict[str, PipelineRecord]:
@@ -223,7 +223,7 @@ def has_new_pipeline(settings: Settings) -> bool:
     records = _records(settings)
     if not records:
         return False
-    now = {pipeline.name: PipelineRecord.of(pipeline) for pipeline in _own_pipelines(settings)}
+    now = _own_pipelines(settings, records)
     return any(
         name not in records
         or (records[name].contract_sha256 and records[name].contract_sha256 != record.contract_sha256)
@@ -235,7 +235,7 @@ def has_new_pipeline(settings: Settings) -> bool:
 def record_home(settings: Settings) -> None:
     """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
     records = _records(settings)
-    records |= {pipeline.name: PipelineRecord.of(pipeline) for pipeline in _own_pipelines(settings)}
+    records |= _own_pipelines(settings, records)
     content: dict[str, object] = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
     if former := recorded_former_pipeline(settings):
         content["former"] = former
