@@ -75,12 +75,7 @@ def refuse_other_contract(session: Session, contract: Contract) -> None:
 
 def refuse_missing_columns(session: Session, table: str, columns: Sequence[str]) -> None:
     """Raise :class:`~apex_ml.errors.ConfigError` when a table does not have all columns that are to be written."""
-    rows = session.fetch(
-        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(%s::text) AND attnum > 0"
-        " AND NOT attisdropped",
-        (table,),
-    )
-    present = {name for (name,) in rows}
+    present = {name for name, *_ in _columns(session, table)}
     if lacking := [name for name in columns if name not in present]:
         raise ConfigError(
             f"the table {table} has no column {', '.join(lacking)}: it is older than the contract. `apex up` adds what"
@@ -91,15 +86,9 @@ def refuse_missing_columns(session: Session, table: str, columns: Sequence[str])
 def _table_faults(session: Session, contract: Contract, *, is_recorded: bool) -> Iterator[str]:
     """Why a table that exists cannot hold the rows of a contract; tables of before a record have its classes, too."""
     for table, expected in ((SCORED, scored_columns(contract)), (ONLINE, online_columns(contract))):
-        rows = session.fetch(
-            "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute"
-            " WHERE attrelid = to_regclass(%s::text) AND attnum > 0 AND NOT attisdropped AND attidentity = ''"
-            " ORDER BY attnum",
-            (table,),
-        )
         types = {name: kind.removesuffix(" NOT NULL") for name, kind in expected.items()}
         types |= {name: "timestamp with time zone" for name, kind in types.items() if kind == "timestamptz"}
-        for name, kind, is_required in rows:
+        for name, kind, is_required in _columns(session, table):
             if name in types and types[name] != kind:
                 yield f"the table {table} has a column {name} of type {kind}, and the contract makes it {types[name]}"
             elif name not in types and is_required:
@@ -109,12 +98,18 @@ def _table_faults(session: Session, contract: Contract, *, is_recorded: bool) ->
 
 
 def _lost_classes(session: Session, contract: Contract) -> Iterator[str]:
-    rows = session.fetch(
-        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(%s::text) AND attnum > 0"
-        " AND NOT attisdropped AND starts_with(attname::text, 'p_') AND atttypid = 'real'::regtype",
-        (SCORED,),
-    )
     known = {probability_column(level) for level in contract.classes}
-    for (name,) in rows:
-        if name not in known:
+    for name, kind, _ in _columns(session, SCORED):
+        if name.startswith("p_") and kind == "real" and name not in known:
             yield f"the table {SCORED} has the column {name} of a class that the contract does not have"
+
+
+def _columns(session: Session, table: str) -> list[tuple[str, str, bool]]:
+    """Name, type and whether it is required, of the columns that are written to a table; none without the table."""
+    rows = session.fetch(
+        "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute"
+        " WHERE attrelid = to_regclass(%s::text) AND attnum > 0 AND NOT attisdropped AND attidentity = ''"
+        " ORDER BY attnum",
+        (table,),
+    )
+    return [(name, kind, is_required) for name, kind, is_required in rows]
