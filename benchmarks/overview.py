@@ -10,9 +10,8 @@ from apex_ml.contract.pipeline_file import load_contract
 from benchmarks.page import request_page
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Scene
-from tests.support.many_pipelines import write_files
 from tests.support.page_rows import fill
-from tests.support.pipeline_files import ORDERS
+from tests.support.pipeline_files import ORDERS, write_pipelines
 from tests.support.throwaway_home import plain_postgres
 
 PIPELINES, RUNS = 50, 1000
@@ -23,8 +22,8 @@ def overview(scene: Scene) -> Iterator[Row]:
     """Ask for the overview of 50 pipelines with 1,000 scoring runs each; beside it, the overview of one of them."""
     names = ["orders", *(f"pipeline_{number:02}" for number in range(1, PIPELINES))]
     all_of_them, one = scene.folder / "pipelines", scene.folder / "one"
-    write_files(all_of_them, names)
-    write_files(one, names[:1])
+    write_pipelines(all_of_them, names)
+    write_pipelines(one, names[:1])
     contract = load_contract(ORDERS)
     with plain_postgres() as database:
         settings = database.settings.model_copy(update={"pipelines": all_of_them})

@@ -21,8 +21,9 @@ from apex_airflow.pages.web import PREFIX, create_app
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
 from tests.support.airflow_ui import browsing, keep
-from tests.support.many_pipelines import create_tables, write, write_files
+from tests.support.many_pipelines import create_tables, write
 from tests.support.page_rows import fill
+from tests.support.pipeline_files import write_pipelines
 from tests.support.throwaway_home import free_ports
 
 pytestmark = pytest.mark.browser
@@ -98,7 +99,7 @@ def url_of_many(lasting_databases: Any, contract: Contract, tmp_path_factory: py
     """Four pipelines: two with alerts, one that is well, one with a broken file."""
     home = tmp_path_factory.mktemp("home")
     names = ("orders", LONG_NAME, "well")
-    write_files(home / "pipelines", [*names, "broken"])
+    write_pipelines(home / "pipelines", [*names, "broken"])
     broken = home / "pipelines" / "broken" / "pipeline.yaml"
     broken.write_text(broken.read_text().replace("trials: 0", "trials: -3"))
     settings = Settings.load(home=home, pipelines=home / "pipelines", **lasting_databases.migrated())

@@ -22,8 +22,9 @@ from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
 from apex_ml.serving.metrics import ServingMetrics
 from apex_ml.settings import CODE_ROOT, Settings
-from tests.support.many_pipelines import create_tables, write_files
+from tests.support.many_pipelines import create_tables
 from tests.support.page_rows import fill
+from tests.support.pipeline_files import write_pipelines
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import free_ports
 
@@ -141,7 +142,7 @@ def _metrics(rule: dict[str, Any]) -> list[str]:
 
 
 def test_the_token_shows_every_pipeline(databases: Any, contract: Contract, tmp_path: Path, visit: Any) -> None:
-    write_files(tmp_path / "pipelines", ["orders", "returns"])
+    write_pipelines(tmp_path / "pipelines", ["orders", "returns"])
     settings = Settings.load(
         home=tmp_path, pipelines=tmp_path / "pipelines", metrics_token=SecretStr(TOKEN), **databases.migrated()
     )

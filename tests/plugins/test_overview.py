@@ -23,8 +23,9 @@ from apex_airflow.pages.web import create_app
 from apex_ml.adapters.postgres.overview import read_states, read_totals
 from apex_ml.contract.model import Contract
 from apex_ml.settings import CODE_ROOT, Settings
-from tests.support.many_pipelines import create_tables, write, write_files
+from tests.support.many_pipelines import create_tables, write
 from tests.support.page_rows import fill
+from tests.support.pipeline_files import write_pipelines
 from tests.support.throwaway_home import free_ports
 
 NAMES = ("orders", "returns", "fraud")
@@ -66,7 +67,7 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Open:
 def three(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A platform of three pipelines: one with open alerts, one that is well, one that is new. It is only looked at."""
     home = tmp_path_factory.mktemp("home")
-    write_files(home / "pipelines", NAMES)
+    write_pipelines(home / "pipelines", NAMES)
     settings = Settings.load(home=home, pipelines=home / "pipelines", **lasting_databases.migrated())
     create_tables(settings, contract, NAMES[1:])
     for name in NAMES[:2]:
@@ -79,7 +80,7 @@ def three(lasting_databases: Any, contract: Contract, tmp_path_factory: pytest.T
 @pytest.fixture
 def pair(databases: Any, contract: Contract, tmp_path: Path) -> Settings:
     """A platform of two pipelines without rows, which a test changes."""
-    write_files(tmp_path / "pipelines", NAMES[:2])
+    write_pipelines(tmp_path / "pipelines", NAMES[:2])
     settings = Settings.load(home=tmp_path / "home", pipelines=tmp_path / "pipelines", **databases.migrated())
     create_tables(settings, contract, NAMES[1:2])
     return settings
@@ -283,7 +284,7 @@ def test_a_failed_drop_and_waiting_drops_need_attention(pair: Settings, visit: O
 
 def test_without_postgres_the_overview_says_so(tmp_path: Path, visit: Open) -> None:
     (port,) = free_ports(1)
-    write_files(tmp_path / "pipelines", NAMES[:2])
+    write_pipelines(tmp_path / "pipelines", NAMES[:2])
     url = f"postgresql://apex_reader:secret@127.0.0.1:{port}/apex"
     settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", reader_database_url=url)
     answer = visit(settings).get("/")
@@ -294,7 +295,7 @@ def test_the_overview_of_twenty_pipelines_is_quick(
     databases: Any, contract: Contract, tmp_path: Path, visit: Open
 ) -> None:
     names = ["orders", *(f"pipeline_{number}" for number in range(19))]
-    write_files(tmp_path / "pipelines", names)
+    write_pipelines(tmp_path / "pipelines", names)
     settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines", **databases.migrated())
     create_tables(settings, contract, names[1:])
     for name in names[:3]:

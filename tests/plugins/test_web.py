@@ -15,7 +15,7 @@ from jwt import InvalidTokenError
 from apex_airflow.pages.web import create_app, data_docs_folder
 from apex_ml.pipeline_settings import name_fault
 from apex_ml.settings import Settings
-from tests.support.many_pipelines import write_files
+from tests.support.pipeline_files import write_pipelines
 
 
 class _Reader:
@@ -30,7 +30,7 @@ class _Reader:
 
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
-    write_files(tmp_path / "one", ["orders"])
+    write_pipelines(tmp_path / "one", ["orders"])
     settings = Settings.load(home=tmp_path, pipelines=tmp_path / "one")
     site = data_docs_folder(settings, "orders")
     (site / "validations").mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_the_front_page_leads_to_the_sites(app: FastAPI, monkeypatch: pytest.Mon
 def test_the_data_docs_of_a_pipeline_need_its_permission(
     tmp_path: Path, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_files(tmp_path / "pipelines", ["orders", "returns", "fraud"])
+    write_pipelines(tmp_path / "pipelines", ["orders", "returns", "fraud"])
     several = create_app(Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines"))
     client = _logged_in(several, monkeypatch)
     front = client.get("/data-docs/index.html").text

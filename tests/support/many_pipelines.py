@@ -1,22 +1,15 @@
-"""Pipelines beside orders, of the same contract: their files, their tables, and rows of some age."""
+"""Pipelines beside orders, of the same contract: their tables, and rows of some age."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
-from pathlib import Path
 
 import psycopg2
 
 from apex_ml.adapters.postgres.migrations import migrate_schema
 from apex_ml.contract.model import Contract
 from apex_ml.settings import Settings
-from tests.support.pipeline_files import write_pipelines
-
-
-def write_files(folder: Path, names: Iterable[str]) -> None:
-    """Write a file for each name, that of the orders with a model of its own."""
-    write_pipelines(folder, names)
 
 
 def create_tables(settings: Settings, contract: Contract, names: Iterable[str]) -> None:
