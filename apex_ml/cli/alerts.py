@@ -6,6 +6,7 @@ import getpass
 
 import click
 
+from apex_ml.cli.named_pipeline import named_pipeline
 from apex_ml.errors import ConfigError
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
@@ -30,8 +31,7 @@ def alerts(context: click.Context) -> None:
     settings = Settings.load()
     channels = notify.channels(settings)
     by_pipeline = settings_by_pipeline(settings)
-    # APEX_PIPELINE alone, a default for other commands, hides no alert
-    if not by_pipeline or context.find_root().params.get("pipeline"):
+    if not by_pipeline or named_pipeline(context):  # a default hides no alert
         by_pipeline = {pipeline_file(settings)[0]: settings}  # an error when there is none
     count, faults = 0, []
     for name, own in by_pipeline.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from apex_ml.cli.named_pipeline import named_pipeline
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -83,8 +84,7 @@ def plan(ctx: click.Context, name: str | None, form: str) -> None:
     from apex_ml.services.contract_plan import plan_contract
 
     settings = Settings.load()
-    # the default pipeline of a home or a shell hides no other one: its contract may have changed, too
-    name = name or ctx.find_root().params.get("pipeline")
+    name = name or named_pipeline(ctx)  # a default hides no other one: its contract may have changed, too
     settings = settings.model_copy(update={"pipeline": name or ""})
     faults: dict[str, ConfigError] = {}
     if name or settings.former_contract:

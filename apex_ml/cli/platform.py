@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from apex_ml.cli.named_pipeline import named_pipeline
 from apex_ml.discovery import SPLIT_STRATEGIES, module_names
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
@@ -115,8 +116,7 @@ def status(ctx: click.Context, check: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 250)  # a pipe has no width: rich would fold names at 80
-    # APEX_PIPELINE alone, a default for other commands, hides no pipeline from cron
-    well = show(Settings.load(), console, ctx.find_root().params.get("pipeline"))
+    well = show(Settings.load(), console, named_pipeline(ctx))  # a default hides no pipeline from cron
     ctx.exit(TransientError.exit_code if check and not well else 0)
 
 

@@ -95,7 +95,7 @@ def log_next_monitoring(context: StepContext, result: JsonRecord, done: str) -> 
         schedule = pipeline.options.schedule.monitor
         dag_id = pipeline.dag_id("monitor")
         logger.info("A manual command does not start %s. It runs next at %s (cron, UTC).", dag_id, schedule)
-        logger.info("To check drift and quality now: apex monitor")
+        logger.info("To check drift and quality now: %s", pipeline.command("monitor"))
 
 
 def run_step_command(step: str, work: Callable[..., JsonRecord], run: str, **arguments: Any) -> None:

@@ -52,7 +52,7 @@ def export(what: str, out: Path | None) -> None:
 def prune(keep: str, really: bool) -> None:
     """Remove old partitions of scored rows, old online answers, and unreferenced folders of old runs.
 
-    Without -p NAME, of every pipeline.
+    Of the pipeline of -p NAME or APEX_PIPELINE; without one, of every pipeline.
 
     A partition is dropped when every run in it is older. The ledger of the drops and the statistics stay, and so does
     everything that a champion, stored scores or the next run need.

@@ -174,7 +174,8 @@ def _paused(settings: Settings, api: AirflowApi, pipeline: PipelineSettings, kin
     if who is not None:
         return Finding("paused", dag_id, f"is paused by {who}", f"apex unpause {dag_id}")
     if kind == "retrain" and not _was_validated(settings, pipeline):
-        return Finding("first run", dag_id, "is paused until the first run", "make run; or put raw files, make train")
+        remedy = f"make run P={pipeline.name}; or put raw files, then {pipeline.command('retrain')}"
+        return Finding("first run", dag_id, "is paused until the first run", remedy)
     return Finding("new", dag_id, "is paused since Airflow created it", "make up")
 
 

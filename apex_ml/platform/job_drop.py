@@ -120,5 +120,7 @@ def _as_of(settings: Settings, pipeline: Pipeline) -> date:
     """Return the day after the newest row of the training data."""
     manifest = latest_manifest(StepContext(settings, pipeline, "main"), EltResult)
     if manifest is None:
-        raise DataError(f"no finished elt step below {pipeline.locations.processed}: retrain first (make train)")
+        raise DataError(
+            f"no finished elt step below {pipeline.locations.processed}: retrain first: {pipeline.command('retrain')}"
+        )
     return manifest.result.as_of

@@ -107,8 +107,9 @@ def why_none(settings: Settings, schema: str, model_name: str) -> str:
     if not moves or moves[-1].to_version is not None:
         return ""
     return (
-        f"there is no champion any more ({moves[-1].reasons[0]}); make a version champion: apex promote --force"
-        " --reason TEXT VERSION (apex champion lists them), or train one: make train"
+        f"there is no champion any more ({moves[-1].reasons[0]}); make a version champion: apex -p {schema}"
+        f" promote --force --reason TEXT VERSION (apex -p {schema} champion lists them),"
+        f" or train one: apex -p {schema} retrain"
     )
 
 

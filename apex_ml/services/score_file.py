@@ -163,7 +163,7 @@ def _describe(
 ) -> ScoringRun:
     """The statistics of a run, with an alert about unknown values and a warning about odd input."""
     alert = alert_unknown_values(scorer, tools.con, session, tally.profile.features, report.query, name)
-    if warning := input_warning(report, tally, scorer.as_of):
+    if warning := input_warning(report, tally, scorer):
         logger.warning("drop_odd name=%s warning=%s", name, warning)
     run = run_statistics(scorer, report, tally, times, run_id, drop_id)
     return replace(run, input_alert=alert, input_warning=warning)

@@ -61,7 +61,9 @@ def load_scorer(context: StepContext) -> Scorer:
     version = champion_ledger.resolve(context.settings, context.schema, registry)
     if version is None:
         gone = champion_ledger.why_none(context.settings, context.schema, context.model_name)
-        raise TransientError(f"score: {gone or 'there is no champion yet; train one: make train'}")
+        raise TransientError(
+            f"score: {gone or 'there is no champion yet; train one: ' + context.pipeline.command('retrain')}"
+        )
     return build_scorer(context, registry, version)
 
 
@@ -75,15 +77,15 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
     if faults := faults_of_model(context.contract, model):
         raise UnusableModelError(
             f"score: version {version.version} cannot score by the contract of {context.pipeline.file}:"
-            f" {'; '.join(faults)}. The drops wait in the inbox. Train a model of this contract: apex -p"
-            f" {context.pipeline.name} retrain; apex plan {context.pipeline.name} shows what has changed"
+            f" {'; '.join(faults)}. The drops wait in the inbox. Train a model of this contract:"
+            f" {context.pipeline.command('retrain')}; apex plan {context.pipeline.name} shows what has changed"
         )
     features = model.info.features_sha256
     manifest = latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features)
     if manifest is None:
         raise TransientError(
             f"score: no history snapshot under {context.processed} fits the features of version"
-            f" {version.version}; make one: make train"
+            f" {version.version}; make one: {context.pipeline.command('retrain')}"
         )
     folder = context.processed / manifest.run
     result = manifest.result

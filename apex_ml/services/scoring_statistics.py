@@ -71,7 +71,7 @@ def class_statistics(classes: Sequence[str], tally: Tally) -> dict[str, ClassFig
     return {level: ClassFigures(*tally.confidence(index)) for index, level in enumerate(classes)}
 
 
-def input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
+def input_warning(report: FileReport, tally: Tally, scorer: Scorer) -> str | None:
     """What is odd about a drop that is scored nevertheless; None when nothing is."""
     if not report.rows:
         return "the file has no rows: nothing was scored. If it should have some, deliver it again under the same name"
@@ -79,9 +79,9 @@ def input_warning(report: FileReport, tally: Tally, as_of: date) -> str | None:
         return None
     return (
         f"{tally.far_ahead:,} of {counted(tally.rows, 'row')} are dated more than {MAX_DAYS_AHEAD} days after the"
-        f" history that they were scored with, which ends before {as_of} (newest date: {tally.newest})."
+        f" history that they were scored with, which ends before {scorer.as_of} (newest date: {tally.newest})."
         " If the dates are wrong, deliver a corrected file under the same name;"
-        " if they are right, retrain with newer data: apex retrain"
+        f" if they are right, retrain with newer data: {scorer.context.pipeline.command('retrain')}"
     )
 
 

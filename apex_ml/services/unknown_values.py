@@ -33,7 +33,7 @@ SMALL_DROP_ROWS = 100
 """A drop of fewer rows has too few to prove a jump; it is tested together with the small drops of the last day."""
 REMEDY = (
     "Check the source of the drop. If the values are wrong, deliver a corrected file under the same name, or correct"
-    " them with `normalise` in the contract. If they are right, retrain: apex retrain --force"
+    " them with `normalise` in the contract. If they are right, retrain: "
 )
 
 
@@ -73,7 +73,7 @@ def alert_unknown_values(
     lines = _lines(scorer, con, contract, jumps, accepted, name)
     message = (
         f"{drops}: {'; '.join(lines)}. The drop is scored all the same by version {scorer.version.version}"
-        f"{_consequence(scorer, jumps)}. {REMEDY}"
+        f"{_consequence(scorer, jumps)}. {REMEDY}{scorer.context.pipeline.command('retrain --force')}"
     )
     logger.error("unknown_values drop=%s message=%s", name, message)
     PostgresAlerts(session).raise_unless_open(UNKNOWN_VALUES, subject, message)

@@ -25,7 +25,8 @@ POSTGRES_EVERY_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 """Seconds until the next try to load a version that could not be loaded."""
 LATE_SECONDS = 15.0
-NO_CHAMPION = "there is no champion yet; train one: make train"
+NO_CHAMPION = "there is no champion yet; train one: {}"
+"""What a pipeline without a champion answers, with the command that trains one."""
 
 
 class ChampionWatcher:
@@ -109,7 +110,7 @@ class ChampionWatcher:
                 if self.predictor
                 else ""
             )
-            self._report("champion", gone or NO_CHAMPION)
+            self._report("champion", gone or NO_CHAMPION.format(self._context.pipeline.command("retrain")))
             return
         self._report("champion", None)
         snapshots = frozenset(

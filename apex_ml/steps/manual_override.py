@@ -36,13 +36,14 @@ def rollback(context: StepContext, *, to: int | None, reason: str, who: str) -> 
         champion_ledger.align_challenger(context.settings, context.schema, registry)
         return done
     if current is None:
-        raise ConfigError("rollback: there is no champion to go back from; train one: make train")
+        remedy = context.pipeline.command("retrain")
+        raise ConfigError(f"rollback: there is no champion to go back from; train one: {remedy}")
     if to is None:
         to = champion_ledger.previous((m.action, m.to_version) for m in moves)
         if to is None:
             raise ConfigError(
                 f"rollback: version {current.version} is the first champion; name another with --to,"
-                " apex champion lists them"
+                f" {context.pipeline.command('champion')} lists them"
             )
     return _move(context, registry, "rollback", current, to, reason, who)
 
@@ -99,7 +100,10 @@ def _move(
     )
     applied, message = champion_ledger.apply(context.settings, context.schema, registry, move)
     if not applied:
-        raise ConfigError(f"{action}: nothing was moved: {message}; look at apex champion before you try again")
+        raise ConfigError(
+            f"{action}: nothing was moved: {message}; look at {context.pipeline.command('champion')}"
+            " before you try again"
+        )
     return _result(context, action, move.from_version, to, message)
 
 
@@ -112,14 +116,15 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     if faults := faults_of_model(context.contract, model):
         raise ConfigError(
             f"{action}: version {version} cannot score by the contract of {context.pipeline.file}: {'; '.join(faults)}."
-            " Name a version that can (apex champion lists them), or train one: apex -p"
-            f" {context.pipeline.name} retrain"
+            f" Name a version that can ({context.pipeline.command('champion')} lists them), or train one:"
+            f" {context.pipeline.command('retrain')}"
         )
     features = model.info.features_sha256
     if latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features) is None:
         raise ConfigError(
             f"{action}: no history snapshot under {context.processed} fits the features of version {version}:"
-            " scoring would stop; go back to the contract it was trained with and run: apex retrain --force"
+            " scoring would stop; go back to the contract it was trained with and run:"
+            f" {context.pipeline.command('retrain --force')}"
         )
     return model.info
 

@@ -48,7 +48,9 @@ def report(context: StepContext) -> ScoreReport:
         scored_now = PostgresScoringRuns(session).drops_scored(context.run)
     bad = [BadDrop(label=short_label(row.drop), drop=row.drop, reason=row.reason) for row in bad_drops[:MAX_BAD]]
     if more := len(bad_drops) - len(bad):
-        text = f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: apex alerts"
+        text = (
+            f"{counted(more, 'more drop is', 'more drops are')} bad; all of them: {context.pipeline.command('alerts')}"
+        )
         bad.append(BadDrop(label=f"{more} more", drop=f"{more} more", reason=text))
     result = ScoreReport(run=context.run, step="score", scored=scored_now, bad=tuple(bad))
     if bad:
@@ -255,7 +257,9 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     with connection.transaction(context.settings, context.schema) as session:
         known = PostgresDrops(session).find_scored(given)
     if (path := inbox.scored(known.name, known.sha256)) is None:
-        raise DataError(f"{known.name}: is still in {inbox.inbox}; finish it first: apex score")
+        raise DataError(
+            f"{known.name}: is still in {inbox.inbox}; finish it first: {context.pipeline.command('score')}"
+        )
     scorer = load_scorer(context)
     drop = file_state(path, known.name)
     with scoring_tools(context) as tools:

@@ -123,7 +123,10 @@ def faults_are_named_and_repaired(home: Path, admin: Admin, monkeypatch: pytest.
     inbox = home / "data" / "orders" / "drops" / "inbox"
     (inbox / "a.parquet").write_bytes(b"PAR1")
     waiting = CliRunner().invoke(platform.status).output
-    assert "drops waiting: 1 (a.parquet)" in waiting and "they wait for the first champion: `make train`" in waiting
+    assert (
+        "drops waiting: 1 (a.parquet)" in waiting
+        and "they wait for the first champion: `apex -p orders retrain`" in waiting
+    )
 
     fail_drop(admin.settings, SCHEMA, FailedDrop("0" * 64, "[red].parquet", 7, "no parquet [/red] file"))
     output = checked()
@@ -192,7 +195,9 @@ def test_a_platform_comes_up_and_answers(new_platform: Settings, monkeypatch: py
     assert status.exit_code == 0, status.output
     assert "champion: none yet" in status.output and "drops waiting: 0" in status.output
     # scoring is on before the first run; what waits for it is named with the command
-    assert re.search("DAG orders_retrain +is paused until the first run +make run", status.output), status.output
+    assert re.search("DAG orders_retrain +is paused until the first run +make run P=orders", status.output), (
+        status.output
+    )
     assert "orders_score" not in status.output
     for folder in ("raw", "drops/inbox", "drops/done", "drops/quarantine"):
         assert (home / "data" / "orders" / folder).is_dir()

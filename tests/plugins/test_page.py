@@ -86,7 +86,13 @@ def test_every_route_refuses_anonymous_people(empty: Settings, visit: Open) -> N
 def test_an_empty_platform_says_what_to_do(empty: Settings, visit: Open) -> None:
     answer = visit(empty).get("/orders")
     assert answer.status_code == 200
-    for text in ("There is no champion yet", "make train", "make run", "No decision yet", "Nothing needs attention"):
+    for text in (
+        "There is no champion yet",
+        "apex -p orders retrain",
+        "make run",
+        "No decision yet",
+        "Nothing needs attention",
+    ):
         assert text in answer.text, text
 
 

@@ -185,15 +185,16 @@ def test_the_number_of_buckets_is_limited() -> None:
 def test_without_a_champion_the_service_is_live_and_reports_why(nights: Any) -> None:
     apex: Apex = nights.apex
     app = app_of(apex.settings)
+    reason = NO_CHAMPION.format("apex -p orders retrain")
     with TestClient(app, base_url=HOST) as client:
         deadline = time.monotonic() + 30
-        while client.get("/ready").json()["problems"] != [NO_CHAMPION]:
+        while client.get("/ready").json()["problems"] != [reason]:
             assert time.monotonic() < deadline, client.get("/ready").text
             time.sleep(0.05)
         assert client.get("/health").json() == {"live": True}
-        assert client.get("/ready").json() == {"ready": False, "model_version": None, "problems": [NO_CHAMPION]}
+        assert client.get("/ready").json() == {"ready": False, "model_version": None, "problems": [reason]}
         answer = client.post("/predict", json={"rows": []})
-        assert answer.status_code == 503 and answer.json()["message"] == NO_CHAMPION
+        assert answer.status_code == 503 and answer.json()["message"] == reason
         assert client.get("/model").status_code == 503 and client.get("/metrics").status_code == 200
 
 

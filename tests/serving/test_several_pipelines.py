@@ -123,9 +123,9 @@ def test_a_pipeline_without_a_champion_is_a_503_of_its_own(both: Apex) -> None: 
     write_pipeline(both.settings.pipelines, "machines", f"{PIPELINE}model: {{name: nobody}}\n", None, None)
     with serving(both.settings) as client:
         wait_ready(client, "orders", ready=True)
-        wait_ready(client, "machines", ready=False, problems=[NO_CHAMPION])
+        wait_ready(client, "machines", ready=False, problems=[NO_CHAMPION.format("apex -p machines retrain")])
         answer = client.post("/machines/predict", json={"rows": [ROW]})
-        assert (answer.status_code, answer.json()["message"]) == (503, NO_CHAMPION)
+        assert (answer.status_code, answer.json()["message"]) == (503, NO_CHAMPION.format("apex -p machines retrain"))
         assert client.get("/machines/model").status_code == client.get("/machines/ready").status_code == 503
         assert client.get("/machines/docs").status_code == client.get("/machines/openapi.json").status_code == 200
         assert client.post("/orders/predict", json=example(client, "orders")).status_code == 200

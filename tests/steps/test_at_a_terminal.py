@@ -50,7 +50,7 @@ def test_manual_scoring_reports_the_result_and_the_next_monitoring(
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert lines[0] == "score: done (run manual)" and f"rows scored {ROWS}" in lines
     assert any(line.startswith("drops drop a.parquet, state scored, ") for line in lines)
-    assert FOLLOWS in done.err and "now: apex monitor" in done.err
+    assert FOLLOWS in done.err and "now: apex -p orders monitor" in done.err
     # nothing is waiting: nothing follows
     second = at_a_terminal(scoring, "score")
     assert second.out.strip() == "score: nothing to do: no drops are waiting" and FOLLOWS not in second.err

@@ -184,7 +184,9 @@ def test_an_inbox_with_only_bad_drops_scores_nothing(scoring: Apex) -> None:
         (context.run,),
     )
     many = report(context).to_json()["bad"]  # Airflow maps over a bounded number
-    assert len(many) == MAX_BAD + 1 and many[-1]["reason"] == "301 more drops are bad; all of them: apex alerts"
+    assert (
+        len(many) == MAX_BAD + 1 and many[-1]["reason"] == "301 more drops are bad; all of them: apex -p orders alerts"
+    )
     (scoring.inbox / NOT_UTF8).write_bytes(b"any")
     done = scoring.call("score")
     assert done.code == DataError.exit_code and "1 of 1 drops are bad" in done.err and "not UTF-8" in done.err

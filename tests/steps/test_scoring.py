@@ -468,7 +468,7 @@ def test_a_drop_without_rows_or_with_dates_far_ahead_carries_a_warning(
     assert rows["far.parquet"].startswith(
         f"{ROWS} of {ROWS} rows are dated more than 60 days after the history that they were scored with"
     )
-    assert "(newest date: 2025-06-20)" in rows["far.parquet"] and "apex retrain" in rows["far.parquet"]
+    assert "(newest date: 2025-06-20)" in rows["far.parquet"] and "apex -p orders retrain" in rows["far.parquet"]
     assert {row["drop"]: row.get("warning") for row in result["drops"]} == rows
     assert all(f"drop_odd name={name}" in caplog.text for name in ("empty.parquet", "far.parquet"))
     assert scoring.sql("SELECT count(*) FROM orders.open_alerts") == [(0,)]

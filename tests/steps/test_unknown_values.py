@@ -57,7 +57,7 @@ def test_unknown_values_raise_an_alert_with_details(
     assert (kind, subject) == ("unknown_values", "a.parquet")
     assert f"drop a.parquet ({ROWS} rows): 100.0% of {attribute} is unknown to the model, 0.0% in training" in message
     assert "\\x00" in message and "\\u200b" in message and "\x00" not in message
-    for remedy in ("deliver a corrected file under the same name", "`normalise`", "apex retrain"):
+    for remedy in ("deliver a corrected file under the same name", "`normalise`", "apex -p orders retrain --force"):
         assert remedy in message
     assert result["drops"][0]["alert"] == message and message in caplog.text
     assert scoring.sql("SELECT input_alert FROM orders.drop_summary") == [(message,)]

@@ -104,7 +104,7 @@ class Registry(MlflowClient):
     def _no_version(self, version: int) -> DataError:
         return DataError(
             f"{self.model_name} has no version {version} in MLflow at {self._url}: it was deleted, or the"
-            " model was renamed; rename it back, or train another: make train"
+            " model was renamed; rename it back, or train another"
         )
 
     def drop_alias(self, alias: str) -> None:

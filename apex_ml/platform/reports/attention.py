@@ -24,14 +24,15 @@ from apex_ml.text import one_line, shortened_line, visible
 MAX_ROWS = 50
 MAX_MESSAGE = 200
 REMEDIES = {
-    "quality": "apex champion; apex retrain --force, or apex rollback --reason TEXT",
-    "unknown_values": "deliver the drop again corrected; apex retrain --force; or apex alerts close ID --reason TEXT",
-    "retrain_late": "make train",
-    "drop_late": "apex score",
-    "score_late": "apex score",
-    "unseen": "repair what the message names, then trigger <pipeline>_monitor",
+    "quality": "{apex} champion; {apex} retrain --force, or {apex} rollback --reason TEXT",
+    "unknown_values": "deliver the drop again corrected; {apex} retrain --force; or {apex} alerts close ID"
+    " --reason TEXT",
+    "retrain_late": "{apex} retrain",
+    "drop_late": "{apex} score",
+    "score_late": "{apex} score",
+    "unseen": "repair what the message names, then trigger {pipeline}_monitor",
 }
-"""The remedy of an alert, by its kind."""
+"""The remedy of an alert, by its kind: ``{apex}`` stands for the command with the pipeline."""
 
 
 def show_airflow(settings: Settings, console: Console) -> bool:
@@ -60,14 +61,16 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     folder = inbox(pipeline)
+    every_alert = pipeline.command("sql -c 'TABLE open_alerts'")
     if failed:
         rows = [
             (str(row["alert_id"]), row["subject"], _short(console, row["message"]), moment_text(row["raised_at"]))
             for row in failed
         ]
-        _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows)
+        _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows, every_alert)
         console.print(
-            f"remedy: put the repaired file into {folder} under its name, or apex alerts close ALERT --reason TEXT",
+            f"remedy: put the repaired file into {folder} under its name,"
+            f" or {pipeline.command('alerts close ALERT --reason TEXT')}",
             markup=False,
             soft_wrap=True,
         )
@@ -80,7 +83,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
                 row["subject"],
                 _short(console, row["message"]),
                 moment_text(row["raised_at"]),
-                REMEDIES.get(row["kind"], page).replace("<pipeline>", pipeline.name),
+                REMEDIES.get(row["kind"], page).format(apex=pipeline.command("").strip(), pipeline=pipeline.name),
             )
             for row in others
         ]
@@ -89,6 +92,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
             f"open alerts: {len(others)}",
             ("alert", "kind", "subject", "message", "since, UTC", "remedy"),
             shown,
+            every_alert,
         )
     return not failed
 
@@ -101,8 +105,10 @@ def show_late(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     return not behind
 
 
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table of plain text, without rich's markup."""
+def _table(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], all_of_them: str = ""
+) -> None:
+    """Print rows as a table of plain text, without rich's markup; beyond MAX_ROWS, the command that shows all."""
     table = Table(
         title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -112,7 +118,8 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[
         table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)
     if len(rows) > MAX_ROWS:
-        console.print(f"… and {len(rows) - MAX_ROWS} more: apex sql -c 'TABLE open_alerts'", markup=False)
+        remedy = f": {all_of_them}" if all_of_them else ""
+        console.print(f"… and {len(rows) - MAX_ROWS} more{remedy}", markup=False)
 
 
 def _short(console: Console, message: str) -> str:

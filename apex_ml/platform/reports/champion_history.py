@@ -59,7 +59,7 @@ def show(settings: Settings, pipeline: PipelineSettings, rows: list[ViewRow]) ->
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a pipe has no width: rich would fold at 80
     current = champion(settings, pipeline)
-    text = f"version {current.version}" if current else "none yet; `make train` trains one"
+    text = f"version {current.version}" if current else f"none yet; `{pipeline.command('retrain')}` trains one"
     console.print(f"champion: {pipeline.model_name} {text}", markup=False, soft_wrap=True)
     if not rows:
         return

@@ -93,7 +93,7 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
 def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> None:
     current = job.champion(settings, pipeline)
     if current is None:
-        console.print("champion: none yet; `make train` trains one")
+        console.print(f"champion: none yet; `{pipeline.command('retrain')}` trains one", markup=False)
         return
     losses = (
         "not measured"
@@ -140,7 +140,7 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     if more := len(lines) - len(lines[:SHOWN]):
         console.print(f"  … and {more} more")
     if names and job.champion(settings, pipeline) is None:
-        console.print("  they wait for the first champion: `make train` trains one, `make run` too", markup=False)
+        console.print(f"  they wait for the first champion: `{pipeline.command('retrain')}` trains one", markup=False)
     return True
 
 

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from container_stack import Stack, docker
 
+from apex_ml.contract.pipeline import DAG_KINDS
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform import backup as backups
 from apex_ml.platform.embedded import stop
@@ -107,6 +108,28 @@ def test_users_have_only_their_permissions(stack: Stack) -> None:
     assert httpx.get(tracking, trust_env=False).status_code == 401
     login = ("admin", stack.values["APEX_MLFLOW_ADMIN_PASSWORD"])
     assert httpx.get(tracking, trust_env=False, auth=login).status_code == 200
+
+
+def test_the_role_of_a_pipeline_sees_and_runs_that_pipeline_alone(stack: Stack) -> None:
+    password = "a-Password-0f-the-team"
+    person = {"username": "team", "email": "team@apex.invalid", "first_name": "team", "last_name": "apex"}
+    run = {"conf": {}, "logical_date": None}
+    with stack.airflow("admin") as admin, stack.airflow() as team:
+        created = admin.post("/auth/fab/v1/users", json=person | {"roles": [{"name": "flights"}], "password": password})
+        assert created.status_code < 300, created.text
+        login = team.post("/auth/token", json={"username": "team", "password": password})
+        team.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+        dags = {dag["dag_id"] for dag in team.get("/api/v2/dags").json()["dags"]}
+        assert dags == {f"flights_{kind}" for kind in DAG_KINDS}
+        own = team.post("/api/v2/dags/flights_monitor/dagRuns", json=run)
+        assert own.status_code == 200, own.text
+        assert team.post("/api/v2/dags/orders_monitor/dagRuns", json=run).status_code == 403
+        assert team.get("/api/v2/dags/orders_retrain/dagRuns").status_code == 403
+        assert team.get("/apex/flights").status_code == 200
+        for hidden in ("/apex/orders", "/apex/data-docs/orders/index.html"):
+            assert team.get(hidden).status_code == 404, hidden
+        metrics = team.get("/apex/metrics").text
+        assert 'pipeline="flights"' in metrics and 'pipeline="orders"' not in metrics
 
 
 def test_the_online_service(stack: Stack) -> None:
