@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
@@ -22,8 +22,8 @@ class RangeCheck(ContractPart):
     """A value is between two bounds, both included."""
 
     rule: Literal["range"]
-    min: float | date | None = None
-    max: float | date | None = None
+    min: float | date | datetime | None = None
+    max: float | date | datetime | None = None
     severity: SeverityPerUse = BOTH_ERROR
 
     @field_validator("min", "max", mode="before")
@@ -40,6 +40,8 @@ class RangeCheck(ContractPart):
         if self.min is not None and self.max is not None:
             if isinstance(self.min, date) != isinstance(self.max, date):
                 raise ValueError(f"min {self.min} and max {self.max}: one is a date and the other a number")
+            if isinstance(self.min, datetime) != isinstance(self.max, datetime):
+                raise ValueError(f"min {self.min} and max {self.max}: write both with or both without a time of day")
             if self.min > self.max:  # type: ignore[operator]
                 raise ValueError(f"min {self.min} is above max {self.max}: exchange them")
         return self

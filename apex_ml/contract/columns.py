@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date
-from typing import Literal, Self
-from zoneinfo import available_timezones
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from apex_ml.contract.checks import Check, PatternCheck
+from apex_ml.contract.column_types import (
+    LEVEL_TYPES,
+    NUMBERS,
+    Bound,
+    ColumnType,
+    Level,
+    arrow_type_of,
+    level_value,
+    levels_as_text,
+)
 from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
 from apex_ml.wording import did_you_mean
 
 Role = Literal["entity", "timestamp", "target", "attribute", "measure"]
-ColumnType = Literal["string", "double", "int64", "date"]
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "double": pa.float64(),
-    "int64": pa.int64(),
-    "date": pa.date32(),
+_LEVEL = {"anyOf": [{"type": kind} for kind in ("string", "integer", "boolean", "number")]}
+_AS_LEVELS = {
+    "string": "",
+    "boolean": ": write true or false",
+    "int64": ": write whole numbers, as 3",
+    "decimal": ": write numbers with no more decimals than the column has",
+    "date": ": write dates, as 2024-12-31",
 }
+_BOUNDS = {
+    "string": "use a pattern or a domain",
+    "boolean": "use a domain",
+    "date": "write dates, as 2024-12-31",
+    "timestamp": "write times, as 2024-12-31 12:00:00",
+}
+"""How to write a range of a type; without an entry: as numbers."""
 
 
 class Domain(ContractPart):
-    """The allowed levels of a column."""
+    """The allowed levels of a column, values of its type; in reports, tables and answers they are text."""
 
-    levels: tuple[str, ...] = Field(min_length=1)
+    levels: tuple[Annotated[str, WithJsonSchema(_LEVEL)], ...] = Field(min_length=1)
     closed: BoolPerUse = Field(description="Closed: another value is quarantined. Open: it is the unknown level.")
 
     @field_validator("levels")
@@ -48,7 +67,7 @@ class Column(ContractPart):
     type: ColumnType
     role: Role
     unit: str | None = None
-    decimals: int | None = Field(None, ge=0, le=9, description="Decimals of a double measure; its sums are exact.")
+    decimals: int | None = Field(None, ge=0, le=9, description="Decimals of a decimal, or of a double measure.")
     identifier: bool = Field(False, description="An identifier is a feature only if the contract lists it.")
     required: BoolPerUse = Field(ALWAYS, description="The column must be in the file.")
     nullable: BoolPerUse = Field(NEVER, description="A value may be null.")
@@ -56,18 +75,47 @@ class Column(ContractPart):
     domain: Domain | None = None
     checks: tuple[Check, ...] = ()
     timezone: str | None = Field(
-        None, description="IANA time zone that turns instants into days, unless the file names its own."
+        None,
+        description="IANA time zone. Of a date: turns instants into days, unless the file names its own."
+        " Of a timestamp: makes it an instant; without a zone it is a time on a clock.",
     )
 
     @property
     def arrow_type(self) -> pa.DataType:
         """Arrow type of the column after the cast."""
-        return ARROW_TYPES[self.type]
+        return arrow_type_of(self.type, self.decimals, self.timezone)
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether its values are levels for a model, rather than numbers."""
+        return self.type in ("string", "boolean") or self.domain is not None
+
+    @property
+    def level_values(self) -> tuple[Level, ...]:
+        """The levels of the domain as values of the column's type."""
+        values = [level_value(self.type, self.decimals, text) for text in (self.domain.levels if self.domain else ())]
+        return tuple(value for value in values if value is not None)
+
+    def bound(self, written: float | date | None) -> Bound | None:
+        """A bound of a range as a value of the column's type, with which its values are compared exactly."""
+        if self.type == "decimal" and isinstance(written, int | float):
+            return Decimal(repr(written))
+        if self.type == "timestamp" and isinstance(written, date):
+            moment = written if isinstance(written, datetime) else datetime.combine(written, time())
+            if self.timezone is None or moment.tzinfo is not None:
+                return moment
+            return moment.replace(tzinfo=ZoneInfo(self.timezone))
+        return written
 
     @property
     def scale(self) -> int:
         """Number of smallest units in one unit of a measure, a power of ten."""
         return int(10 ** (self.decimals or 0))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_levels(cls, data: Any) -> Any:
+        return levels_as_text(data)
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -80,8 +128,10 @@ class Column(ContractPart):
         yield from self._timezone_faults()
         yield from self._domain_faults()
         yield from self._check_faults()
-        if self.decimals is not None and self.type not in ("double", "int64"):
+        if self.decimals is not None and self.type not in NUMBERS:
             yield f"decimals need a number type, not {self.type}: remove them"
+        if self.decimals is None and self.type == "decimal":
+            yield "a decimal needs decimals, the number of digits behind the point: add them"
         yield from self._role_faults()
         for use in USES:
             if not self.required.on(use) and not self.nullable.on(use):
@@ -96,14 +146,15 @@ class Column(ContractPart):
         for step in self.normalise:
             if self.type != "string" and (isinstance(step, StripSuffix | MapValues) or step in ("trim", "upper")):
                 yield f"normalise {key_of(step)} is for strings, the type is {self.type}: remove it"
-            if self.type != "date" and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
+            of_times = ("date", "timestamp") if isinstance(step, DateFormats) else ("date",)
+            if self.type not in of_times and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
                 yield f"normalise {key_of(step)} is for dates, the type is {self.type}: remove it"
 
     def _timezone_faults(self) -> Iterator[str]:
         if self.timezone is None:
             return
-        if self.type != "date":
-            yield f"a timezone is for dates, the type is {self.type}: remove it"
+        if self.type not in ("date", "timestamp"):
+            yield f"a timezone is for dates and timestamps, the type is {self.type}: remove it"
         elif self.timezone not in (zones := available_timezones()):
             hint = did_you_mean(self.timezone, zones)
             yield f"timezone {self.timezone!r} is no IANA zone, such as Europe/Madrid{hint}"
@@ -111,10 +162,14 @@ class Column(ContractPart):
     def _domain_faults(self) -> Iterator[str]:
         if self.domain is None:
             return
-        if self.type != "string":
-            yield f"a domain of levels needs type string, not {self.type}: use a range, or type: string"
+        if self.type not in LEVEL_TYPES:
+            types = " or ".join(LEVEL_TYPES)
+            yield f"a domain of levels needs type {types}, not {self.type}: use a range, or type: string"
             return
         for level in self.domain.levels:
+            if level_value(self.type, self.decimals, level) is None:
+                yield f"the level {level!r} is no value of type {self.type}{_AS_LEVELS[self.type]}"
+                continue
             if (normal := self.normal_form(level)) != level:
                 yield (
                     f"the level {level!r} never occurs, as normalise makes it {normal!r}:"
@@ -127,13 +182,19 @@ class Column(ContractPart):
                 if self.type != "string":
                     yield f"a pattern needs type string, not {self.type}: use a range, or type: string"
                 continue
-            wants_date = self.type == "date"
             bounds = [b for b in (check.min, check.max) if b is not None]
-            if self.type == "string" or any(isinstance(b, date) != wants_date for b in bounds):
+            if not all(self._can_bound(bound) for bound in bounds):
                 written = ", ".join(map(str, bounds))
-                remedies = {"string": "use a pattern or a domain", "date": "write dates, as 2024-12-31"}
-                remedy = remedies.get(self.type, "write numbers")
+                remedy = _BOUNDS.get(self.type, "write numbers")
                 yield f"the range [{written}] does not fit type {self.type}: {remedy}"
+
+    def _can_bound(self, bound: float | date) -> bool:
+        if self.type == "date":
+            return isinstance(bound, date) and not isinstance(bound, datetime)
+        if self.type == "timestamp":
+            has_zone = isinstance(bound, datetime) and bound.tzinfo is not None
+            return isinstance(bound, date) and not (has_zone and self.timezone is None)
+        return self.type in NUMBERS and not isinstance(bound, date)
 
     def _role_faults(self) -> Iterator[str]:
         if self.role == "timestamp" and self.type != "date":

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Literal
 
 from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.column_types import Bound, Level
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import Severity, Use
@@ -40,10 +41,10 @@ class HoldsNul:
 
 @dataclass(frozen=True)
 class NotIn:
-    """A text is not one of the allowed values."""
+    """A value is not one of the allowed ones."""
 
     column: str
-    values: tuple[str, ...]
+    values: tuple[Level, ...]
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class NotMatching:
 
 @dataclass(frozen=True)
 class Outside:
-    """A number or a day is outside two bounds, both included. A bound of None is no limit."""
+    """A number, a day or a time is outside two bounds, both included. A bound of None is no limit."""
 
     column: str
-    low: float | date | None
-    high: float | date | None
+    low: Bound | None
+    high: Bound | None
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,14 @@ def column_rules(column: Column, use: Use) -> Iterator[RowRule]:
         levels = column.domain.levels
         closed = column.domain.closed.on(use)
         text = f"domain: one of {', '.join(levels)}" + ("" if closed else "; taken as unknown")
-        yield RowRule(of, text, "error" if closed else "warning", NotIn(column.name, levels))
+        yield RowRule(of, text, "error" if closed else "warning", NotIn(column.name, column.level_values))
     for check in column.checks:
         severity = check.severity.on(use)
         if isinstance(check, PatternCheck):
             yield RowRule(of, f"pattern: {check.regex}", severity, NotMatching(column.name, check.regex))
         else:
-            yield RowRule(of, range_text(check), severity, Outside(column.name, check.min, check.max))
+            broken = Outside(column.name, column.bound(check.min), column.bound(check.max))
+            yield RowRule(of, range_text(check), severity, broken)
 
 
 def row_rules(contract: Contract, use: Use, as_of: date | Literal["as_of"] | None) -> Iterator[RowRule]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, datetime
+from functools import partial
 from itertools import islice, product
 from typing import Any
 
 from apex_ml.contract.checks import PatternCheck, RangeCheck
+from apex_ml.contract.column_types import level_of
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
-from apex_ml.contract.requests.values import date_formats
+from apex_ml.contract.requests.values import ISO_DATE, date_formats
 from apex_ml.contract.rules import PairsRule
 from apex_ml.json_text import json_text
 
@@ -47,10 +49,18 @@ def example_row(contract: Contract, reader: RequestReader, since: date, today: d
 def _values(column: Column, day: date, since: date) -> Iterator[Any]:
     """Possible values of a column, likely ones first."""
     if column.domain is not None:
-        yield from column.domain.levels
+        of_json = (str, int)  # a day or a decimal is text
+        yield from (v if isinstance(v, of_json) else level_of(v) for v in column.level_values)
     bounds = [b for check in column.checks if isinstance(check, RangeCheck) for b in (check.min, check.max)]
     known = [b for b in bounds if b is not None]
-    if column.type == "date":
+    if column.type == "boolean":
+        yield from (False, True)
+    elif column.type == "timestamp":
+        times = [column.bound(b) for b in (day, since, *(b for b in known if isinstance(b, date)), date(2000, 1, 1))]
+        formats = date_formats(column)
+        as_text = datetime.isoformat if formats == (ISO_DATE,) else partial(_formatted, formats[0])
+        yield from (as_text(t) for t in times if isinstance(t, datetime))
+    elif column.type == "date":
         dates = [day, since, *(b for b in known if isinstance(b, date)), date(2000, 1, 1)]
         yield from (d.strftime(date_formats(column)[0]) for d in dates)
     elif column.type == "string":
@@ -63,6 +73,10 @@ def _values(column: Column, day: date, since: date) -> Iterator[Any]:
         numbers += [sum(numbers[2:]) / 2]
         yield from (int(n) for n in numbers) if column.type == "int64" else (float(n) for n in numbers)
     yield None
+
+
+def _formatted(form: str, moment: datetime) -> str:
+    return moment.strftime(form)
 
 
 def matching(regex: str) -> Iterator[str]:

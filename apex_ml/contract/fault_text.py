@@ -14,7 +14,7 @@ from apex_ml.contract.schema_keys import keys_at
 from apex_ml.contract.yaml_scalars import TEXT_TAG, quote_advice, read_as
 from apex_ml.wording import counted, did_you_mean, violated_rule
 
-_BRANCH = re.compile(r"(float|int|date|str|literal\[.*|tuple\[.*|function-.*)")
+_BRANCH = re.compile(r"(float|int|date|datetime|str|literal\[.*|tuple\[.*|function-.*)")
 """Pydantic's names for the branches of a union, which are not part of a place in the file."""
 _NOUNS = {"levels": "the level ", "map": "the value ", "allowed": "the value "}
 _MAX_SHOWN = 80

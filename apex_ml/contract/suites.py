@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from keyword import iskeyword
 from typing import Any
 
+from apex_ml.contract.column_types import Bound, Level
 from apex_ml.contract.conditions import (
     AS_OF,
     Condition,
@@ -42,8 +44,20 @@ def suite_name(contract: Contract, use: Use) -> str:
     return f"{contract.name}_{use}"
 
 
-def _bound(value: float | date | None) -> float | str | None:
-    return f"{value.isoformat()}T00:00:00" if isinstance(value, date) else value
+def _bound(value: Bound | None) -> float | str | None:
+    """A bound as the frame has its values: an instant in UTC, a decimal as a float."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+    if isinstance(value, date):
+        return f"{value.isoformat()}T00:00:00"
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _member(value: Level) -> float | str:
+    """A level as the frame has it."""
+    if isinstance(value, date):
+        return f"{value.isoformat()}T00:00:00"
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _pandas_column(column: str) -> str:
@@ -92,7 +106,7 @@ def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
         case HoldsNul():
             return  # a row check alone
         case NotIn(column, levels):
-            yield "expect_column_values_to_be_in_set", {"column": column, "value_set": list(levels)}
+            yield "expect_column_values_to_be_in_set", {"column": column, "value_set": list(map(_member, levels))}
         case NotMatching(column, regex):
             # \Z, as $ would accept a line break at the end; flags must come first
             flags, rest = _flags_first(regex)
@@ -114,7 +128,7 @@ def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield "expect_column_values_to_be_in_set", within
 
 
-def _within(column: str, low: float | date | None, high: float | date | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _within(column: str, low: Bound | None, high: Bound | None) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(low, date) or isinstance(high, date):
         # by the extremes: the expectation on values compares each date in Python
         for extreme, limit in (("min", low), ("max", high)):

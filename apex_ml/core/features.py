@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from apex_ml.contract.column_types import TRUTH
 from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
@@ -21,6 +23,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
 
+MICROSECONDS_A_DAY = 86_400e6
 EXAMPLE_KEY = ("entity", "timestamp")
 
 
@@ -36,11 +39,7 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
     """Every feature that :func:`finish` returns, in row."""
     columns: list[FeatureColumn] = []
     for name in contract.features.attributes:
-        column = contract.columns[name]
-        if column.type == "string":
-            columns.append(FeatureColumn(name, "categorical", column.domain.levels if column.domain else None))
-        else:
-            columns.append(FeatureColumn(name, "numeric"))
+        columns.append(own_feature(contract.columns[name]))
     columns += [
         FeatureColumn(calendar_name(contract.timestamp, part), "numeric") for part in contract.features.calendar
     ]
@@ -64,10 +63,23 @@ def calendar_part(days: np.ndarray, part: CalendarPart) -> np.ndarray:
     return month + 1 if part == "month" else month // 3 + 1
 
 
-def _attribute(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """An attribute as a feature: strings unchanged, numbers as float64, a date as days since 1970-01-01."""
-    if column.type == "string":
-        return values
+def own_feature(column: Column) -> FeatureColumn:
+    """A column as a feature of its own; levels without a domain are learned, except those of a boolean."""
+    if not column.is_categorical:
+        return FeatureColumn(column.name, "numeric")
+    if column.domain is not None:
+        return FeatureColumn(column.name, "categorical", column.domain.levels)
+    return FeatureColumn(column.name, "categorical", tuple(TRUTH.values()) if column.type == "boolean" else None)
+
+
+def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values of a column as a feature: levels as text, numbers as float64, dates and times as days since 1970."""
+    if column.is_categorical:
+        return values if column.type == "string" else values.cast(pa.string())
+    if pa.types.is_floating(values.type):  # of a file of features, too
+        return values.cast(pa.float64())
+    if column.type == "timestamp":
+        return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), MICROSECONDS_A_DAY)
     return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
 
 
@@ -92,7 +104,7 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
         return not only or name in only
 
     for name in filter(is_needed, contract.features.attributes):
-        columns[name] = _attribute(contract.columns[name], table.column(name))
+        columns[name] = feature_values(contract.columns[name], table.column(name))
     for part in contract.features.calendar:
         if is_needed(name := calendar_name(contract.timestamp, part)):
             columns[name] = numeric(calendar_part(days, part))

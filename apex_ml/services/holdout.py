@@ -21,7 +21,11 @@ def class_indexes(table: pa.Table, target: str, classes: tuple[str, ...]) -> np.
 def segment_columns(contract: Contract) -> tuple[str, ...]:
     """Attributes with few levels: the evaluation reports losses by each of them."""
     columns = [contract.columns[name] for name in contract.features.attributes]
-    return tuple(c.name for c in columns if c.domain is not None and len(c.domain.levels) <= MAX_SEGMENT_LEVELS)
+    return tuple(
+        c.name
+        for c in columns
+        if c.type == "boolean" or (c.domain is not None and len(c.domain.levels) <= MAX_SEGMENT_LEVELS)
+    )
 
 
 def segment_levels(column: pa.ChunkedArray) -> np.ndarray:

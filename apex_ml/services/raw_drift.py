@@ -10,8 +10,8 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.postgres.drift import DriftLedger, DriftSubject
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
-from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.drift import Compared
+from apex_ml.core.features import feature_values, own_feature
 from apex_ml.core.profile import Bins
 from apex_ml.services.drift_monitoring import MIN_EFFECT, Comparisons, drift_verdicts
 from apex_ml.services.results import ValidateResult
@@ -35,8 +35,7 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
     if not files or ledger.is_measured("raw", subject):
         return 0
     contract, settings = context.contract, context.settings
-    columns = [FeatureColumn(contract.target, "categorical")]
-    columns += [FeatureColumn(name, "numeric") for name in contract.named("measure")]
+    columns = [contract.columns[name] for name in (contract.target, *contract.named("measure"))]
     earlier = first - timedelta(days=RAW_REFERENCE_DAYS)
     with (
         scratch_folder(context.processed, "monitor") as scratch,
@@ -52,9 +51,10 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
     reference = f"raw rows of {earlier} to {first - timedelta(days=1)}"
     comparisons: Comparisons = {}
     for column in columns:
-        bins = Bins.of(column, before.column(column.name), now.column(column.name))
+        earlier_values, values = (feature_values(column, part.column(column.name)) for part in (before, now))
+        bins = Bins.of(own_feature(column), earlier_values, values)
         kind = "target" if column.name == contract.target else "measure"
-        observed, expected = (bins.count(part.column(column.name)) for part in (now, before))
+        observed, expected = bins.count(values), bins.count(earlier_values)
         comparisons[column.name] = Compared(observed, expected, MIN_EFFECT[kind]), kind, reference
     ledger.write(DriftSubject("raw", subject, first), drift_verdicts(context.pipeline.options.monitoring, comparisons))
     return 1

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
+from apex_ml.contract.columns import Column
 from apex_ml.core.development import Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.examples import Examples
-from apex_ml.core.features import feature_columns
+from apex_ml.core.features import feature_columns, feature_values
 from apex_ml.core.model_info import ModelInfo
-from apex_ml.core.profile import ModelProfile, bins_of
+from apex_ml.core.profile import Bins, ModelProfile, bins_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
@@ -116,4 +117,9 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
     last = int(np.searchsorted(by_week, min(MIN_RECENT_ROWS, by_week[-1])))
     rows = rows.filter(pc.less_equal(rows.column("week"), last))
     bins = bins_of(attributes, examples)
-    return {c.name: bins[c.name].count(rows.column(c.name)).tolist() for c in attributes}
+    return {c.name: _count(bins[c.name], contract.columns[c.name], rows) for c in attributes}
+
+
+def _count(bins: Bins, column: Column, rows: pa.Table) -> list[int]:
+    counts: list[int] = bins.count(feature_values(column, rows.column(column.name))).tolist()
+    return counts

@@ -17,6 +17,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.postgres.alerts import SMALL_DROPS, UNKNOWN_VALUES, PostgresAlerts
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.session import Session
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import kind_of
 from apex_ml.core.profile import Bins
@@ -117,7 +118,7 @@ def _lines(
         if jump.feature not in scorer.model.encoder.names:
             line += " (the model does not use this column)"
         if jump.kind == "unknown":
-            values = _unknown_values(con, accepted, jump.feature, scorer.bins[jump.feature], name)
+            values = _unknown_values(con, accepted, contract.columns[jump.feature], scorer.bins[jump.feature], name)
             line += "; most frequent unknown values: " + ", ".join(f"{escaped(v)} ({n:,})" for v, n in values)
         lines.append(line)
     history = [jump for jump in jumps if jump.feature not in contract.features.attributes]
@@ -138,7 +139,7 @@ def _lines(
 
 
 def _unknown_values(
-    con: engine.StrictConnection, accepted: str, column: str, bins: Bins, drop: str
+    con: engine.StrictConnection, accepted: str, column: Column, bins: Bins, drop: str
 ) -> list[tuple[str, int]]:
     query = top_unknown_values(accepted, column, EXAMPLES)
     with engine.errors_name(drop):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,11 @@ def _sent(column: Column, value: Any) -> Any:
     if column.type == "string":
         return value if value is None or isinstance(value, str) else number_text(value)
     if isinstance(value, Decimal):
+        if column.type == "decimal":
+            return format(value, "f")
         return int(value) if column.type == "int64" and value == int(value) else float(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     return value
 
 

@@ -24,7 +24,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
-from apex_ml.sql.newest_rows import DROP_TYPES, RAW_ROWS, select_newest
+from apex_ml.sql.newest_rows import RAW_ROWS, drop_type, select_newest
 from apex_ml.sql.session import SET_MEMORY_LIMIT, SET_TEMP_DIRECTORY, set_threads
 
 MEMORY_LIMIT = "512MB"
@@ -111,7 +111,7 @@ def _newest(
 ) -> pa.Table:
     if missing := [name for name in (contract.entity, contract.timestamp) if name not in raw.columns]:
         raise DataError(f"raw files in {folder}: no column {missing[0]}; found {', '.join(raw.columns)}")
-    columns = {name: DROP_TYPES[column.type] for name, column in contract.columns.items() if column.role in ROLES}
+    columns = {name: drop_type(column) for name, column in contract.columns.items() if column.role in ROLES}
     kinds = {name: _number_type(kind) for name, kind in zip(raw.columns, raw.types, strict=True)}
     raw.create_view(RAW_ROWS)
     return connection.sql(select_newest(contract, columns, kinds)).to_arrow_table()

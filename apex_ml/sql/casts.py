@@ -8,23 +8,31 @@ from apex_ml.contract.checks import EXACT_INTEGERS, RangeCheck
 from apex_ml.contract.columns import Column
 from apex_ml.contract.normalisation import DateFormats, readable_format
 from apex_ml.sql.file_types import (
-    DUCKDB_TYPES,
     WIDEST_DECIMAL,
     as_text,
+    duckdb_type,
     holds_text,
     local_time,
     number_text,
     type_name,
 )
-from apex_ml.sql.quote import literals
+from apex_ml.sql.quote import literal, literals
 
-_DELIVERABLE = {"string": "text", "double": "numbers", "int64": "whole numbers", "date": "dates or timestamps"}
+_DELIVERABLE = {
+    "string": "text",
+    "double": "numbers",
+    "int64": "whole numbers",
+    "decimal": "numbers",
+    "boolean": "truth values, or 0 and 1",
+    "date": "dates or timestamps",
+    "timestamp": "timestamps",
+}
 
 
 def cast_sql(column: Column, kind: pa.DataType, source: str) -> str | None:
     """SQL of a cast without loss, null where that is not possible; None when no value of the type can be cast."""
     if pa.types.is_null(kind):
-        return f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+        return f"CAST(NULL AS {duckdb_type(column)})"
     text = as_text(kind, source) if column.type == "string" or holds_text(kind) else None
     if column.type == "string":
         return text or (number_text(kind, source) if _is_number(kind) or pa.types.is_boolean(kind) else None)
@@ -32,6 +40,12 @@ def cast_sql(column: Column, kind: pa.DataType, source: str) -> str | None:
         return _double_sql(kind, source, text)
     if column.type == "int64":
         return _int64_sql(kind, source, text)
+    if column.type == "boolean":
+        return _boolean_sql(kind, source, text)
+    if column.type == "decimal":
+        return _decimal_sql(column, kind, source, text)
+    if column.type == "timestamp":
+        return _timestamp_sql(column, kind, source, text)
     return _date_sql(column, kind, source, text)
 
 
@@ -63,6 +77,51 @@ def _int64_sql(kind: pa.DataType, source: str, text: str | None) -> str | None:
         whole = f"regexp_full_match(trim({text}), '[+-]?[0-9]+([.]0*)?')"
         return f"CASE WHEN {whole} THEN TRY_CAST(split_part(trim({text}), '.', 1) AS BIGINT) END"
     return None
+
+
+def _boolean_sql(kind: pa.DataType, source: str, text: str | None) -> str | None:
+    if pa.types.is_boolean(kind):
+        return source
+    if text:
+        written = f"lower(trim({text}))"
+        return f"CASE {written} WHEN 'true' THEN true WHEN 'false' THEN false END"
+    return f"CASE WHEN {source} = 1 THEN true WHEN {source} = 0 THEN false END" if _is_number(kind) else None
+
+
+def _decimal_sql(column: Column, kind: pa.DataType, source: str, text: str | None) -> str | None:
+    if text:
+        # digits beyond the column's decimals would be rounded, unless all of them are zeros
+        exact = f"regexp_full_match(trim({text}), '[+-]?[0-9]+([.][0-9]{{0,{column.decimals}}}0*)?')"
+        return f"CASE WHEN {exact} THEN TRY_CAST(trim({text}) AS {duckdb_type(column)}) END"
+    if not _is_number(kind):
+        return None
+    value = f"TRY_CAST({source} AS {duckdb_type(column)})"
+    if pa.types.is_floating(kind):  # a float stands for its shortest decimal digits
+        single = "FLOAT" if kind.bit_width <= 32 else "DOUBLE"
+        return f"CASE WHEN CAST({value} AS {single}) = {source} THEN {value} END"
+    return f"CASE WHEN {value} = {source} THEN {value} END"
+
+
+def _timestamp_sql(column: Column, kind: pa.DataType, source: str, text: str | None) -> str | None:
+    zone = column.timezone
+    if text and (formats := date_formats(column)):
+        return _on_clock(f"try_strptime(trim({text}), [{literals(formats)}])", zone)
+    if pa.types.is_date(kind):
+        return _on_clock(f"CASE WHEN isfinite({source}) THEN CAST({source} AS TIMESTAMP) END", zone)
+    if not pa.types.is_timestamp(kind) or (kind.tz and zone is None):
+        return None
+    exact = [f"isfinite({source})"] + ([f"epoch_ns({source}) % 1000 = 0"] if kind.unit == "ns" else [])
+    value = f"make_timestamptz(epoch_us({source}))" if kind.tz else f"CAST({source} AS TIMESTAMP)"
+    value = f"CASE WHEN {' AND '.join(exact)} THEN {value} END"
+    return value if kind.tz else _on_clock(value, zone)
+
+
+def _on_clock(time: str, zone: str | None) -> str:
+    """SQL of a time without a zone as the instant on the clock of a zone; null where the clock skips it."""
+    if zone is None:
+        return time
+    instant = f"timezone({literal(zone)}, {time})"
+    return f"CASE WHEN timezone({literal(zone)}, {instant}) = {time} THEN {instant} END"
 
 
 def _date_sql(column: Column, kind: pa.DataType, source: str, text: str | None) -> str | None:
@@ -98,6 +157,12 @@ def not_of_type(column: Column, kind: pa.DataType) -> str:
     rule = f"type: {type_name(kind)} is not {column.type}"
     if column.type == "date" and holds_text(kind):
         return f"{rule}; add date_formats to its normalise in the contract, or deliver dates"
+    if column.type == "timestamp" and holds_text(kind):
+        return f"{rule}; add date_formats to its normalise in the contract, or deliver timestamps"
+    if column.type == "timestamp" and pa.types.is_timestamp(kind):
+        return (
+            f"{rule} without a time zone; add timezone to the column in the contract, or deliver times without a zone"
+        )
     return f"{rule}; deliver {_DELIVERABLE[column.type]}"
 
 
@@ -106,6 +171,12 @@ def with_loss(column: Column, kind: pa.DataType) -> str:
     rule = f"type: not {column.type} without loss"
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" not in column.normalise:
         return f"{rule}; it has a time of day: add day_of_timestamp to its normalise in the contract"
-    if column.type == "date" and holds_text(kind):
+    if column.type == "timestamp" and pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return f"{rule}; it has nanoseconds: deliver microseconds"
+    if column.type == "boolean":
+        return f"{rule}; write it as true or false, or 1 or 0"
+    if column.type == "decimal":
+        return f"{rule}; it has more than {column.decimals} decimals or too many digits: raise decimals in the contract"
+    if column.type in ("date", "timestamp") and holds_text(kind):
         return f"{rule}; write it as {' or '.join(map(readable_format, date_formats(column)))}"
     return rule

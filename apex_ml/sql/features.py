@@ -18,18 +18,34 @@ from apex_ml.contract.history_state import (
     state_columns,
 )
 from apex_ml.contract.model import Contract
+from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
 
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
-    """SQL: a measure in its smallest unit, an integer."""
-    return f"CAST(round({relation}.{identifier(measure)} * {contract.columns[measure].scale}) AS BIGINT)"
+    """SQL: a measure in its smallest unit, an integer; of a measure that is no number, one that sorts its values."""
+    column, value = contract.columns[measure], f"{relation}.{identifier(measure)}"
+    if column.type == "boolean":
+        return f"CAST({value} AS BIGINT)"
+    if column.type == "date":
+        return f"date_diff('day', DATE '1970-01-01', {value})"
+    if column.type == "timestamp":
+        return f"epoch_us({value})"
+    if column.type == "string":  # any order of its own, the same for the same values
+        return f"CAST(hash({value}) >> 2 AS BIGINT)"
+    return f"CAST(round({value} * {column.scale}) AS BIGINT)"
 
 
 def place_sql(contract: Contract, relation: str) -> str:
     """SQL: the target's place among the classes, from 1; 0 for another value."""
     cases = " ".join(f"WHEN {literal(level)} THEN {place}" for place, level in enumerate(contract.classes, 1))
-    return f"CASE {relation}.{identifier(contract.target)} {cases} ELSE 0 END"
+    return f"CASE {class_sql(contract, relation)} {cases} ELSE 0 END"
+
+
+def class_sql(contract: Contract, relation: str = "") -> str:
+    """SQL: the target as the text that names its class."""
+    value = f"{relation}.{identifier(contract.target)}" if relation else identifier(contract.target)
+    return level_sql(contract.columns[contract.target], value)
 
 
 def day_sql(contract: Contract, relation: str) -> str:
@@ -44,7 +60,7 @@ def _total(value: str) -> str:
 def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
     """SQL: an aggregate of the state over the rows `h` of the history."""
     target, when, day = (
-        f"h.{identifier(contract.target)}",
+        class_sql(contract, "h"),
         f"h.{identifier(contract.timestamp)}",
         day_sql(contract, "h"),
     )

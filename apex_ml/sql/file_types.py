@@ -6,13 +6,29 @@ import re
 
 import pyarrow as pa
 
+from apex_ml.contract.column_types import DECIMAL_DIGITS
+from apex_ml.contract.columns import Column
 from apex_ml.sql.quote import literal
 
-DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE"}
+_DUCKDB_TYPES = {"string": "VARCHAR", "double": "DOUBLE", "int64": "BIGINT", "date": "DATE", "boolean": "BOOLEAN"}
 
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 WIDEST_DECIMAL = 38  # wider ones are read as double, which does not hold their digits
 _WIDEST_INTEGER = "1.7014118346046923e38"  # 2^127: a smaller whole double fits DuckDB's widest integer, digit by digit
+
+
+def duckdb_type(column: Column) -> str:
+    """The type of a column's values in DuckDB."""
+    if column.type == "decimal":
+        return f"DECIMAL({DECIMAL_DIGITS},{column.decimals})"
+    if column.type == "timestamp":
+        return "TIMESTAMP" if column.timezone is None else "TIMESTAMP WITH TIME ZONE"
+    return _DUCKDB_TYPES[column.type]
+
+
+def level_sql(column: Column, value: str) -> str:
+    """SQL of a value as the text by which levels and classes are named."""
+    return value if column.type == "string" else f"CAST({value} AS VARCHAR)"
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
-from apex_ml.sql.file_types import number_text
+from apex_ml.sql.file_types import duckdb_type, number_text
 from apex_ml.sql.quote import identifier
 
 RAW_ROWS = "raw_rows"
-DROP_TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date": "TIMESTAMP_NS"}
-"""The type in a drop of each type of the contract."""
+_TEXT = "VARCHAR"
+
+
+def drop_type(column: Column) -> str:
+    """The type of a column in a drop."""
+    return "TIMESTAMP_NS" if column.type == "date" else duckdb_type(column)
 
 
 def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:
@@ -40,6 +45,6 @@ def _cast(name: str, kind: str, kinds: Mapping[str, pa.DataType | None]) -> str:
     if name not in kinds:
         return f"CAST(NULL AS {kind})"
     number = kinds[name]
-    if kind == DROP_TYPES["string"] and number is not None:
+    if kind == _TEXT and number is not None:
         return number_text(number, identifier(name))
     return f"TRY_CAST({identifier(name)} AS {kind})"

@@ -79,6 +79,6 @@ def normalised(column: Column, kind: pa.DataType, source: str, name: str, bad: s
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
         local = local_time(kind, source)
         return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
-    if column.type == "date" and holds_text(kind):
+    if column.type in ("date", "timestamp") and holds_text(kind):
         return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]
     return []

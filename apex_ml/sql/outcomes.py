@@ -7,8 +7,9 @@ from pathlib import Path
 
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
+from apex_ml.sql.features import class_sql
 from apex_ml.sql.parquet import scan_parquet_files
-from apex_ml.sql.quote import identifier, identifiers, literals
+from apex_ml.sql.quote import identifiers, literals
 from apex_ml.sql.session import create_temp_table
 
 PART = "part"
@@ -22,7 +23,7 @@ SELECT_MATCHED_RUNS = "SELECT DISTINCT run_id FROM matches WHERE kind = 'matched
 
 def select_observed(contract: Contract, accepted: str, run_id: int) -> str:
     """The outcomes that a drop itself holds. `accepted` is SQL of its rows."""
-    target = identifier(contract.target)
+    target = class_sql(contract)
     return (
         f"SELECT {run_id:d}::BIGINT AS run_id, {ROW_NR}::BIGINT AS {ROW_NR}, {target} AS observed, 'drop' AS source"
         f" FROM ({accepted}) WHERE {target} IN ({literals(contract.classes)})"
@@ -40,7 +41,7 @@ def create_raw_keys(contract: Contract, files: Iterable[Path]) -> str:
 
     Only rows of scored entities and timestamps are compared as a whole, to count a repeated one once.
     """
-    key, columns, target = _key(contract), identifiers(contract.columns), identifier(contract.target)
+    key, columns, target = _key(contract), identifiers(contract.columns), class_sql(contract)
     distinct = f"SELECT DISTINCT {columns} FROM {scan_parquet_files(files)} SEMI JOIN score_keys USING ({key})"
     return create_temp_table(
         "raw_keys",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from apex_ml.contract.model import Contract
+from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.quote import identifier, literal
 
 
@@ -14,6 +15,8 @@ def select_profile(contract: Contract, source: str, share: float, domains: Itera
     select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
     select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
     select += [
-        f"count(*) FILTER (WHERE {identifier(name)} = {literal(level)})" for name, levels in domains for level in levels
+        f"count(*) FILTER (WHERE {level_sql(contract.columns[name], identifier(name))} = {literal(level)})"
+        for name, levels in domains
+        for level in levels
     ]
     return f"SELECT {', '.join(select)} FROM {source}"

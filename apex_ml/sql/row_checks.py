@@ -20,7 +20,7 @@ from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import UniqueRule
 from apex_ml.sql.casts import cast_sql, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
-from apex_ml.sql.file_types import DUCKDB_TYPES, as_text, is_binary, is_text, type_name, unwrap
+from apex_ml.sql.file_types import as_text, duckdb_type, is_binary, is_text, type_name, unwrap
 from apex_ml.sql.normal_forms import Normalised, normalised, not_normal_sql, text_steps_sql
 from apex_ml.sql.parquet import place_name
 from apex_ml.sql.quote import identifier
@@ -152,7 +152,7 @@ def _compile(
     cast = cast_sql(column, kind, source)
     if cast is None:
         # nulls stay nulls, which may be a fault; no value can be used
-        nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+        nothing = f"CAST(NULL AS {duckdb_type(column)})"
         there = f"({staged_raw} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{staged_raw} IS NOT NULL"
         reasons = [Reason(column.name, not_of_type(column, kind), "error", there)]
         if column.nullable.on(use):
@@ -244,7 +244,7 @@ def _compile_column(
 ) -> _Compiled:
     """Compile a column by its place in the file; without a place its values are null."""
     if place is None:
-        nothing = f"CAST(NULL AS {DUCKDB_TYPES[column.type]})"
+        nothing = f"CAST(NULL AS {duckdb_type(column)})"
         return _Compiled(nothing, nothing, [], [], [])
     bad = undecodable(place) if place in recovered else None
     return _compile(column, unwrap(schema.field(place).type), use, identifier(place_name(place)), raw(place), bad)
@@ -282,4 +282,8 @@ def _is_expected(column: Column, kind: pa.DataType) -> bool:
     """Whether a column's values may have a type without being reported as cast."""
     if column.type == "string" and is_text(kind):
         return True
+    if column.type == "timestamp" and pa.types.is_timestamp(kind):
+        return bool(kind.tz) == bool(column.timezone)
+    if column.type == "decimal" and pa.types.is_decimal(kind):
+        return bool(kind.scale <= (column.decimals or 0))
     return bool(kind == column.arrow_type or (column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz))

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literal
 
-SQL_TYPES = {"string": "text", "double": "double precision", "int64": "bigint", "date": "date"}
+_SQL_TYPES = {
+    "string": "text",
+    "double": "double precision",
+    "int64": "bigint",
+    "date": "date",
+    "boolean": "boolean",
+    "decimal": "numeric",
+}
 SCORED = "scored"
 SHADOW = "shadow_scores"
 ONLINE = "online_rows"
 """Names of the generated tables, in the schema of a pipeline."""
 
 
+def sql_type(column: Column) -> str:
+    """The type of a column's values in Postgres."""
+    if column.type == "timestamp":
+        return f"timestamp with{'out' if column.timezone is None else ''} time zone"
+    return _SQL_TYPES[column.type]
+
+
 def scored_columns(contract: Contract) -> dict[str, str]:
     """Columns of the scored rows with their SQL types, in row."""
     columns = {"run_id": "bigint NOT NULL", "row_nr": "bigint NOT NULL"}
     columns |= {
-        c.name: f"{SQL_TYPES[c.type]} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")
+        c.name: f"{sql_type(c)} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")
     }
     columns |= {"predicted": "text NOT NULL"}
     columns |= {probability_column(level): "real" for level in contract.classes}
@@ -211,7 +226,7 @@ def online_columns(contract: Contract) -> dict[str, str]:
     columns = {"request_id": "text NOT NULL", "place": "integer NOT NULL"}
     for column in contract.columns.values():
         if column.role in ("entity", "timestamp", "attribute"):
-            columns[column.name] = SQL_TYPES[column.type] + ("" if column.role == "attribute" else " NOT NULL")
+            columns[column.name] = sql_type(column) + ("" if column.role == "attribute" else " NOT NULL")
     columns |= {"known_entity": "boolean NOT NULL", "predicted": "text NOT NULL"}
     columns |= {probability_column(level): "real" for level in contract.classes}
     return columns | {

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apex_ml.contract.columns import Column
+from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier
 
 
-def top_unknown_values(accepted: str, column: str, limit: int) -> str:
+def top_unknown_values(accepted: str, column: Column, limit: int) -> str:
     """The most frequent values of a column that are not among the bind parameter `levels`, each with its rows."""
-    c = identifier(column)
+    c = level_sql(column, identifier(column.name))
     return (
         f"SELECT {c}, count(*) AS n FROM ({accepted}) WHERE {c} IS NOT NULL AND NOT list_contains($levels, {c})"
         f" GROUP BY 1 ORDER BY n DESC, 1 LIMIT {limit:d}"

@@ -184,4 +184,5 @@ def _finished(contract: Contract, states: pa.Table, columns: CodedColumns) -> pa
         states = states.append_column(name, attributes.column(name))
     finished = finish(contract, states)
     key = {name: states.column(name) for name in contract.named("entity", "timestamp", "target")}
+    key[contract.target] = key[contract.target].cast(pa.string())  # a class is known by its text
     return pa.table(key | {name: finished.column(name) for name in finished.column_names})

@@ -134,7 +134,21 @@ CONTRADICTIONS = [
         "unit: products\n    domain: {levels: [a], closed: true}\n",
         "  materiales_distintos_val:\n",
         "columns.materiales_distintos_val",
-        "needs type string",
+        "the level 'a' is no value of type int64: write whole numbers",
+    ),
+    (
+        "unit: boxes\n",
+        "unit: boxes\n    domain: {levels: [1.5], closed: true}\n",
+        "  cajas_fisicas:\n",
+        "columns.cajas_fisicas",
+        "needs type string or int64 or boolean or decimal or date, not double",
+    ),
+    (
+        "unit: products\n",
+        "unit: products\n    domain: {levels: [1, true], closed: true}\n",
+        "  materiales_distintos_val:\n",
+        "columns.materiales_distintos_val",
+        "the level 'true' is no value of type int64",
     ),
     (
         "normalise: [trim, upper]",

@@ -141,7 +141,7 @@ MISSPELT = [
     ("    role: attribute", "    role: atribute", "found 'atribute'; did you mean attribute?"),
     ("    role: attribute", "    rolle: attribute", f"not permitted: no such key here; the keys are {KEYS};"),
     ("    role: attribute", "    rolle: attribute", "did you mean role?"),
-    ("type: double", "type: duoble", "must be 'string', 'double', 'int64' or 'date'; found 'duoble'; did you"),
+    ("type: double", "type: duoble", "'decimal' or 'timestamp'; found 'duoble'; did you"),
     ("rule: unique", "rule: uniqe", "did you mean unique?"),
     ("quarantine:", "quarantene:", "did you mean quarantine?"),
     ("limit: 0.5", "limits: 0.5", "the keys are limit; did you mean limit?"),
@@ -208,7 +208,7 @@ LATE = [
         "finite number",
     ),
     (ATTRIBUTE, f"{ATTRIBUTE}\n    decimals: 2", "decimals need a number type"),
-    (ATTRIBUTE, f"{ATTRIBUTE}\n    timezone: Europe/Madrid", "a timezone is for dates, the type is "),
+    (ATTRIBUTE, f"{ATTRIBUTE}\n    timezone: Europe/Madrid", "a timezone is for dates and timestamps, the type is "),
     (DAY, f"{DAY}, timezone: Europe/Madird", "'Europe/Madird' is no IANA zone, such as Europe/Madrid; did you mean"),
     (DAY, f"{DAY}, timezone: Romance Standard Time", "'Romance Standard Time' is no IANA zone"),
     ("rule: unique, columns: all", "rule: unique, columns: []", "at least 1 item"),
@@ -294,7 +294,8 @@ def test_a_column_that_cannot_be_read_makes_no_other_faults(tmp_path: Path) -> N
     messages = faults(
         tmp_path, TEXT.replace("    type: string\n    role: attribute", "    type: text\n    role: attribute")
     )
-    assert messages[1:] == ["16: columns.leadtime.type: must be 'string', 'double', 'int64' or 'date'; found 'text'"]
+    types = "'string', 'double', 'int64', 'date', 'boolean', 'decimal' or 'timestamp'"
+    assert messages[1:] == [f"16: columns.leadtime.type: must be {types}; found 'text'"]
 
 
 def test_merge_keys_and_aliases_are_read(tmp_path: Path) -> None:

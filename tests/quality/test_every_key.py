@@ -9,7 +9,8 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,7 @@ from tests.support.schema import SCHEMA
 
 AS_OF = date(2024, 6, 1)
 DAY = date(2024, 3, 5)
+NOON = datetime(2024, 3, 5, 12, 30)
 COLUMNS = {
     "client": "{description: Who orders., type: string, role: entity}",
     "day": "{description: The day., type: date, role: timestamp}",
@@ -308,6 +310,137 @@ CASES = {
         column("string", checks=r"[{rule: pattern, regex: '(?i)c\d+'}]"),
         pa.array(["c1", "C22", "c", "c٣"]),
         ["c1", "C22", Bad("pattern"), Bad("pattern")],
+    ),
+    "boolean": Case(
+        ("Column.type=boolean",),
+        column("boolean", nullable=NULL),
+        pa.array([True, False, None]),
+        [True, False, None],
+    ),
+    "a boolean as text": Case(
+        ("Column.type=boolean",),
+        column("boolean"),
+        pa.array(["true", " FALSE", "yes"]),
+        [True, False, Bad("type: not boolean")],
+        request=[True, False, "true"],
+    ),
+    "a boolean as a number": Case(
+        ("Column.type=boolean",),
+        column("boolean"),
+        pa.array([1.0, 0.0, 2.0]),
+        [True, False, Bad("type: not boolean")],
+        request=[True, False, 1],
+    ),
+    "decimal": Case(
+        ("Column.type=decimal", "Column.decimals"),
+        column("decimal", decimals="2"),
+        pa.array([Decimal("1.500"), Decimal("-0.010"), Decimal("1.234")]),
+        [Decimal("1.50"), Decimal("-0.01"), Bad("type: not decimal")],
+        request=["1.500", -0.01, "1.234"],
+    ),
+    "a decimal as a float": Case(
+        ("Column.type=decimal",),
+        column("decimal", decimals="1"),
+        pa.array([0.1, 1e15, 0.25, float("nan"), 1e300]),
+        [Decimal("0.1"), Decimal("1000000000000000.0"), *[Bad("type: not decimal")] * 3],
+        request=[0.1, 1e15, 0.25, ASIDE, 1e300],
+    ),
+    "a decimal as text": Case(
+        ("Column.type=decimal",),
+        column("decimal", decimals="1"),
+        pa.array([" 7", "+7.50", "-0.0", "7.55", "seven", "1e3"]),
+        [Decimal("7.0"), Decimal("7.5"), Decimal("0.0"), *[Bad("type: not decimal")] * 3],
+    ),
+    "range of a decimal": Case(
+        ("RangeCheck.min", "RangeCheck.max"),
+        column("decimal", decimals="1", checks="[{rule: range, min: 0.1, max: 3}]"),
+        pa.array([Decimal("0.1"), Decimal("3.0"), Decimal("0.0"), Decimal("3.1")]),
+        [Decimal("0.1"), Decimal("3.0"), Bad("range: >= 0.1 and <= 3"), Bad("range: >= 0.1 and <= 3")],
+        request=[0.1, 3, 0, "3.1"],
+    ),
+    "timestamp": Case(
+        ("Column.type=timestamp",),
+        column("timestamp"),
+        pa.array([NOON, NOON.replace(microsecond=7)], pa.timestamp("us")),
+        [NOON, NOON.replace(microsecond=7)],
+    ),
+    "a timestamp of nanoseconds": Case(
+        ("Column.type=timestamp",),
+        column("timestamp"),
+        pa.array([1709641800_000_001_000, 1709641800_000_000_001], pa.timestamp("ns")),
+        [NOON.replace(microsecond=1), Bad("type: not timestamp")],
+        request=["2024-03-05T12:30:00.000001", "2024-03-05T12:30:00.000000001"],
+    ),
+    "a timestamp from days": Case(
+        ("Column.type=timestamp",),
+        column("timestamp"),
+        pa.array([DAY]),
+        [datetime(2024, 3, 5)],
+    ),
+    "an instant": Case(
+        ("Column.type=timestamp", "Column.timezone"),
+        column("timestamp", timezone="Europe/Madrid", nullable=NULL),
+        pa.array([NOON, None], pa.timestamp("us", "America/Lima")),
+        [NOON.replace(tzinfo=UTC), None],
+        request=["2024-03-05T07:30:00-05:00", None],
+    ),
+    "a time on the clock of a zone": Case(
+        ("Column.type=timestamp", "Column.timezone"),
+        column("timestamp", timezone="Europe/Madrid"),
+        # in the night of 31 March the clock skips 02:30; in that of 27 October it shows 02:30 twice
+        pa.array([NOON, datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30)], pa.timestamp("ms")),
+        [
+            datetime(2024, 3, 5, 11, 30, tzinfo=UTC),
+            Bad("type: not timestamp"),
+            datetime(2024, 10, 27, 1, 30, tzinfo=UTC),
+        ],
+    ),
+    "a timestamp as text": Case(
+        ("Column.type=timestamp", "DateFormats.date_formats"),
+        column("timestamp", normalise="[{date_formats: ['%d/%m/%Y %H:%M']}]"),
+        pa.array(["05/03/2024 12:30", "2024-03-05 12:30"]),
+        [NOON, Bad("type: not timestamp")],
+    ),
+    "range of a timestamp": Case(
+        ("RangeCheck.min", "RangeCheck.max"),
+        column("timestamp", timezone="Europe/Madrid", checks="[{rule: range, min: 2024-01-01, max: 2024-12-31}]"),
+        pa.array([datetime(2023, 12, 31, 23), datetime(2024, 12, 30, 23, 0, 1)], pa.timestamp("us", "UTC")),
+        [
+            datetime(2023, 12, 31, 23, tzinfo=UTC),
+            Bad("range: >= 2024-01-01 and <= 2024-12-31"),
+        ],
+    ),
+    "range to a time of day": Case(
+        ("RangeCheck.min", "RangeCheck.max"),
+        column("timestamp", checks="[{rule: range, max: 2024-03-05 12:30:00}]"),
+        pa.array([NOON, NOON.replace(second=1)], pa.timestamp("us")),
+        [NOON, Bad("range: <= 2024-03-05 12:30:00")],
+    ),
+    "levels of an integer": Case(
+        ("Domain.levels",),
+        column("int64", domain="{levels: [0, 1, -3], closed: true}", nullable=NULL),
+        pa.array([0, -3, None, 2]),
+        [0, -3, None, Bad("domain: one of 0, 1, -3")],
+    ),
+    "levels of a boolean": Case(
+        ("Domain.levels",),
+        column("boolean", domain="{levels: [true], closed: true}", nullable=NULL),
+        pa.array([True, None, False]),
+        [True, None, Bad("domain: one of true")],
+    ),
+    "levels of a decimal": Case(
+        ("Domain.levels",),
+        column("decimal", decimals="2", domain="{levels: [0.5, 1], closed: {train: true, score: false}}"),
+        pa.array([Decimal("0.50"), Decimal("1.00"), Decimal("2.00")]),
+        [Decimal("0.50"), Decimal("1.00"), Bad("domain: one of 0.50, 1.00")],
+        [Decimal("0.50"), Decimal("1.00"), Warned(Decimal("2.00"), "domain: one of 0.50, 1.00")],
+        request=["0.5", 1, "2"],
+    ),
+    "levels of a date": Case(
+        ("Domain.levels",),
+        column("date", domain="{levels: [2024-03-05], closed: true}"),
+        pa.array([DAY, date(2024, 3, 6)]),
+        [DAY, Bad("domain: one of 2024-03-05")],
     ),
     "a measure": Case(
         ("Column.role=measure", "Column.decimals", "Column.unit"),

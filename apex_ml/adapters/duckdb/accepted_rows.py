@@ -109,7 +109,9 @@ class CodedColumns:
         for name, parts in codes.items():
             self._values[name] = np.concatenate([np.empty(0, np.uint8), *parts])
         for name, parts_of_column in chunks.items():
-            self._values[name] = pa.chunked_array(parts_of_column, contract.columns[name].arrow_type)
+            kind = contract.columns[name].arrow_type
+            # DuckDB writes every instant in UTC
+            self._values[name] = pa.chunked_array([part.cast(kind) for part in parts_of_column], kind)
 
     def take(self, positions: np.ndarray) -> pa.Table:
         """The rows at the positions, in their order, with the contract's types."""

@@ -215,6 +215,10 @@ def frame_of(table: pa.Table) -> Any:
     for index, field in enumerate(table.schema):
         if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
             table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
+        elif pa.types.is_decimal(field.type):
+            table = table.set_column(index, field.name, table.column(index).cast(pa.float64()))
+        elif pa.types.is_timestamp(field.type) and field.type.tz:
+            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("us", "UTC")))
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 

@@ -79,9 +79,9 @@ def _family(kind: pa.DataType) -> str:
 
 
 def refuse_unknown_zones(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract, checks: RowChecks) -> None:
-    """Raise :class:`~apex_ml.errors.DataError` when a date column of the contract has an unknown time zone."""
+    """Raise :class:`~apex_ml.errors.DataError` when a column of dates or instants has an unknown time zone."""
     for column in checks.raw_columns:
-        if column.column is None or contract.columns[column.column].type != "date":
+        if column.column is None or contract.columns[column.column].type not in ("date", "timestamp"):
             continue
         if not (pa.types.is_timestamp(column.kind) and column.kind.tz):
             continue

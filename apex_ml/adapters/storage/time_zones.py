@@ -52,6 +52,7 @@ def on_own_clock(con: duckdb.DuckDBPyConnection, path: Path, contract: Contract,
     first one on which nearly every value is midnight is chosen; without such a clock, the first candidate. Values
     without a zone are read as written, unless only `timezone` makes them midnights.
     """
+    schema = _instants_of_int96(path, contract, schema)
     for stored in _stored(path, contract, schema):
         declared = contract.columns[stored.name].timezone
         zones = [_zone(con, path, z) for z in (stored.session, declared) if z]
@@ -136,6 +137,17 @@ def _stored(path: Path, contract: Contract, schema: pa.Schema, *, every: bool = 
             )
         columns.append(_Stored(column.name, place, kind, instants, session if instants else None))
     return columns
+
+
+def _instants_of_int96(path: Path, contract: Contract, schema: pa.Schema) -> pa.Schema:
+    """The schema with INT96 in timestamp columns as instants, unless Impala wrote it: it writes local time."""
+    for name, place in match_columns(contract, schema.names).places.items():
+        kind = schema.field(place).type
+        if contract.columns[name].type == "timestamp" and pa.types.is_timestamp(kind) and not kind.tz:
+            footer = pq.read_metadata(path)
+            if _is_int96(footer, schema.names[place]) and not (footer.created_by or "").lower().startswith("impala"):
+                schema = schema.set(place, schema.field(place).with_type(pa.timestamp("us", "UTC")))
+    return schema
 
 
 def _is_int96(footer: pq.FileMetaData, name: str) -> bool:

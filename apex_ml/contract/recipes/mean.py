@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from apex_ml.contract.column_types import NUMBERS
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import KnownValues, MeasureSum, StateColumn
 from apex_ml.contract.names import known_name, mean_name, sum_name
@@ -39,8 +40,8 @@ class MeanRecipe(Recipe):
         for name in self.columns:
             if fault := parts.role_fault(name, "measure"):
                 yield ("columns",), fault
-            elif (column := parts.columns[name]) is not None and column.type not in ("double", "int64"):
-                yield ("columns",), f"{name} is of type {column.type}, which has no mean: use double or int64"
+            elif (column := parts.columns[name]) is not None and column.type not in NUMBERS:
+                yield ("columns",), f"{name} is of type {column.type}, which has no mean: use {' or '.join(NUMBERS)}"
 
 
 def _feature(measure: str, scale: int) -> HistoryFeature:

@@ -10,14 +10,27 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NotMatching, Outside, column_rules
 from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import readable_format
-from apex_ml.contract.requests.values import date_formats
+from apex_ml.contract.requests.values import ISO_DATE, date_formats, written_time
+from apex_ml.wording import counted
 
 MAX_ROWS = 1000
 KEY, FORMER_KEY = "rows", "orders"
 """The key of the rows in a request, and the one of the first edition, which is still read."""
 NO_TEXT = "Input should be a string, a finite number, true or false"
-TEXT = Annotated[str | int | Annotated[float, Field(allow_inf_nan=False)] | bool, Field(union_mode="left_to_right")]
+_FINITE = Annotated[float, Field(allow_inf_nan=False)]
+TEXT = Annotated[str | int | _FINITE | bool, Field(union_mode="left_to_right")]
 """A string in JSON. A number becomes text as the same number in a file does."""
+DECIMAL = Annotated[str | int | _FINITE, Field(union_mode="left_to_right")]
+"""A decimal in JSON. A number stands for its shortest decimal digits."""
+_KINDS = {
+    "string": TEXT,
+    "date": str,
+    "timestamp": str,
+    "double": float,
+    "int64": int,
+    "boolean": bool,
+    "decimal": DECIMAL,
+}
 
 
 def field_names(contract: Contract) -> dict[str, str]:
@@ -43,7 +56,7 @@ def request_model(contract: Contract) -> type[BaseModel]:
 
 def _field(column: Column) -> tuple[Any, Any]:
     """The type of a column's field with its limits, and its name, description and default."""
-    kind: Any = {"string": TEXT, "date": str, "double": float, "int64": int}[column.type]
+    kind: Any = _KINDS[column.type]
     if limits := _limits(column):
         kind = Annotated[kind, Field(**limits)]
     if column.nullable.score or not column.required.score:
@@ -62,8 +75,12 @@ def _description(column: Column) -> str:
         text += f" One of {', '.join(column.domain.levels)}" + (
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."
         )
-    if column.type == "date":
+    if column.type == "date" or date_formats(column) != (ISO_DATE,):
         text += f" Written as {' or '.join(map(readable_format, date_formats(column)))}."
+    elif column.type == "timestamp":
+        text += f" Written as {written_time(column)}."
+    if column.type == "decimal":
+        text += f" A number with at most {counted(column.decimals or 0, 'decimal')}, or its text."
     for rule in column_rules(column, "score"):
         if isinstance(rule.broken, NotMatching | Outside) and rule.severity == "error":
             text += f" {rule.text}."
@@ -75,8 +92,8 @@ def _extra(column: Column) -> dict[str, Any]:
     extra: dict[str, Any] = {"x-role": column.role}
     if column.domain is not None:
         extra["examples"] = list(column.domain.levels)
-    if column.type == "date":
-        extra["format"] = "date"
+    if column.type in ("date", "timestamp"):
+        extra["format"] = "date" if column.type == "date" else "date-time"
     for rule in column_rules(column, "score"):
         # no constraint: a value in another case or with spaces around it is normalized before it is matched
         if isinstance(rule.broken, NotMatching):
@@ -92,7 +109,7 @@ def _limits(column: Column) -> dict[str, Any]:
     elif column.type == "int64":
         limits |= {"ge": -(2**63), "le": 2**63 - 1}
     for rule in column_rules(column, "score"):
-        if isinstance(rule.broken, Outside) and rule.severity == "error" and column.type != "date":
+        if isinstance(rule.broken, Outside) and rule.severity == "error" and column.type in ("double", "int64"):
             limits |= {} if rule.broken.low is None else {"ge": rule.broken.low}
             limits |= {} if rule.broken.high is None else {"le": rule.broken.high}
     return limits

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from datetime import date, datetime
-from decimal import Decimal
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
+from apex_ml.contract.column_types import exact_decimal
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules
 from apex_ml.contract.normalisation import DateFormats, readable_format, text_steps
 from apex_ml.contract.predicates import predicate
-from apex_ml.wording import did_you_mean
+from apex_ml.wording import counted, did_you_mean
 
 ISO_DATE = "%Y-%m-%d"
 MAX_CELLS = 20_000
@@ -61,14 +65,61 @@ def date_formats(column: Column) -> tuple[str, ...]:
 
 def parse_day(formats: Sequence[str], text: str) -> date | None:
     """A day by the first format that reads it; None when none does."""
-    text = text.strip(" ")
+    moment = _by_formats(formats, text.strip(" "))
+    return None if moment is None else moment.date()
+
+
+def _by_formats(formats: Sequence[str], text: str) -> datetime | None:
     if text.isascii():
         for form in formats:
             try:
-                return datetime.strptime(text, form).date()
+                return datetime.strptime(text, form)
             except ValueError:
                 continue
     return None
+
+
+def written_time(column: Column) -> str:
+    """How a request writes a timestamp, for people."""
+    if column.timezone is None:
+        return "YYYY-MM-DDThh:mm:ss, without a time zone"
+    return f"YYYY-MM-DDThh:mm:ss with an offset, as +02:00 or Z, or without one on the clock of {column.timezone}"
+
+
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d{1,6}0*)?)?(Z|[+-]\d\d:\d\d)?)?")
+
+
+def parse_time(column: Column, text: str) -> datetime | None:
+    """A time, by `date_formats` or ISO 8601; with the zone of the column if it has one; None when it is no such time.
+
+    A time that the clock of the zone skips is none, and one that it shows twice is the later one.
+    """
+    moment: datetime | None = None
+    text = text.strip(" ")
+    if any(isinstance(step, DateFormats) for step in column.normalise):
+        moment = _by_formats(date_formats(column), text)
+    elif text.isascii() and _ISO_TIME.fullmatch(text):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+    if moment is None or column.timezone is None:
+        return None if moment is None or moment.tzinfo is not None else moment
+    zone = ZoneInfo(column.timezone)
+    if moment.tzinfo is not None:
+        return moment.astimezone(UTC)
+    instant = moment.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    return instant if instant.astimezone(zone).replace(tzinfo=None) == moment else None
+
+
+def parse_decimal(column: Column, value: float | str) -> Decimal | None:
+    """A number with the decimals of the column; None when it has more of them, or is no number."""
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]+([.][0-9]*)?", value.strip(" ")):
+        return None
+    try:
+        return exact_decimal(Decimal(value.strip(" ") if isinstance(value, str) else repr(value)), column.decimals or 0)
+    except InvalidOperation:
+        return None
 
 
 class _Known(dict[Any, Any]):
@@ -95,12 +146,21 @@ class ValueReader:
         self._column = column
         self._steps = tuple(text_steps(column.normalise))
         self._formats = date_formats(column)
+        self._parse = self._parser()
         self._nullable = column.nullable.score
         rules = [rule for rule in column_rules(column, "score") if not isinstance(rule.broken, IsNull)]
         self._rules = [(predicate(rule.broken), rule.severity, rule.text) for rule in rules]
         self.noted: dict[Any, Cell] = {}
         # repeated values are read once; values of entities are too many to cache
         self._known = None if column.role == "entity" else _Known(self)
+
+    def _parser(self) -> Callable[[Any], Any] | None:
+        """Reads a value of JSON as one of the column's type; None when it is one already."""
+        if self._column.type == "date":
+            return partial(parse_day, self._formats)
+        if self._column.type == "timestamp":
+            return partial(parse_time, self._column)
+        return partial(parse_decimal, self._column) if self._column.type == "decimal" else None
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Cell]]]:
         """Read every value; also the places of those that break a rule, with what they break."""
@@ -119,12 +179,12 @@ class ValueReader:
     def takes(self, value: Any) -> bool:
         """Whether a value of JSON is of a kind that can be read."""
         if value is None or isinstance(value, str):
-            return value is None or self._column.type in ("string", "date")
+            return value is None or self._column.type in ("string", "date", "timestamp", "decimal")
         if self._column.type == "string":
             return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-        if self._column.type == "date":
-            return False
-        kinds = (int, float) if self._column.type == "double" else (int,)
+        if self._column.type in ("date", "timestamp", "boolean"):
+            return self._column.type == "boolean" and isinstance(value, bool)
+        kinds = (int,) if self._column.type == "int64" else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool)
 
     def read(self, value: Any) -> Cell:
@@ -135,10 +195,8 @@ class ValueReader:
                 for step in self._steps:
                     if (value := step(value)) is None:
                         break
-            elif self._column.type == "date":
-                if (day := parse_day(self._formats, value)) is None:
-                    return Cell(None, "type: not date")
-                value = day
+            elif (parse := self._parse) is not None and (value := parse(value)) is None:
+                return Cell(None, f"type: not {self._column.type}")
         if value is None:
             return Cell(None) if self._nullable else Cell(None, NOT_NULL)
         errors: list[str] = []
@@ -164,6 +222,12 @@ class ValueReader:
             return "send a value in this range"
         if column.type == "date":
             return f"write it as {' or '.join(map(readable_format, self._formats))}, in quotes"
+        if column.type == "timestamp":
+            return f"write it as {written_time(column)}, in quotes"
+        if column.type == "boolean":
+            return "write true or false, without quotes"
+        if column.type == "decimal":
+            return f"write a number with at most {counted(column.decimals or 0, 'decimal')}"
         if column.type == "string":
             return "write it in quotes"
         if column.type == "double":

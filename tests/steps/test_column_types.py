@@ -1,0 +1,82 @@
+"""Columns of every type, as features and as target, from the raw file to the scored row and the answer of the API."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from apex_ml.steps.outcomes import outcomes
+from apex_ml.steps.score import score
+from apex_ml.steps.validate import validate
+from tests.support.loans import NAME, NEWEST, Trained, loans, train_loans
+from tests.support.online_service import served
+
+
+@pytest.fixture(scope="module")
+def trained(lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_loans(tmp_path_factory.mktemp(NAME), lasting_databases.migrated(), mlflow_server)
+
+
+def test_a_boolean_target_and_features_of_every_type_are_trained_and_promoted(trained: Trained) -> None:
+    examples = pq.read_table(trained.apex.processed / "first" / "elt" / "examples.parquet")
+    kinds = {name: str(examples.schema.field(name).type) for name in ("repaid", "member", "rate", "asked_at", "rooms")}
+    assert kinds == {"repaid": "string", "member": "string", "rate": "double", "asked_at": "double", "rooms": "string"}
+    assert set(examples.column("repaid").to_pylist()) == {"false", "true"}
+    assert set(trained.results["split"]["parts"]["train"]["classes"]) == {"false", "true"}
+    assert trained.results["promote"]["promoted"], trained.results["promote"]
+
+
+def test_a_drop_is_scored_and_its_outcomes_are_found(trained: Trained) -> None:
+    apex = trained.apex
+    drop = loans(200, seed=9, day=NEWEST).set_column(0, "borrower", pa.array(range(200)))
+    pq.write_table(drop, apex.inbox / "a.parquet")
+    result = score(apex.context("scoring"), ["a.parquet"]).to_json()
+    assert result["scored"] == 1 and result["rows_scored"] == 200, result
+    rows = apex.sql("SELECT borrower, predicted, p_false, p_true FROM loans.scored_current ORDER BY row_nr")
+    assert [row[0] for row in rows] == drop.column("borrower").to_pylist()
+    assert {row[1] for row in rows} == {"false", "true"}
+    assert all(abs(row[2] + row[3] - 1) < 1e-5 for row in rows)
+    # later the same loans come as raw rows with their outcomes
+    known = drop.append_column("repaid", pa.array([n % 2 == 0 for n in range(200)]))
+    pq.write_table(known, apex.processed.parent / "raw" / "later.parquet")
+    context = apex.context("later")
+    validate(context, raw=None, as_of=None, force=False)
+    counts = outcomes(context).to_json()
+    assert counts["matched"] == 200, counts
+    assert {value for (value,) in apex.sql("SELECT DISTINCT observed FROM loans.outcomes")} == {"false", "true"}
+
+
+def test_the_api_answers_what_a_drop_is_scored(trained: Trained) -> None:
+    row = {
+        "borrower": 10**9,
+        "day": NEWEST.isoformat(),
+        "member": True,
+        "rate": "2.500",
+        "asked_at": f"{NEWEST}T11:00:00+02:00",
+        "rooms": 3,
+    }
+    same = row | {"rate": 2.5, "asked_at": f"{NEWEST}T11:00:00"}
+    unknown = row | {"member": None, "rooms": 7}
+    with served(trained.apex) as client:
+        answer = client.post(f"/{NAME}/predict", json={"rows": [row, same, unknown]})
+        assert answer.status_code == 200, answer.text
+        one, other, odd = answer.json()["predictions"]
+        assert one == other and set(one["probabilities"]) == {"false", "true"}
+        assert odd["probabilities"] != one["probabilities"] and "domain: one of 1, 2, 3" in str(odd)
+        refused = client.post(f"/{NAME}/predict", json={"rows": [row | {"member": "yes", "rate": "2.5001"}]})
+        assert refused.status_code == 422
+        faults = {fault["path"]: fault["rule"] for fault in refused.json()["faults"]}
+        assert faults == {"rows[0].member": "type: not boolean", "rows[0].rate": "type: not decimal"}
+    apex = trained.apex
+    drop = loans(1, day=NEWEST)
+    cells = row | {"day": NEWEST, "rate": Decimal("2.5"), "asked_at": datetime(2024, 4, 30, 9, tzinfo=UTC)}
+    table = pa.table({name: pa.array([cells[name]], drop.schema.field(name).type) for name in drop.column_names})
+    pq.write_table(table, apex.inbox / "same.parquet")
+    score(apex.context("scoring"), ["same.parquet"])
+    ((stored,),) = apex.sql("SELECT p_true FROM loans.scored WHERE borrower = 1000000000")
+    assert one["probabilities"]["true"] == pytest.approx(stored, abs=1e-7)
