@@ -1,0 +1,185 @@
+"""The files of a table that no contract describes yet, as one relation in DuckDB with the columns named by place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from apex_ml.adapters.duckdb.engine import StrictConnection, errors_name, one_row
+from apex_ml.adapters.duckdb.file_schema import read_schema
+from apex_ml.adapters.storage.files import name_errors
+from apex_ml.adapters.storage.parquet_pages import verify_pages
+from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
+from apex_ml.core.table_profile.values import Kind, Source
+from apex_ml.errors import DataError
+from apex_ml.sql import table_profile as sql
+from apex_ml.sql.file_types import type_name
+from apex_ml.sql.parquet import place_name
+from apex_ml.text import visible
+
+DATE_FORMATS = (
+    *("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d"),
+    *("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%Y-%m-%d %H:%M"),
+)
+"""Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
+SAMPLED_ROWS = 2000
+_KINDS: dict[str, Kind] = {
+    "BOOLEAN": "boolean",
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), "integer"),
+    **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"), "integer"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "number"),
+    **dict.fromkeys(("VARCHAR", "UUID"), "text"),
+    "DATE": "date",
+}
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column of the relation: its own name, its name there, and what it holds."""
+
+    name: str
+    sql: str
+    kind: Kind
+    formats: tuple[str, ...] = ()
+    """Formats of its texts, which are read as timestamps."""
+
+
+def find_table(path: Path) -> RawFiles:
+    """The files of a table: one parquet file, or those below a folder.
+
+    Raises :class:`~apex_ml.errors.DataError` when there are none.
+    """
+    if path.is_dir():
+        return raw_files(path.absolute(), "FOLDER")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; name a parquet file, or a folder of them")
+    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".json", ".xlsx"):
+        raise DataError(
+            f"{path.name}: Apex reads parquet files, and this is {path.suffix}; write it as parquet, for example by"
+            ' pandas.read_csv("…").to_parquet("…")'
+        )
+    return RawFiles(path.absolute().parent, (path.absolute(),), {}, {})
+
+
+def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Source, list[TableColumn]]:
+    """Make the files one relation. Columns that other files have with another type get a type that holds both.
+
+    Raises :class:`~apex_ml.errors.DataError` for a file that cannot be read or has no columns, and for a table with a
+    repeated name.
+    """
+    schemas = [_schema(con, file, files.name(file)) for file in files.files]
+    names = list(dict.fromkeys(name for schema in schemas for name in schema.names))
+    groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+    for file, schema in zip(files.files, schemas, strict=True):
+        groups.setdefault(_described(schema), []).append(file)
+    types: dict[str, list[str]] = {name: [] for name in names}
+    for described in groups:
+        for name, kind in described:
+            types[name] += [kind] if kind not in types[name] else []
+    _refuse_unlike(path.name, schemas, types)
+    con.execute(sql.SET_UTC)
+    views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
+    columns = _read_columns(con, path.name, names, views)
+    lacking = {name: sum(name not in schema.names for schema in schemas) for name in names}
+    source = Source(
+        visible(path.absolute().name or str(path)),
+        len(files.files),
+        sum(file.stat().st_size for file in files.files),
+        dict(files.left_out),
+        tuple((name, kinds[0]) for name, kinds in types.items()),
+        {name: tuple(kinds) for name, kinds in types.items() if len(kinds) > 1},
+        {name: n for name, n in lacking.items() if n},
+    )
+    return source, columns
+
+
+def _schema(con: StrictConnection, file: Path, name: str) -> pa.Schema:
+    with name_errors(file, name):
+        schema = read_schema(file)
+        if not schema.names:
+            raise DataError(f"{file.name}: has no columns; deliver a table with at least one")
+        if twice := sorted({n for n in schema.names if schema.names.count(n) > 1}):
+            raise DataError(f"{file.name}: repeated columns: {', '.join(map(visible, twice))}; deliver each once")
+        verify_pages(con, file)
+    return schema
+
+
+def _refuse_unlike(shown: str, schemas: Sequence[pa.Schema], types: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a column that is a list or structure in one file and of another type in the next."""
+    for name, kinds in types.items():
+        fields = [schema.field(name).type for schema in schemas if name in schema.names]
+        if len(kinds) > 1 and any(map(pa.types.is_nested, fields)):
+            raise DataError(f"{shown}: {visible(name)} is {' in one file and '.join(kinds)} in another; use one type")
+
+
+def _described(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
+    return tuple((field.name, type_name(field.type)) for field in schema)
+
+
+def _places(names: Sequence[str], of_group: Sequence[str]) -> list[int | None]:
+    places = {name: place for place, name in enumerate(of_group)}
+    return [places.get(name) for name in names]
+
+
+def _read_columns(
+    con: StrictConnection,
+    shown: str,
+    names: Sequence[str],
+    views: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
+) -> list[TableColumn]:
+    """Create the relation; bytes that are text, and texts that are dates, are read as such."""
+    with errors_name(shown):
+        con.execute(sql.create_table_view(views))
+        types = [str(row[1]) for row in con.execute(sql.DESCRIBE_TABLE).fetchall()][: len(names)]
+        read_as: dict[int, str] = {}
+        columns = []
+        for nr, (name, kind) in enumerate(zip(names, types, strict=True)):
+            column = TableColumn(name, place_name(nr), _kind(kind))
+            if kind == "BLOB" and _all_readable(con, column.sql, decoded := sql.decoded(column.sql)):
+                read_as[nr] = decoded
+                column = TableColumn(name, place_name(nr), "text")
+            elif kind == "VARCHAR" and (formats := _date_formats(con, column.sql)):
+                read_as[nr] = sql.parsed(column.sql, formats)
+                column = TableColumn(name, place_name(nr), "timestamp", formats)
+            columns.append(column)
+        if read_as:
+            con.execute(sql.create_table_view(views, read_as))
+        return columns
+
+
+def _kind(duckdb_type: str) -> Kind:
+    if duckdb_type.startswith("TIMESTAMP"):
+        return "timestamp"
+    if duckdb_type.startswith("DECIMAL"):
+        return "number"
+    return "text" if duckdb_type.startswith("ENUM") else _KINDS.get(duckdb_type, "other")
+
+
+def _all_readable(con: StrictConnection, column: str, reading: str) -> bool:
+    values, readable = one_row(con, sql.count_readable(column, [reading]))
+    return bool(values) and readable >= values
+
+
+def _date_formats(con: StrictConnection, column: str) -> tuple[str, ...]:
+    """The formats by which every text is a date; none when some text is not. A sample says which are tried."""
+    readings = {form: sql.parsed(column, [form]) for form in DATE_FORMATS}
+    try:
+        values, *counts = one_row(con, sql.count_readable(column, readings.values(), SAMPLED_ROWS))
+        by_format = dict(zip(DATE_FORMATS, counts, strict=True))
+        tried = sorted((form for form in DATE_FORMATS if by_format[form]), key=lambda form: -by_format[form])
+        if not values or sum(counts) < values:
+            return ()
+        if by_format[tried[0]] == values and _all_readable(con, column, readings[tried[0]]):
+            return (tried[0],)
+        if not _all_readable(con, column, sql.parsed(column, tried)):
+            return ()
+        for form in reversed(tried):  # one that reads nothing that the others do not
+            rest = [other for other in tried if other != form]
+            tried = rest if _all_readable(con, column, sql.parsed(column, rest)) else tried
+        return tuple(tried)
+    except duckdb.InvalidInputException:  # a text that is not UTF-8
+        return ()

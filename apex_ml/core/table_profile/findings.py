@@ -1,0 +1,193 @@
+"""What a person should look at in a table: leaks, identifiers, nulls, repeats, odd texts, dates and names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from apex_ml.core.table_profile.bins import number_text, time_text
+from apex_ml.core.table_profile.drift import LARGE
+from apex_ml.core.table_profile.values import (
+    KEY_SHARE,
+    Q99,
+    ColumnProfile,
+    Finding,
+    TableProfile,
+    TargetProfile,
+)
+from apex_ml.text import visible
+from apex_ml.wording import counted
+
+LEAK_GAIN = 0.5
+"""Share of the class shares' log loss from which one column alone is suspicious, as features.suspicious_gain has it."""
+MANY_NULLS = 0.5
+SMALL_CLASS = 0.01
+MIN_IDENTIFIERS = 50
+"""Different values that the name of a thing has at least."""
+FAR_DAYS = 366
+MAX_DRIFTS = 10
+"""Changes over time that are findings; the page shows all."""
+_NAMED_ID = re.compile(
+    r"(?:^|[_\W])(?:id|key|uuid|guid|nr|no|num|number|code)$|(?<=[a-z])(?:Id|ID|Key|Nr)$", re.IGNORECASE
+)
+
+
+def looks_like_identifier(column: ColumnProfile) -> bool:
+    """Whether values are names of things: nearly all differ, or there are many and the column's name says so."""
+    if column.kind not in ("text", "integer") or column.distinct < MIN_IDENTIFIERS or not column.known:
+        return False
+    if column.kind == "text" and column.text is not None and column.text.longest > 64:
+        return False
+    if column.distinct >= KEY_SHARE * column.known:
+        return column.kind == "text" or bool(_NAMED_ID.search(column.name)) or column.is_unique
+    return bool(_NAMED_ID.search(column.name)) or (column.kind == "text" and _have_digits(column))
+
+
+def _have_digits(column: ColumnProfile) -> bool:
+    texts = [level.value for level in column.levels]
+    return bool(texts) and all(re.search("[0-9]", text) and re.search("[A-Za-z]", text) for text in texts)
+
+
+def find_problems(profile: TableProfile) -> Iterator[Finding]:
+    """The findings, warnings first."""
+    findings = [*_of_table(profile), *_of_target(profile)]
+    for column in profile.columns:
+        findings += _of_column(column, profile)
+    findings += _of_drift(profile)
+    yield from sorted(findings, key=lambda finding: finding.severity != "warning")
+
+
+def _of_table(profile: TableProfile) -> Iterator[Finding]:
+    source = profile.source
+    if not profile.rows:
+        yield Finding("warning", None, "the table has no rows")
+    if profile.repeated_rows:
+        share = profile.repeated_rows / profile.rows
+        yield Finding(
+            "warning" if share > 0.001 else "note",
+            None,
+            f"{counted(profile.repeated_rows, 'row')} ({share:.2%}) repeat another one in all columns",
+        )
+    for name, types in source.mixed.items():
+        yield Finding("warning", name, f"its type differs by file: {', '.join(types)}")
+    for name, files in source.partial.items():
+        yield Finding("warning", name, f"is missing in {counted(files, 'file')} of {source.files:,}")
+    if source.left_out:
+        some = "; ".join(f"{visible(name)}: {why}" for name, why in list(source.left_out.items())[:3])
+        yield Finding("note", None, f"{counted(len(source.left_out), 'file')} in the folder are not read: {some}")
+    folded: dict[str, str] = {}
+    for column in profile.columns:
+        if (other := folded.setdefault(column.name.lower(), column.name)) != column.name:
+            yield Finding("warning", column.name, f"differs from the column {other} by case alone: rename one")
+        if column.name != column.name.strip() or visible(column.name) != column.name or not column.name.strip():
+            yield Finding("warning", column.name, "its name has characters that cannot be seen: rename it")
+
+
+def _of_target(profile: TableProfile) -> Iterator[Finding]:
+    target = profile.target
+    if target is None:
+        return
+    column = profile.column(target.name)
+    if column.is_unique:
+        yield Finding("warning", target.name, "the target is different in every row: nothing can be learnt about it")
+    elif len(target.classes) < 2:
+        yield Finding("warning", target.name, "the target has a single value: there is nothing to predict")
+    if column.nulls:
+        yield Finding(
+            "warning", target.name, f"the target is null in {counted(column.nulls, 'row')} ({column.null_share:.1%})"
+        )
+    if target.are_ranges:
+        yield Finding("note", target.name, "the target is a number with many values; this page compares ranges of it")
+    if target.others:
+        yield Finding("warning", target.name, f"the target has {column.distinct:,} classes: too many for one model")
+    if small := [c for c in target.classes if column.known and c.rows < SMALL_CLASS * column.known]:
+        names = ", ".join(f"{visible(c.value)} ({c.rows:,})" for c in small[:5])
+        yield Finding("note", target.name, f"classes with less than {SMALL_CLASS:.0%} of the rows: {names}")
+    yield from _leaks(target)
+
+
+def _leaks(target: TargetProfile) -> Iterator[Finding]:
+    for association in target.associations:
+        if association.gain >= LEAK_GAIN:
+            yield Finding(
+                "warning",
+                association.name,
+                f"alone removes {association.gain:.0%} of the log loss of the class shares: it may be known only after"
+                f" {visible(target.name)}. If so, it is a measure and no feature",
+            )
+
+
+def _of_column(column: ColumnProfile, profile: TableProfile) -> Iterator[Finding]:
+    if not profile.rows:
+        return
+    if not column.known:
+        yield Finding("warning", column.name, "has no value at all")
+        return
+    if column.distinct == 1 and profile.rows > 1:
+        text = "has one value" if not column.nulls else "has one value or null"
+        yield Finding("note", column.name, text)
+    if column.null_share >= MANY_NULLS:
+        yield Finding("note", column.name, f"is null in {column.null_share:.0%} of the rows")
+    if column.name in profile.identifiers:
+        what = "a different value in every row" if column.is_unique else f"{column.distinct:,} different values"
+        yield Finding("note", column.name, f"looks like an identifier: {what}")
+    if column.kind == "other":
+        yield Finding("note", column.name, f"holds {column.stored}, which no model of Apex reads")
+    yield from _of_numbers(column)
+    yield from _of_text(column)
+    yield from _of_times(column)
+
+
+def _of_numbers(column: ColumnProfile) -> Iterator[Finding]:
+    numbers = column.numbers
+    if numbers is None:
+        return
+    if numbers.not_finite:
+        yield Finding("warning", column.name, f"NaN or infinite in {counted(numbers.not_finite, 'row')}")
+    span = numbers.quantiles[Q99] - numbers.quantiles[0]
+    far = [end for end in (numbers.low, numbers.high) if span and abs(end - numbers.quantiles[Q99]) > 20 * span]
+    if far and column.distinct > MIN_IDENTIFIERS:
+        yield Finding("note", column.name, f"has values far from the others, such as {number_text(far[0])}")
+
+
+def _of_text(column: ColumnProfile) -> Iterator[Finding]:
+    text = column.text
+    if column.formats:
+        formats = " and ".join(column.formats)
+        yield Finding("note", column.name, f"holds dates as text ({formats})")
+    if text is None:
+        return
+    if text.blank:
+        yield Finding("note", column.name, f"is blank in {counted(text.blank, 'row')}, which are not null")
+    if column.distinct > text.folded:
+        more = column.distinct - text.folded
+        yield Finding("warning", column.name, f"{counted(more, 'value')} equal to another but for case or blanks")
+    if text.numbers == column.known:
+        yield Finding("note", column.name, "holds numbers as text")
+
+
+def _of_times(column: ColumnProfile) -> Iterator[Finding]:
+    times = column.times
+    if times is None:
+        return
+    if times.not_finite:
+        yield Finding("warning", column.name, f"has infinite dates in {counted(times.not_finite, 'row')}")
+    early, late = times.quantiles[0] - times.first, times.last - times.quantiles[Q99]
+    usual = times.quantiles[Q99] - times.quantiles[0]
+    for end, distance in ((times.first, early), (times.last, late)):
+        if distance.days > max(FAR_DAYS, usual.days):
+            yield Finding("warning", column.name, f"has a date far from the others: {time_text(end)}")
+
+
+def _of_drift(profile: TableProfile) -> Iterator[Finding]:
+    drifts = profile.time.drifts if profile.time else ()
+    # identifiers and dates grow with time by nature
+    usual = {*profile.identifiers, *(column.name for column in profile.columns if column.times is not None)}
+    for drift in [drift for drift in drifts if drift.name not in usual][:MAX_DRIFTS]:
+        if drift.stability >= LARGE:
+            yield Finding(
+                "note",
+                drift.name,
+                f"changes over time: population stability index {drift.stability:.2f} between the earlier and the later"
+                " half",
+            )

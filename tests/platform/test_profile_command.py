@@ -1,0 +1,114 @@
+"""`apex profile` in the terminal, and the page that it writes."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from apex_ml.adapters.duckdb.table_profile import profile_table
+from apex_ml.adapters.pages.profile_page import profile_page
+from apex_ml.cli.main import main
+from apex_ml.settings import Settings
+from tests.support.stranger_tables import awkward, visits, write_table
+
+
+class Page(HTMLParser):
+    """Texts, tags and links of a page; tags must close in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("href", "src")]
+        self.ids += [value or "" for name, value in attributes if name == "id"]
+        if tag not in ("meta", "br", "img", "link"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without a home, a platform or a pipeline."""
+    monkeypatch.setenv("APEX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    out = capsys.readouterr()
+    return left.value.code, out.out, out.err
+
+
+def test_the_terminal_shows_the_table_and_a_page_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits.parquet", visits())
+    code, out, _ = called(capsys, "profile", "visits.parquet", "--target", "show")
+    assert code == 0 and "visits.parquet: 3,000 rows, 8 columns in 1 file" in out
+    assert re.search(r"age group +string +0 % +3 +", out) and "A row is identified by: visit" in out
+    assert "it may be known only after show" in out and "Page with plots: visits-profile.html" in out
+    page = Page((here / "visits-profile.html").read_text(encoding="utf-8"))
+    assert {"visit", "patient", "age group", "minutes", "show"} <= {text.strip() for text in page.texts}
+    assert sorted(path.name for path in here.iterdir()) == ["visits-profile.html", "visits.parquet"]
+
+
+def test_a_fault_is_one_message_with_its_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = called(capsys, "profile", "nosuch.parquet")
+    assert code == 10 and out == "" and "there is no such file or folder" in err and "Traceback" not in err
+
+
+def test_the_page_loads_nothing_and_escapes_names_and_values(here: Path) -> None:
+    path = write_table(here / "<i>.parquet", awkward())
+    text = profile_page(profile_table(Settings.load(), path, "<script>alert(1)</script>"))
+    page = Page(text)
+    assert "script" not in page.tags and "b" in page.tags
+    assert {"<script>alert(1)</script>", "<b>1</b>", "año's", "Select"} <= {t.strip() for t in page.texts}
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert not re.search(r"url\(|@import|https?:", text)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_page_of_hardly_any_rows(here: Path, rows: int) -> None:
+    columns = {name: values[:rows] for name, values in visits(10).items()}
+    assert Page(profile_page(profile_table(Settings.load(), write_table(here / "few.parquet", columns), "show")))
+
+
+def test_the_page_fits_on_a_phone(here: Path) -> None:
+    from shutil import which
+
+    browser = which("chromium") or which("chromium-browser") or which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on PATH")
+    from playwright.sync_api import sync_playwright
+
+    page = here / "page.html"
+    table = visits() | {"a_very_long_name_" * 6: ["long value " * 20] * 3000}
+    profile = profile_table(Settings.load(), write_table(here / "visits.parquet", table), "show")
+    page.write_text(profile_page(profile), encoding="utf-8")
+    with sync_playwright() as playwright:
+        with playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as chromium:
+            colors = set()
+            for scheme in ("light", "dark"):
+                opened = chromium.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
+                opened.goto(page.as_uri())
+                assert opened.evaluate("document.documentElement.scrollWidth") <= 360
+                colors.add(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+            assert len(colors) == 2
