@@ -1,6 +1,6 @@
-"""Take the picture of the Apex page, ``docs/assets/apex-page.png``, from a running platform.
+"""Take the picture of a pipeline's page, ``docs/assets/apex-page.png``, from a running platform.
 
-apex simulate year --fast --weeks 14 --drift-week 8 --start 23-WEEKS-AGO --home FOLDER
+apex -p orders simulate year --fast --weeks 14 --drift-week 8 --start 23-WEEKS-AGO --home FOLDER
 APEX_HOME=FOLDER apex up
 APEX_HOME=FOLDER python docs/scripts/screenshot.py
 """
@@ -20,7 +20,7 @@ SIZE = {"width": 1440, "height": 1500}
 
 
 def open_apex(page: Page, settings: Settings) -> None:
-    """Log in to Airflow as the admin and open the Apex page from the menu."""
+    """Log in to Airflow as the admin, and open the page of the pipeline orders from the menu and the overview."""
     password = settings.airflow_admin_password
     assert password is not None
     page.goto(settings.airflow)
@@ -29,7 +29,9 @@ def open_apex(page: Page, settings: Settings) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Apex").click()
-    page.frame_locator("iframe").get_by_role("heading", name="Apex", exact=True).wait_for()
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="orders", exact=True).wait_for()
 
 
 def main() -> int:
