@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
     "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate rows; `simulate year`: simulate a year."),
     "profile": ("apex_ml.cli.profile:profile", "Describe a table of parquet files, in the terminal and as HTML."),
+    "init": ("apex_ml.cli.new_pipeline:init", "Write a first pipeline for a table."),
+    "check": ("apex_ml.cli.data_check:check", "Check data against a pipeline's contract, dry."),
     "pipelines": ("apex_ml.cli.pipelines:pipelines", "List the pipelines."),
     "plan": ("apex_ml.cli.pipelines:plan", "What an edited contract means: columns, champion, retraining."),
     "upgrade": ("apex_ml.cli.pipelines:upgrade", "Move settings of the first edition into the pipeline's file."),

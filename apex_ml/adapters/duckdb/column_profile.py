@@ -31,7 +31,7 @@ from apex_ml.sql import table_profile as sql
 
 EXACT_LEVELS = 1_000_000
 """Different values up to which the most frequent ones are counted; of more they are estimated first."""
-SHOWN_LEVELS = 20
+KEPT_LEVELS = 100
 MAX_TEXT = 500
 """Characters of a text up to which it can be a level."""
 MAX_DECIMALS = 4
@@ -96,14 +96,14 @@ def _text(con: StrictConnection, column: TableColumn, distinct: int) -> TextSumm
 
 def _levels(con: StrictConnection, column: TableColumn, profile: ColumnProfile) -> tuple[Level, ...]:
     """The most frequent values; none where nearly all differ, or where values are long texts or no plain values."""
-    mostly_different = profile.distinct > max(SHOWN_LEVELS, profile.known // 2)
+    mostly_different = profile.distinct > max(KEPT_LEVELS, profile.known // 2)
     is_long = profile.text is not None and profile.text.longest > MAX_TEXT
     if column.kind == "other" or mostly_different or is_long:
         return ()
     if profile.distinct <= EXACT_LEVELS:
-        rows = con.execute(sql.top_values(column.sql, SHOWN_LEVELS)).fetchall()
+        rows = con.execute(sql.top_values(column.sql, KEPT_LEVELS)).fetchall()
     else:
-        (likely,) = one_row(con, sql.likely_top_values(column.sql, SHOWN_LEVELS))
+        (likely,) = one_row(con, sql.likely_top_values(column.sql, KEPT_LEVELS))
         rows = con.execute(sql.count_some(column.sql, [value for value in likely if value is not None])).fetchall()
     return tuple(Level(value, n) for value, n in rows)
 

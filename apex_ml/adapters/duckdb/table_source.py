@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -23,7 +23,14 @@ from apex_ml.text import visible
 
 DATE_FORMATS = (
     *("%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d"),
-    *("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%Y-%m-%d %H:%M"),
+    *(
+        "%Y-%m-%d %H:%M:%S",
+        "%Y-%m-%dT%H:%M:%S",
+        "%Y-%m-%dT%H:%M:%SZ",
+        "%d/%m/%Y %H:%M:%S",
+        "%m/%d/%Y %H:%M:%S",
+        "%Y-%m-%d %H:%M",
+    ),
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 SAMPLED_ROWS = 2000
@@ -84,6 +91,9 @@ def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Sour
     con.execute(sql.SET_UTC)
     views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
     columns = _read_columns(con, path.name, names, views)
+    # DuckDB reads the whole numbers of a duration, which no contract takes
+    lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
+    columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
     lacking = {name: sum(name not in schema.names for schema in schemas) for name in names}
     source = Source(
         visible(path.absolute().name or str(path)),

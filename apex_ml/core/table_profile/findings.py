@@ -39,8 +39,14 @@ def looks_like_identifier(column: ColumnProfile) -> bool:
     if column.kind == "text" and column.text is not None and column.text.longest > 64:
         return False
     if column.distinct >= KEY_SHARE * column.known:
-        return column.kind == "text" or bool(_NAMED_ID.search(column.name)) or column.is_unique
+        return column.kind == "text" or bool(_NAMED_ID.search(column.name)) or _is_counter(column)
     return bool(_NAMED_ID.search(column.name)) or (column.kind == "text" and _have_digits(column))
+
+
+def _is_counter(column: ColumnProfile) -> bool:
+    """Whether whole numbers are all different and close together."""
+    numbers = column.numbers
+    return column.is_unique and numbers is not None and numbers.high - numbers.low < 2 * column.rows
 
 
 def _have_digits(column: ColumnProfile) -> bool:

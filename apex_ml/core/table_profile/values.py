@@ -118,6 +118,11 @@ class ColumnProfile:
         return self.nulls / self.rows if self.rows else 0.0
 
     @property
+    def absent_share(self) -> float:
+        """Share of the rows without a value, or with a blank text, which a contract takes for null."""
+        return (self.nulls + (self.text.blank if self.text else 0)) / self.rows if self.rows else 0.0
+
+    @property
     def is_unique(self) -> bool:
         """Whether every row has its own value."""
         return 1 < self.rows == self.known == self.distinct

@@ -1,0 +1,157 @@
+"""`apex init`: a first pipeline for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.settings import Settings
+from apex_ml.text import visible
+from apex_ml.wording import did_you_mean
+
+if TYPE_CHECKING:
+    from apex_ml.core.new_pipeline.choices import Choices
+    from apex_ml.core.new_pipeline.proposal import Proposal
+    from apex_ml.core.table_profile.values import TableProfile
+
+NONE = "-"
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="The table, as parquet.",
+)
+@click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
+@click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")
+@click.option("--timestamp", metavar="COLUMN", help="The day of a row.")
+@click.option("--key", metavar="COLUMN", help="The column that names a row.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column that is known only after the target. Repeat it.",
+)
+@click.option("--yes", is_flag=True, help="Take every default instead of asking.")
+def init(
+    name: str,
+    path: Path,
+    target: str,
+    entity: str | None,
+    timestamp: str | None,
+    key: str | None,
+    measures: tuple[str, ...],
+    yes: bool,
+) -> None:
+    """Write pipelines/NAME/pipeline.yaml for a table: types, roles, levels and checks, with the evidence as comments.
+
+    Asks what the data cannot say, with a default. Refuses a target that no model can learn. Then checks the table as
+    `apex check NAME` does. Needs no service.
+    """
+    from rich.console import Console
+
+    from apex_ml.cli.data_check import check_pipeline
+    from apex_ml.cli.profile import compute_profile
+    from apex_ml.core.new_pipeline.choices import propose, refuse_target
+    from apex_ml.pipeline_settings import FILE, name_fault
+    from apex_ml.services.new_pipeline import new_pipeline, write_pipeline
+
+    settings = Settings.load()
+    if fault := name_fault(name):
+        raise ConfigError(f"the name {visible(name)} {fault}")
+    file = settings.pipelines / name / FILE
+    if file.exists():
+        raise ConfigError(f"{file}: exists already; edit it, remove it, or choose another name")
+    profile = compute_profile(path, target, timestamp, Console(stderr=True))
+    refuse_target(profile, target)
+    for given in (entity, key, *measures):
+        _refuse_unknown(profile, given)
+    proposed = propose(profile, target, entity, timestamp, key)
+    if measures:
+        proposed = replace(proposed, measures=measures)
+    choices = proposed if yes else _ask(profile, proposed, entity, timestamp, measures)
+    raw = str(path.absolute()) if path.is_dir() else None
+    text, proposal = new_pipeline(file, name, profile, choices, raw)
+    write_pipeline(file, text)
+    _report(file, choices, proposal)
+    check_pipeline(name, path, "train")
+    _show_next(settings, name, path)
+
+
+def _refuse_unknown(profile: TableProfile, name: str | None) -> None:
+    names = [column.name for column in profile.columns]
+    if name is not None and name not in names:
+        raise DataError(f"{profile.source.name}: there is no column {visible(name)}{did_you_mean(name, names)}")
+
+
+def _ask(
+    profile: TableProfile,
+    proposed: Choices,
+    entity: str | None,
+    timestamp: str | None,
+    measures: Sequence[str],
+) -> Choices:
+    """Ask for what no option gives. An answer that is no column is asked for again."""
+    names = [column.name for column in profile.columns]
+
+    def one(text: str) -> str:
+        if text != NONE and text not in names:
+            raise click.BadParameter(f"there is no column {text}{did_you_mean(text, names)}")
+        return text
+
+    def several(text: str) -> str:
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            one(part)
+        return text
+
+    if entity is None:
+        question = "Entity: the column with the thing that a row is about, whose earlier rows count (- for none)"
+        answer = click.prompt(question, default=proposed.entity or NONE, value_proc=one)
+        proposed = replace(proposed, entity=None if answer == NONE else answer)
+    if timestamp is None:
+        question = "Timestamp: the column with the day of a row (- for none)"
+        answer = click.prompt(question, default=proposed.timestamp or NONE, value_proc=one)
+        proposed = replace(proposed, timestamp=None if answer == NONE else answer)
+    if not measures:
+        question = f"Measures: columns known only after {visible(proposed.target)}, with commas (- for none)"
+        answer = click.prompt(question, default=",".join(proposed.measures) or NONE, value_proc=several)
+        parts = [part.strip() for part in answer.split(",")]
+        proposed = replace(proposed, measures=tuple(part for part in parts if part and part != NONE))
+    return proposed
+
+
+def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
+    """Say what was decided, and what a person should look at."""
+    click.echo(f"Written: {visible(str(file))}")
+    roles = {
+        "target": [choices.target],
+        "entity": [choices.entity or NONE],
+        "timestamp": [choices.timestamp or NONE],
+        "measures": [column.name for column in proposal.columns if column.role == "measure"],
+        "features": proposal.features_named(),
+        "left out": [left.name for left in proposal.left_out],
+    }
+    for role, names in roles.items():
+        click.echo(f"  {role:9}  {', '.join(map(visible, names)) or NONE}")
+    click.echo(f"  grain      {proposal.features['grain']}: {visible(proposal.grain_reason)}")
+    for warning in proposal.warnings:
+        click.echo(f"  WARNING: {visible(warning)}")
+
+
+def _show_next(settings: Settings, name: str, path: Path) -> None:
+    if path.is_dir():
+        click.echo(f"Next: apex -p {name} run")
+        return
+    folder = settings.home / "data" / name / "raw"
+    click.echo(f"Next: copy {visible(path.name)} into {visible(str(folder))}, then: apex -p {name} run")

@@ -1,0 +1,139 @@
+"""What a person decides about a new pipeline: the target and the roles of columns, with a proposal for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from apex_ml.core.new_pipeline.columns import target_classes
+from apex_ml.core.table_profile.bins import number_text
+from apex_ml.core.table_profile.findings import LEAK_GAIN
+from apex_ml.core.table_profile.values import ColumnProfile, TableProfile
+from apex_ml.errors import DataError
+from apex_ml.text import visible
+from apex_ml.wording import counted
+
+MAX_CLASSES = 50
+MIN_ROWS = 30
+"""Rows below which parts for training, validation and test would say nothing."""
+MAX_NULLS = 0.01
+"""Share of nulls up to which a column can be entity or timestamp; its rows are quarantined."""
+REPEATED = 1.5
+"""Rows for each entity from which rows clearly outnumber entities."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The roles of columns. `measures` are known only after the target."""
+
+    target: str
+    entity: str | None
+    timestamp: str | None
+    key: str | None
+    measures: tuple[str, ...]
+
+
+def refuse_target(profile: TableProfile, target: str) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` with the reason when no classifier can learn this target."""
+    column = profile.column(target)
+    if reason := _target_fault(profile, column):
+        raise DataError(f"{profile.source.name}: {visible(target)} cannot be the target: {reason}")
+
+
+def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
+    if profile.rows < MIN_ROWS:
+        return f"the table has {counted(profile.rows, 'row')}; a model needs at least {MIN_ROWS}"
+    if not column.known:
+        return "it has no value"
+    if column.kind == "other":
+        return f"it holds {column.stored}; name a column of texts, whole numbers or truth values"
+    if column.distinct == 1:
+        return f"all rows have the one class {visible(column.levels[0].value)}; there is nothing to predict"
+    if column.is_unique:
+        return "every row has another value; name the column with the class of a row"
+    if column.kind in ("date", "timestamp"):
+        return "it holds dates; Apex predicts classes. Make a column with a class, such as before or after a day"
+    if column.distinct > MAX_CLASSES:
+        return _too_many(column)
+    if column.numbers is not None and column.numbers.decimals is None:
+        return "its numbers have more than 4 decimals; make a column with a class, such as low, middle and high"
+    if len(classes := target_classes(column)) < 2:
+        listed = visible(str(classes[0])) if classes else "none"
+        return f"its values differ by case or blanks alone, which do not count; the only class is {listed}"
+    return ""
+
+
+def _too_many(column: ColumnProfile) -> str:
+    if column.numbers is not None:
+        span = f"{number_text(column.numbers.low)} to {number_text(column.numbers.high)}"
+        return (
+            f"it is a number with {column.distinct:,} values ({span}); Apex predicts classes, at most {MAX_CLASSES}."
+            " Make a column with a class, such as low, middle and high"
+        )
+    return (
+        f"it has {column.distinct:,} classes; Apex predicts at most {MAX_CLASSES}. Make a column with fewer, for"
+        " example the most frequent ones and others"
+    )
+
+
+def refuse_roles(profile: TableProfile, choices: Choices) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` when a column cannot have the role that was chosen for it."""
+    if faults := list(_role_faults(profile, choices)):
+        raise DataError(f"{profile.source.name}: {'; '.join(faults)}")
+
+
+def _role_faults(profile: TableProfile, choices: Choices) -> Iterator[str]:
+    single = {"entity": choices.entity, "timestamp": choices.timestamp, "key": choices.key, "target": choices.target}
+    roles: dict[str, str] = {}
+    for role, name in (*single.items(), *(("measure", name) for name in choices.measures)):
+        if name is None:
+            continue
+        if other := roles.get(name):
+            yield f"{visible(name)} cannot be {other} and {role}: choose one"
+        roles[name] = role
+    if choices.timestamp is not None and profile.column(choices.timestamp).times is None:
+        column = profile.column(choices.timestamp)
+        yield f"{visible(column.name)} cannot be the timestamp: it holds {column.stored} and no dates"
+    for role in ("entity", "timestamp"):
+        column = profile.column(single[role] or choices.target)
+        if single[role] and column.absent_share > MAX_NULLS:
+            share = f"{column.absent_share:.1%} of the rows"
+            yield f"{visible(column.name)} cannot be the {role}: it is null or blank in {share}"
+
+
+def propose(
+    profile: TableProfile, target: str, entity: str | None = None, timestamp: str | None = None, key: str | None = None
+) -> Choices:
+    """The most likely roles, beside those that are given."""
+    taken = {name for name in (target, entity, timestamp, key) if name is not None}
+    key = key or next(
+        (keys[0] for keys in profile.keys if len(keys) == 1 and _can_be_key(profile, keys[0], taken)), None
+    )
+    if timestamp is None and profile.time is not None and profile.time.name not in taken:
+        when = profile.column(profile.time.name)
+        timestamp = when.name if when.null_share <= MAX_NULLS else None
+    taken |= {name for name in (key, timestamp) if name is not None}
+    entity = entity or _likely_entity(profile, taken)
+    taken |= {entity} if entity else set()
+    measures = [
+        association.name
+        for association in (profile.target.associations if profile.target else ())
+        if association.gain >= LEAK_GAIN and association.name not in taken
+    ]
+    return Choices(target, entity, timestamp, key, tuple(measures))
+
+
+def _can_be_key(profile: TableProfile, name: str, taken: set[str]) -> bool:
+    return name not in taken and name in profile.identifiers and profile.column(name).is_unique
+
+
+def _likely_entity(profile: TableProfile, taken: set[str]) -> str | None:
+    """The identifier with the most values that repeat. Fewer values are groups of things rather than things."""
+    repeating = [
+        column
+        for column in profile.columns
+        if column.name in profile.identifiers and column.name not in taken and column.absent_share <= MAX_NULLS
+        if column.known >= REPEATED * column.distinct
+    ]
+    likely = max(repeating, key=lambda column: column.distinct, default=None)
+    return likely.name if likely else None

@@ -1,0 +1,258 @@
+"""How a contract describes one column: type, normal form, levels and checks, with margins around what was observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from math import ceil, floor, isfinite, log10
+from typing import Any
+
+from apex_ml.contract.checks import EXACT_INTEGERS
+from apex_ml.contract.columns import Role
+from apex_ml.contract.normalisation import upper
+from apex_ml.core.table_profile.values import ColumnProfile
+from apex_ml.text import trimmed
+
+MAX_LEVELS = 50
+"""Different values up to which a text has a list of levels in the contract."""
+ROWS_A_LEVEL = 20
+"""Rows of every level from which another level is an error in training."""
+MAX_LEARNED = 1000
+"""Different values up to which a text without a list is a feature; its levels are learned."""
+MAX_TEXT = 100
+"""Characters of a text up to which it can be a level."""
+MAX_ODD = 0.005
+"""Share of values that no contract accepts, up to which a column is used; its rows are quarantined."""
+BIGGEST_INT64 = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ColumnPlan:
+    """A column of the new contract. `body` are the keys below its name; `notes` are for a comment."""
+
+    name: str
+    role: Role
+    body: dict[str, Any]
+    is_feature: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A column that the contract does not name, with the reason."""
+
+    name: str
+    why: str
+
+
+@dataclass
+class _Draft:
+    body: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_target(column: ColumnProfile) -> ColumnPlan:
+    """The target: all its values are classes. A drop may lack it."""
+    draft = _Draft({"type": _type_of(column)})
+    if draft.body["type"] == "double":
+        draft.body |= _as_exact(column)
+    draft.body |= {"role": "target", "required": {"train": True, "score": False}}
+    draft.body["nullable"] = {"train": False, "score": True}
+    if column.text is not None:
+        draft.body["normalise"] = _normal_form(column)
+    draft.body["domain"] = {"levels": _levels(column, draft.body), "closed": {"train": True, "score": False}}
+    if column.absent_share:
+        draft.notes.append(f"rows without a class ({column.absent_share:.1%}) are quarantined in training")
+    return ColumnPlan(column.name, "target", draft.body, notes=tuple(draft.notes))
+
+
+def plan_entity(column: ColumnProfile) -> ColumnPlan:
+    """The thing that a row is about; its name is text."""
+    body: dict[str, Any] = {"type": "string", "role": "entity"}
+    if column.text is not None:
+        body["normalise"] = _normal_form(column)
+    return ColumnPlan(column.name, "entity", body)
+
+
+def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
+    """The day of a row."""
+    body: dict[str, Any] = {"type": "date", "role": "timestamp"}
+    body["normalise"] = [*_date_formats(column)]
+    notes: tuple[str, ...] = ()
+    if column.kind == "timestamp":
+        body["normalise"].append("day_of_timestamp")
+        if column.times is not None and column.times.with_time and not column.formats:
+            notes = ("it has times of day, of which the day counts",)
+    if not body["normalise"]:
+        del body["normalise"]
+    body["checks"] = _date_checks(column)
+    return ColumnPlan(column.name, "timestamp", body, notes=notes)
+
+
+def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> ColumnPlan | LeftOut:
+    """A column that is known before the target (attribute) or only after it (measure)."""
+    if why := _useless(column):
+        return LeftOut(column.name, why)
+    kind = _number_in_text(column) if column.text is not None and not is_identifier else ""
+    kind = kind or _type_of(column)
+    draft = _Draft({"type": kind, "role": role})
+    if role == "measure" and kind not in ("int64", "double", "decimal"):
+        return LeftOut(column.name, "taken as known only after the target, and no number of which a history has a mean")
+    if is_identifier and role == "attribute":
+        draft.body |= {"identifier": True}
+    if kind == "decimal" or (role == "measure" and kind == "double"):
+        draft.body["decimals"] = _decimals(column)
+    if role == "measure":
+        draft.body["required"] = False
+    if column.nulls or role == "measure" or (column.text is not None and column.text.blank):
+        draft.body["nullable"] = True
+    is_feature = role == "attribute" and not is_identifier
+    if is_identifier and role == "attribute":
+        draft.body["normalise"] = _normal_form(column) if kind == "string" else []
+        draft.notes.append("no feature: it looks like an identifier; list it under features.attributes if it is none")
+    elif kind == "string":
+        is_feature = _plan_text(column, draft) and is_feature
+    elif column.numbers is not None and kind != "boolean":
+        draft.body["checks"] = _number_checks(column)
+    for key in ("normalise", "checks"):
+        if not draft.body.get(key, True):
+            del draft.body[key]
+    return ColumnPlan(column.name, role, draft.body, is_feature, tuple(draft.notes))
+
+
+def _useless(column: ColumnProfile) -> str:
+    """Why nothing can be learnt from a column; empty when something can."""
+    if column.kind == "other":
+        return f"holds {column.stored}, which Apex does not read"
+    if not column.known:
+        return "has no value"
+    if column.distinct == 1 and not column.nulls:
+        return "has the same value in every row"
+    odd = column.numbers.not_finite if column.numbers else 0
+    if odd > MAX_ODD * column.known or (column.numbers is None and column.kind in ("integer", "number")):
+        return (
+            f"is NaN or infinite in {odd or column.known:,} rows: such rows would be quarantined; write nulls instead"
+        )
+    if column.kind in ("date", "timestamp"):
+        return "is a date; as a number it would grow with time, and Apex makes no other feature of it yet"
+    if column.kind == "integer" and column.numbers is not None and column.numbers.high > BIGGEST_INT64:
+        return "has whole numbers of more than 64 bits"
+    if column.text is not None and column.text.longest > MAX_TEXT:
+        return f"has texts of up to {column.text.longest:,} characters; free text is no feature"
+    if column.is_unique and column.kind == "text":
+        return "is different in every row"
+    return ""
+
+
+def _type_of(column: ColumnProfile) -> str:
+    if column.kind == "number":
+        return "decimal" if column.stored.startswith("decimal128") and (_decimals(column) or 0) <= 9 else "double"
+    return {"integer": "int64", "boolean": "boolean"}.get(column.kind, "string")
+
+
+def _number_in_text(column: ColumnProfile) -> str:
+    """The type of the numbers that a text column holds; empty when it holds others, or few values, which are levels."""
+    text = column.text
+    if text is None or column.distinct <= MAX_LEVELS or text.numbers < column.known:
+        return ""
+    return "int64" if text.whole_numbers == column.known else "double"
+
+
+def _decimals(column: ColumnProfile) -> int:
+    if column.stored.startswith("decimal128"):
+        return int(column.stored.rpartition(",")[2].strip(" )"))
+    return column.numbers.decimals if column.numbers and column.numbers.decimals is not None else 4
+
+
+def _as_exact(column: ColumnProfile) -> dict[str, Any]:
+    """Classes are exact: a double with whole numbers is int64, another one a decimal."""
+    decimals = _decimals(column)
+    return {"type": "decimal", "decimals": decimals} if decimals else {"type": "int64"}
+
+
+def _normal_form(column: ColumnProfile) -> list[Any]:
+    has_variants = column.text is not None and column.text.folded < column.distinct
+    return ["trim", "upper"] if has_variants else ["trim"]
+
+
+def target_classes(column: ColumnProfile) -> list[Any]:
+    """The classes of a target, after its normal form."""
+    classes: list[Any] = plan_target(column).body["domain"]["levels"]
+    return classes
+
+
+def _levels(column: ColumnProfile, body: dict[str, Any]) -> list[Any]:
+    """The observed values in their normal form, sorted, as values of the type."""
+    values = [level.value for level in column.levels]
+    if body["type"] == "string":
+        normal = [trimmed(value) for value in values]
+        if "upper" in body.get("normalise", ()):
+            normal = [upper(value) for value in normal]
+        return sorted({value for value in normal if value})
+    if body["type"] == "boolean":
+        return [value == "true" for value in sorted(values)]
+    numbers = sorted({float(value) for value in values if isfinite(float(value))})
+    return numbers if body["type"] == "decimal" else [int(value) for value in numbers]
+
+
+def _plan_text(column: ColumnProfile, draft: _Draft) -> bool:
+    """Normal form and levels; whether it can be a feature."""
+    draft.body["normalise"] = _normal_form(column)
+    if column.distinct <= MAX_LEVELS and len(column.levels) == column.distinct:
+        levels = _levels(column, draft.body)
+        is_closed = min(level.rows for level in column.levels) >= ROWS_A_LEVEL
+        if levels:
+            draft.body["domain"] = {"levels": levels, "closed": {"train": is_closed, "score": False}}
+        if not is_closed:
+            draft.notes.append("some levels are rare, so that another one is no error")
+        return bool(levels)
+    if column.distinct <= min(MAX_LEARNED, column.known // ROWS_A_LEVEL):
+        draft.notes.append("its levels are learned in training; rare ones count as unknown")
+        return True
+    draft.notes.append("no feature: too many different values")
+    return False
+
+
+def _date_formats(column: ColumnProfile) -> list[Any]:
+    return [{"date_formats": list(column.formats)}] if column.formats else []
+
+
+def _date_checks(column: ColumnProfile) -> list[dict[str, Any]]:
+    """From the first of January of the year before the earliest day, up to the end of the century at least."""
+    if column.times is None:
+        return []
+    first, last = max(column.times.first.year - 1, 1), max(2100, min(column.times.last.year + 50, 9999))
+    return [{"rule": "range", "min": date(first, 1, 1), "max": date(last, 1, 1)}]
+
+
+def _number_checks(column: ColumnProfile) -> list[dict[str, Any]]:
+    """No negative value where there was none; a warning beyond the observed range and as much again on either side."""
+    numbers = column.numbers
+    if numbers is None:
+        return []
+    span = max(numbers.high - numbers.low, abs(numbers.high), 1.0)
+    checks: list[dict[str, Any]] = []
+    if numbers.low >= 0:
+        checks.append({"rule": "range", "min": 0})
+        warned = {"max": rounded_out(numbers.high + span, up=True)}
+    else:
+        warned = {
+            "min": rounded_out(numbers.low - span, up=False),
+            "max": rounded_out(numbers.high + span, up=True),
+        }
+    if all(isfinite(bound) and abs(bound) <= EXACT_INTEGERS for bound in warned.values()):
+        checks.append({"rule": "range", **warned, "severity": "warning"})
+    return checks
+
+
+def rounded_out(value: float, *, up: bool) -> float | int:
+    """A bound with two digits that is not inside of the value.
+
+    >>> rounded_out(732.76, up=True), rounded_out(-15.2, up=False), rounded_out(0.0123, up=True)
+    (740, -16, 0.013)
+    """
+    if not value or not isfinite(value):
+        return value if value else 0
+    power = 10.0 ** (floor(log10(abs(value))) - 1)
+    bound = round((ceil if up else floor)(value / power) * power, 12)
+    return int(bound) if bound == int(bound) else bound

@@ -1,0 +1,163 @@
+"""A whole new pipeline from a profile and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from apex_ml.core.new_pipeline.choices import REPEATED, Choices
+from apex_ml.core.new_pipeline.columns import (
+    ColumnPlan,
+    LeftOut,
+    plan_column,
+    plan_entity,
+    plan_target,
+    plan_timestamp,
+)
+from apex_ml.core.table_profile.findings import LEAK_GAIN
+from apex_ml.core.table_profile.values import TableProfile
+
+USUAL_QUARANTINE = 0.01
+MAX_QUARANTINE = 0.9
+REPEATS = 0.002
+"""Share of repeated rows up to which they are errors."""
+A_YEAR = 300
+"""Days of data from which the month can be a feature."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The parts of the new contract, and what a person should know of them."""
+
+    columns: tuple[ColumnPlan, ...]
+    left_out: tuple[LeftOut, ...]
+    rules: list[dict[str, Any]]
+    quarantine: dict[str, float]
+    batch: list[dict[str, Any]]
+    features: dict[str, Any]
+    grain_reason: str
+    warnings: tuple[str, ...]
+
+    def features_named(self) -> list[str]:
+        """Names of the attributes that are features."""
+        return [column.name for column in self.columns if column.is_feature]
+
+
+def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str, str] | None = None) -> Proposal:
+    """The new contract. `excluded` are columns that the contract cannot have, with the reasons."""
+    excluded = excluded or {}
+    columns: list[ColumnPlan] = []
+    left_out: list[LeftOut] = []
+    for column in profile.columns:
+        if column.name in excluded:
+            left_out.append(LeftOut(column.name, excluded[column.name]))
+            continue
+        if column.name == choices.target:
+            planned: ColumnPlan | LeftOut = plan_target(column)
+        elif column.name == choices.entity:
+            planned = plan_entity(column)
+        elif column.name == choices.timestamp:
+            planned = plan_timestamp(column)
+        elif column.name == choices.key:
+            planned = LeftOut(column.name, "names a row; the contract has no role for it yet")
+        else:
+            role = "measure" if column.name in choices.measures else "attribute"
+            planned = plan_column(column, role, is_identifier=column.name in profile.identifiers)  # type: ignore[arg-type]
+        (columns if isinstance(planned, ColumnPlan) else left_out).append(planned)  # type: ignore[arg-type]
+    features, reason = _features(profile, choices, columns)
+    return Proposal(
+        tuple(columns),
+        tuple(left_out),
+        list(_rules(profile, choices)),
+        {"train": _quarantine_limit(profile, choices, {c.name for c in columns}), "score": 0.5},
+        list(_batch(choices)),
+        features,
+        reason,
+        tuple(_warnings(profile, columns)),
+    )
+
+
+def _rules(profile: TableProfile, choices: Choices) -> Iterator[dict[str, Any]]:
+    by_use = {"train": "error", "score": "warning"}
+    if choices.timestamp:
+        yield {
+            "name": "not_after_as_of",
+            "description": "A row used for training is of a day before the one that the run looks from.",
+            "rule": "before_as_of",
+            "columns": [choices.timestamp],
+            "severity": by_use,
+        }
+    rare = profile.repeated_rows <= REPEATS * profile.rows
+    yield {
+        "name": "unique_row",
+        "description": "A full row occurs once in a file. In a drop two can be equal, as their outcome is not known.",
+        "rule": "unique",
+        "columns": "all",
+        "severity": by_use if rare and choices.key is None else "warning",
+    }
+
+
+def _quarantine_limit(profile: TableProfile, choices: Choices, used: Collection[str]) -> float:
+    """The share of rows that may be bad in training: 1 % more than what is known to be."""
+    known = profile.column(choices.target).absent_share
+    for role in (choices.entity, choices.timestamp):
+        known += profile.column(role).absent_share if role else 0.0
+    for column in profile.columns:
+        odd = column.numbers.not_finite if column.numbers else column.times.not_finite if column.times else 0
+        known += odd / profile.rows if column.name in used else 0.0
+    known += profile.repeated_rows / profile.rows if profile.repeated_rows <= REPEATS * profile.rows else 0.0
+    return min(MAX_QUARANTINE, ceil(100 * known) / 100 + USUAL_QUARANTINE)
+
+
+def _batch(choices: Choices) -> Iterator[dict[str, Any]]:
+    yield {"rule": "row_count", "low": 0.5, "high": 2.0, "severity": "error"}
+    yield {"rule": "null_rate", "max_rise": 0.05, "severity": "error"}
+    yield {"rule": "category_share", "max_change": 0.1, "severity": "error"}
+    if choices.timestamp:
+        yield {"rule": "future_date_outlier", "max_days": 31, "severity": "error"}
+
+
+def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]) -> tuple[dict[str, Any], str]:
+    """Grain, attributes, calendar and history, and the reason for the grain."""
+    features: dict[str, Any] = {"grain": "every_row"}
+    reason = "every row is an example"
+    has_history = False
+    if choices.entity and choices.timestamp:
+        entity = profile.column(choices.entity)
+        rows = entity.known / max(entity.distinct, 1)
+        has_history = rows >= REPEATED
+        if not has_history:
+            features["grain"] = "last_row_per_entity"
+        reason = f"{rows:.1f} rows for each value of {choices.entity}: " + (
+            "each row is an example" if has_history else "the last row of each is an example"
+        )
+    if has_history:
+        # of the rows of the same day nobody knows which came first, and their outcome may not be known on the next
+        features["history_lag_days"] = 1
+    features["attributes"] = [column.name for column in columns if column.is_feature]
+    if choices.timestamp:
+        times = profile.column(choices.timestamp).times
+        is_long = times is not None and (times.last - times.first).days >= A_YEAR
+        features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else [])]
+    if has_history:
+        history: list[dict[str, Any]] = [{"recipe": name} for name in ("count", "days_since_last", "last_target")]
+        history.append({"recipe": "target_share", "smoothing": 10})
+        if measures := [column.name for column in columns if column.role == "measure"]:
+            history.append({"recipe": "mean", "columns": measures})
+        features["history"] = history
+    return features, reason
+
+
+def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
+    gains = {a.name: a.gain for a in profile.target.associations} if profile.target else {}
+    for column in columns:
+        if column.is_feature and gains.get(column.name, 0.0) >= LEAK_GAIN:
+            yield (
+                f"{column.name} alone removes {gains[column.name]:.0%} of the log loss of the class shares. If it is"
+                " known only after the target, make it a measure; if not, raise features.suspicious_gain, or training"
+                " is refused"
+            )
+    if not any(column.is_feature for column in columns):
+        yield "no attribute is a feature: the model has only the date and the history to learn from"

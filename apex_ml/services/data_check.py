@@ -1,0 +1,107 @@
+"""Check data against a pipeline's contract without keeping anything: what a run would accept and quarantine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from apex_ml.adapters.duckdb.engine import StrictConnection, connect_strict, errors_name
+from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.row_checks import check_file
+from apex_ml.adapters.duckdb.table_source import find_table
+from apex_ml.adapters.storage.raw_folder import RawFiles
+from apex_ml.contract.model import Contract
+from apex_ml.contract.per_use import Use
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+from apex_ml.sql.data_check import count_classes
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """The result for all files. `refused` are files that cannot be read or lack columns, with the reason."""
+
+    use: Use
+    files: int
+    reports: tuple[FileReport, ...]
+    refused: dict[str, str]
+    left_out: dict[str, str]
+    classes: dict[str, int]
+    """Accepted rows by class of the contract."""
+    limit: float
+    """Share of the rows that may be quarantined."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the files that can be read."""
+        return sum(report.rows for report in self.reports)
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that a run would quarantine."""
+        return sum(report.quarantined for report in self.reports)
+
+    @property
+    def quarantined_share(self) -> float:
+        """Share of the rows that a run would quarantine."""
+        return self.quarantined / self.rows if self.rows else 0.0
+
+    def problems(self) -> list[str]:
+        """Why a run would refuse this data; empty when it would not."""
+        problems = [f"{name}: {reason}" for name, reason in self.refused.items()]
+        if not self.rows and not self.refused:
+            problems.append("there is no row")
+        if self.quarantined_share > self.limit:
+            problems.append(
+                f"{self.quarantined_share:.1%} of the rows would be quarantined; quarantine.limit allows"
+                f" {self.limit:.1%} ({self.use})"
+            )
+        if self.use == "train" and self.rows and (empty := [name for name, n in self.classes.items() if not n]):
+            problems.append(f"no accepted row has the class {', '.join(empty)}")
+        return problems
+
+
+def check_data(
+    settings: Settings, contract: Contract, path: Path, use: Use, progress: Callable[[str], None] = lambda name: None
+) -> DataCheck:
+    """Run the row checks of a contract on a parquet file, or on all files below a folder, in bounded memory.
+
+    A file that cannot be read, or lacks a column, is in the result. Raises :class:`~apex_ml.errors.DataError` when
+    there is no file.
+    """
+    files = find_table(path)
+    reports: list[FileReport] = []
+    refused: dict[str, str] = {}
+    classes: Counter[str] = Counter(dict.fromkeys(contract.classes, 0))
+    with connect_strict(settings) as con, tempfile.TemporaryDirectory(prefix=".apex-check-") as folder:
+        for file in files.files:
+            progress(files.name(file))
+            try:
+                report, found_classes = _check(con, contract, files, file, use, Path(folder))
+            except DataError as error:
+                refused[files.name(file)] = str(error).removeprefix(f"{files.name(file)}: ")
+                continue
+            reports.append(report)
+            classes.update(found_classes)
+    limit = contract.quarantine.limit.on(use)
+    return DataCheck(use, len(files.files), tuple(reports), refused, files.left_out, dict(classes), limit)
+
+
+def _check(
+    con: StrictConnection, contract: Contract, files: RawFiles, file: Path, use: Use, folder: Path
+) -> tuple[FileReport, dict[str, int]]:
+    accepted, quarantined = folder / "accepted.parquet", folder / "quarantined.parquet"
+    name = files.name(file)
+    try:
+        report = check_file(
+            con, file, contract, use, as_of=None, accepted=accepted, quarantined=quarantined, copy=False, name=name
+        )
+        with errors_name(name):
+            rows = con.execute(count_classes(report.query, contract.target)).fetchall()
+        return report, {value: n for value, n in rows if value in contract.classes}
+    finally:
+        accepted.unlink(missing_ok=True)
+        quarantined.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""Proposals for a new pipeline: which targets are refused, which roles are proposed, which contract follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_ml.adapters.duckdb.table_profile import profile_table
+from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline_file import parse_pipeline
+from apex_ml.core.new_pipeline.choices import Choices, propose, refuse_roles, refuse_target
+from apex_ml.core.new_pipeline.columns import rounded_out
+from apex_ml.core.table_profile.values import TableProfile
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.services.new_pipeline import new_pipeline
+from apex_ml.settings import Settings
+from tests.support.stranger_tables import visits, write_table
+
+FILE = Path("new/pipeline.yaml")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings.load(home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> TableProfile:
+    path = write_table(tmp_path_factory.mktemp("visits") / "visits.parquet", visits())
+    return profile_table(settings, path, "show")
+
+
+def contract_of(profile: TableProfile, choices: Choices) -> tuple[Contract, str]:
+    text, _ = new_pipeline(FILE, "new", profile, choices, None)
+    return parse_pipeline(FILE, text.encode())[0], text
+
+
+def with_columns(settings: Settings, folder: Path, columns: dict[str, Any], target: str = "show") -> TableProfile:
+    return profile_table(settings, write_table(folder / "t.parquet", visits(400) | columns), target)
+
+
+ROWS = 400
+TARGETS: dict[str, tuple[list[Any], str]] = {
+    "one class": (["yes"] * ROWS, "all rows have the one class yes"),
+    "no value": ([None] * ROWS, "it has no value"),
+    "unique": ([f"c{n}" for n in range(ROWS)], "every row has another value"),
+    "many texts": ([f"c{n % 80}" for n in range(ROWS)], "it has 80 classes; Apex predicts at most 50"),
+    "many numbers": ([n // 2 / 7 for n in range(ROWS)], "it is a number with 200 values"),
+    "dates": ([date(2024, 1, 1 + n % 5) for n in range(ROWS)], "it holds dates"),
+    "lists": ([[n % 2] for n in range(ROWS)], "it holds list<"),
+    "blanks": ([("a", " A", "")[n % 3] for n in range(ROWS)], "the only class is A"),
+    "fractions": ([(n % 3) / 7 for n in range(ROWS)], "its numbers have more than 4 decimals"),
+}
+
+
+@pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
+def test_a_target_that_no_model_can_learn_is_refused(
+    settings: Settings, tmp_path: Path, values: tuple[list[Any], str]
+) -> None:
+    with pytest.raises(DataError) as error:
+        refuse_target(with_columns(settings, tmp_path, {"show": values[0]}), "show")
+    assert "show cannot be the target" in str(error.value) and values[1] in str(error.value)
+
+
+def test_too_few_rows_are_refused(settings: Settings, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "few.parquet", visits(29))
+    with pytest.raises(DataError, match="29 rows; a model needs at least 30"):
+        refuse_target(profile_table(settings, table, "show"), "show")
+
+
+CLASSES: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
+    "boolean": ([n % 2 == 0 for n in range(ROWS)], "boolean", ("false", "true")),
+    "integer": ([n % 3 for n in range(ROWS)], "int64", ("0", "1", "2")),
+    "whole double": ([float(n % 2) for n in range(ROWS)], "int64", ("0", "1")),
+    "half": ([(n % 3) / 2 for n in range(ROWS)], "decimal", ("0.0", "0.5", "1.0")),
+    "text": ([("a", " b", "b", "")[n % 4] for n in range(ROWS)], "string", ("A", "B")),
+    "words of YAML": ([("no", "yes", "on")[n % 3] for n in range(ROWS)], "string", ("no", "on", "yes")),
+}
+
+
+@pytest.mark.parametrize("case", CLASSES.values(), ids=CLASSES)
+def test_the_classes_are_the_values_of_the_target(
+    settings: Settings, tmp_path: Path, case: tuple[list[Any], str, tuple[str, ...]]
+) -> None:
+    values, kind, classes = case
+    profile = with_columns(settings, tmp_path, {"show": values})
+    contract, _ = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert (contract.columns["show"].type, contract.classes) == (kind, classes)
+
+
+def test_the_roles_that_are_proposed(profile: TableProfile) -> None:
+    assert propose(profile, "show") == Choices("show", "patient", "day", "visit", ("minutes",))
+    assert propose(profile, "show", entity="visit").entity == "visit"
+
+
+def test_the_contract_of_the_visits(profile: TableProfile) -> None:
+    contract, text = contract_of(profile, propose(profile, "show"))
+    assert (contract.entity, contract.timestamp, contract.target) == ("patient", "day", "show")
+    assert contract.named("measure") == ("minutes",) and contract.columns["minutes"].decimals == 0
+    assert contract.features.grain == "every_row"
+    assert contract.features.attributes == ("age group", "distance", "late season")
+    assert [recipe.recipe for recipe in contract.features.history][-1] == "mean"
+    domain = contract.columns["age group"].domain
+    assert domain is not None and domain.levels == ("adult", "old", "young") and domain.closed.train
+    low, high = contract.columns["distance"].checks
+    largest = max(visits()["distance"])
+    assert low.min == 0 and low.severity.train == "error"  # type: ignore[union-attr]
+    assert 1.5 * largest < high.max < 3 * largest and high.severity.train == "warning"  # type: ignore[union-attr,operator]
+    assert "# never null; 298 different" in text and "gain alone 88" in text and "changes over time" in text
+
+
+def test_a_feature_that_gives_the_target_away_is_a_warning(profile: TableProfile) -> None:
+    choices = replace(propose(profile, "show"), measures=())
+    text, proposal = new_pipeline(FILE, "new", profile, choices, None)
+    assert [warning.partition(" alone ")[0] for warning in proposal.warnings] == ["minutes"]
+    assert "# WARNING: minutes alone removes 88% of the log loss" in text
+
+
+def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tmp_path: Path) -> None:
+    people = [f"P{n % 350:04d}" for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"patient": people})
+    contract, _ = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert contract.features.grain == "last_row_per_entity" and contract.features.history == ()
+
+
+def test_nulls_of_the_target_raise_the_limit_of_quarantine(settings: Settings, tmp_path: Path) -> None:
+    shows = [None if n % 20 == 0 else visits(ROWS)["show"][n] for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"show": shows})
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert contract.quarantine.limit.train == pytest.approx(0.06) and "rows without a class (5.0%)" in text
+
+
+def test_columns_that_the_contract_cannot_have_are_left_out_with_the_reason(settings: Settings, tmp_path: Path) -> None:
+    columns = {
+        "predicted": ["a", "b"] * 200,
+        "Distance": [float(n % 9) for n in range(ROWS)],
+        "free text": ["word " * 30 + str(n % 7) for n in range(ROWS)],
+        "born": [date(1980, 1, 1) + timedelta(days=n % 99) for n in range(ROWS)],
+        "same": [1] * ROWS,
+        "x" * 70: [float(n % 9) for n in range(ROWS)],
+    }
+    profile = with_columns(settings, tmp_path, columns)
+    choices = propose(profile, "show", "patient", "day")
+    contract, text = contract_of(profile, choices)
+    _, proposal = new_pipeline(FILE, "new", profile, choices, None)
+    assert {"predicted", "free text", "born", "same", "x" * 70} <= {left.name for left in proposal.left_out}
+    assert len({"distance", "Distance"} & set(contract.columns)) == 1
+    assert "- predicted: the column 'predicted' meets" in text and "- same: has the same value in every row" in text
+
+
+def test_roles_that_contradict_the_data_are_refused(profile: TableProfile) -> None:
+    with pytest.raises(DataError, match="distance cannot be the timestamp: it holds double and no dates"):
+        refuse_roles(profile, Choices("show", "patient", "distance", None, ()))
+    with pytest.raises(DataError, match="patient cannot be entity and measure: choose one"):
+        refuse_roles(profile, Choices("show", "patient", "day", None, ("patient",)))
+
+
+def test_a_needed_column_that_no_contract_can_name_is_refused(settings: Settings, tmp_path: Path) -> None:
+    table = visits(ROWS)
+    table["run_id"] = table.pop("patient")
+    profile = profile_table(settings, write_table(tmp_path / "t.parquet", table), "show")
+    with pytest.raises(ConfigError, match="the column 'run_id' meets 'run_id'"):
+        new_pipeline(FILE, "new", profile, propose(profile, "show", "run_id", "day"), None)
+
+
+@pytest.mark.parametrize(("value", "up", "bound"), [(732.76, True, 740), (-15.2, False, -16), (1e17 / 3, True, 3.4e16)])
+def test_bounds_are_round_and_outside(value: float, up: bool, bound: float) -> None:
+    assert rounded_out(value, up=up) == bound

@@ -1,0 +1,169 @@
+"""`apex init` and `apex check`: from a table to a pipeline that loads, with no service and no home."""
+
+from __future__ import annotations
+
+import io
+import os
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apex_ml.adapters.duckdb.table_profile import profile_table
+from apex_ml.cli.main import main
+from apex_ml.contract.pipeline_file import load_contract, parse_pipeline
+from apex_ml.core.new_pipeline.choices import Choices
+from apex_ml.errors import ApexError
+from apex_ml.services.data_check import check_data
+from apex_ml.services.new_pipeline import new_pipeline
+from apex_ml.settings import Settings
+from tests.support.stranger_tables import visits, write_table
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without a home, a platform or a pipeline."""
+    monkeypatch.setenv("APEX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    out = capsys.readouterr()
+    return left.value.code, out.out, out.err
+
+
+def test_a_table_becomes_a_pipeline_that_accepts_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits" / "1.parquet", visits())
+    code, out, _ = called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    assert code == 0 and "measures   minutes" in out and "features   age group, distance, late season" in out
+    assert "3,000 rows in 1 file: 3,000 accepted, 0 quarantined" in out and "Next: apex -p visits run" in out
+    assert load_contract(here / "pipelines" / "visits" / "pipeline.yaml").name == "visits"
+    assert called(capsys, "check", "visits")[0] == 0
+    assert sorted(path.name for path in here.iterdir()) == ["pipelines", "visits"]
+    code, _, err = called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    assert code == 30 and "exists already" in err
+
+
+def test_questions_have_defaults_and_take_columns_only(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(here / "visits.parquet", visits())
+    monkeypatch.setattr("sys.stdin", io.StringIO("patent\npatient\n\nminutes, distance\n"))
+    code, out, _ = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show")
+    assert code == 0 and "there is no column patent; did you mean patient?" in out
+    assert "[minutes]" in out and "measures   distance, minutes" in out
+    assert "copy visits.parquet into" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("Visits", "--target", "show"), 30, "the name Visits must be lower-case"),
+        (("orders_", "--target", "show"), 30, "the name orders_ must be"),
+        (("public", "--target", "show"), 30, "is reserved"),
+        (("new", "--target", "shwo"), 10, "there is no column shwo; did you mean show?"),
+        (("new", "--target", "show", "--entity", "patent"), 10, "did you mean patient?"),
+        (("new", "--target", "show", "--measure", "minuts"), 10, "did you mean minutes?"),
+        (("new", "--target", "visit"), 10, "every row has another value"),
+    ],
+)
+def test_a_wrong_argument_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    write_table(here / "visits.parquet", visits(300))
+    result, _, err = called(capsys, "init", *arguments, "--from", "visits.parquet", "--yes")
+    assert result == code and words in err and "Traceback" not in err and not (here / "pipelines").exists()
+
+
+def test_the_check_names_rules_columns_and_examples(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits" / "1.parquet", visits())
+    called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    bad = visits(400)
+    bad["age group"][:30] = ["baby"] * 30
+    bad["distance"][30] = -1.0
+    bad["distance"][31] = 9000.0
+    bad["show"][32] = None
+    del bad["minutes"]
+    bad["extra"] = [1] * 400
+    write_table(here / "bad" / "bad.parquet", bad)
+    code, out, err = called(capsys, "check", "visits", "--data", "bad")
+    assert code == 10 and "8.0% of the rows would be quarantined; quarantine.limit allows 1.0% (train)" in err
+    assert "368 accepted, 32 quarantined" in out and "'baby'" in out and "distance: range: >= 0" in out
+    assert "'9000.0'" in out and "Missing, filled with nulls: minutes (in 1 file)" in out
+    assert "Not in the contract, ignored: extra, visit" in out and "show: not_null" in out
+    code, out, _ = called(capsys, "check", "visits", "--data", "bad", "--use", "score")
+    assert code == 0 and "399 accepted, 1 quarantined" in out  # a drop may have new levels and no class
+
+
+def test_the_check_reports_every_file_that_a_run_would_refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits" / "1.parquet", visits())
+    called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    write_table(here / "more" / "2.parquet", {"x": [1]})
+    (here / "more" / "3.parquet").write_bytes(b"PAR1")
+    write_table(here / "more" / "4.parquet", visits(100))
+    code, out, err = called(capsys, "check", "visits", "--data", "more")
+    assert code == 10 and "100 rows in 1 file" in out
+    assert "2.parquet: required columns are missing" in err and "3.parquet: a truncated parquet file" in err
+    code, _, err = called(capsys, "check", "visitz")
+    assert code == 30 and "did you mean visits?" in err
+    code, _, err = called(capsys, "check", "visits", "--data", "nowhere")
+    assert code == 10 and "there is no such file or folder" in err
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+ROWS = 60
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "texts": st.lists(st.sampled_from(["a", "A ", "", "no", "é", "x'y", '"', "1", None]), min_size=ROWS, max_size=ROWS),
+    "floats": st.lists(st.floats(width=32) | st.none(), min_size=ROWS, max_size=ROWS),
+    "integers": st.lists(st.integers(-(2**63), 2**63 - 1), min_size=ROWS, max_size=ROWS),
+    "small": st.lists(st.integers(-2, 2) | st.none(), min_size=ROWS, max_size=ROWS),
+    "booleans": st.lists(st.booleans() | st.none(), min_size=ROWS, max_size=ROWS),
+    "decimals": st.lists(st.decimals(-99, 99, places=2), min_size=ROWS, max_size=ROWS),
+    "dates": st.lists(st.dates() | st.none(), min_size=ROWS, max_size=ROWS),
+    "times": st.lists(st.datetimes(), min_size=ROWS, max_size=ROWS),
+}
+COLUMNS = st.one_of([values.map(lambda drawn, kind=kind: (kind, drawn)) for kind, values in VALUES.items()])  # type: ignore[misc]
+TYPES = {
+    "texts": pa.string(),
+    "floats": pa.float32(),
+    "integers": pa.int64(),
+    "small": pa.int16(),
+    "booleans": pa.bool_(),
+    "decimals": pa.decimal128(9, 2),
+    "dates": pa.date32(),
+    "times": pa.timestamp("us"),
+}
+
+
+@given(columns=st.dictionaries(NAMES, COLUMNS, max_size=4), target=COLUMNS)
+@settings(
+    max_examples=int(os.environ.get("APEX_TEST_EXAMPLES", "12")), deadline=None, suppress_health_check=list(HealthCheck)
+)
+def test_any_table_is_refused_with_a_reason_or_has_a_contract_that_accepts_it(
+    tmp_path_factory: pytest.TempPathFactory, columns: dict[str, tuple[str, list[Any]]], target: tuple[str, list[Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("table")
+    drawn = columns | {"the target": target}
+    table: dict[str, Any] = {name: pa.array(values, TYPES[kind]) for name, (kind, values) in drawn.items()}
+    table |= {"who": [f"w{n % 9}" for n in range(ROWS)], "when": [date(2024, 1, 1 + n % 28) for n in range(ROWS)]}
+    path = write_table(folder / "t.parquet", table)
+    own = Settings.load(home=folder)
+    try:
+        profile = profile_table(own, path, "the target", "when")
+        choices = Choices("the target", "who", "when", None, ())
+        text, _ = new_pipeline(folder / "pipeline.yaml", "new", profile, choices, None)
+    except ApexError as error:
+        assert str(error)
+        return
+    contract, _ = parse_pipeline(folder / "pipeline.yaml", text.encode())
+    checked = check_data(own, contract, path, "train")
+    assert [problem for problem in checked.problems() if "quarantined" in problem or "t.parquet" in problem] == []
