@@ -20,7 +20,7 @@ def module_names(package: str) -> tuple[str, ...]:
     >>> module_names(CANDIDATES)
     ('lightgbm', 'logistic', 'prior', 'xgboost')
     >>> module_names(SPLIT_STRATEGIES)
-    ('temporal', 'legacy', 'stratified_random')
+    ('temporal', 'legacy', 'random', 'stratified_random')
     """
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None

@@ -66,7 +66,9 @@ def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
     for role in _UNIQUE_ROLES:
         old, new = before.name_of(role), now.name_of(role)
         if old != new:
-            yield f"the {role} is {new} and was {old}"
+            yield f"the {role} is {new or 'none'} and was {old or 'none'}"
+        elif old is None or new is None:
+            continue
         elif before.columns[old].type != now.columns[new].type:
             yield f"the {role} {new} is of type {now.columns[new].type} and was {before.columns[old].type}"
     if gone := [level for level in before.classes if level not in now.classes]:
@@ -75,8 +77,9 @@ def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
         yield f"classes that no longer exist: {', '.join(gone)}{instead}"
     for name, column in before.columns.items():
         other = now.columns.get(name)
-        if column.role == "attribute" and other is not None and other.role == "attribute" and column.type != other.type:
-            yield f"the attribute {name} is of type {other.type} and was {column.type}"
+        is_stored = column.role in ("attribute", "key", "passthrough") and other is not None
+        if is_stored and other is not None and other.role == column.role and column.type != other.type:
+            yield f"the {column.role} {name} is of type {other.type} and was {column.type}"
 
 
 def _column_differences(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
@@ -173,7 +176,7 @@ def lost_features(
         if only is not None and feature not in only:
             continue
         for name in (before.name_of("entity"), before.name_of("timestamp"), *columns):
-            if reason := _unusable(name, before.columns[name], contract):
+            if name is not None and (reason := _unusable(name, before.columns[name], contract)):
                 lost.append(LostFeature(feature, reason))
                 break
     return tuple(lost)

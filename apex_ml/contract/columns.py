@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 import pyarrow as pa
@@ -25,9 +25,11 @@ from apex_ml.contract.column_types import (
 from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
+from apex_ml.contract.roles import Role
 from apex_ml.wording import did_you_mean
 
-Role = Literal["entity", "timestamp", "target", "attribute", "measure"]
+KEY_TYPES = ("string", "int64", "date", "timestamp")
+"""Types of keys: their values are equal exactly when their texts are."""
 _LEVEL = {"anyOf": [{"type": kind} for kind in ("string", "integer", "boolean", "number")]}
 _AS_LEVELS = {
     "string": "",
@@ -139,7 +141,7 @@ class Column(ContractPart):
                     f"not required for {use} but not nullable: an absent column is filled with nulls;"
                     f" make it nullable for {use}, too"
                 )
-        if self.role in ("entity", "timestamp") and (self.nullable.train or self.nullable.score):
+        if self.role in ("entity", "timestamp", "key") and (self.nullable.train or self.nullable.score):
             yield f"the {self.role} cannot be nullable: every row needs one; remove nullable"
 
     def _normalisation_faults(self) -> Iterator[str]:
@@ -199,6 +201,8 @@ class Column(ContractPart):
     def _role_faults(self) -> Iterator[str]:
         if self.role == "timestamp" and self.type != "date":
             yield f"the timestamp column needs type date, not {self.type}: write type: date"
+        if self.role == "key" and self.type not in KEY_TYPES:
+            yield f"a key needs type {' or '.join(KEY_TYPES)}, not {self.type}"
         if self.role == "target":
             yield from self._target_faults()
         if self.role == "measure" and self.type == "double" and self.decimals is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from apex_ml.contract.batch import BatchRule, FutureDateOutlierRule
-from apex_ml.contract.columns import Column, Role
+from apex_ml.contract.batch import BatchRule, FreshnessRule, FutureDateOutlierRule
+from apex_ml.contract.columns import Column
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
+from apex_ml.contract.roles import Role
 from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, Rule
 from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
@@ -20,6 +21,7 @@ _ONE_OF_EACH = {
     "timestamp": "the column with the date of a row",
     "target": "the column that is predicted",
 }
+_OPTIONAL: tuple[Literal["entity", "timestamp"], ...] = ("entity", "timestamp")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Parts:
     batch: Sequence[tuple[int, BatchRule]]
     forbidden: Sequence[Any]
     match: Any = "exact"
+    grain: Any = None
 
     def contradictions(self) -> Iterator[tuple[Place, str]]:
         """Every contradiction of two parts, as (place of the second one, text)."""
@@ -47,6 +50,7 @@ class Parts:
         yield from self._attribute_faults()
         yield from self._recipe_faults()
         yield from self._batch_faults()
+        yield from self._absent_role_faults()
         prefixes = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
         for nr, name in enumerate(self.forbidden):
             if isinstance(name, str) and name not in self.columns and not name.startswith(prefixes):
@@ -56,13 +60,30 @@ class Parts:
     def _column_faults(self) -> Iterator[tuple[Place, str]]:
         for role, what in _ONE_OF_EACH.items():
             names = [name for name, assigned in self.roles.items() if assigned == role]
-            if len(names) != 1:
+            if len(names) != 1 and (names or role not in _OPTIONAL):
                 remedy = "leave it to one of them" if names else f"give it to {what}"
                 yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
         by_name: dict[str, str] = {}
         for name in self.columns if self.match == "insensitive" else ():
             if (other := by_name.setdefault(folded(name), name)) != name:
                 yield ("columns", name), f"match: insensitive cannot distinguish {name} from {other}: rename one"
+
+    def _absent_role_faults(self) -> Iterator[tuple[Place, str]]:
+        """Parts that need an entity or a timestamp where no column has this role."""
+        absent = [role for role in _OPTIONAL if role not in self.roles.values()]
+        if not absent:
+            return
+        need = " or ".join(f"a column with the role {role}" for role in absent)
+        if self.history:
+            yield ("features", "history"), f"a history needs {need}: give the role to one, or remove history"
+        if self.grain == "last_row_per_entity":
+            yield ("features", "grain"), f"the last row of an entity needs {need}: write grain: every_row"
+        if "timestamp" in absent:
+            if self.calendar:
+                yield ("features", "calendar"), f"parts of the date need {need}: remove calendar"
+            for nr, rule in self.batch:
+                if isinstance(rule, FutureDateOutlierRule | FreshnessRule):
+                    yield ("batch", "rules", nr), f"the rule {rule.rule} needs {need}: remove it"
 
     def _rule_faults(self) -> Iterator[tuple[Place, str]]:
         names = Counter(rule.name for _, rule in self.rules)

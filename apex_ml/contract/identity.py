@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError
 
 from apex_ml.contract.column_types import ColumnType
-from apex_ml.contract.columns import Column, Domain, Role
+from apex_ml.contract.columns import Column, Domain
 from apex_ml.contract.features import Features
 from apex_ml.contract.former_names import with_present_names
 from apex_ml.contract.normalisation import Normalisation
 from apex_ml.contract.part import ContractPart
 from apex_ml.contract.per_use import ALWAYS
+from apex_ml.contract.roles import Role
 from apex_ml.json_text import json_text
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ class ContractIdentity(ContractPart):
         columns = {name: ColumnIdentity.of(column) for name, column in contract.columns.items()}
         return cls(columns=columns, features=contract.features)
 
-    def name_of(self, role: Role) -> str:
-        """Name of the one column with this role."""
-        return next(name for name, column in self.columns.items() if column.role == role)
+    def name_of(self, role: Role) -> str | None:
+        """Name of the one column with this role; None without one."""
+        return next((name for name, column in self.columns.items() if column.role == role), None)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes, in the order of every probability vector."""
-        return self.columns[self.name_of("target")].levels or ()
+        target = self.name_of("target")
+        return self.columns[target].levels or () if target is not None else ()
 
     def digest(self) -> str:
         """Sha256 of the identity; the order of the columns does not count."""

@@ -14,19 +14,20 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from apex_ml.contract.batch import Batch, Quarantine
-from apex_ml.contract.columns import Column, Role
+from apex_ml.contract.columns import Column
 from apex_ml.contract.contradictions import Parts
 from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
 from apex_ml.contract.former_names import replace_former_names, with_former_names
 from apex_ml.contract.identity import ContractIdentity
-from apex_ml.contract.names import name_faults
+from apex_ml.contract.names import ROW_DAY, ROW_IDENTITY, name_faults
 from apex_ml.contract.options import Wording
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.policy import Promotion
 from apex_ml.contract.reading import ContractFile
+from apex_ml.contract.roles import Role
 from apex_ml.contract.rules import Rule
-from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name
+from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name, without_ignored
 from apex_ml.contract.split import Split
 from apex_ml.json_text import json_text
 
@@ -42,6 +43,23 @@ class Contract(Wording):
         description="Matching of column names. exact: a similar name is refused. insensitive: case,"
         " blanks, underscores and invisible characters do not count.",
     )
+    extra: Literal["ignore", "report", "refuse"] = Field(
+        "ignore",
+        exclude_if=lambda extra: extra == "ignore",
+        description="Columns of a file that the contract does not mention: ignore (only the log lists them), report"
+        " (a warning of the file), or refuse the file.",
+    )
+    repeated_keys: Literal["latest", "refuse"] = Field(
+        "refuse",
+        exclude_if=lambda rule: rule == "refuse",
+        description="Several raw rows of one key: latest takes the one with the newest timestamp, of the same time the"
+        " last one in the order of files and rows; refuse fails the run.",
+    )
+    ignored: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda names: not names,
+        description="Columns that are not read; the same as columns with the role ignore.",
+    )
     columns: dict[str, Column]
     rules: tuple[Rule, ...] = ()
     quarantine: Quarantine
@@ -54,8 +72,11 @@ class Contract(Wording):
     @classmethod
     def _name_columns(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("columns"), dict):
-            columns = {k: with_name(k, v) for k, v in data["columns"].items()}
-            return {**data, "columns": columns}
+            columns, ignored = without_ignored(data["columns"])
+            if ignored:
+                given = data.get("ignored", ())
+                data = {**data, "ignored": (*(given if isinstance(given, tuple) else ()), *ignored)}
+            return {**data, "columns": {k: with_name(k, v) for k, v in columns.items()}}
         return data
 
     @model_validator(mode="after")
@@ -70,6 +91,7 @@ class Contract(Wording):
             list(enumerate(self.batch.rules)),
             self.promotion.forbidden_features,
             self.match,
+            self.features.grain,
         )
         faults = list(parts.contradictions())
         places = [place for place, _ in faults]
@@ -83,14 +105,24 @@ class Contract(Wording):
         return next(c for c in self.columns.values() if c.role == role)
 
     @property
+    def has_entity(self) -> bool:
+        """Whether rows name an entity. Without it every row stands for itself."""
+        return bool(self.named("entity"))
+
+    @property
+    def has_timestamp(self) -> bool:
+        """Whether rows have a date. Without it no row is earlier than another."""
+        return bool(self.named("timestamp"))
+
+    @property
     def entity(self) -> str:
-        """Name of the entity column."""
-        return self._only("entity").name
+        """Name of the entity column; without one, of the column that stands for it in the examples."""
+        return self._only("entity").name if self.has_entity else ROW_IDENTITY
 
     @property
     def timestamp(self) -> str:
-        """Name of the timestamp column."""
-        return self._only("timestamp").name
+        """Name of the timestamp column; without one, of the column that stands for it in the examples."""
+        return self._only("timestamp").name if self.has_timestamp else ROW_DAY
 
     @property
     def target(self) -> str:

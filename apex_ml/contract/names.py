@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from apex_ml.contract.roles import STORED_ROLES
+
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
@@ -33,6 +35,10 @@ DAYS_SQUARED = "history_days_squared"
 SINCE_LAST = "history_days_since_last"
 POSITION = "history_position"
 """Names an accepted row: an integer that no other row has."""
+ROW_IDENTITY = "row_identity"
+"""Column of the examples of a contract without entity: the hash by which a row is known in every run."""
+ROW_DAY = "row_day"
+"""Column of the examples of a contract without timestamp: the day before the run's point in time."""
 DAY = "history_day"
 PLACE = "history_place"
 
@@ -142,8 +148,16 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
         for feature in recipe.features(contract):
             for name in (feature.column.name, *(column.name for column in feature.reads)):
                 yield name, f"a column of the history, made by the recipe {recipe.recipe!r}"
+    yield from _reserved_by_absent_roles(contract)
     for part in contract.features.calendar:
         yield calendar_name(contract.timestamp, part), f"a feature, made from {contract.timestamp!r} (calendar: {part})"
+
+
+def _reserved_by_absent_roles(contract: Contract) -> Iterator[tuple[str, str]]:
+    if not contract.has_entity:
+        yield ROW_IDENTITY, "a column of the examples without entity"
+    if not contract.has_timestamp:
+        yield ROW_DAY, "a column of the examples without timestamp"
 
 
 def _reserved_by_scores(contract: Contract) -> Iterator[tuple[str, str]]:
@@ -165,6 +179,22 @@ def _reserved_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
 def _probabilities(contract: Contract) -> Iterator[tuple[str, str]]:
     for level in contract.classes:
         yield probability_column(level), f"the column of the probability of the class {level!r}"
+
+
+def online_names(contract: Contract) -> dict[str, str]:
+    """The columns of the recorded answers that hold the columns of a row, by the contract's names.
+
+    An attribute that has a name of Apex, or one that is too long for Postgres, gets another one.
+    """
+    names = {name: name for name in contract.named(*STORED_ROLES)}
+    taken = {name.lower() for name, _ in _reserved_by_online(contract)} | {name.lower() for name in names}
+    for name in contract.named("attribute"):
+        own = name if len(name.encode()) <= MAX_IDENTIFIER else encoded(name)
+        while own.lower() in taken:
+            own = f"{own}_of_row"
+        names[name] = own
+        taken.add(own.lower())
+    return names
 
 
 def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tuple[int | str, ...], str]]:
@@ -192,9 +222,8 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
     of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_reserved_by_scores, _reserved_by_online))
     for name, column in columns.items():
         taken = dict(everything)
-        if column.role in ("entity", "timestamp"):
+        if column.role in STORED_ROLES:
             taken |= of_scores
-        if column.role in ("entity", "timestamp", "attribute"):
             taken |= of_online
         at = ("columns", name)
         if reserved := taken.get(name.lower()):
@@ -202,7 +231,7 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
             yield at, f"the column {name!r} meets {own!r}, {what}: rename the column in the data and here"
         elif re.fullmatch(r"raw [0-9]+", name.lower()):
             yield at, f"the column {name!r} meets 'raw <place>', a column of the row checks: rename it"
-        if fault := _unfit(name, in_postgres=column.role in ("entity", "timestamp", "attribute")):
+        if fault := _unfit(name, in_postgres=column.role in STORED_ROLES):
             yield at, f"the column {name!r} {fault}: rename it in the data and here"
     for level, where in places.items():
         if "\0" in level:

@@ -46,8 +46,8 @@ class ModelOptions(ContractPart):
     )
     split: SplitStrategy = Field(
         "temporal",
-        description="How examples are split: temporal, stratified_random or legacy (as the original project did). Only"
-        " temporal is promotable.",
+        description="How examples are split: temporal, random, stratified_random or legacy (as the original project"
+        " did). Only temporal is promotable; of rows without a timestamp only random is, which then is the default.",
     )
     selection: Literal["noise", "none"] = Field(
         "noise",

@@ -24,6 +24,12 @@ def with_name(name: str, column: Any) -> Any:
     return {**column, "name": name} if isinstance(column, dict) else column
 
 
+def without_ignored(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The columns that are read, and the names of those with the role ignore: nothing else of these counts."""
+    ignored = tuple(name for name, c in columns.items() if isinstance(c, dict) and c.get("role") == "ignore")
+    return {name: column for name, column in columns.items() if name not in ignored}, ignored
+
+
 def salvage(kind: TypeAdapter[Any], data: Any) -> tuple[Any, set[Any], tuple[str, ...]]:
     """A part of a contract without those of its keys that are wrong: (part, those keys, contradictions in the rest).
 
@@ -68,8 +74,9 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         return [(nr, value) for nr, value in read if value is not None]
 
     raw = data["columns"]
+    read = without_ignored(raw)[0]
     return Parts(
-        {name: salvage(TypeAdapter(Column), with_name(name, column))[0] for name, column in raw.items()},
+        {name: salvage(TypeAdapter(Column), with_name(name, column))[0] for name, column in read.items()},
         {name: column.get("role") if isinstance(column, dict) else None for name, column in raw.items()},
         each(TypeAdapter(Rule), "rules"),
         items("features", "attributes"),
@@ -78,6 +85,7 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         each(TypeAdapter(BatchRule), "batch", "rules"),
         items("promotion", "forbidden_features"),
         data.get("match"),
+        below("features", "grain"),
     )
 
 
@@ -86,7 +94,7 @@ def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:
     columns = data.get("columns") if isinstance(data, dict) else None
     if not isinstance(columns, dict):
         return
-    for name, column in columns.items():
+    for name, column in without_ignored(columns)[0].items():
         twice, kept = _readable_levels(column)
         if twice:
             yield ("columns", name, "domain", "levels"), repeated_levels(twice)

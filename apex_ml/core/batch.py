@@ -23,14 +23,14 @@ from apex_ml.wording import counted
 class Profile:
     """Summary of a batch: its rows, nulls by column, rows by level of columns with a domain, and its dates.
 
-    `nearly_newest` is the date that the rule's share of rows does not exceed.
+    `nearly_newest` is the date that the rule's share of rows does not exceed. Without a timestamp both dates are None.
     """
 
     rows: int
     nulls: dict[str, int]
     levels: dict[str, dict[str, int]]
-    newest: date
-    nearly_newest: date
+    newest: date | None
+    nearly_newest: date | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def _category_share(rule: CategoryShareRule, profile: Profile, recent: Sequence[
 
 
 def _future_date_outlier(rule: FutureDateOutlierRule, profile: Profile) -> list[str]:
+    if profile.newest is None or profile.nearly_newest is None:
+        return []
     days = (profile.newest - profile.nearly_newest).days
     if days <= rule.max_days:
         return []
@@ -119,6 +121,8 @@ def _future_date_outlier(rule: FutureDateOutlierRule, profile: Profile) -> list[
 
 
 def _freshness(rule: FreshnessRule, profile: Profile, today: date) -> list[str]:
+    if profile.newest is None:
+        return []
     age = (today - profile.newest).days
     if age > rule.max_days:
         return [f"the newest date {profile.newest} is {counted(age, 'day')} old; at most {rule.max_days} are usual"]

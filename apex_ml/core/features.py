@@ -90,6 +90,12 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
     return tuple(column.name for column in state_columns(contract) if column in needed)
 
 
+def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
+    """The days of the rows since 1970-01-01, int64, (n,)."""
+    days: np.ndarray = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    return days
+
+
 def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = None) -> pa.Table:
     """Add the features that depend on the row's own date. Training and scoring both use this function.
 
@@ -97,7 +103,8 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
     :func:`feature_columns`: strings, and float64 with null for unknown values. `only` limits the result to these
     features, which need only the columns of :func:`state_needed`; an empty one means all.
     """
-    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    # without a timestamp nothing reads the days
+    days = days_of(contract, table) if contract.has_timestamp else np.zeros(table.num_rows, np.int64)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
 
     def is_needed(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from apex_ml.contract.changes import lost_features
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
+from apex_ml.contract.roles import Role
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns
 
@@ -30,11 +31,12 @@ def faults_of_model(contract: Contract, model: Model) -> tuple[str, ...]:
     A class that the contract has and the model lacks is no fault: the model gives it no probability.
     """
     before = model.info.contract or _assumed(contract, model)
-    names = model.encoder.names
+    names, now = model.encoder.names, contract.identity()
+    roles: tuple[Role, ...] = ("entity", "timestamp", "target")
     faults = [
-        f"the {role} is {getattr(contract, role)} and was {before.name_of(role)}"
-        for role in ("entity", "timestamp", "target")
-        if before.name_of(role) != getattr(contract, role)
+        f"the {role} is {now.name_of(role) or 'none'} and was {before.name_of(role) or 'none'}"
+        for role in roles
+        if before.name_of(role) != now.name_of(role)
     ]
     if gone := [level for level in model.classes if level not in contract.classes]:
         faults.append(f"it predicts {', '.join(gone)}, and the contract has no such class")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.names import ROW_NR
+from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.features import state_needed
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.scorer import Scorer
@@ -19,7 +20,7 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
     """
     contract, features = scorer.contract, scorer.features
     attributes = [n for n in contract.named("attribute") if not features or n in features]
-    names = [ROW_NR, *contract.named("entity", "timestamp"), *attributes]
+    names = [ROW_NR, *scorer.context.contract.named(*STORED_ROLES), *attributes]
     query = select_named(names, accepted)
     if not (needed := state_needed(contract, features)):
         return query

@@ -12,12 +12,11 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
+from apex_ml.contract.roles import ROLES_OF_A_DROP
 from apex_ml.services.results import HeldBack, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK
 from apex_ml.sql.held_back import copy_others, count_held, count_held_in, is_held, select_held
-
-ROLES = frozenset({"entity", "timestamp", "attribute"})
 
 
 def held_identity(shas: list[str]) -> str:
@@ -37,7 +36,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
         held, rest = engine.one_row(con, count_held(files, is_newest))
         if not rest:
             return 0
-        names = [name for name, column in contract.columns.items() if column.role in ROLES]
+        names = contract.named(*ROLES_OF_A_DROP)
         table = con.sql(select_held(contract, files, names, is_newest)).to_arrow_table()
         pq.write_table(table, folder / HELD_BACK, compression="zstd")
         for file in files:

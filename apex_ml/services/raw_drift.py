@@ -24,9 +24,12 @@ RAW_DAYS, RAW_REFERENCE_DAYS = 7, 28
 
 
 def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
-    """Test target and measures of the newest week of accepted raw rows for drift; returns the number of weeks."""
+    """Test target and measures of the newest week of accepted raw rows for drift; returns the number of weeks.
+
+    Without a timestamp there are no weeks.
+    """
     validated = latest_manifest(context, ValidateResult)
-    if validated is None or validated.result.as_of is None:
+    if validated is None or validated.result.as_of is None or not context.contract.has_timestamp:
         return 0
     newest = validated.result.as_of
     first = newest - timedelta(days=RAW_DAYS)

@@ -24,7 +24,7 @@ def read_profile(recorded: BatchProfile | None) -> Profile | None:
         return None
     rows, nulls, levels = recorded.rows, recorded.nulls, recorded.levels
     newest, nearly_newest = recorded.newest, recorded.nearly_newest
-    if rows is None or nulls is None or levels is None or newest is None or nearly_newest is None:
+    if rows is None or nulls is None or levels is None:
         return None
     return Profile(rows, dict(nulls), {name: dict(shares) for name, shares in levels.items()}, newest, nearly_newest)
 

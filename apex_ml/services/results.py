@@ -92,6 +92,8 @@ class ValidateResult(FolderResult):
     rows: int | None = None
     accepted: int | None = None
     quarantined: int | None = None
+    superseded: int | None = None
+    """Accepted rows left out because their key has a later row."""
     reasons: Mapping[str, int] | None = None
     warnings: Mapping[str, int] | None = None
     normalised: Mapping[str, int] | None = None

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR, probability_column
+from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.estimator import Prediction
-from apex_ml.core.features import finish
+from apex_ml.core.features import days_of, finish
 from apex_ml.core.profile import Profile
 from apex_ml.services.scorer import Scorer
 
@@ -75,10 +76,10 @@ class Tally:
 def scored_schema(contract: Contract, classes: Sequence[str]) -> pa.Schema:
     """Columns of the scored rows, as they are copied to Postgres, with the probabilities of a model's classes.
 
-    The probability of a class that the contract has and the model lacks is null in the table.
+    `contract` is the present one. The probability of a class that it has and the model lacks is null in the table.
     """
     fields = [pa.field("run_id", pa.int64()), pa.field(ROW_NR, pa.int64())]
-    fields += [pa.field(n, contract.columns[n].arrow_type) for n in contract.named("entity", "timestamp")]
+    fields += [pa.field(n, contract.columns[n].arrow_type) for n in contract.named(*STORED_ROLES)]
     fields.append(pa.field("predicted", pa.string()))
     fields += [pa.field(probability_column(level), pa.float32()) for level in classes]
     fields += [pa.field("confidence", pa.float32()), pa.field("model_version", pa.int32())]
@@ -96,7 +97,8 @@ def score_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Stream the drop through features and model, one record batch at a time. `query` is SQL of its rows."""
     contract = scorer.contract
-    schema = scored_schema(contract, scorer.model.classes)
+    stored = scorer.context.contract  # it may have gained columns since the training
+    schema = scored_schema(stored, scorer.model.classes)
     classes = pa.array(scorer.model.classes)
     with engine.errors_name(name):
         reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
@@ -112,12 +114,17 @@ def score_batches(
             featured = time.monotonic()
             tally.features_seconds += featured - begun
             prediction = scorer.model.predict(features)
-            tally.add_dates(table.column(contract.timestamp), scorer.as_of)
-            days = pc.sum(table.column(contract.timestamp).cast(pa.int32())).as_py() or 0
+            days = 0
+            if contract.has_timestamp:
+                tally.add_dates(table.column(contract.timestamp), scorer.as_of)
+                days = int(days_of(contract, table).sum())
             tally.add(time.monotonic() - featured, features, days, prediction)
             p, n = prediction.probabilities, table.num_rows
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]
-            columns += [table.column(c).combine_chunks() for c in contract.named("entity", "timestamp")]
+            columns += [
+                table.column(name).combine_chunks().cast(stored.columns[name].arrow_type)
+                for name in stored.named(*STORED_ROLES)
+            ]
             columns += [
                 classes.take(pa.array(prediction.predicted)),
                 *(pa.array(np.ascontiguousarray(p[:, k])) for k in range(p.shape[1])),

@@ -100,7 +100,7 @@ def score_file(
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
-            refuse_missing_columns(session, SCORED, scored_schema(scorer.contract, scorer.model.classes).names)
+            refuse_missing_columns(session, SCORED, scored_schema(scorer.context.contract, scorer.model.classes).names)
             if (drop_id := _claim(session, drop, sha256, report.rows, again)) is None:
                 return None
             reach("score_claimed")

@@ -140,6 +140,8 @@ class OutcomesResult(StepResult):
     contradicted: int | None = None
     as_of: date | None = None
     coverage: Mapping[str, Coverage] | None = None
+    warning: str | None = None
+    """Why many scores have no outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,4 +89,6 @@ def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
     """Days from the snapshot to the rows, on average."""
     if not tally.rows:
         return None
+    if not scorer.contract.has_timestamp:
+        return 0.0
     return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)

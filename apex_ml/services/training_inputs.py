@@ -94,6 +94,8 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
     """Counts of the attributes of the newest accepted rows, over the bins of the training examples.
 
     The rows are those of the newest whole week before `as_of`, and of more weeks, up to four, until there are enough.
+    Without a timestamp there are none.
+
     The examples are each entity's last row, and some are old: they show what the model learned from, not the rows
     of today.
     """
@@ -101,7 +103,7 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
     attributes = [c for c in feature_columns(contract) if c.name in contract.features.attributes]
     attributes = [c for c in attributes if c.name in examples.column_names]
     files = accepted_files(context.folder("validate") / ACCEPTED)
-    if not attributes or not files:
+    if not attributes or not files or not contract.has_timestamp:
         return {}
     newest = step_manifest(context, ValidateResult).result.newest
     end = as_of if newest is None else min(as_of, newest + timedelta(1))

@@ -167,4 +167,6 @@ class ChampionWatcher:
 def warm_up(predictor: Predictor) -> None:
     """Predict an empty row, so that all lazy initialisation is done before the first request."""
     columns: dict[str, list[str | date | None]] = {name: [None] for name in predictor.contract.columns}
-    predictor.predict(Rows(columns | {predictor.contract.timestamp: [predictor.history.as_of]}, {}))
+    if predictor.contract.has_timestamp:
+        columns[predictor.contract.timestamp] = [predictor.history.as_of]
+    predictor.predict(Rows(columns, {}))

@@ -59,18 +59,25 @@ class Predictor:
         because its history would contain later rows.
         """
         contract, scorer = self.scorer.contract, self.scorer
-        days: list[date] = rows.columns[contract.timestamp]
-        if min(days) < self.history.as_of:
-            name, since = contract.timestamp, self.history.as_of
-            raise RefusedError([early_row(place, name, day, since) for place, day in enumerate(days) if day < since])
-        places = self.history.places(rows.columns[contract.entity])
-        columns: dict[str, Any] = {contract.timestamp: pa.array(days, pa.date32())}
+        columns: dict[str, Any] = {}
+        if contract.has_timestamp:
+            days: list[date] = rows.columns[contract.timestamp]
+            self._refuse_early(days)
+            columns[contract.timestamp] = pa.array(days, pa.date32())
+        places = np.full(len(rows), -1)
+        if contract.has_entity:
+            places = self.history.places(rows.columns[contract.entity])
         for name in contract.features.attributes:
             if not scorer.features or name in scorer.features:
                 columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
         table = pa.table(columns | self.history.states(places))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Predicted(rows, table, prediction, places >= 0)
+
+    def _refuse_early(self, days: list[date]) -> None:
+        name, since = self.scorer.contract.timestamp, self.history.as_of
+        if min(days) < since:
+            raise RefusedError([early_row(place, name, day, since) for place, day in enumerate(days) if day < since])
 
 
 def load_predictor(

@@ -132,8 +132,9 @@ class Recorder:
             table = predicted.table.take(chosen)
             profile.add_features(finish(scorer.contract, table, scorer.features))
             profile.add_predictions(predicted.prediction.predicted[chosen], predicted.prediction.confidence[chosen])
-            dates = [predicted.rows.columns[contract.timestamp][place] for place in chosen.tolist()]
-            days += sum((day - scorer.as_of).days for day in dates)
+            if contract.has_timestamp:
+                dates = [predicted.rows.columns[contract.timestamp][place] for place in chosen.tolist()]
+                days += sum((day - scorer.as_of).days for day in dates)
             answers.append(
                 online.Answers(
                     waiting.request_id,

@@ -21,6 +21,7 @@ from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
+from apex_ml.contract.roles import ROLES_OF_A_DROP
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
@@ -29,7 +30,6 @@ from apex_ml.sql.session import SET_MEMORY_LIMIT, SET_TEMP_DIRECTORY, set_thread
 
 MEMORY_LIMIT = "512MB"
 THREADS = 2
-ROLES = frozenset({"entity", "timestamp", "attribute"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
     began = time.perf_counter()
     if rows < 1:
         raise ConfigError(f"rows {rows:,}: a drop needs 1 or more")
+    if not (contract.has_entity and contract.has_timestamp):
+        raise ConfigError("a drop of drawn rows needs columns with the roles entity and timestamp; deliver a file")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
     folder = local_folder(raw, "locations.raw")
@@ -111,7 +113,7 @@ def _newest(
 ) -> pa.Table:
     if missing := [name for name in (contract.entity, contract.timestamp) if name not in raw.columns]:
         raise DataError(f"raw files in {folder}: no column {missing[0]}; found {', '.join(raw.columns)}")
-    columns = {name: drop_type(column) for name, column in contract.columns.items() if column.role in ROLES}
+    columns = {name: drop_type(column) for name, column in contract.columns.items() if column.role in ROLES_OF_A_DROP}
     kinds = {name: _number_type(kind) for name, kind in zip(raw.columns, raw.types, strict=True)}
     raw.create_view(RAW_ROWS)
     return connection.sql(select_newest(contract, columns, kinds)).to_arrow_table()

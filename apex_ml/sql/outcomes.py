@@ -31,7 +31,7 @@ def select_observed(contract: Contract, accepted: str, run_id: int) -> str:
 
 
 def create_score_keys(contract: Contract) -> str:
-    """Keep the number of scores of each entity and timestamp in the table `score_keys`."""
+    """Keep the number of scores of each key, or each entity and timestamp, in the table `score_keys`."""
     key = _key(contract)
     return create_temp_table("score_keys", f"SELECT {key}, count(*) AS scores FROM scores GROUP BY {key}")
 
@@ -57,6 +57,8 @@ def create_matches(contract: Contract) -> str:
     The kind is null where raw has the one row but not its target.
     """
     key = _key(contract)
+    # of one key all scores are of the same row
+    ambiguous = "raw_rows > 1" if contract.named("key") else "scores > 1 OR raw_rows > 1"
     return create_temp_table(
         "matches",
         f"""
@@ -64,7 +66,7 @@ def create_matches(contract: Contract) -> str:
                    CASE WHEN known IS NOT NULL
                         THEN CASE WHEN NOT list_contains(outcomes, known) OR source = 'raw' AND len(outcomes) > 1
                                   THEN 'contradicted' ELSE 'already_known' END
-                        WHEN scores > 1 OR raw_rows > 1 THEN 'ambiguous'
+                        WHEN {ambiguous} THEN 'ambiguous'
                         WHEN observed IN ({literals(contract.classes)}) THEN 'matched' END AS kind
             FROM scores JOIN score_keys USING ({key}) JOIN raw_keys USING ({key})""",
     )
@@ -78,5 +80,13 @@ def select_contradictions(limit: int) -> str:
     )
 
 
+def match_columns(contract: Contract) -> tuple[str, ...]:
+    """The columns by which raw rows are matched with scores: the key, or entity and timestamp; empty without these."""
+    if keys := contract.named("key"):
+        return keys
+    both = contract.named("entity", "timestamp")
+    return both if len(both) == 2 else ()
+
+
 def _key(contract: Contract) -> str:
-    return identifiers((contract.entity, contract.timestamp))
+    return identifiers(match_columns(contract))

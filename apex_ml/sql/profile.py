@@ -10,9 +10,14 @@ from apex_ml.sql.quote import identifier, literal
 
 
 def select_profile(contract: Contract, source: str, share: float, domains: Iterable[tuple[str, Iterable[str]]]) -> str:
-    """One row: rows, newest day, the day up to which a share of the rows is dated, nulls by column, rows by level."""
-    when = identifier(contract.timestamp)
-    select = ["count(*)", f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
+    """One row: rows, newest day, the day up to which a share of the rows is dated, nulls by column, rows by level.
+
+    The days are null for a contract without timestamp.
+    """
+    select = ["count(*)", "CAST(NULL AS DATE)", "CAST(NULL AS DATE)"]
+    if contract.has_timestamp:
+        when = identifier(contract.timestamp)
+        select[1:] = [f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
     select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
     select += [
         f"count(*) FILTER (WHERE {level_sql(contract.columns[name], identifier(name))} = {literal(level)})"

@@ -271,7 +271,11 @@ def _compare_schema(contract: Contract, use: Use, schema: pa.Schema, matched: Ma
     return SchemaFindings(
         tuple(column.name for column in absent if column.required.on(use)),
         tuple(column.name for column in absent if not column.required.on(use)),
-        tuple(n for p, n in enumerate(schema.names) if n not in contract.columns and p not in places),
+        tuple(
+            n
+            for p, n in enumerate(schema.names)
+            if n not in contract.columns and n not in contract.ignored and p not in places
+        ),
         tuple(casts),
         tuple(matched.near.items()),
         tuple(matched.ambiguous.items()),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
-from apex_ml.sql.quote import identifier, literal
+from apex_ml.contract.names import online_names, probability_column
+from apex_ml.contract.roles import ROLES_OF_A_DROP, STORED_ROLES
+from apex_ml.sql.quote import identifier, identifiers, literal
 
 _SQL_TYPES = {
     "string": "text",
@@ -31,9 +32,10 @@ def sql_type(column: Column) -> str:
 def scored_columns(contract: Contract) -> dict[str, str]:
     """Columns of the scored rows with their SQL types, in row."""
     columns = {"run_id": "bigint NOT NULL", "row_nr": "bigint NOT NULL"}
-    columns |= {
-        c.name: f"{sql_type(c)} NOT NULL" for c in contract.columns.values() if c.role in ("entity", "timestamp")
-    }
+    for name in contract.named(*STORED_ROLES):
+        column = contract.columns[name]
+        # keys and columns that are passed through may come into the contract of a table that has rows
+        columns[name] = sql_type(column) + (" NOT NULL" if column.role in ("entity", "timestamp") else "")
     columns |= {"predicted": "text NOT NULL"}
     columns |= {probability_column(level): "real" for level in contract.classes}
     return columns | {
@@ -45,8 +47,28 @@ def scored_columns(contract: Contract) -> dict[str, str]:
 
 def partition_indexes(contract: Contract, table: str) -> list[str]:
     """Statements that give a filled table the indexes of a partition of the scored rows."""
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", f"CREATE INDEX ON {table} ({entity}, {when})"]
+    lookup = [f"CREATE INDEX ON {table} ({identifiers(names)})" for names in _indexed(contract).values()]
+    return [f"ALTER TABLE {table} ADD PRIMARY KEY (run_id, row_nr)", *lookup]
+
+
+def _indexed(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The columns of each index of the scored rows, by its name."""
+    indexes = {"scored_entity": contract.named("entity", "timestamp"), "scored_key": contract.named("key")}
+    return {name: columns for name, columns in indexes.items() if columns}
+
+
+def scored_day(contract: Contract, scored: str) -> str:
+    """SQL of the day of a scored row: that of its timestamp, or without one that of its scoring, in UTC."""
+    if contract.has_timestamp:
+        return f"{scored}.{identifier(contract.timestamp)}"
+    return f"({scored}.scored_at AT TIME ZONE 'UTC')::date"
+
+
+def scored_cluster(contract: Contract, scored: str) -> str:
+    """SQL of the cluster of a scored row: its entity, or without one the row itself."""
+    if contract.has_entity:
+        return f"{scored}.{identifier(contract.entity)}"
+    return f"{scored}.run_id || '/' || {scored}.row_nr"
 
 
 def _comment(kind: str, name: str, text: str) -> str:
@@ -95,11 +117,15 @@ def _scored_ddl(contract: Contract, at: str) -> list[str]:
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     added = [probability_column(level) for level in contract.classes]
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    added += contract.named("key", "passthrough")
+    lookup = [
+        f"CREATE INDEX IF NOT EXISTS {name} ON {at}scored ({identifiers(indexed)})"
+        for name, indexed in _indexed(contract).items()
+    ]
     return [
         f"CREATE TABLE IF NOT EXISTS {at}scored ({body}, PRIMARY KEY (run_id, row_nr)) PARTITION BY RANGE (run_id)",
         *(f"ALTER TABLE {at}scored ADD COLUMN IF NOT EXISTS {identifier(n)} {columns[n]}" for n in added),
-        f"CREATE INDEX IF NOT EXISTS scored_entity ON {at}scored ({entity}, {when})",
+        *lookup,
         _comment(
             "TABLE",
             f"{at}scored",
@@ -110,7 +136,7 @@ def _scored_ddl(contract: Contract, at: str) -> list[str]:
 
 def _current_views(contract: Contract, at: str) -> list[str]:
     """The current scores, and their classes and confidence by day."""
-    when = identifier(contract.timestamp)
+    when = scored_day(contract, "s")
     return [
         *_view(
             f"{at}scored_current",
@@ -124,7 +150,7 @@ def _current_views(contract: Contract, at: str) -> list[str]:
             f"""
             SELECT {when} AS day, predicted, count(*) AS rows,
                    count(*)::double precision / sum(count(*)) OVER (PARTITION BY {when}) AS share
-            FROM {at}scored_current GROUP BY 1, 2""",
+            FROM {at}scored_current AS s GROUP BY 1, 2""",
             "One row for each day of rows and predicted class, with its share of that day.",
         ),
         *_view(
@@ -132,7 +158,7 @@ def _current_views(contract: Contract, at: str) -> list[str]:
             f"""
             SELECT {when} AS day, model_version, count(*) AS rows, avg(confidence) AS mean_confidence,
                    percentile_cont(0.5) WITHIN GROUP (ORDER BY confidence) AS median_confidence
-            FROM {at}scored_current GROUP BY 1, 2""",
+            FROM {at}scored_current AS s GROUP BY 1, 2""",
             "One row for each day of rows and model version, with the confidence of its predictions.",
         ),
     ]
@@ -140,13 +166,14 @@ def _current_views(contract: Contract, at: str) -> list[str]:
 
 def _lineage_view(contract: Contract, at: str) -> list[str]:
     """The origin of each scored row."""
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    names = ["run_id", "row_nr", *map(identifier, contract.named("entity", "timestamp"))]
+    later = "".join(f", s.{identifier(name)}" for name in contract.named("key"))
     return _view(
         f"{at}lineage",
         f"""
-            SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, s.predicted, s.confidence, s.scored_at,
+            SELECT {", ".join(f"s.{name}" for name in names)}, s.predicted, s.confidence, s.scored_at,
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
-                   r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run
+                   r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run{later}
             FROM {at}scored AS s JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
             LEFT JOIN {at}model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",
@@ -156,7 +183,7 @@ def _lineage_view(contract: Contract, at: str) -> list[str]:
 
 def _outcome_views(contract: Contract, at: str) -> list[str]:
     """The known outcomes of scored rows, by drop and by day."""
-    when = identifier(contract.timestamp)
+    when = scored_day(contract, "s")
     return [
         *_view(
             f"{at}drop_outcomes",
@@ -171,7 +198,7 @@ def _outcome_views(contract: Contract, at: str) -> list[str]:
         *_view(
             f"{at}outcome_coverage",
             f"""
-            SELECT s.{when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
+            SELECT {when} AS day, count(*) AS scored, count(o.observed) AS with_outcome,
                    count(o.observed)::double precision / count(*) AS share
             FROM {at}scored_current AS s LEFT JOIN {at}outcomes AS o USING (run_id, row_nr) GROUP BY 1""",
             "One row for each day of rows: scored rows, and how many of them have a known outcome.",
@@ -224,9 +251,11 @@ def _shadow_ddl(contract: Contract, at: str) -> list[str]:
 def online_columns(contract: Contract) -> dict[str, str]:
     """Columns of the recorded online answers with their SQL types, in order, without the generated key."""
     columns = {"request_id": "text NOT NULL", "place": "integer NOT NULL"}
-    for column in contract.columns.values():
-        if column.role in ("entity", "timestamp", "attribute"):
-            columns[column.name] = sql_type(column) + ("" if column.role == "attribute" else " NOT NULL")
+    own_names = online_names(contract)
+    for name in contract.named(*ROLES_OF_A_DROP):
+        column = contract.columns[name]
+        is_required = column.role in ("entity", "timestamp")
+        columns[own_names[name]] = sql_type(column) + (" NOT NULL" if is_required else "")
     columns |= {"known_entity": "boolean NOT NULL", "predicted": "text NOT NULL"}
     columns |= {probability_column(level): "real" for level in contract.classes}
     return columns | {
@@ -241,7 +270,8 @@ def _online_ddl(contract: Contract, at: str) -> list[str]:
     """The recorded answers of the online service."""
     columns = online_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
-    added = [c.name for c in contract.columns.values() if c.role == "attribute"]
+    own_names = online_names(contract)
+    added = [own_names[name] for name in contract.named("attribute", "key", "passthrough")]
     added += [probability_column(level) for level in contract.classes]
     return [
         f"CREATE TABLE IF NOT EXISTS {at}online_rows"

@@ -6,10 +6,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +32,8 @@ from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, SNAPSHOT
+from apex_ml.sql.accepted_rows import select_delivered_once
+from apex_ml.sql.plain_examples import select_sorted_examples
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +53,29 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     contract, settings, as_of = context.contract, context.settings, validated.as_of
     assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
-    with engine.connect(settings, folder.parent) as con, engine.errors_name("elt"):
-        accepted = SortedRows(con, contract, files)
-        with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
+    with (
+        engine.connect(settings, folder.parent) as con,
+        engine.errors_name("elt"),
+        ParquetSink(folder / EXAMPLES) as examples,
+        ParquetSink(folder / SNAPSHOT) as snapshot,
+    ):
+        if contract.has_entity and contract.has_timestamp:
+            accepted = SortedRows(con, contract, files)
             for table in make_examples(accepted, settings.threads, as_of, snapshot.write):
                 examples.write(table)
+            rows, repeated = accepted.rows, accepted.repeated
+        else:
+            for table in make_plain_examples(con, contract, files, as_of):
+                examples.write(table)
+            snapshot.write(pa.table({contract.entity: pa.array([], pa.string())}))  # there is no history
+            rows = sum(pq.read_metadata(file).num_rows for file in files)
+            repeated = rows - examples.rows
     if not examples.rows:
         raise DataError("elt: the accepted rows hold no row to learn from")
     logger.info(
         "elt rows=%s repeated=%s examples=%s entities=%s",
-        accepted.rows,
-        accepted.repeated,
+        rows,
+        repeated,
         examples.rows,
         snapshot.rows,
     )
@@ -68,8 +83,8 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         run=context.run,
         step="elt",
         raw=validated.raw,
-        rows=accepted.rows,
-        repeated=accepted.repeated,
+        rows=rows,
+        repeated=repeated,
         examples=examples.rows,
         entities=snapshot.rows,
         as_of=as_of,
@@ -141,6 +156,20 @@ def make_examples(
         cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
         coded = columns.result()
         yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), coded), cuts, threads)
+
+
+def make_plain_examples(
+    con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path], as_of: date
+) -> Iterator[pa.Table]:
+    """Examples of rows without history: those of a contract without entity or without timestamp."""
+    if not files:
+        return
+    query = select_sorted_examples(contract, select_delivered_once(contract, files), as_of - timedelta(days=1))
+    for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
+        table = pa.Table.from_batches([batch])
+        finished = finish(contract, table)
+        key = {name: table.column(name) for name in (contract.entity, contract.timestamp, contract.target)}
+        yield pa.table(key | {name: finished.column(name) for name in finished.column_names})
 
 
 def _in_one_piece(parts: list[pa.Table]) -> pa.Table:

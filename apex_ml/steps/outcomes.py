@@ -1,13 +1,14 @@
 """Step outcomes: find the outcome of scored rows in the accepted raw rows of later files.
 
-A raw row belongs to a score when both are of one entity and one date, and no other current score and no other raw
-row is. Scores and rows that are not unique stay without an outcome and are counted.
+A raw row belongs to a score when both have the same key. In a contract without key both must be of one entity and one
+date, and no other current score and no other raw row may be. Scores and rows that are not unique stay without an
+outcome and are counted.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.services.scoring_results import Coverage, OutcomesResult
 from apex_ml.sql import outcomes as sql
 from apex_ml.sql.accepted_rows import select_days
+from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
 BATCH_ROWS = 131_072
@@ -35,6 +37,12 @@ KINDS = ("matched", "already_known", "ambiguous", "contradicted")
 AGES = (("coming", 0), ("1-7", 7), ("8-14", 14), ("15-30", 30), ("31-90", 90))
 """Names of the ages of a row in days, each with its last day."""
 OLDER = "91-"
+GIVE_KEY = "give the column that identifies a row the role key"
+COMING = ("coming", "1-7")
+"""Ages whose outcomes may still come."""
+MAX_AMBIGUOUS, MIN_COVERAGE, MIN_DUE = 0.1, 0.5, 20
+"""Share of ambiguous scores above which the step warns; share of scores with outcome below which it warns, when there
+are enough of them."""
 
 
 def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
@@ -49,9 +57,12 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
       and raw now has another target too. The outcome stays;
     - `ambiguous`: not unique in the scores or in raw. Repeated raw rows, equal in every column, are one row.
 
-    `coverage` counts the current scores by age, in days before the run's `as_of`, with and without outcome. With
-    `newest` the raw rows are those of the newest validated run; without such a run the result has a `skip`. All of
-    it is one transaction. Raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
+    With a key the scores of one key are of one row, and its outcome is that of all of them. `warning` says why many
+    scores have no outcome. `coverage` counts the current scores by age, in days before the run's `as_of`, with and
+    without outcome. With `newest` the raw rows are those of the newest validated run; without such a run the result has
+    a `skip`. All of it is one transaction.
+
+    Raises :class:`~apex_ml.errors.DataError` when the given run is not validated.
     """
     validated = latest_manifest(context, ValidateResult) if newest else step_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
@@ -74,6 +85,9 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
             _log_contradictions(con, counts["contradicted"])
         reach("outcomes_written")
         covered = coverage_by_age(store.coverage(), as_of)
+    warning = coverage_warning(context.contract, counts, covered)
+    if warning:
+        logger.warning("outcomes_few %s", warning)
     logger.info("outcomes %s", " ".join(f"{kind}={n}" for kind, n in counts.items()))
     return OutcomesResult(
         run=context.run,
@@ -85,6 +99,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
         contradicted=counts["contradicted"],
         as_of=as_of,
         coverage=covered,
+        warning=warning,
     )
 
 
@@ -104,12 +119,46 @@ def coverage_by_age(days: Sequence[DayCoverage], as_of: date) -> dict[str, Cover
     return {n: Coverage(scored=s, with_outcome=k, share=round(k / s, 4)) for n, (s, k) in sums.items() if s}
 
 
+def coverage_warning(contract: Contract, counts: Mapping[str, int], covered: Mapping[str, Coverage]) -> str | None:
+    """Why few scores have an outcome, and what to do; None when nothing is wrong."""
+    if not sql.match_columns(contract):
+        return (
+            "raw rows cannot be matched with scores: the contract has no key, and not both an entity and a timestamp;"
+            f" {GIVE_KEY}"
+        )
+    compared = sum(counts.values())
+    if counts["ambiguous"] > MAX_AMBIGUOUS * compared:
+        remedy = (
+            "correct the raw rows" if contract.named("key") else "give the column that identifies a row the role key"
+        )
+        return (
+            f"{counts['ambiguous']:,} of {counted(compared, 'score')} cannot be matched, as several scores or raw rows"
+            f" have the same {' and '.join(sql.match_columns(contract))}: {remedy}"
+        )
+    due = [row for age, row in covered.items() if age not in COMING]
+    scored, known = sum(row.scored for row in due), sum(row.with_outcome for row in due)
+    if scored < MIN_DUE or known >= MIN_COVERAGE * scored:
+        return None
+    return (
+        f"only {known:,} of {counted(scored, 'score')} of rows older than a week have an outcome: deliver the raw rows"
+        f" of these days, and compare {' and '.join(sql.match_columns(contract))} in drops and raw files"
+    )
+
+
 def _load_scores(con: duckdb.DuckDBPyConnection, store: OutcomeStore, contract: Contract, files: Sequence[Path]) -> int:
-    """Create the table `scores` of the current scores of the days that raw spans; returns its number of rows."""
-    first, last = engine.one_row(con, select_days(contract, files)) if files else (None, None)
-    if first is None:
+    """Create the table `scores` of the current scores that raw rows may belong to; returns its number of rows.
+
+    Without a key these are the scores of the days that raw spans.
+    """
+    if not files or not sql.match_columns(contract):
         return 0
-    reader = store.current_scores(contract, first, last)
+    days = None
+    if not contract.named("key"):
+        first, last = engine.one_row(con, select_days(contract, files))
+        if first is None:
+            return 0
+        days = first, last
+    reader = store.current_scores(contract, days)
     rows = 0
     con.register(sql.PART, reader.schema.empty_table())
     con.execute(sql.CREATE_SCORES)

@@ -26,6 +26,7 @@ from apex_ml.services.promotion_decision import (
     contender,
     decision_result,
     describe_decision,
+    note_on_time,
     publish,
     recorded,
     serving,
@@ -62,6 +63,7 @@ def promote(context: StepContext, *, who: str, hold: bool = False, declined: str
             describe_decision(registry, challenger, done, who)
         return _with_addresses(done, trained)
     decision, info = _decide(context, registry, challenger, current)
+    decision = replace(decision, reasons=(*decision.reasons, *note_on_time(context.contract)))
     if decision.promote and hold:
         logger.info("decision_held version=%s reasons=%s", challenger.version, "; ".join(decision.reasons))
         write_decision_report(context, challenger, current, decision, "promote")

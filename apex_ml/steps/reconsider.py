@@ -81,14 +81,14 @@ def reconsider(context: StepContext, *, version: int | None, who: str) -> Promot
 
 def _holdout(context: StepContext, ours: Model, rows: pa.Table) -> Holdout:
     contract = context.contract
-    entities = rows.column(contract.entity).to_numpy(zero_copy_only=False)
     days = rows.column(contract.timestamp).cast(pa.date32()).cast(pa.int32()).to_numpy()
+    entities = rows.column(contract.entity).to_numpy(zero_copy_only=False)
     return Holdout(
         y=pc.index_in(rows.column("observed"), value_set=pa.array(contract.classes)).to_numpy(),
         prior=np.asarray(ours.info.class_shares),
         entities=entities,
         days=days,
-        rows=row_keys(entities, days),
+        rows=row_keys(entities, days) if contract.has_entity and contract.has_timestamp else None,
     )
 
 

@@ -18,13 +18,16 @@ from apex_ml.contract.model import Contract
 from apex_ml.core.drift import drift
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
+from apex_ml.errors import ConfigError, DataError
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.results import EltResult, SplitPart, SplitResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES
 from apex_ml.sql.rows import select_measure_sums
+from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
+TEMPORAL, RANDOM, LEGACY = "temporal", "random", "legacy"
 EPOCH = date(1970, 1, 1)
 
 
@@ -34,8 +37,22 @@ def split(context: StepContext, *, strategy: str) -> SplitResult:
     `strategy` is the name of a module in :mod:`apex_ml.core.strategies`.
     """
     source = step_manifest(context, EltResult)
+    strategy = possible_strategy(context.contract, strategy)
     inputs = {"elt": source.key, "strategy": strategy, "seed": context.pipeline.options.model.seed}
     return run_step(context, SplitResult, inputs, lambda folder: _work(context, folder, strategy))
+
+
+def possible_strategy(contract: Contract, strategy: str) -> str:
+    """The strategy for the rows of a contract: without a timestamp the default one is `random` instead of `temporal`.
+
+    Raises :class:`~apex_ml.errors.ConfigError` for one that needs what the rows do not have.
+    """
+    if strategy == LEGACY and not (contract.has_entity and contract.has_timestamp):
+        raise ConfigError(f"split: the strategy {LEGACY} needs columns with the roles entity and timestamp")
+    if strategy == TEMPORAL and not contract.has_timestamp:
+        logger.info("split_strategy name=%s instead_of=%s reason=no column has the role timestamp", RANDOM, TEMPORAL)
+        return RANDOM
+    return strategy
 
 
 def _day(days: int) -> date:
@@ -56,7 +73,9 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     table = way.extend(contract, examples, partial(_sum_measures, context, folder))
     days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
     target = table.column(contract.target).to_numpy(zero_copy_only=False)
-    parts = way.assign(days, target, contract.split, context.pipeline.options.model.seed)
+    entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
+    parts = way.assign_rows(days, target, entities, contract.split, context.pipeline.options.model.seed)
+    _refuse_empty(parts, len(target))
     columns = way.columns(contract)
     reference = table.filter(pa.array(parts == 0))
     described = {}
@@ -77,10 +96,17 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
         run=context.run,
         step="split",
         strategy=strategy,
-        promotable=way.promotable,
+        promotable=way.is_promotable(contract),
         parts=described,
         left_out=int(np.sum(parts < 0)),
     )
+
+
+def _refuse_empty(parts: np.ndarray, examples: int) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` when a part has no example."""
+    for index, part in enumerate(PARTS):
+        if not (parts == index).any():
+            raise DataError(f"split: no examples are left for {part}: {counted(examples, 'example')} are too few")
 
 
 def _describe(contract: Contract, rows: pa.Table, days: np.ndarray) -> SplitPart:

@@ -28,6 +28,7 @@ from apex_ml.json_text import json_file
 from apex_ml.services.held_back import describe, find_held_back, hold_back
 from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, shortened
 from apex_ml.services.recorded_batch import read_profile, record_profile, record_report
+from apex_ml.services.repeated_keys import settle_repeated_keys
 from apex_ml.services.results import CheckedExpectations, ValidateResult
 from apex_ml.services.run_folder import StepContext, recent_manifests, run_step
 from apex_ml.services.run_layout import ACCEPTED, QUARANTINE
@@ -48,7 +49,8 @@ def validate(
     """Check every raw file on its own, the accepted rows with Great Expectations, and the batch against recent ones.
 
     Returns counts, `as_of` (by default the day after the newest accepted row) and `data_sha256`, the identity of the
-    raw files, independent of their names. With `skip` in the result there is no raw data that the last run did not
+    raw files, independent of their names.
+    Without a timestamp `as_of` is today. With `skip` in the result there is no raw data that the last run did not
     have. `without_newest_day` holds the rows of the newest day back from the accepted rows: `held_back` in the result
     describes them. Raw files whose newest day was held back before are not new either.
 
@@ -106,7 +108,8 @@ def _work(batch: RawBatch, folder: Path) -> ValidateResult:
         reports = _check_files(batch, con, accepted, quarantine)
     try:
         _refuse_too_many(batch.context, reports)
-        checked = _check_accepted(batch, folder, accepted)
+        rows, bad = _rows(reports)
+        checked = _check_accepted(batch, folder, accepted, rows - bad)
     except DataError:
         _keep_evidence(batch.context, quarantine, reports)
         raise
@@ -119,22 +122,27 @@ class _CheckedBatch:
 
     profile: Profile
     warnings: list[str]
+    superseded: int
+    """Rows whose key has a later row."""
     held: int
     """Rows of the newest day that were held back."""
     as_of: date
     verdict: project.BatchVerdict
 
 
-def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBatch:
+def _check_accepted(batch: RawBatch, folder: Path, accepted: Path, rows: int) -> _CheckedBatch:
     """Compare the accepted rows with recent batches, hold the newest day back, and run the expectations."""
     context, contract = batch.context, batch.context.contract
     with engine.connect(context.settings, folder.parent) as con:
+        superseded = settle_repeated_keys(con, contract, accepted, rows)
         profile = profile_batch(con, contract, accepted)
         warnings = _compare_with_recent(context, profile, batch.data_sha256)
-        held = hold_back(con, contract, accepted, profile.newest, folder) if batch.without_newest_day else 0
+        held = 0
+        if batch.without_newest_day and profile.newest is not None:
+            held = hold_back(con, contract, accepted, profile.newest, folder)
     if held:
         logger.info("rows_held_back day=%s rows=%s", profile.newest, held)
-    as_of = batch.as_of or (profile.newest if held else profile.newest + timedelta(days=1))
+    as_of = batch.as_of or _point_in_time(context, profile, held)
     verdict = project.check_batch(context.settings, context.pipeline, "train", accepted, context.run, as_of)
     project.name_source(context.settings, context.pipeline, verdict, context.run, batch.url, batch.data_sha256)
     for failure in verdict.warnings:
@@ -143,7 +151,14 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path) -> _CheckedBa
         raise DataError(
             f"the accepted batch fails its expectations (see {verdict.page}):\n" + "\n".join(verdict.errors)
         )
-    return _CheckedBatch(profile, warnings, held, as_of, verdict)
+    return _CheckedBatch(profile, warnings, superseded, held, as_of, verdict)
+
+
+def _point_in_time(context: StepContext, profile: Profile, held: int) -> date:
+    """The day after the newest row, or that of the rows held back; of rows without dates it is today."""
+    if profile.newest is None:
+        return context.settings.now().date()
+    return profile.newest if held else profile.newest + timedelta(days=1)
 
 
 def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _CheckedBatch) -> ValidateResult:
@@ -157,7 +172,8 @@ def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _
         raw=batch.url,
         files=len(reports),
         rows=rows,
-        accepted=rows - bad - checked.held,
+        accepted=rows - bad - checked.superseded - checked.held,
+        superseded=checked.superseded or None,
         quarantined=bad,
         reasons=_total(r.reasons for r in reports),
         warnings=_total(r.warnings for r in reports),
@@ -173,7 +189,7 @@ def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _
         as_of=checked.as_of,
         profile=record_profile(profile),
         reports=tuple(map(record_report, reports)),
-        held_back=describe(folder, profile.newest) if checked.held else None,
+        held_back=describe(folder, profile.newest) if checked.held and profile.newest is not None else None,
     )
 
 

@@ -171,7 +171,14 @@ CONTRADICTIONS = [
         "columns.cliente_id",
         "entity cannot be nullable",
     ),
-    ("    role: entity\n", "    role: attribute\n", "columns:\n", "columns", "exactly one column has the role entity"),
+    (
+        "    role: entity\n",
+        "    role: attribute\n",
+        "  history:\n",
+        "features.history",
+        "a history needs a column with the role entity",
+    ),
+    ("    role: attribute\n", "    role: entity\n", "columns:\n", "columns", "exactly one column has the role entity"),
     (
         "    domain: {levels: [DIGITAL, TELEFONO, VENDEDOR], closed: {train: true, score: false}}\n",
         "",

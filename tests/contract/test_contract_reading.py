@@ -258,10 +258,6 @@ def test_missing_roles_are_reported_with_all_other_faults(tmp_path: Path) -> Non
     assert messages == [
         "the contract contradicts itself:",
         "2: version: must be a whole number; found 'one'",
-        "4: columns: exactly one column has the role entity, found none: give it to the column with the entity"
-        " of a row",
-        "4: columns: exactly one column has the role timestamp, found none: give it to the column with the date"
-        " of a row",
         "4: columns: exactly one column has the role target, found none: give it to the column that is predicted",
         "13: columns.kind.domain.levels.1: must be text: the level NO is read by YAML as false; quote it: 'NO'",
         "18: columns.amount: a double measure needs decimals, so that its sums do not depend on the order of rows: add"

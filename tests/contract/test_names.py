@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_ml.adapters.mlflow.registry import metric_key
-from apex_ml.contract.names import MAX_ENCODED, encoded, probability_column
+from apex_ml.contract.names import MAX_ENCODED, encoded, online_names, probability_column
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT
+from apex_ml.sql.tables import online_columns
 
-ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
+ORDERS_FILE = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
+ORDERS = ORDERS_FILE.read_text(encoding="utf-8")
 
 
 def decoded(text: str) -> str:
@@ -80,11 +82,9 @@ MEETING = [
     ("cliente_id", "observed", "observed"),
     ("cliente_id", "raw_rows", "raw_rows"),
     ("cliente_id", "p_digital", "p_digital"),
-    ("pais_cd", "P_Digital", "p_digital"),
-    ("pais_cd", "predicted", "predicted"),
-    ("pais_cd", "place", "place"),
-    ("pais_cd", "source", "source"),
-    ("pais_cd", "answered_at", "answered_at"),
+    ("cliente_id", "source", "source"),
+    ("cliente_id", "place", "place"),
+    ("cliente_id", "answered_at", "answered_at"),
     ("pais_cd", "history_orders", "history_orders"),
     ("pais_cd", "HISTORY_ORDERS", "history_orders"),
     ("pais_cd", "history_position", "history_position"),
@@ -98,7 +98,7 @@ MEETING = [
     ("cajas_fisicas", "in doubt", "in doubt"),
     ("cajas_fisicas", "file_row_number", "file_row_number"),
     ("cajas_fisicas", "PAIS_CD", "pais_cd"),
-    ("pais_cd", "x" * 64, "64 bytes"),
+    ("cliente_id", "x" * 64, "64 bytes"),
     ("pais_cd", "a\nb", "control character"),
 ]
 
@@ -116,6 +116,17 @@ def test_a_column_with_a_reserved_name_is_refused(tmp_path: Path, old: str, new:
 )
 def test_a_name_similar_to_a_reserved_one_loads(tmp_path: Path, name: str) -> None:
     assert name in load_contract(changed(tmp_path, lambda content: rename(content, "pais_cd", name))).columns
+
+
+@pytest.mark.parametrize("name", ["P_Digital", "predicted", "place", "source", "answered_at", "ñ" * 40])
+def test_an_attribute_can_have_a_reserved_name_and_gets_another_column(tmp_path: Path, name: str) -> None:
+    contract = load_contract(changed(tmp_path, lambda content: rename(content, "pais_cd", name)))
+    own = online_names(contract)[name]
+    columns = online_columns(contract)
+    assert own != name and columns[own] == "text" and len(own.encode()) <= 63
+    assert (
+        len({column.lower() for column in columns}) == len(columns) == len(online_columns(load_contract(ORDERS_FILE)))
+    )
 
 
 @pytest.mark.parametrize("name", ["predicted", "confidence", "source", "place", "orders"])

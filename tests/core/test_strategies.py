@@ -47,14 +47,15 @@ def folder_of_strategies(tmp_path: Path) -> Iterator[Path]:
 
 def test_one_file_adds_a_strategy(folder_of_strategies: Path, contract: Contract) -> None:
     with pytest.raises(
-        ConfigError, match="no split strategy 'thirds'; the strategies are temporal, legacy, stratified"
+        ConfigError, match="no split strategy 'thirds'; the strategies are temporal, legacy, random, stratified"
     ):
         split_strategy("thirds")
     (folder_of_strategies / "thirds.py").write_text(STRATEGY_FILE)
     assert check_split("thirds") == "thirds"
     thirds, examples = split_strategy("thirds"), pa.table({"a": [1]})
     parts = thirds.assign(np.arange(6), np.zeros(6), contract.split, 1)
-    assert parts.tolist() == [0, 1, 2] * 2 and not thirds.promotable
+    assert parts.tolist() == [0, 1, 2] * 2 and not thirds.promotable and not thirds.is_promotable(contract)
+    assert thirds.assign_rows(np.arange(6), np.zeros(6), np.arange(6), contract.split, 1).tolist() == [0, 1, 2] * 2
     assert thirds.columns(contract) == feature_columns(contract)
     assert thirds.extend(contract, examples, lambda measures: pa.table({})) is examples
     assert thirds.options(contract, Options()) == Options() and not thirds.is_compared

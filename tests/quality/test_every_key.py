@@ -46,6 +46,7 @@ from apex_ml.core.split import temporal
 from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import DataError
 from apex_ml.services import score_file
+from apex_ml.services.repeated_keys import settle_repeated_keys
 from apex_ml.settings import Settings
 from apex_ml.sql.quarantine import select_drop_quarantine
 from apex_ml.sql.quote import identifiers, literal
@@ -441,6 +442,13 @@ CASES = {
         column("date", domain="{levels: [2024-03-05], closed: true}"),
         pa.array([DAY, date(2024, 3, 6)]),
         [DAY, Bad("domain: one of 2024-03-05")],
+    ),
+    "a key": Case(("Column.role=key",), column("int64", "key"), pa.array([7, 7, None]), [7, 7, Bad("not_null")]),
+    "passed through": Case(
+        ("Column.role=passthrough",),
+        column("boolean", "passthrough", nullable=NULL),
+        pa.array([True, None]),
+        [True, None],
     ),
     "a measure": Case(
         ("Column.role=measure", "Column.decimals", "Column.unit"),
@@ -1029,6 +1037,51 @@ def test_match(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
             RequestReader(own).read(order)
 
 
+def test_extra(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    table = table_of(2, {"x": pa.array([1, 2]), "y": pa.array([1, 2])})
+    for extra in ("ignore", "report", "refuse"):
+        contract = contract_of(tmp_path, extra=extra, ignored="[y]")
+        if extra == "refuse":
+            with pytest.raises(DataError, match="columns that the contract does not mention: 'x' "):
+                checked(con, tmp_path, contract, "train", table)
+            checked(con, tmp_path, contract, "train", table.drop_columns(["x"]))
+            continue
+        report, rows = checked(con, tmp_path, contract, "train", table)
+        assert [set(row) for row in rows] == [{"client", "day", "kind"}] * 2 and report.added == ("x",)
+        assert list(report.warnings.values()) == ([2] if extra == "report" else [])
+
+
+def test_ignored_columns_are_not_read(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    row = {"client": "c", "day": "2024-03-05", "x": ["any", 1]}
+    for parts in ({"ignored": "[x]"}, {"columns": {"x": "{description: A thing., role: ignore}"}}):
+        contract = contract_of(tmp_path, parts.get("columns"), **{k: v for k, v in parts.items() if k != "columns"})
+        report, rows = checked(con, tmp_path, contract, "score", table_of(1, {"x": pa.array([[1, 2]])}))
+        assert "x" not in rows[0] and report.added == ()
+        assert list(RequestReader(contract).read(json.dumps({"rows": [row]}).encode()).columns) == [
+            "client",
+            "day",
+            "kind",
+        ]
+
+
+def test_repeated_keys(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    days = [DAY, DAY.replace(day=9), DAY.replace(day=7), DAY, DAY]
+    table = table_of(5, {"day": pa.array(days), "number": pa.array([1, 1, 1, 2, 3])})
+    for rule, kept in (("latest", [(1, days[1]), (2, DAY), (3, DAY)]), ("refuse", None)):
+        accepted = tmp_path / rule
+        accepted.mkdir()
+        pq.write_table(table, accepted / "a.parquet")
+        pq.write_table(table.slice(4), accepted / "b.parquet")  # the same row again is no other row of its key
+        contract = contract_of(tmp_path, {"number": column("int64", "key")}, repeated_keys=rule)
+        if kept is None:
+            with pytest.raises(DataError, match=r"1 key of number with several rows that differ, as '1' \(3 rows\)"):
+                settle_repeated_keys(con, contract, accepted, 6)
+            continue
+        assert settle_repeated_keys(con, contract, accepted, 6) == 3
+        rows = [row for file in sorted(accepted.iterdir()) for row in pq.read_table(file).to_pylist()]
+        assert sorted((row["number"], row["day"]) for row in rows) == kept
+
+
 ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_pairs: ("Contract.rules", *rule("PairsRule", "rule=pairs", "columns", "allowed", "name", "description")),
     test_before_as_of: rule("BeforeAsOfRule", "rule=before_as_of", "columns", "name", "description"),
@@ -1058,6 +1111,9 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
         "TargetTrendRecipe.shrinkage",
     ),
+    test_extra: ("Contract.extra=ignore", "Contract.extra=report", "Contract.extra=refuse"),
+    test_ignored_columns_are_not_read: ("Contract.ignored", "Column.role=ignore"),
+    test_repeated_keys: ("Contract.repeated_keys=latest", "Contract.repeated_keys=refuse"),
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_row",),
     test_attributes_of_every_type_are_features: ("Features.attributes",),

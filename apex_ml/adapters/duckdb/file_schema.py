@@ -51,6 +51,16 @@ def refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> Non
         )
 
 
+def refuse_extra(path: Path, contract: Contract, checks: RowChecks) -> None:
+    """Refuse a file with columns that the contract does not mention, if the contract says so."""
+    if contract.extra == "refuse" and checks.schema.added:
+        names = ", ".join(map(repr_visible, checks.schema.added))
+        raise DataError(
+            f"{path.name}: columns that the contract does not mention: {names} (extra: refuse); remove them, give them"
+            " the role ignore in the contract, or write extra: report"
+        )
+
+
 def _title(schema: SchemaFindings) -> str:
     if schema.missing_required:
         return "required columns are missing"

@@ -14,6 +14,7 @@ from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.file_schema import (
     read_schema,
     refuse_encrypted,
+    refuse_extra,
     refuse_other_names,
     refuse_repeated_names,
 )
@@ -29,6 +30,9 @@ from apex_ml.sql.checked_file import CheckedFile
 from apex_ml.sql.file_types import WIDEST_DECIMAL
 from apex_ml.sql.recovered_columns import RecoveredColumns
 from apex_ml.sql.row_checks import RowChecks, compile_row_checks
+from apex_ml.text import visible
+
+NOT_IN_CONTRACT = "extra: the contract does not mention this column"
 
 
 def check_file(
@@ -56,6 +60,9 @@ def check_file(
     with name_errors(path, name or path.name):
         file = _open(con, path, contract, use, as_of)
         report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy))
+        if contract.extra == "report":
+            extra = {f"{visible(column)}: {NOT_IN_CONTRACT}": report.rows for column in report.added}
+            report = replace(report, warnings=report.warnings | extra)
     return replace(report, name=name or path.name)
 
 
@@ -99,6 +106,7 @@ def _open(con: StrictConnection, path: Path, contract: Contract, use: Use, as_of
     refuse_repeated_names(path, contract, schema)
     checks = compile_row_checks(contract, use, schema, as_of)
     refuse_other_names(path, contract, checks)
+    refuse_extra(path, contract, checks)
     refuse_encrypted(path, checks, encrypted)
     refuse_unknown_zones(con, path, contract, checks)
     places = [place for place, name in enumerate(schema.names) if name in encrypted]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
+from apex_ml.contract.names import online_names, probability_column
 from apex_ml.core.profile import add_counts
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -112,12 +112,11 @@ def _table(contract: Contract, model: AnsweringModel, answers: Sequence[Answers]
         values[probability_column(level)] = pa.nulls(n, pa.float32())
     for index, level in enumerate(model.classes):
         values[probability_column(level)] = pa.array(np.ascontiguousarray(p[:, index]))
-    for name in online_columns(contract):
-        if name not in values:
-            cells = [a.columns[name][place] for a in answers for place in a.places.tolist()]
-            if contract.columns[name].type == "string":  # Postgres holds no NUL
-                cells = [v.replace("\0", "") if v else v for v in cells]
-            values[name] = pa.array(cells, contract.columns[name].arrow_type)
+    for name, own in online_names(contract).items():
+        cells = [a.columns[name][place] for a in answers for place in a.places.tolist()]
+        if contract.columns[name].type == "string":  # Postgres holds no NUL
+            cells = [v.replace("\0", "") if v else v for v in cells]
+        values[own] = pa.array(cells, contract.columns[name].arrow_type)
     return pa.table({name: values[name] for name in online_columns(contract)})
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from apex_ml.adapters.postgres.session import SECOND_KEY, BulkSession
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
+from apex_ml.sql.outcomes import match_columns
 from apex_ml.sql.quote import identifier
 
 OUTCOMES_LOCK = 7_261_008
@@ -40,10 +41,10 @@ class OutcomeStore(Protocol):
         """Add outcomes, as batches of SCHEMA; return their number."""
         ...
 
-    def current_scores(self, contract: Contract, first: date, last: date) -> pa.RecordBatchReader:
-        """Stream the current scores of rows of some days, both included.
+    def current_scores(self, contract: Contract, days: tuple[date, date] | None) -> pa.RecordBatchReader:
+        """Stream the current scores, all or those of rows from the first of two days to the second.
 
-        The columns are run_id, row_nr, the contract's entity and timestamp, and `known`, the outcome or null, with its
+        The columns are run_id, row_nr, those by which raw rows are matched, and `known`, the outcome or null, with its
         `source`.
         """
         ...
@@ -71,13 +72,17 @@ class PostgresOutcomes(OutcomeStore):
         return self._session.ingest("outcomes", SCHEMA, batches)
 
     @override
-    def current_scores(self, contract: Contract, first: date, last: date) -> pa.RecordBatchReader:
-        entity, when = identifier(contract.entity), identifier(contract.timestamp)
-        return self._session.stream(
-            f"SELECT s.run_id, s.row_nr, s.{entity}, s.{when}, o.observed AS known, o.source"
+    def current_scores(self, contract: Contract, days: tuple[date, date] | None) -> pa.RecordBatchReader:
+        columns = ", ".join(f"s.{identifier(name)}" for name in match_columns(contract))
+        scores = (
+            f"SELECT s.run_id, s.row_nr, {columns}, o.observed AS known, o.source"
             " FROM scored_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr)"
-            f" WHERE s.{when} BETWEEN %s::text::date AND %s::text::date",
-            (first.isoformat(), last.isoformat()),
+        )
+        if days is None:
+            return self._session.stream(scores)
+        return self._session.stream(
+            f"{scores} WHERE s.{identifier(contract.timestamp)} BETWEEN %s::text::date AND %s::text::date",
+            [day.isoformat() for day in days],
         )
 
     @override

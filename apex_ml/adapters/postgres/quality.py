@@ -18,6 +18,7 @@ from apex_ml.core.degradation import WeekQuality
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.tables import scored_cluster, scored_day
 
 WEEKS = 26
 """Weeks of rows, back from the newest scored one, whose quality is measured."""
@@ -86,14 +87,14 @@ class PostgresQuality(QualityLedger):
 
     @override
     def changed_weeks(self, contract: Contract) -> list[ChangedWeek]:
-        when = identifier(contract.timestamp)
+        when = scored_day(contract, "s")
         rows = self._session.fetch(
-            f"""WITH newest AS (SELECT max({when}) AS day FROM scored_current),
+            f"""WITH newest AS (SELECT max({when}) AS day FROM scored_current AS s),
                 weeks AS (
-                    SELECT s.model_version, date_trunc('week', s.{when})::date AS week, count(*) AS scored,
+                    SELECT s.model_version, date_trunc('week', {when})::date AS week, count(*) AS scored,
                            count(o.observed) AS outcomes
                     FROM scored_current AS s LEFT JOIN outcomes AS o USING (run_id, row_nr), newest
-                    WHERE s.{when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
+                    WHERE {when} > newest.day - {WEEKS * 7} GROUP BY 1, 2)
                 SELECT w.model_version, w.week, w.scored, w.outcomes FROM weeks AS w LEFT JOIN model_quality AS q
                 ON q.model_name = %s AND q.model_version = w.model_version AND q.week = w.week
                 WHERE w.outcomes > 0 AND (q.verdict IS NULL OR (q.scored, q.outcomes) <> (w.scored, w.outcomes))
@@ -140,11 +141,11 @@ class PostgresQuality(QualityLedger):
 
 def rows_with_outcome(settings: Settings, schema: str, contract: Contract, version: int, week: date) -> pa.Table:
     """Entity, predicted class, probabilities and outcome (`observed`) of a version's current scores of one week."""
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    when, cluster = scored_day(contract, "s"), scored_cluster(contract, "s")
     p = ", ".join(f"s.{identifier(probability_column(level))}" for level in contract.classes)
     with bulk_transaction(settings, schema) as session:
         return session.stream(
-            f"SELECT s.{entity}, s.predicted, {p}, o.observed FROM scored_current AS s"
+            f"SELECT {cluster} AS {identifier(contract.entity)}, s.predicted, {p}, o.observed FROM scored_current AS s"
             f" JOIN outcomes AS o USING (run_id, row_nr) WHERE s.model_version = {int(version)}"
-            f" AND s.{when} >= {literal(week)} AND s.{when} < {literal(week)} + 7"
+            f" AND {when} >= {literal(week)} AND {when} < {literal(week)} + 7"
         ).read_all()

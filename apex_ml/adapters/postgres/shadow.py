@@ -12,6 +12,7 @@ from apex_ml.adapters.postgres.session import BulkSession, Session
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literals
+from apex_ml.sql.tables import scored_cluster, scored_day
 
 _WAS_CHAMPION = (
     "EXISTS (SELECT FROM promotions AS p WHERE p.model_name = %(name)s AND p.to_version = {version}"
@@ -133,10 +134,11 @@ def shadow_outcomes(session: BulkSession, contract: Contract, challenger: int, c
     p = ", ".join(
         f"{table}.{identifier(name)} AS {identifier(f'{table}_{name}')}" for table in ("s", "c") for name in names
     )
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
+    entity = f"{scored_cluster(contract, 'c')} AS {identifier(contract.entity)}"
+    when = f"{scored_day(contract, 'c')} AS {identifier(contract.timestamp)}"
     levels = literals(contract.classes)
     return session.stream(
-        f"SELECT c.{entity}, c.{when}, o.observed, {p} FROM shadow_scores AS s"
+        f"SELECT {entity}, {when}, o.observed, {p} FROM shadow_scores AS s"
         " JOIN scored AS c ON c.run_id = s.run_id AND c.row_nr = s.row_nr"
         " JOIN outcomes AS o ON o.run_id = s.run_id AND o.row_nr = s.row_nr"
         f" WHERE s.model_version = {challenger:d} AND c.model_version = {champion:d} AND o.observed IN ({levels})"

@@ -43,6 +43,8 @@ def request_model(contract: Contract) -> type[BaseModel]:
     config = ConfigDict(extra="forbid", strict=True)
     names = field_names(contract)
     fields: dict[str, Any] = {names[column.name]: _field(column) for column in contract.columns.values()}
+    for place, name in enumerate(contract.ignored):
+        fields[f"ignored{place}"] = (Any, Field(None, alias=name, description="Not read."))
     row = create_model("Row", __config__=config, __doc__="A row, as in a drop.", **fields)
     rows = Field(
         min_length=1,
@@ -71,6 +73,8 @@ def _description(column: Column) -> str:
         text += f" In {column.unit}."
     if column.role in ("target", "measure"):
         text += " Known only later: checked, and not used."
+    if column.role in ("key", "passthrough"):
+        text += " Stays beside the score, and is not used for it."
     if column.domain is not None:
         text += f" One of {', '.join(column.domain.levels)}" + (
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."

@@ -83,7 +83,7 @@ class RequestReader:
         if often and (twice := repeated_keys(body)):
             raise RefusedError([*twice, *self._read_faults(_rows_in(from_json(body)), set(), since)])
         columns, faults, warnings = self._columns(rows)
-        if since is not None:
+        if since is not None and self._contract.has_timestamp:
             name = self._contract.timestamp
             days = enumerate(columns[name])
             faults += [
@@ -204,7 +204,7 @@ class RequestReader:
 
     def _read(self, rows: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
         """Faults of the values of rows, except for values that already have a fault."""
-        when = self._contract.timestamp
+        when = self._contract.timestamp if self._contract.has_timestamp else None
         for place, row in enumerate(rows[:MAX_ROWS] if isinstance(rows, list) else []):
             right: dict[str, list[Any]] = {name: [None] for name in self._readers}
             for name, reader in self._readers.items() if isinstance(row, dict) else ():
@@ -215,8 +215,8 @@ class RequestReader:
                     right[name] = [cell.value]
                 elif row[name] is not None or self._is_needed(name):
                     yield place, self._fault(place, name, cell.error, row[name])
-            (day,) = right[when]
-            if since is not None and day is not None and day < since:
+            (day,) = right[when] if when is not None else (None,)
+            if when is not None and since is not None and day is not None and day < since:
                 yield place, early_row(place, when, day, since)
             for _, fault, severity in self._broken_pairs(right):
                 if severity == "error":

@@ -31,9 +31,19 @@ class SplitStrategy(ABC):
     promotable: ClassVar[bool] = False
     """Whether a model of these parts can become champion. False if one part knows the future of another."""
 
+    def is_promotable(self, contract: Contract) -> bool:
+        """Whether a model of these parts of a contract's rows can become champion."""
+        return self.promotable
+
     @abstractmethod
     def assign(self, days: np.ndarray, target: np.ndarray, split: Split, seed: int) -> np.ndarray:
         """Part of each example as an index into PARTS, -1 for none, shape (n,); from its day and class, (n,) each."""
+
+    def assign_rows(
+        self, days: np.ndarray, target: np.ndarray, entities: np.ndarray, split: Split, seed: int
+    ) -> np.ndarray:
+        """The same for a strategy that also needs the entity of each example, (n,)."""
+        return self.assign(days, target, split, seed)
 
     def columns(self, contract: Contract) -> tuple[FeatureColumn, ...]:
         """The features of a model of these parts."""

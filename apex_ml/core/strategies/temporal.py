@@ -1,4 +1,4 @@
-"""The temporal split: train before validation before test. The only one whose models can be promoted."""
+"""The temporal split: train before validation before test. Of rows with a date only its models can be promoted."""
 
 from __future__ import annotations
 
