@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
+from apex_ml.core.new_pipeline.choices import propose
 from apex_ml.core.table_profile.values import MEDIAN, TableProfile
 from apex_ml.errors import DataError
 from apex_ml.settings import CODE_ROOT, Settings
@@ -84,6 +85,18 @@ def test_a_gain_is_that_of_a_table_on_other_rows(described: TableProfile) -> Non
     counts = dict(target.associations[1].shares)
     assert sum(map(sum, counts.values())) == 3000
     assert any("known only after show" in text for text in texts(described, "minutes"))
+
+
+def test_a_column_that_is_null_where_the_target_is(settings: Settings, tmp_path: Path) -> None:
+    table = visits(400)
+    absent = [n % 8 == 0 for n in range(400)]
+    table["show"] = [None if gone else value for gone, value in zip(absent, table["show"], strict=True)]
+    table["bill"] = [None if gone else float(n % 7) for n, gone in enumerate(absent)]
+    table["fax"] = [None if n % 2 == 0 else float(n % 7) for n in range(400)]
+    profile = profile_table(settings, write_table(tmp_path / "t.parquet", table), "show")
+    assert any("is null in 100% of the rows without show" in text for text in texts(profile, "bill"))
+    assert not any("known only after" in text for name in ("fax", "distance") for text in texts(profile, name))
+    assert propose(profile, "show").measures == ("minutes", "bill")
 
 
 def test_a_column_that_changes_over_time_is_reported(described: TableProfile) -> None:

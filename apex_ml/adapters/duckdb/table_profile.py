@@ -16,7 +16,7 @@ from apex_ml.adapters.duckdb.table_source import find_table, open_table
 from apex_ml.core.leakage import SMOOTHING
 from apex_ml.core.table_profile.bins import MISSING, OTHERS, number_text, range_labels
 from apex_ml.core.table_profile.drift import measure_drift, period_unit
-from apex_ml.core.table_profile.findings import find_problems, looks_like_identifier
+from apex_ml.core.table_profile.findings import absent_together, find_problems, looks_like_identifier
 from apex_ml.core.table_profile.values import (
     Association,
     ColumnProfile,
@@ -150,14 +150,18 @@ def _association(
         loss, rows = one_row(con, sql.losses_alone(key, class_sql, shares, SMOOTHING))
         gains += [1 - loss / entropy] if rows else []
     by_bin: dict[int, list[int]] = {}
+    without_class: dict[int, int] = {}
     for place, class_nr, n in con.execute(sql.count_bins(one.bin_sql, class_sql)).fetchall():
         if class_nr >= 0:
             by_bin.setdefault(place, [0] * len(shares))[class_nr] = n
+        else:
+            without_class[place] = n
     labels = dict(enumerate(one.labels)) | {-1: MISSING}
     rows_by_bin = tuple(
         (labels[place], tuple(by_bin[place])) for place in (*range(len(one.labels)), -1) if place in by_bin
     )
-    return Association(profile.name, max(gains, default=0.0), _correlation(con, one, target), rows_by_bin)
+    absent = absent_together(without_class, sum(by_bin.get(-1, ())))
+    return Association(profile.name, max(gains, default=0.0), _correlation(con, one, target), rows_by_bin, absent)
 
 
 def _correlation(con: StrictConnection, one: BinnedColumn, target: BinnedColumn) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from apex_ml.core.new_pipeline.columns import target_classes
 from apex_ml.core.table_profile.bins import number_text
-from apex_ml.core.table_profile.findings import LEAK_GAIN
+from apex_ml.core.table_profile.findings import ABSENT_SHARE, LEAK_GAIN, is_named_as_identifier
 from apex_ml.core.table_profile.values import ColumnProfile, TableProfile
 from apex_ml.errors import DataError
 from apex_ml.text import visible
@@ -118,7 +118,8 @@ def propose(
     measures = [
         association.name
         for association in (profile.target.associations if profile.target else ())
-        if association.gain >= LEAK_GAIN and association.name not in taken
+        if association.gain >= LEAK_GAIN or association.absent_with_target >= ABSENT_SHARE
+        if association.name not in taken
     ]
     return Choices(target, entity, timestamp, key, tuple(measures))
 
@@ -128,12 +129,12 @@ def _can_be_key(profile: TableProfile, name: str, taken: set[str]) -> bool:
 
 
 def _likely_entity(profile: TableProfile, taken: set[str]) -> str | None:
-    """The identifier with the most values that repeat. Fewer values are groups of things rather than things."""
+    """The identifier with the most values that repeat: fewer values are groups. One named so comes first."""
     repeating = [
         column
         for column in profile.columns
         if column.name in profile.identifiers and column.name not in taken and column.absent_share <= MAX_NULLS
         if column.known >= REPEATED * column.distinct
     ]
-    likely = max(repeating, key=lambda column: column.distinct, default=None)
+    likely = max(repeating, key=lambda c: (is_named_as_identifier(c.name), c.distinct), default=None)
     return likely.name if likely else None

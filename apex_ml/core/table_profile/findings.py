@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from apex_ml.core.table_profile.bins import number_text, time_text
 from apex_ml.core.table_profile.drift import LARGE
@@ -20,6 +20,10 @@ from apex_ml.wording import counted
 
 LEAK_GAIN = 0.5
 """Share of the class shares' log loss from which one column alone is suspicious, as features.suspicious_gain has it."""
+ABSENT_SHARE = 0.9
+"""Share of the rows without a target that lack a column as well, from which both may be known at the same time."""
+MIN_ABSENT = 20
+OTHER_NULLS = 0.1
 MANY_NULLS = 0.5
 SMALL_CLASS = 0.01
 MIN_IDENTIFIERS = 50
@@ -28,8 +32,17 @@ FAR_DAYS = 366
 MAX_DRIFTS = 10
 """Changes over time that are findings; the page shows all."""
 _NAMED_ID = re.compile(
-    r"(?:^|[_\W])(?:id|key|uuid|guid|nr|no|num|number|code)$|(?<=[a-z])(?:Id|ID|Key|Nr)$", re.IGNORECASE
+    r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|nr|no|num|number|code))$|(?<=[a-z])(?:Id|ID|Key|Nr)$",
 )
+
+
+def is_named_as_identifier(name: str) -> bool:
+    """Whether a name says that its values name things.
+
+    >>> [is_named_as_identifier(name) for name in ("patient_id", "tripNr", "zip code", "paid", "monkey")]
+    [True, True, True, False, False]
+    """
+    return bool(_NAMED_ID.search(name))
 
 
 def looks_like_identifier(column: ColumnProfile) -> bool:
@@ -39,8 +52,8 @@ def looks_like_identifier(column: ColumnProfile) -> bool:
     if column.kind == "text" and column.text is not None and column.text.longest > 64:
         return False
     if column.distinct >= KEY_SHARE * column.known:
-        return column.kind == "text" or bool(_NAMED_ID.search(column.name)) or _is_counter(column)
-    return bool(_NAMED_ID.search(column.name)) or (column.kind == "text" and _have_digits(column))
+        return column.kind == "text" or is_named_as_identifier(column.name) or _is_counter(column)
+    return is_named_as_identifier(column.name) or (column.kind == "text" and _have_digits(column))
 
 
 def _is_counter(column: ColumnProfile) -> bool:
@@ -52,6 +65,18 @@ def _is_counter(column: ColumnProfile) -> bool:
 def _have_digits(column: ColumnProfile) -> bool:
     texts = [level.value for level in column.levels]
     return bool(texts) and all(re.search("[0-9]", text) and re.search("[A-Za-z]", text) for text in texts)
+
+
+def absent_together(without_target: Mapping[int, int], other_nulls: int) -> float:
+    """Share of the rows without a target that lack a column as well, by rows of each bin (-1: null).
+
+    0 when there are few such rows, or when the column is also null in many rows with a target.
+
+    >>> absent_together({-1: 90, 0: 10}, 1), absent_together({-1: 90, 0: 10}, 50), absent_together({-1: 9}, 0)
+    (0.9, 0.0, 0.0)
+    """
+    rows, both = sum(without_target.values()), without_target.get(-1, 0)
+    return both / rows if rows >= MIN_ABSENT and other_nulls <= OTHER_NULLS * both else 0.0
 
 
 def find_problems(profile: TableProfile) -> Iterator[Finding]:
@@ -120,6 +145,13 @@ def _leaks(target: TargetProfile) -> Iterator[Finding]:
                 association.name,
                 f"alone removes {association.gain:.0%} of the log loss of the class shares: it may be known only after"
                 f" {visible(target.name)}. If so, it is a measure and no feature",
+            )
+        elif association.absent_with_target >= ABSENT_SHARE:
+            yield Finding(
+                "warning",
+                association.name,
+                f"is null in {association.absent_with_target:.0%} of the rows without {visible(target.name)}, and"
+                " hardly in others: it may be known only after it. If so, it is a measure and no feature",
             )
 
 

@@ -147,6 +147,8 @@ class Association:
     """Pearson's, of two numbers."""
     shares: tuple[tuple[str, tuple[int, ...]], ...]
     """By bin, nulls last: its label and the rows of each class."""
+    absent_with_target: float = 0.0
+    """Share of the rows without a target in which the column is null, too; 0 when it is null in other rows as well."""
 
 
 @dataclass(frozen=True)

@@ -39,20 +39,20 @@ def show_profile(profile: TableProfile, console: Console) -> None:
 
 
 def _columns(profile: TableProfile) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("column", overflow="fold")
-    table.add_column("type")
+    table.add_column("type", no_wrap=True)
     for name in ("null", "different"):
         table.add_column(name, justify="right")
-    table.add_column("values", overflow="fold", ratio=1)
+    table.add_column("values", no_wrap=True, ratio=1)
     gains = {a.name: a.gain for a in profile.target.associations} if profile.target else {}
     drifts = {d.name: d.stability for d in profile.time.drifts} if profile.time else {}
     if gains:
-        table.add_column("gain alone", justify="right")
+        table.add_column("gain", justify="right")
     if drifts:
         table.add_column("change", justify="right")
     for column in profile.columns:
-        cells = [label(column.name, NAME_LENGTH), label(column.stored, 24), share_text(column.null_share)]
+        cells = [label(column.name, NAME_LENGTH), label(column.stored, 16), share_text(column.null_share)]
         cells += [f"{column.distinct:,}", values_text(column)]
         if gains:
             cells.append(gain_text(gains[column.name]) if column.name in gains else "")
@@ -83,7 +83,7 @@ def _about_rows(profile: TableProfile) -> Iterator[str]:
         keys = ", ".join(" + ".join(map(visible, key)) for key in profile.keys[:5])
         yield f"A row is identified by: {keys}"
     if profile.time is not None:
-        yield f"Time: {visible(profile.time.name)}, {len(profile.time.periods)} periods of a {profile.time.unit}"
+        yield f"Time: {visible(profile.time.name)}, by {profile.time.unit}: {len(profile.time.periods)} with rows"
 
 
 def _findings(profile: TableProfile, console: Console) -> None:

@@ -1,0 +1,67 @@
+"""A table that Apex has never seen: `apex init` writes its pipeline, and the steps train, promote and score with it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_ml.adapters.postgres.migrations import migrate_schema
+from apex_ml.cli.main import main
+from apex_ml.pipelines import load_pipeline
+from apex_ml.settings import Settings
+from apex_ml.steps.elt import elt
+from apex_ml.steps.promote import promote
+from apex_ml.steps.score import score
+from apex_ml.steps.split import split
+from apex_ml.steps.validate import validate
+from tests.support.apex_home import Apex
+from tests.support.stranger_tables import visits, write_table
+
+NAME = "visits"
+
+
+@pytest.fixture
+def home(tmp_path: Path, lasting_databases: Any, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Apex:
+    """A home whose only pipeline was written by `apex init --yes`."""
+    write_table(tmp_path / "raw" / "visits.parquet", visits(4000))
+    with monkeypatch.context() as patch:
+        patch.setenv("APEX_HOME", str(tmp_path / "home"))
+        patch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+        with pytest.raises(SystemExit) as left:
+            main(["init", NAME, "--from", str(tmp_path / "raw"), "--target", "show", "--yes"])
+        assert left.value.code == 0
+    settings = Settings.load(
+        home=tmp_path / "home",
+        pipelines=tmp_path / "pipelines",
+        pipeline=NAME,
+        mlflow_tracking_uri=mlflow_server,
+        threads=1,
+        **lasting_databases.migrated(),
+    )
+    migrate_schema(settings, load_pipeline(settings).contract, NAME)
+    return Apex(settings, NAME)
+
+
+def test_the_pipeline_of_a_new_table_is_trained_promoted_and_scores(home: Apex) -> None:
+    context = home.context("first")
+    assert validate(context, raw=None, as_of=None, force=False).to_json()["accepted"] == 4000
+    elt(context)
+    split(context, strategy="temporal")
+    trained = home.call("train", "--run", "first")
+    assert trained.code == 0, trained.err
+    promoted = promote(context, who="test").to_json()
+    assert promoted["promoted"], promoted
+    drop = {name: values for name, values in visits(300, seed=8).items() if name not in ("show", "minutes")}
+    drop["day"] = [date(2024, 7, 20)] * 300
+    write_table(home.inbox / "a.parquet", drop)
+    result = score(home.context("scoring"), ["a.parquet"]).to_json()
+    assert result["rows_scored"] == 300, result
+    rows = home.sql("SELECT predicted, p_yes FROM visits.scored_current ORDER BY row_nr")
+    # the age group decides, as in the data
+    young = [p for group, (_, p) in zip(drop["age group"], rows, strict=True) if group == "young"]
+    old = [p for group, (_, p) in zip(drop["age group"], rows, strict=True) if group == "old"]
+    assert {predicted for predicted, _ in rows} == {"yes", "no"}
+    assert sum(young) / len(young) < 0.3 and sum(old) / len(old) > 0.7
