@@ -70,6 +70,20 @@ def test_the_terminal_shows_the_table_and_a_page_is_written(here: Path, capsys: 
     assert sorted(path.name for path in here.iterdir()) == ["visits-profile.html", "visits.parquet"]
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_every_column_is_one_line_of_the_terminal(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    write_table(here / "visits.parquet", visits(500))
+    _, out, _ = called(capsys, "profile", "visits.parquet", "--target", "show")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    for name in visits(1):
+        (line,) = [line for line in lines if line.startswith(f" {name} ") and re.search(r" (0|\d+\.\d+) % ", line)]
+        assert re.search(r"  \S.*$", line)
+
+
 def test_a_fault_is_one_message_with_its_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = called(capsys, "profile", "nosuch.parquet")
     assert code == 10 and out == "" and "there is no such file or folder" in err and "Traceback" not in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,12 @@ from apex_ml.text import visible
 from apex_ml.wording import counted
 
 MAX_FINDINGS = 40
-NAME_LENGTH, VALUES_LENGTH = 32, 60
+NAME_LENGTH, VALUES_LENGTH = 24, 60
+WIDE = 100
+"""Width of a terminal from which names have their full length."""
+MIN_VALUES = 12
+PADDING = 2
+"""Blanks between two columns."""
 
 
 def show_profile(profile: TableProfile, console: Console) -> None:
@@ -28,7 +34,7 @@ def show_profile(profile: TableProfile, console: Console) -> None:
             f" {counted(source.files, 'file')} ({size_text(source.bytes)})"
         )
     )
-    console.print(_columns(profile))
+    console.print(_columns(profile, console.width))
     if profile.target is not None:
         classes = ", ".join(f"{label(c.value, 24)} {c.rows:,}" for c in profile.target.classes[:10])
         more = " …" if len(profile.target.classes) > 10 else ""
@@ -38,27 +44,27 @@ def show_profile(profile: TableProfile, console: Console) -> None:
     _findings(profile, console)
 
 
-def _columns(profile: TableProfile) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("column", overflow="fold")
-    table.add_column("type", no_wrap=True)
-    for name in ("null", "different"):
-        table.add_column(name, justify="right")
-    table.add_column("values", no_wrap=True, ratio=1)
-    gains = {a.name: a.gain for a in profile.target.associations} if profile.target else {}
-    drifts = {d.name: d.stability for d in profile.time.drifts} if profile.time else {}
-    if gains:
-        table.add_column("gain", justify="right")
-    if drifts:
-        table.add_column("change", justify="right")
+def _columns(profile: TableProfile, width: int) -> Table:
+    """One line for each column; the text of its values takes the space that is left."""
+    gains = {a.name: gain_text(a.gain) for a in profile.target.associations} if profile.target else {}
+    drifts = {d.name: f"{d.stability:.3f}" for d in profile.time.drifts} if profile.time else {}
+    headings = ["column", "type", "null", "different", *(["gain"] if gains else []), *(["change"] if drifts else [])]
+    longest = NAME_LENGTH if width >= WIDE else NAME_LENGTH * 2 // 3
+    rows = []
     for column in profile.columns:
-        cells = [label(column.name, NAME_LENGTH), label(column.stored, 16), share_text(column.null_share)]
-        cells += [f"{column.distinct:,}", values_text(column)]
-        if gains:
-            cells.append(gain_text(gains[column.name]) if column.name in gains else "")
-        if drifts:
-            cells.append(f"{drifts[column.name]:.3f}" if column.name in drifts else "")
-        table.add_row(*map(Text, cells))
+        cells = [label(column.name, longest), label(column.stored, longest // 2), share_text(column.null_share)]
+        cells.append(f"{column.distinct:,}")
+        cells += [gains.get(column.name, "")] if gains else []
+        cells += [drifts.get(column.name, "")] if drifts else []
+        rows.append(cells)
+    fixed = sum(max(map(cell_len, cells)) + PADDING for cells in zip(headings, *rows, strict=True))
+    left = max(width - fixed - PADDING, MIN_VALUES)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("column", "type") else "right")
+    table.add_column("values", no_wrap=True)
+    for column, cells in zip(profile.columns, rows, strict=True):
+        table.add_row(*map(Text, cells), Text(label(values_text(column) or "-", left)))
     return table
 
 
@@ -80,7 +86,7 @@ def values_text(column: ColumnProfile) -> str:
 
 def _about_rows(profile: TableProfile) -> Iterator[str]:
     if profile.keys:
-        keys = ", ".join(" + ".join(map(visible, key)) for key in profile.keys[:5])
+        keys = ", ".join(" + ".join(map(label, key)) for key in profile.keys[:5])
         yield f"A row is identified by: {keys}"
     if profile.time is not None:
         yield f"Time: {visible(profile.time.name)}, by {profile.time.unit}: {len(profile.time.periods)} with rows"
