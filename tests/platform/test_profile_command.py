@@ -79,7 +79,7 @@ def test_every_column_is_one_line_of_the_terminal(
     _, out, _ = called(capsys, "profile", "visits.parquet", "--target", "show")
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    for name in visits(1):
+    for name in visits(10):
         (line,) = [line for line in lines if line.startswith(f" {name} ") and re.search(r" (0|\d+\.\d+) % ", line)]
         assert re.search(r"  \S.*$", line)
 
