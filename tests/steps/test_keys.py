@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.support.apex_home import Apex
 from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, changed, loans, train_loans
 from tests.support.machines import write_pipeline
 from tests.support.online_service import served
+from tests.support.waiting import until
 
 KEYED = changed(
     columns={
@@ -76,19 +79,48 @@ def test_the_key_stays_beside_the_score_and_its_outcome_is_that_of_all_its_score
     assert apex.sql(f"{observed} JOIN loans.scored USING (run_id, row_nr)") == [(True,)]
 
 
-def test_a_key_added_to_a_contract_is_carried_before_the_next_training(trained: Trained, tmp_path: Path) -> None:
-    """The model's own contract does not have the new column."""
+MOMENT = datetime(2024, 4, 30, 9, 30, 0, 7)
+PASSED: dict[str, tuple[dict[str, Any], pa.DataType, Any]] = {
+    # name, parts of the column, type in the drop, value in Postgres
+    "text": ({"type": "string"}, pa.string(), "ñ 'x'"),
+    "whole": ({"type": "int64"}, pa.int32(), 7),
+    "real": ({"type": "double"}, pa.float32(), 0.5),
+    "exact": ({"type": "decimal", "decimals": 3}, pa.decimal128(9, 2), Decimal("1234.500")),
+    "truth": ({"type": "boolean"}, pa.bool_(), False),
+    "day of": ({"type": "date"}, pa.date32(), date(2024, 4, 30)),
+    "Clock": ({"type": "timestamp"}, pa.timestamp("us"), MOMENT),
+    "select": ({"type": "timestamp", "timezone": "Asia/Tokyo"}, pa.timestamp("us", "UTC"), MOMENT.replace(tzinfo=UTC)),
+}
+
+
+def test_columns_of_every_type_are_carried_even_before_the_next_training(trained: Trained, tmp_path: Path) -> None:
+    """The model's own contract does not have the new columns."""
     apex = trained.apex
-    text = changed_of(KEYED, columns={"clerk": {"description": "The clerk.", "type": "string", "role": "passthrough"}})
+    added = {
+        n: {"description": n, "role": "passthrough", "nullable": True, **parts} for n, (parts, *_) in PASSED.items()
+    }
+    text = changed_of(KEYED, columns=added)
     pipeline = apex.pipeline
     write_pipeline(tmp_path / "pipelines", NAME, text, apex.processed, Path(pipeline.locations.raw))
     later = Apex(apex.settings.model_copy(update={"pipelines": tmp_path / "pipelines"}), NAME)
     migrate_schema(later.settings, load_pipeline(later.settings).contract, NAME)
-    drop = keyed(loans(5, day=NEWEST), first=20_000).append_column("clerk", pa.array(list("abcde")))
+    drop = keyed(loans(2, day=NEWEST), first=20_000)
+    for name, (_, kind, value) in PASSED.items():
+        drop = drop.append_column(name, pa.array([value, None], kind))
     put(later, "c.parquet", drop)
-    assert later.sql("SELECT clerk FROM loans.scored_current WHERE loan >= 20000 ORDER BY loan") == [
-        (c,) for c in "abcde"
-    ]
+    names = ", ".join(f'"{name}"' for name in PASSED)
+    first, second = later.sql(f"SELECT {names} FROM loans.scored_current WHERE loan >= 20000 ORDER BY loan")
+    assert first == tuple(value for *_, value in PASSED.values()) and second == (None,) * len(PASSED)
+    # what the online service records of a request
+    row = {"member": True, "rate": 2.5, "asked_at": "2024-04-30T11:00:00Z", "rooms": 3, "loan": 30_000, "branch": "Süd"}
+    sent = {name: value for name, (*_, value) in PASSED.items()}
+    sent |= {"exact": "1234.5", "day of": "2024-04-30", "Clock": MOMENT.isoformat(), "select": f"{MOMENT.isoformat()}Z"}
+    with served(later, serving_record_share=1) as client:
+        answer = client.post(f"/{NAME}/predict", json={"rows": [row | sent]})
+        assert answer.status_code == 200, answer.text
+        until(lambda: later.sql("SELECT count(*) FROM loans.online_answers") == [(1,)], 20)
+    (recorded,) = later.sql(f"SELECT {names} FROM loans.online_answers")
+    assert recorded == first
 
 
 def changed_of(text: str, **parts: Any) -> str:
