@@ -8,8 +8,8 @@ from math import ceil, floor, isfinite, log10
 from typing import Any
 
 from apex_ml.contract.checks import EXACT_INTEGERS
-from apex_ml.contract.columns import Role
 from apex_ml.contract.normalisation import upper
+from apex_ml.contract.roles import Role
 from apex_ml.core.table_profile.values import ColumnProfile
 from apex_ml.text import trimmed
 
