@@ -8,13 +8,14 @@ from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.contracts import OWN_PIPELINE, PostgresContracts
+from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.changes import ChangeKind, ContractChange, compare_contracts
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_contract import faults_of_model
-from apex_ml.errors import ApexError
+from apex_ml.errors import ApexError, TransientError
 from apex_ml.services.json_record import JsonRecord
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import ONLINE, SCORED, SHADOW, online_columns, scored_columns
@@ -101,6 +102,25 @@ def _champion(settings: Settings, pipeline: Pipeline, number: int) -> ChampionPl
     trained_under = model.info.contract
     same = None if trained_under is None else trained_under.digest() == pipeline.contract.identity().digest()
     return ChampionPlan(version=number, usable=not faults, same_contract=same, reasons=faults)
+
+
+def why_champion_cannot_score(settings: Settings, pipeline: Pipeline, version: int) -> tuple[str, ...]:
+    """Why a version cannot score by the contract of a pipeline's file; empty when it can.
+
+    The model is loaded only when it was not trained under this very contract. Raises
+    :class:`~apex_ml.errors.TransientError` when it cannot be found out.
+    """
+    with transaction(settings, pipeline.schema) as session:
+        trained_under = PostgresVersions(session, pipeline.model_name).contract_identity(version)
+    if trained_under == pipeline.contract.identity().digest():
+        return ()
+    plan = _champion(settings, pipeline, version)
+    if plan.usable is None:
+        raise TransientError(
+            f"whether version {version} can score by the contract of {pipeline.file} is unknown:"
+            f" {'; '.join(plan.reasons)}"
+        )
+    return () if plan.usable else plan.reasons
 
 
 def _new_columns(before: ContractIdentity, contract: Contract) -> tuple[str, ...]:

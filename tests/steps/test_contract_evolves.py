@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.core.estimator import Model
+from apex_ml.platform.reports import status
 from apex_ml.services.champion_holdout import TEST, holdout_of_model
 from tests.support.apex_home import Apex
-from tests.support.home_with_champion import RUN, Chain
+from tests.support.home_with_champion import RUN, Chain, copy_champion_record
 from tests.support.ledger import ROWS
 from tests.support.pipeline_files import ORDERS
 
@@ -152,6 +155,36 @@ def test_a_drop_waits_when_the_champion_cannot_score_it(
     assert [path.name for path in scoring.inbox.iterdir()] == ["a.parquet"]
     assert scoring.sql("SELECT count(*) FROM orders.drops") == [(0,)]
     assert scoring.call("score").code == 0  # the file of before scores it
+
+
+def shown_champion(apex: Apex) -> tuple[bool, str]:
+    """Whether the part of `apex status` about the champion is well, and its text."""
+    console = Console(file=io.StringIO(), width=1_000, record=True)
+    well = status._show_part("champion", lambda: status._champion(apex.settings, apex.pipeline, console), console)
+    return well, console.export_text()
+
+
+def test_status_says_that_the_champion_cannot_score(
+    scoring: Apex, chain: Chain, put_drop: Callable[..., Path], tmp_path: Path
+) -> None:
+    put_drop()
+    assert scoring.call("score").code == 0
+    copy_champion_record(scoring, chain)
+    assert scoring.sql("SELECT DISTINCT contract_identity FROM orders.model_versions") == [
+        (scoring.pipeline.contract.identity().digest(),)
+    ]
+    down = scoring.but(mlflow_tracking_uri="http://127.0.0.1:1")
+    well, plain = shown_champion(down)  # a champion of this very contract is not loaded
+    assert well and "cannot score" not in plain and "unknown" not in plain
+    additive = edited(scoring, tmp_path, ADDITIVE["a new class"])
+    assert shown_champion(additive) == (True, plain)
+    for edits, reason in UNUSABLE.values():
+        well, text = shown_champion(edited(scoring, tmp_path, *edits))
+        assert not well and text.startswith(plain)
+        assert f"cannot score by this contract: {reason}" in text, text
+        assert text.endswith("; drops wait: `apex -p orders retrain`\n")
+    well, text = shown_champion(edited(down, tmp_path, *edits))
+    assert not well and text.startswith(plain) and "whether version" in text and "is unknown: MLflow" in text
 
 
 COMPARED: dict[str, tuple[Edit, ...]] = {

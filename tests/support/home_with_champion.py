@@ -179,13 +179,13 @@ def put_drop(scoring: Apex, raw: Path, contract: Contract) -> Callable[..., Path
     return put
 
 
-VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, about"
+VERSION = "model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run, contract_identity, about"
 
 
 def copy_champion_record(apex: Apex, chain: Any) -> None:
     """Insert the champion of the chain into the database of a home, as training would."""
     for row in chain.apex.sql(f"SELECT {VERSION} FROM orders.model_versions"):
         apex.sql(
-            f"INSERT INTO orders.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            f"INSERT INTO orders.model_versions ({VERSION}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
             (*row[:-1], json.dumps(row[-1])),
         )

@@ -43,6 +43,10 @@ class VersionLedger(Protocol):
         """The newest version that any ledger names; None when there is none."""
         ...
 
+    def contract_identity(self, version: int) -> str | None:
+        """Identity of the contract of a version's training; None for one that an older version of Apex trained."""
+        ...
+
     def references(self) -> dict[int, VersionReference]:
         """What the scored rows of every version are compared with, as recorded in training."""
         ...
@@ -83,6 +87,14 @@ class PostgresVersions(VersionLedger):
             "SELECT greatest((SELECT max(model_version) FROM model_versions WHERE model_name = %(name)s),"
             " (SELECT max(to_version) FROM promotions WHERE model_name = %(name)s))",
             {"name": self._model_name},
+        )
+        return row[0] if row else None
+
+    @override
+    def contract_identity(self, version: int) -> str | None:
+        row = self._session.fetch_one(
+            "SELECT contract_identity FROM model_versions WHERE model_name = %s AND model_version = %s",
+            (self._model_name, version),
         )
         return row[0] if row else None
 

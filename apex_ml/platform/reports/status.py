@@ -25,6 +25,7 @@ from apex_ml.platform.reports import job
 from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_dags, show_late
 from apex_ml.platform.reports.service_table import show_services
 from apex_ml.platform.reports.times import duration_text, moment_text
+from apex_ml.services.contract_plan import why_champion_cannot_score
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
 
@@ -34,7 +35,8 @@ SHOWN = 5
 def show(settings: Settings, console: Console, only: str | None = None) -> bool:
     """Print the services, then a section for each pipeline or for `only` one; return whether all is well.
 
-    All is well when every service, DAG and pool is, no drop failed, nothing is late, and all of this could be checked.
+    All is well when every service, DAG and pool is, no champion is one that cannot score, no drop failed, nothing is
+    late, and all of this could be checked.
     For each part that needs a stopped service there is one line.
     """
     well = show_services(settings, console)
@@ -90,11 +92,11 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
     return well
 
 
-def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> None:
+def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     current = job.champion(settings, pipeline)
     if current is None:
         console.print(f"champion: none yet; `{pipeline.command('retrain')}` trains one", markup=False)
-        return
+        return True
     losses = (
         "not measured"
         if current.log_loss is None or current.prior_log_loss is None
@@ -107,6 +109,15 @@ def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    reasons = why_champion_cannot_score(settings, pipeline, current.version)
+    if reasons:
+        console.print(
+            f"  version {current.version} cannot score by this contract: {'; '.join(map(one_line, reasons))};"
+            f" drops wait: `{pipeline.command('retrain')}`",
+            markup=False,
+            soft_wrap=True,
+        )
+    return not reasons
 
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
