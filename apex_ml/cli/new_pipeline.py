@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ NONE = "-"
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")
 @click.option("--timestamp", metavar="COLUMN", help="The day of a row.")
-@click.option("--key", metavar="COLUMN", help="The column that names a row.")
+@click.option("--key", "keys", multiple=True, metavar="COLUMN", help="A column that names a row. Repeat it.")
 @click.option(
     "--measure",
     "measures",
@@ -50,14 +50,14 @@ def init(
     target: str,
     entity: str | None,
     timestamp: str | None,
-    key: str | None,
+    keys: tuple[str, ...],
     measures: tuple[str, ...],
     yes: bool,
 ) -> None:
     """Write pipelines/NAME/pipeline.yaml for a table: types, roles, levels and checks, with the evidence as comments.
 
-    Asks what the data cannot say, with a default. Refuses a target that no model can learn. Then checks the table as
-    `apex check NAME` does. Needs no service.
+    Asks what the data cannot say, with a default; as the value of an option, - stands for no column. Refuses a target
+    that no model can learn. Then checks the table as `apex check NAME` does. Needs no service.
     """
     from rich.console import Console
 
@@ -73,14 +73,14 @@ def init(
     file = settings.pipelines / name / FILE
     if file.exists():
         raise ConfigError(f"{file}: exists already; edit it, remove it, or choose another name")
-    profile = compute_profile(path, target, timestamp, Console(stderr=True))
+    given = Given(entity, timestamp, keys, measures)
+    profile = compute_profile(path, target, _column(timestamp), Console(stderr=True))
     refuse_target(profile, target)
-    for given in (entity, key, *measures):
-        _refuse_unknown(profile, given)
-    proposed = propose(profile, target, entity, timestamp, key)
-    if measures:
-        proposed = replace(proposed, measures=measures)
-    choices = proposed if yes else _ask(profile, proposed, entity, timestamp, measures)
+    for column in (entity, *keys, *measures):
+        _refuse_unknown(profile, column)
+    choices = given.replace_in(propose(profile, target, _column(entity), _column(timestamp), _columns(keys)))
+    if not yes:
+        choices = _ask(profile, choices, given)
     raw = str(path.absolute()) if path.is_dir() else None
     text, proposal = new_pipeline(file, name, profile, choices, raw)
     write_pipeline(file, text)
@@ -89,19 +89,43 @@ def init(
     _show_next(settings, name, path)
 
 
+@dataclass(frozen=True)
+class Given:
+    """The roles that options give: None or empty where they do not, a dash for none."""
+
+    entity: str | None
+    timestamp: str | None
+    keys: tuple[str, ...]
+    measures: tuple[str, ...]
+
+    def replace_in(self, proposed: Choices) -> Choices:
+        """The proposal with what the options give."""
+        if self.entity is not None:
+            proposed = replace(proposed, entity=_column(self.entity))
+        if self.timestamp is not None:
+            proposed = replace(proposed, timestamp=_column(self.timestamp))
+        if self.keys:
+            proposed = replace(proposed, key=_columns(self.keys))
+        return replace(proposed, measures=_columns(self.measures)) if self.measures else proposed
+
+
+def _column(name: str | None) -> str | None:
+    return None if name == NONE else name
+
+
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != NONE)
+
+
 def _refuse_unknown(profile: TableProfile, name: str | None) -> None:
     names = [column.name for column in profile.columns]
-    if name is not None and name not in names:
-        raise DataError(f"{profile.source.name}: there is no column {visible(name)}{did_you_mean(name, names)}")
+    if name not in (None, NONE, *names):
+        raise DataError(
+            f"{profile.source.name}: there is no column {visible(str(name))}{did_you_mean(str(name), names)}"
+        )
 
 
-def _ask(
-    profile: TableProfile,
-    proposed: Choices,
-    entity: str | None,
-    timestamp: str | None,
-    measures: Sequence[str],
-) -> Choices:
+def _ask(profile: TableProfile, proposed: Choices, given: Given) -> Choices:
     """Ask for what no option gives. An answer that is no column is asked for again."""
     names = [column.name for column in profile.columns]
 
@@ -110,24 +134,26 @@ def _ask(
             raise click.BadParameter(f"there is no column {text}{did_you_mean(text, names)}")
         return text
 
-    def several(text: str) -> str:
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            one(part)
-        return text
+    def listed(text: str) -> list[str]:
+        return [one(part) for part in map(str.strip, text.split(",")) if part]
 
-    if entity is None:
+    def several(question: str, default: Sequence[str]) -> tuple[str, ...]:
+        return _columns(click.prompt(question, default=",".join(default) or NONE, value_proc=listed))
+
+    if given.entity is None:
         question = "Entity: the column with the thing that a row is about, whose earlier rows count (- for none)"
         answer = click.prompt(question, default=proposed.entity or NONE, value_proc=one)
-        proposed = replace(proposed, entity=None if answer == NONE else answer)
-    if timestamp is None:
+        proposed = replace(proposed, entity=_column(answer))
+    if given.timestamp is None:
         question = "Timestamp: the column with the day of a row (- for none)"
         answer = click.prompt(question, default=proposed.timestamp or NONE, value_proc=one)
-        proposed = replace(proposed, timestamp=None if answer == NONE else answer)
-    if not measures:
+        proposed = replace(proposed, timestamp=_column(answer))
+    if not given.keys:
+        question = "Key: columns that together name a row, with commas (- for none)"
+        proposed = replace(proposed, key=several(question, proposed.key))
+    if not given.measures:
         question = f"Measures: columns known only after {visible(proposed.target)}, with commas (- for none)"
-        answer = click.prompt(question, default=",".join(proposed.measures) or NONE, value_proc=several)
-        parts = [part.strip() for part in answer.split(",")]
-        proposed = replace(proposed, measures=tuple(part for part in parts if part and part != NONE))
+        proposed = replace(proposed, measures=several(question, proposed.measures))
     return proposed
 
 
@@ -138,6 +164,7 @@ def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
         "target": [choices.target],
         "entity": [choices.entity or NONE],
         "timestamp": [choices.timestamp or NONE],
+        "key": [column.name for column in proposal.columns if column.role == "key"],
         "measures": [column.name for column in proposal.columns if column.role == "measure"],
         "features": proposal.features_named(),
         "left out": [left.name for left in proposal.left_out],

@@ -93,7 +93,7 @@ def test_the_classes_are_the_values_of_the_target(
 
 
 def test_the_roles_that_are_proposed(profile: TableProfile) -> None:
-    assert propose(profile, "show") == Choices("show", "patient", "day", "visit", ("minutes",))
+    assert propose(profile, "show") == Choices("show", "patient", "day", ("visit",), ("minutes",))
     assert propose(profile, "show", entity="visit").entity == "visit"
 
 
@@ -127,6 +127,23 @@ def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tm
     assert contract.features.grain == "last_row_per_entity" and contract.features.history == ()
 
 
+def test_neither_entity_nor_timestamp_nor_key(profile: TableProfile) -> None:
+    contract, _ = contract_of(profile, Choices("show", None, None, (), ("minutes",)))
+    assert not contract.has_entity and not contract.has_timestamp and contract.named("key") == ()
+    assert contract.features.grain == "every_row" and contract.features.history == contract.features.calendar == ()
+    assert "patient" in contract.named("attribute") and "patient" not in contract.features.attributes
+
+
+def test_a_key_names_a_row(profile: TableProfile) -> None:
+    contract, _ = contract_of(profile, propose(profile, "show"))
+    assert contract.named("key") == ("visit",) and contract.repeated_keys == "refuse"
+    contract, text = contract_of(profile, propose(profile, "show", "patient", key=("visit", "day")))
+    assert contract.named("key") == ("visit", "day") and contract.repeated_keys == "latest"
+    assert "whether keys repeat is not known" in text
+    with pytest.raises(DataError, match="distance cannot be the key: it holds double"):
+        refuse_roles(profile, Choices("show", "patient", "day", ("distance",), ()))
+
+
 def test_nulls_of_the_target_raise_the_limit_of_quarantine(settings: Settings, tmp_path: Path) -> None:
     shows = [None if n % 20 == 0 else visits(ROWS)["show"][n] for n in range(ROWS)]
     profile = with_columns(settings, tmp_path, {"show": shows})
@@ -136,27 +153,27 @@ def test_nulls_of_the_target_raise_the_limit_of_quarantine(settings: Settings, t
 
 def test_columns_that_the_contract_cannot_have_are_left_out_with_the_reason(settings: Settings, tmp_path: Path) -> None:
     columns = {
-        "predicted": ["a", "b"] * 200,
+        "row_nr": ["a", "b"] * 200,
         "Distance": [float(n % 9) for n in range(ROWS)],
         "free text": ["word " * 30 + str(n % 7) for n in range(ROWS)],
         "born": [date(1980, 1, 1) + timedelta(days=n % 99) for n in range(ROWS)],
         "same": [1] * ROWS,
-        "x" * 70: [float(n % 9) for n in range(ROWS)],
+        "bell\a": [float(n % 9) for n in range(ROWS)],
     }
     profile = with_columns(settings, tmp_path, columns)
     choices = propose(profile, "show", "patient", "day")
     contract, text = contract_of(profile, choices)
     _, proposal = new_pipeline(FILE, "new", profile, choices, None)
-    assert {"predicted", "free text", "born", "same", "x" * 70} <= {left.name for left in proposal.left_out}
+    assert {"row_nr", "free text", "born", "same", "bell\a"} <= {left.name for left in proposal.left_out}
     assert len({"distance", "Distance"} & set(contract.columns)) == 1
-    assert "- predicted: the column 'predicted' meets" in text and "- same: has the same value in every row" in text
+    assert "- row_nr: the column 'row_nr' meets" in text and "- same: has the same value in every row" in text
 
 
 def test_roles_that_contradict_the_data_are_refused(profile: TableProfile) -> None:
     with pytest.raises(DataError, match="distance cannot be the timestamp: it holds double and no dates"):
-        refuse_roles(profile, Choices("show", "patient", "distance", None, ()))
+        refuse_roles(profile, Choices("show", "patient", "distance", (), ()))
     with pytest.raises(DataError, match="patient cannot be entity and measure: choose one"):
-        refuse_roles(profile, Choices("show", "patient", "day", None, ("patient",)))
+        refuse_roles(profile, Choices("show", "patient", "day", (), ("patient",)))
 
 
 def test_a_needed_column_that_no_contract_can_name_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -57,11 +57,22 @@ def test_questions_have_defaults_and_take_columns_only(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_table(here / "visits.parquet", visits())
-    monkeypatch.setattr("sys.stdin", io.StringIO("patent\npatient\n\nminutes, distance\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("patent\npatient\n\n\nminutes, distance\n"))
     code, out, _ = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show")
     assert code == 0 and "there is no column patent; did you mean patient?" in out
-    assert "[minutes]" in out and "measures   distance, minutes" in out
+    assert "[minutes]" in out and "[visit]" in out and "measures   distance, minutes" in out
     assert "copy visits.parquet into" in out
+
+
+def test_a_dash_stands_for_no_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits.parquet", visits(400))
+    roles = ("--entity", "-", "--timestamp", "-", "--key", "-", "--measure", "-")
+    code, out, _ = called(capsys, "init", "new", "--from", "visits.parquet", "--target", "show", "--yes", *roles)
+    contract = load_contract(here / "pipelines" / "new" / "pipeline.yaml")
+    assert (
+        code == 0 and not contract.has_entity and not contract.has_timestamp and contract.named("measure", "key") == ()
+    )
+    assert "WARNING: minutes alone removes" in out
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,7 @@ def test_the_check_names_rules_columns_and_examples(here: Path, capsys: pytest.C
     assert code == 10 and "8.0% of the rows would be quarantined; quarantine.limit allows 1.0% (train)" in err
     assert "368 accepted, 32 quarantined" in out and "'baby'" in out and "distance: range: >= 0" in out
     assert "'9000.0'" in out and "Missing, filled with nulls: minutes (in 1 file)" in out
-    assert "Not in the contract, ignored: extra, visit" in out and "show: not_null" in out
+    assert "Not in the contract, ignored: extra\n" in out and "show: not_null" in out
     code, out, _ = called(capsys, "check", "visits", "--data", "bad", "--use", "score")
     assert code == 0 and "399 accepted, 1 quarantined" in out  # a drop may have new levels and no class
 
@@ -144,22 +155,34 @@ TYPES = {
 }
 
 
-@given(columns=st.dictionaries(NAMES, COLUMNS, max_size=4), target=COLUMNS)
+@given(
+    columns=st.dictionaries(NAMES, COLUMNS, max_size=4),
+    target=COLUMNS,
+    entity=st.sampled_from(["who", None]),
+    timestamp=st.sampled_from(["when", None]),
+    key=st.sampled_from([(), ("number",)]),
+)
 @settings(
     max_examples=int(os.environ.get("APEX_TEST_EXAMPLES", "12")), deadline=None, suppress_health_check=list(HealthCheck)
 )
 def test_any_table_is_refused_with_a_reason_or_has_a_contract_that_accepts_it(
-    tmp_path_factory: pytest.TempPathFactory, columns: dict[str, tuple[str, list[Any]]], target: tuple[str, list[Any]]
+    tmp_path_factory: pytest.TempPathFactory,
+    columns: dict[str, tuple[str, list[Any]]],
+    target: tuple[str, list[Any]],
+    entity: str | None,
+    timestamp: str | None,
+    key: tuple[str, ...],
 ) -> None:
     folder = tmp_path_factory.mktemp("table")
     drawn = columns | {"the target": target}
     table: dict[str, Any] = {name: pa.array(values, TYPES[kind]) for name, (kind, values) in drawn.items()}
     table |= {"who": [f"w{n % 9}" for n in range(ROWS)], "when": [date(2024, 1, 1 + n % 28) for n in range(ROWS)]}
+    table |= {"number": list(range(ROWS))}
     path = write_table(folder / "t.parquet", table)
     own = Settings.load(home=folder)
     try:
-        profile = profile_table(own, path, "the target", "when")
-        choices = Choices("the target", "who", "when", None, ())
+        profile = profile_table(own, path, "the target", timestamp)
+        choices = Choices("the target", entity, timestamp, key, ())
         text, _ = new_pipeline(folder / "pipeline.yaml", "new", profile, choices, None)
     except ApexError as error:
         assert str(error)

@@ -29,7 +29,8 @@ class Choices:
     target: str
     entity: str | None
     timestamp: str | None
-    key: str | None
+    key: tuple[str, ...]
+    """Columns that together name a row; none when nothing does."""
     measures: tuple[str, ...]
 
 
@@ -83,9 +84,10 @@ def refuse_roles(profile: TableProfile, choices: Choices) -> None:
 
 
 def _role_faults(profile: TableProfile, choices: Choices) -> Iterator[str]:
-    single = {"entity": choices.entity, "timestamp": choices.timestamp, "key": choices.key, "target": choices.target}
+    single = {"entity": choices.entity, "timestamp": choices.timestamp, "target": choices.target}
+    several = [*(("key", name) for name in choices.key), *(("measure", name) for name in choices.measures)]
     roles: dict[str, str] = {}
-    for role, name in (*single.items(), *(("measure", name) for name in choices.measures)):
+    for role, name in (*single.items(), *several):
         if name is None:
             continue
         if other := roles.get(name):
@@ -94,25 +96,32 @@ def _role_faults(profile: TableProfile, choices: Choices) -> Iterator[str]:
     if choices.timestamp is not None and profile.column(choices.timestamp).times is None:
         column = profile.column(choices.timestamp)
         yield f"{visible(column.name)} cannot be the timestamp: it holds {column.stored} and no dates"
-    for role in ("entity", "timestamp"):
-        column = profile.column(single[role] or choices.target)
-        if single[role] and column.absent_share > MAX_NULLS:
+    for name in choices.key:
+        column = profile.column(name)
+        if column.kind not in ("text", "integer", "date"):
+            yield f"{visible(name)} cannot be the key: it holds {column.stored}; write text, whole numbers or dates"
+    for role, name in (("entity", choices.entity), ("timestamp", choices.timestamp), *several[: len(choices.key)]):
+        column = profile.column(name or choices.target)
+        if name and column.absent_share > MAX_NULLS:
             share = f"{column.absent_share:.1%} of the rows"
             yield f"{visible(column.name)} cannot be the {role}: it is null or blank in {share}"
 
 
 def propose(
-    profile: TableProfile, target: str, entity: str | None = None, timestamp: str | None = None, key: str | None = None
+    profile: TableProfile,
+    target: str,
+    entity: str | None = None,
+    timestamp: str | None = None,
+    key: tuple[str, ...] = (),
 ) -> Choices:
     """The most likely roles, beside those that are given."""
-    taken = {name for name in (target, entity, timestamp, key) if name is not None}
-    key = key or next(
-        (keys[0] for keys in profile.keys if len(keys) == 1 and _can_be_key(profile, keys[0], taken)), None
-    )
+    taken = {name for name in (target, entity, timestamp, *key) if name is not None}
+    unique = [names for names in profile.keys if len(names) == 1 and _can_be_key(profile, names[0], taken)]
+    key = key or (unique[0] if unique else ())
     if timestamp is None and profile.time is not None and profile.time.name not in taken:
         when = profile.column(profile.time.name)
         timestamp = when.name if when.null_share <= MAX_NULLS else None
-    taken |= {name for name in (key, timestamp) if name is not None}
+    taken |= {name for name in (*key, timestamp) if name is not None}
     entity = entity or _likely_entity(profile, taken)
     taken |= {entity} if entity else set()
     measures = [

@@ -74,6 +74,15 @@ def plan_entity(column: ColumnProfile) -> ColumnPlan:
     return ColumnPlan(column.name, "entity", body)
 
 
+def plan_key(column: ColumnProfile) -> ColumnPlan:
+    """What names a row, alone or with others."""
+    kind = {"integer": "int64", "date": "date"}.get(column.kind, "string")
+    body: dict[str, Any] = {"type": kind, "role": "key"}
+    if kind == "string":
+        body["normalise"] = ["trim"]  # two keys that differ by case are two keys
+    return ColumnPlan(column.name, "key", body)
+
+
 def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
     """The day of a row."""
     body: dict[str, Any] = {"type": "date", "role": "timestamp"}

@@ -13,6 +13,7 @@ from apex_ml.core.new_pipeline.columns import (
     LeftOut,
     plan_column,
     plan_entity,
+    plan_key,
     plan_target,
     plan_timestamp,
 )
@@ -38,6 +39,8 @@ class Proposal:
     batch: list[dict[str, Any]]
     features: dict[str, Any]
     grain_reason: str
+    repeated_keys: str | None
+    """Which of several rows of a key counts; None where that is left to the default."""
     warnings: tuple[str, ...]
 
     def features_named(self) -> list[str]:
@@ -60,8 +63,8 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
             planned = plan_entity(column)
         elif column.name == choices.timestamp:
             planned = plan_timestamp(column)
-        elif column.name == choices.key:
-            planned = LeftOut(column.name, "names a row; the contract has no role for it yet")
+        elif column.name in choices.key:
+            planned = plan_key(column)
         else:
             role = "measure" if column.name in choices.measures else "attribute"
             planned = plan_column(column, role, is_identifier=column.name in profile.identifiers)  # type: ignore[arg-type]
@@ -75,6 +78,7 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         list(_batch(choices)),
         features,
         reason,
+        "latest" if choices.key and tuple(choices.key) not in profile.keys else None,
         tuple(_warnings(profile, columns)),
     )
 
@@ -95,14 +99,14 @@ def _rules(profile: TableProfile, choices: Choices) -> Iterator[dict[str, Any]]:
         "description": "A full row occurs once in a file. In a drop two can be equal, as their outcome is not known.",
         "rule": "unique",
         "columns": "all",
-        "severity": by_use if rare and choices.key is None else "warning",
+        "severity": by_use if rare else "warning",
     }
 
 
 def _quarantine_limit(profile: TableProfile, choices: Choices, used: Collection[str]) -> float:
     """The share of rows that may be bad in training: 1 % more than what is known to be."""
     known = profile.column(choices.target).absent_share
-    for role in (choices.entity, choices.timestamp):
+    for role in (choices.entity, choices.timestamp, *choices.key):
         known += profile.column(role).absent_share if role else 0.0
     for column in profile.columns:
         odd = column.numbers.not_finite if column.numbers else column.times.not_finite if column.times else 0

@@ -32,6 +32,9 @@ def pipeline_text(name: str, profile: TableProfile, choices: Choices, proposal: 
     lines.append(
         f"description: {scalar(f'Rows of {_shown(profile.source.name)}; the target is {_shown(choices.target)}.')}"
     )
+    if proposal.repeated_keys is not None:
+        lines += _comment("of several rows of one key the newest counts: whether keys repeat is not known", "")
+        lines.append(f"repeated_keys: {proposal.repeated_keys}")
     lines += ["", "columns:"]
     for column in proposal.columns:
         lines += _column(column, profile)
