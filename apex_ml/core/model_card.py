@@ -24,7 +24,9 @@ class Provenance:
     rows: int
     accepted: int
     quarantined: int
-    """The other rows are held back: the rows of the newest day are not used for training."""
+    superseded: int = 0
+    """Rows whose key has a later row. The other rows are held back: they are not used for training."""
+    has_dates: bool = True
     airflow_url: str = ""
     data_docs_url: str = ""
 
@@ -60,14 +62,7 @@ def model_card(
     rows = [
         ("Raw data", f"`{source.data_url}`, {_count(source.files, 'file')}, sha256 `{source.data_sha256}`"),
         ("Rows", _rows(source)),
-        *(
-            (
-                f"Part {name}",
-                f"{parts[name]['first']} – {parts[name]['last']}, {counted(parts[name]['examples'], 'row')}",
-            )
-            for name in PARTS
-            if name in parts
-        ),
+        *((f"Part {name}", _part(source, parts[name])) for name in PARTS if name in parts),
         (
             "Point in time",
             f"{info.as_of}, split {info.split}{'' if info.promotable else ', not promotable'}",
@@ -100,8 +95,16 @@ def _link(name: str, url: str) -> str:
 
 def _rows(source: Provenance) -> str:
     shown = f"{source.rows:,} read, {source.accepted:,} accepted, {source.quarantined:,} quarantined"
-    held_back = source.rows - source.accepted - source.quarantined
-    return shown + (f", {held_back:,} of the newest day held back" if held_back else "")
+    held_back = source.rows - source.accepted - source.quarantined - source.superseded
+    if source.superseded:
+        shown += f", {source.superseded:,} superseded by a later row of their key"
+    which = " of the newest day" if source.has_dates else ""
+    return shown + (f", {held_back:,}{which} held back" if held_back else "")
+
+
+def _part(source: Provenance, part: Mapping[str, Any]) -> str:
+    rows = counted(part["examples"], "row")
+    return f"{part['first']} – {part['last']}, {rows}" if source.has_dates else rows
 
 
 def _count(n: int, what: str) -> str:

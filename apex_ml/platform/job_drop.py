@@ -113,7 +113,9 @@ def held_back_drop(
     description = (
         f"the {held.rows:,} {pipeline.rows} of {held.day}, the newest day of the raw data, held back from training"
     )
-    return JobDrop(f"held-back-{held.day}.parquet", path.read_bytes(), description)
+    if held.day is None:
+        description = f"{held.rows:,} {pipeline.rows}, a random part of the raw data, held back from training"
+    return JobDrop(f"held-back-{held.day or held.sha256[:12]}.parquet", path.read_bytes(), description)
 
 
 def _as_of(settings: Settings, pipeline: Pipeline) -> date:

@@ -1,4 +1,7 @@
-"""The newest day of the raw rows, held back from training: a drop of real rows that no model has learned from."""
+"""Raw rows that are held back from training: a drop of real rows that no model has learned from.
+
+They are those of the newest day, or of rows without dates a random part.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,12 @@ def held_identity(shas: list[str]) -> str:
     return digest([*shas, "without the newest day"])
 
 
-def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, newest: date, folder: Path) -> int:
-    """Move the accepted rows of the newest day out of `accepted`; returns how many, 0 when it is the only day.
+def hold_back(
+    con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, newest: date | None, folder: Path
+) -> int:
+    """Move the accepted rows of the newest day out of `accepted`; returns how many, 0 when no others would be left.
+
+    Without dates it is a random part of the rows, by their content.
 
     They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
     The same raw rows give the same bytes, whatever their files.
@@ -34,7 +41,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     files = accepted_files(accepted)
     with engine.errors_name("the accepted rows"):
         held, rest = engine.one_row(con, count_held(files, is_newest))
-        if not rest:
+        if not rest or not held:
             return 0
         names = contract.named(*ROLES_OF_A_DROP)
         table = con.sql(select_held(contract, files, names, is_newest)).to_arrow_table()
@@ -48,7 +55,7 @@ def hold_back(con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path
     return int(held)
 
 
-def describe(folder: Path, newest: date) -> HeldBack:
+def describe(folder: Path, newest: date | None) -> HeldBack:
     """Day, number and sha256 of the rows that :func:`hold_back` wrote."""
     path = folder / HELD_BACK
     return HeldBack(day=newest, rows=pq.read_metadata(path).num_rows, sha256=sha256_of(path))

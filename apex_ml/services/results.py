@@ -33,13 +33,13 @@ class FolderResult(StepResult):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldBack(JsonRecord):
-    """The rows of the newest day that were held back from training."""
+    """The rows of the newest day that were held back from training; of rows without dates a random part."""
 
     FORMER: ClassVar[Mapping[str, str]] = {"rows": "orders"}
 
-    day: date
     rows: int
     sha256: str
+    day: date | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

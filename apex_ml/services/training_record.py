@@ -52,6 +52,8 @@ def provenance(context: StepContext) -> Provenance:
         files=validated.files or 0,
         rows=validated.rows or 0,
         accepted=validated.accepted or 0,
+        superseded=validated.superseded or 0,
+        has_dates=context.contract.has_timestamp,
         quarantined=validated.quarantined or 0,
         airflow_url=context.settings.origin,
         data_docs_url=validated.data_docs_url or "",

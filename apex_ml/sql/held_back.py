@@ -1,4 +1,4 @@
-"""The accepted rows of the newest day, held back from training: DuckDB SQL."""
+"""The accepted rows that are held back from training: DuckDB SQL."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from pathlib import Path
 from apex_ml.contract.model import Contract
 from apex_ml.sql.accepted_rows import select_delivered_once
 from apex_ml.sql.parquet import copy_to_parquet, scan_parquet, scan_parquet_files
+from apex_ml.sql.plain_examples import content_hash
 from apex_ml.sql.quote import identifier, identifiers, literal
 
+HELD_PART = 20
+"""Of rows without dates one in so many is held back."""
 
-def is_held(contract: Contract, newest: date) -> str:
-    """A condition: the row is dated on the newest day."""
+
+def is_held(contract: Contract, newest: date | None) -> str:
+    """A condition: the row is dated on the newest day, or without dates it is one of a random part."""
+    if newest is None:
+        return f"{content_hash(tuple(contract.columns))} % {HELD_PART} = 0"
     return f"CAST({identifier(contract.timestamp)} AS DATE) >= {literal(newest)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 from apex_ml.contract.model import Contract
@@ -35,9 +36,12 @@ def select_sorted_examples(contract: Contract, rows: str, day: date) -> str:
     return f"FROM ({select_plain_examples(contract, rows, day)}) ORDER BY {keys}"
 
 
+def content_hash(names: Sequence[str], *more: str) -> str:
+    """SQL: a number of 64 bits made of the values of columns, and of more values of text; the same in every run."""
+    texts = [f"coalesce(CAST({identifier(name)} AS VARCHAR), {_NULL})" for name in names]
+    return f"md5_number_lower(concat_ws({_SEPARATOR}, {', '.join([*texts, *more])}))"
+
+
 def _identity(contract: Contract) -> str:
     names = contract.named("key") or tuple(contract.columns)
-    columns = [identifier(name) for name in names]
-    texts = ", ".join(f"coalesce(CAST({column} AS VARCHAR), {_NULL})" for column in columns)
-    number = f"row_number() OVER (PARTITION BY {identifiers(names)})"
-    return f"md5_number_lower(concat_ws({_SEPARATOR}, {texts}, CAST({number} AS VARCHAR)))"
+    return content_hash(names, f"CAST(row_number() OVER (PARTITION BY {identifiers(names)}) AS VARCHAR)")

@@ -48,11 +48,11 @@ def validate(
 ) -> ValidateResult:
     """Check every raw file on its own, the accepted rows with Great Expectations, and the batch against recent ones.
 
-    Returns counts, `as_of` (by default the day after the newest accepted row) and `data_sha256`, the identity of the
-    raw files, independent of their names.
-    Without a timestamp `as_of` is today. With `skip` in the result there is no raw data that the last run did not
-    have. `without_newest_day` holds the rows of the newest day back from the accepted rows: `held_back` in the result
-    describes them. Raw files whose newest day was held back before are not new either.
+    Returns counts, `as_of` (by default the day after the newest accepted row, today without a timestamp) and
+    `data_sha256`, the identity of the raw files, independent of their names. With `skip` in the result there is no raw
+    data that the last run did not have. `without_newest_day` holds the rows of the newest day back from the accepted
+    rows, and of rows without dates a random part: `held_back` in the result describes them. Raw files of which rows
+    were held back before are not new either.
 
     Raises :class:`~apex_ml.errors.DataError` for unreadable files (all named), too many quarantined rows, an
     expectation of severity error that the batch fails, or a batch too unlike the recent ones. The quarantined rows and
@@ -137,9 +137,7 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path, rows: int) ->
         superseded = settle_repeated_keys(con, contract, accepted, rows)
         profile = profile_batch(con, contract, accepted)
         warnings = _compare_with_recent(context, profile, batch.data_sha256)
-        held = 0
-        if batch.without_newest_day and profile.newest is not None:
-            held = hold_back(con, contract, accepted, profile.newest, folder)
+        held = hold_back(con, contract, accepted, profile.newest, folder) if batch.without_newest_day else 0
     if held:
         logger.info("rows_held_back day=%s rows=%s", profile.newest, held)
     as_of = batch.as_of or _point_in_time(context, profile, held)
@@ -189,7 +187,7 @@ def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _
         as_of=checked.as_of,
         profile=record_profile(profile),
         reports=tuple(map(record_report, reports)),
-        held_back=describe(folder, profile.newest) if checked.held and profile.newest is not None else None,
+        held_back=describe(folder, profile.newest) if checked.held else None,
     )
 
 

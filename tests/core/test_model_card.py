@@ -65,6 +65,12 @@ def test_missing_values_are_shown() -> None:
     assert "apex.airflow_run_url" not in replace(SOURCE, airflow_url="").tags()
 
 
+def test_the_card_of_rows_without_dates_shows_no_dates() -> None:
+    text = card(replace(SOURCE, has_dates=False, superseded=1_000))
+    assert "1,000 quarantined, 1,000 superseded by a later row of their key, 2,000 held back |" in text
+    assert "| Part validation | 2,000 rows |" in text and "2024-02" not in text
+
+
 def test_the_card_has_only_the_last_decision() -> None:
     first = with_decision(card(), False, "airflow", ["no better"])
     second = with_decision(first, True, "a person", ["better", "not worse for any class"], "http://m/report.html")

@@ -143,7 +143,7 @@ def test_a_request_may_hold_what_is_ignored_and_needs_the_key(trained: Trained) 
 def home(trained: Trained, databases: Any, tmp_path: Path) -> Any:
     """Validates raw tables by a text of the pipeline."""
 
-    def run(text: str, *tables: pa.Table) -> dict[str, Any]:
+    def run(text: str, *tables: pa.Table, without_newest_day: bool = False) -> dict[str, Any]:
         raw = tmp_path / "raw"
         raw.mkdir()
         for number, table in enumerate(tables):
@@ -152,7 +152,8 @@ def home(trained: Trained, databases: Any, tmp_path: Path) -> Any:
         changes = {"home": tmp_path / "home", "pipelines": tmp_path / "pipelines"}
         settings = trained.apex.settings.model_copy(update=changes)
         context = Apex(settings, NAME).context("checked")
-        result = validate(context, raw=None, as_of=None, force=True).to_json()
+        held = {"without_newest_day": without_newest_day}
+        result = validate(context, raw=None, as_of=None, force=True, **held).to_json()
         files = sorted((tmp_path / "processed" / "checked" / "validate" / "accepted").glob("*.parquet"))
         return result | {"rows_left": [row for file in files for row in pq.read_table(file).to_pylist()]}
 
@@ -188,6 +189,17 @@ def test_several_rows_of_a_key_are_refused_with_examples(home: Any) -> None:
 def test_a_row_that_is_delivered_twice_is_no_repeated_key(home: Any) -> None:
     table = keyed(loans(20))
     assert "superseded" not in home(KEYED, table, table.slice(3, 2))
+
+
+def test_of_rows_without_dates_a_random_part_is_held_back_as_a_drop(home: Any, tmp_path: Path) -> None:
+    table = keyed(loans(1000))
+    result = home(KEYED, table, without_newest_day=True)
+    held = result["held_back"]
+    assert 25 <= held["rows"] <= 80 and "day" not in held and result["accepted"] == 1000 - held["rows"]
+    drop = pq.read_table(tmp_path / "processed" / "checked" / "validate" / "held-back.parquet")
+    assert drop.column_names == ["member", "rate", "asked_at", "rooms", "loan", "branch"]
+    left = {row["loan"] for row in result["rows_left"]}
+    assert left.isdisjoint(drop["loan"].to_pylist()) and len(left) + drop.num_rows == 1000
 
 
 def test_columns_that_the_contract_does_not_mention_are_reported_or_refused(home: Any) -> None:
