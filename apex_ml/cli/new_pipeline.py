@@ -85,6 +85,12 @@ def init(
     text, proposal = new_pipeline(file, name, profile, choices, raw)
     write_pipeline(file, text)
     _report(file, choices, proposal)
+    if yes and choices.measures and not measures:
+        names = ", ".join(map(visible, choices.measures))
+        click.echo(
+            f"  {names}: taken as known only after {visible(target)}, as the data suggests it; --measure names others,"
+            " --measure - none"
+        )
     check_pipeline(name, path, "train")
     _show_next(settings, name, path)
 

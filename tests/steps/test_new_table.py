@@ -23,15 +23,27 @@ from tests.support.stranger_tables import visits, write_table
 NAME = "visits"
 
 
-@pytest.fixture
-def home(tmp_path: Path, lasting_databases: Any, mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Apex:
+ROLES = {
+    "proposed": (),
+    "neither entity nor date nor key": ("--entity", "-", "--timestamp", "-", "--key", "-"),
+}
+
+
+@pytest.fixture(params=ROLES.values(), ids=ROLES)
+def home(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    lasting_databases: Any,
+    mlflow_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Apex:
     """A home whose only pipeline was written by `apex init --yes`."""
     write_table(tmp_path / "raw" / "visits.parquet", visits(4000))
     with monkeypatch.context() as patch:
         patch.setenv("APEX_HOME", str(tmp_path / "home"))
         patch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
         with pytest.raises(SystemExit) as left:
-            main(["init", NAME, "--from", str(tmp_path / "raw"), "--target", "show", "--yes"])
+            main(["init", NAME, "--from", str(tmp_path / "raw"), "--target", "show", "--yes", *request.param])
         assert left.value.code == 0
     settings = Settings.load(
         home=tmp_path / "home",
