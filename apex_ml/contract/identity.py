@@ -100,7 +100,9 @@ class ContractIdentity(ContractPart):
         """
         if self.digest() == ContractIdentity.of(contract).digest():
             return contract
-        columns = {name: _column(name, part, contract.columns.get(name)) for name, part in self.columns.items()}
+        # in the order of today's file: a record of an identity keeps none, and tables and batches follow the file
+        names = [*(name for name in contract.columns if name in self.columns), *self.columns]
+        columns = {name: _column(name, self.columns[name], contract.columns.get(name)) for name in names}
         return contract.model_copy(update={"columns": columns, "features": self.features})
 
 

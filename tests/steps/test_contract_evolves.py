@@ -23,6 +23,8 @@ from tests.support.pipeline_files import ORDERS
 
 TEXT = ORDERS.read_text(encoding="utf-8")
 CLASSES = "[DIGITAL, TELEFONO, VENDEDOR]"
+TIMESTAMP = TEXT[TEXT.index("  fecha_pedido_dt:") : TEXT.index("  canal_pedido_cd:")]
+UP_TO_LAG = TEXT[TEXT.index("  cliente_id:") : TEXT.index("  attributes:\n")]
 Edit = tuple[str, str]
 
 ADDITIVE: dict[str, Edit] = {
@@ -37,6 +39,10 @@ ADDITIVE: dict[str, Edit] = {
         "",
     ),
     "no attributes": (TEXT[TEXT.index("  attributes:\n") : TEXT.index("  calendar: [")], ""),
+    "the timestamp before the entity, and a lag": (
+        UP_TO_LAG,
+        TIMESTAMP + UP_TO_LAG.replace(TIMESTAMP, "").replace("history_lag_days: 0", "history_lag_days: 30"),
+    ),
     "a new level": ("[BAJA, MEDIA, ALTA]", "[BAJA, MEDIA, ALTA, TOTAL]"),
     "a level gone": ("levels: [MAYORISTA, MINIMARKET, TIENDA]", "levels: [MAYORISTA, TIENDA]"),
     "a new column": (

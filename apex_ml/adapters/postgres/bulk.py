@@ -78,7 +78,10 @@ class AdbcSession(BulkSession):
 
         def remembered() -> Iterator[pa.RecordBatch]:
             try:
-                yield from batches
+                for batch in batches:
+                    if batch.schema != schema:  # else the driver reports it as a fault of the server
+                        raise TypeError(f"rows for {table} have the columns {batch.schema}, not {schema}")
+                    yield batch
             except Exception as error:
                 failures.append(error)
                 raise
