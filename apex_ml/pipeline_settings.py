@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apex_ml.contract.options_file import OptionValue, opened, options_and_wording
 from apex_ml.contract.pipeline import Locations, PipelineSettings
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from apex_ml.contract.options import LocationOptions, PipelineOptions
     from apex_ml.pipeline_values import PipelineValue
 
+logger = logging.getLogger(__name__)
 FILE = "pipeline.yaml"
 AnyPipeline = TypeVar("AnyPipeline", bound=PipelineSettings)
 HOME_RECORD = "home.json"
@@ -108,13 +111,25 @@ def former_pipeline(settings: Settings) -> str | None:
 def recorded_former_pipeline(settings: Settings) -> str | None:
     """The pipeline in a home's record of the first edition, which the present record keeps; None without one."""
     try:
-        record = json.loads((settings.state / HOME_RECORD).read_text(encoding="utf-8"))
+        record = _home_record(settings)
         if "former" in record:
             return str(record["former"])
         file = Path(record["contract"])
         return file.parent.name if file.name == FILE else _name_in(file)
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return None
+
+
+def recorded_pipelines(settings: Settings) -> frozenset[str]:
+    """Names of the pipelines that the platform of this home has started with, also of those that are gone by now."""
+    try:
+        return frozenset(_home_record(settings).get("pipelines", ()))
+    except (OSError, ValueError, AttributeError):
+        return frozenset()
+
+
+def _home_record(settings: Settings) -> Any:
+    return json.loads((settings.state / HOME_RECORD).read_text(encoding="utf-8"))
 
 
 def settings_by_pipeline(settings: Settings) -> dict[str, Settings]:
@@ -140,21 +155,24 @@ def load_each(
             loaded.append(load(own))
         except ConfigError as error:
             faults[name] = error
-    faults |= _shared_models(loaded)
+    faults |= _shared_models(loaded, recorded_pipelines(settings))
     return [pipeline for pipeline in loaded if pipeline.name not in faults], faults
 
 
-def _shared_models(loaded: Sequence[PipelineSettings]) -> dict[str, ConfigError]:
-    """A fault for each pipeline whose registered model is not its alone.
+def _shared_models(loaded: Sequence[PipelineSettings], recorded: Container[str]) -> dict[str, ConfigError]:
+    """A fault for each pipeline whose registered model is that of another one.
 
-    Versions of two pipelines in one registered model would be each other's champions.
+    Versions of two pipelines in one registered model would be each other's champions. The only one that the platform
+    has started with keeps the model: a copy of its folder must not stop it.
     """
     faults = {}
     owners: dict[str, list[str]] = {}
     for pipeline in loaded:
         owners.setdefault(pipeline.model_name, []).append(pipeline.name)
     for pipeline in loaded:
-        if others := [name for name in owners[pipeline.model_name] if name != pipeline.name]:
+        others = [name for name in owners[pipeline.model_name] if name != pipeline.name]
+        known = [name for name in owners[pipeline.model_name] if name in recorded]
+        if others and known != [pipeline.name]:
             faults[pipeline.name] = ConfigError(
                 f"{pipeline.file}: model.name: {pipeline.model_name} is also that of {', '.join(others)}: give each"
                 " pipeline a registered model of its own"
@@ -187,23 +205,38 @@ def model_name_of(settings: Settings, name: str, options: PipelineOptions) -> st
 def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
     """The values that replace options of a pipeline's file; the last one of an option wins.
 
-    Raises :class:`~apex_ml.errors.ConfigError` for a value of a pipeline that does not exist.
+    A value of a pipeline that does not exist is ignored with a warning: the pipeline was removed, and stops no other.
+    Raises :class:`~apex_ml.errors.ConfigError` where its name was probably mistyped.
     """
     others = [value for value in settings.pipeline_values if value.pipeline and value.pipeline != name]
     names = {name, *pipeline_names(settings)} if others else {name}
     if unknown := [value for value in others if value.pipeline not in names]:
-        raise ConfigError(
-            "settings: "
-            + "; ".join(
-                f"{v.variable}: there is no pipeline {v.pipeline}{did_you_mean(str(v.pipeline), names)} ({v.where})"
-                for v in unknown
-            )
-        )
+        _refuse_mistyped(unknown, names, recorded_pipelines(settings))
     owner = former_pipeline(settings) if any(v.variable in FORMER for v in settings.pipeline_values) else None
     for value in settings.pipeline_values:
         # a variable of the first edition is about its only pipeline
         if value.pipeline == name or (value.pipeline is None and (value.variable not in FORMER or name == owner)):
             yield OptionValue(value.section, value.key, value.value, value.variable, value.where)
+
+
+def _refuse_mistyped(unknown: Sequence[PipelineValue], names: Collection[str], recorded: Container[str]) -> None:
+    """Raise ConfigError for values whose pipeline is probably another one's; warn of the others."""
+    faults = []
+    for value in unknown:
+        fault = f"{value.variable}: there is no pipeline {value.pipeline}"
+        guess = "" if value.pipeline in recorded else did_you_mean(str(value.pipeline), names)
+        if guess:
+            faults.append(f"{fault}{guess} ({value.where})")
+        else:
+            _warn_once(f"{fault}, so the value is not read ({value.where}); remove it, or restore the pipeline")
+    if faults:
+        raise ConfigError("settings: " + "; ".join(faults))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning that every pipeline would repeat."""
+    logger.warning("%s", text)
 
 
 def locations_of(settings: Settings, name: str, options: LocationOptions) -> Locations:

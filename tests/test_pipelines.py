@@ -19,11 +19,13 @@ from apex_ml.pipeline_settings import (
     load_pipeline_settings,
     pipeline_names,
     pipeline_variables,
+    recorded_pipelines,
 )
 from apex_ml.pipeline_values import FORMER, override_variable
 from apex_ml.pipelines import load_all_pipelines, load_pipeline, usable_pipelines
+from apex_ml.platform.embedded.home_record import record_home
 from apex_ml.settings import CODE_ROOT, Settings
-from tests.support.pipeline_files import text_named
+from tests.support.pipeline_files import text_named, write_pipelines
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
 
@@ -93,6 +95,36 @@ def test_two_pipelines_cannot_share_a_registered_model(tmp_path: Path) -> None:
         assert [pipeline.name for pipeline in loaded] == ["shops"]
         assert "model.name: digital_orders_xgboost is also that of visits: give each" in str(faults["orders"])
         assert str(faults["visits"]).startswith(f"{file}: ")
+
+
+def test_the_pipeline_that_the_platform_has_started_with_keeps_its_model(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "orders")
+    record_home(settings)
+    file = settings.pipelines / "copy" / "pipeline.yaml"
+    file.parent.mkdir()
+    for text in (ORDERS, ORDERS.replace("name: orders\n", "name: copy\n")):
+        file.write_text(text, encoding="utf-8")
+        for load in (load_all_pipelines, load_all_pipeline_settings):
+            loaded, faults = load(settings)
+            assert [pipeline.name for pipeline in loaded] == ["orders"] and list(faults) == ["copy"]
+    assert "model.name: digital_orders_xgboost is also that of orders" in str(faults["copy"])
+    record_home(settings)
+    assert recorded_pipelines(settings) == {"orders"}
+
+
+def test_a_value_of_a_removed_pipeline_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_with(tmp_path, "orders", "visits")
+    record_home(settings)
+    shutil.rmtree(settings.pipelines / "visits")
+    (tmp_path / ".env").write_text("APEX_VISITS__LOCATIONS__RAW=/visits\nAPEX_SHOPS__MODEL__TRIALS=3\n")
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
+    assert [pipeline.name for pipeline in usable_pipelines(settings)[0]] == ["orders"]
+    for name in ("APEX_VISITS__LOCATIONS__RAW: there is no pipeline visits", "APEX_SHOPS__MODEL__TRIALS: there is no"):
+        assert [name in record.message for record in caplog.records].count(True) == 1
+    write_pipelines(settings.pipelines, ["visit"])  # once it was there, its name is not a mistyped one
+    assert len(usable_pipelines(Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines"))[0]) == 2
 
 
 def test_the_platform_needs_the_named_pipeline_or_a_readable_one(tmp_path: Path) -> None:

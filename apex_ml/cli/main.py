@@ -94,6 +94,8 @@ def apex(pipeline: str | None) -> None:
     from apex_ml.settings import Settings
     from apex_ml.surroundings import shield_process
 
+    if pipeline == "":  # of a script whose variable is empty: no pipeline is not every pipeline
+        raise ConfigError("-p: the name of the pipeline is empty; name one, or leave -p out")
     if pipeline:  # processes that the command starts are about the same pipeline
         os.environ["APEX_PIPELINE"] = pipeline
     with contextlib.suppress(ConfigError):  # a command that needs settings reports their errors

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from apex_ml.cli.named_pipeline import named_pipeline
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.settings import Settings
 
@@ -28,18 +29,26 @@ def serve() -> None:
 
 
 @click.command("serve-key")
-@click.option("--only", multiple=True, metavar="PIPELINE", help="Limit the key to this pipeline; may be repeated.")
-def serve_key(only: tuple[str, ...]) -> None:
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PIPELINE",
+    help="Limit the key to this pipeline; may be repeated. Default: that of `apex -p NAME`, or all.",
+)
+@click.pass_context
+def serve_key(ctx: click.Context, only: tuple[str, ...]) -> None:
     """Make an API key, and its entry for APEX_SERVING_KEYS. The key is shown once and not stored."""
     from apex_ml.api_keys import make_key
     from apex_ml.pipeline_settings import pipeline_names
     from apex_ml.wording import did_you_mean
 
+    named = named_pipeline(ctx)
+    only = only or ((named,) if named else ())
     if only:
         names = pipeline_names(Settings.load())
         if unknown := [name for name in only if name not in names]:
             raise ConfigError(
-                f"--only {unknown[0]}: there is no such pipeline; there are {', '.join(names) or 'none'}"
+                f"{unknown[0]}: there is no such pipeline; there are {', '.join(names) or 'none'}"
                 f"{did_you_mean(unknown[0], names)}"
             )
 

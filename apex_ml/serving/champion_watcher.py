@@ -16,6 +16,7 @@ from apex_ml.adapters.postgres.connection import ping
 from apex_ml.contract.requests.reader import Rows
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
+from apex_ml.services.scorer import UnusableModelError
 from apex_ml.serving.memory import MemoryBudget, OverBudgetError
 from apex_ml.serving.predictor import Predictor, load_predictor
 
@@ -139,7 +140,7 @@ class ChampionWatcher:
             if not isinstance(error, ApexError):
                 logger.exception("load_failed pipeline=%s version=%s", self._name, champion.version)
             self._report("memory", None)
-            self._report("loading", f"version {champion.version} cannot be loaded; see the log{going_on}", str(error))
+            self._report("loading", f"version {champion.version} {self._fault(error)}{going_on}", str(error))
             return
         self.predictor, self._snapshots = predictor, snapshots
         self._report("loading", None)
@@ -153,6 +154,12 @@ class ChampionWatcher:
             len(predictor.history),
             time.monotonic() - begun,
         )
+
+    def _fault(self, error: Exception) -> str:
+        """Why a version is not used, without the path that the message of the error holds."""
+        if isinstance(error, UnusableModelError):
+            return f"cannot score by the present contract: apex plan {self._name} says why"
+        return "cannot be loaded; see the log"
 
     def _report(self, what: str, problem: str | None, detail: str = "") -> None:
         """Record a problem or its end; each is logged once."""

@@ -28,6 +28,34 @@ from tests.support.pipeline_files import text_named, write_pipelines
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text()
 
 
+def test_a_removed_and_a_restored_pipeline_are_changes(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
+    write_pipelines(settings.pipelines, ["orders", "visits"])
+    record_home(settings)
+    assert not has_new_pipeline(settings)
+    (settings.pipelines / "visits").rename(tmp_path / "visits")
+    assert has_new_pipeline(settings)
+    record_home(settings)
+    assert not has_new_pipeline(settings)
+    (tmp_path / "visits").rename(settings.pipelines / "visits")
+    assert has_new_pipeline(settings)
+    record_home(settings)
+    assert not has_new_pipeline(settings)
+
+
+def test_a_refused_contract_of_one_pipeline_is_reported(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, pipelines=tmp_path / "pipelines")
+    write_pipelines(settings.pipelines, ["orders", "visits"])
+    record_home(settings)
+    assert refuse_contradiction(settings) == {}
+    file = settings.pipelines / "visits" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("[DIGITAL, TELEFONO, VENDEDOR]", "[DIGITAL, VENDEDOR]"))
+    faults = refuse_contradiction(settings)
+    assert list(faults) == ["visits"] and "Nothing was stopped or changed" in str(faults["visits"])
+    with pytest.raises(ConfigError, match="Nothing was stopped or changed"):
+        refuse_contradiction(settings.model_copy(update={"pipeline": "visits"}))
+
+
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     path = tmp_path / "kunden.yaml"

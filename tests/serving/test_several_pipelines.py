@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.api_keys import make_key
+from apex_ml.cli.main import apex
 from apex_ml.cli.serving import serve_key
 from apex_ml.contract.history_state import state_columns
 from apex_ml.errors import ConfigError
@@ -304,6 +305,10 @@ def test_the_command_makes_an_entry_for_pipelines(both: Apex, monkeypatch: pytes
     assert entry.endswith("@machines+orders")
     with serving(both.settings, serving_keys=entry) as client:
         assert client.get("/metrics", headers={"X-API-Key": key}).status_code == 200
+    monkeypatch.setenv("APEX_PIPELINE", "orders")  # which the command replaces; afterwards it is as before
+    assert "@machines\n" in CliRunner().invoke(apex, ["-p", "machines", "serve-key"]).output
+    empty = CliRunner().invoke(apex, ["-p", "", "serve-key"])
+    assert isinstance(empty.exception, ConfigError) and "the name of the pipeline is empty" in str(empty.exception)
     wrong = CliRunner().invoke(serve_key, ["--only", "machine"])
     assert isinstance(wrong.exception, ConfigError) and "did you mean machines?" in str(wrong.exception)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from apex_ml.adapters.postgres.contracts import OWN_PIPELINE
@@ -57,6 +57,8 @@ class PipelineRecord:
     """Digests of the file with which the platform was started; None: recorded by the first edition."""
     contract: Mapping[str, Any] | None = None
     """Identity of the contract of the tables; None: recorded by an older version of Apex."""
+    removed: bool = False
+    """Whether its folder was gone when the platform was started or checked last."""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> PipelineRecord:
@@ -66,8 +68,8 @@ class PipelineRecord:
         return cls(str(pipeline.file), scored_columns(pipeline.contract), *digests, identity)
 
 
-def refuse_contradiction(settings: Settings) -> None:
-    """Raise ConfigError when the contract or the model of a pipeline is not that of this home.
+def refuse_contradiction(settings: Settings) -> dict[str, ConfigError]:
+    """The faults of pipelines whose contract or model is not that of this home, by name.
 
     A contract may grow: its table of scored rows must have every column that the home's has, of the same type. The
     fault of one pipeline stops no other: it is raised for the pipeline that the settings name, or when all have one.
@@ -78,6 +80,7 @@ def refuse_contradiction(settings: Settings) -> None:
         raise faults[settings.pipeline]
     if faults and len(faults) == len(pipelines):
         raise next(iter(faults.values()))
+    return faults
 
 
 def _contradiction(settings: Settings, pipeline: Pipeline, records: Mapping[str, PipelineRecord]) -> ConfigError | None:
@@ -216,7 +219,7 @@ def _options_of_shell(settings: Settings, pipeline: str) -> list[tuple[str, str]
 
 
 def has_new_pipeline(settings: Settings) -> bool:
-    """Whether a pipeline's file differs from the one with which the running platform was started, or is another one.
+    """Whether the pipelines differ from those with which the running platform was started: one edited, new or gone.
 
     A home that was recorded without digests, or not at all, counts as unchanged.
     """
@@ -224,17 +227,26 @@ def has_new_pipeline(settings: Settings) -> bool:
     if not records:
         return False
     now = _own_pipelines(settings, records)
-    return any(
+    gone = set(records) - _on_disk(settings)
+    return any(not records[name].removed for name in gone) or any(
         name not in records
+        or records[name].removed
         or (records[name].contract_sha256 and records[name].contract_sha256 != record.contract_sha256)
         or (records[name].options_sha256 and records[name].options_sha256 != record.options_sha256)
         for name, record in now.items()
     )
 
 
+def _on_disk(settings: Settings) -> set[str]:
+    """The pipelines that have a folder, whatever is in it."""
+    return set(settings_by_pipeline(settings))
+
+
 def record_home(settings: Settings) -> None:
     """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
     records = _records(settings)
+    gone = set(records) - _on_disk(settings)
+    records |= {name: replace(records[name], removed=True) for name in gone}
     records |= _own_pipelines(settings, records)
     content: dict[str, object] = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}
     if former := recorded_former_pipeline(settings):

@@ -57,10 +57,12 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     contract and model name of the environment are written to ``.env``. Ctrl-C or a failure takes down what this call
     started. Raises ConfigError for a taken port, another contract or model than the home's, or a failed migration, and
     TransientError with the last lines of its log for a service that does not get healthy. Settings, contract and ports
-    are checked before anything is stopped.
+    are checked before anything is stopped: a running platform is not restarted while a pipeline's contract is refused.
     """
     phases = phases or Phases()
-    refuse_contradiction(settings)
+    refused = refuse_contradiction(settings)
+    for name, fault in refused.items():
+        phases.say(f"pipeline {name}: refused: {fault}")
     if services(settings):
         refuse_unusable(settings)
     if not services(settings):
@@ -72,12 +74,7 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
     with hold_up_lock(settings, phases):
         supervisor = Supervisor(settings)
         make_folders(settings, phases, supervisor)
-        if new := unremembered(settings):
-            ours = [process.pid for process in family(settings)]
-            check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
-        settings, written = remember_given(settings)
-        if written:
-            phases.say(f"Remembered in {settings.env_file}: {', '.join(written)}")
+        settings = _remember(settings, phases)
         if supervisor.running():
             if _as_configured(settings) and _all_well(settings, supervisor):
                 phases.say("The platform already runs.")
@@ -87,11 +84,9 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
                 record_home(settings)
                 return settings
             if not _as_configured(settings):
-                ours = [process.pid for process in family(settings)]
-                check_ports(settings, _port_names(services(settings)), ours)
-                what = "pipeline's file has" if has_new_pipeline(settings) else "settings have"
-                phases.say(f"The {what} changed: restarting the platform.")
-                stop_everything(settings)
+                if refused:  # after a restart, what runs of that pipeline could not go on with its file
+                    raise next(iter(refused.values()))
+                _stop_for_change(settings, phases)
         started_here = not supervisor.running()
         if started_here:
             stop_everything(settings)  # leftovers of a power cut or a killed supervisor
@@ -107,6 +102,26 @@ def up(settings: Settings, phases: Phases | None = None) -> Settings:
             raise
         repair_airflow(settings, phases)
     return settings
+
+
+def _remember(settings: Settings, phases: Phases) -> Settings:
+    """Write what the environment gives of the home into ``.env``; a port that it changes must be free."""
+    if new := unremembered(settings):
+        ours = [process.pid for process in family(settings)]
+        check_ports(settings, [name for name in _port_names(services(settings)) if name in new], ours)
+    settings, written = remember_given(settings)
+    if written:
+        phases.say(f"Remembered in {settings.env_file}: {', '.join(written)}")
+    return settings
+
+
+def _stop_for_change(settings: Settings, phases: Phases) -> None:
+    """Stop a platform that runs with other settings or pipelines, when it can be started with these."""
+    ours = [process.pid for process in family(settings)]
+    check_ports(settings, _port_names(services(settings)), ours)
+    what = "pipelines" if has_new_pipeline(settings) else "settings"
+    phases.say(f"The {what} have changed: restarting the platform.")
+    stop_everything(settings)
 
 
 def make_folders(settings: Settings, phases: Phases, supervisor: Supervisor | None = None) -> None:
