@@ -76,9 +76,10 @@ def plan(ctx: click.Context, name: str | None, form: str) -> None:
     """Show what the contract in the file of pipeline NAME, or of every pipeline, means before `apex up` applies it.
 
     Compared with the contract of the tables: the differences, the columns that the tables get, whether the champion can
-    still score, and what happens next. Nothing is changed.
+    still score, and what happens next. Nothing is changed. Exits with 30 when `apex up` refuses a contract.
     """
-    from apex_ml.pipelines import load_all_pipelines, load_pipeline
+    from apex_ml.pipeline_settings import pipeline_file
+    from apex_ml.pipelines import load_all_pipelines
     from apex_ml.platform.embedded.home_record import recorded_contract
     from apex_ml.platform.reports.contract_plan import plan_text
     from apex_ml.services.contract_plan import plan_contract
@@ -86,11 +87,12 @@ def plan(ctx: click.Context, name: str | None, form: str) -> None:
     settings = Settings.load()
     name = name or named_pipeline(ctx)  # a default hides no other one: its contract may have changed, too
     settings = settings.model_copy(update={"pipeline": name or ""})
-    faults: dict[str, ConfigError] = {}
-    if name or settings.former_contract:
-        loaded = [load_pipeline(settings)]
-    else:
-        loaded, faults = load_all_pipelines(settings)
+    only = pipeline_file(settings)[0] if name or settings.former_contract else None
+    loaded, faults = load_all_pipelines(settings)  # also for one: another one may have the same registered model
+    loaded = [one for one in loaded if only in (None, one.name)]
+    faults = {of: fault for of, fault in faults.items() if only in (None, of)}
+    if only in faults:
+        raise faults[only]
     plans = [plan_contract(settings, one, recorded_contract(settings, one.name)) for one in loaded]
     if form == "json":
         click.echo(json_text({"plans": [one.to_json() for one in plans]}, indent=1))
@@ -98,6 +100,7 @@ def plan(ctx: click.Context, name: str | None, form: str) -> None:
         click.echo("\n".join(map(plan_text, plans)))
     if faults:
         raise ConfigError("; ".join(map(str, faults.values())))
+    ctx.exit(ConfigError.exit_code if any(one.refused for one in plans) else 0)
 
 
 @click.command()

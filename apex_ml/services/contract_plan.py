@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres.champions import champions
+from apex_ml.adapters.postgres.champions import PostgresChampions
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.contracts import OWN_PIPELINE, PostgresContracts
+from apex_ml.adapters.postgres.platform_schema import recorded_model
 from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.changes import ChangeKind, ContractChange, compare_contracts
 from apex_ml.contract.identity import ContractIdentity
@@ -43,6 +45,12 @@ class ContractPlan(JsonRecord):
     refused: tuple[str, ...] = ()
     new_columns: tuple[str, ...] = ()
     champion: ChampionPlan | None = None
+    model: str = ""
+    """The registered model of the file."""
+    former_model: str | None = None
+    """That of the last `apex up`, where it was another one."""
+    unused_champions: Mapping[str, int] = field(default_factory=dict)
+    """Champions that the pipeline has of other registered models, by model, while it has none of this one."""
     steps: tuple[str, ...] = ()
     """What happens next, and what to do, as sentences."""
 
@@ -55,37 +63,58 @@ def plan_contract(settings: Settings, pipeline: Pipeline, recorded: ContractIden
     """
     contract = pipeline.contract
     unknown = ""
-    before, champion = recorded, None
+    state = _PlatformState()
     try:
-        before, champion = _from_database(settings, pipeline)
-        before = before or recorded
+        state = _from_database(settings, pipeline)
     except ApexError as error:
         unknown = f"The champion is unknown: {error}"
+    before = state.contract or recorded
     change = None if before is None else compare_contracts(before, contract)
     plan = ContractPlan(
         pipeline=pipeline.name,
         identity=contract.identity().digest(),
         tables_identity=None if before is None else before.digest(),
         kind=None if change is None else change.kind,
-        differences=() if change is None else change.differences,
+        differences=(*(() if change is None else change.differences), *_model_difference(pipeline, state)),
         refused=() if change is None else change.refused,
         new_columns=() if before is None or change is None or change.refused else _new_columns(before, contract),
-        champion=champion,
+        champion=state.champion,
+        model=pipeline.model_name,
+        former_model=state.former_model,
+        unused_champions=state.unused_champions,
     )
     steps = (*_steps(plan, change), *([unknown] if unknown else []))
     return replace(plan, steps=steps)
 
 
-def _from_database(settings: Settings, pipeline: Pipeline) -> tuple[ContractIdentity | None, ChampionPlan | None]:
-    """The contract of the tables, and the champion."""
+@dataclass(frozen=True)
+class _PlatformState:
+    """What Postgres and MLflow have of a pipeline, as in :class:`ContractPlan`."""
+
+    contract: ContractIdentity | None = None
+    champion: ChampionPlan | None = None
+    former_model: str | None = None
+    unused_champions: Mapping[str, int] = field(default_factory=dict)
+
+
+def _from_database(settings: Settings, pipeline: Pipeline) -> _PlatformState:
+    model = pipeline.model_name
     with transaction(settings, pipeline.schema) as session:
         ledger_of_contracts = PostgresContracts(session)
         if not ledger_of_contracts.has_tables():
-            return None, None
+            return _PlatformState()
         before = ledger_of_contracts.newest()
-    with champions(settings, pipeline.schema, pipeline.model_name) as ledger:
+        last_model = recorded_model(session, pipeline.schema)
+        ledger = PostgresChampions(session, model)
         version = ledger.champion()
-    return before, None if version is None else _champion(settings, pipeline, version)
+        others = ledger.champions_of_other_models() if version is None else {}
+    champion = None if version is None else _champion(settings, pipeline, version)
+    return _PlatformState(before, champion, last_model if last_model != model else None, others)
+
+
+def _model_difference(pipeline: Pipeline, state: _PlatformState) -> tuple[str, ...]:
+    former = state.former_model
+    return () if former is None else (f"the registered model, model.name, is {pipeline.model_name} and was {former}",)
 
 
 def _champion(settings: Settings, pipeline: Pipeline, number: int) -> ChampionPlan:
@@ -140,9 +169,15 @@ def _steps(plan: ContractPlan, change: ContractChange | None) -> list[str]:
         return [f"`apex up` refuses this contract before it stops or changes anything: {OWN_PIPELINE}."]
     champion = plan.champion
     steps = []
-    if change.differences:
+    if plan.differences:
         added = f"adds the columns {', '.join(plan.new_columns)}" if plan.new_columns else "adds no column"
         steps.append(f"`apex up` {added}, and restarts what runs with the former contract.")
+    if plan.unused_champions:
+        listed = ", ".join(f"version {version} of {model}" for model, version in plan.unused_champions.items())
+        steps.append(
+            f"{plan.model} has no champion, and drops are not scored by {listed}. They wait in the inbox until a"
+            f" version of {plan.model} is champion: `apex -p {name} retrain`. Or restore model.name."
+        )
     if champion is None or champion.usable is None:
         return steps
     if not champion.usable:

@@ -19,7 +19,7 @@ from apex_ml.platform.embedded.home_record import record_home
 from apex_ml.platform.pipeline_tables import migrate_pipelines
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
-from tests.support.pipeline_files import ORDERS, write_pipelines
+from tests.support.pipeline_files import MODEL, ORDERS, write_pipelines
 
 CLASSES = "[DIGITAL, TELEFONO, VENDEDOR]"
 
@@ -42,9 +42,9 @@ def edit(settings: Settings, before: str, after: str) -> None:
     file.write_text(text.replace(before, after), encoding="utf-8")
 
 
-def planned(*arguments: str) -> str:
+def planned(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(plan, arguments)
-    assert result.exit_code == 0, result
+    assert result.exit_code == code and (code or not result.exception), result
     return result.output
 
 
@@ -106,7 +106,8 @@ def test_another_contract_is_refused_before_anything_changes(
     one.state.mkdir(parents=True, exist_ok=True)
     record_home(one)
     edit(one, before, after)
-    text = planned()
+    text = planned(code=ConfigError.exit_code)
+    assert json.loads(planned("--format", "json", code=ConfigError.exit_code))["plans"][0]["refused"] == [reason]
     assert text.startswith("orders: the contract has changed into that of another pipeline\n")
     assert f"  refused: {reason}\n" in text and "copy the file to pipelines/NAME/pipeline.yaml" in text
     with pytest.raises(ConfigError, match=f"pipeline orders: {reason}: .* Its tables are unchanged"):
@@ -115,6 +116,51 @@ def test_another_contract_is_refused_before_anything_changes(
     with pytest.raises(ConfigError, match=rf"pipeline\.yaml: {reason}: .* Nothing was stopped or changed"):
         start.up(one)
     assert len(contracts(one)) == 1
+
+
+MODEL_LINE = f"name: {MODEL}\n"
+OTHER_MODEL = "name: orders_of_today\n"
+
+
+def test_another_registered_model_is_planned(one: Settings) -> None:
+    migrate_pipelines(one, print)
+    edit(one, MODEL_LINE, OTHER_MODEL)
+    changed = f"  the registered model, model.name, is orders_of_today and was {MODEL}\n"
+    up = "  → `apex up` adds no column, and restarts what runs with the former contract.\n"
+    title = "orders: the tables have this contract, and the registered model is another one\n"
+    assert planned() == title + changed + up  # before there is any champion
+    Apex(one).sql(
+        "INSERT INTO orders.promotions (model_name, action, state, to_version, who, step_run, reasons, evidence)"
+        " VALUES (%s, 'promote', 'done', 3, 'test', '', '{}', '{}')",
+        (MODEL,),
+    )
+    waits = (
+        f"  → orders_of_today has no champion, and drops are not scored by version 3 of {MODEL}. They wait in the inbox"
+        " until a version of orders_of_today is champion: `apex -p orders retrain`. Or restore model.name.\n"
+    )
+    assert planned("orders") == title + changed + up + waits
+    migrate_pipelines(one, print)
+    title = "orders: the tables have this contract, and the registered model has no champion\n"
+    assert planned() == title + waits
+    edit(one, MODEL_LINE, MODEL_LINE)
+    text = planned()
+    assert f"is {MODEL} and was orders_of_today\n" in text and "  champion: version 3" in text
+    assert "no champion" not in text
+
+
+def test_the_registered_model_of_another_pipeline_is_refused(one: Settings) -> None:
+    write_pipelines(one.pipelines, ["visits"])
+    migrate_pipelines(one, print)
+    file = one.pipelines / "visits" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("name: visits_model\n", MODEL_LINE))
+    for name, other in (("visits", "orders"), ("orders", "visits")):
+        result = CliRunner().invoke(plan, [name])
+        assert isinstance(result.exception, ConfigError) and not result.output
+        assert f"model.name: {MODEL} is also that of {other}" in str(result.exception)
+    (one.pipelines / "wrong").mkdir()
+    (one.pipelines / "wrong" / "pipeline.yaml").write_text("name: wrong\n")
+    file.write_text(file.read_text().replace(MODEL_LINE, "name: visits_model\n"))
+    assert planned("orders") == "orders: nothing to do: the tables have this contract\n"  # a fault of another one
 
 
 def test_tables_of_before_the_record_take_no_other_contract(one: Settings) -> None:

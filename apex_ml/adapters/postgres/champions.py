@@ -86,6 +86,10 @@ class ChampionLedger(Protocol):
         """The champion's version: the target of the latest finished move."""
         ...
 
+    def champions_of_other_models(self) -> dict[str, int]:
+        """The champions of the registered models that the pipeline had before, by the name of the model."""
+        ...
+
     def challenger(self) -> int | None:
         """The challenger's version, by the view challenger."""
         ...
@@ -142,6 +146,15 @@ class PostgresChampions(ChampionLedger):
             "SELECT to_version FROM promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject'"
             " ORDER BY promotion_id DESC LIMIT 1"
         )
+
+    @override
+    def champions_of_other_models(self) -> dict[str, int]:
+        rows = self._session.fetch(
+            "SELECT DISTINCT ON (model_name) model_name, to_version FROM promotions WHERE model_name <> %s"
+            " AND state = 'done' AND action <> 'reject' ORDER BY model_name, promotion_id DESC",
+            (self._model_name,),
+        )
+        return {model: version for model, version in rows if version is not None}
 
     @override
     def challenger(self) -> int | None:

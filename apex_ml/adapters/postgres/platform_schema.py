@@ -13,6 +13,7 @@ import psycopg2.extensions
 
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
 from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, reading
+from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier, literal
@@ -63,6 +64,14 @@ def known_pipelines(settings: Settings) -> list[KnownPipeline]:
     with reading(settings, PLATFORM_SCHEMA) as session:
         rows = session.fetch("SELECT name, schema_name, model_name, removed_at FROM pipelines ORDER BY name")
     return [KnownPipeline(*row) for row in rows]
+
+
+def recorded_model(session: Session, schema: str) -> str | None:
+    """The registered model of the pipeline that has a schema, by the last `apex up`; None before the first one."""
+    if session.fetch_one("SELECT to_regclass(%s) IS NULL", (f"{PLATFORM_SCHEMA}.pipelines",)) == (True,):
+        return None
+    row = session.fetch_one(f"SELECT model_name FROM {PLATFORM_SCHEMA}.pipelines WHERE schema_name = %s", (schema,))
+    return row[0] if row else None
 
 
 def _record(

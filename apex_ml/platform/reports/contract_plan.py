@@ -22,6 +22,10 @@ def _title(plan: ContractPlan) -> str:
     match plan.kind:
         case None:
             return "there is no contract of its tables yet"
+        case "same" if plan.differences:
+            return "the tables have this contract, and the registered model is another one"
+        case "same" if plan.unused_champions:
+            return "the tables have this contract, and the registered model has no champion"
         case "same":
             return "nothing to do: the tables have this contract"
         case "additive":
