@@ -48,9 +48,14 @@ def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) 
 
 
 @click.command()
-def up() -> None:
-    """Start the platform and wait until every service is healthy. Does nothing when it already runs."""
+@click.pass_context
+def up(ctx: click.Context) -> None:
+    """Start the platform and wait until every service is healthy. Does nothing when it already runs.
+
+    Exits with 30 when the contract of a pipeline is refused, also where the others are up: `apex plan` says why.
+    """
     from apex_ml.platform.embedded import start
+    from apex_ml.platform.embedded.home_record import refuse_contradiction
 
     with _terminated_like_interrupted():
         settings = start.up(Settings.load())
@@ -60,6 +65,7 @@ def up() -> None:
         click.echo(f"Online    {settings.serving_for_people}/docs")
     click.echo("SQL       apex sql")
     click.echo(f"passwords {settings.env_file} (Airflow: admin, viewer)")
+    ctx.exit(ConfigError.exit_code if refuse_contradiction(settings) else 0)
 
 
 @click.command()
