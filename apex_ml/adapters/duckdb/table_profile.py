@@ -54,6 +54,7 @@ def profile_table(
     computed. Raises :class:`~apex_ml.errors.DataError` for files that cannot be read, and for a column that is not
     there.
     """
+    path = path.absolute()  # "." has no name
     files = find_table(path)
     with connect_strict(settings) as con, errors_name(visible(path.name)):
         progress("files")

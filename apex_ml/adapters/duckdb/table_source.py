@@ -103,8 +103,15 @@ def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Sour
         tuple((name, kinds[0]) for name, kinds in types.items()),
         {name: tuple(kinds) for name, kinds in types.items() if len(kinds) > 1},
         {name: n for name, n in lacking.items() if n},
+        _named_folders(files, names),
     )
     return source, columns
+
+
+def _named_folders(files: RawFiles, names: Sequence[str]) -> tuple[str, ...]:
+    """The names before the equals sign of folders such as year=2024 that are not also columns."""
+    parts = [part for file in files.files for part in Path(files.name(file)).parts[:-1] if "=" in part]
+    return tuple(dict.fromkeys(name for part in parts if (name := part.partition("=")[0]) and name not in names))
 
 
 def _schema(con: StrictConnection, file: Path, name: str) -> pa.Schema:

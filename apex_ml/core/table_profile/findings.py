@@ -103,6 +103,12 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
         yield Finding("warning", name, f"its type differs by file: {', '.join(types)}")
     for name, files in source.partial.items():
         yield Finding("warning", name, f"is missing in {counted(files, 'file')} of {source.files:,}")
+    for name in source.folders:
+        yield Finding(
+            "warning",
+            None,
+            f"folders are named {visible(name)}=…; Apex reads no column from them: write it into the files",
+        )
     if source.left_out:
         some = "; ".join(f"{visible(name)}: {why}" for name, why in list(source.left_out.items())[:3])
         yield Finding("note", None, f"{counted(len(source.left_out), 'file')} in the folder are not read: {some}")

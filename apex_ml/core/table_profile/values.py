@@ -32,6 +32,8 @@ class Source:
     """Columns whose type differs by file, with their types."""
     partial: Mapping[str, int]
     """Columns that some files lack, with the number of these files."""
+    folders: tuple[str, ...] = ()
+    """Names before the equals sign of folders such as year=2024, which are no columns of the files."""
 
 
 @dataclass(frozen=True)
