@@ -131,3 +131,14 @@ def test_the_status_has_a_part_for_every_pipeline(two: Settings) -> None:
     for begin, end in zip(places, places[1:], strict=False):
         assert any(line.startswith("champion: none yet") for line in lines[begin:end])
     assert lines[places[-1] + 1].startswith("pipeline wrong: unknown, ")
+
+
+def test_the_status_of_a_pipeline_without_tables_is_one_line(two: Settings) -> None:
+    write_pipelines(two.pipelines, "later")
+    console = Console(file=io.StringIO(), width=300, record=True)
+    only = two.model_copy(update={"pipeline": "later"})
+    assert status._show_pipelines(only, console, "later") is False
+    assert console.export_text() == "later: not set up yet: `apex up` makes its tables\n"
+    migrate_pipelines(two, lambda _: None)
+    assert status._show_pipelines(only, console, "later") is False  # no Airflow
+    assert "not set up" not in (text := console.export_text()) and "champion: none yet" in text

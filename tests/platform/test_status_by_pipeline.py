@@ -7,10 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from apex_ml.cli.main import apex
+from apex_ml.errors import ConfigError
 from apex_ml.platform.reports import status
 from apex_ml.settings import Settings
+from tests.support.apex_home import Apex
 from tests.support.pipeline_files import break_pipeline, write_pipelines
 
 NAMES = ("orders", "returns", "visits")
@@ -53,4 +57,15 @@ def test_a_named_pipeline_is_shown_alone(settings: Settings) -> None:
     assert "data/visits/drops" in text and "data/orders/" not in text and "returns/pipeline.yaml" not in text
     # named for other commands, it hides no pipeline
     assert list(sections(shown(own))) == list(NAMES)
-    assert "did you mean visits?" in shown(settings.model_copy(update={"pipeline": "visit"}), only="visit")
+    with pytest.raises(ConfigError, match=r"no pipeline visit in .*did you mean visits\?"):
+        shown(settings.model_copy(update={"pipeline": "visit"}), only="visit")
+
+
+def test_an_unknown_pipeline_is_an_error_of_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in Apex(settings).environment().items():
+        if name.startswith("APEX_"):
+            monkeypatch.setenv(name, value)
+    for arguments in (["-p", "nope", "status"], ["-p", "nope", "status", "--check"]):
+        result = CliRunner().invoke(apex, arguments)
+        assert isinstance(result.exception, ConfigError) and not result.output
+        assert str(result.exception).startswith("no pipeline nope in ")

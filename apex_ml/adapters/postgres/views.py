@@ -90,6 +90,10 @@ class AlertTotal:
 class Views(Protocol):
     """The views of one model."""
 
+    def exist(self) -> bool:
+        """Whether the pipeline has its views, and with them its tables."""
+        ...
+
     def champion(self) -> ChampionMove | None:
         """The latest finished move; None before the first one."""
         ...
@@ -141,6 +145,10 @@ class PostgresViews(Views):
     def __init__(self, session: PsycopgSession, model_name: str) -> None:
         self._session = session
         self._model_name = model_name
+
+    @override
+    def exist(self) -> bool:
+        return self._session.fetch_one("SELECT to_regclass('open_alerts') IS NOT NULL") == (True,)
 
     @override
     def champion(self) -> ChampionMove | None:

@@ -37,8 +37,11 @@ def show(settings: Settings, console: Console, only: str | None = None) -> bool:
 
     All is well when every service, DAG and pool is, no champion is one that cannot score, no drop failed, nothing is
     late, and all of this could be checked.
-    For each part that needs a stopped service there is one line.
+    For each part that needs a stopped service there is one line. Raises :class:`~apex_ml.errors.ConfigError` when there
+    is no pipeline of the name `only`.
     """
+    if only:
+        pipeline_file(settings)
     well = show_services(settings, console)
     well &= _show_part("Airflow", lambda: show_airflow(settings, console), console)
     well &= _show_part("pipelines", lambda: _show_pipelines(settings, console, only), console)
@@ -63,8 +66,8 @@ def _show_pipelines(settings: Settings, console: Console, only: str | None) -> b
     """Print the section of each pipeline; return whether all are healthy."""
     well = True
     by_pipeline = settings_by_pipeline(settings)
-    if only or not by_pipeline:
-        pipeline_file(settings)  # the error that there is none, or none of this name
+    if not by_pipeline:
+        pipeline_file(settings)  # the error that there is none
     by_pipeline = {name: own for name, own in by_pipeline.items() if only in (None, name)}
     for name, own in by_pipeline.items():
         if len(by_pipeline) > 1:
@@ -76,6 +79,9 @@ def _show_pipelines(settings: Settings, console: Console, only: str | None) -> b
 def _show_pipeline(settings: Settings, console: Console) -> bool:
     """Print the parts about the pipeline of the settings; return whether all are healthy."""
     pipeline = load_pipeline(settings)
+    if _lacks_tables(settings, pipeline):
+        console.print(f"{pipeline.name}: not set up yet: `apex up` makes its tables", markup=False, soft_wrap=True)
+        return False
     parts: dict[str, Callable[[Settings, Pipeline, Console], bool | None]] = {
         "DAGs": show_dags,
         "alerts": show_alerts,
@@ -90,6 +96,15 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
     for title, part in parts.items():
         well &= _show_part(title, partial(part, settings, pipeline, console), console)
     return well
+
+
+def _lacks_tables(settings: Settings, pipeline: Pipeline) -> bool:
+    """Whether Postgres answers and has no tables of the pipeline. When it does not answer, each part says so."""
+    try:
+        with reading(settings, pipeline.schema) as session:
+            return not PostgresViews(session, pipeline.model_name).exist()
+    except ApexError:
+        return False
 
 
 def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
