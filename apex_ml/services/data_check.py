@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import StrictConnection, connect_strict, errors_name
 from apex_ml.adapters.duckdb.file_report import FileReport
@@ -14,10 +17,24 @@ from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.duckdb.table_source import find_table
 from apex_ml.adapters.storage.raw_folder import RawFiles
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.sql.data_check import count_classes
+
+MAX_READ = 20_000
+"""Quarantined rows of a file among which examples are looked for."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that a run would quarantine. `rules` are `column: rule` of every reason."""
+
+    file: str
+    row_nr: int
+    """Position in the file, from 0."""
+    rules: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,8 @@ class DataCheck:
     reports: tuple[FileReport, ...]
     refused: dict[str, str]
     left_out: dict[str, str]
+    examples: tuple[BadRow, ...]
+    """Quarantined rows, the first of each rule."""
     classes: dict[str, int]
     """Accepted rows by class of the contract."""
     limit: float
@@ -75,24 +94,33 @@ def check_data(
     files = find_table(path)
     reports: list[FileReport] = []
     refused: dict[str, str] = {}
+    examples: dict[str, BadRow] = {}
     classes: Counter[str] = Counter(dict.fromkeys(contract.classes, 0))
     with connect_strict(settings) as con, tempfile.TemporaryDirectory(prefix=".apex-check-") as folder:
         for file in files.files:
             progress(files.name(file))
             try:
-                report, found_classes = _check(con, contract, files, file, use, Path(folder))
+                report, rows_by_class = _check(con, contract, files, file, use, Path(folder), examples)
             except DataError as error:
                 refused[files.name(file)] = str(error).removeprefix(f"{files.name(file)}: ")
                 continue
             reports.append(report)
-            classes.update(found_classes)
+            classes.update(rows_by_class)
     limit = contract.quarantine.limit.on(use)
-    return DataCheck(use, len(files.files), tuple(reports), refused, files.left_out, dict(classes), limit)
+    rows = tuple(dict.fromkeys(examples.values()))
+    return DataCheck(use, len(files.files), tuple(reports), refused, files.left_out, rows, dict(classes), limit)
 
 
 def _check(
-    con: StrictConnection, contract: Contract, files: RawFiles, file: Path, use: Use, folder: Path
+    con: StrictConnection,
+    contract: Contract,
+    files: RawFiles,
+    file: Path,
+    use: Use,
+    folder: Path,
+    examples: dict[str, BadRow],
 ) -> tuple[FileReport, dict[str, int]]:
+    """Check one file; `examples` gets the first quarantined row of every new rule."""
     accepted, quarantined = folder / "accepted.parquet", folder / "quarantined.parquet"
     name = files.name(file)
     try:
@@ -101,7 +129,23 @@ def _check(
         )
         with errors_name(name):
             rows = con.execute(count_classes(report.query, contract.target)).fetchall()
+        if report.quarantined:
+            _add_examples(examples, name, quarantined)
         return report, {value: n for value, n in rows if value in contract.classes}
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
+
+
+def _add_examples(examples: dict[str, BadRow], name: str, quarantined: Path) -> None:
+    rows_read = 0
+    with pq.ParquetFile(quarantined) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=[ROW_NR, "reasons"]):
+            for row in batch.to_pylist():
+                rules = tuple(f"{reason['column']}: {reason['rule']}" for reason in json.loads(row["reasons"]))
+                bad = BadRow(name, row[ROW_NR], rules)
+                for rule in rules:
+                    examples.setdefault(rule, bad)
+            rows_read += len(batch)
+            if rows_read >= MAX_READ:
+                return

@@ -109,6 +109,8 @@ def test_the_check_names_rules_columns_and_examples(here: Path, capsys: pytest.C
     write_table(here / "bad" / "bad.parquet", bad)
     code, out, err = called(capsys, "check", "visits", "--data", "bad")
     assert code == 10 and "8.0% of the rows would be quarantined; quarantine.limit allows 1.0% (train)" in err
+    assert "Row 0 of bad.parquet: age group: domain" in out and "Row 30 of bad.parquet: distance: range" in out
+    assert "Row 32 of bad.parquet: show: not_null" in out and "Row 1 of" not in out
     assert "368 accepted, 32 quarantined" in out and "'baby'" in out and "distance: range: >= 0" in out
     assert "'9000.0'" in out and "Missing, filled with nulls: minutes (in 1 file)" in out
     assert "Not in the contract, ignored: extra\n" in out and "show: not_null" in out

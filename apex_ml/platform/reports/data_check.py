@@ -42,6 +42,8 @@ def show_check(check: DataCheck, console: Console) -> None:
         for row in rules:
             table.add_row(*map(Text, row))
         console.print(table)
+    for bad in check.examples[:MAX_SHOWN]:
+        console.print(Text(f"Row {bad.row_nr:,} of {visible(bad.file)}: {'; '.join(map(visible, bad.rules))}"))
     for line in _columns(check):
         console.print(Text(line))
     if check.rows:
