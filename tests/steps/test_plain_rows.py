@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from apex_ml.adapters.postgres.bulk import bulk_transaction
+from apex_ml.adapters.postgres.shadow import shadow_outcomes
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import ConfigError
-from apex_ml.steps.elt import make_plain_examples
+from apex_ml.steps.elt import elt, make_plain_examples
 from apex_ml.steps.monitor import monitor
+from apex_ml.steps.promote import promote
 from apex_ml.steps.score import score
-from apex_ml.steps.split import possible_strategy
+from apex_ml.steps.split import possible_strategy, split
+from apex_ml.steps.validate import validate
 from tests.support.loans import NAME, Trained, changed, loans, train_loans
 from tests.support.online_service import served
 
@@ -181,3 +186,40 @@ def test_the_keys_of_the_training_rows_are_those_of_train_and_validation(trained
     keys = unpack_keys((trained.apex.processed / "first" / "train" / "bundle" / "seen.u64").read_bytes())
     parts = trained.results["split"]["parts"]
     assert len(keys) == parts["train"]["examples"] + parts["validation"]["examples"]
+
+
+def test_a_champion_with_other_features_is_compared_on_the_same_rows(trained: Trained) -> None:
+    """Its attribute that the challenger lacks is taken from the accepted rows, by the identity of each row."""
+    apex = trained.apex
+    file = apex.pipeline.file
+    before = file.read_text(encoding="utf-8")
+    content = yaml.safe_load(before)
+    content["features"]["attributes"] = ["member", "rate", "asked_at"]
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    try:
+        context = apex.context("second")
+        validate(context, raw=None, as_of=None, force=True)
+        elt(context)
+        split(context, strategy="temporal")
+        done = apex.call("train", "--run", "second")
+        assert done.code == 0, done.err
+        decision = promote(context, who="test").to_json()
+    finally:
+        file.write_text(before, encoding="utf-8")
+    test_rows = trained.results["split"]["parts"]["test"]["examples"]
+    evidence = decision["evidence"]
+    assert not decision["promoted"] and evidence["holdout_rows"] == test_rows, decision
+    assert evidence["seen_rows_dropped"] == 0 and evidence["champion_log_loss"] < evidence["challenger_log_loss"]
+    assert "no drift over time is tested" in decision["reasons"][-1]
+
+
+def test_rows_that_a_challenger_scored_in_the_shadow_can_be_read(trained: Trained) -> None:
+    apex = trained.apex
+    with bulk_transaction(apex.settings, NAME) as session:
+        session.execute(
+            "INSERT INTO shadow_scores (run_id, model_version, row_nr, predicted, p_false, p_true)"
+            " SELECT run_id, 99, row_nr, predicted, p_true, p_false FROM scored"
+        )
+        rows = shadow_outcomes(session, load_contract(apex.pipeline.file), 99, 1)
+    assert rows.num_rows == len(set(rows.column("row_identity").to_pylist())) == 1500
+    assert set(rows.column("row_day").to_pylist()) <= {date.today(), date.today() - timedelta(days=1)}
