@@ -89,6 +89,8 @@ def _boolean_sql(kind: pa.DataType, source: str, text: str | None) -> str | None
 
 
 def _decimal_sql(column: Column, kind: pa.DataType, source: str, text: str | None) -> str | None:
+    if pa.types.is_floating(kind):  # a float stands for its shortest decimal digits
+        text = number_text(kind, source)
     if text:
         # digits beyond the column's decimals would be rounded, unless all of them are zeros
         exact = f"regexp_full_match(trim({text}), '[+-]?[0-9]+([.][0-9]{{0,{column.decimals}}}0*)?')"
@@ -96,9 +98,6 @@ def _decimal_sql(column: Column, kind: pa.DataType, source: str, text: str | Non
     if not _is_number(kind):
         return None
     value = f"TRY_CAST({source} AS {duckdb_type(column)})"
-    if pa.types.is_floating(kind):  # a float stands for its shortest decimal digits
-        single = "FLOAT" if kind.bit_width <= 32 else "DOUBLE"
-        return f"CASE WHEN CAST({value} AS {single}) = {source} THEN {value} END"
     return f"CASE WHEN {value} = {source} THEN {value} END"
 
 
