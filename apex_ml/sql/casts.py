@@ -109,8 +109,11 @@ def _timestamp_sql(column: Column, kind: pa.DataType, source: str, text: str | N
         return _on_clock(f"CASE WHEN isfinite({source}) THEN CAST({source} AS TIMESTAMP) END", zone)
     if not pa.types.is_timestamp(kind) or (kind.tz and zone is None):
         return None
-    exact = [f"isfinite({source})"] + ([f"epoch_ns({source}) % 1000 = 0"] if kind.unit == "ns" else [])
-    value = f"make_timestamptz(epoch_us({source}))" if kind.tz else f"CAST({source} AS TIMESTAMP)"
+    value = f"CAST({source} AS TIMESTAMP)"
+    if kind.tz:  # what is stored without a zone, as INT96, would be taken for a time on the clock of the session
+        nanoseconds = kind.unit == "ns"
+        value = f"CAST({source} AS TIMESTAMPTZ)" if nanoseconds else f"make_timestamptz(epoch_us({source}))"
+    exact = [f"isfinite({value})"] + ([f"epoch_ns({source}) % 1000 = 0"] if kind.unit == "ns" else [])
     value = f"CASE WHEN {' AND '.join(exact)} THEN {value} END"
     return value if kind.tz else _on_clock(value, zone)
 
