@@ -213,6 +213,8 @@ def option_values(settings: Settings, name: str) -> Iterator[OptionValue]:
     if unknown := [value for value in others if value.pipeline not in names]:
         _refuse_mistyped(unknown, names, recorded_pipelines(settings))
     owner = former_pipeline(settings) if any(v.variable in FORMER for v in settings.pipeline_values) else None
+    if settings.former_contract:  # the first edition always tuned the weights
+        yield OptionValue("model", "decision", "macro_f1", "model.decision", "as in the first edition")
     for value in settings.pipeline_values:
         # a variable of the first edition is about its only pipeline
         if value.pipeline == name or (value.pipeline is None and (value.variable not in FORMER or name == owner)):

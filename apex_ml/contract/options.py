@@ -30,6 +30,9 @@ class Wording(ContractPart):
     )
 
 
+DecisionName = Literal["most_probable", "macro_f1"]
+
+
 class ModelOptions(ContractPart):
     """The registered model and its training."""
 
@@ -52,6 +55,11 @@ class ModelOptions(ContractPart):
     selection: Literal["noise", "none"] = Field(
         "noise",
         description="Feature selection: features that beat permuted copies of themselves (noise), or all (none).",
+    )
+    decision: DecisionName = Field(
+        "most_probable",
+        description="How the predicted class is chosen: the most probable class, or by weights that are tuned for"
+        " macro-F1 (macro_f1), which finds more of rare classes and is right less often.",
     )
     class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in training.")
     trials: int = Field(

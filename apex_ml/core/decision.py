@@ -1,7 +1,8 @@
 """Decision weights choose the predicted class. They do not change the probabilities.
 
-On imbalanced data a rare class may never be the most probable one. The predicted class is therefore the argmax of
-weight × probability, with weights tuned for macro-F1 on validation.
+On imbalanced data a rare class may never be the most probable one. Where a pipeline asks for it (``model.decision:
+macro_f1``), the predicted class is the argmax of weight × probability, with weights tuned for macro-F1 on validation.
+Without, it is the most probable class: all weights are 1.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ class Options:
     budget: Budget = field(default_factory=lambda: Budget(0))
     search_folds: int = 1
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    decision: Literal["most_probable", "macro_f1"] = "most_probable"
     class_weights: Literal["none", "balanced"] = "none"
     early_stopping_rounds: int = 30
     device: Literal["cpu", "cuda"] = "cpu"
@@ -194,7 +195,9 @@ def _calibrate(model: Model, train: Examples, validation: Examples, options: Opt
     raw = model.raw_probabilities(validation.table)
     ratio = _prior_ratio(train.y, model.classes, options)
     calibration, losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
-    weights = decision.tune(calibration.apply(raw), validation.y)
+    weights = (1.0,) * len(model.classes)
+    if options.decision == "macro_f1":
+        weights = decision.tune(calibration.apply(raw), validation.y)
     return replace(model, calibration=calibration, weights=weights), losses
 
 

@@ -80,8 +80,9 @@ def find_upgrade(settings: Settings) -> Upgrade:
     moved = [value for value in former if (value.section, value.key) not in present]
     options = tuple(OptionValue(v.section, v.key, v.value, v.variable, v.where) for v in moved)
     typed = typed_values(options)
-    if is_elsewhere:  # a file of the first edition does not name its model
+    if is_elsewhere:  # a file of the first edition names neither its model nor its decision
         typed["model", "name"] = load_pipeline_settings(stored).model_name
+        typed["model", "decision"] = "macro_f1"
     before = source.read_bytes().decode()
     after = _with_options(before, {place: value for place, value in typed.items() if place[0] != "locations"})
     parse_pipeline(target, after.encode())

@@ -42,6 +42,7 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
         suspicious_gain=context.contract.features.suspicious_gain,
         budget=Budget(trials, model.search_seconds),
         search_folds=model.search_folds,
+        decision=model.decision,
         class_weights=model.class_weights,
         early_stopping_rounds=model.early_stopping_rounds,
         device=model.device,

@@ -30,6 +30,7 @@ def reproduce(context: StepContext) -> ReproduceResult:
         training_options(context, 0, before.info.split),
         contenders=tuple(used["contenders"]),
         selection=used["selection"],
+        decision=used.get("decision", "macro_f1"),  # which older versions of Apex did not record
         class_weights=used["class_weights"],
         early_stopping_rounds=used["early_stopping_rounds"],
         device=used["device"],

@@ -52,6 +52,7 @@ def train(context: StepContext, *, trials: int) -> TrainResult:
         "contenders": options.contenders,
         "selection": options.selection,
         "suspicious_gain": options.suspicious_gain,
+        "decision": options.decision,
         "class_weights": options.class_weights,
         "early_stopping_rounds": options.early_stopping_rounds,
         "device": options.device,

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, candidate_names, missing_requirements
 from apex_ml.core.candidates.interface import FitContext, Part
+from apex_ml.core.decision import macro_f1
 from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import row_losses
@@ -167,6 +168,17 @@ def test_an_unknown_candidate_is_an_error() -> None:
         ConfigError, match="no candidate 'forest'; the candidates are lightgbm, logistic, prior, xgboost"
     ):
         candidate("forest")
+
+
+def test_the_decision_is_the_most_probable_class_or_tuned_for_macro_f1() -> None:
+    inputs = parts()
+    plain, tuned = developed(inputs, selection="none"), developed(inputs, selection="none", decision="macro_f1")
+    table, y = inputs["test"].table, inputs["test"].y
+    p, q = plain.model.predict(table), tuned.model.predict(table)
+    assert np.array_equal(p.probabilities, q.probabilities)
+    assert plain.model.weights == (1.0, 1.0, 1.0) and np.array_equal(p.predicted, p.probabilities.argmax(axis=1))
+    assert tuned.model.weights != plain.model.weights and (q.predicted != p.predicted).any()
+    assert macro_f1(y, q.predicted, 3) > macro_f1(y, p.predicted, 3)
 
 
 def test_balanced_weights_are_corrected_back_to_the_true_prior() -> None:
