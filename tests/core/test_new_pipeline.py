@@ -120,6 +120,19 @@ def test_a_feature_that_gives_the_target_away_is_a_warning(profile: TableProfile
     assert "# WARNING: minutes alone removes 88% of the log loss" in text
 
 
+def test_a_feature_just_below_the_limit_of_leaks_is_left_room(settings: Settings, tmp_path: Path) -> None:
+    shows = visits(ROWS)["show"]
+    other = {"yes": "no", "no": "yes"}
+    # one in eight is wrong: it removes 1 - entropy(1/8) / ln 2 of the log loss, a bit less by smoothing
+    hint = [other[show] if n % 8 == 0 else show for n, show in enumerate(shows)]
+    profile = with_columns(settings, tmp_path, {"hint": hint})
+    assert profile.target is not None
+    (gain,) = [a.gain for a in profile.target.associations if a.name == "hint"]
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert 0.4 < gain < 0.5 and "hint" in contract.features.attributes
+    assert contract.features.suspicious_gain == 0.6 and "leaves room for hint" in text
+
+
 def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tmp_path: Path) -> None:
     people = [f"P{n % 350:04d}" for n in range(ROWS)]
     profile = with_columns(settings, tmp_path, {"patient": people})

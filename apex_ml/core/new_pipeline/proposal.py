@@ -24,6 +24,8 @@ USUAL_QUARANTINE = 0.01
 MAX_QUARANTINE = 0.9
 REPEATS = 0.002
 """Share of repeated rows up to which they are errors."""
+ROOM = 0.1
+"""Gain that a feature may have more in training than in a profile."""
 A_YEAR = 300
 """Days of data from which the month can be a feature."""
 
@@ -39,6 +41,9 @@ class Proposal:
     batch: list[dict[str, Any]]
     features: dict[str, Any]
     grain_reason: str
+    suspicious_gain: float
+    strong: str
+    """The feature for which the limit of a suspicious gain is raised; empty when it is not."""
     repeated_keys: str | None
     """Which of several rows of a key counts; None where that is left to the default."""
     warnings: tuple[str, ...]
@@ -78,6 +83,7 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         list(_batch(choices)),
         features,
         reason,
+        *_suspicious_gain(profile, columns),
         "latest" if choices.key and tuple(choices.key) not in profile.keys else None,
         tuple(_warnings(profile, columns)),
     )
@@ -152,6 +158,19 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
             history.append({"recipe": "mean", "columns": measures})
         features["history"] = history
     return features, reason
+
+
+def _suspicious_gain(profile: TableProfile, columns: list[ColumnPlan]) -> tuple[float, str]:
+    """The limit from which training takes a feature for a leak, and the feature that it leaves room for.
+
+    Training measures gains again, on later rows and with finer ranges: one just below the limit may be above it there.
+    """
+    named = {column.name for column in columns if column.is_feature}
+    gains = [(a.gain, a.name) for a in profile.target.associations if a.name in named] if profile.target else []
+    gain, name = max((pair for pair in gains if pair[0] < LEAK_GAIN), default=(0.0, ""))
+    if gain < LEAK_GAIN - ROOM:
+        return LEAK_GAIN, ""
+    return LEAK_GAIN + ROOM, name
 
 
 def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:

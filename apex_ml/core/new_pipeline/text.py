@@ -123,7 +123,9 @@ def _features(proposal: Proposal) -> Iterator[str]:
         else:
             yield f"  {key}: {flow(value)}"
     yield from _comment("a feature that alone removes this share of the class prior's log loss is a leak", "  ")
-    yield f"  suspicious_gain: {LEAK_GAIN}"
+    if proposal.strong:
+        yield from _comment(f"the usual limit is {LEAK_GAIN}; this one leaves room for {_shown(proposal.strong)}", "  ")
+    yield f"  suspicious_gain: {proposal.suspicious_gain}"
 
 
 def _items(mappings: list[dict[str, Any]], indent: str) -> Iterator[str]:
