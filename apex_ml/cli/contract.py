@@ -41,4 +41,4 @@ def show() -> None:
     loaded = load_pipeline(Settings.load()).contract
     for column in loaded.columns.values():
         domain = f" {{{', '.join(column.domain.levels)}}}" if column.domain else ""
-        click.echo(f"{column.name:28} {column.type:7} {column.role:10}{domain}")
+        click.echo(f"{column.name:28} {column.type:9} {column.role:11}{domain}")

@@ -19,7 +19,7 @@ HELD_PART = 20
 def is_held(contract: Contract, newest: date | None) -> str:
     """A condition: the row is dated on the newest day, or without dates it is one of a random part."""
     if newest is None:
-        return f"{content_hash(tuple(contract.columns))} % {HELD_PART} = 0"
+        return f"{content_hash(contract, tuple(contract.columns))} % {HELD_PART} = 0"
     return f"CAST({identifier(contract.timestamp)} AS DATE) >= {literal(newest)}"
 
 

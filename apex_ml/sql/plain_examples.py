@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_DAY, ROW_IDENTITY
 from apex_ml.sql.features import class_sql
@@ -36,12 +37,18 @@ def select_sorted_examples(contract: Contract, rows: str, day: date) -> str:
     return f"FROM ({select_plain_examples(contract, rows, day)}) ORDER BY {keys}"
 
 
-def content_hash(names: Sequence[str], *more: str) -> str:
+def content_hash(contract: Contract, names: Sequence[str], *more: str) -> str:
     """SQL: a number of 64 bits made of the values of columns, and of more values of text; the same in every run."""
-    texts = [f"coalesce(CAST({identifier(name)} AS VARCHAR), {_NULL})" for name in names]
+    texts = [f"coalesce(CAST({_plain(contract.columns[name])} AS VARCHAR), {_NULL})" for name in names]
     return f"md5_number_lower(concat_ws({_SEPARATOR}, {', '.join([*texts, *more])}))"
+
+
+def _plain(column: Column) -> str:
+    """SQL of a value whose text does not depend on the clock of the session."""
+    value = identifier(column.name)
+    return f"epoch_us({value})" if column.type == "timestamp" else value
 
 
 def _identity(contract: Contract) -> str:
     names = contract.named("key") or tuple(contract.columns)
-    return content_hash(names, f"CAST(row_number() OVER (PARTITION BY {identifiers(names)}) AS VARCHAR)")
+    return content_hash(contract, names, f"CAST(row_number() OVER (PARTITION BY {identifiers(names)}) AS VARCHAR)")

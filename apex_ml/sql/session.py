@@ -5,6 +5,8 @@ from __future__ import annotations
 HIDE_PROGRESS_BAR = "SET enable_progress_bar = false"
 IGNORE_STATISTICS = "SET disabled_optimizers = 'statistics_propagation,filter_pushdown'"
 """Read every value, even where the statistics of its file make that seem needless."""
+SHOW_INSTANTS_IN_UTC = "SET TimeZone = 'UTC'"
+"""Text of instants is the same on every machine."""
 SET_MEMORY_LIMIT = "SET memory_limit = ?"
 SET_TEMP_DIRECTORY = "SET temp_directory = ?"
 FIND_RELATION = "FROM information_schema.tables WHERE table_name = ?"

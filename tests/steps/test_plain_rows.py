@@ -126,6 +126,18 @@ def test_a_row_is_in_the_same_part_in_every_run_however_its_files_are_cut(tmp_pa
     assert Counter(after.values()).keys() == {0, 1, 2}
 
 
+def test_the_identity_of_a_row_does_not_depend_on_the_clock_of_the_machine(tmp_path: Path) -> None:
+    contract = contract_of(tmp_path, NEITHER)
+    pq.write_table(without("borrower", "day")(loans(50)), tmp_path / "rows.parquet")
+    ids = []
+    for zone in ("UTC", "America/Lima"):
+        with duckdb.connect() as con:
+            con.execute(f"SET TimeZone = '{zone}'")
+            (part,) = make_plain_examples(con, contract, [tmp_path / "rows.parquet"], AS_OF)
+            ids.append(part.column("row_identity").to_pylist())
+    assert ids[0] == ids[1]
+
+
 def test_a_second_delivery_of_the_same_rows_is_left_out(tmp_path: Path) -> None:
     contract = contract_of(tmp_path, NEITHER)
     table = without("borrower", "day")(loans(100))

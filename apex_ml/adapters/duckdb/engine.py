@@ -13,7 +13,7 @@ import duckdb
 
 from apex_ml.errors import DataError, TransientError
 from apex_ml.settings import Settings
-from apex_ml.sql.session import FIND_RELATION, HIDE_PROGRESS_BAR, IGNORE_STATISTICS
+from apex_ml.sql.session import FIND_RELATION, HIDE_PROGRESS_BAR, IGNORE_STATISTICS, SHOW_INSTANTS_IN_UTC
 
 
 class OutOfMemoryError(TransientError):
@@ -43,6 +43,7 @@ def connect(settings: Settings, spill: Path | None = None) -> Iterator[duckdb.Du
         con = duckdb.connect(":memory:", config=config)
         try:
             con.execute(HIDE_PROGRESS_BAR)  # it would fill a task's log
+            con.execute(SHOW_INSTANTS_IN_UTC)
             yield con
         finally:
             con.close()
