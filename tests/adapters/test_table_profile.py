@@ -242,12 +242,14 @@ before = peak()
 profile_table(Settings.load(home=sys.argv[2]), Path(sys.argv[1]), "target")
 print(peak() - before)
 """
-LIMIT_MB, MARGIN_MB = 256, 200
-"""DuckDB's own limit, and what it and Python take beside it."""
+LIMIT_MB = 256
+"""DuckDB's own limit."""
+TEXTS_MB, MAX_GROWTH_MB = 270, 180
+"""The texts of the file, and what describing them may take: it would be more if they were held at once."""
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """300,000 texts of 900 characters, all different: more than the limit."""
+    """300,000 texts of 900 characters, all different."""
     path = tmp_path / "large.parquet"
     schema = pa.schema([("id", pa.string()), ("number", pa.float64()), ("target", pa.string())])
     random = np.random.default_rng(1)
@@ -260,4 +262,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     environment = {**os.environ, "APEX_MEMORY_LIMIT_MB": str(LIMIT_MB), "PYTHONPATH": str(CODE_ROOT)}
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert 50 < int(done.stdout) < LIMIT_MB + MARGIN_MB
+    assert 20 < int(done.stdout) < MAX_GROWTH_MB < TEXTS_MB
