@@ -99,6 +99,14 @@ def test_the_page_loads_nothing_and_escapes_names_and_values(here: Path) -> None
     assert not re.search(r"url\(|@import|https?:", text)
 
 
+def test_classes_are_drawn_as_long_as_there_are_colors(here: Path) -> None:
+    for classes, is_drawn in ((8, True), (9, False)):
+        table = visits(200) | {"show": [f"c{n % classes}" for n in range(200)]}
+        text = profile_page(profile_table(Settings.load(), write_table(here / "v.parquet", table), "show"))
+        assert ("the shares of the classes of show" in text) == is_drawn
+        assert ('aria-label="Classes by distance"' in text) == is_drawn
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_page_of_hardly_any_rows(here: Path, rows: int) -> None:
     columns = {name: values[:rows] for name, values in visits(10).items()}

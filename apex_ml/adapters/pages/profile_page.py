@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from apex_ml.text import visible
 
 MAX_CHARTS = 12
 """Columns whose change over time is drawn."""
+MAX_COLORS = 8
 LABEL_LENGTH = 40
 
 
@@ -38,12 +40,19 @@ def profile_page(profile: TableProfile) -> str:
         facts={column.name: facts(column) for column in profile.columns},
         notes={c.name: [f for f in profile.findings if f.column == c.name] for c in profile.columns},
         classes=[label(level.value) for level in profile.target.classes] if profile.target else [],
-        class_shares={name: class_shares(association) for name, association in associations.items()},
+        class_shares=_strips(profile, associations),
         drawn=_drawn(profile.time) if profile.time else [],
         period=period_text,
         visible_limit=VISIBLE,
         large_limit=LARGE,
     )
+
+
+def _strips(profile: TableProfile, associations: Mapping[str, Association]) -> dict[str, dict[str, list[float]]]:
+    """By column and bin the shares of the classes; none where there are more classes than colors."""
+    if profile.target is None or len(profile.target.classes) > MAX_COLORS:
+        return {}
+    return {name: class_shares(association) for name, association in associations.items()}
 
 
 def _drawn(time: TimeProfile) -> list[str]:
