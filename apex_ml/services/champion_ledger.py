@@ -12,7 +12,13 @@ import logging
 from collections.abc import Iterable
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
-from apex_ml.adapters.postgres.champions import ChampionLedger, NewDecision, champion_lock, champions
+from apex_ml.adapters.postgres.champions import (
+    ChampionLedger,
+    NewDecision,
+    champion_lock,
+    champions,
+)
+from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
@@ -23,9 +29,11 @@ logger = logging.getLogger(__name__)
 def resolve(settings: Settings, schema: str, registry: Registry) -> ModelVersion | None:
     """Return the champion's version, after repairing ledger and alias; None when there is no champion.
 
-    Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow.
+    Raises :class:`~apex_ml.errors.ConfigError` when the registered model was renamed or deleted in MLflow, or is that
+    of another pipeline.
     """
     with champion_lock(settings, schema, registry.model_name, shared=True) as ledger:
+        refuse_foreign_model(ledger, schema, registry.model_name)  # before its alias is adopted
         champion = registry.by_alias(CHAMPION)
         recorded = ledger.champion()
         if champion is None and recorded is not None and not registry.has_model():
@@ -125,6 +133,7 @@ def apply(settings: Settings, schema: str, registry: Registry, move: NewDecision
     """
     assert move.to_version is not None and move.state == "pending"
     with champion_lock(settings, schema, registry.model_name) as ledger:
+        refuse_foreign_model(ledger, schema, registry.model_name)
         current = _heal(registry, ledger)
         version = current.version if current else None
         if version == move.to_version:
@@ -147,6 +156,7 @@ def reject(settings: Settings, schema: str, registry: Registry, rejection: NewDe
     """Record that a challenger was not promoted, once a run."""
     assert rejection.to_version is not None
     with champion_lock(settings, schema, registry.model_name) as ledger:
+        refuse_foreign_model(ledger, schema, registry.model_name)
         if ledger.decision_of(rejection.step_run, rejection.to_version):
             return
         ledger.record(rejection)

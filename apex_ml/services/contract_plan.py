@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.postgres.champions import PostgresChampions
+from apex_ml.adapters.postgres.champions import ChampionLedger, PostgresChampions
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.contracts import OWN_PIPELINE, PostgresContracts
+from apex_ml.adapters.postgres.foreign_model import ForeignModelError, refuse_foreign_model
 from apex_ml.adapters.postgres.platform_schema import recorded_model
 from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.changes import ChangeKind, ContractChange, compare_contracts
@@ -76,7 +77,7 @@ def plan_contract(settings: Settings, pipeline: Pipeline, recorded: ContractIden
         tables_identity=None if before is None else before.digest(),
         kind=None if change is None else change.kind,
         differences=(*(() if change is None else change.differences), *_model_difference(pipeline, state)),
-        refused=() if change is None else change.refused,
+        refused=(*(() if change is None else change.refused), *state.foreign),
         new_columns=() if before is None or change is None or change.refused else _new_columns(before, contract),
         champion=state.champion,
         model=pipeline.model_name,
@@ -95,21 +96,32 @@ class _PlatformState:
     champion: ChampionPlan | None = None
     former_model: str | None = None
     unused_champions: Mapping[str, int] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    """Why the registered model is refused, which is that of another pipeline."""
 
 
 def _from_database(settings: Settings, pipeline: Pipeline) -> _PlatformState:
     model = pipeline.model_name
     with transaction(settings, pipeline.schema) as session:
+        ledger = PostgresChampions(session, model)
+        foreign = _foreign_model(ledger, pipeline)
         ledger_of_contracts = PostgresContracts(session)
         if not ledger_of_contracts.has_tables():
-            return _PlatformState()
+            return _PlatformState(foreign=foreign)
         before = ledger_of_contracts.newest()
         last_model = recorded_model(session, pipeline.schema)
-        ledger = PostgresChampions(session, model)
         version = ledger.champion()
         others = ledger.champions_of_other_models() if version is None else {}
     champion = None if version is None else _champion(settings, pipeline, version)
-    return _PlatformState(before, champion, last_model if last_model != model else None, others)
+    return _PlatformState(before, champion, last_model if last_model != model else None, others, foreign)
+
+
+def _foreign_model(ledger: ChampionLedger, pipeline: Pipeline) -> tuple[str, ...]:
+    try:
+        refuse_foreign_model(ledger, pipeline.name, pipeline.model_name)
+    except ForeignModelError as error:
+        return (str(error),)
+    return ()
 
 
 def _model_difference(pipeline: Pipeline, state: _PlatformState) -> tuple[str, ...]:
@@ -163,6 +175,8 @@ def _new_columns(before: ContractIdentity, contract: Contract) -> tuple[str, ...
 
 def _steps(plan: ContractPlan, change: ContractChange | None) -> list[str]:
     name = plan.pipeline
+    if plan.refused and not (change and change.refused):
+        return ["`apex up` refuses this registered model, and leaves the tables as they are."]
     if change is None:
         return ["`apex up` creates the tables of this contract."]
     if change.refused:

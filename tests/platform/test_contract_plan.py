@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.contracts import PostgresContracts
@@ -17,6 +19,7 @@ from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded import start
 from apex_ml.platform.embedded.home_record import record_home
 from apex_ml.platform.pipeline_tables import migrate_pipelines
+from apex_ml.platform.reports import status
 from apex_ml.settings import Settings
 from tests.support.apex_home import Apex
 from tests.support.pipeline_files import MODEL, ORDERS, write_pipelines
@@ -161,6 +164,46 @@ def test_the_registered_model_of_another_pipeline_is_refused(one: Settings) -> N
     (one.pipelines / "wrong" / "pipeline.yaml").write_text("name: wrong\n")
     file.write_text(file.read_text().replace(MODEL_LINE, "name: visits_model\n"))
     assert planned("orders") == "orders: nothing to do: the tables have this contract\n"  # a fault of another one
+
+
+def test_a_renamed_pipeline_does_not_take_over_the_champion(one: Settings) -> None:
+    """Its tables are new, and the former pipeline's are still there."""
+    migrate_pipelines(one, print)
+    Apex(one).sql(
+        "INSERT INTO orders.promotions (model_name, action, state, to_version, who, step_run, reasons, evidence)"
+        " VALUES (%s, 'promote', 'done', 3, 'test', '', '{}', '{}')",
+        (MODEL,),
+    )
+    write_pipelines(one.pipelines, ["visits"])
+    (one.pipelines / "orders").rename(one.pipelines / "sales")
+    file = one.pipelines / "sales" / "pipeline.yaml"
+    file.write_text(file.read_text().replace("name: orders\n", "name: sales\n", 1))
+    reason = f"pipeline sales: model.name: {MODEL} is the registered model of the pipeline orders, whose champion is"
+    text = planned("sales", code=ConfigError.exit_code)
+    assert text.startswith("sales: the registered model is that of another pipeline\n") and f"refused: {reason}" in text
+    assert text.endswith("  → `apex up` refuses this registered model, and leaves the tables as they are.\n")
+    reports: list[str] = []
+    for _ in range(2):  # again when the former pipeline is recorded as removed
+        migrate_pipelines(one.model_copy(update={"pipeline": ""}), reports.append)
+        assert reports.pop().startswith(f"pipeline sales: its tables stay as they are: {reason}") and not reports
+        assert Apex(one).sql("SELECT FROM pg_namespace WHERE nspname = 'sales'") == []
+    with pytest.raises(ConfigError, match=reason):
+        migrate_pipelines(one.model_copy(update={"pipeline": "sales"}), print)
+    console = Console(file=io.StringIO(), width=500, record=True)
+    sales = one.model_copy(update={"pipeline": "sales"})
+    assert status._show_pipelines(sales, console, "sales") is False
+    assert console.export_text().startswith(f"pipeline sales: unknown, {reason}")
+    file.write_text(file.read_text().replace(MODEL_LINE, OTHER_MODEL))
+    migrate_pipelines(sales, print)
+    assert planned("sales") == "sales: nothing to do: the tables have this contract\n"
+    file.write_text(file.read_text().replace(OTHER_MODEL, MODEL_LINE))  # with tables of its own, too
+    assert f"refused: {reason}" in planned("sales", code=ConfigError.exit_code)
+    Apex(one).sql(
+        "INSERT INTO sales.promotions (model_name, action, state, to_version, who, step_run, reasons, evidence)"
+        " VALUES (%s, 'manual', 'done', 3, 'test', '', '{}', '{}')",
+        (MODEL,),
+    )
+    migrate_pipelines(sales, print)  # what took it over before can go on
 
 
 def test_tables_of_before_the_record_take_no_other_contract(one: Settings) -> None:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, Registry
 from apex_ml.adapters.mlflow.tracking import refuse_deleted
 from apex_ml.adapters.postgres.champions import NewDecision
+from apex_ml.adapters.postgres.migrations import migrate_all, migrate_schema
 from apex_ml.cli.main import apex as cli
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError, TransientError
@@ -434,3 +436,31 @@ def test_a_deleted_run_does_not_stop_the_gate(nights: Any) -> None:
         assert load_scorer(nights.apex.context("scoring")).version.version == version.version
     finally:
         mlflow(nights, "POST", "runs/restore", run_id=version.run_id)
+
+
+def test_a_model_of_another_pipeline_is_not_adopted(nights: Any) -> None:
+    """A pipeline with another name and the same registered model neither takes the champion nor trains a version."""
+    apex = nights.apex
+    assert promote(apex.context("one"), who="test").promoted
+    ledger = nights.ledger()
+    apex.sql("DELETE FROM apex.known_pipelines")
+    pipeline = load_pipeline(apex.settings)
+    migrate_all(apex.settings, [pipeline], "orders")
+    migrate_schema(apex.settings, pipeline.contract, "jumps")  # its tables were made under another model.name
+    other = replace(apex.context("two"), pipeline=replace(pipeline, name="jumps"))
+    registry = Registry(apex.settings, pipeline.model_name)
+    reason = rf"pipeline jumps: model\.name: {pipeline.model_name} is the registered model of the pipeline orders"
+    two = nights.versions["two"]
+    for attempt in (
+        lambda: champion_ledger.resolve(apex.settings, "jumps", registry),
+        lambda: champion_ledger.apply(apex.settings, "jumps", registry, move(None, two)),
+        lambda: champion_ledger.reject(apex.settings, "jumps", registry, replace(move(None, two), action="reject")),
+        lambda: champion_history.heal(apex.settings, other.pipeline),
+        lambda: refuse_deleted(apex.settings, "jumps", pipeline.model_name),
+        lambda: load_scorer(other),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            attempt()
+    assert apex.sql("SELECT FROM jumps.promotions") == [] and nights.ledger() == ledger
+    assert nights.champion() == nights.versions["one"]
+    assert champion_ledger.resolve(apex.settings, SCHEMA, registry) is not None

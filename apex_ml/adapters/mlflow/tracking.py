@@ -25,7 +25,9 @@ from apex_ml.adapters.mlflow.registry import (
     gone_model,
     metric_key,
 )
+from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.names import probability_column
 from apex_ml.core.candidates import candidate, distribution
@@ -84,8 +86,11 @@ def refuse_deleted(settings: Settings, pipeline: str, model_name: str) -> None:
     """Check before the training that a model can be logged and registered after it.
 
     Raises :class:`~apex_ml.errors.ConfigError` when the experiment was deleted in MLflow, or the registered model was
-    renamed or deleted: versions would start at 1 again, and be confused with those in the ledger.
+    renamed or deleted: versions would start at 1 again, and be confused with those in the ledger. So it does when the
+    registered model is that of another pipeline.
     """
+    with champions(settings, pipeline, model_name) as ledger:
+        refuse_foreign_model(ledger, pipeline, model_name)
     registry = Registry(settings, model_name)
     own_experiment(settings, registry, pipeline, "retrain")
     if registry.has_model():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from typing_extensions import override
 
-from apex_ml.adapters.postgres.connection import autocommitted, transaction
+from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, autocommitted, transaction
 from apex_ml.adapters.postgres.session import Row, Session
 from apex_ml.core.recorded_evidence import RecordedEvidence
 from apex_ml.json_text import json_text
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the gate imports more than a reader of the ledger needs
 
 CHAMPION_LOCK = 7_261_002
 """First key of the advisory lock that serialises everything about the champion; the second is the model's name."""
+_EVERY_CHAMPION = f"{PLATFORM_SCHEMA}.all_champions"
 _COLUMNS = "promotion_id, action, step_run, from_version, to_version, who, reasons, evidence::text, decided_at"
 
 
@@ -90,6 +91,13 @@ class ChampionLedger(Protocol):
         """The champions of the registered models that the pipeline had before, by the name of the model."""
         ...
 
+    def champion_elsewhere(self) -> tuple[str, int] | None:
+        """Pipeline and version of the champion that another pipeline of the platform has of the model.
+
+        Also one whose folder is gone. None when this pipeline itself had a champion of the model, or none has.
+        """
+        ...
+
     def challenger(self) -> int | None:
         """The challenger's version, by the view challenger."""
         ...
@@ -155,6 +163,22 @@ class PostgresChampions(ChampionLedger):
             (self._model_name,),
         )
         return {model: version for model, version in rows if version is not None}
+
+    @override
+    def champion_elsewhere(self) -> tuple[str, int] | None:
+        row = self._session.fetch_one(
+            "SELECT to_regclass('promotions') IS NOT NULL, to_regclass(%s) IS NOT NULL", (_EVERY_CHAMPION,)
+        )
+        has_tables, has_others = row or (False, False)
+        own = "SELECT FROM promotions WHERE model_name = %s AND state = 'done' AND action <> 'reject' LIMIT 1"
+        if not has_others or (has_tables and self._session.fetch(own, (self._model_name,))):
+            return None
+        row = self._session.fetch_one(
+            f"SELECT pipeline, version FROM {_EVERY_CHAMPION} WHERE model_name = %s AND version IS NOT NULL"
+            " AND pipeline IS DISTINCT FROM current_schema() ORDER BY since DESC LIMIT 1",
+            (self._model_name,),
+        )
+        return None if row is None else (row[0], row[1])
 
     @override
     def challenger(self) -> int | None:

@@ -17,8 +17,10 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from apex_ml.adapters.postgres.blockers import LOCK_TIMEOUT, with_lock_retries
+from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import PLATFORM_SCHEMA, Connection, begin, connect
 from apex_ml.adapters.postgres.contracts import PostgresContracts, refuse_other_contract
+from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.former_schema import move_former_schema
 from apex_ml.adapters.postgres.platform_schema import record_pipelines
 from apex_ml.adapters.postgres.schema_names import for_schema
@@ -49,8 +51,11 @@ def migrate(settings: Settings, pipeline: Pipeline) -> None:
     """Apply what the schema of a pipeline lacks; safe to run again and from several processes at once.
 
     Each migration is one transaction. Raises :class:`~apex_ml.errors.ConfigError` when an applied file was changed
-    afterwards, as the database would then no longer be what the files say, and when the name of the schema is too long.
+    afterwards, as the database would then no longer be what the files say, when the name of the schema is too long, and
+    when the registered model is that of another pipeline.
     """
+    with champions(settings, pipeline.schema, pipeline.model_name) as ledger:
+        refuse_foreign_model(ledger, pipeline.name, pipeline.model_name)
     migrate_schema(settings, pipeline.contract, pipeline.schema)
 
 

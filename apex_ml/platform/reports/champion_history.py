@@ -11,6 +11,7 @@ from rich.table import Table
 
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.connection import reading
+from apex_ml.adapters.postgres.foreign_model import ForeignModelError
 from apex_ml.adapters.postgres.views import PostgresViews, ViewRow
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.core.recorded_evidence import under_both_names
@@ -25,12 +26,15 @@ def heal(settings: Settings, pipeline: PipelineSettings) -> str:
     """Complete the move of a killed process, and adopt a manually moved alias; return why that was not possible, or ''.
 
     The challenger's alias follows the ledger, which can be read without MLflow. Then the ledger can be behind the
-    champion's alias, and the report says so.
+    champion's alias, and the report says so. Raises
+    :class:`~apex_ml.adapters.postgres.foreign_model.ForeignModelError` when the model is that of another pipeline.
     """
     try:
         registry = Registry(settings, pipeline.model_name)
         champion_ledger.resolve(settings, pipeline.schema, registry)
         champion_ledger.align_challenger(settings, pipeline.schema, registry)
+    except ForeignModelError:  # there is no history to show either
+        raise
     except ApexError as error:
         return f"the alias could not be compared with the ledger: {error}"
     return ""

@@ -20,6 +20,8 @@ def plan_text(plan: ContractPlan) -> str:
 
 def _title(plan: ContractPlan) -> str:
     match plan.kind:
+        case kind if plan.refused and kind != "new_pipeline":
+            return "the registered model is that of another pipeline"
         case None:
             return "there is no contract of its tables yet"
         case "same" if plan.differences:

@@ -9,7 +9,9 @@ from functools import partial
 
 from rich.console import Console
 
+from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import DriverError, reading
+from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox, printable
 from apex_ml.contract.pipeline import Pipeline
@@ -80,6 +82,8 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
     """Print the parts about the pipeline of the settings; return whether all are healthy."""
     pipeline = load_pipeline(settings)
     if _lacks_tables(settings, pipeline):
+        with champions(settings, pipeline.schema, pipeline.model_name) as ledger:
+            refuse_foreign_model(ledger, pipeline.name, pipeline.model_name)
         console.print(f"{pipeline.name}: not set up yet: `apex up` makes its tables", markup=False, soft_wrap=True)
         return False
     parts: dict[str, Callable[[Settings, Pipeline, Console], bool | None]] = {
