@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import to_json
 
 from apex_ml.contract.model import Contract
+from apex_ml.pipeline_settings import FORMER_PIPELINE
 from apex_ml.serving.predictor import Predicted, Predictor
 
 
@@ -53,8 +54,10 @@ class Lineage(ModelAnswer):
     snapshot_sha256: str = Field(description="Sha256 of the history snapshot.")
     snapshot_as_of: str = Field(description="Day of the history snapshot: it holds the rows before it.")
     entities: int = Field(description="Entities with a history.")
-    clients: int = Field(
-        description="The former name of entities; it is left out in the next version.", deprecated=True
+    clients: int | None = Field(
+        None,
+        description="The former name of entities, of the pipeline of the first edition; left out in the next version.",
+        deprecated=True,
     )
     description: str = Field(description="The version's description in MLflow.")
 
@@ -98,12 +101,11 @@ def answer_model(contract: Contract) -> type[BaseModel]:
         "probabilities": (probabilities, ...),
         "confidence": (float, Field(ge=0, le=1, description="Probability of the predicted class.")),
         "known_entity": (bool, Field(description="Whether the entity has a history.")),
-        "known_client": (
-            bool,
-            Field(description="The former name of known_entity; it is left out in the next version.", deprecated=True),
-        ),
         "warnings": (list[str], Field(description="Warnings of the contract, such as unknown levels.")),
     }
+    if contract.name == FORMER_PIPELINE:
+        former = "The former name of known_entity; it is left out in the next version."
+        fields["known_client"] = (bool, Field(description=former, deprecated=True))
     prediction: Any = create_model(
         "Prediction", __doc__="The prediction for one row; predictions have the order of the rows.", **fields
     )
@@ -122,6 +124,7 @@ def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, be
     classes, warnings = predictor.scorer.model.classes, predicted.rows.warnings
     # of a class that came into the contract after the training the model says nothing
     unknown = {level: None for level in predictor.contract.classes if level not in classes}
+    has_former_key = predictor.contract.name == FORMER_PIPELINE
     # a double holds a float32 exactly, so that a reader gets the same bits
     rows = predicted.prediction.probabilities.astype(np.float64).tolist()
     sure = predicted.prediction.confidence.astype(np.float64).tolist()
@@ -131,7 +134,7 @@ def answer_bytes(predictor: Predictor, predicted: Predicted, request_id: str, be
             "probabilities": dict(zip(classes, row, strict=True)) | unknown,
             "confidence": confidence,
             "known_entity": known,
-            "known_client": known,
+            **({"known_client": known} if has_former_key else {}),
             "warnings": warnings.get(place, ()),
         }
         for place, (index, row, confidence, known) in enumerate(
@@ -165,6 +168,6 @@ def lineage_of(predictor: Predictor) -> dict[str, Any]:
         "snapshot_sha256": predictor.history.sha256,
         "snapshot_as_of": predictor.history.as_of.isoformat(),
         "entities": len(predictor.history),
-        "clients": len(predictor.history),
+        **({"clients": len(predictor.history)} if predictor.contract.name == FORMER_PIPELINE else {}),
         "description": version.description,
     }

@@ -81,7 +81,10 @@ def test_each_pipeline_answers_under_its_name(both: Apex) -> None:  # noqa: F811
             assert answer.status_code == 200, answer.text
             (predicted,) = answer.json()["predictions"]
             assert set(predicted["probabilities"]) == classes and predicted["predicted"] in classes
-            assert set(client.get(f"/{name}/model").json()["classes"]) == classes
+            described = client.get(f"/{name}/model").json()
+            assert set(described["classes"]) == classes
+            # the keys of the first edition, in the answers of its pipeline alone
+            assert ("known_client" in predicted, "clients" in described) == (name == "orders",) * 2
             document = client.get(f"/{name}/openapi.json").json()
             assert document["servers"] == [{"url": f"/{name}"}]
             assert set(document["paths"]) == {"/predict", "/ready", "/model"}
