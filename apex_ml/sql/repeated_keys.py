@@ -18,8 +18,12 @@ def select_repeated_keys(contract: Contract, files: Sequence[Path], limit: int) 
     """Keys of rows that differ, each as text with its number of rows, and the number of all such keys."""
     key = identifiers(contract.named("key"))
     text = ", ".join(f"CAST({identifier(name)} AS VARCHAR)" for name in contract.named("key"))
+    rows = scan_parquet_files(files)
+    # few keys are repeated: only their rows are compared as a whole
+    several = f"(SELECT {key} FROM {rows} GROUP BY {key} HAVING count(*) > 1)"
     return (
-        f"SELECT concat_ws(' / ', {text}), count(*) AS n, count(*) OVER () FROM {scan_parquet_files(files)}"
+        f"SELECT concat_ws(' / ', {text}), count(*) AS n, count(*) OVER ()"
+        f" FROM {rows} SEMI JOIN {several} USING ({key})"
         f" GROUP BY {key} HAVING count(DISTINCT hash({identifiers(contract.columns)})) > 1"
         f" ORDER BY n DESC, 1 LIMIT {limit:d}"
     )
