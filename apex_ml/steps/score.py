@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.postgres import bulk, connection
-from apex_ml.adapters.postgres.alerts import PostgresAlerts, raise_bad_drop
+from apex_ml.adapters.postgres.alerts import CANNOT_SCORE, CHAMPION, PostgresAlerts, raise_alert, raise_bad_drop
 from apex_ml.adapters.postgres.drops import FailedDrop, KnownDrop, PostgresDrops
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.partitions import analyse_new, merge_closed
@@ -23,7 +23,7 @@ from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.drop_chunks import MAX_BAD, short_label
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools, file_status, score_file, scoring_tools
-from apex_ml.services.scorer import Scorer, load_scorer
+from apex_ml.services.scorer import Scorer, UnusableModelError, load_scorer
 from apex_ml.services.scoring_results import BadDrop, DropOutcome, MoreDrops, ScoreReport, ScoreResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
 from apex_ml.text import visible
@@ -87,7 +87,7 @@ def score(
     problems = _Problems(bad=[_with_name(drop.drop, drop.reason) for drop in before])
     version = None
     if names or not before:  # a call without drops still finishes what a killed one left
-        scorer = load_scorer(context)
+        scorer = _load_scorer(context)
         version = scorer.version.version
         with scoring_tools(context) as tools:
             outcomes = [_try_drop(scorer, tools, inbox, name, problems) for name in names]
@@ -109,6 +109,15 @@ def score(
     if bad_is_error:
         _raise_problems(problems, inbox, len(names) + len(before))
     return result
+
+
+def _load_scorer(context: StepContext) -> Scorer:
+    """The scorer; a champion that cannot score raises an alert, which ends with the next scored drop."""
+    try:
+        return load_scorer(context)
+    except UnusableModelError as error:
+        raise_alert(context.settings, context.schema, CANNOT_SCORE, CHAMPION, str(error))
+        raise
 
 
 @dataclass

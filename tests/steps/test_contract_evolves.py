@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from apex_airflow.pages.overview import Health, Row, rows_of
 from apex_ml.adapters.postgres.migrations import migrate
 from apex_ml.core.estimator import Model
 from apex_ml.platform.reports import status
@@ -147,6 +148,12 @@ UNUSABLE: dict[str, tuple[tuple[Edit, ...], str]] = {
 }
 
 
+def overview_row(apex: Apex) -> Row:
+    """The row of the pipeline on the Apex page."""
+    (row,) = rows_of(apex.settings, ["orders"])[0]
+    return row
+
+
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_drop_waits_when_the_champion_cannot_score_it(
     scoring: Apex, chain: Chain, put_drop: Callable[..., Path], tmp_path: Path, name: str
@@ -160,7 +167,13 @@ def test_a_drop_waits_when_the_champion_cannot_score_it(
     assert "apex -p orders retrain; apex plan orders" in done.err
     assert [path.name for path in scoring.inbox.iterdir()] == ["a.parquet"]
     assert scoring.sql("SELECT count(*) FROM orders.drops") == [(0,)]
+    assert other.call("score").code == 30
+    ((kind, subject, message),) = scoring.sql("SELECT kind, subject, message FROM orders.open_alerts")
+    assert (kind, subject) == ("cannot_score", "champion") and reason in message
+    assert overview_row(scoring).health == Health("attention", ("1 open alert: cannot_score",))
     assert scoring.call("score").code == 0  # the file of before scores it
+    assert scoring.sql("SELECT kind FROM orders.open_alerts") == []
+    assert overview_row(scoring).health.level == "ok"
 
 
 def shown_champion(apex: Apex) -> tuple[bool, str]:

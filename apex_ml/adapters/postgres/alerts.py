@@ -17,6 +17,8 @@ from apex_ml.settings import Settings
 
 BAD_DROP, UNKNOWN_VALUES = "bad_drop", "unknown_values"
 """Kinds of alerts about one drop: it cannot be scored, or it holds far more unknown values than the training data."""
+CANNOT_SCORE, CHAMPION = "cannot_score", "champion"
+"""Kind and subject of the alert that the champion cannot score by the contract in the pipeline's file."""
 DRIFT, QUALITY, DROP_LATE, UNSEEN = "drift", "quality", "drop_late", "unseen"
 MEASURED = (DRIFT, QUALITY, DROP_LATE, UNSEEN)
 """Kinds that every call of monitoring measures again, so that they are never closed manually."""

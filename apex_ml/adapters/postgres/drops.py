@@ -8,7 +8,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from apex_ml.adapters.postgres.alerts import BAD_DROP, UNKNOWN_VALUES, PostgresAlerts
+from apex_ml.adapters.postgres.alerts import BAD_DROP, CANNOT_SCORE, CHAMPION, UNKNOWN_VALUES, PostgresAlerts
 from apex_ml.adapters.postgres.quarantine import delete_quarantined
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.errors import DataError
@@ -138,7 +138,7 @@ class PostgresDrops(DropLedger):
 
     def _forget(self, sha256: str, name: str) -> None:
         delete_quarantined(self._session, "drop", [sha256])
-        self._alerts.resolve((BAD_DROP, UNKNOWN_VALUES), [name])
+        self._alerts.resolve((BAD_DROP, UNKNOWN_VALUES, CANNOT_SCORE), [name, CHAMPION])
 
     @override
     def lock_for_rescoring(self, drop: DropRow) -> None:

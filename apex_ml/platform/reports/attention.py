@@ -27,6 +27,7 @@ REMEDIES = {
     "quality": "{apex} champion; {apex} retrain --force, or {apex} rollback --reason TEXT",
     "unknown_values": "deliver the drop again corrected; {apex} retrain --force; or {apex} alerts close ID"
     " --reason TEXT",
+    "cannot_score": "{apex} retrain",
     "retrain_late": "{apex} retrain",
     "drop_late": "{apex} score",
     "score_late": "{apex} score",
