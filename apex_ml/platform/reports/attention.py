@@ -76,7 +76,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
             soft_wrap=True,
         )
     if others:
-        page = f"look at {settings.airflow_address}/apex/"
+        page = f"look at {settings.airflow_address}/apex/{pipeline.name}"
         shown = [
             (
                 str(row["alert_id"]),
