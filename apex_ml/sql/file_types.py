@@ -62,7 +62,13 @@ def holds_text(kind: pa.DataType) -> bool:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """The name of a type, for people."""
+    """The name of a type, for people: the layouts that Arrow has for text are one type.
+
+    >>> type_name(pa.large_string()), type_name(pa.int32())
+    ('string', 'int32')
+    """
+    if is_text(kind):
+        return "string"
     return str(kind.type_name if isinstance(kind, pa.OpaqueType) else kind)
 
 

@@ -52,7 +52,7 @@ def drop_summary(settings: Settings, pipeline: PipelineSettings, sha256: str) ->
 def print_champion(console: Console, pipeline: PipelineSettings, version: Champion) -> None:
     """Print the champion's log loss beside that of the class prior."""
     table = _table("Champion", "model", "log loss", "class prior's", "measured on")
-    rows = "" if version.holdout_rows is None else f"{version.holdout_rows:,} newest rows"
+    rows = "" if version.holdout_rows is None else f"{version.holdout_rows:,} held-out rows"
     table.add_row(
         escape(f"{pipeline.model_name} version {version.version}"),
         _number(version.log_loss),
