@@ -177,3 +177,20 @@ def test_every_option_with_choices_has_some() -> None:
     kinds = [option.type for command in commands(apex) for option in command.params]
     choices = [kind.choices for kind in kinds if isinstance(kind, click.Choice)]
     assert choices and all(choices)
+
+
+def test_the_pipeline_can_be_named_before_and_after_the_command(
+    capsys: pytest.CaptureFixture[str], nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APEX_PIPELINE", "")  # which the command replaces; afterwards it is as before
+    for arguments in (["-p", "nowhere", "champion"], ["champion", "-p", "nowhere"], ["champion", "--pipeline=nowhere"]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 30 and "no pipeline nowhere in" in capsys.readouterr().err
+    for arguments, words in (
+        (["-p", "orders", "champion", "-p", "flights"], "-p orders and -p flights: name one pipeline"),
+        (["champion", "-p", ""], "-p: the name of the pipeline is empty"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 30 and words in capsys.readouterr().err

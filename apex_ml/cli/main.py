@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import importlib
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from apex_ml.cli.named_pipeline import PIPELINE
 from apex_ml.errors import ApexError, ConfigError, TransientError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -61,6 +63,32 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+NOT_ABOUT_ONE = frozenset(
+    ("up", "down", "unpause", "logs", "sql", "mlflow-ui", "backup", "restore", "profile", "init", "check", "pipelines")
+    + ("plan", "upgrade", "contract", "container", "settings")
+)
+"""Commands about the platform or files, or that name the pipeline otherwise: they have no ``-p`` of their own."""
+
+
+def _name_pipeline(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Make the pipeline of ``-p`` that of the command, and of the processes that it starts."""
+    if name is None:
+        return
+    if name == "":  # of a script whose variable is empty: no pipeline is not every pipeline
+        raise ConfigError("-p: the name of the pipeline is empty; name one, or leave -p out")
+    if (before := ctx.meta.setdefault(PIPELINE, name)) != name:
+        raise ConfigError(f"-p {before} and -p {name}: name one pipeline")
+    os.environ["APEX_PIPELINE"] = name
+
+
+PIPELINE_OPTION: dict[str, Any] = {
+    "metavar": "NAME",
+    "expose_value": False,
+    "callback": _name_pipeline,
+    "help": "The pipeline. Default: APEX_PIPELINE, or the only one.",
+}
+
+
 class LazyGroup(click.Group):
     """A click group that imports a command's module when the command is looked up."""
 
@@ -75,6 +103,10 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        if cmd_name in NOT_ABOUT_ONE:
+            return command
+        command = copy.copy(command)  # the command itself stays as its module has it
+        command.params = [*command.params, click.Option(["-p", "--pipeline"], **PIPELINE_OPTION)]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,8 +117,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="apex-ml")
-@click.option("-p", "--pipeline", metavar="NAME", help="The pipeline. Default: APEX_PIPELINE, or the only one.")
-def apex(pipeline: str | None) -> None:
+@click.option("-p", "--pipeline", **PIPELINE_OPTION)
+def apex() -> None:
     """Nightly retraining, promotion on evidence, and exactly-once scoring of rows.
 
     Exit codes: 0 done · 10 bad data · 20 try again later · 30 fix the configuration · 1 an internal error of Apex.
@@ -94,10 +126,6 @@ def apex(pipeline: str | None) -> None:
     from apex_ml.settings import Settings
     from apex_ml.surroundings import shield_process
 
-    if pipeline == "":  # of a script whose variable is empty: no pipeline is not every pipeline
-        raise ConfigError("-p: the name of the pipeline is empty; name one, or leave -p out")
-    if pipeline:  # processes that the command starts are about the same pipeline
-        os.environ["APEX_PIPELINE"] = pipeline
     with contextlib.suppress(ConfigError):  # a command that needs settings reports their errors
         shield_process(Settings.load())
 
