@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def check_pipeline(name: str, data: Path | None, use: Use) -> None:
     from apex_ml.adapters.storage.locations import local_folder
     from apex_ml.pipelines import load_pipeline
     from apex_ml.platform.reports.data_check import show_check
-    from apex_ml.services.data_check import check_data
-    from apex_ml.text import shortened_line, visible_lines
+    from apex_ml.services.data_check import check_data, refuse_problems
+    from apex_ml.text import shortened_line
 
     settings = Settings.load().model_copy(update={"pipeline": name})
     pipeline = load_pipeline(settings)
@@ -56,7 +55,4 @@ def check_pipeline(name: str, data: Path | None, use: Use) -> None:
             settings, pipeline.contract, place, use, lambda file: status.update(shortened_line(file, 70))
         )
     show_check(checked, console)
-    if problems := checked.problems():
-        raise DataError(
-            f"{pipeline.name}: a run would refuse this data:\n  " + "\n  ".join(map(visible_lines, problems))
-        )
+    refuse_problems(pipeline.name, checked)

@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("apex_ml.cli.profile:profile", "Describe a table of parquet files, in the terminal and as HTML."),
     "init": ("apex_ml.cli.new_pipeline:init", "Write a first pipeline for a table."),
     "check": ("apex_ml.cli.data_check:check", "Check data against a pipeline's contract, dry."),
+    "try": (
+        "apex_ml.cli.trial_run:try_command",
+        "A night on a sample, dry: features that stay, scores beside plain models.",
+    ),
     "pipelines": ("apex_ml.cli.pipelines:pipelines", "List the pipelines."),
     "plan": ("apex_ml.cli.pipelines:plan", "What an edited contract means: columns, champion, retraining."),
     "upgrade": ("apex_ml.cli.pipelines:upgrade", "Move settings of the first edition into the pipeline's file."),

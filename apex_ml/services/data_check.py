@@ -22,6 +22,7 @@ from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.sql.data_check import count_classes
+from apex_ml.text import visible_lines
 
 MAX_READ = 20_000
 """Quarantined rows of a file among which examples are looked for."""
@@ -84,12 +85,17 @@ class DataCheck:
 
 
 def check_data(
-    settings: Settings, contract: Contract, path: Path, use: Use, progress: Callable[[str], None] = lambda name: None
+    settings: Settings,
+    contract: Contract,
+    path: Path,
+    use: Use,
+    progress: Callable[[str], None] = lambda name: None,
+    keep: Path | None = None,
 ) -> DataCheck:
     """Run the row checks of a contract on a parquet file, or on all files below a folder, in bounded memory.
 
-    A file that cannot be read, or lacks a column, is in the result. Raises :class:`~apex_ml.errors.DataError` when
-    there is no file.
+    The accepted rows are kept in the folder `keep`, a file for each; by default they are not. A file that cannot be
+    read, or lacks a column, is in the result. Raises :class:`~apex_ml.errors.DataError` when there is no file.
     """
     files = find_table(path)
     reports: list[FileReport] = []
@@ -97,10 +103,11 @@ def check_data(
     examples: dict[str, BadRow] = {}
     classes: Counter[str] = Counter(dict.fromkeys(contract.classes, 0))
     with connect_strict(settings) as con, tempfile.TemporaryDirectory(prefix=".apex-check-") as folder:
-        for file in files.files:
+        for number, file in enumerate(files.files):
             progress(files.name(file))
+            kept = None if keep is None else keep / f"part-{number:05d}.parquet"
             try:
-                report, rows_by_class = _check(con, contract, files, file, use, Path(folder), examples)
+                report, rows_by_class = _check(con, contract, files, file, use, Path(folder), examples, kept)
             except DataError as error:
                 refused[files.name(file)] = str(error).removeprefix(f"{files.name(file)}: ")
                 continue
@@ -111,6 +118,12 @@ def check_data(
     return DataCheck(use, len(files.files), tuple(reports), refused, files.left_out, rows, dict(classes), limit)
 
 
+def refuse_problems(pipeline: str, checked: DataCheck) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` when a run of the pipeline would refuse the data."""
+    if problems := checked.problems():
+        raise DataError(f"{pipeline}: a run would refuse this data:\n  " + "\n  ".join(map(visible_lines, problems)))
+
+
 def _check(
     con: StrictConnection,
     contract: Contract,
@@ -119,13 +132,15 @@ def _check(
     use: Use,
     folder: Path,
     examples: dict[str, BadRow],
+    kept: Path | None,
 ) -> tuple[FileReport, dict[str, int]]:
-    """Check one file; `examples` gets the first quarantined row of every new rule."""
-    accepted, quarantined = folder / "accepted.parquet", folder / "quarantined.parquet"
+    """Check one file; `examples` gets the first quarantined row of every new rule, `kept` the accepted rows."""
+    accepted, quarantined = kept or folder / "accepted.parquet", folder / "quarantined.parquet"
+    copy = kept is not None
     name = files.name(file)
     try:
         report = check_file(
-            con, file, contract, use, as_of=None, accepted=accepted, quarantined=quarantined, copy=False, name=name
+            con, file, contract, use, as_of=None, accepted=accepted, quarantined=quarantined, copy=copy, name=name
         )
         with errors_name(name):
             rows = con.execute(count_classes(report.query, contract.target)).fetchall()
@@ -133,7 +148,8 @@ def _check(
             _add_examples(examples, name, quarantined)
         return report, {value: n for value, n in rows if value in contract.classes}
     finally:
-        accepted.unlink(missing_ok=True)
+        if not copy:
+            accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
 
 

@@ -1,0 +1,84 @@
+"""The result of a night on a sample in the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apex_ml.core.split import PARTS
+from apex_ml.platform.trial_run import TrialRun
+from apex_ml.text import visible
+from apex_ml.wording import counted
+
+MAX_FEATURES = 60
+
+
+def show_trial_run(run: TrialRun, console: Console) -> None:
+    """Show the sample, the examples, the features that stay, and the scores beside plain models."""
+    for line in [*_sample(run), *_examples(run)]:
+        console.print(Text(line))
+    console.print(_features(run))
+    if (hidden := len(run.development.verdicts) - MAX_FEATURES) > 0:
+        console.print(Text(f"… and {counted(hidden, 'feature')} of less importance"))
+    console.print(_scores(run))
+    test = run.parts.parts["test"].examples
+    console.print(
+        Text(
+            f"On the {counted(test, 'test row')}, which no model has seen. Better by: nats of log loss by which Apex is"
+            " better, with the 95 % interval. The plain models use all features, and learn from the training and the"
+            " validation rows."
+        )
+    )
+
+
+def _sample(run: TrialRun) -> list[str]:
+    sample = run.sample
+    lines = []
+    if run.superseded:
+        lines.append(f"Left out, as their key has a later row: {counted(run.superseded, 'row')}")
+    if sample.is_whole:
+        return [*lines, f"Sample: all {counted(sample.rows, 'accepted row')}"]
+    what = "" if sample.entities is None else f", the whole history of {sample.entities:,} entities"
+    lines.append(f"Sample: {sample.rows:,} of {counted(sample.of_rows, 'accepted row')}{what}")
+    if sample.splits_entities:
+        lines.append("A few entities hold most rows, so single rows were drawn: histories are shorter than in a run")
+    return lines
+
+
+def _examples(run: TrialRun) -> list[str]:
+    parts = run.parts
+    sizes = ", ".join(f"{name} {parts.parts[name].examples:,}" for name in PARTS)
+    repeated = f" ({counted(run.examples.repeated, 'row')} delivered twice)" if run.examples.repeated else ""
+    return [f"Examples: {run.examples.examples:,}{repeated}, split {parts.strategy}: {sizes}"]
+
+
+def _features(run: TrialRun) -> Table:
+    done = run.development
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("feature", overflow="fold")
+    table.add_column("stays")
+    table.add_column("importance", justify="right")
+    table.add_column("why", overflow="fold")
+    verdicts = sorted(done.verdicts, key=lambda v: (not v.kept, -(v.importance or 0.0)))
+    for verdict in verdicts[:MAX_FEATURES]:
+        importance = "" if verdict.importance is None else f"{verdict.importance:.5f}"
+        table.add_row(*map(Text, (visible(verdict.name), "yes" if verdict.kept else "no", importance, verdict.reason)))
+    if not verdicts:  # the contract selects no features
+        for name in done.model.encoder.names[:MAX_FEATURES]:
+            table.add_row(*map(Text, (visible(name), "yes", "", "model.selection is none")))
+    return table
+
+
+def _scores(run: TrialRun) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("model")
+    for name in ("features", "log loss", "accuracy", "Apex is better by"):
+        table.add_column(name, justify="right")
+    for model in run.compared:
+        way = model.way if model.gain else f"{model.way} ({run.development.winner})"
+        gain = "" if model.gain is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*model.gain)
+        row = (way, f"{model.features}", f"{model.log_loss:.4f}", f"{model.accuracy:.2%}", gain)
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,122 @@
+"""A night of a pipeline on a sample, without the platform: checks, features, split, training, in a folder of its own.
+
+The steps are those of a run. Left out is what needs Postgres, MLflow or earlier runs: the registry, the gate, the
+comparison with earlier batches, and Great Expectations.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.profile import profile_batch
+from apex_ml.contract.pipeline import Pipeline
+from apex_ml.core.development import Development, develop
+from apex_ml.core.plain_models import PlainModel, compare_with_plain
+from apex_ml.core.strategies import split_strategy
+from apex_ml.services.data_check import DataCheck, check_data, refuse_problems
+from apex_ml.services.holdout import segment_columns
+from apex_ml.services.repeated_keys import settle_repeated_keys
+from apex_ml.services.results import EltResult, SplitResult, ValidateResult
+from apex_ml.services.run_folder import StepContext, run_step
+from apex_ml.services.run_layout import ACCEPTED
+from apex_ml.services.sample import Sample, sample_accepted
+from apex_ml.services.training_inputs import load_examples, model_info, training_options
+from apex_ml.settings import Settings
+from apex_ml.steps.elt import elt
+from apex_ml.steps.split import split
+
+MAX_ROWS = 50_000
+"""Rows of the sample: enough for the noise test, and trained in seconds."""
+RUN = "try"
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """The result of a night on a sample."""
+
+    sample: Sample
+    superseded: int
+    """Accepted rows left out because their key has a later row."""
+    examples: EltResult
+    parts: SplitResult
+    development: Development
+    compared: tuple[PlainModel, ...]
+    """The plain models, then the model of Apex, on the same test rows."""
+
+
+def try_pipeline(
+    settings: Settings,
+    pipeline: Pipeline,
+    path: Path,
+    on_check: Callable[[DataCheck], None],
+    progress: Callable[[str], None] = lambda text: None,
+    max_rows: int = MAX_ROWS,
+) -> TrialRun:
+    """Check all rows of a file or folder, and train on a sample of them. Nothing is kept.
+
+    `on_check` gets the result of the checks before anything is trained. Raises
+    :class:`~apex_ml.errors.DataError` when a run would refuse the data or nothing can be learned from it.
+    """
+    with tempfile.TemporaryDirectory(prefix=".apex-try-") as name:
+        folder = Path(name)
+        context = StepContext(settings, _placed(pipeline, folder), RUN)
+        checked_rows = folder / "checked"
+        checked_rows.mkdir()
+        checked = check_data(settings, pipeline.contract, path, "train", progress, keep=checked_rows)
+        on_check(checked)
+        refuse_problems(pipeline.name, checked)
+        progress("sample")
+        sample, superseded = _sample(context, checked, checked_rows, max_rows)
+        progress("features")
+        examples = elt(context)
+        parts = split(context, strategy=pipeline.options.model.split)
+        progress("training")
+        development, compared = _train(context, parts)
+        return TrialRun(sample, superseded, examples, parts, development, compared)
+
+
+def _placed(pipeline: Pipeline, folder: Path) -> Pipeline:
+    """The pipeline with its runs in the folder."""
+    return replace(pipeline, locations=replace(pipeline.locations, processed=str(folder)))
+
+
+def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_rows: int) -> tuple[Sample, int]:
+    """Write the sample as the result of the step `validate`, from which the next steps go on."""
+    contract, settings = context.contract, context.settings
+    with engine.connect(settings, context.processed) as con:
+        superseded = settle_repeated_keys(con, contract, checked_rows, checked.rows - checked.quarantined)
+        newest = profile_batch(con, contract, checked_rows).newest
+        sample = sample_accepted(con, contract, checked_rows, max_rows, context.pipeline.options.model.seed)
+
+    def work(folder: Path) -> ValidateResult:
+        checked_rows.rename(folder / ACCEPTED)
+        as_of = settings.now().date() if newest is None else newest + timedelta(days=1)
+        return ValidateResult(run=RUN, step="validate", data_sha256="", newest=newest, as_of=as_of)
+
+    run_step(context, ValidateResult, {}, work)
+    return sample, superseded
+
+
+def _train(context: StepContext, divided: SplitResult) -> tuple[Development, tuple[PlainModel, ...]]:
+    """Develop a model as the step `train` does, without a search, and compare it with plain ones."""
+    contract, seed = context.contract, context.pipeline.options.model.seed
+    parts = load_examples(context)
+    columns = split_strategy(divided.strategy).columns(contract)
+    done = develop(
+        parts,
+        columns,
+        contract.classes,
+        segment_columns(contract),
+        training_options(context, 0, divided.strategy),
+        model_info(context, divided, parts),
+    )
+    ours = done.model.probabilities(parts["test"].table)
+    plain = compare_with_plain(parts, columns, contract.classes, ours, seed=seed, threads=context.settings.threads)
+    metrics, features = done.metrics, len(done.model.encoder.names)
+    own = PlainModel("Apex", features, metrics["test_log_loss"], metrics["test_weighted_accuracy"])
+    return done, (*plain, own)

@@ -1,0 +1,67 @@
+"""A seeded sample of the accepted rows of a run: whole entities, or rows where there is no entity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.contract.model import Contract
+from apex_ml.sql.sample import copy_sample, select_cut
+
+MIN_FILLED = 0.5
+"""Share of the limit that whole entities must fill; with fewer rows single rows are drawn instead."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows that are left. `entities` counts whole entities; None where single rows were drawn."""
+
+    rows: int
+    of_rows: int
+    entities: int | None = None
+    splits_entities: bool = False
+    """Single rows were drawn although there are entities, so that histories are shorter than they are."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row was left out."""
+        return self.rows == self.of_rows
+
+
+def sample_accepted(
+    con: duckdb.DuckDBPyConnection, contract: Contract, accepted: Path, limit: int, seed: int
+) -> Sample:
+    """Leave at most `limit` accepted rows in the folder; more only when all of them are alike.
+
+    Whole entities are drawn, so that histories stay complete. Where a few entities hold most rows, whole ones do not
+    give about `limit` rows: then rows are drawn by their key, or by all their values, so that repeated deliveries stay
+    together.
+    """
+    files = accepted_files(accepted)
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    if rows <= limit:
+        return Sample(rows, rows)
+    with engine.errors_name("the accepted rows"):
+        if contract.has_entity:
+            cut, kept, drawn = engine.one_row(con, select_cut(files, [contract.entity], seed, limit))
+            if cut is not None and kept >= MIN_FILLED * limit:
+                _leave(con, files, (contract.entity,), seed, cut)
+                return Sample(int(kept), rows, entities=drawn)
+        columns = contract.named("key") or tuple(contract.columns)
+        cut, kept, _ = engine.one_row(con, select_cut(files, columns, seed, limit))
+        if cut is None:
+            return Sample(rows, rows)
+        _leave(con, files, columns, seed, cut)
+    return Sample(int(kept), rows, splits_entities=contract.has_entity)
+
+
+def _leave(con: duckdb.DuckDBPyConnection, files: list[Path], columns: tuple[str, ...], seed: int, cut: int) -> None:
+    for file in files:
+        part = file.with_name(f".{file.name}.sample")
+        con.execute(copy_sample(file, columns, seed, cut, part))
+        part.replace(file)
