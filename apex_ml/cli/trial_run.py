@@ -22,8 +22,8 @@ def try_command(name: str, path: Path | None) -> None:
     """Check pipeline NAME's data, then train on a sample: what is quarantined, which features stay, how good it is.
 
     The scores of the test rows stand beside those of the class prior, logistic regression and XGBoost with defaults.
-    All rows are checked; at most 50,000 are trained on. Nothing is kept. Exits with 10 when a run would refuse the
-    data. Needs no service.
+    All rows are checked; the sample has at most 50,000 examples. Nothing is kept. Exits with 10 when a run would refuse
+    the data. Needs no service.
     """
     from rich.console import Console
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,7 @@ def _xgboost(known: Part, x: np.ndarray, context: FitContext) -> np.ndarray:
         own[:, levelled] = np.where(codes[:, levelled] == 0, np.nan, codes[:, levelled] - 1)
         return xgb.DMatrix(own, y, feature_types=types, enable_categorical=True, nthread=context.threads)
 
-    parameters = {"seed": context.seed, "nthread": context.threads}
+    parameters: dict[str, Any] = {"seed": context.seed, "nthread": context.threads}
     if len(context.classes) == 2:
         booster = xgb.train(parameters | {"objective": "binary:logistic"}, matrix(known.x, known.y), DEFAULT_ROUNDS)
         second = booster.predict(matrix(x))

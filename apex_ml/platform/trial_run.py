@@ -30,8 +30,8 @@ from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
 
-MAX_ROWS = 50_000
-"""Rows of the sample: enough for the noise test, and trained in seconds."""
+MAX_EXAMPLES = 50_000
+"""Examples of the sample: enough for the noise test, and trained in seconds."""
 RUN = "try"
 
 
@@ -55,7 +55,7 @@ def try_pipeline(
     path: Path,
     on_check: Callable[[DataCheck], None],
     progress: Callable[[str], None] = lambda text: None,
-    max_rows: int = MAX_ROWS,
+    max_examples: int = MAX_EXAMPLES,
 ) -> TrialRun:
     """Check all rows of a file or folder, and train on a sample of them. Nothing is kept.
 
@@ -71,7 +71,7 @@ def try_pipeline(
         on_check(checked)
         refuse_problems(pipeline.name, checked)
         progress("sample")
-        sample, superseded = _sample(context, checked, checked_rows, max_rows)
+        sample, superseded = _sample(context, checked, checked_rows, max_examples)
         progress("features")
         examples = elt(context)
         parts = split(context, strategy=pipeline.options.model.split)
@@ -85,13 +85,13 @@ def _placed(pipeline: Pipeline, folder: Path) -> Pipeline:
     return replace(pipeline, locations=replace(pipeline.locations, processed=str(folder)))
 
 
-def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_rows: int) -> tuple[Sample, int]:
+def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_examples: int) -> tuple[Sample, int]:
     """Write the sample as the result of the step `validate`, from which the next steps go on."""
     contract, settings = context.contract, context.settings
     with engine.connect(settings, context.processed) as con:
         superseded = settle_repeated_keys(con, contract, checked_rows, checked.rows - checked.quarantined)
         newest = profile_batch(con, contract, checked_rows).newest
-        sample = sample_accepted(con, contract, checked_rows, max_rows, context.pipeline.options.model.seed)
+        sample = sample_accepted(con, contract, checked_rows, max_examples, context.pipeline.options.model.seed)
 
     def work(folder: Path) -> ValidateResult:
         checked_rows.rename(folder / ACCEPTED)

@@ -14,12 +14,13 @@ def _number(columns: Iterable[str], seed: int) -> str:
     return f"hash({identifiers(columns)}, {seed:d})"
 
 
-def select_cut(files: Iterable[Path], columns: Iterable[str], seed: int, limit: int) -> str:
-    """The largest number of a sample of at most `limit` rows, its rows, and its different numbers."""
+def select_cut(files: Iterable[Path], columns: Iterable[str], seed: int, max_rows: int, max_groups: int) -> str:
+    """The largest number of a sample, its rows, and its groups of rows with the same values in the columns."""
     return (
-        "SELECT max(number), max(total), count(*) FROM (SELECT number, sum(n) OVER (ORDER BY number) AS total"
-        f" FROM (SELECT {_number(columns, seed)} AS number, count(*) AS n FROM {scan_parquet_files(files)}"
-        f" GROUP BY number)) WHERE total <= {limit:d}"
+        "SELECT max(number), max(total), max(place) FROM (SELECT number, sum(n) OVER in_turn AS total,"
+        f" row_number() OVER in_turn AS place FROM (SELECT {_number(columns, seed)} AS number, count(*) AS n"
+        f" FROM {scan_parquet_files(files)} GROUP BY number) WINDOW in_turn AS (ORDER BY number))"
+        f" WHERE total <= {max_rows:d} AND place <= {max_groups:d}"
     )
 
 

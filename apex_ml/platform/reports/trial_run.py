@@ -26,9 +26,9 @@ def show_trial_run(run: TrialRun, console: Console) -> None:
     test = run.parts.parts["test"].examples
     console.print(
         Text(
-            f"On the {counted(test, 'test row')}, which no model has seen. Better by: nats of log loss by which Apex is"
-            " better, with the 95 % interval. The plain models use all features, and learn from the training and the"
-            " validation rows."
+            f"All are scored on the same {counted(test, 'test row')}, from which none has learned. The last column is"
+            " in nats of log loss, with the 95 % interval. The plain models use all features, and learn from the"
+            " training and the validation rows."
         )
     )
 
