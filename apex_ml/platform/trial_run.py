@@ -32,6 +32,9 @@ from apex_ml.steps.split import split
 
 MAX_EXAMPLES = 50_000
 """Examples of the sample: enough for the noise test, and trained in seconds."""
+MIN_EXAMPLES = 10_000
+MAX_CLASS_ROWS = 300_000
+"""Examples times classes: the trees of each class take their own time, so that many classes get a smaller sample."""
 RUN = "try"
 
 
@@ -55,11 +58,12 @@ def try_pipeline(
     path: Path,
     on_check: Callable[[DataCheck], None],
     progress: Callable[[str], None] = lambda text: None,
-    max_examples: int = MAX_EXAMPLES,
+    max_examples: int | None = None,
 ) -> TrialRun:
     """Check all rows of a file or folder, and train on a sample of them. Nothing is kept.
 
-    `on_check` gets the result of the checks before anything is trained. Raises
+    `on_check` gets the result of the checks before anything is trained. `max_examples` is the size of the sample, by
+    default MAX_EXAMPLES, and fewer where there are many classes. Raises
     :class:`~apex_ml.errors.DataError` when a run would refuse the data or nothing can be learned from it.
     """
     with tempfile.TemporaryDirectory(prefix=".apex-try-") as name:
@@ -71,6 +75,7 @@ def try_pipeline(
         on_check(checked)
         refuse_problems(pipeline.name, checked)
         progress("sample")
+        max_examples = max_examples or sample_size(len(pipeline.contract.classes))
         sample, superseded = _sample(context, checked, checked_rows, max_examples)
         progress("features")
         examples = elt(context)
@@ -78,6 +83,11 @@ def try_pipeline(
         progress("training")
         development, compared = _train(context, parts)
         return TrialRun(sample, superseded, examples, parts, development, compared)
+
+
+def sample_size(classes: int) -> int:
+    """The maximum of examples for a number of classes."""
+    return min(MAX_EXAMPLES, max(MIN_EXAMPLES, MAX_CLASS_ROWS // classes))
 
 
 def _placed(pipeline: Pipeline, folder: Path) -> Pipeline:

@@ -18,7 +18,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.cli.main import main
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipelines import load_pipeline
-from apex_ml.platform.trial_run import TrialRun, try_pipeline
+from apex_ml.platform.trial_run import TrialRun, sample_size, try_pipeline
 from apex_ml.services.sample import sample_accepted
 from apex_ml.settings import Settings
 from tests.support.stranger_tables import visits, write_table
@@ -129,6 +129,10 @@ def test_a_sample_holds_whole_entities(here: Path, capsys: pytest.CaptureFixture
         if not few:
             whole = Counter(patients)
             assert sample.entities == len(left) and all(whole[name] == n for name, n in left.items())
+
+
+def test_many_classes_get_a_smaller_sample() -> None:
+    assert [sample_size(classes) for classes in (2, 6, 10, 30, 50)] == [50_000, 50_000, 30_000, 10_000, 10_000]
 
 
 def test_data_that_a_run_would_refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
