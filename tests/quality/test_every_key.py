@@ -811,6 +811,7 @@ LAST = {
     "calendar: [quarter]": {"day_quarter": (4, 2)},
     "calendar: [weekend]": {"day_weekend": (1, 1)},
     "history: [{recipe: count}]": {"history_orders": (2, 0)},
+    "history: [{recipe: count, name: history_rows}]": {"history_rows": (2, 0)},
     "history: [{recipe: days_since_last}]": {"history_days_since_last": (266, None)},
     "history: [{recipe: last_target}]": {"history_last_kind": ("B", None)},
     "history: [{recipe: target_share, smoothing: 2}]": {"history_share_A": (0.5, 0.5), "history_share_B": (0.5, 0.5)},
@@ -1106,7 +1107,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_recipes: (
         "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_row_per_entity",
         *(f"Features.calendar={part}" for part in ("day_of_week", "day_of_month", "month", "quarter", "weekend")),
-        "CountRecipe.recipe=count", "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
+        "CountRecipe.recipe=count", "CountRecipe.name=history_rows", "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
         "TargetShareRecipe.recipe=target_share", "TargetShareRecipe.smoothing", "MeanRecipe.recipe=mean",
         "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
         "TargetTrendRecipe.shrinkage",

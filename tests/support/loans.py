@@ -85,7 +85,7 @@ features:
   attributes: [member, rate, asked_at, rooms]
   calendar: [day_of_week]
   history:
-    - {recipe: count}
+    - {recipe: count, name: history_rows}
     - {recipe: last_target}
     - {recipe: target_share, smoothing: 3}
     - {recipe: mean, columns: [cost]}

@@ -73,7 +73,7 @@ features:
   attributes: [hall, heat]
   calendar: [day_of_week]
   history:
-    - {recipe: count}
+    - {recipe: count, name: history_rows}
     - {recipe: last_target}
   suspicious_gain: 0.9
 split:

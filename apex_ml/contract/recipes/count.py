@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import ROW_COUNT
 from apex_ml.contract.names import EARLIER_ROWS
@@ -17,8 +19,10 @@ class CountRecipe(Recipe):
     """Number of earlier rows."""
 
     recipe: Literal["count"]
+    name: Literal["history_rows"] | None = Field(None, exclude_if=lambda name: name is None)
+    """Name of the feature; without it the name of the first edition, which models and digests have recorded."""
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature, 0 for an entity without history."""
-        column = FeatureColumn(EARLIER_ROWS, "numeric")
+        column = FeatureColumn(self.name or EARLIER_ROWS, "numeric")
         return (HistoryFeature(column, (ROW_COUNT,), lambda rows: numeric(rows.integers(ROW_COUNT))),)

@@ -152,7 +152,8 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
         is_long = times is not None and (times.last - times.first).days >= A_YEAR
         features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else [])]
     if has_history:
-        history: list[dict[str, Any]] = [{"recipe": name} for name in ("count", "days_since_last", "last_target")]
+        history: list[dict[str, Any]] = [{"recipe": "count", "name": "history_rows"}]
+        history += [{"recipe": name} for name in ("days_since_last", "last_target")]
         history.append({"recipe": "target_share", "smoothing": 10})
         if measures := [column.name for column in columns if column.role == "measure"]:
             history.append({"recipe": "mean", "columns": measures})
