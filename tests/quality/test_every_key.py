@@ -1107,7 +1107,8 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_recipes: (
         "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_row_per_entity",
         *(f"Features.calendar={part}" for part in ("day_of_week", "day_of_month", "month", "quarter", "weekend")),
-        "CountRecipe.recipe=count", "CountRecipe.name=history_rows", "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
+        "CountRecipe.recipe=count", "CountRecipe.name=history_rows",
+        "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
         "TargetShareRecipe.recipe=target_share", "TargetShareRecipe.smoothing", "MeanRecipe.recipe=mean",
         "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
         "TargetTrendRecipe.shrinkage",
