@@ -69,7 +69,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 NOT_ABOUT_ONE = frozenset(
     ("up", "down", "unpause", "logs", "sql", "mlflow-ui", "backup", "restore", "profile", "init", "check", "pipelines")
-    + ("plan", "upgrade", "contract", "container", "settings")
+    + ("try", "plan", "upgrade", "contract", "container", "settings")
 )
 """Commands about the platform or files, or that name the pipeline otherwise: they have no ``-p`` of their own."""
 
