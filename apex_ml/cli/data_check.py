@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from apex_ml.cli.progress import shown_progress
 from apex_ml.settings import Settings
 
 if TYPE_CHECKING:
     from apex_ml.contract.per_use import Use
+    from apex_ml.contract.pipeline import Pipeline
 
 
 @click.command()
@@ -36,23 +38,25 @@ def check(name: str, data: Path | None, use: Use) -> None:
     check_pipeline(name, data, use)
 
 
+def pipeline_and_data(name: str, data: Path | None) -> tuple[Settings, Pipeline, Path]:
+    """A pipeline with its settings, and the data for it: those that are given, or its raw folder."""
+    from apex_ml.adapters.storage.locations import local_folder
+    from apex_ml.pipelines import load_pipeline
+
+    settings = Settings.load().model_copy(update={"pipeline": name})
+    pipeline = load_pipeline(settings)
+    return settings, pipeline, data or local_folder(pipeline.locations.raw, "locations.raw")
+
+
 def check_pipeline(name: str, data: Path | None, use: Use) -> None:
     """Check and show. Raises :class:`~apex_ml.errors.DataError` when a run would refuse the data."""
     from rich.console import Console
 
-    from apex_ml.adapters.storage.locations import local_folder
-    from apex_ml.pipelines import load_pipeline
     from apex_ml.platform.reports.data_check import show_check
     from apex_ml.services.data_check import check_data, refuse_problems
-    from apex_ml.text import shortened_line
 
-    settings = Settings.load().model_copy(update={"pipeline": name})
-    pipeline = load_pipeline(settings)
-    place = data or local_folder(pipeline.locations.raw, "locations.raw")
-    console = Console()
-    with Console(stderr=True).status("files") as status:
-        checked = check_data(
-            settings, pipeline.contract, place, use, lambda file: status.update(shortened_line(file, 70))
-        )
-    show_check(checked, console)
+    settings, pipeline, place = pipeline_and_data(name, data)
+    with shown_progress(Console(stderr=True)) as progress:
+        checked = check_data(settings, pipeline.contract, place, use, progress)
+    show_check(checked, Console())
     refuse_problems(pipeline.name, checked)

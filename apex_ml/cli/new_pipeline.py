@@ -65,14 +65,13 @@ def init(
     from apex_ml.cli.profile import compute_profile
     from apex_ml.core.new_pipeline.choices import propose, refuse_target
     from apex_ml.pipeline_settings import FILE, name_fault
-    from apex_ml.services.new_pipeline import new_pipeline, write_pipeline
+    from apex_ml.services.new_pipeline import new_pipeline, refuse_existing, write_pipeline
 
     settings = Settings.load()
     if fault := name_fault(name):
         raise ConfigError(f"the name {visible(name)} {fault}")
     file = settings.pipelines / name / FILE
-    if file.exists():
-        raise ConfigError(f"{file}: exists already; edit it, remove it, or choose another name")
+    refuse_existing(file)  # before the table is read, which takes time
     given = Given(entity, timestamp, keys, measures)
     profile = compute_profile(path, target, _column(timestamp), Console(stderr=True))
     refuse_target(profile, target)

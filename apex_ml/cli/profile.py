@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from apex_ml.cli.progress import shown_progress
 from apex_ml.settings import Settings
 from apex_ml.text import visible
 
@@ -47,9 +48,6 @@ def profile(path: Path, target: str | None, timestamp: str | None, out: Path | N
 def compute_profile(path: Path, target: str | None, timestamp: str | None, console: Console) -> TableProfile:
     """Describe a table; a terminal shows what is computed meanwhile."""
     from apex_ml.adapters.duckdb.table_profile import profile_table
-    from apex_ml.text import shortened_line
 
-    with console.status("files") as status:
-        return profile_table(
-            Settings.load(), path, target, timestamp, lambda text: status.update(shortened_line(text, 70))
-        )
+    with shown_progress(console) as progress:
+        return profile_table(Settings.load(), path, target, timestamp, progress)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from apex_ml.settings import Settings
+from apex_ml.cli.data_check import pipeline_and_data
+from apex_ml.cli.progress import shown_progress
 
 
 @click.command("try")
@@ -27,23 +28,12 @@ def try_command(name: str, path: Path | None) -> None:
     """
     from rich.console import Console
 
-    from apex_ml.adapters.storage.locations import local_folder
-    from apex_ml.pipelines import load_pipeline
     from apex_ml.platform.reports.data_check import show_check
     from apex_ml.platform.reports.trial_run import show_trial_run
     from apex_ml.platform.trial_run import try_pipeline
-    from apex_ml.text import shortened_line
 
-    settings = Settings.load().model_copy(update={"pipeline": name})
-    pipeline = load_pipeline(settings)
-    place = path or local_folder(pipeline.locations.raw, "locations.raw")
+    settings, pipeline, place = pipeline_and_data(name, path)
     console = Console()
-    with Console(stderr=True).status("files") as status:
-        result = try_pipeline(
-            settings,
-            pipeline,
-            place,
-            lambda checked: show_check(checked, console),
-            lambda text: status.update(shortened_line(text, 70)),
-        )
+    with shown_progress(Console(stderr=True)) as progress:
+        result = try_pipeline(settings, pipeline, place, lambda checked: show_check(checked, console), progress)
     show_trial_run(result, console)

@@ -10,12 +10,13 @@ from apex_ml.contract.history_state import KnownValues, LastTarget, MeasureSum
 from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name
+from apex_ml.contract.roles import Role
 from apex_ml.json_text import json_text
 
 ChangeKind = Literal["same", "additive", "retrain", "new_pipeline"]
 """same: the identity is equal. additive: models of before can still score. retrain: a feature of before can no longer
 be computed. new_pipeline: the tables cannot hold both, so that it must be a pipeline of its own."""
-_UNIQUE_ROLES: tuple[Literal["entity", "timestamp", "target"], ...] = ("entity", "timestamp", "target")
+UNIQUE_ROLES: tuple[Role, ...] = ("entity", "timestamp", "target")
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,17 @@ def compare_contracts(before: ContractIdentity, contract: Contract) -> ContractC
     return ContractChange(tuple(differences), refused, tuple(lost), () if refused else new_classes)
 
 
+def other_column(role: Role, before: ContractIdentity, now: ContractIdentity) -> str | None:
+    """That another column, or none, has a role of which there is at most one; None when it is the same."""
+    old, new = before.name_of(role), now.name_of(role)
+    return None if old == new else f"the {role} is {new or 'none'} and was {old or 'none'}"
+
+
 def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
-    for role in _UNIQUE_ROLES:
+    for role in UNIQUE_ROLES:
         old, new = before.name_of(role), now.name_of(role)
-        if old != new:
-            yield f"the {role} is {new or 'none'} and was {old or 'none'}"
+        if moved := other_column(role, before, now):
+            yield moved
         elif old is None or new is None:
             continue
         elif before.columns[old].type != now.columns[new].type:
@@ -77,7 +84,7 @@ def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
         yield f"classes that no longer exist: {', '.join(gone)}{instead}"
     for name, column in before.columns.items():
         other = now.columns.get(name)
-        is_stored = column.role in ("attribute", "key", "passthrough") and other is not None
+        is_stored = column.role in ("attribute", "key", "passthrough")
         if is_stored and other is not None and other.role == column.role and column.type != other.type:
             yield f"the {column.role} {name} is of type {other.type} and was {column.type}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ LEVEL_TYPES = ("string", "int64", "boolean", "decimal", "date")
 NUMBERS = ("double", "int64", "decimal")
 DECIMAL_DIGITS = 38
 """Digits that a decimal column holds, of which `decimals` are behind the point."""
+_EXACT = Context(prec=DECIMAL_DIGITS, traps=[Inexact, InvalidOperation])
 TRUTH = {False: "false", True: "true"}
 _ARROW = {
     "string": pa.string(),
@@ -86,23 +87,18 @@ def level_of(value: Level) -> str:
 
 
 def exact_decimal(value: Decimal, decimals: int) -> Decimal | None:
-    """A number with so many decimals; None when it has more of them, or too many digits.
+    """A number with a number of decimals; None when it has more of them, or too many digits.
 
     >>> exact_decimal(Decimal("1.5"), 2), exact_decimal(Decimal("1.555"), 2)
     (Decimal('1.50'), None)
     """
     if not value.is_finite() or value.adjusted() >= DECIMAL_DIGITS - decimals:
         return None
-    digits = value.as_tuple()
-    shift = decimals + int(digits.exponent)
-    whole = int("".join(map(str, digits.digits)))
-    if shift < 0:
-        whole, rest = divmod(whole, 10**-shift)
-        if rest:
-            return None
-    else:
-        whole *= 10**shift
-    return Decimal((digits.sign if whole else 0, tuple(map(int, str(whole))), -decimals))
+    try:
+        exact = _EXACT.quantize(value, Decimal((0, (1,), -decimals)))
+    except (Inexact, InvalidOperation):
+        return None
+    return exact or abs(exact)  # there is one zero
 
 
 def levels_as_text(column: Any) -> Any:

@@ -115,6 +115,11 @@ class Contract(Wording):
         return bool(self.named("timestamp"))
 
     @property
+    def has_history(self) -> bool:
+        """Whether an entity can have earlier rows: rows have an entity and a date."""
+        return self.has_entity and self.has_timestamp
+
+    @property
     def entity(self) -> str:
         """Name of the entity column; without one, of the column that stands for it in the examples."""
         return self._only("entity").name if self.has_entity else ROW_IDENTITY

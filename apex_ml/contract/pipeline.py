@@ -58,9 +58,9 @@ class PipelineSettings:
         """Name of the schema in Postgres that holds its tables and views."""
         return self.name
 
-    def command(self, words: str) -> str:
-        """A command that concerns this pipeline, for a message: ``apex -p claims retrain``."""
-        return f"apex -p {self.name} {words}"
+    def command(self, words: str = "") -> str:
+        """A command that concerns this pipeline, or its beginning, for a message: ``apex -p claims retrain``."""
+        return f"apex -p {self.name} {words}".rstrip()
 
     def dag_id(self, kind: DagKind) -> str:
         """Name of one of its DAGs in Airflow."""

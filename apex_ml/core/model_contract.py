@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from apex_ml.contract.changes import lost_features
+from apex_ml.contract.changes import UNIQUE_ROLES, lost_features, other_column
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
-from apex_ml.contract.roles import Role
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns
 
@@ -32,12 +31,7 @@ def faults_of_model(contract: Contract, model: Model) -> tuple[str, ...]:
     """
     before = model.info.contract or _assumed(contract, model)
     names, now = model.encoder.names, contract.identity()
-    roles: tuple[Role, ...] = ("entity", "timestamp", "target")
-    faults = [
-        f"the {role} is {now.name_of(role) or 'none'} and was {before.name_of(role) or 'none'}"
-        for role in roles
-        if before.name_of(role) != now.name_of(role)
-    ]
+    faults = [other for role in UNIQUE_ROLES if (other := other_column(role, before, now))]
     if gone := [level for level in model.classes if level not in contract.classes]:
         faults.append(f"it predicts {', '.join(gone)}, and the contract has no such class")
     if faults:

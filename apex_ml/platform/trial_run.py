@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 from apex_ml.adapters.duckdb import engine
@@ -19,6 +18,7 @@ from apex_ml.core.development import Development, develop
 from apex_ml.core.plain_models import PlainModel, compare_with_plain
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.data_check import DataCheck, check_data, refuse_problems
+from apex_ml.services.held_back import point_in_time
 from apex_ml.services.holdout import segment_columns
 from apex_ml.services.repeated_keys import settle_repeated_keys
 from apex_ml.services.results import EltResult, SplitResult, ValidateResult
@@ -105,7 +105,7 @@ def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_ex
 
     def work(folder: Path) -> ValidateResult:
         checked_rows.rename(folder / ACCEPTED)
-        as_of = settings.now().date() if newest is None else newest + timedelta(days=1)
+        as_of = point_in_time(context, newest)
         return ValidateResult(run=RUN, step="validate", data_sha256="", newest=newest, as_of=as_of)
 
     run_step(context, ValidateResult, {}, work)

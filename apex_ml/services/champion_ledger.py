@@ -12,13 +12,9 @@ import logging
 from collections.abc import Iterable
 
 from apex_ml.adapters.mlflow.registry import CHALLENGER, CHAMPION, ModelVersion, Registry, gone_model
-from apex_ml.adapters.postgres.champions import (
-    ChampionLedger,
-    NewDecision,
-    champion_lock,
-    champions,
-)
+from apex_ml.adapters.postgres.champions import ChampionLedger, NewDecision, champion_lock, champions
 from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
+from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.faults import reach
 from apex_ml.settings import Settings
@@ -108,16 +104,16 @@ def _why_moved(registry: Registry, recorded: int | None, champion: ModelVersion 
     return f"the alias {CHAMPION} was removed from version {recorded} in MLflow; adopted"
 
 
-def why_none(settings: Settings, schema: str, model_name: str) -> str:
+def why_none(settings: Settings, pipeline: PipelineSettings) -> str:
     """Why there is no champion any more, and what to do; empty when there never was one."""
-    with champions(settings, schema, model_name) as ledger:
+    with champions(settings, pipeline.schema, pipeline.model_name) as ledger:
         moves = ledger.moves()
     if not moves or moves[-1].to_version is not None:
         return ""
     return (
-        f"there is no champion any more ({moves[-1].reasons[0]}); make a version champion: apex -p {schema}"
-        f" promote --force --reason TEXT VERSION (apex -p {schema} champion lists them),"
-        f" or train one: apex -p {schema} retrain"
+        f"there is no champion any more ({moves[-1].reasons[0]}); make a version champion:"
+        f" {pipeline.command('promote --force --reason TEXT VERSION')} ({pipeline.command('champion')} lists them),"
+        f" or train one: {pipeline.command('retrain')}"
     )
 
 

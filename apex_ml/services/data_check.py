@@ -143,7 +143,7 @@ def _check(
             con, file, contract, use, as_of=None, accepted=accepted, quarantined=quarantined, copy=copy, name=name
         )
         with errors_name(name):
-            rows = con.execute(count_classes(report.query, contract.target)).fetchall()
+            rows = con.execute(count_classes(contract, report.query)).fetchall()
         if report.quarantined:
             _add_examples(examples, name, quarantined)
         return report, {value: n for value, n in rows if value in contract.classes}

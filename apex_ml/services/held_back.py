@@ -5,14 +5,15 @@ They are those of the newest day, or of rows without dates a random part.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files, rewrite_file
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.roles import ROLES_OF_A_DROP
@@ -49,10 +50,18 @@ def hold_back(
         for file in files:
             (held_in_file,) = engine.one_row(con, count_held_in(file, is_newest))
             if held_in_file:
-                kept = file.with_name(f".{file.name}.kept")
-                con.execute(copy_others(file, is_newest, kept))
-                kept.replace(file)
+                rewrite_file(con, file, partial(copy_others, file, is_newest))
     return int(held)
+
+
+def point_in_time(context: StepContext, newest: date | None, *, is_held_back: bool = False) -> date:
+    """The day that a run looks from: that after the newest day of the rows, or the newest day when it is held back.
+
+    Of rows without dates it is today.
+    """
+    if newest is None:
+        return context.settings.now().date()
+    return newest if is_held_back else newest + timedelta(days=1)
 
 
 def describe(folder: Path, newest: date | None) -> HeldBack:

@@ -53,8 +53,13 @@ def _faulty_columns(path: Path, text: str) -> dict[str, str]:
     return {str(place[1]): fault for place, fault in faults if len(place) > 1 and place[0] == "columns"}
 
 
-def write_pipeline(path: Path, text: str) -> None:
-    """Write the file. Raises :class:`~apex_ml.errors.ConfigError` when there is one already."""
+def refuse_existing(path: Path) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` when there is a file already."""
     if path.exists():
         raise ConfigError(f"{path}: exists already; edit it, remove it, or choose another name")
+
+
+def write_pipeline(path: Path, text: str) -> None:
+    """Write the file. Raises :class:`~apex_ml.errors.ConfigError` when there is one already."""
+    refuse_existing(path)
     write_atomically(path, text.encode())

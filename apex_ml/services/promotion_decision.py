@@ -18,6 +18,7 @@ from apex_ml.core.model_card import with_decision
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import Contender, PromotionDecision, Serving
 from apex_ml.core.recorded_evidence import RecordedEvidence
+from apex_ml.core.strategies.random import Random
 from apex_ml.core.training_keys import unpack_keys
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
@@ -25,8 +26,6 @@ from apex_ml.services.results import PromoteResult
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
-RANDOM = "random"
-"""The split strategy of rows without dates."""
 REPORTS = {"promote": "decision", "reconsider": "decision_by_outcomes"}
 """By step, the folder of its decision report among the artifacts of the challenger's run."""
 
@@ -183,7 +182,7 @@ def contender(model: Model, p: np.ndarray, us_per_row: float | None = None) -> C
         classes=model.classes,
         features=model.encoder.names,
         # without dates nothing is before or after: only the keys of the rows count
-        tuned_until=None if info.split == RANDOM else _days(info.validation_last),
+        tuned_until=None if info.split == Random.name else _days(info.validation_last),
         as_of=_days(info.as_of),
         us_per_row=us_per_row,
         promotable=info.promotable,

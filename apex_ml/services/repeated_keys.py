@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files, rewrite_file
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.sql.repeated_keys import COUNT_LATEST, copy_latest, create_latest_table, select_repeated_keys
@@ -42,8 +43,6 @@ def settle_repeated_keys(con: duckdb.DuckDBPyConnection, contract: Contract, acc
         con.execute(create_latest_table(contract, files))
         (kept,) = engine.one_row(con, COUNT_LATEST)
         for number, file in enumerate(files):
-            part = file.with_name(f".{file.name}.latest")
-            con.execute(copy_latest(contract, file, number, part))
-            part.replace(file)
+            rewrite_file(con, file, partial(copy_latest, contract, file, number))
     logger.info("rows_superseded rows=%s", rows - kept)
     return int(rows - kept)

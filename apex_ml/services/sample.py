@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.duckdb.accepted_rows import accepted_files
+from apex_ml.adapters.duckdb.accepted_rows import accepted_files, rewrite_file
 from apex_ml.contract.model import Contract
 from apex_ml.sql.sample import copy_sample, select_cut
 
@@ -45,7 +46,7 @@ def sample_accepted(
     """
     files = accepted_files(accepted)
     rows = sum(pq.read_metadata(file).num_rows for file in files)
-    one_each = contract.has_entity and contract.has_timestamp and contract.features.grain == "last_row_per_entity"
+    one_each = contract.has_history and contract.features.grain == "last_row_per_entity"
     max_rows = max_examples * (ROWS_OF_AN_EXAMPLE if one_each else 1)
     if rows <= max_examples:
         return Sample(rows, rows)
@@ -67,6 +68,4 @@ def sample_accepted(
 
 def _leave(con: duckdb.DuckDBPyConnection, files: list[Path], columns: tuple[str, ...], seed: int, cut: int) -> None:
     for file in files:
-        part = file.with_name(f".{file.name}.sample")
-        con.execute(copy_sample(file, columns, seed, cut, part))
-        part.replace(file)
+        rewrite_file(con, file, partial(copy_sample, file, columns, seed, cut))

@@ -201,7 +201,7 @@ def _write_rows(
     own = report.rows >= OWN_ROWS
     table = partitions.create_own(run_id) if own else SCORED
     batches = score_batches(con, query, scorer, run_id, scored_at, tally, name)
-    written = write_scores(session, scored_schema(scorer.context.contract, scorer.model.classes), batches, table=table)
+    written = write_scores(session, scored_schema(contract, scorer.model.classes), batches, table=table)
     if written != report.accepted or tally.rows != report.accepted:
         raise TransientError(f"{name}: {report.accepted} rows accepted but {tally.rows} scored and {written} written")
     if own:

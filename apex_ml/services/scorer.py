@@ -20,6 +20,9 @@ from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import ACCEPTED, SNAPSHOT
 
+NO_CHAMPION = "there is no champion yet; train one: {}"
+"""What a pipeline without a champion answers, with the command that trains one."""
+
 
 class UnusableModelError(ConfigError):
     """The pipeline's contract no longer gives what a model needs."""
@@ -60,10 +63,8 @@ def load_scorer(context: StepContext) -> Scorer:
     registry = Registry(context.settings, context.model_name)
     version = champion_ledger.resolve(context.settings, context.schema, registry)
     if version is None:
-        gone = champion_ledger.why_none(context.settings, context.schema, context.model_name)
-        raise TransientError(
-            f"score: {gone or 'there is no champion yet; train one: ' + context.pipeline.command('retrain')}"
-        )
+        gone = champion_ledger.why_none(context.settings, context.pipeline)
+        raise TransientError(f"score: {gone or NO_CHAMPION.format(context.pipeline.command('retrain'))}")
     return build_scorer(context, registry, version)
 
 

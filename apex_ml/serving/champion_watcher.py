@@ -16,7 +16,7 @@ from apex_ml.adapters.postgres.connection import ping
 from apex_ml.contract.requests.reader import Rows
 from apex_ml.errors import ApexError
 from apex_ml.services.run_folder import MANIFEST, StepContext
-from apex_ml.services.scorer import UnusableModelError
+from apex_ml.services.scorer import NO_CHAMPION, UnusableModelError
 from apex_ml.serving.memory import MemoryBudget, OverBudgetError
 from apex_ml.serving.predictor import Predictor, load_predictor
 
@@ -26,8 +26,6 @@ POSTGRES_EVERY_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 """Seconds until the next try to load a version that could not be loaded."""
 LATE_SECONDS = 15.0
-NO_CHAMPION = "there is no champion yet; train one: {}"
-"""What a pipeline without a champion answers, with the command that trains one."""
 
 
 class ChampionWatcher:

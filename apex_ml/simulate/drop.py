@@ -60,7 +60,7 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
     began = time.perf_counter()
     if rows < 1:
         raise ConfigError(f"rows {rows:,}: a drop needs 1 or more")
-    if not (contract.has_entity and contract.has_timestamp):
+    if not contract.has_history:
         raise ConfigError("a drop of drawn rows needs columns with the roles entity and timestamp; deliver a file")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from apex_ml.contract.model import Contract
+from apex_ml.sql.features import class_sql
 from apex_ml.sql.quote import identifier
 
 
-def count_classes(query: str, target: str) -> str:
-    """Rows by class as text, of the rows that a query returns. Rows without a class are left out."""
-    column = identifier(target)
-    return (
-        f"SELECT CAST({column} AS VARCHAR) AS class, count(*) AS n FROM ({query}) WHERE {column} IS NOT NULL"
-        " GROUP BY class"
-    )
+def count_classes(contract: Contract, query: str) -> str:
+    """Rows by class, of the rows that a query returns. Rows without a class are left out."""
+    known = f"{identifier(contract.target)} IS NOT NULL"
+    return f"SELECT {class_sql(contract)}, count(*) FROM ({query}) WHERE {known} GROUP BY 1"

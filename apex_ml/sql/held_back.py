@@ -13,7 +13,7 @@ from apex_ml.sql.plain_examples import content_hash
 from apex_ml.sql.quote import identifier, identifiers, literal
 
 HELD_PART = 20
-"""Of rows without dates one in so many is held back."""
+"""Of rows without dates one in HELD_PART is held back."""
 
 
 def is_held(contract: Contract, newest: date | None) -> str:

@@ -30,8 +30,10 @@ def create_holdout_table(contract: Contract, file: Path, present: Sequence[str],
         return replace_temp_table(HOLDOUT, f"SELECT h.{ROW_NR}, {columns} FROM {rows} AS h")
     values = ", ".join(f"any_value({identifier(name)}) AS {identifier(name)}" for name in absent)
     names = [contract.entity] + ([contract.timestamp] if contract.has_timestamp else [])
-    key, has_history = identifiers(names), contract.has_entity and contract.has_timestamp
-    rows_again = select_examples(contract, ROWS) if has_history else select_plain_examples(contract, f"FROM {ROWS}")
+    key = identifiers(names)
+    rows_again = (
+        select_examples(contract, ROWS) if contract.has_history else select_plain_examples(contract, f"FROM {ROWS}")
+    )
     examples = f"SELECT {key}, {values} FROM ({rows_again}) GROUP BY {key} HAVING count(*) = 1"
     added = ", ".join(f"e.{identifier(name)}" for name in absent)
     return replace_temp_table(
@@ -42,7 +44,7 @@ def create_holdout_table(contract: Contract, file: Path, present: Sequence[str],
 
 def select_holdout(contract: Contract, attributes: Sequence[str]) -> str:
     """The rows of HOLDOUT with the state of their history under a contract, in the order of their file."""
-    if not (contract.has_entity and contract.has_timestamp):  # there is no history
+    if not contract.has_history:
         return f"FROM {HOLDOUT} ORDER BY {ROW_NR}"
     state = select_with_state(contract, HOLDOUT, select_state(contract, HOLDOUT, ROWS))
     names = [ROW_NR, contract.entity, contract.timestamp, *attributes]

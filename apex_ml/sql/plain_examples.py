@@ -20,8 +20,7 @@ def select_plain_examples(contract: Contract, rows: str, day: date | None = None
     Rows without timestamp get the day, if it is given.
 
     The identity of a row without entity is a hash of its key, or without one of its values, and of its number among
-    equal rows. So it is the same
-    in every run, whatever the files.
+    equal rows. So it is the same in every run, whatever the files.
     """
     entity = identifier(contract.entity) if contract.has_entity else f"{_identity(contract)} AS {ROW_IDENTITY}"
     columns = [entity, f"{class_sql(contract)} AS {identifier(contract.target)}"]

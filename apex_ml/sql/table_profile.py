@@ -7,16 +7,15 @@ The table is the temporary view ``profiled``. Its columns are named by their pla
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 
 from apex_ml.sql.parquet import place_name, place_names
-from apex_ml.sql.quote import literals
+from apex_ml.sql.quote import literal, literals
 
 PROFILED = "profiled"
 DESCRIBE_TABLE = f"DESCRIBE {PROFILED}"
 COUNT_TABLE = f"SELECT count(*) FROM {PROFILED}"
-SET_UTC = "SET TimeZone = 'UTC'"
 HALF = "half"
 MISSING = "-1"
 """The bin of a null."""
@@ -171,7 +170,7 @@ def number_bin(column: str, edges: Sequence[float]) -> str:
 def time_bin(column: str, edges: Sequence[datetime]) -> str:
     """SQL of the bin of a date or timestamp: how many edges it has reached."""
     moment = f"CAST({column} AS TIMESTAMP)"
-    reached = [f"{moment} >= TIMESTAMP '{edge.isoformat(sep=' ')}'" for edge in edges]
+    reached = [f"{moment} >= {literal(edge)}" for edge in edges]
     return _bin(f"isfinite({moment})", reached)
 
 
@@ -230,6 +229,6 @@ def count_periods(column: str, unit: str) -> str:
     )
 
 
-def period_bin(column: str, starts: Sequence[date | datetime]) -> str:
+def period_bin(column: str, starts: Sequence[datetime]) -> str:
     """SQL of the place of a row's period, by the starts of all periods."""
-    return time_bin(column, [datetime(s.year, s.month, s.day, getattr(s, "hour", 0)) for s in starts[1:]])
+    return time_bin(column, starts[1:])

@@ -59,7 +59,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         ParquetSink(folder / EXAMPLES) as examples,
         ParquetSink(folder / SNAPSHOT) as snapshot,
     ):
-        if contract.has_entity and contract.has_timestamp:
+        if contract.has_history:
             accepted = SortedRows(con, contract, files)
             for table in make_examples(accepted, settings.threads, as_of, snapshot.write):
                 examples.write(table)

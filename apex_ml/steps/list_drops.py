@@ -52,7 +52,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
         return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
     registry = Registry(context.settings, context.model_name)
     if champion_ledger.resolve(context.settings, context.schema, registry) is None:
-        cause = champion_ledger.why_none(context.settings, context.schema, context.model_name) or "no champion yet"
+        cause = champion_ledger.why_none(context.settings, context.pipeline) or "no champion yet"
         note = f"{cause}: {counted(len(waiting), 'drop waits', 'drops wait')} for one"
         return _without_chunks(result, note)
     scoring = context.pipeline.options.scoring

@@ -128,9 +128,7 @@ def coverage_warning(contract: Contract, counts: Mapping[str, int], covered: Map
         )
     compared = sum(counts.values())
     if counts["ambiguous"] > MAX_AMBIGUOUS * compared:
-        remedy = (
-            "correct the raw rows" if contract.named("key") else "give the column that identifies a row the role key"
-        )
+        remedy = "correct the raw rows" if contract.named("key") else GIVE_KEY
         return (
             f"{counts['ambiguous']:,} of {counted(compared, 'score')} cannot be matched, as several scores or raw rows"
             f" have the same {' and '.join(sql.match_columns(contract))}: {remedy}"

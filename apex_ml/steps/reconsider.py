@@ -88,7 +88,7 @@ def _holdout(context: StepContext, ours: Model, rows: pa.Table) -> Holdout:
         prior=np.asarray(ours.info.class_shares),
         entities=entities,
         days=days,
-        rows=row_keys(entities, days) if contract.has_entity and contract.has_timestamp else None,
+        rows=row_keys(entities, days) if contract.has_history else None,
     )
 
 

@@ -27,7 +27,6 @@ from apex_ml.sql.rows import select_measure_sums
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
-TEMPORAL, RANDOM, LEGACY = "temporal", "random", "legacy"
 EPOCH = date(1970, 1, 1)
 
 
@@ -43,16 +42,20 @@ def split(context: StepContext, *, strategy: str) -> SplitResult:
 
 
 def possible_strategy(contract: Contract, strategy: str) -> str:
-    """The strategy for the rows of a contract: without a timestamp the default one is `random` instead of `temporal`.
+    """The strategy for the rows of a contract: one that takes its place, where they lack what the strategy needs.
 
-    Raises :class:`~apex_ml.errors.ConfigError` for one that needs what the rows do not have.
+    Raises :class:`~apex_ml.errors.ConfigError` when none does.
     """
-    if strategy == LEGACY and not (contract.has_entity and contract.has_timestamp):
-        raise ConfigError(f"split: the strategy {LEGACY} needs columns with the roles entity and timestamp")
-    if strategy == TEMPORAL and not contract.has_timestamp:
-        logger.info("split_strategy name=%s instead_of=%s reason=no column has the role timestamp", RANDOM, TEMPORAL)
-        return RANDOM
-    return strategy
+    way = split_strategy(strategy)
+    if all(map(contract.named, way.needs)):
+        return strategy
+    roles = " and ".join(way.needs)
+    if way.without_needs is None:
+        raise ConfigError(f"split: the strategy {strategy} needs columns with the roles {roles}")
+    logger.info(
+        "split_strategy name=%s instead_of=%s reason=no column has the role %s", way.without_needs, strategy, roles
+    )
+    return way.without_needs
 
 
 def _day(days: int) -> date:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from apex_ml.adapters.storage.raw_folder import raw_files
 from apex_ml.core.batch import Profile, check_batch
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
-from apex_ml.services.held_back import describe, find_held_back, hold_back
+from apex_ml.services.held_back import describe, find_held_back, hold_back, point_in_time
 from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, shortened
 from apex_ml.services.recorded_batch import read_profile, record_profile, record_report
 from apex_ml.services.repeated_keys import settle_repeated_keys
@@ -140,7 +140,7 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path, rows: int) ->
         held = hold_back(con, contract, accepted, profile.newest, folder) if batch.without_newest_day else 0
     if held:
         logger.info("rows_held_back day=%s rows=%s", profile.newest, held)
-    as_of = batch.as_of or _point_in_time(context, profile, held)
+    as_of = batch.as_of or point_in_time(context, profile.newest, is_held_back=held > 0)
     verdict = project.check_batch(context.settings, context.pipeline, "train", accepted, context.run, as_of)
     project.name_source(context.settings, context.pipeline, verdict, context.run, batch.url, batch.data_sha256)
     for failure in verdict.warnings:
@@ -150,13 +150,6 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path, rows: int) ->
             f"the accepted batch fails its expectations (see {verdict.page}):\n" + "\n".join(verdict.errors)
         )
     return _CheckedBatch(profile, warnings, superseded, held, as_of, verdict)
-
-
-def _point_in_time(context: StepContext, profile: Profile, held: int) -> date:
-    """The day after the newest row, or that of the rows held back; of rows without dates it is today."""
-    if profile.newest is None:
-        return context.settings.now().date()
-    return profile.newest if held else profile.newest + timedelta(days=1)
 
 
 def _result(batch: RawBatch, folder: Path, reports: list[FileReport], checked: _CheckedBatch) -> ValidateResult:

@@ -14,31 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
-from apex_ml.cli.main import main
 from apex_ml.contract.pipeline_file import load_contract, parse_pipeline
 from apex_ml.core.new_pipeline.choices import Choices
 from apex_ml.errors import ApexError
 from apex_ml.services.data_check import check_data
 from apex_ml.services.new_pipeline import new_pipeline
 from apex_ml.settings import Settings
+from tests.support.command_line import called, enter_bare_folder
 from tests.support.stranger_tables import visits, write_table
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without a home, a platform or a pipeline."""
-    monkeypatch.setenv("APEX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    out = capsys.readouterr()
-    return left.value.code, out.out, out.err
+    return enter_bare_folder(tmp_path, monkeypatch)
 
 
 def test_a_table_becomes_a_pipeline_that_accepts_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.adapters.pages.profile_page import profile_page
-from apex_ml.cli.main import main
 from apex_ml.settings import Settings
+from tests.support.command_line import called, enter_bare_folder
 from tests.support.stranger_tables import awkward, visits, write_table
 
 
@@ -45,18 +45,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without a home, a platform or a pipeline."""
-    monkeypatch.setenv("APEX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    out = capsys.readouterr()
-    return left.value.code, out.out, out.err
+    return enter_bare_folder(tmp_path, monkeypatch)
 
 
 def test_the_terminal_shows_the_table_and_a_page_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

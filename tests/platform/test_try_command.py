@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.cli.main import main
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.trial_run import TrialRun, sample_size, try_pipeline
 from apex_ml.services.sample import sample_accepted
 from apex_ml.settings import Settings
+from tests.support.command_line import called, enter_bare_folder
 from tests.support.stranger_tables import visits, write_table
 
 NO_ROLES = ("--entity", "-", "--timestamp", "-", "--key", "-")
@@ -29,21 +29,10 @@ NO_ROLES = ("--entity", "-", "--timestamp", "-", "--key", "-")
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without a home, a platform or a pipeline, and with its own folder of temporary files."""
-    monkeypatch.setenv("APEX_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
     monkeypatch.setenv("APEX_THREADS", "1")
-    monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    out = capsys.readouterr()
-    return left.value.code, out.out, out.err
+    return enter_bare_folder(tmp_path, monkeypatch)
 
 
 def make_pipeline(capsys: pytest.CaptureFixture[str], table: dict[str, Any], *roles: str) -> None:

@@ -22,7 +22,7 @@ from apex_ml.api_keys import hash_of, make_key
 from apex_ml.cli.serving import serve_key
 from apex_ml.contract.model import Contract
 from apex_ml.errors import ConfigError
-from apex_ml.serving.champion_watcher import NO_CHAMPION
+from apex_ml.services.scorer import NO_CHAMPION
 from apex_ml.serving.keys import Access, Keys
 from apex_ml.serving.pages import ASSETS
 from apex_ml.serving.rate_limit import Buckets

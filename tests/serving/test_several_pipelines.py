@@ -29,7 +29,7 @@ from apex_ml.contract.history_state import state_columns
 from apex_ml.errors import ConfigError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.run_layout import SNAPSHOT
-from apex_ml.serving.champion_watcher import NO_CHAMPION
+from apex_ml.services.scorer import NO_CHAMPION
 from apex_ml.serving.history import History, history_bytes
 from apex_ml.serving.memory import MIB
 from apex_ml.settings import Settings

@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 
-from apex_ml.adapters.postgres.migrations import migrate_schema
 from apex_ml.cli.main import main
-from apex_ml.pipelines import load_pipeline
-from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.score import score
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
-from tests.support.apex_home import Apex
+from tests.support.apex_home import Apex, single_pipeline_home
 from tests.support.stranger_tables import visits, write_table
 
 NAME = "visits"
@@ -45,16 +42,7 @@ def home(
         with pytest.raises(SystemExit) as left:
             main(["init", NAME, "--from", str(tmp_path / "raw"), "--target", "show", "--yes", *request.param])
         assert left.value.code == 0
-    settings = Settings.load(
-        home=tmp_path / "home",
-        pipelines=tmp_path / "pipelines",
-        pipeline=NAME,
-        mlflow_tracking_uri=mlflow_server,
-        threads=1,
-        **lasting_databases.migrated(),
-    )
-    migrate_schema(settings, load_pipeline(settings).contract, NAME)
-    return Apex(settings, NAME)
+    return single_pipeline_home(tmp_path, NAME, mlflow_server, lasting_databases.migrated())
 
 
 def test_the_pipeline_of_a_new_table_is_trained_promoted_and_scores(home: Apex) -> None:

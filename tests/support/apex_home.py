@@ -16,6 +16,7 @@ import psutil
 import psycopg2
 
 from apex_ml.adapters.postgres.connection import search_path
+from apex_ml.adapters.postgres.migrations import migrate_schema
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.faults import HALT
 from apex_ml.pipeline_settings import pipeline_variables
@@ -33,6 +34,20 @@ COMMAND = [sys.executable, "-c", "from apex_ml.cli.main import main; main()"]
 def context_of(settings: Settings, run: str) -> StepContext:
     """What the command gives a step."""
     return StepContext(settings, load_pipeline(settings), run)
+
+
+def single_pipeline_home(folder: Path, name: str, mlflow_server: str, databases: Mapping[str, Any]) -> Apex:
+    """A home with the pipeline of a name in the folder, and its tables."""
+    settings = Settings.load(
+        home=folder / "home",
+        pipelines=folder / "pipelines",
+        pipeline=name,
+        mlflow_tracking_uri=mlflow_server,
+        threads=1,
+        **databases,
+    )
+    migrate_schema(settings, load_pipeline(settings).contract, name)
+    return Apex(settings, name)
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:

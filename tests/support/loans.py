@@ -14,14 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from apex_ml.adapters.postgres.migrations import migrate_schema
-from apex_ml.pipelines import load_pipeline
-from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
-from tests.support.apex_home import Apex
+from tests.support.apex_home import Apex, single_pipeline_home
 from tests.support.machines import write_pipeline
 
 NAME = "loans"
@@ -153,16 +150,7 @@ def train_loans(
     pq.write_table(edit(loans(ROWS)), raw / "loans.parquet")
     (raw / "_SUCCESS").touch()
     write_pipeline(folder / "pipelines", NAME, text, folder / "processed", raw)
-    settings = Settings.load(
-        home=folder / "home",
-        pipelines=folder / "pipelines",
-        pipeline=NAME,
-        mlflow_tracking_uri=mlflow_server,
-        threads=1,
-        **databases,
-    )
-    migrate_schema(settings, load_pipeline(settings).contract, NAME)
-    apex = Apex(settings, NAME)
+    apex = single_pipeline_home(folder, NAME, mlflow_server, databases)
     context = apex.context("first")
     results = {
         "validate": validate(context, raw=None, as_of=None, force=False).to_json(),

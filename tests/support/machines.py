@@ -18,7 +18,7 @@ from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
-from tests.support.apex_home import Apex
+from tests.support.apex_home import Apex, single_pipeline_home
 
 NAME = "machines"
 PIPELINE = """\
@@ -137,16 +137,7 @@ def machines(lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytes
         folder = tmp_path_factory.mktemp(NAME)
         write_readings(folder / "raw")
         add_machines(folder / "pipelines", folder / "processed", folder / "raw")
-        settings = Settings.load(
-            home=folder / "home",
-            pipelines=folder / "pipelines",
-            pipeline=NAME,
-            mlflow_tracking_uri=mlflow_server,
-            threads=1,
-            **lasting_databases.migrated(),
-        )
-        migrate_schema(settings, load_pipeline(settings).contract, NAME)
-        apex = Apex(settings, NAME)
+        apex = single_pipeline_home(folder, NAME, mlflow_server, lasting_databases.migrated())
         context = apex.context("first")
         validate(context, raw=None, as_of=None, force=False)
         elt(context)

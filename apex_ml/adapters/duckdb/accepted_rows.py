@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,13 @@ BATCH_ROWS = 32_768
 def accepted_files(folder: Path) -> list[Path]:
     """The files of accepted rows, in the order in which positions count their rows."""
     return sorted(folder.glob("*.parquet"))
+
+
+def rewrite_file(con: duckdb.DuckDBPyConnection, file: Path, copy: Callable[[Path], str]) -> None:
+    """Replace a file of accepted rows, as a whole, by the one that a statement writes. `copy` makes it from a path."""
+    part = file.with_name(f".{file.name}.part")
+    con.execute(copy(part))
+    part.replace(file)
 
 
 class SortedRows:

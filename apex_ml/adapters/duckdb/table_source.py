@@ -88,7 +88,6 @@ def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Sour
         for name, kind in described:
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
-    con.execute(sql.SET_UTC)
     views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
     columns = _read_columns(con, path.name, names, views)
     # DuckDB reads the whole numbers of a duration, which no contract takes

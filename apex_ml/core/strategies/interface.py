@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.model import Contract
+from apex_ml.contract.roles import Role
 from apex_ml.contract.split import Split
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns
@@ -30,6 +31,11 @@ class SplitStrategy(ABC):
     """Name in settings and commands, the same as the module's."""
     promotable: ClassVar[bool] = False
     """Whether a model of these parts can become champion. False if one part knows the future of another."""
+
+    needs: ClassVar[tuple[Role, ...]] = ()
+    """Roles of which its contract must have a column."""
+    without_needs: ClassVar[str | None] = None
+    """The strategy that takes its place where the contract lacks what it needs; None: it is refused."""
 
     def is_promotable(self, contract: Contract) -> bool:
         """Whether a model of these parts of a contract's rows can become champion."""

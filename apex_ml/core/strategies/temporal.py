@@ -14,6 +14,8 @@ class Temporal(SplitStrategy):
 
     name = "temporal"
     promotable = True
+    needs = ("timestamp",)
+    without_needs = "random"
 
     def assign(self, days: np.ndarray, target: np.ndarray, split: Split, seed: int) -> np.ndarray:
         """Cut by day."""

@@ -227,7 +227,7 @@ def has_new_pipeline(settings: Settings) -> bool:
     if not records:
         return False
     now = _own_pipelines(settings, records)
-    gone = set(records) - _on_disk(settings)
+    gone = records.keys() - settings_by_pipeline(settings).keys()
     return any(not records[name].removed for name in gone) or any(
         name not in records
         or records[name].removed
@@ -237,15 +237,10 @@ def has_new_pipeline(settings: Settings) -> bool:
     )
 
 
-def _on_disk(settings: Settings) -> set[str]:
-    """The pipelines that have a folder, whatever is in it."""
-    return set(settings_by_pipeline(settings))
-
-
 def record_home(settings: Settings) -> None:
     """Record the pipelines of this home. One that is no longer on disk stays recorded: its tables do, too."""
     records = _records(settings)
-    gone = set(records) - _on_disk(settings)
+    gone = records.keys() - settings_by_pipeline(settings).keys()
     records |= {name: replace(records[name], removed=True) for name in gone}
     records |= _own_pipelines(settings, records)
     content: dict[str, object] = {"pipelines": {name: asdict(record) for name, record in sorted(records.items())}}

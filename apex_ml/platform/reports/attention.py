@@ -84,7 +84,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
                 row["subject"],
                 _short(console, row["message"]),
                 moment_text(row["raised_at"]),
-                REMEDIES.get(row["kind"], page).format(apex=pipeline.command("").strip(), pipeline=pipeline.name),
+                REMEDIES.get(row["kind"], page).format(apex=pipeline.command(), pipeline=pipeline.name),
             )
             for row in others
         ]

@@ -36,6 +36,7 @@ class Legacy(StratifiedRandom):
     """The original project's features and the contract's features, on random parts."""
 
     name = "legacy"
+    needs = ("entity", "timestamp")
 
     def columns(self, contract: Contract) -> tuple[FeatureColumn, ...]:
         """Attributes, sums of measures, two parts of the date."""
