@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from apex_ml.contract.error_cost import ClassName, ErrorCost, repeated_errors
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.setting_types import Mails, check_candidates, check_cron, check_rows_noun, check_split
 
@@ -30,7 +31,7 @@ class Wording(ContractPart):
     )
 
 
-DecisionName = Literal["most_probable", "macro_f1"]
+DecisionName = Literal["most_probable", "macro_f1", "cost"]
 
 
 class ModelOptions(ContractPart):
@@ -58,8 +59,21 @@ class ModelOptions(ContractPart):
     )
     decision: DecisionName = Field(
         "most_probable",
-        description="How the predicted class is chosen: the most probable class, or by weights that are tuned for"
-        " macro-F1 (macro_f1), which finds more of rare classes and is right less often.",
+        description="How the predicted class is chosen: the most probable class; by weights that are tuned for"
+        " macro-F1 (macro_f1), which finds more of rare classes and is right less often; or the class with the lowest"
+        " expected cost (cost).",
+    )
+    costs: tuple[ErrorCost, ...] = Field(
+        (),
+        exclude_if=lambda costs: not costs,
+        description="Costs of wrong predictions, for decision: cost. An error that is not listed costs 1, a right"
+        " prediction nothing.",
+    )
+    positive: ClassName | None = Field(
+        None,
+        exclude_if=lambda name: name is None,
+        description="Of two classes the one that average precision and the table of thresholds are about. Empty: the"
+        " last one.",
     )
     class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in training.")
     trials: int = Field(
@@ -79,6 +93,17 @@ class ModelOptions(ContractPart):
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device on which XGBoost trains.")
     seed: int = Field(42, description="Seed of the split, the search and the training.")
+
+    @model_validator(mode="after")
+    def _states_costs(self) -> Self:
+        faults = [(("costs", *place), text) for place, text in repeated_errors(self.costs)]
+        if self.decision == "cost" and not self.costs:
+            faults.append((("decision",), "cost needs the costs of the errors: add costs"))
+        if self.costs and self.decision != "cost":
+            faults.append((("costs",), f"with decision: {self.decision} no cost is used: write decision: cost"))
+        if faults:
+            raise ContradictionError(faults)
+        return self
 
 
 class Approval(ContractPart):

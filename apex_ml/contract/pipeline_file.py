@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from apex_ml.contract.costs import class_faults
 from apex_ml.contract.model import Contract, contract_faults
 from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.contract.options_file import OptionValue, opened, option_faults
@@ -30,6 +31,8 @@ def _parsed(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> tupl
     schema = PipelineFile.model_json_schema
     contract, faults = contract_faults(file, _without_sections(file.data), schema)
     options, wrong = option_faults(file, values, schema)
+    if contract is not None and options is not None:
+        wrong = [*wrong, *class_faults(contract, options.model)]
     if contract is None or options is None or faults or wrong or file.faults or file.odd:
         raise file.refuse([*faults, *wrong])
     return contract, options

@@ -1,8 +1,9 @@
-"""Decision weights choose the predicted class. They do not change the probabilities.
+"""Choose the predicted class by weights or by costs. Neither changes the probabilities.
 
 On imbalanced data a rare class may never be the most probable one. Where a pipeline asks for it (``model.decision:
 macro_f1``), the predicted class is the argmax of weight × probability, with weights tuned for macro-F1 on validation.
-Without, it is the most probable class: all weights are 1.
+With ``model.decision: cost`` it is the class with the lowest expected cost. Otherwise it is the most probable class:
+all weights are 1.
 """
 
 from __future__ import annotations
@@ -12,10 +13,40 @@ import numpy as np
 GRID = np.exp(np.linspace(np.log(0.25), np.log(4.0), 33))
 
 
-def decide(p: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Index of the predicted class, shape (n,). Of equal products the first class wins."""
-    predicted: np.ndarray = (p * np.asarray(weights, p.dtype)).argmax(axis=1)
+Costs = tuple[tuple[float, ...], ...]
+"""Cost of each true class (row) that is predicted as each class (column)."""
+
+
+def decide(p: np.ndarray, weights: tuple[float, ...] = (), costs: Costs = ()) -> np.ndarray:
+    """Index of the predicted class, shape (n,): by costs where there are any, else by weights, without both the argmax.
+
+    Of equally good classes the first one wins.
+    """
+    predicted: np.ndarray
+    if costs:
+        predicted = expected_costs(p, costs).argmin(axis=1)
+    else:
+        predicted = (p * np.asarray(weights or (1.0,) * p.shape[1], p.dtype)).argmax(axis=1)
     return predicted
+
+
+def expected_costs(p: np.ndarray, costs: Costs) -> np.ndarray:
+    """Expected cost of predicting each class, float64, shape (n, k).
+
+    The sum is taken class by class: a product of matrices adds in an order that depends on the number of rows, so that
+    one row could get another class than the same row in a drop.
+    """
+    matrix = np.asarray(costs, np.float64)
+    expected = np.zeros(p.shape)
+    for actual in range(p.shape[1]):
+        expected += p[:, actual, None].astype(np.float64) * matrix[actual]
+    return expected
+
+
+def row_costs(y: np.ndarray, predicted: np.ndarray, costs: Costs) -> np.ndarray:
+    """Cost of every row, shape (n,), by its class and its predicted class."""
+    chosen: np.ndarray = np.asarray(costs, np.float64)[y, predicted]
+    return chosen
 
 
 def macro_f1(y: np.ndarray, predicted: np.ndarray, classes: int) -> float:

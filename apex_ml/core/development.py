@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.contract.options import DecisionName
 from apex_ml.core import calibration as calibrating
 from apex_ml.core import decision
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
 from apex_ml.core.candidates.interface import FitContext, Fitted, Part
+from apex_ml.core.decision import Costs
 from apex_ml.core.degradation import Expectation
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.evaluation import class_shares, row_losses
@@ -54,7 +56,11 @@ class Options:
     budget: Budget = field(default_factory=lambda: Budget(0))
     search_folds: int = 1
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    decision: Literal["most_probable", "macro_f1"] = "most_probable"
+    decision: DecisionName = "most_probable"
+    costs: Costs = ()
+    """Costs of errors, for the decision ``cost``."""
+    positive: int | None = None
+    """Of two classes the index of the positive one."""
     class_weights: Literal["none", "balanced"] = "none"
     early_stopping_rounds: int = 30
     device: Literal["cpu", "cuda"] = "cpu"
@@ -136,7 +142,7 @@ def develop(
     model, calibration_losses = _calibrate(model, train, validation, options)
     profile = _profile(model, columns, train, validation)
     model = replace(model, info=replace(info, profile=profile))
-    metrics, tables = evaluate(model, parts, segments, options.seed)
+    metrics, tables = evaluate(model, parts, segments, options.seed, options.positive)
     test = parts["test"]
     return Development(
         model=model,
@@ -191,14 +197,14 @@ def _fit_contenders(
 
 
 def _calibrate(model: Model, train: Examples, validation: Examples, options: Options) -> tuple[Model, dict[str, float]]:
-    """Calibrate the probabilities and tune the decision weights; return the losses of each calibration too."""
+    """Calibrate the probabilities and set how the class is chosen; return the losses of each calibration too."""
     raw = model.raw_probabilities(validation.table)
     ratio = _prior_ratio(train.y, model.classes, options)
     calibration, losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
     weights = (1.0,) * len(model.classes)
     if options.decision == "macro_f1":
         weights = decision.tune(calibration.apply(raw), validation.y)
-    return replace(model, calibration=calibration, weights=weights), losses
+    return replace(model, calibration=calibration, weights=weights, costs=options.costs), losses
 
 
 def _profile(model: Model, columns: tuple[FeatureColumn, ...], train: Examples, validation: Examples) -> ModelProfile:

@@ -19,7 +19,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import ExplainedScorer, Scorer
-from apex_ml.core.decision import decide
+from apex_ml.core.decision import Costs, decide
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
@@ -110,7 +110,8 @@ class Prediction:
 class Model:
     """Everything that scoring needs, and the record of the training.
 
-    `booster` is the content of the fitted candidate. Without weights the model predicts the most probable class.
+    `booster` is the content of the fitted candidate. `costs` or else `weights` choose the predicted class; without both
+    it is the most probable one.
     `training_keys` are the keys of the rows that it was fitted and tuned on: sorted, 8 bytes each, little-endian.
     """
 
@@ -122,6 +123,7 @@ class Model:
     candidate: str = "xgboost"
     calibration: Calibration = field(default_factory=Calibration)
     weights: tuple[float, ...] = ()
+    costs: Costs = ()
     training_keys: bytes = field(default=b"", repr=False)
 
     @cached_property
@@ -165,8 +167,8 @@ class Model:
         return self._scorer.contributions(self.encoder.encode(table))
 
     def predict_class(self, p: np.ndarray) -> np.ndarray:
-        """Index of the predicted class for each row of probabilities, by the decision weights, shape (n,)."""
-        return decide(p, self.weights or (1.0,) * len(self.classes))
+        """Index of the predicted class for each row of probabilities, by costs or decision weights, shape (n,)."""
+        return decide(p, self.weights, self.costs)
 
     def to_files(self) -> dict[str, bytes]:
         """The model as files by name: XGBoost's own format and JSON, no pickle."""
@@ -178,6 +180,8 @@ class Model:
             "calibration": self.calibration.as_dict(),
             "weights": self.weights,
         }
+        if self.costs:
+            content["costs"] = self.costs
         return {
             candidate(self.candidate).file: self.booster,
             TRAINING_KEYS_FILE: self.training_keys,
@@ -200,5 +204,6 @@ class Model:
             candidate=content["candidate"],
             calibration=Calibration.from_dict(content["calibration"]),
             weights=tuple(content["weights"]),
+            costs=tuple(map(tuple, content.get("costs", ()))),
             training_keys=files.get(TRAINING_KEYS_FILE, b""),
         )

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from apex_ml.core import calibration as calibrating
 from apex_ml.core import decision
-from apex_ml.core.estimator import Model
+from apex_ml.core.binary import Threshold, binary_scores, threshold_table
+from apex_ml.core.estimator import Model, Prediction
 from apex_ml.core.evaluation import class_shares, classification, confusion, prior_losses, row_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.explanation import Contribution, mean_contributions, permutation_importance
@@ -49,8 +50,8 @@ class ComparedWay:
 class Tables:
     """The tables of an evaluation on the test part.
 
-    `contributions` is empty when the candidate has none. `comparison` holds the rows in which a split strategy
-    compares its model with another one; None when it does not.
+    `contributions` is empty when the candidate has none, `thresholds` when there are more than two classes.
+    `comparison` holds the rows in which a split strategy compares its model with another one; None when it does not.
     """
 
     confusion: list[list[int]]
@@ -60,22 +61,27 @@ class Tables:
     segments: dict[str, list[SegmentLoss]]
     importance: dict[str, float]
     contributions: list[Contribution] = field(default_factory=list)
+    thresholds: list[Threshold] = field(default_factory=list)
     comparison: list[ComparedWay] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold, without the tables that do not exist."""
         values = asdict(self)
-        if not self.contributions:
-            del values["contributions"]
+        for name in ("contributions", "thresholds"):
+            if not values[name]:
+                del values[name]
         if self.comparison is None:
             del values["comparison"]
         return values
 
 
 def evaluate(
-    model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int
+    model: Model, parts: Mapping[str, Examples], segments: tuple[str, ...], seed: int, positive: int | None = None
 ) -> tuple[dict[str, float], Tables]:
-    """Metrics and tables of a model: the log loss of all parts, all metrics of the test part."""
+    """Metrics and tables of a model: the log loss of all parts, all metrics of the test part.
+
+    `positive` is the index of the positive one of two classes.
+    """
     metrics: dict[str, float] = {}
     shares = np.asarray(model.info.class_shares or class_shares(parts["train"].y, len(model.classes)))
     for name, part in parts.items():
@@ -84,12 +90,12 @@ def evaluate(
             raise DataError(f"train: the model returns non-finite probabilities on the {name} part")
         metrics[f"{name}_log_loss"] = float(row_losses(p, part.y).mean())
         metrics[f"{name}_prior_log_loss"] = float(prior_losses(shares, part.y).mean())
-    of_test, tables = _evaluate_test(model, parts["test"], shares, segments, seed)
+    of_test, tables = _evaluate_test(model, parts["test"], shares, segments, seed, positive)
     return metrics | of_test, tables
 
 
 def _evaluate_test(
-    model: Model, test: Examples, shares: np.ndarray, segments: tuple[str, ...], seed: int
+    model: Model, test: Examples, shares: np.ndarray, segments: tuple[str, ...], seed: int, positive: int | None
 ) -> tuple[dict[str, float], Tables]:
     prediction = model.predict(test.table)
     p, predicted = prediction.probabilities, prediction.predicted
@@ -112,6 +118,14 @@ def _evaluate_test(
         "test_ece_high": ece_high,
         "test_ece_before_calibration": calibrating.expected_calibration_error(raw, test.y),
     }
+    if model.costs:
+        metrics |= _cost_metrics(model, test, shares, prediction, seed)
+    thresholds = []
+    if positive is not None:
+        score, is_positive = p[:, positive], test.y == positive
+        scores = binary_scores(score, is_positive, test.entities, seed)
+        metrics |= {f"test_{name}": value for name, value in scores.items()}
+        thresholds = threshold_table(score, is_positive, _error_costs(model, positive))
     tables = Tables(
         confusion=confusion(p, test.y, model.classes),
         confusion_weighted=_confusion_of(predicted, test.y, len(model.classes)),
@@ -120,8 +134,36 @@ def _evaluate_test(
         segments={name: _segment(test.table.column(name), losses, prior) for name in segments},
         importance=permutation_importance(model, test, seed),
         contributions=mean_contributions(model, test.table, seed),
+        thresholds=thresholds,
     )
     return metrics, tables
+
+
+def _cost_metrics(
+    model: Model, test: Examples, shares: np.ndarray, prediction: Prediction, seed: int
+) -> dict[str, float]:
+    """Mean cost of a test row, with its 95 % interval, beside that of the most probable class and of one class for all.
+
+    The one class is the cheapest by the class shares of training.
+    """
+    costs = decision.row_costs(test.y, prediction.predicted, model.costs)
+    low, high = bootstrap_interval(Clusters.of(costs, test.entities), seed)
+    most_probable = decision.row_costs(test.y, decision.decide(prediction.probabilities), model.costs)
+    cheapest = decision.decide(shares[None, :], costs=model.costs)
+    return {
+        "test_mean_cost": float(costs.mean()),
+        "test_mean_cost_low": low,
+        "test_mean_cost_high": high,
+        "test_mean_cost_most_probable": float(most_probable.mean()),
+        "test_mean_cost_one_class": float(decision.row_costs(test.y, cheapest, model.costs).mean()),
+    }
+
+
+def _error_costs(model: Model, positive: int) -> tuple[float, float] | None:
+    """Costs of a false positive and a false negative."""
+    if not model.costs:
+        return None
+    return model.costs[1 - positive][positive], model.costs[positive][1 - positive]
 
 
 def _confusion_of(predicted: np.ndarray, y: np.ndarray, classes: int) -> list[list[int]]:

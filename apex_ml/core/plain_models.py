@@ -14,8 +14,10 @@ import pyarrow as pa
 import xgboost as xgb
 
 from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.core.binary import auc
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
+from apex_ml.core.decision import Costs, row_costs
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import row_losses
 from apex_ml.core.examples import Examples
@@ -29,7 +31,8 @@ DEFAULT_ROUNDS = 100
 class PlainModel:
     """Scores of one way to make a model, on the test part.
 
-    `gain` is how many nats of log loss the model of Apex is better, with its 95 % interval; None for that model.
+    `gain` is how many nats of log loss the model of Apex is better, with its 95 % interval; None for that model. `auc`
+    is None with more than two classes, `mean_cost` where the class is not chosen by cost.
     """
 
     way: str
@@ -37,6 +40,8 @@ class PlainModel:
     log_loss: float
     accuracy: float
     gain: tuple[float, float, float] | None = None
+    auc: float | None = None
+    mean_cost: float | None = None
 
 
 def compare_with_plain(
@@ -47,8 +52,12 @@ def compare_with_plain(
     *,
     seed: int,
     threads: int,
+    costs: Costs = (),
 ) -> tuple[PlainModel, ...]:
-    """Fit the plain models and score them beside `ours`, Apex's probabilities of the test rows, shape (n, k)."""
+    """Fit the plain models and score them beside `ours`, Apex's probabilities of the test rows, shape (n, k).
+
+    Of each the predicted class is the most probable one; `costs` give its mean cost.
+    """
     # levels that are declared but never seen make XGBoost fail: all are learned
     learned = tuple(FeatureColumn(c.name, c.kind) for c in columns)
     fitted = [parts["train"], parts["validation"]]
@@ -59,19 +68,27 @@ def compare_with_plain(
     test = parts["test"]
     x = encoder.encode(test.table)
     context = FitContext(classes, encoder.columns, seed=seed, threads=threads)
-    predicted = {
+    fitted_models = {
         "class prior": (0, _candidate("prior", known, x, context)),
         "logistic regression": (len(columns), _candidate("logistic", known, x, context)),
         "XGBoost with defaults": (len(columns), _xgboost(known, x, context)),
     }
     losses = row_losses(ours, test.y)
     compared = []
-    for way, (features, p) in predicted.items():
+    for way, (features, p) in fitted_models.items():
         own = row_losses(p, test.y)
         low, high = bootstrap_interval(Clusters.of(own - losses, test.entities), seed)
-        accuracy = float((p.argmax(axis=1) == test.y).mean())
+        predicted = p.argmax(axis=1)
         compared.append(
-            PlainModel(way, features, float(own.mean()), accuracy, (float((own - losses).mean()), low, high))
+            PlainModel(
+                way,
+                features,
+                float(own.mean()),
+                float((predicted == test.y).mean()),
+                (float((own - losses).mean()), low, high),
+                auc=auc(p[:, 1], test.y == 1) if len(classes) == 2 else None,
+                mean_cost=float(row_costs(test.y, predicted, costs).mean()) if costs else None,
+            )
         )
     return tuple(compared)
 

@@ -114,19 +114,29 @@ def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_ex
 
 def _train(context: StepContext, divided: SplitResult) -> tuple[Development, tuple[PlainModel, ...]]:
     """Develop a model as the step `train` does, without a search, and compare it with plain ones."""
-    contract, seed = context.contract, context.pipeline.options.model.seed
+    contract = context.contract
     parts = load_examples(context)
     columns = split_strategy(divided.strategy).columns(contract)
+    options = training_options(context, 0, divided.strategy)
     done = develop(
         parts,
         columns,
         contract.classes,
         segment_columns(contract),
-        training_options(context, 0, divided.strategy),
+        options,
         model_info(context, divided, parts),
     )
     ours = done.model.probabilities(parts["test"].table)
-    plain = compare_with_plain(parts, columns, contract.classes, ours, seed=seed, threads=context.settings.threads)
+    plain = compare_with_plain(
+        parts, columns, contract.classes, ours, seed=options.seed, threads=options.threads, costs=options.costs
+    )
     metrics, features = done.metrics, len(done.model.encoder.names)
-    own = PlainModel("Apex", features, metrics["test_log_loss"], metrics["test_weighted_accuracy"])
+    own = PlainModel(
+        "Apex",
+        features,
+        metrics["test_log_loss"],
+        metrics["test_weighted_accuracy"],
+        auc=metrics.get("test_auc"),
+        mean_cost=metrics.get("test_mean_cost"),
+    )
     return done, (*plain, own)

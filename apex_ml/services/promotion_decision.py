@@ -188,6 +188,7 @@ def contender(model: Model, p: np.ndarray, us_per_row: float | None = None) -> C
         promotable=info.promotable,
         training_keys=unpack_keys(model.training_keys),
         weights=model.weights,
+        costs=model.costs,
     )
 
 

@@ -187,6 +187,11 @@ class TrainResult(FolderResult):
     test_accuracy: float
     test_macro_f1: float
     test_weighted_macro_f1: float
+    test_auc: float | None = None
+    """Of two classes; like the average precision."""
+    test_average_precision: float | None = None
+    test_mean_cost: float | None = None
+    """Where the class is chosen by cost."""
     test_optimum_log_loss: float | None = None
     test_excess_percent: float | None = None
     comparison: tuple[ComparedModel, ...] | None = None

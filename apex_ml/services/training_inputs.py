@@ -13,6 +13,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.columns import Column
+from apex_ml.contract.costs import cost_matrix, positive_class
 from apex_ml.core.development import Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.examples import Examples
@@ -43,6 +44,8 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
         budget=Budget(trials, model.search_seconds),
         search_folds=model.search_folds,
         decision=model.decision,
+        costs=cost_matrix(context.contract, model),
+        positive=positive_class(context.contract, model),
         class_weights=model.class_weights,
         early_stopping_rounds=model.early_stopping_rounds,
         device=model.device,

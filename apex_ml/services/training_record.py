@@ -37,6 +37,7 @@ def logged_params(done: Development, options: Options, info: ModelInfo) -> dict[
         "selection": options.selection,
         "features": ",".join(done.model.encoder.names)[:6000],
         "calibration": done.model.calibration.method,
+        "decision": options.decision,
         "decision_weights": json_text(done.model.weights),
         "split": info.split,
     }
@@ -82,8 +83,11 @@ def version_tags(info: ModelInfo) -> dict[str, str]:
     return tags
 
 
-def write_training_report(folder: Path, context: StepContext, done: Development) -> None:
-    """Write numbers as JSON, plots as PNG, and both in one self-contained HTML page."""
+def write_training_report(folder: Path, context: StepContext, done: Development, positive: int | None = None) -> None:
+    """Write numbers as JSON, plots as PNG, and both in one self-contained HTML page.
+
+    `positive` is the index of the positive one of two classes.
+    """
     folder.mkdir()
     classes, tables = done.model.classes, done.tables
     content = {
@@ -103,17 +107,19 @@ def write_training_report(folder: Path, context: StepContext, done: Development)
     plots.confusion_matrix(
         tables.confusion_weighted,
         classes,
-        "class predicted with weights",
+        "lowest expected cost" if done.model.costs else "class predicted with weights",
         folder / "confusion_weighted.png",
     )
     reliability = {"before": tables.reliability_before, "after": tables.reliability_after}
     plots.reliability(reliability, classes, "Reliability, test part", folder / "reliability.png")
+    if positive is not None and tables.thresholds:
+        plots.thresholds(tables.thresholds, classes[positive], folder / "thresholds.png")
     plots.importance(tables.importance, folder / "importance.png")
     if tables.contributions:
         plots.contributions(tables.contributions, folder / "contributions.png")
     if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
-    training_report.training_report(folder, context.run, done)
+    training_report.training_report(folder, context.run, done, positive)
 
 
 def compare_with_optimum(context: StepContext, done: Development, test: Examples, path: Path) -> Development:

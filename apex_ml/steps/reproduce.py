@@ -31,6 +31,7 @@ def reproduce(context: StepContext) -> ReproduceResult:
         contenders=tuple(used["contenders"]),
         selection=used["selection"],
         decision=used.get("decision", "macro_f1"),  # which older versions of Apex did not record
+        costs=tuple(map(tuple, used.get("costs", ()))),
         class_weights=used["class_weights"],
         early_stopping_rounds=used["early_stopping_rounds"],
         device=used["device"],

@@ -58,6 +58,10 @@ def train(context: StepContext, *, trials: int) -> TrainResult:
         "device": options.device,
         "seed": options.seed,
     }
+    if options.costs:
+        inputs["costs"] = options.costs
+    if context.pipeline.options.model.positive is not None:
+        inputs["positive"] = options.positive
     truth = truth_file(context)
     if truth is not None:
         inputs["truth_sha256"] = sha256_of(truth)
@@ -87,7 +91,7 @@ def _work(
     if truth is not None:
         done = compare_with_optimum(context, done, parts["test"], truth)
     _log_development(done)
-    write_training_report(folder / "report", context, done)
+    write_training_report(folder / "report", context, done, options.positive)
     source = provenance(context)
     record = TrainingRecord(
         name=context.run,
@@ -173,6 +177,9 @@ def _result(context: StepContext, folder: Path, done: Development, registered: R
         test_accuracy=metrics["test_accuracy"],
         test_macro_f1=metrics["test_macro_f1"],
         test_weighted_macro_f1=metrics["test_weighted_macro_f1"],
+        test_auc=metrics.get("test_auc"),
+        test_average_precision=metrics.get("test_average_precision"),
+        test_mean_cost=metrics.get("test_mean_cost"),
         test_optimum_log_loss=metrics.get("test_optimum_log_loss"),
         test_excess_percent=metrics.get("test_excess_percent"),
         comparison=None if comparison is None else tuple(ComparedModel(**asdict(way)) for way in comparison),

@@ -99,6 +99,34 @@ def test_equal_products_predict_the_first_class() -> None:
     assert decision.decide(np.array([[0.4, 0.4, 0.2]]), (1.0, 1.0, 2.0)).tolist() == [0]
 
 
+def test_the_class_with_the_lowest_expected_cost_is_predicted() -> None:
+    random = np.random.default_rng(10)
+    p = random.dirichlet([1, 2, 3], 500).astype(np.float32)
+    costs = ((0.0, 5.0, 1.0), (1.0, 0.0, 20.0), (2.0, 0.5, 0.0))
+    predicted = decision.decide(p, costs=costs)
+    for row, chosen in zip(p, predicted, strict=True):
+        expected = [sum(float(row[actual]) * costs[actual][k] for actual in range(3)) for k in range(3)]
+        assert expected[chosen] == pytest.approx(min(expected), abs=1e-9)
+    # the drawn classes cost least when they are predicted so
+    y = (random.random((len(p), 1)) > p.astype(float).cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    plain = decision.row_costs(y, decision.decide(p), costs).mean()
+    assert decision.row_costs(y, predicted, costs).mean() < 0.8 * plain
+    assert set(predicted) == {0, 1, 2} and decision.row_costs(np.array([1]), np.array([2]), costs) == [20.0]
+
+
+def test_a_row_has_the_same_class_alone_and_among_others() -> None:
+    p = np.random.default_rng(11).dirichlet(np.ones(40), 3_000).astype(np.float32)
+    costs = tuple(tuple(float(abs(a - b)) for a in range(40)) for b in range(40))
+    alone = [decision.decide(p[row : row + 1], costs=costs)[0] for row in range(300)]
+    assert decision.decide(p, costs=costs)[:300].tolist() == alone
+
+
+def test_equal_costs_predict_the_most_probable_class_and_ties_the_first() -> None:
+    p = np.random.default_rng(12).dirichlet(np.ones(3), 500)
+    assert (decision.decide(p, costs=((0, 1, 1), (1, 0, 1), (1, 1, 0))) == p.argmax(axis=1)).all()
+    assert decision.decide(np.array([[0.5, 0.5]]), costs=((0.0, 1.0), (1.0, 0.0))).tolist() == [0]
+
+
 @pytest.mark.parametrize("orders", [60, 800, 20_000])
 def test_chance_exceeds_the_calibration_noise_at_the_stated_rate(orders: int) -> None:
     """True probabilities, so that all of the measured error is chance; less of it with more orders."""

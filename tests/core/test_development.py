@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
 
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.candidates import candidate, candidate_names, missing_requirements
 from apex_ml.core.candidates.interface import FitContext, Part
 from apex_ml.core.decision import macro_f1
 from apex_ml.core.development import Development, Options, develop
-from apex_ml.core.estimator import Encoder
+from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.evaluation import row_losses
 from apex_ml.core.examples import Examples
 from apex_ml.core.explanation import mean_contributions
@@ -102,6 +103,34 @@ def test_evaluation_reports_intervals_segments_and_both_decision_rules(usual: De
     assert sum(r.rows for r in usual.tables.segments["country"]) == 4_000
     assert np.sum(usual.tables.confusion) == np.sum(usual.tables.confusion_weighted) == 4_000
     assert m["test_weighted_macro_f1"] >= m["test_macro_f1"] - 0.02
+
+
+def test_costs_choose_the_class_and_are_reported(usual: Development) -> None:
+    costs = ((0.0, 9.0, 1.0), (70.0, 0.0, 70.0), (1.0, 9.0, 0.0))
+    done = developed(parts(), decision="cost", costs=costs)
+    m, test = done.metrics, parts()["test"]
+    prediction = done.model.predict(test.table)
+    assert (prediction.predicted == 1).mean() > 0.5 > (prediction.probabilities.argmax(axis=1) == 1).mean()
+    assert m["test_mean_cost"] == pytest.approx(np.asarray(costs)[test.y, prediction.predicted].mean())
+    assert m["test_mean_cost_low"] < m["test_mean_cost"] < m["test_mean_cost_high"]
+    assert m["test_mean_cost"] < m["test_mean_cost_most_probable"]
+    assert m["test_mean_cost"] <= m["test_mean_cost_one_class"] + 0.2
+    loaded = Model.from_files(done.model.to_files())
+    assert loaded.costs == costs and (loaded.predict(test.table).predicted == prediction.predicted).all()
+    assert "test_mean_cost" not in usual.metrics and b"costs" not in usual.model.to_files()["model.json"]
+
+
+def test_two_classes_have_an_area_and_thresholds() -> None:
+    two = {name: replace(part, y=(part.y > 0).astype(int)) for name, part in parts().items()}
+    options = Options(threads=1, positive=0, decision="cost", costs=((0.0, 3.0), (1.0, 0.0)))
+    done = develop(two, COLUMNS, ("a", "b"), (), options, INFO)
+    m, score = done.metrics, done.model.probabilities(two["test"].table)[:, 0]
+    assert m["test_auc"] == pytest.approx(roc_auc_score(two["test"].y == 0, score), abs=1e-9)
+    assert m["test_positive_share"] == (two["test"].y == 0).mean()
+    half = next(row for row in done.tables.thresholds if row.threshold == 0.25)
+    # a missed a costs 3, a false one 1: the threshold of the costs is a quarter
+    assert half.cost == pytest.approx(m["test_mean_cost"]) == pytest.approx(min(r.cost for r in done.tables.thresholds))
+    assert "thresholds" not in developed(parts()).tables.as_dict()
 
 
 def test_contributions_add_up_to_the_margin_and_show_the_important_feature() -> None:

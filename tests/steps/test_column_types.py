@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -31,6 +32,16 @@ def test_a_boolean_target_and_features_of_every_type_are_trained_and_promoted(tr
     assert trained.results["promote"]["promoted"], trained.results["promote"]
 
 
+def test_the_costs_are_reported(trained: Trained) -> None:
+    folder = trained.apex.processed / "first" / "train" / "report"
+    metrics = json.loads((folder / "evaluation.json").read_text())["metrics"]
+    assert metrics["test_mean_cost"] < metrics["test_mean_cost_most_probable"]
+    assert trained.results["train"]["test_mean_cost"] == metrics["test_mean_cost"]
+    assert trained.results["train"]["test_auc"] == metrics["test_auc"] > 0.6
+    report = (folder / "report.html").read_text()
+    assert "true against false" in report and "Mean cost of a row" in report and (folder / "thresholds.png").exists()
+
+
 def test_a_drop_is_scored_and_its_outcomes_are_found(trained: Trained) -> None:
     apex = trained.apex
     drop = loans(200, seed=9, day=NEWEST).set_column(0, "borrower", pa.array(range(200)))
@@ -41,6 +52,9 @@ def test_a_drop_is_scored_and_its_outcomes_are_found(trained: Trained) -> None:
     assert [row[0] for row in rows] == drop.column("borrower").to_pylist()
     assert {row[1] for row in rows} == {"false", "true"}
     assert all(abs(row[2] + row[3] - 1) < 1e-5 for row in rows)
+    # a loan that is not repaid costs four times as much as a good one that is refused
+    assert [row[1] for row in rows] == ["true" if row[3] > 4 * row[2] else "false" for row in rows]
+    assert any(row[1] == "false" and row[3] > row[2] for row in rows)
     # later the same loans come as raw rows with their outcomes
     known = drop.append_column("repaid", pa.array([n % 2 == 0 for n in range(200)]))
     pq.write_table(known, apex.processed.parent / "raw" / "later.parquet")
@@ -67,6 +81,8 @@ def test_the_api_answers_what_a_drop_is_scored(trained: Trained) -> None:
         assert answer.status_code == 200, answer.text
         one, other, odd = answer.json()["predictions"]
         assert one == other and set(one["probabilities"]) == {"false", "true"}
+        p = one["probabilities"]
+        assert one["predicted"] == ("true" if p["true"] > 4 * p["false"] else "false")
         assert odd["probabilities"] != one["probabilities"] and "domain: one of 1, 2, 3" in str(odd)
         refused = client.post(f"/{NAME}/predict", json={"rows": [row | {"member": "yes", "rate": "2.5001"}]})
         assert refused.status_code == 422

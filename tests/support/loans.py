@@ -90,7 +90,14 @@ features:
 split:
   fractions: {train: 0.6, validation: 0.2, test: 0.2}
 promotion: {margin: 0.001, floor: 0.05}
-model: {name: loans_model, selection: none}
+model:
+  name: loans_model
+  selection: none
+  decision: cost
+  costs:
+    # a loan that is not repaid costs four times as much as a good one that is refused
+    - {actual: false, predicted: true, cost: 4}
+    - {actual: true, predicted: false, cost: 1}
 """
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from apex_ml.core.binary import Threshold
     from apex_ml.core.explanation import Contribution
     from apex_ml.core.selection import FeatureVerdict
 
@@ -79,6 +80,23 @@ def reliability(
         axes.set(xlabel="probability", ylabel="observed share", title=_class_labels(classes)[k])
         axes.legend()
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def thresholds(rows: Sequence[Threshold], positive: str, path: Path) -> None:
+    """Precision and recall of every threshold of the positive class's probability, and the ROC curve beside them."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    at = [row.threshold for row in rows]
+    precise = [(row.threshold, row.precision) for row in rows if row.precision is not None]
+    left.plot([x for x, _ in precise], [y for _, y in precise], color=BLUE, label="precision")
+    left.plot(at, [row.recall for row in rows], color=ORANGE, label="recall")
+    left.set(xlabel=f"predict {_label(positive, 20)} from this probability", ylim=(0, 1.02), title="Thresholds")
+    left.legend()
+    # the two ends of the curve: no row is predicted positive, and every row is
+    rates = [(0.0, 0.0), *sorted((row.false_positive_rate, row.recall) for row in rows), (1.0, 1.0)]
+    right.plot([x for x, _ in rates], [y for _, y in rates], color=BLUE)
+    right.plot([0, 1], [0, 1], ":", color="grey")
+    right.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curve, test part")
     _save(figure, path)
 
 

@@ -19,10 +19,14 @@ NORMAL_95 = 1.96
 """Standard errors on either side of a mean between which the truth lies 95 times in 100."""
 
 
-def training_report(folder: Path, run: str, done: Development) -> Path:
-    """Write ``report.html`` with every PNG of the folder inside; values are escaped."""
+def training_report(folder: Path, run: str, done: Development, positive: int | None = None) -> Path:
+    """Write ``report.html`` with every PNG of the folder inside; values are escaped.
+
+    `positive` is the index of the positive one of two classes.
+    """
     info, classes = done.model.info, done.model.classes
-    return _write(folder, "training", run=run, done=done, m=done.metrics, info=info, classes=classes)
+    names = {} if positive is None else {"positive": classes[positive], "negative": classes[1 - positive]}
+    return _write(folder, "training", run=run, done=done, m=done.metrics, info=info, classes=classes, **names)
 
 
 def decision_report(

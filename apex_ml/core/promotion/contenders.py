@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from apex_ml.core.decision import Costs
 from apex_ml.core.promotion.evidence import SeenRows
 
 
@@ -54,7 +55,7 @@ class Contender:
 
     `tuned_until` is the last day of its training and validation; `as_of` the point in time of its data; both in days
     since 1970-01-01. `training_keys` are the sorted keys of the rows that it was fitted and tuned on. `promotable` is
-    False for a run whose split leaks the future; then only the keys decide. `weights` are its decision weights.
+    False for a run whose split leaks the future; then only the keys decide. `weights` or `costs` choose its class.
     """
 
     p: np.ndarray
@@ -66,6 +67,7 @@ class Contender:
     promotable: bool = True
     training_keys: np.ndarray | None = None
     weights: tuple[float, ...] = ()
+    costs: Costs = ()
 
     def has_seen(self, holdout: Holdout) -> np.ndarray:
         """Whether the model was fitted or tuned on each holdout row, (n,)."""
@@ -114,8 +116,10 @@ def over_shared_classes(
 def _restricted(model: Contender, classes: tuple[str, ...], rows: np.ndarray) -> Contender:
     p = in_classes(model.p[rows], model.classes, classes)
     p = p / np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
-    weights = tuple(model.weights[model.classes.index(level)] for level in classes) if model.weights else ()
-    return replace(model, p=p, classes=classes, weights=weights)
+    places = [model.classes.index(level) for level in classes]
+    weights = tuple(model.weights[place] for place in places) if model.weights else ()
+    costs = tuple(tuple(model.costs[actual][place] for place in places) for actual in places) if model.costs else ()
+    return replace(model, p=p, classes=classes, weights=weights, costs=costs)
 
 
 def drop_seen(

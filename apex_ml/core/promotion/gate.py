@@ -213,5 +213,5 @@ def _compare(
 
 
 def _predicted(model: Contender) -> np.ndarray:
-    """Index of the predicted class of each row, by the model's decision weights."""
-    return predict_class(model.p, model.weights or (1.0,) * model.p.shape[1])
+    """Index of the predicted class of each row, by the model's costs or decision weights."""
+    return predict_class(model.p, model.weights, model.costs)

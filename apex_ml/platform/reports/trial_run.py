@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from apex_ml.core.plain_models import PlainModel
 from apex_ml.core.split import PARTS
 from apex_ml.platform.trial_run import TrialRun
 from apex_ml.text import visible
@@ -74,11 +77,19 @@ def _features(run: TrialRun) -> Table:
 def _scores(run: TrialRun) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("model")
-    for name in ("features", "log loss", "accuracy", "Apex is better by"):
+    extra = _extra_scores(run.compared)
+    for name in ("features", "log loss", "accuracy", *extra, "Apex is better by"):
         table.add_column(name, justify="right")
-    for model in run.compared:
+    for nr, model in enumerate(run.compared):
         way = model.way if model.gain else f"{model.way} ({run.development.winner})"
         gain = "" if model.gain is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*model.gain)
-        row = (way, f"{model.features}", f"{model.log_loss:.4f}", f"{model.accuracy:.2%}", gain)
+        more = ["" if values[nr] is None else f"{values[nr]:.4f}" for values in extra.values()]
+        row = (way, f"{model.features}", f"{model.log_loss:.4f}", f"{model.accuracy:.2%}", *more, gain)
         table.add_row(*map(Text, row))
     return table
+
+
+def _extra_scores(compared: Sequence[PlainModel]) -> dict[str, list[float | None]]:
+    """Scores that only some pipelines have: of two classes, and of decisions by cost."""
+    scores = {"AUC": [model.auc for model in compared], "mean cost": [model.mean_cost for model in compared]}
+    return {name: values for name, values in scores.items() if any(value is not None for value in values)}
