@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apex_ml.cli.data_check import pipeline_and_data
 from apex_ml.cli.progress import shown_progress
+from apex_ml.text import visible
+
+if TYPE_CHECKING:
+    from apex_ml.services.data_check import DataCheck
 
 
 @click.command("try")
@@ -19,21 +24,32 @@ from apex_ml.cli.progress import shown_progress
     metavar="FILE|FOLDER",
     help="The data. Default: the raw folder of the pipeline.",
 )
-def try_command(name: str, path: Path | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The page. Default: <name>-try.html.")
+def try_command(name: str, path: Path | None, out: Path | None) -> None:
     """Check pipeline NAME's data, then train on a sample: what is quarantined, which features stay, how good it is.
 
     The scores of the test rows stand beside those of the class prior, logistic regression and XGBoost with defaults.
-    All rows are checked; the sample has at most 50,000 examples. Nothing is kept. Exits with 10 when a run would refuse
-    the data. Needs no service.
+    All rows are checked; the sample has at most 50,000 examples. Also writes an HTML page with plots, and keeps nothing
+    else. Exits with 10 when a run would refuse the data. Needs no service.
     """
     from rich.console import Console
 
     from apex_ml.platform.reports.data_check import show_check
+    from apex_ml.platform.reports.trial_page import write_trial_page
     from apex_ml.platform.reports.trial_run import show_trial_run
     from apex_ml.platform.trial_run import try_pipeline
 
     settings, pipeline, place = pipeline_and_data(name, path)
     console = Console()
+    checks: list[DataCheck] = []
+
+    def on_check(check: DataCheck) -> None:
+        checks.append(check)
+        show_check(check, console)
+
     with shown_progress(Console(stderr=True)) as progress:
-        result = try_pipeline(settings, pipeline, place, lambda checked: show_check(checked, console), progress)
+        result = try_pipeline(settings, pipeline, place, on_check, progress)
     show_trial_run(result, console)
+    page = out or Path(f"{name}-try.html")
+    write_trial_page(name, checks[0], result, page.absolute())
+    click.echo(f"Page with plots: {visible(str(page))}")

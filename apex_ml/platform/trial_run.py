@@ -13,6 +13,7 @@ from pathlib import Path
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.profile import profile_batch
+from apex_ml.contract.costs import positive_class
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.development import Development, develop
 from apex_ml.core.plain_models import PlainModel, compare_with_plain
@@ -50,6 +51,8 @@ class TrialRun:
     development: Development
     compared: tuple[PlainModel, ...]
     """The plain models, then the model of Apex, on the same test rows."""
+    positive: int | None
+    """Of two classes the index of the positive one."""
 
 
 def try_pipeline(
@@ -82,7 +85,8 @@ def try_pipeline(
         parts = split(context, strategy=pipeline.options.model.split)
         progress("training")
         development, compared = _train(context, parts)
-        return TrialRun(sample, superseded, examples, parts, development, compared)
+        positive = positive_class(pipeline.contract, pipeline.options.model)
+        return TrialRun(sample, superseded, examples, parts, development, compared, positive)
 
 
 def sample_size(classes: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,34 +11,8 @@ from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.adapters.pages.profile_page import profile_page
 from apex_ml.settings import Settings
 from tests.support.command_line import called, enter_bare_folder
+from tests.support.html_page import Page, assert_fits_on_a_phone
 from tests.support.stranger_tables import awkward, visits, write_table
-
-
-class Page(HTMLParser):
-    """Texts, tags and links of a page; tags must close in turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attributes if name in ("href", "src")]
-        self.ids += [value or "" for name, value in attributes if name == "id"]
-        if tag not in ("meta", "br", "img", "link"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 @pytest.fixture
@@ -103,23 +76,8 @@ def test_a_page_of_hardly_any_rows(here: Path, rows: int) -> None:
 
 
 def test_the_page_fits_on_a_phone(here: Path) -> None:
-    from shutil import which
-
-    browser = which("chromium") or which("chromium-browser") or which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on PATH")
-    from playwright.sync_api import sync_playwright
-
     page = here / "page.html"
     table = visits() | {"a_very_long_name_" * 6: ["long value " * 20] * 3000}
     profile = profile_table(Settings.load(), write_table(here / "visits.parquet", table), "show")
     page.write_text(profile_page(profile), encoding="utf-8")
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as chromium:
-            colors = set()
-            for scheme in ("light", "dark"):
-                opened = chromium.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
-                opened.goto(page.as_uri())
-                assert opened.evaluate("document.documentElement.scrollWidth") <= 360
-                colors.add(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
-            assert len(colors) == 2
+    assert_fits_on_a_phone(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,12 @@ import pytest
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.reports.trial_page import verdict
 from apex_ml.platform.trial_run import TrialRun, sample_size, try_pipeline
 from apex_ml.services.sample import sample_accepted
 from apex_ml.settings import Settings
 from tests.support.command_line import called, enter_bare_folder
+from tests.support.html_page import Page, assert_fits_on_a_phone
 from tests.support.stranger_tables import visits, write_table
 
 NO_ROLES = ("--entity", "-", "--timestamp", "-", "--key", "-")
@@ -60,6 +63,43 @@ def test_a_night_is_shown_and_nothing_is_kept(here: Path, capsys: pytest.Capture
     for model in ("class prior", "logistic regression", "XGBoost with defaults", "Apex (xgboost)"):
         assert out.count(f"  {model} ") == 1, out
     assert list((here / "temporary").iterdir()) == [] and not (here / "home").exists()
+    text = (here / "visits-try.html").read_text(encoding="utf-8")
+    page = Page(text)
+    shown = {text.strip() for text in page.texts}
+    assert any(text.startswith("age group: domain") for text in shown)
+    assert {"distance", "logistic regression", "Thresholds", "Calibration"} <= shown
+    assert "script" not in page.tags and not re.search(r"url\(|@import|https?:", text)
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert "Page with plots: visits-try.html" in out
+    assert_fits_on_a_phone(here / "visits-try.html")
+
+
+def test_names_and_values_are_escaped_and_more_than_two_classes_have_no_thresholds(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = visits(900)
+    table["show"] = [("<b>no</b>", "<i>yes", "perhaps & more")[nr % 3] for nr in range(900)]
+    table["<script>alert(1)</script>"] = [nr % 3 * 2 + nr % 7 for nr in range(900)]
+    make_pipeline(capsys, table, *NO_ROLES)
+    code, out, err = called(capsys, "try", "visits", "--out", "deep.html")
+    assert code == 0, err
+    page = Page((here / "deep.html").read_text(encoding="utf-8"))
+    shown = {text.strip() for text in page.texts}
+    assert {"<b>no</b>", "<i>yes", "perhaps & more", "<script>alert(1)</script>"} <= shown
+    assert "script" not in page.tags and "thresholds" not in page.ids and not (here / "visits-try.html").exists()
+
+
+def test_the_verdict_says_what_the_scores_mean(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pipeline(capsys, visits())
+    run = tried("visits", 50_000)
+    prior, logistic, plain, own = run.compared
+    first, second, *rest = verdict(run)
+    assert f"{own.accuracy:.1%}" in first and f"{prior.accuracy:.1%}" in first
+    assert f"{1 - own.log_loss / prior.log_loss:.1%} below" in second
+    assert own.auc == pytest.approx(run.development.metrics["test_auc"]) and prior.auc == 0.5
+    for model, sentence in zip((logistic, plain), rest, strict=True):
+        assert model.gain is not None and model.way in sentence
+        assert ("better than" in sentence) == (model.gain[1] > 0)
 
 
 def test_the_scores_are_those_of_the_test_rows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

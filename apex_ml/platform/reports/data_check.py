@@ -21,20 +21,8 @@ MAX_EXAMPLES = 3
 
 def show_check(check: DataCheck, console: Console) -> None:
     """Show counts, the broken rules with examples, the columns that differ, and the classes."""
-    accepted = check.rows - check.quarantined
-    console.print(
-        Text(
-            f"{counted(check.rows, 'row')} in {counted(len(check.reports), 'file')}: {accepted:,} accepted,"
-            f" {check.quarantined:,} quarantined ({check.quarantined_share:.2%}; the limit for {check.use} is"
-            f" {check.limit:.0%})"
-        )
-    )
-    rules = [
-        *_rules(check, "quarantined", lambda report: report.reasons),
-        *_rules(check, "warned", lambda report: report.warnings),
-        *_rules(check, "changed", lambda report: report.normalised),
-    ]
-    if rules:
+    console.print(Text(row_counts(check)))
+    if rules := rule_rows(check):
         table = Table(box=box.SIMPLE_HEAD)
         for name in ("rows are", "column: rule", "examples"):
             table.add_column(name, overflow="fold")
@@ -44,7 +32,7 @@ def show_check(check: DataCheck, console: Console) -> None:
         console.print(table)
     for bad in check.examples[:MAX_SHOWN]:
         console.print(Text(f"Row {bad.row_nr:,} of {visible(bad.file)}: {'; '.join(map(visible, bad.rules))}"))
-    for line in _columns(check):
+    for line in column_lines(check):
         console.print(Text(line))
     if check.rows:
         classes = ", ".join(f"{visible(name)} {n:,}" for name, n in check.classes.items())
@@ -53,10 +41,27 @@ def show_check(check: DataCheck, console: Console) -> None:
         console.print(Text(f"Not read: {visible(name)}: {why}"))
 
 
+def row_counts(check: DataCheck) -> str:
+    """Number of rows and files, and of accepted and quarantined rows."""
+    return (
+        f"{counted(check.rows, 'row')} in {counted(len(check.reports), 'file')}: {check.rows - check.quarantined:,}"
+        f" accepted, {check.quarantined:,} quarantined ({check.quarantined_share:.2%}; the limit for {check.use} is"
+        f" {check.limit:.0%})"
+    )
+
+
+def rule_rows(check: DataCheck) -> list[tuple[str, str, str, str]]:
+    """A row for each broken rule: what happens to the rows, column and rule, examples, and the number of rows."""
+    return [
+        *_rules(check, "quarantined", lambda report: report.reasons),
+        *_rules(check, "warned", lambda report: report.warnings),
+        *_rules(check, "changed", lambda report: report.normalised),
+    ]
+
+
 def _rules(
     check: DataCheck, effect: str, counts: Callable[[FileReport], Mapping[str, int]]
 ) -> list[tuple[str, str, str, str]]:
-    """A row for each rule: what happens to the rows, the rule, examples, and the number of rows."""
     rows: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     for report in check.reports:
@@ -70,7 +75,7 @@ def _rules(
     ]
 
 
-def _columns(check: DataCheck) -> list[str]:
+def column_lines(check: DataCheck) -> list[str]:
     """Lines about columns that files lack, that the contract does not name, and that are cast."""
     filled = Counter(name for report in check.reports for name in report.filled)
     added = Counter(name for report in check.reports for name in report.added)

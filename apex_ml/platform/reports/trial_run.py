@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -20,7 +20,7 @@ MAX_FEATURES = 60
 
 def show_trial_run(run: TrialRun, console: Console) -> None:
     """Show the sample, the examples, the features that stay, and the scores beside plain models."""
-    for line in [*_sample(run), *_examples(run)]:
+    for line in [*sample_lines(run), *example_lines(run)]:
         console.print(Text(line))
     console.print(_features(run))
     if (hidden := len(run.development.verdicts) - MAX_FEATURES) > 0:
@@ -36,7 +36,8 @@ def show_trial_run(run: TrialRun, console: Console) -> None:
     )
 
 
-def _sample(run: TrialRun) -> list[str]:
+def sample_lines(run: TrialRun) -> list[str]:
+    """What was drawn from the accepted rows."""
     sample = run.sample
     lines = []
     if run.superseded:
@@ -50,7 +51,8 @@ def _sample(run: TrialRun) -> list[str]:
     return lines
 
 
-def _examples(run: TrialRun) -> list[str]:
+def example_lines(run: TrialRun) -> list[str]:
+    """The examples, and the parts of the split."""
     parts = run.parts
     sizes = ", ".join(f"{name} {parts.parts[name].examples:,}" for name in PARTS)
     repeated = f" ({counted(run.examples.repeated, 'row')} delivered twice)" if run.examples.repeated else ""
@@ -77,19 +79,24 @@ def _features(run: TrialRun) -> Table:
 def _scores(run: TrialRun) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("model")
-    extra = _extra_scores(run.compared)
+    extra = extra_scores(run.compared)
     for name in ("features", "log loss", "accuracy", *extra, "Apex is better by"):
         table.add_column(name, justify="right")
-    for nr, model in enumerate(run.compared):
-        way = model.way if model.gain else f"{model.way} ({run.development.winner})"
-        gain = "" if model.gain is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*model.gain)
-        more = ["" if values[nr] is None else f"{values[nr]:.4f}" for values in extra.values()]
-        row = (way, f"{model.features}", f"{model.log_loss:.4f}", f"{model.accuracy:.2%}", *more, gain)
-        table.add_row(*map(Text, row))
+    for nr in range(len(run.compared)):
+        table.add_row(*map(Text, score_row(run, nr, extra)))
     return table
 
 
-def _extra_scores(compared: Sequence[PlainModel]) -> dict[str, list[float | None]]:
+def score_row(run: TrialRun, nr: int, extra: Mapping[str, Sequence[float | None]]) -> tuple[str, ...]:
+    """The scores of one of the compared models, with the `extra` ones, as text."""
+    model = run.compared[nr]
+    way = model.way if model.gain else f"{model.way} ({run.development.winner})"
+    gain = "" if model.gain is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*model.gain)
+    more = ["" if values[nr] is None else f"{values[nr]:.4f}" for values in extra.values()]
+    return (way, f"{model.features}", f"{model.log_loss:.4f}", f"{model.accuracy:.2%}", *more, gain)
+
+
+def extra_scores(compared: Sequence[PlainModel]) -> dict[str, list[float | None]]:
     """Scores that only some pipelines have: of two classes, and of decisions by cost."""
     scores = {"AUC": [model.auc for model in compared], "mean cost": [model.mean_cost for model in compared]}
     return {name: values for name, values in scores.items() if any(value is not None for value in values)}
