@@ -33,6 +33,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     kills,
     lands,
     main_job,
+    model_quality,
     models,
     overview,
     page,

@@ -7,7 +7,8 @@ comparison with earlier batches, and Great Expectations.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.profile import profile_batch
 from apex_ml.contract.costs import positive_class
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.core.development import Development, develop
+from apex_ml.core.development import Development, Options, develop
+from apex_ml.core.examples import Examples
 from apex_ml.core.plain_models import PlainModel, compare_with_plain
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.data_check import DataCheck, check_data, refuse_problems
@@ -53,6 +55,12 @@ class TrialRun:
     """The plain models, then the model of Apex, on the same test rows."""
     positive: int | None
     """Of two classes the index of the positive one."""
+    tables: Mapping[str, Examples]
+    """The examples of each part."""
+    options: Options
+    """With which the model was developed."""
+    seconds: float
+    """Of developing the model."""
 
 
 def try_pipeline(
@@ -84,9 +92,14 @@ def try_pipeline(
         examples = elt(context)
         parts = split(context, strategy=pipeline.options.model.split)
         progress("training")
-        development, compared = _train(context, parts)
+        tables = load_examples(context)
+        options = training_options(context, 0, parts.strategy)
+        began = time.monotonic()
+        development = _develop(context, parts, tables, options)
+        seconds = time.monotonic() - began
+        compared = _compare(context, parts, tables, options, development)
         positive = positive_class(pipeline.contract, pipeline.options.model)
-        return TrialRun(sample, superseded, examples, parts, development, compared, positive)
+        return TrialRun(sample, superseded, examples, parts, development, compared, positive, tables, options, seconds)
 
 
 def sample_size(classes: int) -> int:
@@ -116,23 +129,32 @@ def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_ex
     return sample, superseded
 
 
-def _train(context: StepContext, divided: SplitResult) -> tuple[Development, tuple[PlainModel, ...]]:
-    """Develop a model as the step `train` does, without a search, and compare it with plain ones."""
+def _develop(context: StepContext, divided: SplitResult, tables: dict[str, Examples], options: Options) -> Development:
+    """Develop a model as the step `train` does, without a search."""
     contract = context.contract
-    parts = load_examples(context)
-    columns = split_strategy(divided.strategy).columns(contract)
-    options = training_options(context, 0, divided.strategy)
-    done = develop(
-        parts,
-        columns,
+    return develop(
+        tables,
+        split_strategy(divided.strategy).columns(contract),
         contract.classes,
         segment_columns(contract),
         options,
-        model_info(context, divided, parts),
+        model_info(context, divided, tables),
     )
-    ours = done.model.probabilities(parts["test"].table)
+
+
+def _compare(
+    context: StepContext,
+    divided: SplitResult,
+    tables: dict[str, Examples],
+    options: Options,
+    done: Development,
+) -> tuple[PlainModel, ...]:
+    """Scores of plain models, and of the model of Apex."""
+    contract = context.contract
+    columns = split_strategy(divided.strategy).columns(contract)
+    ours = done.model.probabilities(tables["test"].table)
     plain = compare_with_plain(
-        parts, columns, contract.classes, ours, seed=options.seed, threads=options.threads, costs=options.costs
+        tables, columns, contract.classes, ours, seed=options.seed, threads=options.threads, costs=options.costs
     )
     metrics, features = done.metrics, len(done.model.encoder.names)
     own = PlainModel(
@@ -143,4 +165,4 @@ def _train(context: StepContext, divided: SplitResult) -> tuple[Development, tup
         auc=metrics.get("test_auc"),
         mean_cost=metrics.get("test_mean_cost"),
     )
-    return done, (*plain, own)
+    return (*plain, own)

@@ -1,0 +1,125 @@
+"""Models on public tables beside what people use today, on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apex_ml.contract.feature_column import FeatureColumn
+from apex_ml.core.development import develop
+from apex_ml.core.features import feature_columns, kind_of
+from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.trial_run import TrialRun, try_pipeline
+from apex_ml.settings import Settings
+from benchmarks.public_tables import TABLES, PublicTable
+from benchmarks.quality_peers import Scores, score_peers
+from benchmarks.registry import Beside, Row, measurement
+from benchmarks.scene import APEX, Scene, clean_environment, run_measured
+
+MAX_BEHIND, MAX_SELECTION_COST = 0.5, 0.2
+"""Percent of the log loss: behind the better peer, and of the selection beside all features."""
+MAX_EXAMPLES = 100_000
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The scores of one table by what made them."""
+
+    table: PublicTable
+    rows: int
+    features: tuple[str, ...]
+    scores: dict[str, Scores]
+    all_features: float
+    """Log loss of Apex with every feature."""
+    without_history: float | None
+    """Log loss of Apex without the history of the entity; None where there is none."""
+
+    @property
+    def behind(self) -> float:
+        """Percent of log loss by which Apex is behind the better peer; negative where it is ahead."""
+        best = min(scores.log_loss for name, scores in self.scores.items() if name != "Apex")
+        return 100 * (self.scores["Apex"].log_loss / best - 1)
+
+
+@measurement
+def model_quality(scene: Scene) -> Iterator[Row]:
+    """Log loss on public tables beside XGBoost and HistGradientBoosting, each with its own categories."""
+    for table in TABLES:
+        if not table.is_here:
+            yield Row(f"{table.name}: left out", 0.0, "", None, None, f"`make bench-quality` gets {table.archive}")
+            continue
+        compared = compare(table, scene.folder / table.name)
+        yield from rows_of(compared)
+
+
+def rows_of(compared: Compared) -> Iterator[Row]:
+    """What one table shows."""
+    name, apex = compared.table.name, compared.scores["Apex"]
+    for peer, scores in compared.scores.items():
+        note = f"accuracy {scores.accuracy:.4f}, AUC {scores.auc:.4f}, {scores.seconds:.1f} s"
+        yield Row(f"{name}: log loss of {peer}", scores.log_loss, "nats", None, None, note)
+    best = min((s.log_loss, peer) for peer, s in compared.scores.items() if peer != "Apex")
+    note = f"{compared.rows:,} examples, {len(compared.features)} features"
+    yield Row(f"{name}: Apex behind the better peer", compared.behind, "%", MAX_BEHIND, Beside(best[1], best[0]), note)
+    cost = 100 * (apex.log_loss / compared.all_features - 1)
+    beside = Beside("all features", compared.all_features)
+    yield Row(f"{name}: cost of the selection", cost, "%", MAX_SELECTION_COST, beside)
+    if compared.without_history is not None:
+        gain = 100 * (apex.log_loss / compared.without_history - 1)
+        beside = Beside("without history", compared.without_history)
+        yield Row(f"{name}: log loss with history beside without", gain, "%", 0.0, beside)
+
+
+def compare(table: PublicTable, folder: Path) -> Compared:
+    """Make a pipeline for the table by `apex init`, train as `apex try` does, and fit the peers on the same rows."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pandas(table.read(), preserve_index=False), raw / f"{table.name}.parquet")
+    env = clean_environment(APEX_HOME=str(folder), APEX_PIPELINES=str(folder / "pipelines"))
+    run_measured([*APEX, "init", table.name, "--from", str(raw), *table.roles(), "--yes"], env)
+    _add_attributes(folder / "pipelines" / table.name / "pipeline.yaml", table.also)
+    settings = Settings.load(home=folder, pipelines=folder / "pipelines", pipeline=table.name, threads=THREADS)
+    pipeline = load_pipeline(settings)
+    run = try_pipeline(settings, pipeline, raw, lambda checked: None, max_examples=MAX_EXAMPLES)
+    contract = pipeline.contract
+    columns = feature_columns(contract)
+    known_before = [c.name for c in columns if kind_of(contract, c.name) != "history"]
+    scores = {
+        "Apex": _scores(run),
+        **score_peers(run.tables, known_before, len(contract.classes), seed=run.options.seed, threads=THREADS),
+    }
+    own = [c for c in columns if c.name in known_before]
+    return Compared(
+        table,
+        sum(len(part.y) for part in run.tables.values()),
+        run.development.model.encoder.names,
+        scores,
+        _log_loss(run, columns, contract.classes, "none"),
+        _log_loss(run, own, contract.classes, run.options.selection) if len(own) < len(columns) else None,
+    )
+
+
+def _add_attributes(file: Path, names: tuple[str, ...]) -> None:
+    """List more attributes as features, as the comments of a new pipeline's file say."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    place = lines.index("  attributes:") + 1
+    listed = [f"    - {name}" for name in names if f"    - {name}" not in lines]
+    file.write_text("\n".join([*lines[:place], *listed, *lines[place:]]) + "\n", encoding="utf-8")
+
+
+def _scores(run: TrialRun) -> Scores:
+    """Those of the model of the trial run."""
+    test, done = run.tables["test"], run.development
+    return Scores.of(done.model.probabilities(test.table), test.y, run.seconds)
+
+
+def _log_loss(run: TrialRun, columns: Sequence[FeatureColumn], classes: tuple[str, ...], selection: str) -> float:
+    """Log loss on test of a model of these features."""
+    options = replace(run.options, selection=selection)
+    done = develop(run.tables, tuple(columns), classes, (), options, run.development.model.info)
+    return float(done.metrics["test_log_loss"])
