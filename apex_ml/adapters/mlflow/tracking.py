@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.names import probability_column
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.estimator import Model
+from apex_ml.core.model_card import with_links
 from apex_ml.core.search import Trial
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
@@ -56,6 +57,8 @@ class TrainingRecord:
     description: str
     sample: pd.DataFrame
     artifacts: Path
+    pages: Mapping[str, str]
+    """Pages among the artifacts, by the text of their links in the description."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ def log_and_register(
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
             ) as folder,
         ):
+            address = Registry(settings, model_name).run_url(run.info.run_id, experiment.experiment_id)
+            pages = {text: f"{address}/artifacts/{name}" for text, name in record.pages.items()}
+            record = replace(record, description=with_links(record.description, pages))
             _log_run(mlflow, run, record, user)
             bundle = Path(folder) / BUNDLE
             bundle.mkdir()
