@@ -132,18 +132,14 @@ def log_and_register(
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
             ) as folder,
         ):
-            address = Registry(settings, model_name).run_url(run.info.run_id, experiment.experiment_id)
-            pages = {text: f"{address}/artifacts/{name}" for text, name in record.pages.items()}
-            record = replace(record, description=with_links(record.description, pages))
+            record = _with_pages(
+                record, Registry(settings, model_name).run_url(run.info.run_id, experiment.experiment_id)
+            )
             _log_run(mlflow, run, record, user)
-            bundle = Path(folder) / BUNDLE
-            bundle.mkdir()
-            for name, content in files.items():
-                (bundle / name).write_bytes(content)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={BUNDLE: str(bundle)},
+                artifacts={BUNDLE: str(_written_bundle(Path(folder), files))},
                 signature=_signature(model),
                 pip_requirements=pins(model.candidate),
                 code_paths=[str(CODE_ROOT / "apex_ml")],
@@ -162,6 +158,20 @@ def log_and_register(
             f"MLflow at {settings.tracking_uri} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): {first}; see whether it"
             " runs and who has its port: make status"
         ) from error
+
+
+def _written_bundle(folder: Path, files: Mapping[str, bytes]) -> Path:
+    bundle = folder / BUNDLE
+    bundle.mkdir()
+    for name, content in files.items():
+        (bundle / name).write_bytes(content)
+    return bundle
+
+
+def _with_pages(record: TrainingRecord, address: str) -> TrainingRecord:
+    """The record with links to its pages in the description; `address` is that of the run."""
+    pages = {text: f"{address}/artifacts/{name}" for text, name in record.pages.items()}
+    return replace(record, description=with_links(record.description, pages))
 
 
 def _log_run(mlflow: Any, run: Any, record: TrainingRecord, user: dict[str, str] | None) -> None:
