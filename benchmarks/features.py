@@ -87,8 +87,8 @@ def make(accepted: str, grain: Any, rounds: int, with_floor: bool) -> None:
                 seconds["floor"].append(time.perf_counter() - began)
         with engine.connect(settings, Path(accepted).parent) as con:
             began = time.perf_counter()
-            accepted = SortedRows(con, contract, files)
-            examples = sum(t.num_rows for t in make_examples(accepted, settings.threads))
+            rows = SortedRows(con, contract, files)
+            examples = sum(t.num_rows for t in make_examples(rows, settings.threads))
             seconds["features"].append(time.perf_counter() - began)
     result = {name: median(values) for name, values in seconds.items() if values}
     # in alternating rounds, because others can use the machine

@@ -7,10 +7,11 @@ of the measure's smallest unit, so that no result depends on the order in which 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from apex_ml.contract.names import EARLIER_ROWS, LAST_DATE, LAST_TARGET, count_name
+from apex_ml.contract.names import EARLIER_ROWS, LAST_DATE, LAST_TARGET, count_name, state_name
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
@@ -58,7 +59,52 @@ class DaySum:
     level: str | None = None
 
 
-Aggregate = Rows | LastDate | LastTarget | MeasureSum | KnownValues | DaySum
+@dataclass(frozen=True)
+class DistinctValues:
+    """Number of distinct values of an attribute; null is none."""
+
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The smallest or the largest value of a measure, in its smallest unit; null without a value."""
+
+    measure: str
+    side: Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class LatestValue:
+    """Value of a measure on the latest day that has one, in its smallest unit; the largest of several on that day."""
+
+    measure: str
+
+
+Aggregate = Rows | LastDate | LastTarget | MeasureSum | KnownValues | DaySum | DistinctValues | Extreme | LatestValue
+
+
+def column_of(aggregate: Aggregate) -> str | None:
+    """The attribute or measure that an aggregate reads."""
+    match aggregate:
+        case MeasureSum(name) | KnownValues(name) | DistinctValues(name) | Extreme(name, _) | LatestValue(name):
+            return name
+    return None
+
+
+class Scope(NamedTuple):
+    """The part of the earlier rows that a state is made of: the last days of them, or all."""
+
+    window: int | None = None
+    """Days before the row, less the lag; None for all."""
+
+    @property
+    def text(self) -> str:
+        """The scope in an error, after what is counted in it; empty for all rows."""
+        return "" if self.window is None else f" of the last {self.window} days"
+
+
+ALL_ROWS = Scope()
 
 
 class StateColumn(NamedTuple):
@@ -67,6 +113,11 @@ class StateColumn(NamedTuple):
     name: str
     type: Literal["BIGINT", "DATE"]
     aggregate: Aggregate
+    scope: Scope = ALL_ROWS
+
+    def within(self, scope: Scope) -> StateColumn:
+        """The same aggregate over another part of the earlier rows."""
+        return self if scope == ALL_ROWS else self._replace(name=state_name(self.name, scope.window), scope=scope)
 
 
 ROW_COUNT = StateColumn(EARLIER_ROWS, "BIGINT", Rows())
@@ -79,10 +130,21 @@ def level_count(level: str) -> StateColumn:
     return StateColumn(count_name(level), "BIGINT", Rows(level))
 
 
+def distinct_attributes(contract: Contract) -> tuple[str, ...]:
+    """The attributes whose distinct values the history counts."""
+    aggregates = [column.aggregate for column in state_columns(contract)]
+    return tuple(dict.fromkeys(one.attribute for one in aggregates if isinstance(one, DistinctValues)))
+
+
+def longest_window(columns: Iterable[StateColumn]) -> int:
+    """Days of the longest window; 0 without one."""
+    return max((column.scope.window or 0 for column in columns), default=0)
+
+
 def state_columns(contract: Contract) -> tuple[StateColumn, ...]:
     """The state of a contract's history: what every snapshot holds, and what the recipes read beyond it."""
     columns = [ROW_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
     for recipe in contract.features.history:
-        for feature in recipe.features(contract):
+        for feature in recipe.scoped(contract):
             columns += feature.reads
     return tuple(dict.fromkeys(columns))

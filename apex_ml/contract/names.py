@@ -39,6 +39,8 @@ ROW_IDENTITY = "row_identity"
 """Column of the examples of a contract without entity: the hash by which a row is known in every run."""
 ROW_DAY = "row_day"
 """Column of the examples of a contract without timestamp: the day before the run's point in time."""
+WINDOW_DAYS = "history_window_days"
+"""Column of the snapshot: the days of the rows that a window of a later row may hold."""
 DAY = "history_day"
 PLACE = "history_place"
 
@@ -92,6 +94,26 @@ def days_name(level: str) -> str:
     return f"history_days_of_{level}"
 
 
+def distinct_name(attribute: str) -> str:
+    """State column and feature: number of distinct values of an attribute in earlier rows."""
+    return f"history_distinct_{attribute}"
+
+
+def extreme_name(side: str, measure: str) -> str:
+    """State column and feature: the smallest (min) or the largest (max) value of a measure in earlier rows."""
+    return f"history_{side}_{measure}"
+
+
+def latest_name(measure: str) -> str:
+    """State column: value of a measure in the latest earlier row that has one."""
+    return f"history_latest_{measure}"
+
+
+def state_name(name: str, window: int | None) -> str:
+    """State column: the same over the last days alone."""
+    return name if window is None else f"{name}_{window}d"
+
+
 def last_name(target: str) -> str:
     """Feature: the target of the latest earlier row."""
     return f"history_last_{target}"
@@ -135,7 +157,18 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
         yield name, "a column of the row checks"
     for name in ("file_index", "file_row_number"):
         yield name, "a column that DuckDB adds to a file"
-    for name in (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, POSITION, DAY, PLACE):
+    for name in (
+        EARLIER_ROWS,
+        LAST_DATE,
+        LAST_TARGET,
+        DAYS,
+        DAYS_SQUARED,
+        SINCE_LAST,
+        WINDOW_DAYS,
+        POSITION,
+        DAY,
+        PLACE,
+    ):
         yield name, "a column of the history"
     for level in contract.classes:
         for of_level in (count_name, days_name, share_name, trend_name):
@@ -145,7 +178,7 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
             yield of_measure(measure), f"a column of the history, made from the measure {measure!r}"
     yield last_name(contract.target), "a feature, made from the target"
     for recipe in contract.features.history if recipes else ():
-        for feature in recipe.features(contract):
+        for feature in recipe.scoped(contract):
             for name in (feature.column.name, *(column.name for column in feature.reads)):
                 yield name, f"a column of the history, made by the recipe {recipe.recipe!r}"
     yield from _reserved_by_absent_roles(contract)

@@ -18,7 +18,7 @@ from apex_ml.contract.column_types import TRUTH
 from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
-from apex_ml.contract.history_state import state_columns
+from apex_ml.contract.history_state import StateColumn, state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
@@ -44,7 +44,7 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
         FeatureColumn(calendar_name(contract.timestamp, part), "numeric") for part in contract.features.calendar
     ]
     for recipe in contract.features.history:
-        columns += [feature.column for feature in recipe.features(contract)]
+        columns += [feature.column for feature in recipe.scoped(contract)]
     return tuple(columns)
 
 
@@ -83,11 +83,11 @@ def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
 
 
-def state_needed(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
+def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColumn, ...]:
     """The state columns that :func:`finish` reads for these features, in the order of the state. None: all features."""
-    features = [feature for recipe in contract.features.history for feature in recipe.features(contract)]
+    features = [feature for recipe in contract.features.history for feature in recipe.scoped(contract)]
     needed = {column for f in features if not names or f.column.name in names for column in f.reads}
-    return tuple(column.name for column in state_columns(contract) if column in needed)
+    return tuple(column for column in state_columns(contract) if column in needed)
 
 
 def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
@@ -117,7 +117,7 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
             columns[name] = numeric(calendar_part(days, part))
     rows = RowStates(table, days)
     for recipe in contract.features.history:
-        for feature in recipe.features(contract):
+        for feature in recipe.scoped(contract):
             if is_needed(feature.column.name):
                 columns[feature.column.name] = feature.values(rows)
     return pa.table(columns)

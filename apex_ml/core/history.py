@@ -16,15 +16,21 @@ import pyarrow.compute as pc
 from apex_ml.contract.history_state import (
     Aggregate,
     DaySum,
+    DistinctValues,
+    Extreme,
     KnownValues,
     LastDate,
     LastTarget,
+    LatestValue,
     MeasureSum,
     Rows,
+    StateColumn,
+    longest_window,
     state_columns,
 )
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import DAY, PLACE, POSITION, exact_name
+from apex_ml.contract.names import DAY, PLACE, POSITION, WINDOW_DAYS, exact_name
+from apex_ml.core.history_aggregates import DistinctCounts, Extremes, LatestValues, RangeAggregate, Sums
 
 EPOCH = date(1970, 1, 1)
 
@@ -41,7 +47,7 @@ def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
     rows = np.flatnonzero(tied[1:] | tied[:-1])
     if not len(rows):
         return table, False
-    among = table.select([POSITION, PLACE, *map(exact_name, contract.named("measure"))]).take(pa.array(rows))
+    among = table.drop_columns([contract.entity, DAY]).take(pa.array(rows))
     keys = [among.column(POSITION).to_numpy()]
     for measure in reversed(contract.named("measure")):
         column = among.column(exact_name(measure))
@@ -99,12 +105,28 @@ class Replay:
         bounds = np.flatnonzero(changes)
         # rows firsts[i] … ends[i] - 1 belong to entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
-        counted = np.arange(table.num_rows + 1)
-        self._sums: dict[str, np.ndarray] = {}
-        for column in state_columns(contract):
-            if not isinstance(column.aggregate, LastDate | LastTarget):
-                values = self._summed(column.aggregate)
-                self._sums[column.name] = counted if values is None else self._running(values)
+        self._numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
+        self._columns = state_columns(contract)
+        self._aggregates: dict[Aggregate, RangeAggregate] = {
+            aggregate: self._aggregate(aggregate)
+            for aggregate in dict.fromkeys(column.aggregate for column in self._columns)
+            if not isinstance(aggregate, LastDate | LastTarget)
+        }
+
+    def _aggregate(self, aggregate: Aggregate) -> RangeAggregate:
+        match aggregate:
+            case DistinctValues(attribute):
+                return DistinctCounts(*self._known(attribute), self._numbers)
+            case Extreme(measure, side):
+                return Extremes(*self._known(measure), side)
+            case LatestValue(measure):
+                return LatestValues(*self._known(measure), self._numbers, self._days)
+        return Sums(self._summed(aggregate), self.table.num_rows)
+
+    def _known(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The exact values of a column, and which are known."""
+        column = self.table.column(exact_name(name))
+        return _integers(self.table, exact_name(name)), column.is_valid().to_numpy()
 
     def _summed(self, aggregate: Aggregate) -> np.ndarray | None:
         """The values that an aggregate sums, one per row; None means ones."""
@@ -125,45 +147,44 @@ class Replay:
         equal: np.ndarray = self._places == self.contract.classes.index(level) + 1
         return equal
 
-    @staticmethod
-    def _running(values: np.ndarray) -> np.ndarray:
-        sums = np.zeros(len(values) + 1, np.int64)
-        np.cumsum(values, out=sums[1:])
-        return sums
-
-    def _state(self, entities: np.ndarray, days: np.ndarray) -> pa.Table:
-        """The state of the entities (numbers from 0) before the days; both have shape (n,)."""
-        begins = self._firsts[entities]
-        before = days - self.contract.features.history_lag_days
+    def _rows_before(self, entities: np.ndarray, *days: np.ndarray) -> list[np.ndarray]:
+        """The number of the first row of the entities (numbers from 0) that is not dated before each of the days."""
         # the entities are so far apart on this scale that no requested day reaches a neighbour
-        oldest = min(int(self._days.min()), int(before.min()))
-        apart = max(int(self._days.max()), int(before.max())) - oldest + 1
-        numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
-        ends = np.searchsorted(numbers * apart + (self._days - oldest), entities * apart + (before - oldest))
-        unknown = ends == begins
+        oldest = min(int(self._days.min()), *(int(before.min()) for before in days))
+        apart = max(int(self._days.max()), *(int(before.max()) for before in days)) - oldest + 1
+        scale = self._numbers * apart + (self._days - oldest)
+        return [np.searchsorted(scale, entities * apart + (before - oldest)) for before in days]
+
+    def _state(self, entities: np.ndarray, days: np.ndarray, columns: Iterable[StateColumn]) -> pa.Table:
+        """The state of the entities (numbers from 0) before the days; both have shape (n,)."""
+        before = days - self.contract.features.history_lag_days
+        begins: dict[int | None, np.ndarray] = {None: self._firsts[entities]}
+        windows = dict.fromkeys(column.scope.window for column in self._columns if column.scope.window)
+        ends, *others = self._rows_before(entities, before, *(before - window for window in windows))
+        begins |= dict(zip(windows, others, strict=True))
+        unknown = ends == begins[None]
         latest = np.maximum(ends - 1, 0)
 
         def day(values: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
             return pa.array(values.astype(np.int32), pa.int32(), mask=mask).cast(pa.date32())
 
-        columns = {
-            self.contract.entity: self._entities.take(pa.array(begins)),
+        state = {
+            self.contract.entity: self._entities.take(pa.array(begins[None])),
             self.contract.timestamp: day(days),
         }
-        for column in state_columns(self.contract):
+        for column in columns:
             if isinstance(column.aggregate, LastDate):
-                columns[column.name] = day(self._days[latest], unknown)
+                state[column.name] = day(self._days[latest], unknown)
             elif isinstance(column.aggregate, LastTarget):
-                columns[column.name] = pa.array(self._places[latest], mask=unknown)
+                state[column.name] = pa.array(self._places[latest], mask=unknown)
             else:
-                sums = self._sums[column.name]
-                columns[column.name] = pa.array(sums[ends] - sums[begins])
-        return pa.table(columns)
+                state[column.name] = self._aggregates[column.aggregate].over(begins[column.scope.window], ends)
+        return pa.table(state)
 
     def every_row(self) -> pa.Table:
         """The state of each row before its own day, with the row's position."""
-        numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
-        return self._state(numbers, self._days).append_column(POSITION, self.table.column(POSITION))
+        state = self._state(self._numbers, self._days, self._columns)
+        return state.append_column(POSITION, self.table.column(POSITION))
 
     def last_rows(self) -> tuple[pa.Table, pa.Array]:
         """The state of each entity before the day of its last row, with the row's position.
@@ -172,7 +193,7 @@ class Replay:
         the choice depends on the attributes, the position is null, and the second result holds the candidates.
         """
         last = self._ends - 1
-        state = self._state(np.arange(len(last)), self._days[last])
+        state = self._state(np.arange(len(last)), self._days[last], self._columns)
         chosen, open_rows = self._settle(last)
         positions = self.table.column(POSITION).combine_chunks()
         settled = pc.if_else(pa.array(chosen >= 0), positions.take(pa.array(np.maximum(chosen, 0))), None)
@@ -183,7 +204,7 @@ class Replay:
         chosen = last.copy()
         several = last > self._firsts
         several[several] = self._days[last[several] - 1] == self._days[last[several]]
-        owners = np.repeat(np.arange(len(last)), self._ends - self._firsts)
+        owners = self._numbers
         rows = np.flatnonzero(several[owners] & (self._days == self._days[last][owners]))
         keys = [owners[rows]]
         for measure in self.contract.named("measure"):
@@ -202,9 +223,35 @@ class Replay:
         return chosen, rows[equal & still[ranks[0]]]
 
     def snapshot(self, as_of: date) -> pa.Table:
-        """The state of every entity before one day, without the day."""
+        """The state of every entity before one day, without the day.
+
+        A window moves on with the day of the row that is scored. For each day of which a later row's window may be the
+        first to hold rows, `WINDOW_DAYS` has the day, and a column of a window a list of the state of the rows from
+        that day on, both in the order of the days.
+        """
         days = np.full(len(self._firsts), (as_of - EPOCH).days)
-        return self._state(np.arange(len(days)), days).drop_columns([self.contract.timestamp])
+        everyone = np.arange(len(days))
+        plain = [column for column in self._columns if column.scope.window is None]
+        state = self._state(everyone, days, plain).drop_columns([self.contract.timestamp])
+        if not (longest := longest_window(self._columns)):
+            return state
+        before = days - self.contract.features.history_lag_days
+        ends, oldest = self._rows_before(everyone, before, before - longest)
+        rows = np.arange(self.table.num_rows)
+        is_first = np.append(True, self._days[1:] != self._days[:-1])
+        is_first[self._firsts] = True
+        begins = np.flatnonzero(is_first & (rows >= oldest[self._numbers]) & (rows < ends[self._numbers]))
+        owners = self._numbers[begins]
+        offsets = pa.array(np.append(0, np.cumsum(np.bincount(owners, minlength=len(days)))).astype(np.int32))
+        for name, values in self._from_each_day(begins, ends[owners]):
+            state = state.append_column(name, pa.ListArray.from_arrays(offsets, values))
+        return state
+
+    def _from_each_day(self, begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
+        yield WINDOW_DAYS, pa.array(self._days[begins].astype(np.int32), pa.int32()).cast(pa.date32())
+        for column in self._columns:
+            if column.scope.window is not None:
+                yield column.name, self._aggregates[column.aggregate].over(begins, ends)
 
 
 def settle_by_attributes(contract: Contract, rows: pa.Table) -> pa.Table:

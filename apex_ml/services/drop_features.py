@@ -32,5 +32,5 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         if early:
             if not engine.has(con, ROWS):
                 load_rows(con, contract, scorer.accepted)
-            query = add_early(contract, query, [*names, *needed])
+            query = add_early(contract, query, [*names, *(column.name for column in needed)])
     return query

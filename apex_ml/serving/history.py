@@ -9,18 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb.engine import errors_name
+from apex_ml.contract.history_state import StateColumn, longest_window
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import LAST_DATE
+from apex_ml.contract.names import WINDOW_DAYS
 from apex_ml.errors import DataError
 
 TEXT_BYTES, PLACE_BYTES, STATE_BYTES, SLOT_BYTES = 64, 32, 8, 20
 """Of CPython on 64 bits: a short text without its letters, a whole number, a value of a state, a slot of a dict."""
 
 
-def history_bytes(contract: Contract, snapshot: Path, names: Sequence[str]) -> int:
+def names_in_snapshot(columns: Sequence[StateColumn]) -> list[str]:
+    """The columns of a snapshot that hold these columns of the state."""
+    names = [column.name for column in columns]
+    return [*names, WINDOW_DAYS] if longest_window(columns) else names
+
+
+def history_bytes(contract: Contract, snapshot: Path, columns: Sequence[StateColumn]) -> int:
     """The bytes in memory of the :class:`History` of a snapshot, estimated from the file's metadata.
 
     Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
@@ -30,9 +38,11 @@ def history_bytes(contract: Contract, snapshot: Path, names: Sequence[str]) -> i
         groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
         chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
         letters: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == contract.entity)
+        paths = {path for name in names_in_snapshot(columns) for path in (name, f"{name}.list.element")}
+        values: int = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema in paths)
     rows: int = metadata.num_rows
     slots = 1 << max(3, (rows * 3 // 2).bit_length())  # a dict doubles when two thirds are full
-    return rows * (TEXT_BYTES + PLACE_BYTES + STATE_BYTES * len(names)) + letters + SLOT_BYTES * slots
+    return rows * (TEXT_BYTES + PLACE_BYTES) + STATE_BYTES * values + letters + SLOT_BYTES * slots
 
 
 @contextmanager
@@ -50,34 +60,77 @@ class History:
     Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
     """
 
-    def __init__(self, contract: Contract, snapshot: Path, sha256: str, as_of: date, names: Sequence[str]) -> None:
-        self.sha256, self.as_of, self.names = sha256, as_of, tuple(names)
+    def __init__(
+        self, contract: Contract, snapshot: Path, sha256: str, as_of: date, columns: Sequence[StateColumn]
+    ) -> None:
+        self.sha256, self.as_of, self.columns = sha256, as_of, tuple(columns)
+        self.lag = contract.features.history_lag_days
         with _readable(snapshot):
-            table = pq.read_table(snapshot, columns=[contract.entity, *names], memory_map=False)
+            table = pq.read_table(snapshot, columns=[contract.entity, *names_in_snapshot(columns)], memory_map=False)
         entities = table.column(contract.entity).to_pylist()
         self._places = {entity: place for place, entity in enumerate(entities)}
         # an entity without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
-        self._states = {name: np.append(_integers(table.column(name)), 0) for name in names}
+        self._states = {
+            column.name: np.append(_integers(table.column(column.name)), 0)
+            for column in columns
+            if column.scope.window is None
+        }
+        windowed = [column for column in columns if column.scope.window is not None]
+        self._windows = Windows(table, windowed, self.lag) if windowed else None
 
     def __len__(self) -> int:
         """Number of entities."""
         return len(self._places)
+
+    def is_of(self, contract: Contract, sha256: str, columns: Sequence[StateColumn]) -> bool:
+        """Whether it has these columns of a snapshot, under the lag of a contract."""
+        lag = contract.features.history_lag_days
+        return (self.sha256, self.columns, self.lag) == (sha256, tuple(columns), lag)
 
     def places(self, entities: Sequence[str]) -> np.ndarray:
         """The place of each entity's state, -1 without history, shape (n,)."""
         find = self._places.get
         return np.fromiter((find(entity, -1) for entity in entities), np.int64, len(entities))
 
-    def states(self, places: np.ndarray) -> dict[str, pa.Array]:
-        """The state columns at these places."""
-        columns = {}
-        for name, values in self._states.items():
-            taken = values[places]
-            columns[name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if name == LAST_DATE else pa.array(taken)
-        return columns
+    def states(self, places: np.ndarray, days: np.ndarray) -> dict[str, pa.Array]:
+        """The state columns at these places, for rows of these days since 1970-01-01; both have shape (n,)."""
+        states = {}
+        for column in self.columns:
+            if column.scope.window is not None and self._windows is not None:
+                states[column.name] = self._windows.values(column, places, days)
+                continue
+            taken = self._states[column.name][places]
+            is_date = column.type == "DATE"
+            states[column.name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if is_date else pa.array(taken)
+        return states
 
 
-def _integers(column: pa.ChunkedArray) -> np.ndarray:
+class Windows:
+    """The lists of a snapshot, one after the other: the states of the rows of each entity from each of its days on."""
+
+    def __init__(self, table: pa.Table, columns: Sequence[StateColumn], lag: int) -> None:
+        lists = table.column(WINDOW_DAYS).combine_chunks()
+        days, lengths = _integers(lists.flatten()), pc.list_value_length(lists).to_numpy()
+        self._lag = lag
+        self._ends = np.append(np.cumsum(lengths), 0)  # at place -1, without history
+        self._oldest, newest = (int(days.min()), int(days.max())) if len(days) else (0, 0)
+        self._apart = newest - self._oldest + 2  # so that a day behind the newest reaches no neighbour
+        self._scale = np.repeat(np.arange(len(lengths)), lengths) * self._apart + (days - self._oldest)
+        # behind the last day there is no row, which `finish` reads as zero
+        self._states = {
+            column.name: np.append(_integers(table.column(column.name).combine_chunks().flatten()), 0)
+            for column in columns
+        }
+
+    def values(self, column: StateColumn, places: np.ndarray, days: np.ndarray) -> pa.Array:
+        """A column at these places, for rows of these days."""
+        since = days - self._lag - (column.scope.window or 0)
+        since = np.clip(since - self._oldest, 0, self._apart - 1)
+        first = np.searchsorted(self._scale, places * self._apart + since)
+        return pa.array(self._states[column.name][np.where(first < self._ends[places], first, -1)])
+
+
+def _integers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_date(column.type):
         column = column.cast(pa.int32())
     values: np.ndarray = column.cast(pa.int64()).fill_null(0).to_numpy()

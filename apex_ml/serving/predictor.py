@@ -60,17 +60,17 @@ class Predictor:
         """
         contract, scorer = self.scorer.contract, self.scorer
         columns: dict[str, Any] = {}
+        places, days = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
         if contract.has_timestamp:
-            days: list[date] = rows.columns[contract.timestamp]
-            self._refuse_early(days)
-            columns[contract.timestamp] = pa.array(days, pa.date32())
-        places = np.full(len(rows), -1)
+            self._refuse_early(rows.columns[contract.timestamp])
+            columns[contract.timestamp] = pa.array(rows.columns[contract.timestamp], pa.date32())
+            days = columns[contract.timestamp].cast(pa.int32()).to_numpy().astype(np.int64)
         if contract.has_entity:
             places = self.history.places(rows.columns[contract.entity])
         for name in contract.features.attributes:
             if not scorer.features or name in scorer.features:
                 columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
-        table = pa.table(columns | self.history.states(places))
+        table = pa.table(columns | self.history.states(places, days))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Predicted(rows, table, prediction, places >= 0)
 
@@ -96,7 +96,7 @@ def load_predictor(
     scorer = build_scorer(context, registry, version)
     needed = state_needed(scorer.contract, scorer.features)
     admit(MODEL_BYTES + history_bytes(context.contract, scorer.snapshot, needed))
-    if before is not None and (before.history.sha256, before.history.names) == (scorer.snapshot_sha256, needed):
+    if before is not None and before.history.is_of(scorer.contract, scorer.snapshot_sha256, needed):
         return Predictor(scorer, before.history)
-    history = History(context.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)
+    history = History(scorer.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)
     return Predictor(scorer, history)

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+from apex_ml.contract.history_state import StateColumn
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import WINDOW_DAYS
 from apex_ml.sql.features import select_state
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
@@ -34,11 +36,21 @@ def from_day(contract: Contract, query: str, as_of: date) -> str:
     return f"(SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} >= {literal(as_of)})"
 
 
-def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterable[str]) -> str:
+def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterable[StateColumn]) -> str:
     """The rows of a relation beside states of their entity in the snapshot, null for an entity that it lacks."""
     entity = identifier(contract.entity)
-    names = ", ".join(f"s.{identifier(n)}" for n in states)
-    return f"SELECT a.*, {names} FROM {asked} AS a LEFT JOIN {scan_parquet(snapshot)} AS s ON s.{entity} = a.{entity}"
+    values = ", ".join(_snapshot_value(contract, column) for column in states)
+    return f"SELECT a.*, {values} FROM {asked} AS a LEFT JOIN {scan_parquet(snapshot)} AS s ON s.{entity} = a.{entity}"
+
+
+def _snapshot_value(contract: Contract, column: StateColumn) -> str:
+    name = identifier(column.name)
+    if column.scope.window is None:
+        return f"s.{name}"
+    before = f"a.{identifier(contract.timestamp)} - {contract.features.history_lag_days + column.scope.window}"
+    # the first day of the window's rows; behind the last one there is no value
+    days_ago = f"len(list_filter(s.{WINDOW_DAYS}, lambda day: day < {before}))"
+    return f"s.{name}[{days_ago} + 1] AS {name}"
 
 
 def add_early(contract: Contract, query: str, columns: Sequence[str]) -> str:

@@ -5,16 +5,20 @@ This module only builds text. Only rows dated strictly before the row in questio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 from apex_ml.contract.history_state import (
-    Aggregate,
     DaySum,
+    DistinctValues,
+    Extreme,
     KnownValues,
     LastDate,
     LastTarget,
+    LatestValue,
     MeasureSum,
     Rows,
+    StateColumn,
     state_columns,
 )
 from apex_ml.contract.model import Contract
@@ -23,7 +27,7 @@ from apex_ml.sql.quote import identifier, identifiers, literal
 
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
-    """SQL: a measure in its smallest unit, an integer; of a measure that is no number, one that sorts its values."""
+    """SQL: a column in its smallest unit, an integer; of one that is no number, an integer that sorts its values."""
     column, value = contract.columns[measure], f"{relation}.{identifier(measure)}"
     if column.type == "boolean":
         return f"CAST({value} AS BIGINT)"
@@ -34,6 +38,12 @@ def exact_sql(contract: Contract, measure: str, relation: str) -> str:
     if column.type == "string":  # any order of its own, the same for the same values
         return f"CAST(hash({value}) >> 2 AS BIGINT)"
     return f"CAST(round({value} * {column.scale}) AS BIGINT)"
+
+
+def code_sql(contract: Contract, attribute: str, relation: str) -> str:
+    """SQL: an integer that is the same for the same values of an attribute, null for null."""
+    exact = exact_sql(contract, attribute, relation)
+    return f"CASE WHEN {relation}.{identifier(attribute)} IS NOT NULL THEN {exact} END"  # null has a hash, too
 
 
 def place_sql(contract: Contract, relation: str) -> str:
@@ -53,20 +63,27 @@ def day_sql(contract: Contract, relation: str) -> str:
     return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
 
 
-def _total(value: str) -> str:
-    return f"CAST(coalesce(sum({value}), 0) AS BIGINT)"
+def _only(conditions: Sequence[str]) -> str:
+    return f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
 
 
-def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
-    """SQL: an aggregate of the state over the rows `h` of the history."""
+def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
+    """SQL: a column of the state over the rows `h` of the history, which are dated before the SQL date `before`."""
     target, when, day = (
         class_sql(contract, "h"),
         f"h.{identifier(contract.timestamp)}",
         day_sql(contract, "h"),
     )
-    match aggregate:
+    recent = [f"{when} >= {before} - {column.scope.window}"] if column.scope.window else []
+    within = _only(recent)
+
+    def total(value: str) -> str:
+        return f"CAST(coalesce(sum({value}){within}, 0) AS BIGINT)"
+
+    match column.aggregate:
         case Rows(level):
-            return f"count({when})" if level is None else f"count(*) FILTER (WHERE {target} = {literal(level)})"
+            has_level = [] if level is None else [f"{target} = {literal(level)}"]
+            return f"count({'*' if has_level else when}){_only([*has_level, *recent])}"
         case LastDate():
             return f"max({when})"
         case LastTarget():
@@ -74,12 +91,20 @@ def aggregate_sql(contract: Contract, aggregate: Aggregate) -> str:
             # the latest day first and the domain's order second, in one integer: its maximum is the last target
             return f"max({day} * {size} + {place_sql(contract, 'h')}) % {size}"
         case MeasureSum(measure):
-            return _total(exact_sql(contract, measure, "h"))
+            return total(exact_sql(contract, measure, "h"))
         case KnownValues(measure):
-            return f"count(h.{identifier(measure)})"
+            return f"count(h.{identifier(measure)}){within}"
         case DaySum(power, level):
             days = " * ".join([day] * power)
-            return _total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
+            return total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
+        case DistinctValues(attribute):
+            return f"count(DISTINCT {code_sql(contract, attribute, 'h')}){within}"
+        case Extreme(measure, side):
+            return f"{side}({exact_sql(contract, measure, 'h')}){within}"
+        case LatestValue(measure):
+            value = exact_sql(contract, measure, "h")
+            known = _only([f"h.{identifier(measure)} IS NOT NULL", *recent])
+            return f"(max({{'day': {day}, 'value': {value}}}){known}).value"
 
 
 def select_state(contract: Contract, asked: str, rows: str) -> str:
@@ -92,8 +117,7 @@ def select_state(contract: Contract, asked: str, rows: str) -> str:
     lag = contract.features.history_lag_days
     before = f"a.{when} - {lag}" if lag else f"a.{when}"
     select = ", ".join(
-        f"{aggregate_sql(contract, column.aggregate)} AS {identifier(column.name)}"
-        for column in state_columns(contract)
+        f"{aggregate_sql(contract, column, before)} AS {identifier(column.name)}" for column in state_columns(contract)
     )
     return (
         f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
@@ -126,5 +150,5 @@ def select_snapshot(contract: Contract, rows: str, as_of: date) -> str:
     """SQL: the state of every entity before a date, one row per entity, ordered by entity."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {rows})"
-    names = ", ".join([entity, *(identifier(name) for name, _, _ in state_columns(contract))])
+    names = ", ".join([entity, *(identifier(name) for name, *_ in state_columns(contract))])
     return f"SELECT {names} FROM ({select_state(contract, asked, rows)}) ORDER BY {entity}"

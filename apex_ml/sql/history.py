@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from apex_ml.contract.history_state import distinct_attributes
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import DAY, PLACE, POSITION, exact_name
-from apex_ml.sql.features import day_sql, exact_sql, place_sql
+from apex_ml.sql.features import code_sql, day_sql, exact_sql, place_sql
 from apex_ml.sql.quote import identifier
 
 
@@ -13,6 +14,9 @@ def select_compact(contract: Contract, rows: str) -> str:
     columns = [f"o.{identifier(contract.entity)}", f"CAST({day_sql(contract, 'o')} AS INTEGER) AS {DAY}"]
     columns.append(f"CAST({place_sql(contract, 'o')} AS SMALLINT) AS {PLACE}")
     columns += [f"{exact_sql(contract, m, 'o')} AS {identifier(exact_name(m))}" for m in contract.named("measure")]
+    columns += [
+        f"{code_sql(contract, name, 'o')} AS {identifier(exact_name(name))}" for name in distinct_attributes(contract)
+    ]
     return f"SELECT {', '.join(columns)}, o.{POSITION} FROM {rows} AS o"
 
 

@@ -28,7 +28,7 @@ def create_rows_view(contract: Contract, source: str) -> str:
 def select_with_state(contract: Contract, asked: str, state: str) -> str:
     """The columns of `asked` beside the state of each row's (entity, timestamp)."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    names = ", ".join(f"s.{identifier(name)}" for name, _, _ in state_columns(contract))
+    names = ", ".join(f"s.{identifier(name)}" for name, *_ in state_columns(contract))
     return (
         f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
     )

@@ -91,7 +91,7 @@ def test_one_class_makes_a_recipe_of_contracts_states_and_features(tmp_path: Pat
     assert "history_total_cajas_fisicas" in snapshot.column_names
     name = "history_sum_of_cajas_fisicas"
     assert name in [c.name for c in feature_columns(contract)]
-    assert state_needed(contract, [name]) == ("history_total_cajas_fisicas",)
+    assert [column.name for column in state_needed(contract, [name])] == ["history_total_cajas_fisicas"]
     for table in (requested, states):
         result = finish(contract, table, [name]).column(name).to_pylist()
         keys = zip(table[contract.entity].to_pylist(), table[contract.timestamp].to_pylist(), strict=True)
@@ -114,6 +114,44 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
         contract_with(tmp_path, "{recipe: total, column: cajas_fisicas, factor: 0}")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{recipe: days_since_last, window: 30d}", "the recipe days_since_last looks at the whole history"),
+        ("{recipe: last, columns: [cajas_fisicas], window: 30d}", "the recipe last looks at the whole history"),
+        ("{recipe: count, window: 30}", "30 is no window: write a number of days from 1d to 999d"),
+        ("{recipe: count, window: 0d}", "0d is no window: write a number of days from 1d to 999d"),
+        ("{recipe: count, window: 1000d}", "1000d is no window"),
+        ("{recipe: count_distinct, columns: [cajas_fisicas]}", "cajas_fisicas is not a column with the role attribute"),
+        ("{recipe: count_distinct, columns: [pais]}", "pais is not a column with the role attribute.*did you mean"),
+        ("{recipe: min, columns: [pais_cd]}", "pais_cd is not a column with the role measure: its role is attribute"),
+        ("{recipe: max, columns: [canal_pedido_cd]}", "canal_pedido_cd is not a column with the role measure"),
+        ("{recipe: last, columns: []}", "at least 1 item"),
+        (
+            "{recipe: count, window: 5d}\n    - {recipe: count, window: 5d}",
+            "two recipes make the feature count of the last 5 days: remove one",
+        ),
+        (
+            "{recipe: count, window: 5d}\n    - {recipe: count, window: 5d, name: history_rows}",
+            "two recipes make the feature count of the last 5 days",
+        ),
+    ],
+)
+def test_contradictions_of_recipes_name_the_line(tmp_path: Path, recipe: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"contract.yaml:\d+: features\.history\.[12].*{message}"):
+        contract_with(tmp_path, recipe)
+
+
+def test_features_of_two_recipes_with_one_name_are_refused(tmp_path: Path) -> None:
+    text = Path("pipelines/orders/pipeline.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "contract.yaml"
+    recipes = "    - {recipe: count}\n    - {recipe: target_share, smoothing: 3, window: 30d}\n"
+    text = text.replace("    - {recipe: count}\n", recipes).replace("VENDEDOR", "DIGITAL_30D")
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"target_share.* and target_share.* both make a column .*30[dD]"):
+        load_contract(path)
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'count', 'days_since_last', 'last_target', 'mean', 'target_share'"):
+    with pytest.raises(ConfigError, match=r"'count', 'count_distinct', 'days_since_last', .*'mean', 'target_share'"):
         contract_with(tmp_path, "{recipe: total, column: cajas_fisicas}")

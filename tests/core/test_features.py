@@ -26,6 +26,7 @@ from tests.support.reference_features import (
     random_orders,
     reference_example,
     reference_features,
+    with_every_recipe,
     with_features,
 )
 
@@ -40,7 +41,7 @@ def examples(con: duckdb.DuckDBPyConnection, contract: Contract, rows: list[Row]
     """The examples and their features, as the step makes them."""
     con.register("orders", as_table(contract, rows))
     con.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {select_examples(contract, 'orders')}")
-    names = ", ".join(f's."{n}"' for n, _, _ in state_columns(contract))
+    names = ", ".join(f's."{n}"' for n, *_ in state_columns(contract))
     entity, when = contract.entity, contract.timestamp
     table = con.sql(
         f"SELECT a.*, {names} FROM asked AS a JOIN ({select_state(contract, 'asked', 'orders')}) AS s"
@@ -49,12 +50,13 @@ def examples(con: duckdb.DuckDBPyConnection, contract: Contract, rows: list[Row]
     return table.to_pylist(), finish(contract, table).to_pylist()
 
 
+@pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
 @pytest.mark.parametrize("lag", [0, 1, 7])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_last_orders_and_their_features_equal_brute_force(
-    con: duckdb.DuckDBPyConnection, contract: Contract, seed: int, lag: int
+    con: duckdb.DuckDBPyConnection, contract: Contract, seed: int, lag: int, recipes: Any
 ) -> None:
-    contract = with_features(contract, history_lag_days=lag)
+    contract = recipes(contract, history_lag_days=lag)
     rows = random_orders(contract, seed, clients=25, orders=300, days=20)
     requested, features = examples(con, contract, rows)
     clients = sorted({r[contract.entity] for r in rows})
@@ -67,8 +69,9 @@ def test_last_orders_and_their_features_equal_brute_force(
     assert list(features[0]) == [c.name for c in feature_columns(contract)]
 
 
-def test_every_order_as_an_example(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
-    contract = with_features(contract, grain="every_row")
+@pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
+def test_every_order_as_an_example(con: duckdb.DuckDBPyConnection, contract: Contract, recipes: Any) -> None:
+    contract = recipes(contract, grain="every_row")
     rows = random_orders(contract, 3, clients=8, orders=60, days=12)
     requested, features = examples(con, contract, rows)
     assert len(requested) == 60
@@ -122,9 +125,9 @@ def test_a_client_without_history_has_nulls_and_equal_shares(contract: Contract)
     row = {contract.timestamp: FIRST} | dict.fromkeys(contract.features.attributes)
     schema = pa.schema(
         [contract.arrow_schema().field(n) for n in row]
-        + [pa.field(n, pa.date32() if kind == "DATE" else pa.int64()) for n, kind, _ in state_columns(contract)]
+        + [pa.field(n, pa.date32() if kind == "DATE" else pa.int64()) for n, kind, *_ in state_columns(contract)]
     )
-    state = {n: None for n, _, _ in state_columns(contract)}
+    state = {n: None for n, *_ in state_columns(contract)}
     (created,) = finish(contract, pa.Table.from_pylist([row | state], schema=schema)).to_pylist()
     assert created["history_orders"] == 0
     assert created["history_days_since_last"] is None and created[f"history_last_{contract.target}"] is None
@@ -163,7 +166,7 @@ def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: C
 def test_each_feature_alone_equals_itself_among_all_and_needs_no_other_state(contract: Contract) -> None:
     rng = np.random.default_rng(5)
     n = 200
-    states = {name: pa.array(rng.integers(0, 50, n)) for name, kind, _ in state_columns(contract) if kind == "BIGINT"}
+    states = {name: pa.array(rng.integers(0, 50, n)) for name, kind, *_ in state_columns(contract) if kind == "BIGINT"}
     states[LAST_TARGET] = pa.array(rng.integers(0, len(contract.classes) + 1, n))
     states[LAST_DATE] = pa.array(rng.integers(19_000, 19_500, n).astype(np.int32)).cast(pa.date32())
     rest = {contract.timestamp: pa.array(rng.integers(19_500, 19_900, n).astype(np.int32)).cast(pa.date32())}
@@ -171,11 +174,11 @@ def test_each_feature_alone_equals_itself_among_all_and_needs_no_other_state(con
     whole = finish(contract, pa.table(rest | states))
     assert whole.column_names == [c.name for c in feature_columns(contract)]
     for name in whole.column_names:
-        needed = state_needed(contract, [name])
+        needed = [column.name for column in state_needed(contract, [name])]
         alone = finish(contract, pa.table(rest | {k: states[k] for k in needed}), [name])
         assert alone.column_names == [name] and alone[name].equals(whole[name]), name
         for state in needed:  # each of them is needed
             lacking = pa.table(rest | {k: states[k] for k in needed if k != state})
             with pytest.raises(KeyError):
                 finish(contract, lacking, [name])
-    assert state_needed(contract, whole.column_names) == tuple(n for n, _, _ in state_columns(contract))
+    assert state_needed(contract, whole.column_names) == state_columns(contract)

@@ -23,7 +23,6 @@ import pytest
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import SortedRows
-from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.profile import profile_batch
@@ -787,14 +786,15 @@ def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) ->
 
 ORDERS = [
     # Friday, Saturday, Saturday of client a; Sunday of client b
-    {"client": "a", "day": date(2024, 3, 1), "kind": "A", "amount": 1.25, "units": 2},
-    {"client": "a", "day": date(2024, 3, 9), "kind": "B", "amount": 2.75, "units": None},
-    {"client": "a", "day": date(2024, 11, 30), "kind": "B", "amount": 9.0, "units": 4},
-    {"client": "b", "day": date(2024, 6, 30), "kind": "A", "amount": None, "units": None},
+    {"client": "a", "day": date(2024, 3, 1), "kind": "A", "amount": 1.25, "units": 2, "shop": "x"},
+    {"client": "a", "day": date(2024, 3, 9), "kind": "B", "amount": 2.75, "units": None, "shop": "y"},
+    {"client": "a", "day": date(2024, 11, 30), "kind": "B", "amount": 9.0, "units": 4, "shop": "z"},
+    {"client": "b", "day": date(2024, 6, 30), "kind": "A", "amount": None, "units": None, "shop": None},
 ]
 MEASURES = {
     "amount": column("double", "measure", decimals="2", nullable=NULL),
     "units": column("int64", "measure", nullable=NULL),
+    "shop": column("string", nullable=NULL),
 }
 
 
@@ -804,6 +804,12 @@ def slope(shrinkage: float) -> float:
     return half / (2 * half * half + shrinkage)
 
 
+RECIPES_OF_COLUMNS = {
+    "CountDistinctRecipe": "count_distinct",
+    "MinRecipe": "min",
+    "MaxRecipe": "max",
+    "LastRecipe": "last",
+}
 LAST = {
     # recipe or calendar part: name of the feature, values of the last orders of a and b
     "calendar: [day_of_week]": {"day_day_of_week": (5, 6)},
@@ -823,6 +829,26 @@ LAST = {
     },
     "history: [{recipe: target_trend, level: B, shrinkage: 4}]": {"history_trend_B": (slope(4), 0.0)},
     "history: [{recipe: target_trend, level: A, shrinkage: 0.5}]": {"history_trend_A": (-slope(0.5), 0.0)},
+    "history: [{recipe: count, window: 266d}]": {"history_count_266d": (1, 0)},
+    "history: [{recipe: count, window: 300d, name: history_rows}]": {"history_rows_300d": (2, 0)},
+    "history: [{recipe: target_share, smoothing: 2, window: 266d}]": {"history_share_A_266d": (1 / 3, 0.5)},
+    "history: [{recipe: mean, columns: [amount], window: 266d}]": {"history_mean_amount_266d": (2.75, None)},
+    "history: [{recipe: count_distinct, columns: [shop]}]": {"history_distinct_shop": (2, 0)},
+    "history: [{recipe: count_distinct, columns: [shop], window: 266d}]": {"history_distinct_shop_266d": (1, 0)},
+    "history: [{recipe: min, columns: [amount, units]}]": {
+        "history_min_amount": (1.25, None),
+        "history_min_units": (2.0, None),
+    },
+    "history: [{recipe: min, columns: [amount], window: 266d}]": {"history_min_amount_266d": (2.75, None)},
+    "history: [{recipe: max, columns: [amount, units]}]": {
+        "history_max_amount": (2.75, None),
+        "history_max_units": (2.0, None),
+    },
+    "history: [{recipe: max, columns: [amount], window: 266d}]": {"history_max_amount_266d": (2.75, None)},
+    "history: [{recipe: last, columns: [amount, units]}]": {
+        "history_last_amount": (2.75, None),
+        "history_last_units": (2.0, None),
+    },
     "history_lag_days: 266, history: [{recipe: count}]": {"history_orders": (1, 0)},
     "history_lag_days: 265, history: [{recipe: count}]": {"history_orders": (2, 0)},
 }
@@ -1066,19 +1092,6 @@ def test_ignored_columns_are_not_read(con: duckdb.DuckDBPyConnection, tmp_path: 
         ]
 
 
-def test_derived_columns(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    columns = {
-        "year": "{description: Y., type: int64, role: ignore}",
-        "day": "{description: The day., type: date, role: timestamp, derive: 'make_date(year, 3, 5)'}",
-    }
-    contract = contract_of(tmp_path, columns)
-    table = table_of(2, {"year": pa.array([2024, 99_999_999])}).drop_columns(["day"])
-    _, rows = checked(con, tmp_path, contract, "train", table)
-    assert rows[0]["day"] == DAY and rows[1][0].startswith("day: derive: make_date(year, 3, 5) fails")
-    order = json.dumps({"rows": [{"client": "c", "year": 2024}]}).encode()
-    assert request_reader(contract).read(order).columns["day"] == [DAY]
-
-
 def test_repeated_keys(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     days = [DAY, DAY.replace(day=9), DAY.replace(day=7), DAY, DAY]
     table = table_of(5, {"day": pa.array(days), "number": pa.array([1, 1, 1, 2, 3])})
@@ -1125,11 +1138,12 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",
         "TargetShareRecipe.recipe=target_share", "TargetShareRecipe.smoothing", "MeanRecipe.recipe=mean",
         "MeanRecipe.columns", "TargetTrendRecipe.recipe=target_trend", "TargetTrendRecipe.level",
-        "TargetTrendRecipe.shrinkage",
+        "TargetTrendRecipe.shrinkage", "CountRecipe.window", "TargetShareRecipe.window", "MeanRecipe.window",
+        *(f"{name}.{key}" for name, recipe in RECIPES_OF_COLUMNS.items() for key in (f"recipe={recipe}", "columns")),
+        *(f"{name}.window" for name in RECIPES_OF_COLUMNS if name != "LastRecipe"),
     ),
     test_extra: ("Contract.extra=ignore", "Contract.extra=report", "Contract.extra=refuse"),
     test_ignored_columns_are_not_read: ("Contract.ignored", "Column.role=ignore"),
-    test_derived_columns: ("Column.derive",),
     test_repeated_keys: ("Contract.repeated_keys=latest", "Contract.repeated_keys=refuse"),
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_row",),

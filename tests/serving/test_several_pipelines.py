@@ -392,9 +392,9 @@ def test_the_estimate_of_a_history_is_near_its_size(
 ) -> None:
     make_large_run(machines.processed / "first", tmp_path / "run", entities)
     contract = load_pipeline(machines.settings).contract
-    names = [column.name for column in state_columns(contract)]
+    columns = state_columns(contract)
     path = tmp_path / "run" / "elt" / SNAPSHOT
-    history = History(contract, path, "", date(2024, 9, 1), names)
+    history = History(contract, path, "", date(2024, 9, 1), columns)
     texts = sum(sys.getsizeof(name) + sys.getsizeof(place) for name, place in history._places.items())
     size = texts + sys.getsizeof(history._places) + sum(values.nbytes for values in history._states.values())
-    assert size * 0.9 < history_bytes(contract, path, names) < size * 1.6 + 2000
+    assert size * 0.9 < history_bytes(contract, path, columns) < size * 1.6 + 2000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +21,11 @@ from apex_ml.adapters.duckdb.accepted_rows import SortedRows, accepted_files
 from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
 from apex_ml.core.estimator import Encoder, Model
-from apex_ml.core.features import feature_columns, finish
+from apex_ml.core.features import feature_columns, finish, state_needed
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
+from apex_ml.serving.history import History
 from apex_ml.sql.features import select_snapshot
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.sql.rows import ROWS
@@ -38,6 +40,7 @@ from tests.support.reference_features import (
     random_orders,
     reference_example,
     reference_features,
+    with_every_recipe,
     with_features,
 )
 
@@ -81,8 +84,9 @@ def assert_alike(rows: Sequence[Row], expected: Sequence[Row]) -> None:
     for ours, theirs in zip(rows, expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
-            number = isinstance(value, float | int)
-            assert ours[name] == (pytest.approx(value, rel=1e-9, abs=1e-9) if number else value), (name, ours, theirs)
+            is_number = isinstance(value, float | int) and ours[name] is not None
+            equal = math.isclose(ours[name], value, rel_tol=1e-9, abs_tol=1e-9) if is_number else ours[name] == value
+            assert equal, (name, ours, theirs)
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +99,11 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lag", [0, 7])
 @pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int) -> None:
-    requested = with_features(contract, grain=grain, history_lag_days=lag)
+@pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
+def test_examples_equal_plain_python(
+    contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int, recipes: Any
+) -> None:
+    requested = recipes(contract, grain=grain, history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(requested, seed, clients=25, orders=600, days=30)}.values())
     if grain == "every_row":
         chosen = rows
@@ -114,7 +121,7 @@ def test_examples_equal_plain_python(contract: Contract, tmp_path: Path, grain: 
 
 @pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 def test_ranges_of_entities_change_nothing(contract: Contract, tmp_path: Path, grain: str) -> None:
-    expected = with_features(contract, grain=grain)
+    expected = with_every_recipe(contract, grain=grain)
     rows = random_orders(expected, 5, clients=30, orders=500, days=12)
     rows += rows[:40]
     whole = examples_of(expected, rows, tmp_path / "whole", as_of=AS_OF, range_rows=10_000)
@@ -167,7 +174,7 @@ def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path:
 @pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
 def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path, grain: str, lag: int) -> None:
     """Shuffled, removed and added orders of the future change no bit of the examples before them."""
-    expected = with_features(contract, grain=grain, history_lag_days=lag)
+    expected = with_every_recipe(contract, grain=grain, history_lag_days=lag)
     rows = random_orders(expected, 7, clients=12, orders=300, days=40)
     cut = FIRST + timedelta(days=25)
     past = [r for r in rows if r[expected.timestamp] < cut]
@@ -207,39 +214,52 @@ def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contra
         assert [{n: r[n] or None for n in r} for r in snapshot] == [{n: r[n] or None for n in r} for r in expected]
 
 
+def scorer_of(contract: Contract, home: Any, folder: Path, as_of: date, known: Sequence[Row]) -> Scorer:
+    """A scorer of a model that reads every feature, with the history of known rows."""
+    _, snapshot, _ = examples_of(contract, known, folder / "accepted", as_of=as_of)
+    pq.write_table(pa.Table.from_pylist(snapshot), folder / "snapshot.parquet")
+    context = context_of(home(), "scoring")
+    model = Model(Encoder(feature_columns(contract)), b"", contract.classes, INFO)
+    return Scorer(
+        replace(context, pipeline=replace(context.pipeline, contract=contract)),
+        ModelVersion("m", 1, "", "", {}),
+        model,
+        folder / "snapshot.parquet",
+        "",
+        as_of,
+        folder / "accepted",
+    )
+
+
+def scored_features(scorer: Scorer, rows: Sequence[Row], folder: Path) -> list[Row]:
+    """The key and the features of a drop's rows, in their order."""
+    contract = scorer.context.contract
+    drop = as_table(contract, list(rows))
+    pq.write_table(drop.append_column(ROW_NR, pa.array(range(drop.num_rows))), folder / "drop.parquet")
+    with duckdb.connect() as con:
+        query = features_query(con, scorer, f"SELECT * FROM '{folder / 'drop.parquet'}'", "drop")
+        states = con.sql(f"{query} ORDER BY {ROW_NR}").to_arrow_table()
+    features = finish(contract, states, scorer.model.encoder.names)
+    for name in (contract.entity, contract.timestamp):
+        features = features.append_column(name, states.column(name))
+    return features.to_pylist()
+
+
+@pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
 @pytest.mark.parametrize("lag", [0, 7])
 def test_training_and_scoring_give_an_order_the_same_bits(
-    contract: Contract, home: Any, tmp_path: Path, lag: int
+    contract: Contract, home: Any, tmp_path: Path, lag: int, recipes: Any
 ) -> None:
     """Uses the snapshot for orders of its day, and the state of their own date for earlier ones."""
-    expected = with_features(contract, grain="every_row", history_lag_days=lag)
+    expected = recipes(contract, grain="every_row", history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
     columns = [expected.entity, expected.timestamp, *(c.name for c in feature_columns(expected))]
     trained = [r for r in examples_of(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= as_of]
 
     known = [r for r in rows if r[expected.timestamp] < as_of]
-    _, snapshot, _ = examples_of(expected, known, tmp_path / "accepted", as_of=as_of)
-    pq.write_table(pa.Table.from_pylist(snapshot), tmp_path / "snapshot.parquet")
-    drop = as_table(expected, [r for r in rows if r[expected.timestamp] <= as_of])
-    drop = drop.append_column(ROW_NR, pa.array(range(drop.num_rows)))
-    pq.write_table(drop, tmp_path / "drop.parquet")
-    context = context_of(home(), "scoring")
-    model = Model(Encoder(feature_columns(expected)), b"", expected.classes, INFO)  # a model that reads every feature
-    places = (tmp_path / "snapshot.parquet", "", as_of, tmp_path / "accepted")
-    scorer = Scorer(
-        replace(context, pipeline=replace(context.pipeline, contract=expected)),
-        ModelVersion("m", 1, "", "", {}),
-        model,
-        *places,
-    )
-    with duckdb.connect() as con:
-        query = features_query(con, scorer, f"SELECT * FROM '{tmp_path / 'drop.parquet'}'", "drop")
-        states = con.sql(query).to_arrow_table()
-    features = finish(expected, states, model.encoder.names)
-    for name in (expected.entity, expected.timestamp):
-        features = features.append_column(name, states.column(name))
-    scored = features.to_pylist()
+    drop = [r for r in rows if r[expected.timestamp] <= as_of]
+    scored = scored_features(scorer_of(expected, home, tmp_path, as_of, known), drop, tmp_path)
 
     def bits(rows_of: list[Row]) -> list[str]:
         # repr shows every bit of a float
@@ -249,11 +269,38 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     assert bits(scored) == bits(trained)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
+    contract: Contract, home: Any, tmp_path: Path, seed: int
+) -> None:
+    """A window moves on with the day of the row, while the snapshot stays; both ways to score give the same bits."""
+    expected = with_every_recipe(contract, grain="every_row")
+    as_of = FIRST + timedelta(days=25)
+    known = random_orders(expected, seed, clients=12, orders=200, days=25)
+    known = list({tuple(r.items()): r for r in known}.values())
+    later = random_orders(expected, seed + 2, clients=15, orders=120, days=40)
+    later = [{**r, expected.timestamp: as_of + (r[expected.timestamp] - FIRST)} for r in later]
+    scorer = scorer_of(expected, home, tmp_path, as_of, known)
+    in_drop = scored_features(scorer, later, tmp_path)
+    plain = [reference_features(expected, known, r) for r in later]
+    assert_alike([{n: r[n] for n in plain[0]} for r in in_drop], plain)
+
+    history = History(expected, scorer.snapshot, "", as_of, state_needed(expected, ()))
+    table = as_table(expected, later)
+    days = table.column(expected.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    states = history.states(history.places(table.column(expected.entity).to_pylist()), days)
+    for name, values in states.items():
+        table = table.append_column(name, values)
+    names = [c.name for c in feature_columns(expected)]
+    in_requests = finish(expected, table).select(names).to_pylist()
+    assert [repr([r[n] for n in names]) for r in in_requests] == [repr([r[n] for n in names]) for r in in_drop]
+
+
 @pytest.mark.parametrize("day", [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)])
 def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, day: Any) -> None:
     rows = random_orders(contract, 10, clients=3, orders=20, days=5)
     odd = {**rows[0], contract.timestamp: day}
-    every = with_features(contract, grain="every_row")
+    every = with_every_recipe(contract, grain="every_row")
     result, _, _ = examples_of(every, [*rows, odd], tmp_path / "a")
     expected = reference_features(every, [*rows, odd], odd)
     (ours,) = [r for r in result if r[contract.timestamp] == day]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from apex_ml.contract.model import Contract
+from apex_ml.contract.recipes import HistoryRecipe
+from apex_ml.contract.recipes.count import CountRecipe
+from apex_ml.contract.recipes.count_distinct import CountDistinctRecipe
+from apex_ml.contract.recipes.days_since_last import DaysSinceLastRecipe
+from apex_ml.contract.recipes.extremes import MaxRecipe, MinRecipe
+from apex_ml.contract.recipes.interface import Recipe, WindowedRecipe
+from apex_ml.contract.recipes.last import LastRecipe
+from apex_ml.contract.recipes.last_target import LastTargetRecipe
 from apex_ml.contract.recipes.mean import MeanRecipe
 from apex_ml.contract.recipes.target_share import TargetShareRecipe
 from apex_ml.contract.recipes.target_trend import TargetTrendRecipe
@@ -65,8 +75,6 @@ def reference_example(contract: Contract, rows: list[Row], client: str) -> Row:
 def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
     """The features of an order, from the definitions."""
     when = order[contract.timestamp]
-    before = when - timedelta(days=contract.features.history_lag_days)
-    history = [r for r in rows if r[contract.entity] == order[contract.entity] and r[contract.timestamp] < before]
     out: Row = {name: order[name] for name in contract.features.attributes}
     parts = {
         "day_of_week": when.weekday(),
@@ -76,28 +84,76 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
         "weekend": int(when.weekday() >= 5),
     }
     out |= {f"{contract.timestamp}_{part}": parts[part] for part in contract.features.calendar}
-    out["history_orders"] = len(history)
-    last = max((r[contract.timestamp] for r in history), default=None)
-    out["history_days_since_last"] = (when - last).days if last else None
-    places = [contract.classes.index(r[contract.target]) for r in history if r[contract.timestamp] == last]
-    out[f"history_last_{contract.target}"] = contract.classes[max(places)] if places else None
-    smoothing = next(r.smoothing for r in contract.features.history if isinstance(r, TargetShareRecipe))
-    for level in contract.classes:
-        n = sum(r[contract.target] == level for r in history)
-        out[f"history_share_{level}"] = (n + smoothing / len(contract.classes)) / (len(history) + smoothing)
+    before = when - timedelta(days=contract.features.history_lag_days)
+    earlier = [r for r in rows if r[contract.entity] == order[contract.entity] and r[contract.timestamp] < before]
     for recipe in contract.features.history:
-        if isinstance(recipe, TargetTrendRecipe):
-            years = [(r[contract.timestamp] - EPOCH).days / 365.25 for r in history]
-            hits = [float(r[contract.target] == recipe.level) for r in history]
-            middle = sum(years) / max(len(years), 1)
-            squares = sum((x - middle) ** 2 for x in years)
-            products = sum((x - middle) * y for x, y in zip(years, hits, strict=True))
-            out[f"history_trend_{recipe.level}"] = products / (squares + recipe.shrinkage)
-        for measure in recipe.columns if isinstance(recipe, MeanRecipe) else ():
-            known = [r[measure] for r in history if r[measure] is not None]
-            out[f"history_mean_{measure}"] = sum(known) / len(known) if known else None
+        window = recipe.window if isinstance(recipe, WindowedRecipe) else None
+        days = int(window[:-1]) if window else None
+        history = [r for r in earlier if days is None or (before - r[contract.timestamp]).days <= days]
+        out |= _of_recipe(contract, recipe, history, when)
+    return out
+
+
+def _of_recipe(contract: Contract, recipe: Recipe, history: list[Row], when: date) -> Row:
+    window = recipe.window if isinstance(recipe, WindowedRecipe) else None
+
+    def name(of: str) -> str:
+        return f"history_{of}_{window}" if window else f"history_{of}"
+
+    last = max((r[contract.timestamp] for r in history), default=None)
+    if isinstance(recipe, CountRecipe):
+        return {name(("count" if window else "orders") if recipe.name is None else "rows"): len(history)}
+    if isinstance(recipe, DaysSinceLastRecipe):
+        return {name("days_since_last"): (when - last).days if last else None}
+    if isinstance(recipe, LastTargetRecipe):
+        places = [contract.classes.index(r[contract.target]) for r in history if r[contract.timestamp] == last]
+        return {name(f"last_{contract.target}"): contract.classes[max(places)] if places else None}
+    if isinstance(recipe, TargetShareRecipe):
+        counts = Counter(r[contract.target] for r in history)
+        equal = recipe.smoothing / len(contract.classes)
+        return {
+            name(f"share_{level}"): (counts[level] + equal) / (len(history) + recipe.smoothing)
+            for level in contract.classes
+        }
+    if isinstance(recipe, TargetTrendRecipe):
+        years = [(r[contract.timestamp] - EPOCH).days / 365.25 for r in history]
+        hits = [float(r[contract.target] == recipe.level) for r in history]
+        middle = sum(years) / max(len(years), 1)
+        squares = sum((x - middle) ** 2 for x in years)
+        products = sum((x - middle) * y for x, y in zip(years, hits, strict=True))
+        return {name(f"trend_{recipe.level}"): products / (squares + recipe.shrinkage)}
+    if isinstance(recipe, CountDistinctRecipe):
+        return {name(f"distinct_{n}"): len({r[n] for r in history if r[n] is not None}) for n in recipe.columns}
+    assert isinstance(recipe, MeanRecipe | MinRecipe | MaxRecipe | LastRecipe)
+    out: Row = {}
+    for measure in recipe.columns:
+        known = [(r[contract.timestamp], r[measure]) for r in history if r[measure] is not None]
+        values = [value for _, value in known]
+        if isinstance(recipe, MeanRecipe):
+            value = sum(values) / len(values) if values else None
+        elif isinstance(recipe, LastRecipe):
+            value = max(known)[1] if known else None
+        else:
+            value = (min if recipe.recipe == "min" else max)(values, default=None)
+        out[name(f"{recipe.recipe}_{measure}")] = value
     return out
 
 
 def with_features(contract: Contract, **changes: Any) -> Contract:
     return contract.model_copy(update={"features": contract.features.model_copy(update=changes)})
+
+
+def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
+    """Every recipe over the whole history and, where it has one, over short and long windows."""
+    measures, attributes = contract.named("measure")[:2], contract.features.attributes[:2]
+    recipes = [{"recipe": "days_since_last"}, {"recipe": "last_target"}, {"recipe": "last", "columns": measures}]
+    recipes.append({"recipe": "target_trend", "level": contract.classes[-1], "shrinkage": 0.5})
+    for window in ({}, {"window": "1d"}, {"window": "5d"}, {"window": "30d"}):
+        recipes += [
+            {"recipe": "count", **window},
+            {"recipe": "target_share", "smoothing": 4.0, **window},
+            {"recipe": "count_distinct", "columns": attributes, **window},
+            *({"recipe": kind, "columns": measures, **window} for kind in ("mean", "min", "max")),
+        ]
+    history = TypeAdapter(tuple[HistoryRecipe, ...]).validate_python(tuple(recipes))
+    return with_features(contract, history=history, **changes)

@@ -32,7 +32,7 @@ class _ByName:
 
 for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
     for _, _class in inspect.getmembers(import_module(f"{__name__}.{_module.name}"), inspect.isclass):
-        if issubclass(_class, Recipe) and _class is not Recipe:
+        if issubclass(_class, Recipe) and not inspect.isabstract(_class):
             register(_class)
 
 HistoryRecipe = Annotated[Recipe, _ByName()]

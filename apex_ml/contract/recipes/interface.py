@@ -6,19 +6,22 @@ contract; its features name the state that they read.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator, Field, model_validator
 
+from apex_ml.contract.column_types import NUMBERS
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.contract.history_state import StateColumn
-from apex_ml.contract.names import LAST_DATE
-from apex_ml.contract.part import ContractPart, Place
+from apex_ml.contract.history_state import ALL_ROWS, Scope, StateColumn
+from apex_ml.contract.names import state_name
+from apex_ml.contract.part import ContractPart, ContradictionError, Place
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts
@@ -31,11 +34,12 @@ class RowStates:
 
     table: pa.Table
     days: np.ndarray
+    scope: Scope = ALL_ROWS
 
     def integers(self, column: StateColumn) -> np.ndarray:
-        """A state column as int64; null (an entity without history) is 0."""
-        values = self.table.column(column.name)
-        if column.name == LAST_DATE:
+        """A state column, in the scope, as int64; null (an entity without history) is 0."""
+        values = self.table.column(column.within(self.scope).name)
+        if column.type == "DATE":
             values = values.cast(pa.int32())
         filled: np.ndarray = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
         return filled.astype(np.int64, copy=False)
@@ -49,15 +53,49 @@ class HistoryFeature:
     reads: tuple[StateColumn, ...]
     values: Callable[[RowStates], pa.Array]
 
+    def within(self, scope: Scope) -> HistoryFeature:
+        """The same feature of another part of the earlier rows."""
+        if scope == ALL_ROWS:
+            return self
+        column = replace(self.column, name=state_name(self.column.name, scope.window))
+        reads = tuple(state.within(scope) for state in self.reads)
+        return HistoryFeature(column, reads, lambda rows: self.values(replace(rows, scope=scope)))
+
+
+_WINDOW = r"^[1-9][0-9]{0,2}d$"
+
+
+def _read_window(value: Any) -> Any:
+    if not (isinstance(value, str) and re.match(_WINDOW, value)):
+        raise ValueError(f"{value} is no window: write a number of days from 1d to 999d, for example 30d")
+    return value
+
 
 class Recipe(ContractPart):
     """A way to make features from an entity's earlier rows."""
 
     recipe: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_window(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "window" in data and "window" not in cls.model_fields:
+            text = f"the recipe {data.get('recipe')} looks at the whole history, and has no window: remove it"
+            raise ContradictionError([(("window",), text)])
+        return data
+
     @abstractmethod
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """The features, in row."""
+        """The features, in row, as if all earlier rows counted."""
+
+    @property
+    def scope(self) -> Scope:
+        """The earlier rows that count."""
+        return ALL_ROWS
+
+    def scoped(self, contract: Contract) -> tuple[HistoryFeature, ...]:
+        """The features of the earlier rows that count, in row."""
+        return tuple(feature.within(self.scope) for feature in self.features(contract))
 
     def products(self) -> tuple[str, ...]:
         """The products of the recipe, as text. Two recipes of a contract must not have the same product."""
@@ -66,6 +104,31 @@ class Recipe(ContractPart):
     def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
         """Contradictions with other parts of the contract, each with its place below the recipe."""
         yield from ()
+
+
+class WindowedRecipe(Recipe):
+    """A recipe that may look at the earlier rows of the last days alone."""
+
+    window: Annotated[str, BeforeValidator(_read_window), Field(pattern=_WINDOW)] | None = Field(
+        None,
+        exclude_if=lambda window: window is None,
+        description="Only the rows of this many days before the row count, for example 30d; without it all earlier"
+        " rows.",
+    )
+
+    @property
+    def scope(self) -> Scope:
+        """The rows of the window."""
+        return Scope(window=None if self.window is None else int(self.window.removesuffix("d")))
+
+
+def measure_faults(parts: Parts, names: Sequence[str], what: str) -> Iterator[tuple[Place, str]]:
+    """Columns of a recipe that are not measures, or not numbers, which have no mean, minimum or the like."""
+    for name in names:
+        if fault := parts.role_fault(name, "measure"):
+            yield ("columns",), fault
+        elif (column := parts.columns[name]) is not None and column.type not in NUMBERS:
+            yield ("columns",), f"{name} is of type {column.type}, which has no {what}: use {' or '.join(NUMBERS)}"
 
 
 def numeric(values: np.ndarray, unknown: np.ndarray | None = None) -> pa.Array:

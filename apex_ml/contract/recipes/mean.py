@@ -9,19 +9,18 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from apex_ml.contract.column_types import NUMBERS
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import KnownValues, MeasureSum, StateColumn
 from apex_ml.contract.names import known_name, mean_name, sum_name
 from apex_ml.contract.part import Place
-from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, RowStates, WindowedRecipe, measure_faults, numeric
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts
     from apex_ml.contract.model import Contract
 
 
-class MeanRecipe(Recipe):
+class MeanRecipe(WindowedRecipe):
     """Mean of measures over earlier rows."""
 
     recipe: Literal["mean"]
@@ -37,11 +36,7 @@ class MeanRecipe(Recipe):
 
     def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
         """Columns that are not measures or have no mean."""
-        for name in self.columns:
-            if fault := parts.role_fault(name, "measure"):
-                yield ("columns",), fault
-            elif (column := parts.columns[name]) is not None and column.type not in NUMBERS:
-                yield ("columns",), f"{name} is of type {column.type}, which has no mean: use {' or '.join(NUMBERS)}"
+        yield from measure_faults(parts, self.columns, "mean")
 
 
 def _feature(measure: str, scale: int) -> HistoryFeature:

@@ -10,13 +10,13 @@ from pydantic import Field
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import ROW_COUNT, level_count
 from apex_ml.contract.names import share_name
-from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates, numeric
+from apex_ml.contract.recipes.interface import HistoryFeature, RowStates, WindowedRecipe, numeric
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 
-class TargetShareRecipe(Recipe):
+class TargetShareRecipe(WindowedRecipe):
     """Share of each target level among earlier rows, smoothed towards equal shares by `smoothing` rows."""
 
     recipe: Literal["target_share"]
