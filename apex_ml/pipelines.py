@@ -39,6 +39,10 @@ def load_pipeline(settings: Settings) -> Pipeline:
     contract, options = read_pipeline(path, tuple(option_values(settings, name)))
     if contract.name != name:
         raise ConfigError(f"{path}: name: is {contract.name}; the folder is {name}: give both the same name")
+    if contract.derived:  # commands of other pipelines need not load DuckDB
+        from apex_ml.adapters.duckdb.derived_types import refuse_expressions
+
+        refuse_expressions(path, contract)
     model_name = model_name_of(settings, name, options)
     locations = locations_of(settings, name, options.locations)
     return Pipeline(name, path, options, model_name, locations, contract.rows, contract)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.history_state import LastTarget, column_of
 from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
 from apex_ml.contract.model import Contract
@@ -107,10 +108,16 @@ def _differences_of_column(name: str, old: ColumnIdentity, new: ColumnIdentity) 
     ):
         if one != other:
             yield f"the column {name}: {key} is {other or 'none'} and was {one or 'none'}"
+    if old.derive != new.derive:
+        yield f"the column {name} is {_derivation(new)} and was {_derivation(old)}"
     if old.normalise != new.normalise:
         yield f"the column {name}: normalise is another"
     if old.levels != new.levels:
         yield f"the column {name}: {_levels_text(old, new)}"
+
+
+def _derivation(column: ColumnIdentity) -> str:
+    return "a column of the file" if column.derive is None else f"derived by {column.derive}"
 
 
 def _levels_text(old: ColumnIdentity, new: ColumnIdentity) -> str:
@@ -175,25 +182,43 @@ def lost_features(
 ) -> tuple[LostFeature, ...]:
     """The features under an identity, or only some of them, that the data of a contract cannot give any more.
 
-    A feature needs its columns with the same type and role. Another normal form, other levels and other recipes do not
-    matter: a model's features are computed with its own.
+    A feature needs its columns with the same type and role, and a derived one with the same expression over columns of
+    the same types. Another normal form, other levels and other recipes do not matter: a model's features are computed
+    with its own.
     """
     lost = []
     for feature, columns in _inputs(before.applied_to(contract)).items():
         if only is not None and feature not in only:
             continue
         for name in (before.name_of("entity"), before.name_of("timestamp"), *columns):
-            if name is not None and (reason := _unusable(name, before.columns[name], contract)):
+            if name is not None and (reason := _unusable(name, before, contract)):
                 lost.append(LostFeature(feature, reason))
                 break
     return tuple(lost)
 
 
-def _unusable(name: str, before: ColumnIdentity, contract: Contract) -> str:
+def _unusable(name: str, before: ContractIdentity, contract: Contract) -> str:
     """Why a column of before is not what it was; empty when it is."""
-    now = contract.columns.get(name)
+    old, now = before.columns[name], contract.columns.get(name)
     if now is None:
         return f"the contract has no column {name}"
-    if now.role != before.role:
-        return f"the column {name} is {now.role} and was {before.role}"
-    return "" if now.type == before.type else f"the column {name} is of type {now.type} and was {before.type}"
+    if now.role != old.role:
+        return f"the column {name} is {now.role} and was {old.role}"
+    if now.type != old.type:
+        return f"the column {name} is of type {now.type} and was {old.type}"
+    if now.derive != old.derive:
+        return f"the column {name} is {_derivation(ColumnIdentity.of(now))} and was {_derivation(old)}"
+    for source in now.expression.columns(contract.columns).values() if now.expression is not None else ():
+        if (fault := _other_values(before.columns.get(source), contract.columns[source])) is not None:
+            return f"the column {name} is derived from {source}, which {fault}"
+    return ""
+
+
+def _other_values(old: ColumnIdentity | None, now: Column) -> str | None:
+    """Why an expression reads other values in a column than before; None when they are the same."""
+    new = ColumnIdentity.of(now)
+    if old is None:
+        return "is new"
+    if (new.type, new.decimals, new.timezone) != (old.type, old.decimals, old.timezone):
+        return f"is of type {new.type} and was {old.type}" if new.type != old.type else "is read in another way"
+    return "is normalised in another way" if new.normalise != old.normalise else None

@@ -11,14 +11,16 @@ from apex_ml.text import folded
 
 @dataclass(frozen=True)
 class Matched:
-    """The contract's columns in a file.
+    """The columns of the contract in a file; derived ones are in none.
 
-    `near` holds similar names for absent columns, `ambiguous` all names of a file that match the same column.
+    `near` holds similar names for absent columns, `ambiguous` all names of a file that match the same column, `derived`
+    the names of a file that match a derived column.
     """
 
     places: dict[str, int]
     near: dict[str, tuple[str, ...]]
     ambiguous: dict[str, tuple[str, ...]]
+    derived: dict[str, tuple[str, ...]]
 
 
 def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
@@ -27,8 +29,8 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
     for place, name in enumerate(names):
         if name not in contract.columns:
             alike.setdefault(folded(name), []).append(place)
-    matched = Matched({}, {}, {})
-    for column in contract.columns:
+    matched = Matched({}, {}, {}, {})
+    for column in contract.file_columns:
         exact = [place for place, name in enumerate(names) if name == column]
         near = alike.get(folded(column), [])
         if near and (exact or (contract.match == "insensitive" and len(near) > 1)):
@@ -39,4 +41,7 @@ def match_columns(contract: Contract, names: Sequence[str]) -> Matched:
             matched.places[column] = exact[0]
         elif near:
             matched.near[column] = tuple(names[place] for place in near)
+    for column in contract.derived:
+        if delivered := [name for name in names if name == column or folded(name) == folded(column)]:
+            matched.derived[column] = tuple(dict.fromkeys(delivered))
     return matched

@@ -22,6 +22,7 @@ from apex_ml.contract.column_types import (
     level_value,
     levels_as_text,
 )
+from apex_ml.contract.expressions import Expression, parse_expression
 from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
@@ -71,6 +72,12 @@ class Column(ContractPart):
     unit: str | None = None
     decimals: int | None = Field(None, ge=0, le=9, description="Decimals of a decimal, or of a double measure.")
     identifier: bool = Field(False, description="An identifier is a feature only if the contract lists it.")
+    derive: str | None = Field(
+        None,
+        exclude_if=lambda expression: expression is None,
+        description="Expression of DuckDB over other columns of the row, as make_date(year, month, day). The column is"
+        " then in no file: its values are computed, cast to the type, normalised and checked.",
+    )
     required: BoolPerUse = Field(ALWAYS, description="The column must be in the file.")
     nullable: BoolPerUse = Field(NEVER, description="A value may be null.")
     normalise: tuple[Normalisation, ...] = ()
@@ -81,6 +88,11 @@ class Column(ContractPart):
         description="IANA time zone. Of a date: turns instants into days, unless the file names its own."
         " Of a timestamp: makes it an instant; without a zone it is a time on a clock.",
     )
+
+    @property
+    def expression(self) -> Expression | None:
+        """The expression of a derived column; None for a column of the file."""
+        return None if self.derive is None else parse_expression(self.derive)
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -119,6 +131,12 @@ class Column(ContractPart):
     def _read_levels(cls, data: Any) -> Any:
         return levels_as_text(data)
 
+    @field_validator("derive")
+    @classmethod
+    def _on_one_line(cls, derive: str | None) -> str | None:
+        expression = None if derive is None else parse_expression(derive)
+        return derive if expression is None or expression.faults else expression.text
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if faults := list(self._faults()):
@@ -126,6 +144,7 @@ class Column(ContractPart):
         return self
 
     def _faults(self) -> Iterator[str]:
+        yield from self._expression_faults()
         yield from self._normalisation_faults()
         yield from self._timezone_faults()
         yield from self._domain_faults()
@@ -143,6 +162,15 @@ class Column(ContractPart):
                 )
         if self.role in ("entity", "timestamp", "key") and (self.nullable.train or self.nullable.score):
             yield f"the {self.role} cannot be nullable: every row needs one; remove nullable"
+
+    def _expression_faults(self) -> Iterator[str]:
+        if self.expression is None:
+            return
+        yield from (f"derive: {self.derive}: {fault}" for fault in self.expression.faults)
+        if "required" in self.model_fields_set:
+            yield "a derived column is in no file: remove required"
+        if self.role == "ignore":
+            yield "nothing would use a derived column of the role ignore: give it another role"
 
     def _normalisation_faults(self) -> Iterator[str]:
         for step in self.normalise:

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 
 from apex_ml.contract.batch import BatchRule, FreshnessRule, FutureDateOutlierRule
 from apex_ml.contract.columns import Column
+from apex_ml.contract.expressions import unknown_name
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
-from apex_ml.contract.roles import Role
+from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
 from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, Rule
 from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
@@ -46,6 +47,7 @@ class Parts:
     def contradictions(self) -> Iterator[tuple[Place, str]]:
         """Every contradiction of two parts, as (place of the second one, text)."""
         yield from self._column_faults()
+        yield from self._expression_faults()
         yield from self._rule_faults()
         yield from self._attribute_faults()
         yield from self._recipe_faults()
@@ -67,6 +69,26 @@ class Parts:
         for name in self.columns if self.match == "insensitive" else ():
             if (other := by_name.setdefault(folded(name), name)) != name:
                 yield ("columns", name), f"match: insensitive cannot distinguish {name} from {other}: rename one"
+
+    def _expression_faults(self) -> Iterator[tuple[Place, str]]:
+        for name, column in self.columns.items():
+            if column is None or column.expression is None or column.expression.faults:
+                continue
+            sources = column.expression.columns(self.columns)
+            faults = [unknown_name(n, self.columns) for n in column.expression.names if n not in sources]
+            if not column.expression.names:
+                faults.append("it names no column: a value that is the same in every row is no column")
+            for source in sources.values():
+                other = self.columns[source]
+                if other is not None and other.derive is not None:
+                    itself = "itself" if source == name else f"{source}, which is derived too"
+                    faults.append(f"it reads {itself}: an expression reads columns of the file; write it out")
+                elif column.role in ROLES_OF_A_DROP and self.roles[source] in ("target", "measure"):
+                    faults.append(
+                        f"it reads the {self.roles[source]} {source}, which is not known when a row is scored: give"
+                        f" {name} the role measure or target"
+                    )
+            yield from ((("columns", name, "derive"), f"{column.derive}: {fault}") for fault in faults)
 
     def _absent_role_faults(self) -> Iterator[tuple[Place, str]]:
         """Parts that need an entity or a timestamp where no column has this role."""

@@ -31,7 +31,7 @@ def example_row(contract: Contract, reader: RequestReader, since: date, today: d
     It has the required keys of a request. None when no combination of a few values of each column is valid.
     """
     day = max(since, today)
-    needed = [c for c in contract.columns.values() if c.required.score]
+    needed = [c for c in contract.file_columns.values() if c.required.score]
     values = [[value for value in _values(c, day, since) if reader.accepts(c.name, value)][:8] for c in needed]
     for chosen in islice(product(*values), TRIED):
         row = {column.name: value for column, value in zip(needed, chosen, strict=True)}

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from apex_ml.contract.column_types import ColumnType
 from apex_ml.contract.columns import Column, Domain
@@ -38,6 +38,7 @@ class ColumnIdentity(ContractPart):
     levels: tuple[str, ...] | None = None
     normalise: tuple[Normalisation, ...] = ()
     timezone: str | None = None
+    derive: str | None = Field(None, exclude_if=lambda expression: expression is None)
 
     @classmethod
     def of(cls, column: Column) -> Self:
@@ -49,6 +50,7 @@ class ColumnIdentity(ContractPart):
             levels=column.domain.levels if column.domain else None,
             normalise=column.normalise,
             timezone=column.timezone,
+            derive=column.derive,
         )
 
 
@@ -121,5 +123,6 @@ def _column(name: str, part: ColumnIdentity, today: Column | None) -> Column:
             "domain": domain,
             "normalise": part.normalise,
             "timezone": part.timezone,
+            "derive": part.derive,
         }
     )

@@ -26,7 +26,7 @@ from apex_ml.contract.options import Wording
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.policy import Promotion
 from apex_ml.contract.reading import ContractFile
-from apex_ml.contract.roles import Role
+from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
 from apex_ml.contract.rules import Rule
 from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name, without_ignored
 from apex_ml.contract.split import Split
@@ -148,6 +148,33 @@ class Contract(Wording):
         """Names of the columns with one of the roles, in the contract's order."""
         return tuple(c.name for c in self.columns.values() if c.role in roles)
 
+    @property
+    def file_columns(self) -> dict[str, Column]:
+        """The columns that a file holds: all but the derived ones."""
+        return {name: column for name, column in self.columns.items() if column.derive is None}
+
+    @property
+    def derived(self) -> dict[str, Column]:
+        """The columns that are computed from others of their row."""
+        return {name: column for name, column in self.columns.items() if column.derive is not None}
+
+    def sources(self, *roles: Role) -> tuple[str, ...]:
+        """The columns that the expressions of derived columns with one of the roles read, in the contract's order."""
+        read: set[str] = set()
+        for column in self.columns.values():
+            if column.expression is not None and column.role in roles:
+                read.update(column.expression.columns(self.columns).values())
+        return tuple(name for name in self.columns if name in read)
+
+    def columns_of_drop(self) -> tuple[str, ...]:
+        """The columns of a file to score, without what is known only later, in the contract's order."""
+        read = self.sources(*ROLES_OF_A_DROP)
+        return tuple(
+            name
+            for name, column in self.file_columns.items()
+            if column.role in ROLES_OF_A_DROP or name in read or (column.role == "ignore" and column.required.score)
+        )
+
     def arrow_schema(self) -> pa.Schema:
         """Arrow schema of accepted rows: every column of the contract, nullable, in the contract's order."""
         return pa.schema([pa.field(c.name, c.arrow_type) for c in self.columns.values()])
@@ -162,7 +189,9 @@ class Contract(Wording):
 
     def features_digest(self) -> str:
         """Sha256 of everything that the features depend on: recipes, types and levels."""
-        columns = {c.name: [c.type, c.role, c.decimals] for c in self.columns.values()}
+        columns = {
+            c.name: [c.type, c.role, c.decimals, *([c.derive] if c.derive else [])] for c in self.columns.values()
+        }
         features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
         content = with_former_names({"features": features, "columns": columns, "classes": self.classes})
         return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()

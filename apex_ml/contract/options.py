@@ -186,7 +186,7 @@ class Resources(ContractPart):
 
 
 class Validation(ContractPart):
-    """How much of the data is checked twice and copied."""
+    """How much of the data is checked twice, copied and described."""
 
     expectation_rows: int = Field(
         1_500_000,
@@ -198,6 +198,11 @@ class Validation(ContractPart):
         10_000,
         ge=0,
         description="Maximum number of quarantined rows of a raw file or a refused drop that are copied to Postgres.",
+    )
+    profile: bool = Field(
+        True,
+        exclude_if=lambda profile: profile,
+        description="Each training describes its accepted rows on a page, an artifact of its MLflow run.",
     )
 
 

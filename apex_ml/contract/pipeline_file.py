@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from apex_ml.contract.costs import class_faults
 from apex_ml.contract.model import Contract, contract_faults
 from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.contract.options_file import OptionValue, opened, option_faults
+from apex_ml.contract.part import Place
 from apex_ml.contract.reading import ContractFile
+from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 
 
@@ -40,6 +43,11 @@ def _parsed(path: Path, content: bytes, values: tuple[OptionValue, ...]) -> tupl
 
 def _without_sections(data: Any) -> Any:
     return {key: value for key, value in data.items() if key not in SECTIONS} if isinstance(data, dict) else data
+
+
+def refuse_in_file(path: Path, faults: Sequence[tuple[Place, str]]) -> ConfigError:
+    """The error with faults of a pipeline's file that were found later, each with its line."""
+    return ContractFile.read(path, opened(path)).refuse(faults)
 
 
 def read_pipeline(path: Path, values: tuple[OptionValue, ...] = ()) -> tuple[Contract, PipelineOptions]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from apex_ml.contract.batch import BatchRule
 from apex_ml.contract.columns import Column, repeated_levels
 from apex_ml.contract.contradictions import Parts
+from apex_ml.contract.expressions import parse_expression
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.recipes import HistoryRecipe
 from apex_ml.contract.rules import Rule
@@ -25,8 +26,17 @@ def with_name(name: str, column: Any) -> Any:
 
 
 def without_ignored(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The columns that are read, and the names of those with the role ignore: nothing else of these counts."""
-    ignored = tuple(name for name, c in columns.items() if isinstance(c, dict) and c.get("role") == "ignore")
+    """The columns that are read, and the names of those with the role ignore: nothing else of these counts.
+
+    A column with the role ignore that an expression names is read.
+    """
+    written = [c["derive"] for c in columns.values() if isinstance(c, dict) and isinstance(c.get("derive"), str)]
+    named = {name.lower() for text in written for name in parse_expression(text).names}
+    ignored = tuple(
+        name
+        for name, c in columns.items()
+        if isinstance(c, dict) and c.get("role") == "ignore" and "derive" not in c and name.lower() not in named
+    )
     return {name: column for name, column in columns.items() if name not in ignored}, ignored
 
 

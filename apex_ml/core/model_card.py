@@ -89,6 +89,11 @@ def with_decision(card: str, promoted: bool, who: str, reasons: Sequence[str], r
     return card.partition(DECISION)[0] + f"{DECISION}\n{verdict}\n{listed}" + (report and f"\n{report}\n")
 
 
+def with_links(card: str, pages: Mapping[str, str]) -> str:
+    """The description with a last line of links, from their texts to their addresses."""
+    return card + (f"\n{' · '.join(_link(text, url) for text, url in pages.items())}\n" if pages else "")
+
+
 def _link(name: str, url: str) -> str:
     return f"[{name}]({url})" if url else ""
 

@@ -16,7 +16,6 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import accepted_files, rewrite_file
 from apex_ml.adapters.storage.files import digest, sha256_of
 from apex_ml.contract.model import Contract
-from apex_ml.contract.roles import ROLES_OF_A_DROP
 from apex_ml.services.results import HeldBack, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.services.run_layout import HELD_BACK
@@ -35,7 +34,7 @@ def hold_back(
 
     Without dates it is a random part of the rows, by their content.
 
-    They are written to HELD_BACK in `folder` as a drop: entity, timestamp and attributes, without target and measures.
+    They are written to HELD_BACK in `folder` as a drop: the columns of a file without target and measures.
     The same raw rows give the same bytes, whatever their files.
     """
     is_newest = is_held(contract, newest)
@@ -44,7 +43,7 @@ def hold_back(
         held, rest = engine.one_row(con, count_held(files, is_newest))
         if not rest or not held:
             return 0
-        names = contract.named(*ROLES_OF_A_DROP)
+        names = contract.columns_of_drop()
         table = con.sql(select_held(contract, files, names, is_newest)).to_arrow_table()
         pq.write_table(table, folder / HELD_BACK, compression="zstd")
         for file in files:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.adapters.mlflow import plots, training_report
+from apex_ml.adapters.pages.profile_page import write_profile_page
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.adapters.storage.simulated_truth import read_truth
 from apex_ml.core.development import Development, Options, develop
@@ -18,13 +20,18 @@ from apex_ml.core.model_card import Provenance
 from apex_ml.core.model_info import CONTRACT, ModelInfo
 from apex_ml.core.profile import PROFILE
 from apex_ml.core.strategies import split_strategy
+from apex_ml.errors import DataError
 from apex_ml.json_text import json_file, json_text
 from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import StepContext, step_manifest
+from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.services.training_inputs import training_options
 from apex_ml.settings import CODE_ROOT
 
 logger = logging.getLogger(__name__)
+
+PROFILE_PAGE = "profile.html"
+"""Page of the accepted rows among the artifacts of a training."""
 
 
 def logged_params(done: Development, options: Options, info: ModelInfo) -> dict[str, Any]:
@@ -120,6 +127,25 @@ def write_training_report(folder: Path, context: StepContext, done: Development,
     if any(v.importance is not None for v in done.verdicts):
         plots.selection(done.verdicts, folder / "selection.png")
     training_report.training_report(folder, context.run, done, positive)
+
+
+def write_data_profile(folder: Path, context: StepContext) -> bool:
+    """Describe the accepted rows on a page in the folder of the report; False where the pipeline does not want it.
+
+    A page that cannot be made is a warning: the model does not depend on it.
+    """
+    if not context.pipeline.options.validation.profile:
+        return False
+    contract = context.contract
+    timestamp = contract.timestamp if contract.has_timestamp else None
+    try:
+        profile = profile_table(context.settings, context.folder("validate") / ACCEPTED, contract.target, timestamp)
+    except DataError as error:
+        logger.warning("the accepted rows have no profile: %s", error)
+        return False
+    name = f"{context.pipeline.name}: accepted rows of {context.run}"
+    write_profile_page(replace(profile, source=replace(profile.source, name=name)), folder / PROFILE_PAGE)
+    return True
 
 
 def compare_with_optimum(context: StepContext, done: Development, test: Examples, path: Path) -> Development:

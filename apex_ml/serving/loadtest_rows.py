@@ -18,7 +18,6 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.requests.values import number_text
-from apex_ml.contract.roles import ROLES_OF_A_DROP
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target
@@ -63,7 +62,7 @@ def load_rows(pipeline: Pipeline, target: Target, count: int, path: Path | None,
 
 def rows_of(contract: Contract, table: pa.Table, name: str) -> LoadtestRows:
     """The rows of a table as a request has them, without measures; the target is returned separately."""
-    sent = [c for c in contract.columns.values() if c.role in ROLES_OF_A_DROP]
+    sent = [contract.columns[name] for name in contract.columns_of_drop()]
     if missing := [c.name for c in sent if c.name not in table.column_names and c.required.score]:
         raise DataError(f"{name}: required columns are missing: {', '.join(missing)}")
     columns = {}

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.contract.example import example_row
-from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.serving.keys import KeyFile
 from apex_ml.serving.service import PipelineService
 
@@ -54,7 +54,7 @@ def _add_request(document: dict[str, Any], pipeline: PipelineService, since: dat
     document["components"]["schemas"] |= schema.pop("$defs")
     document["components"]["schemas"]["PredictRequest"] = schema
     body: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}}
-    if row := example_row(contract, RequestReader(contract), since, today):
+    if row := example_row(contract, request_reader(contract), since, today):
         body["application/json"]["example"] = {"rows": [row]}
     document["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": body}
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.services.run_folder import StepContext
@@ -43,7 +44,7 @@ class PipelineService:
         self.name = context.pipeline.name
         self.context = context
         # one for the event loop and one for the thread beside it: a reader's state must not be shared
-        self.reader, self.reader_beside = RequestReader(contract), RequestReader(contract)
+        self.reader, self.reader_beside = request_reader(contract), request_reader(contract)
         self.metrics = metrics.of(self.name, contract.classes)
         self.watcher = ChampionWatcher(context, budget)
         self.recorder = Recorder(context, self.metrics)

@@ -62,6 +62,9 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
         raise ConfigError(f"rows {rows:,}: a drop needs 1 or more")
     if not contract.has_history:
         raise ConfigError("a drop of drawn rows needs columns with the roles entity and timestamp; deliver a file")
+    if contract.derived:
+        names = ", ".join(contract.derived)
+        raise ConfigError(f"rows are not drawn for a contract with derived columns ({names}); deliver a file")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
     folder = local_folder(raw, "locations.raw")

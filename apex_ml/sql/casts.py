@@ -18,6 +18,8 @@ from apex_ml.sql.file_types import (
 )
 from apex_ml.sql.quote import literal, literals
 
+NOT_FINITE = "type: not a finite number"
+"""The rule that a number in a text column breaks."""
 _DELIVERABLE = {
     "string": "text",
     "double": "numbers",

@@ -37,16 +37,17 @@ class CheckedFile:
     recovered: RecoveredColumns | None = None
 
     def rows(self) -> str:
-        """All rows as they are in the file."""
+        """All rows as they are in the file, with the derived columns."""
         names = ", ".join(self.checks.source)
         file = scan_by_place(self.path, len(self.checks.source))
         if self.recovered is None:
-            return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}"
+            return self.checks.with_derived(f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}")
         columns: list[str] = []
         for place, name in enumerate(self.checks.source):
             beside = place in self.recovered.places
             columns += self.recovered.columns(place) if beside else [f"file.{name} AS {name}"]
-        return f"SELECT {', '.join(columns)}, file.file_row_number AS {ROW_NR} FROM {self.recovered.relation(file)}"
+        row_nr = f"file.file_row_number AS {ROW_NR}"
+        return self.checks.with_derived(f"SELECT {', '.join(columns)}, {row_nr} FROM {self.recovered.relation(file)}")
 
     def plain(self) -> str:
         """Clause: all rows as `plain`, cast but not normalised, with the column IN_DOUBT."""

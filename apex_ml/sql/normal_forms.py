@@ -9,7 +9,7 @@ import pyarrow as pa
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import trims_or_uppers
 from apex_ml.contract.normalisation import MapValues, StripSuffix
-from apex_ml.sql.casts import cast_sql
+from apex_ml.sql.casts import NOT_FINITE, cast_sql, with_loss
 from apex_ml.sql.file_types import holds_text, local_time
 from apex_ml.sql.quote import literal, literals
 from apex_ml.text import INVISIBLE_RE2
@@ -47,6 +47,25 @@ def text_steps_sql(column: Column, value: str) -> list[tuple[str, str]]:
             value = f"CASE {value} {cases} ELSE {value} END"
             steps.append(("map", value))
     return steps
+
+
+def normalised_sql(column: Column, kind: pa.DataType, source: str) -> str:
+    """SQL of a value after its cast and its declared changes; its type must be one that can be cast."""
+    cast = cast_sql(column, kind, source)
+    assert cast is not None
+    return text_steps_sql(column, cast)[-1][1] if column.type == "string" and column.normalise else cast
+
+
+def lost_sql(column: Column, kind: pa.DataType, source: str, value: str) -> str:
+    """SQL that is true where a cast loses a value; `value` is SQL of the value after it."""
+    if column.type != "string":
+        return f"{source} IS NOT NULL AND {value} IS NULL"
+    return f"coalesce(NOT isfinite({source}), false)" if pa.types.is_floating(kind) else "false"
+
+
+def lost_rule(column: Column, kind: pa.DataType) -> str:
+    """The rule that a value breaks where :func:`lost_sql` is true."""
+    return NOT_FINITE if column.type == "string" else with_loss(column, kind)
 
 
 def not_normal_sql(column: Column, source: str, value: str) -> str:

@@ -6,8 +6,10 @@ never meet. The adapter runs the text, one file at a time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -18,12 +20,14 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import UniqueRule
-from apex_ml.sql.casts import cast_sql, not_of_type, with_loss
+from apex_ml.sql.casts import NOT_FINITE, cast_sql, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
-from apex_ml.sql.file_types import as_text, duckdb_type, is_binary, is_text, type_name, unwrap
+from apex_ml.sql.derived import DerivedValue, add_derived, derived_values
+from apex_ml.sql.file_types import as_text, duckdb_type, is_binary, is_text, unwrap
 from apex_ml.sql.normal_forms import Normalised, normalised, not_normal_sql, text_steps_sql
 from apex_ml.sql.parquet import place_name
 from apex_ml.sql.quote import identifier
+from apex_ml.sql.schema_findings import SchemaFindings, compare_schema
 
 
 def raw(place: int) -> str:
@@ -54,20 +58,6 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class SchemaFindings:
-    """How a file's columns and types differ from the contract's."""
-
-    missing_required: tuple[str, ...]
-    filled: tuple[str, ...]
-    added: tuple[str, ...]
-    cast: tuple[tuple[str, str, str], ...]
-    near: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns of the contract that are not there, with the names in the file that differ only as `folded` says."""
-    ambiguous: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns of the contract with all the names in the file that may mean them, where these are several."""
-
-
-@dataclass(frozen=True)
 class UniqueColumns:
     """Columns whose values together must be unique in a file."""
 
@@ -94,8 +84,8 @@ class RowChecks:
     """Everything needed to check one file. Built by :func:`compile_row_checks`.
 
     `source` names the file's columns by their places; `staged`, `plain` and `doubt` are SQL over a relation of that
-    name. A row for which `doubt` is not true is normalised in the file and breaks no rule of `reasons`: `plain`, which
-    only casts, gives the same values for it as `staged`.
+    name, to which :meth:`with_derived` adds the derived columns. A row for which `doubt` is not true is normalised in
+    the file and breaks no rule of `reasons`: `plain`, which only casts, gives the same values for it as `staged`.
     """
 
     schema: SchemaFindings
@@ -108,14 +98,29 @@ class RowChecks:
     reasons: tuple[Reason, ...]
     normalised: tuple[Normalised, ...]
     unique: tuple[UniqueColumns, ...]
+    derived: tuple[DerivedValue, ...] = ()
+
+    def with_derived(self, rows: str) -> str:
+        """A query of a file's rows, with the values of the derived columns beside them."""
+        return add_derived(rows, self.derived) if self.derived else rows
 
 
-def _reasons(column: Column, kind: pa.DataType, use: Use, source: str, name: str, bad: str | None) -> list[Reason]:
+def _reasons(
+    column: Column,
+    kind: pa.DataType,
+    use: Use,
+    source: str,
+    name: str,
+    bad: str | None,
+    derived: DerivedValue | None = None,
+) -> list[Reason]:
     """The possible faults of a column's value, by its own value `source` and the normalised one, `name`.
 
     `bad` is SQL of the value where it could not be decoded, when the file has such values.
     """
     reasons = []
+    if derived is not None:
+        reasons.append(Reason(column.name, derived.rule, "error", derived.failed, derived.columns))
     there = f"({source} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{source} IS NOT NULL"
     null = f"NOT {there}" if bad else f"{source} IS NULL"
     if column.type != "string":
@@ -128,6 +133,8 @@ def _reasons(column: Column, kind: pa.DataType, use: Use, source: str, name: str
             text = "encoding: cannot be decoded; write it as text in UTF-8"
             reasons.append(Reason(column.name, text, "error", damaged))
             null += f" AND NOT ({damaged})"
+    if derived is not None:
+        null += f" AND NOT {derived.failed}"
     for rule in column_rules(column, use):
         condition = null if isinstance(rule.broken, IsNull) else condition_sql(rule.broken, {column.name: name})
         reasons.append(Reason(column.name, rule.text, rule.severity, condition))
@@ -146,7 +153,13 @@ class _Compiled:
 
 
 def _compile(
-    column: Column, kind: pa.DataType, use: Use, source: str, staged_raw: str, bad: str | None = None
+    column: Column,
+    kind: pa.DataType,
+    use: Use,
+    source: str,
+    staged_raw: str,
+    bad: str | None = None,
+    derived: DerivedValue | None = None,
 ) -> _Compiled:
     name = identifier(column.name)
     cast = cast_sql(column, kind, source)
@@ -175,11 +188,11 @@ def _compile(
         doubt.append(f"NOT isfinite({source})")
     else:
         doubt += [n.condition for n in normalised(column, kind, source, plain, bad)]
-    doubt += [r.condition for r in _reasons(column, kind, use, source, plain, bad)]
-    staged = _reasons(column, kind, use, staged_raw, name, bad)
+    doubt += [r.condition for r in _reasons(column, kind, use, source, plain, bad, derived)]
+    staged = _reasons(column, kind, use, staged_raw, name, bad, derived)
     if column.type == "string" and pa.types.is_floating(kind):
         doubt.append(f"NOT isfinite({source})")
-        staged.insert(0, Reason(column.name, "type: not a finite number", "error", f"NOT isfinite({staged_raw})"))
+        staged.insert(0, Reason(column.name, NOT_FINITE, "error", f"NOT isfinite({staged_raw})"))
     return _Compiled(value, plain, doubt, staged, normalised(column, kind, staged_raw, name, bad))
 
 
@@ -199,6 +212,7 @@ def compile_row_checks(
     schema: pa.Schema,
     as_of: date | None,
     recovered: frozenset[int] = frozenset(),
+    derived: Mapping[str, pa.DataType] = MappingProxyType({}),
 ) -> RowChecks:
     """Compile the checks of one file from its Arrow schema.
 
@@ -206,13 +220,20 @@ def compile_row_checks(
     Conditions of reasons and counters are SQL over the staged relation and may be null, which means false. Without
     `as_of` the rules that need it are left out. A column of the contract that the file has twice counts as missing.
     `recovered` are the places of columns with values that could not be decoded: the source has null in their place,
-    and beside it a column named by :func:`undecodable`.
+    and beside it a column named by :func:`undecodable`. `derived` are the types of the derived columns' expressions,
+    by column; their values have the places behind those of the file.
     """
     matched = match_columns(contract, schema.names)
     compiled = {
         column.name: _compile_column(column, use, schema, matched.places.get(column.name), recovered)
-        for column in contract.columns.values()
+        for column in contract.file_columns.values()
     }
+    values_of = derived_values(contract, {name: c.value for name, c in compiled.items()}, derived, len(schema))
+    for value in values_of:
+        column, place = contract.columns[value.column], value.place
+        source = identifier(place_name(place))
+        compiled[value.column] = _compile(column, value.kind, use, source, raw(place), derived=value)
+    compiled = {name: compiled[name] for name in contract.columns}
     reasons = [reason for column in compiled.values() for reason in column.reasons]
     doubt = [condition for column in compiled.values() for condition in column.doubt]
     for rule in row_rules(contract, use, as_of):
@@ -223,10 +244,12 @@ def compile_row_checks(
     values = [f"{c.value} AS {identifier(name)}" for name, c in compiled.items()]
     plain = [f"{c.plain} AS {identifier(name)}" for name, c in compiled.items()]
     raw_columns = _raw_columns(schema, matched, recovered)
+    raw_columns += tuple(RawColumn(v.column, v.kind, raw(v.place), v.column) for v in values_of)
     raws = [f"{identifier(place_name(place))} AS {c.source}" for place, c in enumerate(raw_columns)]
     raws += [undecodable(place) for place in sorted(recovered)]
+    raws += [value.failed for value in values_of]
     return RowChecks(
-        schema=_compare_schema(contract, use, schema, matched),
+        schema=compare_schema(contract, use, schema, matched),
         source=tuple(map(place_name, range(len(schema)))),
         staged=f"SELECT {ROW_NR}, {', '.join(values + raws)} FROM source",
         plain=f"SELECT {', '.join([ROW_NR, *plain])}, ({in_doubt}) AS {identifier(IN_DOUBT)} FROM source",
@@ -236,6 +259,7 @@ def compile_row_checks(
         reasons=tuple(reasons),
         normalised=tuple(n for c in compiled.values() for n in c.normalised),
         unique=_unique_columns(contract, use),
+        derived=values_of,
     )
 
 
@@ -257,37 +281,3 @@ def _raw_columns(schema: pa.Schema, matched: Matched, recovered: frozenset[int])
         RawColumn(f.name, f.type, raw(place), names.get(place), undecodable(place) if place in recovered else None)
         for place, f in enumerate(schema)
     )
-
-
-def _compare_schema(contract: Contract, use: Use, schema: pa.Schema, matched: Matched) -> SchemaFindings:
-    """Compare a file's columns and types with the contract's."""
-    places = set(matched.places.values())
-    absent = [column for column in contract.columns.values() if column.name not in matched.places]
-    casts = []
-    for name, place in matched.places.items():
-        kind = unwrap(schema.field(place).type)
-        if not _is_expected(contract.columns[name], kind):
-            casts.append((name, type_name(kind), contract.columns[name].type))
-    return SchemaFindings(
-        tuple(column.name for column in absent if column.required.on(use)),
-        tuple(column.name for column in absent if not column.required.on(use)),
-        tuple(
-            n
-            for p, n in enumerate(schema.names)
-            if n not in contract.columns and n not in contract.ignored and p not in places
-        ),
-        tuple(casts),
-        tuple(matched.near.items()),
-        tuple(matched.ambiguous.items()),
-    )
-
-
-def _is_expected(column: Column, kind: pa.DataType) -> bool:
-    """Whether a column's values may have a type without being reported as cast."""
-    if column.type == "string" and is_text(kind):
-        return True
-    if column.type == "timestamp" and pa.types.is_timestamp(kind):
-        return bool(kind.tz) == bool(column.timezone)
-    if column.type == "decimal" and pa.types.is_decimal(kind):
-        return bool(kind.scale <= (column.decimals or 0))
-    return bool(kind == column.arrow_type or (column.type == "date" and pa.types.is_timestamp(kind) and not kind.tz))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from apex_ml.services.results import ComparedModel, SplitResult, TrainResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.training_inputs import load_examples, model_info, training_options
 from apex_ml.services.training_record import (
+    PROFILE_PAGE,
     compare_with_optimum,
     compare_with_own_features,
     logged_params,
     model_summary,
     provenance,
     version_tags,
+    write_data_profile,
     write_training_report,
 )
 from apex_ml.services.true_outcomes import truth_file
@@ -92,6 +95,9 @@ def _work(
         done = compare_with_optimum(context, done, parts["test"], truth)
     _log_development(done)
     write_training_report(folder / "report", context, done, options.positive)
+    pages = {"Training report": "report.html"}
+    if write_data_profile(folder / "report", context):
+        pages["Data profile"] = PROFILE_PAGE
     source = provenance(context)
     record = TrainingRecord(
         name=context.run,
@@ -105,13 +111,14 @@ def _work(
         description=model_card(source, info, divided.result.to_json()["parts"], done.metrics, model_summary(done)),
         sample=parts["train"].table.slice(0, 1000).select(list(done.model.encoder.names)).to_pandas(),
         artifacts=folder / "report",
+        pages=pages,
     )
     registered = log_and_register(settings, context.pipeline.name, context.model_name, done.model, record)
     search_file.unlink(missing_ok=True)
     (folder / "bundle").mkdir()
     for name, content in done.model.to_files().items():
         (folder / "bundle" / name).write_bytes(content)
-    _record_version(context, done, registered)
+    _record_version(context, done, registered, pages)
     return _result(context, folder, done, registered)
 
 
@@ -129,8 +136,8 @@ def _log_development(done: Development) -> None:
         logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
 
 
-def _record_version(context: StepContext, done: Development, registered: Registered) -> None:
-    """Record the origin of the version in Postgres."""
+def _record_version(context: StepContext, done: Development, registered: Registered, pages: Mapping[str, str]) -> None:
+    """Record the origin of the version in Postgres, with its pages in MLflow."""
     info = done.model.info
     version = VersionRecord(
         model_version=registered.version,
@@ -139,7 +146,13 @@ def _record_version(context: StepContext, done: Development, registered: Registe
         contract_sha256=info.contract_sha256,
         git_commit=info.git_commit,
         step_run=context.run,
-        about={**info.as_dict(), EXPECTED: done.expected.as_dict()},
+        about={
+            **info.as_dict(),
+            EXPECTED: done.expected.as_dict(),
+            # with it the page of the pipeline links to the run's artifacts
+            "mlflow_experiment_id": registered.experiment_id,
+            "pages": pages,
+        },
         contract_identity=info.contract.digest() if info.contract else None,
     )
     with transaction(context.settings, context.schema) as session:

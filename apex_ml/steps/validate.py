@@ -59,7 +59,7 @@ def validate(
     the report are kept even then.
     """
     url = raw or context.pipeline.locations.raw
-    raw_folder = raw_files(local_folder(url, PLACE), PLACE, context.contract.columns)
+    raw_folder = raw_files(local_folder(url, PLACE), PLACE, context.contract.file_columns)
     log_skipped_files(raw_folder)
     batch = hash_files(context, url, raw_folder, as_of, without_newest_day)
     since = _decided_before(batch)

@@ -1,4 +1,5 @@
-"""The generated parts of the reference pages: settings, options, commands, SQL views, metrics, exit codes.
+"""The generated parts of the reference pages: settings, options, functions, commands, SQL views, metrics,
+exit codes.
 
 A page holds a generated part between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; people write the rest.
 ``make reference`` writes the parts, and ``tests/docs/test_reference.py`` compares them with the code.
@@ -19,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from apex_ml import errors
 from apex_ml.cli.main import COMMANDS, apex
+from apex_ml.contract.expressions import FUNCTIONS_BY_KIND
 from apex_ml.contract.options import SECTIONS, PipelineOptions
 from apex_ml.contract.options_file import option_field
 from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT
@@ -164,6 +166,12 @@ def _metric(family: Metric) -> str:
     name = family.name + ("_total" if family.type == "counter" else "")
     labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
     return f"`{name}{'{' + ','.join(labels) + '}' if labels else ''}`"
+
+
+def functions() -> str:
+    """The functions that an expression of a derived column may hold."""
+    rows = [(kind, ", ".join(f"`{name}`" for name in sorted(names))) for kind, names in FUNCTIONS_BY_KIND.items()]
+    return table(["about", "functions"], rows)
 
 
 def exit_codes() -> str:

@@ -54,12 +54,15 @@ def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
         description="",
         sample=pd.DataFrame({"amount": [1.0]}),
         artifacts=tmp_path / "artifacts",
+        pages={"Training report": "report.html"},
     )
     settings = home(mlflow_tracking_uri=mlflow_server, model_name=f"logged {name}")
+    model_name = load_pipeline(settings).model_name
     before = mlflow.get_tracking_uri()
     try:
-        registered = log_and_register(settings, "orders", load_pipeline(settings).model_name, model, record)
-        uri = f"models:/{load_pipeline(settings).model_name}/{registered.version}"
+        registered = log_and_register(settings, "orders", model_name, model, record)
+        uri = f"models:/{model_name}/{registered.version}"
+        described = mlflow.MlflowClient().get_model_version(model_name, str(registered.version)).description
         listed = Path(mlflow.artifacts.download_artifacts(f"{uri}/requirements.txt")).read_text().splitlines()
         rows = pd.DataFrame({"ripeness": ["low", "high"], "amount": [0.0, 1.0]})
         predicted = mlflow.pyfunc.load_model(uri).predict(rows)
@@ -69,3 +72,5 @@ def test_the_environment_of_a_logged_model_lists_the_packages_of_its_kind(
     assert {f"{package}=={version(package)}" for package in packages} <= set(listed)
     assert any(line.startswith("lightgbm==") for line in listed) == (name == "lightgbm")
     assert len(predicted) == 2
+    run = f"/#/experiments/{registered.experiment_id}/runs/{registered.run_id}"
+    assert f"[Training report]({mlflow_server}{run}/artifacts/report.html)" in described

@@ -37,7 +37,10 @@ features: {grain: every_row, attributes: [leadtime]}
 split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
 promotion: {margin: 0.001}
 """
-KEYS = "checks, decimals, description, domain, identifier, normalise, nullable, required, role, timezone, type, unit"
+KEYS = (
+    "checks, decimals, derive, description, domain, identifier, normalise, nullable, required, role, timezone, type,"
+    " unit"
+)
 
 
 def faults(folder: Path, text: str | bytes) -> list[str]:

@@ -72,6 +72,10 @@ def test_metrics_of_the_online_service(contract: Contract) -> None:
     _check("metrics.md", "service-metrics", reference.metrics(metrics.text()))
 
 
+def test_functions_of_expressions() -> None:
+    _check("contract.md", "functions", reference.functions())
+
+
 def test_exit_codes() -> None:
     _check("errors.md", "exit-codes", reference.exit_codes())
 

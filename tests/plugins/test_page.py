@@ -102,6 +102,7 @@ def test_the_page_shows_model_drops_and_alerts(filled: Settings, visit: Open) ->
         "Champion: <a",
         "/versions/3",
         "For 9 days",
+        '/#/experiments/7/runs/run-3/artifacts/profile.html" data-out>Data profile</a>',
         "+0.00312 nats",
         "+0.00220 to +0.00404",
         "lower bound of the gate +0.00208",

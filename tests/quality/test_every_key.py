@@ -23,6 +23,7 @@ import pytest
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.accepted_rows import SortedRows
+from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.profile import profile_batch
@@ -1092,6 +1093,19 @@ def test_ignored_columns_are_not_read(con: duckdb.DuckDBPyConnection, tmp_path: 
         ]
 
 
+def test_derived_columns(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    columns = {
+        "year": "{description: Y., type: int64, role: ignore}",
+        "day": "{description: The day., type: date, role: timestamp, derive: 'make_date(year, 3, 5)'}",
+    }
+    contract = contract_of(tmp_path, columns)
+    table = table_of(2, {"year": pa.array([2024, 99_999_999])}).drop_columns(["day"])
+    _, rows = checked(con, tmp_path, contract, "train", table)
+    assert rows[0]["day"] == DAY and rows[1][0].startswith("day: derive: make_date(year, 3, 5) fails")
+    order = json.dumps({"rows": [{"client": "c", "year": 2024}]}).encode()
+    assert request_reader(contract).read(order).columns["day"] == [DAY]
+
+
 def test_repeated_keys(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     days = [DAY, DAY.replace(day=9), DAY.replace(day=7), DAY, DAY]
     table = table_of(5, {"day": pa.array(days), "number": pa.array([1, 1, 1, 2, 3])})
@@ -1144,6 +1158,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     ),
     test_extra: ("Contract.extra=ignore", "Contract.extra=report", "Contract.extra=refuse"),
     test_ignored_columns_are_not_read: ("Contract.ignored", "Column.role=ignore"),
+    test_derived_columns: ("Column.derive",),
     test_repeated_keys: ("Contract.repeated_keys=latest", "Contract.repeated_keys=refuse"),
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_row",),

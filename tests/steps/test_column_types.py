@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,20 @@ def test_the_costs_are_reported(trained: Trained) -> None:
     assert trained.results["train"]["test_auc"] == metrics["test_auc"] > 0.6
     report = (folder / "report.html").read_text()
     assert "true against false" in report and "Mean cost of a row" in report and (folder / "thresholds.png").exists()
+
+
+def test_the_accepted_rows_are_described_and_the_page_is_found(trained: Trained, mlflow_server: str) -> None:
+    apex, result = trained.apex, trained.results["train"]
+    page = (apex.processed / "first" / "train" / "report" / "profile.html").read_text()
+    assert "loans: accepted rows of first" in page and "Target: repaid" in page and "4,000 rows" in page
+    ((run_id, experiment, pages),) = apex.sql(
+        "SELECT mlflow_run_id, mlflow_experiment_id, pages FROM loans.trained_versions"
+        f" WHERE model_version = {result['model_version']}"
+    )
+    assert pages == {"Training report": "report.html", "Data profile": "profile.html"}
+    assert result["mlflow_run_url"].endswith(f"/#/experiments/{experiment}/runs/{run_id}")
+    listed = httpx.get(f"{mlflow_server}/api/2.0/mlflow/artifacts/list", params={"run_id": run_id}).json()["files"]
+    assert {"report.html", "profile.html"} <= {file["path"] for file in listed}
 
 
 def test_a_drop_is_scored_and_its_outcomes_are_found(trained: Trained) -> None:

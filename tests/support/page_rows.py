@@ -12,6 +12,13 @@ from apex_ml.settings import Settings
 from apex_ml.sql.quote import identifier
 from tests.support.schema import SCHEMA
 
+TRAINED = """
+INSERT INTO orders.model_versions (model_name, model_version, mlflow_run_id, data_sha256, contract_sha256, step_run,
+                                   about)
+SELECT %(model)s, version, 'run-' || version, repeat('0', 64), repeat('1', 64), 'night-' || version,
+       '{"mlflow_experiment_id": "7", "pages": {"Data profile": "profile.html"}}'
+FROM generate_series(1, 9) AS version
+"""
 LEDGER = """
 INSERT INTO orders.promotions (model_name, action, from_version, to_version, state, step_run, who, reasons, evidence,
                              decided_at, done_at)
@@ -144,6 +151,7 @@ def fill(settings: Settings, classes: tuple[str, ...], runs: int = 200, schema: 
             for statement in (LEDGER, DROPS, CLASSES, DRIFT, DROP_DRIFT, QUALITY, OLD_QUALITY, ALERTS):
                 cursor.execute(_of(statement.replace("FEATURES", FEATURES), schema), values)
             cursor.execute(_of(INPUT_ALERT, schema))
+            cursor.execute(_of(TRAINED, schema), values)
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")

@@ -13,7 +13,8 @@ from apex_ml.adapters.duckdb.file_report import repr_visible
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
-from apex_ml.sql.row_checks import RowChecks, SchemaFindings
+from apex_ml.sql.row_checks import RowChecks
+from apex_ml.sql.schema_findings import SchemaFindings
 from apex_ml.text import visible
 from apex_ml.wording import nearest
 
@@ -33,13 +34,23 @@ def read_schema(path: Path) -> pa.Schema:
 
 def refuse_repeated_names(path: Path, contract: Contract, schema: pa.Schema) -> None:
     """Refuse a file in which a column of the contract appears twice."""
-    if twice := [name for name in contract.columns if schema.names.count(name) > 1]:
+    if twice := [name for name in contract.file_columns if schema.names.count(name) > 1]:
         raise DataError(f"{path.name}: repeated columns: {', '.join(twice)}; deliver each once")
 
 
 def refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> None:
     """Refuse a file without a required column, or with a name similar to a column's: its values would be lost."""
     schema = checks.schema
+    if schema.delivered:
+        delivered = "; ".join(
+            f"{name} is derived by {contract.columns[name].derive} and is in the file"
+            + ("" if names == (name,) else f" as {', '.join(map(repr_visible, names))}")
+            for name, names in schema.delivered
+        )
+        raise DataError(
+            f"{path.name}: {delivered}: which of both counts? Remove the column from the file, or give the derived one"
+            " another name in the contract"
+        )
     if schema.ambiguous:
         lines = [f"{path.name}: several columns may be meant by one name of the contract; deliver each once"]
         lines += [f"  {name}: {', '.join(map(repr_visible, names))}" for name, names in schema.ambiguous]

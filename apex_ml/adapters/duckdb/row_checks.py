@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from apex_ml.adapters.duckdb.derived_types import derived_types
 from apex_ml.adapters.duckdb.engine import VALUE_ERRORS, StrictConnection, errors_name
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.file_schema import (
@@ -86,7 +87,8 @@ class _File:
 
     def needed(self) -> list[int]:
         """Places of the columns of the contract."""
-        return [place for place, column in enumerate(self.checks.raw_columns) if column.column is not None]
+        columns = self.checks.raw_columns[: len(self.schema)]  # behind them are the derived columns
+        return [place for place, column in enumerate(columns) if column.column is not None]
 
     def wide(self) -> list[int]:
         """Places of the needed columns that DuckDB does not read exactly."""
@@ -104,7 +106,7 @@ def _open(con: StrictConnection, path: Path, contract: Contract, use: Use, as_of
     encrypted = encrypted_columns(con, path)
     schema = on_own_clock(con, path, contract, stored)
     refuse_repeated_names(path, contract, schema)
-    checks = compile_row_checks(contract, use, schema, as_of)
+    checks = compile_row_checks(contract, use, schema, as_of, derived=derived_types(contract))
     refuse_other_names(path, contract, checks)
     refuse_extra(path, contract, checks)
     refuse_encrypted(path, checks, encrypted)
@@ -142,7 +144,8 @@ def _split(file: _File, recovered: RecoveredColumns | None, to: SplitFiles) -> F
             con.execute(checked.create_held_table())
             checked = replace(checked, held=True)
     else:
-        checks = compile_row_checks(file.contract, file.use, recovered.schema, file.as_of, recovered.places)
+        types = derived_types(file.contract)
+        checks = compile_row_checks(file.contract, file.use, recovered.schema, file.as_of, recovered.places, types)
         rows = checked = CheckedFile(file.path, checks, recovered=recovered)
         to = replace(to, copy=True)  # the recovered columns are temporary
     report = split_rows(con, checked, to)

@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from apex_ml.adapters.postgres.versions import PostgresVersions
 from apex_ml.contract.names import probability_column
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.estimator import Model
+from apex_ml.core.model_card import with_links
 from apex_ml.core.search import Trial
 from apex_ml.errors import ConfigError, TransientError
 from apex_ml.json_text import json_text
@@ -56,6 +57,8 @@ class TrainingRecord:
     description: str
     sample: pd.DataFrame
     artifacts: Path
+    pages: Mapping[str, str]
+    """Pages among the artifacts, by the text of their links in the description."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,14 @@ def log_and_register(
                 dir=record.artifacts.parent,  # swept with the step's folder when the process is killed
             ) as folder,
         ):
+            record = _with_pages(
+                record, Registry(settings, model_name).run_url(run.info.run_id, experiment.experiment_id)
+            )
             _log_run(mlflow, run, record, user)
-            bundle = Path(folder) / BUNDLE
-            bundle.mkdir()
-            for name, content in files.items():
-                (bundle / name).write_bytes(content)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={BUNDLE: str(bundle)},
+                artifacts={BUNDLE: str(_written_bundle(Path(folder), files))},
                 signature=_signature(model),
                 pip_requirements=pins(model.candidate),
                 code_paths=[str(CODE_ROOT / "apex_ml")],
@@ -156,6 +158,20 @@ def log_and_register(
             f"MLflow at {settings.tracking_uri} (APEX_MLFLOW_TRACKING_URI, APEX_MLFLOW_PORT): {first}; see whether it"
             " runs and who has its port: make status"
         ) from error
+
+
+def _written_bundle(folder: Path, files: Mapping[str, bytes]) -> Path:
+    bundle = folder / BUNDLE
+    bundle.mkdir()
+    for name, content in files.items():
+        (bundle / name).write_bytes(content)
+    return bundle
+
+
+def _with_pages(record: TrainingRecord, address: str) -> TrainingRecord:
+    """The record with links to its pages in the description; `address` is that of the run."""
+    pages = {text: f"{address}/artifacts/{name}" for text, name in record.pages.items()}
+    return replace(record, description=with_links(record.description, pages))
 
 
 def _log_run(mlflow: Any, run: Any, record: TrainingRecord, user: dict[str, str] | None) -> None:

@@ -31,6 +31,10 @@ class PageQueries(Protocol):
         """The challenger with its evidence; None without one."""
         ...
 
+    def training(self, version: int | None) -> ViewRow | None:
+        """The MLflow run of a version and its pages; None where they are not known."""
+        ...
+
     def decisions(self, limit: int) -> list[ViewRow]:
         """The last decisions about the champion with their log losses, newest first."""
         ...
@@ -100,6 +104,14 @@ class PostgresPageQueries(PageQueries):
         return self._with_evidence(
             "SELECT promotion_id, version, who, reasons, decided_at, from_version, evidence"
             " FROM challenger WHERE model_name = %(model)s"
+        )
+
+    @override
+    def training(self, version: int | None) -> ViewRow | None:
+        return self._first(
+            "SELECT mlflow_run_id, mlflow_experiment_id, pages FROM trained_versions WHERE model_name = %(model)s"
+            " AND model_version = %(version)s AND mlflow_experiment_id IS NOT NULL",
+            version=version,
         )
 
     @override

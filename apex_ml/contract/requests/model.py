@@ -35,14 +35,14 @@ _KINDS = {
 
 def field_names(contract: Contract) -> dict[str, str]:
     """Name of each column's field, because a column's name can equal a method of pydantic."""
-    return {name: f"c{place}" for place, name in enumerate(contract.columns)}
+    return {name: f"c{place}" for place, name in enumerate(contract.file_columns)}
 
 
 def request_model(contract: Contract) -> type[BaseModel]:
     """The model of a request; a row has a field for each column, with the column's name as its alias."""
     config = ConfigDict(extra="forbid", strict=True)
     names = field_names(contract)
-    fields: dict[str, Any] = {names[column.name]: _field(column) for column in contract.columns.values()}
+    fields: dict[str, Any] = {names[column.name]: _field(column) for column in contract.file_columns.values()}
     for place, name in enumerate(contract.ignored):
         fields[f"ignored{place}"] = (Any, Field(None, alias=name, description="Not read."))
     row = create_model("Row", __config__=config, __doc__="A row, as in a drop.", **fields)

@@ -6,7 +6,7 @@ The rules are compiled to Python from the same conditions as the row checks of f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -19,6 +19,7 @@ from apex_ml.contract.conditions import NOT_NULL, NotAllowedWith, row_rules
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import Severity
 from apex_ml.contract.predicates import predicate
+from apex_ml.contract.requests.derived import ComputeDerived, DerivedReader
 from apex_ml.contract.requests.faults import (
     Fault,
     RefusedError,
@@ -30,7 +31,7 @@ from apex_ml.contract.requests.faults import (
     shown,
 )
 from apex_ml.contract.requests.model import FORMER_KEY, KEY, MAX_ROWS, NO_TEXT, field_names, request_model
-from apex_ml.contract.requests.values import ValueReader
+from apex_ml.contract.requests.values import Cell, ValueReader
 from apex_ml.json_text import json_text
 from apex_ml.text import folded
 from apex_ml.wording import counted, did_you_mean
@@ -51,18 +52,22 @@ class Rows:
 class RequestReader:
     """Reads the body of a request: `model` is its shape, for people and for OpenAPI. For one thread at a time."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
+    def __init__(self, contract: Contract, compute: ComputeDerived | None = None) -> None:
+        """`compute` gives the derived columns; a contract that has some needs it."""
+        if contract.derived and compute is None:
+            raise ValueError(f"{contract.name} has derived columns: pass what computes them")
+        self._contract, self._compute = contract, compute
+        self._derived = {name: DerivedReader(contract, column) for name, column in contract.derived.items()}
         self._fields = field_names(contract)
         self.model: type[BaseModel] = request_model(contract)
         self._validate = self.model.__pydantic_validator__.validate_json
-        self._readers = {c.name: ValueReader(c) for c in contract.columns.values()}
+        self._readers = {c.name: ValueReader(c) for c in contract.file_columns.values()}
         self._pairs = [
             (rule, rule.broken, predicate(rule.broken))
             for rule in row_rules(contract, "score", None)
             if isinstance(rule.broken, NotAllowedWith)
         ]
-        self._keys = [json_text(name).encode() for name in contract.columns]
+        self._keys = [json_text(name).encode() for name in contract.file_columns]
 
     def read(self, body: bytes, since: date | None = None) -> Rows:
         """Read the rows of a JSON body; none may be dated before `since`.
@@ -105,6 +110,7 @@ class RequestReader:
         columns: dict[str, list[Any]] = {}
         faults: list[tuple[int, Fault]] = []
         warnings: dict[int, list[str]] = {}
+        wrong: set[tuple[int, str]] = set()
         for name, reader in self._readers.items():
             field = self._fields[name]
             columns[name], noted = reader.values([row[field] for row in rows])
@@ -112,9 +118,39 @@ class RequestReader:
                 value = rows[place][field]
                 if cell.error is not None and (value is not None or self._is_needed(name)):
                     faults.append((place, self._fault(place, name, cell.error, value)))
+                    wrong.add((place, name))
                 elif cell.warning is not None:
                     warnings.setdefault(place, []).append(f"{name}: {cell.warning} (found {shown(value)})")
-        return columns, faults, warnings
+        if self._compute is None:
+            return columns, faults, warnings
+        for place, name, cell in self._derived_cells(columns, wrong):
+            if cell.error is not None:
+                sent = [rows[place][self._fields[source]] for source in self._derived[name].sources]
+                faults.append((place, self._derived_fault(place, name, cell.error, sent)))
+            elif cell.warning is not None:
+                warnings.setdefault(place, []).append(f"{name}: {cell.warning} (found {shown(str(cell.value))})")
+        return {name: columns[name] for name in self._contract.columns}, faults, warnings
+
+    def _derived_cells(
+        self, columns: dict[str, list[Any]], wrong: Collection[tuple[int, str]]
+    ) -> Iterator[tuple[int, str, Cell]]:
+        """Add the derived columns; returns their values that break a rule, with row and column.
+
+        Of a row with a fault in one of the columns that an expression reads, nothing is known about its value.
+        """
+        if self._compute is None:
+            return
+        for name, values in self._compute(columns).items():
+            reader = self._derived[name]
+            cells = [reader.check(value) for value in values]
+            columns[name] = [cell.value for cell in cells]
+            for place, cell in enumerate(cells):
+                is_known = not any((place, source) in wrong for source in reader.sources)
+                if is_known and (cell.error is not None or cell.warning is not None):
+                    yield place, name, cell
+
+    def _derived_fault(self, place: int, name: str, rule: str, sent: Sequence[Any]) -> Fault:
+        return Fault(row_path(place, name), rule, " / ".join(map(shown, sent)), self._derived[name].remedy())
 
     def accepts(self, name: str, value: Any) -> bool:
         """Whether a value of JSON satisfies every rule of its column, even those that only warn."""
@@ -129,7 +165,7 @@ class RequestReader:
         unknown = any(e["type"] == "extra_forbidden" for e in error.errors(include_url=False, include_input=False))
         if self._contract.match != "insensitive" or not unknown or repeated_keys(body):
             return None
-        own: dict[str, str] = {folded(name): name for name in self._contract.columns}
+        own: dict[str, str] = {folded(name): name for name in self._contract.file_columns}
         content = from_json(body)  # it was JSON, or else its keys were not known to be wrong
         changed = False
         rows = content.get(KEY, content.get(FORMER_KEY))
@@ -203,24 +239,42 @@ class RequestReader:
         return [fault for _, fault in sorted(self._read(rows, wrong, since), key=lambda f: f[0])]
 
     def _read(self, rows: Any, wrong: set[tuple[int, str]], since: date | None) -> Iterator[tuple[int, Fault]]:
-        """Faults of the values of rows, except for values that already have a fault."""
+        """Faults of the values of rows, except for values that already have a fault; adds to `wrong` what has one."""
         when = self._contract.timestamp if self._contract.has_timestamp else None
+        columns: dict[str, list[Any]] = {name: [] for name in self._contract.columns}
         for place, row in enumerate(rows[:MAX_ROWS] if isinstance(rows, list) else []):
-            right: dict[str, list[Any]] = {name: [None] for name in self._readers}
-            for name, reader in self._readers.items() if isinstance(row, dict) else ():
-                if name not in row or (place, name) in wrong or not reader.takes(row[name]):
-                    continue
-                cell = reader.read(row[name])
-                if cell.error is None:
-                    right[name] = [cell.value]
-                elif row[name] is not None or self._is_needed(name):
-                    yield place, self._fault(place, name, cell.error, row[name])
+            right: dict[str, list[Any]] = {name: [None] for name in self._contract.columns}
+            yield from self._read_row(place, row, wrong, right)
+            for name, values in right.items():
+                columns[name] += values
             (day,) = right[when] if when is not None else (None,)
             if when is not None and since is not None and day is not None and day < since:
                 yield place, early_row(place, when, day, since)
             for _, fault, severity in self._broken_pairs(right):
                 if severity == "error":
                     yield place, fault._replace(path=fault.path.replace(row_path(0, ""), row_path(place, ""), 1))
+        for place, name, cell in self._derived_cells(columns, wrong):
+            if cell.error is not None and isinstance(rows[place], dict):
+                sent = [rows[place].get(source) for source in self._derived[name].sources]
+                yield place, self._derived_fault(place, name, cell.error, sent)
+
+    def _read_row(
+        self, place: int, row: Any, wrong: set[tuple[int, str]], right: dict[str, list[Any]]
+    ) -> Iterator[tuple[int, Fault]]:
+        """Faults of the values of one row; `right` gets the others."""
+        for name, reader in self._readers.items() if isinstance(row, dict) else ():
+            if (place, name) in wrong:
+                continue
+            if name not in row or not reader.takes(row[name]):
+                if name in row or self._is_needed(name):
+                    wrong.add((place, name))
+                continue
+            cell = reader.read(row[name])
+            if cell.error is None:
+                right[name] = [cell.value]
+            elif row[name] is not None or self._is_needed(name):
+                wrong.add((place, name))
+                yield place, self._fault(place, name, cell.error, row[name])
 
     def _shape_fault(self, place: int, error: Any) -> Fault:
         """A fault of the shape, in the words of the contract."""
@@ -233,8 +287,11 @@ class RequestReader:
             rule, text = str(error["msg"]).replace("Invalid JSON", "not JSON"), excerpt(value, str(error["msg"]))
             return Fault(path, rule, text, 'send JSON in UTF-8: {"rows": [{…}]}')
         if kind == "extra_forbidden":
-            known = [KEY] if len(loc) == 1 else list(self._contract.columns)
+            known = [KEY] if len(loc) == 1 else list(self._contract.file_columns)
             name = str(loc[-1])
+            if len(loc) > 1 and (derived := self._derived.get(name)) is not None:
+                rule = f"computed from {', '.join(derived.sources)}: {self._contract.columns[name].derive}"
+                return Fault(path, rule, shown(value), "remove it")
             rule = f"unknown key; the keys are {', '.join(known)}"
             if near := [k for k in known if folded(k) == folded(name)]:
                 return Fault(path, f"{rule}; it is nearly {near[0]}", shown(value), f"write the key as {near[0]}")

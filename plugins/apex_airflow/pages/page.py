@@ -98,6 +98,7 @@ def render(
         gain=gain,
         rollback=pipeline.dag_id("rollback"),
         model_url=f"{settings.mlflow_address}/#/models/{quote(model_name, safe='')}",
+        runs_url=f"{settings.mlflow_address}/#/experiments",
     )
 
 
@@ -110,6 +111,7 @@ def _model(queries: PageQueries, views: PostgresViews) -> dict[str, Any]:
         "evidence": queries.evidence(version),
         "earlier": queries.earlier_champions(version, MAX_ROWS),
         "challenger": queries.challenger(),
+        "training": queries.training(version),
         "history": queries.decisions(MAX_ROWS),
     }
 

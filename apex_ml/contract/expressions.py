@@ -1,0 +1,240 @@
+"""Expressions of derived columns: what they may hold, and the columns that they read.
+
+An expression is one of DuckDB over the columns of a row. Only operators and functions are allowed whose result depends
+on nothing but these values: no time of day, no random number, no setting, no other row, no file. The text is split into
+tokens and each of them is checked; DuckDB itself then reads the whole (:mod:`apex_ml.adapters.duckdb.derived_types`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from apex_ml.text import visible
+from apex_ml.wording import did_you_mean
+
+OF_DATES = """
+    date_diff date_part date_sub date_trunc datediff day dayname dayofweek dayofyear epoch epoch_ms epoch_us hour isodow
+    isoyear last_day make_date make_timestamp minute month monthname quarter second strftime strptime to_days to_hours
+    to_minutes to_months to_seconds to_weeks to_years try_strptime week weekofyear year
+"""
+OF_TEXT = """
+    ascii chr concat concat_ws contains ends_with format instr left length lower lpad ltrim md5 nfc_normalize prefix
+    printf regexp_extract regexp_full_match regexp_matches regexp_replace repeat replace reverse right rpad rtrim sha256
+    split_part starts_with str_split string_split strip_accents strlen strpos substr substring suffix translate trim
+    unicode upper
+"""
+OF_NUMBERS = """
+    abs acos asin atan atan2 cbrt ceil ceiling cos degrees exp floor fmod greatest isfinite isinf isnan least ln log
+    log10 log2 mod pi pow power radians round sign sin sqrt tan trunc
+"""
+OF_NULLS = "coalesce if ifnull nullif"
+TYPE_NAMES = """
+    bigint boolean date decimal double float hugeint int integer interval numeric real smallint text timestamp tinyint
+    varchar
+"""
+_WORDS = """
+    and as between case cast distinct else end escape false from ilike in is like not null or then true try_cast when
+"""
+FUNCTIONS = frozenset(f"{OF_DATES} {OF_TEXT} {OF_NUMBERS} {OF_NULLS}".split())
+"""Functions of DuckDB whose result depends on their arguments alone."""
+TYPES = frozenset(TYPE_NAMES.split())
+"""Types of casts. An instant is none: its date depends on the time zone of a session."""
+_KEYWORDS = frozenset(_WORDS.split())
+_BEFORE_PARENTHESIS = _KEYWORDS - {"as", "distinct", "end", "false", "null", "true"}
+_TYPED_LITERALS = frozenset({"date", "timestamp", "interval"})
+_REMEDIES = {
+    "extract": "write date_part('year', column) or year(column)",
+    "position": "write strpos(text, part)",
+    "timestamptz": "give the column type: timestamp with a timezone; expressions read it on the clock of that zone",
+}
+_UNREPEATABLE = re.compile(
+    r"current_\w+|now|today|get_current_\w+|random|uuid\w*|gen_random_uuid|nextval|age|\w+_timestamp"
+)
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    r"|(?P<comment>--|/\*|->|=>)"
+    r"|(?P<text>'(?:[^']|'')*')"
+    r'|(?P<quoted>"(?:[^"]|"")+")'
+    r"|(?P<number>(?:[0-9]+(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]+)?)"
+    r"|(?P<name>[^\W\d]\w*)"
+    r"|(?P<sign>\|\||::|<=|>=|<>|!=|//|[-+*/%=<>(),\[\]])"
+)
+Kind = Literal["text", "quoted", "number", "name", "sign", "column"]
+
+
+FUNCTIONS_BY_KIND = {
+    "dates and times": OF_DATES.split(),
+    "text": OF_TEXT.split(),
+    "numbers": OF_NUMBERS.split(),
+    "nulls and cases": OF_NULLS.split(),
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A part of an expression. A `column` is a name, unquoted, that stands for a column."""
+
+    kind: Kind
+    text: str
+    spaced: bool
+    """Whether white space stands before it."""
+
+    @property
+    def word(self) -> str:
+        """The text as DuckDB compares names and keywords."""
+        return self.text.lower()
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression as tokens, with its faults: those of DuckDB's grammar and types are not among them."""
+
+    tokens: tuple[Token, ...]
+    faults: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The expression on one line, with one blank where the file has white space."""
+        return "".join((" " if t.spaced else "") + _written(t) for t in self.tokens).strip()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that it reads, as it writes them, each once."""
+        return tuple(dict.fromkeys(t.text for t in self.tokens if t.kind == "column"))
+
+    def columns(self, known: Iterable[str]) -> dict[str, str]:
+        """The columns that it reads, by how it writes them: names are compared without regard to case."""
+        by_word = {name.lower(): name for name in known}
+        return {name: by_word[name.lower()] for name in self.names if name.lower() in by_word}
+
+    def sql(self, inputs: Mapping[str, str]) -> str:
+        """The expression with SQL in place of each name of a column."""
+        parts = ((" " if t.spaced else "") + (inputs[t.text] if t.kind == "column" else t.text) for t in self.tokens)
+        return "".join(parts).strip()
+
+
+def _written(token: Token) -> str:
+    if token.kind == "column" and (token.word in _KEYWORDS or not re.fullmatch(r"[^\W\d]\w*", token.text)):
+        return '"' + token.text.replace('"', '""') + '"'
+    return token.text
+
+
+@lru_cache(maxsize=1024)
+def parse_expression(text: str) -> Expression:
+    """Split an expression into tokens, and look for what an expression may not hold."""
+    tokens, faults = _tokens(text)
+    if not faults:
+        tokens, faults = _classified(tokens)
+    if not faults:
+        faults = list(_sign_faults(tokens))
+    return Expression(tuple(tokens), tuple(dict.fromkeys(faults)))
+
+
+def _tokens(text: str) -> tuple[list[Token], list[str]]:
+    tokens: list[Token] = []
+    place, spaced = 0, False
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        if match is None or match.lastgroup == "comment":
+            part = visible(text[place : place + 2] if match else text[place])
+            return tokens, [f"{part!r} is not part of an expression: write one value, without comments, arrows and ;"]
+        place = match.end()
+        if match.lastgroup == "space":
+            spaced = True
+            continue
+        kind: Kind = match.lastgroup  # type: ignore[assignment]
+        tokens.append(Token(kind, match[0], spaced))
+        spaced = False
+    return tokens, [] if tokens else ["the expression is empty: write one, or remove the key"]
+
+
+def _classified(tokens: list[Token]) -> tuple[list[Token], list[str]]:
+    """The tokens with the names of columns marked, and the faults of names."""
+    classified: list[Token] = []
+    faults: list[str] = []
+    for nr, token in enumerate(tokens):
+        before = tokens[nr - 1] if nr else None
+        after = tokens[nr + 1] if nr + 1 < len(tokens) else None
+        if token.kind == "quoted":
+            name = token.text[1:-1].replace('""', '"')
+            token = Token("column", name, token.spaced)
+            if after is not None and after.text == "(":
+                faults.append(f"{name!r} is not a function: write the names of functions without quotes")
+        elif token.kind == "name":
+            fault = _name_fault(token, before, after)
+            if fault is None:
+                token = Token("column", token.text, token.spaced)
+            elif fault:
+                faults.append(fault)
+        classified.append(token)
+    return classified, faults
+
+
+def _name_fault(token: Token, before: Token | None, after: Token | None) -> str | None:
+    """What is wrong with a name; empty when it is a word of the language, None when it stands for a column."""
+    word, follows = token.word, after.text if after is not None else ""
+    if before is not None and (before.text == "::" or before.word == "as"):
+        remedy = _REMEDIES.get(word) or f"the types are {', '.join(sorted(TYPES))}"
+        return "" if word in TYPES else f"the type {token.text} is not allowed: {remedy}"
+    if word == "from" and (before is None or before.word != "distinct"):
+        return f"{token.text} is not allowed, except after DISTINCT: an expression reads the columns of its own row"
+    if word in _KEYWORDS:
+        known = follows != "(" or word in _BEFORE_PARENTHESIS
+        return "" if known else f"{token.text} is not a function"
+    if follows == "(":
+        return "" if word in FUNCTIONS else _function_fault(token.text)
+    if after is not None and after.kind == "text":
+        return "" if word in _TYPED_LITERALS else f"{token.text} before a text is not allowed: write a cast"
+    return None
+
+
+def _function_fault(name: str) -> str:
+    if remedy := _REMEDIES.get(name.lower()):
+        return f"the function {name} is not allowed: {remedy}"
+    if _UNREPEATABLE.fullmatch(name.lower()):
+        return f"the function {name} is not allowed: it gives another value each time; use columns of the row"
+    return (
+        f"the function {name} is not allowed{did_you_mean(name.lower(), sorted(FUNCTIONS))}; allowed are functions of"
+        " one row whose result depends on their arguments alone: docs/reference/contract.md lists them"
+    )
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The fault of a name that is no column."""
+    if _UNREPEATABLE.fullmatch(name.lower()):
+        return f"{name} is not allowed: it gives another value each time; use columns of the row"
+    return f"the contract has no column {name}{did_you_mean(name, known)}: an expression reads declared columns"
+
+
+def _is_operand(token: Token | None) -> bool:
+    """Whether a value ends with this token."""
+    if token is None or token.kind == "sign":
+        return token is not None and token.text in (")", "]")
+    return token.kind != "name" or token.word in ("end", "false", "null", "true") or token.word in TYPES
+
+
+def _sign_faults(tokens: Iterable[Token]) -> Iterator[str]:
+    closing = {"(": ")", "[": "]"}
+    opened: list[str] = []
+    before: Token | None = None
+    for token in tokens:
+        previous, before = before, token
+        if token.kind != "sign":
+            continue
+        if token.text == "*" and not _is_operand(previous):
+            yield "* multiplies two values; it does not stand for all columns"
+            return
+        if token.text in closing:
+            opened.append(closing[token.text])
+        elif token.text in (")", "]") and (not opened or opened.pop() != token.text):
+            yield f"{token.text} closes nothing"
+            return
+        elif token.text == "," and not opened:
+            yield "a comma outside parentheses: write one value"
+            return
+    if opened:
+        yield f"{opened[-1]} is missing"

@@ -1,0 +1,127 @@
+"""The values of derived columns, computed from the typed and normalised values of other columns: DuckDB SQL.
+
+An expression that fails on a row, as for the 30th of February, does not stop the query. Its value is kept in a list:
+null instead of the list means that the expression failed, a null in the list that its value is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from apex_ml.contract.columns import Column
+from apex_ml.contract.model import Contract
+from apex_ml.sql.file_types import duckdb_type
+from apex_ml.sql.normal_forms import lost_sql, normalised_sql
+from apex_ml.sql.parquet import place_name
+from apex_ml.sql.quote import identifier, literal
+
+
+@dataclass(frozen=True)
+class DerivedValue:
+    """The value of a derived column beside a file's own columns. `kind` is the type of the expression."""
+
+    column: str
+    place: int
+    """The place of the value behind those of the file's columns."""
+    kind: pa.DataType
+    query: str
+    """SQL of the list with the value, over a file's columns by their places."""
+    columns: tuple[str, ...]
+    """The columns that the expression reads."""
+    rule: str
+    """What a row breaks on which the expression fails."""
+
+    @property
+    def failed(self) -> str:
+        """SQL that is true where the expression fails."""
+        return identifier(f"failed {self.place}")
+
+
+def failed_rule(column: Column) -> str:
+    """The rule that a row breaks on which the expression of a derived column fails, with the remedy."""
+    return f"derive: {column.derive} fails on these values; correct them, or let the expression allow for them"
+
+
+def input_sql(column: Column, value: str) -> str:
+    """SQL of a column's value as expressions read it: of its type, an instant on the clock of the column's zone.
+
+    There is one zero: values of requests are kept by how they compare, and then a zero has no sign.
+    """
+    if column.type == "double":
+        return f"CASE WHEN {value} = 0 THEN CAST(0 AS DOUBLE) ELSE {value} END"
+    if column.type == "timestamp" and column.timezone is not None:
+        return f"timezone({literal(column.timezone)}, CAST({value} AS TIMESTAMP WITH TIME ZONE))"
+    return f"CAST({value} AS {duckdb_type(column)})"
+
+
+def expression_sql(column: Column, contract: Contract, values: Mapping[str, str]) -> str:
+    """SQL of a derived column's expression, by SQL of the values of the columns that it reads."""
+    expression = column.expression
+    assert expression is not None  # a derived column has one
+    sources = expression.columns(contract.columns)
+    inputs = {written: input_sql(contract.columns[name], values[name]) for written, name in sources.items()}
+    return expression.sql(inputs)
+
+
+def derived_values(
+    contract: Contract, values: Mapping[str, str], kinds: Mapping[str, pa.DataType], first_place: int
+) -> tuple[DerivedValue, ...]:
+    """The derived columns of a contract, from SQL of the other columns' values and the types of the expressions."""
+    derived = []
+    for place, column in enumerate(contract.derived.values(), first_place):
+        expression = column.expression
+        assert expression is not None
+        derived.append(
+            DerivedValue(
+                column.name,
+                place,
+                kinds[column.name],
+                f"TRY([{expression_sql(column, contract, values)}])",
+                tuple(expression.columns(contract.columns).values()),
+                failed_rule(column),
+            )
+        )
+    return tuple(derived)
+
+
+def add_derived(rows: str, derived: Sequence[DerivedValue]) -> str:
+    """A query of rows with the derived values beside the others, and whether each expression failed."""
+    tried = ", ".join(f"{value.query} AS {_tried(value)}" for value in derived)
+    values = ", ".join(
+        f"{_tried(value)}[1] AS {identifier(place_name(value.place))}, {_tried(value)} IS NULL AS {value.failed}"
+        for value in derived
+    )
+    lists = ", ".join(map(_tried, derived))
+    return f"SELECT * EXCLUDE ({lists}), {values} FROM (SELECT *, {tried} FROM ({rows}))"
+
+
+def _tried(value: DerivedValue) -> str:
+    return identifier(f"tried {value.place}")
+
+
+def select_expressions(contract: Contract, columns: Iterable[Column]) -> str:
+    """No row of the expressions of derived columns; the types of the result are theirs."""
+    values = {name: f"CAST(NULL AS {duckdb_type(c)})" for name, c in contract.file_columns.items()}
+    selected = (f"({expression_sql(c, contract, values)}) AS {identifier(c.name)}" for c in columns)
+    return f"SELECT {', '.join(selected)} LIMIT 0"
+
+
+def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation: str) -> str:
+    """For each derived column its value, whether it is lost, and whether the expression failed, over a relation.
+
+    The relation has the other columns with their types and names. A value is lost where it cannot be cast. A date is
+    given as days since 1970, and a time as microseconds, as DuckDB has more years than Python.
+    """
+    values = {name: identifier(name) for name in contract.file_columns}
+    derived = derived_values(contract, values, kinds, len(values))
+    selected: list[str] = []
+    for value in derived:
+        column, source = contract.columns[value.column], identifier(place_name(value.place))
+        result = normalised_sql(column, value.kind, source)
+        lost = lost_sql(column, value.kind, source, result)
+        numbers = {"date": f"date_diff('day', DATE '1970-01-01', {result})", "timestamp": f"epoch_us({result})"}
+        selected += [numbers.get(column.type, result), lost, value.failed]
+    return f"SELECT {', '.join(selected)} FROM ({add_derived(f'SELECT * FROM {relation}', derived)})"
