@@ -176,6 +176,9 @@ def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
     }
     for role, names in roles.items():
         click.echo(f"  {role:9}  {', '.join(map(visible, names)) or NONE}")
+    for column in proposal.columns:
+        if "derive" in column.body:
+            click.echo(f"  derived    {visible(column.name)}: {visible(column.body['derive'])}")
     click.echo(f"  grain      {proposal.features['grain']}: {visible(proposal.grain_reason)}")
     for warning in proposal.warnings:
         click.echo(f"  WARNING: {visible(warning)}")

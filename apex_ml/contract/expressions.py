@@ -117,10 +117,19 @@ class Expression:
         return "".join(parts).strip()
 
 
+def column_reference(name: str) -> str:
+    """The name of a column as an expression writes it, in quotes where it needs them.
+
+    >>> column_reference("year"), column_reference("Ship City"), column_reference("case")
+    ('year', '"Ship City"', '"case"')
+    """
+    if name.lower() in _KEYWORDS or not re.fullmatch(r"[^\W\d]\w*", name):
+        return '"' + name.replace('"', '""') + '"'
+    return name
+
+
 def _written(token: Token) -> str:
-    if token.kind == "column" and (token.word in _KEYWORDS or not re.fullmatch(r"[^\W\d]\w*", token.text)):
-        return '"' + token.text.replace('"', '""') + '"'
-    return token.text
+    return column_reference(token.text) if token.kind == "column" else token.text
 
 
 @lru_cache(maxsize=1024)

@@ -22,11 +22,14 @@ MISSING = "-1"
 
 
 def create_table_view(
-    groups: Sequence[tuple[Sequence[Path], Sequence[int | None]]], read_as: Mapping[int, str] | None = None
+    groups: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
+    read_as: Mapping[int, str] | None = None,
+    derived: Mapping[int, str] | None = None,
 ) -> str:
     """Create the view. A group is files of one schema, and for every column of the table its place there, or None.
 
-    `read_as` holds SQL of the value of a column by its place in the table, where it is not the file's own value.
+    `read_as` holds SQL of the value of a column by its place in the table, where it is not the file's own value, and
+    `derived` SQL of columns behind them.
     """
     selects = []
     for files, places in groups:
@@ -42,7 +45,20 @@ def create_table_view(
     if read_as:
         values = ", ".join(f"{value} AS {place_name(nr)}" for nr, value in read_as.items())
         rows = f"SELECT * REPLACE ({values}) FROM ({rows})"
+    if derived:
+        values = ", ".join(f"{value} AS {place_name(nr)}" for nr, value in derived.items())
+        rows = f"SELECT *, {values} FROM ({rows})"
     return f"CREATE OR REPLACE TEMP VIEW {PROFILED} AS {rows}"
+
+
+def day_of_parts(expression: str) -> str:
+    """SQL of a day in parts; null where they are no day."""
+    return f"CAST(TRY({expression}) AS DATE)"
+
+
+def count_days(day: str) -> str:
+    """One row: rows, those with a day, the first and the last year."""
+    return f"SELECT count(*), count({day}), min(year({day})), max(year({day})) FROM {PROFILED}"
 
 
 def decoded(column: str) -> str:

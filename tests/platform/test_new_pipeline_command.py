@@ -182,3 +182,73 @@ def test_any_table_is_refused_with_a_reason_or_has_a_contract_that_accepts_it(
     contract, _ = parse_pipeline(folder / "pipeline.yaml", text.encode())
     checked = check_data(own, contract, path, "train")
     assert [problem for problem in checked.problems() if "quarantined" in problem or "t.parquet" in problem] == []
+
+
+MONTHS = {"number": int, "word": lambda month: f"{date(2024, month, 1):%B}"}
+
+
+def in_parts(table: dict[str, Any], month: str, prefix: str = "") -> dict[str, Any]:
+    """A table with year, month and day instead of days."""
+    days = table["day"]
+    parts = {
+        f"{prefix}year": [day.year for day in days],
+        f"{prefix}month": [MONTHS[month](day.month) for day in days],
+        f"{prefix}day_of_month": [day.day for day in days],
+    }
+    return parts | {name: values for name, values in table.items() if name != "day"}
+
+
+@pytest.mark.parametrize("month", MONTHS)
+@pytest.mark.parametrize(("prefix", "name"), [("", "date"), ("visit_", "visit_date"), ("visit_date_", "visit_day")])
+def test_a_day_in_parts_becomes_the_timestamp(
+    here: Path, capsys: pytest.CaptureFixture[str], month: str, prefix: str, name: str
+) -> None:
+    table = in_parts(visits(), month, prefix)
+    table[f"{prefix}day_of_month"][5] = 77
+    write_table(here / "visits" / "1.parquet", table)
+    code, out, _ = called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    assert code == 0 and f"timestamp  {name}" in out and f"derived    {name}: " in out
+    assert "3,000 rows in 1 file: 2,999 accepted, 1 quarantined" in out
+    file = here / "pipelines" / "visits" / "pipeline.yaml"
+    contract = load_contract(file)
+    assert contract.timestamp == name and contract.has_history and contract.features.calendar
+    year, month_name, day = f"{prefix}year", f"{prefix}month", f"{prefix}day_of_month"
+    assert contract.sources("timestamp") == (year, month_name, day)
+    assert {contract.columns[source].role for source in (year, month_name, day)} == {"ignore"}
+    expected = f"make_date({year}, {month_name}, {day})"
+    if month == "word":
+        expected = f"strptime(concat_ws(' ', {year}, {month_name}, {day}), '%Y %B %d')"
+    assert contract.columns[name].derive == expected
+    comments = file.read_text().replace("\n  # ", " ")
+    assert f"made of {year}, {month_name}, {day}; 0.0% null; 200 different; 2024-01-01 to 2024-07-18" in comments
+    assert called(capsys, "check", "visits")[0] == 0
+    code, out, _ = called(capsys, "try", "visits")
+    assert code == 0 and f"{name}_day_of_week" in out
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda table: table | {"day": visits()["day"]},
+        lambda table: {name.replace("visit_", "birth_"): values for name, values in table.items()},
+        lambda table: table | {"visit_day_of_month": [70] * 3000},
+        lambda table: table | {"visit_year": [year - 2000 for year in table["visit_year"]]},
+        lambda table: {name: values for name, values in table.items() if name != "visit_month"},
+    ],
+    ids=["a date", "a day of birth", "no days", "no years", "no months"],
+)
+def test_parts_that_are_not_the_day_of_a_row_stay_columns(
+    here: Path, capsys: pytest.CaptureFixture[str], edit: Any
+) -> None:
+    write_table(here / "visits" / "1.parquet", edit(in_parts(visits(), "number", "visit_")))
+    assert called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")[0] == 0
+    contract = load_contract(here / "pipelines" / "visits" / "pipeline.yaml")
+    assert contract.derived == {} and contract.named("timestamp") in ((), ("day",))
+
+
+def test_the_day_in_parts_is_no_column_without_the_timestamp(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits" / "1.parquet", in_parts(visits(), "number"))
+    options = ("--target", "show", "--timestamp", "-", "--yes")
+    assert called(capsys, "init", "visits", "--from", "visits", *options)[0] == 0
+    contract = load_contract(here / "pipelines" / "visits" / "pipeline.yaml")
+    assert "date" not in contract.columns and contract.columns["month"].role == "attribute"

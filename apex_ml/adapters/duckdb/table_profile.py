@@ -58,7 +58,7 @@ def profile_table(
     files = find_table(path)
     with connect_strict(settings) as con, errors_name(visible(path.name)):
         progress("files")
-        source, columns = open_table(con, path, files)
+        source, columns = open_table(con, path, files, target)
         names = [column.name for column in columns]
         for name in filter(None, (target, timestamp)):
             if name not in names:
@@ -72,10 +72,10 @@ def profile_table(
         binned = []
         for column in columns:
             progress(f"column {visible(column.name)}")
-            binned.append(profile_column(con, column, stored[column.name], rows))
+            binned.append(profile_column(con, column, stored.get(column.name, "computed"), rows))
         profiles = tuple(one.profile for one in binned)
         progress("repeated rows and keys")
-        (repeated,) = one_row(con, sql.count_repeated_rows(len(columns)))
+        (repeated,) = one_row(con, sql.count_repeated_rows(len(stored)))
         profile = TableProfile(
             source,
             rows,
@@ -91,7 +91,8 @@ def profile_table(
 
 def _keys(con: StrictConnection, binned: Sequence[BinnedColumn], rows: int) -> tuple[tuple[str, ...], ...]:
     """Columns that identify a row; when none does, pairs of columns that do."""
-    plain = [one for one in binned if one.profile.kind in ("integer", "date", "timestamp", "text")]
+    kinds = ("integer", "date", "timestamp", "text")
+    plain = [one for one in binned if one.profile.kind in kinds and one.profile.derive is None]
     if single := [(one.profile.name,) for one in plain if one.profile.is_unique]:
         return tuple(single)
     whole = [one for one in plain if one.profile.known == rows and one.profile.distinct > 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from apex_ml.adapters.duckdb.file_schema import read_schema
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
+from apex_ml.contract.expressions import parse_expression
+from apex_ml.core.table_profile.date_parts import DateParts, likely_date_parts
 from apex_ml.core.table_profile.values import Kind, Source
 from apex_ml.errors import DataError
 from apex_ml.sql import table_profile as sql
@@ -34,6 +36,10 @@ DATE_FORMATS = (
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 SAMPLED_ROWS = 2000
+DAYS_SHARE = 0.99
+"""Share of rows from which columns are the parts of a day."""
+YEARS = 1900, 2100
+"""Years of a day in parts: other whole numbers are no years."""
 _KINDS: dict[str, Kind] = {
     "BOOLEAN": "boolean",
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), "integer"),
@@ -53,6 +59,8 @@ class TableColumn:
     kind: Kind
     formats: tuple[str, ...] = ()
     """Formats of its texts, which are read as timestamps."""
+    parts: DateParts | None = None
+    """The columns of which it is the day, where the files do not hold it."""
 
 
 def find_table(path: Path) -> RawFiles:
@@ -72,9 +80,12 @@ def find_table(path: Path) -> RawFiles:
     return RawFiles(path.absolute().parent, (path.absolute(),), {}, {})
 
 
-def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Source, list[TableColumn]]:
+def open_table(
+    con: StrictConnection, path: Path, files: RawFiles, target: str | None = None
+) -> tuple[Source, list[TableColumn]]:
     """Make the files one relation. Columns that other files have with another type get a type that holds both.
 
+    Without a date or timestamp, columns with year, month and day become one behind the others; the target is no part.
     Raises :class:`~apex_ml.errors.DataError` for a file that cannot be read or has no columns, and for a table with a
     repeated name.
     """
@@ -89,7 +100,7 @@ def open_table(con: StrictConnection, path: Path, files: RawFiles) -> tuple[Sour
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
     views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
-    columns = _read_columns(con, path.name, names, views)
+    columns = _read_columns(con, path.name, names, views, target)
     # DuckDB reads the whole numbers of a duration, which no contract takes
     lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
     columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
@@ -146,8 +157,9 @@ def _read_columns(
     shown: str,
     names: Sequence[str],
     views: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
+    target: str | None,
 ) -> list[TableColumn]:
-    """Create the relation; bytes that are text, and texts that are dates, are read as such."""
+    """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined."""
     with errors_name(shown):
         con.execute(sql.create_table_view(views))
         types = [str(row[1]) for row in con.execute(sql.DESCRIBE_TABLE).fetchall()][: len(names)]
@@ -164,7 +176,23 @@ def _read_columns(
             columns.append(column)
         if read_as:
             con.execute(sql.create_table_view(views, read_as))
+        if not any(column.kind in ("date", "timestamp") for column in columns):
+            for day, expression in _days(con, columns, target):
+                con.execute(sql.create_table_view(views, read_as, {len(columns): expression}))
+                return [*columns, day]
         return columns
+
+
+def _days(
+    con: StrictConnection, columns: Sequence[TableColumn], target: str | None
+) -> Iterator[tuple[TableColumn, str]]:
+    """Days that the table holds in parts, each with its SQL: nearly every row has one, in a year of our time."""
+    places = {column.name: column.sql for column in columns}
+    for parts in likely_date_parts([(column.name, column.kind) for column in columns], [target]):
+        day = sql.day_of_parts(parse_expression(parts.expression).sql(places))
+        rows, days, first, last = one_row(con, sql.count_days(day))
+        if days and days >= DAYS_SHARE * rows and YEARS[0] <= first <= last <= YEARS[1]:
+            yield TableColumn(parts.name, place_name(len(columns)), "date", parts=parts), day
 
 
 def _kind(duckdb_type: str) -> Kind:

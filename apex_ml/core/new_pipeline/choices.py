@@ -122,6 +122,7 @@ def propose(
         when = profile.column(profile.time.name)
         timestamp = when.name if when.null_share <= MAX_NULLS else None
     taken |= {name for name in (*key, timestamp) if name is not None}
+    taken |= set(profile.column(timestamp).sources) if timestamp else set()
     entity = entity or _likely_entity(profile, taken)
     taken |= {entity} if entity else set()
     measures = [

@@ -83,9 +83,22 @@ def plan_key(column: ColumnProfile) -> ColumnPlan:
     return ColumnPlan(column.name, "key", body)
 
 
+def plan_source(column: ColumnProfile) -> ColumnPlan:
+    """A column that only the expression of the timestamp reads."""
+    body: dict[str, Any] = {"type": _type_of(column), "role": "ignore"}
+    if column.nulls:
+        body["nullable"] = True
+    if column.text is not None:
+        body["normalise"] = ["trim"]
+    return ColumnPlan(column.name, "ignore", body, notes=("a part of the timestamp, and no feature of its own",))
+
+
 def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
     """The day of a row."""
     body: dict[str, Any] = {"type": "date", "role": "timestamp"}
+    if column.derive is not None:
+        body |= {"derive": column.derive, "checks": _date_checks(column)}
+        return ColumnPlan(column.name, "timestamp", body, notes=("no column of the data: it is computed in each row",))
     body["normalise"] = [*_date_formats(column)]
     notes: tuple[str, ...] = ()
     if column.kind == "timestamp":

@@ -14,6 +14,7 @@ from apex_ml.core.new_pipeline.columns import (
     plan_column,
     plan_entity,
     plan_key,
+    plan_source,
     plan_target,
     plan_timestamp,
 )
@@ -58,7 +59,10 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
     excluded = excluded or {}
     columns: list[ColumnPlan] = []
     left_out: list[LeftOut] = []
+    sources = profile.column(choices.timestamp).sources if choices.timestamp else ()
     for column in profile.columns:
+        if column.derive is not None and column.name != choices.timestamp:
+            continue  # no column of the data
         if column.name in excluded:
             left_out.append(LeftOut(column.name, excluded[column.name]))
             continue
@@ -70,6 +74,8 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
             planned = plan_timestamp(column)
         elif column.name in choices.key:
             planned = plan_key(column)
+        elif column.name in sources and column.name not in choices.measures:
+            planned = plan_source(column)
         else:
             role = "measure" if column.name in choices.measures else "attribute"
             planned = plan_column(column, role, is_identifier=column.name in profile.identifiers)  # type: ignore[arg-type]

@@ -94,7 +94,9 @@ def evidence(column: ColumnProfile, profile: TableProfile) -> str:
 
     It names nulls, different values, range or most frequent values, gain and change.
     """
-    parts = [f"{column.null_share:.1%} null" if column.nulls else "never null", f"{column.distinct:,} different"]
+    parts = [f"made of {', '.join(map(_shown, column.sources))}"] if column.sources else []
+    parts.append(f"{column.null_share:.1%} null" if column.nulls else "never null")
+    parts.append(f"{column.distinct:,} different")
     if column.numbers is not None:
         n = column.numbers
         parts.append(f"{number_text(n.low)} to {number_text(n.high)}")

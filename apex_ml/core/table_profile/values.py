@@ -108,6 +108,10 @@ class ColumnProfile:
     numbers: NumberSummary | None = None
     times: TimeSummary | None = None
     text: TextSummary | None = None
+    derive: str | None = None
+    """The expression over other columns that gives its values, where the files do not hold it."""
+    sources: tuple[str, ...] = ()
+    """The columns that the expression reads."""
 
     @property
     def nulls(self) -> int:
