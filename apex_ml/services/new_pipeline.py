@@ -13,7 +13,8 @@ from apex_ml.core.new_pipeline.choices import Choices, refuse_roles, refuse_targ
 from apex_ml.core.new_pipeline.proposal import Proposal, make_proposal
 from apex_ml.core.new_pipeline.text import pipeline_text
 from apex_ml.core.table_profile.values import TableProfile
-from apex_ml.errors import ConfigError
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.text import visible
 
 ATTEMPTS = 3
 """Times that columns which the contract cannot have are left out: a new contract may show new faults."""
@@ -38,6 +39,11 @@ def new_pipeline(
         if not faulty or needed & set(faulty) or set(faulty) <= set(excluded):
             break
         excluded |= faulty
+    if not any(proposal.features.get(kind) for kind in ("attributes", "calendar", "history")):
+        why = "".join(f"; {visible(column.name)}: {column.why}" for column in proposal.left_out)
+        raise DataError(
+            f"{profile.source.name}: no column is left from which a model can learn {visible(choices.target)}{why}"
+        )
     try:
         parse_pipeline(path, text.encode())
     except ConfigError as error:

@@ -92,8 +92,8 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
             described[part] = replace(
                 described[part], drift_from_train={name: round(value, 4) for name, value in psi.items()}
             )
-            name, largest = next(iter(psi.items()))
-            logger.info("drift part=%s largest=%s psi=%.3f", part, name, largest)
+            for name, largest in list(psi.items())[:1]:
+                logger.info("drift part=%s largest=%s psi=%.3f", part, name, largest)
         logger.info("part=%s examples=%s", part, rows.num_rows)
     return SplitResult(
         run=context.run,

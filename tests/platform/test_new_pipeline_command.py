@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,9 @@ from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.contract.pipeline_file import load_contract, parse_pipeline
 from apex_ml.core.new_pipeline.choices import Choices
 from apex_ml.errors import ApexError
+from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.reports.trial_page import trial_page
+from apex_ml.platform.trial_run import try_pipeline
 from apex_ml.services.data_check import check_data
 from apex_ml.services.new_pipeline import new_pipeline
 from apex_ml.settings import Settings
@@ -122,6 +126,25 @@ def test_the_check_reports_every_file_that_a_run_would_refuse(here: Path, capsys
     assert code == 10 and "there is no such file or folder" in err
 
 
+def test_a_table_without_anything_to_learn_from_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"show": ["yes", "no"] * 200, "note": [f"patient {n} came late" for n in range(400)]}
+    write_table(here / "visits.parquet", table)
+    roles = ("--target", "show", "--key", "-", "--yes")
+    code, _, err = called(capsys, "init", "visits", "--from", "visits.parquet", *roles)
+    assert code == 10 and "no column is left from which a model can learn show; note: " in err
+    assert not (here / "pipelines").exists()
+
+
+def test_a_pipeline_without_features_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"show": ["yes", "no"] * 200, "distance": [n % 7 for n in range(400)]}
+    write_table(here / "visits.parquet", table)
+    assert called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show", "--yes")[0] == 0
+    path = here / "pipelines" / "visits" / "pipeline.yaml"
+    path.write_text(path.read_text().replace("    - distance\n", "").replace("  attributes:\n", ""))
+    code, _, err = called(capsys, "try", "visits", "--from", "visits.parquet")
+    assert code == 30 and "the contract declares no feature: name some under features" in err
+
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 ROWS = 60
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -155,9 +178,13 @@ TYPES = {
     key=st.sampled_from([(), ("number",)]),
 )
 @settings(
-    max_examples=int(os.environ.get("APEX_TEST_EXAMPLES", "12")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("APEX_TEST_EXAMPLES", "12")),
+    deadline=None,
+    derandomize="APEX_TEST_EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
-def test_any_table_is_refused_with_a_reason_or_has_a_contract_that_accepts_it(
+def test_any_table_is_refused_with_a_reason_or_is_checked_and_tried(
     tmp_path_factory: pytest.TempPathFactory,
     columns: dict[str, tuple[str, list[Any]]],
     target: tuple[str, list[Any]],
@@ -182,6 +209,15 @@ def test_any_table_is_refused_with_a_reason_or_has_a_contract_that_accepts_it(
     contract, _ = parse_pipeline(folder / "pipeline.yaml", text.encode())
     checked = check_data(own, contract, path, "train")
     assert [problem for problem in checked.problems() if "quarantined" in problem or "t.parquet" in problem] == []
+    (folder / "pipelines" / "new").mkdir(parents=True)
+    (folder / "pipelines" / "new" / "pipeline.yaml").write_text(text, encoding="utf-8")
+    pipeline = load_pipeline(Settings.load(home=folder, pipelines=folder / "pipelines", pipeline="new", threads=1))
+    try:
+        run = try_pipeline(own, pipeline, path, lambda check: None)
+    except ApexError as error:  # too few rows, or nothing to learn from
+        assert str(error)
+        return
+    assert math.isfinite(run.compared[-1].log_loss) and trial_page("new", checked, run)
 
 
 MONTHS = {"number": int, "word": lambda month: f"{date(2024, month, 1):%B}"}

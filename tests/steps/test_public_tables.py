@@ -1,4 +1,4 @@
-"""Public tables, as installed packages ship them: `apex init --yes`, a night and a drop, each by its command or step."""
+"""Public tables, as installed packages ship them: `apex init --yes`, a night and a drop."""
 
 from __future__ import annotations
 
