@@ -20,6 +20,8 @@ from apex_ml.sql.session import replace_temp_table
 
 HELD, HELD_STAGED = "held_rows", "held_staged_rows"
 DROP_HELD_STAGED = f"DROP TABLE IF EXISTS {HELD_STAGED}"
+HELD_DERIVED = "held_derived_values"
+DROP_HELD_DERIVED = f"DROP TABLE IF EXISTS {HELD_DERIVED}"
 BAD = "bad_rows"
 COMPRESSION_LEVEL = 1
 
@@ -34,20 +36,27 @@ class CheckedFile:
     """Whether the rows of :meth:`plain` are in the table HELD."""
     held_staged: bool = False
     """Whether the rows of :meth:`staged` are in the table HELD_STAGED."""
+    held_derived: bool = False
+    """Whether the values of the derived columns are in the table HELD_DERIVED."""
     recovered: RecoveredColumns | None = None
 
     def rows(self) -> str:
         """All rows as they are in the file, with the derived columns."""
+        if self.held_derived:
+            return f"SELECT * FROM ({self._own_rows()}) POSITIONAL JOIN {HELD_DERIVED}"
+        return self.checks.with_derived(self._own_rows())
+
+    def _own_rows(self) -> str:
         names = ", ".join(self.checks.source)
         file = scan_by_place(self.path, len(self.checks.source))
         if self.recovered is None:
-            return self.checks.with_derived(f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}")
+            return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}"
         columns: list[str] = []
         for place, name in enumerate(self.checks.source):
             beside = place in self.recovered.places
             columns += self.recovered.columns(place) if beside else [f"file.{name} AS {name}"]
         row_nr = f"file.file_row_number AS {ROW_NR}"
-        return self.checks.with_derived(f"SELECT {', '.join(columns)}, {row_nr} FROM {self.recovered.relation(file)}")
+        return f"SELECT {', '.join(columns)}, {row_nr} FROM {self.recovered.relation(file)}"
 
     def plain(self) -> str:
         """Clause: all rows as `plain`, cast but not normalised, with the column IN_DOUBT."""
@@ -72,6 +81,14 @@ class CheckedFile:
     def create_held_staged_table(self) -> str:
         """Keep the rows of :meth:`staged` in the table HELD_STAGED."""
         return replace_temp_table(HELD_STAGED, f"{self.staged()} FROM staged")
+
+    def create_held_derived_table(self) -> str:
+        """Keep the values of the derived columns in the table HELD_DERIVED, in the order of the rows.
+
+        An expression that fails on a row is slow, as it is then computed row by row: once is enough.
+        """
+        names = ", ".join(name for value in self.checks.derived for name in (value.name, value.failed))
+        return replace_temp_table(HELD_DERIVED, f"SELECT {names} FROM ({self.rows()})")
 
     def count_doubts(self) -> str:
         """Count rows, rows in doubt, and for each unique rule the repeated rows, in one pass without normalising."""

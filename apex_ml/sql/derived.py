@@ -35,6 +35,11 @@ class DerivedValue:
     """What a row breaks on which the expression fails."""
 
     @property
+    def name(self) -> str:
+        """Quoted name of the value."""
+        return identifier(place_name(self.place))
+
+    @property
     def failed(self) -> str:
         """SQL that is true where the expression fails."""
         return identifier(f"failed {self.place}")
@@ -91,8 +96,7 @@ def add_derived(rows: str, derived: Sequence[DerivedValue]) -> str:
     """A query of rows with the derived values beside the others, and whether each expression failed."""
     tried = ", ".join(f"{value.query} AS {_tried(value)}" for value in derived)
     values = ", ".join(
-        f"{_tried(value)}[1] AS {identifier(place_name(value.place))}, {_tried(value)} IS NULL AS {value.failed}"
-        for value in derived
+        f"{_tried(value)}[1] AS {value.name}, {_tried(value)} IS NULL AS {value.failed}" for value in derived
     )
     lists = ", ".join(map(_tried, derived))
     return f"SELECT * EXCLUDE ({lists}), {values} FROM (SELECT *, {tried} FROM ({rows}))"
@@ -119,7 +123,7 @@ def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation
     derived = derived_values(contract, values, kinds, len(values))
     selected: list[str] = []
     for value in derived:
-        column, source = contract.columns[value.column], identifier(place_name(value.place))
+        column, source = contract.columns[value.column], value.name
         result = normalised_sql(column, value.kind, source)
         lost = lost_sql(column, value.kind, source, result)
         numbers = {"date": f"date_diff('day', DATE '1970-01-01', {result})", "timestamp": f"epoch_us({result})"}

@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.adapters.duckdb.derived_types import derived_types, refuse_expressions
+from apex_ml.adapters.duckdb.engine import make_strict
+from apex_ml.adapters.duckdb.row_checks import check_file
+from apex_ml.adapters.duckdb.split_rows import HELD_ROWS
 from apex_ml.contract.changes import compare_contracts
 from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.faults import RefusedError
@@ -272,3 +275,28 @@ def test_rows_that_are_held_back_are_a_drop_again(con: duckdb.DuckDBPyConnection
     report, (scored,) = checked(con, tmp_path, contract, "score", drop.append_column("at", pa.nulls(1)))
     assert isinstance(scored, dict) and scored["day"] == date(2024, 3, 5) and report.quarantined == 0
     assert con.execute(count_rows(f"read_parquet('{accepted}/*')")).fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("damaged", [True, False], ids=["with a value that cannot be decoded", "readable"])
+def test_a_large_file_is_split_as_a_small_one(
+    con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path, copy: bool, damaged: bool
+) -> None:
+    rows = HELD_ROWS + 10
+    month = [13 if nr % 1000 == 7 else 1 + nr % 12 for nr in range(rows)]
+    table = table_of([{"year": 2024, "month": 1, "share": 0.5, "name": "a1b", "price": None, "at": None}])
+    table = pa.concat_tables([table] * rows).combine_chunks()
+    table = table.set_column(table.schema.get_field_index("month"), "month", pa.array(month))
+    if damaged:
+        names = pa.array([b"\xff" if nr == 3 else b"a1b" for nr in range(rows)], pa.binary()).view(pa.string())
+        table = table.set_column(table.schema.get_field_index("name"), "name", names)
+    path, accepted, bad = (tmp_path / f"{name}.parquet" for name in ("file", "accepted", "bad"))
+    pq.write_table(table, path)
+    out = {"accepted": accepted, "quarantined": bad}
+    report = check_file(make_strict(con), path, contract, "score", as_of=None, copy=copy, with_row_nr=True, **out)
+    failed = [nr for nr in range(rows) if month[nr] == 13] + [3] * damaged
+    assert pq.read_table(bad).column("row_nr").to_pylist() == sorted(failed)
+    result = con.sql(report.query).to_arrow_table().to_pydict()
+    assert len(result["row_nr"]) == rows - len(failed)
+    assert result["first"] == [date(2024, month[nr], 1) for nr in result["row_nr"]]
+    assert set(result["clean"]) == {"A B"} and set(result["whole"]) == {202400 + month for month in range(1, 13)}
