@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
+from apex_ml.sql.derived import DerivedValue
 from apex_ml.sql.parquet import copy_to_parquet, scan_by_place
 from apex_ml.sql.quarantine import is_true, own_values_sql, reasons_sql, value_sql
 from apex_ml.sql.quote import identifier, identifiers
@@ -89,6 +90,10 @@ class CheckedFile:
         """
         names = ", ".join(name for value in self.checks.derived for name in (value.name, value.failed))
         return replace_temp_table(HELD_DERIVED, f"SELECT {names} FROM ({self.rows()})")
+
+    def fail_once(self, value: DerivedValue) -> str:
+        """A query that fails as the expression of a derived column does, on a row on which it does."""
+        return f"SELECT {value.expression} FROM ({self.rows()}) WHERE {value.failed} LIMIT 1"
 
     def count_doubts(self) -> str:
         """Count rows, rows in doubt, and for each unique rule the repeated rows, in one pass without normalising."""

@@ -27,8 +27,8 @@ class DerivedValue:
     place: int
     """The place of the value behind those of the file's columns."""
     kind: pa.DataType
-    query: str
-    """SQL of the list with the value, over a file's columns by their places."""
+    expression: str
+    """SQL of the expression, over a file's columns by their places."""
     columns: tuple[str, ...]
     """The columns that the expression reads."""
     rule: str
@@ -84,7 +84,7 @@ def derived_values(
                 column.name,
                 place,
                 kinds[column.name],
-                f"TRY([{expression_sql(column, contract, values)}])",
+                expression_sql(column, contract, values),
                 tuple(expression.columns(contract.columns).values()),
                 failed_rule(column),
             )
@@ -94,7 +94,7 @@ def derived_values(
 
 def add_derived(rows: str, derived: Sequence[DerivedValue]) -> str:
     """A query of rows with the derived values beside the others, and whether each expression failed."""
-    tried = ", ".join(f"{value.query} AS {_tried(value)}" for value in derived)
+    tried = ", ".join(f"TRY([{value.expression}]) AS {_tried(value)}" for value in derived)
     values = ", ".join(
         f"{_tried(value)}[1] AS {value.name}, {_tried(value)} IS NULL AS {value.failed}" for value in derived
     )

@@ -162,7 +162,7 @@ def test_a_row_on_which_an_expression_fails(con: duckdb.DuckDBPyConnection, cont
     report, (good, failed, null) = checked(con, tmp_path, contract, "train", table_of(rows))
     rule = "derive: make_date(year, month, 1) fails on these values; correct them, or let the expression allow for them"
     assert failed == [f"first: {rule}"] and report.reasons == {f"first: {rule}": 1}
-    assert report.examples == {f"first: {rule}": ("2024 / 13",)}
+    assert report.examples == {f"first: {rule}": ("2024 / 13", "Date out of range: 2024-13-1")}
     assert good["first"] == date(2024, 2, 1) and null["first"] is None  # type: ignore[call-overload]
     (bad,) = pq.read_table(tmp_path / "bad.parquet").to_pylist()
     assert json.loads(bad["reasons"])[0]["value"] == "2024 / 13"

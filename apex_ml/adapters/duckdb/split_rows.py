@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apex_ml.adapters.duckdb.engine import StrictConnection, one_row
+import duckdb
+
+from apex_ml.adapters.duckdb.engine import StrictConnection, one_row, reason_of
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.contract.names import ROW_NR
 from apex_ml.sql.checked_file import (
@@ -16,14 +18,17 @@ from apex_ml.sql.checked_file import (
     copy_rows,
     unique_rule,
 )
+from apex_ml.sql.derived import DerivedValue
 from apex_ml.sql.parquet import select_file
 from apex_ml.sql.quote import identifiers
 from apex_ml.sql.row_checks import Reason
+from apex_ml.text import visible
 
 HELD_ROWS = 65_536
 """The rows of a file of at most this size are kept in memory: to compile its checks for each query takes longer."""
 _EXAMPLE_LENGTH = 40
 _EXAMPLES = 3
+_ERROR_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,25 @@ def _split_closely(con: StrictConnection, doubtful: DoubtfulRows, to: SplitFiles
 
 def _examples(con: StrictConnection, doubtful: DoubtfulRows, broken: list[Reason]) -> dict[str, tuple[str, ...]]:
     """By label, the most frequent values that break each of some rules. Whole rows are no example."""
-    shown = [reason for reason in broken if len(reason.columns) <= 2]
+    failing = {value.rule for value in doubtful.file.checks.derived}
+    shown = [reason for reason in broken if len(reason.columns) <= 2 or reason.rule in failing]
     if not shown:
         return {}
     tops = one_row(con, doubtful.top_values(shown, _EXAMPLE_LENGTH, _EXAMPLES))
-    return {f"{r.column}: {r.rule}": tuple(values or ()) for r, values in zip(shown, tops, strict=True)}
+    examples = {f"{r.column}: {r.rule}": tuple(values or ()) for r, values in zip(shown, tops, strict=True)}
+    for value in doubtful.file.checks.derived:
+        if (label := f"{value.column}: {value.rule}") in examples:
+            examples[label] += _error(con, doubtful.file, value)
+    return examples
+
+
+def _error(con: StrictConnection, file: CheckedFile, value: DerivedValue) -> tuple[str, ...]:
+    """The error of an expression on one of the rows on which it fails."""
+    try:
+        con.execute(file.fail_once(value)).fetchall()
+    except duckdb.Error as error:
+        return (visible(reason_of(error))[:_ERROR_LENGTH],)
+    return ()
 
 
 def _report(file: CheckedFile, rows: int, quarantined: int, query: str) -> FileReport:
