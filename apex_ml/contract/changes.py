@@ -10,7 +10,7 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.history_state import LastTarget, column_of
 from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import calendar_name
+from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.roles import Role
 from apex_ml.json_text import json_text
 
@@ -152,6 +152,7 @@ def _definitions(contract: Contract) -> dict[str, str]:
     """The parameters of every feature, as text."""
     features = contract.features
     defined = dict.fromkeys(features.attributes, "attribute")
+    defined |= {days_since_name(name): "days_since" for name in features.days_since}
     defined |= {calendar_name(contract.timestamp, part): "calendar" for part in features.calendar}
     for recipe in features.history:
         # a recipe over several columns makes one feature of each: the others are not part of its definition
@@ -163,6 +164,7 @@ def _definitions(contract: Contract) -> dict[str, str]:
 def _inputs(contract: Contract) -> dict[str, tuple[str, ...]]:
     """The columns that every feature is made of, beside the entity and the timestamp."""
     inputs: dict[str, tuple[str, ...]] = {name: (name,) for name in contract.features.attributes}
+    inputs |= {days_since_name(name): (name,) for name in contract.features.days_since}
     inputs |= {calendar_name(contract.timestamp, part): () for part in contract.features.calendar}
     for recipe in contract.features.history:
         for feature in recipe.scoped(contract):

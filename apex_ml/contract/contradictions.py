@@ -43,6 +43,7 @@ class Parts:
     forbidden: Sequence[Any]
     match: Any = "exact"
     grain: Any = None
+    days_since: Sequence[Any] = ()
 
     def contradictions(self) -> Iterator[tuple[Place, str]]:
         """Every contradiction of two parts, as (place of the second one, text)."""
@@ -53,7 +54,7 @@ class Parts:
         yield from self._recipe_faults()
         yield from self._batch_faults()
         yield from self._absent_role_faults()
-        prefixes = ("history_", *(f"{when}_" for when, role in self.roles.items() if role == "timestamp"))
+        prefixes = ("history_", "days_since_", *(f"{w}_" for w, role in self.roles.items() if role == "timestamp"))
         for nr, name in enumerate(self.forbidden):
             if isinstance(name, str) and name not in self.columns and not name.startswith(prefixes):
                 hint = did_you_mean(name, self.columns)
@@ -103,6 +104,8 @@ class Parts:
         if "timestamp" in absent:
             if self.calendar:
                 yield ("features", "calendar"), f"parts of the date need {need}: remove calendar"
+            if self.days_since:
+                yield ("features", "days_since"), f"days since a date need {need}: remove days_since"
             for nr, rule in self.batch:
                 if isinstance(rule, FutureDateOutlierRule | FreshnessRule):
                     yield ("batch", "rules", nr), f"the rule {rule.rule} needs {need}: remove it"
@@ -121,6 +124,19 @@ class Parts:
                 yield ("features", "attributes", nr), fault
             elif name in self.attributes[:nr]:
                 yield ("features", "attributes", nr), f"{name} is listed twice: remove one"
+        for nr, name in enumerate(self.days_since):
+            column = self.columns.get(name) if isinstance(name, str) else None
+            if fault := self.role_fault(name, "attribute"):
+                yield ("features", "days_since", nr), fault
+            elif column is not None and column.type != "date":
+                yield ("features", "days_since", nr), f"{name} is not a date: its type is {column.type}"
+            elif column is not None and column.domain is not None:
+                yield (
+                    ("features", "days_since", nr),
+                    f"the dates of {name} are levels: remove its domain, or days_since",
+                )
+            elif name in self.days_since[:nr]:
+                yield ("features", "days_since", nr), f"{name} is listed twice: remove one"
         for nr, part in enumerate(self.calendar):
             if part in self.calendar[:nr]:
                 yield ("features", "calendar", nr), f"{part} is listed twice: remove one"

@@ -18,6 +18,11 @@ class Features(ContractPart):
     grain: Literal["last_row_per_entity", "every_row"]
     history_lag_days: int = Field(0, ge=0)
     attributes: tuple[str, ...] = ()
+    days_since: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda names: not names,
+        description="Attributes of type date that become the number of days from them to the row.",
+    )
     calendar: tuple[CalendarPart, ...] = ()
     history: tuple[HistoryRecipe, ...] = ()
     suspicious_gain: float = Field(

@@ -93,6 +93,7 @@ class Contract(Wording):
             self.promotion.forbidden_features,
             self.match,
             self.features.grain,
+            self.features.days_since,
         )
         faults = list(parts.contradictions())
         places = [place for place, _ in faults]

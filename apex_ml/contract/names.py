@@ -45,6 +45,9 @@ DAY = "history_day"
 PLACE = "history_place"
 
 
+_OF_HISTORY = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, WINDOW_DAYS, POSITION, DAY, PLACE)
+
+
 def encoded(name: str, limit: int = MAX_ENCODED) -> str:
     """Write a name with letters, digits, ``_``, ``-`` and ``.`` of ASCII alone; two names never become one.
 
@@ -134,6 +137,11 @@ def mean_name(measure: str) -> str:
     return f"history_mean_{measure}"
 
 
+def days_since_name(attribute: str) -> str:
+    """Feature: days from the date of an attribute to the row."""
+    return f"days_since_{attribute}"
+
+
 def calendar_name(timestamp: str, part: str) -> str:
     """Feature: a part of the row's date."""
     return f"{timestamp}_{part}"
@@ -157,18 +165,7 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
         yield name, "a column of the row checks"
     for name in ("file_index", "file_row_number"):
         yield name, "a column that DuckDB adds to a file"
-    for name in (
-        EARLIER_ROWS,
-        LAST_DATE,
-        LAST_TARGET,
-        DAYS,
-        DAYS_SQUARED,
-        SINCE_LAST,
-        WINDOW_DAYS,
-        POSITION,
-        DAY,
-        PLACE,
-    ):
+    for name in _OF_HISTORY:
         yield name, "a column of the history"
     for level in contract.classes:
         for of_level in (count_name, days_name, share_name, trend_name):
@@ -182,6 +179,12 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
             for name in (feature.column.name, *(column.name for column in feature.reads)):
                 yield name, f"a column of the history, made by the recipe {recipe.recipe!r}"
     yield from _reserved_by_absent_roles(contract)
+    yield from _reserved_by_dates(contract)
+
+
+def _reserved_by_dates(contract: Contract) -> Iterator[tuple[str, str]]:
+    for name in contract.features.days_since:
+        yield days_since_name(name), f"a feature, made from {name!r} (days_since)"
     for part in contract.features.calendar:
         yield calendar_name(contract.timestamp, part), f"a feature, made from {contract.timestamp!r} (calendar: {part})"
 

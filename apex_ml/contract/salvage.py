@@ -96,6 +96,7 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         items("promotion", "forbidden_features"),
         data.get("match"),
         below("features", "grain"),
+        items("features", "days_since"),
     )
 
 

@@ -20,7 +20,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.history_state import StateColumn, state_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import calendar_name
+from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
 
 MICROSECONDS_A_DAY = 86_400e6
@@ -28,8 +28,8 @@ EXAMPLE_KEY = ("entity", "timestamp")
 
 
 def kind_of(contract: Contract, feature: str) -> Literal["attribute", "calendar", "history"]:
-    """The kind of a feature: attribute, calendar or history."""
-    if feature in contract.features.attributes:
+    """The kind of a feature: attribute (also the days since its date), calendar or history."""
+    if feature in {*contract.features.attributes, *map(days_since_name, contract.features.days_since)}:
         return "attribute"
     calendar = {f"{contract.timestamp}_{part}" for part in contract.features.calendar}
     return "calendar" if feature in calendar else "history"
@@ -40,6 +40,7 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
     columns: list[FeatureColumn] = []
     for name in contract.features.attributes:
         columns.append(own_feature(contract.columns[name]))
+    columns += [FeatureColumn(days_since_name(name), "numeric") for name in contract.features.days_since]
     columns += [
         FeatureColumn(calendar_name(contract.timestamp, part), "numeric") for part in contract.features.calendar
     ]
@@ -90,6 +91,14 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColum
     return tuple(column for column in state_columns(contract) if column in needed)
 
 
+def row_inputs(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
+    """The row's own attributes that :func:`finish` reads for these features. None: all features."""
+    features = contract.features
+    inputs = [name for name in features.attributes if not names or name in names]
+    inputs += [name for name in features.days_since if not names or days_since_name(name) in names]
+    return tuple(dict.fromkeys(inputs))
+
+
 def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
     """The days of the rows since 1970-01-01, int64, (n,)."""
     days: np.ndarray = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
@@ -112,6 +121,10 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
 
     for name in filter(is_needed, contract.features.attributes):
         columns[name] = feature_values(contract.columns[name], table.column(name))
+    for attribute in contract.features.days_since:
+        if is_needed(name := days_since_name(attribute)):
+            then = feature_values(contract.columns[attribute], table.column(attribute))
+            columns[name] = pc.subtract(pa.array(days.astype(np.float64)), then)
     for part in contract.features.calendar:
         if is_needed(name := calendar_name(contract.timestamp, part)):
             columns[name] = numeric(calendar_part(days, part))

@@ -9,7 +9,7 @@ from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.names import ROW_NR
 from apex_ml.core.estimator import Model
-from apex_ml.core.features import finish
+from apex_ml.core.features import finish, row_inputs
 from apex_ml.core.model_contract import contract_of_model
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.run_folder import StepContext
@@ -28,7 +28,7 @@ def holdout_of_model(context: StepContext, model: Model, test: pa.Table) -> tupl
     contract = contract_of_model(context.contract, model)
     if contract.features_digest() == context.contract.features_digest():
         return test, np.arange(test.num_rows)
-    needed = [name for name in contract.features.attributes if name in model.encoder.names]
+    needed = row_inputs(contract, model.encoder.names)
     present = [name for name in needed if name in test.column_names]
     absent = [name for name in needed if name not in present]
     file = context.folder("split") / TEST

@@ -5,7 +5,7 @@ from __future__ import annotations
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.roles import STORED_ROLES
-from apex_ml.core.features import state_needed
+from apex_ml.core.features import row_inputs, state_needed
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.scorer import Scorer
 from apex_ml.sql.drop_features import EARLY, add_early, create_early_table, from_day, join_snapshot, select_named
@@ -19,7 +19,8 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
     The state comes from the snapshot. For rows dated before the snapshot it is computed as of their own dates.
     """
     contract, features = scorer.contract, scorer.features
-    attributes = [n for n in contract.named("attribute") if not features or n in features]
+    inputs = row_inputs(contract, features)
+    attributes = [n for n in contract.named("attribute") if not features or n in inputs]
     names = [ROW_NR, *scorer.context.contract.named(*STORED_ROLES), *attributes]
     query = select_named(names, accepted)
     if not (needed := state_needed(contract, features)):

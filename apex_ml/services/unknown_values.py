@@ -111,7 +111,7 @@ def _lines(
     """What happened to each column; history, which is lost as a whole, is one line."""
     lines = []
     for jump in jumps:
-        if jump.feature not in contract.features.attributes:
+        if kind_of(contract, jump.feature) == "history":
             continue
         what = "null" if jump.kind == "null" else "unknown to the model"
         line = f"{jump.share:.1%} of {jump.feature} is {what}, {jump.usual_share:.1%} in training"
@@ -121,7 +121,7 @@ def _lines(
             values = _unknown_values(con, accepted, contract.columns[jump.feature], scorer.bins[jump.feature], name)
             line += "; most frequent unknown values: " + ", ".join(f"{escaped(v)} ({n:,})" for v, n in values)
         lines.append(line)
-    history = [jump for jump in jumps if jump.feature not in contract.features.attributes]
+    history = [jump for jump in jumps if kind_of(contract, jump.feature) == "history"]
     if history:
         worst = max(history, key=lambda jump: jump.share - jump.usual_share)
         names = ", ".join(dict.fromkeys(jump.feature for jump in history))

@@ -15,7 +15,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.faults import RefusedError, early_row
 from apex_ml.contract.requests.reader import Rows
 from apex_ml.core.estimator import Prediction
-from apex_ml.core.features import finish, state_needed
+from apex_ml.core.features import finish, row_inputs, state_needed
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import Scorer, build_scorer
 from apex_ml.serving.history import History, history_bytes
@@ -67,9 +67,8 @@ class Predictor:
             days = columns[contract.timestamp].cast(pa.int32()).to_numpy().astype(np.int64)
         if contract.has_entity:
             places = self.history.places(rows.columns[contract.entity])
-        for name in contract.features.attributes:
-            if not scorer.features or name in scorer.features:
-                columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
+        for name in row_inputs(contract, scorer.features):
+            columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
         table = pa.table(columns | self.history.states(places, days))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Predicted(rows, table, prediction, places >= 0)

@@ -26,7 +26,7 @@ from apex_ml.adapters.duckdb.accepted_rows import (
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
-from apex_ml.core.features import finish
+from apex_ml.core.features import finish, row_inputs
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
@@ -128,7 +128,7 @@ def make_examples(
     on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory.
     """
     contract, files = accepted.contract, accepted.files
-    names = tuple(dict.fromkeys((contract.target, *contract.features.attributes)))
+    names = tuple(dict.fromkeys((contract.target, *row_inputs(contract, ()))))
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from pydantic import Field
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import Features
 from apex_ml.contract.history_state import MeasureSum, StateColumn, state_columns
+from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
 from apex_ml.contract.part import Place
@@ -26,7 +28,7 @@ from apex_ml.core.history import Replay, settle_ties
 from apex_ml.errors import ConfigError
 from apex_ml.sql.features import select_snapshot, select_state
 from apex_ml.sql.history import select_compact, select_sorted
-from tests.support.reference_features import FIRST, as_table, random_orders
+from tests.support.reference_features import FIRST, as_table, random_orders, with_every_recipe
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts
@@ -117,8 +119,8 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("{recipe: days_since_last, window: 30d}", "the recipe days_since_last looks at the whole history"),
-        ("{recipe: last, columns: [cajas_fisicas], window: 30d}", "the recipe last looks at the whole history"),
+        ("{recipe: days_since_last, window: 30d}", "window: not permitted: no such key here; the keys are recipe"),
+        ("{recipe: last, columns: [cajas_fisicas], window: 30d}", "window: not permitted: no such key here"),
         ("{recipe: count, window: 30}", "30 is no window: write a number of days from 1d to 999d"),
         ("{recipe: count, window: 0d}", "0d is no window: write a number of days from 1d to 999d"),
         ("{recipe: count, window: 1000d}", "1000d is no window"),
@@ -140,6 +142,33 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
 def test_contradictions_of_recipes_name_the_line(tmp_path: Path, recipe: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"contract.yaml:\d+: features\.history\.[12].*{message}"):
         contract_with(tmp_path, recipe)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[pais_cd]", "days_since.0: pais_cd is not a date: its type is string"),
+        ("[cajas_fisicas]", "days_since.0: cajas_fisicas is not a column with the role attribute: its role is measure"),
+        ("[signup, signup]", "days_since.1: signup is listed twice"),
+        ("[signups]", "days_since.0: signups is not a column with the role attribute.*did you mean signup"),
+        ("[day]", "days_since.0: the dates of day are levels"),
+    ],
+)
+def test_days_since_what_is_no_date_of_the_row_are_refused(tmp_path: Path, names: str, message: str) -> None:
+    text = Path("pipelines/orders/pipeline.yaml").read_text(encoding="utf-8")
+    dates = "{description: d, type: date, role: attribute"
+    levels = "domain: {levels: ['2024-01-01', '2024-01-02'], closed: false}"
+    text = text.replace("\ncolumns:\n", f"\ncolumns:\n  signup: {dates}}}\n  day: {dates}, {levels}}}\n", 1)
+    path = tmp_path / "contract.yaml"
+    path.write_text(text.replace("  calendar: [", f"  days_since: {names}\n  calendar: [", 1))
+    with pytest.raises(ConfigError, match=rf"contract.yaml:\d+: features.{message}"):
+        load_contract(path)
+
+
+def test_a_model_reads_every_recipe_from_the_record_of_its_contract() -> None:
+    contract = with_every_recipe(load_contract(Path("pipelines/orders/pipeline.yaml")))
+    record = json.loads(json.dumps(contract.identity().as_dict()))
+    assert ContractIdentity.from_dict(record) == contract.identity()
 
 
 def test_features_of_two_recipes_with_one_name_are_refused(tmp_path: Path) -> None:

@@ -787,15 +787,24 @@ def features_of(folder: Path, contract: Contract, rows: list[dict[str, Any]]) ->
 
 ORDERS = [
     # Friday, Saturday, Saturday of client a; Sunday of client b
-    {"client": "a", "day": date(2024, 3, 1), "kind": "A", "amount": 1.25, "units": 2, "shop": "x"},
-    {"client": "a", "day": date(2024, 3, 9), "kind": "B", "amount": 2.75, "units": None, "shop": "y"},
-    {"client": "a", "day": date(2024, 11, 30), "kind": "B", "amount": 9.0, "units": 4, "shop": "z"},
-    {"client": "b", "day": date(2024, 6, 30), "kind": "A", "amount": None, "units": None, "shop": None},
+    {"client": "a", "day": date(2024, 3, 1), "kind": "A", "amount": 1.25, "units": 2, "shop": "x", "since": None},
+    {"client": "a", "day": date(2024, 3, 9), "kind": "B", "amount": 2.75, "units": None, "shop": "y", "since": None},
+    {
+        "client": "a",
+        "day": date(2024, 11, 30),
+        "kind": "B",
+        "amount": 9.0,
+        "units": 4,
+        "shop": "z",
+        "since": date(2024, 10, 31),
+    },
+    {"client": "b", "day": date(2024, 6, 30), "kind": "A", "amount": None, "units": None, "shop": None, "since": None},
 ]
 MEASURES = {
     "amount": column("double", "measure", decimals="2", nullable=NULL),
     "units": column("int64", "measure", nullable=NULL),
     "shop": column("string", nullable=NULL),
+    "since": column("date", nullable=NULL),
 }
 
 
@@ -818,6 +827,7 @@ LAST = {
     "calendar: [month]": {"day_month": (11, 6)},
     "calendar: [quarter]": {"day_quarter": (4, 2)},
     "calendar: [weekend]": {"day_weekend": (1, 1)},
+    "days_since: [since]": {"days_since_since": (30, None)},
     "history: [{recipe: count}]": {"history_orders": (2, 0)},
     "history: [{recipe: count, name: history_rows}]": {"history_rows": (2, 0)},
     "history: [{recipe: days_since_last}]": {"history_days_since_last": (266, None)},
@@ -1146,7 +1156,8 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
         *rule("FreshnessRule", "rule=freshness", "max_days", "severity=warning", warnings=False),
     ),
     test_recipes: (
-        "Contract.features", "Features.history", "Features.history_lag_days", "Features.grain=last_row_per_entity",
+        "Contract.features", "Features.history", "Features.history_lag_days", "Features.days_since",
+        "Features.grain=last_row_per_entity",
         *(f"Features.calendar={part}" for part in ("day_of_week", "day_of_month", "month", "quarter", "weekend")),
         "CountRecipe.recipe=count", "CountRecipe.name=history_rows",
         "DaysSinceLastRecipe.recipe=days_since_last", "LastTargetRecipe.recipe=last_target",

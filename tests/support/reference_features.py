@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.recipes import HistoryRecipe
 from apex_ml.contract.recipes.count import CountRecipe
@@ -25,6 +26,7 @@ from apex_ml.contract.recipes.target_trend import TargetTrendRecipe
 
 FIRST = date(2024, 2, 20)
 EPOCH = date(1970, 1, 1)
+SIGNUP = "signup"
 Row = dict[str, Any]
 
 
@@ -42,6 +44,8 @@ def random_orders(contract: Contract, seed: int, *, clients: int, orders: int, d
             elif column.type == "string":
                 levels = column.domain.levels if column.domain else ("a", "b")
                 row[column.name] = str(random.choice(levels))
+            elif column.type == "date":
+                row[column.name] = FIRST - timedelta(days=int(random.integers(-days, 400)))
             elif column.type == "int64":
                 row[column.name] = int(random.integers(0, 20))
             else:
@@ -76,6 +80,8 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
     """The features of an order, from the definitions."""
     when = order[contract.timestamp]
     out: Row = {name: order[name] for name in contract.features.attributes}
+    for name in contract.features.days_since:
+        out[f"days_since_{name}"] = None if order[name] is None else (when - order[name]).days
     parts = {
         "day_of_week": when.weekday(),
         "day_of_month": when.day,
@@ -144,7 +150,9 @@ def with_features(contract: Contract, **changes: Any) -> Contract:
 
 
 def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
-    """Every recipe over the whole history and, where it has one, over short and long windows."""
+    """Every recipe over the whole history and, where it has one, over short and long windows; and a date of the row."""
+    signup = {"name": SIGNUP, "description": "First day.", "type": "date", "role": "attribute", "nullable": True}
+    contract = contract.model_copy(update={"columns": contract.columns | {SIGNUP: Column.model_validate(signup)}})
     measures, attributes = contract.named("measure")[:2], contract.features.attributes[:2]
     recipes = [{"recipe": "days_since_last"}, {"recipe": "last_target"}, {"recipe": "last", "columns": measures}]
     recipes.append({"recipe": "target_trend", "level": contract.classes[-1], "shrinkage": 0.5})
@@ -156,4 +164,4 @@ def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
             *({"recipe": kind, "columns": measures, **window} for kind in ("mean", "min", "max")),
         ]
     history = TypeAdapter(tuple[HistoryRecipe, ...]).validate_python(tuple(recipes))
-    return with_features(contract, history=history, **changes)
+    return with_features(contract, history=history, days_since=(SIGNUP,), **changes)

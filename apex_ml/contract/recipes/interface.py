@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from apex_ml.contract.column_types import NUMBERS
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import ALL_ROWS, Scope, StateColumn
 from apex_ml.contract.names import state_name
-from apex_ml.contract.part import ContractPart, ContradictionError, Place
+from apex_ml.contract.part import ContractPart, Place
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts
@@ -75,14 +75,6 @@ class Recipe(ContractPart):
     """A way to make features from an entity's earlier rows."""
 
     recipe: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_window(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "window" in data and "window" not in cls.model_fields:
-            text = f"the recipe {data.get('recipe')} looks at the whole history, and has no window: remove it"
-            raise ContradictionError([(("window",), text)])
-        return data
 
     @abstractmethod
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
