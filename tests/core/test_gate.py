@@ -286,6 +286,35 @@ def test_a_class_with_lower_recall_rejects_the_challenger() -> None:
     assert not decision.evidence.as_dict()["champion_behind_prior"]
 
 
+def test_by_cost_a_challenger_whose_errors_cost_more_is_rejected() -> None:
+    """A better log loss does not buy dear errors: a TELEFONO that is missed costs nine times as much as another one."""
+    costs = ((0.0, 1.0, 1.0), (9.0, 0.0, 9.0), (1.0, 1.0, 0.0))
+    misses = np.where(TRUTH[:, [1]] == TRUE[1, 1], [0.60, 0.06, 0.34], TRUTH)
+    champion = model(blurred(0.6), costs=costs)
+    result = gate(model(misses, costs=costs), champion)
+    written = result.evidence.as_dict()
+    assert written["gain_low"] > POLICY.margin and not result.promote
+    assert any("its errors cost more: " in reason for reason in result.reasons), result.reasons
+    expected = np.asarray(costs)[HOLDOUT.y, np.where(TRUTH[:, 1] == TRUE[0, 1], 1, 0)].mean()
+    assert written["mean_cost"]["challenger"] == pytest.approx(expected)
+    assert written["mean_cost"]["champion"] < expected - 0.1
+    better = gate(model(TRUTH, costs=costs), champion)
+    assert better.promote, better.reasons
+
+
+def test_costs_that_changed_do_not_reject_the_challenger_for_its_recall() -> None:
+    costs = ((0.0, 1.0, 1.0), (9.0, 0.0, 9.0), (1.0, 1.0, 0.0))
+    champion = model(blurred(0.3))
+    result = gate(model(TRUTH, costs=costs), champion)
+    recall = result.evidence.as_dict()["recall"]
+    assert result.promote, result.reasons
+    # both classes are chosen by the costs of the challenger
+    assert recall["TELEFONO"]["challenger"] == pytest.approx(recall["TELEFONO"]["champion"], abs=0.2)
+    cost = result.evidence.as_dict()["mean_cost"]
+    assert cost["challenger"] <= cost["champion"]
+    assert "mean_cost" not in gate(model(TRUTH), champion).evidence.as_dict()
+
+
 def test_recall_is_not_compared_with_a_champion_worse_than_the_prior() -> None:
     """After a drift it names a class that has become rare: no better model can find as many of them."""
     champion = blurred(0.9)

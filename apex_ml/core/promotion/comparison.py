@@ -1,4 +1,4 @@
-"""Compare the challenger with the champion: recall by class, segments, and the age of the champion."""
+"""Compare the challenger with the champion: recall by class, costs, segments, and the age of the champion."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from apex_ml.contract.policy import Promotion
+from apex_ml.core.decision import Costs, row_costs
 from apex_ml.core.promotion.absolute import confidence
 from apex_ml.core.promotion.contenders import Contender, Holdout, Serving
-from apex_ml.core.promotion.evidence import Recall, SegmentGain
+from apex_ml.core.promotion.evidence import MeanCost, Recall, SegmentGain
 from apex_ml.core.uncertainty import Clusters, lower_bound
 from apex_ml.wording import counted
 
@@ -37,6 +38,20 @@ def lower_recalls(
                 f"it finds fewer rows of {name}: recall {recall.challenger:.3f} against {recall.champion:.3f}"
             )
     return against, recalls
+
+
+def higher_cost(
+    predicted: tuple[np.ndarray, np.ndarray], costs: Costs, holdout: Holdout, policy: Promotion
+) -> tuple[list[str], MeanCost]:
+    """The mean cost with each model, and a reason against a challenger that costs more, beyond chance.
+
+    `predicted` are the classes of challenger and champion, (n,) each.
+    """
+    ours, theirs = (row_costs(holdout.y, classes, costs) for classes in predicted)
+    cost = MeanCost(float(ours.mean()), float(theirs.mean()))
+    if Clusters.of(ours - theirs, holdout.entities).lower(policy.alpha) <= 0:
+        return [], cost
+    return [f"its errors cost more: {cost.challenger:.4g} a row against {cost.champion:.4g}"], cost
 
 
 def losing_segments(gains: np.ndarray, holdout: Holdout, policy: Promotion) -> tuple[list[str], list[SegmentGain]]:

@@ -85,6 +85,14 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class MeanCost:
+    """The mean cost of a row with each model, by the costs of the challenger."""
+
+    challenger: float
+    champion: float
+
+
+@dataclass(frozen=True)
 class SegmentGain:
     """The gain over the champion on one segment, with its interval; `level` is the level of the attribute."""
 
@@ -101,7 +109,8 @@ class ComparisonEvidence(EvidencePart):
     """The paired losses of challenger and champion. `level` and `method` are those of the lower bound `gain_low`.
 
     `stale` is set when the challenger is accepted because of the champion's age. `new_classes` are those that only the
-    challenger knows: then the losses are over the rows of the other classes.
+    challenger knows: then the losses are over the rows of the other classes. `mean_cost` is None where the class is not
+    chosen by cost.
     """
 
     champion_log_loss: float
@@ -115,6 +124,7 @@ class ComparisonEvidence(EvidencePart):
     champion_behind_prior: bool
     stale: bool = False
     new_classes: tuple[str, ...] = ()
+    mean_cost: MeanCost | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from apex_ml.core.calibration import reliability
 from apex_ml.core.decision import decide as predict_class
 from apex_ml.core.evaluation import prior_losses, row_losses
 from apex_ml.core.promotion.absolute import absolute_gates, probability_fault, serving_faults
-from apex_ml.core.promotion.comparison import losing_segments, lower_recalls, new_classes_reason, stale_reason
+from apex_ml.core.promotion.comparison import (
+    higher_cost,
+    losing_segments,
+    lower_recalls,
+    new_classes_reason,
+    stale_reason,
+)
 from apex_ml.core.promotion.contenders import (
     Contender,
     Holdout,
@@ -182,8 +188,12 @@ def _compare(
     differences = champion_losses - losses
     clusters = Clusters.of(differences, holdout.entities)
     gain = lower_bound(clusters, level_of_look(policy, looks), seed)
-    predicted = _predicted(challenger), _predicted(champion)
+    # one rule for both: a champion of other costs predicts other classes by intention
+    predicted = _predicted(challenger), _predicted(replace(champion, costs=challenger.costs or champion.costs))
     lower, recalls = lower_recalls(predicted, holdout, policy, serving)
+    mean_cost = None
+    if challenger.costs:  # a class that is found less often is no fault when the errors cost less
+        lower, mean_cost = higher_cost(predicted, challenger.costs, holdout, policy)
     losing, segments = losing_segments(differences, holdout, policy)
     # a champion that is worse than the prior has a high recall only because it predicts the class too often
     over_champion = Clusters.of(champion_losses - prior_losses(holdout.prior, holdout.y), holdout.entities)
@@ -199,6 +209,7 @@ def _compare(
         segments=tuple(segments),
         champion_behind_prior=is_behind_prior,
         new_classes=tuple(new_classes),
+        mean_cost=mean_cost,
     )
     against = losing if is_behind_prior else lower + losing
     bound = f"{gain.mean:+.5f} nats, lower bound {gain.low:+.5f} (level {gain.level:.2g}, {gain.method})"
