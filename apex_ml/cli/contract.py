@@ -41,4 +41,5 @@ def show() -> None:
     loaded = load_pipeline(Settings.load()).contract
     for column in loaded.columns.values():
         domain = f" {{{', '.join(column.domain.levels)}}}" if column.domain else ""
-        click.echo(f"{column.name:28} {column.type:9} {column.role:11}{domain}")
+        derive = f" = {column.derive}" if column.derive else ""
+        click.echo(f"{column.name:28} {column.type:9} {column.role:11}{derive}{domain}")

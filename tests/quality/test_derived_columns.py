@@ -47,10 +47,13 @@ DERIVED = {
     "first": f"{{description: D., type: date, {ATTRIBUTE}, derive: 'make_date(year, month, 1)'}}",
     "ratio": f"{{description: D., type: double, {ATTRIBUTE}, derive: 'share / nullif(month, 0)'}}",
     "curve": f"{{description: D., type: double, {ATTRIBUTE}, derive: 'exp(sin(share)) + ln(abs(share) + 1)'}}",
+    "letter": f"{{description: D., type: string, {ATTRIBUTE}, derive: 'left(name, 1)', domain: {{levels: [a, b],"
+    " closed: {train: true, score: false}}, checks: [{rule: pattern, regex: '[^A-Z]'}]}",
     "clean": f"{{description: D., type: string, {ATTRIBUTE}, normalise: [trim, upper], derive: "
     "\"regexp_replace(name, '[0-9]+', ' ')\"}",
     "big": f"{{description: D., type: boolean, {ATTRIBUTE}, derive: price > 10.5}}",
-    "whole": f"{{description: D., type: int64, {ATTRIBUTE}, derive: year * 100 + month}}",
+    "whole": f"{{description: D., type: int64, {ATTRIBUTE}, derive: year * 100 + month, "
+    "checks: [{rule: range, min: 199500}, {rule: range, max: 202500, severity: warning}]}",
     "net": f"{{description: D., type: decimal, decimals: 2, {ATTRIBUTE}, derive: price + 0.05}}",
     "hour": f"{{description: D., type: int64, {ATTRIBUTE}, derive: hour(at)}}",
     "later": f"{{description: D., type: timestamp, timezone: Europe/Madrid, {ATTRIBUTE}, derive: at + to_hours(1)}}",
@@ -99,7 +102,7 @@ def bits(value: Any) -> Any:
     return struct.pack(">d", value) if isinstance(value, float) else value
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROWS, min_size=1, max_size=6))
 def test_a_file_and_a_request_give_the_same_values_and_faults(
     con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path, rows: list[dict[str, Any]]
@@ -109,9 +112,11 @@ def test_a_file_and_a_request_give_the_same_values_and_faults(
     for nr, (row, result) in enumerate(zip(rows, from_file, strict=True)):
         body = json.dumps({"rows": [sent(nr, row)]}).encode()
         if isinstance(result, dict):
-            columns = reader.read(body).columns
+            read = reader.read(body)
             for name in DERIVED:
-                assert bits(columns[name][0]) == bits(result[name]), (name, row)
+                assert bits(read.columns[name][0]) == bits(result[name]), (name, row)
+            warned = {re.sub(r" [(]found .*", "", text) for text in read.warnings.get(0, ())}
+            assert warned == set(checked(con, tmp_path, contract, "score", table_of([row]))[0].warnings)
         else:
             with pytest.raises(RefusedError) as error:
                 reader.read(body)
